@@ -1,0 +1,5 @@
+"""`python -m chatui`: the command line."""
+
+from chatui.cli import main
+
+raise SystemExit(main())

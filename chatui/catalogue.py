@@ -1,0 +1,113 @@
+"""Which model to load, and the arithmetic of its size. Pure: reads no weights and knows no torch."""
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from chatui.errors import ModelError
+from chatui.settings import AppSettings, Dtype, Quantization
+
+# Bytes per element by the names of the safetensors format:
+# https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs
+STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+DTYPE_BYTES: Mapping[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+# 4-bit NF4 keeps one float32 per 64 weights beside the 4 bits: https://arxiv.org/abs/2305.14314
+QUANTIZED_BYTES: Mapping[Quantization, float] = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
+LARGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What to load, as the operator asked for it."""
+
+    name: str
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    device_map: str = "auto"
+    quantization: Quantization = "none"
+    trust_remote_code: bool = False
+
+    @classmethod
+    def from_settings(cls, settings: AppSettings) -> "ModelSpec":
+        """The part of the program's settings that is about the model."""
+        return cls(
+            settings.model,
+            settings.revision,
+            settings.dtype,
+            settings.device_map,
+            settings.quantization,
+            settings.trust_remote_code,
+        )
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a checkpoint: its name, its type in safetensors' spelling and its shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+
+def read_header(path: Path) -> list[StoredTensor]:
+    """The tensors that a safetensors file says it holds.
+
+    Raises ModelError where the file is cut off or not in the format
+    (8 bytes of little-endian header length, a JSON header, the data: https://github.com/huggingface/safetensors#format).
+    """
+    broken = ModelError(
+        f"The file {path.name} is incomplete or damaged.", "Delete it and load the model again, or copy it anew."
+    )
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < length <= min(LARGEST_HEADER, size - 8):
+            raise broken
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            tensors = [StoredTensor(name, entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise broken from None
+    if 8 + length + end > size:
+        raise broken
+    return tensors
+
+
+def weight_bytes(tensors: Iterable[StoredTensor], dtype: Dtype, quantization: Quantization) -> int:
+    """Bytes that the weights will take in memory.
+
+    bitsandbytes quantizes the matrices but not the embeddings and the output layer.
+    """
+    total = 0.0
+    for tensor in tensors:
+        wide = STORED_BYTES.get(tensor.dtype, 1) if dtype == "auto" else DTYPE_BYTES[dtype]
+        is_linear = len(tensor.shape) == 2 and "embed" not in tensor.name and "lm_head" not in tensor.name
+        total += tensor.elements * (QUANTIZED_BYTES.get(quantization, wide) if is_linear else wide)
+    return int(total)
+
+
+def human_bytes(count: float) -> str:
+    """Bytes for people, in powers of 1000: 269 MB, 16.1 GB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def human_count(count: int) -> str:
+    """A number of parameters for people: 135M, 8.03B."""
+    if count < 1_000_000:
+        return f"{count:,}"
+    return f"{count / 1e6:.0f}M" if count < 999_500_000 else f"{count / 1e9:.3g}B"

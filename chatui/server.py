@@ -1,0 +1,119 @@
+"""Wires backend and page into one ASGI app, and serves it: the one place that chooses the backend."""
+
+import os
+import socket
+import threading
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from chatui.catalogue import ModelSpec
+from chatui.chat import Backend
+from chatui.errors import ChatError, SettingsError
+from chatui.local.engine import LocalBackend
+from chatui.security import Login, SecurityMiddleware, read_login
+from chatui.settings import AppSettings
+
+
+def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
+    """The whole application around any backend."""
+    from chatui.ui import page
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=_routes(backend))
+    # Gradio grants any Origin on a public host unless its parent app has a CORS layer; ours grants none.
+    app.add_middleware(CORSMiddleware, allow_origins=[])
+    app.add_middleware(SecurityMiddleware)
+    return page.mount(app, backend, read_login(settings.auth), settings.root_path)
+
+
+def run(settings: AppSettings) -> None:
+    """Serve until interrupted, the page first and the model when it is loaded. Raises SettingsError."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    login = read_login(settings.auth)
+    if os.environ.get("SPACES_ZERO_GPU"):
+        _run_on_zero_gpu(settings, login)
+        return
+    listening = _listen(settings)
+    backend = LocalBackend(ModelSpec.from_settings(settings), settings.cache_dir)
+    app = build_app(backend, settings)
+    backend.start()
+    threading.Thread(target=_say_when_ready, args=(backend,), daemon=True).start()
+    port = listening.getsockname()[1]
+    if settings.share:
+        threading.Thread(target=_share, args=(port,), daemon=True).start()
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    print(f"chatui is at http://{host}:{port}{settings.root_path}", flush=True)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, ws="none", lifespan="on")
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _routes(backend: Backend) -> list[BaseRoute]:
+    from chatui.ui import theme
+
+    async def healthz(_: Request) -> JSONResponse:
+        model = backend.models()[0]
+        answer: dict[str, Any] = {"status": model.state, "model": model.name}
+        if model.error is not None:
+            answer["error"] = str(model.error)
+        elif model.phase:
+            answer["phase"] = model.phase
+        return JSONResponse(answer)
+
+    return [Route("/healthz", healthz), Mount(theme.ASSETS_ROUTE, StaticFiles(directory=theme.ASSETS))]
+
+
+def _listen(settings: AppSettings) -> socket.socket:
+    listening = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        listening.close()
+        raise SettingsError(
+            "port",
+            f"{settings.host}:{settings.port} cannot be used ({error.strerror}).",
+            "Choose another with --port, or --port 0 for any free one.",
+        ) from error
+    return listening
+
+
+def _say_when_ready(backend: LocalBackend) -> None:
+    try:
+        info = backend.wait()
+    except ChatError as error:
+        print(f"chatui: {error}", flush=True)
+    else:
+        print(f"{info.name} is ready ({info.precision}, {info.device})", flush=True)
+
+
+def _share(port: int) -> None:
+    """Print a public link, or why there is none."""
+    from chatui.ui import page
+
+    try:
+        address = page.share(port)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        print(f"chatui: no public link could be made ({reason}); the local page goes on.", flush=True)
+    else:
+        print(f"Public link, for a week at most: {address}", flush=True)
+
+
+def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
+    """Serve on a ZeroGPU Space, where a GPU is lent for each reply.
+
+    `spaces` must be imported before torch, and at launch it packs the weights that are on the GPU by then:
+    so the model comes first.
+    """
+    import spaces
+    from chatui.ui import page
+
+    backend = LocalBackend(ModelSpec.from_settings(settings), settings.cache_dir, wrap=spaces.GPU).start()
+    _say_when_ready(backend)
+    page.launch(backend, login, _routes(backend))

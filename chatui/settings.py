@@ -1,0 +1,184 @@
+"""Every setting's name, range, default and help, once: sliders, flags, API validation and docs are made from here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from platformdirs import user_cache_path
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from chatui.errors import SettingsError
+
+DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Quantization = Literal["none", "8bit", "4bit"]
+StopString = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class GenerationSettings(BaseModel):
+    """How a reply is written. Names and meanings are those of `transformers.GenerationConfig`.
+
+    `json_schema_extra["step"]` is the slider's step; a field without one is not a slider.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    max_new_tokens: int = Field(
+        512,
+        ge=1,
+        le=8192,
+        title="Longest reply",
+        description="The most tokens that one reply may have (a token is about three quarters of a word).",
+        json_schema_extra={"step": 1},
+    )
+    temperature: float = Field(
+        0.7,
+        ge=0.0,
+        le=2.0,
+        title="Temperature",
+        description="How daring the choice of words is. 0 always takes the likeliest token (greedy).",
+        json_schema_extra={"step": 0.05},
+    )
+    top_p: float = Field(
+        0.95,
+        gt=0.0,
+        le=1.0,
+        title="Top-p",
+        description="Choose only among the likeliest tokens that together have this probability. 1 is off.",
+        json_schema_extra={"step": 0.01},
+    )
+    top_k: int = Field(
+        0,
+        ge=0,
+        le=200,
+        title="Top-k",
+        description="Choose only among this many of the likeliest tokens. 0 is off.",
+        json_schema_extra={"step": 1},
+    )
+    min_p: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        title="Min-p",
+        description="Drop tokens less likely than this share of the likeliest one. 0 is off.",
+        json_schema_extra={"step": 0.01},
+    )
+    repetition_penalty: float = Field(
+        1.0,
+        ge=0.5,
+        le=2.0,
+        title="Repetition penalty",
+        description="Above 1, tokens already in the conversation become less likely. 1 is off.",
+        json_schema_extra={"step": 0.01},
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=2**32 - 1,
+        title="Seed",
+        description="The same seed and settings give the same reply again. Empty takes a new one each time.",
+    )
+    stop: tuple[StopString, ...] = Field(
+        (),
+        max_length=16,
+        title="Stop strings",
+        description="The reply ends just before any of these.",
+    )
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _stop_as_tuple(cls, value: object) -> object:
+        if isinstance(value, str):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> Self:
+        """Build from outside input. Raises SettingsError naming the first field that is not allowed."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise settings_error(error) from None
+
+    @classmethod
+    def from_generation_config(cls, config: Mapping[str, Any]) -> Self:
+        """The model's own defaults: what its `generation_config` says, ours where it says nothing or nonsense.
+
+        `do_sample: false` written out means greedy, so temperature 0.
+        """
+        values = {name: config[name] for name in cls.model_fields if config.get(name) is not None}
+        if config.get("do_sample") is False:
+            values["temperature"] = 0.0
+        for name, value in list(values.items()):
+            if cls.model_fields[name].annotation is float and isinstance(value, int):
+                value = values[name] = float(value)
+            try:
+                cls(**{name: value})
+            except ValidationError:
+                del values[name]
+        return cls(**values)
+
+
+class AppSettings(BaseSettings):
+    """How the program runs. Each is a flag (`--model`) and an environment variable (`CHATUI_MODEL`)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CHATUI_",
+        frozen=True,
+        extra="ignore",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        protected_namespaces=(),
+    )
+
+    model: str = Field(
+        DEFAULT_MODEL,
+        min_length=1,
+        description="Model to chat with: a Hub id, a local folder or a GGUF file.",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of the model on the Hub.")
+    dtype: Dtype = Field("auto", description="Precision of the weights; auto is the checkpoint's own.")
+    device_map: str = Field("auto", description="Where the weights go: auto, cpu, cuda, cuda:1, mps ...")
+    quantization: Quantization = Field("none", description="Load the weights in 8 or 4 bits (bitsandbytes).")
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with the model. Only for models whose code you have read."
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is every network.")
+    port: int = Field(7860, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    root_path: str = Field("", description="Path under which a reverse proxy shows the page, such as /chat.")
+    auth: str | None = Field(
+        None, description="Ask for a login: user:password, or a file with one user:password on each line."
+    )
+    share: bool = Field(False, description="Print a public gradio.live link; needs --auth.")
+    share_without_login: bool = Field(False, description="Allow --share to everyone who has the link.")
+    cache_dir: Path = Field(
+        default_factory=lambda: user_cache_path("chatui"),
+        description="Folder for the converted default model.",
+    )
+
+    @model_validator(mode="after")
+    def _share_is_deliberate(self) -> Self:
+        if self.share and not self.auth and not self.share_without_login:
+            raise ValueError(
+                "--share gives anyone with the link this computer's model: add --auth user:password, "
+                "or --share-without-login if that is what you want"
+            )
+        return self
+
+
+def settings_error(error: ValidationError) -> SettingsError:
+    """The first problem of a pydantic error as a SettingsError naming the field."""
+    problem = error.errors(include_url=False)[0]
+    field = str(problem["loc"][0]) if problem["loc"] else "settings"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return SettingsError(field, f"{message} (got {shorten(problem['input'])})" if problem["loc"] else message)
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """`repr` of a value, cut to at most `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

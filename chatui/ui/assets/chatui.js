@@ -1,0 +1,44 @@
+// What Gradio's chat leaves undone in the browser: text copied and edited as it was written, names for screen
+// readers, sidebars closed on a narrow screen. `written.py` does the escaping that is undone here.
+(() => {
+  const unescape = (text) => text.replaceAll("&#0060;", "<").replaceAll("&#0038;", "&");
+
+  const clipboard = navigator.clipboard;
+  if (clipboard) {
+    const write = clipboard.writeText.bind(clipboard);
+    clipboard.writeText = (text) => write(unescape(text));
+  }
+
+  const mend = (element) => {
+    const name = element.matches("#message textarea") ? "Message" : element.getAttribute("aria-label");
+    if (name && unescape(name) !== element.getAttribute("aria-label")) element.setAttribute("aria-label", unescape(name));
+    if (element.matches("#chat textarea") && element.value.includes("&#00")) {
+      element.value = unescape(element.value);
+      element.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+  };
+  const MENDED = "#message textarea, #chat textarea, #chat [data-testid]";
+
+  let narrowed = false;
+  const closeSidebars = () => {
+    const open = document.querySelectorAll(".sidebar.open > .toggle-button");
+    if (narrowed || !document.querySelector(".sidebar")) return;
+    narrowed = true;
+    if (window.innerWidth < 768) open.forEach((button) => button.click());
+  };
+
+  new MutationObserver((changes) => {
+    closeSidebars();
+    for (const { type, target, addedNodes } of changes) {
+      if (type === "attributes") {
+        if (target.matches(MENDED)) mend(target);
+        continue;
+      }
+      for (const node of addedNodes) {
+        if (node.nodeType !== Node.ELEMENT_NODE) continue;
+        if (node.matches(MENDED)) mend(node);
+        node.querySelectorAll(MENDED).forEach(mend);
+      }
+    }
+  }).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["aria-label"] });
+})();
