@@ -13,10 +13,14 @@ from chatui.settings import AppSettings, Dtype, Quantization
 # Bytes per element by the names of the safetensors format:
 # https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs
 STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+FLOATS = ("F64", "F32", "F16", "BF16")
 DTYPE_BYTES: Mapping[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 # 4-bit NF4 keeps one float32 per 64 weights beside the 4 bits: https://arxiv.org/abs/2305.14314
 QUANTIZED_BYTES: Mapping[Quantization, float] = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
 LARGEST_HEADER = 100_000_000
+# Sizes of the numbers in a GGUF header by their type: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+GGUF_STRING, GGUF_ARRAY = 8, 9
 
 
 @dataclass(frozen=True)
@@ -63,35 +67,81 @@ def read_header(path: Path) -> list[StoredTensor]:
     Raises ModelError where the file is cut off or not in the format
     (8 bytes of little-endian header length, a JSON header, the data: https://github.com/huggingface/safetensors#format).
     """
-    broken = ModelError(
-        f"The file {path.name} is incomplete or damaged.", "Delete it and load the model again, or copy it anew."
-    )
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 0 < length <= min(LARGEST_HEADER, size - 8):
-            raise broken
+            raise _broken(path)
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
             tensors = [StoredTensor(name, entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise broken from None
+            raise _broken(path) from None
     if 8 + length + end > size:
-        raise broken
+        raise _broken(path)
+    return tensors
+
+
+def read_gguf_header(path: Path) -> list[StoredTensor]:
+    """The tensors that a GGUF file says it holds. Raises ModelError where it is cut off or not in the format."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+
+        def number(code: str) -> int:
+            return int(struct.unpack("<" + code, file.read(struct.calcsize("<" + code)))[0])
+
+        def text() -> str:
+            length = number("Q")
+            if length > size:
+                raise ValueError
+            return file.read(length).decode(errors="replace")
+
+        def skip(kind: int) -> None:
+            if kind == GGUF_STRING:
+                text()
+            elif kind == GGUF_ARRAY:
+                inner, count = number("I"), number("Q")
+                if inner in GGUF_SIZES:
+                    file.seek(GGUF_SIZES[inner] * count, 1)
+                else:
+                    for _ in range(count):
+                        skip(inner)
+            else:
+                file.seek(GGUF_SIZES[kind], 1)
+
+        try:
+            if file.read(4) != b"GGUF" or number("I") not in (2, 3):
+                raise ValueError
+            tensor_count, field_count = number("Q"), number("Q")
+            for _ in range(field_count):
+                text()
+                skip(number("I"))
+            tensors, end = [], 0
+            for _ in range(tensor_count):
+                name = text()
+                shape = tuple(number("Q") for _ in range(number("I")))
+                tensors.append(StoredTensor(name, f"GGUF-{number('I')}", shape))
+                end = max(end, number("Q"))
+        except (struct.error, ValueError, KeyError, OverflowError, RecursionError):
+            raise _broken(path) from None
+        if not tensors or file.tell() + end >= size:
+            raise _broken(path)
     return tensors
 
 
 def weight_bytes(tensors: Iterable[StoredTensor], dtype: Dtype, quantization: Quantization) -> int:
     """Bytes that the weights will take in memory.
 
-    bitsandbytes quantizes the matrices but not the embeddings and the output layer.
+    Integers are packed weights of a quantized checkpoint, which stay as they are. bitsandbytes quantizes the matrices
+    but not the embeddings and the output layer.
     """
     total = 0.0
     for tensor in tensors:
-        wide = STORED_BYTES.get(tensor.dtype, 1) if dtype == "auto" else DTYPE_BYTES[dtype]
+        stays = dtype == "auto" or tensor.dtype not in FLOATS
+        wide = STORED_BYTES.get(tensor.dtype, 1) if stays else DTYPE_BYTES[dtype]
         is_linear = len(tensor.shape) == 2 and "embed" not in tensor.name and "lm_head" not in tensor.name
         total += tensor.elements * (QUANTIZED_BYTES.get(quantization, wide) if is_linear else wide)
     return int(total)
@@ -111,3 +161,9 @@ def human_count(count: int) -> str:
     if count < 1_000_000:
         return f"{count:,}"
     return f"{count / 1e6:.0f}M" if count < 999_500_000 else f"{count / 1e9:.3g}B"
+
+
+def _broken(path: Path) -> ModelError:
+    return ModelError(
+        f"The file {path.name} is incomplete or damaged.", "Delete it and load the model again, or copy it anew."
+    )

@@ -59,7 +59,7 @@ class Finish:
 
 @dataclass(frozen=True)
 class ReplyDelta:
-    """A piece of a reply. The first delta carries `prompt`, the last one `finish`; `tokens` counts this piece's tokens."""
+    """A piece of a reply of `tokens` tokens. The first delta carries `prompt`, the last one `finish`."""
 
     text: str = ""
     reasoning: str = ""

@@ -1,4 +1,4 @@
-"""The errors that a user may see: raised inside, turned into a card, a JSON error or a console line at the edge only."""
+"""The errors a user may see: raised inside, turned into a card, a JSON error or a console line at the edge only."""
 
 
 class ChatError(Exception):
@@ -44,3 +44,8 @@ class GenerationError(ChatError):
     """The model failed while it was writing a reply."""
 
     status = 500
+
+
+def unexpected(error: Exception) -> GenerationError:
+    """What a user is told of an error that nobody foresaw; it says nothing of the inside."""
+    return GenerationError(f"Something went wrong ({type(error).__name__}).", "Try again; the console has the details.")

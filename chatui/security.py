@@ -4,7 +4,6 @@ import hmac
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -47,7 +46,7 @@ HEADERS: Mapping[str, str] = {
 class SecurityMiddleware:
     """Sets HEADERS, grants no origin but the page's own, and refuses what another site's page sends."""
 
-    def __init__(self, app: ASGIApp, **_: Any) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -29,7 +29,8 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     # Gradio grants any Origin on a public host unless its parent app has a CORS layer; ours grants none.
     app.add_middleware(CORSMiddleware, allow_origins=[])
     app.add_middleware(SecurityMiddleware)
-    return page.mount(app, backend, read_login(settings.auth), settings.root_path)
+    page.mount(app, backend, read_login(settings.auth), settings.root_path)
+    return app
 
 
 def run(settings: AppSettings) -> None:

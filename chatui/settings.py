@@ -1,16 +1,18 @@
 """Every setting's name, range, default and help, once: sliders, flags, API validation and docs are made from here."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chatui.errors import SettingsError
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+GRADIO_VARIABLES = {"host": "GRADIO_SERVER_NAME", "port": "GRADIO_SERVER_PORT"}
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Quantization = Literal["none", "8bit", "4bit"]
@@ -159,6 +161,20 @@ class AppSettings(BaseSettings):
         default_factory=lambda: user_cache_path("chatui"),
         description="Folder for the converted default model.",
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """After CHATUI_* come the variables by which a Space tells every Gradio app where to listen."""
+        gradio = {name: value for name, key in GRADIO_VARIABLES.items() if (value := os.environ.get(key))}
+        listening = InitSettingsSource(settings_cls, gradio)
+        return init_settings, env_settings, dotenv_settings, file_secret_settings, listening
 
     @model_validator(mode="after")
     def _share_is_deliberate(self) -> Self:

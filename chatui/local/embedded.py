@@ -9,8 +9,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from chatui.errors import ModelError
@@ -60,9 +62,11 @@ def converted(gguf: Path, cache_dir: Path, report: Report) -> Path:
                 os.replace(scratch, target)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise  # not from the file system: transformers raises OSError with words only
         raise ModelError(
-            f"The default model could not be prepared in {cache_dir}: {error.strerror or error}.",
+            f"The default model could not be prepared in {cache_dir}: {getattr(error, 'strerror', None) or error}.",
             "Free some space there (0.6 GB is enough), or name another folder with --cache-dir.",
         ) from error
     return target
@@ -108,21 +112,23 @@ def _steps(report: Report) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet_bars() -> Iterator[None]:
     """Without transformers' own progress bars, which would be drawn over ours."""
-    from transformers import modeling_gguf_pytorch_utils as gguf_utils
+    from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
-    shown, bar = logging.is_progress_bar_enabled(), gguf_utils.tqdm
-    logging.disable_progress_bar()
-    gguf_utils.tqdm = functools.partial(bar, disable=True)
+    unpacking: Any = modeling_gguf_pytorch_utils
+    loading: Any = logging
+    shown, bar = loading.is_progress_bar_enabled(), unpacking.tqdm
+    loading.disable_progress_bar()
+    unpacking.tqdm = functools.partial(bar, disable=True)
     try:
         yield
     finally:
-        gguf_utils.tqdm = bar
+        unpacking.tqdm = bar
         if shown:
-            logging.enable_progress_bar()
+            loading.enable_progress_bar()
 
 
-def split_digits(backend: "object") -> None:
+def split_digits(backend: object) -> None:
     """Split digits one by one before byte-level BPE, as SmolLM2's original tokenizer does.
 
     The conversion from GGUF drops this part of the pre-tokenizer.

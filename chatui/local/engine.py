@@ -24,7 +24,7 @@ Reply = Callable[[ChatRequest, float], Generator[ReplyDelta]]
 """(request, seconds waited in the queue) -> the reply; closing the iterator ends it."""
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     """Raised out of the model's work when nobody wants its result any more."""
 
 

@@ -54,6 +54,18 @@ def probe(tokenizer: PreTrainedTokenizerBase) -> Template:
     )
 
 
+def guard(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Name every control token, so that one which a person types is encoded as the text it is.
+
+    Left out are added tokens that ordinary text makes too, such as Gemma's runs of newlines.
+    """
+    tokenizer.chat_control_tokens = [
+        token.content
+        for token_id, token in tokenizer.added_tokens_decoder.items()
+        if token_id not in tokenizer._encode_without_added_tokens("\n" + token.content)
+    ]
+
+
 def build(tokenizer: PreTrainedTokenizerBase, template: Template, messages: Sequence[Message], limit: int) -> Prompt:
     """The prompt of at most `limit` tokens for a conversation that ends with a user's message.
 
@@ -111,7 +123,7 @@ def _fit_roles(template: Template, messages: list[Message]) -> list[Message]:
 def _encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
     """Token ids; control tokens that a person typed are encoded as the text they are."""
     try:
-        encoded = tokenizer.apply_chat_template(
+        encoded: Any = tokenizer.apply_chat_template(
             _as_dicts(messages), add_generation_prompt=True, sanitize_control_tokens=True, return_dict=True
         )
     except Exception as error:
@@ -150,7 +162,7 @@ def _as_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """LoadedModel and a request -> the reply, piece by piece, with everything that happens on the way."""
 
+import logging
 import random
 import time
 from collections.abc import Callable, Generator
@@ -11,10 +12,13 @@ import torch
 from chatui.chat import ChatRequest, Finish, FinishReason, ModelInfo, Prompt, ReplyDelta
 from chatui.errors import ChatError, GenerationError
 from chatui.local import prompt as prompts
+from chatui.local.engine import Interrupted
 from chatui.local.loading import LoadedModel
-from chatui.local.sampling import Sampler
-from chatui.local.serial import Interrupted, decode, interruptible
+from chatui.local.sampling import Sampler, model_rules
+from chatui.local.serial import decode, interruptible
 from chatui.local.text import IncrementalDecoder, StopStrings, ThinkingSplitter
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Writer:
         except (ChatError, Interrupted):
             raise
         except Exception as error:
+            log.exception("a reply failed")
             raise _explain(error) from error
 
     def interruptible(self, unwanted: Callable[[], bool]) -> AbstractContextManager[None]:
@@ -54,13 +59,14 @@ def write(loaded: LoadedModel, request: ChatRequest, queue_seconds: float = 0.0)
     yield ReplyDelta(prompt=prompt)
     limit = min(settings.max_new_tokens, context - len(prompt.token_ids))
     seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
+    rules = model_rules(loaded.model, len(prompt.token_ids))
     decoder = IncrementalDecoder(loaded.decode)
     stops = StopStrings(settings.stop)
     splitter = ThinkingSplitter(thinking=_opens_thinking(prompt))
     started = first_at = time.perf_counter()
     reason: FinishReason = "length"
     count = 0
-    for token_id in decode(loaded.model, prompt.token_ids, Sampler(settings, seed)):
+    for token_id in decode(loaded.model, prompt.token_ids, Sampler(settings, seed, rules)):
         count += 1
         if count == 1:
             first_at = time.perf_counter()

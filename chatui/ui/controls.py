@@ -1,7 +1,7 @@
 """GenerationSettings' fields -> sliders and boxes, and their values back. No range or name is written here."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import annotated_types
 import gradio as gr
@@ -83,24 +83,29 @@ def _component(name: str, field: FieldInfo) -> Component:
         "elem_id": f"setting-{name}",
         "interactive": True,
     }
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    if "step" in extra:
-        low, high = _bounds(field)
-        return SettingSlider(minimum=low, maximum=high, step=extra["step"], value=field.default, **common)
+    step = _step(field)
+    if step is not None:
+        low, high = _bounds(field, step)
+        return SettingSlider(minimum=low, maximum=high, step=step, value=field.default, **common)
     if name == "stop":
         return gr.Textbox(value="", lines=1, max_lines=4, placeholder="One on each line", **common)
     return SettingNumber(value=field.default, precision=0, placeholder="Random", **common)
 
 
-def _bounds(field: FieldInfo) -> tuple[float, float]:
+def _step(field: FieldInfo) -> float | None:
+    """The slider's step; None where the field is no slider."""
+    extra = field.json_schema_extra
+    return cast(float, extra["step"]) if isinstance(extra, dict) and "step" in extra else None
+
+
+def _bounds(field: FieldInfo, step: float) -> tuple[float, float]:
     """Lowest and highest value; an open lower bound starts one step above it."""
     low, high = 0.0, 1.0
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     for rule in field.metadata:
         if isinstance(rule, annotated_types.Ge):
             low = rule.ge  # type: ignore[assignment]
         elif isinstance(rule, annotated_types.Gt):
-            low = rule.gt + extra["step"]  # type: ignore[operator]
+            low = rule.gt + step  # type: ignore[operator]
         elif isinstance(rule, annotated_types.Le):
             high = rule.le  # type: ignore[assignment]
     return low, high

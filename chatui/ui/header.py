@@ -10,6 +10,7 @@ from chatui.personas import Persona
 
 POLL_SECONDS = 0.25
 
+KEPT = '<p class="hint">The conversation lives in this tab: a reload starts a new one.</p>'
 BRAND = '<div class="brand"><span class="brand-mark"></span><span>chatui</span></div>'
 
 
@@ -26,9 +27,8 @@ def status(model: ModelStatus, speed: str = "") -> str:
         facts = f"{info.precision} · {size} · {info.device}"
         detail = f'<span class="model-facts">{html.escape(facts)}</span>'
     notes = "".join(f'<span class="model-note">{html.escape(text)}</span>' for text in _notes(model))
-    return (
-        f'<div class="status {model.state}">{name}{detail}{notes}<span class="speed">{html.escape(speed)}</span></div>'
-    )
+    measured = f'<span class="speed">{html.escape(speed)}</span>'
+    return f'<div class="status {model.state}">{name}{detail}{measured}{notes}</div>'
 
 
 def greeting(persona: Persona) -> str:

@@ -58,6 +58,8 @@ def theme() -> gr.themes.Base:
         border_color_primary_dark="#37302b",
         input_background_fill="#ffffff",
         input_background_fill_dark="#25201c",
+        input_border_width="1px",
+        input_border_width_dark="1px",
         input_border_color="*neutral_300",
         input_border_color_dark="#453d37",
         input_border_color_focus="*primary_500",

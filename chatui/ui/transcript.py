@@ -40,7 +40,7 @@ def to_messages(history: Iterable[Shown]) -> list[Message]:
     messages: list[Message] = []
     for shown in history:
         role = shown.get("role")
-        metadata: Shown = shown.get("metadata") or {}
+        metadata = shown.get("metadata") or {}
         if role not in ("user", "assistant") or metadata.get("title") or metadata.get("id") == ASIDE:
             continue
         text = text_of(shown)
@@ -56,8 +56,20 @@ def text_of(shown: Shown) -> str:
     """The text parts of a message as they were written."""
     content = shown.get("content")
     parts = content if isinstance(content, list) else [content]
-    texts = [part if isinstance(part, str) else part.get("text", "") for part in parts if _is_text(part)]
-    return written.unescape("".join(texts))
+    texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
+    return written.unescape("".join(text for text in texts if isinstance(text, str)))
+
+
+def stopped(history: Iterable[Shown]) -> list[Shown]:
+    """The history with what was written so far kept and marked; what was only waited for is gone."""
+    kept: list[Shown] = []
+    for shown in history:
+        pending = (shown.get("metadata") or {}).get("status") == "pending"
+        if pending and text_of(shown):
+            kept.append({**shown, "metadata": {"title": "Thought, until it was stopped", "status": "done"}})
+        elif not pending:
+            kept.append(shown)
+    return [*kept, note("Stopped.")]
 
 
 def split_last_turn(history: Sequence[Shown]) -> tuple[list[Shown], str]:
@@ -145,7 +157,3 @@ def _text(text: str) -> Shown:
 def _aside(markup: str) -> Shown:
     """Our own words beside the conversation. gr.HTML would need `unsafe-eval`; Markdown shows markup as well."""
     return {"role": "assistant", "content": {"type": "text", "text": markup}, "metadata": {"id": ASIDE}}
-
-
-def _is_text(part: Any) -> bool:
-    return isinstance(part, str) or (isinstance(part, dict) and isinstance(part.get("text"), str))

@@ -1,5 +1,6 @@
 """Text shown as it was written: tags and entities in prose survive Markdown, and come back unchanged. Pure."""
 
+import itertools
 import re
 
 from markdown_it import MarkdownIt
@@ -10,8 +11,9 @@ LESS_THAN, AMPERSAND = "&#0060;", "&#0038;"
 _TAG = re.compile(r"<(?=[A-Za-z/!?])(?!https?://[^\s<>]+>)")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _SPECIAL = re.compile(r"<[A-Za-z/!?]|&#?\w+;")
-_CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)\1(?!`)", re.DOTALL)
-_BLOCKS = MarkdownIt("commonmark", {"html": False}).enable("table").disable("inline")
+_CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
+_CODE = -1
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("inline")
 
 
 def escape(text: str) -> str:
@@ -22,20 +24,11 @@ def escape(text: str) -> str:
     if not _SPECIAL.search(text):
         return text
     lines = text.split("\n")
-    in_code = [False] * len(lines)
-    for token in _BLOCKS.parse(text):
-        if token.type in ("fence", "code_block") and token.map:
-            for number in range(token.map[0], min(token.map[1], len(lines))):
-                in_code[number] = True
-    parts: list[str] = []
-    prose: list[str] = []
-    for line, code in zip(lines, in_code, strict=True):
-        if code:
-            parts.extend(_flush(prose))
-            parts.append(line)
-        else:
-            prose.append(line)
-    parts.extend(_flush(prose))
+    blocks = _blocks(text, len(lines))
+    parts = []
+    for block, numbers in itertools.groupby(range(len(lines)), blocks.__getitem__):
+        part = "\n".join(lines[number] for number in numbers)
+        parts.append(part if block == _CODE else _escape_prose(part))
     return "\n".join(parts)
 
 
@@ -44,19 +37,27 @@ def unescape(text: str) -> str:
     return text.replace(LESS_THAN, "<").replace(AMPERSAND, "&")
 
 
-def _flush(prose: list[str]) -> list[str]:
-    """The gathered lines of prose, escaped, as one part; empties the list."""
-    if not prose:
-        return []
-    text = "\n".join(prose)
-    prose.clear()
-    pieces: list[str] = []
-    end = 0
-    for span in _CODE_SPAN.finditer(text):
-        pieces += [_escape_prose(text[end : span.start()]), span.group()]
-        end = span.end()
-    return ["".join([*pieces, _escape_prose(text[end:])])]
+def _blocks(text: str, count: int) -> list[int]:
+    """For each of the `count` lines the number of the block of prose that it belongs to, or _CODE.
+
+    A code span ends at the latest with its block, so they must not be run together.
+    """
+    blocks = [0] * count
+    for number, token in enumerate(_MARKDOWN.parse(text), 1):
+        if token.map and token.type in ("fence", "code_block", "inline"):
+            first, end = token.map[0], min(token.map[1], count)
+            blocks[first:end] = [number if token.type == "inline" else _CODE] * (end - first)
+    return blocks
 
 
 def _escape_prose(text: str) -> str:
+    pieces = []
+    end = 0
+    for span in _CODE_SPAN.finditer(text):
+        pieces += [_escape_all(text[end : span.start()]), span.group()]
+        end = span.end()
+    return "".join([*pieces, _escape_all(text[end:])])
+
+
+def _escape_all(text: str) -> str:
     return _TAG.sub(LESS_THAN, _ENTITY.sub(AMPERSAND, text))

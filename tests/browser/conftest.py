@@ -1,0 +1,127 @@
+"""A real Chromium, and the real application around a scripted backend."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.pages import FOREIGN_HOST, PATIENCE, Chat, Listener, Site, Watch
+from tests.fakes import FakeBackend, Reply
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    f"--host-resolver-rules=MAP {FOREIGN_HOST} 127.0.0.1",
+)
+
+Serve = Callable[..., Site]
+OpenChat = Callable[..., Chat]
+
+
+def new_chat(stack: ExitStack, browser: Browser, site: Site, **options: Any) -> Chat:
+    """The page in a new browser context, closed with `stack`."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+    stack.callback(context.close)
+    context.set_default_timeout(PATIENCE)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    watch = Watch()
+    watch.attach(context)
+    return Chat(context.new_page(), site, watch).open()
+
+
+# Not session: Playwright keeps an event loop running in this thread, which the async tests of other folders cannot have.
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        executable = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """`serve(*replies, rate=200)`: a running application around a FakeBackend, stopped after the test."""
+    with ExitStack() as stack:
+
+        def start(*replies: Reply, rate: float = 200.0, backend: FakeBackend | None = None) -> Site:
+            return stack.enter_context(Site(backend or FakeBackend(*replies, rate=rate)))
+
+        yield start
+
+
+@pytest.fixture
+def open_chat(browser: Browser) -> Iterator[OpenChat]:
+    """`open_chat(site, **context)`: the page as a new user sees it, in a browser context of its own."""
+    with ExitStack() as stack:
+
+        def start(site: Site, **options: Any) -> Chat:
+            return new_chat(stack, browser, site, **options)
+
+        yield start
+
+
+class Pool:
+    """One page that tests take in turn: loading Gradio's page takes longer than most tests."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._stack = ExitStack()
+        self._chat: Chat | None = None
+
+    def take(self, replies: Sequence[Reply], rate: float) -> Chat:
+        """The page with an empty chat, as it would be if it had just been loaded."""
+        if self._chat is None or not self._chat.reset():
+            self.drop()
+            site = self._stack.enter_context(Site(FakeBackend()))
+            self._chat = new_chat(self._stack, self._browser, site)
+        self._chat.backend.replies = list(replies) or [["Hello", " from", " the", " fake."]]
+        self._chat.backend.rate = rate
+        return self._chat
+
+    def drop(self) -> None:
+        """Give the next test a new page, and a new application."""
+        self._chat = None
+        self._stack.close()
+
+
+@pytest.fixture(scope="package")
+def pool(browser: Browser) -> Iterator[Pool]:
+    pool = Pool(browser)
+    yield pool
+    pool.drop()
+
+
+@pytest.fixture
+def chat(serve: Serve, open_chat: OpenChat, pool: Pool, request: pytest.FixtureRequest) -> Iterator[OpenChat]:
+    """`chat(*replies, rate=200)`: one user's page before a backend with these replies.
+
+    With `fresh=True` or options of the browser context it is a page and an application of its own: tests that change
+    settings or look at the first moments need that.
+    """
+    failed_before = request.session.testsfailed
+
+    def start(*replies: Reply, rate: float = 200.0, fresh: bool = False, **options: Any) -> Chat:
+        if fresh or options:
+            return open_chat(serve(*replies, rate=rate), **options)
+        return pool.take(replies, rate)
+
+    yield start
+    if request.session.testsfailed > failed_before:
+        pool.drop()
+
+
+@pytest.fixture
+def foreign() -> Iterator[Listener]:
+    """A host that no page may contact."""
+    listener = Listener()
+    yield listener
+    listener.close()

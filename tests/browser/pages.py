@@ -1,0 +1,254 @@
+"""What the browser tests share: the server under test, one user's page, and a foreign host that notes every visit."""
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import uvicorn
+from playwright.sync_api import BrowserContext, ConsoleMessage, Dialog, Locator, Page, Request, expect
+from playwright.sync_api import Error as PlaywrightError
+
+from chatui.server import build_app
+from chatui.settings import AppSettings
+from tests.fakes import FakeBackend
+
+PATIENCE = 15_000
+"""Milliseconds that an expectation may take on a busy machine, where the time itself is not what is tested."""
+
+FOREIGN_HOST = "foreign.test"
+"""Mapped to this machine by the browser, see conftest.py; `Listener` sees whoever goes there."""
+
+
+def wait_until(true: Callable[[], object], seconds: float = 10.0, what: str = "the condition") -> float:
+    """Wait until `true()`, and return the seconds it took. Fails after `seconds`."""
+    start = time.monotonic()
+    while not true():
+        assert time.monotonic() - start < seconds, f"{what} did not come true within {seconds} s"
+        time.sleep(0.01)
+    return time.monotonic() - start
+
+
+class Site:
+    """The real application around a FakeBackend, on a free port, in a thread."""
+
+    def __init__(self, backend: FakeBackend) -> None:
+        self.backend = backend
+        self._port = 0
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Serve a new application, on the same port as before."""
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", self._port))
+        self._port = listening.getsockname()[1]
+        app = build_app(self.backend, AppSettings())
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none"))
+        self._thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        self._thread.start()
+        self._server = server
+        wait_until(lambda: server.started, 30, "the server's start")
+
+    def stop(self) -> None:
+        """End it, open streams too."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(10)
+            self._server = self._thread = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+
+class Listener:
+    """A foreign host: counts the connections that reach it, and never answers anything useful."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.seen: list[str] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def host(self) -> str:
+        """Name and port, as URLs of the hostile corpus have it."""
+        return f"{FOREIGN_HOST}:{self.port}"
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(1)
+                try:
+                    asked = connection.recv(200)
+                    connection.sendall(b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                except OSError:
+                    asked = b""
+            if asked:  # Chromium may open a socket ahead of need; nothing is sent on it.
+                self.seen.append(asked.split(b"\r\n")[0].decode("latin-1"))
+
+
+@dataclass
+class Watch:
+    """What one user's browser did that a test may have to answer for."""
+
+    requests: list[Request] = field(default_factory=list)
+    dialogs: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def attach(self, context: BrowserContext) -> None:
+        """Note everything from now on."""
+        context.on("request", lambda request: self.requests.append(request))
+        context.on("dialog", self._dialog)
+        context.on("weberror", lambda error: self.errors.append(str(error.error)))
+        context.on("console", self._console)
+
+    def clear(self) -> None:
+        """Forget what was noted."""
+        self.requests.clear()
+        self.dialogs.clear()
+        self.errors.clear()
+
+    def foreign(self, site: Site) -> list[str]:
+        """URLs asked of other hosts and not stopped by the page's own policy."""
+        return [
+            request.url
+            for request in self.requests
+            if urlsplit(request.url).scheme in ("http", "https", "ws", "wss", "ftp")
+            and urlsplit(request.url).netloc != urlsplit(site.url).netloc
+            and "csp" not in (request.failure or "").lower()
+        ]
+
+    def _dialog(self, dialog: Dialog) -> None:
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
+
+
+class Chat:
+    """One user's page, its parts found as a person or a screen reader finds them."""
+
+    def __init__(self, page: Page, site: Site, watch: Watch) -> None:
+        self.page, self.site, self.backend, self.watch = page, site, site.backend, watch
+        self.box = page.get_by_role("textbox", name="Message", exact=True)
+        self.log = page.get_by_role("log")
+        self.header = page.locator("#status")
+        self.replies = self.log.locator("[data-testid=bot]")
+        self.questions = self.log.locator("[data-testid=user]")
+        self.cards = self.log.locator(".chat-card")
+        self.send = self.button("Send")
+        self.stop = self.button("Stop")
+
+    def button(self, name: str | re.Pattern[str]) -> Locator:
+        """A button by its accessible name."""
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def open(self) -> Self:
+        """Load the page and wait until it can be used."""
+        self.page.goto(self.site.url)
+        expect(self.send).to_be_visible(timeout=PATIENCE)
+        return self
+
+    def reset(self) -> bool:
+        """Bring the page and the backend back to the start; False where that does not work."""
+        backend = self.backend
+        backend.replies, backend.delay_first, backend.cancelled = [["left over"]], 0.0, 0
+        backend.status = FakeBackend().status
+        try:
+            self.page.set_viewport_size({"width": 1280, "height": 860})
+            self.sidebar("conversations", opened=True)
+            self.button("New chat").click()
+            expect(self.questions).to_have_count(0)
+            expect(self.send).to_be_visible()
+            self.box.fill("")
+            wait_until(lambda: backend.running == 0, 2)
+        except (AssertionError, PlaywrightError):
+            return False
+        backend.requests.clear()
+        self.watch.clear()
+        return True
+
+    def sidebar(self, name: str, *, opened: bool) -> None:
+        """Open or close `conversations` or `settings` with its button."""
+        bar = self.page.locator(f"#{name}")
+        if ("open" in (bar.get_attribute("class") or "").split()) != opened:
+            bar.get_by_role("button", name="Toggle Sidebar").click()
+            expect(bar).to_have_class(re.compile(r"\bopen\b" if opened else r"^((?!\bopen\b).)*$"))
+
+    def start_anew(self) -> None:
+        """Press New chat."""
+        self.sidebar("conversations", opened=True)
+        self.button("New chat").click()
+
+    def setting(self, title: str) -> Locator:
+        """The number box of a slider, or the box of another setting."""
+        slider = self.page.get_by_role("spinbutton", name=f"number input for {title}")
+        return slider.or_(self.page.get_by_role("spinbutton", name=title, exact=True)).or_(
+            self.page.get_by_role("textbox", name=re.compile(f"^{re.escape(title)}"))
+        )
+
+    def fill(self, text: str) -> None:
+        """Type into the message box."""
+        self.box.fill(text)
+
+    def ask(self, text: str) -> None:
+        """Send a message with Enter, and wait until the backend has it."""
+        before = len(self.backend.requests)
+        self.box.fill(text)
+        self.box.press("Enter")
+        wait_until(lambda: len(self.backend.requests) > before, 15, "the request's arrival")
+
+    def answered(self) -> Locator:
+        """The last reply, when the turn is over."""
+        expect(self.send).to_be_visible(timeout=PATIENCE)
+        wait_until(lambda: self.backend.running == 0, 15, "the end of the reply")
+        return self.replies.last
+
+    def say(self, text: str) -> Locator:
+        """Send a message, and return the finished reply."""
+        self.ask(text)
+        self.stop.or_(self.replies.first).first.wait_for(timeout=PATIENCE)
+        return self.answered()
+
+    def text(self) -> str:
+        """The conversation as it is read."""
+        return self.log.inner_text()
+
+    def copied(self) -> str:
+        """What is on the clipboard."""
+        return str(self.page.evaluate("navigator.clipboard.readText()"))
+
+    def sent_since(self, requests: int) -> list[Any]:
+        """The requests that reached the backend since it had that many."""
+        return self.backend.requests[requests:]
+
+    def usable(self) -> None:
+        """The box takes a message, which is answered."""
+        expect(self.box).to_be_editable(timeout=PATIENCE)
+        expect(self.send).to_be_enabled(timeout=PATIENCE)

@@ -1,0 +1,139 @@
+"""What goes wrong is said in the chat with its remedy, and the page goes on."""
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import expect
+
+from chatui.chat import ModelStatus, ReplyDelta
+from chatui.errors import GenerationError, ModelError
+from tests.browser.pages import PATIENCE, Chat
+from tests.fakes import INFO, FakeBackend, Hold
+
+pytestmark = pytest.mark.browser
+Open = Callable[..., Chat]
+
+FAILURE = GenerationError("The graphics card is out of memory.", "Ask for a shorter reply.")
+
+
+def _goes_on(page: Chat, *asked: str) -> None:
+    """The next turn works at once, and the model never hears of the card."""
+    expect(page.send).to_be_visible(timeout=1000)
+    expect(page.box).to_be_editable(timeout=1000)
+    page.backend.replies = [["fine again"]]
+    expect(page.say("and now?")).to_have_text("fine again")
+    assert [m.content for m in page.backend.requests[-1].messages[1:]] == [*asked, "and now?"]
+
+
+@pytest.mark.parametrize("way", ["send", "example", "retry"])
+def test_error_before_the_first_piece(chat: Open, way: str) -> None:
+    page = chat(["whole"], [FAILURE]) if way == "retry" else chat([FAILURE])
+    question = "tell me"
+    if way == "send":
+        page.ask(question)
+    elif way == "retry":
+        page.say(question)
+        page.button("Retry").click()
+    else:
+        example = page.log.get_by_role("button", name="Select example").first
+        question = example.inner_text()
+        example.click()
+    expect(page.cards).to_have_count(1, timeout=PATIENCE)
+    expect(page.cards).to_contain_text(FAILURE.message)
+    expect(page.cards).to_contain_text(FAILURE.remedy)
+    expect(page.questions.last).to_have_text(question)
+    _goes_on(page, question)
+
+
+def test_error_in_mid_reply_keeps_the_part(chat: Open) -> None:
+    page = chat([ReplyDelta(reasoning="hm"), "Half", " a reply", FAILURE])
+    page.ask("tell me")
+    expect(page.cards).to_contain_text(FAILURE.message, timeout=PATIENCE)
+    expect(page.log.get_by_text("Half a reply", exact=True)).to_be_visible()
+    _goes_on(page, "tell me", "Half a reply")
+
+
+def test_error_can_be_retried(chat: Open) -> None:
+    page = chat(["Half", FAILURE], ["whole"])
+    page.ask("tell me")
+    expect(page.cards).to_have_count(1, timeout=PATIENCE)
+    page.button("Retry").last.click()
+    expect(page.cards).to_have_count(0, timeout=PATIENCE)
+    expect(page.answered()).to_have_text("whole")
+    assert [m.content for m in page.backend.requests[1].messages[1:]] == ["tell me"]
+
+
+@pytest.mark.parametrize("pieces", [[], ["Half a reply"]], ids=["before", "in mid-reply"])
+def test_an_unforeseen_error_is_a_card_without_insides(chat: Open, pieces: list[str]) -> None:
+    page = chat([*pieces, RuntimeError("secret inside")])
+    page.ask("tell me")
+    expect(page.cards).to_have_count(1, timeout=PATIENCE)
+    assert "secret inside" not in page.page.locator("body").inner_text()
+    _goes_on(page, "tell me", *pieces)
+
+
+def test_error_text_is_no_markup(chat: Open) -> None:
+    page = chat([GenerationError("No <b>tags</b> & `code` $$x$$ *here*.", "[link](javascript:1) <img src=x>")])
+    page.ask("tell me")
+    expect(page.cards).to_contain_text("No <b>tags</b> & `code` $$x$$ *here*.", timeout=PATIENCE)
+    expect(page.cards).to_contain_text("[link](javascript:1) <img src=x>")
+    expect(page.cards.locator("b, img, a, .katex, code, em")).to_have_count(0)
+
+
+def test_an_empty_reply_says_so(chat: Open) -> None:
+    page = chat([])
+    page.ask("tell me")
+    expect(page.log.get_by_text("without writing anything")).to_be_visible(timeout=PATIENCE)
+    _goes_on(page, "tell me")
+
+
+def test_server_gone_in_mid_reply(serve: Callable[..., object], open_chat: Open) -> None:
+    """After a restart the page works again, whether it reloads itself or not."""
+    hold = Hold()
+    site = serve(["Half", hold])
+    page = open_chat(site)
+    page.ask("tell me")
+    expect(page.log.get_by_text("Half")).to_be_visible()
+    page.site.stop()
+    hold.release()
+    page.backend.replies = [["fine again"]]
+    page.site.start()
+    page.page.reload()
+    expect(page.send).to_be_visible(timeout=PATIENCE)
+    expect(page.say("hi")).to_have_text("fine again")
+
+
+# --- The model's state ---
+
+
+def test_loading_is_shown_and_the_message_answered_afterwards(serve: Callable[..., object], open_chat: Open) -> None:
+    backend = FakeBackend(["here I am"])
+    backend.status = ModelStatus("fake/echo", "loading", "reading weights 40%")
+    page = open_chat(serve(backend=backend))
+    expect(page.header).to_contain_text("fake/echo")
+    expect(page.header).to_contain_text("reading weights 40%")
+    backend.status = ModelStatus("fake/echo", "loading", "warming up")
+    expect(page.header).to_contain_text("warming up")
+    page.ask("are you there?")
+    expect(page.log.get_by_text("Waiting for the model")).to_be_visible()
+    expect(page.log.get_by_text("warming up")).to_be_visible()
+    backend.status = ModelStatus("fake/echo", "ready", info=INFO)
+    expect(page.answered()).to_have_text("here I am")
+    expect(page.header).to_contain_text("1M parameters")
+    expect(page.header).not_to_contain_text("warming up")
+    expect(page.setting("Temperature")).to_have_value("0.5")  # the model's own default
+
+
+def test_failed_model_is_explained(serve: Callable[..., object], open_chat: Open) -> None:
+    backend = FakeBackend()
+    error = ModelError("The model fake/echo is not on this computer.", "Download it, or choose another with --model.")
+    backend.status = ModelStatus("fake/echo", "loading", "looking")
+    page = open_chat(serve(backend=backend))
+    expect(page.header).to_contain_text("looking")
+    backend.status = ModelStatus("fake/echo", "failed", error=error)
+    expect(page.header).to_contain_text(error.message)
+    expect(page.header).to_contain_text(error.remedy)
+    page.ask("hello?")
+    expect(page.cards).to_contain_text(error.message, timeout=PATIENCE)
+    expect(page.cards).to_contain_text(error.remedy)
+    expect(page.send).to_be_visible()

@@ -1,0 +1,197 @@
+"""Whoever no longer waits frees the model at once, and keeps what was written."""
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import expect
+
+from chatui.chat import ModelStatus, ReplyDelta
+from tests.browser.pages import Chat, wait_until
+from tests.fakes import INFO, Hold, Script
+
+pytestmark = pytest.mark.browser
+Open = Callable[..., Chat]
+
+AT_ONCE = 1000
+"""Milliseconds in which the page must be usable again."""
+
+
+def _freed(page: Chat, seconds: float = 0.5) -> None:
+    wait_until(lambda: page.backend.running == 0, seconds, "the backend's release")
+
+
+def _stop(page: Chat) -> None:
+    page.stop.click()
+    _freed(page)
+    expect(page.send).to_be_visible(timeout=AT_ONCE)
+    expect(page.box).to_be_editable(timeout=AT_ONCE)
+    expect(page.log.get_by_text("Stopped")).to_be_visible(timeout=AT_ONCE)
+    assert page.backend.cancelled >= 1
+
+
+def _again(page: Chat) -> None:
+    """The next turn works, and the model is told nothing of notes."""
+    page.backend.replies = [["fine again"]]
+    expect(page.say("and now?")).to_have_text("fine again")
+    assert not any("Stopped" in m.content for m in page.backend.requests[-1].messages)
+
+
+def _partial() -> tuple[Hold, Script]:
+    hold = Hold()
+    return hold, ["Once upon", " a time", hold, " there was more."]
+
+
+def _retry(page: Chat) -> None:
+    page.button("Retry").last.click()
+
+
+def _edit(page: Chat) -> None:
+    page.button("Edit").last.click()
+    page.log.get_by_role("textbox").fill("edited")
+    page.button("Submit").click()
+
+
+@pytest.mark.parametrize("way", ["send", "example", "retry", "edit"])
+def test_stop_while_writing_keeps_the_part(chat: Open, way: str) -> None:
+    hold, script = _partial()
+    page = chat(["whole"], script) if way in ("retry", "edit") else chat(script)
+    if way in ("retry", "edit"):
+        page.say("first")
+    if way == "send":
+        page.ask("tell me")
+    elif way == "example":
+        page.log.get_by_role("button", name="Select example").first.click()
+    elif way == "retry":
+        _retry(page)
+    else:
+        _edit(page)
+    expect(page.log.get_by_text("Once upon a time")).to_be_visible()
+    _stop(page)
+    hold.release()
+    expect(page.log.get_by_text("Once upon a time", exact=True)).to_be_visible()
+    assert "there was more" not in page.text()
+    _again(page)
+    asked = page.backend.requests[-1].messages
+    assert [m.content for m in asked[-2:]] == ["Once upon a time", "and now?"]
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize("way", ["send", "retry", "edit"])
+def test_stop_while_the_prompt_is_read(chat: Open, way: str) -> None:
+    page = chat(["whole"])
+    if way != "send":
+        page.say("first")
+    page.backend.delay_first = 60
+    before = len(page.backend.requests)
+    if way == "send":
+        page.ask("tell me")
+    else:
+        (_retry if way == "retry" else _edit)(page)
+    wait_until(lambda: len(page.backend.requests) > before)
+    expect(page.log.get_by_text("Reading 3 tokens")).to_be_visible()
+    _stop(page)
+    expect(page.log.get_by_text("Reading 3 tokens")).to_have_count(0)
+    page.backend.delay_first = 0
+    _again(page)
+
+
+def test_stop_while_thinking_keeps_the_thought(chat: Open) -> None:
+    page = chat([ReplyDelta(reasoning="Half a thought"), Hold(), "never"])
+    page.ask("why?")
+    expect(page.log.get_by_text("Half a thought")).to_be_visible()
+    _stop(page)
+    assert "Thinking" not in page.text()
+    expect(page.log.get_by_text("Half a thought")).to_have_count(1)
+    _again(page)
+
+
+def test_stop_while_the_model_loads(chat: Open) -> None:
+    page = chat()
+    page.backend.status = ModelStatus(INFO.name, "loading", "reading weights")
+    page.ask("hello?")
+    expect(page.log.get_by_text("reading weights")).to_be_visible()
+    _stop(page)
+    page.backend.status = ModelStatus(INFO.name, "ready", info=INFO)
+    _again(page)
+
+
+@pytest.mark.parametrize(("way", "moment"), [("reload", "writing"), ("close", "reading"), ("leave", "writing")])
+def test_leaving_the_page_frees_the_model(chat: Open, way: str, moment: str) -> None:
+    page = chat(["Once upon", " a time", Hold()])
+    if moment != "writing":
+        page.backend.delay_first = 60
+    page.ask("tell me")
+    waited_for = "Once upon a time" if moment == "writing" else "Reading 3 tokens"
+    expect(page.log.get_by_text(waited_for)).to_be_visible()
+    if way == "close":
+        page.page.close()
+    elif way == "reload":
+        page.page.reload(wait_until="commit")
+    else:
+        page.page.goto("about:blank")
+    _freed(page, 2)
+    assert page.backend.cancelled == 1
+
+
+def test_page_works_after_a_reload_in_mid_reply(chat: Open) -> None:
+    page = chat(["Once", Hold()])
+    page.ask("tell me")
+    page.page.reload()
+    _freed(page, 2)
+    _again(page)
+
+
+@pytest.mark.parametrize("button", ["New chat", "Clear"])
+def test_emptying_the_chat_in_mid_reply_frees_the_model(chat: Open, button: str) -> None:
+    hold, script = _partial()
+    page = chat(script)
+    page.ask("tell me")
+    expect(page.log.get_by_text("Once upon a time")).to_be_visible()
+    if button == "New chat":
+        page.start_anew()
+    else:
+        page.button(button).click()
+    _freed(page)
+    expect(page.send).to_be_visible(timeout=AT_ONCE)
+    expect(page.replies).to_have_count(0)
+    hold.release()
+    _again(page)
+    assert len(page.backend.requests[-1].messages) == 2
+    assert "Once upon" not in page.text()
+
+
+def test_undo_in_mid_reply_frees_the_model(chat: Open) -> None:
+    _, script = _partial()
+    page = chat(["whole"], script)
+    page.say("first")
+    page.ask("second")
+    expect(page.log.get_by_text("Once upon a time")).to_be_visible()
+    undo = page.button("Undo").last
+    if not undo.is_enabled():
+        pytest.skip("Undo is not offered in mid-reply")
+    undo.click()
+    _freed(page)
+    expect(page.send).to_be_visible(timeout=AT_ONCE)
+    expect(page.box).to_have_value("second")
+
+
+def test_sending_in_mid_reply_does_not_answer_twice(chat: Open) -> None:
+    hold, script = _partial()
+    page = chat(script, ["second answer"])
+    page.ask("one")
+    expect(page.log.get_by_text("Once upon a time")).to_be_visible()
+    page.box.fill("two")
+    page.box.press("Enter")
+    page.page.wait_for_timeout(700)
+    hold.release()
+    page.answered()
+    assert page.backend.running == 0
+    texts = page.questions.all_inner_texts()
+    contents = [m.content for m in page.backend.requests[-1].messages[1:]]
+    if texts == ["one"]:  # either it is refused, and nothing is lost ...
+        expect(page.box).to_have_value("two")
+        assert contents == ["one"]
+    else:  # ... or it takes over, and the part that was written stays
+        assert texts == ["one", "two"]
+        assert contents == ["one", "Once upon a time", "two"]
+        expect(page.replies.last).to_have_text("second answer")

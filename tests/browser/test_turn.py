@@ -1,0 +1,168 @@
+"""One turn as the user sees it: sending, streaming, thinking, the header's numbers, and how far the page lags."""
+
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import expect
+
+from chatui.chat import ReplyDelta
+from tests.browser.pages import PATIENCE, Chat, wait_until
+from tests.fakes import Hold
+
+pytestmark = pytest.mark.browser
+Open = Callable[..., Chat]
+
+WORDS = [f"word{number} " for number in range(60)]
+
+
+def _think(text: str) -> ReplyDelta:
+    return ReplyDelta(reasoning=text, tokens=1)
+
+
+@pytest.mark.parametrize("way", ["Enter", "Send"])
+def test_turn_streams_and_frees_the_box(chat: Open, way: str) -> None:
+    page = chat(WORDS, rate=30)
+    page.fill("Hello there")
+    if way == "Enter":
+        page.box.press("Enter")
+    else:
+        page.send.click()
+    expect(page.questions.last).to_have_text("Hello there", timeout=PATIENCE)
+    expect(page.box).to_have_value("")
+    expect(page.stop).to_be_visible()
+    expect(page.send).to_be_hidden()
+    page.box.press_sequentially("next")
+    expect(page.box).to_have_value("next")
+    lengths: set[int] = set()
+    while page.stop.is_visible():
+        lengths.add(len(page.replies.last.inner_text()) if page.replies.count() else 0)
+    assert len(lengths) >= 6, lengths
+    expect(page.answered()).to_have_text("".join(WORDS).strip())
+    expect(page.box).to_have_value("next")  # what was typed meanwhile stays
+    page.usable()
+    assert [(m.role, m.content) for m in page.backend.requests[0].messages[1:]] == [("user", "Hello there")]
+
+
+def test_shift_enter_is_a_new_line(chat: Open) -> None:
+    page = chat()
+    page.box.press_sequentially("one")
+    page.box.press("Shift+Enter")
+    page.box.press_sequentially("two")
+    expect(page.box).to_have_value("one\ntwo")
+    assert page.backend.requests == []
+    page.box.press("Enter")
+    page.answered()
+    expect(page.questions.last).to_have_text(re.compile(r"one\s*two"))
+    assert page.backend.requests[0].messages[-1].content == "one\ntwo"
+
+
+def test_header_tells_model_and_speed(chat: Open) -> None:
+    page = chat(["a"] * 20, rate=50)
+    for fact in ("fake/echo", "float32", "1M parameters", "5 MB", "cpu"):
+        expect(page.header).to_contain_text(fact)
+    expect(page.header).not_to_contain_text("tokens/s")
+    page.backend.delay_first = 0.5
+    page.say("hi")
+    shown = page.header.inner_text()
+    speed, first = re.search(r"([\d.]+) tokens/s", shown), re.search(r"first after ([\d.]+) s", shown)
+    assert "20 tokens" in shown
+    assert speed is not None
+    assert first is not None
+    assert 35 < float(speed[1]) < 55
+    assert 0.5 <= float(first[1]) < 1.5
+    for fact in ("fake/echo", "float32", "1M parameters"):
+        expect(page.header).to_contain_text(fact)
+
+
+def test_turns_follow_each_other(chat: Open) -> None:
+    page = chat(["first answer"], ["second answer"], ["third answer"])
+    for number in ("first", "second", "third"):
+        expect(page.say(f"{number} question")).to_have_text(f"{number} answer")
+    assert [(m.role, m.content) for m in page.backend.requests[2].messages[1:]] == [
+        ("user", "first question"),
+        ("assistant", "first answer"),
+        ("user", "second question"),
+        ("assistant", "second answer"),
+        ("user", "third question"),
+    ]
+
+
+def test_thinking_is_live_then_folds(chat: Open) -> None:
+    more, answer = Hold(), Hold()
+    page = chat([_think("Let me "), more, _think("see now."), answer, "The ", "answer."], ["again"])
+    page.ask("why?")
+    thought = page.log.get_by_role("button", name=re.compile("^Thinking"))
+    expect(thought).to_be_visible(timeout=PATIENCE)
+    expect(page.log.get_by_text("Let me", exact=True)).to_be_visible()
+    more.release()
+    expect(page.log.get_by_text("Let me see now.", exact=True)).to_be_visible()
+    answer.release()
+    folded = page.log.get_by_role("button", name=re.compile(r"^Thought for \d"))
+    expect(folded).to_be_visible()
+    expect(page.log.get_by_text("Let me see now.", exact=True)).to_be_hidden()
+    expect(page.answered()).to_have_text("The answer.")
+    folded.click()
+    expect(page.log.get_by_text("Let me see now.", exact=True)).to_be_visible()
+    folded.click()
+    expect(page.log.get_by_text("Let me see now.", exact=True)).to_be_hidden()
+    page.say("and?")
+    assert [m.content for m in page.backend.requests[1].messages[1:]] == ["why?", "The answer.", "and?"]
+
+
+def test_reading_the_prompt_is_shown(chat: Open) -> None:
+    page = chat()
+    page.backend.delay_first = 1.5
+    page.ask("hi")
+    expect(page.log.get_by_text("Reading 3 tokens")).to_be_visible()
+    expect(page.answered()).to_have_text("Hello from the fake.")
+    expect(page.log.get_by_text("Reading 3 tokens")).to_have_count(0)
+
+
+# --- Speed ---
+
+SPEED_TOKENS, SPEED_RATE, MOST_LAG = 4000, 200.0, 0.5
+MARK = "THE-LAST-WORD"
+TIMER = """mark => {
+  window.sawMark = 0;
+  new MutationObserver(() => {
+    if (!window.sawMark && document.querySelector('#chat').textContent.includes(mark)) window.sawMark = Date.now();
+  }).observe(document.querySelector('#chat'), {subtree: true, childList: true, characterData: true});
+}"""
+
+
+def _long_markdown() -> list[str]:
+    """4,000 tokens of about five characters: paragraphs, lists, emphasis and code."""
+    block = (
+        "## Part\n\nSome **bold** words and `code` in a plain paragraph of text.\n\n- one item\n- two items\n\n"
+        "```python\nfor i in range(10):\n    print(i)\n```\n\n"
+    )
+    text = (block * 200)[: SPEED_TOKENS * 5]
+    tokens = [text[start : start + 5] for start in range(0, len(text), 5)]
+    return [*tokens[: SPEED_TOKENS - 3], "\n```\n\n", "The end ", MARK]
+
+
+def _lag(page: Chat) -> float:
+    page.page.evaluate(TIMER, MARK)
+    page.ask("write")
+    page.page.wait_for_timeout(SPEED_TOKENS / SPEED_RATE * 1000)
+    wait_until(lambda: page.page.evaluate("window.sawMark"), 60, "the whole reply")
+    lag = float(page.page.evaluate("window.sawMark")) / 1000 - page.backend.last_piece_at
+    expect(page.send).to_be_visible(timeout=PATIENCE)
+    ready = time.time() - page.backend.last_piece_at
+    print(f"\npage complete {lag:.3f} s after the last of {SPEED_TOKENS} tokens; Send back after {ready:.3f} s")
+    assert len(page.replies.last.inner_text()) > 10_000
+    return lag
+
+
+def test_page_keeps_up_with_200_tokens_a_second(chat: Open) -> None:
+    assert _lag(chat(_long_markdown(), rate=SPEED_RATE)) < MOST_LAG
+
+
+@pytest.mark.exhaustive
+def test_page_keeps_up_after_20_old_answers(chat: Open) -> None:
+    page = chat(*([["An old answer. " * 136]] * 20), _long_markdown(), rate=SPEED_RATE)
+    for number in range(20):
+        page.say(f"question {number}")
+    assert _lag(page) < MOST_LAG

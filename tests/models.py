@@ -1,0 +1,144 @@
+"""Tiny models with random weights, and a byte-level tokenizer, that load in a fraction of a second."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    Lfm2Config,
+    LlamaConfig,
+    Mamba2Config,
+    MistralConfig,
+    MixtralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
+
+from chatui.catalogue import ModelSpec
+from chatui.local.loading import LoadedModel, load
+
+SPECIAL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "[INST]", "[/INST]", "<start_of_turn>", "<end_of_turn>")
+PLAIN_ADDED = ("<think>", "</think>")
+VOCABULARY = 256 + len(SPECIAL) + len(PLAIN_ADDED)
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+THINKING = CHATML.replace("assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}")
+ALTERNATION = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% endfor %}"
+)
+GEMMA = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    + ALTERNATION
+    + "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + "
+    "m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+# Drops the system message without a word.
+MISTRAL = (
+    "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}"
+    + ALTERNATION
+    + "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+)
+# Control words in plain text, as Zephyr has them; only the end of a turn is a token.
+ZEPHYR = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|endoftext|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
+SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**SMALL),
+    "qwen3": Qwen3Config(**SMALL),
+    "gemma3": Gemma3TextConfig(
+        **SMALL, sliding_window=8, layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=8
+    ),
+    "mistral": MistralConfig(**SMALL, sliding_window=8),
+    "mixtral": MixtralConfig(**SMALL, num_local_experts=4),
+    "qwen3_moe": Qwen3MoeConfig(**SMALL, **MOE, num_experts=4),
+    "mamba2": Mamba2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        state_size=16,
+        num_hidden_layers=2,
+        num_heads=8,
+        head_dim=8,
+        n_groups=2,
+        chunk_size=16,
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+    ),
+    "lfm2": Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]),
+}
+
+
+def tokenizer(chat_template: str | None = CHATML, **options: Any) -> PreTrainedTokenizerFast:
+    """One token per byte, and control tokens behind them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in PLAIN_ADDED])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        chat_template=chat_template,
+        **{"eos_token": "<|im_end|>", "model_max_length": 10**30, **options},
+    )
+
+
+@cache
+def model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
+    """A model of this kind; weights are large enough for greedy replies that vary."""
+    torch.manual_seed(seed)
+    made = AutoModelForCausalLM.from_config(CONFIGS[kind]).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(8)
+    made.generation_config.eos_token_id = None
+    return made
+
+
+def save(
+    folder: Path, kind: str = "llama", chat_template: str | None = CHATML, generation: dict[str, Any] | None = None
+) -> Path:
+    """Write the model to `folder` as `save_pretrained` does, with `generation` in its generation config."""
+    made = model(kind)
+    made.save_pretrained(folder)
+    tokenizer(chat_template).save_pretrained(folder)
+    if generation:
+        config = type(made.generation_config)(**generation)
+        config.save_pretrained(folder)
+    return folder
+
+
+def loaded(folder: Path, **spec: Any) -> LoadedModel:
+    """What chatui makes of the folder."""
+    return load(ModelSpec(str(folder), **spec), folder, lambda _: None)

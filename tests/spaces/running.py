@@ -1,0 +1,100 @@
+"""Starts an assembled folder the way a Space does, and talks to it."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from gradio_client import Client
+
+HOST = "owner-chatui.hf.space"
+PATIENCE = 180.0
+"""Seconds for a start on a busy machine: importing torch alone may take half a minute."""
+
+
+class Space:
+    """`python app.py` in the folder, with the variables of a Space and no others; stopped at the end of the block."""
+
+    def __init__(self, folder: Path, python: Path, home: Path, *command: str, **variables: str) -> None:
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._command = [str(python), *(command or ("app.py",))]
+        self._output = home / "output.txt"
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "PYTHONUNBUFFERED": "1",
+            "SYSTEM": "spaces",
+            "SPACE_ID": "owner/chatui",
+            "SPACE_HOST": HOST,
+            "SPACE_AUTHOR_NAME": "owner",
+            "SPACE_REPO_NAME": "chatui",
+            "GRADIO_SERVER_NAME": "0.0.0.0",
+            "GRADIO_SERVER_PORT": str(self.port),
+            "HF_HUB_OFFLINE": "1",
+            **variables,
+        }
+
+    def __enter__(self) -> Self:
+        self._home().mkdir(parents=True, exist_ok=True)
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._folder, env=self._environment, stdout=output, stderr=subprocess.STDOUT
+            )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def output(self) -> str:
+        """What it wrote on the console so far."""
+        return self._output.read_text(errors="replace")
+
+    def health(self) -> dict[str, Any]:
+        """What /healthz says, which must be JSON."""
+        answer: dict[str, Any] = httpx.get(f"{self.url}/healthz", timeout=10).json()
+        return answer
+
+    def wait_for(self, status: str) -> dict[str, Any]:
+        """Wait until /healthz gives this status, and return its answer. Fails where the process ends."""
+        end = time.monotonic() + PATIENCE
+        seen: object = "no answer"
+        while time.monotonic() < end:
+            assert self._process.poll() is None, f"it ended:\n{self.output}"
+            try:
+                answer = self.health()
+            except httpx.TransportError:
+                time.sleep(0.2)
+                continue
+            seen = answer
+            if answer["status"] == status:
+                return answer
+            assert answer["status"] == "loading", f"{answer}\n{self.output}"
+            time.sleep(0.2)
+        raise AssertionError(f"not {status} after {PATIENCE:.0f} s: {seen}\n{self.output}")
+
+    def client(self, **headers: str) -> Client:
+        """A Python user of the Space."""
+        return Client(self.url, verbose=False, headers=headers or None)
+
+    def _home(self) -> Path:
+        return self._output.parent
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port

@@ -1,0 +1,94 @@
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from chatui.chat import ReplyDelta
+from chatui.errors import ChatError
+from chatui.ui.flow import gathered
+
+
+class Source:
+    """A stream of numbered pieces that remembers whether it was closed."""
+
+    def __init__(self, count: int, pause: float = 0.0, error: ChatError | None = None) -> None:
+        self.count, self.pause, self.error = count, pause, error
+        self.closed = False
+
+    async def stream(self) -> AsyncGenerator[ReplyDelta]:
+        try:
+            for number in range(self.count):
+                await asyncio.sleep(self.pause)
+                yield ReplyDelta(text=f"{number},")
+            if self.error:
+                raise self.error
+        finally:
+            self.closed = True
+
+
+async def test_nothing_is_lost_and_the_order_kept() -> None:
+    source = Source(500, 0.0005)
+    batches = [batch async for batch in gathered(source.stream(), flush=0.01)]
+    text = "".join(delta.text for batch in batches for delta in batch)
+    assert text == "".join(f"{number}," for number in range(500))
+    assert len([batch for batch in batches if batch]) < 250
+    assert source.closed
+
+
+async def test_the_first_piece_comes_at_once_and_the_last_is_not_held() -> None:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    arrived = [loop.time() - started async for _ in gathered(Source(1).stream(), flush=30.0)]
+    assert len(arrived) == 1
+    assert loop.time() - started < 30.0
+
+
+async def test_silence_is_filled_with_heartbeats() -> None:
+    batches = [batch async for batch in gathered(Source(1, pause=0.2).stream(), heartbeat=0.02)]
+    assert batches.count([]) >= 3
+    assert batches[-1] == [ReplyDelta(text="0,")]
+
+
+async def test_errors_come_after_the_text_before_them() -> None:
+    seen: list[ReplyDelta] = []
+
+    async def consume() -> None:
+        async for batch in gathered(Source(3, error=ChatError("broken")).stream()):
+            seen.extend(batch)
+
+    with pytest.raises(ChatError, match="broken"):
+        await consume()
+    assert [delta.text for delta in seen] == ["0,", "1,", "2,"]
+
+
+async def test_unforeseen_errors_are_passed_on() -> None:
+    async def stream() -> AsyncGenerator[ReplyDelta]:
+        yield ReplyDelta(text="a")
+        raise RuntimeError("bug")
+
+    with pytest.raises(RuntimeError, match="bug"):
+        _ = [batch async for batch in gathered(stream())]
+
+
+@pytest.mark.parametrize("wait_for", ["piece", "silence"])
+async def test_closing_ends_the_stream(wait_for: str) -> None:
+    source = Source(10**6, pause=0.001 if wait_for == "piece" else 60.0)
+    batches = gathered(source.stream(), heartbeat=0.01)
+    await anext(batches)
+    await batches.aclose()
+    assert source.closed
+
+
+async def test_cancelling_ends_the_stream() -> None:
+    source = Source(10**6, pause=60.0)
+
+    async def consume() -> None:
+        async for _ in gathered(source.stream()):
+            pass
+
+    task = asyncio.create_task(consume())
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert source.closed

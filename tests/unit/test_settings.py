@@ -1,0 +1,87 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatui.errors import SettingsError
+from chatui.settings import AppSettings, GenerationSettings
+
+FIELDS = GenerationSettings.model_fields
+BAD = [-1, 1e9, math.nan, math.inf, "1", None, True, [], {}]
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name not in ("seed", "stop")])
+@pytest.mark.parametrize("value", BAD, ids=repr)
+def test_absurd_numbers_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(SettingsError) as caught:
+        GenerationSettings.checked({name: value})
+    assert caught.value.field == name
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [-1, 2**32, 1.5, "1", math.nan])
+def test_seed_is_a_whole_number_or_nothing(value: object) -> None:
+    with pytest.raises(SettingsError, match="seed"):
+        GenerationSettings.checked({"seed": value})
+    assert GenerationSettings.checked({"seed": None}).seed is None
+    assert GenerationSettings.checked({"seed": 0}).seed == 0
+
+
+@pytest.mark.parametrize("value", [["a", ""], ["x" * 201], ["a"] * 17, 3, None, [1]])
+def test_stop_strings_are_checked(value: object) -> None:
+    with pytest.raises(SettingsError, match="stop"):
+        GenerationSettings.checked({"stop": value})
+
+
+def test_stop_takes_one_string_or_many() -> None:
+    assert GenerationSettings.checked({"stop": "END"}).stop == ("END",)
+    assert GenerationSettings.checked({"stop": ["a", "b"]}).stop == ("a", "b")
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(SettingsError, match="temprature"):
+        GenerationSettings.checked({"temprature": 1.0})
+
+
+@pytest.mark.parametrize("name", list(FIELDS))
+def test_every_setting_explains_itself(name: str) -> None:
+    assert FIELDS[name].title
+    assert FIELDS[name].description
+
+
+json_like = st.sampled_from(
+    [None, True, False, -1, 0, 1, 7, 2**70, 0.5, 1.0, math.nan, math.inf, "", "x", [], [1], ["a"]]
+)
+
+
+@given(st.dictionaries(st.sampled_from([*FIELDS, "do_sample", "eos_token_id"]), json_like, max_size=6))
+def test_any_generation_config_gives_defaults(config: dict[str, object]) -> None:
+    settings = GenerationSettings.from_generation_config(config)
+    if config.get("do_sample") is False:
+        assert settings.temperature == 0.0
+
+
+def test_generation_config_is_followed() -> None:
+    config = {"do_sample": True, "temperature": 1, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.1}
+    settings = GenerationSettings.from_generation_config(config)
+    assert settings.model_dump(include=set(config)) == {
+        "temperature": 1.0,
+        "top_k": 20,
+        "top_p": 0.8,
+        "repetition_penalty": 1.1,
+    }
+
+
+def test_sharing_needs_a_login_or_a_clear_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="--auth"):
+        AppSettings(share=True)
+    assert AppSettings(share=True, auth="a:b").share
+    assert AppSettings(share=True, share_without_login=True).share
+
+
+def test_environment_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATUI_MODEL", "owner/name")
+    monkeypatch.setenv("CHATUI_PORT", "1234")
+    settings = AppSettings()
+    assert (settings.model, settings.port) == ("owner/name", 1234)

@@ -1,0 +1,66 @@
+import html
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from chatui.ui.written import escape, unescape
+
+markdown = MarkdownIt("commonmark", {"html": True, "breaks": True}).enable("table")
+
+PIECES = ["<b>", "</b>", "a < b", "Vec<String>", "&lt;", "&amp;", "`", "``", "```\n", "```py\n", "\n", "\n\n", "    "]
+PIECES += [
+    "\t",
+    "x",
+    " ",
+    "- ",
+    "1. ",
+    "> ",
+    "<!-- c -->",
+    "<script>",
+    "<",
+    ">",
+    "&",
+    "<https://a.b>",
+    "|a|b|\n|-|-|\n",
+]
+texts = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
+
+
+@given(texts)
+def test_unescape_gives_back_what_was_escaped(text: str) -> None:
+    assert unescape(escape(text)) == text
+
+
+def tags_in(rendered: str) -> set[str]:
+    return set(re.findall(r"<(b>|/b>|string|script|!--)", rendered.lower()))
+
+
+@given(texts)
+def test_no_tag_of_the_text_becomes_markup(text: str) -> None:
+    assert tags_in(markdown.render(escape(text))) == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "say <b>hello</b> to `<i>` and Vec<String>, if a < b && c > d",
+        "```html\n<div>&lt;</div>\n```\nthen <div>",
+        "    <indented> code\n    a & b",
+        "- item\n\n      <code in a list>\n- `<x>` and <y>",
+        "$$a<b$$ and &nbsp; and &#60;",
+        "`unclosed <tick>\n\nnext <p>",
+        "> quoted <q>\n> ```\n> <r>\n> ```",
+    ],
+)
+def test_shown_text_is_the_text_as_written(text: str) -> None:
+    shown = html.unescape(re.sub(r"<[^>]+>", "", markdown.render(escape(text))))
+    for tag in re.findall(r"</?\w[^>]*>|&\w+;|&#\d+;", text):
+        assert tag in shown
+
+
+@pytest.mark.parametrize("text", ["plain words", "1 < 2", "a<3", "AT&T & co", "see <https://example.org/a>"])
+def test_text_that_needs_nothing_is_left_alone(text: str) -> None:
+    assert escape(text) == text
