@@ -19,16 +19,21 @@
   };
   const MENDED = "#message textarea, #chat textarea, #chat [data-testid]";
 
-  let narrowed = false;
-  const closeSidebars = () => {
+  // On a narrow screen an open sidebar covers the page: close both once they are there (chatui.css hides them until).
+  const settle = (tries) => {
+    const sidebars = document.querySelectorAll(".sidebar");
     const open = document.querySelectorAll(".sidebar.open > .toggle-button");
-    if (narrowed || !document.querySelector(".sidebar")) return;
-    narrowed = true;
-    if (window.innerWidth < 768) open.forEach((button) => button.click());
+    const narrow = window.innerWidth < 768;
+    if (tries > 0 && (sidebars.length < 2 || (narrow && open.length > 0))) {
+      if (narrow) open.forEach((button) => button.click());
+      setTimeout(settle, 50, tries - 1);
+      return;
+    }
+    document.documentElement.classList.add("settled");
   };
+  settle(400);
 
   new MutationObserver((changes) => {
-    closeSidebars();
     for (const { type, target, addedNodes } of changes) {
       if (type === "attributes") {
         if (target.matches(MENDED)) mend(target);
