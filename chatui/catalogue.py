@@ -21,6 +21,7 @@ LARGEST_HEADER = 100_000_000
 # Sizes of the numbers in a GGUF header by their type: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 GGUF_STRING, GGUF_ARRAY = 8, 9
+GGUF_ALIGNMENT = 32
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def read_gguf_header(path: Path) -> list[StoredTensor]:
                 end = max(end, number("Q"))
         except (struct.error, ValueError, KeyError, OverflowError, RecursionError):
             raise _broken(path) from None
-        if not tensors or file.tell() + end >= size:
+        data = -(-file.tell() // GGUF_ALIGNMENT) * GGUF_ALIGNMENT
+        if not tensors or data + end >= size:
             raise _broken(path)
     return tensors
 

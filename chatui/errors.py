@@ -25,6 +25,7 @@ class SettingsError(ChatError):
 
     def __init__(self, field: str, message: str, remedy: str = "") -> None:
         super().__init__(f"{field}: {message}", remedy)
+        self.args = (field, message, remedy)  # what pickle calls the class with
         self.field = field
 
 

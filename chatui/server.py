@@ -1,5 +1,7 @@
 """Wires backend and page into one ASGI app, and serves it: the one place that chooses the backend."""
 
+import asyncio
+import logging
 import os
 import socket
 import threading
@@ -37,7 +39,7 @@ def run(settings: AppSettings) -> None:
     """Serve until interrupted, the page first and the model when it is loaded. Raises SettingsError."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     login = read_login(settings.auth)
-    if os.environ.get("SPACES_ZERO_GPU"):
+    if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as `spaces` reads it
         _run_on_zero_gpu(settings, login)
         return
     listening = _listen(settings)
@@ -48,8 +50,9 @@ def run(settings: AppSettings) -> None:
     port = listening.getsockname()[1]
     if settings.share:
         threading.Thread(target=_share, args=(port,), daemon=True).start()
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     print(f"chatui is at http://{host}:{port}{settings.root_path}", flush=True)
+    logging.getLogger("uvicorn.error").addFilter(_tells_more_than_an_open_tab)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, ws="none", lifespan="on")
     uvicorn.Server(config).run(sockets=[listening])
 
@@ -93,6 +96,12 @@ def _say_when_ready(backend: LocalBackend) -> None:
         print(f"{info.name} is ready ({info.precision}, {info.device})", flush=True)
 
 
+def _tells_more_than_an_open_tab(record: logging.LogRecord) -> bool:
+    """False for what uvicorn says when it stops while a tab still listens: a warning and pages of CancelledError."""
+    cancelled = record.exc_info and record.exc_info[0] and issubclass(record.exc_info[0], asyncio.CancelledError)
+    return not cancelled and "timeout graceful shutdown exceeded" not in record.getMessage()
+
+
 def _share(port: int) -> None:
     """Print a public link, or why there is none."""
     from chatui.ui import page
@@ -109,12 +118,14 @@ def _share(port: int) -> None:
 def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     """Serve on a ZeroGPU Space, where a GPU is lent for each reply.
 
-    `spaces` must be imported before torch, and at launch it packs the weights that are on the GPU by then:
-    so the model comes first.
+    `spaces` must be imported before torch; its emulated GPU is known to this thread alone, and at launch it packs the
+    weights that are there by then: so the model is loaded here, and first.
     """
     import spaces
+    from chatui.local import zero_gpu
     from chatui.ui import page
 
-    backend = LocalBackend(ModelSpec.from_settings(settings), settings.cache_dir, wrap=spaces.GPU).start()
+    spec = ModelSpec.from_settings(settings)
+    backend = LocalBackend(spec, settings.cache_dir, loader=zero_gpu.load, wrap=zero_gpu.lend(spaces.GPU)).load()
     _say_when_ready(backend)
-    page.launch(backend, login, _routes(backend))
+    page.launch(backend.start(), login, _routes(backend))

@@ -1,5 +1,6 @@
 """Tiny models with random weights, and a byte-level tokenizer, that load in a fraction of a second."""
 
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from transformers import (
 from chatui.catalogue import ModelSpec
 from chatui.local.loading import LoadedModel, load
 
+# Matrices this small gain nothing from a second thread, and lose much to it on a busy machine.
+torch.set_num_threads(1)
+
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "[INST]", "[/INST]", "<start_of_turn>", "<end_of_turn>")
 PLAIN_ADDED = ("<think>", "</think>")
 VOCABULARY = 256 + len(SPECIAL) + len(PLAIN_ADDED)
@@ -36,7 +40,7 @@ CHATML = (
 THINKING = CHATML.replace("assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}")
 ALTERNATION = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% endfor %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/...') }}{% endif %}{% endfor %}"
 )
 GEMMA = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
@@ -66,12 +70,13 @@ SMALL: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 8,
+    "tie_word_embeddings": False,
     "max_position_embeddings": 512,
     "pad_token_id": None,
     "bos_token_id": None,
     "eos_token_id": None,
 }
-MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+MOE: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SMALL),
     "qwen3": Qwen3Config(**SMALL),
@@ -120,7 +125,7 @@ def model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
     made = AutoModelForCausalLM.from_config(CONFIGS[kind]).eval()
     with torch.no_grad():
         for parameter in made.parameters():
-            if parameter.dim() == 2:
+            if parameter.dim() >= 2:
                 parameter.mul_(8)
     made.generation_config.eos_token_id = None
     return made
@@ -142,3 +147,10 @@ def save(
 def loaded(folder: Path, **spec: Any) -> LoadedModel:
     """What chatui makes of the folder."""
     return load(ModelSpec(str(folder), **spec), folder, lambda _: None)
+
+
+@cache
+def ready(kind: str = "llama", chat_template: str = CHATML) -> LoadedModel:
+    """A model that tests share, so they must not change it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return loaded(save(Path(folder), kind, chat_template))

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -59,7 +58,7 @@ def converted(gguf: Path, cache_dir: Path, report: Report) -> Path:
             scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=cache_dir))
             try:
                 _convert(gguf, scratch, report)
-                os.replace(scratch, target)
+                scratch.replace(target)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     except (OSError, SafetensorError) as error:

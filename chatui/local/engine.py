@@ -32,11 +32,14 @@ class Model(Protocol):
     """What the thread drives: see local/reply.py for the real one."""
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """What is known about the model."""
 
-    def write(self, request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]: ...
+    def write(self, request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
+        """One reply. Raises ChatError."""
 
-    def interruptible(self, unwanted: Callable[[], bool]) -> AbstractContextManager[None]: ...
+    def interruptible(self, unwanted: Callable[[], bool]) -> AbstractContextManager[None]:
+        """Inside, the model gives up with Interrupted soon after `unwanted()` is true."""
 
 
 Loader = Callable[[ModelSpec, Path, Report], Model]
@@ -91,11 +94,17 @@ class LocalBackend:
         self._model: Model | None = None
         self._settled = threading.Event()
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
-        self._current: _Job | None = None
+        self._closing = threading.Event()
+        self._asking = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="chatui-model", daemon=True)
 
+    def load(self) -> "LocalBackend":
+        """Load the model in this thread, and wait for it; `start()` would do so in the background."""
+        self._load()
+        return self
+
     def start(self) -> "LocalBackend":
-        """Begin to load the model."""
+        """Begin to load the model, unless it is, and to answer."""
         self._thread.start()
         return self
 
@@ -113,7 +122,10 @@ class LocalBackend:
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         """The reply, piece by piece, after those asked for earlier. Raises ChatError."""
         job = _Job(request, asyncio.get_running_loop())
-        self._jobs.put(job)
+        with self._asking:
+            if self._closing.is_set():
+                raise _closed()
+            self._jobs.put(job)
         try:
             while (event := await job.events.get()) is not None:
                 if isinstance(event, ChatError):
@@ -124,22 +136,21 @@ class LocalBackend:
 
     async def close(self) -> None:
         """End the reply being written and those waiting, and let go of the model."""
-        self._jobs.put(None)
-        if self._current is not None:
-            self._current.unwanted.set()
-        await asyncio.to_thread(self._thread.join, 10)
+        with self._asking:
+            self._closing.set()
+            self._jobs.put(None)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, 10)
 
     def _run(self) -> None:
-        self._load()
+        if not self._settled.is_set():
+            self._load()
         while (job := self._jobs.get()) is not None:
-            self._current = job
-            if not job.unwanted.is_set():
+            if self._closing.is_set():
+                job.send(_closed())
+            elif not job.unwanted.is_set():
                 job.context.run(self._answer, job)
         self._model = None
-        closing = ModelError("The server is shutting down.", "Start it again.")
-        with contextlib.suppress(queue.Empty):
-            while job := self._jobs.get_nowait():
-                job.send(closing)
 
     def _load(self) -> None:
         def report(phase: str) -> None:
@@ -150,6 +161,13 @@ class LocalBackend:
         except ChatError as error:
             self._status = ModelStatus(self._spec.name, "failed", error=error)
             log.debug("loading failed", exc_info=error)
+        except Exception as error:
+            log.exception("loading failed")
+            failed = ModelError(
+                f"{self._spec.name} could not be loaded ({type(error).__name__}: {error}).",
+                "The console has the details.",
+            )
+            self._status = ModelStatus(self._spec.name, "failed", error=failed)
         else:
             info = self._model.info
             self._status = ModelStatus(info.name, "ready", info=info)
@@ -166,23 +184,29 @@ class LocalBackend:
                 for delta in self._stoppable(reply, job):
                     job.send(delta)
         except Interrupted:
-            pass
+            if self._closing.is_set():
+                job.send(_closed())
         except ChatError as error:
             log.debug("a reply failed", exc_info=error)
             job.send(error)
         except Exception as error:
             log.exception("a reply failed")
             job.send(GenerationError(f"The reply failed ({type(error).__name__}).", "The console has the details."))
-        job.send(None)
+        finally:
+            job.send(None)
 
     def _stoppable(self, reply: Iterator[ReplyDelta], job: _Job) -> Iterator[ReplyDelta]:
         """The reply until its job is unwanted: noticed between tokens, and inside the pass that reads the prompt."""
+
+        def unwanted() -> bool:
+            return job.unwanted.is_set() or self._closing.is_set()
+
         with contextlib.ExitStack() as reading:
             if self._model is not None:
-                reading.enter_context(self._model.interruptible(job.unwanted.is_set))
+                reading.enter_context(self._model.interruptible(unwanted))
             for delta in reply:
-                if job.unwanted.is_set():
-                    return
+                if unwanted():
+                    raise Interrupted
                 if delta.tokens:
                     reading.close()
                 yield delta
@@ -191,3 +215,7 @@ class LocalBackend:
         if self._model is None:
             raise ModelError("The model is not loaded.", "Wait until it is, or start again.")
         yield from self._model.write(request, queue_seconds)
+
+
+def _closed() -> ModelError:
+    return ModelError("The server is shutting down.", "Start it again.")

@@ -2,10 +2,10 @@
 
 import errno
 import logging
+from pathlib import Path
 
 import torch
 import transformers
-from httpx2 import TransportError
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 from safetensors import SafetensorError
 
 from chatui.catalogue import ModelSpec
@@ -45,11 +46,25 @@ def incomplete(spec: ModelSpec, what: str) -> ModelError:
     )
 
 
+def no_tokenizer(spec: ModelSpec, folder: Path) -> ModelError:
+    """The tokenizer's files are missing, damaged, or in a format that needs another package."""
+    if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+        return ModelError(
+            f"{spec.name} has no tokenizer.json, and its tokenizer.model could not be converted.",
+            "Run `pip install sentencepiece tiktoken` and start again, or choose a model that has one.",
+        )
+    return ModelError(
+        f"The tokenizer of {spec.name} is missing or cannot be read.",
+        "Make sure that tokenizer.json and tokenizer_config.json are in the model's folder and whole.",
+    )
+
+
 def not_a_chat_model(spec: ModelSpec, kind: str) -> ModelError:
     """The files are fine, but what they hold does not continue a text."""
     return ModelError(
-        f"{spec.name} is a {kind} model, which does not write text in a chat.",
-        "Choose a text-generation model.",
+        f"{spec.name} is of the kind {kind}, which transformers {transformers.__version__} does not run as a "
+        "text-generation model.",
+        "Choose another model.",
     )
 
 
@@ -83,7 +98,7 @@ def _on_the_hub(spec: ModelSpec, error: Exception) -> ModelError | None:
         return ModelError(
             f"{name} was downloaded in part only, and the Hub cannot be reached.", "Connect to the internet."
         )
-    if isinstance(error, LocalEntryNotFoundError | ConnectionError | TransportError):
+    if isinstance(error, LocalEntryNotFoundError | ConnectionError | httpx.TransportError):
         return _unreachable(spec)
     return None
 
@@ -138,11 +153,6 @@ def _in_the_files(spec: ModelSpec, error: Exception) -> ModelError | None:
         return ModelError(f"A file of {name} is damaged: {_first_line(error)}.", "Download it again, or copy it anew.")
     if "mismatched_sizes" in text:
         return incomplete(spec, "config.json asks for other shapes")
-    if "tokenizer" in text.lower():
-        return ModelError(
-            f"The tokenizer of {name} is missing or cannot be read.",
-            "Make sure that tokenizer.json and tokenizer_config.json are in the model's folder and whole.",
-        )
     if isinstance(error, ValueError | KeyError) and ("model type" in text or "Unrecognized" in text):
         return ModelError(
             f"{name} is of a kind that transformers {transformers.__version__} does not know as a chat model.",

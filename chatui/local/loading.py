@@ -25,7 +25,7 @@ from chatui.catalogue import ModelSpec
 from chatui.chat import ModelInfo
 from chatui.errors import ChatError, ModelError
 from chatui.local import embedded
-from chatui.local.failures import explain, incomplete, not_a_chat_model
+from chatui.local.failures import explain, incomplete, no_tokenizer, not_a_chat_model
 from chatui.local.prompt import Template, guard, probe
 from chatui.local.weights import check_weights
 from chatui.settings import DEFAULT_MODEL, GenerationSettings
@@ -98,12 +98,12 @@ def _load(spec: ModelSpec, source: _Source, report: Report) -> LoadedModel:
     device_map = _device_map(spec.device_map)
     config = None if source.gguf_file else _config(spec, source, trusted)
     check_weights(spec, source.folder, source.gguf_file, getattr(config, "dtype", None), device_map)
-    tokenizer = AutoTokenizer.from_pretrained(source.folder, **source.arguments, **trusted)
+    tokenizer = _tokenizer(spec, source, trusted)
     template = probe(tokenizer)
     guard(tokenizer)
     report("loading the weights")
     _quiet_quantization()
-    model, found = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         source.folder,
         dtype=_dtype(spec, source),
         device_map=device_map,
@@ -113,8 +113,10 @@ def _load(spec: ModelSpec, source: _Source, report: Report) -> LoadedModel:
         **source.arguments,
         **trusted,
     )
+    model, found = loaded
     if found["missing_keys"]:
         raise incomplete(spec, f"{len(found['missing_keys'])} tensors are missing")
+    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     kept = {tokenizer.convert_tokens_to_ids(tag) for tag in THINKING_TAGS & set(tokenizer.get_vocab())}
     return LoadedModel(
         model=model.eval(),
@@ -122,19 +124,30 @@ def _load(spec: ModelSpec, source: _Source, report: Report) -> LoadedModel:
         template=template,
         info=_info(spec, model, tokenizer, template),
         stop_ids=_stop_ids(model, tokenizer) | template.end_ids,
-        hidden_ids=frozenset(tokenizer.all_special_ids) - kept,
+        hidden_ids=frozenset(special.union(tokenizer.all_special_ids) - kept),
     )
 
 
 def _config(spec: ModelSpec, source: _Source, trusted: dict[str, bool]) -> PreTrainedConfig:
     """The model's config. Raises ModelError where the model does not write text after text."""
-    config = AutoConfig.from_pretrained(source.folder, **trusted)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(source.folder, **trusted)
     own_code = getattr(config, "auto_map", None) and spec.trust_remote_code
     known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     encodes = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     if config.is_encoder_decoder or (not own_code and (encodes or not known)):
         raise not_a_chat_model(spec, config.model_type)
     return config
+
+
+def _tokenizer(spec: ModelSpec, source: _Source, trusted: dict[str, bool]) -> PreTrainedTokenizerBase:
+    """The tokenizer. Raises ModelError where its files are missing or damaged, whatever the libraries call it."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.folder, **source.arguments, **trusted)
+    except Exception as error:
+        if source.gguf_file or isinstance(error, ImportError | MemoryError) or "trust_remote_code" in str(error):
+            raise
+        raise no_tokenizer(spec, source.folder) from error
+    return tokenizer
 
 
 def _dtype(spec: ModelSpec, source: _Source) -> "torch.dtype | str":

@@ -43,7 +43,7 @@ def check_weights(
 
 def free_memory(device_map: str) -> int:
     """Bytes free for weights: of the GPU for cuda, of this machine (or its container) for cpu, of both for auto."""
-    free = min(psutil.virtual_memory().available, _free_in_container())
+    free: int = min(psutil.virtual_memory().available, _free_in_container())
     if device_map == "cpu" or not torch.cuda.is_available():
         return free
     on_gpu = sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))

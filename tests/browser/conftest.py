@@ -37,7 +37,7 @@ def new_chat(stack: ExitStack, browser: Browser, site: Site, **options: Any) -> 
     return Chat(context.new_page(), site, watch).open()
 
 
-# Not session: Playwright keeps an event loop running in this thread, which the async tests of other folders cannot have.
+# Not session: Playwright keeps an event loop running in this thread, where other folders' async tests need their own.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:

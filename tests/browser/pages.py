@@ -173,6 +173,9 @@ class Chat:
         """Load the page and wait until it can be used."""
         self.page.goto(self.site.url)
         expect(self.send).to_be_visible(timeout=PATIENCE)
+        info = self.backend.status.info
+        if info is not None:  # the page shows our defaults until it has heard of the model's
+            expect(self.setting("Temperature")).to_have_value(f"{info.defaults.temperature:g}", timeout=PATIENCE)
         return self
 
     def reset(self) -> bool:
@@ -232,8 +235,9 @@ class Chat:
 
     def say(self, text: str) -> Locator:
         """Send a message, and return the finished reply."""
+        questions = self.questions.count()
         self.ask(text)
-        self.stop.or_(self.replies.first).first.wait_for(timeout=PATIENCE)
+        expect(self.questions).to_have_count(questions + 1, timeout=PATIENCE)
         return self.answered()
 
     def text(self) -> str:

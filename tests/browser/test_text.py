@@ -56,7 +56,9 @@ def test_prose_shows_as_written(chat: Open, side: str) -> None:
 
 
 def test_tables_and_lists_show_tags_as_written(chat: Open) -> None:
-    page = chat(["| a <T> | b |\n|---|---|\n| <U> &lt; | `Vec<T>` |\n\n- item <V>\n- `<W>`\n\n> quote <X>\n\n# Head <Y>"])
+    page = chat(
+        ["| a <T> | b |\n|---|---|\n| <U> &lt; | `Vec<T>` |\n\n- item <V>\n- `<W>`\n\n> quote <X>\n\n# Head <Y>"]
+    )
     shown = page.say("hi").inner_text()
     for part in ("a <T>", "<U> &lt;", "Vec<T>", "item <V>", "<W>", "quote <X>", "Head <Y>"):
         assert part in shown
@@ -110,12 +112,13 @@ def test_undo_gives_the_text_back_as_written(chat: Open) -> None:
 
 
 def test_maths_is_set_and_money_is_not(chat: Open) -> None:
-    reply = "Sum $$x^2 < y$$ inline \\(a<b\\) and\n\n\\[\\begin{aligned}c_1 &= d\\end{aligned}\\]\n\nIt costs $5 and $6, `$$no$$`."
+    aligned = "\\begin{aligned}c_1 &= d\\end{aligned}"
+    reply = f"Sum $$x^2 < y$$ inline \\(a<b\\) and\n\n\\[{aligned}\\]\n\nIt costs $5 and $6, `$$no$$`."
     page = chat([reply])
     shown = page.say("hi")
     expect(shown.locator(".katex")).to_have_count(3)
     sources = shown.locator("annotation").all_text_contents()
-    assert [source.strip() for source in sources] == ["x^2 < y", "a<b", "\\begin{aligned}c_1 &= d\\end{aligned}"]
+    assert [source.strip() for source in sources] == ["x^2 < y", "a<b", aligned]
     assert "It costs $5 and $6, $$no$$." in shown.inner_text()
     page.button("Copy message").last.click()
     assert page.copied() == reply
@@ -126,7 +129,8 @@ def test_code_block_has_colours_and_a_copy_button(chat: Open) -> None:
     shown = page.say("hi")
     expect(shown.locator("pre .token.keyword").first).to_have_text("def")
     plain, keyword = (
-        shown.locator(selector).first.evaluate("e => getComputedStyle(e).color") for selector in ("pre code", ".keyword")
+        shown.locator(selector).first.evaluate("e => getComputedStyle(e).color")
+        for selector in ("pre code", ".keyword")
     )
     assert plain != keyword
     expect(shown.get_by_role("button", name=re.compile("copy", re.IGNORECASE))).to_be_visible()

@@ -1,6 +1,7 @@
 """One turn as the user sees it: sending, streaming, thinking, the header's numbers, and how far the page lags."""
 
 import re
+import sys
 import time
 from collections.abc import Callable
 
@@ -151,7 +152,9 @@ def _lag(page: Chat) -> float:
     lag = float(page.page.evaluate("window.sawMark")) / 1000 - page.backend.last_piece_at
     expect(page.send).to_be_visible(timeout=PATIENCE)
     ready = time.time() - page.backend.last_piece_at
-    print(f"\npage complete {lag:.3f} s after the last of {SPEED_TOKENS} tokens; Send back after {ready:.3f} s")
+    sys.__stderr__.write(
+        f"\npage complete {lag:.3f} s after the last of {SPEED_TOKENS} tokens; Send back after {ready:.3f} s\n"
+    )
     assert len(page.replies.last.inner_text()) > 10_000
     return lag
 

@@ -1,10 +1,12 @@
 """Starts an assembled folder the way a Space does, and talks to it."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -85,9 +87,20 @@ class Space:
             time.sleep(0.2)
         raise AssertionError(f"not {status} after {PATIENCE:.0f} s: {seen}\n{self.output}")
 
-    def client(self, **headers: str) -> Client:
+    @contextlib.contextmanager
+    def client(self, **headers: str) -> Iterator[Client]:
         """A Python user of the Space."""
-        return Client(self.url, verbose=False, headers=headers or None)
+        client = Client(self.url, verbose=False, headers=headers or None)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def public_root(self) -> str:
+        """The address that the page would load from, asked through a proxy that speaks https as that of Spaces does."""
+        headers = {"host": HOST, "x-forwarded-proto": "https", "x-forwarded-host": HOST}
+        root: str = httpx.get(f"{self.url}/config", headers=headers, timeout=10).json()["root"]
+        return root
 
     def _home(self) -> Path:
         return self._output.parent

@@ -1,0 +1,295 @@
+"""Every button and setting does what it says."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import expect
+
+from chatui.personas import PRESETS
+from chatui.settings import GenerationSettings
+from tests.browser.pages import PATIENCE, Chat
+from tests.fakes import INFO
+
+pytestmark = pytest.mark.browser
+Open = Callable[..., Chat]
+
+
+def _asked(page: Chat, number: int = -1) -> list[str]:
+    return [m.content for m in page.backend.requests[number].messages[1:]]
+
+
+def test_retry_asks_the_same_again(chat: Open) -> None:
+    page = chat(["first"], ["second"], ["third"])
+    page.say("one")
+    page.say("two")
+    page.button("Retry").last.click()
+    expect(page.replies.last).to_have_text("third", timeout=PATIENCE)
+    expect(page.answered()).to_have_text("third")
+    assert _asked(page, 2) == ["one", "first", "two"]
+    expect(page.questions).to_have_count(2)
+    expect(page.replies).to_have_count(2)
+
+
+def test_undo_takes_the_last_turn_back(chat: Open) -> None:
+    page = chat(["first"], ["second"], ["third"])
+    page.say("one")
+    page.say("two")
+    page.button("Undo").last.click()
+    expect(page.box).to_have_value("two")
+    expect(page.questions).to_have_count(1)
+    expect(page.send).to_be_visible()
+    page.say("three")
+    assert _asked(page) == ["one", "first", "three"]
+
+
+def test_edit_answers_anew_from_there(chat: Open) -> None:
+    page = chat(["first"], ["second"], ["third"])
+    page.say("one")
+    page.say("two")
+    page.button("Edit").first.click()
+    page.log.get_by_role("textbox").fill("uno")
+    page.button("Submit").click()
+    expect(page.replies).to_have_count(1, timeout=PATIENCE)
+    expect(page.answered()).to_have_text("third")
+    expect(page.questions).to_have_text(["uno"])
+    assert _asked(page) == ["uno"]
+
+
+def test_edit_can_be_given_up(chat: Open) -> None:
+    page = chat(["first"])
+    page.say("one <T>")
+    page.button("Edit").first.click()
+    page.log.get_by_role("textbox").fill("uno")
+    page.button("Cancel").click()
+    expect(page.questions).to_have_text(["one <T>"])
+    expect(page.replies).to_have_text(["first"])
+    assert len(page.backend.requests) == 1
+
+
+@pytest.mark.parametrize("way", ["Clear", "New chat"])
+def test_the_chat_can_be_emptied(chat: Open, way: str) -> None:
+    page = chat(["first"], ["second"])
+    page.say("one")
+    if way == "Clear":
+        page.button("Clear").click()
+    else:
+        page.start_anew()
+    expect(page.questions).to_have_count(0)
+    expect(page.log.get_by_role("heading", name=PRESETS[0].greeting)).to_be_visible()
+    page.say("two")
+    assert _asked(page) == ["two"]
+
+
+def test_new_chat_keeps_the_draft_and_the_settings(chat: Open) -> None:
+    page = chat(["first"], fresh=True)
+    page.setting("Temperature").fill("1.2")
+    page.say("one")
+    page.fill("a draft")
+    page.start_anew()
+    expect(page.questions).to_have_count(0)
+    expect(page.box).to_have_value("a draft")
+    expect(page.setting("Temperature")).to_have_value("1.2")
+
+
+def test_copy_conversation(chat: Open) -> None:
+    page = chat(["first <A>"], ["second"])
+    page.say("one")
+    page.say("two")
+    page.button("Copy conversation").click()
+    parts = ["one", "first <A>", "two", "second"]
+    places = [page.copied().find(part) for part in parts]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_example_is_sent(chat: Open) -> None:
+    page = chat(["answer"])
+    page.fill("a draft")
+    page.log.get_by_role("button", name="Select example").nth(1).click()
+    expect(page.replies).to_have_text(["answer"], timeout=PATIENCE)
+    page.answered()
+    assert _asked(page) == [PRESETS[0].examples[1]]
+    expect(page.box).to_have_value("a draft")
+
+
+def test_persona_changes_prompt_greeting_examples_and_request(chat: Open) -> None:
+    robot = PRESETS[1]
+    page = chat(fresh=True)
+    prompt = page.page.get_by_role("textbox", name=re.compile("^System prompt"))
+    expect(prompt).to_have_value(PRESETS[0].system_prompt)
+    choice = page.page.get_by_role("combobox", name="Preset")
+    choice.click()
+    page.page.get_by_role("option", name=robot.label).click()
+    expect(prompt).to_have_value(robot.system_prompt)
+    expect(page.log.get_by_role("heading", name=robot.greeting)).to_be_visible()
+    for example in robot.examples:
+        expect(page.log.get_by_text(example, exact=True)).to_be_visible()
+    page.log.get_by_text(robot.examples[0], exact=True).click()
+    page.log.get_by_text("Hello from the fake.").wait_for()
+    page.answered()
+    first = page.backend.requests[0].messages
+    assert (first[0].role, first[0].content) == ("system", robot.system_prompt)
+    assert first[1].content == robot.examples[0]
+    prompt.fill("  Be <brief> &lt;\n\tnow.  ")
+    page.say("hi")
+    assert page.backend.requests[1].messages[0].content == "Be <brief> &lt;\n\tnow."
+    prompt.fill("")
+    page.say("hi")
+    assert page.backend.requests[2].messages[0].content == ""
+    page.start_anew()
+    expect(page.log.get_by_role("heading", name=robot.greeting)).to_be_visible()
+
+
+def test_settings_reach_the_request_and_can_be_reset(chat: Open) -> None:
+    page = chat(fresh=True)
+    expect(page.setting("Temperature")).to_have_value("0.5")
+    page.say("defaults")
+    assert page.backend.requests[0].settings == INFO.defaults
+    typed = {
+        "Longest reply": "77",
+        "Temperature": "1.35",
+        "Top-p": "0.8",
+        "Top-k": "40",
+        "Min-p": "0.05",
+        "Repetition penalty": "1.1",
+        "Seed": "42",
+        "Stop strings": "END\n\n two words ",
+    }
+    for title, value in typed.items():
+        page.setting(title).fill(value)
+        page.setting(title).blur()
+    page.say("mine")
+    assert page.backend.requests[1].settings == GenerationSettings(
+        max_new_tokens=77,
+        temperature=1.35,
+        top_p=0.8,
+        top_k=40,
+        min_p=0.05,
+        repetition_penalty=1.1,
+        seed=42,
+        stop=("END", " two words "),
+    )
+    slider = page.page.get_by_role("slider", name="range slider for Temperature")
+    slider.press("ArrowRight")
+    expect(page.setting("Temperature")).to_have_value("1.4")
+    page.button("Reset to the model's defaults").click()
+    expect(page.setting("Temperature")).to_have_value("0.5")
+    expect(page.setting("Stop strings")).to_have_value("")
+    expect(page.setting("Seed")).to_have_value("")
+    page.say("defaults again")
+    assert page.backend.requests[2].settings == INFO.defaults
+
+
+def test_each_slider_has_its_own_reset(chat: Open) -> None:
+    page = chat(fresh=True)
+    page.setting("Top-p").fill("0.3")
+    page.setting("Top-p").blur()
+    page.page.locator("#setting-top_p").get_by_role("button").click()
+    expect(page.setting("Top-p")).to_have_value("0.95")
+
+
+# One page for all: (title, what is typed, what the page must say).
+WRONG = [
+    ("Top-k", "2.5", r"integer|whole number"),
+    ("Seed", "-1", r"greater than or equal to 0"),
+    ("Seed", "99999999999", r"less than or equal to 4294967295"),
+    ("Stop strings", "x" * 201, r"200"),
+    ("Stop strings", "\n".join("abcdefghijklmnopq"), r"16"),
+]
+
+
+def test_wrong_values_are_refused_beside_the_setting(chat: Open) -> None:
+    page = chat(fresh=True)
+    for title, value, said in WRONG:
+        before = page.setting(title).input_value()
+        page.setting(title).fill(value)
+        page.fill("my question")
+        page.box.press("Enter")
+        expect(page.page.get_by_text(re.compile(said)).first, f"{title} = {value!r}").to_be_in_viewport()
+        assert page.backend.requests == [], (title, value)
+        expect(page.box).to_have_value("my question")
+        page.usable()
+        page.setting(title).fill(before)
+        page.setting(title).blur()
+    page.say("my question")
+    assert page.backend.requests[0].settings == INFO.defaults
+    expect(page.page.get_by_text(re.compile("less than or equal"))).to_have_count(0)
+
+
+# Gradio's sliders bring a number that is out of range back into it as soon as the box is left.
+@pytest.mark.parametrize(
+    ("title", "name", "value"),
+    [("Temperature", "temperature", "5"), ("Longest reply", "max_new_tokens", "0"), ("Top-p", "top_p", "-1")],
+)
+def test_a_slider_shows_the_value_that_is_sent(chat: Open, title: str, name: str, value: str) -> None:
+    page = chat(fresh=True)
+    page.setting(title).fill(value)
+    page.say("hi")
+    sent = getattr(page.backend.requests[0].settings, name)
+    assert float(page.setting(title).input_value()) == sent != float(value)
+
+
+def test_wrong_values_stop_retry_edit_and_examples_too(chat: Open) -> None:
+    page = chat(["first"], fresh=True)
+    said = page.page.get_by_text(re.compile("greater than or equal to 0")).first
+    page.setting("Seed").fill("-1")
+    page.log.get_by_role("button", name="Select example").first.click()
+    expect(said).to_be_visible()
+    page.usable()
+    assert page.backend.requests == []
+    page.setting("Seed").fill("1")
+    page.say("one")
+    expect(said).to_be_hidden()
+    for way in ("Retry", "Edit"):
+        page.setting("Seed").fill("-1")
+        page.button(way).click()
+        if way == "Edit":
+            page.log.get_by_role("textbox").fill("uno")
+            page.button("Submit").click()
+        expect(said).to_be_visible()
+        page.usable()
+        page.setting("Seed").fill("1")
+    assert len(page.backend.requests) == 1
+    page.say("two")
+    assert _asked(page)[-1] == "two"
+    assert "first" in _asked(page)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n\n"])
+def test_an_empty_message_is_not_sent(chat: Open, text: str) -> None:
+    page = chat()
+    page.fill(text)
+    page.send.click()
+    expect(page.page.get_by_text("Type a message first.").first).to_be_visible()
+    page.usable()
+    assert page.backend.requests == []
+    expect(page.questions).to_have_count(0)
+    page.say("now something")
+    expect(page.page.get_by_text("Type a message first.")).to_have_count(0)
+
+
+def test_a_megabyte_is_refused_and_kept(chat: Open) -> None:
+    page = chat(fresh=True)
+    text = "long <words> " * 80_000
+    page.fill(text)
+    page.box.press("Enter")
+    expect(page.page.get_by_text("1,040,000 characters").first).to_be_visible(timeout=30_000)
+    assert page.box.input_value() == text
+    page.usable()
+    assert page.backend.requests == []
+    expect(page.page.get_by_text("1,040,000 characters").first).to_be_in_viewport()
+    page.say("short")
+
+
+def test_a_long_message_is_sent_whole(chat: Open) -> None:
+    page = chat(["ok"])
+    text = "".join(f"line {number} <b> &lt;\n" for number in range(5_000)).strip()
+    # Pasted, because Chromium takes a minute to type as many lines into any text area.
+    page.page.evaluate("text => navigator.clipboard.writeText(text)", text)
+    page.box.focus()
+    page.page.keyboard.press("Control+V")
+    page.box.press("Enter")
+    expect(page.replies.last).to_have_text("ok", timeout=PATIENCE)
+    page.answered()
+    assert page.backend.requests[0].messages[-1].content == text

@@ -1,0 +1,194 @@
+"""The tutorial's conversation and what a new user tries, in a real browser with the real default model."""
+
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.conftest import browser, new_chat  # noqa: F401
+from tests.browser.pages import Chat, Site, wait_until
+from tests.fakes import FakeBackend
+
+pytestmark = [pytest.mark.real, pytest.mark.browser]
+
+ROOT = Path(__file__).parents[2]
+SLOW = 120_000
+"""Milliseconds that a reply may take on two busy cores."""
+
+NEW_YORK = "Hey, can you tell me any fun things to do in New York?"
+SOAP_CANS = "Wait, what's so wild about soap cans?"
+STREAMING = """() => { window.lengths = []; new MutationObserver(() => window.lengths.push(
+    [...document.querySelectorAll('[data-testid=bot]')].pop()?.innerText.length ?? 0
+)).observe(document.querySelector('#chat'), {subtree: true, childList: true, characterData: true}); }"""
+
+
+class RunningSite(Site):
+    """The program as a user starts it: `python app.py`."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(FakeBackend())
+        self._port = port
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[RunningSite]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=ROOT)
+    running = RunningSite(port)
+
+    def ready() -> bool:
+        assert program.poll() is None, "the program has ended"
+        try:
+            return bool(httpx.get(f"{running.url}/healthz").json()["status"] == "ready")
+        except httpx.HTTPError:
+            return False
+
+    try:
+        wait_until(ready, 240, "the model's readiness")
+        yield running
+    finally:
+        program.terminate()
+        program.wait(20)
+
+
+@pytest.fixture
+def chat(browser: Browser, site: RunningSite) -> Iterator[Chat]:  # noqa: F811
+    with ExitStack() as stack:
+        chat = new_chat(stack, browser, site)
+        chat.page.set_default_timeout(SLOW)
+        expect(chat.setting("Temperature")).to_have_value("0.2")
+        yield chat
+
+
+def choose(chat: Chat, persona: str) -> None:
+    chat.page.get_by_label("Preset").click()
+    chat.page.get_by_role("option", name=re.compile(persona)).click()
+
+
+def limit(chat: Chat, tokens: int, temperature: float | None = None) -> None:
+    chat.setting("Longest reply").fill(str(tokens))
+    chat.setting("Longest reply").press("Tab")
+    if temperature is not None:
+        chat.setting("Temperature").fill(str(temperature))
+        chat.setting("Temperature").press("Tab")
+
+
+def say(chat: Chat, text: str) -> str:
+    chat.box.fill(text)
+    chat.box.press("Enter")
+    return finished(chat)
+
+
+def finished(chat: Chat) -> str:
+    expect(chat.stop).to_be_visible(timeout=SLOW)
+    expect(chat.send).to_be_visible(timeout=SLOW)
+    return chat.replies.first.inner_text() if chat.replies.count() == 1 else reply_text(chat)
+
+
+def reply_text(chat: Chat) -> str:
+    """The text of the last reply, without the notes below it."""
+    texts = [text for text in chat.replies.all_inner_texts() if "longest length" not in text]
+    return texts[-1]
+
+
+def test_the_tutorials_conversation(chat: Chat) -> None:
+    choose(chat, "Sassy robot")
+    expect(chat.page.locator("#system-prompt textarea")).to_have_value(re.compile("sassy, wise-cracking robot"))
+    expect(chat.page.get_by_role("heading", name=re.compile("BZZT"))).to_be_visible()
+    limit(chat, 40)
+    chat.page.evaluate(STREAMING)
+    assert len(say(chat, NEW_YORK)) > 20
+    growth = [length for length in chat.page.evaluate("window.lengths") if length]
+    assert len(set(growth)) >= 5, f"the text did not grow step by step: {growth}"
+    expect(chat.header).to_contain_text("tokens/s")
+    expect(chat.header).to_contain_text("bfloat16")
+    say(chat, SOAP_CANS)
+    expect(chat.questions).to_have_text([NEW_YORK, SOAP_CANS])
+    assert not chat.watch.foreign(chat.site)
+    assert not chat.watch.errors
+
+
+def test_temperature_zero_repeats_and_a_persona_changes_the_reply(chat: Chat) -> None:
+    limit(chat, 24, temperature=0)
+    first = say(chat, NEW_YORK)
+    chat.start_anew()
+    expect(chat.questions).to_have_count(0)
+    assert say(chat, NEW_YORK) == first
+    chat.start_anew()
+    choose(chat, "Pirate")
+    assert say(chat, NEW_YORK) != first
+
+
+def test_a_seed_repeats_and_another_does_not(chat: Chat) -> None:
+    limit(chat, 24, temperature=1.5)
+    replies = []
+    for seed in ("7", "7", "8"):
+        chat.setting("Seed").fill(seed)
+        chat.setting("Seed").press("Tab")
+        replies.append(say(chat, "Tell me a story."))
+        chat.start_anew()
+        expect(chat.questions).to_have_count(0)
+    assert replies[0] == replies[1] != replies[2]
+
+
+def test_stop_retry_and_edit(chat: Chat) -> None:
+    limit(chat, 400, temperature=1)
+    chat.box.fill("Write a long story about the sea.")
+    chat.send.click()
+    expect(chat.replies.first).to_contain_text(re.compile(r"\w+ \w+ \w+"), timeout=SLOW)
+    chat.stop.click()
+    expect(chat.send).to_be_visible(timeout=5_000)
+    expect(chat.log).to_contain_text("Stopped")
+    partial = chat.replies.first.inner_text()
+    limit(chat, 16)
+    chat.button("Retry").click()
+    assert finished(chat) != partial
+    chat.questions.last.hover()
+    chat.button("Edit").last.click()
+    chat.log.get_by_role("textbox").fill("Say hello.")
+    chat.button("Submit").click()
+    finished(chat)
+    expect(chat.questions).to_have_text(["Say hello."])
+
+
+def test_the_model_is_free_again_after_a_stop_while_reading(chat: Chat) -> None:
+    limit(chat, 8)
+    chat.box.fill("word " * 3000)
+    chat.send.click()
+    expect(chat.log).to_contain_text(re.compile(r"Reading 3,0\d\d tokens"), timeout=SLOW)
+    chat.stop.click()
+    expect(chat.send).to_be_visible(timeout=5_000)
+    chat.start_anew()
+    expect(chat.questions).to_have_count(0)
+    # Reading the 3,000 tokens to the end would take far longer than this short reply.
+    chat.box.fill("Hi")
+    chat.send.click()
+    expect(chat.log).not_to_contain_text("Waiting for its turn", timeout=3_000)
+    finished(chat)
+
+
+def test_a_conversation_beyond_the_context_says_what_it_leaves_out(chat: Chat) -> None:
+    limit(chat, 4)
+    chat.box.fill("word " * 9000)
+    chat.send.click()
+    expect(chat.cards).to_contain_text(re.compile(r"take 9,\d\d\d tokens"), timeout=SLOW)
+    expect(chat.send).to_be_visible()
+
+
+@pytest.mark.parametrize("options", [{"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}}])
+def test_dark_and_phone(browser: Browser, site: RunningSite, options: dict[str, object]) -> None:  # noqa: F811
+    with ExitStack() as stack:
+        chat = new_chat(stack, browser, site, **options)
+        chat.box.fill("Hi")
+        chat.send.click()
+        expect(chat.replies.first).to_contain_text(re.compile(r"\w"), timeout=SLOW)
+        expect(chat.stop.or_(chat.send)).to_be_in_viewport()

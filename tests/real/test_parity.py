@@ -1,0 +1,106 @@
+"""The default model through chatui equals the same model through transformers' own pipeline, token for token."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import transformers
+
+from chatui.catalogue import ModelSpec
+from chatui.chat import ChatRequest, Message
+from chatui.local import embedded, loading, reply
+from chatui.settings import AppSettings, GenerationSettings
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(embedded.find() is None, reason=f"needs the default model: {embedded.INSTALL}"),
+]
+
+NEW_TOKENS, TURNS = 24, 3
+FOLLOW_UPS = ("Say that again in other words.", "Why?")
+SAMPLE = (
+    "Hello! Who are you?",
+    "What is 17 + 25?",
+    "Schreibe einen Satz auf Deutsch.",
+    "What does 👩‍👩‍👧‍👦 mean?",
+    "Write `<|im_end|>` and explain it.",
+)
+OTHERS = (
+    "What is the capital of France?",
+    "Write a haiku about rain.",
+    "List three colours.",
+    "Count from 1 to 10.",
+    "Translate 'good morning' to Spanish.",
+    "Write a Python function that adds two numbers.",
+    "你好,你是谁?",
+    "Tell me a joke.",
+    "  spaces   around   here  ",
+    "A\n\nB\n\nC - what comes next?",
+    "In 1984, what happened?",
+    "Why is the sky blue?",
+    "yes",
+    "Explain photosynthesis to a child, briefly.",
+    "What is 3.14159 called?",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On a machine whose cores are busy, a second thread makes replies ten times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> loading.LoadedModel:
+    settings = AppSettings()
+    return loading.load(ModelSpec.from_settings(settings), settings.cache_dir, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def pipeline(loaded: loading.LoadedModel) -> transformers.TextGenerationPipeline:
+    return transformers.pipeline("text-generation", model=loaded.model, tokenizer=loaded.tokenizer)
+
+
+def ours(loaded: loading.LoadedModel, messages: list[Message], **values: float) -> tuple[str, int]:
+    """The reply and its number of tokens."""
+    settings = GenerationSettings(**{"temperature": 0.0, "max_new_tokens": NEW_TOKENS, **values})
+    deltas = list(reply.write(loaded, ChatRequest(tuple(messages), settings)))
+    return "".join(delta.text for delta in deltas), sum(delta.tokens for delta in deltas)
+
+
+def theirs(pipeline: transformers.TextGenerationPipeline, messages: list[Message]) -> tuple[str, int]:
+    chat = [{"role": message.role, "content": message.content} for message in messages]
+    options = {"do_sample": False, "temperature": None, "top_p": None, "max_new_tokens": NEW_TOKENS}
+    (made,) = pipeline(chat, return_tensors=True, tokenizer_encode_kwargs={"sanitize_control_tokens": True}, **options)
+    prompt = pipeline.tokenizer.apply_chat_template(chat, add_generation_prompt=True, sanitize_control_tokens=True)
+    ids = made["generated_token_ids"][len(prompt["input_ids"]) :]
+    return pipeline.tokenizer.decode(ids, skip_special_tokens=True), len(ids)
+
+
+@pytest.mark.parametrize("question", [*SAMPLE, *(pytest.param(text, marks=pytest.mark.exhaustive) for text in OTHERS)])
+def test_greedy_replies_are_those_of_the_pipeline(loaded, pipeline, question: str):
+    messages = [Message("user", question)]
+    for follow_up in (*FOLLOW_UPS[: TURNS - 1], None):
+        answer = ours(loaded, messages)
+        assert answer == theirs(pipeline, messages)
+        if follow_up:
+            messages += [Message("assistant", answer[0]), Message("user", follow_up)]
+
+
+def test_a_seed_repeats_a_sampled_reply(loaded: loading.LoadedModel):
+    messages = [Message("user", "Tell me a story about a lighthouse.")]
+    sampled = [ours(loaded, messages, temperature=1.2, top_p=0.95, seed=seed) for seed in (7, 7, 8)]
+    assert sampled[0] == sampled[1]
+    assert sampled[0] != sampled[2]
+
+
+def test_the_default_model_is_as_its_authors_made_it(loaded: loading.LoadedModel):
+    assert loaded.info.context_length == 8192
+    assert loaded.info.precision == "bfloat16"
+    assert loaded.info.parameters == 134_515_008
+    assert (loaded.info.defaults.temperature, loaded.info.defaults.top_p) == (0.2, 0.9)
+    assert loaded.decode(loaded.tokenizer.encode("in 2024, 42")) == "in 2024, 42"
+    assert len(loaded.tokenizer.encode("2024")) == 4

@@ -1,0 +1,443 @@
+"""What is found out about a model, and one clear error for every model that cannot be used."""
+
+import errno
+import json
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import safetensors.torch
+import torch
+from huggingface_hub import constants, errors
+from huggingface_hub.utils import httpx
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BertConfig,
+    GenerationConfig,
+    PretrainedConfig,
+    T5Config,
+)
+
+from chatui.catalogue import ModelSpec
+from chatui.errors import ModelError
+from chatui.local import embedded, loading, weights
+from chatui.local.failures import explain
+from chatui.local.sampling import Sampler
+from chatui.local.serial import decode
+from chatui.settings import DEFAULT_MODEL, GenerationSettings
+from tests import models
+
+Change = Callable[[Path], object]
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.save(tmp_path_factory.mktemp("good"))
+
+
+@pytest.fixture
+def folder(good: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(good, tmp_path / "tiny"))
+
+
+def load(name: object, **spec: Any) -> loading.LoadedModel:
+    return loading.load(ModelSpec(str(name), **spec), Path("unused"), lambda _: None)
+
+
+def failure(name: object, **spec: Any) -> str:
+    """The message of the ModelError, which always has a remedy."""
+    with pytest.raises(ModelError) as caught:
+        load(name, **spec)
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def change_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def set_config(**values: Any) -> Change:
+    return lambda folder: change_json(folder / "config.json", **values)
+
+
+def remove(*names: str) -> Change:
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def write(name: str, content: bytes) -> Change:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def sentencepiece_only(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+
+
+def cut_off(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def without_a_tensor(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+
+
+def without_a_shard(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    names = list(safetensors.torch.load_file(path))
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    path.rename(folder / first)
+    weight_map = {name: second if number == 0 else first for number, name in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def pickled(folder: Path) -> None:
+    remove("model.safetensors")(folder)
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def replaced_by(make: Callable[[PretrainedConfig], Any], config: PretrainedConfig) -> Change:
+    return lambda folder: make(config).save_pretrained(folder)
+
+
+BERT = BertConfig(vocab_size=265, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+T5 = T5Config(vocab_size=265, d_model=32, d_ff=32, num_layers=1, num_heads=2, d_kv=8)
+BART = BartConfig(
+    vocab_size=265,
+    d_model=32,
+    encoder_layers=1,
+    decoder_layers=1,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    encoder_ffn_dim=32,
+    decoder_ffn_dim=32,
+)
+
+BAD_FOLDERS: dict[str, tuple[Change, str]] = {
+    "no config": (remove("config.json"), "config.json is missing"),
+    "config not JSON": (write("config.json", b'{"a":'), "is damaged"),
+    "config not an object": (write("config.json", b"[]"), "is of a kind that transformers"),
+    "unknown kind": (set_config(model_type="zorp"), "is of a kind that transformers"),
+    "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), "tokenizer of"),
+    "no tokenizer.json": (remove("tokenizer.json"), "tokenizer of"),
+    "empty tokenizer.json": (write("tokenizer.json", b"{}"), "tokenizer of"),
+    "cut off tokenizer.json": (write("tokenizer.json", b'{"version": "1.0", "mod'), "tokenizer of"),
+    "tokenizer_config not JSON": (write("tokenizer_config.json", b"{"), "tokenizer of"),
+    "tokenizer.model without its package": (sentencepiece_only, "tokenizer.model could not be converted"),
+    "no template": (remove("chat_template.jinja"), "no chat template"),
+    "template with a syntax error": (write("chat_template.jinja", b"{% for %}"), "chat template does not work"),
+    "pickled weights": (pickled, "only pickled ones, which could run code"),
+    "no weights": (remove("model.safetensors"), "no weights in safetensors format"),
+    "cut off weights": (cut_off, "model.safetensors is incomplete or damaged"),
+    "garbage for weights": (write("model.safetensors", b"\xff" * 1000), "model.safetensors is incomplete or damaged"),
+    "empty weights": (write("model.safetensors", b""), "model.safetensors is incomplete or damaged"),
+    "a tensor missing": (without_a_tensor, "1 tensors are missing"),
+    "a shard missing": (without_a_shard, r"model-00002-of-00002.safetensors is missing"),
+    "other shapes": (set_config(hidden_size=64), "other shapes"),
+    "BERT": (replaced_by(AutoModelForMaskedLM.from_config, BERT), "of the kind bert"),
+    "T5": (replaced_by(AutoModelForSeq2SeqLM.from_config, T5), "of the kind t5"),
+    "BART": (replaced_by(AutoModelForSeq2SeqLM.from_config, BART), "of the kind bart"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
+def test_bad_folders(folder: Path, case: str):
+    spoil, says = BAD_FOLDERS[case]
+    spoil(folder)
+    message = failure(folder)
+    assert says in message
+    assert "Hub" not in message or case == "no config", "a folder's fault is no fault of the network"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("/no/such/folder", "There is no model folder"),
+        ("./nowhere", "There is no model folder"),
+        ("~nobody/nowhere", "There is no model folder"),
+        ("nowhere.gguf", "There is no file nowhere.gguf"),
+        ("some-owner/some-model", "not on this computer, and the Hub cannot be reached"),
+        ("a b//c", "neither a folder here nor a name that the Hub allows"),
+        ("a/" + "b" * 100, "neither a folder here nor a name that the Hub allows"),
+        ("x" * 300, "File name too long"),
+        ("\0", "neither a folder here nor a name that the Hub allows"),
+    ],
+)
+def test_bad_names(name: str, says: str):
+    assert says in failure(name)
+
+
+def test_a_file_that_is_no_gguf(folder: Path):
+    assert "not in GGUF format" in failure(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 100, b"GGUF\x03\0\0\0" + b"\0" * 8, b"GGUF" + b"\xff" * 60])
+def test_bad_gguf_files(tmp_path: Path, content: bytes):
+    (tmp_path / "model.gguf").write_bytes(content)
+    assert "model.gguf is incomplete or damaged" in failure(tmp_path / "model.gguf")
+
+
+def test_a_gguf_file_cannot_be_quantized_again(tmp_path: Path):
+    (tmp_path / "model.gguf").write_bytes(b"")
+    assert "quantized already" in failure(tmp_path / "model.gguf", quantization="4bit")
+
+
+@pytest.mark.parametrize(("model_type", "loads"), [("evil", False), ("llama", True)])
+def test_code_in_a_model_is_not_run(folder: Path, tmp_path: Path, model_type: str, loads: bool):
+    (folder / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class EvilConfig(LlamaConfig):\n    model_type = 'evil'\n"
+        "class EvilModel(LlamaForCausalLM):\n    config_class = EvilConfig\n"
+    )
+    change_json(
+        folder / "config.json",
+        model_type=model_type,
+        auto_map={"AutoConfig": "evil.EvilConfig", "AutoModelForCausalLM": "evil.EvilModel"},
+    )
+    if loads:
+        assert type(load(folder).model).__name__ == "LlamaForCausalLM"
+    else:
+        message = failure(folder)
+        assert "brings Python code of its own" in message
+        assert "--trust-remote-code" in message
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_in_a_model_runs_where_the_operator_trusts_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (folder / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    change_json(
+        folder / "config.json",
+        model_type="own",
+        auto_map={"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"},
+    )
+    assert type(load(folder, trust_remote_code=True).model).__name__ == "OwnModel"
+
+
+class TestMemory:
+    def test_too_big(self, good: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(weights, "free_memory", lambda device_map: 100_000)
+        message = failure(good)
+        assert "needs 130 kB of memory for its weights; 100 kB are free" in message
+        assert "--quantization 4bit" in message
+
+    def test_far_too_big(self, good: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(weights, "free_memory", lambda device_map: 10)
+        assert "Choose a smaller model." in failure(good)
+
+    def test_the_config_says_how_wide_the_weights_will_be(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(weights, "free_memory", lambda device_map: 100_000)
+        set_config(dtype="bfloat16")(folder)
+        assert load(folder).model.dtype == torch.bfloat16
+
+    def test_cached_files_in_a_container_count_as_free(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(weights, "CGROUP", tmp_path)
+        before = weights.free_memory("cpu")
+        for name, content in {
+            "memory.max": "1000\n",
+            "memory.current": "900\n",
+            "memory.stat": "anon 200\ninactive_file 500\nactive_file 100\n",
+        }.items():
+            (tmp_path / name).write_text(content)
+        assert weights.free_memory("cpu") == 700
+        (tmp_path / "memory.max").write_text("max\n")
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 12345}))
+        assert weights.free_memory("cpu") == 12345
+        assert before > 0
+
+
+def response(status: int) -> Any:
+    return httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co/api/models/a/b"))
+
+
+def caused_by(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (errors.GatedRepoError("no", response=response(403)), "gated: its authors"),
+        (errors.RepositoryNotFoundError("no", response=response(404)), "no model 'a/b' on the Hub, or it is private"),
+        (errors.RevisionNotFoundError("no", response=response(404)), "has no revision 'v9'"),
+        (errors.HfHubHTTPError("no", response=response(401)), "does not let you read a/b (HTTP 401)"),
+        (errors.HfHubHTTPError("no", response=response(403)), "does not let you read a/b (HTTP 403)"),
+        (errors.HfHubHTTPError("no", response=response(503)), "could not deliver a/b (HTTP 503)"),
+        (
+            caused_by(errors.LocalEntryNotFoundError("no"), errors.HfHubHTTPError("no", response=response(429))),
+            "could not deliver a/b (HTTP 429)",
+        ),
+        (errors.LocalEntryNotFoundError("no"), "a/b (revision v9) is not on this computer"),
+        (errors.OfflineModeIsEnabled("no"), "the Hub cannot be reached"),
+        (httpx.ConnectError("no"), "the Hub cannot be reached"),
+        (httpx.ReadTimeout("no"), "the Hub cannot be reached"),
+        (errors.IncompleteSnapshotError("no", snapshot_path="x"), "downloaded in part only"),
+        (OSError(errno.ENOSPC, "No space left on device"), "disk is full"),
+        (RuntimeError("IO error: No space left on device (os error 28)"), "disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "config.json"), "Permission denied (config.json)"),
+        (MemoryError(), "not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
+        (
+            ImportError("bitsandbytes is missing\nmore"),
+            "needs a package that is not installed: bitsandbytes is missing",
+        ),
+        (SafetensorError("header too small"), "incomplete or damaged (header too small)"),
+    ],
+)
+def test_what_the_libraries_raise(error: Exception, says: str, monkeypatch: pytest.MonkeyPatch):
+    def download(*_: object, **__: object):
+        raise error
+
+    monkeypatch.setattr(loading, "snapshot_download", download)
+    assert says in failure("a/b", revision="v9")
+
+
+def test_a_full_disk_names_the_folder_that_is_full():
+    assert constants.HF_HOME in explain(ModelSpec("a/b"), OSError(errno.ENOSPC, "full")).remedy
+
+
+def test_the_unknown_is_logged(caplog: pytest.LogCaptureFixture):
+    error = explain(ModelSpec("a/b"), ZeroDivisionError("surprise\nand more"))
+    assert error.message == "a/b could not be loaded: surprise."
+    assert "console" in error.remedy
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_without_package_and_hub_the_default_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(embedded, "find", lambda: None)
+    assert embedded.INSTALL in failure(DEFAULT_MODEL)
+
+
+def test_a_revision_of_the_default_model_comes_from_the_hub():
+    assert "(revision v9) is not on this computer" in failure(DEFAULT_MODEL, revision="v9")
+
+
+@pytest.mark.parametrize("device_map", ["cuda", "cuda:1"])
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has one")
+def test_a_device_that_is_not_there(good: Path, device_map: str):
+    assert f"finds no {device_map} device" in failure(good, device_map=device_map)
+
+
+def test_a_device_map_that_means_nothing(good: Path):
+    assert "device" in failure(good, device_map="elsewhere")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_dtype_decodes(good: Path, dtype: str):
+    loaded = load(good, dtype=dtype)
+    assert loaded.info.precision == dtype
+    assert loaded.model.dtype == getattr(torch, dtype)
+    assert loaded.info.weight_bytes == loaded.info.parameters * loaded.model.dtype.itemsize + BUFFERS
+    assert len(tokens(loaded)) == 3
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_quantized_models_decode_without_noise(good: Path, quantization: str, capfd: pytest.CaptureFixture[str]):
+    with warnings.catch_warnings(record=True) as caught:
+        loaded = load(good, quantization=quantization)
+        assert loaded.model.is_quantized
+        assert loaded.info.precision == f"{quantization} bitsandbytes"
+        capfd.readouterr()
+        assert len(tokens(loaded)) == 3
+    noise = capfd.readouterr()
+    assert noise.out + noise.err == ""
+    assert [str(warning.message) for warning in caught if "bitsandbytes" in warning.filename] == []
+
+
+# Two float32 buffers of the rotary embedding, with a number for each pair of the head's 8 dimensions.
+BUFFERS = 2 * 4 * 4
+
+
+def tokens(loaded: loading.LoadedModel) -> list[int]:
+    return list(islice(decode(loaded.model, [1, 2, 3], Sampler(GenerationSettings(), 0)), 3))
+
+
+def test_what_is_known_about_a_model(good: Path):
+    phases: list[str] = []
+    loaded = loading.load(ModelSpec(str(good)), Path("unused"), phases.append)
+    assert phases == ["reading the tokenizer", "loading the weights"]
+    info = loaded.info
+    assert (info.name, info.precision, info.device, info.context_length) == (good.name, "float32", "cpu", 512)
+    assert info.parameters == models.model("llama").num_parameters()
+    assert info.notes == ()
+    assert not loaded.model.training
+
+
+def test_the_name_of_the_folder_one_stands_in(good: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(good)
+    assert load(".").info.name == good.name
+
+
+def test_defaults_are_the_models_own(folder: Path):
+    GenerationConfig(do_sample=True, temperature=0.6, top_k=20, repetition_penalty=1.1).save_pretrained(folder)
+    defaults = load(folder).info.defaults
+    assert (defaults.temperature, defaults.top_k, defaults.repetition_penalty) == (0.6, 20, 1.1)
+
+
+def test_stop_ids_come_from_everywhere(folder: Path):
+    set_config(eos_token_id=11)(folder)
+    GenerationConfig(eos_token_id=[12, 13]).save_pretrained(folder)
+    change_json(folder / "tokenizer_config.json", eos_token="<|endoftext|>")
+    loaded = load(folder)
+    eos, end_of_turn = loaded.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    assert loaded.stop_ids == {11, 12, 13, eos, end_of_turn}
+
+
+def test_special_tokens_are_hidden_but_thinking_tags_are_not(folder: Path):
+    loaded = load(folder)
+    ids = loaded.tokenizer.encode("<think>a</think><|im_end|>b", add_special_tokens=False)
+    assert loaded.decode(ids) == "<think>a</think>b"
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3", "mamba2", "lfm2"])
+def test_other_kinds_load(tmp_path: Path, kind: str):
+    loaded = models.loaded(models.save(tmp_path, kind))
+    assert type(loaded.model) is type(models.model(kind))
+
+
+def test_a_gguf_style_folder_in_shards_loads(folder: Path):
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="40KB")
+    (folder / "model.safetensors").unlink()
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    assert load(folder).info.parameters == models.model("llama").num_parameters()
+
+
+@pytest.mark.parametrize(
+    ("config", "longest", "expected"),
+    [
+        ({"max_position_embeddings": 2048}, 10**30, 2048),
+        ({"n_positions": 1024}, 512, 1024),
+        ({"max_seq_len": 4096}, 10**30, 4096),
+        ({"max_position_embeddings": None, "seq_length": 64}, 10**30, 64),
+        ({"max_position_embeddings": -1}, 512, 512),
+        ({}, 10**30, 8192),
+        ({}, 77, 77),
+    ],
+)
+def test_context_length(config: dict[str, Any], longest: int, expected: int):
+    tokenizer = models.tokenizer(model_max_length=longest)
+    assert loading.context_length(type("Config", (), config)(), tokenizer) == expected

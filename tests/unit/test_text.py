@@ -1,0 +1,162 @@
+"""ids -> text: whatever the split, the pieces joined are the whole."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from chatui.local.text import IncrementalDecoder, StopStrings, ThinkingSplitter
+
+FAMILY = "👩‍👩‍👧‍👦"
+REPLACEMENT = "\ufffd"
+words = st.sampled_from([FAMILY, "你好", "e\u0301", "🏴‍☠️", " the", "\n", "a", "\u200d", REPLACEMENT])
+texts = st.lists(st.one_of(words, st.text(max_size=4)), max_size=12).map("".join)
+
+
+def decode_bytes(pieces: Sequence[bytes]) -> Callable[[list[int]], str]:
+    """A byte-level tokenizer's decode, where token n stands for pieces[n]."""
+    return lambda ids: b"".join(pieces[token_id] for token_id in ids).decode("utf-8", errors="replace")
+
+
+def stream(decode: Callable[[list[int]], str], count: int) -> list[str]:
+    decoder = IncrementalDecoder(decode)
+    return [*(decoder.push(token_id) for token_id in range(count)), decoder.flush()]
+
+
+@st.composite
+def split(draw: st.DrawFn, whole: bytes) -> list[bytes]:
+    cuts = sorted(draw(st.sets(st.integers(1, max(1, len(whole) - 1)), max_size=len(whole))))
+    return [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True) if start < end]
+
+
+class TestIncrementalDecoder:
+    @given(st.data(), texts)
+    def test_pieces_of_any_split_join_to_the_text_and_show_no_half_character(self, data: st.DataObject, text: str):
+        pieces = data.draw(split(text.encode()))
+        shown = stream(decode_bytes(pieces), len(pieces))
+        assert "".join(shown) == text
+        assert all(not piece.endswith(REPLACEMENT) for piece in shown[:-1])
+
+    @given(st.lists(st.binary(min_size=1, max_size=3), max_size=12))
+    @example([b"\xe4", b"\xbd", b"A", b"\xff", b"\xf0\x9f", b"\x98"])
+    def test_invalid_bytes_come_out_as_in_one_decode(self, pieces: list[bytes]):
+        decode = decode_bytes(pieces)
+        assert "".join(stream(decode, len(pieces))) == decode(list(range(len(pieces))))
+
+    @given(st.lists(st.sampled_from([" the", " cat", "s", " ", "  ", "\n", "。", " 👍"]), max_size=12))
+    def test_a_decoder_that_strips_the_first_space_loses_no_other(self, pieces: list[str]):
+        def decode(ids: list[int]) -> str:
+            return "".join(pieces[token_id] for token_id in ids).removeprefix(" ")
+
+        assert "".join(stream(decode, len(pieces))) == decode(list(range(len(pieces))))
+
+    def test_a_character_is_shown_with_its_last_byte(self):
+        assert stream(decode_bytes([bytes([byte]) for byte in "a你b".encode()]), 5) == ["a", "", "", "你", "b", ""]
+
+    def test_a_character_cut_off_at_the_end_is_shown_by_flush(self):
+        assert stream(decode_bytes([b"a", b"\xe4\xbd"]), 2) == ["a", "", REPLACEMENT]
+
+    def test_each_step_decodes_a_few_ids_only(self):
+        longest = 0
+
+        def decode(ids: list[int]) -> str:
+            nonlocal longest
+            longest = max(longest, len(ids))
+            return "x" * len(ids)
+
+        stream(decode, 500)
+        assert longest <= 2
+
+
+def cut(text: str, places: set[int]) -> list[str]:
+    ends = [*sorted(place for place in places if place < len(text)), len(text)]
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def through_stops(stops: Sequence[str], pieces: Sequence[str]) -> tuple[str, str | None]:
+    filter_ = StopStrings(stops)
+    shown = "".join(filter_.push(piece) for piece in pieces)
+    return shown + filter_.flush(), filter_.hit
+
+
+few_letters = st.text(alphabet="ab\n", max_size=14)
+places = st.sets(st.integers(1, 40), max_size=14)
+
+
+class TestStopStrings:
+    @given(few_letters, st.lists(st.text(alphabet="ab\n", min_size=1, max_size=4), max_size=3), places)
+    @example("aab", ["ab"], {1, 2})
+    @example("abab", ["ba", "abab"], {1, 2, 3})
+    def test_every_split_shows_the_text_before_the_stop_complete_first(
+        self, text: str, stops: list[str], where: set[int]
+    ):
+        ends = [(text.index(stop) + len(stop), -len(stop)) for stop in stops if stop in text]
+        end, size = min(ends) if ends else (len(text), 0)
+        hit = text[end + size : end] if ends else None
+        assert through_stops(stops, cut(text, where)) == (text[: end + size], hit)
+
+    def test_text_that_may_become_a_stop_is_held_back_and_no_more_than_that(self):
+        filter_ = StopStrings(["###"])
+        assert filter_.push("ab##") == "ab"
+        assert filter_.push("c") == "##c"
+
+    def test_nothing_comes_after_a_hit(self):
+        filter_ = StopStrings(["x"])
+        assert filter_.push("axb") == "a"
+        assert filter_.push("more") == ""
+        assert filter_.flush() == ""
+
+
+def through_thinking(pieces: Sequence[str], thinking: bool = False) -> tuple[str, str]:
+    splitter = ThinkingSplitter(thinking=thinking)
+    parts = [splitter.push(piece) for piece in pieces] + [splitter.flush()]
+    return "".join(said for said, _ in parts), "".join(thought for _, thought in parts)
+
+
+marked = st.lists(
+    st.sampled_from(
+        ["<think>", "</think>", "<thi", "nk>", "<", "```", "~~~", "\n", "\r\n", " ", "\t", "a", "\u2028", "\x0b"]
+    ),
+    max_size=14,
+).map("".join)
+
+
+class TestThinkingSplitter:
+    @given(marked, st.sets(st.integers(1, 80), max_size=30), st.booleans())
+    @example("a\r\n<think>\r\nb\r\n</think>\r\nc", {2, 3, 10, 11, 13, 14}, False)
+    def test_every_split_gives_the_same_two_texts(self, text: str, where: set[int], thinking: bool):
+        assert through_thinking(cut(text, where), thinking) == through_thinking([text], thinking)
+
+    @given(marked, st.booleans())
+    def test_no_character_is_lost_but_tags_and_newlines_around_them(self, text: str, thinking: bool):
+        said, thought = through_thinking([text], thinking)
+        lost = text.replace("<think>", "").replace("</think>", "").replace("\r", "").replace("\n", "")
+        kept = (said + thought).replace("<think>", "").replace("</think>", "").replace("\r", "").replace("\n", "")
+        assert sorted(kept) == sorted(lost)
+
+    @pytest.mark.parametrize(
+        ("text", "said", "thought"),
+        [
+            ("<think>\nhm\n</think>\n\nYes", "Yes", "hm"),
+            ("  <think>hm</think>Yes", "  Yes", "hm"),
+            ("First\n<think>hm</think>\nThen", "First\nThen", "hm"),
+            ("<think>a</think>b\n<think>c</think>d", "b\nd", "ac"),
+            ("Write `<think>` like this: <think>", "Write `<think>` like this: <think>", ""),
+            ("```\n<think>\n```\nend", "```\n<think>\n```\nend", ""),
+            ("```\ncode\n```\n<think>hm</think>end", "```\ncode\n```\nend", "hm"),
+            ("~~~\n```\n<think>\n~~~", "~~~\n```\n<think>\n~~~", ""),
+            ("<think>never closed\n", "", "never closed\n"),
+            ("</think> alone is text", "</think> alone is text", ""),
+            ("almost <thin", "almost <thin", ""),
+            ("\n<thin", "\n<thin", ""),
+        ],
+    )
+    def test_examples(self, text: str, said: str, thought: str):
+        assert through_thinking(list(text)) == (said, thought)
+
+    def test_a_span_that_the_template_opened(self):
+        assert through_thinking(list("\nhm\n</think>\nYes"), thinking=True) == ("Yes", "hm")
+
+    def test_ordinary_text_is_passed_on_at_once(self):
+        assert ThinkingSplitter().push("Hello, wor") == ("Hello, wor", "")
