@@ -45,6 +45,9 @@ def corpus(host: str) -> list[str]:
         f"<base href='{evil}/'><base target=_top>",
         f'```mermaid\ngraph TD\nA["<img src=x onerror={PWN}>"]-->B\nclick A "javascript:{PWN}"\n'
         f'click B href "{evil}/mm" _self\n```',
+        "```mermaid\n%%{init: {'themeCSS': '} #message{display:none} * {position:fixed;inset:0;z-index:9999} "
+        f"@import url({evil}/t.css); .x{{background:url({evil}/t.png)', 'securityLevel': 'loose'}}}}%%\n"
+        f"graph TD\nA[<img src={evil}/mi.png onerror={PWN}>]-->B\n```",
         f"$$\\href{{javascript:{PWN}}}{{x}}$$ \\(\\url{{javascript:{PWN}}}\\) $$\\includegraphics{{{evil}/k.png}}$$ "
         f"$$\\htmlData{{x=1}}{{y}} \\htmlStyle{{position:fixed}}{{z}}$$",
         f"<object data='{evil}/o'></object><object data='{DATA}'></object><embed src='{evil}/e'>",
@@ -80,14 +83,16 @@ def _is_harmless(page: Chat, foreign: Listener, payload: str, url: str) -> None:
     assert page.page.url == url, said
     assert [frame.url for frame in page.page.frames] == [url], said
     assert len(page.page.context.pages) == 1, said
+    # A link with the protocol ":" has an address that is none, and leads nowhere.
     found = page.page.evaluate(
         """() => {
           const log = document.querySelector('[role=log]');
-          const bad = 'form, iframe, object, embed, script, style, link, meta, base, video, audio, template, [srcdoc]';
+          const bad = 'form, iframe, object, embed, script, style:not(svg[id^=mermaid] style), link, meta, base, ' +
+            'video, audio, template, [srcdoc]';
           const events = [...log.querySelectorAll('[data-testid=bot] *, [data-testid=user] *')].flatMap(
             e => [...e.attributes].filter(a => a.name.startsWith('on')).map(a => a.name));
           const links = [...log.querySelectorAll('a[href]')].map(a => a.protocol)
-            .filter(p => !['http:', 'https:', 'mailto:'].includes(p));
+            .filter(p => !['http:', 'https:', 'mailto:', ':'].includes(p));
           const inside = '[data-testid=bot] .message-content, [data-testid=user] .message-content';
           const elements = [...log.querySelectorAll(inside)]
             .flatMap(e => [...e.querySelectorAll(bad)].map(b => b.tagName));
