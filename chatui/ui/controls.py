@@ -72,7 +72,8 @@ def problems(values: Sequence[Any]) -> list[str]:
         read(values)
     except SettingsError as error:
         if error.field in NAMES:
-            found[NAMES.index(error.field)] = error.message
+            title = GenerationSettings.model_fields[error.field].title
+            found[NAMES.index(error.field)] = f"{title}{error.message.removeprefix(error.field)}"
     return found
 
 

@@ -9,7 +9,7 @@ from gradio.components import Component
 
 from chatui.chat import Backend, ChatRequest, Message, ModelStatus
 from chatui.errors import ChatError, unexpected
-from chatui.ui import controls, endpoint, header, transcript
+from chatui.ui import controls, endpoint, header, listening, transcript
 from chatui.ui.flow import gathered
 from chatui.ui.transcript import GrowingReply, Shown
 
@@ -103,6 +103,8 @@ class Conversation(gr.ChatInterface):
             phase = ""
             async for deltas in gathered(self._backend.stream(request)):
                 reply.add(deltas)
+                if listening.nobody_hears():
+                    return
                 model = self._backend.models()[0]
                 phase, before = _phase(model, reply), phase
                 if not deltas and phase == before:
@@ -139,7 +141,10 @@ def _check_message(message: str, history: list[Shown], *inputs: Any) -> list[Any
         wrong = "Type a message first."
     elif len(message) > endpoint.LONGEST_MESSAGE:
         wrong = f"The message has {len(message):,} characters; at most {endpoint.LONGEST_MESSAGE:,} can be sent."
-    return [gr.validate(not wrong, wrong), *_check(history, *inputs)]
+    settings = _check(history, *inputs)
+    # Said at the message box too, for a closed sidebar shows nothing.
+    wrong = wrong or next((problem["message"] for problem in settings if not problem["is_valid"]), "")
+    return [gr.validate(not wrong, wrong), *settings]
 
 
 def _check(*inputs: Any) -> list[Any]:

@@ -10,7 +10,7 @@ import gradio as gr
 from chatui.chat import Backend, ChatRequest, Message
 from chatui.errors import ChatError, SettingsError, unexpected
 from chatui.settings import GenerationSettings
-from chatui.ui import controls
+from chatui.ui import controls, listening
 from chatui.ui.flow import gathered
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ def chat(backend: Backend) -> Callable[..., AsyncIterator[tuple[str, list[Turn]]
             persona = Message("system", (system_prompt or "").strip())
             messages = (Message("user" if turn["role"] == "user" else "assistant", turn["content"]) for turn in turns)
             async for deltas in gathered(backend.stream(ChatRequest((persona, *messages), settings))):
+                if listening.nobody_hears():
+                    return
                 if text := "".join(delta.text for delta in deltas):
                     said += text
                 yield said, [*turns, {"role": "assistant", "content": said}]

@@ -9,6 +9,10 @@ from chatui.chat import ReplyDelta
 from chatui.errors import ChatError
 
 FLUSH_SECONDS = 0.06
+# The browser sets the whole reply anew at each redraw: measured on two cores, 20,000 characters of Markdown with a
+# hundred code blocks keep up at 0.15 s a redraw and fall seconds behind at 0.06 s.
+LONGEST_FLUSH_SECONDS = 0.15
+FLUSH_SECONDS_PER_CHARACTER = 8e-6
 HEARTBEAT_SECONDS = 0.25
 
 
@@ -16,6 +20,8 @@ async def gathered(
     stream: AsyncGenerator[ReplyDelta], flush: float = FLUSH_SECONDS, heartbeat: float = HEARTBEAT_SECONDS
 ) -> AsyncIterator[list[ReplyDelta]]:
     """The deltas of each `flush` seconds together, the first at once; empty lists while nothing comes.
+
+    Long replies are flushed less often, see above.
 
     The empty ones let the asker notice a closed tab. Ending the iterator ends the stream. Raises what it raises.
     """
@@ -35,6 +41,7 @@ async def gathered(
     pumping = asyncio.create_task(pump())
     try:
         over = False
+        characters = 0
         while not over:
             batch = []
             try:
@@ -53,8 +60,10 @@ async def gathered(
                 continue
             if batch:
                 yield batch
+                characters += sum(len(delta.text) + len(delta.reasoning) for delta in batch)
+                pace = max(flush, min(characters * FLUSH_SECONDS_PER_CHARACTER, LONGEST_FLUSH_SECONDS))
                 if not over:
-                    await asyncio.sleep(max(0.0, flush - (time.monotonic() - flushed_at)))
+                    await asyncio.sleep(max(0.0, pace - (time.monotonic() - flushed_at)))
         if failure:
             raise failure[0]
         await pumping

@@ -24,14 +24,13 @@ def user(text: str) -> Shown:
 
 def note(text: str) -> Shown:
     """A quiet line about the reply: what was left out, that it was stopped."""
-    return _aside(f'<p class="chat-note">{html.escape(text)}</p>')
+    return _aside(f'<p class="chat-note">{_plain(text)}</p>')
 
 
 def card(error: ChatError) -> Shown:
     """A failure: its cause and what to do about it."""
     return _aside(
-        '<div class="chat-card">'
-        f"<strong>{html.escape(error.message)}</strong><span>{html.escape(error.remedy)}</span></div>"
+        f'<div class="chat-card"><strong>{_plain(error.message)}</strong><span>{_plain(error.remedy)}</span></div>'
     )
 
 
@@ -152,6 +151,12 @@ def _titled(text: str, metadata: dict[str, Any]) -> Shown:
 def _text(text: str) -> Shown:
     """Text as a part of its own: a bare string would lose its tabs, indents and edge newlines (inspect.cleandoc)."""
     return {"type": "text", "text": written.escape(text)}
+
+
+def _plain(text: str) -> str:
+    """Text inside markup, where neither Markdown nor LaTeX may find anything to set."""
+    escaped = html.escape(text).replace("\n", "<br>")
+    return escaped.replace("$", "$<span></span>").replace("\\", "\\<span></span>")
 
 
 def _aside(markup: str) -> Shown:

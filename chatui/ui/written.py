@@ -7,12 +7,20 @@ from markdown_it import MarkdownIt
 
 # Spelled with leading zeros, as nobody writes them, so that `unescape` needs no context.
 LESS_THAN, AMPERSAND = "&#0060;", "&#0038;"
+# The page's Markdown turns the tabs that a line of code starts with into spaces, unless something stands before them.
+TAB_GUARD = "\u200b"
 
-_TAG = re.compile(r"<(?=[A-Za-z/!?])(?!https?://[^\s<>]+>)")
-_ENTITY = re.compile(r"&(?=#?\w+;)")
-_SPECIAL = re.compile(r"<[A-Za-z/!?]|&#?\w+;")
+# Behind a backslash Markdown shows both as written already.
+_TAG = re.compile(r"(?<!\\)((?:\\\\)*)<(?=[A-Za-z/!?])(?!https?://[^\s<>]+>)")
+_ENTITY = re.compile(r"(?<!\\)((?:\\\\)*)&(?=#?\w+;)")
+_SPECIAL = re.compile(r"<[A-Za-z/!?]|&#?\w+;|^[ \t]*\t", re.MULTILINE)
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
-_CODE = -1
+_FENCED, _INDENTED = -1, -2
+# Indented code is indented by four spaces or a tab; what follows those is the code.
+_LEADING_TABS = {
+    _FENCED: re.compile(r"^([ ]*)(?=\t)", re.MULTILINE),
+    _INDENTED: re.compile(r"^([ ]{4}|\t)(?=\t)", re.MULTILINE),
+}
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("inline")
 
 
@@ -28,17 +36,20 @@ def escape(text: str) -> str:
     parts = []
     for block, numbers in itertools.groupby(range(len(lines)), blocks.__getitem__):
         part = "\n".join(lines[number] for number in numbers)
-        parts.append(part if block == _CODE else _escape_prose(part))
+        if block in _LEADING_TABS:
+            parts.append(_LEADING_TABS[block].sub(rf"\1{TAB_GUARD}", part))
+        else:
+            parts.append(_escape_prose(part))
     return "\n".join(parts)
 
 
 def unescape(text: str) -> str:
     """What `escape` was given."""
-    return text.replace(LESS_THAN, "<").replace(AMPERSAND, "&")
+    return text.replace(LESS_THAN, "<").replace(AMPERSAND, "&").replace(TAB_GUARD + "\t", "\t")
 
 
 def _blocks(text: str, count: int) -> list[int]:
-    """For each of the `count` lines the number of the block of prose that it belongs to, or _CODE.
+    """For each of the `count` lines the number of the block of prose that it belongs to, _FENCED or _INDENTED.
 
     A code span ends at the latest with its block, so they must not be run together.
     """
@@ -46,7 +57,8 @@ def _blocks(text: str, count: int) -> list[int]:
     for number, token in enumerate(_MARKDOWN.parse(text), 1):
         if token.map and token.type in ("fence", "code_block", "inline"):
             first, end = token.map[0], min(token.map[1], count)
-            blocks[first:end] = [number if token.type == "inline" else _CODE] * (end - first)
+            kinds = {"fence": _FENCED, "code_block": _INDENTED}
+            blocks[first:end] = [kinds.get(token.type, number)] * (end - first)
     return blocks
 
 
@@ -60,4 +72,4 @@ def _escape_prose(text: str) -> str:
 
 
 def _escape_all(text: str) -> str:
-    return _TAG.sub(LESS_THAN, _ENTITY.sub(AMPERSAND, text))
+    return _TAG.sub(rf"\1{LESS_THAN}", _ENTITY.sub(rf"\1{AMPERSAND}", text))

@@ -175,7 +175,10 @@ class Chat:
         expect(self.send).to_be_visible(timeout=PATIENCE)
         info = self.backend.status.info
         if info is not None:  # the page shows our defaults until it has heard of the model's
-            expect(self.setting("Temperature")).to_have_value(f"{info.defaults.temperature:g}", timeout=PATIENCE)
+            shown = self.page.locator(
+                "#setting-temperature [data-testid=number-input]"
+            )  # in a sidebar that may be closed
+            expect(shown).to_have_value(f"{info.defaults.temperature:g}", timeout=PATIENCE)
         return self
 
     def reset(self) -> bool:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
 from chatui.chat import ModelStatus, ReplyDelta
-from tests.browser.pages import Chat, wait_until
+from chatui.settings import GenerationSettings
+from tests.browser.pages import Chat, Site, wait_until
 from tests.fakes import INFO, Hold, Script
 
 pytestmark = pytest.mark.browser
@@ -195,3 +197,14 @@ def test_sending_in_mid_reply_does_not_answer_twice(chat: Open) -> None:
         assert texts == ["one", "two"]
         assert contents == ["one", "Once upon a time", "two"]
         expect(page.replies.last).to_have_text("second answer")
+
+
+def test_a_reply_that_nobody_listens_to_ends(serve: Callable[..., Site]) -> None:
+    site = serve(["word "] * 6000, rate=100)
+    inputs = ["hi", None, *[None for _ in GenerationSettings.model_fields]]
+    # Asked for, but the stream of its events is never opened: as when a tab is closed at the wrong moment.
+    asked = httpx.post(f"{site.url}/gradio_api/call/chat", json={"data": inputs})
+    assert asked.status_code == 200
+    wait_until(lambda: site.backend.running == 1, 5, "the reply's start")
+    wait_until(lambda: site.backend.running == 0, 30, "the reply's end")
+    assert site.backend.cancelled == 1

@@ -1,7 +1,8 @@
 // What Gradio's chat leaves undone in the browser: text copied and edited as it was written, names for screen
 // readers, sidebars closed on a narrow screen. `written.py` does the escaping that is undone here.
 (() => {
-  const unescape = (text) => text.replaceAll("&#0060;", "<").replaceAll("&#0038;", "&");
+  const unescape = (text) =>
+    text.replaceAll("&#0060;", "<").replaceAll("&#0038;", "&").replaceAll("\u200b\t", "\t");
 
   const clipboard = navigator.clipboard;
   if (clipboard) {
@@ -10,14 +11,28 @@
   }
 
   const mend = (element) => {
-    const name = element.matches("#message textarea") ? "Message" : element.getAttribute("aria-label");
+    if (element.matches("#chat pre code")) {
+      const texts = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+      while (texts.nextNode()) {
+        const text = texts.currentNode;
+        if (text.data.includes("\u200b\t")) text.data = text.data.replaceAll("\u200b\t", "\t");
+      }
+    }
+    if (element.matches(".thought-group .title button")) {
+      // The whole title is a button already; this arrow inside it is for the eye.
+      element.tabIndex = -1;
+      element.setAttribute("aria-hidden", "true");
+    }
+    const name = NAMES.find(([selector]) => element.matches(selector))?.[1] ?? element.getAttribute("aria-label");
     if (name && unescape(name) !== element.getAttribute("aria-label")) element.setAttribute("aria-label", unescape(name));
     if (element.matches("#chat textarea") && element.value.includes("&#00")) {
       element.value = unescape(element.value);
       element.dispatchEvent(new Event("input", { bubbles: true }));
     }
   };
-  const MENDED = "#message textarea, #chat textarea, #chat [data-testid]";
+  const NAMES = [["#message textarea", "Message"], ["#chat textarea", "Edit message"], ["[role=listbox]", "Choices"]];
+  const MENDED =
+    "#message textarea, #chat textarea, #chat [data-testid], #chat pre code, #chat .thought-group .title button, [role=listbox]";
 
   // On a narrow screen an open sidebar covers the page: close both once they are there (chatui.css hides them until).
   const settle = (tries) => {
