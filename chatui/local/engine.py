@@ -16,6 +16,7 @@ from typing import Protocol
 from chatui.catalogue import ModelSpec
 from chatui.chat import ChatRequest, ModelInfo, ModelStatus, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError
+from chatui.imports import uncollected
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,9 @@ Loader = Callable[[ModelSpec, Path, Report], Model]
 def load_transformers(spec: ModelSpec, cache_dir: Path, report: Report) -> Model:
     """The model through transformers. Importing that takes seconds, so it happens here, in the model's thread."""
     report("importing torch and transformers")
-    from chatui.local.loading import load
-    from chatui.local.reply import Writer
+    with uncollected():
+        from chatui.local.loading import load
+        from chatui.local.reply import Writer
 
     return Writer(load(spec, cache_dir, report))
 

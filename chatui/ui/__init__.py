@@ -2,6 +2,8 @@
 
 import inspect
 
+from chatui.imports import uncollected
+
 
 def _import_gradio_without_stubs() -> None:
     """Import Gradio, but do not let it write editor stubs (`.pyi`) for every component class.
@@ -18,7 +20,8 @@ def _import_gradio_without_stubs() -> None:
 
     inspect.getfile = no_file_for_components  # type: ignore[assignment]
     try:
-        from gradio import component_meta
+        with uncollected():
+            from gradio import component_meta
     finally:
         inspect.getfile = getfile
     component_meta.create_or_modify_pyi = lambda *_: None

@@ -1,84 +1,17 @@
-"""The map in the README can be trusted: imports point one way, and heavy libraries stay in their rooms."""
-
-import ast
-import subprocess
-import sys
-from pathlib import Path
+import gc
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-RANK = {
-    "settings": 1,
-    "errors": 0,
-    "chat": 2,
-    "catalogue": 3,
-    "personas": 3,
-    "security": 3,
-    "local": 4,
-    "ui": 4,
-    "server": 5,
-    "cli": 6,
-    "__main__": 7,
-}
-HEAVY = {
-    "torch": ("local",),
-    "transformers": ("local",),
-    "bitsandbytes": ("local",),
-    "safetensors": ("local",),
-    "tokenizers": ("local",),
-    "gradio": ("ui",),
-    "spaces": ("server",),
-}
-FILES = sorted((ROOT / "chatui").rglob("*.py"))
+from chatui.imports import uncollected
 
 
-def room(module: str) -> str:
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else ""
+def raising() -> None:
+    with uncollected():
+        assert not gc.isenabled()
+        raise ImportError
 
 
-def imported(path: Path) -> list[str]:
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return found
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way(path: Path) -> None:
-    own = path.relative_to(ROOT).with_suffix("").parts[1]
-    if own == "__init__":
-        return
-    for name in imported(path):
-        if name.startswith("chatui.") and room(name) in RANK and room(name) != own:
-            assert RANK[room(name)] < RANK[own], f"{own} must not import {name}"
-        rooms = HEAVY.get(name.split(".")[0])
-        assert rooms is None or own in rooms, f"{name} belongs in {rooms}, not in {own}"
-
-
-def test_every_room_is_ranked() -> None:
-    rooms = {path.relative_to(ROOT).with_suffix("").parts[1] for path in FILES}
-    assert rooms - {"__init__"} == set(RANK)
-
-
-@pytest.mark.parametrize("command", ["import chatui", "import chatui.cli", "import chatui.local.engine"])
-def test_light_imports_load_nothing_heavy(command: str) -> None:
-    script = f"{command}; import sys; print([name for name in {list(HEAVY)} if name in sys.modules])"
-    output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert output.stdout.strip() == "[]"
-
-
-def test_help_loads_nothing_heavy() -> None:
-    script = (
-        "import sys; from chatui.cli import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass\n"
-        f"print([name for name in {list(HEAVY)} if name in sys.modules], file=sys.stderr)"
-    )
-    output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--model" in output.stdout
-    assert output.stderr.strip() == "[]"
+def test_the_collector_rests_inside_and_works_again_after_an_error() -> None:
+    with pytest.raises(ImportError):
+        raising()
+    assert gc.isenabled()
