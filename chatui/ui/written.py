@@ -14,7 +14,8 @@ TAB_GUARD = "\u200b"
 _TAG = re.compile(r"(?<!\\)((?:\\\\)*)<(?=[A-Za-z/!?])(?!https?://[^\s<>]+>)")
 _ENTITY = re.compile(r"(?<!\\)((?:\\\\)*)&(?=#?\w+;)")
 _SPECIAL = re.compile(r"<[A-Za-z/!?]|&#?\w+;|^[ \t]*\t", re.MULTILINE)
-_CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
+# A line that starts with a tag would end the span, were the tag not escaped.
+_CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(?:(?!\n[ \t>]*<).)+?(?<!`)\1(?!`)", re.DOTALL)
 _FENCED, _INDENTED = -1, -2
 # Indented code is indented by four spaces or a tab; what follows those is the code.
 _LEADING_TABS = {

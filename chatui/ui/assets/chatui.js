@@ -25,7 +25,7 @@
     }
     const name = NAMES.find(([selector]) => element.matches(selector))?.[1] ?? element.getAttribute("aria-label");
     if (name && unescape(name) !== element.getAttribute("aria-label")) element.setAttribute("aria-label", unescape(name));
-    if (element.matches("#chat textarea") && element.value.includes("&#00")) {
+    if (element.matches("#chat textarea") && unescape(element.value) !== element.value) {
       element.value = unescape(element.value);
       element.dispatchEvent(new Event("input", { bubbles: true }));
     }

@@ -12,7 +12,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import browser, new_chat  # noqa: F401
+from chatui.chat import ModelStatus
+from tests.browser.conftest import new_chat
 from tests.browser.pages import Chat, Site, wait_until
 from tests.fakes import FakeBackend
 
@@ -34,6 +35,7 @@ class RunningSite(Site):
 
     def __init__(self, port: int) -> None:
         super().__init__(FakeBackend())
+        self.backend.status = ModelStatus("the real one", "ready")
         self._port = port
 
 
@@ -61,7 +63,7 @@ def site() -> Iterator[RunningSite]:
 
 
 @pytest.fixture
-def chat(browser: Browser, site: RunningSite) -> Iterator[Chat]:  # noqa: F811
+def chat(browser: Browser, site: RunningSite) -> Iterator[Chat]:
     with ExitStack() as stack:
         chat = new_chat(stack, browser, site)
         chat.page.set_default_timeout(SLOW)
@@ -185,7 +187,7 @@ def test_a_conversation_beyond_the_context_says_what_it_leaves_out(chat: Chat) -
 
 
 @pytest.mark.parametrize("options", [{"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}}])
-def test_dark_and_phone(browser: Browser, site: RunningSite, options: dict[str, object]) -> None:  # noqa: F811
+def test_dark_and_phone(browser: Browser, site: RunningSite, options: dict[str, object]) -> None:
     with ExitStack() as stack:
         chat = new_chat(stack, browser, site, **options)
         chat.box.fill("Hi")
