@@ -10,12 +10,13 @@ LESS_THAN, AMPERSAND = "&#0060;", "&#0038;"
 # The page's Markdown turns the tabs that a line of code starts with into spaces, unless something stands before them.
 TAB_GUARD = "\u200b"
 
-# Behind a backslash Markdown shows both as written already.
+# Behind a backslash Markdown shows both as written already; our own spelling is escaped even there.
 _TAG = re.compile(r"(?<!\\)((?:\\\\)*)<(?=[A-Za-z/!?])(?!https?://[^\s<>]+>)")
-_ENTITY = re.compile(r"(?<!\\)((?:\\\\)*)&(?=#?\w+;)")
+_ENTITY = re.compile(r"(?<!\\)((?:\\\\)*)&(?=#?\w+;)|&(?=#00(?:60|38);)")
 _SPECIAL = re.compile(r"<[A-Za-z/!?]|&#?\w+;|^[ \t]*\t", re.MULTILINE)
 # A line that starts with a tag would end the span, were the tag not escaped.
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(?:(?!\n[ \t>]*<).)+?(?<!`)\1(?!`)", re.DOTALL)
+_MARKER = re.compile(r"&(?=#00(?:60|38);)")
 _FENCED, _INDENTED = -1, -2
 # Indented code is indented by four spaces or a tab; what follows those is the code.
 _LEADING_TABS = {
@@ -38,7 +39,7 @@ def escape(text: str) -> str:
     for block, numbers in itertools.groupby(range(len(lines)), blocks.__getitem__):
         part = "\n".join(lines[number] for number in numbers)
         if block in _LEADING_TABS:
-            parts.append(_LEADING_TABS[block].sub(rf"\1{TAB_GUARD}", part))
+            parts.append(_LEADING_TABS[block].sub(rf"\1{TAB_GUARD}", _keep_markers(part)))
         else:
             parts.append(_escape_prose(part))
     return "\n".join(parts)
@@ -67,9 +68,14 @@ def _escape_prose(text: str) -> str:
     pieces = []
     end = 0
     for span in _CODE_SPAN.finditer(text):
-        pieces += [_escape_all(text[end : span.start()]), span.group()]
+        pieces += [_escape_all(text[end : span.start()]), _keep_markers(span.group())]
         end = span.end()
     return "".join([*pieces, _escape_all(text[end:])])
+
+
+def _keep_markers(code: str) -> str:
+    """Code that happens to hold our own spelling comes back as it was, though it is shown with one more `&#0038;`."""
+    return _MARKER.sub(AMPERSAND, code)
 
 
 def _escape_all(text: str) -> str:

@@ -24,6 +24,9 @@ PIECES += [
     ">",
     "&",
     "<https://a.b>",
+    "&#0060;",
+    "&#0038;",
+    "\\",
     "|a|b|\n|-|-|\n",
 ]
 texts = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)

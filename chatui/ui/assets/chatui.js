@@ -10,6 +10,7 @@
     clipboard.writeText = (text) => write(unescape(text));
   }
 
+  const edited = new WeakSet();
   const mend = (element) => {
     if (element.matches("#chat pre code")) {
       const texts = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
@@ -25,7 +26,8 @@
     }
     const name = NAMES.find(([selector]) => element.matches(selector))?.[1] ?? element.getAttribute("aria-label");
     if (name && unescape(name) !== element.getAttribute("aria-label")) element.setAttribute("aria-label", unescape(name));
-    if (element.matches("#chat textarea") && unescape(element.value) !== element.value) {
+    if (element.matches("#chat textarea") && !edited.has(element)) {
+      edited.add(element);
       element.value = unescape(element.value);
       element.dispatchEvent(new Event("input", { bubbles: true }));
     }
