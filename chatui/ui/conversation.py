@@ -1,5 +1,6 @@
 """gr.ChatInterface around a backend: every way to ask, and what the chat shows while it is answered."""
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -101,16 +102,17 @@ class Conversation(gr.ChatInterface):
             persona = Message("system", str(inputs[0] or "").strip())
             request = ChatRequest((persona, *transcript.to_messages(history)), controls.read(inputs[1:]))
             phase = ""
-            async for deltas in gathered(self._backend.stream(request)):
-                reply.add(deltas)
-                if listening.nobody_hears():
-                    return
-                model = self._backend.models()[0]
-                phase, before = _phase(model, reply), phase
-                if not deltas and phase == before:
-                    yield tuple(gr.skip() for _ in range(3))
-                else:
-                    yield [*history, *reply.shown(phase)], gr.skip(), header.status(model, reply.speed())
+            async with contextlib.aclosing(gathered(self._backend.stream(request))) as batches:
+                async for deltas in batches:
+                    reply.add(deltas)
+                    if listening.nobody_hears():
+                        return
+                    model = self._backend.models()[0]
+                    phase, before = _phase(model, reply), phase
+                    if not deltas and phase == before:
+                        yield tuple(gr.skip() for _ in range(3))
+                    else:
+                        yield [*history, *reply.shown(phase)], gr.skip(), header.status(model, reply.speed())
         except ChatError as error:
             failure = [transcript.card(error)]
         except Exception as error:

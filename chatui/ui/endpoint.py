@@ -1,5 +1,6 @@
 """The chat as a Gradio API endpoint, its parameters named like the settings."""
 
+import contextlib
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -42,12 +43,13 @@ def chat(backend: Backend) -> Callable[..., AsyncIterator[tuple[str, list[Turn]]
             settings = controls.read_api(dict(zip(controls.NAMES, values, strict=True)), defaults)
             persona = Message("system", (system_prompt or "").strip())
             messages = (Message("user" if turn["role"] == "user" else "assistant", turn["content"]) for turn in turns)
-            async for deltas in gathered(backend.stream(ChatRequest((persona, *messages), settings))):
-                if listening.nobody_hears():
-                    return
-                if text := "".join(delta.text for delta in deltas):
-                    said += text
-                yield said, [*turns, {"role": "assistant", "content": said}]
+            stream = backend.stream(ChatRequest((persona, *messages), settings))
+            async with contextlib.aclosing(gathered(stream)) as batches:
+                async for deltas in batches:
+                    if listening.nobody_hears():
+                        return
+                    said += "".join(delta.text for delta in deltas)
+                    yield said, [*turns, {"role": "assistant", "content": said}]
         except ChatError as error:
             raise gr.Error(str(error), print_exception=False) from error
         except Exception as error:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError
@@ -18,7 +18,7 @@ HEARTBEAT_SECONDS = 0.25
 
 async def gathered(
     stream: AsyncGenerator[ReplyDelta], flush: float = FLUSH_SECONDS, heartbeat: float = HEARTBEAT_SECONDS
-) -> AsyncIterator[list[ReplyDelta]]:
+) -> AsyncGenerator[list[ReplyDelta]]:
     """The deltas of each `flush` seconds together, the first at once; empty lists while nothing comes.
 
     Long replies are flushed less often, see above.

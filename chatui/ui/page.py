@@ -72,13 +72,25 @@ def build(backend: Backend) -> gr.Blocks:
         persona.input(_choose_persona, persona, [system_prompt, chat.chatbot], queue=False, **private)
         reset.click(lambda: _defaults(backend), None, settings, queue=False, **private)
 
-        async def follow_model() -> AsyncIterator[Any]:
-            """Header and sliders follow the model until it is ready or has failed."""
-            async for model in header.changes(backend):
-                ready = controls.values_of(model.info.defaults) if model.info else [gr.skip() for _ in settings]
-                yield header.status(model), *ready
+        ours = controls.values_of(GenerationSettings())
 
-        page.load(follow_model, None, [status, *settings], concurrency_limit=None, **private)
+        async def follow_model() -> AsyncIterator[list[Any]]:
+            """The header follows the model until it is ready or has failed.
+
+            The settings are written once more at the start: the browser makes 0 of a number that is empty at first.
+            """
+            values = ours
+            async for model in header.changes(backend):
+                yield [header.status(model), *values]
+                values = [gr.skip() for _ in settings]
+
+        def adopt_defaults(*shown: Any) -> list[Any]:
+            """The model's own defaults for all that the user has not moved meanwhile."""
+            changes = zip(shown, ours, _defaults(backend), strict=True)
+            return [default if value == before else gr.skip() for value, before, default in changes]
+
+        loaded = page.load(follow_model, None, [status, *settings], concurrency_limit=None, **private)
+        loaded.then(adopt_defaults, settings, settings, queue=False, **private)
     return page
 
 

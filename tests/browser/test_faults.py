@@ -7,6 +7,7 @@ from playwright.sync_api import expect
 
 from chatui.chat import ModelStatus, ReplyDelta
 from chatui.errors import GenerationError, ModelError
+from chatui.settings import GenerationSettings
 from tests.browser.pages import PATIENCE, Chat
 from tests.fakes import INFO, FakeBackend, Hold
 
@@ -122,6 +123,22 @@ def test_loading_is_shown_and_the_message_answered_afterwards(serve: Callable[..
     expect(page.header).to_contain_text("1M parameters")
     expect(page.header).not_to_contain_text("warming up")
     expect(page.setting("Temperature")).to_have_value("0.5")  # the model's own default
+
+
+def test_what_is_set_while_the_model_loads_stays(serve: Callable[..., object], open_chat: Open) -> None:
+    backend = FakeBackend(["here I am"])
+    backend.status = ModelStatus("fake/echo", "loading", "reading weights")
+    page = open_chat(serve(backend=backend))
+    expect(page.header).to_contain_text("reading weights")
+    expect(page.setting("Seed")).to_have_value("")
+    page.setting("Top-k").fill("40")
+    page.setting("Top-k").blur()
+    page.ask("are you there?")
+    assert backend.requests[0].settings == GenerationSettings(top_k=40)
+    backend.status = ModelStatus("fake/echo", "ready", info=INFO)
+    page.answered()
+    expect(page.setting("Temperature")).to_have_value("0.5")
+    expect(page.setting("Top-k")).to_have_value("40")
 
 
 def test_failed_model_is_explained(serve: Callable[..., object], open_chat: Open) -> None:
