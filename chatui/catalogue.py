@@ -3,12 +3,12 @@
 import json
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 from chatui.errors import ModelError
-from chatui.settings import AppSettings, Dtype, Quantization
+from chatui.settings import AppSettings, Compile, Dtype, Quantization
 
 # Bytes per element by the names of the safetensors format:
 # https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs
@@ -16,24 +16,38 @@ STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I1
 FLOATS = ("F64", "F32", "F16", "BF16")
 DTYPE_BYTES: Mapping[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 # 4-bit NF4 keeps one float32 per 64 weights beside the 4 bits: https://arxiv.org/abs/2305.14314
-QUANTIZED_BYTES: Mapping[Quantization, float] = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
+BITSANDBYTES: Mapping[Quantization, float] = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
+# A plane of 4-bit levels has two bfloat16 beside each group of 32.
+PLANE_BYTES = 0.5 + 4 / 32
+PRECISIONS: Mapping[str, tuple[Dtype, Quantization]] = {
+    "float32": ("float32", "none"),
+    "bfloat16": ("bfloat16", "none"),
+    "int8": ("bfloat16", "int8"),
+    "int4": ("bfloat16", "int4"),
+}
+"""How a model's weights can be held on every CPU: names, and the flags that ask for it."""
 LARGEST_HEADER = 100_000_000
 # Sizes of the numbers in a GGUF header by their type: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-GGUF_STRING, GGUF_ARRAY = 8, 9
+GGUF_STRING, GGUF_ARRAY, GGUF_UINT32 = 8, 9, 4
 GGUF_ALIGNMENT = 32
+# Bytes of a block of 32 weights of the kinds that linear layers can keep: Q4_0, Q4_1, Q8_0.
+GGUF_LEVELS = {"GGUF-2": 18, "GGUF-3": 20, "GGUF-8": 34}
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What to load, as the operator asked for it."""
+    """What to load, as the operator asked for it, and what to run it with: `kv_memory` in bytes."""
 
     name: str
     revision: str | None = None
     dtype: Dtype = "auto"
     device_map: str = "auto"
-    quantization: Quantization = "none"
+    quantization: Quantization = "auto"
     trust_remote_code: bool = False
+    slots: int = AppSettings.model_fields["slots"].default
+    kv_memory: int | None = None
+    compile: Compile = "auto"
 
     @classmethod
     def from_settings(cls, settings: AppSettings) -> "ModelSpec":
@@ -45,16 +59,24 @@ class ModelSpec:
             settings.device_map,
             settings.quantization,
             settings.trust_remote_code,
+            settings.slots,
+            None if settings.kv_memory is None else int(settings.kv_memory * 1e9),
+            settings.compile,
         )
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a checkpoint: its name, its type in safetensors' spelling and its shape."""
+    """One tensor of a checkpoint: its name, its type in safetensors' spelling and its shape.
+
+    A GGUF file's has its type's number for a type, the shape turned round as that format has it, and the place of its
+    first byte in the file.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    offset: int = 0
 
     @property
     def elements(self) -> int:
@@ -117,36 +139,80 @@ def read_gguf_header(path: Path) -> list[StoredTensor]:
             if file.read(4) != b"GGUF" or number("I") not in (2, 3):
                 raise ValueError
             tensor_count, field_count = number("Q"), number("Q")
+            alignment = GGUF_ALIGNMENT
             for _ in range(field_count):
-                text()
-                skip(number("I"))
-            tensors, end = [], 0
+                name, kind = text(), number("I")
+                if name == "general.alignment" and kind == GGUF_UINT32:
+                    alignment = max(1, number("I"))
+                else:
+                    skip(kind)
+            tensors = []
             for _ in range(tensor_count):
                 name = text()
                 shape = tuple(number("Q") for _ in range(number("I")))
-                tensors.append(StoredTensor(name, f"GGUF-{number('I')}", shape))
-                end = max(end, number("Q"))
+                tensors.append(StoredTensor(name, f"GGUF-{number('I')}", shape, number("Q")))
         except (struct.error, ValueError, KeyError, OverflowError, RecursionError):
             raise _broken(path) from None
-        data = -(-file.tell() // GGUF_ALIGNMENT) * GGUF_ALIGNMENT
-        if not tensors or data + end >= size:
-            raise _broken(path)
-    return tensors
+        data = -(-file.tell() // alignment) * alignment
+    if not tensors or data + max(tensor.offset for tensor in tensors) >= size:
+        raise _broken(path)
+    return [replace(tensor, offset=data + tensor.offset) for tensor in tensors]
 
 
 def weight_bytes(tensors: Iterable[StoredTensor], dtype: Dtype, quantization: Quantization) -> int:
     """Bytes that the weights will take in memory.
 
     Integers are packed weights of a quantized checkpoint, which stay as they are. bitsandbytes quantizes the matrices
-    but not the embeddings and the output layer.
+    but not the embeddings and the output layer. int4 and int8 give the output layer a weight of its own, in int8;
+    a GGUF file's own levels stay with int4, and with auto, where all else of it becomes dense. Experts, which
+    transformers stacks, and what chooses them stay dense.
     """
-    total = 0.0
-    for tensor in tensors:
-        stays = dtype == "auto" or tensor.dtype not in FLOATS
-        wide = STORED_BYTES.get(tensor.dtype, 1) if stays else DTYPE_BYTES[dtype]
-        is_linear = len(tensor.shape) == 2 and "embed" not in tensor.name and "lm_head" not in tensor.name
-        total += tensor.elements * (QUANTIZED_BYTES.get(quantization, wide) if is_linear else wide)
+    known = list(tensors)
+    total = sum(_bytes(tensor, dtype, quantization) for tensor in known)
+    if not any(_is_head(tensor) for tensor in known):
+        for tensor in known:
+            if _is_embedding(tensor) and "pos" not in tensor.name:
+                total += _packed_bytes(replace(tensor, name="lm_head.weight"), quantization) or 0
     return int(total)
+
+
+def _bytes(tensor: StoredTensor, dtype: Dtype, quantization: Quantization) -> float:
+    """Bytes of one tensor in memory."""
+    as_gguf = tensor.dtype.startswith("GGUF")
+    stays = not as_gguf and (dtype == "auto" or tensor.dtype not in FLOATS)
+    wide = STORED_BYTES.get(tensor.dtype, 1) if stays else DTYPE_BYTES.get(dtype, 2)
+    dense = float(tensor.elements * wide)
+    floats = as_gguf or tensor.dtype in FLOATS
+    if len(tensor.shape) != 2 or not floats or _is_embedding(tensor) or _is_of_experts(tensor):
+        return dense
+    if quantization in BITSANDBYTES:
+        return dense if _is_head(tensor) else tensor.elements * BITSANDBYTES[quantization]
+    packed = _packed_bytes(tensor, quantization)
+    return dense if packed is None else packed
+
+
+def _packed_bytes(tensor: StoredTensor, quantization: Quantization) -> float | None:
+    """Bytes of a linear layer's weight as the CPU's kernels take it, None where it stays dense."""
+    columns, rows = tensor.shape if tensor.dtype.startswith("GGUF") else tensor.shape[::-1]
+    if columns % 32:
+        return None
+    if quantization in ("auto", "int4") and tensor.dtype in GGUF_LEVELS and rows % 16 == 0:
+        return tensor.elements * PLANE_BYTES * (2 if tensor.dtype == "GGUF-8" else 1)
+    if quantization == "int8" or (quantization == "int4" and _is_head(tensor)):
+        return tensor.elements + 2.0 * rows
+    return tensor.elements * PLANE_BYTES if quantization == "int4" and rows % 16 == 0 else None
+
+
+def _is_head(tensor: StoredTensor) -> bool:
+    return "lm_head" in tensor.name or tensor.name == "output.weight"
+
+
+def _is_of_experts(tensor: StoredTensor) -> bool:
+    return not {"experts", "gate", "router"}.isdisjoint(tensor.name.split("."))
+
+
+def _is_embedding(tensor: StoredTensor) -> bool:
+    return len(tensor.shape) == 2 and any(part in tensor.name for part in ("embed", "token_embd", "wte", "wpe"))
 
 
 def human_bytes(count: float) -> str:

@@ -1,6 +1,6 @@
 """The nouns of a chat and the one protocol between those who ask (page, API) and those who answer (backends)."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -10,11 +10,19 @@ from chatui.settings import GenerationSettings
 Role = Literal["system", "user", "assistant"]
 State = Literal["loading", "ready", "failed"]
 FinishReason = Literal["stop_token", "stop_string", "length", "cancelled"]
+Source = Literal["template", "persona", "user", "reply", "message", "start"]
+"""Where a part of a prompt came from: the chat template, the persona, what the user said before, what was replied, the
+message that is to be answered, and what makes the model begin its reply, with the start of the reply where it has one.
+"""
+SystemRole = Literal["native", "folded"]
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message of a conversation; `reasoning` is what the model thought before `content`, never sent back to it."""
+    """One message of a conversation.
+
+    `reasoning` is what the model thought before `content`; it is sent back only where the message is to be continued.
+    """
 
     role: Role
     content: str
@@ -23,25 +31,84 @@ class Message:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What to answer: the whole conversation, the system message first, and how to write the reply."""
+    """What to answer: the whole conversation, the system message first, and how to write the reply.
+
+    A last message of role "assistant" is the start of the reply, which goes on where that ends, to the letter: in its
+    `content`, or where that is empty in its `reasoning` if the model thinks in <think> tags, else from the beginning.
+    Half a character at its end (U+FFFD) is best taken off first.
+    `user` is whose turn it is in a fair queue. A conversation too long for the model loses its oldest turns, or is
+    refused where `whole` is set. `ignore_eos` writes on behind the model's own end, for benchmarks. `trace` asks for
+    what was chosen from, token by token.
+    """
 
     messages: tuple[Message, ...]
     settings: GenerationSettings
     model: str = ""
+    user: str = ""
+    whole: bool = False
+    ignore_eos: bool = False
+    trace: bool = False
+
+
+@dataclass(frozen=True)
+class Span:
+    """So many tokens of a prompt in a row that came from one source; the next span begins behind them."""
+
+    source: Source
+    tokens: int
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model was given: `token_ids` of shape [prompt tokens], `dropped` messages left out to make it fit."""
+    """What the model was given: `token_ids` of shape [prompt tokens], `dropped` messages left out to make it fit.
+
+    `spans` cover the tokens in order, and `ends` says for each token where in `text` its characters end: of several
+    tokens that make one character the first has it. `messages` are those that the template was given. The template took
+    `template_seconds`, and the tokenizer `tokenize_seconds`.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     dropped: int = 0
+    spans: tuple[Span, ...] = ()
+    ends: tuple[int, ...] = ()
+    messages: tuple[Message, ...] = ()
+    template_seconds: float = 0.0
+    tokenize_seconds: float = 0.0
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The text of each token; together they are `text`."""
+        return tuple(self.text[start:end] for start, end in zip((0, *self.ends), self.ends, strict=False))
+
+
+@dataclass(frozen=True)
+class TokenTrace:
+    """How one token of a reply was chosen, `at` seconds after its prompt began to be read.
+
+    `probability` is the model's own, before any setting, `rank` its place by it, 1 the likeliest; `entropy`, in bits,
+    is how undecided the model was. `ids` are the likeliest tokens, the chosen one among them; for each of them `steps`
+    has its probability after each step: the model's own first, then those of `names`, 0 where the step ruled it out.
+    """
+
+    id: int
+    at: float
+    probability: float
+    rank: int
+    entropy: float
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    steps: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
 class Finish:
-    """Why the reply ended, what it used (tokens) and how long the parts took (seconds)."""
+    """Why the reply ended, what it used (tokens) and how long the parts took (seconds).
+
+    `cached_tokens` of the prompt were not read again, because an earlier conversation began with them. `stopped_by` is
+    the token or the string that ended it, or the limit that it reached; `stop_id` the token's id. Turning tokens into
+    text took `text_seconds` of the decoding. `rows` replies were written at once, on average.
+    """
 
     reason: FinishReason
     prompt_tokens: int
@@ -50,6 +117,11 @@ class Finish:
     queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
+    cached_tokens: int = 0
+    stopped_by: str = ""
+    stop_id: int | None = None
+    text_seconds: float = 0.0
+    rows: float = 1.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -59,18 +131,68 @@ class Finish:
 
 @dataclass(frozen=True)
 class ReplyDelta:
-    """A piece of a reply of `tokens` tokens. The first delta carries `prompt`, the last one `finish`."""
+    """A piece of a reply of `tokens` tokens. One delta before the text carries `prompt`, the last one `finish`.
+
+    While it waits, `place` is its place in the queue, 1 the next; while the prompt is read, `read` is how many of its
+    tokens are. `traces` are of tokens that were written up to now, and come some at a time.
+    """
 
     text: str = ""
     reasoning: str = ""
     tokens: int = 0
     prompt: Prompt | None = None
     finish: Finish | None = None
+    place: int | None = None
+    read: int | None = None
+    traces: tuple[TokenTrace, ...] = ()
+
+
+@dataclass(frozen=True)
+class TemplateFacts:
+    """What is known of a chat template: its text, what became of the system role, and what it can do.
+
+    `alternates` where turns must; `thinks` where it knows <think> tags, `tools` where it takes functions to call.
+    """
+
+    text: str
+    system: SystemRole
+    alternates: bool
+    thinks: bool
+    tools: bool
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What the arithmetic of a model's memory and speed is made of; sizes in bytes.
+
+    `active` parameters take part in one token. `weights` is what all of them take in memory by precision ("float32",
+    "bfloat16", "int8", "int4"), and `read` what one token reads of them. One token's keys and values take
+    `kv_per_token`; `activations` is what reading a piece of a prompt takes besides, and `activations_per_token` what it
+    takes more for each token before it. `bandwidth` is what this device reads in a second, 0 where that was
+    not measured.
+    """
+
+    layers: int
+    parameters: int
+    active: int
+    weights: Mapping[str, int]
+    read: Mapping[str, int]
+    kv_per_token: int
+    activations: int = 0
+    activations_per_token: int = 0
+    bandwidth: float = 0.0
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A loaded model. `notes` say what the page should tell: a folded persona, for example."""
+    """A loaded model. `notes` say what the page should tell: a folded persona, for example.
+
+    `read_bytes` of the weights are read for one token: all but a table of embeddings that is no output layer as well.
+    `slots` replies are written at once; `kv_bytes` is what the keys and values of their conversations take in all.
+    `revision` is the commit on the Hub, "sha256:" and the first 12 digits of a GGUF file's, or "" for a local folder.
+    `source` is what transformers can load it by, `dtype` the type of its activations. `stop_ids` end a reply.
+    `measured_bytes` is what the process grew by when the weights were loaded.
+    """
 
     name: str
     precision: str
@@ -80,6 +202,20 @@ class ModelInfo:
     device: str
     defaults: GenerationSettings
     notes: tuple[str, ...] = ()
+    slots: int = 1
+    kv_bytes: int = 0
+    read_bytes: int = 0
+    revision: str = ""
+    source: str = ""
+    dtype: str = ""
+    stop_ids: tuple[int, ...] = ()
+    measured_bytes: int = 0
+    template: TemplateFacts | None = None
+    anatomy: Anatomy | None = None
+
+    def reserve(self, settings: GenerationSettings) -> int:
+        """Tokens of the context that are kept free for the reply."""
+        return min(settings.max_new_tokens, self.context_length // 4)
 
 
 @dataclass(frozen=True)
@@ -100,7 +236,13 @@ class Backend(Protocol):
         """The models served, the default first; never empty, never slow."""
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
-        """The reply, piece by piece. Waits while the model is loading."""
+        """The reply, piece by piece; of one that is continued only what is new. Waits while the model is loading."""
+
+    async def preview(self, request: ChatRequest) -> Prompt | None:
+        """The prompt that this would become, or None while the model is loading. Raises ChatError."""
+
+    async def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token by itself; for a part of a character its bytes as <0xE2>."""
 
     async def close(self) -> None:
         """End all replies and free the model."""

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
@@ -22,7 +23,34 @@ def run(arguments: list[str]) -> None:
     server.run(settings)
 
 
-COMMANDS: dict[str, Command] = {"run": run}
+def backup(arguments: list[str]) -> None:
+    """Write all conversations and personas to a new file, while the server runs or not: backup FILE [flags]."""
+    if "--help" in arguments:
+        parse(["--help"])
+    if not arguments or arguments[0].startswith("-"):
+        raise ChatError("backup needs the name of a new file.", "Write it first: python -m chatui backup FILE.")
+    target = Path(arguments[0])
+    settings = parse(arguments[1:])
+    from chatui.store.store import Store
+
+    store = Store.as_it_is(settings)
+    try:
+        store.backup(target)
+    finally:
+        store.close()
+    print(f"Wrote {target} ({target.stat().st_size / 1e6:.1f} MB).")
+
+
+def explain(arguments: list[str]) -> None:
+    """What a model takes on this machine and how fast it can be, without loading it: explain MODEL [flags of run]."""
+    named = arguments[:1] if arguments and not arguments[0].startswith("-") else []
+    settings = parse([*(f"--model={name}" for name in named), *arguments[len(named) :]])
+    from chatui import explaining
+
+    print(explaining.explain(settings))
+
+
+COMMANDS: dict[str, Command] = {"run": run, "backup": backup, "explain": explain}
 
 
 def parse(arguments: list[str]) -> AppSettings:

@@ -35,6 +35,31 @@ class PromptError(ChatError):
     status = 400
 
 
+class TooLongError(PromptError):
+    """The messages have more tokens than the model has room for."""
+
+
+class StoreError(ChatError):
+    """The database cannot be opened, read or written."""
+
+    status = 503
+
+
+class NotFoundError(ChatError):
+    """What was asked for is not there, or is another owner's: nobody can tell which."""
+
+    status = 404
+
+    def __init__(self, what: str = "conversation") -> None:
+        super().__init__(f"There is no such {what}.", "It may have been deleted.")
+
+
+class TransferError(ChatError):
+    """A file to import is not what it should be; nothing was changed."""
+
+    status = 400
+
+
 class ModelError(ChatError):
     """The model cannot be loaded, or is not there to answer."""
 
@@ -45,6 +70,16 @@ class GenerationError(ChatError):
     """The model failed while it was writing a reply."""
 
     status = 500
+
+
+class OverloadError(ChatError):
+    """Too many are waiting; `retry_after` seconds are a good time to ask again."""
+
+    status = 429
+
+    def __init__(self, message: str, remedy: str = "", retry_after: int = 5) -> None:
+        super().__init__(message, remedy)
+        self.retry_after = retry_after
 
 
 def unexpected(error: Exception) -> GenerationError:

@@ -1,22 +1,51 @@
-"""Personas: a name, a system prompt, and how the page greets and suggests in that voice."""
+"""Personas: a name, a system prompt, and how the page greets and suggests in that voice. Knows no file format."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from chatui.errors import SettingsError
+from chatui.settings import GenerationSettings
+
+LONGEST_NAME = 80
+LONGEST_EMOJI = 16
+"""A flag or a family is many characters that are shown as one."""
+LONGEST_PROMPT = 100_000
+LONGEST_GREETING = 10_000
+MOST_EXAMPLES = 12
+LONGEST_EXAMPLE = 1_000
+LARGEST_AVATAR = 300_000
+"""Characters of the data: URL, so bytes of the page."""
+
+AVATAR_START = "data:image/png;base64,"
+_AVATAR = re.compile(re.escape(AVATAR_START) + r"[A-Za-z0-9+/]+={0,2}")
+
+# ASCII: without it "s" would also match the long s of old prints, which is none of the names.
+_VARIABLE = re.compile(r"\{\{\s*(date|user|model|char)\s*\}\}", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
 class Persona:
-    """A ready-made system prompt; `greeting` and `examples` fill the empty page."""
+    """A system prompt with a name; `greeting` and `examples` fill the empty page.
+
+    `settings` are its own where it has any, `avatar` is a small picture as a data: URL or "", and `card` what a
+    Tavern card that it came from says besides, kept for its export.
+    """
 
     name: str
-    emoji: str
-    system_prompt: str
-    greeting: str
-    examples: tuple[str, ...]
+    emoji: str = ""
+    system_prompt: str = ""
+    greeting: str = ""
+    examples: tuple[str, ...] = ()
+    settings: GenerationSettings | None = None
+    avatar: str = ""
+    card: dict[str, Any] | None = None
 
     @property
     def label(self) -> str:
         """The name as the page lists it."""
-        return f"{self.emoji} {self.name}"
+        return f"{self.emoji} {self.name}".strip()
 
 
 PRESETS: tuple[Persona, ...] = (
@@ -131,6 +160,66 @@ PRESETS: tuple[Persona, ...] = (
 )
 
 
-def find(label: str) -> Persona | None:
-    """The preset that the page lists as `label`, or None."""
-    return next((persona for persona in PRESETS if persona.label == label), None)
+def key(preset: Persona) -> str:
+    """What stands for a preset where own personas have their ids."""
+    return f"preset:{preset.name}"
+
+
+def find(chosen: str) -> Persona | None:
+    """The preset that has this key, or None."""
+    return next((preset for preset in PRESETS if key(preset) == chosen), None)
+
+
+def fill(text: str, *, user: str, model: str, date: str, char: str) -> str:
+    """`text` with its variables {{user}}, {{model}}, {{date}} and {{char}} replaced, each once; all else stays."""
+    values = {"user": user, "model": model, "date": date, "char": char}
+    return _VARIABLE.sub(lambda found: values[found[1].lower()], text)
+
+
+def day(time: datetime) -> str:
+    """The date as {{date}} has it: "Tuesday, 24 November 2026"."""
+    return f"{time:%A}, {time.day} {time:%B %Y}"
+
+
+def keepable(text: str) -> str:
+    """`text` without what no database keeps: NUL, and half a character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
+
+
+def clean(text: str) -> str:
+    """`text` that can be kept, with line ends as the browser has them."""
+    return keepable(text).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def checked(persona: Persona) -> Persona:
+    """The persona as it may be kept, its texts cleaned. Raises SettingsError naming the field that may not be so.
+
+    Name, emoji and examples are single lines; empty examples are left out.
+    """
+    examples = tuple(line for example in persona.examples if (line := _line(example)))
+    fit = replace(
+        persona,
+        name=_within("Name", _line(persona.name), LONGEST_NAME),
+        emoji=_within("Emoji", _line(persona.emoji), LONGEST_EMOJI),
+        system_prompt=_within("System prompt", clean(persona.system_prompt), LONGEST_PROMPT),
+        greeting=_within("Greeting", clean(persona.greeting), LONGEST_GREETING),
+        examples=tuple(_within("Example prompts", example, LONGEST_EXAMPLE) for example in examples),
+    )
+    if not fit.name:
+        raise SettingsError("Name", "there is none.", "Give the persona a name.")
+    if len(examples) > MOST_EXAMPLES:
+        raise SettingsError("Example prompts", f"there may be {MOST_EXAMPLES}, and these are {len(examples)}.")
+    _within("Picture", persona.avatar, LARGEST_AVATAR)
+    if persona.avatar and not _AVATAR.fullmatch(persona.avatar):
+        raise SettingsError("Picture", "this is no PNG in a data: URL.")
+    return fit
+
+
+def _line(text: str) -> str:
+    return " ".join(clean(text).split())
+
+
+def _within(field: str, text: str, most: int) -> str:
+    if len(text) > most:
+        raise SettingsError(field, f"there may be {most:,} characters, and these are {len(text):,}.", "Shorten it.")
+    return text

@@ -3,6 +3,7 @@
 import hmac
 import os
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,9 @@ from chatui.errors import SettingsError
 
 Login = Callable[[str, str], bool]
 """(user name, password) -> whether they are known."""
+
+asking_address: ContextVar[str] = ContextVar("asking_address", default="")
+"""Where the request that is being answered comes from, which Gradio does not tell a login."""
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 # Hugging Face shows a Space inside a frame of its own site.
@@ -44,7 +48,10 @@ HEADERS: Mapping[str, str] = {
 
 
 class SecurityMiddleware:
-    """Sets HEADERS, grants no origin but the page's own, and refuses what another site's page sends."""
+    """Sets HEADERS, grants no origin but the page's own, and refuses what another site's page sends.
+
+    What it wraps can read the client's address, or that which a proxy on this computer names for it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -54,6 +61,7 @@ class SecurityMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        asking_address.set(scope["client"][0] if scope.get("client") else "")
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

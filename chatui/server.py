@@ -1,10 +1,12 @@
-"""Wires backend and page into one ASGI app, and serves it: the one place that chooses the backend."""
+"""Wires backend, API and page into one ASGI app, and serves it: the one place that chooses the backend."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import uvicorn
@@ -15,35 +17,69 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from chatui import downloads, owners
+from chatui.api import routes
+from chatui.api.access import limited
 from chatui.catalogue import ModelSpec
 from chatui.chat import Backend
 from chatui.errors import ChatError, SettingsError
 from chatui.local.engine import LocalBackend
+from chatui.owners import Cookies, OwnerMiddleware
+from chatui.runner import Runner
 from chatui.security import Login, SecurityMiddleware, read_login
 from chatui.settings import AppSettings
 
 
 def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
-    """The whole application around any backend."""
-    from chatui.ui import page
+    """The whole application around any backend. Raises StoreError."""
+    from chatui.store.store import Store
+    from chatui.ui import early, page
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=_routes(backend))
+    store = Store.open(settings)
+    runner, cookies = Runner(backend, store, Store.in_memory(), settings.inspect), Cookies(store.secret())
+    login = limited(read_login(settings.auth))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        runner.start()
+        yield
+        await runner.close()
+
+    def owner_of(request: Request) -> str | None:
+        if login is None:
+            return owners.guest_of(request)
+        name = login_of(request)
+        return owners.named(name) if name else None
+
+    app = FastAPI(
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+        routes=[
+            *_routes(backend),
+            *downloads.routes(runner.kept, owner_of),
+            early.route(runner, owner_of),
+            routes.mount(backend, settings),
+        ],
+    )
     # Gradio grants any Origin on a public host unless its parent app has a CORS layer; ours grants none.
     app.add_middleware(CORSMiddleware, allow_origins=[])
+    app.add_middleware(OwnerMiddleware, cookies=cookies)
     app.add_middleware(SecurityMiddleware)
-    page.mount(app, backend, read_login(settings.auth), settings.root_path)
+    login_of = page.mount(app, runner, cookies, login, settings.root_path)
     return app
 
 
 def run(settings: AppSettings) -> None:
     """Serve until interrupted, the page first and the model when it is loaded. Raises SettingsError."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    login = read_login(settings.auth)
+    login = limited(read_login(settings.auth))
     if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as `spaces` reads it
         _run_on_zero_gpu(settings, login)
         return
     listening = _listen(settings)
-    backend = LocalBackend(ModelSpec.from_settings(settings), settings.cache_dir)
+    backend = LocalBackend(ModelSpec.from_settings(settings), settings.cache_dir, longest_queue=settings.queue)
     app = build_app(backend, settings)
     backend.start()
     threading.Thread(target=_say_when_ready, args=(backend,), daemon=True).start()
@@ -116,16 +152,24 @@ def _share(port: int) -> None:
 
 
 def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
-    """Serve on a ZeroGPU Space, where a GPU is lent for each reply.
+    """Serve on a ZeroGPU Space, where a GPU is lent for each reply: to the page's visitors, so there is no /v1.
 
     `spaces` must be imported before torch; its emulated GPU is known to this thread alone, and at launch it packs the
     weights that are there by then: so the model is loaded here, and first.
     """
     import spaces
     from chatui.local import zero_gpu
-    from chatui.ui import page
+    from chatui.store.store import Store
+    from chatui.ui import early, page
 
     spec = ModelSpec.from_settings(settings)
-    backend = LocalBackend(spec, settings.cache_dir, loader=zero_gpu.load, wrap=zero_gpu.lend(spaces.GPU)).load()
+    backend = LocalBackend(spec, settings.cache_dir, zero_gpu.loader(spaces.GPU), settings.queue).load()
     _say_when_ready(backend)
-    page.launch(backend.start(), login, _routes(backend))
+    store = Store.open(settings)
+    runner, cookies = Runner(backend.start(), store, Store.in_memory(), settings.inspect), Cookies(store.secret())
+
+    def owner_of(request: Request) -> str | None:
+        return owners.guest_of(request) if login is None else None
+
+    routes_ = [*_routes(backend), *downloads.routes(store, owner_of), early.route(runner, owner_of)]
+    page.launch(runner, cookies, login, routes_)

@@ -1,11 +1,12 @@
 """Every setting's name, range, default and help, once: sliders, flags, API validation and docs are made from here."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from platformdirs import user_cache_path
+from platformdirs import user_cache_path, user_data_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -15,7 +16,8 @@ DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GRADIO_VARIABLES = {"host": "GRADIO_SERVER_NAME", "port": "GRADIO_SERVER_PORT"}
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
-Quantization = Literal["none", "8bit", "4bit"]
+Quantization = Literal["auto", "none", "int8", "int4", "8bit", "4bit"]
+Compile = Literal["auto", "off"]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -145,7 +147,22 @@ class AppSettings(BaseSettings):
     revision: str | None = Field(None, description="Branch, tag or commit of the model on the Hub.")
     dtype: Dtype = Field("auto", description="Precision of the weights; auto is the checkpoint's own.")
     device_map: str = Field("auto", description="Where the weights go: auto, cpu, cuda, cuda:1, mps ...")
-    quantization: Quantization = Field("none", description="Load the weights in 8 or 4 bits (bitsandbytes).")
+    quantization: Quantization = Field(
+        "auto",
+        description="Weights in fewer bits: int8 or int4 on the CPU, 8bit or 4bit by bitsandbytes; "
+        "auto keeps what the file has, none unpacks it.",
+    )
+    slots: int = Field(16, ge=1, le=256, description="Most conversations answered at once, or remembered for later.")
+    kv_memory: float | None = Field(
+        None, gt=0, description="GB that those conversations may take; a quarter of the free memory if left out."
+    )
+    compile: Compile = Field(
+        "auto", description="Compile the model's step in the background after the first replies; off never does."
+    )
+    queue: int = Field(64, ge=1, le=10_000, description="Most requests that may wait; more are turned away.")
+    inspect: bool = Field(
+        True, description="Keep how each reply came about, to be looked at with Inspect; --no-inspect does not."
+    )
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Only for models whose code you have read."
     )
@@ -155,11 +172,25 @@ class AppSettings(BaseSettings):
     auth: str | None = Field(
         None, description="Ask for a login: user:password, or a file with one user:password on each line."
     )
+    api_key: str | None = Field(
+        None,
+        repr=False,
+        description="Key that programs must send to /v1; without one, /v1 serves this computer only.",
+    )
     share: bool = Field(False, description="Print a public gradio.live link; needs --auth.")
     share_without_login: bool = Field(False, description="Allow --share to everyone who has the link.")
     cache_dir: Path = Field(
         default_factory=lambda: user_cache_path("chatui"),
         description="Folder for the converted default model.",
+    )
+    data_dir: Path = Field(
+        default_factory=lambda: user_data_path("chatui"),
+        description="Folder where conversations and personas are kept.",
+    )
+    database_url: str | None = Field(
+        None,
+        repr=False,
+        description="Database to keep them in instead: postgresql://user:password@host/name or sqlite:///file.",
     )
 
     @classmethod
@@ -175,6 +206,13 @@ class AppSettings(BaseSettings):
         gradio = {name: value for name, key in GRADIO_VARIABLES.items() if (value := os.environ.get(key))}
         listening = InitSettingsSource(settings_cls, gradio)
         return init_settings, env_settings, dotenv_settings, file_secret_settings, listening
+
+    # Not ranges of the field: pydantic's error would show the key on the console.
+    @model_validator(mode="after")
+    def _api_key_can_be_sent(self) -> Self:
+        if self.api_key is not None and not re.fullmatch(r"[!-~]{8,}", self.api_key):
+            raise ValueError("--api-key must be 8 or more characters of ASCII, without spaces")
+        return self
 
     @model_validator(mode="after")
     def _share_is_deliberate(self) -> Self:

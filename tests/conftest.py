@@ -1,8 +1,13 @@
 """What every test runs under: no network, no stray settings."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 for name in [name for name in os.environ if name.startswith("CHATUI_")]:
     del os.environ[name]
+DATA = tempfile.TemporaryDirectory(prefix="chatui-tests-", ignore_cleanup_errors=True)
+os.environ["CHATUI_DATA_DIR"] = DATA.name
+
+pytest_plugins = ("tests.databases",)

@@ -6,10 +6,49 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from chatui.chat import ChatRequest, Finish, ModelInfo, ModelStatus, Prompt, ReplyDelta
+from chatui.chat import (
+    Anatomy,
+    ChatRequest,
+    Finish,
+    ModelInfo,
+    ModelStatus,
+    Prompt,
+    ReplyDelta,
+    Source,
+    Span,
+    TemplateFacts,
+    TokenTrace,
+)
 from chatui.settings import GenerationSettings
 
-INFO = ModelInfo("fake/echo", "float32", 1_234_567, 4_938_268, 4096, "cpu", GenerationSettings(temperature=0.5))
+INFO = ModelInfo(
+    "fake/echo",
+    "float32",
+    1_234_567,
+    4_938_268,
+    4096,
+    "cpu",
+    GenerationSettings(temperature=0.5),
+    read_bytes=4_000_000,
+    slots=4,
+    kv_bytes=4 * 4096 * 1024,
+    source="fake/echo",
+    dtype="float32",
+    stop_ids=(2,),
+    template=TemplateFacts("{{ messages }}", "native", alternates=False, thinks=True, tools=False),
+    anatomy=Anatomy(
+        layers=2,
+        parameters=1_234_567,
+        active=1_234_567,
+        weights={"float32": 4_938_268, "bfloat16": 2_469_134},
+        read={"float32": 4_000_000, "bfloat16": 2_000_000},
+        kv_per_token=1024,
+        activations=1_000_000,
+        bandwidth=10e9,
+    ),
+)
+OTHER = 500_000
+"""The id of the token that a traced word could have been instead."""
 POLL_SECONDS = 0.005
 
 
@@ -23,6 +62,24 @@ class Hold:
         """Let the reply go on."""
         self.released.set()
 
+    async def wait(self) -> None:
+        """Return when it is released."""
+        while not self.released.is_set():
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def prompt_of(request: ChatRequest) -> Prompt:
+    """One token for each character, and a line end behind each message."""
+    last = max((at for at, message in enumerate(request.messages) if message.role == "user"), default=0)
+    names: dict[str, Source] = {"system": "persona", "user": "user", "assistant": "reply"}
+    text, spans = "", list[Span]()
+    for at, message in enumerate(request.messages):
+        if message.content:
+            text += message.content + "\n"
+            spans += [Span("message" if at == last else names[message.role], len(message.content)), Span("template", 1)]
+    ends = tuple(range(1, len(text) + 1))
+    return Prompt(text, tuple(map(ord, text)), 0, tuple(spans), ends, request.messages, 0.001, 0.002)
+
 
 Piece = str | ReplyDelta | Exception | Hold
 Script = Sequence[Piece]
@@ -33,7 +90,8 @@ class FakeBackend:
     """Answers from a script: a list of pieces per reply, at `rate` pieces a second, the last reply again and again.
 
     A piece is text (one token), a whole delta, an exception to raise or a Hold; a reply may also be a function of the
-    request. Like a real backend it waits while `status` is loading, and raises its error.
+    request. A reply without a finish gets one. Like a real backend it waits while `status` is loading, and raises its
+    error. `before` comes ahead of the prompt, or brings one of its own.
     """
 
     def __init__(self, *replies: Reply, rate: float = 200.0) -> None:
@@ -43,8 +101,10 @@ class FakeBackend:
         self.running = 0
         self.cancelled = 0
         self.status = ModelStatus(INFO.name, "ready", info=INFO)
+        self.before: Sequence[ReplyDelta | Exception | Hold] = ()
         self.delay_first = 0.0
         self.last_piece_at = 0.0
+        self._words: dict[int, str] = {}
 
     def models(self) -> list[ModelStatus]:
         return [self.status]
@@ -61,27 +121,55 @@ class FakeBackend:
             if self.status.error is not None:
                 raise self.status.error
             pieces = script(request) if callable(script) else script
-            yield ReplyDelta(prompt=Prompt("prompt", (1, 2, 3)))
+            for piece in self.before:
+                if isinstance(piece, Hold):
+                    await piece.wait()
+                elif isinstance(piece, Exception):
+                    raise piece
+                else:
+                    yield piece
+            if not any(isinstance(piece, ReplyDelta) and piece.prompt for piece in self.before):
+                yield ReplyDelta(prompt=prompt_of(request))
             await asyncio.sleep(self.delay_first)
             start = loop.time()
             for number, piece in enumerate(pieces, 1):
                 await asyncio.sleep(max(0.0, start + number / self.rate - loop.time()))
                 if isinstance(piece, Hold):
                     held_at = loop.time()
-                    while not piece.released.is_set():
-                        await asyncio.sleep(POLL_SECONDS)
+                    await piece.wait()
                     start += loop.time() - held_at
                     continue
                 if isinstance(piece, Exception):
                     raise piece
                 self.last_piece_at = time.time()
-                yield piece if isinstance(piece, ReplyDelta) else ReplyDelta(text=piece, tokens=1)
+                if isinstance(piece, ReplyDelta):
+                    yield piece
+                else:
+                    traces = (self._traced(piece, loop.time() - start),) if request.trace else ()
+                    yield ReplyDelta(text=piece, tokens=1, traces=traces)
             seconds = max(loop.time() - start, 1e-9)
-            yield ReplyDelta(finish=Finish("stop_token", 3, len(pieces), 0, 0.0, self.delay_first, seconds))
+            last = pieces[-1] if pieces else ""
+            if not (isinstance(last, ReplyDelta) and last.finish):
+                yield ReplyDelta(finish=Finish("stop_token", 3, len(pieces), 0, 0.0, self.delay_first, seconds))
             finished = True
         finally:
             self.running -= 1
             self.cancelled += not finished
+
+    async def preview(self, request: ChatRequest) -> Prompt | None:
+        if self.status.info is None:
+            return None
+        return prompt_of(request)
+
+    async def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
+        return tuple(self._words.get(id, " other") for id in ids)
+
+    def _traced(self, word: str, at: float) -> TokenTrace:
+        """As if the word were one token, which could have been OTHER as well."""
+        id = 1000 + len(word) + sum(map(ord, word))
+        self._words[id] = word
+        steps = ((0.75, 0.2), (1.0, 0.0))
+        return TokenTrace(id, at, 0.75, 1, 0.9, (id, OTHER), ("model", "top_p"), steps)
 
     async def close(self) -> None:
         pass

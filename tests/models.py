@@ -1,5 +1,6 @@
 """Tiny models with random weights, and a byte-level tokenizer, that load in a fraction of a second."""
 
+import copy
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -10,12 +11,18 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
+    Gemma2Config,
     Gemma3TextConfig,
+    GPT2Config,
+    GptOssConfig,
     Lfm2Config,
+    Llama4TextConfig,
     LlamaConfig,
     Mamba2Config,
     MistralConfig,
     MixtralConfig,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -24,7 +31,9 @@ from transformers import (
 )
 
 from chatui.catalogue import ModelSpec
+from chatui.local.forward import Forward, survey
 from chatui.local.loading import LoadedModel, load
+from chatui.local.slots import Slots
 
 # Matrices this small gain nothing from a second thread, and lose much to it on a busy machine.
 torch.set_num_threads(1)
@@ -38,6 +47,16 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 THINKING = CHATML.replace("assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}")
+# Writes the thought of the reply to the last message, an empty one where there is none, as Qwen3's does.
+THOUGHT = CHATML.replace(
+    "m.content + ",
+    "(('<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n') if m.role == 'assistant' and loop.last else '')"
+    " + (m.content.lstrip('\n') if m.role == 'assistant' else m.content) + ",
+)
+# Begins with a thought, and takes no reply at the end.
+REFUSES = THINKING + (
+    "{% if messages[-1].role == 'assistant' %}{{ raise_exception('The last message must be a user\\'s') }}{% endif %}"
+)
 ALTERNATION = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/...') }}{% endif %}{% endfor %}"
@@ -76,16 +95,41 @@ SMALL: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+WINDOWS: dict[str, Any] = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 MOE: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SMALL),
     "qwen3": Qwen3Config(**SMALL),
-    "gemma3": Gemma3TextConfig(
-        **SMALL, sliding_window=8, layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=8
+    "gemma2": Gemma2Config(
+        **SMALL, **WINDOWS, query_pre_attn_scalar=8, attn_logit_softcapping=2.0, final_logit_softcapping=9.0
     ),
+    "gemma3": Gemma3TextConfig(**SMALL, **WINDOWS, query_pre_attn_scalar=8),
+    "gemma3_deep": Gemma3TextConfig(**{**SMALL, "num_hidden_layers": 6}, sliding_window=8, query_pre_attn_scalar=8),
     "mistral": MistralConfig(**SMALL, sliding_window=8),
     "mixtral": MixtralConfig(**SMALL, num_local_experts=4),
     "qwen3_moe": Qwen3MoeConfig(**SMALL, **MOE, num_experts=4),
+    "gpt_oss": GptOssConfig(**SMALL, **WINDOWS, num_local_experts=4, num_experts_per_tok=2, rope_parameters=ROPE),
+    "phi3": Phi3Config(**{name: value for name, value in SMALL.items() if name != "head_dim"}),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512, bos_token_id=None, eos_token_id=None
+    ),
+    # Keys and values differ in size.
+    "deepseek_v3": DeepseekV3Config(
+        **{name: value for name, value in SMALL.items() if name not in ("head_dim", "num_key_value_heads")},
+        **MOE,
+        num_key_value_heads=4,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+        n_routed_experts=4,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+    ),
+    "llama4": Llama4TextConfig(**SMALL, num_local_experts=2, attention_chunk_size=8, intermediate_size_mlp=48),
     "mamba2": Mamba2Config(
         vocab_size=VOCABULARY,
         hidden_size=32,
@@ -102,15 +146,19 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "lfm2": Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]),
 }
 
+PLAIN = tuple(kind for kind in CONFIGS if kind not in ("llama4", "mamba2", "lfm2"))
+"""The kinds whose keys and values can live in slots."""
 
-def tokenizer(chat_template: str | None = CHATML, **options: Any) -> PreTrainedTokenizerFast:
-    """One token per byte, and control tokens behind them."""
+
+def tokenizer(chat_template: str | None = CHATML, thinks: bool = True, **options: Any) -> PreTrainedTokenizerFast:
+    """One token per byte, and control tokens behind them, the tags of a thought among them if it `thinks`."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in PLAIN_ADDED])
+    if thinks:
+        backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in PLAIN_ADDED])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         chat_template=chat_template,
@@ -129,6 +177,14 @@ def model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
                 parameter.mul_(8)
     made.generation_config.eos_token_id = None
     return made
+
+
+def over_slots(kind: str = "llama", count: int = 4, capacity: int = 128) -> Forward:
+    """A model of one's own, its attention over this many slots."""
+    own = copy.deepcopy(model(kind))
+    shape = survey(own)
+    assert shape is not None
+    return Forward(own, Slots(shape, count, capacity, own.device))
 
 
 def save(

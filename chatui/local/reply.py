@@ -1,110 +1,168 @@
-"""LoadedModel and a request -> the reply, piece by piece, with everything that happens on the way."""
+"""A request and the tokens written for it -> the reply, piece by piece. Knows no forward pass."""
 
-import logging
 import random
 import time
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
 
-import torch
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from chatui.chat import ChatRequest, Finish, FinishReason, ModelInfo, Prompt, ReplyDelta
-from chatui.errors import ChatError, GenerationError
+from chatui.chat import ChatRequest, Finish, FinishReason, Message, Prompt, ReplyDelta, TokenTrace
 from chatui.local import prompt as prompts
-from chatui.local.engine import Interrupted
 from chatui.local.loading import LoadedModel
 from chatui.local.sampling import Sampler, model_rules
-from chatui.local.serial import decode, interruptible
-from chatui.local.text import IncrementalDecoder, StopStrings, ThinkingSplitter
+from chatui.local.serial import decode
+from chatui.local.text import REPLACEMENT, IncrementalDecoder, StopStrings, ThinkingSplitter
 
-log = logging.getLogger(__name__)
+BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
+"""How byte-level tokenizers spell bytes."""
 
 
-@dataclass(frozen=True)
-class Writer:
-    """Writes replies with one loaded model, in the caller's thread."""
+class Reply:
+    """One reply in the making: takes tokens, gives deltas, and knows when it is over.
 
-    loaded: LoadedModel
+    Of a reply that is continued the deltas hold only what is new, and stop strings count in that alone.
+    Raises PromptError where the conversation does not fit the model.
+    """
 
-    @property
-    def info(self) -> ModelInfo:
-        """What is known about the model."""
-        return self.loaded.info
+    def __init__(self, loaded: LoadedModel, request: ChatRequest) -> None:
+        settings = request.settings
+        context = loaded.info.context_length
+        self.prompt = preview(loaded, request)
+        self.seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
+        rules = model_rules(loaded.model, len(self.prompt.token_ids))
+        self.sampler = Sampler(settings, self.seed, rules, traced=request.trace)
+        self.over = False
+        self._most, self._context = settings.max_new_tokens, context
+        self._limit = min(self._most, context - len(self.prompt.token_ids))
+        self._stop_ids = frozenset() if request.ignore_eos else loaded.stop_ids
+        begun = prompts.begun(loaded.template, request.messages)
+        self._decoder = IncrementalDecoder(_behind_text(loaded) if begun else loaded.decode)
+        self._stops = StopStrings(settings.stop)
+        self._splitter = _splitter(self.prompt, begun)
+        self._count = 0
+        self._loaded = loaded
+        self._text_seconds = 0.0
+        self._rows = 0
+        self.begin(0.0)
 
-    def write(self, request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
-        """One reply. Raises ChatError, whatever goes wrong; passes Interrupted on."""
-        try:
-            yield from write(self.loaded, request, queue_seconds)
-        except (ChatError, Interrupted):
-            raise
-        except Exception as error:
-            log.exception("a reply failed")
-            raise _explain(error) from error
+    def begin(self, queue_seconds: float, cached_tokens: int = 0) -> None:
+        """The prompt is about to be read, all but its first `cached_tokens`."""
+        self._queue_seconds, self._cached_tokens = queue_seconds, cached_tokens
+        if self.sampler.trace is not None:
+            self.sampler.trace.begin()
+        self._started = self._first_at = time.perf_counter()
 
-    def interruptible(self, unwanted: Callable[[], bool]) -> AbstractContextManager[None]:
-        """Inside, the model gives up with Interrupted soon after `unwanted()` is true."""
-        return interruptible(self.loaded.model, unwanted)
+    def push(self, token_id: int, rows: int = 1) -> ReplyDelta:
+        """What this token adds, written in a step of `rows` rows.
+
+        The last one carries the finish, and then the reply is `over`.
+        """
+        arrived = time.perf_counter()
+        self._count += 1
+        self._rows += rows
+        if self._count == 1:
+            self._first_at = arrived
+        if token_id in self._stop_ids:
+            return self._end("stop_token", stop_id=token_id)
+        said, thought = self._splitter.push(self._stops.push(self._decoder.push(token_id)))
+        self._text_seconds += time.perf_counter() - arrived
+        if self._stops.hit is not None:
+            return self._end("stop_string", said, thought)
+        if self._count == self._limit:
+            return self._end("length", said, thought)
+        return ReplyDelta(said, thought, tokens=1, traces=self._traces())
+
+    def _traces(self, everything: bool = False) -> tuple[TokenTrace, ...]:
+        return self.sampler.trace.take(everything) if self.sampler.trace is not None else ()
+
+    def _stopped_by(self, reason: FinishReason, stop_id: int | None) -> str:
+        if reason == "stop_token":
+            return spelled(self._loaded, [stop_id])[0] if stop_id is not None else ""
+        if reason == "stop_string":
+            return self._stops.hit or ""
+        asked = self._limit == self._most
+        return f"max_new_tokens = {self._most:,}" if asked else f"the context of {self._context:,} tokens"
+
+    def _end(self, reason: FinishReason, said: str = "", thought: str = "", stop_id: int | None = None) -> ReplyDelta:
+        """The last delta, with all that was held back."""
+        self.over = True
+        tail = "" if self._stops.hit is not None else self._stops.push(self._decoder.flush()) + self._stops.flush()
+        for more_said, more_thought in (self._splitter.push(tail), self._splitter.flush()):
+            said, thought = said + more_said, thought + more_thought
+        now = time.perf_counter()
+        finish = Finish(
+            reason=reason,
+            prompt_tokens=len(self.prompt.token_ids),
+            completion_tokens=self._count,
+            seed=self.seed,
+            queue_seconds=self._queue_seconds,
+            prefill_seconds=self._first_at - self._started,
+            decode_seconds=now - self._first_at,
+            cached_tokens=self._cached_tokens,
+            stopped_by=self._stopped_by(reason, stop_id),
+            stop_id=stop_id,
+            text_seconds=self._text_seconds,
+            rows=self._rows / self._count,
+        )
+        return ReplyDelta(said, thought, tokens=1, finish=finish, traces=self._traces(everything=True))
+
+
+def preview(loaded: LoadedModel, request: ChatRequest) -> Prompt:
+    """The prompt of this request. Raises PromptError where it does not fit."""
+    info = loaded.info
+    limit = info.context_length - (1 if request.whole else info.reserve(request.settings))
+    return prompts.build(loaded.tokenizer, loaded.template, request.messages, limit, request.whole)
 
 
 def write(loaded: LoadedModel, request: ChatRequest, queue_seconds: float = 0.0) -> Generator[ReplyDelta]:
-    """One reply: the prompt first, then a delta for each token, the last with the finish.
+    """One reply by itself: the prompt first, then a delta for each token, the last with the finish.
 
-    Raises PromptError or GenerationError.
+    Raises PromptError or GenerationError, and whatever the model raises.
     """
-    settings = request.settings
-    context = loaded.info.context_length
-    reserve = min(settings.max_new_tokens, context // 4)
-    prompt = prompts.build(loaded.tokenizer, loaded.template, request.messages, context - reserve)
-    yield ReplyDelta(prompt=prompt)
-    limit = min(settings.max_new_tokens, context - len(prompt.token_ids))
-    seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
-    rules = model_rules(loaded.model, len(prompt.token_ids))
-    decoder = IncrementalDecoder(loaded.decode)
-    stops = StopStrings(settings.stop)
-    splitter = ThinkingSplitter(thinking=_opens_thinking(prompt))
-    started = first_at = time.perf_counter()
-    reason: FinishReason = "length"
-    count = 0
-    for token_id in decode(loaded.model, prompt.token_ids, Sampler(settings, seed, rules)):
-        count += 1
-        if count == 1:
-            first_at = time.perf_counter()
-        if token_id in loaded.stop_ids:
-            reason = "stop_token"
-            break
-        said, thought = splitter.push(stops.push(decoder.push(token_id)))
-        yield ReplyDelta(said, thought, tokens=1)
-        if stops.hit is not None:
-            reason = "stop_string"
-            break
-        if count == limit:
-            break
-    tail = "" if stops.hit is not None else stops.push(decoder.flush()) + stops.flush()
-    said, thought = (a + b for a, b in zip(splitter.push(tail), splitter.flush(), strict=True))
-    yield ReplyDelta(
-        said,
-        thought,
-        tokens=1 if reason == "stop_token" else 0,
-        finish=Finish(
-            reason=reason,
-            prompt_tokens=len(prompt.token_ids),
-            completion_tokens=count,
-            seed=seed,
-            queue_seconds=queue_seconds,
-            prefill_seconds=first_at - started,
-            decode_seconds=time.perf_counter() - first_at,
-        ),
-    )
+    reply = Reply(loaded, request)
+    reply.begin(queue_seconds)
+    yield ReplyDelta(prompt=reply.prompt)
+    for token_id in decode(loaded.model, reply.prompt.token_ids, reply.sampler):
+        yield reply.push(token_id)
+        if reply.over:
+            return
 
 
-def _opens_thinking(prompt: Prompt) -> bool:
-    return prompt.text.rstrip().endswith("<think>")
+def spelled(loaded: LoadedModel, ids: Sequence[int]) -> tuple[str, ...]:
+    """The text of each token by itself; for a part of a character its bytes as <0xE2>."""
+    unknown = [id for id in ids if id not in loaded.spelling]
+    tokenizer = loaded.tokenizer
+    before = tokenizer.encode("a", add_special_tokens=False)
+    length = len(str(tokenizer.decode(before)))
+    together = [[*before, id] for id in unknown]
+    behind = tokenizer.batch_decode(together, clean_up_tokenization_spaces=False) if unknown else []
+    for id, name, decoded in zip(unknown, tokenizer.convert_ids_to_tokens(unknown), behind, strict=True):
+        text = decoded[length:]
+        loaded.spelling[id] = _bytes_of(name or "") if REPLACEMENT in text else text
+    return tuple(loaded.spelling[id] for id in ids)
 
 
-def _explain(error: Exception) -> GenerationError:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
-        return GenerationError("There was not enough memory for this conversation.", "Shorten it, or start a new chat.")
-    return GenerationError(
-        f"The model failed while writing ({type(error).__name__}).", "Try again; the console has the details."
-    )
+def _bytes_of(name: str) -> str:
+    """A token that is a part of a character as its bytes, where its name spells them as byte-level tokenizers do."""
+    try:
+        return "".join(f"<0x{BYTES[sign]:02X}>" for sign in name)
+    except KeyError:
+        return name
+
+
+def _behind_text(loaded: LoadedModel) -> Callable[[list[int]], str]:
+    """Decodes as behind other text: SentencePiece's tokens lose the space they begin with where nothing is before."""
+    before = loaded.tokenizer.encode("a", add_special_tokens=False)
+    length = len(loaded.decode(before))
+    return lambda ids: loaded.decode([*before, *ids])[length:]
+
+
+def _splitter(prompt: Prompt, begun: Message | None) -> ThinkingSplitter:
+    """Parts what is written from where the reply stands now."""
+    if begun is None:
+        return ThinkingSplitter(thinking=prompts.opens_thinking(prompt.text))
+    splitter = ThinkingSplitter(thinking=not begun.content)
+    # Lines and code fences go on from what is there, but what looks like a tag in it opens or closes nothing.
+    splitter.push((begun.content or begun.reasoning).replace("<", "-"))
+    splitter.flush()
+    return splitter

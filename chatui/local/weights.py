@@ -1,44 +1,76 @@
 """Weights on disk, before they are loaded: are they there, whole, safe to read, and is there memory for them?"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 import torch
 
-from chatui.catalogue import ModelSpec, human_bytes, read_gguf_header, read_header, weight_bytes
+from chatui.catalogue import (
+    FLOATS,
+    STORED_BYTES,
+    ModelSpec,
+    StoredTensor,
+    human_bytes,
+    read_gguf_header,
+    read_header,
+    weight_bytes,
+)
 from chatui.errors import ModelError
-from chatui.settings import Dtype
+from chatui.settings import Dtype, Quantization
 
+CONFIG_DTYPES: Mapping["torch.dtype | None", Dtype] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def check_weights(
-    spec: ModelSpec, folder: Path, gguf_file: str | None, dtype: "torch.dtype | None", device_map: str
+    spec: ModelSpec,
+    folder: Path,
+    gguf_file: str | None,
+    levels: Path | None,
+    dtype: "torch.dtype | None",
+    device_map: str,
 ) -> None:
-    """Raise ModelError where weights are missing, cut off, pickled or too large; `dtype` is what the config says."""
-    wanted: Dtype = spec.dtype
+    """Raise ModelError where weights are missing, cut off, pickled or too large.
+
+    `levels` is a file with some of the weights as levels, `dtype` is what the config says.
+    """
     if gguf_file:
-        tensors = read_gguf_header(folder / gguf_file)
+        tensors, wanted = read_gguf_header(folder / gguf_file), spec.dtype
         wanted = "bfloat16" if wanted == "auto" else wanted
     else:
         tensors = [tensor for path in _files(spec, folder) for tensor in read_header(path)]
-        named: dict[torch.dtype | None, Dtype] = {
-            torch.float32: "float32",
-            torch.bfloat16: "bfloat16",
-            torch.float16: "float16",
-        }
-        wanted = named.get(dtype, "auto") if wanted == "auto" else wanted
-    needed, free = weight_bytes(tensors, wanted, spec.quantization), free_memory(device_map)
+        wanted = CONFIG_DTYPES.get(dtype, "auto") if spec.dtype == "auto" else spec.dtype
+    kept = read_header(levels) if levels and spec.quantization == "auto" else []
+    needed, free = _needed(tensors, kept, wanted, spec.quantization), free_memory(device_map)
     if needed <= free:
         return
-    smaller = weight_bytes(tensors, wanted, "4bit")
-    four_bit = f"Try --quantization 4bit (about {human_bytes(smaller)}), or a" if smaller <= free else "Choose a"
+    packed: Quantization = "int4" if device_map == "cpu" else "4bit"
+    smaller = _needed(tensors, [], "bfloat16" if packed == "int4" else wanted, packed)
+    may_help = smaller <= free and not (gguf_file and packed == "4bit")
     raise ModelError(
         f"{spec.name} needs {human_bytes(needed)} of memory for its weights; {human_bytes(free)} are free.",
-        f"{'Choose a' if gguf_file else four_bit} smaller model.",
+        f"Try --quantization {packed} (about {human_bytes(smaller)}), or a smaller model."
+        if may_help
+        else "Choose a smaller model.",
     )
+
+
+def _needed(tensors: list[StoredTensor], kept: list[StoredTensor], dtype: Dtype, quantization: Quantization) -> int:
+    """Bytes at the highest: dense weights that are not read as they are from the file are all there before packing."""
+    levels = {tensor.name.removesuffix(".nibbles") + ".weight" for tensor in kept}
+    rest = [tensor for tensor in tensors if tensor.name not in levels]
+    held = weight_bytes([*rest, *kept], dtype, quantization)
+    mapped = all(tensor.dtype == "BF16" or tensor.dtype in STORED_BYTES.keys() - FLOATS for tensor in tensors)
+    if quantization in ("8bit", "4bit") or mapped:
+        return held
+    return max(held, weight_bytes(tensors, dtype, "none"))
 
 
 def free_memory(device_map: str) -> int:

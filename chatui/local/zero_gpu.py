@@ -9,48 +9,55 @@ from typing import Any
 from chatui.catalogue import ModelSpec
 from chatui.chat import ChatRequest, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError
-from chatui.local.engine import Model, Reply, Report
+from chatui.local.engine import Loader, Model, Report, Write
 
 
-def load(spec: ModelSpec, cache_dir: Path, report: Report) -> Model:
-    """The model on the emulated GPU; to be called in the thread that imported `spaces`, the only one that emulates.
+def loader(gpu: Callable[[Any], Any]) -> Loader:
+    """A loader of models on the emulated GPU, each of whose replies is written on one that `gpu` (spaces.GPU) lends.
 
-    transformers places weights in threads of its own, so they are loaded on the CPU and moved here; quantized ones
-    cannot be moved. Raises ModelError.
+    To be called in the thread that imported `spaces`, the only one that emulates. transformers places weights in
+    threads of its own, so they are loaded on the CPU and moved here; quantized ones cannot be moved.
     """
-    if spec.quantization != "none":
-        raise ModelError("On ZeroGPU weights cannot be quantized.", "Leave CHATUI_QUANTIZATION out; there is room.")
-    from chatui.local import loading
-    from chatui.local.reply import Writer
 
-    loaded = loading.load(replace(spec, device_map="cpu"), cache_dir, report)
-    moved: Any = loaded.model
-    moved.to("cuda")
-    return Writer(replace(loaded, info=replace(loaded.info, device="ZeroGPU")))
+    def load(spec: ModelSpec, cache_dir: Path, report: Report) -> Model:
+        if spec.quantization not in ("none", "auto"):
+            raise ModelError("On ZeroGPU weights cannot be quantized.", "Leave CHATUI_QUANTIZATION out; there is room.")
+        from chatui.local import loading
+        from chatui.local.serving import Serial
+
+        dense = replace(spec, device_map="cpu", quantization="none")
+        loaded = loading.load(dense, cache_dir, report)
+        moved: Any = loaded.model
+        moved.to("cuda")
+        # The GPU that will be lent is not at hand, and what it was measured on is another device.
+        anatomy = loaded.info.anatomy and replace(loaded.info.anatomy, bandwidth=0.0)
+        info = replace(loaded.info, device="ZeroGPU", anatomy=anatomy)
+        return Serial(replace(loaded, info=info), lambda write: _lent(gpu, write))
+
+    return load
 
 
-def lend(gpu: Callable[[Any], Any]) -> Callable[[Reply], Reply]:
-    """`spaces.GPU` as LocalBackend's `wrap`. A ChatError must cross as a value: `spaces` drops all but its class."""
+def _lent(gpu: Callable[[Any], Any], write: Write) -> Write:
+    """`write` on a borrowed GPU. A ChatError must cross as a value: `spaces` drops all but its class."""
 
-    def wrap(reply: Reply) -> Reply:
-        def crossing(request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta | ChatError]:
-            try:
-                yield from reply(request, queue_seconds)
-            except ChatError as error:
-                yield error
+    def crossing(request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta | ChatError]:
+        try:
+            yield from write(request, queue_seconds)
+        except Exception as error:
+            from chatui.local.batch import explain
 
-        borrowed = gpu(crossing)
+            yield explain(error)
 
-        def written(request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
-            with contextlib.closing(borrowed(request, queue_seconds)) as items:
-                for item in _told(items):
-                    if isinstance(item, ChatError):
-                        raise item
-                    yield item
+    borrowed = gpu(crossing)
 
-        return written
+    def written(request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
+        with contextlib.closing(borrowed(request, queue_seconds)) as items:
+            for item in _told(items):
+                if isinstance(item, ChatError):
+                    raise item
+                yield item
 
-    return wrap
+    return written
 
 
 def _told(items: Generator[Any]) -> Generator[Any]:

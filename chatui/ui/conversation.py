@@ -1,65 +1,105 @@
-"""gr.ChatInterface around a backend: every way to ask, and what the chat shows while it is answered."""
+"""gr.ChatInterface over the stored conversations: every way to ask, and what the tab shows while it is answered.
 
+The tab only listens: replies are written by the runner, and texts come from the store, never from the browser.
+"""
+
+import asyncio
 import contextlib
+import html
 import logging
-from collections.abc import AsyncIterator, Sequence
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
-from chatui.chat import Backend, ChatRequest, Message, ModelStatus
-from chatui.errors import ChatError, unexpected
-from chatui.ui import controls, endpoint, header, listening, transcript
-from chatui.ui.flow import gathered
-from chatui.ui.transcript import GrowingReply, Shown
+from chatui import personas
+from chatui.chat import ChatRequest, Message, ModelStatus
+from chatui.errors import ChatError, NotFoundError, unexpected
+from chatui.owners import Cookies
+from chatui.personas import Persona
+from chatui.runner import Growing, Live, Runner, described, said
+from chatui.settings import GenerationSettings
+from chatui.store.records import Author, Rating, StoredMessage, Turn
+from chatui.ui import actions, context_bar, controls, endpoint, header, inspector_panel, listening, transcript
+from chatui.ui.blocks import Page
+from chatui.ui.flow import Latest, pause
+from chatui.ui.inspector_panel import InspectorPanel
+from chatui.ui.persona_panel import PersonaPanel
+from chatui.ui.place import Place
+from chatui.ui.sidebar import Sidebar
+from chatui.ui.tab import Tab
+from chatui.ui.transcript import Shown
+from chatui.ui.wires import wire
 
 log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+"""How often a reply that another server writes is looked at."""
+
+HALF = "\ufffd"
+"""What stands for the rest of a character where a reply was cut within one."""
+
+Updates = AsyncGenerator[dict[Component, Any]]
+Step = Callable[[Tab], Awaitable[Live | None]]
 
 
 class Conversation(gr.ChatInterface):
     """gr.ChatInterface with one event per turn instead of its chain of eight.
 
-    The chain leaves the text box dead after a failure and cannot stop a reply to an edited message. Here every way
-    to ask is one generator that shows the question, streams the reply and gives the box back; it never raises.
+    The chain leaves the text box dead after a failure and cannot stop a reply to an edited message. Here every event
+    is one generator that does a step, shows the conversation, and listens to the reply that is written there, if any;
+    it never raises.
     """
 
-    def __init__(self, backend: Backend, **components: Any) -> None:
-        self._backend = backend
-        super().__init__(endpoint.chat(backend), api_name="chat", editable=True, concurrency_limit=None, **components)
-
-    def add_new_chat(self, button: gr.Button) -> None:
-        """Let this button stop the reply and empty the conversation."""
-        button.click(
-            lambda: ([], _ready(), header.status(self._backend.models()[0])),
-            None,
-            [self.chatbot, self.textbox, *self.additional_outputs],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-            cancels=self._turns,
-        )
+    def __init__(
+        self, page: Page, runner: Runner, cookies: Cookies, panel: PersonaPanel, sidebar: Sidebar, **parts: Any
+    ) -> None:
+        """`page` is the one being built; the others are what its events need."""
+        self._page, self._runner, self._backend, self._cookies = page, runner, runner.backend, cookies
+        self._panel, self._sidebar = panel, sidebar
+        self._where = wire("where")
+        self._action = wire("action")
+        # Not the message box itself: an event that takes it clears what its validation has said.
+        self._draft = wire("draft")
+        self._latest = Latest()
+        super().__init__(endpoint.chat(self._backend), api_name="chat", editable=True, concurrency_limit=None, **parts)
 
     def _setup_events(self) -> None:
         """Called by ChatInterface's constructor once the components are there."""
-        outputs: list[Component] = [self.chatbot, self.textbox, *self.additional_outputs]
+        self._status: Component = self.additional_outputs[0]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        turn: dict[str, Any] = {"outputs": outputs, "concurrency_limit": None, **quiet}
-        shown: list[Component] = [self.chatbot, *self.additional_inputs]
-        triggers: list[Any] = [self.textbox.submit, self.chatbot.example_select, self.chatbot.retry, self.chatbot.edit]
-        self._turns: list[Any] = [
-            self.textbox.submit(self._send, [self.textbox, *shown], validator=_check_message, **turn),
-            self.chatbot.example_select(self._send_example, shown, validator=_check, **turn),
-            self.chatbot.retry(self._retry, shown, validator=_check, **turn),
-            self.chatbot.edit(self._edit, shown, validator=_check, **turn),
-        ]
-        for trigger, event in zip(triggers, self._turns, strict=True):
+        outputs = [self.chatbot, self.textbox, self._status, self._where, self._sidebar.list]
+        # Each output costs at every redraw, changed or not; only what opens a conversation shows its persona.
+        opened = [*outputs, *self._panel.outputs]
+        # One event of a tab ends the one before on the server, see Latest; ended by the browser, it may take the new
+        # one along.
+        turn: dict[str, Any] = {"outputs": outputs, "concurrency_limit": None, "trigger_mode": "multiple", **quiet}
+        place: list[Component] = [self._where, self._sidebar.search]
+        asked = [*place, *self._panel.inputs, *self.additional_inputs]
+        for event in (
+            self.textbox.submit(self._send, [self.textbox, *asked], validator=_check_message, **turn),
+            self.chatbot.example_select(self._send_example, asked, validator=_check, **turn),
+            self.chatbot.retry(self._retry, asked, validator=_check, **turn),
+            self.chatbot.edit(self._edit, asked, validator=_check, **turn),
+            self._action.change(self._do, [self._action, *asked], **{**turn, "outputs": opened}),
+        ):
             event.failure(_ready, None, self.textbox, queue=False, **quiet)
-            trigger(None, None, None, cancels=[other for other in self._turns if other is not event], **quiet)
-        self.textbox.stop(None, None, None, cancels=self._turns, **quiet)
-        self.textbox.stop(_stopped, self.chatbot, [self.chatbot, self.textbox], queue=False, **quiet)
-        self.chatbot.undo(_undo, self.chatbot, [self.chatbot, self.textbox], queue=False, cancels=self._turns, **quiet)
-        self.chatbot.clear(_ready, None, self.textbox, queue=False, cancels=self._turns, **quiet)
+        self.chatbot.undo(self._undo, place, **turn)
+        self._sidebar.new.click(self._new, place, **turn)
+        self._sidebar.temporary.click(self._new_temporary, place, **turn)
+        # Not queued: of several queued events at once Gradio's page may lose one.
+        loaded = self._page.load(self._open, place, [*opened, self._action], queue=False, **quiet)
+        self._page.opens_with(loaded, self._first)
+        self.textbox.stop(self._stop, place, **turn)
+        self.chatbot.like(self._like, place, **turn)
+        found: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **quiet}
+        self._sidebar.search.change(self._search, place, self._sidebar.list, **found)
+        self._sidebar.bring.upload(self._import, [self._sidebar.bring, *place], self._sidebar.list, **quiet)
         api_inputs = [gr.Textbox(visible=False, label="system_prompt"), *controls.build_api()]
         self.fake_api_btn.click(
             self.fn,
@@ -71,56 +111,329 @@ class Conversation(gr.ChatInterface):
             postprocess=False,
         )
 
-    async def _send(self, message: str, history: list[Shown], *inputs: Any) -> AsyncIterator[Any]:
-        async for update in self._turn(message, history, inputs, clear=True):
+    def connect(self, inspect: InspectorPanel, context: gr.Markdown) -> None:
+        """Make the Inspect view and the line about the context work, which stand behind the chat on the page."""
+        place: list[Component] = [self._where, self._sidebar.search]
+        asked = [*self._panel.inputs, *self.additional_inputs]
+        inspect.connect(self._tab, self._again, place, asked)
+        boxes: list[Any] = [self._panel.inputs[-1], *self.additional_inputs]
+        gr.on(
+            [self._draft.change, self._where.change, *(box.change for box in boxes)],
+            self._context,
+            [self._draft, *place, *asked],
+            context,
+            queue=False,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            api_visibility="private",
+        )
+
+    async def _send(self, message: str, *inputs: Any) -> Updates:
+        async def step(tab: Tab) -> Live:
+            return await self._ask(tab, inputs, message, tab.place.ids[-1] if tab.place.ids else None)
+
+        async for update in self._run(inputs, step, sent=True):
             yield update
 
-    async def _send_example(self, event: gr.SelectData, history: list[Shown], *inputs: Any) -> AsyncIterator[Any]:
-        async for update in self._turn(str(event.value["text"]), history, inputs):
+    async def _send_example(self, event: gr.SelectData, *inputs: Any) -> Updates:
+        async def step(tab: Tab) -> Live:
+            return await self._ask(tab, inputs, str(event.value["text"]), None)
+
+        async for update in self._run(inputs, step):
             yield update
 
-    async def _retry(self, event: gr.RetryData, history: list[Shown], *inputs: Any) -> AsyncIterator[Any]:
-        before, message = transcript.split_last_turn(history[: _index(event.index) + 1])
-        async for update in self._turn(message, before, inputs):
+    async def _retry(self, event: gr.RetryData, *inputs: Any) -> Updates:
+        async def step(tab: Tab) -> Live:
+            return await self._ask(tab, inputs, None, tab.place.message(_index(event.index)))
+
+        async for update in self._run(inputs, step):
             yield update
 
-    async def _edit(self, event: gr.EditData, history: list[Shown], *inputs: Any) -> AsyncIterator[Any]:
-        message = transcript.text_of({"content": event.value})
-        async for update in self._turn(message, history[: _index(event.index)], inputs):
+    async def _edit(self, event: gr.EditData, *inputs: Any) -> Updates:
+        async def step(tab: Tab) -> Live:
+            edited = await asyncio.to_thread(tab.shelf.message, tab.place.message(_index(event.index)))
+            return await self._ask(tab, inputs, transcript.text_of(event.value), edited.parent)
+
+        async for update in self._run(inputs, step):
             yield update
 
-    async def _turn(
-        self, message: str, history: Sequence[Shown], inputs: Sequence[Any], clear: bool = False
-    ) -> AsyncIterator[tuple[Any, ...]]:
-        """Updates of (chatbot, text box, status) while one message is answered."""
-        history = [*history, transcript.user(message)]
+    async def _undo(self, event: gr.UndoData, *inputs: Any) -> Updates:
+        """Take the last turn back into the text box; it stays in the tree as another version."""
+        draft = ""
+
+        async def step(tab: Tab) -> None:
+            nonlocal draft
+            await self._runner.stop(tab.owner, tab.place.chat)
+            message = await asyncio.to_thread(tab.shelf.message, tab.place.message(_index(event.index)))
+            await asyncio.to_thread(tab.shelf.rewind, message.id)
+            draft = message.content
+
+        async for update in self._run(inputs, step):
+            yield {**update, self.textbox: gr.update(value=draft, **_READY)}
+
+    async def _new(self, *inputs: Any) -> Updates:
+        async for update in self._run(inputs, _leave):
+            yield update
+
+    async def _new_temporary(self, *inputs: Any) -> Updates:
+        async for update in self._run(inputs, _leave_no_trace):
+            yield update
+
+    async def _stop(self, *inputs: Any) -> Updates:
+        async def step(tab: Tab) -> None:
+            await self._runner.stop(tab.owner, tab.place.chat)
+
+        async for update in self._run(inputs, step):
+            yield update
+
+    async def _do(self, action: str, *inputs: Any) -> Updates:
+        """An action of the list of conversations or of the bar below a message: `number|name=target=value`."""
+        name, _, rest = (action or "").partition("|")[2].partition("=")
+
+        async def step(tab: Tab) -> Live | None:
+            target, _, value = rest.partition("=")
+            if name == "other":
+                begun = await inspector_panel.with_other_token(tab, target, value)
+                return await self._ask(tab, inputs, None, begun.parent, goes_on=begun)
+            if name != "continue":
+                tab.place = await actions.do(tab, name, target, value)
+                return None
+            cut = await asyncio.to_thread(tab.shelf.message, target)
+            if not transcript.can_go_on(cut):
+                raise ChatError("This reply cannot be continued.", "Ask for another version instead.")
+            return await self._ask(tab, inputs, None, cut.parent, goes_on=cut)
+
+        async for update in self._run(inputs, step, opens=name in ("open", "branch", "restore")):
+            yield update
+
+    async def _first(self) -> dict[Any, Any]:
+        """What the page shows at first, at an address that may name a conversation."""
+
+        async def step(tab: Tab) -> None:
+            tab.place = tab.place.at(listening.address().get("chat", "")[:100])
+
+        listed: dict[Any, Any] = {}
+        with contextlib.suppress(ChatError):  # what is wrong is said in the chat
+            listed = await self._panel.listed()
+        async with contextlib.aclosing(self._done(("", ""), step, sent=False, opens=True)) as updates:
+            return {**listed, **await anext(updates)}
+
+    async def _open(self, where: str, _: str) -> dict[Any, Any]:
+        """The page has been loaded: show what it was not sent with, and listen to a reply that is being written."""
+        shown = {self._where: gr.skip()} if where else await self._first()
+        if Place.read(where or shown.get(self._where)).growing:
+            shown[self._action] = "0|refresh"
+        return shown
+
+    async def _like(self, event: gr.LikeData, *inputs: Any) -> Updates:
+        async def step(tab: Tab) -> None:
+            rated = await asyncio.to_thread(tab.shelf.message, tab.place.message(_index(event.index)))
+            rating: Rating | None = "like" if event.liked is True else "dislike" if event.liked is False else None
+            await asyncio.to_thread(tab.shelf.rate, rated.id, rating, rated.note if rating else "")
+
+        async for update in self._run(inputs, step):
+            yield update
+
+    async def _search(self, *inputs: Any) -> Any:
+        try:
+            return await self._sidebar.listed(self._tab(inputs))
+        except ChatError as error:
+            gr.Warning(html.escape(str(error)))
+            return gr.skip()
+
+    async def _import(self, path: str | None, *inputs: Any) -> Any:
+        try:
+            tab = self._tab(inputs)
+            await self._sidebar.add(tab, path)
+            return await self._sidebar.listed(tab)
+        except ChatError as error:
+            gr.Warning(html.escape(str(error)))
+            return gr.skip()
+
+    def _tab(self, inputs: Sequence[Any]) -> Tab:
+        place = Place.read(inputs[0])
+        owner = listening.owner(self._cookies, place.guest)
+        if owner is None:
+            raise ChatError(
+                "This browser keeps no cookies, so nobody can tell whose chats to show.", "Load the page again."
+            )
+        return Tab(owner, place, self._runner, inputs[1] or "")
+
+    async def _ask(
+        self,
+        tab: Tab,
+        inputs: Sequence[Any],
+        question: str | None,
+        parent: str | None,
+        goes_on: StoredMessage | None = None,
+    ) -> Live:
+        """Begin a reply: to a new `question` below `parent`, or to the message `parent`, or one that `goes_on`."""
+        persona, prompt, start_with, settings = await self._chosen(inputs)
         model = self._backend.models()[0]
-        reply = GrowingReply()
-        yield [*history, *reply.shown(_phase(model, reply))], _busy(clear), header.status(model)
+        author = Author(
+            model=model.name,
+            revision=model.info.revision if model.info else "",
+            system_prompt=prompt,
+            settings=settings,
+            seed=settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32),
+            prefix=goes_on.content.rstrip(HALF) if goes_on else start_with,
+            prefix_reasoning=goes_on.reasoning if goes_on else "",
+        )
+        await self._runner.stop(tab.owner, tab.place.chat)
+        turn = Turn(tab.place.chat or None, parent or None, question, author, persona)
+        live = await self._runner.ask(tab.owner, turn, tab.place.temporary)
+        tab.place = replace(tab.place, chat=live.conversation.id)
+        return live
+
+    async def _chosen(self, inputs: Sequence[Any]) -> tuple[Persona, str, str, GenerationSettings]:
+        """The persona, its system prompt with the variables filled in, the reply's start, and the settings."""
+        chosen, (start_with, *values) = inputs[2 : 2 + len(self._panel.inputs)], inputs[2 + len(self._panel.inputs) :]
+        settings = controls.read(values)
+        persona = await self._panel.persona(*chosen)
+        local = datetime.now(UTC) + timedelta(minutes=listening.minutes_ahead())
+        prompt = personas.fill(
+            persona.system_prompt,
+            user=listening.login() or "User",
+            model=self._backend.models()[0].name,
+            date=personas.day(local),
+            char=persona.name,
+        )
+        return persona, prompt.strip(), start_with or "", settings
+
+    async def _again(self, tab: Tab, reply: StoredMessage, inputs: Sequence[Any]) -> ChatRequest:
+        """The request for `reply` once more with its seed, and with the persona and settings as they now stand."""
+        _, prompt, start_with, settings = await self._chosen(inputs)
+        path = await asyncio.to_thread(tab.shelf.path, reply.conversation, reply.parent)
+        seed = reply.author.seed if reply.author else settings.seed
+        settings = settings.model_copy(update={"seed": seed})
+        messages = said(prompt, path, Message("assistant", start_with) if start_with else None)
+        return ChatRequest(messages, settings, user=tab.owner)
+
+    async def _context(self, draft: str | None, *inputs: Any) -> str:
+        """How full the context is, with what is being typed."""
+        info = self._backend.models()[0].info
+        if info is None or len(draft or "") > endpoint.LONGEST_MESSAGE:
+            return ""
+        try:
+            tab = self._tab(inputs)
+            _, prompt, start_with, settings = await self._chosen(inputs)
+            path = await asyncio.to_thread(tab.shelf.path, tab.place.chat) if tab.place.chat else ()
+            blank = not (draft or "").strip()
+            asked = Message("user", "?" if blank else draft or "")
+            messages = (*said(prompt, path), asked, *([Message("assistant", start_with)] if start_with else []))
+            found = await self._backend.preview(ChatRequest(messages, settings))
+            return context_bar.bar(info, found, settings, blank) if found else ""
+        except ChatError as error:
+            return context_bar.refusal(error)
+
+    async def _run(self, inputs: Sequence[Any], step: Step, sent: bool = False, opens: bool = False) -> Updates:
+        """Do a step, then show where the tab stands and listen; `sent` empties the box, `opens` shows the persona."""
+        async with self._latest.in_place_of_the_last(listening.tab()) as superseded:
+            async for update in self._done(inputs, step, sent, opens):
+                if superseded.is_set():
+                    return
+                yield update
+
+    async def _done(self, inputs: Sequence[Any], step: Step, sent: bool, opens: bool) -> Updates:
+        tab: Tab | None = None
+        live: Live | None = None
         failure: list[Shown] = []
         try:
-            persona = Message("system", str(inputs[0] or "").strip())
-            request = ChatRequest((persona, *transcript.to_messages(history)), controls.read(inputs[1:]))
-            phase = ""
-            async with contextlib.aclosing(gathered(self._backend.stream(request))) as batches:
-                async for deltas in batches:
-                    reply.add(deltas)
-                    if listening.nobody_hears():
-                        return
-                    model = self._backend.models()[0]
-                    phase, before = _phase(model, reply), phase
-                    if not deltas and phase == before:
-                        yield tuple(gr.skip() for _ in range(3))
-                    else:
-                        yield [*history, *reply.shown(phase)], gr.skip(), header.status(model, reply.speed())
-        except ChatError as error:
-            failure = [transcript.card(error)]
+            tab = self._tab(inputs)
+            live = await step(tab)
         except Exception as error:
-            log.exception("a turn failed")
-            failure = [transcript.card(unexpected(error))]
-        started = reply.text or reply.reasoning or reply.finish
-        parts = [*(reply.shown("") if started else []), *failure]
-        yield [*history, *parts], _ready(), header.status(self._backend.models()[0], reply.speed())
+            failure.append(_card(error))
+        if tab is None:
+            yield {self.chatbot: failure, self.textbox: _ready()}
+            return
+        try:
+            async for update in self._shown(tab, live, sent and not failure, opens, failure):
+                yield update
+        except Exception as error:
+            yield {self.chatbot: [_card(error)], self.textbox: _ready()}
+
+    async def _shown(self, tab: Tab, live: Live | None, sent: bool, opens: bool, failure: list[Shown]) -> Updates:
+        """The conversation where the tab stands, and its last reply while it grows."""
+        path: Sequence[StoredMessage] = live.path if live else ()
+        if live is None and tab.place.chat:
+            try:
+                path = await asyncio.to_thread(tab.shelf.path, tab.place.chat)
+            except NotFoundError as error:
+                tab.place = tab.place.at("")
+                failure = [*failure, transcript.card(error)]
+        writing = path[-1] if path and path[-1].state == "running" else None
+        seen = transcript.view(path[:-1] if writing else path, writing)
+        before = seen.shown
+        ids = (*seen.ids, writing.id) if writing else tuple(seen.ids)
+        tab.place = replace(tab.place, ids=ids, growing=writing is not None)
+        model = self._backend.models()[0]
+        yield {
+            self.chatbot: gr.update(value=[*before, *failure], feedback_value=seen.ratings),
+            self.textbox: _busy(sent) if writing else _ready(sent),
+            self._status: header.status(model),
+            self._where: tab.place.written(),
+            self._sidebar.list: await self._sidebar.listed(tab),
+            **(await self._panel_shows(tab) if opens else {}),
+        }
+        if writing is None:
+            return
+        last, growing = writing, None
+        async for last, growing in self._growing(tab, live or self._runner.live(tab.owner, writing.id), writing):
+            if listening.nobody_hears():
+                return
+            model = self._backend.models()[0]
+            reply = transcript.reply(last, growing, _phase(model, growing))
+            speed = transcript.speed(growing) if growing else ""
+            yield {self.chatbot: [*before, *reply], self._status: header.status(model, speed)}
+        seen.add(last, transcript.reply(last, growing))
+        tab.place = replace(tab.place, ids=tuple(seen.ids), growing=False)
+        yield {
+            self.chatbot: gr.update(value=[*seen.shown, *failure], feedback_value=seen.ratings),
+            self.textbox: _ready(),
+            self._status: header.status(self._backend.models()[0], transcript.speed(growing) if growing else ""),
+            self._where: tab.place.written(),
+        }
+
+    async def _growing(
+        self, tab: Tab, live: Live | None, message: StoredMessage
+    ) -> AsyncIterator[tuple[StoredMessage, Growing | None]]:
+        """The reply as it grows, to its end: from the runner, or from the store where another server writes it."""
+        if live is None:
+            while message.state == "running":
+                yield message, None
+                await asyncio.sleep(POLL_SECONDS)
+                message = await asyncio.to_thread(tab.shelf.message, message.id)
+        else:
+            async for _ in live.changes():
+                began = time.monotonic()
+                yield live.as_message(), live.growing
+                await pause(len(live.growing.text) + len(live.growing.reasoning), self._runner.replies, began)
+            message = live.as_message()
+            if live.unkept is not None:
+                message = replace(message, state="failed", error=described(live.unkept))
+        yield message, live.growing if live else None
+
+    async def _panel_shows(self, tab: Tab) -> dict[Component, Any]:
+        """The persona that the conversation began with, as it was then."""
+        if not tab.place.chat:
+            return {}
+        conversation = await asyncio.to_thread(tab.shelf.conversation, tab.place.chat)
+        return await self._panel.shows(conversation.persona)
+
+
+async def _leave(tab: Tab) -> None:
+    tab.place = tab.place.at("")
+
+
+async def _leave_no_trace(tab: Tab) -> None:
+    tab.place = tab.place.at("", temporary=True)
+
+
+def _card(error: Exception) -> Shown:
+    if not isinstance(error, ChatError):
+        log.error("an event of the page failed", exc_info=error)
+        error = unexpected(error)
+    return transcript.card(error)
 
 
 def _index(index: Any) -> int:
@@ -128,48 +441,40 @@ def _index(index: Any) -> int:
     return int(index[0] if isinstance(index, list | tuple) else index)
 
 
-def _phase(model: ModelStatus, reply: GrowingReply) -> str:
+def _phase(model: ModelStatus, growing: Growing | None) -> str:
     """What goes on before the first text."""
     if model.state == "loading":
         return f"Waiting for the model: {model.phase} …"
-    if reply.prompt_tokens is None:
-        return "Waiting for its turn …"
-    return f"Reading {reply.prompt_tokens:,} tokens …"
+    return transcript.phase(growing) if growing is not None else ""
 
 
-def _check_message(message: str, history: list[Shown], *inputs: Any) -> list[Any]:
+def _check_message(message: str, *inputs: Any) -> list[Any]:
     wrong = ""
     if not message or not message.strip():
         wrong = "Type a message first."
     elif len(message) > endpoint.LONGEST_MESSAGE:
         wrong = f"The message has {len(message):,} characters; at most {endpoint.LONGEST_MESSAGE:,} can be sent."
-    settings = _check(history, *inputs)
+    settings = _check(*inputs)
     # Said at the message box too, for a closed sidebar shows nothing.
     wrong = wrong or next((problem["message"] for problem in settings if not problem["is_valid"]), "")
     return [gr.validate(not wrong, wrong), *settings]
 
 
 def _check(*inputs: Any) -> list[Any]:
-    """For (history, system prompt, each setting): what is wrong with it."""
-    fine = gr.validate(True, "")
-    return [fine, fine, *(gr.validate(not problem, problem) for problem in controls.problems(inputs[2:]))]
+    """For each input, of which the settings are the last: what is wrong with it."""
+    settings = inputs[-len(controls.NAMES) :]
+    fine = [gr.validate(True, "") for _ in inputs[: -len(controls.NAMES)]]
+    return [*fine, *(gr.validate(not problem, problem) for problem in controls.problems(settings))]
 
 
-def _busy(clear: bool) -> Any:
+_READY: dict[str, Any] = {"submit_btn": "Send", "stop_btn": False, "interactive": True}
+
+
+def _busy(clear: bool = False) -> Any:
     """The text box while a reply is written; what is being typed stays unless it was just sent."""
     buttons: dict[str, Any] = {"submit_btn": False, "stop_btn": "Stop"}
     return gr.update(value="", **buttons) if clear else gr.update(**buttons)
 
 
-def _ready() -> Any:
-    return gr.update(submit_btn="Send", stop_btn=False, interactive=True)
-
-
-def _stopped(history: list[Shown]) -> tuple[list[Shown], Any]:
-    return transcript.stopped(history), _ready()
-
-
-def _undo(history: list[Shown]) -> tuple[list[Shown], Any]:
-    """Take the last turn back into the text box."""
-    before, message = transcript.split_last_turn(history)
-    return before, gr.update(value=message, submit_btn="Send", stop_btn=False)
+def _ready(clear: bool = False) -> Any:
+    return gr.update(value="", **_READY) if clear else gr.update(**_READY)

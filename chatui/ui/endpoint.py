@@ -43,7 +43,7 @@ def chat(backend: Backend) -> Callable[..., AsyncIterator[tuple[str, list[Turn]]
             settings = controls.read_api(dict(zip(controls.NAMES, values, strict=True)), defaults)
             persona = Message("system", (system_prompt or "").strip())
             messages = (Message("user" if turn["role"] == "user" else "assistant", turn["content"]) for turn in turns)
-            stream = backend.stream(ChatRequest((persona, *messages), settings))
+            stream = backend.stream(ChatRequest((persona, *messages), settings, user=listening.asker()))
             async with contextlib.aclosing(gathered(stream)) as batches:
                 async for deltas in batches:
                     if listening.nobody_hears():

@@ -8,12 +8,51 @@ from collections.abc import AsyncGenerator
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError
 
-FLUSH_SECONDS = 0.06
+FLUSH_SECONDS = 0.1
 # The browser sets the whole reply anew at each redraw: measured on two cores, 20,000 characters of Markdown with a
 # hundred code blocks keep up at 0.15 s a redraw and fall seconds behind at 0.06 s.
 LONGEST_FLUSH_SECONDS = 0.15
 FLUSH_SECONDS_PER_CHARACTER = 8e-6
+# A redraw takes the server some 5 ms of a core, which the model could use.
+FLUSH_SECONDS_PER_REPLY = 0.03
 HEARTBEAT_SECONDS = 0.25
+LONGEST_FAREWELL = 2.0
+"""Seconds that an event may take to end when another takes its place."""
+
+
+class Latest:
+    """Lets the newest event of each tab end the one before, which has said its last word before the new one speaks."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, tuple[asyncio.Event, asyncio.Event]] = {}
+
+    @contextlib.asynccontextmanager
+    async def in_place_of_the_last(self, tab: str) -> AsyncGenerator[asyncio.Event]:
+        """Gives an event that is set when this one is to end in its turn."""
+        before = self._running.get(tab) if tab else None
+        superseded, ended = self._running[tab] = (asyncio.Event(), asyncio.Event())
+        try:
+            if before is not None:
+                before[0].set()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LONGEST_FAREWELL):
+                        await before[1].wait()
+            yield superseded
+        finally:
+            ended.set()
+            if self._running.get(tab) == (superseded, ended):
+                del self._running[tab]
+
+
+async def pause(characters: int, replies: int, began: float) -> None:
+    """Wait after the redraw, begun at `began` of time.monotonic(), of one of so many replies, of so many characters."""
+    flush = max(FLUSH_SECONDS, replies * FLUSH_SECONDS_PER_REPLY)
+    await asyncio.sleep(max(0.0, pace(characters, flush) - (time.monotonic() - began)))
+
+
+def pace(characters: int, flush: float = FLUSH_SECONDS) -> float:
+    """Seconds between two redraws of a reply of so many characters."""
+    return max(flush, min(characters * FLUSH_SECONDS_PER_CHARACTER, LONGEST_FLUSH_SECONDS))
 
 
 async def gathered(
@@ -61,9 +100,8 @@ async def gathered(
             if batch:
                 yield batch
                 characters += sum(len(delta.text) + len(delta.reasoning) for delta in batch)
-                pace = max(flush, min(characters * FLUSH_SECONDS_PER_CHARACTER, LONGEST_FLUSH_SECONDS))
                 if not over:
-                    await asyncio.sleep(max(0.0, pace - (time.monotonic() - flushed_at)))
+                    await asyncio.sleep(max(0.0, pace(characters, flush) - (time.monotonic() - flushed_at)))
         if failure:
             raise failure[0]
         await pumping

@@ -10,7 +10,6 @@ from chatui.personas import Persona
 
 POLL_SECONDS = 0.25
 
-KEPT = '<p class="hint">The conversation lives in this tab: a reload starts a new one.</p>'
 BRAND = '<div class="brand"><span class="brand-mark"></span><span>chatui</span></div>'
 
 
@@ -34,7 +33,7 @@ def status(model: ModelStatus, speed: str = "") -> str:
 def greeting(persona: Persona) -> str:
     """What the empty chat says, in the persona's voice."""
     return (
-        f'<div class="greeting"><div class="greeting-emoji">{persona.emoji}</div>'
+        f'<div class="greeting"><div class="greeting-emoji">{html.escape(persona.emoji)}</div>'
         f"<h2>{html.escape(persona.greeting)}</h2></div>"
     )
 

@@ -1,15 +1,84 @@
-"""Whether anybody still hears a running event."""
+"""Who asked for a running event, and whether anybody still hears it. To be called inside an event."""
+
+import re
+from collections.abc import Mapping
 
 from gradio.context import LocalContext
+
+from chatui.owners import COOKIE, OWNER, Cookies, named
+
+CLOCK = "chatui_minutes_ahead"
 
 LONGEST_BACKLOG = 100
 """Messages; six seconds of streaming, or half a minute of waiting, that nobody has taken."""
 
 
+def login() -> str:
+    """The login name; "" without a login."""
+    request = LocalContext.request.get(None)
+    return (request.username or "") if request is not None else ""
+
+
+def owner(cookies: Cookies, guest: str = "") -> str | None:
+    """Whose conversations this event may touch: by the login, else by our cookie, else by `guest`, a value like it.
+
+    Never by Gradio's session, which the browser makes up.
+    """
+    request = LocalContext.request.get(None)
+    if request is None:
+        return None
+    if request.username:
+        return named(request.username)
+    found: str | None = request.request.scope.get(OWNER) if request.request is not None else None
+    return found or cookies.owner(guest)
+
+
+def tab() -> str:
+    """The tab, by what its browser says of itself, so never a question of who may see what; "" for a program."""
+    request = LocalContext.request.get(None)
+    if request is None or not request.session_hash:
+        return ""
+    return f"{request.cookies.get(COOKIE, '')} {request.session_hash}"
+
+
+async def forget_tab() -> None:
+    """The tab is closed: let go of what Gradio keeps of it, up to a megabyte, which it would keep for ever."""
+    blocks, request = LocalContext.blocks.get(None), LocalContext.request.get(None)
+    if blocks is not None and request is not None and request.session_hash:
+        blocks.state_holder.session_data.pop(request.session_hash, None)
+        blocks.state_holder.time_last_used.pop(request.session_hash, None)
+
+
+def address() -> Mapping[str, str]:
+    """The parameters of the page's address."""
+    request = LocalContext.request.get(None)
+    return dict(request.query_params) if request is not None else {}
+
+
+def minutes_ahead() -> int:
+    """What the browser's clock is ahead of UTC, as chatui.js says in a cookie; 0 where it does not."""
+    request = LocalContext.request.get(None)
+    return minutes_ahead_in(request.cookies) if request is not None else 0
+
+
+def minutes_ahead_in(cookies: Mapping[str, str]) -> int:
+    """The same by a request's cookies."""
+    said = cookies.get(CLOCK, "")
+    return int(said) if re.fullmatch(r"-?\d{1,3}", said, re.ASCII) else 0
+
+
+def asker() -> str:
+    """Whose turn it is in a fair queue: the owner by the login, else the client's session."""
+    request = LocalContext.request.get(None)
+    if request is None:
+        return ""
+    return named(request.username) if request.username else request.session_hash or ""
+
+
 def nobody_hears() -> bool:
     """Whether the messages of this event's page or client pile up: its stream was never opened, or its network is gone.
 
-    Gradio ends an event when its stream is closed, but not when there never was one. To be called inside an event.
+    Gradio ends an event when its stream is closed, but not when there never was one.
     """
     blocks, request = LocalContext.blocks.get(None), LocalContext.request.get(None)
     if blocks is None or request is None:

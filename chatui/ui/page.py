@@ -1,25 +1,51 @@
 """The page: its layout, and how it is put on a server."""
 
+import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import gradio as gr
 import gradio.networking
 import gradio.routes
 from fastapi import FastAPI
-from gradio.components import Component
-from starlette.routing import BaseRoute
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.routing import BaseRoute, Mount
 
 from chatui import personas
 from chatui.chat import Backend
+from chatui.owners import Cookies, OwnerMiddleware
+from chatui.runner import Runner
 from chatui.security import Login, SecurityMiddleware
 from chatui.settings import GenerationSettings
-from chatui.ui import controls, header, theme
+from chatui.store.shelf import Shelf
+from chatui.ui import controls, early, header, lasting, listening, sessions, theme
+from chatui.ui.blocks import Page
 from chatui.ui.conversation import Conversation
+from chatui.ui.inspector_panel import InspectorPanel
+from chatui.ui.persona_panel import PersonaPanel
+from chatui.ui.sidebar import Sidebar
+from chatui.ui.streams import EventStreams
+from chatui.ui.wires import wire
 
-LARGEST_UPLOAD = "1mb"
-"""Nothing is uploaded yet, but Gradio's upload route is there."""
+LARGEST_UPLOAD = "200mb"
+"""Years of conversations from elsewhere; a persona's picture is far smaller."""
+
+LITTLE = 1
+"""How much gzip compresses what Gradio does not: a page to a seventh, in a millisecond."""
+
+HEAD = (
+    f'<link rel="icon" type="image/svg+xml" href="{lasting.address("favicon.svg")}">'
+    f'<link rel="stylesheet" href="{lasting.address("chatui.css")}">'
+    f'<link rel="stylesheet" href="{lasting.address("personas.css")}">'
+    f'<link rel="stylesheet" href="{lasting.address("inspector.css")}">'
+    f'<script defer src="{lasting.address("chatui.js")}"></script>'
+)
+
+LoginOf = Callable[[Request], str | None]
 
 LATEX: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
@@ -28,18 +54,54 @@ LATEX: list[dict[str, str | bool]] = [
 ]
 
 
-def mount(app: FastAPI, backend: Backend, login: Login | None, root_path: str = "") -> None:
-    """Show the page at the root of `app`, which must have a CORS layer of its own and all its other routes."""
-    gr.mount_gradio_app(app, build(backend), path="/", auth=login, root_path=root_path or None, **_appearance())
+def mount(app: FastAPI, runner: Runner, cookies: Cookies, login: Login | None, root_path: str = "") -> LoginOf:
+    """Show the page at the root of `app`, which must have a CORS layer of its own and all its other routes.
+
+    Returns who is logged in with a request.
+    """
+    page = build(runner, cookies)
+    sessions.install()
+    page.has_launched = True  # else Gradio does not check the paths of files that a client names
+    gr.mount_gradio_app(app, page, path="/", auth=login, root_path=root_path or None, **_appearance())
+    gradio_app: Any = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))
+    gradio_app.add_middleware(EventStreams, page=page)
+
+    def login_of(request: Request) -> str | None:
+        names = (f"access-token-{gradio_app.cookie_id}", f"access-token-unsecure-{gradio_app.cookie_id}")
+        token = next((request.cookies[name] for name in names if request.cookies.get(name)), None)
+        name: str | None = gradio_app.tokens.get(token)
+        return name
+
+    def opening(request: Request) -> AbstractAsyncContextManager[None]:
+        name = login_of(request)
+        return contextlib.nullcontext() if login is not None and name is None else page.on_opening(request, name)
+
+    gradio_app.add_middleware(early.Head, opening=opening)
+    app.add_middleware(lasting.Lasting)
+    app.add_middleware(GZipMiddleware, compresslevel=LITTLE)
+    return login_of
 
 
-def launch(backend: Backend, login: Login | None, routes: list[BaseRoute]) -> None:
+def launch(runner: Runner, cookies: Cookies, login: Login | None, routes: list[BaseRoute]) -> None:
     """Serve the page and `routes` through Gradio's own server, as ZeroGPU needs it; blocks.
 
     launch() cannot leave out Gradio's CORS layer, which grants any origin on a public host: ours takes its place.
     """
-    vars(gradio.routes)["CustomCORSMiddleware"] = lambda app, **_: SecurityMiddleware(app)
-    build(backend).launch(auth=login, app_kwargs={"routes": routes}, **_appearance())
+    vars(gradio.routes)["CustomCORSMiddleware"] = lambda app, **_: SecurityMiddleware(OwnerMiddleware(app, cookies))
+    sessions.install()
+    page = build(runner, cookies)
+
+    def opening(request: Request) -> AbstractAsyncContextManager[None]:
+        return page.on_opening(request, None) if login is None else contextlib.nullcontext()
+
+    middleware = [
+        Middleware(GZipMiddleware, compresslevel=LITTLE),
+        Middleware(lasting.Lasting),
+        Middleware(early.Head, opening=opening),
+        Middleware(EventStreams, page=page),
+    ]
+    wiring = {"routes": routes, "middleware": middleware}
+    page.launch(auth=login, app_kwargs=wiring, state_session_capacity=sessions.MOST_TABS, **_appearance())
 
 
 def share(port: int) -> str:
@@ -47,57 +109,86 @@ def share(port: int) -> str:
     return gradio.networking.setup_tunnel("127.0.0.1", port, secrets.token_urlsafe(32), None, None)
 
 
-def build(backend: Backend) -> gr.Blocks:
-    """The whole page for one backend."""
+def build(runner: Runner, cookies: Cookies) -> Page:
+    """The whole page for one backend and its store."""
     first = personas.PRESETS[0]
-    page = gr.Blocks(title="chatui", fill_height=True, analytics_enabled=False)
+    backend = runner.backend
+
+    def shelf() -> Shelf | None:
+        owner = listening.owner(cookies)
+        return runner.shelf(owner) if owner else None
+
+    page = Page(title="chatui", fill_height=True, analytics_enabled=False)
+    page.state_session_capacity = sessions.MOST_TABS
     with page:
-        with gr.Sidebar(position="left", open=True, width=220, elem_id="conversations"):
-            gr.Markdown(header.BRAND)
-            new_chat = gr.Button("New chat", variant="primary", elem_id="new-chat")
-            gr.Markdown(header.KEPT)
+        with gr.Sidebar(position="left", open=True, width=260, elem_id="conversations"):
+            sidebar = Sidebar()
         with gr.Sidebar(position="right", open=True, width=320, elem_id="settings"):
-            persona, system_prompt, settings, reset = _panel(first)
+            panel = PersonaPanel(shelf)
+            gr.Markdown("### Generation")
+            start_with = gr.Textbox(
+                label="Start the reply with",
+                info="The model goes on from here. Empty lets it begin by itself.",
+                lines=1,
+                max_lines=6,
+                elem_id="start-with",
+            )
+            settings = controls.build()
+            reset = gr.Button("Reset to the model's defaults", size="sm", elem_id="reset")
         status = gr.Markdown(header.status(backend.models()[0]), elem_id="status")
         chat = Conversation(
-            backend,
+            page,
+            runner,
+            cookies,
+            panel,
+            sidebar,
             chatbot=_chatbot(first),
             textbox=_textbox(),
-            additional_inputs=[system_prompt, *settings],
+            additional_inputs=[start_with, *settings],
             additional_outputs=[status],
             examples=[[example] for example in first.examples],
         )
-        chat.add_new_chat(new_chat)
+        context = gr.Markdown(elem_id="context")
+        chat.connect(InspectorPanel(), context)
+        panel.connect(chat.chatbot, settings, model=lambda: backend.models()[0].name)
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        persona.input(_choose_persona, persona, [system_prompt, chat.chatbot], queue=False, **private)
         reset.click(lambda: _defaults(backend), None, settings, queue=False, **private)
 
         ours = controls.values_of(GenerationSettings())
+        following = wire("following")
 
-        async def follow_model() -> AsyncIterator[list[Any]]:
-            """The header follows the model until it is ready or has failed.
+        def begin() -> list[Any]:
+            """The model and its defaults; while it is loading, ours, and the header follows it.
 
-            The settings are written once more at the start: the browser makes 0 of a number that is empty at first.
+            The settings are written once more here: the browser makes 0 of a number that is empty at first.
             """
-            values = ours
+            model = backend.models()[0]
+            loading = model.state == "loading"
+            values = ours if loading else _defaults(backend)
+            return [header.status(model), *values, "loading" if loading else ""]
+
+        async def follow_model() -> AsyncIterator[str]:
+            """The header until the model is ready or has failed."""
             async for model in header.changes(backend):
-                yield [header.status(model), *values]
-                values = [gr.skip() for _ in settings]
+                yield header.status(model)
 
         def adopt_defaults(*shown: Any) -> list[Any]:
             """The model's own defaults for all that the user has not moved meanwhile."""
             changes = zip(shown, ours, _defaults(backend), strict=True)
             return [default if value == before else gr.skip() for value, before, default in changes]
 
-        loaded = page.load(follow_model, None, [status, *settings], concurrency_limit=None, **private)
-        loaded.then(adopt_defaults, settings, settings, queue=False, **private)
+        # Not queued, like all that happens at the start: a message sent at the same time could go unheard.
+        page.load(begin, None, [status, *settings, following], queue=False, **private)
+        followed = following.change(follow_model, None, status, concurrency_limit=None, **private)
+        followed.then(adopt_defaults, settings, settings, queue=False, **private)
+        page.unload(listening.forget_tab)
     return page
 
 
 def _appearance() -> dict[str, Any]:
     return {
         "theme": theme.theme(),
-        "head": theme.HEAD,
+        "head": HEAD,
         "footer_links": [],
         "run_history": False,
         "favicon_path": str(theme.FAVICON),
@@ -105,26 +196,6 @@ def _appearance() -> dict[str, Any]:
         "enable_monitoring": False,
         "max_file_size": LARGEST_UPLOAD,
     }
-
-
-def _panel(first: personas.Persona) -> tuple[gr.Dropdown, gr.Textbox, list[Component], gr.Button]:
-    """Persona and settings: (choice, system prompt, settings, reset)."""
-    gr.Markdown("### Persona")
-    persona = gr.Dropdown(
-        [preset.label for preset in personas.PRESETS], value=first.label, label="Preset", elem_id="persona"
-    )
-    system_prompt = gr.Textbox(
-        first.system_prompt,
-        label="System prompt",
-        info="What the model is told before the conversation. Yours to change.",
-        lines=4,
-        max_lines=10,
-        elem_id="system-prompt",
-    )
-    gr.Markdown("### Generation")
-    settings = controls.build()
-    reset = gr.Button("Reset to the model's defaults", size="sm", elem_id="reset")
-    return persona, system_prompt, settings, reset
 
 
 def _chatbot(first: personas.Persona) -> gr.Chatbot:
@@ -140,7 +211,7 @@ def _chatbot(first: personas.Persona) -> gr.Chatbot:
         buttons=["copy", "copy_all"],
         latex_delimiters=LATEX,
         placeholder=header.greeting(first),
-        feedback_options=None,
+        feedback_options=["Like", "Dislike"],
     )
 
 
@@ -156,15 +227,6 @@ def _textbox() -> gr.Textbox:
         stop_btn="Stop",
         scale=7,
     )
-
-
-def _examples(persona: personas.Persona) -> list[dict[str, str]]:
-    return [{"text": example} for example in persona.examples]
-
-
-def _choose_persona(label: str) -> tuple[str, Any]:
-    persona = personas.find(label) or personas.PRESETS[0]
-    return persona.system_prompt, gr.update(placeholder=header.greeting(persona), examples=_examples(persona))
 
 
 def _defaults(backend: Backend) -> list[Any]:

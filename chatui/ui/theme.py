@@ -81,11 +81,3 @@ def theme() -> gr.themes.Base:
         code_background_fill="*neutral_100",
         code_background_fill_dark="#2a2521",
     )
-
-
-# Relative to the page, so that a proxy's path is kept.
-HEAD = (
-    f'<link rel="icon" type="image/svg+xml" href="{ASSETS_ROUTE.lstrip("/")}/favicon.svg">'
-    f'<link rel="stylesheet" href="{ASSETS_ROUTE.lstrip("/")}/chatui.css">'
-    f'<script defer src="{ASSETS_ROUTE.lstrip("/")}/chatui.js"></script>'
-)

@@ -4,6 +4,7 @@ import itertools
 import re
 
 from markdown_it import MarkdownIt
+from markdown_it.common.html_blocks import block_names
 
 # Spelled with leading zeros, as nobody writes them, so that `unescape` needs no context.
 LESS_THAN, AMPERSAND = "&#0060;", "&#0038;"
@@ -14,10 +15,14 @@ TAB_GUARD = "\u200b"
 _TAG = re.compile(r"(?<!\\)((?:\\\\)*)<(?=[A-Za-z/!?])(?!https?://[^\s<>]+>)")
 _ENTITY = re.compile(r"(?<!\\)((?:\\\\)*)&(?=#?\w+;)|&(?=#00(?:60|38);)")
 _SPECIAL = re.compile(r"<[A-Za-z/!?]|&#?\w+;|^[ \t]*\t", re.MULTILINE)
-# A line that starts with a tag would end the span, were the tag not escaped.
-_CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(?:(?!\n[ \t>]*<).)+?(?<!`)\1(?!`)", re.DOTALL)
+# Where a code span may begin, and what is passed over before: a backtick behind a backslash, or in an address, is none.
+_TICKS = re.compile(r"\\.|<https?://[^\s<>]+>|(?P<run>`+)", re.DOTALL)
+# Were it not escaped, a line that starts with such a tag would end the paragraph, and a code span with it.
+_BLOCK = re.compile(
+    rf"\n[ \t>]*<(?:[!?]|/?(?:{'|'.join([*block_names, 'pre', 'script', 'style', 'textarea'])})\b)", re.I
+)
 _MARKER = re.compile(r"&(?=#00(?:60|38);)")
-_FENCED, _INDENTED = -1, -2
+_FENCED, _INDENTED, _NESTED = -1, -2, -3
 # Indented code is indented by four spaces or a tab; what follows those is the code.
 _LEADING_TABS = {
     _FENCED: re.compile(r"^([ ]*)(?=\t)", re.MULTILINE),
@@ -38,7 +43,9 @@ def escape(text: str) -> str:
     parts = []
     for block, numbers in itertools.groupby(range(len(lines)), blocks.__getitem__):
         part = "\n".join(lines[number] for number in numbers)
-        if block in _LEADING_TABS:
+        if block == _NESTED:
+            parts.append(_keep_markers(part))
+        elif block in _LEADING_TABS:
             parts.append(_LEADING_TABS[block].sub(rf"\1{TAB_GUARD}", _keep_markers(part)))
         else:
             parts.append(_escape_prose(part))
@@ -51,26 +58,34 @@ def unescape(text: str) -> str:
 
 
 def _blocks(text: str, count: int) -> list[int]:
-    """For each of the `count` lines the number of the block of prose that it belongs to, _FENCED or _INDENTED.
+    """For each of the `count` lines the number of the block of prose that it belongs to, or the kind of code it is.
 
-    A code span ends at the latest with its block, so they must not be run together.
+    A code span ends at the latest with its block, so they must not be run together. Code in a list or a quotation is
+    _NESTED: there the spaces and tabs that a line starts with say what it belongs to.
     """
     blocks = [0] * count
     for number, token in enumerate(_MARKDOWN.parse(text), 1):
         if token.map and token.type in ("fence", "code_block", "inline"):
             first, end = token.map[0], min(token.map[1], count)
             kinds = {"fence": _FENCED, "code_block": _INDENTED}
-            blocks[first:end] = [kinds.get(token.type, number)] * (end - first)
+            kind = _NESTED if token.level and token.type in kinds else kinds.get(token.type, number)
+            blocks[first:end] = [kind] * (end - first)
     return blocks
 
 
 def _escape_prose(text: str) -> str:
     pieces = []
-    end = 0
-    for span in _CODE_SPAN.finditer(text):
-        pieces += [_escape_all(text[end : span.start()]), _keep_markers(span.group())]
-        end = span.end()
-    return "".join([*pieces, _escape_all(text[end:])])
+    start = at = 0
+    while ticks := _TICKS.search(text, at):
+        at = ticks.end()
+        closing = re.compile(rf"(?<!`){ticks['run']}(?!`)").search(text, at) if ticks["run"] else None
+        if closing is None:
+            continue
+        at = closing.end()
+        if not _BLOCK.search(text, ticks.end(), closing.start()):
+            pieces += [_escape_all(text[start : ticks.start()]), _keep_markers(text[ticks.start() : at])]
+            start = at
+    return "".join([*pieces, _escape_all(text[start:])])
 
 
 def _keep_markers(code: str) -> str:

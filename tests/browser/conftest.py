@@ -8,19 +8,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from scripts.benchmark.page import CHROMIUM
 from tests.browser.pages import FOREIGN_HOST, PATIENCE, Chat, Listener, Site, Watch
 from tests.fakes import FakeBackend, Reply
 
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    f"--host-resolver-rules=MAP {FOREIGN_HOST} 127.0.0.1",
-)
+FLAGS = (*CHROMIUM, f"--host-resolver-rules=MAP {FOREIGN_HOST} 127.0.0.1")
 
 Serve = Callable[..., Site]
 OpenChat = Callable[..., Chat]
@@ -52,8 +44,8 @@ def serve() -> Iterator[Serve]:
     """`serve(*replies, rate=200)`: a running application around a FakeBackend, stopped after the test."""
     with ExitStack() as stack:
 
-        def start(*replies: Reply, rate: float = 200.0, backend: FakeBackend | None = None) -> Site:
-            return stack.enter_context(Site(backend or FakeBackend(*replies, rate=rate)))
+        def start(*replies: Reply, rate: float = 200.0, backend: FakeBackend | None = None, **options: Any) -> Site:
+            return stack.enter_context(Site(backend or FakeBackend(*replies, rate=rate), **options))
 
         yield start
 

@@ -1,11 +1,14 @@
 """What the browser tests share: the server under test, one user's page, and a foreign host that notes every visit."""
 
+import os
 import re
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -13,16 +16,51 @@ from urllib.parse import urlsplit
 import uvicorn
 from playwright.sync_api import BrowserContext, ConsoleMessage, Dialog, Locator, Page, Request, expect
 from playwright.sync_api import Error as PlaywrightError
+from starlette.types import ASGIApp
 
 from chatui.server import build_app
 from chatui.settings import AppSettings
 from tests.fakes import FakeBackend
+
+READING = re.compile(r"Reading [\d,]+ tokens")
 
 PATIENCE = 15_000
 """Milliseconds that an expectation may take on a busy machine, where the time itself is not what is tested."""
 
 FOREIGN_HOST = "foreign.test"
 """Mapped to this machine by the browser, see conftest.py; `Listener` sees whoever goes there."""
+
+# Everything with text of its own that is not cut away, with the ratio of its colour to what lies behind it.
+CONTRASTS = """() => {
+  const parse = text => { const n = text.match(/[\\d.]+/g).map(Number);
+    const scale = text.startsWith('color(') ? 255 : 1;
+    return [n[0] * scale, n[1] * scale, n[2] * scale, n[3] === undefined ? 1 : n[3]]; };
+  const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const shine = c => { const [r, g, b] = c.map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const found = [];
+  for (const element of document.querySelectorAll('body *')) {
+    const own = [...element.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join(' ').trim();
+    const text = own || (element.matches('input:not([type=range]), textarea') ? element.value : '');
+    const box = element.getBoundingClientRect();
+    if (!text || !box.width || !box.height || !element.checkVisibility({checkOpacity: true, checkVisibilityCSS: true}))
+      continue;
+    if (element.closest('.katex-mathml, style, script')) continue;
+    const behind = [];
+    let opacity = 1;
+    for (let e = element; e; e = e.parentElement) {
+      behind.push(parse(getComputedStyle(e).backgroundColor));
+      opacity *= Number(getComputedStyle(e).opacity);
+    }
+    const ground = behind.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
+    const colour = parse(getComputedStyle(element).color);
+    const ink = over([colour[0], colour[1], colour[2], colour[3] * opacity], ground);
+    const [high, low] = [shine(ink), shine(ground)].sort((a, b) => b - a);
+    found.push({text: text.slice(0, 40), ratio: (high + .05) / (low + .05), dark: shine(ground) < .05,
+      what: element.tagName + '.' + [...element.classList].join('.')});
+  }
+  return found;
+}"""
 
 
 def wait_until(true: Callable[[], object], seconds: float = 10.0, what: str = "the condition") -> float:
@@ -37,8 +75,15 @@ def wait_until(true: Callable[[], object], seconds: float = 10.0, what: str = "t
 class Site:
     """The real application around a FakeBackend, on a free port, in a thread."""
 
-    def __init__(self, backend: FakeBackend) -> None:
-        self.backend = backend
+    def __init__(
+        self,
+        backend: FakeBackend,
+        settings: AppSettings | None = None,
+        wire: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    ) -> None:
+        self.backend, self._wire = backend, wire
+        own = Path(tempfile.mkdtemp(dir=os.environ["CHATUI_DATA_DIR"]))  # see tests/conftest.py
+        self._settings = settings or AppSettings(data_dir=own)
         self._port = 0
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -54,7 +99,7 @@ class Site:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self._port))
         self._port = listening.getsockname()[1]
-        app = build_app(self.backend, AppSettings())
+        app = self._wire(build_app(self.backend, self._settings))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none"))
         self._thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         self._thread.start()
@@ -159,7 +204,7 @@ class Chat:
         self.box = page.get_by_role("textbox", name="Message", exact=True)
         self.log = page.get_by_role("log")
         self.header = page.locator("#status")
-        self.replies = self.log.locator("[data-testid=bot]")
+        self.replies = self.log.locator("[data-testid=bot]").filter(has_not=page.locator(".chat-bar"))
         self.questions = self.log.locator("[data-testid=user]")
         self.cards = self.log.locator(".chat-card")
         self.send = self.button("Send")
@@ -184,10 +229,11 @@ class Chat:
     def reset(self) -> bool:
         """Bring the page and the backend back to the start; False where that does not work."""
         backend = self.backend
-        backend.replies, backend.delay_first, backend.cancelled = [["left over"]], 0.0, 0
+        backend.replies, backend.before, backend.delay_first, backend.cancelled = [["left over"]], (), 0.0, 0
         backend.status = FakeBackend().status
         try:
             self.page.set_viewport_size({"width": 1280, "height": 860})
+            self.page.keyboard.press("Escape")
             self.sidebar("conversations", opened=True)
             self.button("New chat").click()
             expect(self.questions).to_have_count(0)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from gradio_client import Client
 
-from chatui.errors import GenerationError
+from chatui.errors import GenerationError, OverloadError
 from chatui.settings import GenerationSettings
 from tests.browser.pages import Site, wait_until
 from tests.fakes import INFO, FakeBackend, Hold
@@ -146,7 +146,11 @@ def test_client_raises_with_the_name(client: Client, fake: FakeBackend) -> None:
 
 
 def test_backend_errors_are_told_and_insides_are_not(client: Client, fake: FakeBackend) -> None:
-    fake.replies = [[GenerationError("Out of memory.", "Ask for less.")], [RuntimeError("secret inside")], ["fine"]]
+    full = OverloadError("64 requests are waiting already.", "Try again in a while.")
+    unforeseen = RuntimeError("secret inside")
+    fake.replies = [[full], [GenerationError("Out of memory.", "Ask for less.")], [unforeseen], ["fine"]]
+    with pytest.raises(Exception, match=r"64 requests are waiting already. Try again in a while."):
+        client.predict("hi", api_name="/chat")
     with pytest.raises(Exception, match=r"Out of memory. Ask for less."):
         client.predict("hi", api_name="/chat")
     with pytest.raises(Exception, match="went wrong") as caught:

@@ -1,14 +1,16 @@
 """What goes wrong is said in the chat with its remedy, and the page goes on."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import expect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatui.chat import ModelStatus, ReplyDelta
-from chatui.errors import GenerationError, ModelError
+from chatui.errors import GenerationError, ModelError, OverloadError
 from chatui.settings import GenerationSettings
-from tests.browser.pages import PATIENCE, Chat
+from tests.browser.pages import PATIENCE, Chat, Site
 from tests.fakes import INFO, FakeBackend, Hold
 
 pytestmark = pytest.mark.browser
@@ -81,6 +83,21 @@ def test_error_text_is_no_markup(chat: Open) -> None:
     expect(page.cards.locator("b, img, a, .katex, code, em")).to_have_count(0)
 
 
+def test_a_full_queue_is_a_card_and_the_question_can_be_retried(chat: Open) -> None:
+    page = chat(["whole"])
+    full = OverloadError("64 requests are waiting already.", "Try again in a while.", retry_after=10)
+    page.backend.before = [full]
+    page.ask("tell me")
+    expect(page.cards).to_have_count(1, timeout=PATIENCE)
+    expect(page.cards).to_contain_text(full.message)
+    expect(page.cards).to_contain_text(full.remedy)
+    page.backend.before = []
+    page.button("Retry").last.click()
+    expect(page.cards).to_have_count(0, timeout=PATIENCE)
+    expect(page.answered()).to_have_text("whole")
+    _goes_on(page, "tell me", "whole")
+
+
 def test_an_empty_reply_says_so(chat: Open) -> None:
     page = chat([])
     page.ask("tell me")
@@ -89,7 +106,7 @@ def test_an_empty_reply_says_so(chat: Open) -> None:
 
 
 def test_server_gone_in_mid_reply(serve: Callable[..., object], open_chat: Open) -> None:
-    """After a restart the page works again, whether it reloads itself or not."""
+    """After a restart what was written is there, and the page works again, whether it reloads itself or not."""
     hold = Hold()
     site = serve(["Half", hold])
     page = open_chat(site)
@@ -100,8 +117,11 @@ def test_server_gone_in_mid_reply(serve: Callable[..., object], open_chat: Open)
     page.backend.replies = [["fine again"]]
     page.site.start()
     page.page.reload()
+    expect(page.log.get_by_text("Half", exact=True)).to_be_visible(timeout=PATIENCE)
+    expect(page.log.get_by_text("Interrupted: the server ended")).to_be_visible()
     expect(page.send).to_be_visible(timeout=PATIENCE)
     expect(page.say("hi")).to_have_text("fine again")
+    assert [m.content for m in page.backend.requests[-1].messages[1:]] == ["tell me", "Half", "hi"]
 
 
 # --- The model's state ---
@@ -134,7 +154,8 @@ def test_what_is_set_while_the_model_loads_stays(serve: Callable[..., object], o
     page.setting("Top-k").fill("40")
     page.setting("Top-k").blur()
     page.ask("are you there?")
-    assert backend.requests[0].settings == GenerationSettings(top_k=40)
+    asked = backend.requests[0].settings
+    assert asked == GenerationSettings(top_k=40, seed=asked.seed)
     backend.status = ModelStatus("fake/echo", "ready", info=INFO)
     page.answered()
     expect(page.setting("Temperature")).to_have_value("0.5")
@@ -154,3 +175,26 @@ def test_failed_model_is_explained(serve: Callable[..., object], open_chat: Open
     expect(page.cards).to_contain_text(error.message, timeout=PATIENCE)
     expect(page.cards).to_contain_text(error.remedy)
     expect(page.send).to_be_visible()
+
+
+class SlowEnd:
+    """A wire on which the end of a stream of events takes its time, and nothing else does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if b"close_stream" in message.get("body", b""):
+                await asyncio.sleep(0.3)
+            await send(message)
+
+        await self._app(scope, receive, sent)
+
+
+def test_no_event_is_lost_while_the_stream_of_the_last_one_ends(serve: Callable[..., Site], open_chat: Open) -> None:
+    page = open_chat(serve(["fine"], wire=SlowEnd))
+    for number in range(4):
+        page.ask(f"question {number}")
+        expect(page.questions).to_have_count(number + 1, timeout=PATIENCE)
+        expect(page.send).to_be_visible(timeout=PATIENCE)

@@ -80,8 +80,8 @@ def _is_harmless(page: Chat, foreign: Listener, payload: str, url: str) -> None:
     assert page.page.evaluate("window.pwned") is None, said
     assert foreign.seen == [], said
     assert page.watch.foreign(page.site) == [], said
-    assert page.page.url == url, said
-    assert [frame.url for frame in page.page.frames] == [url], said
+    assert page.page.url.partition("?")[0] == url, said
+    assert [frame.url.partition("?")[0] for frame in page.page.frames] == [url], said
     assert len(page.page.context.pages) == 1, said
     # A link with the protocol ":" has an address that is none, and leads nowhere.
     found = page.page.evaluate(
@@ -135,7 +135,7 @@ def test_corpus_is_harmless(chat: Open, foreign: Listener, evil: list[str], way:
     else:
         scripts = [["END"]]
     page = chat(*scripts, rate=120 if way == "replies in pieces" else 1000)
-    url = page.page.url
+    url = page.page.url.partition("?")[0]
     for number, payload in enumerate(evil):
         page.say(payload.replace("\x00", "") if way == "messages" else f"number {number}")
         if way == "thoughts":
@@ -179,7 +179,7 @@ def test_links_open_in_a_page_that_cannot_reach_back(chat: Open, foreign: Listen
 
 def test_a_hostile_persona_is_harmless(chat: Open, foreign: Listener, evil: list[str]) -> None:
     page = chat(fresh=True)
-    url = page.page.url
+    url = page.page.url.partition("?")[0]
     persona = "\n".join(evil).replace("\x00", "")
     page.setting("System prompt").fill(persona)
     page.say("hi")
@@ -189,7 +189,7 @@ def test_a_hostile_persona_is_harmless(chat: Open, foreign: Listener, evil: list
 
 def test_hostile_text_comes_back_from_undo_and_edit_harmless(chat: Open, foreign: Listener, evil: list[str]) -> None:
     page = chat(["ok"])
-    url = page.page.url
+    url = page.page.url.partition("?")[0]
     text = "\n\n".join(evil).replace("\x00", "")
     page.say(text)
     page.button("Edit").click()
@@ -212,10 +212,12 @@ def test_no_request_leaves_and_no_error_is_logged(chat: Open, options: dict[str,
         **options,
     )
     page.say("hello")
+    # Gradio itself logs an error when the message goes while its diagram is being drawn.
+    expect(page.log.locator(".mermaid svg")).to_be_visible(timeout=PATIENCE)
     page.button("Retry").click()
     expect(page.stop.or_(page.send)).to_be_visible(timeout=PATIENCE)
     page.answered()
-    page.page.wait_for_timeout(300)
+    expect(page.log.locator(".mermaid svg")).to_be_visible(timeout=PATIENCE)
     hosts = {request.url.split("/")[2] for request in page.watch.requests if request.url.startswith(("http", "ws"))}
     assert hosts == {page.site.url.split("/")[2]}
     assert page.watch.errors == []

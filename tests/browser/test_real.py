@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, expect
 
 from chatui.chat import ModelStatus
 from tests.browser.conftest import new_chat
-from tests.browser.pages import Chat, Site, wait_until
+from tests.browser.pages import PATIENCE, Chat, Site, wait_until
 from tests.fakes import FakeBackend
 
 pytestmark = [pytest.mark.real, pytest.mark.browser]
@@ -44,7 +44,7 @@ def site() -> Iterator[RunningSite]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    program = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=ROOT)
+    program = subprocess.Popen([sys.executable, "app.py", "--port", str(port), "--compile", "off"], cwd=ROOT)
     running = RunningSite(port)
 
     def ready() -> bool:
@@ -72,7 +72,7 @@ def chat(browser: Browser, site: RunningSite) -> Iterator[Chat]:
 
 
 def choose(chat: Chat, persona: str) -> None:
-    chat.page.get_by_label("Preset").click()
+    chat.page.get_by_role("combobox", name="Persona").click()
     chat.page.get_by_role("option", name=re.compile(persona)).click()
 
 
@@ -112,7 +112,7 @@ def test_the_tutorials_conversation(chat: Chat) -> None:
     growth = [length for length in chat.page.evaluate("window.lengths") if length]
     assert len(set(growth)) >= 5, f"the text did not grow step by step: {growth}"
     expect(chat.header).to_contain_text("tokens/s")
-    expect(chat.header).to_contain_text("bfloat16")
+    expect(chat.header).to_contain_text("Q4_1")
     say(chat, SOAP_CANS)
     expect(chat.questions).to_have_text([NEW_YORK, SOAP_CANS])
     assert not chat.watch.foreign(chat.site)
@@ -166,7 +166,7 @@ def test_the_model_is_free_again_after_a_stop_while_reading(chat: Chat) -> None:
     limit(chat, 8)
     chat.box.fill("word " * 3000)
     chat.send.click()
-    expect(chat.log).to_contain_text(re.compile(r"Reading 3,0\d\d tokens"), timeout=SLOW)
+    expect(chat.log).to_contain_text(re.compile(r"Reading ([\d,]+ of )?3,0\d\d tokens"), timeout=SLOW)
     chat.stop.click()
     expect(chat.send).to_be_visible(timeout=5_000)
     chat.start_anew()
@@ -184,6 +184,47 @@ def test_a_conversation_beyond_the_context_says_what_it_leaves_out(chat: Chat) -
     chat.send.click()
     expect(chat.cards).to_contain_text(re.compile(r"take 9,\d\d\d tokens"), timeout=SLOW)
     expect(chat.send).to_be_visible()
+
+
+INSPECTED = {
+    "Prompt": ("<|im_start|>", "persona", "this message", "generation prompt", "Nothing was left out"),
+    "Tokens": ("<|im_end|>", "of them were the model's likeliest"),
+    "Time": ("chat template", "reading the prompt", "writing the reply", "Milliseconds for each token"),
+    "Memory": ("134,515,008", "158 MB", "Keys and values, 16 slots", "float32"),
+    "Ceiling": ("GB/s", "Share of the ceiling", "int4, one reply", "8 replies at once"),
+    "Why": ("which ends a reply", "system role is its own"),
+    "Python": ("import torch",),
+    "Persona": ("Its keys and values", "Its part of the context"),
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 800}}],
+    ids=["light", "dark", "phone"],
+)
+def test_every_page_of_the_inspect_view(browser: Browser, site: RunningSite, options: dict[str, object]) -> None:
+    with ExitStack() as stack:
+        chat = new_chat(stack, browser, site, **options)
+        chat.page.set_default_timeout(SLOW)
+        say(chat, "What is the capital of France? Answer with its name.")
+        chat.log.locator(".chat-bar .inspect").last.click()
+        view = chat.page.locator("#inspector")
+        expect(view).to_be_visible(timeout=SLOW)
+        expect(view.get_by_role("tab", name="Prompt", exact=True)).to_be_visible(timeout=SLOW)
+        for name, words in INSPECTED.items():
+            tab = chat.page.get_by_role("tab", name=name, exact=True)
+            if not tab.is_visible():
+                chat.page.locator("#inspector-tabs .overflow-menu button").first.click()
+                tab = chat.page.locator("#inspector-tabs .overflow-dropdown").get_by_text(name, exact=True)
+            tab.click()
+            for word in words:
+                expect(view).to_contain_text(word, timeout=PATIENCE)
+            assert chat.page.evaluate("document.querySelector('#inspector').scrollWidth <= window.innerWidth")
+        share = re.search(r"Share of the ceiling\s*([\d.]+)%", view.text_content() or "")
+        assert share
+        assert 0 < float(share[1]) <= 100
+        assert chat.watch.errors == []
 
 
 @pytest.mark.parametrize("options", [{"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}}])

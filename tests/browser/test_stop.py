@@ -1,4 +1,4 @@
-"""Whoever no longer waits frees the model at once, and keeps what was written."""
+"""Stop frees the model at once and keeps what was written; leaving the page ends nothing."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from chatui.chat import ModelStatus, ReplyDelta
 from chatui.settings import GenerationSettings
-from tests.browser.pages import Chat, Site, wait_until
+from tests.browser.pages import PATIENCE, READING, Chat, Site, wait_until
 from tests.fakes import INFO, Hold, Script
 
 pytestmark = pytest.mark.browser
@@ -90,9 +90,9 @@ def test_stop_while_the_prompt_is_read(chat: Open, way: str) -> None:
     else:
         (_retry if way == "retry" else _edit)(page)
     wait_until(lambda: len(page.backend.requests) > before)
-    expect(page.log.get_by_text("Reading 3 tokens")).to_be_visible()
+    expect(page.log.get_by_text(READING)).to_be_visible()
     _stop(page)
-    expect(page.log.get_by_text("Reading 3 tokens")).to_have_count(0)
+    expect(page.log.get_by_text(READING)).to_have_count(0)
     page.backend.delay_first = 0
     _again(page)
 
@@ -118,48 +118,60 @@ def test_stop_while_the_model_loads(chat: Open) -> None:
 
 
 @pytest.mark.parametrize(("way", "moment"), [("reload", "writing"), ("close", "reading"), ("leave", "writing")])
-def test_leaving_the_page_frees_the_model(chat: Open, way: str, moment: str) -> None:
-    page = chat(["Once upon", " a time", Hold()])
+def test_leaving_the_page_does_not_end_the_reply(chat: Open, way: str, moment: str) -> None:
+    hold = Hold()
+    page = chat(["Once upon", " a time", hold, " there was more."], fresh=True)
     if moment != "writing":
-        page.backend.delay_first = 60
+        page.backend.delay_first = 2
     page.ask("tell me")
-    waited_for = "Once upon a time" if moment == "writing" else "Reading 3 tokens"
+    waited_for = "Once upon a time" if moment == "writing" else READING
     expect(page.log.get_by_text(waited_for)).to_be_visible()
+    link = page.page.url
+    context = page.page.context
     if way == "close":
         page.page.close()
     elif way == "reload":
         page.page.reload(wait_until="commit")
     else:
         page.page.goto("about:blank")
-    _freed(page, 2)
-    assert page.backend.cancelled == 1
+    back = Chat(context.new_page(), page.site, page.watch)
+    back.page.goto(link)
+    expect(back.log.get_by_text("Once upon a time")).to_be_visible(timeout=PATIENCE)
+    hold.release()
+    expect(back.log.get_by_text("Once upon a time there was more.", exact=True)).to_be_visible(timeout=PATIENCE)
+    back.answered()
+    assert page.backend.cancelled == 0
+    assert len(page.backend.requests) == 1
 
 
 def test_page_works_after_a_reload_in_mid_reply(chat: Open) -> None:
-    page = chat(["Once", Hold()])
+    hold = Hold()
+    page = chat(["Once", hold], fresh=True)
     page.ask("tell me")
+    expect(page.log.get_by_text("Once", exact=True)).to_be_visible()
     page.page.reload()
-    _freed(page, 2)
+    expect(page.log.get_by_text("Once", exact=True)).to_be_visible(timeout=PATIENCE)
+    hold.release()
+    page.answered()
     _again(page)
 
 
-@pytest.mark.parametrize("button", ["New chat", "Clear"])
-def test_emptying_the_chat_in_mid_reply_frees_the_model(chat: Open, button: str) -> None:
+def test_a_reply_goes_on_behind_a_new_chat(chat: Open) -> None:
     hold, script = _partial()
-    page = chat(script)
+    page = chat(script, fresh=True)
     page.ask("tell me")
     expect(page.log.get_by_text("Once upon a time")).to_be_visible()
-    if button == "New chat":
-        page.start_anew()
-    else:
-        page.button(button).click()
-    _freed(page)
+    page.start_anew()
     expect(page.send).to_be_visible(timeout=AT_ONCE)
     expect(page.replies).to_have_count(0)
     hold.release()
+    _freed(page, 2)
+    assert page.backend.cancelled == 0
     _again(page)
     assert len(page.backend.requests[-1].messages) == 2
     assert "Once upon" not in page.text()
+    page.page.get_by_role("link", name="tell me", exact=True).click()
+    expect(page.log.get_by_text("Once upon a time there was more.", exact=True)).to_be_visible()
 
 
 def test_undo_in_mid_reply_frees_the_model(chat: Open) -> None:

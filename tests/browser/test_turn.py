@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
-from chatui.chat import ReplyDelta
-from tests.browser.pages import PATIENCE, Chat, wait_until
+from chatui.chat import Finish, Prompt, ReplyDelta
+from tests.browser.pages import PATIENCE, READING, Chat, wait_until
 from tests.fakes import Hold
 
 pytestmark = pytest.mark.browser
@@ -77,6 +77,15 @@ def test_header_tells_model_and_speed(chat: Open) -> None:
         expect(page.header).to_contain_text(fact)
 
 
+def test_header_tells_what_was_remembered(chat: Open) -> None:
+    finish = Finish("stop_token", 1024, 2, 0, 0.0, 0.1, 0.5, cached_tokens=900)
+    page = chat(["a", "b", ReplyDelta(finish=finish)], ["c"])
+    page.say("hi")
+    expect(page.header).to_contain_text("1,024 tokens in, 900 remembered · 2 tokens · 2.0 tokens/s · first after ")
+    page.say("again")
+    expect(page.header).not_to_contain_text("remembered")
+
+
 def test_turns_follow_each_other(chat: Open) -> None:
     page = chat(["first answer"], ["second answer"], ["third answer"])
     for number in ("first", "second", "third"):
@@ -116,9 +125,50 @@ def test_reading_the_prompt_is_shown(chat: Open) -> None:
     page = chat()
     page.backend.delay_first = 1.5
     page.ask("hi")
-    expect(page.log.get_by_text("Reading 3 tokens")).to_be_visible()
+    expect(page.log.get_by_text(READING)).to_be_visible()
     expect(page.answered()).to_have_text("Hello from the fake.")
-    expect(page.log.get_by_text("Reading 3 tokens")).to_have_count(0)
+    expect(page.log.get_by_text(READING)).to_have_count(0)
+
+
+# What the line above the reply said, one after the other, and the elements that it and its spinner were drawn in.
+PHASES = """() => {
+  window.phases = []; window.drawn = new Set();
+  new MutationObserver(() => {
+    const line = document.querySelector('#chat .thought-group');
+    if (!line) return;
+    window.drawn.add(line).add(line.querySelector('.loading-spinner'));
+    const said = line.innerText.trim();
+    if (window.phases.at(-1) !== said) window.phases.push(said);
+  }).observe(document.querySelector('#chat'), {subtree: true, childList: true, characterData: true});
+}"""
+
+
+def test_waiting_and_reading_are_counted_in_one_line(chat: Open) -> None:
+    second, next_up, some, most = Hold(), Hold(), Hold(), Hold()
+    prompt = Prompt("p", tuple(range(1024)))
+    page = chat(["Hello."])
+    waiting = [ReplyDelta(place=3), second, ReplyDelta(place=2), ReplyDelta(place=1), next_up]
+    reading = [ReplyDelta(prompt=prompt, read=128), some, ReplyDelta(read=1000), most]
+    page.backend.before = [*waiting, *reading]
+    page.page.evaluate(PHASES)
+    page.ask("hi")
+    said_then = {
+        "Waiting for its turn: place 3 …": second,
+        "Waiting for its turn: next in line …": next_up,
+        "Reading 128 of 1,024 tokens …": some,
+        "Reading 1,000 of 1,024 tokens …": most,
+    }
+    for said, hold in said_then.items():
+        expect(page.log.get_by_text(said, exact=True)).to_be_visible()
+        expect(page.log.locator(".thought-group")).to_have_count(1)
+        page.page.wait_for_timeout(600)  # heartbeats pass, and change nothing
+        hold.release()
+    expect(page.answered()).to_have_text("Hello.")
+    expect(page.log.locator(".thought-group")).to_have_count(0)
+    phases = [phase for phase in page.page.evaluate("window.phases") if phase]
+    # On a busy machine the first line may be drawn only when it tells more already.
+    assert phases[phases[0] == "Waiting for its turn …" :] == list(said_then)
+    assert page.page.evaluate("window.drawn.size") == 2
 
 
 # --- Speed ---

@@ -1,13 +1,19 @@
 """Several people at once: nobody sees another's text, and nobody waits for another's page."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
+import httpx
 import pytest
-from playwright.sync_api import expect
+from gradio_client import Client
+from playwright.sync_api import Browser, expect
 
 from chatui.chat import ChatRequest
-from tests.browser.pages import PATIENCE, Chat, wait_until
-from tests.fakes import Hold
+from chatui.settings import AppSettings
+from tests.browser.conftest import new_chat
+from tests.browser.pages import PATIENCE, Chat, Site, wait_until
+from tests.fakes import FakeBackend, Hold
 
 pytestmark = pytest.mark.browser
 
@@ -50,3 +56,56 @@ def test_two_users_stream_at_once_and_see_only_their_own(
         "still bob",
     ]
     assert "bob" not in alice.text()
+
+
+# --- Whose turn it is, for a fair queue ---
+
+
+def test_each_tab_and_client_is_a_user_of_its_own(serve: Callable[..., Site], open_chat: Callable[..., Chat]) -> None:
+    site = serve(["fine"])
+    for page in (open_chat(site), open_chat(site)):
+        page.say("one")
+        page.button("Retry").click()
+        wait_until(lambda: len(site.backend.requests) % 2 == 0)
+        page.answered()
+    client = Client(site.url, verbose=False)
+    for _ in range(2):
+        client.predict("hi", api_name="/chat")
+    users = [request.user for request in site.backend.requests]
+    assert users[::2] == users[1::2]
+    assert len(set(users)) == 3
+    assert all(users)
+
+
+def test_a_plain_call_is_a_user_too(serve: Callable[..., Site]) -> None:
+    site = serve(["fine"])
+    for _ in range(2):
+        event = httpx.post(f"{site.url}/gradio_api/call/v2/chat", json={"message": "hi"}).json()["event_id"]
+        assert "fine" in httpx.get(f"{site.url}/gradio_api/call/chat/{event}").text
+    users = {request.user for request in site.backend.requests}
+    assert len(users) == 2
+    assert all(users)
+
+
+def test_whoever_has_logged_in_is_one_user_everywhere(browser: Browser, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        settings = AppSettings(auth="ada:secret", data_dir=tmp_path)
+        site = stack.enter_context(Site(FakeBackend(["fine"]), settings))
+        cookies = httpx.post(f"{site.url}/login", data={"username": "ada", "password": "secret"}).cookies
+        place = {
+            "domain": "127.0.0.1",
+            "path": "/",
+            "expires": -1,
+            "httpOnly": True,
+            "secure": False,
+            "sameSite": "Lax",
+        }
+        logged_in = {
+            "cookies": [{"name": name, "value": value, **place} for name, value in cookies.items()],
+            "origins": [],
+        }
+        for _ in range(2):
+            new_chat(stack, browser, site, storage_state=logged_in).say("hi")
+        client = Client(site.url, auth=("ada", "secret"), verbose=False)
+        client.predict("hi", api_name="/chat")
+        assert [request.user for request in site.backend.requests] == ["login:ada"] * 3

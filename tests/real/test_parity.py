@@ -1,14 +1,16 @@
 """The default model through chatui equals the same model through transformers' own pipeline, token for token."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 import transformers
 
 from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, Message
-from chatui.local import embedded, loading, reply
+from chatui.chat import ChatRequest, Finish, Message
+from chatui.local import embedded, loading, reply, serving
+from chatui.local.engine import LocalBackend
 from chatui.settings import AppSettings, GenerationSettings
 
 pytestmark = [
@@ -18,6 +20,8 @@ pytestmark = [
 
 NEW_TOKENS, TURNS = 24, 3
 FOLLOW_UPS = ("Say that again in other words.", "Why?")
+CUT_AT = 16
+CUT = ("Tell me a story about a lighthouse.", "Why is the sky blue?", "Explain photosynthesis to a child, briefly.")
 SAMPLE = (
     "Hello! Who are you?",
     "What is 17 + 25?",
@@ -55,7 +59,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def loaded() -> loading.LoadedModel:
-    settings = AppSettings()
+    settings = AppSettings(quantization="none")
     return loading.load(ModelSpec.from_settings(settings), settings.cache_dir, lambda _: None)
 
 
@@ -97,10 +101,42 @@ def test_a_seed_repeats_a_sampled_reply(loaded: loading.LoadedModel):
     assert sampled[0] != sampled[2]
 
 
+async def test_a_reply_that_was_cut_goes_on_as_if_it_had_not_been() -> None:
+    """In float32, where sums taken in another order do not decide between two tokens."""
+    settings = AppSettings(dtype="float32", quantization="none")
+    spec = replace(ModelSpec.from_settings(settings), compile="off")
+    loaded = loading.load(spec, settings.cache_dir, lambda _: None)
+    model = serving.together(loaded, spec)
+    assert model is not None
+    backend = LocalBackend(spec, settings.cache_dir, lambda *_: model).start()
+
+    async def write(tokens: int, *messages: Message) -> tuple[str, Finish]:
+        asked = ChatRequest(messages, GenerationSettings(temperature=0.0, max_new_tokens=tokens))
+        deltas = [delta async for delta in backend.stream(asked)]
+        assert deltas[-1].finish is not None
+        return "".join(delta.text for delta in deltas), deltas[-1].finish
+
+    try:
+        for question in CUT:
+            begun, finish = await write(CUT_AT, Message("user", question))
+            assert finish.reason == "length"
+            assert len(loaded.tokenizer.encode(begun)) == CUT_AT, "else the model would see other tokens"
+            rest, finish = await write(NEW_TOKENS, Message("user", question), Message("assistant", begun))
+            assert finish.cached_tokens == finish.prompt_tokens - 1
+            whole, _ = await write(CUT_AT + NEW_TOKENS, Message("user", question))
+            assert begun + rest == whole
+            assert rest
+    finally:
+        await backend.close()
+    loaded.model.set_attn_implementation("sdpa")
+    assert ours(loaded, [Message("user", question), Message("assistant", begun)])[0] == rest, "one by one too"
+
+
 def test_the_default_model_is_as_its_authors_made_it(loaded: loading.LoadedModel):
     assert loaded.info.context_length == 8192
     assert loaded.info.precision == "bfloat16"
     assert loaded.info.parameters == 134_515_008
+    assert loaded.info.revision == "sha256:b179c9523d0e"
     assert (loaded.info.defaults.temperature, loaded.info.defaults.top_p) == (0.2, 0.9)
     assert loaded.decode(loaded.tokenizer.encode("in 2024, 42")) == "in 2024, 42"
     assert len(loaded.tokenizer.encode("2024")) == 4

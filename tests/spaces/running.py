@@ -40,6 +40,7 @@ class Space:
             "GRADIO_SERVER_NAME": "0.0.0.0",
             "GRADIO_SERVER_PORT": str(self.port),
             "HF_HUB_OFFLINE": "1",
+            "CHATUI_COMPILE": "off",
             **variables,
         }
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -199,4 +200,5 @@ def test_without_a_model_it_stays_up(folder: Path, python: Path, lender: Lender,
         assert space.output.count(f"chatui: {failed['error']}") == 1
         with space.client() as client, pytest.raises(AppError, match="The default model is neither installed"):
             client.predict("hi", api_name="/chat")
-        assert "Traceback" not in space.output
+        # Gradio's hot reload, which runs on ZeroGPU, may drop an event loop that complains; our own code may not.
+        assert not re.search(r'File ".*/chatui/', space.output)

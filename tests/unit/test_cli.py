@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from chatui import __version__, cli
+from chatui.personas import PRESETS
 from chatui.settings import AppSettings
+from chatui.store.store import Store
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -72,3 +74,51 @@ def test_a_port_in_use_gives_one_line(capsys: pytest.CaptureFixture[str]) -> Non
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"chatui {__version__}\n"
+
+
+class TestBackup:
+    def test_it_copies_what_a_running_server_has(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        store = Store.open(AppSettings(data_dir=tmp_path / "data"))
+        store.of("a").keep(PRESETS[0])
+        target = tmp_path / "copy.db"
+        assert cli.main(["backup", str(target), "--data-dir", str(tmp_path / "data")]) == 0
+        assert capsys.readouterr().out.startswith(f"Wrote {target} (0.")
+        assert cli.main(["backup", str(target), "--data-dir", str(tmp_path / "data")]) == 2
+        assert capsys.readouterr().err == f"chatui: {target} is there already. Name a new file.\n"
+        store.close()
+        copied = Store.open(AppSettings(data_dir=tmp_path, database_url=f"sqlite:///{target}"))
+        assert [kept.persona for kept in copied.of("a").personas()] == [PRESETS[0]]
+        copied.close()
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ([], "needs the name of a new file"),
+            (["--data-dir", "x"], "needs the name of a new file"),
+            (["copy.db", "--data-dir", "nowhere"], "no database at"),
+            (["copy.db", "--database-url", "mysql://user:secret@host/name"], "--database-url"),
+            (["copy.db", "--database-url", "postgresql://user:secret@127.0.0.1:1/name"], "cannot be reached"),
+            (["copy.db", "--port", "abc"], "port"),
+        ],
+    )
+    def test_what_cannot_be_done_is_one_line(
+        self,
+        arguments: list[str],
+        said: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(["backup", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("chatui: ")
+        assert said in error
+        assert error.count("\n") == 1
+        assert "secret" not in error
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_empty_database_is_no_back_up(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "chats.db").touch()
+        assert cli.main(["backup", str(tmp_path / "copy.db"), "--data-dir", str(tmp_path)]) == 2
+        assert "nothing in the database" in capsys.readouterr().err

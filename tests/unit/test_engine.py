@@ -1,79 +1,151 @@
-"""The thread and its queue, driven by a scripted model."""
+"""The threads and their queue, driven by a scripted model."""
 
 import asyncio
-import contextlib
+import contextvars
+import gc
+import itertools
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, Message, ReplyDelta
-from chatui.errors import ChatError, GenerationError, ModelError
-from chatui.local.engine import Interrupted, Loader, LocalBackend, Report
+from chatui.chat import ChatRequest, Finish, Message, Prompt, ReplyDelta
+from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, PromptError
+from chatui.local.engine import NICENESS, RESTARTS, Happening, Loader, LocalBackend, Model, Report, Unwanted
 from chatui.settings import GenerationSettings
 from tests.fakes import INFO
 
 SPEC = ModelSpec("fake/echo")
 SOON = 5.0
+DONE = Finish("stop_token", 1, 1, 0, 0.0, 0.0, 0.0)
 
 
+def opened() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
+@dataclass(eq=False)
+class Said:
+    """A reply of the scripted model: a letter for each step."""
+
+    text: str
+    unwanted: Unwanted
+    told: int = 0
+
+
+@dataclass(eq=False)
 class FakeModel:
-    """Reads until `may_read`, then says what it was asked, a letter every `pause` seconds."""
+    """Says what it was asked, to at most `rows` at once; a step reads while `may_read` is shut, then takes `pause`.
 
+    Some texts go wrong: "bad prompt" and "bad begin" with a ChatError, "bug" with another error, "fails" in a step of
+    its own, "broken" for the whole step.
+    """
+
+    rows: int = 1
+    pause: float = 0.0
     info = INFO
+    replies: list[Said] = field(default_factory=list)
+    served: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    most: int = 0
+    steps: int = 0
+    resets: int = 0
+    may_prepare: threading.Event = field(default_factory=opened)
+    may_read: threading.Event = field(default_factory=opened)
+    may_reset: threading.Event = field(default_factory=opened)
+    began: threading.Event = field(default_factory=threading.Event)
+    asked_in: list[str] = field(default_factory=list)
 
-    def __init__(self, pause: float = 0.0) -> None:
-        self.pause = pause
-        self.running = 0
-        self.served: list[str] = []
-        self.may_read = threading.Event()
-        self.may_read.set()
-        self.began = threading.Event()
-        self._unwanted: Callable[[], bool] = lambda: False
+    def room(self) -> bool:
+        return len(self.replies) < self.rows
 
-    def write(self, request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
+    def prepare(self, request: ChatRequest) -> str:
         text = request.messages[-1].content
-        self.served.append(text)
-        self.running += 1
-        try:
-            self.began.set()
-            if text == "chat error":
-                raise GenerationError("no luck")
-            if text == "bug":
-                raise ZeroDivisionError
-            while not self.may_read.wait(0.001):
-                if self._unwanted():
-                    raise Interrupted
-            for letter in text:
-                time.sleep(self.pause)
-                yield ReplyDelta(letter, tokens=1)
-        finally:
-            self.running -= 1
+        self.asked_in.append(ASKER.get())
+        if text.startswith("slow"):
+            assert self.may_prepare.wait(SOON)
+        if text == "bad prompt":
+            raise PromptError("cannot be asked")
+        if text == "bug":
+            raise ZeroDivisionError
+        return text
 
-    @contextlib.contextmanager
-    def interruptible(self, unwanted: Callable[[], bool]) -> Iterator[None]:
-        self._unwanted = unwanted
-        try:
-            yield
-        finally:
-            self._unwanted = lambda: False
+    def begin(self, prepared: object, queue_seconds: float, unwanted: Unwanted) -> Said:
+        assert isinstance(prepared, str)
+        assert self.room()
+        assert queue_seconds >= 0
+        self.asked_in.append(ASKER.get())
+        self.served.append(prepared)
+        if prepared == "bad begin":
+            raise GenerationError("no luck")
+        reply = Said(prepared, unwanted)
+        self.replies.append(reply)
+        self.most = max(self.most, len(self.replies))
+        self.began.set()
+        return reply
+
+    def step(self) -> list[Happening]:
+        self.steps += 1
+        while not self.may_read.wait(0.001):
+            if any(reply.unwanted() for reply in self.replies):
+                self.replies = [reply for reply in self.replies if not reply.unwanted()]
+                return []
+        time.sleep(self.pause)
+        if any(reply.text == "broken" for reply in self.replies):
+            raise RuntimeError("the step is broken")
+        return [(reply, self._next(reply)) for reply in list(self.replies)]
+
+    def end(self, handle: object) -> None:
+        if handle in self.replies:
+            self.replies.remove(handle)
+            self.ended.append(handle.text)
+
+    def preview(self, request: ChatRequest) -> Prompt:
+        return Prompt("", ())
+
+    def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
+        return tuple(str(id) for id in ids)
+
+    def reset(self) -> None:
+        assert self.may_reset.wait(SOON)
+        self.resets += 1
+        self.replies.clear()
+
+    def _next(self, reply: Said) -> ReplyDelta | ChatError:
+        if reply.text == "fails":
+            self.replies.remove(reply)
+            return GenerationError("failed by itself")
+        letter = reply.text[reply.told]
+        reply.told += 1
+        last = reply.told == len(reply.text)
+        if last:
+            self.replies.remove(reply)
+        return ReplyDelta(letter, tokens=1, finish=DONE if last else None)
 
 
-def backend_of(model: FakeModel, loader: Loader | None = None, **options) -> LocalBackend:
+ASKER = contextvars.ContextVar("asker", default="nobody")
+
+
+def backend_of(model: Model, loader: Loader | None = None, **options: int) -> LocalBackend:
     return LocalBackend(SPEC, Path(), loader or (lambda spec, cache_dir, report: model), **options)
 
 
-def ask(text: str) -> ChatRequest:
-    return ChatRequest((Message("user", text),), GenerationSettings())
+def ask(text: str, user: str = "") -> ChatRequest:
+    return ChatRequest((Message("user", text),), GenerationSettings(), user=user)
 
 
-async def reply(backend: LocalBackend, text: str) -> str:
-    return "".join([delta.text async for delta in backend.stream(ask(text))])
+async def reply(backend: LocalBackend, text: str, user: str = "") -> str:
+    return "".join([delta.text async for delta in backend.stream(ask(text, user))])
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -82,206 +154,528 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_replies_come_in_the_order_of_the_requests():
-    model = FakeModel()
-    backend = backend_of(model).start()
-    names = [f"request {number}" for number in range(5)]
-    assert await asyncio.gather(*(reply(backend, name) for name in names)) == names
-    assert model.served == names
-    await backend.close()
+async def asked(backend: LocalBackend, *texts: str, user: str = "") -> list[asyncio.Task[str]]:
+    """Requests that have come in, in this order."""
+    tasks = [asyncio.create_task(reply(backend, text, user)) for text in texts]
+    await asyncio.sleep(0)
+    return tasks
 
 
-async def test_a_request_during_loading_waits_for_the_model():
-    loaded = threading.Event()
-    model = FakeModel()
-
-    def loader(spec: ModelSpec, cache_dir: Path, report: Report) -> FakeModel:
-        report("unpacking")
-        loaded.wait(SOON)
-        return model
-
-    backend = backend_of(model, loader).start()
-    await until(lambda: backend.models()[0].phase == "unpacking")
-    asked = asyncio.create_task(reply(backend, "hello"))
-    await asyncio.sleep(0.01)
-    assert backend.models()[0].state == "loading"
-    assert not asked.done()
-    loaded.set()
-    assert await asked == "hello"
-    assert backend.models()[0].state == "ready"
-    assert backend.wait() == INFO
-    await backend.close()
+async def cancel(*tasks: asyncio.Task[str]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
-@pytest.mark.parametrize(
-    ("raised", "says"),
-    [(ModelError("no such file", "look again"), "no such file"), (KeyError("x"), "could not be loaded")],
-)
-async def test_an_error_while_loading_is_told_to_everyone(raised: Exception, says: str):
-    def loader(spec: ModelSpec, cache_dir: Path, report: Report) -> FakeModel:
-        raise raised
+class TestOrder:
+    async def test_replies_come_in_the_order_of_the_requests(self):
+        model = FakeModel()
+        backend = backend_of(model).start()
+        names = [f"request {number}" for number in range(5)]
+        assert await asyncio.gather(*(reply(backend, name) for name in names)) == names
+        assert model.served == names
+        assert model.most == 1
+        await backend.close()
 
-    backend = backend_of(FakeModel(), loader).start()
-    for _ in range(2):
-        with pytest.raises(ModelError, match=says):
+    async def test_as_many_at_once_as_there_is_room(self):
+        model = FakeModel(rows=3, pause=0.002)
+        backend = backend_of(model).start()
+        names = [letter * 20 for letter in "abcdefg"]
+        assert await asyncio.gather(*(reply(backend, name) for name in names)) == names
+        assert model.most == 3
+        assert model.served == names
+        await backend.close()
+
+    async def test_users_take_turns(self):
+        model = FakeModel()
+        backend = backend_of(model)
+        tasks = [*await asked(backend, "a1", "a2", "a3", user="a"), *await asked(backend, "b1", "b2", user="b")]
+        tasks += await asked(backend, "c1", user="c")
+        backend.start()
+        await asyncio.gather(*tasks)
+        assert model.served == ["a1", "b1", "c1", "a2", "b2", "a3"]
+        await backend.close()
+
+    async def test_a_crowd_of_one_does_not_hold_up_a_newcomer(self):
+        model = FakeModel(pause=0.001)
+        model.may_read.clear()
+        backend = backend_of(model).start()
+        crowd = await asked(backend, *(f"crowd {number}" for number in range(10)), user="crowd")
+        await until(lambda: len(backend._prepared) == 1)
+        [newcomer] = await asked(backend, "new", user="newcomer")
+        model.may_read.set()
+        assert await newcomer == "new"
+        await asyncio.gather(*crowd)
+        assert model.served.index("new") <= 3, "behind the one that runs, the one made ready and one in line"
+        await backend.close()
+
+    async def test_everything_happens_in_the_askers_context(self):
+        model = FakeModel()
+        backend = backend_of(model).start()
+        for name in ("anna", "bert"):
+            ASKER.set(name)
             await reply(backend, "hello")
-    with pytest.raises(ModelError, match=says):
-        backend.wait()
-    status = backend.models()[0]
-    assert status.state == "failed"
-    assert says in str(status.error)
-    await backend.close()
+        assert model.asked_in == ["anna", "anna", "bert", "bert"]
+        await backend.close()
 
 
-async def test_a_request_cancelled_while_queued_is_never_served():
-    model = FakeModel()
-    model.may_read.clear()
-    backend = backend_of(model).start()
-    first = asyncio.create_task(reply(backend, "first"))
-    await until(model.began.is_set)
-    second = asyncio.create_task(reply(backend, "second"))
-    await asyncio.sleep(0)
-    second.cancel()
-    await asyncio.gather(second, return_exceptions=True)
-    model.may_read.set()
-    assert await first == "first"
-    assert await reply(backend, "third") == "third"
-    assert model.served == ["first", "third"]
-    await backend.close()
+class TestPlaces:
+    async def places(self, backend: LocalBackend, text: str) -> list[int]:
+        """The places told, all before the first letter."""
+        deltas = [delta async for delta in backend.stream(ask(text))]
+        places = [delta.place for delta in deltas if delta.place is not None]
+        assert all(delta.place is not None for delta in deltas[: len(places)])
+        return places
+
+    async def test_they_are_told_and_fall(self):
+        model = FakeModel()
+        model.may_read.clear()
+        backend = backend_of(model).start()
+        tasks = []
+        for number in range(6):
+            tasks.append(asyncio.create_task(self.places(backend, f"slow {number}")))
+            await asyncio.sleep(0.002)
+        await until(lambda: len(backend._waiting) == 4)
+        model.may_read.set()
+        told = await asyncio.gather(*tasks)
+        assert told == [[1], [1], [2, 1], [3, 2, 1], [4, 3, 2, 1], [5, 4, 3, 2, 1]]
+        await backend.close()
+
+    async def test_they_never_rise_while_a_prompt_is_made(self):
+        model = FakeModel()
+        model.may_prepare.clear()
+        backend = backend_of(model).start()
+        tasks = [asyncio.create_task(self.places(backend, "slow 0"))]
+        await until(lambda: backend._preparing is not None)
+        tasks += [asyncio.create_task(self.places(backend, f"{number}")) for number in (1, 2)]
+        await until(lambda: len(backend._waiting) == 2)
+        model.may_prepare.set()
+        assert await asyncio.gather(*tasks) == [[1], [2, 1], [3, 2, 1]]
+        await backend.close()
+
+    async def test_they_fall_when_somebody_before_leaves(self):
+        model = FakeModel()
+        model.may_read.clear()
+        backend = backend_of(model).start()
+        tasks = await asked(backend, "running")
+        await until(model.began.is_set)
+        tasks += await asked(backend, "made ready", "second", "third")
+        await until(lambda: len(backend._prepared) == 1)
+        last = backend.stream(ask("last"))
+        assert (await asyncio.wait_for(anext(last), SOON)).place == 4
+        for left, place in ((tasks[2], 3), (tasks[1], 2)):
+            await cancel(left)
+            assert (await asyncio.wait_for(anext(last), SOON)).place == place
+        await last.aclose()
+        model.may_read.set()
+        assert [await tasks[at] for at in (0, 3)] == ["running", "third"]
+        assert model.served == ["running", "third"]
+        await backend.close()
+
+    async def test_too_many_are_turned_away(self):
+        model = FakeModel()
+        model.may_read.clear()
+        backend = backend_of(model, longest_queue=2).start()
+        tasks = await asked(backend, "running")
+        await until(model.began.is_set)
+        tasks += await asked(backend, "made ready")
+        await until(lambda: len(backend._prepared) == 1)
+        tasks += await asked(backend, "first", "second")
+        for _ in range(3):
+            with pytest.raises(OverloadError, match="2 requests are waiting") as caught:
+                await reply(backend, "too many")
+        assert (caught.value.status, caught.value.retry_after) == (429, 10)
+        await cancel(tasks.pop())
+        tasks += await asked(backend, "now there is room")
+        model.may_read.set()
+        assert await asyncio.gather(*tasks) == ["running", "made ready", "first", "now there is room"]
+        await backend.close()
 
 
-async def test_a_request_cancelled_while_loading_is_never_served():
-    loaded = threading.Event()
-    model = FakeModel()
+class TestLoading:
+    async def test_a_request_waits_for_the_model(self):
+        loaded = threading.Event()
+        model = FakeModel()
 
-    def loader(spec: ModelSpec, cache_dir: Path, report: Report) -> FakeModel:
-        loaded.wait(SOON)
-        return model
+        def loader(spec: ModelSpec, cache_dir: Path, report: Report) -> FakeModel:
+            report("unpacking")
+            loaded.wait(SOON)
+            return model
 
-    backend = backend_of(model, loader).start()
-    asked = asyncio.create_task(reply(backend, "first"))
-    await asyncio.sleep(0)
-    asked.cancel()
-    await asyncio.gather(asked, return_exceptions=True)
-    loaded.set()
-    assert await reply(backend, "second") == "second"
-    assert model.served == ["second"]
-    await backend.close()
+        backend = backend_of(model, loader).start()
+        await until(lambda: backend.models()[0].phase == "unpacking")
+        [waiting] = await asked(backend, "hello")
+        await asyncio.sleep(0.01)
+        assert backend.models()[0].state == "loading"
+        assert not waiting.done()
+        loaded.set()
+        assert await waiting == "hello"
+        assert backend.models()[0].state == "ready"
+        assert backend.wait() == INFO
+        await backend.close()
 
-
-async def test_a_request_cancelled_while_the_prompt_is_read_frees_the_model():
-    model = FakeModel()
-    model.may_read.clear()
-    backend = backend_of(model).start()
-    asked = asyncio.create_task(reply(backend, "first"))
-    await until(model.began.is_set)
-    asked.cancel()
-    await until(lambda: model.running == 0)
-    model.may_read.set()
-    assert await reply(backend, "second") == "second"
-    await backend.close()
-
-
-async def test_closing_the_iterator_frees_the_model_within_a_token():
-    model = FakeModel(pause=0.01)
-    backend = backend_of(model).start()
-    pieces = backend.stream(ask("x" * 10_000))
-    assert (await anext(pieces)).text == "x"
-    assert model.running == 1
-    await pieces.aclose()
-    started = time.perf_counter()
-    await until(lambda: model.running == 0)
-    assert time.perf_counter() - started < 1.0
-    await backend.close()
-
-
-@pytest.mark.parametrize(("text", "says"), [("chat error", "no luck"), ("bug", "ZeroDivisionError")])
-async def test_an_error_in_a_reply_fails_that_reply_only(text: str, says: str):
-    model = FakeModel()
-    backend = backend_of(model).start()
-    results = await asyncio.gather(
-        reply(backend, "a"), reply(backend, text), reply(backend, "b"), return_exceptions=True
+    @pytest.mark.parametrize(
+        ("raised", "says"),
+        [(ModelError("no such file", "look again"), "no such file"), (KeyError("x"), "could not be loaded")],
     )
-    assert results[0] == "a"
-    assert results[2] == "b"
-    assert isinstance(results[1], ChatError)
-    assert says in str(results[1])
-    assert model.running == 0
-    await backend.close()
+    async def test_an_error_is_told_to_everyone(self, raised: Exception, says: str):
+        failing = threading.Event()
+
+        def loader(spec: ModelSpec, cache_dir: Path, report: Report) -> FakeModel:
+            failing.wait(SOON)
+            raise raised
+
+        backend = backend_of(FakeModel(), loader).start()
+        waiting = await asked(backend, "first", "second")
+        failing.set()
+        for task in waiting:
+            with pytest.raises(ModelError, match=says):
+                await task
+        with pytest.raises(ModelError, match=says):
+            await reply(backend, "third")
+        with pytest.raises(ModelError, match=says):
+            backend.wait()
+        status = backend.models()[0]
+        assert status.state == "failed"
+        assert says in str(status.error)
+        await backend.close()
+
+    async def test_in_ones_own_thread(self):
+        threads: list[threading.Thread] = []
+
+        def loader(spec: ModelSpec, cache_dir: Path, report: Report) -> FakeModel:
+            threads.append(threading.current_thread())
+            return FakeModel()
+
+        backend = backend_of(FakeModel(), loader).load()
+        assert backend.models()[0].state == "ready"
+        assert await reply(backend.start(), "hello") == "hello"
+        assert threads == [threading.current_thread()]
+        await backend.close()
 
 
-async def test_close_ends_the_reply_and_those_waiting_and_refuses_new_ones():
-    model = FakeModel(pause=0.01)
-    backend = backend_of(model).start()
-    writing = asyncio.create_task(reply(backend, "x" * 10_000))
-    await until(model.began.is_set)
-    waiting = asyncio.create_task(reply(backend, "second"))
-    await asyncio.sleep(0.02)
-    started = time.perf_counter()
-    await backend.close()
-    assert time.perf_counter() - started < 2.0
-    for task in (writing, waiting):
+class TestCancelling:
+    async def test_a_request_that_waits_is_never_served(self):
+        model = FakeModel()
+        model.may_read.clear()
+        backend = backend_of(model).start()
+        tasks = await asked(backend, "first", "second", "third")
+        await until(lambda: len(backend._prepared) == 1)
+        await cancel(tasks[2])
+        await cancel(tasks[1])
+        model.may_read.set()
+        assert await tasks[0] == "first"
+        assert await reply(backend, "fourth") == "fourth"
+        assert model.served == ["first", "fourth"]
+        await backend.close()
+
+    async def test_nor_one_that_was_given_up_while_the_model_was_loading(self):
+        loaded = threading.Event()
+        model = FakeModel()
+
+        def loader(spec: ModelSpec, cache_dir: Path, report: Report) -> FakeModel:
+            loaded.wait(SOON)
+            return model
+
+        backend = backend_of(model, loader).start()
+        await cancel(*await asked(backend, "first"))
+        loaded.set()
+        assert await reply(backend, "second") == "second"
+        assert model.served == ["second"]
+        await backend.close()
+
+    async def test_nor_one_that_was_given_up_while_its_prompt_was_made(self):
+        model = FakeModel()
+        model.may_prepare.clear()
+        backend = backend_of(model).start()
+        tasks = await asked(backend, "slow")
+        await until(lambda: backend._preparing is not None)
+        await cancel(*tasks)
+        model.may_prepare.set()
+        assert await reply(backend, "second") == "second"
+        assert model.served == ["second"]
+        await backend.close()
+
+    async def test_while_the_prompt_is_read_the_model_is_freed(self):
+        model = FakeModel()
+        model.may_read.clear()
+        backend = backend_of(model).start()
+        tasks = await asked(backend, "first")
+        await until(model.began.is_set)
+        await cancel(*tasks)
+        await until(lambda: not model.replies)
+        model.may_read.set()
+        assert await reply(backend, "second") == "second"
+        await backend.close()
+
+    async def test_closing_the_iterator_frees_the_row_within_a_step(self):
+        model = FakeModel(rows=2, pause=0.01)
+        backend = backend_of(model).start()
+        beside = asyncio.create_task(reply(backend, "y" * 20))
+        pieces = backend.stream(ask("x" * 10_000))
+        async for delta in pieces:
+            if delta.text:
+                break
+        before = model.steps
+        await pieces.aclose()
+        await until(lambda: "x" * 10_000 in model.ended)
+        assert model.steps - before <= 2
+        assert await beside == "y" * 20
+        await backend.close()
+
+    def test_a_reply_whose_event_loop_is_gone_ends(self):
+        model = FakeModel(pause=0.002)
+        backend = backend_of(model).start()
+
+        async def ask_and_leave() -> None:
+            pieces = backend.stream(ask("x" * 100_000))
+            await anext(pieces)
+            leftovers.append(pieces)
+            await until(lambda: bool(model.replies))
+
+        leftovers: list[object] = []
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(ask_and_leave())
+        loop.close()
+        asyncio.run(until(lambda: not model.replies))
+        assert asyncio.run(reply(backend, "next")) == "next"
+        asyncio.run(backend.close())
+
+    async def test_thousands_leave_nothing_behind(self):
+        model = FakeModel(rows=4)
+        backend = backend_of(model, longest_queue=100).start()
+        left: weakref.WeakSet[ChatRequest] = weakref.WeakSet()
+
+        async def give_up(number: int) -> None:
+            request = ChatRequest((Message("user", f"request {number}"),), GenerationSettings(seed=number))
+            left.add(request)
+            pieces = backend.stream(request)
+            for _ in range(number % 7):
+                await anext(pieces)
+            await pieces.aclose()
+
+        for start in range(0, 3000, 50):
+            await asyncio.gather(*(give_up(number) for number in range(start, start + 50)))
+        await until(lambda: not model.replies and not backend._going)
+        assert await reply(backend, "last") == "last"
+        await until(lambda: not backend._going)
+        assert (list(backend._waiting), backend._waiting._lines, list(backend._prepared)) == ([], {}, [])
+        assert backend._outbox == []
+        gc.collect()
+        assert len(left) <= 1, "what the threads' own variables hold"
+        await backend.close()
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("bad prompt", "cannot be asked"),
+            ("bad begin", "no luck"),
+            ("bug", "ZeroDivisionError"),
+            ("fails", "failed by itself"),
+        ],
+    )
+    async def test_an_error_fails_that_reply_only(self, text: str, says: str):
+        model = FakeModel(rows=2)
+        backend = backend_of(model).start()
+        results = await asyncio.gather(*(reply(backend, each) for each in ("a", text, "b")), return_exceptions=True)
+        assert (results[0], results[2]) == ("a", "b")
+        assert isinstance(results[1], ChatError)
+        assert says in str(results[1])
+        assert (model.replies, model.resets) == ([], 0)
+        await backend.close()
+
+    async def test_a_step_that_fails_outright_fails_those_running_and_the_engine_starts_again(self):
+        model = FakeModel(rows=2, pause=0.001)
+        model.may_reset.clear()
+        backend = backend_of(model)
+        running = await asked(backend, "x" * 10_000, "broken", "waiting", "bad prompt")
+        backend.start()
+        for task in running[:2]:
+            with pytest.raises(GenerationError, match="stopped") as caught:
+                await asyncio.wait_for(task, SOON)
+            assert "ask once more" in caught.value.remedy
+        status = backend.models()[0]
+        assert (status.state, status.phase) == ("loading", "starting again after a failure")
+        model.may_reset.set()
+        assert await running[2] == "waiting"
+        assert await reply(backend, "next") == "next"
+        with pytest.raises(PromptError):
+            await running[3]
+        assert model.resets == 1
+        status = backend.models()[0]
+        assert (status.state, status.info) == ("ready", INFO)
+        await backend.close()
+
+    async def test_an_engine_that_keeps_failing_stops(self):
+        model = FakeModel()
+        backend = backend_of(model).start()
+        for _ in range(RESTARTS):
+            with pytest.raises(GenerationError):
+                await reply(backend, "broken")
+            assert await reply(backend, "hello") == "hello"
+        tasks = await asked(backend, "broken", "second", "third")
+        with pytest.raises(GenerationError):
+            await tasks[0]
+        for task in tasks[1:]:
+            with pytest.raises(ModelError, match="keeps failing"):
+                await asyncio.wait_for(task, SOON)
+        await until(lambda: backend._stopped)
+        status = backend.models()[0]
+        assert status.state == "failed"
+        assert "keeps failing" in str(status.error)
+        with pytest.raises(ModelError, match="keeps failing"):
+            await asyncio.wait_for(reply(backend, "hello"), SOON)
+        await backend.close()
+
+    async def test_failures_long_ago_are_forgiven(self):
+        backend = backend_of(FakeModel()).start()
+        for _ in range(3 * RESTARTS):
+            backend._failures[:] = [at - 30.0 for at in backend._failures]
+            with pytest.raises(GenerationError):
+                await reply(backend, "broken")
+        assert await reply(backend, "hello") == "hello"
+        await backend.close()
+
+    async def test_an_engine_that_cannot_start_again_stops(self):
+        class Broken(FakeModel):
+            def reset(self) -> None:
+                raise RuntimeError("the device is gone")
+
+        backend = backend_of(Broken()).start()
+        with pytest.raises(GenerationError):
+            await reply(backend, "broken")
+        with pytest.raises(ModelError, match="keeps failing"):
+            await asyncio.wait_for(reply(backend, "hello"), SOON)
+        await backend.close()
+
+
+class TestClosing:
+    async def test_it_ends_the_replies_and_those_waiting_and_refuses_new_ones(self):
+        model = FakeModel(pause=0.01)
+        backend = backend_of(model).start()
+        [writing] = await asked(backend, "x" * 10_000)
+        await until(model.began.is_set)
+        waiting = await asked(backend, "second", "third")
+        await until(lambda: len(backend._prepared) == 1)
+        started = time.perf_counter()
+        await backend.close()
+        assert time.perf_counter() - started < 2.0
+        for task in (writing, *waiting):
+            with pytest.raises(ModelError, match="shutting down"):
+                await asyncio.wait_for(task, SOON)
         with pytest.raises(ModelError, match="shutting down"):
-            await asyncio.wait_for(task, SOON)
-    with pytest.raises(ModelError, match="shutting down"):
-        await asyncio.wait_for(reply(backend, "third"), SOON)
-    assert model.running == 0
-    assert model.served == ["x" * 10_000]
-    await backend.close()
+            await asyncio.wait_for(reply(backend, "fourth"), SOON)
+        assert model.ended == model.served == ["x" * 10_000]
+        await backend.close()
+
+    async def test_it_does_not_wait_for_a_prompt_that_is_read(self):
+        model = FakeModel()
+        model.may_read.clear()
+        backend = backend_of(model).start()
+        tasks = await asked(backend, "first")
+        await until(model.began.is_set)
+        await asyncio.wait_for(backend.close(), SOON)
+        with pytest.raises(ModelError, match="shutting down"):
+            await asyncio.wait_for(tasks[0], SOON)
+
+    async def test_nor_does_a_request_whose_prompt_is_being_made_wait_for_ever(self):
+        model = FakeModel()
+        model.may_prepare.clear()
+        backend = backend_of(model).start()
+        tasks = await asked(backend, "slow")
+        await until(lambda: backend._preparing is not None)
+        closing = asyncio.create_task(backend.close())
+        with pytest.raises(ModelError, match="shutting down"):
+            await asyncio.wait_for(tasks[0], SOON)
+        model.may_prepare.set()
+        await closing
+
+    async def test_before_start(self):
+        await backend_of(FakeModel()).close()
+
+    async def test_the_model_is_let_go(self):
+        model = FakeModel()
+        backend = backend_of(model).start()
+        await reply(backend, "hello")
+        await backend.close()
+        gone = weakref.ref(model)
+        backend._loader = load_nothing
+        del model
+        gc.collect()
+        assert gone() is None
 
 
-async def test_close_before_start():
-    await backend_of(FakeModel()).close()
+def load_nothing(spec: ModelSpec, cache_dir: Path, report: Report) -> Model:
+    raise AssertionError
 
 
-def test_a_reply_whose_event_loop_is_gone_ends():
-    model = FakeModel(pause=0.002)
-    backend = backend_of(model).start()
+class TestThreads:
+    async def test_a_step_is_one_call_for_each_event_loop(self, monkeypatch: pytest.MonkeyPatch):
+        model = FakeModel(rows=10)
+        backend = backend_of(model)
+        loop, calls = asyncio.get_running_loop(), itertools.count()
+        called = loop.call_soon_threadsafe
+        tasks = await asked(backend, *(letter * 100 for letter in "abcdefghij"))
+        monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *args: (next(calls), called(*args))[1])
+        backend.start()
+        await asyncio.gather(*tasks)
+        places = 10 * 10
+        assert model.steps < 200
+        assert next(calls) <= model.steps + places
+        await backend.close()
 
-    async def ask_and_leave() -> None:
-        pieces = backend.stream(ask("x" * 100_000))
-        await anext(pieces)
-        leftovers.append(pieces)
+    def test_two_event_loops_are_served_by_one_model(self):
+        model = FakeModel(rows=2, pause=0.001)
+        backend = backend_of(model).start()
+        results: dict[str, str] = {}
 
-    leftovers: list[object] = []
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(ask_and_leave())
-    loop.close()
-    asyncio.run(until(lambda: model.running == 0))
-    assert asyncio.run(reply(backend, "next")) == "next"
-    asyncio.run(backend.close())
+        def user(name: str) -> None:
+            results[name] = asyncio.run(reply(backend, name * 20))
 
+        threads = [threading.Thread(target=user, args=(name,)) for name in "abc"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SOON)
+        assert results == {name: name * 20 for name in "abc"}
+        assert model.most == 2
+        asyncio.run(backend.close())
 
-def test_two_event_loops_are_served_by_one_model():
-    backend = backend_of(FakeModel(pause=0.001)).start()
-    results: dict[str, str] = {}
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")
+    async def test_the_model_comes_after_other_programs_and_the_server_does_not(self):
+        priorities = []
 
-    def user(name: str) -> None:
-        results[name] = asyncio.run(reply(backend, name * 20))
+        class Watched(FakeModel):
+            def step(self) -> list[Happening]:
+                priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+                return super().step()
 
-    threads = [threading.Thread(target=user, args=(name,)) for name in "abc"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(SOON)
-    assert results == {name: name * 20 for name in "abc"}
-    asyncio.run(backend.close())
+        before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        backend = backend_of(Watched()).start()
+        await reply(backend, "x")
+        assert set(priorities) == {max(before, NICENESS)}
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+        await backend.close()
 
-
-async def test_wrap_decorates_every_reply():
-    wrapped: list[str] = []
-
-    def wrap(write):
-        def decorated(request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
-            wrapped.append(request.messages[-1].content)
-            yield from write(request, queue_seconds)
-
-        return decorated
-
-    backend = backend_of(FakeModel(), wrap=wrap).start()
-    assert [await reply(backend, text) for text in ("a", "b")] == ["a", "b"]
-    assert wrapped == ["a", "b"]
-    await backend.close()
+    async def test_a_prompt_that_takes_long_does_not_stop_those_who_write(self):
+        model = FakeModel(rows=2, pause=0.001)
+        model.may_prepare.clear()
+        backend = backend_of(model).start()
+        writing = backend.stream(ask("x" * 10_000))
+        async for delta in writing:
+            if delta.text:
+                break
+        [slow] = await asked(backend, "slow")
+        await until(lambda: backend._preparing is not None)
+        for _ in range(20):
+            assert (await asyncio.wait_for(anext(writing), SOON)).text == "x"
+        assert not slow.done()
+        model.may_prepare.set()
+        assert await slow == "slow"
+        await writing.aclose()
+        await backend.close()
 
 
 def test_the_module_imports_neither_torch_nor_transformers():

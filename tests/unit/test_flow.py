@@ -5,7 +5,8 @@ import pytest
 
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError
-from chatui.ui.flow import gathered
+from chatui.ui import flow
+from chatui.ui.flow import Latest, gathered, pace
 
 
 class Source:
@@ -92,3 +93,79 @@ async def test_cancelling_ends_the_stream() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert source.closed
+
+
+# --- The newest event of a tab ---
+
+
+async def test_the_newest_event_of_a_tab_ends_the_one_before_and_waits_for_its_last_word() -> None:
+    latest, said = Latest(), []
+
+    async def first(begun: asyncio.Event) -> None:
+        async with latest.in_place_of_the_last("tab") as superseded:
+            begun.set()
+            await superseded.wait()
+            await asyncio.sleep(0)
+            said.append("first")
+
+    begun = asyncio.Event()
+    task = asyncio.create_task(first(begun))
+    await begun.wait()
+    async with latest.in_place_of_the_last("tab") as superseded:
+        said.append("second")
+        assert not superseded.is_set()
+    await task
+    assert said == ["first", "second"]
+
+
+async def test_of_three_events_only_the_last_goes_on() -> None:
+    latest, going_on = Latest(), []
+    begun = [asyncio.Event() for _ in range(3)]
+
+    async def event(number: int) -> None:
+        async with latest.in_place_of_the_last("tab") as superseded:
+            begun[number].set()
+            await asyncio.sleep(0.01)
+            if not superseded.is_set():
+                going_on.append(number)
+
+    await asyncio.gather(*(event(number) for number in range(3)))
+    assert going_on == [2]
+    assert all(each.is_set() for each in begun)
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "b"), ("", "")], ids=["two tabs", "programs"])
+async def test_events_from_elsewhere_go_on(one: str, other: str) -> None:
+    latest = Latest()
+    async with latest.in_place_of_the_last(one) as first, latest.in_place_of_the_last(other) as second:
+        assert not first.is_set()
+        assert not second.is_set()
+
+
+async def test_an_event_that_does_not_end_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "LONGEST_FAREWELL", 0.01)
+    latest = Latest()
+    async with latest.in_place_of_the_last("tab") as first, latest.in_place_of_the_last("tab") as second:
+        assert first.is_set()
+        assert not second.is_set()
+
+
+async def test_an_event_that_fails_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "LONGEST_FAREWELL", 3600.0)
+    latest = Latest()
+
+    async def fail() -> None:
+        async with latest.in_place_of_the_last("tab"):
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        await fail()
+    async with asyncio.timeout(10), latest.in_place_of_the_last("tab") as superseded:
+        assert not superseded.is_set()
+
+
+def test_long_replies_are_redrawn_less_often_but_often_enough() -> None:
+    paces = [pace(characters) for characters in (0, 1_000, 10_000, 15_000, 100_000, 10**9)]
+    assert paces == sorted(paces)
+    assert (paces[0], paces[-1]) == (flow.FLUSH_SECONDS, flow.LONGEST_FLUSH_SECONDS)
+    assert pace(0, flush=30.0) == 30.0

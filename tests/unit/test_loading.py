@@ -1,6 +1,7 @@
 """What is found out about a model, and one clear error for every model that cannot be used."""
 
 import errno
+import hashlib
 import json
 import shutil
 import sys
@@ -24,17 +25,18 @@ from transformers import (
     BartConfig,
     BertConfig,
     GenerationConfig,
+    LlamaConfig,
     PretrainedConfig,
     T5Config,
 )
 
-from chatui.catalogue import ModelSpec
+from chatui.catalogue import ModelSpec, weight_bytes
 from chatui.errors import ModelError
 from chatui.local import embedded, loading, weights
 from chatui.local.failures import explain
 from chatui.local.sampling import Sampler
 from chatui.local.serial import decode
-from chatui.settings import DEFAULT_MODEL, GenerationSettings
+from chatui.settings import DEFAULT_MODEL, AppSettings, GenerationSettings
 from tests import models
 
 Change = Callable[[Path], object]
@@ -52,7 +54,7 @@ def folder(good: Path, tmp_path: Path) -> Path:
 
 
 def load(name: object, **spec: Any) -> loading.LoadedModel:
-    return loading.load(ModelSpec(str(name), **spec), Path("unused"), lambda _: None)
+    return loading.load(ModelSpec(str(name), **spec), AppSettings().cache_dir, lambda _: None)
 
 
 def failure(name: object, **spec: Any) -> str:
@@ -241,7 +243,7 @@ class TestMemory:
         monkeypatch.setattr(weights, "free_memory", lambda device_map: 100_000)
         message = failure(good)
         assert "needs 130 kB of memory for its weights; 100 kB are free" in message
-        assert "--quantization 4bit" in message
+        assert "--quantization int4 (about 65 kB)" in message
 
     def test_far_too_big(self, good: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(weights, "free_memory", lambda device_map: 10)
@@ -336,6 +338,20 @@ def test_a_revision_of_the_default_model_comes_from_the_hub():
     assert "(revision v9) is not on this computer" in failure(DEFAULT_MODEL, revision="v9")
 
 
+def test_the_revision_is_that_of_the_hub_or_of_a_gguf_file(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert load(good).info.revision == ""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = shutil.copytree(good, tmp_path / "snapshots" / commit)
+    monkeypatch.setattr(loading, "snapshot_download", lambda *_, **__: str(snapshot))
+    assert load("a/b", revision="main").info.revision == commit
+    package = tmp_path / "model.gguf"
+    package.write_bytes(b"GGUF and more")
+    monkeypatch.setattr(embedded, "find", lambda: package)
+    monkeypatch.setattr(embedded, "converted", lambda *_: good)
+    digest = hashlib.sha256(b"GGUF and more").hexdigest()
+    assert load(DEFAULT_MODEL, quantization="none").info.revision == f"sha256:{digest[:12]}"
+
+
 @pytest.mark.parametrize("device_map", ["cuda", "cuda:1"])
 def test_a_device_that_is_not_there(good: Path, device_map: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
@@ -355,10 +371,48 @@ def test_every_dtype_decodes(good: Path, dtype: str):
     assert len(tokens(loaded)) == 3
 
 
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"quantization": "int4", "dtype": "float32"}, "int4 works in bfloat16, not in float32"),
+        ({"quantization": "int8", "dtype": "float16"}, "int8 works in bfloat16, not in float16"),
+    ],
+)
+def test_packed_weights_are_bfloat16(good: Path, spec: dict[str, Any], says: str):
+    assert says in failure(good, **spec)
+
+
+def test_packed_weights_are_for_the_cpu(good: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    with pytest.raises(ModelError, match="int4 is for the CPU only") as caught:
+        load(good, quantization="int4")
+    assert "--quantization 4bit" in caught.value.remedy
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_packed_models_decode_and_say_what_they_hold(good: Path, quantization: str, monkeypatch: pytest.MonkeyPatch):
+    predicted: list[int] = []
+
+    def count(*arguments: Any) -> int:
+        predicted.append(weight_bytes(*arguments))
+        return predicted[-1]
+
+    monkeypatch.setattr(weights, "weight_bytes", count)
+    info = (loaded := load(good, quantization=quantization)).info
+    assert info.precision == quantization
+    assert info.parameters == models.model("llama").num_parameters()
+    assert info.weight_bytes == pytest.approx(predicted[0], rel=0.1)
+    assert len(tokens(loaded)) == 3
+
+
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
-def test_quantized_models_decode_without_noise(good: Path, quantization: str, capfd: pytest.CaptureFixture[str]):
+def test_quantized_models_decode_without_noise(tmp_path: Path, quantization: str, capfd: pytest.CaptureFixture[str]):
+    # bitsandbytes' kernel for CPUs with AVX-512 wants widths that its blocks of 64 divide.
+    config = LlamaConfig(**{**models.SMALL, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    models.tokenizer().save_pretrained(tmp_path)
     with warnings.catch_warnings(record=True) as caught:
-        loaded = load(good, quantization=quantization)
+        loaded = load(tmp_path, quantization=quantization)
         assert loaded.model.is_quantized
         assert loaded.info.precision == f"{quantization} bitsandbytes"
         capfd.readouterr()
@@ -378,8 +432,8 @@ def tokens(loaded: loading.LoadedModel) -> list[int]:
 
 def test_what_is_known_about_a_model(good: Path):
     phases: list[str] = []
-    loaded = loading.load(ModelSpec(str(good)), Path("unused"), phases.append)
-    assert phases == ["reading the tokenizer", "loading the weights"]
+    loaded = loading.load(ModelSpec(str(good)), AppSettings().cache_dir, phases.append)
+    assert phases == ["reading the tokenizer", "loading the weights", "building the kernels"]
     info = loaded.info
     assert (info.name, info.precision, info.device, info.context_length) == (good.name, "float32", "cpu", 512)
     assert info.parameters == models.model("llama").num_parameters()

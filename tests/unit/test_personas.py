@@ -1,24 +1,125 @@
+from dataclasses import replace
+from datetime import datetime
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from chatui import personas
+from chatui.errors import SettingsError
+from chatui.personas import PRESETS, Persona
+
+VALUES = {"user": "Ann", "model": "SmolLM2", "date": "Tuesday, 24 November 2026", "char": "Robo"}
+ANY_TEXT = st.text(st.characters(), max_size=60)  # lone surrogates too
 
 
 def test_there_is_a_choice_with_the_robot_of_the_tutorial() -> None:
-    assert len(personas.PRESETS) >= 6
-    prompts = {preset.system_prompt for preset in personas.PRESETS}
+    assert len(PRESETS) >= 6
+    prompts = {preset.system_prompt for preset in PRESETS}
     assert "You are a sassy, wise-cracking robot as imagined by Hollywood circa 1986." in prompts
 
 
-@pytest.mark.parametrize("preset", personas.PRESETS, ids=lambda preset: preset.name)
-def test_every_preset_greets_and_suggests(preset: personas.Persona) -> None:
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+def test_every_preset_greets_and_suggests(preset: Persona) -> None:
     assert preset.greeting
     assert 2 <= len(preset.examples) <= 4
-    assert personas.find(preset.label) is preset
+    assert personas.find(personas.key(preset)) is preset
+    assert personas.checked(preset) == preset
 
 
-def test_labels_are_distinct() -> None:
-    assert len({preset.label for preset in personas.PRESETS}) == len(personas.PRESETS)
+def test_labels_and_keys_are_distinct() -> None:
+    assert len({preset.label for preset in PRESETS}) == len(PRESETS)
+    assert len({personas.key(preset) for preset in PRESETS}) == len(PRESETS)
 
 
-def test_an_unknown_label_is_nobody() -> None:
-    assert personas.find("x") is None
+def test_a_label_without_an_emoji_is_the_name() -> None:
+    assert Persona("Ann").label == "Ann"
+
+
+@pytest.mark.parametrize("chosen", ["", "x", "preset:x", PRESETS[0].label])
+def test_an_unknown_key_is_nobody(chosen: str) -> None:
+    assert personas.find(chosen) is None
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("written", ["{{%s}}", "{{ %s }}", "{{\t%s}}"])
+@pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
+def test_variables_are_filled(name: str, written: str, case: type[str]) -> None:
+    assert personas.fill(f"<{written % case(name)}>", **VALUES) == f"<{VALUES[name]}>"
+
+
+@example("{{uſer}} {{USER }} {{}} {{ }} {{datum}} {date} {{random:a,b}}")
+@given(ANY_TEXT)
+def test_all_that_is_no_variable_stays(text: str) -> None:
+    free = text.replace("{{", "{ {")
+    assert personas.fill(free, **VALUES) == free
+    assert personas.fill("{{uſer}}{{datum}}" + free, **VALUES) == "{{uſer}}{{datum}}" + free
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(VALUES, ANY_TEXT | st.sampled_from(["{{user}}", "{{char}}", r"\1", "}}"]))))
+def test_values_are_put_in_as_they_are(values: dict[str, str]) -> None:
+    filled = personas.fill("a{{user}}b{{model}}c{{date}}d{{char}}e{{user}}", **values)
+    assert filled == "a{user}b{model}c{date}d{char}e{user}".format_map(values)
+
+
+def test_the_day_is_written_out() -> None:
+    assert personas.day(datetime(2026, 11, 24, 23, 59)) == "Tuesday, 24 November 2026"
+    assert personas.day(datetime(2026, 3, 1)) == "Sunday, 1 March 2026"
+
+
+AVATAR = "data:image/png;base64,AAAA"
+WRONG = {
+    "Name": [{"name": ""}, {"name": " \0\n"}, {"name": "x" * 81}],
+    "Emoji": [{"emoji": "x" * 17}],
+    "System prompt": [{"system_prompt": "x" * 100_001}],
+    "Greeting": [{"greeting": "x" * 10_001}],
+    "Example prompts": [{"examples": ("x",) * 13}, {"examples": ("fine", "x" * 1_001)}],
+    "Picture": [
+        {"avatar": AVATAR + "A" * 300_000},
+        {"avatar": "data:image/svg+xml;base64,AAAA"},
+        {"avatar": AVATAR + '" onerror="alert(1)'},
+        {"avatar": AVATAR + "\n"},
+        {"avatar": "https://evil.test/x.png"},
+    ],
+}
+
+
+@pytest.mark.parametrize(("field", "change"), [(field, change) for field, some in WRONG.items() for change in some])
+def test_what_may_not_be_kept_is_named(field: str, change: dict[str, object]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        personas.checked(replace(Persona("Ann"), **change))  # type: ignore[arg-type]
+    assert caught.value.field == field
+    assert str(caught.value).startswith(f"{field}: ")
+
+
+def test_the_limits_themselves_are_allowed() -> None:
+    largest = Persona(
+        "x" * 80,
+        emoji="x" * 16,
+        system_prompt="x" * 100_000,
+        greeting="x" * 10_000,
+        examples=("x" * 1_000,) * 12,
+        avatar=AVATAR + "A" * (300_000 - len(AVATAR)),
+    )
+    assert personas.checked(largest) == largest
+
+
+@example("a", "\ud800\udc00 \ud800 \udc00x\r\r\n\0", "\r\0\n")
+@given(ANY_TEXT, ANY_TEXT, ANY_TEXT)
+def test_what_is_kept_can_be_kept_and_stays_so(name: str, prompt: str, line: str) -> None:
+    kept = personas.checked(Persona("x" + name, system_prompt=prompt, greeting=line, examples=(line, prompt)))
+    texts = [kept.name, kept.system_prompt, kept.greeting, *kept.examples]
+    for text in texts:
+        text.encode()
+        assert not set(text) & {"\0", "\r"}
+    assert all(example and "\n" not in example for example in (kept.name, *kept.examples))
+    assert personas.checked(kept) == kept
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r")))
+def test_good_text_is_not_touched(text: str) -> None:
+    assert personas.clean(text) == text
+
+
+def test_halves_that_belong_together_are_joined() -> None:
+    assert personas.clean("a\ud83d\ude00b\ud83dc") == "a😀b\ufffdc"

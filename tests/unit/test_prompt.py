@@ -1,13 +1,16 @@
 """Messages through templates of every kind; what is typed stays text."""
 
+from dataclasses import replace
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from chatui.chat import Message, Prompt
+from chatui.chat import Message, Prompt, SystemRole, TemplateFacts
 from chatui.errors import ModelError, PromptError
 from chatui.local import prompt as prompts
 from tests import models
+from tests.templates import FAMILIES
 
 SYSTEM, USER, ASSISTANT = Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello")
 TEMPLATES = {
@@ -18,6 +21,8 @@ TEMPLATES = {
     "zephyr": models.ZEPHYR,
 }
 
+MORE = {"thought": models.THOUGHT, "refuses": models.REFUSES}
+
 
 def prepared(chat_template: str | None):
     tokenizer = models.tokenizer(chat_template)
@@ -25,12 +30,19 @@ def prepared(chat_template: str | None):
     return tokenizer, prompts.probe(tokenizer)
 
 
-READY = {name: prepared(text) for name, text in TEMPLATES.items()}
+READY = {name: prepared(text) for name, text in {**TEMPLATES, **MORE}.items()}
+CONTINUED = ("thought", *TEMPLATES)
 
 
 def build(name: str, *messages: Message, limit: int = 500) -> Prompt:
-    tokenizer, template = READY[name]
-    return prompts.build(tokenizer, template, messages, limit)
+    return timeless(prompts.build(*READY[name], messages, limit))
+
+
+def timeless(prompt: Prompt) -> Prompt:
+    """The prompt but for the time that it took, so that two can be compared."""
+    assert prompt.template_seconds > 0
+    assert prompt.tokenize_seconds > 0
+    return replace(prompt, template_seconds=0.0, tokenize_seconds=0.0)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +60,27 @@ def test_probe(name: str, takes_system: bool, needs_alternation: bool, end: str)
     assert (template.takes_system, template.needs_alternation) == (takes_system, needs_alternation)
     assert template.end_ids == {tokenizer.convert_tokens_to_ids(end)}
     assert len(template.notes) == (not takes_system) + needs_alternation
+
+
+@pytest.mark.parametrize(("name", "system"), [("chatml", "native"), ("gemma", "folded")])
+def test_what_is_known_of_a_template(name: str, system: SystemRole):
+    template = READY[name][1]
+    assert template.facts("the text") == TemplateFacts(
+        "the text", system, alternates=name == "gemma", thinks=True, tools=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "tools"),
+    [
+        ("{% if tools %}{{ tools | tojson }}{% endif %}", True),
+        ("{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}", True),
+        ("{% if tools %}{{ raise_exception('no tools') }}{% endif %}", False),
+        ("{# tools #}", False),
+    ],
+)
+def test_whether_a_template_takes_functions(more: str, tools: bool):
+    assert prepared(models.CHATML + more)[1].tools == tools
 
 
 def test_a_template_that_ends_turns_without_a_token_has_no_end():
@@ -105,7 +138,18 @@ def test_what_was_thought_is_not_sent_back():
     assert "secret" not in build("chatml", USER, Message("assistant", "Hello", reasoning="secret"), USER).text
 
 
-@pytest.mark.parametrize("messages", [[], [SYSTEM], [USER, ASSISTANT], [Message("user", " \n\t")]])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [SYSTEM],
+        [Message("user", " \n\t")],
+        [ASSISTANT],
+        [SYSTEM, ASSISTANT],
+        [Message("user", " "), ASSISTANT],
+        [USER, SYSTEM],
+    ],
+)
 def test_nothing_to_answer(messages: list[Message]):
     with pytest.raises(PromptError, match="no message to answer"):
         build("chatml", *messages)
@@ -152,7 +196,7 @@ def test_oldest_turns_are_left_out_and_no_more_than_needed(name: str, contents: 
         return
     prompt = build(name, SYSTEM, *turns, limit=limit)
     assert len(prompt.token_ids) <= limit
-    assert prompt == Prompt(prompt.text, build(name, SYSTEM, *turns[prompt.dropped :]).token_ids, prompt.dropped)
+    assert prompt == replace(build(name, SYSTEM, *turns[prompt.dropped :]), dropped=prompt.dropped)
     assert "Be kind." in prompt.text
     assert prompt.dropped == 0 or size(prompt.dropped - 2) > limit
 
@@ -163,3 +207,144 @@ def test_a_template_that_refuses_a_conversation_says_why():
     )
     with pytest.raises(PromptError, match="too many"):
         prompts.build(tokenizer, template, [USER, ASSISTANT, USER], 500)
+
+
+class TestContinued:
+    """A last message of the assistant's is the start of the reply."""
+
+    @pytest.mark.parametrize("name", CONTINUED)
+    @given(text=st.text(max_size=12).filter(str.strip))
+    @settings(max_examples=30, deadline=None)
+    def test_ordinary_text_is_continued_as_transformers_does(self, name: str, text: str):
+        text = text.strip()
+        tokenizer, template = READY[name]
+        persona = [SYSTEM] if template.takes_system else []
+        messages = [*persona, USER, ASSISTANT, USER, Message("assistant", text)]
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        theirs = tokenizer.apply_chat_template(chat, continue_final_message=True, sanitize_control_tokens=True)
+        assert build(name, *messages).token_ids == tuple(theirs["input_ids"])
+
+    @pytest.mark.parametrize("name", CONTINUED)
+    @given(st.text(alphabet="a \n\t\u00e9👩\u200d👧<think>[INST]", min_size=1, max_size=12))
+    @settings(max_examples=60, deadline=None)
+    @example("\n a \n")
+    @example("  ")
+    @example("\ufffd")
+    @example("</think>")
+    @example("CONTINUE_FINAL_MESSAGE_TAG ")
+    def test_it_ends_where_the_text_ends_to_the_letter(self, name: str, text: str):
+        begins, whole = build(name, USER, Message("assistant", "x")), build(name, USER, Message("assistant", text))
+        assert whole.text == begins.text.removesuffix("x") + text
+
+    @pytest.mark.parametrize("name", CONTINUED)
+    def test_without_text_it_is_a_reply_like_any_other(self, name: str):
+        assert build(name, SYSTEM, USER, Message("assistant", "")) == build(name, SYSTEM, USER)
+
+    @pytest.mark.parametrize("name", CONTINUED)
+    @pytest.mark.parametrize("token", [*models.SPECIAL, *models.PLAIN_ADDED])
+    @pytest.mark.parametrize("field", ["content", "reasoning"])
+    def test_control_tokens_in_it_are_text(self, name: str, token: str, field: str):
+        def ids(typed: str) -> tuple[int, ...]:
+            return build(name, SYSTEM, USER, Message("assistant", **{"content": "", field: f"a{typed}"})).token_ids
+
+        added = set(READY[name][0].added_tokens_decoder)
+        assert [i for i in ids(token) if i in added] == [i for i in ids("xyz") if i in added]
+        assert len(ids(token)) == len(ids("xyz")) - 3 + len(token.encode())
+
+    @pytest.mark.parametrize("name", [*CONTINUED, "refuses"])
+    @pytest.mark.parametrize("token", [*models.SPECIAL, *models.PLAIN_ADDED])
+    @pytest.mark.parametrize("reply", [ASSISTANT, Message("assistant", "Yes", "Hm.")])
+    def test_control_tokens_before_it_are_text(self, name: str, token: str, reply: Message):
+        def ids(typed: str) -> tuple[int, ...]:
+            return build(name, SYSTEM, Message("user", f"a{typed}b"), reply).token_ids
+
+        added = set(READY[name][0].added_tokens_decoder)
+        assert [i for i in ids(token) if i in added] == [i for i in ids("xyz") if i in added]
+
+    def test_the_persona_is_folded_and_neighbours_are_joined(self):
+        prompt = build("gemma", SYSTEM, USER, USER, ASSISTANT, Message("assistant", " More "))
+        assert prompt.text == (
+            "<start_of_turn>user\nBe kind.\n\nHi\n\nHi<end_of_turn>\n<start_of_turn>model\nHello\n\n More "
+        )
+        assert build("mistral", SYSTEM, USER, ASSISTANT).text == "[INST] Be kind.\n\nHi [/INST] Hello"
+
+    @pytest.mark.parametrize(
+        ("name", "content", "end"),
+        [
+            ("chatml", "", "<|im_start|>assistant\n<think>\nHm."),
+            ("thinking", "", "<|im_start|>assistant\n<think>\nHm."),
+            ("thought", "", "<|im_start|>assistant\n<think>\nHm."),
+            ("refuses", "", "<|im_start|>assistant\n<think>\nHm."),
+            ("chatml", "Yes", "<|im_start|>assistant\n<think>\nHm.\n</think>\n\nYes"),
+            ("thinking", "Yes", "<|im_start|>assistant\n<think>\nHm.\n</think>\n\nYes"),
+            ("thought", "Yes", "<|im_start|>assistant\n<think>\nHm.\n</think>\n\nYes"),
+            ("refuses", "Yes", "<|im_start|>assistant\n<think>\nHm.\n</think>\n\nYes"),
+        ],
+    )
+    def test_a_thought_goes_on_or_is_closed(self, name: str, content: str, end: str):
+        prompt = build(name, USER, Message("assistant", content, reasoning="Hm."))
+        assert prompt.text == f"<|im_start|>user\nHi<|im_end|>\n{end}"
+        opened = READY[name][0].convert_tokens_to_ids("<think>")
+        assert prompt.token_ids.count(opened) == 1, "a token, as the model writes it"
+
+    def test_a_finished_thought_is_written_as_its_template_does(self):
+        tokenizer, _ = READY["thought"]
+        chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes", "reasoning_content": "Hm."}]
+        theirs = tokenizer.apply_chat_template(chat, continue_final_message=True)["input_ids"]
+        assert build("thought", USER, Message("assistant", "Yes", "Hm.")).token_ids == tuple(theirs)
+
+    @pytest.mark.parametrize(
+        ("name", "before"),
+        [("thinking", ""), ("thought", "<think>\n\n</think>\n\n"), ("refuses", "<think>\n\n</think>\n\n")],
+    )
+    def test_what_the_user_begins_is_no_thought(self, name: str, before: str):
+        text = build(name, USER, Message("assistant", "Sure: ")).text
+        assert text == f"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n{before}Sure: "
+
+    def test_a_model_that_does_not_think_begins_anew_behind_a_thought(self):
+        tokenizer = models.tokenizer(models.CHATML, thinks=False)
+        prompts.guard(tokenizer)
+        template = prompts.probe(tokenizer)
+        assert not template.thinks
+        cut = Message("assistant", "", reasoning="Hm.")
+        assert prompts.begun(template, [USER, cut]) is None
+        made = [timeless(prompts.build(tokenizer, template, messages, 500)) for messages in ([USER, cut], [USER])]
+        assert made[0] == made[1]
+        with_text = prompts.build(tokenizer, template, [USER, Message("assistant", "Yes", "Hm.")], 500).text
+        assert with_text.endswith("assistant\nYes")
+
+    def test_a_template_that_refuses_the_rest_says_why(self):
+        tokenizer, template = prepared(
+            models.CHATML + "{% if messages[0].content == 'no' %}{{ raise_exception('not this') }}{% endif %}"
+        )
+        with pytest.raises(PromptError, match="not this"):
+            prompts.build(tokenizer, template, [Message("user", "no"), ASSISTANT], 500)
+
+    @pytest.mark.parametrize("name", CONTINUED)
+    def test_oldest_turns_are_left_out(self, name: str):
+        turns = [SYSTEM, *[USER, ASSISTANT] * 5, USER, Message("assistant", "Well, ")]
+        whole = build(name, *turns)
+        for dropped in (2, 4, 10):
+            shorter = build(name, SYSTEM, *turns[1 + dropped :])
+            prompt = build(name, *turns, limit=len(shorter.token_ids))
+            assert prompt == replace(shorter, dropped=dropped)
+            assert prompt.text.endswith("Well, ")
+        assert whole.dropped == 0
+        least = len(build(name, SYSTEM, USER, Message("assistant", "Well, ")).token_ids)
+        with pytest.raises(PromptError, match=rf"the reply so far take {least} tokens.*besides the rest of the reply"):
+            build(name, *turns, limit=least - 1)
+
+    @pytest.mark.parametrize("name", FAMILIES)
+    def test_the_persona_stays(self, name: str):
+        tokenizer = FAMILIES[name].tokenizer()
+        template = prompts.probe(tokenizer)
+        turns = [SYSTEM, USER, ASSISTANT, USER, Message("assistant", "Well, ")]
+        text = prompts.build(tokenizer, template, turns, 2000).text
+        assert "Be kind." in text
+        assert text.endswith("Well, ")
+
+    def test_a_persona_that_the_last_question_carries_stays_in_it(self):
+        tokenizer = FAMILIES["mistral"].tokenizer()
+        turns = [SYSTEM, USER, ASSISTANT, USER, Message("assistant", "Well, ")]
+        prompt = prompts.build(tokenizer, prompts.probe(tokenizer), turns, 2000)
+        assert prompt.text == "<s>[INST] Hi[/INST] Hello</s>[INST] Be kind.\n\nHi[/INST] Well, "

@@ -2,14 +2,19 @@
 
 import dataclasses
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from chatui.chat import ChatRequest, Finish, Message, ReplyDelta
-from chatui.errors import GenerationError, PromptError
+from chatui.errors import PromptError, TooLongError
 from chatui.local import reply
-from chatui.local.engine import Interrupted
 from chatui.local.loading import LoadedModel
 from chatui.settings import GenerationSettings
 from tests import models
@@ -36,6 +41,18 @@ def scripted(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, text: str) ->
     """Let the model say `text`, control tokens in it included, over and over."""
     ids = loaded.tokenizer.encode(text, add_special_tokens=False)
     monkeypatch.setattr(reply, "decode", lambda *_: iter(ids * 1000))
+
+
+def made_of(messages: tuple[Message, ...] = HELLO, **asked: object) -> reply.Reply:
+    """A reply that has no token yet."""
+    settings = GenerationSettings(temperature=0.0, max_new_tokens=5)
+    return reply.Reply(models.ready(), dataclasses.replace(ChatRequest(messages, settings), **asked))
+
+
+def push(made: reply.Reply, text: str) -> list[ReplyDelta]:
+    """What comes of the tokens of this text, as far as the reply goes."""
+    ids = models.ready().tokenizer.encode(text, add_special_tokens=False)
+    return [made.push(token_id) for token_id in ids if not made.over]
 
 
 def test_a_reply_of_full_length():
@@ -144,49 +161,111 @@ def test_without_a_seed_the_reported_one_repeats_the_reply():
     assert text_of(first) == text_of(write(loaded, temperature=1.5, seed=finish_of(first).seed))
 
 
-class TestWriter:
-    def write(self, loaded: LoadedModel) -> list[ReplyDelta]:
-        request = ChatRequest(HELLO, GenerationSettings(max_new_tokens=3))
-        return list(reply.Writer(loaded).write(request, 0.0))
+class TestReply:
+    """The same without a forward pass: tokens come from wherever."""
 
-    def test_info(self):
-        assert reply.Writer(models.ready()).info == models.ready().info
+    def test_it_is_over_with_its_finish(self):
+        made = made_of()
+        deltas = push(made, "Hi!<|im_end|>")
+        assert made.over
+        assert [delta.text for delta in deltas] == ["H", "i", "!", ""]
+        assert [delta.finish is None for delta in deltas] == [True, True, True, False]
+        assert not made_of().over
+
+    def test_what_it_was_told_of_its_beginning_is_in_the_finish(self, monkeypatch: pytest.MonkeyPatch):
+        made = made_of()
+        now = iter([10.0, 13.0, *[13.5] * 9, 17.0])  # begun, first token, four more and what texts took, ended
+        monkeypatch.setattr(reply, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+        made.begin(2.5, 7)
+        finish = finish_of(push(made, "Hello"))
+        assert (finish.queue_seconds, finish.cached_tokens) == (2.5, 7)
+        assert (finish.prefill_seconds, finish.decode_seconds) == (3.0, 4.0)
+        assert (finish.reason, finish.completion_tokens, finish.tokens_per_second) == ("length", 5, 1.0)
+        assert finish.prompt_tokens == len(made.prompt.token_ids)
+
+    def test_it_may_write_on_behind_the_models_own_end(self):
+        deltas = push(made_of(ignore_eos=True), "a<|im_end|>b<|endoftext|>cdef")
+        assert text_of(deltas) == "abc"
+        assert (finish_of(deltas).reason, finish_of(deltas).completion_tokens) == ("length", 5)
+
+    def test_a_whole_conversation_is_never_cut(self):
+        long = tuple(Message(role, "x" * 100) for _ in range(4) for role in ("user", "assistant"))
+        assert made_of((*long, HELLO[1])).prompt.dropped > 0
+        with pytest.raises(TooLongError, match=r"takes 9\d\d tokens; this model has room for 511"):
+            made_of((*long, HELLO[1]), whole=True)
+
+    def test_a_whole_conversation_may_leave_room_for_few_tokens(self):
+        settings = GenerationSettings(temperature=0.0, max_new_tokens=400)
+        for whole, dropped in ((True, 0), (False, 2)):
+            messages = (Message("user", "x" * 200), Message("assistant", "y" * 200), HELLO[1])
+            made = made_of(messages, settings=settings, whole=whole)
+            assert made.prompt.dropped == dropped
+            deltas = push(made, "z" * 500)
+            limit = min(400, models.ready().info.context_length - len(made.prompt.token_ids))
+            assert finish_of(deltas).completion_tokens == limit
+
+
+class TestContinued:
+    """A reply that is there in part: only what is new comes out, and it is read as the rest of that."""
+
+    def rest(self, written: str, content: str, reasoning: str = "", stop: tuple[str, ...] = ()) -> tuple[str, str]:
+        """(text, reasoning) that come of what the model writes behind this start."""
+        settings = GenerationSettings(temperature=0.0, max_new_tokens=100, stop=stop)
+        begun = Message("assistant", content, reasoning)
+        deltas = push(made_of((*HELLO, begun), settings=settings), f"{written}<|im_end|>")
+        assert finish_of(deltas).completion_tokens == len(deltas)
+        return text_of(deltas), "".join(delta.reasoning for delta in deltas)
 
     @pytest.mark.parametrize(
-        ("raised", "says"),
+        ("content", "reasoning", "written", "said", "thought"),
         [
-            (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory"),
-            (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
-            (IndexError("index out of range"), "failed while writing .IndexError"),
+            ("Hel", "", "lo", "lo", ""),
+            ("Hel", "", "\n\nlo", "\n\nlo", ""),
+            ("a", "", "<think>b", "<think>b", ""),
+            ("a\n", "", "<think>b</think>c", "c", "b"),
+            ("```\n", "", "<think>b", "<think>b", ""),
+            ("``", "", "`\n<think>b", "`\n<think>b", ""),
+            ("```\n```\n", "", "<think>b</think>c", "c", "b"),
+            ("<think>", "", "a", "a", ""),
+            ("<thi", "", "nk>a", "nk>a", ""),
+            ("", "Hm", "m.\n</think>\n\nYes", "Yes", "m."),
+            ("", "Hm.\n", "\nAnd</think>Yes", "Yes", "\nAnd"),
+            ("", "Hm</thi", "nk>a</think>b", "b", "nk>a"),
+            ("", "Hm</think>", "a</think>b", "b", "a"),
+            ("Yes", "Hm.", ", but", ", but", ""),
+            ("", "", "<think>Hm.</think>Yes", "Yes", "Hm."),
         ],
     )
-    def test_what_the_model_raises_becomes_one_error(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, raised: Exception, says: str
+    def test_what_is_new_is_parted_as_the_rest(
+        self, content: str, reasoning: str, written: str, said: str, thought: str
     ):
-        def broken(*_: object):
-            raise raised
+        assert self.rest(written, content, reasoning) == (said, thought)
 
-        monkeypatch.setattr(reply, "decode", broken)
-        with pytest.raises(GenerationError, match=says) as caught:
-            self.write(models.ready())
-        assert caught.value.remedy
-        assert str(raised) in caplog.text, "the console has the details"
+    @given(st.lists(st.sampled_from(["a", "\n", " ", "`", "```\n", "<", "<think>", "é"]), max_size=12), st.data())
+    @settings(max_examples=100, deadline=None)
+    def test_a_cut_anywhere_changes_nothing(self, pieces: list[str], data: st.DataObject):
+        assume(self.rest("".join(pieces), "x")[0] == "".join(pieces))  # no tag in it counts
+        cut = data.draw(st.integers(0, len(pieces)))
+        before, after = "".join(pieces[:cut]), "".join(pieces[cut:])
+        assert self.rest(after, "x" + before) == (after, "")
 
-    def test_nan_in_the_weights_fails_the_reply_alone(self):
-        loaded = models.ready()
-        norm = loaded.model.get_parameter("model.norm.weight")
-        before = norm.detach().clone()
-        with torch.no_grad():
-            norm.fill_(float("nan"))
-        try:
-            with pytest.raises(GenerationError, match="NaN"):
-                self.write(loaded)
-        finally:
-            with torch.no_grad():
-                norm.copy_(before)
-        assert len(self.write(loaded)) == 5
+    def test_stop_strings_count_in_what_is_new_alone(self):
+        assert self.rest("er: b", "a\nUs", stop=("\nUser:",)) == ("er: b", "")
+        assert self.rest("er: b\nUser: c", "a\nUser:\nUs", stop=("\nUser:",)) == ("er: b", "")
 
-    def test_interrupted_passes_through(self):
-        writer = reply.Writer(dataclasses.replace(models.ready()))
-        with pytest.raises(Interrupted), writer.interruptible(lambda: True):
-            list(writer.write(ChatRequest(HELLO, GenerationSettings()), 0.0))
+    def test_the_length_is_that_of_what_is_new(self):
+        made = made_of((*HELLO, Message("assistant", "x" * 50)))
+        assert finish_of(push(made, "abcdefgh")).completion_tokens == 5
+        assert made.prompt.text.endswith("x" * 50)
+
+    @pytest.mark.parametrize(("content", "said"), [("", "b"), ("a", " b")])
+    def test_sentencepiece_keeps_the_space_between_what_was_there_and_what_is_new(self, content: str, said: str):
+        backend = Tokenizer(BPE(vocab={"▁": 0, "a": 1, "b": 2, "▁a": 3, "▁b": 4}, merges=[("▁", "a"), ("▁", "b")]))
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=backend, chat_template="{% for m in messages %}{{ m.content + ' ' }}{% endfor %}"
+        )
+        loaded = dataclasses.replace(models.ready(), tokenizer=tokenizer)
+        messages = (Message("user", "b"), Message("assistant", content))
+        made = reply.Reply(loaded, ChatRequest(messages, GenerationSettings(temperature=0.0)))
+        assert made.push(4).text == said

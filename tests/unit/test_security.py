@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from chatui.errors import SettingsError
-from chatui.security import SecurityMiddleware, is_foreign, read_login
+from chatui.security import SecurityMiddleware, asking_address, is_foreign, read_login
 
 GENEROUS = {"Access-Control-Allow-Origin": "https://evil.example", "Access-Control-Allow-Credentials": "true"}
 
@@ -54,6 +54,14 @@ def test_other_sites_cannot_send(client: TestClient, headers: dict[str, str], st
     response = client.post("/", headers=headers)
     assert response.status_code == status
     assert "content-security-policy" in response.headers
+
+
+def test_what_is_inside_knows_who_asks() -> None:
+    app = Starlette(routes=[Route("/", lambda _: PlainTextResponse(asking_address.get()))])
+    app.add_middleware(SecurityMiddleware)
+    for address in ("203.0.113.9", "2001:db8::1"):
+        assert TestClient(app, client=(address, 5)).get("/").text == address
+    assert asking_address.get() == ""
 
 
 def test_an_empty_host_matches_nothing() -> None:

@@ -1,20 +1,29 @@
+import asyncio
 import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from chatui import server
+from chatui.api import access
 from chatui.chat import ModelStatus
 from chatui.errors import ModelError
-from chatui.settings import AppSettings
+from chatui.owners import COOKIE, Cookies
+from chatui.personas import PRESETS
+from chatui.settings import AppSettings, GenerationSettings
+from chatui.store.records import Author, Turn
+from chatui.store.store import Store
 from tests.fakes import FakeBackend
+from tests.unit.visitors import served
 
 ORIGINS = ["https://evil.example", "null", "https://huggingface.co"]
 HOSTS = ["me-space.hf.space", "x.gradio.live", "localhost:7860", "evil.example"]
@@ -90,6 +99,122 @@ def test_a_login_closes_the_page_and_its_api_but_not_healthz() -> None:
         assert client.get("/config").status_code == 200
 
 
+# --- Guessing passwords ---
+
+
+def log_in(app: FastAPI, password: str, address: str = "203.0.113.9") -> httpx.Response:
+    return TestClient(app, client=(address, 5)).post("/login", data={"username": "ada", "password": password})
+
+
+def test_guessing_passwords_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = app_for(FakeBackend(), auth="ada:secret")
+    now = time.monotonic()
+    monkeypatch.setattr(access.time, "monotonic", lambda: now)
+    assert [log_in(app, f"guess-{number}").status_code for number in range(12)] == [400] * 9 + [429] * 3
+    locked = log_in(app, "secret")
+    assert locked.status_code == 429
+    assert 1 <= int(locked.headers["retry-after"]) <= 61
+    assert "set-cookie" not in locked.headers
+    assert log_in(app, "secret", "203.0.113.10").status_code == 200
+    now += 61
+    assert log_in(app, "secret").status_code == 200
+    for number in range(10):
+        log_in(app, "wrong", f"2001:db8::{number}")
+    assert log_in(app, "secret", "2001:db8::ffff").status_code == 429
+    assert log_in(app, "secret", "2001:db8:0:1::1").status_code == 200
+
+
+def test_good_logins_count_for_nothing() -> None:
+    app = app_for(FakeBackend(), auth="ada:secret")
+    passwords = ["wrong"] * 9 + ["secret"] * 30 + ["wrong", "secret"]
+    assert [log_in(app, password).status_code for password in passwords] == [400] * 9 + [200] * 30 + [429] * 2
+
+
+def test_who_is_logged_in_stays_so_while_others_guess_at_the_same_address() -> None:
+    app = app_for(FakeBackend(), auth="ada:secret")
+    with TestClient(app, client=("203.0.113.9", 5)) as inside:
+        inside.post("/login", data={"username": "ada", "password": "secret"})
+        statuses = {log_in(app, "wrong").status_code for _ in range(12)}
+        assert statuses == {400, 429}
+        assert inside.get("/config").status_code == 200
+        assert inside.get("/chats/export").status_code == 200
+
+
+async def test_many_guesses_at_once_are_no_more_than_in_a_row() -> None:
+    app = app_for(FakeBackend(), auth="ada:secret")
+    transport = httpx.ASGITransport(app, client=("203.0.113.9", 5))
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+        guesses = [{"username": "ada", "password": f"guess-{number}"} for number in range(50)]
+        answers = await asyncio.gather(*(client.post("/login", data=guess) for guess in guesses))
+    assert sorted(answer.status_code for answer in answers) == [400] * 9 + [429] * 41
+
+
+def test_behind_a_proxy_of_this_computer_each_client_counts_for_itself() -> None:
+    with served(app_for(FakeBackend(), auth="ada:secret")) as url:
+
+        def attempt(password: str, client: str) -> int:
+            data = {"username": "ada", "password": password}
+            return httpx.post(f"{url}/login", data=data, headers={"X-Forwarded-For": client}).status_code
+
+        assert [attempt("wrong", "203.0.113.9") for _ in range(10)] == [400] * 9 + [429]
+        assert attempt("secret", "203.0.113.9") == 429
+        assert attempt("secret", "203.0.113.10") == 200
+
+
+# --- Whose conversations may be taken away ---
+
+
+def said(data: Path, owner: str) -> str:
+    """Keep a conversation of this owner in the application's database; returns its id."""
+    store = Store.open(AppSettings(data_dir=data))
+    author = Author("m", "r", "", GenerationSettings(), seed=7)
+    begun = store.of(owner).begin(Turn(None, None, "a secret", author, PRESETS[0]))
+    store.close()
+    return begun.conversation.id
+
+
+def owner_by(client: TestClient, data: Path) -> str:
+    """The owner that the page's cookie stands for."""
+    client.get("/", headers={"accept": "text/html"})
+    store = Store.open(AppSettings(data_dir=data))
+    owner = Cookies(store.secret()).owner(client.cookies[COOKIE])
+    store.close()
+    assert owner is not None
+    return owner
+
+
+def test_a_browser_gets_its_own_conversations_only(tmp_path: Path) -> None:
+    app = app_for(FakeBackend(), data_dir=tmp_path)
+    other = TestClient(app)
+    with TestClient(app) as mine:
+        chat = said(tmp_path, owner_by(mine, tmp_path))
+        assert owner_by(other, tmp_path) != owner_by(mine, tmp_path)
+        address = f"/chats/export?format=md&chat={chat}"
+        assert "a secret" in mine.get(address).text
+        assert other.get(address).status_code == 404
+        assert "a secret" not in other.get("/chats/export").text
+        other.cookies.clear()
+        assert other.get("/chats/export").status_code == 404
+
+
+def test_the_owner_outlives_the_server(tmp_path: Path) -> None:
+    with TestClient(app_for(FakeBackend(), data_dir=tmp_path)) as before:
+        chat = said(tmp_path, owner_by(before, tmp_path))
+    with TestClient(app_for(FakeBackend(), data_dir=tmp_path), cookies=dict(before.cookies)) as after:
+        assert after.get(f"/chats/export?chat={chat}").status_code == 200
+
+
+def test_behind_a_login_the_name_owns_and_no_cookie_does(tmp_path: Path) -> None:
+    with TestClient(app_for(FakeBackend(), auth="ada:secret", data_dir=tmp_path)) as client:
+        guest, named = said(tmp_path, owner_by(client, tmp_path)), said(tmp_path, "login:ada")
+        for chat in (guest, named):
+            assert client.get(f"/chats/export?chat={chat}").status_code == 404
+        client.post("/login", data={"username": "ada", "password": "secret"})
+        assert client.get(f"/chats/export?chat={guest}").status_code == 404
+        assert client.get(f"/chats/export?chat={named}").status_code == 200
+        assert "a secret" in client.get("/chats/export").text
+
+
 def test_the_internal_listeners_are_not_public_endpoints(client: TestClient) -> None:
     named = client.get("/gradio_api/info").json()["named_endpoints"]
     assert list(named) == ["/chat"]
@@ -116,6 +241,47 @@ def test_no_tunnel_leaves_the_page_alone(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(page, "share", lambda port: f"https://x.gradio.live/{port}")
     server._share(5)
     assert "https://x.gradio.live/5" in capsys.readouterr().out
+
+
+def visited(url: str, tab: str) -> httpx.Response:
+    """The answer to the first event of a new tab."""
+    config = httpx.get(f"{url}/config").json()
+    event = next(found for found in config["dependencies"] if found["api_name"] == "begin")
+    body = {"data": [], "fn_index": event["id"], "session_hash": tab, "event_data": None, "trigger_id": None}
+    return httpx.post(f"{url}/gradio_api/run/predict", json=body)
+
+
+def tabs_of(app: FastAPI) -> Mapping[str, object]:
+    """What Gradio keeps of each tab."""
+    gradio_app = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))
+    kept: Mapping[str, object] = gradio_app.state_holder.session_data
+    return kept
+
+
+def test_a_closed_tab_leaves_nothing_in_memory() -> None:
+    app = app_for(FakeBackend())
+    with served(app) as url, httpx.stream("GET", f"{url}/gradio_api/heartbeat/tab") as heartbeat:
+        assert heartbeat.status_code == 200
+        assert visited(url, "tab").status_code == 200
+        assert visited(url, "other").status_code == 200
+        assert len(tabs_of(app)) == 2
+        heartbeat.close()
+        deadline = time.monotonic() + 30
+        while len(tabs_of(app)) == 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert [name.partition(".")[0] for name in tabs_of(app)] == ["other"]
+        assert visited(url, "tab").status_code == 200
+
+
+def test_no_more_than_so_many_tabs_are_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    from chatui.ui import sessions
+
+    monkeypatch.setattr(sessions, "MOST_TABS", 3)
+    app = app_for(FakeBackend())
+    with served(app) as url:
+        for number in range(6):
+            assert visited(url, f"tab{number}").status_code == 200
+    assert [name.partition(".")[0] for name in tabs_of(app)] == ["tab3", "tab4", "tab5"]
 
 
 def test_a_running_server_ends_in_time() -> None:

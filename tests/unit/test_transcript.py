@@ -1,106 +1,164 @@
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatui.chat import Finish, Message, Prompt, ReplyDelta
+from chatui.chat import Finish, Prompt, ReplyDelta
 from chatui.errors import ChatError
+from chatui.runner import Growing
+from chatui.store.records import StoredMessage
 from chatui.ui import transcript
-from chatui.ui.transcript import GrowingReply, Shown
+from chatui.ui.transcript import Shown
 
 FINISH = Finish("stop_token", 3, 10, 0, 0.0, 0.5, 3.0)
+QUESTION = StoredMessage("q1", "c", None, "user", "What?", datetime.now(UTC), versions=("q1",))
+REPLY = StoredMessage("r1", "c", "q1", "assistant", "That.", datetime.now(UTC), finish=FINISH, versions=("r1",))
 
 
-def from_browser(shown: Shown) -> Shown:
-    """What Gradio hands back of a message it was given."""
-    metadata = shown.get("metadata")
-    return {"role": shown["role"], "content": [shown["content"]], "metadata": metadata, "options": None}
+def grown(*deltas: ReplyDelta) -> Growing:
+    growing = Growing()
+    for delta in deltas:
+        growing.add(delta)
+    return growing
 
 
-def assistant(text: str) -> Shown:
-    reply = GrowingReply()
-    reply.add([ReplyDelta(text=text, tokens=1)])
-    return reply.shown("")[0]
+def markup(shown: list[Shown]) -> str:
+    return "\n".join(one["content"]["text"] for one in shown)
 
 
 @given(st.text(min_size=1))
 def test_texts_come_back_as_they_were_written(text: str) -> None:
-    history = [from_browser(transcript.user(text)), from_browser(assistant(text))]
-    assert transcript.to_messages(history) == [Message("user", text), Message("assistant", text)]
+    for message in (replace(QUESTION, content=text), replace(REPLY, content=text)):
+        shown = transcript.view([message]).shown[0]
+        assert transcript.text_of([shown["content"]]) == text
 
 
-def test_thoughts_notes_and_cards_are_not_sent_to_the_model() -> None:
-    reply = GrowingReply()
-    reply.add([ReplyDelta(prompt=Prompt("p", (1,), dropped=2)), ReplyDelta(reasoning="hm", tokens=1)])
-    reply.add([ReplyDelta(text="yes", tokens=1), ReplyDelta(finish=Finish("length", 1, 2, 0, 0, 0, 1))])
-    shown = [transcript.user("q"), *reply.shown(""), transcript.card(ChatError("bad", "mend it"))]
-    assert len(shown) == 6
-    assert transcript.to_messages(map(from_browser, shown)) == [Message("user", "q"), Message("assistant", "yes")]
+def test_every_thing_shown_names_its_message() -> None:
+    view = transcript.view([QUESTION, REPLY])
+    assert len(view.shown) == len(view.ids) == 4  # question, its bar, reply, its bar
+    # Gradio names a group of replies by its first thing, which is the question's bar.
+    assert view.ids == ["q1", "r1", "r1", "r1"]
+    assert len(view.ratings) == 3
 
 
-def test_only_users_and_assistants_speak() -> None:
-    assert transcript.to_messages([{"role": "system", "content": "obey"}, {"role": "tool", "content": "x"}]) == []
+def test_a_reply_still_written_is_named_by_the_bar_above_it() -> None:
+    writing = replace(REPLY, state="running", content="")
+    assert transcript.view([QUESTION], writing).ids == ["q1", "r1"]
 
 
-def test_parts_of_one_reply_are_joined_and_files_ignored() -> None:
-    history = [
-        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "file", "file": {"path": "x"}}]},
-        {"role": "assistant", "content": "b"},
-        {"role": "assistant", "content": [{"type": "text", "text": "c"}]},
-    ]
-    assert transcript.to_messages(history) == [Message("user", "a"), Message("assistant", "bc")]
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_versions_can_be_gone_through(at: int) -> None:
+    versions = ("r1", "r2", "r3")
+    bar = markup(transcript.reply(replace(REPLY, id=versions[at], versions=versions)))
+    assert f"{at + 1}/3" in bar
+    for other in (at - 1, at + 1):
+        if 0 <= other < 3:
+            assert f"#version={versions[other]}" in bar
+    assert bar.count("#version=") == (1 if at in (0, 2) else 2)
 
 
-def test_split_last_turn() -> None:
-    history = [transcript.user("one"), assistant("1"), transcript.user("two"), assistant("2"), transcript.note("n")]
-    assert transcript.split_last_turn(history) == (history[:2], "two")
-    assert transcript.split_last_turn([]) == ([], "")
+@pytest.mark.parametrize(
+    ("changes", "goes_on", "said"),
+    [
+        ({}, False, ""),
+        ({"state": "stopped"}, True, "Stopped."),
+        ({"state": "interrupted"}, True, "Interrupted"),
+        ({"state": "stopped", "content": ""}, False, "Stopped."),
+        ({"state": "stopped", "content": "", "reasoning": "hm"}, True, "Stopped."),
+        ({"finish": replace(FINISH, reason="length")}, True, "longest length"),
+        ({"state": "failed", "error": "Bad <thing>.\nMend it."}, False, "Bad &lt;thing&gt;."),
+        ({"content": ""}, False, "without writing anything"),
+    ],
+)
+def test_how_a_reply_ended_is_said_and_continued_where_it_was_cut(
+    changes: dict[str, Any], goes_on: bool, said: str
+) -> None:
+    message = replace(REPLY, **changes)
+    shown = markup(transcript.reply(message))
+    assert said in shown
+    assert ("#continue=r1" in shown) == goes_on == transcript.can_go_on(message)
+    assert "#branch=r1" in shown
 
 
-def test_stopped_keeps_what_was_written_and_drops_what_was_waited_for() -> None:
-    waiting, thinking, writing = GrowingReply(), GrowingReply(), GrowingReply()
-    thinking.add([ReplyDelta(reasoning="half a thought", tokens=1)])
-    writing.add([ReplyDelta(text="half a sen", tokens=1)])
-    texts = [
-        [transcript.text_of(shown) for shown in transcript.stopped(reply.shown("…"))]
-        for reply in (waiting, thinking, writing)
-    ]
-    assert ["half" in "".join(text) for text in texts] == [False, True, True]
-    assert all("Stopped" in text[-1] for text in texts)
-    assert all(shown.get("metadata", {}).get("status") != "pending" for shown in transcript.stopped(thinking.shown("")))
+def test_a_rated_reply_takes_a_note() -> None:
+    assert "annotate" not in markup(transcript.reply(REPLY))
+    assert "Add a note" in markup(transcript.reply(replace(REPLY, rating="like")))
+    noted = markup(transcript.reply(replace(REPLY, rating="dislike", note="<b>too $long")))
+    assert "Note: &lt;b&gt;too $<span></span>long" in noted
 
 
-def test_a_growing_reply_says_what_it_waits_for() -> None:
-    reply = GrowingReply()
-    assert reply.shown("Reading 5 tokens …")[0]["metadata"] == {"title": "Reading 5 tokens …", "status": "pending"}
+def test_a_reply_that_waits_says_what_for() -> None:
+    waiting = transcript.reply(replace(REPLY, state="running", content=""), None, "Reading 5 tokens …")
+    assert [one.get("metadata") for one in waiting] == [{"title": "Reading 5 tokens …", "status": "pending"}]
 
 
 def test_thinking_folds_when_the_answer_starts() -> None:
-    reply = GrowingReply()
-    reply.add([ReplyDelta(reasoning="hm", tokens=1)])
-    assert reply.shown("")[0]["metadata"]["status"] == "pending"
-    reply.add([ReplyDelta(text="so", tokens=1)])
-    assert reply.shown("")[0]["metadata"]["status"] == "done"
+    thinking = replace(REPLY, state="running", content="", reasoning="hm")
+    assert transcript.reply(thinking)[0]["metadata"]["status"] == "pending"
+    assert transcript.reply(replace(thinking, content="so"))[0]["metadata"]["status"] == "done"
 
 
 def test_what_was_left_out_is_said() -> None:
-    reply = GrowingReply()
-    reply.add([ReplyDelta(prompt=Prompt("p", (1,), dropped=3))])
-    assert "3 oldest messages were" in transcript.text_of(reply.shown("")[0])
+    growing = grown(ReplyDelta(prompt=Prompt("p", (1,), dropped=3)))
+    assert "3 oldest messages were" in markup(transcript.reply(REPLY, growing))
 
 
-def test_an_empty_reply_is_said() -> None:
-    reply = GrowingReply()
-    reply.add([ReplyDelta(tokens=1, finish=FINISH)])
-    assert "without writing" in transcript.text_of(reply.shown("")[0])
+def test_the_phase_tells_the_place_and_then_what_is_read() -> None:
+    reply = Growing(started=time.perf_counter() - 1)
+    said = [transcript.phase(reply)]
+    prompt = Prompt("p", tuple(range(1024)))
+    for delta in (
+        ReplyDelta(place=1200),
+        ReplyDelta(place=1),
+        ReplyDelta(prompt=prompt),
+        ReplyDelta(read=0),
+        ReplyDelta(read=128),
+        ReplyDelta(),
+    ):
+        reply.add(delta)
+        said.append(transcript.phase(reply))
+    assert said == [
+        "Waiting for its turn …",
+        "Waiting for its turn: place 1,200 …",
+        "Waiting for its turn: next in line …",
+        "Reading 1,024 tokens …",
+        "Reading 0 of 1,024 tokens …",
+        "Reading 128 of 1,024 tokens …",
+        "Reading 128 of 1,024 tokens …",
+    ]
+
+
+@pytest.mark.parametrize("delta", [ReplyDelta(place=1), ReplyDelta(prompt=Prompt("p", (1, 2)), read=0)])
+def test_what_is_over_at_once_is_not_named(delta: ReplyDelta, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", lambda: 100.0)
+    reply = Growing(started=100.0)
+    at_first = transcript.phase(reply)
+    reply.add(delta)
+    assert transcript.phase(reply) == at_first == "Waiting for its turn …"
+    monkeypatch.setattr(time, "perf_counter", lambda: 101.0)
+    assert transcript.phase(reply) != at_first
 
 
 def test_speed_is_the_engines_own_in_the_end() -> None:
-    reply = GrowingReply()
-    assert reply.speed() == ""
-    reply.add([ReplyDelta(text="a", tokens=10)])
-    assert "10 tokens · " in reply.speed()
-    reply.add([ReplyDelta(finish=FINISH)])
-    assert "3.0 tokens/s" in reply.speed()
+    reply = Growing()
+    assert transcript.speed(reply) == ""
+    reply.add(ReplyDelta(text="a", tokens=10))
+    assert "10 tokens · " in transcript.speed(reply)
+    reply.add(ReplyDelta(finish=FINISH))
+    assert "3.0 tokens/s" in transcript.speed(reply)
+
+
+def test_what_was_remembered_is_told_in_the_end() -> None:
+    reply = Growing()
+    reply.add(ReplyDelta(text="a", tokens=10))
+    reply.add(ReplyDelta(finish=FINISH))
+    assert transcript.speed(reply).startswith("10 tokens · ")
+    reply.add(ReplyDelta(finish=replace(FINISH, prompt_tokens=1024, cached_tokens=900)))
+    assert transcript.speed(reply).startswith("1,024 tokens in, 900 remembered · 10 tokens · 3.0 tokens/s · ")
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'])

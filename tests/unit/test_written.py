@@ -2,7 +2,7 @@ import html
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -28,6 +28,7 @@ PIECES += [
     "&#0038;",
     "\\",
     "|a|b|\n|-|-|\n",
+    "<div>",
 ]
 texts = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 
@@ -38,10 +39,16 @@ def test_unescape_gives_back_what_was_escaped(text: str) -> None:
 
 
 def tags_in(rendered: str) -> set[str]:
-    return set(re.findall(r"<(b>|/b>|string|script|!--)", rendered.lower()))
+    return set(re.findall(r"<(b>|/b>|div|string|script|!--)", rendered.lower()))
 
 
 @given(texts)
+@example("- ```\n\t<b>")
+@example("\\`<b>`")
+@example("`\n<b>`<b>`")
+@example("`\n<div>`<b>`")
+@example("- a\n\n\t\t<b>")
+@example("> ```\n>\t<b>")
 def test_no_tag_of_the_text_becomes_markup(text: str) -> None:
     assert tags_in(markdown.render(escape(text))) == set()
 

@@ -4,10 +4,16 @@
   const unescape = (text) =>
     text.replaceAll("&#0060;", "<").replaceAll("&#0038;", "&").replaceAll("\u200b\t", "\t");
 
+  // Our own words around the messages, which nobody wants to copy. The model's own tags never look like this.
+  const ASIDE = '<(?:p|div) class="chat-(?:bar|note|card)[^"]*">.*?</(?:p|div)>';
+  const ASIDES = [`^(?:(?:assistant: )?${ASIDE}\\n)+`, `\\nassistant: ${ASIDE}(?=\\n|$)`, `\\n${ASIDE}(?=\\n|$)`, `^${ASIDE}$`].map(
+    (pattern) => new RegExp(pattern, "gs"),
+  );
+  const own = (text) => ASIDES.reduce((rest, aside) => rest.replace(aside, ""), text);
   const clipboard = navigator.clipboard;
   if (clipboard) {
     const write = clipboard.writeText.bind(clipboard);
-    clipboard.writeText = (text) => write(unescape(text));
+    clipboard.writeText = (text) => write(unescape(own(text)));
   }
 
   const edited = new WeakSet();
@@ -24,6 +30,11 @@
       element.tabIndex = -1;
       element.setAttribute("aria-hidden", "true");
     }
+    if (element.matches("#chats .place")) stands(element);
+    if (element.matches("#chats .named, #chat .named")) {
+      if (element.getAttribute("aria-label") !== element.title) element.setAttribute("aria-label", element.title);
+      return;
+    }
     const name = NAMES.find(([selector]) => element.matches(selector))?.[1] ?? element.getAttribute("aria-label");
     if (name && unescape(name) !== element.getAttribute("aria-label")) element.setAttribute("aria-label", unescape(name));
     if (element.matches("#chat textarea") && !edited.has(element)) {
@@ -32,9 +43,9 @@
       element.dispatchEvent(new Event("input", { bubbles: true }));
     }
   };
-  const NAMES = [["#message textarea", "Message"], ["#chat textarea", "Edit message"], ["[role=listbox]", "Choices"]];
+  const NAMES = [["#message textarea", "Message"], ["#search input", "Search chats"], ["#chat textarea", "Edit message"], ["[role=listbox]", "Choices"]];
   const MENDED =
-    "#message textarea, #chat textarea, #chat [data-testid], #chat pre code, #chat .thought-group .title button, [role=listbox]";
+    "#message textarea, #search input, #chat textarea, #chats .place, #chats .named, #chat .named, #chat [data-testid], #chat pre code, #chat .thought-group .title button, [role=listbox]";
 
   // On a narrow screen an open sidebar covers the page: close both once they are there (chatui.css hides them until).
   const settle = (tries) => {
@@ -47,6 +58,7 @@
       return;
     }
     document.documentElement.classList.add("settled");
+    setTimeout(() => document.documentElement.classList.add("at-rest"), 500);
   };
   settle(400);
 
@@ -63,4 +75,191 @@
       }
     }
   }).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["aria-label"] });
+
+  // What the list of conversations and the bars below messages do. Only links of ours have these classes.
+  const press = (id) => document.getElementById(id)?.click();
+  let acts = 0;
+  const act = (action) => {
+    const box = document.querySelector("#action textarea");
+    box.value = `${++acts}|${action}`; // numbered: Gradio tells of changes only
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  const chatOf = () => new URLSearchParams(location.search).get("chat") ?? "";
+  const inspect = (message) => {
+    const box = document.querySelector("#inspect textarea");
+    box.value = `${++acts}|${message}`;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+    pinned = false;
+  };
+  // Resting on a token of the reply looks at it, until one is clicked.
+  let resting, pinned = false;
+  const tokenAt = (event) => event.target.closest?.("#reply-tokens .token");
+  document.addEventListener("mouseover", (event) => {
+    clearTimeout(resting);
+    const token = tokenAt(event);
+    if (token && !pinned) resting = setTimeout(() => token.click(), 150);
+  });
+  document.addEventListener("click", (event) => {
+    if (!event.isTrusted || !tokenAt(event)) return;
+    clearTimeout(resting);
+    pinned = true;
+  }, true);
+  const closeInspector = () => press("inspector-close");
+
+  // What is being typed, told once it rests, for the line about the context.
+  let typing;
+  const draft = (text) => {
+    const box = document.querySelector("#draft textarea");
+    if (!box || box.value === text) return;
+    box.value = text;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  document.addEventListener("input", (event) => {
+    if (!event.target.matches?.("#message textarea")) return;
+    clearTimeout(typing);
+    typing = setTimeout(() => draft(event.target.value.slice(0, 200001)), 250);
+  });
+
+  // When this tab showed the first and the last text of a reply, in seconds after the message was sent.
+  let sent = null, first = null, last = null, length = 0;
+  const begins = () => {
+    [sent, first, last, length] = [performance.now(), null, null, 0];
+    clearTimeout(typing);
+    setTimeout(draft, 0, "");
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && event.target.closest?.("#message")) begins();
+    if (event.key === "Escape") closeInspector();
+  });
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#message .submit-button, #chat .example, #chat [aria-label='Retry'], #chat .go-on")) begins();
+  }, true);
+  const watch = () => {
+    if (sent === null) return;
+    if (document.querySelector("#message .stop-button")) {
+      const reply = [...document.querySelectorAll("#chat [data-testid=bot]")].at(-1);
+      const aside = [...(reply?.querySelectorAll(".thought-group, .chat-bar") ?? [])];
+      const shown = aside.reduce((rest, part) => rest - part.textContent.trim().length, reply?.textContent.trim().length ?? 0);
+      if (shown > 0 && shown !== length) {
+        length = shown;
+        last = (performance.now() - sent) / 1000;
+        first ??= last;
+      }
+      return;
+    }
+    const link = [...document.querySelectorAll("#chat .chat-bar.answer .inspect")].at(-1);
+    if (first === null || !link) return;
+    const seen = document.querySelector("#seen textarea");
+    seen.value = `${++acts}|${link.getAttribute("href").split("=")[1]}|${first.toFixed(4)},${last.toFixed(4)}`;
+    seen.dispatchEvent(new Event("input", { bubbles: true }));
+    sent = null;
+  };
+  new MutationObserver(watch).observe(document, { subtree: true, childList: true, characterData: true });
+
+  let stood = null;
+  const stands = (place) => {
+    const chat = new URLSearchParams(place.getAttribute("href")).get("chat") ?? "";
+    document.body.classList.toggle("temporary", place.matches(".temporary"));
+    const shown = place.matches(".temporary") ? "" : chat;
+    if (shown !== chatOf()) {
+      const address = new URL(location.href);
+      if (shown) address.searchParams.set("chat", shown);
+      else address.searchParams.delete("chat");
+      history[stood ? "pushState" : "replaceState"](null, "", address);
+    }
+    stood = shown;
+  };
+  document.cookie = `chatui_minutes_ahead=${-new Date().getTimezoneOffset() || 0}; path=/; samesite=lax`;
+  window.addEventListener("popstate", () => {
+    stood = chatOf();
+    if (stood) act(`open=${stood}`);
+    else press("new-chat");
+  });
+  // Another tab may have written meanwhile.
+  document.addEventListener("visibilitychange", () => {
+    const busy = document.querySelector("#message .stop-button");
+    if (!document.hidden && stood !== null && !busy) act("refresh");
+  });
+
+  // A link becomes a box until Enter, Escape or a click elsewhere.
+  const write = (link, name, text, done) => {
+    const box = document.createElement("input");
+    box.className = "written-here";
+    box.value = text;
+    box.setAttribute("aria-label", name);
+    let ended = false;
+    const end = (keep) => {
+      if (ended) return;
+      ended = true;
+      box.replaceWith(link);
+      if (keep && box.value.trim() !== text.trim()) done(box.value);
+    };
+    box.addEventListener("keydown", (event) => {
+      event.stopPropagation();
+      if (event.key === "Enter") end(true);
+      if (event.key === "Escape") end(false);
+    });
+    box.addEventListener("blur", () => end(true));
+    link.replaceWith(box);
+    box.focus();
+    box.select();
+  };
+  const rename = (link, wanted) => {
+    const title = link.closest(".chat-row").querySelector(".chat-link");
+    write(title, "New title", title.textContent, (text) => act(`${wanted}=${text}`));
+  };
+  const annotate = (link, wanted) => {
+    const [, note = ""] = link.textContent.match(/^Note: (.*)$/s) ?? [];
+    write(link, "Note on this reply", note, (text) => act(`${wanted}=${text}`));
+  };
+
+  // A menu is made when it is first opened.
+  const fill = (menu) => {
+    if (menu.querySelector(".chat-menu-box")) return;
+    const chat = new URLSearchParams(menu.closest(".chat-row").querySelector(".chat-link").getAttribute("href")).get("chat");
+    const box = menu.closest(".chat-list").querySelector(".chat-menu-box.spare").cloneNode(true);
+    box.classList.remove("spare");
+    box.querySelectorAll("a").forEach((link) => {
+      link.setAttribute("href", link.getAttribute("href").replace("CHAT", encodeURIComponent(chat)));
+    });
+    menu.append(box);
+  };
+  const closeMenus = (but) =>
+    document.querySelectorAll("#chats .chat-menu[open]").forEach((menu) => menu === but || menu.removeAttribute("open"));
+  document.addEventListener("click", (event) => {
+    const menu = event.target.closest?.("#chats .chat-menu");
+    if (menu) fill(menu);
+    closeMenus(menu);
+    const link = event.target.closest?.("#chats a, #below-chats a, #chat .chat-bar a, #alternatives a");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (link.matches(".download")) {
+      event.preventDefault();
+      const file = document.createElement("a");
+      file.href = link.getAttribute("href");
+      file.download = "";
+      file.click();
+      closeMenus();
+      return;
+    }
+    const wanted = link.matches(".chat-link")
+      ? `open=${new URLSearchParams(link.getAttribute("href")).get("chat")}`
+      : link.matches(".act") ? decodeURIComponent(link.getAttribute("href").slice(1)) : "";
+    if (!wanted) return;
+    event.preventDefault();
+    closeMenus();
+    if (wanted.startsWith("rename=")) rename(link, wanted);
+    else if (wanted.startsWith("note=")) annotate(link, wanted);
+    else if (wanted.startsWith("inspect=")) inspect(wanted.slice("inspect=".length));
+    else act(wanted);
+    if (wanted.startsWith("other=")) closeInspector();
+    if (window.innerWidth < 768 && link.matches(".chat-link")) {
+      document.querySelector("#conversations.open > .toggle-button")?.click();
+    }
+  });
+  document.addEventListener("keydown", (event) => event.key === "Escape" && closeMenus());
+  // A diagram is a picture: its links could take the whole page elsewhere.
+  document.addEventListener("click", (event) => event.target.closest?.("#chat svg a") && event.preventDefault(), true);
+
+  // What came before this script, where that was slow to load.
+  document.querySelectorAll(MENDED).forEach(mend);
 })();

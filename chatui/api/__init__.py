@@ -1,0 +1,1 @@
+"""The /v1 routes in OpenAI's dialect: knows only the Backend protocol."""

@@ -1,0 +1,153 @@
+"""Replies, models and errors in OpenAI's dialect. Knows no connection and no backend."""
+
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from chatui.chat import Finish, ModelStatus, ReplyDelta
+from chatui.errors import ChatError, OverloadError, PromptError, SettingsError, TooLongError
+
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+Fields = dict[str, Any]
+
+
+class ApiError(ChatError):
+    """A request that is refused: `param` is the field to blame, `code` is one of OpenAI's."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+        self.headers = headers or {}
+
+
+class Reply:
+    """Writes one reply as OpenAI would: in one body, or as server-sent events."""
+
+    def __init__(self, model: str, include_usage: bool = False) -> None:
+        self._include_usage = include_usage
+        self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+
+    def whole(self, deltas: Sequence[ReplyDelta]) -> Fields:
+        """The body for a reply whose last delta carries its finish."""
+        finish = deltas[-1].finish
+        if finish is None:
+            raise ValueError("the reply has no finish")
+        message = {"role": "assistant", "content": "", "refusal": None, **_said(deltas)}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(finish)}
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": _usage(finish),
+            "timings": _timings(finish),
+        }
+
+    def opening(self) -> bytes:
+        """The first event, which says who speaks."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def piece(self, deltas: Sequence[ReplyDelta]) -> bytes:
+        """Deltas as one event; as a comment, which clients skip, where they only tell how far the prompt is."""
+        if said := _said(deltas):
+            return self._chunk(said)
+        last = deltas[-1] if deltas else ReplyDelta()
+        if last.place is not None:
+            return b": place %d\n\n" % last.place
+        return b": read %d\n\n" % last.read if last.read is not None else b""
+
+    def ending(self, finish: Finish) -> bytes:
+        """The last events: why the reply ended, what it used where the client asked, and that it is over."""
+        end = self._chunk({}, _reason(finish), timings=_timings(finish))
+        if self._include_usage:
+            end += _event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(finish)})
+        return end + b"data: [DONE]\n\n"
+
+    def failure(self, error: ChatError) -> bytes:
+        """An error after the headers are gone."""
+        return _event(describe_error(error)[1])
+
+    def _chunk(self, delta: Fields, reason: str | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice], **more}
+        if self._include_usage:
+            chunk["usage"] = None
+        return _event(chunk)
+
+
+def describe_model(model: ModelStatus, created: int) -> Fields:
+    """A model as /v1/models lists it; `max_model_len` is vLLM's name for its context.
+
+    `weight_bytes` are those read for one token, which its speed can be measured against; `revision` is ModelInfo's.
+    """
+    described = {"id": model.name, "object": "model", "created": created, "owned_by": "chatui"}
+    if model.info is None:
+        return described
+    return {
+        **described,
+        "max_model_len": model.info.context_length,
+        "weight_bytes": model.info.read_bytes,
+        "revision": model.info.revision,
+    }
+
+
+def describe_error(error: ChatError) -> tuple[int, Fields, dict[str, str]]:
+    """(HTTP status, body, headers) of an error."""
+    status = 400 if isinstance(error, SettingsError) else error.status
+    param, code, headers = None, None, {}
+    if isinstance(error, ApiError):
+        param, code, headers = error.param, error.code, dict(error.headers)
+    elif isinstance(error, SettingsError):
+        param = error.field
+    elif isinstance(error, PromptError):
+        param = "messages"
+        code = "context_length_exceeded" if isinstance(error, TooLongError) else None
+    elif isinstance(error, OverloadError):
+        code, headers = "rate_limit_exceeded", {"Retry-After": str(error.retry_after)}
+    kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return status, {"error": {"message": str(error), "type": kind, "param": param, "code": code}}, headers
+
+
+def to_json(value: Fields) -> bytes:
+    """ASCII JSON: half a surrogate pair cannot break it, nor U+2028 a client that splits lines at it."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def _event(value: Fields) -> bytes:
+    return b"data: %b\n\n" % to_json(value)
+
+
+def _said(deltas: Sequence[ReplyDelta]) -> dict[str, str]:
+    said = {
+        "reasoning_content": "".join(delta.reasoning for delta in deltas),
+        "content": "".join(delta.text for delta in deltas),
+    }
+    return {name: text for name, text in said.items() if text}
+
+
+def _reason(finish: Finish) -> str:
+    return "length" if finish.reason == "length" else "stop"
+
+
+def _usage(finish: Finish) -> Fields:
+    return {
+        "prompt_tokens": finish.prompt_tokens,
+        "completion_tokens": finish.completion_tokens,
+        "total_tokens": finish.prompt_tokens + finish.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": finish.cached_tokens},
+    }
+
+
+def _timings(finish: Finish) -> Fields:
+    return {name: getattr(finish, name) for name in ("queue_seconds", "prefill_seconds", "decode_seconds", "seed")}

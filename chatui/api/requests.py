@@ -1,0 +1,266 @@
+"""Requests in OpenAI's dialect -> ChatRequest. The ranges of sampling fields are those of GenerationSettings."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from chatui.api.answers import ApiError, Fields
+from chatui.chat import ChatRequest, Message, ModelStatus
+from chatui.errors import SettingsError
+from chatui.settings import GenerationSettings, shorten
+
+LONGEST_CONVERSATION = 10_000
+"""Messages."""
+
+SPELLINGS = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
+"""OpenAI's names of settings that have another name here."""
+
+HARMLESS: Mapping[str, tuple[Any, ...]] = {
+    "audio": (),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "parallel_tool_calls": (False, True),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": (),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+"""What is not done here, and the values that ask for nothing and so are taken, as null is."""
+
+WITHOUT_EFFECT = {"metadata", "prompt_cache_key", "safety_identifier"}
+"""For the operator of OpenAI's own service; they change no reply."""
+
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ChatMessage(BaseModel):
+    """A message as clients send it. What OpenAI's replies carry may be sent back to us, where it is empty."""
+
+    model_config = STRICT
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+    reasoning_content: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_empty(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {name: part for name, part in value.items() if part is not None and (part != [] or name == "content")}
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _parts_joined(cls, value: object) -> object:
+        if not isinstance(value, list):
+            return value
+        for number, part in enumerate(value):
+            kind = part.get("type") if isinstance(part, dict) else part
+            if kind != "text":
+                raise ValueError(f'part {number} is {shorten(kind)}, and only "text" parts can be read')
+            if set(part) != {"type", "text"} or not isinstance(part["text"], str):
+                raise ValueError(f"part {number} must have a type, a text and nothing else")
+        return "\n".join(part["text"] for part in value)
+
+    @field_validator("content", "reasoning_content")
+    @classmethod
+    def _is_unicode(cls, value: str) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("half a surrogate pair is no text") from None
+        return value
+
+
+class StreamOptions(BaseModel):
+    """How a stream is written; `include_obfuscation` asks for padding, which is not done."""
+
+    model_config = STRICT
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class ChatBody(BaseModel):
+    """The body of POST /v1/chat/completions but for the sampling fields, which GenerationSettings checks.
+
+    With `continue_final_message` the reply goes on where the last message, an assistant's, ends. As in vLLM,
+    `add_generation_prompt` may then not be true.
+    """
+
+    model_config = STRICT
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=LONGEST_CONVERSATION)
+    model: str = Field("", max_length=1000)
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    user: str = Field("", max_length=500)
+    ignore_eos: bool = False
+    continue_final_message: bool = False
+    add_generation_prompt: bool | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a body asks for: the request for the backend, and how the client wants the reply."""
+
+    request: ChatRequest
+    stream: bool
+    include_usage: bool
+
+
+KNOWN = {*ChatBody.model_fields, *GenerationSettings.model_fields, *SPELLINGS, *HARMLESS, *WITHOUT_EFFECT}
+
+
+def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_user: bool) -> Asked:
+    """The request in a body; null is the same as left out, and what is left out is the model's default.
+
+    `caller` is who asks; with `trusts_user` the request's `user` tells its own users apart. Raises ApiError.
+    """
+    try:
+        fields = _read_fields(body)
+        sampling = {name: value for name, value in fields.items() if _setting(name) in GenerationSettings.model_fields}
+        chat = ChatBody.model_validate({name: value for name, value in fields.items() if name not in sampling})
+        model = find_model(models, chat.model)
+        defaults = model.info.defaults if model.info else GenerationSettings()
+        settings = _read_settings(sampling, defaults)
+    except ValidationError as error:
+        raise _refusal(error) from None
+    except RecursionError:
+        raise ApiError(400, "The body is nested too deeply.") from None
+    _check_beginning(chat)
+    user = f"{caller}:{chat.user}" if trusts_user and chat.user else caller
+    request = ChatRequest(
+        _conversation(chat.messages, "assistant" if chat.continue_final_message else "user"),
+        settings,
+        model.name,
+        user,
+        whole=True,
+        ignore_eos=chat.ignore_eos,
+    )
+    return Asked(request, chat.stream, chat.stream_options.include_usage)
+
+
+def find_model(models: Sequence[ModelStatus], name: str) -> ModelStatus:
+    """The model served under this name or its last part; the default where there is no name. Raises ApiError."""
+    for model in models:
+        if name in ("", model.name, model.name.rstrip("/").rpartition("/")[2]):
+            return model
+    served = ", ".join(model.name for model in models)
+    raise ApiError(
+        404, f"The model {shorten(name)} is not served here. There is: {served}.", "model", "model_not_found"
+    )
+
+
+def _setting(name: str) -> str:
+    return SPELLINGS.get(name, name)
+
+
+def _read_json(body: bytes) -> Fields:
+    """A JSON object; Python would take NaN and Infinity too."""
+    constants: list[str] = []
+
+    def note(word: str) -> float:
+        constants.append(word)
+        return float(word)
+
+    try:
+        fields = json.loads(body, parse_constant=note)
+    except ValueError as error:
+        raise ApiError(400, f"The body is not JSON: {error}.") from None
+    if not isinstance(fields, dict):
+        raise ApiError(400, "The body must be a JSON object.")
+    if constants:
+        odd = (name for name, value in fields.items() if isinstance(value, float) and not math.isfinite(value))
+        param = next(odd, "body")[:60]
+        raise ApiError(400, f"{param}: {constants[0]} is no JSON.", param, "invalid_value")
+    return fields
+
+
+def _read_fields(body: bytes) -> Fields:
+    """The fields of a body that are given and do something."""
+    fields = _read_json(body)
+    if unknown := [name[:60] for name in fields if name not in KNOWN]:
+        raise ApiError(400, f"Unknown: {', '.join(unknown[:10])}.", unknown[0], "unknown_parameter")
+    given = {name: value for name, value in fields.items() if value is not None and name not in WITHOUT_EFFECT}
+    for name, values in HARMLESS.items():
+        if name in given and not any(_same(given[name], value) for value in values):
+            raise ApiError(400, f"{name}: not supported, leave it out.", name, "unsupported_parameter")
+    return {name: value for name, value in given.items() if name not in HARMLESS}
+
+
+def _same(value: object, other: object) -> bool:
+    """Whether they are the same in JSON, where true is not 1."""
+    return value == other and isinstance(value, bool) == isinstance(other, bool)
+
+
+def _read_settings(sampling: Fields, defaults: GenerationSettings) -> GenerationSettings:
+    values: Fields = {}
+    spelled: dict[str, str] = {}
+    for name, value in sampling.items():
+        setting = _setting(name)
+        if setting in values and not _same(values[setting], value):
+            raise ApiError(400, f"{name}: differs from {spelled[setting]}, which means the same.", name)
+        values[setting], spelled[setting] = value, name
+    try:
+        return GenerationSettings.checked({**defaults.model_dump(), **values})
+    except SettingsError as error:
+        name = spelled.get(error.field, error.field)
+        raise ApiError(400, f"{name}: {error.args[1]}", name, "invalid_value") from None
+
+
+def _check_beginning(chat: ChatBody) -> None:
+    """Refuse what `add_generation_prompt` may not say: a reply begins anew, or goes on. Raises ApiError."""
+    name = "add_generation_prompt"
+    if chat.continue_final_message and chat.add_generation_prompt:
+        raise ApiError(400, f"{name}: cannot be true where continue_final_message is.", name, "invalid_value")
+    if not chat.continue_final_message and chat.add_generation_prompt is False:
+        raise ApiError(
+            400, f"{name}: false is only for continue_final_message, leave it out.", name, "unsupported_parameter"
+        )
+
+
+def _conversation(messages: Sequence[ChatMessage], last_role: Literal["user", "assistant"]) -> tuple[Message, ...]:
+    """The leading system messages as one, then the turns; who the last one must be from is said. Raises ApiError."""
+    system = [message.role in ("system", "developer") for message in messages]
+    leading = system.index(False) if False in system else len(system)
+    if True in system[leading:]:
+        place = system.index(True, leading)
+        raise ApiError(400, f"messages[{place}]: system messages must come first.", f"messages[{place}].role")
+    last = messages[-1]
+    if last.role != last_role == "assistant":
+        raise ApiError(400, "messages: the last one must be an assistant's to be continued.", "messages")
+    if last_role == "user" and (last.role != "user" or not last.content.strip()):
+        raise ApiError(400, "messages: the last one must be a user's, and say something.", "messages")
+    persona = "\n\n".join(message.content for message in messages[:leading])
+    turns = (
+        Message("user", message.content)
+        if message.role == "user"
+        else Message("assistant", message.content, message.reasoning_content)
+        for message in messages[leading:]
+    )
+    return (Message("system", persona), *turns) if leading else tuple(turns)
+
+
+def _refusal(error: ValidationError) -> ApiError:
+    """The first problem of a pydantic error."""
+    problem = error.errors(include_url=False)[0]
+    param = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:60]}" for step in problem["loc"])[1:]
+    return ApiError(400, f"{param}: {str(problem['msg']).removeprefix('Value error, ')}", param, "invalid_value")

@@ -1,0 +1,170 @@
+"""The /v1 routes over any backend: reads requests, carries replies, notices clients that leave. Knows no model."""
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Mount, Route, Router
+from starlette.types import Receive, Scope, Send
+
+from chatui.api.access import Access
+from chatui.api.answers import ApiError, Fields, Reply, describe_error, describe_model, to_json
+from chatui.api.incoming import ClientGoneError, Incoming
+from chatui.api.requests import find_model, read_chat
+from chatui.chat import Backend, ReplyDelta
+from chatui.errors import ChatError, unexpected
+from chatui.settings import AppSettings
+
+log = logging.getLogger(__name__)
+
+LARGEST_BODY = 8 * 2**20
+"""Bytes."""
+
+# A place in the queue says nothing of whether the prompt will do: wait a while for that, so that a prompt which will
+# not is answered with its HTTP status.
+HOLD_SECONDS = 10.0
+# Proxies often cut connections that are silent for a minute.
+KEEP_ALIVE_SECONDS = 15.0
+
+NO_STORE = {"Cache-Control": "no-store"}
+KEEP_ALIVE = b": waiting\n\n"
+
+
+class EventStream(StreamingResponse):
+    """A reply as server-sent events; `first` are the deltas which came before it was clear that it works."""
+
+    def __init__(self, reply: Reply, incoming: Incoming, first: list[ReplyDelta]) -> None:
+        super().__init__(self._written(reply, incoming, first), headers=NO_STORE, media_type="text/event-stream")
+        self._incoming = incoming
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send the events. Starlette would listen for the client too, and notice later."""
+        with contextlib.suppress(OSError):
+            async with contextlib.aclosing(self._incoming):
+                await self.stream_response(send)
+
+    async def _written(self, reply: Reply, incoming: Incoming, deltas: list[ReplyDelta]) -> AsyncGenerator[bytes]:
+        yield reply.opening()
+        try:
+            while not (deltas and deltas[-1].finish):
+                if written := reply.piece(deltas):
+                    yield written
+                deltas = await incoming.batch(KEEP_ALIVE_SECONDS)
+                if not deltas:
+                    yield KEEP_ALIVE
+            yield reply.piece(deltas) + reply.ending(deltas[-1].finish)
+        except ClientGoneError:
+            return
+        except Exception as error:
+            yield reply.failure(_foreseen(error))
+
+
+class Api:
+    """The application behind /v1: every answer, errors too, is in OpenAI's shape."""
+
+    def __init__(self, backend: Backend, access: Access) -> None:
+        self._backend = backend
+        self._access = access
+        self._started = int(time.time())
+        self._router = Router(
+            [
+                Route("/models", self._models, methods=["GET"]),
+                Route("/models/{name:path}", self._model, methods=["GET"]),
+                Route("/chat/completions", self._chat, methods=["POST"]),
+            ],
+            redirect_slashes=False,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, if it may pass."""
+        try:
+            if scope["type"] == "http":
+                self._access.check(Headers(scope=scope), _address(scope))
+            await self._router(scope, receive, send)
+        except (ClientDisconnect, ClientGoneError):
+            log.debug("a client left before its answer")
+        except Exception as error:
+            status, body, headers = describe_error(_foreseen(error))
+            await _json(body, status, headers)(scope, receive, send)
+
+    async def _models(self, _: Request) -> Response:
+        return _json({"object": "list", "data": [describe_model(m, self._started) for m in self._backend.models()]})
+
+    async def _model(self, request: Request) -> Response:
+        model = find_model(self._backend.models(), request.path_params["name"])
+        return _json(describe_model(model, self._started))
+
+    async def _chat(self, request: Request) -> Response:
+        models = self._backend.models()
+        caller = f"api:{_address(request.scope)}"
+        asked = read_chat(await _body(request), models, caller, self._access.has_key)
+        status = find_model(models, asked.request.model)
+        if status.state == "loading":
+            raise ApiError(503, f"The model is still loading ({status.phase}).", headers={"Retry-After": "5"})
+        reply = Reply(status.name, asked.include_usage)
+        incoming = Incoming(self._backend.stream(asked.request), request.receive)
+        async with contextlib.AsyncExitStack() as closing:
+            await closing.enter_async_context(contextlib.aclosing(incoming))
+            if not asked.stream:
+                return _json(reply.whole(await _whole(incoming)))
+            response = EventStream(reply, incoming, await _first(incoming))
+            closing.pop_all()
+            return response
+
+
+def mount(backend: Backend, settings: AppSettings) -> Mount:
+    """The routes under /v1."""
+    return Mount("/v1", Api(backend, Access(settings)))
+
+
+async def _body(request: Request) -> bytes:
+    """The body, never more than LARGEST_BODY of it. A foreign page may send any type but JSON without asking."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "Send JSON, with Content-Type: application/json.", code="unsupported_media_type")
+    body = bytearray()
+    async for piece in request.stream():
+        if len(body) + len(piece) > LARGEST_BODY:
+            raise ApiError(413, f"The body has more than {LARGEST_BODY:,} bytes.", code="body_too_large")
+        body += piece
+    return bytes(body)
+
+
+async def _first(incoming: Incoming) -> list[ReplyDelta]:
+    """The deltas until more than a place in the queue is known, or for HOLD_SECONDS."""
+    deltas: list[ReplyDelta] = []
+    until = time.monotonic() + HOLD_SECONDS
+    while all(delta.place is not None for delta in deltas) and (patience := until - time.monotonic()) > 0:
+        deltas += await incoming.batch(patience)
+    return deltas
+
+
+async def _whole(incoming: Incoming) -> list[ReplyDelta]:
+    deltas: list[ReplyDelta] = []
+    while not (deltas and deltas[-1].finish):
+        deltas += await incoming.batch()
+    return deltas
+
+
+def _foreseen(error: Exception) -> ChatError:
+    """The error as a client may see it; what nobody foresaw is logged."""
+    if isinstance(error, ChatError):
+        return error
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, f"/v1 has no such route or method ({error.detail}).", headers=error.headers)
+    log.error("a call of /v1 failed", exc_info=error)
+    return unexpected(error)
+
+
+def _address(scope: Scope) -> str:
+    """The client's, or that which a proxy on this computer names for it."""
+    return scope["client"][0] if scope.get("client") else ""
+
+
+def _json(body: Fields, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(to_json(body), status, {**NO_STORE, **(headers or {})}, media_type="application/json")

@@ -1,0 +1,145 @@
+"""A model's Anatomy from its config alone: built without contents, it shows what it is made of."""
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from chatui.catalogue import PRECISIONS, StoredTensor, weight_bytes
+from chatui.chat import Anatomy
+from chatui.local.batch import LARGEST_PIECE
+from chatui.local.forward import survey
+from chatui.local.quantized import linear_layers
+from chatui.settings import Dtype, Quantization
+
+log = logging.getLogger(__name__)
+
+# The names by which configs call the number of experts, and of those that one token uses.
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+USED_EXPERTS = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_top_k")
+# Layers that remember by something else than keys and values, or not at all.
+WITHOUT_KEYS = {"linear_attention", "conv", "moe"}
+
+
+def blank(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model on torch's meta device, where tensors have shapes and types but no contents.
+
+    A checkpoint's own quantization is left out: the weights are as large as they were made.
+    """
+    own = copy.deepcopy(config)
+    own.__dict__.pop("quantization_config", None)
+    build: Any = AutoModelForCausalLM.from_config
+    # Of the ways to run experts this one looks at no numbers, of which there are none.
+    options = {"dtype": dtype, "experts_implementation": "batched_mm", "trust_remote_code": trust_remote_code}
+    with torch.device("meta"):
+        model: PreTrainedModel = build(own, **options)
+    return model
+
+
+def known(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> Anatomy | None:
+    """The anatomy of the model that a config describes, None where it cannot be counted."""
+    try:
+        return of(blank(config, dtype, trust_remote_code))
+    except Exception as error:  # a model may do anything here, and still be good to chat with
+        log.debug("no anatomy of %s: %r", type(config).__name__, error)
+        return None
+
+
+def of(model: PreTrainedModel, precisions: Mapping[str, tuple[Dtype, Quantization]] = PRECISIONS) -> Anatomy:
+    """The anatomy of a `blank` model, its weights held in each of the precisions; the bandwidth is left out.
+
+    One token reads the weights of the part that writes text, but no table of which it takes a row, and of the experts
+    only as many as it uses. Its keys and values have the model's own type.
+    """
+    parts = list(_parts(model))
+    config = model.config.get_text_config(decoder=True)
+    kv_per_token = _kv_per_token(model, config)
+    activations, activations_per_token = _activations(model, config, kv_per_token)
+    return Anatomy(
+        layers=config.num_hidden_layers,
+        parameters=sum(held.elements for held, _, _ in parts),
+        active=sum(active for _, _, active in parts),
+        weights={name: weight_bytes([held for held, _, _ in parts], *how) for name, how in precisions.items()},
+        read={name: weight_bytes([read for _, read, _ in parts if read], *how) for name, how in precisions.items()},
+        kv_per_token=kv_per_token,
+        activations=activations,
+        activations_per_token=activations_per_token,
+    )
+
+
+def _parts(model: PreTrainedModel) -> Iterator[tuple[StoredTensor, StoredTensor | None, int]]:
+    """Each weight as the catalogue counts it, what a token reads of it, and how many of its numbers a token uses.
+
+    Only linear layers and the table of embeddings keep their shape, for nothing else is ever packed.
+    """
+    accessors: Any = model
+    table, output = accessors.get_input_embeddings().weight, accessors.get_output_embeddings()
+    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    linears = {layer.weight for layer in linear_layers(model).values()}
+    writing = {*accessors.get_decoder().parameters(), *output.parameters()}
+    used, experts = _experts(model.config.get_text_config(decoder=True))
+    for path, weight in model.named_parameters():
+        names, count = path.split("."), weight.numel()
+        name = "embed" if weight is table else "lm_head" if weight is output.weight else names[-2]
+        shaped = weight is table or weight in linears
+        held = StoredTensor(f"{name}.weight", "F32", tuple(weight.shape) if shaped else (count,))
+        active = count * used // experts if "experts" in names else count
+        if weight is output.weight:
+            yield held, replace(held, name="lm_head.weight"), count
+        elif weight in tables or weight not in writing:
+            yield held, None, count
+        else:
+            yield held, held if active == count else StoredTensor(path, "F32", (active,)), active
+
+
+def _experts(config: PreTrainedConfig) -> tuple[int, int]:
+    """Of how many experts a token uses how many: (used, all), or (1, 1)."""
+    count, used = (
+        next((value for name in names if isinstance(value := getattr(config, name, None), int) and value > 0), 1)
+        for names in (EXPERTS, USED_EXPERTS)
+    )
+    return min(used, count), count
+
+
+def _kv_per_token(model: PreTrainedModel, config: PreTrainedConfig) -> int:
+    """Bytes of keys and values for one token, all layers together: what slots keep, or where they cannot, the config's.
+
+    A window makes no layer's share smaller; compressed keys are counted as wide as attention takes them.
+    """
+    shape = survey(model)
+    if shape is not None:
+        return shape.bytes_per_token
+    kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
+    layers = sum(kind not in WITHOUT_KEYS for kind in kinds)
+    heads = getattr(config, "num_attention_heads", 0)
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
+    return int(layers * kv_heads * 2 * size * model.dtype.itemsize)
+
+
+def _activations(model: PreTrainedModel, config: PreTrainedConfig, kv_per_token: int) -> tuple[int, int]:
+    """Bytes that reading a piece of a prompt takes besides, roughly: for its own tokens, and for each one before it.
+
+    Its own: tokens x (3 x hidden size in float32 + 3 x outputs of the widest layer). For each one before: which of its
+    tokens see it, as yes or no and as numbers for each head of a group, and a copy of one layer's key; where attention
+    is written out, for a softcap or sinks, three float32 for each head of each token. Measured on a CPU within a third.
+    """
+    accessors: Any = model
+    size, (used, _) = model.dtype.itemsize, _experts(config)
+    head = accessors.get_output_embeddings()
+    outputs = [layer.out_features for layer in linear_layers(model).values() if layer is not head]
+    experts = [weight for path, weight in model.named_parameters() if "experts" in path.split(".")]
+    widest = max(
+        [*outputs, *(used * max((0, *weight.shape[1:])) for weight in experts)], default=4 * config.hidden_size
+    )
+    heads = getattr(config, "num_attention_heads", 0)
+    group = heads // (getattr(config, "num_key_value_heads", None) or max(1, heads))
+    for_each = LARGEST_PIECE * (1 + group * (1 + size)) + kv_per_token // (2 * config.num_hidden_layers)
+    if getattr(config, "attn_logit_softcapping", None) or any("sinks" in path for path, _ in model.named_parameters()):
+        for_each = LARGEST_PIECE * heads * 3 * 4
+    return LARGEST_PIECE * (3 * config.hidden_size * 4 + 3 * widest * size), for_each

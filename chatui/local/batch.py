@@ -1,0 +1,178 @@
+"""Rows in slots: several replies that advance together, one step at a time. Knows no threads, no text, no HTTP."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from chatui.errors import ChatError, GenerationError
+from chatui.local.forward import Forward
+from chatui.local.sampling import Sampler, broken, choose_each
+from chatui.local.slots import Slot
+
+log = logging.getLogger(__name__)
+
+# Tokens of a prompt read in one pass: as many as keep the processor busy while nobody waits for a step, and while
+# somebody writes, as many as take about this long.
+LARGEST_PIECE, SMALLEST_PIECE = 256, 16
+STALL_SECONDS = 0.08
+# The share of the time given to reading while somebody writes: a step then takes twice as long at most.
+READING_SHARE = 0.42
+# The shortest rest is read first, but nobody is passed over for longer than this.
+PATIENCE_SECONDS = 2.0
+
+
+@dataclass(eq=False)
+class Row:
+    """One reply: `prompt` and what has been `written` so far; its slot holds the keys and values of all but the last.
+
+    `cached` tokens of the prompt were in the slot from the start; `read_at` is when it joined or was last read.
+    """
+
+    prompt: tuple[int, ...]
+    sampler: Sampler
+    slot: Slot
+    cached: int
+    written: list[int] = field(default_factory=list)
+    read_at: float = 0.0
+
+    @property
+    def unread(self) -> int:
+        """Tokens of the prompt still to be read."""
+        return max(0, len(self.prompt) - len(self.slot.tokens))
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a step of so many `rows` did for a row: wrote a token, read up to `read` tokens of the prompt, or failed."""
+
+    row: Row
+    token: int | None = None
+    read: int | None = None
+    error: ChatError | None = None
+    rows: int = 1
+
+
+class Batch:
+    """Rows that join and leave between steps."""
+
+    def __init__(self, forward: Forward) -> None:
+        self.forward = forward
+        self.slots = forward.slots
+        self.rows: list[Row] = []
+        self._reading_speed = 200.0  # tokens a second, a guess until the first piece has been read
+        self._owed = 0.0  # seconds of writing before the next piece is read
+
+    def join(self, prompt: tuple[int, ...], sampler: Sampler) -> Row | None:
+        """A new row, or None while every slot is in use. The prompt must be shorter than a slot."""
+        slot = self.slots.take(prompt)
+        if slot is None:
+            return None
+        row = Row(prompt, sampler, slot, len(slot.tokens), read_at=time.perf_counter())
+        self.rows.append(row)
+        return row
+
+    def leave(self, row: Row) -> None:
+        """The row has ended, for whatever reason; its slot remembers what was read and written."""
+        if row in self.rows:
+            self.rows.remove(row)
+            self.slots.give_back(row.slot)
+
+    def step(self) -> list[Event]:
+        """Read one piece of one prompt, or write one token for every row whose prompt is read."""
+        reading = [row for row in self.rows if row.unread]
+        writing = [row for row in self.rows if not row.unread]
+        started = time.perf_counter()
+        if reading and (not writing or self._owed <= 0):
+            passed_over = [row for row in reading if row.read_at < started - PATIENCE_SECONDS]
+            longest = min(passed_over, key=lambda row: row.read_at, default=None)
+            row = longest or min(reading, key=lambda row: row.unread)
+            events = self._read(row, alone=not writing)
+            seconds = time.perf_counter() - started
+            self._owed = seconds * (1 / READING_SHARE - 1)
+            return events
+        events = self._write(writing)
+        self._owed -= time.perf_counter() - started
+        return events
+
+    def _read(self, row: Row, alone: bool) -> list[Event]:
+        first = len(row.slot.tokens)
+        size = LARGEST_PIECE if alone else int(self._reading_speed * STALL_SECONDS)
+        piece = row.prompt[first : first + max(SMALLEST_PIECE, min(size, LARGEST_PIECE))]
+        started = time.perf_counter()
+        try:
+            logits = self.forward.read(row.slot.index, first, piece)
+            row.slot.tokens.extend(piece)
+            row.read_at = time.perf_counter()
+            if len(piece) >= SMALLEST_PIECE:
+                self._reading_speed += 0.5 * (len(piece) / (row.read_at - started) - self._reading_speed)
+            if row.unread:
+                # Asked now, since a row may leave before it writes, and what is no number must not stay in its slot.
+                if torch.isnan(logits).any():
+                    raise broken()
+                return [Event(row, read=len(row.slot.tokens))]
+            return self._choose([row], logits)
+        except Exception as error:
+            return [self._failed(row, error)]
+
+    def _write(self, rows: Sequence[Row]) -> list[Event]:
+        if not rows:
+            return []
+        try:
+            logits = self.forward.decode(
+                [row.written[-1] for row in rows],
+                [row.slot.index for row in rows],
+                [len(row.slot.tokens) for row in rows],
+            )
+        except Exception as error:
+            if len(rows) == 1:
+                return [self._failed(rows[0], error)]
+            # Which of them it was shows when each goes alone: a step writes the same places again.
+            log.debug("a step of %d rows failed, each goes alone", len(rows), exc_info=error)
+            return [event for row in rows for event in self._write([row])]
+        for row in rows:
+            row.slot.tokens.append(row.written[-1])
+        return self._choose(rows, logits)
+
+    def _choose(self, rows: Sequence[Row], logits: torch.Tensor) -> list[Event]:
+        """The next token of each row; `logits` has shape [rows, vocabulary]."""
+        ids = [
+            torch.tensor([[*row.prompt, *row.written]], device=logits.device) if row.sampler.looks_back else None
+            for row in rows
+        ]
+        try:
+            chosen = choose_each([row.sampler for row in rows], ids, logits)
+        except Exception as error:
+            if len(rows) == 1:
+                return [self._failed(rows[0], error)]
+            return [event for at, row in enumerate(rows) for event in self._choose([row], logits[at : at + 1])]
+        events = []
+        for row, token in zip(rows, chosen, strict=True):
+            if isinstance(token, int):
+                row.written.append(token)
+                events.append(Event(row, token=token, rows=len(rows)))
+            else:
+                events.append(self._failed(row, token))
+        return events
+
+    def _failed(self, row: Row, error: Exception) -> Event:
+        """The row is out, and nothing of it stays: what it left in its slot may be the cause."""
+        self.rows.remove(row)
+        self.slots.forget(row.slot)
+        return Event(row, error=explain(error))
+
+
+def explain(error: Exception) -> ChatError:
+    """What a user is told when the model fails while it writes. What is not known is logged."""
+    if isinstance(error, ChatError):
+        return error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return GenerationError("There was not enough memory for this conversation.", "Shorten it, or start a new chat.")
+    log.error("a reply failed", exc_info=error)
+    return GenerationError(
+        f"The model failed while writing ({type(error).__name__}).", "Try again; the console has the details."
+    )

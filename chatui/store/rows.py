@@ -1,0 +1,209 @@
+"""Between rows and records, and what several queries have in common. Every function here asks for the owner."""
+
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, insert, select
+
+from chatui.errors import NotFoundError, TransferError
+from chatui.personas import Persona
+from chatui.store.records import Conversation, StoredMessage, Tree
+from chatui.store.tables import clean, conversations, inspections, messages
+
+FIRST_WORDS_LIMIT = 60
+TITLE_LIMIT = 200
+NAMELESS = "New chat"
+
+
+def new_id() -> str:
+    """An id that nobody can guess."""
+    return secrets.token_urlsafe(16)
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+def first_words(text: str, limit: int = FIRST_WORDS_LIMIT) -> str:
+    """The beginning of a text on one line, cut at a word."""
+    line = " ".join(clean(text).split())
+    if len(line) <= limit:
+        return line or NAMELESS
+    cut = line[: limit - 1]
+    if not line[limit - 1].isspace() and " " in cut:
+        cut = cut.rpartition(" ")[0]
+    return cut.rstrip() + "…"
+
+
+def one_line(title: str) -> str:
+    """A title as it is kept."""
+    return clean(" ".join(title.split())[:TITLE_LIMIT].strip())
+
+
+def conversation_of(row: Row[Any]) -> Conversation:
+    """A conversation from its row."""
+    return Conversation(
+        id=row.id,
+        title=row.title,
+        named=row.named,
+        persona=row.persona or Persona(name=""),
+        leaf=row.leaf,
+        pinned=row.pinned,
+        archived=row.archived,
+        created=row.created,
+        updated=row.updated,
+    )
+
+
+def message_of(row: Row[Any], versions: tuple[str, ...]) -> StoredMessage:
+    """A message from its row."""
+    return StoredMessage(
+        id=row.id,
+        conversation=row.conversation,
+        parent=row.parent,
+        role=row.role,
+        content=row.content,
+        created=row.created,
+        state=row.state,
+        reasoning=row.reasoning,
+        author=row.author,
+        finish=row.finish,
+        error=row.error,
+        rating=row.rating,
+        note=row.note,
+        versions=versions,
+    )
+
+
+def there(owner: str) -> Select[Any]:
+    """The owner's conversations that are not deleted."""
+    return select(conversations).where(conversations.c.owner == owner, conversations.c.deleted.is_(None))
+
+
+def find_conversation(connection: Connection, owner: str, id: str, change: bool = False) -> Row[Any]:
+    """Its row, locked where it is about to change. Raises NotFoundError."""
+    statement = there(owner).where(conversations.c.id == id)
+    row = connection.execute(statement.with_for_update() if change else statement).first()
+    if row is None:
+        raise NotFoundError("conversation")
+    return row
+
+
+def find_message(connection: Connection, owner: str, id: str, *columns: Any) -> Row[Any]:
+    """Columns of a message, all by default, where its conversation is not deleted. Raises NotFoundError."""
+    joined = messages.join(
+        conversations,
+        and_(conversations.c.owner == owner, conversations.c.id == messages.c.conversation),
+    )
+    statement = (
+        select(*(columns or messages.c))
+        .select_from(joined)
+        .where(messages.c.owner == owner, messages.c.id == id, conversations.c.deleted.is_(None))
+    )
+    row = connection.execute(statement).first()
+    if row is None:
+        raise NotFoundError("message")
+    return row
+
+
+def whole_tree(connection: Connection, owner: str, conversation: str) -> list[StoredMessage]:
+    """All messages of a conversation, each after its parent and after its older versions."""
+    statement = (
+        select(messages)
+        .where(messages.c.owner == owner, messages.c.conversation == conversation)
+        .order_by(messages.c.seq)
+    )
+    rows = connection.execute(statement).all()
+    siblings = defaultdict(list)
+    for row in rows:
+        siblings[row.parent, row.role].append(row.id)
+    return [message_of(row, tuple(siblings[row.parent, row.role])) for row in rows]
+
+
+def path_to(tree: Sequence[StoredMessage], leaf: str | None) -> tuple[StoredMessage, ...]:
+    """From the root to `leaf`, () for None. Raises NotFoundError where the tree has no such message."""
+    by_id = {message.id: message for message in tree}
+    path = []
+    while leaf is not None:
+        if leaf not in by_id:
+            raise NotFoundError("message")
+        path.append(by_id[leaf])
+        leaf = by_id[leaf].parent
+    return tuple(reversed(path))
+
+
+def newest_leaf(tree: Iterable[StoredMessage], message: str) -> str:
+    """The newest of the leaves below a message, itself where it is one; `tree` has parents first."""
+    below, newest = {message}, message
+    for candidate in tree:
+        if candidate.parent in below:
+            below.add(candidate.id)
+            newest = candidate.id
+    return newest
+
+
+def insert_conversation(connection: Connection, owner: str, conversation: Conversation) -> None:
+    """Add a conversation's row."""
+    fields = ("id", "title", "named", "persona", "leaf", "pinned", "archived", "created", "updated")
+    values = {name: getattr(conversation, name) for name in fields}
+    connection.execute(insert(conversations).values(owner=owner, **values))
+
+
+def insert_messages(connection: Connection, owner: str, added: Sequence[StoredMessage]) -> None:
+    """Add messages, each after its parent."""
+    fields = [column.name for column in messages.c if column.name not in ("seq", "owner", "heartbeat")]
+    moment = now()
+    rows = [
+        {name: getattr(message, name) for name in fields}
+        | {"owner": owner, "heartbeat": moment if message.state == "running" else None}
+        for message in added
+    ]
+    if rows:
+        connection.execute(insert(messages), rows)
+
+
+def copy_inspections(connection: Connection, owner: str, copies: Mapping[str, StoredMessage]) -> None:
+    """Give the copies of messages, by the ids of the originals, what is kept of how those came about."""
+    mine = and_(inspections.c.owner == owner, inspections.c.message.in_(list(copies)))
+    rows = connection.execute(select(inspections).where(mine)).mappings().all()
+    if rows:
+        connection.execute(insert(inspections), [{**row, "message": copies[row["message"]].id} for row in rows])
+
+
+def with_fresh_ids(
+    conversation: Conversation, tree: Sequence[StoredMessage]
+) -> tuple[Conversation, list[StoredMessage]]:
+    """The same under new ids. Raises KeyError where a parent does not come first, or the leaf is not there."""
+    own = new_id()
+    ids: dict[str, str] = {}
+    copies = []
+    for message in tree:
+        parent = None if message.parent is None else ids[message.parent]
+        ids[message.id] = new_id()
+        copies.append(replace(message, id=ids[message.id], conversation=own, parent=parent))
+    leaf = None if conversation.leaf is None else ids[conversation.leaf]
+    return replace(conversation, id=own, leaf=leaf), copies
+
+
+def imported(tree: Tree) -> tuple[Conversation, list[StoredMessage]]:
+    """What to add for a conversation from elsewhere, under new ids. Raises TransferError where it is none."""
+    conversation = tree.conversation
+    title = one_line(conversation.title)
+    if not title:
+        asked = next((message.content for message in tree.messages if message.role == "user"), "")
+        conversation = replace(conversation, named=False)
+        title = first_words(asked)
+    ended = [replace(one, state="interrupted") if one.state == "running" else one for one in tree.messages]
+    if len({message.id for message in ended}) < len(ended):
+        raise TransferError("Two messages of a conversation have the same id.", "Nothing was imported.")
+    try:
+        return with_fresh_ids(replace(conversation, title=title), ended)
+    except KeyError:
+        raise TransferError(
+            f"A message of the conversation “{title}” refers to one that is not there.", "Nothing was imported."
+        ) from None

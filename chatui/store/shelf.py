@@ -1,0 +1,318 @@
+"""What one owner has. Every statement here carries the owner; what is another's is as good as not there."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Boolean, Connection, and_, delete, insert, literal, select, tuple_, update
+
+from chatui.chat import Role
+from chatui.errors import ChatError, NotFoundError
+from chatui.personas import Persona
+from chatui.store import search
+from chatui.store.database import Database
+from chatui.store.records import (
+    Author,
+    Begun,
+    Conversation,
+    Hit,
+    KeptInspection,
+    OwnPersona,
+    PageTimes,
+    Rating,
+    StoredMessage,
+    Tree,
+    Turn,
+)
+from chatui.store.rows import (
+    conversation_of,
+    copy_inspections,
+    find_conversation,
+    find_message,
+    first_words,
+    imported,
+    insert_conversation,
+    insert_messages,
+    message_of,
+    new_id,
+    newest_leaf,
+    now,
+    one_line,
+    path_to,
+    there,
+    whole_tree,
+    with_fresh_ids,
+)
+from chatui.store.tables import Time, clean, conversations, inspections, key, messages, personas
+
+NOTE_LIMIT = 2000
+
+
+class Shelf:
+    """The conversations and personas of one owner. Methods may wait for the disk, and raise StoreError."""
+
+    def __init__(self, database: Database, owner: str) -> None:
+        """`owner` is not empty, and such that the database can tell it from all others."""
+        if not owner or clean(owner) != owner:
+            raise ValueError("an owner needs a name without NUL or broken characters")
+        self._database, self._owner = database, owner
+
+    def conversations(self, limit: int = 50, after: str | None = None, archived: bool = False) -> list[Conversation]:
+        """Pinned ones first, then the newest; `after` is the last one already shown."""
+        table = conversations.c
+        order = (table.pinned, table.updated, table.seq)
+        statement = there(self._owner).where(table.archived == archived)
+        with self._database.reading() as connection:
+            if after is not None:
+                shown = connection.execute(select(*order).where(table.owner == self._owner, table.id == after)).first()
+                if shown is None:
+                    raise NotFoundError("conversation")
+                place = tuple_(literal(shown.pinned, Boolean), literal(shown.updated, Time), literal(shown.seq, key))
+                statement = statement.where(tuple_(*order) < place)
+            statement = statement.order_by(*(column.desc() for column in order)).limit(limit)
+            return [conversation_of(row) for row in connection.execute(statement)]
+
+    def conversation(self, id: str) -> Conversation:
+        """The conversation with this id. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            return conversation_of(find_conversation(connection, self._owner, id))
+
+    def path(self, id: str, leaf: str | None = None) -> tuple[StoredMessage, ...]:
+        """The messages from the root to `leaf`, the conversation's own by default. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            found = find_conversation(connection, self._owner, id)
+            return path_to(whole_tree(connection, self._owner, id), found.leaf if leaf is None else leaf)
+
+    def message(self, id: str) -> StoredMessage:
+        """The message with this id. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            row = find_message(connection, self._owner, id)
+            parent = messages.c.parent.is_(None) if row.parent is None else messages.c.parent == row.parent
+            versions = connection.scalars(
+                select(messages.c.id)
+                .where(messages.c.owner == self._owner, messages.c.conversation == row.conversation)
+                .where(parent, messages.c.role == row.role)
+                .order_by(messages.c.seq)
+            )
+            return message_of(row, tuple(versions))
+
+    def begin(self, turn: Turn) -> Begun:
+        """Add a question, where there is one, and the reply that is now being written. Raises NotFoundError."""
+        with self._database.writing() as connection:
+            id = turn.conversation
+            if id is None:
+                id = self._new_conversation(connection, turn)
+            else:
+                find_conversation(connection, self._owner, id, change=True)
+            parent = self._question(connection, id, turn)
+            reply = _message(id, parent, "assistant", turn.author)
+            insert_messages(connection, self._owner, [reply])
+            self._change(connection, id, leaf=reply.id, updated=reply.created)
+            conversation = conversation_of(find_conversation(connection, self._owner, id))
+            return Begun(conversation, path_to(whole_tree(connection, self._owner, id), reply.id))
+
+    def select(self, message: str) -> Conversation:
+        """Go to this version of a message, and on to the newest leaf below it. Raises NotFoundError."""
+        with self._database.writing() as connection:
+            id = find_message(connection, self._owner, message, messages.c.conversation).conversation
+            find_conversation(connection, self._owner, id, change=True)
+            tree = whole_tree(connection, self._owner, id)
+            self._change(connection, id, leaf=newest_leaf(tree, message))
+            return conversation_of(find_conversation(connection, self._owner, id))
+
+    def rewind(self, message: str) -> Conversation:
+        """Go back to where this message was not yet said; it stays in the tree. Raises NotFoundError."""
+        with self._database.writing() as connection:
+            row = find_message(connection, self._owner, message)
+            find_conversation(connection, self._owner, row.conversation, change=True)
+            self._change(connection, row.conversation, leaf=row.parent)
+            return conversation_of(find_conversation(connection, self._owner, row.conversation))
+
+    def rename(self, id: str, title: str) -> None:
+        """Give a title of at most 200 characters; an empty one goes back to the first words. Raises NotFoundError."""
+        line = one_line(title)
+        with self._database.writing() as connection:
+            find_conversation(connection, self._owner, id, change=True)
+            self._change(connection, id, title=line or self._first_words(connection, id), named=bool(line))
+
+    def pin(self, id: str, on: bool) -> None:
+        """List it before all others, or no longer. Raises NotFoundError."""
+        self._set(id, pinned=on)
+
+    def archive(self, id: str, on: bool) -> None:
+        """Put it away, or back on the list. Raises NotFoundError."""
+        self._set(id, archived=on)
+
+    def delete(self, id: str) -> None:
+        """Take it away; restore() can undo that until it is purged. Raises NotFoundError."""
+        self._set(id, deleted=now())
+
+    def restore(self, id: str) -> Conversation:
+        """Bring back what was deleted. Raises NotFoundError where it is purged already."""
+        with self._database.writing() as connection:
+            self._change(connection, id, deleted=None)
+            return conversation_of(find_conversation(connection, self._owner, id))
+
+    def branch(self, message: str) -> Conversation:
+        """A new conversation with copies of the messages from the root to this one. Raises NotFoundError, ChatError."""
+        with self._database.writing() as connection:
+            id = find_message(connection, self._owner, message, messages.c.conversation).conversation
+            whole = conversation_of(find_conversation(connection, self._owner, id))
+            path = path_to(whole_tree(connection, self._owner, id), message)
+            if any(one.state == "running" for one in path):
+                raise ChatError("A reply that is still being written cannot be branched.", "Stop it or let it end.")
+            moment = now()
+            branched = replace(whole, leaf=message, pinned=False, archived=False, created=moment, updated=moment)
+            branched, copies = with_fresh_ids(branched, path)
+            insert_conversation(connection, self._owner, branched)
+            insert_messages(connection, self._owner, copies)
+            copy_inspections(connection, self._owner, dict(zip((one.id for one in path), copies, strict=True)))
+            return branched
+
+    def inspection(self, message: str) -> KeptInspection | None:
+        """How a reply came about; None where that was not kept. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            find_message(connection, self._owner, message, messages.c.role)
+            mine = and_(inspections.c.owner == self._owner, inspections.c.message == message)
+            row = connection.execute(select(inspections).where(mine)).one_or_none()
+        if row is None:
+            return None
+        return KeptInspection(
+            bytes(row.data), None if row.page_last is None else PageTimes(row.page_first, row.page_last)
+        )
+
+    def saw(self, message: str, times: PageTimes) -> bool:
+        """Keep when a page showed a reply. Returns whether that is kept now, which it is only with its inspection."""
+        with self._database.writing() as connection:
+            mine = and_(inspections.c.owner == self._owner, inspections.c.message == message)
+            values = {"page_first": times.first, "page_last": times.last}
+            return connection.execute(update(inspections).where(mine).values(values)).rowcount == 1
+
+    def rate(self, message: str, rating: Rating | None, note: str = "") -> None:
+        """Note what the user thinks of a reply. Raises NotFoundError, and ChatError for a question or a long note."""
+        if len(note) > NOTE_LIMIT:
+            raise ChatError(
+                f"The note is too long: {len(note):,} characters.", f"Shorten it to {NOTE_LIMIT:,} characters."
+            )
+        with self._database.writing() as connection:
+            if find_message(connection, self._owner, message, messages.c.role).role != "assistant":
+                raise ChatError("Only replies can be rated.")
+            connection.execute(
+                update(messages)
+                .where(messages.c.owner == self._owner, messages.c.id == message)
+                .values(rating=rating, note=note)
+            )
+
+    def search(self, text: str, limit: int = 30) -> list[Hit]:
+        """Conversations in whose title or in one of whose messages every word is, the newest such first."""
+        with self._database.reading() as connection:
+            return search.search(connection, self._owner, text, limit)
+
+    def trees(self, ids: Sequence[str] | None = None) -> Iterator[Tree]:
+        """These conversations whole, or all of them, one after the other. Raises NotFoundError."""
+        if ids is None:
+            listed = select(conversations.c.id).where(
+                conversations.c.owner == self._owner, conversations.c.deleted.is_(None)
+            )
+            with self._database.reading() as connection:
+                ids = connection.scalars(listed.order_by(conversations.c.seq)).all()
+        for id in ids:
+            with self._database.reading() as connection:
+                conversation = conversation_of(find_conversation(connection, self._owner, id))
+                tree = Tree(conversation, tuple(whole_tree(connection, self._owner, id)))
+            yield tree
+
+    def add(self, trees: Iterable[Tree]) -> list[Conversation]:
+        """Add conversations from elsewhere under new ids, all or none. Raises TransferError."""
+        added = [imported(tree) for tree in trees]
+        with self._database.writing() as connection:
+            for conversation, tree in added:
+                insert_conversation(connection, self._owner, conversation)
+                insert_messages(connection, self._owner, tree)
+        return [conversation for conversation, _ in added]
+
+    def personas(self) -> list[OwnPersona]:
+        """The owner's personas, the oldest first."""
+        statement = select(personas).where(personas.c.owner == self._owner).order_by(personas.c.seq)
+        with self._database.reading() as connection:
+            rows = connection.execute(statement).all()
+        return [OwnPersona(row.id, row.persona or Persona(name="")) for row in rows]
+
+    def keep(self, persona: Persona, id: str | None = None) -> OwnPersona:
+        """Add a persona, or replace the one with this id. Raises NotFoundError."""
+        with self._database.writing() as connection:
+            if id is None:
+                id = new_id()
+                connection.execute(insert(personas).values(id=id, owner=self._owner, persona=persona))
+            else:
+                mine = and_(personas.c.owner == self._owner, personas.c.id == id)
+                if not connection.execute(update(personas).where(mine).values(persona=persona)).rowcount:
+                    raise NotFoundError("persona")
+        return OwnPersona(id, persona)
+
+    def forget(self, id: str) -> None:
+        """Remove a persona; conversations that began with it keep theirs. Raises NotFoundError."""
+        mine = and_(personas.c.owner == self._owner, personas.c.id == id)
+        with self._database.writing() as connection:
+            if not connection.execute(delete(personas).where(mine)).rowcount:
+                raise NotFoundError("persona")
+
+    def _new_conversation(self, connection: Connection, turn: Turn) -> str:
+        moment = now()
+        title = first_words(turn.question or "")
+        fresh = Conversation(new_id(), title, False, turn.persona, None, False, False, moment, moment)
+        insert_conversation(connection, self._owner, fresh)
+        return fresh.id
+
+    def _question(self, connection: Connection, conversation: str, turn: Turn) -> str:
+        """The id of the message that is to be answered, added where it is new."""
+        parent = None
+        if turn.parent is not None:
+            columns = (messages.c.conversation, messages.c.role)
+            parent = find_message(connection, self._owner, turn.parent, *columns)
+            if parent.conversation != conversation:
+                raise NotFoundError("message")
+        if turn.question is not None:
+            question = _message(conversation, turn.parent, "user", None, turn.question)
+            insert_messages(connection, self._owner, [question])
+            return question.id
+        if turn.parent is None or parent is None or parent.role != "user":
+            raise NotFoundError("question")
+        return turn.parent
+
+    def _first_words(self, connection: Connection, id: str) -> str:
+        question = connection.scalar(
+            select(messages.c.content)
+            .where(messages.c.owner == self._owner, messages.c.conversation == id, messages.c.role == "user")
+            .order_by(messages.c.seq)
+            .limit(1)
+        )
+        return first_words(question or "")
+
+    def _set(self, id: str, **values: Any) -> None:
+        with self._database.writing() as connection:
+            find_conversation(connection, self._owner, id, change=True)
+            self._change(connection, id, **values)
+
+    def _change(self, connection: Connection, id: str, **values: Any) -> None:
+        mine = and_(conversations.c.owner == self._owner, conversations.c.id == id)
+        connection.execute(update(conversations).where(mine).values(**values))
+
+
+def _message(
+    conversation: str, parent: str | None, role: Role, author: Author | None, content: str = ""
+) -> StoredMessage:
+    """A new question, or a reply that begins with what it was given."""
+    if author is None:
+        return StoredMessage(new_id(), conversation, parent, role, content, now())
+    return StoredMessage(
+        id=new_id(),
+        conversation=conversation,
+        parent=parent,
+        role=role,
+        content=author.prefix,
+        created=now(),
+        state="running",
+        reasoning=author.prefix_reasoning,
+        author=author,
+    )

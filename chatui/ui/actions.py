@@ -1,0 +1,115 @@
+"""What a link in the list of conversations, or in the bar below a message, does: each moves the tab to a new place."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from chatui.errors import ChatError
+from chatui.ui.place import FIRST_SHOWN, Place
+from chatui.ui.tab import Tab
+
+Action = Callable[[Tab, str, str], Awaitable[Place]]
+
+
+async def do(tab: Tab, name: str, target: str, value: str) -> Place:
+    """Do what was clicked, to the conversation or message `target`. Raises ChatError, NotFoundError among them."""
+    action = ACTIONS.get(name)
+    if action is None:
+        raise ChatError("The page asked for something unknown.", "Load it again.")
+    tab.place = replace(tab.place, removed="")
+    return await action(tab, target, value)
+
+
+async def _open(tab: Tab, chat: str, _: str) -> Place:
+    await asyncio.to_thread(tab.kept.conversation, chat)
+    return tab.place.at(chat)
+
+
+async def _version(tab: Tab, message: str, _: str) -> Place:
+    await tab.runner.stop(tab.owner, tab.place.chat)
+    await asyncio.to_thread(tab.shelf.select, message)
+    return tab.place
+
+
+async def _branch(tab: Tab, message: str, _: str) -> Place:
+    branched = await asyncio.to_thread(tab.shelf.branch, message)
+    return tab.place.at(branched.id, tab.place.temporary)
+
+
+async def _note(tab: Tab, message: str, note: str) -> Place:
+    rated = await asyncio.to_thread(tab.shelf.message, message)
+    await asyncio.to_thread(tab.shelf.rate, message, rated.rating, note)
+    return tab.place
+
+
+async def _rename(tab: Tab, chat: str, title: str) -> Place:
+    await asyncio.to_thread(tab.kept.rename, chat, title)
+    return tab.place
+
+
+async def _pin(tab: Tab, chat: str, _: str) -> Place:
+    await asyncio.to_thread(tab.kept.pin, chat, True)
+    return tab.place
+
+
+async def _unpin(tab: Tab, chat: str, _: str) -> Place:
+    await asyncio.to_thread(tab.kept.pin, chat, False)
+    return tab.place
+
+
+async def _archive(tab: Tab, chat: str, _: str) -> Place:
+    await asyncio.to_thread(tab.kept.archive, chat, True)
+    return tab.place
+
+
+async def _unarchive(tab: Tab, chat: str, _: str) -> Place:
+    await asyncio.to_thread(tab.kept.archive, chat, False)
+    return tab.place
+
+
+async def _delete(tab: Tab, chat: str, _: str) -> Place:
+    await asyncio.to_thread(tab.kept.conversation, chat)
+    await tab.runner.stop(tab.owner, chat)
+    await asyncio.to_thread(tab.kept.delete, chat)
+    place = replace(tab.place, removed=chat)
+    return place.at("") if place.chat == chat else place
+
+
+async def _restore(tab: Tab, chat: str, _: str) -> Place:
+    await asyncio.to_thread(tab.kept.restore, chat)
+    return tab.place.at(chat)
+
+
+async def _more(tab: Tab, _: str, __: str) -> Place:
+    return replace(tab.place, shown=min(tab.place.shown + FIRST_SHOWN, 100_000))
+
+
+async def _archived(tab: Tab, _: str, __: str) -> Place:
+    return replace(tab.place, archived=True, shown=FIRST_SHOWN)
+
+
+async def _unarchived(tab: Tab, _: str, __: str) -> Place:
+    return replace(tab.place, archived=False, shown=FIRST_SHOWN)
+
+
+async def _refresh(tab: Tab, _: str, __: str) -> Place:
+    return tab.place
+
+
+ACTIONS: dict[str, Action] = {
+    "open": _open,
+    "version": _version,
+    "branch": _branch,
+    "note": _note,
+    "rename": _rename,
+    "pin": _pin,
+    "unpin": _unpin,
+    "archive": _archive,
+    "unarchive": _unarchive,
+    "delete": _delete,
+    "restore": _restore,
+    "more": _more,
+    "archived": _archived,
+    "unarchived": _unarchived,
+    "refresh": _refresh,
+}

@@ -1,0 +1,37 @@
+"""How full the model's context is, under the message box: counted with the model's own tokenizer while one types."""
+
+from chatui.chat import ModelInfo, Prompt
+from chatui.errors import ChatError
+from chatui.settings import GenerationSettings
+from chatui.ui.transcript import plain
+
+PARTS = {"persona": "persona", "history": "history", "draft": "your message", "reserve": "room for the reply"}
+
+
+def bar(info: ModelInfo, prompt: Prompt, settings: GenerationSettings, blank: bool) -> str:
+    """Persona, history, draft and what is kept for the reply, out of the context; `blank` where nothing is typed."""
+    counts = dict.fromkeys(("persona", "history", "draft"), 0)
+    for span in prompt.spans:
+        part = {"persona": "persona", "message": "draft"}.get(span.source, "history")
+        counts[part] += span.tokens
+    if blank:
+        counts["draft"] = 0
+    counts["reserve"] = info.reserve(settings)
+    context = info.context_length
+    lanes = "".join(
+        f'<span class="{part}" style="width:{100 * count / context:.2f}%"></span>' for part, count in counts.items()
+    )
+    words = " · ".join(f"{PARTS[part]} {count:,}" for part, count in counts.items() if count)
+    warning = ""
+    if prompt.dropped:
+        plural = "s" if prompt.dropped > 1 else ""
+        warning = f'<b class="warning">The {prompt.dropped:,} oldest message{plural} will be left out.</b> '
+    return (
+        f'<div class="context-bar"><div class="context-lanes">{lanes}</div>'
+        f"<p>{warning}{words} · of {context:,} tokens</p></div>"
+    )
+
+
+def refusal(error: ChatError) -> str:
+    """What stands there where the message cannot be sent as it is."""
+    return f'<div class="context-bar"><p><b class="warning">{plain(error.message)}</b> {plain(error.remedy)}</p></div>'

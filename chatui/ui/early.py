@@ -1,0 +1,130 @@
+"""The conversation as plain markup, which early.js shows while Gradio's page is still being made.
+
+Gradio takes a second to make its page on a small machine; what was said is to be read before. Knows no component.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta, timezone
+
+from markdown_it import MarkdownIt
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chatui.errors import NotFoundError
+from chatui.owners import OwnerOf
+from chatui.runner import Runner
+from chatui.store.records import StoredMessage
+from chatui.ui import lasting, listening, listing, written
+from chatui.ui.place import FIRST_SHOWN, Place
+
+MOST_MESSAGES = 12
+MOST_CHARACTERS = 60_000
+"""Of the messages before the last, which is where the chat is scrolled to."""
+
+_MARKDOWN = (
+    MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"]).disable("image")
+)
+
+
+def markup(path: Sequence[StoredMessage], list_of_chats: str) -> str:
+    """The end of a conversation, beside the list of all."""
+    shown: list[str] = []
+    room = MOST_CHARACTERS
+    for message in reversed(path[-MOST_MESSAGES:]):
+        if shown and len(message.content) > room:
+            break
+        room -= len(message.content)
+        side = "user" if message.role == "user" else "bot"
+        thought = '<p class="early-thought">Thought</p>' if message.reasoning else ""
+        shown.append(f'<div class="early-{side}">{thought}{_MARKDOWN.render(written.escape(message.content))}</div>')
+    parts = {
+        "early-list": list_of_chats,
+        "early-chat": f'<div class="early-column">{"".join(reversed(shown))}</div>',
+        "early-box": "",
+        "early-settings": "",
+    }
+    return "".join(f'<div class="{name}">{part}</div>' for name, part in parts.items())
+
+
+def route(runner: Runner, owner_of: OwnerOf) -> Route:
+    """Where early.js finds a conversation of the asker's: `early?chat=ID`; 404 where there is none."""
+
+    async def early(request: Request) -> Response:
+        chat, owner = request.query_params.get("chat", "")[:100], owner_of(request)
+        headers = {"Cache-Control": "no-store"}
+        if not chat or owner is None:
+            return HTMLResponse("", 404, headers)
+        shelf = runner.shelf(owner)
+        try:
+            path = list(await asyncio.to_thread(shelf.path, chat))
+        except NotFoundError:
+            return HTMLResponse("", 404, headers)
+        live = runner.live(owner, path[-1].id) if path else None
+        if live is not None:
+            path[-1] = live.as_message()
+        listed = await asyncio.to_thread(shelf.conversations, FIRST_SHOWN + 1)
+        now = datetime.now(timezone(timedelta(minutes=listening.minutes_ahead_in(request.cookies))))
+        shown = listing.listing(listed[:FIRST_SHOWN], Place(chat), now, len(listed) > FIRST_SHOWN)
+        return HTMLResponse(markup(path, shown), headers=headers)
+
+    return Route("/early", early)
+
+
+HEAD = (
+    f'<link rel="stylesheet" href="{lasting.address("chatui.css")}">'
+    f'<link rel="stylesheet" href="{lasting.address("early.css")}">'
+    f'<script src="{lasting.address("early.js")}"></script>'
+).encode()
+
+
+class Head:
+    """Puts HEAD into Gradio's page itself; what Gradio calls its head is added by a script, when much time is gone.
+
+    A page is sent within `opening`, which may put into it what only the one who asks may see.
+    """
+
+    def __init__(self, app: ASGIApp, opening: Callable[[Request], AbstractAsyncContextManager[None]]) -> None:
+        self._app, self._opening = app, opening
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request of any kind."""
+        page = (
+            scope["type"] == "http"
+            and scope["method"] == "GET"
+            and "text/html" in Headers(scope=scope).get("accept", "")
+        )
+        if not page:
+            await self._app(scope, receive, send)
+            return
+        headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        start: Message | None = None
+
+        async def completed(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start" and _is_html(message):
+                start = message
+                return
+            if start is None:
+                await send(message)
+                return
+            body = message.get("body", b"")
+            made, start = start, None
+            added = body.replace(b"</head>", HEAD + b"</head>", 1)
+            told = MutableHeaders(scope=made)
+            told["cache-control"] = "no-store"
+            if "content-length" in told:
+                told["content-length"] = str(int(told["content-length"]) + len(added) - len(body))
+            await send(made)
+            await send({**message, "body": added})
+
+        async with self._opening(Request(scope)):
+            await self._app({**scope, "headers": headers}, receive, completed)
+
+
+def _is_html(message: Message) -> bool:
+    return Headers(raw=message["headers"]).get("content-type", "").startswith("text/html")

@@ -1,0 +1,195 @@
+"""Memory, ceiling and the persona's price of a reply as rows, each of which opens to its formula. Pure."""
+
+from collections.abc import Iterable
+
+from chatui import ledger
+from chatui.catalogue import human_bytes, human_count
+from chatui.chat import Anatomy, ModelInfo
+from chatui.inspection import Inspection
+from chatui.ledger import Figure
+from chatui.ui.transcript import plain
+
+Row = tuple[str, str, str]
+"""A number's name, the number, and its formula."""
+
+ENOUGH = 32
+"""Tokens that must have been read for their speed to say anything."""
+
+UNKNOWN = "What this model is made of was not kept."
+UNMEASURED = "How fast this device reads its memory was not measured, so its highest possible speed is not known."
+
+
+def memory(inspection: Inspection) -> str:
+    """What the model and its conversations take: predicted beside measured; then what turns add, and where it ends."""
+    model, anatomy, tokens = inspection.model, inspection.model.anatomy, _tokens(inspection)
+    if anatomy is None:
+        return UNKNOWN
+    name = human_count(anatomy.parameters)
+    rows: list[Row] = [("Parameters", f"{name} ({anatomy.parameters:,})", "Counted in the checkpoint, tied ones once.")]
+    if anatomy.active != anatomy.parameters:
+        rows.append(
+            (
+                "Active for one token",
+                f"{human_count(anatomy.active)} ({anatomy.active:,})",
+                "The experts chosen, and the rest.",
+            )
+        )
+    rows.append(
+        (
+            "Weights, loaded",
+            human_bytes(model.weight_bytes),
+            f"The sum over all tensors as they are held: {model.precision}.",
+        )
+    )
+    if model.measured_bytes:
+        rows.append(
+            (
+                "Process grew by, loading",
+                human_bytes(model.measured_bytes),
+                "Resident memory after loading less before it.",
+            )
+        )
+    rows.append(
+        (
+            "Keys and values, one token",
+            human_bytes(anatomy.kv_per_token),
+            f"{anatomy.layers} layers, keys and values of each.",
+        )
+    )
+    slots = ledger.keys_and_values(anatomy, model.slots, model.context_length)
+    rows.append(_row(slots, f"Keys and values, {model.slots} slots, predicted"))
+    rows.append(("Keys and values, held", human_bytes(model.kv_bytes), "The sum over the tensors of all slots."))
+    rows.append(_row(ledger.activations(anatomy, model.context_length), "Activations, the most"))
+    used = human_bytes(tokens * anatomy.kv_per_token)
+    rows.append(("This conversation", used, f"{tokens:,} tokens × {anatomy.kv_per_token:,} B"))
+    size = _turn(inspection)
+    rows.append(_row(ledger.turn(anatomy, size), "A turn like this one adds"))
+    rows.append(_row(ledger.last_turn(anatomy, size, model.context_length), "The context is full at"))
+    other = [(precision, ledger.weights(anatomy, precision)) for precision in anatomy.weights]
+    return (
+        details(rows)
+        + "\n\n#### The weights in other precisions\n\n"
+        + details(_row(figure, precision) for precision, figure in other)
+    )
+
+
+def ceiling(inspection: Inspection) -> str:
+    """What this device's memory allows at best, how much of it was reached, and what would change it."""
+    model, anatomy, finish = inspection.model, inspection.model.anatomy, inspection.finish
+    if anatomy is None:
+        return UNKNOWN
+    if not anatomy.bandwidth:
+        return UNMEASURED
+    # Half of the reply, on average: that much of it has been written when a token is.
+    tokens = len(inspection.prompt.token_ids) + len(inspection.traces) // 2
+    rows = finish.rows if finish else 1.0
+    bandwidth, read, kept = anatomy.bandwidth, model.read_bytes, tokens * anatomy.kv_per_token
+    needed = read + rows * kept
+    best = bandwidth / needed if needed else 0.0
+    times = f"{rows:.1f} replies at once × " if rows > 1.05 else ""
+    shown: list[Row] = [
+        (
+            "Memory read in a second",
+            f"{human_bytes(bandwidth)}/s",
+            "Measured when the model was loaded, the best of several.",
+        ),
+        ("Read in one step", human_bytes(needed), _read_formula(model, anatomy, tokens, times)),
+        (
+            "Highest possible",
+            f"{ledger.human_speed(best)} tokens/s",
+            f"{human_bytes(bandwidth)}/s ÷ {human_bytes(needed)}, for a step writes one token of each reply",
+        ),
+    ]
+    if finish is not None and finish.completion_tokens > 1 and best:
+        speed = finish.tokens_per_second
+        share = f"{speed:,.1f} tokens/s ÷ {best:,.1f} tokens/s"
+        shown += [
+            (
+                "Reached",
+                f"{ledger.human_speed(speed)} tokens/s",
+                f"{finish.completion_tokens - 1:,} tokens ÷ {finish.decode_seconds:.3f} s",
+            ),
+            ("Share of the ceiling", f"{speed / best:.1%}", share),
+        ]
+    precisions = [
+        _row(ledger.ceiling(anatomy, precision, 1, tokens), f"{precision}, one reply") for precision in anatomy.read
+    ]
+    batches = [
+        _row(
+            ledger.ceiling(anatomy, _precision(model, anatomy), count, tokens),
+            f"{count} replies at once, in all" if count > 1 else "One reply",
+        )
+        for count in (1, 2, 4, 8, 16)
+    ]
+    return (
+        details(shown)
+        + "\n\n#### In other precisions\n\n"
+        + details(precisions)
+        + f"\n\n#### Where writing together moves it ({_precision(model, anatomy)})\n\n"
+        + details(batches)
+    )
+
+
+def persona(inspection: Inspection) -> str:
+    """What the persona costs at every turn."""
+    prompt, finish, anatomy = inspection.prompt, inspection.finish, inspection.model.anatomy
+    tokens = sum(span.tokens for span in prompt.spans if span.source == "persona")
+    rows: list[Row] = [("The persona", f"{tokens:,} tokens", f"of {len(prompt.token_ids):,} tokens of the prompt")]
+    read = len(prompt.token_ids) - finish.cached_tokens if finish else 0
+    if finish is not None and finish.prefill_seconds > 0 and read >= ENOUGH:
+        each = finish.prefill_seconds / read
+        formula = f"{tokens:,} tokens × {1000 * each:.2f} ms, as this prompt was read; nothing where it is remembered"
+        rows.append(("Reading it anew", f"{1000 * tokens * each:,.0f} ms", formula))
+    elif finish is not None:
+        formula = f"Only {read:,} tokens of this prompt were read, too few to tell what reading the persona takes."
+        rows.append(("Reading it anew", "not this time: it was remembered", formula))
+    if anatomy is not None:
+        figure = ledger.turn(anatomy, tokens)
+        rows.append(("Its keys and values", figure.text, figure.formula))
+        rows.append(
+            (
+                "Its part of the context",
+                f"{tokens / inspection.model.context_length:.1%}",
+                _part(tokens, inspection.model),
+            )
+        )
+    return details(rows)
+
+
+def details(rows: Iterable[Row]) -> str:
+    """Numbers, each of which opens to its formula."""
+    made = [
+        f"<details><summary><span>{plain(name)}</span><b>{plain(value)}</b></summary><p>{plain(formula)}</p></details>"
+        for name, value, formula in rows
+    ]
+    return f'<div class="figures">{"".join(made)}</div>'
+
+
+def _row(figure: Figure, name: str) -> Row:
+    return name, figure.text, figure.formula
+
+
+def _part(tokens: int, model: ModelInfo) -> str:
+    return f"{tokens:,} ÷ {model.context_length:,} tokens"
+
+
+def _tokens(inspection: Inspection) -> int:
+    return len(inspection.prompt.token_ids) + len(inspection.traces)
+
+
+def _turn(inspection: Inspection) -> int:
+    """Tokens of this turn: the message and what belongs to it, and the reply."""
+    asked = sum(span.tokens for span in inspection.prompt.spans if span.source in ("message", "start"))
+    return max(1, asked + len(inspection.traces))
+
+
+def _read_formula(model: ModelInfo, anatomy: Anatomy, tokens: int, times: str) -> str:
+    return (
+        f"{human_bytes(model.read_bytes)} of weights (all but the table of embeddings where it is only looked up) + "
+        f"{times}{tokens:,} tokens × {anatomy.kv_per_token:,} B of keys and values"
+    )
+
+
+def _precision(model: ModelInfo, anatomy: Anatomy) -> str:
+    """The precision of the arithmetic that is nearest to what was loaded."""
+    return min(anatomy.read, key=lambda name: abs(anatomy.read[name] - model.read_bytes))

@@ -1,0 +1,128 @@
+"""The form in which a persona is written, and the small pieces that it shares with the panel. Knows no store."""
+
+import asyncio
+import html
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from chatui import cards, personas
+from chatui.personas import Persona
+from chatui.ui import controls
+from chatui.ui.uploads import Upload, uploaded
+
+Updates = dict[Any, Any]
+
+
+class PersonaEditor:
+    """Its components, rendered where it is made; not visible until it `shows` a persona.
+
+    `inputs` are what is sent with a click on `save`: what was given to `shows` as the source, and what `read` takes.
+    """
+
+    def __init__(self) -> None:
+        with gr.Column(visible=False, elem_id="persona-editor") as self.column:
+            self._build()
+        self.inputs: list[Component] = [self._source, *self._fields]
+        self.outputs: list[Any] = [self.column, *self.inputs, self._preview, self.picture, self.no_picture]
+
+    def _build(self) -> None:
+        self._source = gr.Textbox(visible=False)
+        with gr.Row(elem_classes="persona-row"):
+            self._preview = gr.Markdown(face(Persona("")))
+            self.picture = Upload("Choose picture", size="sm", min_width=0, scale=0, file_types=["image"])
+            self.no_picture = quiet("Remove", visible=False)
+        avatar = gr.Textbox(visible=False)
+        with gr.Row(elem_classes="persona-name"):
+            name = gr.Textbox(label="Name", max_lines=1, autofocus=True, min_width=0, scale=4)
+            emoji = gr.Textbox(label="Emoji", max_lines=1, min_width=0, scale=1)
+        prompt = gr.Textbox(
+            label="System prompt",
+            info="{{user}}, {{model}}, {{date}} and {{char}}, the persona's name, are filled in.",
+            lines=5,
+            max_lines=14,
+            elem_id="persona-prompt",
+        )
+        greeting = gr.Textbox(label="Greeting", lines=2, max_lines=6)
+        examples = gr.Textbox(label="Example prompts", info="One on each line.", lines=3, max_lines=8)
+        with_settings = gr.Checkbox(label="Keep the current generation settings with it", container=False)
+        self._fields: list[Component] = [avatar, name, emoji, prompt, greeting, examples, with_settings]
+        with gr.Row(elem_classes="persona-end"):
+            self.save = gr.Button("Save", size="sm", variant="primary", min_width=0)
+            self.cancel = gr.Button("Cancel", size="sm", min_width=0)
+
+    def shows(self, source: str, persona: Persona) -> Updates:
+        """What makes it visible, with a persona in it."""
+        shown = [
+            persona.avatar,
+            persona.name,
+            persona.emoji,
+            persona.system_prompt,
+            persona.greeting,
+            "\n".join(persona.examples),
+            persona.settings is not None,
+        ]
+        return {
+            self.column: gr.update(visible=True),
+            self._source: source,
+            **dict(zip(self._fields, shown, strict=True)),
+            **self._pictured(persona),
+        }
+
+    async def read(
+        self,
+        base: Persona,
+        avatar: str,
+        name: str,
+        emoji: str,
+        prompt: str,
+        greeting: str,
+        examples: str,
+        with_settings: bool,
+        *settings: Any,
+    ) -> Persona:
+        """`base` as the form has changed it. Raises ChatError."""
+        return personas.checked(
+            replace(
+                base,
+                name=name or "",
+                emoji=emoji or "",
+                system_prompt=prompt or "",
+                greeting=greeting or "",
+                examples=tuple((examples or "").split("\n")),
+                settings=controls.read(settings) if with_settings else None,
+                avatar=await asyncio.to_thread(cards.checked_avatar, avatar or ""),
+            )
+        )
+
+    async def pick(self, path: str | None) -> Updates:
+        """A picture has been uploaded. Raises TransferError."""
+        data = await asyncio.to_thread(uploaded, path, cards.LARGEST_FILE)
+        return self._pictured(Persona("", avatar=await asyncio.to_thread(cards.avatar, data)))
+
+    async def unpick(self) -> Updates:
+        """The picture is not wanted."""
+        return self._pictured(Persona(""))
+
+    def _pictured(self, persona: Persona) -> Updates:
+        return {
+            self._fields[0]: persona.avatar,
+            self._preview: face(persona),
+            self.picture: None,
+            self.no_picture: gr.update(visible=bool(persona.avatar)),
+        }
+
+
+def quiet(label: str, visible: bool = True) -> gr.Button:
+    """A button that is a word until it is wanted."""
+    return gr.Button(label, size="sm", min_width=0, scale=0, visible=visible)
+
+
+def face(persona: Persona) -> str:
+    """The persona's picture, or its emoji, or the first letter of its name. A block, in which nothing is Markdown."""
+    shown = html.escape(persona.emoji or persona.name[:1])
+    if persona.avatar:
+        shown = f'<img src="{html.escape(persona.avatar)}" alt="">'
+    return f'<div class="persona-face">{shown}</div>'

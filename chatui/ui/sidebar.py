@@ -1,0 +1,55 @@
+"""The left sidebar: new chats, search, the list of conversations, what is brought in and taken away."""
+
+import asyncio
+from datetime import datetime, timedelta, timezone
+
+import gradio as gr
+
+from chatui.errors import TransferError
+from chatui.store import checks, importing
+from chatui.ui import header, listening, listing
+from chatui.ui.tab import Tab
+from chatui.ui.uploads import Upload, uploaded
+
+BELOW = (
+    '<p class="chat-list-below"><a class="act" href="#archived">Archive</a> · '
+    '<a class="download" href="chats/export?format=json">Export all</a></p>'
+)
+
+
+class Sidebar:
+    """Its components, rendered where it is made."""
+
+    def __init__(self) -> None:
+        gr.Markdown(header.BRAND)
+        self.new = gr.Button("New chat", variant="primary", elem_id="new-chat")
+        self.temporary = gr.Button("Temporary chat", size="sm", elem_id="temporary-chat")
+        self.search = gr.Textbox(
+            label="Search",
+            show_label=False,
+            placeholder="Search chats",
+            elem_id="search",
+            container=False,
+            max_lines=1,
+        )
+        self.list = gr.Markdown(elem_id="chats")
+        self.bring = Upload("Import chats", size="sm", file_types=[".json", ".jsonl", ".zip"], elem_id="bring")
+        gr.Markdown(BELOW, elem_id="below-chats")
+
+    async def listed(self, tab: Tab) -> str:
+        """The list as this tab shows it."""
+        if tab.search.strip():
+            hits = await asyncio.to_thread(tab.kept.search, tab.search)
+            return listing.found(hits, tab.place)
+        place = tab.place
+        found = await asyncio.to_thread(tab.kept.conversations, place.shown + 1, None, place.archived)
+        now = datetime.now(timezone(timedelta(minutes=listening.minutes_ahead())))
+        return listing.listing(found[: place.shown], place, now, len(found) > place.shown)
+
+    async def add(self, tab: Tab, path: str | None) -> int:
+        """Take in the conversations of an uploaded file, which is then removed. Returns how many."""
+        data = await asyncio.to_thread(uploaded, path, checks.MOST_BYTES)
+        trees = await asyncio.to_thread(importing.read, data)
+        if not trees:
+            raise TransferError("There are no conversations in this file.", "Choose another one.")
+        return len(await asyncio.to_thread(tab.kept.add, trees))

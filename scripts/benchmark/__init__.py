@@ -1,0 +1,1 @@
+"""Measures OpenAI-compatible servers, ours first, against the loop that a plain Gradio page has."""

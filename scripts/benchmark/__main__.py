@@ -1,0 +1,24 @@
+"""`python -m scripts.benchmark`: with `page` for what reaches the browser, with `chats` for many conversations,
+with `traces` for what the Inspect view costs.
+"""
+
+import sys
+
+if sys.argv[1:2] == ["page"]:
+    from scripts.benchmark import page
+
+    raise SystemExit(page.main(sys.argv[2:]))
+
+if sys.argv[1:2] == ["chats"]:
+    from scripts.benchmark import chats
+
+    raise SystemExit(chats.main(sys.argv[2:]))
+
+if sys.argv[1:2] == ["traces"]:
+    from scripts.benchmark import traces
+
+    raise SystemExit(traces.main(sys.argv[2:]))
+
+from scripts.benchmark import run
+
+raise SystemExit(run.main())

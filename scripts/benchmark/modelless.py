@@ -1,0 +1,53 @@
+"""Our application without a model, in a process of its own: `python -m scripts.benchmark.modelless DATA_DIR`.
+
+For what no model has a part in. Its address is the first line that it writes.
+"""
+
+import socket
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from chatui.chat import ChatRequest, Finish, ModelInfo, ModelStatus, Prompt, ReplyDelta
+from chatui.server import build_app
+from chatui.settings import AppSettings, GenerationSettings
+
+INFO = ModelInfo("none", "float32", 0, 0, 4096, "cpu", GenerationSettings())
+
+
+class NoModel:
+    """Is always ready, and has nothing to say."""
+
+    def models(self) -> list[ModelStatus]:
+        """The one there is not."""
+        return [ModelStatus(INFO.name, "ready", info=INFO)]
+
+    async def stream(self, _: ChatRequest) -> AsyncGenerator[ReplyDelta]:
+        """An empty reply."""
+        yield ReplyDelta(finish=Finish("stop_token", 0, 0, 0, 0.0, 0.0, 0.0))
+
+    async def preview(self, _: ChatRequest) -> Prompt | None:
+        """There is no template."""
+        return None
+
+    async def spelled(self, _: Sequence[int]) -> tuple[str, ...]:
+        """There are no tokens."""
+        return ()
+
+    async def close(self) -> None:
+        """There is nothing to free."""
+
+
+def main(data_dir: Path) -> None:
+    """Serve until terminated."""
+    app = build_app(NoModel(), AppSettings(data_dir=data_dir))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none", lifespan="on")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,113 @@
+"""Our own server for the time of a measurement: started, watched until it is ready and quiet, stopped."""
+
+import asyncio
+import os
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import IO
+
+import httpx
+import psutil
+
+from chatui import cli
+from scripts.benchmark.server import Address, HttpServer, connected
+from scripts.benchmark.target import BenchError
+
+NAME = "chatui"
+ROOT = Path(__file__).parents[2]
+POLL_SECONDS = 0.2
+STOP_SECONDS = 10.0
+QUIET_CORES = 0.15
+QUIET_SECONDS = 2.0
+PATIENCE_SECONDS = 300.0
+
+Process = subprocess.Popen[str]
+
+
+@asynccontextmanager
+async def running(flags: Sequence[str], weight_bytes: int | None = None) -> AsyncIterator[HttpServer]:
+    """Our server with these flags, ready to answer. Raises BenchError where it fails to start."""
+    # With a key each `user` of a request is one of its own in the server's fair queue.
+    key = cli.parse(list(flags)).api_key or secrets.token_hex(16)
+    environment = {**os.environ, "CHATUI_PORT": "0", "CHATUI_API_KEY": key}
+    with tempfile.TemporaryFile("w+") as log, _started([sys.executable, "app.py", *flags], environment, log) as process:
+        url = await _ready(process, log)
+        address = Address(f"{url}/v1", NAME, api_key=key, weight_bytes=weight_bytes)
+        async with connected(address, settle=lambda: quiet(process.pid)) as server:
+            yield server
+
+
+async def quiet(pid: int) -> None:
+    """Return when the process and its children have hardly worked for a while; after PATIENCE_SECONDS in any case."""
+    before = _seconds_worked(pid)
+    for _ in range(int(PATIENCE_SECONDS / QUIET_SECONDS)):
+        await asyncio.sleep(QUIET_SECONDS)
+        now = _seconds_worked(pid)
+        worked = sum(max(0.0, seconds - before.get(child, 0.0)) for child, seconds in now.items())
+        if worked < QUIET_CORES * QUIET_SECONDS:
+            return
+        before = now
+    print(f"{NAME} still works in the background after {PATIENCE_SECONDS:.0f} s; it is measured all the same.")
+
+
+@contextmanager
+def _started(command: Sequence[str], environment: Mapping[str, str], log: IO[str]) -> Iterator[Process]:
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+async def _ready(process: Process, log: IO[str]) -> str:
+    """The address of the server when its model is loaded."""
+    url = ""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        while process.poll() is None:
+            await asyncio.sleep(POLL_SECONDS)
+            if found := re.search(r"^chatui is at (http://[^/\s]+)", _written(log), re.MULTILINE):
+                url = found[1]
+            try:
+                health = (await client.get(f"{url}/healthz")).json() if url else {}
+            except (httpx.HTTPError, ValueError):
+                continue
+            if health.get("status") == "ready":
+                return url
+            if health.get("status") == "failed":
+                raise BenchError(f"{NAME} could not load its model: {health.get('error')}")
+    last = (_written(log).strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+    raise BenchError(f"{NAME} did not start: {last.removeprefix('chatui: ')}")
+
+
+def _written(log: IO[str]) -> str:
+    # The file's position is shared with the process: pread leaves it alone.
+    return os.pread(log.fileno(), 1_000_000, 0).decode(errors="replace")
+
+
+def _seconds_worked(pid: int) -> dict[int, float]:
+    """Processor seconds by process, of one and its children."""
+    worked = {}
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return {}
+    for process in family:
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        worked[process.pid] = times.user + times.system
+    return worked

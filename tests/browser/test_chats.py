@@ -1,0 +1,224 @@
+"""Conversations that stay: the list at the left, versions, branches, links, and a server that goes away."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from chatui.settings import AppSettings
+from tests.browser.pages import PATIENCE, Chat, Site, wait_until
+from tests.fakes import FakeBackend, Hold
+
+pytestmark = pytest.mark.browser
+Open = Callable[..., Chat]
+
+
+def rows(page: Chat) -> list[str]:
+    return page.page.locator("#chats .chat-link").all_inner_texts()
+
+
+def choose(page: Chat, title: str, entry: str) -> None:
+    """From the menu of a conversation."""
+    named = page.page.locator(".chat-link").filter(has_text=title)
+    row = page.page.locator("#chats .chat-row").filter(has=named).first
+    row.hover()
+    row.locator("summary").click()
+    row.get_by_role("link", name=entry, exact=True).click()
+
+
+def link(page: Chat, name: str) -> None:
+    page.page.get_by_role("link", name=name, exact=True).last.click()
+
+
+def bar(page: Chat) -> str:
+    return re.sub(r"\s+", " ", page.log.locator(".chat-bar.answer").last.inner_text())
+
+
+def test_conversations_are_listed_renamed_pinned_archived_deleted_and_had_back(chat: Open) -> None:
+    page = chat(["fine"], fresh=True)
+    for question in ("about <b>apples</b> & pears", "about bread"):
+        page.start_anew()
+        expect(page.questions).to_have_count(0)
+        page.say(question)
+    assert rows(page) == ["about bread", "about <b>apples</b> & pears"]
+    choose(page, "apples", "Rename")
+    page.page.get_by_role("textbox", name="New title").fill("My = own <title>")
+    page.page.keyboard.press("Enter")
+    expect(page.page.get_by_role("link", name="My = own <title>")).to_be_visible()
+    choose(page, "own", "Pin")
+    expect(page.page.locator("#chats .chat-link").first).to_have_text("My = own <title>")
+    choose(page, "bread", "Delete")
+    expect(page.page.locator("#chats .chat-link")).to_have_count(1)
+    expect(page.questions).to_have_count(0)
+    link(page, "Undo")
+    expect(page.page.locator("#chats .chat-link")).to_have_count(2)
+    expect(page.questions).to_have_text(["about bread"])
+    choose(page, "bread", "Archive")
+    expect(page.page.locator("#chats .chat-link")).to_have_count(1)
+    link(page, "Archive")
+    expect(page.page.locator("#chats .chat-link")).to_have_text(["about bread"])
+    choose(page, "bread", "Back from the archive")
+    link(page, "Back to the chats")
+    expect(page.page.locator("#chats .chat-link")).to_have_count(2)
+    assert page.watch.errors == []
+
+
+def test_search_finds_titles_and_texts(chat: Open) -> None:
+    page = chat(["the reply names zebras"], ["nothing here"], fresh=True)
+    page.say("first question")
+    page.start_anew()
+    expect(page.questions).to_have_count(0)
+    page.say("second question")
+    search = page.page.get_by_role("textbox", name="Search chats")
+    search.fill("zebr")
+    expect(page.page.locator("#chats mark")).to_have_text("zebr")
+    expect(page.page.locator("#chats .chat-link")).to_have_text(["first question"])
+    page.page.locator("#chats .chat-link").click()
+    expect(page.questions).to_have_text(["first question"])
+    search.fill("unicorn")
+    expect(page.page.get_by_text("Nothing was found.")).to_be_visible()
+    search.fill("")
+    expect(page.page.locator("#chats .chat-link")).to_have_count(2)
+
+
+def test_versions_stay_and_can_be_gone_through(chat: Open) -> None:
+    page = chat(["first"], ["second"], ["third"], fresh=True)
+    page.say("one")
+    page.button("Retry").click()
+    expect(page.replies).to_have_text(["second"])
+    page.answered()
+    assert bar(page).startswith("‹ 2/2 ›")
+    page.log.get_by_role("link", name="Previous version").click()
+    expect(page.replies).to_have_text(["first"])
+    page.button("Edit").click()
+    page.log.get_by_role("textbox").fill("uno")
+    page.button("Submit").click()
+    expect(page.replies).to_have_text(["third"])
+    page.answered()
+    expect(page.questions).to_have_text(["uno"])
+    page.log.locator(".chat-bar.question").get_by_role("link", name="Previous version").click()
+    expect(page.questions).to_have_text(["one"])
+    page.page.reload()
+    expect(page.questions).to_have_text(["one"], timeout=PATIENCE)
+
+
+def test_a_branch_is_a_conversation_of_its_own(chat: Open) -> None:
+    page = chat(["first"], ["second"], ["other"], fresh=True)
+    page.say("one")
+    page.say("two")
+    page.log.locator(".chat-bar.answer").first.get_by_role("link", name="Branch").click()
+    expect(page.questions).to_have_text(["one"])
+    page.say("three")
+    assert [message.content for message in page.backend.requests[-1].messages[1:]] == ["one", "first", "three"]
+    assert len(rows(page)) == 2
+    page.page.locator("#chats .chat-link").last.click()
+    expect(page.questions).to_have_text(["one", "two"])
+
+
+def test_a_stopped_reply_goes_on_where_it_was_cut(chat: Open) -> None:
+    page = chat(["Once upon", " a time", Hold()], [" there was more."], fresh=True)
+    page.ask("tell me")
+    expect(page.log.get_by_text("Once upon a time")).to_be_visible()
+    page.stop.click()
+    expect(page.log.get_by_text("Stopped.")).to_be_visible()
+    link(page, "Continue")
+    expect(page.log.get_by_text("Once upon a time there was more.")).to_be_visible()
+    page.answered()
+    last = page.backend.requests[-1].messages[-1]
+    assert (last.role, last.content) == ("assistant", "Once upon a time")
+    assert bar(page).startswith("‹ 2/2 ›")
+
+
+def test_the_reply_starts_with_what_is_given(chat: Open) -> None:
+    page = chat([" said the fox."], fresh=True)
+    page.setting("Start the reply with").fill("Well,")
+    page.say("tell me")
+    expect(page.replies).to_have_text(["Well, said the fox."])
+    assert page.backend.requests[-1].messages[-1].content == "Well,"
+
+
+def test_a_temporary_chat_is_neither_listed_nor_found_again(chat: Open) -> None:
+    page = chat(["fine"], fresh=True)
+    page.button("Temporary chat").click()
+    expect(page.page.locator("body")).to_have_class(re.compile("temporary"))
+    page.say("a secret")
+    page.say("another")
+    assert [m.content for m in page.backend.requests[-1].messages[1:]] == ["a secret", "fine", "another"]
+    assert rows(page) == []
+    assert "chat=" not in page.page.url
+    page.page.reload()
+    expect(page.send).to_be_visible(timeout=PATIENCE)
+    expect(page.questions).to_have_count(0)
+
+
+def test_a_link_opens_a_conversation_for_its_owner_only(serve: Callable[..., Site], open_chat: Open) -> None:
+    site = serve(["fine"])
+    owner, stranger = open_chat(site), open_chat(site)
+    owner.say("mine alone")
+    address = owner.page.url
+    assert "?chat=" in address
+    owner.page.goto("about:blank")
+    owner.page.goto(address)
+    expect(owner.questions).to_have_text(["mine alone"], timeout=PATIENCE)
+    stranger.page.goto(address)
+    expect(stranger.cards).to_contain_text("There is no such conversation.", timeout=PATIENCE)
+    assert "mine alone" not in stranger.page.content()
+    export = address.replace("/?chat=", "/chats/export?chat=")
+    assert httpx.get(export).status_code == 404
+
+
+def test_feedback_with_a_note_is_exported_and_imported(chat: Open, tmp_path: Path) -> None:
+    page = chat(["fine"], fresh=True)
+    page.say("one")
+    page.button("Like").click()
+    link(page, "Add a note")
+    page.page.get_by_role("textbox", name="Note on this reply").fill("short & sweet")
+    page.page.keyboard.press("Enter")
+    expect(page.log.get_by_text("Note: short & sweet")).to_be_visible()
+    with page.page.expect_download() as download:
+        link(page, "Export all")
+    file = tmp_path / "chats.json"
+    download.value.save_as(file)
+    exported = json.loads(file.read_text())
+    reply = exported["conversations"][0]["messages"][1]
+    assert (reply["rating"], reply["note"], reply["content"]) == ("like", "short & sweet", "fine")
+    with page.page.expect_file_chooser() as chooser:
+        page.button("Import chats").click()
+    chooser.value.set_files(file)
+    expect(page.page.locator("#chats .chat-link")).to_have_count(2)
+
+
+def test_a_second_tab_hears_the_reply_to_its_end_and_can_stop_it(chat: Open) -> None:
+    hold = Hold()
+    page = chat(["Once", hold, " more", Hold()], fresh=True)
+    page.ask("tell me")
+    expect(page.log.get_by_text("Once", exact=True)).to_be_visible()
+    second = Chat(page.page.context.new_page(), page.site, page.watch)
+    second.page.goto(page.page.url)
+    expect(second.log.get_by_text("Once", exact=True)).to_be_visible(timeout=PATIENCE)
+    hold.release()
+    for tab in (page, second):
+        expect(tab.log.get_by_text("Once more", exact=True)).to_be_visible()
+    second.stop.click()
+    for tab in (page, second):
+        expect(tab.log.get_by_text("Stopped.", exact=True)).to_be_visible()
+    wait_until(lambda: page.backend.running == 0)
+
+
+def test_a_conversation_only_grows_over_a_restart(tmp_path: Path, open_chat: Open) -> None:
+    backend = FakeBackend(["before"], ["after"])
+    with Site(backend, AppSettings(data_dir=tmp_path)) as site:
+        page = open_chat(site)
+        page.say("one")
+        site.stop()
+        site.start()
+        expect(page.questions).to_have_text(["one"], timeout=PATIENCE)
+        expect(page.send).to_be_visible(timeout=PATIENCE)
+        page.say("two")
+        assert [m.content for m in backend.requests[-1].messages[1:]] == ["one", "before", "two"]
+        expect(page.questions).to_have_text(["one", "two"])
+        expect(page.replies).to_have_text(["before", "after"])

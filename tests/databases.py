@@ -1,0 +1,171 @@
+"""Databases for tests: stores on SQLite and on a real PostgreSQL, and a guard that no statement forgets the owner."""
+
+import itertools
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, event
+
+from chatui.personas import PRESETS
+from chatui.settings import AppSettings, GenerationSettings
+from chatui.store.database import ALL_OWNERS
+from chatui.store.records import Author, Turn
+from chatui.store.store import Store
+from scripts.benchmark.filling import FINISH as FINISH
+from scripts.benchmark.filling import fill as fill
+
+PASSWORD = "pa55:word/very secret"
+ENCODED_PASSWORD = "pa55%3Aword%2Fvery%20secret"
+OWNED = ("conversations", "messages", "personas", "inspections")
+INDEXES = ("message_words", "title_words")
+
+
+class OwnerMissingError(AssertionError):
+    """A statement reads or writes owned rows without saying whose."""
+
+
+def check_owner(sql: str) -> None:
+    """Raise OwnerMissingError unless every owned table in a statement is tied to a given owner."""
+    sql = re.sub(r"'[^']*'", "''", " ".join(sql.replace('"', "").split()))
+    into = re.match(rf"INSERT INTO ({'|'.join(OWNED)})\b ?\(([^)]*)\)", sql, re.I)
+    if into:
+        if not re.search(r"\bowner\b", into[2]):
+            raise OwnerMissingError(sql)
+        return
+    where = re.sub(r"^(UPDATE \w+) SET .*?( WHERE |$)", r"\1\2", sql, flags=re.I)
+    tied = 0
+    for table in OWNED:
+        used = re.findall(rf"(?:\bFROM|\bJOIN|^UPDATE|\bINTO|,) \(?{table}\b(?!\.)(?: AS (\w+))?", where, re.I)
+        for name in set(used):
+            given = r"owner = (?:\?|%s|%\(\w+\)s|:\w+|\$\d)"
+            found = len(re.findall(rf"\b{name or table}\.{given}", where, re.I))
+            if not found and len(used) == 1:
+                found = len(re.findall(rf"(?<!\.)\b{given}", where, re.I))
+            if found < used.count(name):
+                raise OwnerMissingError(f"{table}: {sql}")
+            tied += found
+    if not tied and any(re.search(rf"\b{index}\b", sql) for index in INDEXES):
+        raise OwnerMissingError(sql)
+
+
+def _guard(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+    options = context.execution_options if context is not None else connection.get_execution_options()
+    if not options.get(ALL_OWNERS):
+        check_owner(statement)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def guarded() -> Iterator[None]:
+    """No statement of any test goes by the guard."""
+    event.listen(Engine, "before_cursor_execute", _guard)
+    yield
+    event.remove(Engine, "before_cursor_execute", _guard)
+
+
+class Server:
+    """A PostgreSQL server of our own, listening on this computer only."""
+
+    def __init__(self, programs: Path) -> None:
+        self._programs = programs
+        self.folder = Path(tempfile.mkdtemp(prefix="chatui-postgresql-"))
+        self._count = itertools.count()
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, "postgres", "postgres")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+
+    def start(self) -> None:
+        data, password = self.folder / "data", self.folder / "password"
+        password.write_text(PASSWORD)
+        password.chmod(0o644)
+        self._run(
+            *("initdb", "-D", data, "-U", "chatui", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"),
+            *("--auth=scram-sha-256", f"--pwfile={password}"),
+        )
+        options = f"-c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -c fsync=off"
+        options += f" -p {self.port} -c full_page_writes=off"
+        self._run("pg_ctl", "-D", data, "-l", self.folder / "log", "-o", options, "-w", "start")
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        become = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        command = [*become, self._programs / program, *arguments]
+        subprocess.run(command, check=True, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def url(self, name: str, password: str = ENCODED_PASSWORD) -> str:
+        return f"postgresql://chatui:{password}@127.0.0.1:{self.port}/{name}"
+
+    def fresh(self) -> str:
+        """The URL of a new, empty database."""
+        name = f"test{next(self._count)}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return self.url(name)
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop")
+        shutil.rmtree(self.folder)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A running server; scripts/test installs the program where it can."""
+    found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True), shutil.which("initdb")]
+    if found[0] is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    server = Server(Path(found[0]).parent)
+    try:
+        server.start()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"PostgreSQL does not start: {getattr(error, 'stderr', b'') or error}")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> AppSettings:
+    """Settings that name an empty database."""
+    if request.param == "sqlite":
+        return AppSettings(data_dir=tmp_path / "data")
+    server: Server = request.getfixturevalue("postgresql")
+    return AppSettings(data_dir=tmp_path / "data", database_url=server.fresh())
+
+
+@pytest.fixture(params=["sqlite", "memory", "postgresql"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
+    """Makes empty stores of one kind."""
+    made: list[Store] = []
+
+    def make() -> Store:
+        if request.param == "memory":
+            made.append(Store.in_memory())
+        elif request.param == "sqlite":
+            made.append(Store.open(AppSettings(data_dir=tmp_path / f"data{len(made)}")))
+        else:
+            url = request.getfixturevalue("postgresql").fresh()
+            made.append(Store.open(AppSettings(data_dir=tmp_path / f"data{len(made)}", database_url=url)))
+        return made[-1]
+
+    yield make
+    for store in made:
+        store.close()
+
+
+@pytest.fixture
+def store(make_store: Callable[[], Store]) -> Store:
+    """An empty store on SQLite, in memory and on PostgreSQL."""
+    return make_store()
+
+
+def ask(question: str | None, conversation: str | None = None, parent: str | None = None, prefix: str = "") -> Turn:
+    author = Author("fake/echo", "main", "You are a test.", GenerationSettings(), seed=7, prefix=prefix)
+    return Turn(conversation, parent, question, author, PRESETS[0])

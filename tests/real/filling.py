@@ -1,0 +1,41 @@
+"""`python -m tests.real.filling`: load the default model, fill its slots, print what the process grew by, as JSON."""
+
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from chatui import ledger
+from chatui.catalogue import PRECISIONS, ModelSpec
+from chatui.local import facts, loading, serving
+from chatui.settings import AppSettings
+from tests import models
+
+
+def fill(precision: str, slots: int, capacity: int) -> dict[str, float]:
+    """Bytes that were predicted, and those that the process grew by, without what the libraries take for themselves."""
+    dtype, quantization = PRECISIONS[precision]
+    settings = AppSettings(dtype="auto" if quantization != "none" else dtype, quantization=quantization, compile="off")
+    spec = replace(ModelSpec.from_settings(settings), slots=slots, kv_memory=2**40)
+    with tempfile.TemporaryDirectory() as folder:
+        small = replace(spec, name=str(models.save(Path(folder))), slots=1)
+        serving.together(loading.load(small, settings.cache_dir, lambda _: None), small)
+    loaded = loading.load(spec, settings.cache_dir, lambda _: None)
+    before = facts.taken("cpu")
+    model = serving.together(replace(loaded, info=replace(loaded.info, context_length=capacity)), spec)
+    if model is None or loaded.info.anatomy is None:
+        raise RuntimeError("the default model has slots, and can be counted")
+    for tensor in (*model.batch.slots.storage.keys, *model.batch.slots.storage.values):
+        tensor.fill_(1)
+    return {
+        "weights predicted": ledger.weights(loaded.info.anatomy, precision).value,
+        "weights": loaded.info.measured_bytes,
+        "slots predicted": ledger.keys_and_values(loaded.info.anatomy, slots, capacity).value,
+        "slots": facts.taken("cpu") - before,
+    }
+
+
+if __name__ == "__main__":
+    precision, slots, capacity = sys.argv[1:]
+    sys.stdout.write(json.dumps(fill(precision, int(slots), int(capacity))))

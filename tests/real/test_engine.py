@@ -1,0 +1,151 @@
+"""The engine with the default model: alone, together, from a remembered start and through `generate()`, the same text.
+
+In float32, where sums taken in another order do not decide between two tokens; in bfloat16 they sometimes do.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+
+import psutil
+import pytest
+import torch
+
+from chatui.catalogue import ModelSpec
+from chatui.chat import ChatRequest, Finish, Message, Prompt, TokenTrace
+from chatui.local import embedded, loading, serving
+from chatui.local.engine import LocalBackend
+from chatui.settings import AppSettings, GenerationSettings
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(embedded.find() is None, reason=f"needs the default model: {embedded.INSTALL}"),
+]
+
+NEW_TOKENS = 24
+PERSONA = Message("system", "You are a helpful robot from 1986 who answers in one short sentence.")
+QUESTIONS = ("What is the capital of France?", "Write a haiku about rain.", "Why is the sky blue?", "Count to ten.")
+SETTINGS = GenerationSettings(temperature=0.0, max_new_tokens=NEW_TOKENS)
+CANCELLED = 1000
+# What a Python process may grow by for reasons of its own.
+GROWTH_BYTES = 30e6
+
+
+def spec_of(**values: str) -> ModelSpec:
+    return replace(ModelSpec.from_settings(AppSettings(**values)), compile="off")
+
+
+@pytest.fixture(scope="module")
+def loaded() -> loading.LoadedModel:
+    return loading.load(spec_of(dtype="float32", quantization="none"), AppSettings().cache_dir, lambda _: None)
+
+
+@pytest.fixture
+def backend(loaded: loading.LoadedModel) -> Iterator[LocalBackend]:
+    model = serving.together(loaded, spec_of())
+    assert model is not None
+    backend = LocalBackend(spec_of(), AppSettings().cache_dir, lambda *_: model).start()
+    yield backend
+    asyncio.run(backend.close())
+
+
+async def reply(backend: LocalBackend, *messages: Message, user: str = "") -> tuple[str, Finish]:
+    text, finish = "", None
+    async for delta in backend.stream(ChatRequest((PERSONA, *messages), SETTINGS, user=user)):
+        text, finish = text + delta.text, delta.finish or finish
+    assert finish is not None
+    return text, finish
+
+
+async def test_alone_together_from_a_remembered_start_and_by_generate(
+    backend: LocalBackend, loaded: loading.LoadedModel
+) -> None:
+    asked = [Message("user", question) for question in QUESTIONS]
+    alone = [await reply(backend, message) for message in asked]
+    assert alone[0][1].cached_tokens == 0
+    assert all(finish.cached_tokens > 0 for _, finish in alone[1:]), "the persona is remembered"
+    together = await asyncio.gather(*(reply(backend, message, user=message.content) for message in asked))
+    assert [text for text, _ in together] == [text for text, _ in alone]
+    for message, (text, _) in zip(asked, alone, strict=True):
+        ids = loaded.tokenizer.apply_chat_template(
+            [{"role": each.role, "content": each.content} for each in (PERSONA, message)],
+            add_generation_prompt=True,
+            return_tensors="pt",
+        )["input_ids"]
+        loaded.model.set_attn_implementation("sdpa")
+        whole = loaded.model.generate(ids, do_sample=False, max_new_tokens=NEW_TOKENS)[0, ids.shape[1] :]
+        loaded.model.set_attn_implementation(serving.forward.attention.NAME)
+        assert text == loaded.decode(whole.tolist())
+
+
+async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
+    backend: LocalBackend, loaded: loading.LoadedModel
+) -> None:
+    async def traced(number: int, temperature: float) -> tuple[Prompt, list[TokenTrace]]:
+        settings = GenerationSettings(temperature=temperature, top_p=0.9, max_new_tokens=40, seed=number)
+        request = ChatRequest((PERSONA, Message("user", QUESTIONS[number])), settings, user=str(number), trace=True)
+        prompt, traces = None, list[TokenTrace]()
+        async for delta in backend.stream(request):
+            prompt = delta.prompt or prompt
+            traces += delta.traces
+        assert prompt is not None
+        return prompt, traces
+
+    told = await asyncio.gather(
+        *(traced(number, temperature) for number, temperature in enumerate((0.0, 0.7, 1.3, 0.0)))
+    )
+    loaded.model.set_attn_implementation("sdpa")
+    try:
+        for prompt, traces in told:
+            ids = [*prompt.token_ids, *(trace.id for trace in traces)]
+            with torch.inference_mode():
+                shares = loaded.model(torch.tensor([ids])).logits[0].double().softmax(-1)
+            assert len(traces) > 3
+            for at, trace in enumerate(traces, len(prompt.token_ids) - 1):
+                assert trace.probability == pytest.approx(float(shares[at, trace.id]), abs=1e-3)
+                found = dict(zip(trace.ids, trace.steps[0], strict=True))
+                assert found == pytest.approx({id: float(shares[at, id]) for id in trace.ids}, abs=1e-3)
+    finally:
+        loaded.model.set_attn_implementation(serving.forward.attention.NAME)
+
+
+async def test_a_second_turn_reads_little_more_than_the_new_message(backend: LocalBackend) -> None:
+    first = Message("user", "Tell me about the sea. " * 20)
+    text, _ = await reply(backend, first)
+    _, finish = await reply(backend, first, Message("assistant", text), Message("user", "Go on."))
+    assert finish.cached_tokens > 0.85 * finish.prompt_tokens
+
+
+def test_weights_and_slots_take_what_was_said(loaded: loading.LoadedModel) -> None:
+    held = sum({tensor.data_ptr(): tensor.nbytes for tensor in loaded.model.state_dict().values()}.values())
+    assert loaded.info.weight_bytes == pytest.approx(held, rel=0.1)
+    before = psutil.Process().memory_info().rss
+    model = serving.together(loaded, replace(spec_of(), slots=2))
+    assert model is not None
+    for tensor in (*model.batch.slots.storage.keys, *model.batch.slots.storage.values):
+        tensor.fill_(1)
+    grown = psutil.Process().memory_info().rss - before
+    assert grown == pytest.approx(model.info.kv_bytes, rel=0.1)
+    layers, heads, size = 30, 3, 64
+    assert model.info.kv_bytes == pytest.approx(2 * layers * heads * size * 4 * 2 * model.info.context_length, rel=0.1)
+
+
+@pytest.mark.exhaustive
+async def test_a_thousand_cancelled_requests_leave_no_memory_behind(backend: LocalBackend) -> None:
+    async def cancelled(number: int) -> None:
+        message = Message("user", f"{number} {QUESTIONS[number % len(QUESTIONS)]}")
+        stream = backend.stream(ChatRequest((PERSONA, message), SETTINGS, user=str(number % 7)))
+        async for delta in stream:
+            if delta.tokens or number % 3 == 0:
+                break
+        await stream.aclose()
+
+    async def run(numbers: range) -> int:
+        for start in range(numbers.start, numbers.stop, 8):
+            await asyncio.gather(*map(cancelled, range(start, min(start + 8, numbers.stop))))
+        memory: int = psutil.Process().memory_info().rss
+        return memory
+
+    await run(range(CANCELLED // 5))
+    before = await run(range(CANCELLED // 5))
+    assert await run(range(CANCELLED)) - before < GROWTH_BYTES

@@ -1,0 +1,57 @@
+"""The default model takes the memory that the ledger says, and stays below its ceiling."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from chatui import ledger
+from chatui.catalogue import PRECISIONS, ModelSpec
+from chatui.local import embedded, loading, serving
+from chatui.settings import AppSettings
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(embedded.find() is None, reason=f"needs the default model: {embedded.INSTALL}"),
+]
+
+ROOT = Path(__file__).parents[2]
+ONE = ("bfloat16", 8, 1024)
+GRID = [(precision, slots, capacity) for precision in PRECISIONS for slots in (1, 8) for capacity in (1024, 8192)]
+STEPS, BEGUN = 60, 10
+
+
+@pytest.mark.parametrize(
+    ("precision", "slots", "capacity"),
+    [pytest.param(*each, marks=[] if each == ONE else pytest.mark.exhaustive) for each in GRID],
+)
+def test_memory_is_predicted_within_a_tenth(precision: str, slots: int, capacity: int) -> None:
+    command = [sys.executable, "-m", "tests.real.filling", precision, str(slots), str(capacity)]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    taken = json.loads(output)
+    predicted = taken["weights predicted"] + taken["slots predicted"]
+    assert taken["weights"] + taken["slots"] == pytest.approx(predicted, rel=0.1)
+    assert taken["weights"] == pytest.approx(taken["weights predicted"], rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int4"])
+def test_one_user_does_not_pass_the_ceiling(precision: str) -> None:
+    dtype, quantization = PRECISIONS[precision]
+    asked = "auto" if quantization != "none" else dtype
+    settings = AppSettings(dtype=asked, quantization=quantization, slots=1, kv_memory=1.0)
+    spec = ModelSpec.from_settings(settings)
+    loaded = loading.load(spec, settings.cache_dir, lambda _: None)
+    model = serving.together(loaded, spec)
+    assert model is not None
+    assert loaded.info.anatomy is not None
+    forward, seconds = model.batch.forward, []
+    forward.read(0, 0, range(100, 100 + BEGUN))
+    for position in range(BEGUN, BEGUN + STEPS):
+        start = time.perf_counter()
+        forward.decode([100], [0], [position])
+        seconds.append(time.perf_counter() - start)
+    reached, ceiling = 1 / min(seconds), ledger.ceiling(loaded.info.anatomy, precision)
+    assert reached <= ceiling.value, f"{reached:.0f} tokens/s, {ceiling.text} = {ceiling.formula}"

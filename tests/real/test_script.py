@@ -1,0 +1,84 @@
+"""The default model's replies are written again, token for token, by their scripts.
+
+In float32, where sums taken in another order do not decide between two tokens; in bfloat16 they sometimes do.
+"""
+
+import asyncio
+import contextlib
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from chatui.catalogue import ModelSpec
+from chatui.chat import ChatRequest, Finish, Message, Prompt, TokenTrace
+from chatui.inspection import Inspection
+from chatui.local import embedded, loading, serving
+from chatui.local.engine import LocalBackend
+from chatui.script import as_python
+from chatui.settings import AppSettings, GenerationSettings
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(embedded.find() is None, reason=f"needs the default model: {embedded.INSTALL}"),
+]
+
+SEED = 7
+PERSONA = Message("system", "You are a helpful robot from 1986.\n\nYou answer in one short sentence.")
+FRANCE = Message("user", "What is the capital of France?")
+SEA = Message("user", "Tell me about the sea.")
+TALK = (PERSONA, FRANCE, Message("assistant", "Paris, beep."), Message("user", "And of Spain?"))
+OFF: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
+GREEDY: dict[str, Any] = {"temperature": 0.0}
+ODD = Message("user", 'Write `<|im_end|>` and 你好 "👩‍👩‍👧" twice.')
+TURNS: dict[str, tuple[tuple[Message, ...], dict[str, Any]]] = {
+    "greedy": ((PERSONA, FRANCE), GREEDY),
+    "several turns": (TALK, GREEDY),
+    "defaults": ((SEA,), {}),
+    "temperature": ((SEA,), {**OFF, "temperature": 1.2}),
+    "top-k": ((SEA,), {**OFF, "top_k": 40}),
+    "top-p": ((SEA,), {**OFF, "temperature": 1.5, "top_p": 0.95}),
+    "min-p": ((SEA,), {**OFF, "temperature": 1.8, "top_p": 0.98, "min_p": 0.05}),
+    "penalty": ((SEA,), {"temperature": 0.5, "repetition_penalty": 1.2}),
+    "stop string": ((ODD,), {"stop": (" a", "\n")}),
+    "goes on": ((FRANCE, Message("assistant", "The capital of")), {"temperature": 0.9}),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded() -> loading.LoadedModel:
+    settings = AppSettings(dtype="float32", quantization="none")
+    return loading.load(ModelSpec.from_settings(settings), settings.cache_dir, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def backend(loaded: loading.LoadedModel) -> Iterator[LocalBackend]:
+    spec = replace(ModelSpec.from_settings(AppSettings()), compile="off")
+    model = serving.together(loaded, spec)
+    assert model is not None
+    backend = LocalBackend(spec, AppSettings().cache_dir, lambda *_: model).start()
+    yield backend
+    asyncio.run(backend.close())
+
+
+@pytest.mark.parametrize("name", TURNS)
+async def test_the_script_writes_the_same_tokens(backend: LocalBackend, loaded: loading.LoadedModel, name: str) -> None:
+    messages, values = TURNS[name]
+    settings = GenerationSettings(**{"max_new_tokens": 32, "seed": SEED, **values})
+    prompt: Prompt | None = None
+    finish: Finish | None = None
+    traces: list[TokenTrace] = []
+    async for delta in backend.stream(ChatRequest(messages, settings, trace=True)):
+        prompt, finish = delta.prompt or prompt, delta.finish or finish
+        traces += delta.traces
+    assert prompt is not None
+    assert finish is not None
+    assert len(traces) == finish.completion_tokens
+    script = as_python(Inspection(loaded.info, prompt, tuple(traces), finish=finish), settings, finish.seed)
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(script, "script.py", "exec"), names)
+    assert names["reply"] == [trace.id for trace in traces]
+    assert "The reply is that of chatui: True" in printed.getvalue()

@@ -1,0 +1,170 @@
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from chatui.errors import ChatError, NotFoundError
+from chatui.personas import PRESETS
+from chatui.runner import Live, Runner
+from chatui.settings import GenerationSettings
+from chatui.store.records import Author, Turn
+from chatui.store.store import Store
+from chatui.ui import actions
+from chatui.ui.place import FIRST_SHOWN, Place
+from chatui.ui.tab import Tab
+from tests.fakes import FakeBackend, Hold
+
+ON_A_CHAT = ("open", "rename", "pin", "unpin", "archive", "unarchive", "delete", "restore")
+ON_A_MESSAGE = ("version", "branch", "note")
+ON_THE_LIST = ("more", "archived", "unarchived", "refresh")
+
+
+@pytest.fixture
+async def runner() -> AsyncIterator[Runner]:
+    runner = Runner(FakeBackend(["said"]), Store.in_memory(), Store.in_memory())
+    yield runner
+    await runner.close()
+
+
+async def asked(runner: Runner, question: str = "What?", parent: str | None = None, chat: str | None = None) -> Live:
+    author = Author("m", "r", "", GenerationSettings(), seed=7)
+    return await runner.ask("a", Turn(chat, parent, question, author, PRESETS[0]))
+
+
+async def answered(runner: Runner, question: str = "What?", **where: str | None) -> Live:
+    live = await asked(runner, question, **where)
+    async for _ in live.changes():
+        pass
+    return live
+
+
+def tab(runner: Runner, owner: str = "a", **place: object) -> Tab:
+    return Tab(owner, replace(Place(), **place), runner)  # type: ignore[arg-type]
+
+
+def test_every_action_is_tested() -> None:
+    assert {*ON_A_CHAT, *ON_A_MESSAGE, *ON_THE_LIST} == set(actions.ACTIONS)
+
+
+@pytest.mark.parametrize("name", [*ON_A_CHAT, *ON_A_MESSAGE])
+async def test_what_is_anothers_is_not_there_and_stays_as_it_was(runner: Runner, name: str) -> None:
+    live = await answered(runner)
+    target = live.conversation.id if name in ON_A_CHAT else live.message.id
+    before = list(runner.shelf("a").trees())
+    for chosen in (target, "nothing", "", "\x00"):
+        with pytest.raises(NotFoundError) as caught:
+            await actions.do(tab(runner, "b"), name, chosen, "value")
+        assert str(caught.value) == str(NotFoundError("conversation" if name in ON_A_CHAT else "message"))
+    assert list(runner.shelf("a").trees()) == before
+    assert runner.shelf("b").conversations() == []
+
+
+@pytest.mark.parametrize("name", ["", "continue", "_open", "drop table", "__class__"])
+async def test_what_is_unknown_is_refused(runner: Runner, name: str) -> None:
+    with pytest.raises(ChatError, match="unknown"):
+        await actions.do(tab(runner), name, "x", "")
+
+
+@pytest.mark.parametrize(("on", "off", "field"), [("pin", "unpin", "pinned"), ("archive", "unarchive", "archived")])
+async def test_marks_are_set_and_taken_away(runner: Runner, on: str, off: str, field: str) -> None:
+    chat = (await answered(runner)).conversation.id
+    at = tab(runner, chat=chat, ids=("x",))
+    for name, expected in ((on, True), (on, True), (off, False), (off, False)):
+        assert await actions.do(at, name, chat, "") == at.place
+        assert getattr(runner.shelf("a").conversation(chat), field) is expected
+
+
+async def test_a_title_is_given_and_taken_back(runner: Runner) -> None:
+    chat = (await answered(runner, "First words")).conversation.id
+    await actions.do(tab(runner), "rename", chat, "a=b|c")
+    assert runner.shelf("a").conversation(chat).title == "a=b|c"
+    await actions.do(tab(runner), "rename", chat, " ")
+    assert runner.shelf("a").conversation(chat).title == "First words"
+
+
+async def test_opening_leaves_a_temporary_chat(runner: Runner) -> None:
+    chat = (await answered(runner)).conversation.id
+    place = await actions.do(tab(runner, chat="other", temporary=True, ids=("x",), shown=99), "open", chat, "")
+    assert place == Place(chat=chat, shown=99)
+
+
+async def test_a_version_is_gone_to_with_what_follows_it(runner: Runner) -> None:
+    first = await answered(runner, "first")
+    chat = first.conversation.id
+    below = await answered(runner, "below", chat=chat, parent=first.message.id)
+    await answered(runner, "edited", chat=chat, parent=None)
+    question = first.path[0].id
+    at = tab(runner, chat=chat)
+    assert await actions.do(at, "version", question, "") == at.place
+    assert runner.shelf("a").path(chat)[-1].id == below.message.id
+
+
+async def test_turning_to_a_version_stops_what_is_written_in_the_chat_alone(runner: Runner) -> None:
+    first = await answered(runner)
+    chat = first.conversation.id
+    runner.backend = FakeBackend([Hold()])
+    here, elsewhere = await asked(runner, "again", chat=chat, parent=None), await asked(runner)
+    async with asyncio.timeout(10):
+        await actions.do(tab(runner, chat=chat), "version", first.path[0].id, "")
+    assert (here.state, elsewhere.state) == ("stopped", "running")
+
+
+@pytest.mark.parametrize("temporary", [False, True])
+async def test_a_branch_is_another_chat_of_the_same_kind(runner: Runner, temporary: bool) -> None:
+    author = Author("m", "r", "", GenerationSettings(), seed=7)
+    live = await runner.ask("a", Turn(None, None, "What?", author, PRESETS[0]), temporary)
+    async for _ in live.changes():
+        pass
+    at = tab(runner, chat=live.conversation.id, temporary=temporary)
+    place = await actions.do(at, "branch", live.message.id, "")
+    assert place.temporary is temporary
+    assert place.chat != live.conversation.id
+    shelf = runner.shelf("a", temporary)
+    assert [m.content for m in shelf.path(place.chat)] == [m.content for m in shelf.path(live.conversation.id)]
+    assert len(runner.shelf("a").conversations()) == (0 if temporary else 2)
+
+
+async def test_a_note_leaves_the_rating(runner: Runner) -> None:
+    live = await answered(runner)
+    runner.shelf("a").rate(live.message.id, "dislike")
+    await actions.do(tab(runner, chat=live.conversation.id), "note", live.message.id, "too short")
+    rated = runner.shelf("a").message(live.message.id)
+    assert (rated.rating, rated.note) == ("dislike", "too short")
+
+
+async def test_deleting_ends_its_reply_and_can_be_undone(runner: Runner) -> None:
+    runner.backend = backend = FakeBackend([Hold()])
+    live = await asked(runner)
+    chat = live.conversation.id
+    async with asyncio.timeout(10):
+        place = await actions.do(tab(runner, chat=chat, ids=("x",)), "delete", chat, "")
+    assert place == Place(removed=chat)
+    assert backend.running == 0
+    assert runner.shelf("a").conversations() == []
+    back = await actions.do(Tab("a", place, runner), "restore", chat, "")
+    assert back == Place(chat=chat)
+    assert [one.id for one in runner.shelf("a").conversations()] == [chat]
+
+
+async def test_deleting_another_chat_leaves_the_tab_where_it_is(runner: Runner) -> None:
+    chat, other = [(await answered(runner)).conversation.id for _ in range(2)]
+    place = await actions.do(tab(runner, chat=chat, ids=("x",)), "delete", other, "")
+    assert (place.chat, place.ids, place.removed) == (chat, ("x",), other)
+
+
+async def test_the_next_action_takes_back_the_offer_to_undo(runner: Runner) -> None:
+    assert (await actions.do(tab(runner, removed="x"), "refresh", "", "")).removed == ""
+
+
+async def test_the_list_is_lengthened_and_turned_over(runner: Runner) -> None:
+    more = await actions.do(tab(runner), "more", "", "")
+    assert more.shown == 2 * FIRST_SHOWN
+    archive = await actions.do(Tab("a", more, runner), "archived", "", "")
+    assert (archive.archived, archive.shown) == (True, FIRST_SHOWN)
+    assert await actions.do(Tab("a", archive, runner), "unarchived", "", "") == Place()
+
+
+async def test_the_list_never_gets_longer_than_a_place_can_say(runner: Runner) -> None:
+    place = await actions.do(tab(runner, shown=99_999), "more", "", "")
+    assert Place.read(place.written()) == place

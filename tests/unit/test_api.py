@@ -1,0 +1,949 @@
+"""The /v1 routes over a scripted backend: in bodies by hand, and as the real `openai` client sees them."""
+
+import asyncio
+import contextlib
+import json
+import math
+import socket
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+from starlette.types import Message as Event
+
+from chatui import server
+from chatui.api import access, incoming, requests, routes
+from chatui.chat import ChatRequest, Finish, Message, ModelStatus, ReplyDelta
+from chatui.errors import GenerationError, ModelError, OverloadError, TooLongError
+from chatui.settings import AppSettings, GenerationSettings
+from tests.fakes import INFO, FakeBackend, Hold
+
+KEY = "sesame-open"
+HI: dict[str, Any] = {"role": "user", "content": "Hi"}
+CHAT = "/v1/chat/completions"
+PATIENCE = 5.0
+FINISH = Finish("length", 10, 4, 7, 0.5, 1.5, 2.5, cached_tokens=6)
+
+
+def app_of(backend: FakeBackend, **values: object) -> Starlette:
+    return Starlette(routes=[routes.mount(backend, AppSettings.model_validate(values))])
+
+
+def client_of(
+    backend: FakeBackend, base: str = "http://localhost:7860", address: str = "127.0.0.1", **values: object
+) -> TestClient:
+    return TestClient(app_of(backend, **values), base, client=(address, 5), raise_server_exceptions=False)
+
+
+def ask(backend: FakeBackend, **fields: object) -> httpx.Response:
+    return post(backend, json.dumps({"messages": [HI], **fields}))
+
+
+def post(backend: FakeBackend, body: str | bytes, kind: str = "application/json") -> httpx.Response:
+    return client_of(backend).post(CHAT, content=body, headers={"Content-Type": kind})
+
+
+def refused(response: httpx.Response, status: int, param: str | None = None, code: str | None = None) -> str:
+    """The error's message; it must have OpenAI's shape."""
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["param"], error["code"] if code else None) == (param, code)
+    return str(error["message"])
+
+
+def events_of(text: str) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+async def eventually(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not check():
+            await asyncio.sleep(0.005)
+
+
+@contextlib.contextmanager
+def served(backend: FakeBackend, **values: object) -> Iterator[str]:
+    """The address of a real server, its page too."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        app = server.build_app(backend, AppSettings.model_validate(values))
+        running = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            deadline = time.monotonic() + 30
+            while not running.started and time.monotonic() < deadline:
+                time.sleep(0.02)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            running.should_exit = True
+            thread.join(20)
+
+
+class Connection:
+    """One POST by a client that can leave; `sent` is what it gets, unless its connection is broken."""
+
+    def __init__(self, backend: FakeBackend, broken: bool = False, **fields: object) -> None:
+        self._broken = broken
+        self.sent: list[Event] = []
+        self.left = asyncio.Event()
+        self._body: bytes | None = json.dumps({"messages": [HI], **fields}).encode()
+        headers = {"host": "localhost", "content-type": "application/json"}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": CHAT,
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "client": ("127.0.0.1", 5),
+        }
+        self.answering = asyncio.create_task(app_of(backend)(scope, self._receive, self._send))
+
+    @property
+    def text(self) -> str:
+        return b"".join(event.get("body", b"") for event in self.sent).decode()
+
+    async def _receive(self) -> Event:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, event: Event) -> None:
+        if self._broken:
+            raise OSError("broken")
+        self.sent.append(dict(event))
+
+
+# Replies
+
+
+def test_a_whole_reply() -> None:
+    backend = FakeBackend([ReplyDelta(reasoning="Hm."), "Hel", "lo", ReplyDelta(finish=FINISH)])
+    response = ask(backend)
+    assert response.status_code == 200
+    assert response.headers["cache-control"] == "no-store"
+    body = response.json()
+    assert body["id"].startswith("chatcmpl-")
+    assert (body["object"], body["model"]) == ("chat.completion", "fake/echo")
+    assert abs(body["created"] - time.time()) < 60
+    choice = body["choices"][0]
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": "Hello",
+        "reasoning_content": "Hm.",
+        "refusal": None,
+    }
+    assert choice["finish_reason"] == "length"
+    assert body["usage"] == {
+        "prompt_tokens": 10,
+        "completion_tokens": 4,
+        "total_tokens": 14,
+        "prompt_tokens_details": {"cached_tokens": 6},
+    }
+    assert body["timings"] == {"queue_seconds": 0.5, "prefill_seconds": 1.5, "decode_seconds": 2.5, "seed": 7}
+
+
+@pytest.mark.parametrize("reason", ["stop_token", "stop_string", "cancelled"])
+def test_other_ends_are_stop(reason: Any) -> None:
+    backend = FakeBackend(["x", ReplyDelta(finish=replace(FINISH, reason=reason))])
+    assert ask(backend).json()["choices"][0]["finish_reason"] == "stop"
+    assert events_of(ask(backend, stream=True).text)[-2]["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("usage", [True, False])
+def test_a_streamed_reply(usage: bool) -> None:
+    backend = FakeBackend([ReplyDelta(reasoning="Hm."), "Hé", "\u2028", "lo", ReplyDelta(finish=FINISH)])
+    response = ask(backend, stream=True, stream_options={"include_usage": usage})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["cache-control"] == "no-store"
+    assert "\u2028" not in response.text
+    *chunks, done = events_of(response.text)
+    assert done == "[DONE]"
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    if usage:
+        last = chunks.pop()
+        assert last["choices"] == []
+        assert last["usage"]["prompt_tokens_details"] == {"cached_tokens": 6}
+        assert all(chunk["usage"] is None for chunk in chunks)
+    else:
+        assert not any("usage" in chunk for chunk in chunks)
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert "".join(delta.get("content", "") for delta in deltas) == "Hé\u2028lo"
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Hm."
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["length"]
+    assert chunks[-1]["timings"]["seed"] == 7
+
+
+class Unpaced(FakeBackend):
+    """Sends its whole script at once, and no finish of its own."""
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
+        for piece in self.replies[0]:  # type: ignore[union-attr]
+            yield piece if isinstance(piece, ReplyDelta) else ReplyDelta(text=piece)
+
+
+def test_deltas_that_wait_are_gathered_into_one_chunk() -> None:
+    said = events_of(ask(Unpaced([*"abcdefgh", ReplyDelta(finish=FINISH)]), stream=True).text)
+    assert [event["choices"][0]["delta"].get("content") for event in said[:-1]] == ["", "abcdefgh", None]
+
+
+async def test_text_is_sent_as_soon_as_it_is_there() -> None:
+    hold = Hold()
+    connection = Connection(FakeBackend(["first", hold, "second"]), stream=True)
+    await eventually(lambda: "first" in connection.text)
+    assert "second" not in connection.text
+    hold.release()
+    await asyncio.wait_for(connection.answering, PATIENCE)
+    assert "second" in connection.text
+
+
+def test_progress_is_told_in_comments() -> None:
+    text = ask(FakeBackend([ReplyDelta(read=512), "x"]), stream=True).text
+    assert ": read 512\n\n" in text
+    assert events_of(text)[-1] == "[DONE]"
+
+
+async def test_a_long_wait_keeps_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "HOLD_SECONDS", 0.03)
+    monkeypatch.setattr(routes, "KEEP_ALIVE_SECONDS", 0.03)
+    hold = Hold()
+    backend = FakeBackend(["x"])
+    backend.before = [ReplyDelta(place=3), hold]
+    connection = Connection(backend, stream=True)
+    await eventually(lambda: ": place 3\n\n" in connection.text and ": waiting\n\n" in connection.text)
+    hold.release()
+    await asyncio.wait_for(connection.answering, PATIENCE)
+    assert events_of(connection.text)[-1] == "[DONE]"
+
+
+# Clients that leave
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("waiting", [False, True], ids=["writing", "waiting"])
+async def test_a_client_that_leaves_cancels_its_reply(stream: bool, waiting: bool) -> None:
+    backend = FakeBackend(["one", Hold()])
+    if waiting:
+        backend.before = [ReplyDelta(place=1), Hold()]
+    connection = Connection(backend, stream=stream)
+    await eventually(lambda: backend.running == 1 and (waiting or backend.last_piece_at > 0))
+    assert backend.cancelled == 0
+    connection.left.set()
+    await eventually(lambda: backend.cancelled == 1)
+    assert backend.running == 0
+    await asyncio.wait_for(connection.answering, PATIENCE)
+
+
+async def test_a_cancelled_answer_cancels_its_reply() -> None:
+    backend = FakeBackend(["one", Hold()])
+    connection = Connection(backend, stream=True)
+    await eventually(lambda: "one" in connection.text)
+    connection.answering.cancel()
+    await eventually(lambda: backend.cancelled == 1)
+
+
+async def test_leaving_counts_more_than_deltas_that_wait() -> None:
+    left = asyncio.Event()
+
+    async def receive() -> Event:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    backend = FakeBackend(["one", Hold()])
+    watched = incoming.Incoming(backend.stream(ChatRequest((), GenerationSettings())), receive)
+    await eventually(lambda: backend.last_piece_at > 0)
+    left.set()
+    await asyncio.sleep(0.02)
+    with pytest.raises(incoming.ClientGoneError):
+        await watched.batch(PATIENCE)
+    await watched.aclose()
+    assert backend.cancelled == 1
+
+
+def test_a_finished_reply_is_not_cancelled() -> None:
+    backend = FakeBackend()
+    for stream in (False, True):
+        assert ask(backend, stream=stream).status_code == 200
+    assert (backend.running, backend.cancelled) == (0, 0)
+
+
+async def test_a_broken_connection_cancels_its_reply() -> None:
+    backend = FakeBackend(["one", Hold()])
+    connection = Connection(backend, broken=True, stream=True)
+    await asyncio.wait_for(connection.answering, PATIENCE)
+    assert (backend.running, backend.cancelled) == (0, 1)
+
+
+# Errors of the backend
+
+
+def test_a_full_queue_is_429_with_the_time_to_wait() -> None:
+    backend = FakeBackend()
+    backend.before = [OverloadError("Too many are waiting.", retry_after=17)]
+    for stream in (False, True):
+        response = ask(backend, stream=stream)
+        assert "Too many" in refused(response, 429, code="rate_limit_exceeded")
+        assert response.headers["retry-after"] == "17"
+
+
+@pytest.mark.parametrize("place", [None, 2])
+def test_a_prompt_that_is_too_long_is_400_even_from_the_queue(place: int | None) -> None:
+    backend = FakeBackend()
+    places = [ReplyDelta(place=place)] if place else []
+    backend.before = [*places, TooLongError("It takes 9,000 tokens; there is room for 4,000.")]
+    for stream in (False, True):
+        said = refused(ask(backend, stream=stream), 400, "messages", "context_length_exceeded")
+        assert "9,000" in said
+        assert "4,000" in said
+
+
+def test_a_model_that_is_not_there_is_503() -> None:
+    backend = FakeBackend()
+    backend.status = ModelStatus("m", "loading", "reading weights")
+    response = ask(backend)
+    assert "reading weights" in refused(response, 503)
+    assert int(response.headers["retry-after"]) > 0
+    assert client_of(backend).get("/v1/models").json()["data"][0]["id"] == "m"
+    backend.status = ModelStatus("m", "failed", error=ModelError("Too big.", "Buy memory."))
+    assert refused(ask(backend), 503) == "Too big. Buy memory."
+
+
+def test_what_nobody_foresaw_tells_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
+    backend = FakeBackend()
+    backend.before = [RuntimeError("/secret/path")]
+    for stream in (False, True):
+        response = ask(backend, stream=stream)
+        assert refused(response, 500)
+        assert "secret" not in response.text
+        assert "/secret/path" in caplog.text
+        caplog.clear()
+
+
+@pytest.mark.parametrize("error", [GenerationError("The logits are NaN."), RuntimeError("/secret/path")])
+def test_an_error_in_mid_stream_ends_it(error: Exception) -> None:
+    response = ask(FakeBackend(["some", error]), stream=True)
+    assert response.status_code == 200
+    *_, said, last = events_of(response.text)
+    assert said["choices"][0]["delta"] == {"content": "some"}
+    assert last["error"]["type"] == "server_error"
+    assert ("NaN" in response.text) == isinstance(error, GenerationError)
+    assert "secret" not in response.text
+    refused(ask(FakeBackend(["some", error])), 500)
+
+
+def test_a_reply_without_a_finish_is_an_error() -> None:
+    cut = Unpaced(["half"])
+    assert "early" in refused(ask(cut), 500)
+    assert events_of(ask(cut, stream=True).text)[-1]["error"]["type"] == "server_error"
+
+
+# Requests
+
+
+def test_what_a_request_leaves_out_is_the_models_default() -> None:
+    backend = FakeBackend()
+    defaults = GenerationSettings(temperature=0.25, top_k=40, stop=("END",))
+    backend.status = replace(backend.status, info=replace(INFO, defaults=defaults))
+    ask(backend)
+    request = backend.requests[-1]
+    assert request.settings == defaults
+    assert request.messages == (Message("user", "Hi"),)
+    assert (request.model, request.user, request.whole, request.ignore_eos) == (
+        "fake/echo",
+        "api:127.0.0.1",
+        True,
+        False,
+    )
+    ask(backend, temperature=1, stop=None, seed=None)
+    assert backend.requests[-1].settings == defaults.model_copy(update={"temperature": 1.0})
+
+
+def test_every_setting_can_be_asked_for_in_both_dialects() -> None:
+    backend = FakeBackend()
+    asked = {"temperature": 1.5, "top_p": 0.5, "seed": 3, "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2}
+    for name in ("max_tokens", "max_completion_tokens", "max_new_tokens"):
+        assert ask(backend, **asked, stop=["a", "b"], ignore_eos=True, **{name: 9}).status_code == 200
+        request = backend.requests[-1]
+        assert request.settings == GenerationSettings(**asked, max_new_tokens=9, stop=("a", "b"))  # type: ignore[arg-type]
+        assert request.ignore_eos
+    assert {*asked, "stop", "max_new_tokens"} == set(GenerationSettings.model_fields)
+    ask(backend, stop="END")
+    assert backend.requests[-1].settings.stop == ("END",)
+
+
+def test_two_spellings_of_one_setting_must_agree() -> None:
+    backend = FakeBackend()
+    assert ask(backend, max_tokens=5, max_completion_tokens=5).status_code == 200
+    assert ask(backend, max_tokens=5, max_completion_tokens=None).status_code == 200
+    assert backend.requests[-1].settings.max_new_tokens == 5
+    refused(ask(backend, max_tokens=5, max_completion_tokens=6), 400, "max_completion_tokens")
+    refused(ask(backend, max_tokens=1, max_completion_tokens=True), 400, "max_completion_tokens")
+
+
+NUMBERS = [
+    *("max_tokens", "max_completion_tokens", "n", "frequency_penalty", "presence_penalty", "top_logprobs"),
+    *(name for name in GenerationSettings.model_fields if name != "stop"),
+]
+HOSTILE = st.sampled_from([-1, 0, 1, 1e9, 10**30, "1", None, True, [], {}, [[]], 0.5, math.inf, -math.inf, math.nan])
+
+
+@given(st.dictionaries(st.sampled_from(NUMBERS), HOSTILE, min_size=1, max_size=2))
+@examples(max_examples=300, deadline=None)
+def test_a_hostile_number_is_refused_by_name_or_does_what_it_says(fields: dict[str, Any]) -> None:
+    backend = FakeBackend(["x"], rate=1e9)
+    body = json.dumps({"messages": [HI], **fields})
+    response = post(backend, body)
+    if response.status_code == 400:
+        error = response.json()["error"]
+        assert error["param"] in fields
+        assert fields[error["param"]] is not None
+        assert error["param"] in error["message"]
+        assert not backend.requests
+        return
+    assert response.status_code == 200
+    settings = backend.requests[0].settings
+    for name, value in fields.items():
+        name = requests.SPELLINGS.get(name, name)
+        if value is not None and name in GenerationSettings.model_fields:
+            assert getattr(settings, name) == value
+            assert not isinstance(value, bool)
+
+
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999"])
+def test_numbers_that_are_no_json_are_refused(text: str) -> None:
+    for field in ("temperature", "top_p", "max_tokens", "n"):
+        body = f'{{"messages": [{json.dumps(HI)}], "{field}": {text}}}'
+        response = post(FakeBackend(), body)
+        refused(response, 400, field)
+    body = f'{{"messages": [{json.dumps(HI)}], "metadata": {{"x": {text}}}}}'
+    response = post(FakeBackend(), body)
+    assert response.status_code == (200 if text == "1e999" else 400)
+
+
+HARMLESS = {
+    **{"n": 1, "frequency_penalty": 0, "presence_penalty": 0.0, "logprobs": False, "top_logprobs": 0, "store": False},
+    **{"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "logit_bias": {}, "user": "ada"},
+    **{"metadata": {"a": "b"}, "service_tier": "auto", "parallel_tool_calls": True, "modalities": ["text"]},
+    **{"safety_identifier": "x", "prompt_cache_key": "x", "stream_options": {"include_obfuscation": False}},
+}
+
+
+def test_what_asks_for_nothing_is_taken() -> None:
+    backend = FakeBackend()
+    assert ask(backend, **HARMLESS).status_code == 200
+    plain = backend.requests[-1]
+    nulls = dict.fromkeys(requests.KNOWN - {"messages"})
+    assert ask(backend, **nulls).status_code == 200
+    assert backend.requests[-1] == plain
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 2),
+        ("n", True),
+        ("frequency_penalty", 0.1),
+        ("presence_penalty", -1),
+        ("logprobs", True),
+        ("logprobs", 0),
+        ("store", True),
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "required"),
+        ("response_format", {"type": "json_object"}),
+        ("logit_bias", {"5": 100}),
+        ("modalities", ["text", "audio"]),
+        ("reasoning_effort", "high"),
+        ("web_search_options", {}),
+        ("chat_template", "{{ messages }}"),
+        ("chat_template_kwargs", {"enable_thinking": False}),
+        ("best_of", 1),
+        ("temprature", 1.0),
+        ("stream", 1),
+        ("stream", "true"),
+        ("ignore_eos", 1),
+        ("user", 5),
+        ("model", 5),
+        ("stop", ""),
+        ("stop", ["a"] * 17),
+        ("stop", "\ud800"),
+        ("user", "\ud800"),
+        ("messages", None),
+        ("messages", []),
+        ("messages", "Hi"),
+        ("messages", {}),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(field: str, value: object) -> None:
+    backend = FakeBackend()
+    assert field in refused(ask(backend, **{field: value}), 400, field)
+    assert not backend.requests
+
+
+def test_the_model_is_known_by_its_name_and_its_last_part() -> None:
+    backend = FakeBackend()
+    for name in ("fake/echo", "echo", ""):
+        assert ask(backend, model=name).json()["model"] == "fake/echo"
+    assert "fake/echo" in refused(ask(backend, model="gpt-4o"), 404, "model", "model_not_found")
+    refused(ask(backend, model="fake"), 404, "model", "model_not_found")
+
+
+# Messages
+
+
+def conversation(*messages: object) -> httpx.Response:
+    return ask(FakeBackend(), messages=list(messages))
+
+
+def test_messages_of_every_kind_are_read() -> None:
+    backend = FakeBackend()
+    parts = [{"type": "text", "text": "two"}, {"type": "text", "text": "parts"}]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "developer", "content": "Be kind."},
+        HI,
+        {
+            **{"role": "assistant", "content": "Yes?", "reasoning_content": "Hm.", "refusal": None},
+            **{"annotations": [], "tool_calls": None},
+        },
+        {"role": "user", "content": parts},
+    ]
+    assert ask(backend, messages=messages).status_code == 200
+    assert backend.requests[-1].messages == (
+        Message("system", "Be brief.\n\nBe kind."),
+        Message("user", "Hi"),
+        Message("assistant", "Yes?", "Hm."),
+        Message("user", "two\nparts"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "said"),
+    [
+        ({"role": "tool", "content": "x"}, "messages[1].role", "assistant"),
+        ({"role": "user"}, "messages[1].content", "required"),
+        ({"role": "user", "content": None}, "messages[1].content", "required"),
+        ({"role": "user", "content": 5}, "messages[1].content", "string"),
+        ({"role": "user", "content": "\ud800"}, "messages[1].content", "surrogate"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content", "image_url"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[1].content", "text"),
+        ({"role": "user", "content": [{"type": "text", "text": "x", "y": 1}]}, "messages[1].content", "nothing else"),
+        ({"role": "user", "content": ["x"]}, "messages[1].content", "part 0"),
+        ({"role": "user", "content": "x", "name": "Ada"}, "messages[1].name", "name"),
+        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[1].tool_calls", "tool_calls"),
+        ({"role": "system", "content": "x"}, "messages[1].role", "first"),
+        ({"role": "assistant", "content": "x"}, "messages", "user"),
+        ({"role": "user", "content": " \n"}, "messages", "say something"),
+        ({"role": "user", "content": []}, "messages", "say something"),
+        ("x", "messages[1]", "messages[1]"),
+    ],
+)
+def test_other_messages_are_refused(message: object, param: str, said: str) -> None:
+    assert said in refused(conversation(HI, message), 400, param)
+
+
+BEGUN = {"role": "assistant", "content": " Well, ", "reasoning_content": "Hm."}
+
+
+@pytest.mark.parametrize("more", [{}, {"add_generation_prompt": False}, {"add_generation_prompt": None}])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_reply_is_continued_where_that_is_asked_for(more: dict[str, Any], stream: bool) -> None:
+    backend = FakeBackend(["then."])
+    response = ask(backend, messages=[HI, BEGUN], continue_final_message=True, stream=stream, **more)
+    assert response.status_code == 200
+    assert backend.requests[-1].messages == (Message("user", "Hi"), Message("assistant", " Well, ", "Hm."))
+    if stream:
+        deltas = [event["choices"][0]["delta"] for event in events_of(response.text)[:-1]]
+        assert "".join(delta.get("content", "") for delta in deltas) == "then."
+    else:
+        assert response.json()["choices"][0]["message"]["content"] == "then."
+
+
+@pytest.mark.parametrize("value", [False, None])
+def test_otherwise_a_reply_at_the_end_is_refused(value: bool | None) -> None:
+    refused(ask(FakeBackend(), messages=[HI, BEGUN], continue_final_message=value), 400, "messages")
+
+
+def test_a_reply_begins_anew_or_goes_on() -> None:
+    asked = {"messages": [HI, BEGUN], "continue_final_message": True, "add_generation_prompt": True}
+    said = refused(ask(FakeBackend(), **asked), 400, "add_generation_prompt", "invalid_value")
+    assert "continue_final_message" in said
+    refused(ask(FakeBackend(), add_generation_prompt=False), 400, "add_generation_prompt", "unsupported_parameter")
+    assert ask(FakeBackend(), add_generation_prompt=True).status_code == 200
+    for field in ("continue_final_message", "add_generation_prompt"):
+        for value in (1, "true", []):
+            refused(ask(FakeBackend(), **{field: value}), 400, field)
+
+
+def test_only_a_reply_is_continued() -> None:
+    said = refused(ask(FakeBackend(), messages=[HI], continue_final_message=True), 400, "messages")
+    assert "assistant's" in said
+
+
+def test_a_system_message_alone_is_refused() -> None:
+    refused(conversation({"role": "system", "content": "x"}), 400, "messages")
+
+
+# Bodies
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "text/json"])
+def test_only_json_is_read(kind: str) -> None:
+    """A page of another site can send these without asking first."""
+    backend = FakeBackend()
+    body = json.dumps({"messages": [HI]})
+    response = post(backend, body, kind)
+    assert "application/json" in refused(response, 415)
+    assert not backend.requests
+    kind = "Application/JSON; charset=utf-8"
+    assert post(backend, body, kind).status_code == 200
+
+
+DEEP = b"[" * 100_000
+BODIES = [b"", b"{", b"[]", b"null", b'"x"', b"\xff", DEEP, b'{"messages":' + DEEP, b'{"seed":' + b"1" * 5000 + b"}"]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
+def test_bodies_that_are_no_request_are_refused(body: bytes) -> None:
+    response = post(FakeBackend(), body)
+    assert refused(response, 400)
+
+
+@pytest.mark.parametrize("depth", [100, 900, 950, 980, 1100])
+@pytest.mark.parametrize("field", ["temperature", "stop", "stream_options", "logit_bias", "metadata", "messages"])
+def test_deep_nesting_breaks_nothing(field: str, depth: int) -> None:
+    message = json.dumps(HI).encode()
+    value = b"[" * depth + b"]" * depth
+    if field == "messages":
+        message = b'{"role": "user", "content": [{"type": %b}]}' % value
+    body = b'{"messages": [%b], "metadata": %b, "%b": %b}' % (message, value, field.encode(), value)
+    body = body if field != "messages" else b'{"messages": [%b]}' % message
+    response = post(FakeBackend(), body)
+    assert response.status_code == 400 or field == "metadata"
+    assert response.status_code < 500
+
+
+def test_a_body_has_a_largest_size() -> None:
+    backend = FakeBackend()
+    assert ask(backend, metadata={"x": "x" * (routes.LARGEST_BODY - 1000)}).status_code == 200
+    refused(ask(backend, metadata={"x": "x" * routes.LARGEST_BODY}), 413)
+
+
+async def test_a_huge_body_is_not_read_to_its_end() -> None:
+    read: list[int] = []
+
+    async def endless() -> AsyncGenerator[bytes]:
+        while True:
+            read.append(2**20)
+            yield bytes(2**20)
+
+    transport = httpx.ASGITransport(app_of(FakeBackend()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        response = await client.post(CHAT, content=endless(), headers={"Content-Type": "application/json"})
+    refused(response, 413)
+    assert sum(read) <= routes.LARGEST_BODY + 2**20
+
+
+def test_a_conversation_has_a_largest_number_of_messages() -> None:
+    turn = [{"role": "user", "content": "a"}]
+    assert conversation(*turn * requests.LONGEST_CONVERSATION).status_code == 200
+    refused(conversation(*turn * (requests.LONGEST_CONVERSATION + 1)), 400, "messages")
+
+
+# Routes
+
+
+def test_models_are_listed_and_found() -> None:
+    client = client_of(FakeBackend())
+    listed = client.get("/v1/models").json()
+    assert listed["object"] == "list"
+    [model] = listed["data"]
+    assert (model["id"], model["object"], model["max_model_len"]) == ("fake/echo", "model", 4096)
+    assert model["weight_bytes"] == INFO.read_bytes > 0
+    assert model["revision"] == INFO.revision
+    assert client.get("/v1/models/fake/echo").json() == model
+    assert client.get("/v1/models/echo").json() == model
+    refused(client.get("/v1/models/nope"), 404, "model", "model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nope", 404), ("GET", "/", 404), ("GET", "/chat/completions", 405), ("POST", "/models", 405)],
+)
+def test_other_routes_and_methods_are_refused_in_openais_shape(method: str, path: str, status: int) -> None:
+    response = client_of(FakeBackend()).request(method, f"/v1{path}")
+    assert refused(response, status)
+    assert ("allow" in response.headers) == (status == 405)
+
+
+def test_the_whole_application_has_v1_and_guards_it() -> None:
+    backend = FakeBackend()
+    app = server.build_app(backend, AppSettings())
+    with TestClient(app, "http://localhost:7860", client=("127.0.0.1", 5)) as client:
+        assert client.get("/v1/models").json()["object"] == "list"
+        response = client.post(CHAT, json={"messages": [HI]})
+        assert response.status_code == 200
+        assert response.headers["x-content-type-options"] == "nosniff"
+        for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+            assert client.post(CHAT, json={"messages": [HI]}, headers=headers).status_code == 403
+    assert len(backend.requests) == 1
+
+
+# Keys
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+ROUTES = [("GET", "/v1/models"), ("GET", "/v1/models/echo"), ("POST", CHAT), ("GET", "/v1/nope")]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_key_closes_every_route(method: str, path: str) -> None:
+    client = client_of(FakeBackend(), api_key=KEY)
+    wrong: list[dict[str, str]] = [{}, bearer("wrong"), bearer(""), {"X-Api-Key": KEY}, {"Authorization": KEY}]
+    for headers in [*wrong, {"Authorization": f"Basic {KEY}"}, bearer(KEY + "x"), bearer(KEY[:-1]), bearer("ü")]:
+        raw = {name: value.encode() for name, value in headers.items()}
+        response = client.request(method, path, headers=raw)  # type: ignore[arg-type]
+        refused(response, 401, code="invalid_api_key")
+        assert response.headers["www-authenticate"] == "Bearer"
+    assert client.request(method, path, headers=bearer(KEY)).status_code != 401
+
+
+def test_with_the_key_anyone_may_ask_from_anywhere() -> None:
+    backend = FakeBackend()
+    client = client_of(backend, "http://chat.example", "203.0.113.9", api_key=KEY, host="0.0.0.0")
+    body = {"messages": [HI], "user": "ada"}
+    assert client.post(CHAT, json=body, headers=bearer(KEY)).status_code == 200
+    assert backend.requests[-1].user == "api:203.0.113.9:ada"
+
+
+def test_without_the_key_a_users_name_is_not_trusted() -> None:
+    backend = FakeBackend()
+    ask(backend, user="ada")
+    assert backend.requests[-1].user == "api:127.0.0.1"
+
+
+def test_guessing_keys_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = app_of(FakeBackend(), api_key=KEY)
+
+    def attempt(key: str, address: str = "203.0.113.9") -> httpx.Response:
+        return TestClient(app, client=(address, 5)).get("/v1/models", headers=bearer(key))
+
+    now = time.monotonic()
+    monkeypatch.setattr(access.time, "monotonic", lambda: now)
+    assert [attempt(f"guess-{number}").status_code for number in range(12)] == [401] * 9 + [429] * 3
+    locked = attempt(KEY)
+    refused(locked, 429)
+    assert 1 <= int(locked.headers["retry-after"]) <= 61
+    assert attempt(KEY, "203.0.113.10").status_code == 200
+    now += 61
+    assert attempt(KEY).status_code == 200
+    for number in range(10):
+        attempt("wrong", f"2001:db8::{number}")
+    assert attempt(KEY, "2001:db8::ffff").status_code == 429
+    assert attempt(KEY, "2001:db8:0:1::1").status_code == 200
+
+
+def test_the_memory_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "MOST_ADDRESSES", 3)
+    guard = access.Access(AppSettings(api_key=KEY))
+    headers = access.Headers({"authorization": "Bearer wrong"})
+    for number in range(20):
+        for _ in range(20):
+            with pytest.raises(access.ApiError):
+                guard.check(headers, f"203.0.113.{number}")
+    assert len(guard._wrong) == 3
+    assert max(len(times) for times in guard._wrong.values()) == access.WRONG_KEYS
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"host": "0.0.0.0"},
+        {"host": "::"},
+        {"host": "192.0.2.1"},
+        {"share": True, "share_without_login": True},
+        {"auth": "ada:secret"},
+        {"root_path": "/chat"},
+    ],
+)
+def test_a_server_that_others_see_needs_a_key(settings: dict[str, object]) -> None:
+    backend = FakeBackend()
+    client = client_of(backend, **settings)
+    for method, path in ROUTES:
+        assert "--api-key" in refused(client.request(method, path), 403)
+    with_key = client_of(backend, **settings, api_key=KEY)
+    assert with_key.get("/v1/models", headers=bearer(KEY)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "headers", "status"),
+    [
+        ("localhost", "127.0.0.1", {}, 200),
+        ("LOCALHOST:7860", "127.0.0.1", {}, 200),
+        ("127.0.0.1:7860", "127.0.0.1", {}, 200),
+        ("[::1]:7860", "::1", {}, 200),
+        ("evil.example", "127.0.0.1", {}, 403),
+        ("localhost.evil.example:7860", "127.0.0.1", {}, 403),
+        ("127.0.0.1.evil.example", "127.0.0.1", {}, 403),
+        ("192.0.2.1", "127.0.0.1", {}, 403),
+        ("[::2]", "127.0.0.1", {}, 403),
+        ("", "127.0.0.1", {}, 403),
+        ("localhost", "192.0.2.1", {}, 403),
+        ("localhost", "127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),
+        ("localhost", "127.0.0.1", {"X-Forwarded-Host": "chat.example"}, 403),
+        ("localhost", "127.0.0.1", {"Forwarded": "for=192.0.2.1"}, 403),
+    ],
+)
+def test_without_a_key_only_this_computer_is_served_by_its_own_name(
+    host: str, address: str, headers: dict[str, str], status: int
+) -> None:
+    response = client_of(FakeBackend(), address=address).get("/v1/models", headers={"Host": host, **headers})
+    assert response.status_code == status
+    if status == 403:
+        assert "--api-key" in refused(response, 403)
+
+
+@pytest.mark.parametrize("key", ["", "short12", "with space", "schlüssel-lang"])
+def test_a_key_must_be_long_and_fit_a_header(key: str) -> None:
+    with pytest.raises(ValueError, match="--api-key") as caught:
+        AppSettings(api_key=key)
+    errors = caught.value.errors()  # type: ignore[attr-defined]
+    assert errors[0]["loc"] == ()
+
+
+def test_the_key_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATUI_API_KEY", KEY)
+    settings = AppSettings()
+    assert settings.api_key == KEY
+    assert KEY not in repr(settings)
+
+
+# The real client, on a real server
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[tuple[FakeBackend, str]]:
+    backend = FakeBackend()
+    with served(backend, api_key=KEY) as address:
+        yield backend, address
+
+
+def openai_client(address: str, key: str = KEY) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=20)
+
+
+@pytest.fixture
+def backend(site: tuple[FakeBackend, str]) -> FakeBackend:
+    fresh = FakeBackend()
+    vars(site[0]).update(vars(fresh))
+    return site[0]
+
+
+@pytest.fixture
+def openai_(site: tuple[FakeBackend, str], backend: FakeBackend) -> Iterator[openai.OpenAI]:
+    with openai_client(site[1]) as client:
+        yield client
+
+
+ASKED: dict[str, Any] = {"model": "fake/echo", "messages": [HI]}
+
+
+def test_openai_reads_a_whole_reply(openai_: openai.OpenAI, backend: FakeBackend) -> None:
+    backend.replies = [["Hel", "lo", ReplyDelta(finish=FINISH)]]
+    completion = openai_.chat.completions.create(**ASKED, extra_body={"top_k": 3}, max_completion_tokens=5)
+    assert completion.choices[0].message.content == "Hello"
+    assert completion.choices[0].finish_reason == "length"
+    assert completion.usage is not None
+    assert completion.usage.total_tokens == 14
+    assert completion.usage.prompt_tokens_details is not None
+    assert completion.usage.prompt_tokens_details.cached_tokens == 6
+    assert backend.requests[-1].settings.top_k == 3
+    again = [HI, completion.choices[0].message.model_dump(), HI]
+    assert openai_.chat.completions.create(model="echo", messages=again).choices  # type: ignore[call-overload]
+
+
+def test_openai_reads_a_stream(openai_: openai.OpenAI, backend: FakeBackend) -> None:
+    backend.before = [ReplyDelta(read=5)]
+    stream = openai_.chat.completions.create(**ASKED, stream=True, stream_options={"include_usage": True})
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "Hello from the fake."
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 4
+
+
+def test_openai_lists_models(openai_: openai.OpenAI) -> None:
+    assert [model.id for model in openai_.models.list()] == ["fake/echo"]
+    assert openai_.models.retrieve("echo").id == "fake/echo"
+    with pytest.raises(openai.NotFoundError) as caught:
+        openai_.models.retrieve("nope")
+    assert caught.value.code == "model_not_found"
+
+
+def test_openai_raises_its_own_errors(site: tuple[FakeBackend, str], openai_: openai.OpenAI) -> None:
+    backend = site[0]
+    with pytest.raises(openai.BadRequestError) as bad:
+        openai_.chat.completions.create(**ASKED, temperature=9)
+    assert bad.value.param == "temperature"
+    with pytest.raises(openai.AuthenticationError), openai_client(site[1], "wrong-key") as stranger:
+        stranger.models.list()
+    backend.before = [OverloadError("Full.", retry_after=3)]
+    for stream in (False, True):
+        with pytest.raises(openai.RateLimitError) as full:
+            openai_.chat.completions.create(**ASKED, stream=stream)
+        assert full.value.response.headers["retry-after"] == "3"
+    backend.before = [TooLongError("Too long.")]
+    with pytest.raises(openai.BadRequestError) as long:
+        openai_.chat.completions.create(**ASKED, stream=True)
+    assert long.value.code == "context_length_exceeded"
+
+
+def test_openai_raises_an_error_in_mid_stream(openai_: openai.OpenAI, backend: FakeBackend) -> None:
+    backend.replies = [["some", GenerationError("The logits are NaN.")]]
+    chunks = openai_.chat.completions.create(**ASKED, stream=True)
+    assert [next(chunks).choices[0].delta.content for _ in range(2)] == ["", "some"]
+    with pytest.raises(openai.APIError, match="NaN"):
+        next(chunks)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_real_client_that_leaves_frees_the_model(openai_: openai.OpenAI, backend: FakeBackend, stream: bool) -> None:
+    backend.replies = [["one", Hold()]]
+    if stream:
+        reply = openai_.chat.completions.create(**ASKED, stream=True)
+        assert next(chunk for chunk in reply if chunk.choices[0].delta.content)
+        reply.close()
+    else:
+        with pytest.raises(openai.APITimeoutError):
+            openai_.with_options(timeout=0.3).chat.completions.create(**ASKED)
+    deadline = time.monotonic() + PATIENCE
+    while backend.cancelled == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (backend.cancelled, backend.running) == (1, 0)
+
+
+def test_64_megabytes_are_refused_and_the_server_goes_on(site: tuple[FakeBackend, str], openai_: openai.OpenAI) -> None:
+    headers = {"Content-Type": "application/json", **bearer(KEY)}
+    response = httpx.post(site[1] + CHAT, content=b" " * (64 * 2**20), headers=headers, timeout=30)
+    refused(response, 413)
+    assert openai_.models.list().data

@@ -1,0 +1,82 @@
+"""A step compiled by a process of its own: the same logits as the step it stands for, made once."""
+
+import copy
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatui.catalogue import ModelSpec
+from chatui.local import compiling, forward
+from chatui.local.forward import Decode
+from chatui.local.loading import LoadedModel
+from chatui.local.slots import Slots
+from tests import models
+
+IDS = [101, 32, 7, 45, 200, 201, 45, 7, 99]
+LONG = 300.0
+
+
+def over_slots_of(loaded: LoadedModel, count: int = 3) -> forward.Forward:
+    model = copy.deepcopy(loaded.model)
+    shape = forward.survey(model)
+    assert shape is not None
+    over_slots = forward.Forward(model, Slots(shape, count, 64, model.device))
+    for slot in range(count):
+        over_slots.read(slot, 0, IDS[: 4 + slot])
+    return over_slots
+
+
+def test_a_compiled_step_gives_the_same_logits_and_is_made_once(tmp_path: Path) -> None:
+    folder = models.save(tmp_path / "model", "gemma3")
+    spec, loaded = ModelSpec(str(folder), device_map="cpu"), models.loaded(folder)
+    over_slots = over_slots_of(loaded)
+    target = compiling.place_of(over_slots.step, over_slots.slots, tmp_path)
+    made: list[Decode] = []
+    done = threading.Event()
+
+    def ready(decode: Decode) -> None:
+        made.append(decode)
+        done.set()
+
+    compiling.in_background(spec, over_slots.step, over_slots.slots, target, ready)
+    assert done.wait(LONG)
+    for rows in (1, 3):
+        for length in (0, 5):
+            arguments = ([5, 6, 7][:rows], list(range(rows)), [4 + length, 5 + length, 6 + length][:rows])
+            wanted = over_slots.decode(*arguments)
+            compiled = forward.Forward(over_slots.model, over_slots.slots)
+            compiled.offer(made[0])
+            torch.testing.assert_close(compiled.decode(*arguments), wanted, atol=1e-4, rtol=1e-4)
+            assert compiled.faster
+    written = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+    done.clear()
+    compiling.in_background(spec, over_slots.step, over_slots.slots, target, ready)
+    assert done.wait(LONG)
+    assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == written
+
+
+def test_what_shapes_the_step_decides_its_place(tmp_path: Path) -> None:
+    first, more_slots, other = (
+        over_slots_of(models.ready("llama")),
+        over_slots_of(models.ready("llama"), count=2),
+        over_slots_of(models.ready("mistral")),
+    )
+    places = {compiling.place_of(each.step, each.slots, tmp_path) for each in (first, more_slots, other)}
+    assert len(places) == 3
+    again = over_slots_of(models.ready("llama"))
+    assert compiling.place_of(again.step, again.slots, tmp_path) in places
+
+
+def test_without_a_compiler_or_memory_nothing_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over_slots = over_slots_of(models.ready("llama"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
+        compiling.elsewhere(ModelSpec("x"), over_slots.slots, tmp_path / "made", 0)
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        compiling.elsewhere(ModelSpec("x"), over_slots.slots, tmp_path / "made", 2**60)
+    with pytest.raises(RuntimeError, match="no model folder"):
+        compiling.elsewhere(ModelSpec("./nothing"), over_slots.slots, tmp_path / "made", 0)
+    assert not (tmp_path / "made").exists()

@@ -1,0 +1,145 @@
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.testclient import TestClient
+
+from chatui import cards, downloads
+from chatui.errors import NotFoundError
+from chatui.personas import PRESETS, Persona
+from chatui.settings import GenerationSettings
+from chatui.store import importing
+from chatui.store.records import Author, Progress, Turn
+from chatui.store.store import Store
+
+FORMATS = {"json": "application/json", "md": "text/markdown", "messages": "application/json"}
+
+
+def said(store: Store, question: str = "What?", answer: str = "That.", owner: str = "a") -> str:
+    """A finished conversation; returns its id."""
+    author = Author("m", "r", "", GenerationSettings(), seed=7)
+    begun = store.of(owner).begin(Turn(None, None, question, author, PRESETS[0]))
+    store.write([Progress(owner, begun.reply.id, answer, state="finished")])
+    return begun.conversation.id
+
+
+def client(store: Store) -> TestClient:
+    """A browser whose owner is what its header says."""
+
+    def owner_of(request: Request) -> str | None:
+        return request.headers.get("owner")
+
+    return TestClient(Starlette(routes=downloads.routes(store, owner_of)), headers={"owner": "a"})
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store.in_memory()
+
+
+def test_what_is_exported_can_be_imported_again(store: Store) -> None:
+    said(store, "One <b> &lt; $x$", "Zwei\n\n```\nü\n```")
+    said(store, "Three")
+    answer = client(store).get("/chats/export")
+    (first, second) = importing.read(answer.content)
+    assert {tree.conversation.id for tree in (first, second)} == {c.id for c in store.of("a").conversations()}
+    assert store.of("b").add([first, second])
+    contents = [[m.content for m in tree.messages] for tree in store.of("b").trees()]
+    assert contents == [[m.content for m in tree.messages] for tree in store.of("a").trees()]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_one_or_all_come_as_a_file_to_be_saved(store: Store, form: str) -> None:
+    chat = said(store, "the first one")
+    said(store, "the second one")
+    for query, there in (({"chat": chat}, False), ({}, True)):
+        answer = client(store).get("/chats/export", params={"format": form, **query})
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith(FORMATS[form])
+        assert answer.headers["content-disposition"].startswith("attachment;")
+        assert "the first one" in answer.text
+        assert ("the second one" in answer.text) is there
+        if form != "md":
+            json.loads(answer.text)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_nothing_to_export_is_an_empty_file(store: Store, form: str) -> None:
+    said(store, owner="b")
+    answer = client(store).get("/chats/export", params={"format": form})
+    assert answer.status_code == 200
+    assert "What?" not in answer.text
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("owner", ["b", None])
+def test_anothers_chat_is_as_good_as_none(store: Store, form: str, owner: str | None) -> None:
+    chat = said(store)
+    browser = client(store)
+    browser.headers.pop("owner")
+    headers = {"owner": owner} if owner else {}
+    answers = [
+        browser.get("/chats/export", params={"chat": id, "format": form}, headers=headers)
+        for id in (chat, "nothing", "\x00", "' or 1=1 --")
+    ]
+    assert {(answer.status_code, answer.text) for answer in answers} == {(404, answers[1].text)}
+    assert answers[0].json() == {"error": str(NotFoundError())}
+
+
+def test_a_deleted_chat_is_no_longer_exported(store: Store) -> None:
+    chat = said(store)
+    store.of("a").delete(chat)
+    assert client(store).get("/chats/export", params={"chat": chat}).status_code == 404
+    assert "What?" not in client(store).get("/chats/export").text
+
+
+@pytest.mark.parametrize("form", ["", "xml", "../json", "JSON"])
+def test_unknown_formats_are_refused(store: Store, form: str) -> None:
+    kept = store.of("a").keep(PRESETS[0])
+    for path in ("/chats/export", f"/persona/export?id={kept.id}"):
+        answer = client(store).get(path, params={"id": kept.id, "format": form})
+        assert answer.status_code == 422
+        assert "json" in answer.json()["error"]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(st.characters(codec="utf-8"), max_size=60))
+def test_any_title_is_a_harmless_file_name(title: str) -> None:
+    store = Store.in_memory()
+    chat = said(store, title or "x")
+    store.of("a").rename(chat, title)
+    answer = client(store).get("/chats/export", params={"chat": chat, "format": "md"})
+    assert answer.status_code == 200
+    kind, plain, encoded = answer.headers["content-disposition"].split("; ", 2)
+    assert kind == "attachment"
+    assert plain.startswith('filename="')
+    assert plain.count('"') == 2
+    assert not set(plain[10:-1]) & set('/\\\r\n";')
+    assert encoded.isascii()
+    assert not set(encoded) & set(' "\r\n;')
+
+
+@pytest.mark.parametrize("form", ["json", "card", "png"])
+def test_a_persona_comes_back(store: Store, form: str) -> None:
+    mine = replace(PRESETS[1], name='Möwe / "x"')
+    kept = store.of("a").keep(mine)
+    answer = client(store).get("/persona/export", params={"id": kept.id, "format": form})
+    assert answer.status_code == 200
+    assert answer.headers["content-disposition"].startswith("attachment;")
+    back: Persona = cards.read(answer.content)
+    assert (back.name, back.system_prompt, back.greeting) == (mine.name, mine.system_prompt, mine.greeting)
+
+
+@pytest.mark.parametrize("owner", ["b", None])
+def test_anothers_persona_is_as_good_as_none(store: Store, owner: str | None) -> None:
+    kept = store.of("a").keep(PRESETS[0])
+    browser = client(store)
+    browser.headers.pop("owner")
+    for id in (kept.id, "nothing", ""):
+        answer = browser.get("/persona/export", params={"id": id}, headers={"owner": owner} if owner else {})
+        assert answer.status_code == 404
+        assert PRESETS[0].system_prompt not in answer.text

@@ -1,0 +1,224 @@
+"""Passes over slots give the logits of the model's own forward pass, whatever the attention and the order."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedModel
+
+from chatui.local import attention
+from chatui.local.attention import Rows
+from chatui.local.forward import TRIES, agrees, survey
+from tests import models
+
+COUNT = 30
+"""Tokens of a conversation: far more than the sliding windows of 8."""
+
+
+def conversation(seed: int, count: int = COUNT) -> list[int]:
+    return torch.randint(0, 256, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def plain(kind: str, ids: list[int]) -> torch.Tensor:
+    """Logits [tokens, vocabulary] of the model as it comes."""
+    with torch.inference_mode():
+        return models.model(kind)(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    return torch.allclose(found, wanted, atol=1e-4 * max(1.0, float(wanted.abs().max())), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", models.PLAIN)
+def test_a_prompt_in_pieces_and_then_tokens_one_by_one(kind: str):
+    over_slots, ids = models.over_slots(kind), conversation(0)
+    wanted, first = plain(kind, ids), 0
+    for count in (1, 12, 3, 4):
+        found = over_slots.read(2, first, ids[first : first + count])
+        first += count
+        assert close(found[0], wanted[first - 1])
+    for at in range(first, COUNT):
+        assert close(over_slots.decode([ids[at]], [2], [at])[0], wanted[at])
+
+
+@pytest.mark.parametrize("kind", models.PLAIN)
+def test_rows_in_any_order_with_prompts_of_any_length(kind: str):
+    over_slots = models.over_slots(kind)
+    conversations = [conversation(slot) for slot in range(4)]
+    wanted = [plain(kind, ids) for ids in conversations]
+
+    @given(st.data())
+    @settings(max_examples=6, deadline=None)
+    def check(data: st.DataObject) -> None:
+        at = data.draw(st.lists(st.integers(1, COUNT - 1), min_size=4, max_size=4))
+        for slot, count in enumerate(at):
+            assert close(over_slots.read(slot, 0, conversations[slot][:count])[0], wanted[slot][count - 1])
+        for _ in range(6):
+            slots = data.draw(st.lists(st.sampled_from(range(4)), min_size=1, unique=True))
+            slots = [slot for slot in slots if at[slot] < COUNT]
+            if not slots:
+                continue
+            ids, positions = [conversations[slot][at[slot]] for slot in slots], [at[slot] for slot in slots]
+            found = over_slots.decode(ids, slots, positions)
+            for row, slot in enumerate(slots):
+                assert close(found[row], wanted[slot][at[slot]])
+                at[slot] += 1
+
+    check()
+
+
+@pytest.mark.parametrize("kind", models.PLAIN)
+def test_a_token_written_again_changes_nothing(kind: str):
+    """What the batch counts on when a step failed and each row goes alone."""
+    over_slots, ids = models.over_slots(kind), conversation(0)
+    over_slots.read(0, 0, ids[:-1])
+    over_slots.read(1, 0, ids[:5])
+    both = over_slots.decode([ids[-1], ids[5]], [0, 1], [COUNT - 1, 5])
+    assert close(over_slots.decode([ids[-1]], [0], [COUNT - 1])[0], both[0])
+    assert close(over_slots.decode([ids[5]], [1], [5])[0], both[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        *((kind, "sliding_window") for kind in ("mistral", "gemma2", "gemma3", "gemma3_deep", "gpt_oss")),
+        ("gemma2", "softcap"),
+        ("gpt_oss", "s_aux"),
+    ],
+)
+def test_windows_softcaps_and_sinks_do_matter(kind: str, option: str, monkeypatch: pytest.MonkeyPatch):
+    """Or the comparisons above would prove nothing about them."""
+    over_slots, ids = models.over_slots(kind), conversation(0)
+    attend = attention.attend
+    swapped(monkeypatch, lambda *args, **options: attend(*args, **{**options, option: None}))
+    assert not close(over_slots.read(0, 0, ids)[0], plain(kind, ids)[-1])
+
+
+def swapped(monkeypatch: pytest.MonkeyPatch, attend: Any) -> None:
+    monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, attend)
+
+
+class TestSurvey:
+    @pytest.mark.parametrize("kind", models.PLAIN)
+    def test_plain_attention_is_taken(self, kind: str):
+        model = copy.deepcopy(models.model(kind))
+        shape = survey(model)
+        assert shape is not None
+        assert len(shape.layers) == model.config.num_hidden_layers
+        assert shape.dtype == torch.float32
+        assert model.config._attn_implementation == attention.NAME
+        assert agrees(model, shape)
+
+    def test_shapes(self):
+        def layers(kind: str) -> object:
+            shape = survey(copy.deepcopy(models.model(kind)))
+            return shape and shape.layers
+
+        assert layers("llama") == ((2, 8, 8),) * 2
+        assert layers("gpt2") == ((4, 8, 8),) * 2
+        assert layers("deepseek_v3") == ((4, 12, 8),) * 2
+
+    @pytest.mark.parametrize("kind", sorted(set(models.CONFIGS) - set(models.PLAIN)))
+    def test_other_states_are_refused_and_left_as_they_were(self, kind: str):
+        model = copy.deepcopy(models.model(kind))
+        before = model.config._attn_implementation
+        assert survey(model) is None
+        assert model.config._attn_implementation == before
+        ids = conversation(0)
+        with torch.inference_mode():
+            assert close(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0], plain(kind, ids))
+
+    def test_a_model_that_never_calls_the_attention_is_refused(self, monkeypatch: pytest.MonkeyPatch):
+        model = copy.deepcopy(models.model())
+        layer: Any = model.get_submodule("model.layers.1.self_attn")
+        monkeypatch.setattr(layer, "forward", lambda hidden_states, **_: (hidden_states, None))
+        assert survey(model) is None
+        assert model.config._attn_implementation != attention.NAME
+
+    def test_a_model_that_fails_is_refused(self, monkeypatch: pytest.MonkeyPatch):
+        model = copy.deepcopy(models.model())
+        monkeypatch.setattr(model, "forward", lambda **_: 1 / 0)
+        assert survey(model) is None
+
+
+class TestAgrees:
+    def check(self, model: PreTrainedModel) -> bool:
+        shape = survey(model)
+        assert shape is not None
+        return agrees(model, shape)
+
+    def test_an_attention_that_ignores_positions_does_not(self, monkeypatch: pytest.MonkeyPatch):
+        attend = attention.attend
+
+        def blind(*args: Any, place: Any, **options: Any):
+            if isinstance(place, Rows):
+                place = Rows(place.slots, torch.zeros_like(place.positions), place.span, place.storage)
+            return attend(*args, place=place, **options)
+
+        swapped(monkeypatch, blind)
+        assert not self.check(copy.deepcopy(models.model()))
+
+    def test_a_model_that_takes_one_position_for_all_rows_does_not(self, monkeypatch: pytest.MonkeyPatch):
+        model = copy.deepcopy(models.model())
+        whole = model.forward
+
+        def uniform(input_ids: torch.Tensor, position_ids: torch.Tensor | None = None, **options: Any):
+            if position_ids is not None:
+                position_ids = position_ids[:1].expand_as(input_ids)
+            return whole(input_ids=input_ids, position_ids=position_ids, **options)
+
+        monkeypatch.setattr(model, "forward", uniform)
+        assert not self.check(model)
+
+    def test_a_model_whose_layers_remember_something_else_does_not(self, monkeypatch: pytest.MonkeyPatch):
+        model = copy.deepcopy(models.model())
+        layer: Any = model.get_submodule("model.layers.0")
+        whole = layer.forward
+
+        def convolved(hidden_states: torch.Tensor, **options: Any) -> torch.Tensor:
+            return whole(hidden_states + hidden_states.roll(1, 1) * (hidden_states.shape[1] > 1), **options)
+
+        monkeypatch.setattr(layer, "forward", convolved)
+        assert not self.check(model)
+
+    def test_a_model_that_fails_there_does_not(self, monkeypatch: pytest.MonkeyPatch):
+        model = copy.deepcopy(models.model())
+        shape = survey(model)
+        assert shape is not None
+        monkeypatch.setattr(model, "forward", lambda **_: 1 / 0)
+        assert not agrees(model, shape)
+
+    def test_rounding_in_bfloat16_is_no_disagreement(self):
+        for seed in range(3):
+            assert self.check(copy.deepcopy(models.model(seed=seed)).bfloat16())
+
+
+class TestOffer:
+    def test_a_faster_way_that_computes_the_same_is_taken(self):
+        over_slots, calls = models.over_slots(), []
+
+        def faster(*inputs: Any) -> torch.Tensor:
+            calls.append(inputs)
+            return over_slots.step(*inputs)
+
+        over_slots.offer(faster)
+        assert not over_slots.faster
+        ids = conversation(0, 4)
+        over_slots.read(0, 0, ids[:2])
+        over_slots.decode(ids[2:3], [0], [2])
+        assert over_slots.faster
+        assert close(over_slots.decode(ids[3:], [0], [3])[0], plain("llama", ids)[-1])
+        assert len(calls) == 3
+
+    @pytest.mark.parametrize("wrong", [lambda *_: 1 / 0, lambda *_: torch.zeros(1, models.VOCABULARY)])
+    def test_one_that_fails_or_differs_is_not(self, wrong: Any, caplog: pytest.LogCaptureFixture):
+        over_slots, ids = models.over_slots(), conversation(0, 3)
+        over_slots.read(0, 0, ids[:2])
+        over_slots.offer(wrong)
+        for _ in range(TRIES):
+            assert close(over_slots.decode(ids[2:], [0], [2])[0], plain("llama", ids)[-1])
+        assert not over_slots.faster
+        assert "not used" in caplog.text

@@ -1,0 +1,98 @@
+"""How a reply came about is kept with it, goes where it goes, and is packed small."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatui.chat import Prompt, Span, TokenTrace
+from chatui.errors import NotFoundError
+from chatui.inspection import Inspection
+from chatui.store.records import KeptInspection, PageTimes, Progress
+from chatui.store.store import Store
+from tests.databases import FINISH, ask
+from tests.fakes import INFO
+
+pytest_plugins = ("tests.databases",)
+
+PROMPT = Prompt("ab é", (1, 2, 3, 4), 0, (Span("persona", 3), Span("message", 1)), (1, 2, 3, 4))
+TRACE = TokenTrace(7, 0.25, 0.5, 1, 1.0, (7, 8), ("model", "top_p"), ((0.5, 0.3), (1.0, 0.0)))
+TIMES = PageTimes(0.25, 1.5)
+KEPT = Inspection(INFO, PROMPT, (TRACE,), {7: "x", 8: "<0xE2>"}, FINISH)
+
+shares = st.floats(0, 1, allow_nan=False)
+traces = st.builds(
+    TokenTrace,
+    id=st.integers(0, 2**31),
+    at=st.floats(0, 1e4),
+    probability=shares,
+    rank=st.integers(1, 10**6),
+    entropy=st.floats(0, 20),
+    ids=st.just((1, 2)),
+    names=st.just(("model",)),
+    steps=st.tuples(st.tuples(shares, shares)),
+)
+
+
+@given(st.lists(traces, max_size=5), st.text())
+def test_what_is_packed_is_unpacked(found: list[TokenTrace], text: str) -> None:
+    kept = Inspection(INFO, Prompt(text, (1,), 3, (Span("start", 1),), (len(text),)), tuple(found), {1: text})
+    assert Inspection.unpacked(kept.packed()) == kept
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", KEPT.packed()[:-9], __import__("zlib").compress(b'{"model": 1}')])
+def test_what_is_damaged_is_none(data: bytes) -> None:
+    assert Inspection.unpacked(data) is None
+
+
+def test_pieces_are_the_text() -> None:
+    assert PROMPT.pieces == ("a", "b", " ", "é")
+
+
+def finished(store: Store) -> tuple[str, str]:
+    begun = store.of("a").begin(ask("question"))
+    store.write([Progress("a", begun.reply.id, "answer", state="finished", finish=FINISH)])
+    store.inspect("a", begun.reply.id, KEPT.packed())
+    return begun.conversation.id, begun.reply.id
+
+
+def test_it_is_kept_for_its_owner_alone(store: Store) -> None:
+    _, reply = finished(store)
+    kept = store.of("a").inspection(reply)
+    assert kept is not None
+    assert Inspection.unpacked(kept.data) == KEPT
+    assert kept.page is None
+    for id, owner in ((reply, "b"), ("made up", "a")):
+        with pytest.raises(NotFoundError):
+            store.of(owner).inspection(id)
+
+
+def test_when_a_page_showed_it_is_kept_by_its_owner_alone(store: Store) -> None:
+    _, reply = finished(store)
+    assert not store.of("b").saw(reply, TIMES)
+    assert store.of("a").inspection(reply) == KeptInspection(KEPT.packed())
+    assert store.of("a").saw(reply, TIMES)
+    assert store.of("a").inspection(reply) == KeptInspection(KEPT.packed(), TIMES)
+
+
+def test_a_reply_without_one_has_none(store: Store) -> None:
+    begun = store.of("a").begin(ask("question"))
+    assert store.of("a").inspection(begun.reply.id) is None
+    assert not store.of("a").saw(begun.reply.id, TIMES)
+    store.inspect("b", begun.reply.id, b"another's")
+    store.inspect("a", "gone", b"nobody's")
+    assert store.of("a").inspection(begun.reply.id) is None
+
+
+def test_it_goes_with_a_branch_and_ends_with_its_conversation(store: Store) -> None:
+    chat, reply = finished(store)
+    shelf = store.of("a")
+    assert shelf.saw(reply, TIMES)
+    branched = shelf.branch(reply)
+    shelf.delete(chat)
+    store.purge(timedelta(0))
+    copied = shelf.path(branched.id)[-1]
+    assert shelf.inspection(copied.id) == KeptInspection(KEPT.packed(), TIMES)
+    shelf.delete(branched.id)
+    assert store.purge(timedelta(0)) == 1

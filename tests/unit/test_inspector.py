@@ -1,0 +1,178 @@
+"""What the Inspect view makes of how a reply came about."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from chatui.chat import Finish, Message, Prompt, Span, TokenTrace
+from chatui.inspection import Inspection
+from chatui.settings import GenerationSettings
+from chatui.store.records import Author, PageTimes, StoredMessage
+from chatui.store.rows import now
+from chatui.ui import context_bar, inspector, ledger_view
+from tests.fakes import INFO
+
+FINISH = Finish("stop_token", 9, 3, 7, 0.5, 1.0, 2.0, cached_tokens=4, stopped_by="<end>", stop_id=2)
+TEXTS = {10: "One", 11: " t", 12: "<0xC3>", 13: "<0xA9>", 14: " other", 2: "<end>"}
+
+
+def prompt(*parts: tuple[str, str], dropped: int = 0) -> Prompt:
+    """One token for each character."""
+    text = "".join(words for _, words in parts)
+    spans = tuple(Span(source, len(words)) for source, words in parts)  # type: ignore[arg-type]
+    return Prompt(text, tuple(map(ord, text)), dropped, spans, tuple(range(1, len(text) + 1)), (Message("user", "x"),))
+
+
+def trace(id: int, probability: float = 0.5, at: float = 0.0) -> TokenTrace:
+    return TokenTrace(id, at, probability, 1, 1.0, (id, 14), ("model", "top_k"), ((probability, 0.2), (1.0, 0.0)))
+
+
+PROMPT = prompt(("template", "<"), ("persona", "be\n"), ("template", ">"), ("message", "Hi"), ("start", "a:"))
+KEPT = Inspection(INFO, PROMPT, tuple(trace(id, at=id / 10) for id in (10, 11, 12, 13, 2)), TEXTS, FINISH)
+REPLY = StoredMessage("r", "c", "q", "assistant", "One té", now())
+
+
+def test_every_token_has_its_colour_and_white_space_is_seen() -> None:
+    coloured = inspector.by_source(PROMPT)
+    assert [text for text, _ in coloured] == ["<", "b", "e", "⏎\n", ">", "H", "i", "a", ":"]
+    assert {name for _, name in coloured} == {"template", "persona", "this message", "generation prompt"}
+    assert [name for _, name in inspector.by_cache(KEPT)] == ["remembered"] * 4 + ["read anew"] * 5
+    assert inspector.visible("") == "◦"
+    assert set(inspector.SOURCES.values()) <= set(inspector.COLOURS)
+
+
+def test_the_summary_counts_and_says_what_was_left_out() -> None:
+    told = inspector.prompt_summary(KEPT)
+    assert "**9 tokens**: template 2 · persona 3 · this message 2 · generation prompt 2." in told
+    assert "4 were remembered" in told
+    assert "5 were read" in told
+    dropped = replace(KEPT, prompt=replace(PROMPT, dropped=6))
+    assert "6 oldest messages were left out" in inspector.prompt_summary(dropped)
+    assert json.loads(inspector.messages_json(PROMPT)) == [{"role": "user", "content": "x"}]
+
+
+def test_tokens_are_coloured_by_their_probability() -> None:
+    kept = replace(KEPT, traces=tuple(trace(10, share) for share in (1.0, 0.9, 0.89, 0.1, 0.05, 0.0)))
+    names = [name for _, name in inspector.by_probability(kept)]
+    assert names == ["over 90 %", "over 90 %", "50 to 90 %", "10 to 50 %", "1 to 10 %", "below 1 %"]
+
+
+def test_alternatives_link_to_what_they_would_become() -> None:
+    table = inspector.alternatives(KEPT, "r", 1)
+    assert table.count("<tr") == 3
+    assert 'href="#other=r=1.14"' in table
+    assert "top-k" in table
+    assert table.count("chosen") == 2
+
+
+def test_text_with_another_token_is_put_together_from_bytes() -> None:
+    assert inspector.text_until(KEPT, 4, 14) == "One té other"
+    assert inspector.text_until(KEPT, 0, 14) == " other"
+    assert inspector.text_until(KEPT, 3, 14) == "One t other"  # half a character is no text
+    assert inspector.begun(KEPT, REPLY, 1, 14).content == "One other"
+    author = Author("m", "", "", GenerationSettings(), 1, prefix="Zero ")
+    assert inspector.begun(KEPT, replace(REPLY, author=author), 1, 14).content == "Zero One other"
+
+
+def test_what_was_thought_stays_a_thought() -> None:
+    texts = {1: "<think>", 2: "\nhm", 3: "</think>", 4: "\n\nyes", 5: " no"}
+    kept = replace(KEPT, traces=tuple(trace(id) for id in (1, 2, 3, 4)), texts=texts, model=replace(INFO, stop_ids=()))
+    thinking = replace(REPLY, reasoning="hm", content="yes")
+    begun = inspector.begun(replace(kept, texts={**texts, 14: " maybe"}), thinking, 2, 14)
+    assert (begun.reasoning, begun.content) == ("hm maybe", "")
+    begun = inspector.begun(replace(kept, texts={**texts, 14: " no"}), thinking, 4, 14)
+    assert (begun.reasoning, begun.content) == ("hm", "yes no")
+
+
+def test_the_waterfall_adds_up_and_keeps_model_and_page_apart() -> None:
+    told = inspector.time_view(KEPT, PageTimes(1.6, 3.75))
+    for part in ("500.0 ms", "1,000.0 ms", "5 tokens, 5 tokens/s", "250.0 ms", "first token after 1.500 s", "1.600 s"):
+        assert part in told
+    assert "no tab saw" in inspector.time_view(KEPT, None)
+    assert "not kept" in inspector.time_view(replace(KEPT, finish=None), None)
+    assert "<polyline" in told
+
+
+@pytest.mark.parametrize(
+    ("finish", "state", "words"),
+    [
+        (FINISH, "finished", "(id 2)"),
+        (replace(FINISH, reason="stop_string", stopped_by="END"), "finished", "END"),
+        (replace(FINISH, reason="length", stopped_by="max_new_tokens = 3"), "finished", "max_new_tokens = 3"),
+        (None, "stopped", "by hand"),
+        (None, "interrupted", "The server ended"),
+    ],
+)
+def test_why_it_stopped(finish: Finish | None, state: str, words: str) -> None:
+    told = inspector.why(replace(KEPT, finish=finish), None, replace(REPLY, state=state))  # type: ignore[arg-type]
+    assert words in told
+
+
+BEFORE = Inspection(
+    INFO, prompt(("persona", "be"), ("message", "Hi"), ("start", ":")), (trace(ord("o")), trace(ord("k")))
+)
+
+
+@pytest.mark.parametrize(
+    ("now_sent", "cached", "words"),
+    [
+        (
+            prompt(("persona", "be"), ("user", "Hi"), ("template", ":"), ("reply", "ok"), ("message", "!")),
+            7,
+            "only what is",
+        ),
+        (
+            prompt(("persona", "by"), ("user", "Hi"), ("template", ":"), ("reply", "ok"), ("message", "!")),
+            1,
+            "the persona",
+        ),
+        (prompt(("persona", "be"), ("user", "Ho"), ("template", ":"), ("message", "!")), 3, "an earlier message was"),
+        (prompt(("persona", "be"), ("user", "Ha"), ("message", "!"), dropped=2), 2, "oldest messages were left out"),
+        (
+            prompt(("persona", "be"), ("user", "Hi"), ("template", ":"), ("reply", "oh"), ("message", "!")),
+            6,
+            "other tokens",
+        ),
+        (
+            prompt(("persona", "be"), ("user", "Hi"), ("template", ":"), ("reply", "ok"), ("message", "!")),
+            0,
+            "were gone",
+        ),
+    ],
+)
+def test_why_so_much_was_read(now_sent: Prompt, cached: int, words: str) -> None:
+    kept = Inspection(INFO, now_sent, (), {}, replace(FINISH, cached_tokens=cached))
+    assert words in inspector.why(kept, BEFORE, REPLY)
+
+
+def test_a_thought_left_out_is_named() -> None:
+    before = replace(BEFORE, traces=(trace(1), trace(ord("k"))), texts={1: "<think>"})
+    sent = prompt(("persona", "be"), ("user", "Hi"), ("template", ":"), ("reply", "ok"), ("message", "!"))
+    assert "what the model thought" in inspector.why(Inspection(INFO, sent, (), {}, FINISH), before, REPLY)
+
+
+def test_the_first_reply_says_so() -> None:
+    assert "first reply" in inspector.why(KEPT, None, REPLY)
+
+
+def test_numbers_open_to_their_formulas() -> None:
+    for told in (ledger_view.memory(KEPT), ledger_view.ceiling(KEPT), ledger_view.persona(KEPT)):
+        assert told.count("<details>") == told.count("</p></details>") > 2
+    assert "1,234,567" in ledger_view.memory(KEPT)
+    # 10 GB/s ÷ (4 MB + 11 tokens × 1,024 B)
+    assert "2,493 tokens/s" in ledger_view.ceiling(KEPT)
+    assert "3 tokens" in ledger_view.persona(KEPT)
+    assert INFO.anatomy is not None
+    unmeasured = replace(KEPT, model=replace(INFO, anatomy=replace(INFO.anatomy, bandwidth=0.0)))
+    assert ledger_view.ceiling(unmeasured) == ledger_view.UNMEASURED
+    assert "1,234,567" in ledger_view.memory(unmeasured)
+    unknown = replace(KEPT, model=replace(INFO, anatomy=None))
+    assert ledger_view.memory(unknown) == ledger_view.ceiling(unknown) == ledger_view.UNKNOWN
+
+
+def test_the_line_about_the_context() -> None:
+    told = context_bar.bar(INFO, PROMPT, GenerationSettings(), blank=False)
+    assert "persona 3 · history 4 · your message 2 · room for the reply 512 · of 4,096 tokens" in told
+    assert "your message" not in context_bar.bar(INFO, PROMPT, GenerationSettings(), blank=True)
+    assert "2 oldest messages will" in context_bar.bar(INFO, replace(PROMPT, dropped=2), GenerationSettings(), False)

@@ -1,0 +1,131 @@
+"""The int4 product in C++: as exact as PyTorch's own, the same for a row whatever others there are, and dispensable."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatui.local import kernel
+from chatui.local.levels import GROUP, rounded
+from chatui.local.quantized import Int4Linear
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> None:
+    kernel.load(tmp_path_factory.mktemp("kernel"))
+    if not kernel.name():
+        pytest.skip("this CPU lacks AVX-512 VNNI, or there is no C++ compiler here")
+
+
+def layer_of(outputs: int, inputs: int, seed: int) -> tuple[Int4Linear, torch.Tensor]:
+    """A layer, and the weight that its levels stand for: float32 [out, in]."""
+    levels = rounded(torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed)))
+    return Int4Linear(levels, inputs), levels.dequantized(inputs)
+
+
+def numbers(rows: int, inputs: int, seed: int) -> torch.Tensor:
+    """Activations with some outliers, as models have them."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, inputs, generator=generator)
+    return (x * (1 + 30 * (torch.rand(1, inputs, generator=generator) > 0.97))).bfloat16()
+
+
+SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 6), st.integers(1, 9), st.integers(0, 1000))
+
+
+@pytest.mark.usefixtures("built")
+@given(shape=SHAPES)
+@settings(max_examples=60, deadline=None)
+def test_it_is_as_exact_as_pytorchs_own(shape: tuple[int, int, int, int]) -> None:
+    rows, blocks, groups, seed = shape
+    outputs, inputs = blocks * kernel.BLOCK, groups * GROUP
+    layer, weight = layer_of(outputs, inputs, seed)
+    x = numbers(rows, inputs, seed)
+    exact = x.double() @ weight.double().T
+    found = kernel.int4mm(x, layer.packed, layer.scales_and_zeros)
+    theirs = torch.ops.aten._weight_int4pack_mm_for_cpu(x, layer.packed, GROUP, layer.scales_and_zeros)
+    # One rounding of the sum to bfloat16, and of each input to a 30,000th of the largest.
+    step = 2**-8 * exact.abs() + 1e-4 * x.double().abs().amax() * weight.double().abs().sum(1)
+    assert ((found.double() - exact).abs() <= step).all()
+    assert (found.double() - exact).norm() <= 1.1 * (theirs.double() - exact).norm() + 1e-6
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("rows", [2, 8, 15, 16, 17, 100])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_row_is_the_same_alone_and_among_others(rows: int, threads: int) -> None:
+    layer, _ = layer_of(192, 96, rows)
+    x = numbers(rows, 96, rows)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = kernel.int4mm(x, layer.packed, layer.scales_and_zeros)
+        alone = torch.cat([kernel.int4mm(x[n : n + 1], layer.packed, layer.scales_and_zeros) for n in range(rows)])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("rows", [3, 20])
+def test_what_is_no_number_stays_in_its_row(bad: float, rows: int) -> None:
+    layer, _ = layer_of(64, 96, 0)
+    x = numbers(rows, 96, 0)
+    wanted = kernel.int4mm(x, layer.packed, layer.scales_and_zeros)
+    x[1, 40] = bad
+    found = kernel.int4mm(x, layer.packed, layer.scales_and_zeros)
+    assert found[1].isnan().all()
+    others = [row for row in range(rows) if row != 1]
+    assert torch.equal(found[others], wanted[others])
+
+
+@pytest.mark.usefixtures("built")
+def test_rows_of_zeros_and_of_strides_are_taken() -> None:
+    layer, weight = layer_of(64, 64, 0)
+    assert not kernel.int4mm(torch.zeros(2, 64).bfloat16(), layer.packed, layer.scales_and_zeros).any()
+    x = numbers(4, 128, 1)[:, ::2]
+    torch.testing.assert_close(layer(x).float(), x.float() @ weight.T, atol=0.1, rtol=0.02)
+
+
+@pytest.mark.usefixtures("built")
+def test_layers_use_it_for_the_outputs_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(kernel, "int4mm", lambda *given: called.append(given) or torch.zeros(1))
+    layer_of(64, 64, 0)[0]._product(numbers(1, 64, 0))
+    assert len(called) == 1
+    layer_of(80, 64, 0)[0]._product(numbers(1, 64, 0))
+    assert len(called) == 1
+
+
+@pytest.mark.parametrize("fault", ["no compiler", "refuses", "no processor", "nowhere to write"])
+def test_without_it_the_products_are_pytorchs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.setattr(kernel, "_loaded", {})
+    folder = tmp_path
+    if fault == "no compiler":
+        monkeypatch.setattr(kernel, "compiler", lambda: None)
+    elif fault == "refuses":
+        monkeypatch.setattr(kernel, "compiler", lambda: "false")
+    elif fault == "no processor":
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+        monkeypatch.setattr(kernel, "_built", lambda _: pytest.fail("built for a CPU that cannot run it"))
+    else:
+        folder = tmp_path / "file"
+        folder.write_text("")
+    kernel.load(folder)
+    assert kernel.name() == ""
+    assert not kernel.takes(64)
+    layer, weight = layer_of(64, 64, 0)
+    x = numbers(3, 64, 0)
+    torch.testing.assert_close(layer(x).float(), x.float() @ weight.T, atol=0.5, rtol=0.02)
+
+
+@pytest.mark.usefixtures("built")
+def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = kernel._built(tmp_path)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
+    assert kernel._built(tmp_path) == first

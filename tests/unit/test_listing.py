@@ -1,0 +1,76 @@
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from chatui.personas import PRESETS
+from chatui.store.records import Conversation, Hit
+from chatui.ui import listing
+from chatui.ui.place import Place
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+
+
+def chat(id: str, ago: timedelta = timedelta(), title: str = "Title", **more: bool) -> Conversation:
+    moment = NOW - ago
+    return Conversation(
+        id, title, False, PRESETS[0], None, more.get("pinned", False), more.get("archived", False), moment, moment
+    )
+
+
+@pytest.mark.parametrize(
+    ("days", "heading"),
+    [
+        (0, "Today"),
+        (1, "Yesterday"),
+        (3, "Last 7 days"),
+        (20, "Last 30 days"),
+        (60, "September"),
+        (400, "October 2025"),
+    ],
+)
+def test_days_have_headings(days: int, heading: str) -> None:
+    assert listing.day_of(NOW - timedelta(days=days), NOW) == heading
+
+
+def test_a_day_is_the_browsers() -> None:
+    evening = datetime(2026, 11, 23, 23, 0, tzinfo=UTC)
+    assert listing.day_of(evening, NOW) == "Yesterday"
+    assert listing.day_of(evening, NOW.astimezone(timezone(timedelta(hours=2)))) == "Today"
+
+
+def test_chats_are_listed_under_their_days_in_order() -> None:
+    chats = [chat("p", timedelta(days=9), pinned=True), chat("a"), chat("b"), chat("c", timedelta(days=1))]
+    shown = listing.listing(chats, Place(chat="b"), NOW, more=False).partition("<h4>")[2]
+    places = [
+        shown.index(part) for part in ("Pinned", "?chat=p", "Today", "?chat=a", "?chat=b", "Yesterday", "?chat=c")
+    ]
+    assert places == sorted(places)
+    assert shown.count("<h4>") == 2
+    assert shown.count("current") == 1
+    assert "#more" not in shown
+    assert "#more" in listing.listing(chats, Place(), NOW, more=True)
+
+
+@pytest.mark.parametrize("title", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$x$ \\(y\\)"])
+def test_titles_and_quotes_are_text(title: str) -> None:
+    hit = Hit(chat("a", title=title), title, title, title)
+    for shown in (listing.listing([chat("a", title=title)], Place(), NOW, False), listing.found([hit], Place())):
+        assert "<script" not in shown
+        assert "<img" not in shown
+        assert "$x$" not in shown
+
+
+def test_a_deleted_chat_can_be_had_back() -> None:
+    assert "#restore=x" in listing.listing([], Place(removed="x"), NOW, False)
+
+
+def test_what_can_be_done_fits_the_chat() -> None:
+    """The menu is made in the browser, of the one for all and of what its row is."""
+    shown = listing.listing([chat("a", pinned=True), chat("b")], Place("b"), NOW, False)
+    assert '<div class="chat-row pinned"><a class="chat-link" href="?chat=a">' in shown
+    assert '<div class="chat-row current"><a class="chat-link" href="?chat=b">' in shown
+    for act in ("rename", "pin", "unpin", "archive", "unarchive", "delete"):
+        assert shown.count(f'<a class="act {act}" href="#{act}={listing.CHAT}">') == 1
+    archived = listing.listing([chat("a", archived=True)], Place(archived=True), NOW, False)
+    assert '<div class="chat-row archived">' in archived
+    assert "#unarchived" in archived

@@ -1,0 +1,426 @@
+import itertools
+import multiprocessing
+import os
+import shutil
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+
+from chatui.errors import StoreError
+from chatui.personas import PRESETS
+from chatui.settings import AppSettings
+from chatui.store import opening
+from chatui.store.database import REVISIONS, Database, url_of
+from chatui.store.opening import MIGRATIONS, bring_up_to_date, upgrade
+from chatui.store.records import Progress
+from chatui.store.shelf import Shelf
+from chatui.store.store import Store
+from chatui.store.tables import metadata
+from tests.databases import FINISH, PASSWORD, Server, ask
+
+pytest_plugins = ("tests.databases",)
+SECOND = """
+import sqlalchemy as sa
+from alembic import op
+revision, down_revision = "0002", "0001"
+def upgrade():
+    op.add_column("conversations", sa.Column("colour", sa.Text, server_default="red"))
+"""
+BROKEN = SECOND.replace('"red"))', '"red"))\n    op.execute("UPDATE nothing SET x = 1")')
+
+
+def folder_with(tmp_path: Path, step: str) -> Path:
+    """The migrations and one more."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS, folder)
+    (folder / "versions" / "v0002_fake.py").write_text(step)
+    return folder
+
+
+def filled(settings: AppSettings) -> list[object]:
+    """Put something of everything into a store, and return what it then has."""
+    store = Store.open(settings)
+    shelf = store.of("a")
+    begun = shelf.begin(ask("findable"))
+    store.write([Progress("a", begun.reply.id, "Grüße \0 日本", "thought", "finished", FINISH)])
+    shelf.begin(ask(None, begun.conversation.id, begun.path[0].id))
+    shelf.rate(begun.reply.id, "like", "note")
+    shelf.pin(begun.conversation.id, True)
+    shelf.delete(shelf.begin(ask("deleted")).conversation.id)
+    shelf.keep(PRESETS[0])
+    kept = everything(store)
+    store.close()
+    return kept
+
+
+def everything(store: Store) -> list[object]:
+    shelf: Shelf = store.of("a")
+    return [store.secret(), list(shelf.trees()), shelf.personas(), shelf.search("findable"), shelf.conversations()]
+
+
+def copies(settings: AppSettings) -> list[Path]:
+    return sorted(settings.data_dir.glob("*.bak"))
+
+
+def opened(file: Path) -> Store:
+    return Store.open(AppSettings(data_dir=file.parent / "other", database_url=f"sqlite:///{file}"))
+
+
+class TestMigrations:
+    def test_the_tables_are_those_we_use(self, settings: AppSettings) -> None:
+        store = Store.open(settings)
+        with store.database.maintaining() as connection:
+            options = {"version_table": REVISIONS, "include_object": ours, "compare_server_default": True}
+            assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+        store.close()
+
+    def test_opening_again_changes_nothing(self, settings: AppSettings) -> None:
+        kept = filled(settings)
+        store = Store.open(settings)
+        assert everything(store) == kept
+        assert copies(settings) == []
+        store.close()
+
+    def test_an_older_database_is_copied_and_migrated(self, settings: AppSettings, tmp_path: Path) -> None:
+        kept = filled(settings)
+        database = Database(url_of(settings))
+        bring_up_to_date(database, settings.data_dir, folder_with(tmp_path, SECOND))
+        with database.reading() as connection:
+            assert connection.scalar(text("SELECT colour FROM conversations WHERE owner = :o"), {"o": "a"}) == "red"
+        assert everything(Store(database)) == kept
+        bring_up_to_date(database, settings.data_dir, tmp_path / "migrations")
+        database.close()
+        (copied,) = copies(settings)
+        assert copied.name.startswith("chats.db.before-0001-2")
+        assert everything(opened(copied)) == kept
+
+    def test_what_fails_half_way_changes_nothing(self, settings: AppSettings, tmp_path: Path) -> None:
+        kept = filled(settings)
+        database = Database(url_of(settings))
+        with pytest.raises(StoreError):
+            bring_up_to_date(database, settings.data_dir, folder_with(tmp_path, BROKEN))
+        database.close()
+        store = Store.open(settings)
+        assert everything(store) == kept
+        store.close()
+
+    def test_no_copy_no_migration(self, settings: AppSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        kept = filled(settings)
+
+        def fails(*_: object) -> None:
+            raise StoreError("The disk is full.")
+
+        monkeypatch.setattr(opening, "copy", fails)
+        database = Database(url_of(settings))
+        with pytest.raises(StoreError, match="full"):
+            bring_up_to_date(database, settings.data_dir, folder_with(tmp_path, SECOND))
+        database.close()
+        store = Store.open(settings)
+        assert everything(store) == kept
+        store.close()
+
+    def test_a_newer_database_is_refused_and_left_alone(self, settings: AppSettings, tmp_path: Path) -> None:
+        filled(settings)
+        database = Database(url_of(settings))
+        upgrade(database, "head", folder_with(tmp_path, SECOND))
+        database.close()
+        with pytest.raises(StoreError, match="newer chatui") as caught:
+            Store.open(settings)
+        assert "Update chatui" in caught.value.remedy
+        database = Database(url_of(settings))
+        assert opening.revision(database, tmp_path / "migrations") == "0002"
+        assert copies(settings) == []
+        database.close()
+
+    def test_many_may_start_at_once(self, settings: AppSettings) -> None:
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(4) as pool:
+            secrets = pool.map(first_start, [(settings.data_dir, settings.database_url)] * 4)
+        assert len(set(secrets)) == 1
+
+
+def first_start(place: tuple[Path, str | None]) -> bytes:
+    """What a process does at its start, and a little more."""
+    store = Store.open(AppSettings(data_dir=place[0], database_url=place[1]))
+    store.of("a").begin(ask("1"))
+    try:
+        return store.secret()
+    finally:
+        store.close()
+
+
+def ours(thing: object, name: str | None, kind: str, reflected: bool, compared: object) -> bool:
+    """Not the columns, tables and indexes that only searching uses."""
+    return "words" not in (name or "")
+
+
+class TestFile:
+    def test_it_is_for_this_user_alone_and_loses_nothing(self, tmp_path: Path) -> None:
+        store = Store.open(AppSettings(data_dir=tmp_path / "new" / "data"))
+        file = tmp_path / "new" / "data" / "chats.db"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+        with store.database.writing() as connection:
+            pragmas = ("journal_mode", "synchronous", "foreign_keys")
+            values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas]
+            assert values == ["wal", 2, 1]
+            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 5000
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        store.close()
+
+    @pytest.mark.parametrize("form", ["sqlite:///{}", "sqlite+pysqlite:///{}"])
+    def test_it_may_be_elsewhere(self, tmp_path: Path, form: str) -> None:
+        file = tmp_path / "else" / "where.db"
+        store = Store.open(AppSettings(data_dir=tmp_path / "data", database_url=form.format(file)))
+        store.of("a").begin(ask("1"))
+        store.close()
+        assert file.exists()
+        assert not (tmp_path / "data").exists()
+
+    def test_two_processes_may_write(self, tmp_path: Path) -> None:
+        settings = AppSettings(data_dir=tmp_path)
+        one, two = Store.open(settings), Store.open(settings)
+        begun = one.of("a").begin(ask("1"))
+        two.write([Progress("a", begun.reply.id, "x", state="finished")])
+        assert one.of("a").message(begun.reply.id).content == "x"
+        one.close()
+        two.close()
+
+    def test_a_writer_killed_in_mid_write_leaves_a_good_file(self, tmp_path: Path) -> None:
+        script = (
+            "import os, sys, itertools; from pathlib import Path\n"
+            "from chatui.settings import AppSettings; from chatui.store.store import Store\n"
+            "from chatui.store.records import Progress; from tests.databases import ask\n"
+            "store = Store.open(AppSettings(data_dir=Path(sys.argv[1]))); reply = store.of('a').begin(ask('1')).reply\n"
+            "for n in itertools.count():\n"
+            "    store.write([Progress('a', reply.id, 'x' * n)]); print(n, flush=True)\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        seen = [int(next(process.stdout)) for _ in range(25)]
+        process.kill()
+        seen += [int(line) for line in process.stdout if line.endswith("\n")]
+        process.wait()
+        store = Store.open(AppSettings(data_dir=tmp_path))
+        (tree,) = store.of("a").trees()
+        assert len(tree.messages[1].content) >= seen[-1]
+        store.close()
+
+
+def raises(settings: AppSettings) -> StoreError:
+    with pytest.raises(StoreError) as caught:
+        Store.open(settings)
+    assert caught.value.remedy
+    assert "pa55" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    return caught.value
+
+
+class TestFaults:
+    def test_a_damaged_file(self, tmp_path: Path) -> None:
+        (tmp_path / "chats.db").write_bytes(b"This is not a database at all." * 200)
+        error = raises(AppSettings(data_dir=tmp_path))
+        assert str(tmp_path / "chats.db") in str(error)
+        assert "damaged" in str(error)
+
+    def test_a_file_with_a_hole_in_it(self, tmp_path: Path) -> None:
+        settings = AppSettings(data_dir=tmp_path)
+        filled(settings)
+        file = tmp_path / "chats.db"
+        with file.open("r+b") as damaged:
+            damaged.seek(4096)
+            damaged.write(b"\xff" * (file.stat().st_size - 4096))
+        with pytest.raises(StoreError, match="damaged"):
+            everything(Store.open(settings))
+
+    def test_another_programs_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "other.db"
+        with sqlite3.connect(file) as connection:
+            connection.execute("CREATE TABLE theirs (x)")
+        error = raises(AppSettings(data_dir=tmp_path, database_url=f"sqlite:///{file}"))
+        assert "another program" in str(error)
+
+    def test_a_folder_where_a_file_is(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        assert "--data-dir" in raises(AppSettings(data_dir=tmp_path / "file")).remedy
+        (tmp_path / "chats.db").mkdir()
+        assert "--data-dir" in raises(AppSettings(data_dir=tmp_path)).remedy
+
+    @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere")
+    def test_a_folder_without_permission(self, tmp_path: Path) -> None:
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o500)
+        script = (
+            "import sys; from pathlib import Path; from chatui.errors import StoreError\n"
+            "from chatui.settings import AppSettings; from chatui.store.store import Store\n"
+            "try: Store.open(AppSettings(data_dir=Path(sys.argv[1])))\n"
+            "except StoreError as error: print(error)"
+        )
+        drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+        result = subprocess.run(
+            [*drop, sys.executable, "-c", script, str(closed)], capture_output=True, text=True, check=True
+        )
+        assert "Permission denied" in result.stdout
+        assert "--data-dir" in result.stdout
+
+    def test_a_full_disk(self, tmp_path: Path) -> None:
+        store = Store.open(AppSettings(data_dir=tmp_path))
+        kept = store.of("a").begin(ask("kept"))
+        with store.database.engine.connect() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(StoreError, match="disk is full") as caught:
+            store.write([Progress("a", kept.reply.id, "x" * 10_000_000)])
+        assert "Free some space" in caught.value.remedy
+        assert store.of("a").path(kept.conversation.id) == kept.path
+        store.close()
+
+    def test_a_file_that_another_program_holds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("chatui.store.database.BUSY_SECONDS", 0.05)
+        store = Store.open(AppSettings(data_dir=tmp_path))
+        with sqlite3.connect(tmp_path / "chats.db", isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreError, match="busy"):
+                store.of("a").begin(ask("1"))
+            assert store.of("a").conversations() == []
+            other.execute("ROLLBACK")
+        assert store.of("a").begin(ask("1")).conversation.title == "1"
+        store.close()
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "mysql://user:pa55@host/name",
+            "postgresql://user:pa55@host",
+            "postgresql://user:pa55@host:port/name",
+            "postgresql:/user:pa55@host/name",
+            "user:pa55@host",
+            "sqlite://pa55@host/file",
+            "sqlite://",
+            "://",
+            "",
+            "postgresql://user:pa55/name",
+        ],
+    )
+    def test_a_wrong_url(self, tmp_path: Path, url: str) -> None:
+        error = raises(AppSettings(data_dir=tmp_path, database_url=url))
+        assert "postgresql://" in error.remedy
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_refused_connection(self, tmp_path: Path, free_port: int) -> None:
+        url = f"postgresql://user:pa55word@127.0.0.1:{free_port}/name"
+        error = raises(AppSettings(data_dir=tmp_path, database_url=url))
+        assert "cannot be reached" in str(error)
+        assert "127.0.0.1" in str(error)
+
+    def test_a_wrong_password_and_a_missing_database(self, tmp_path: Path, postgresql: Server) -> None:
+        wrong = AppSettings(data_dir=tmp_path, database_url=postgresql.url("postgres", "pa55wrong"))
+        assert "refused the login" in str(raises(wrong))
+        missing = AppSettings(data_dir=tmp_path, database_url=postgresql.url("missing"))
+        assert "cannot be reached" in str(raises(missing))
+        assert PASSWORD not in repr(missing)
+
+    @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+    def test_every_spelling_of_postgresql(self, tmp_path: Path, postgresql: Server, scheme: str) -> None:
+        url = postgresql.fresh().replace("postgresql", scheme)
+        store = Store.open(AppSettings(data_dir=tmp_path, database_url=url))
+        assert store.of("a").begin(ask("1")).conversation.title == "1"
+        store.close()
+
+    def test_a_server_that_goes_away_and_comes_back(self, tmp_path: Path, postgresql: Server) -> None:
+        store = Store.open(AppSettings(data_dir=tmp_path, database_url=postgresql.fresh()))
+        shelf = store.of("a")
+        shelf.begin(ask("1"))
+        other = Database(url_of(AppSettings(data_dir=tmp_path, database_url=postgresql.url("postgres"))))
+        with other.reading() as connection:
+            sql = (
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid() AND datname = :d"
+            )
+            connection.execute(text(sql), {"d": store.database.url.database})
+        other.close()
+        assert len(shelf.conversations()) == 1
+        store.close()
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+class TestBackup:
+    def test_a_copy_has_everything_and_goes_on_alone(self, settings: AppSettings, tmp_path: Path) -> None:
+        kept = filled(settings)
+        store = Store.open(settings)
+        store.backup(tmp_path / "copy.db")
+        copied = opened(tmp_path / "copy.db")
+        assert everything(copied) == kept == everything(store)
+        store.of("a").begin(ask("later"))
+        assert everything(copied) == kept
+        copied.of("a").begin(ask("elsewhere"))
+        assert len(copied.of("a").search("elsewhere")) == 1
+        assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
+        copied.close()
+        store.close()
+
+    def test_it_is_one_moment_while_others_write(self, settings: AppSettings, tmp_path: Path) -> None:
+        store = Store.open(settings)
+        running = [store.of("a").begin(ask(str(number))).reply for number in range(3)]
+
+        def write(number: int) -> None:
+            store.write([Progress("a", reply.id, str(number)) for reply in running])
+            store.of("a").begin(ask("more"))
+
+        write(0)
+        stop = in_background(write)
+        for number in range(3):
+            store.backup(tmp_path / f"copy{number}.db")
+        stop()
+        for number in range(3):
+            copied = opened(tmp_path / f"copy{number}.db")
+            assert len({copied.of("a").message(reply.id).content for reply in running}) == 1
+            assert all(len(tree.messages) == 2 for tree in copied.of("a").trees())
+            copied.close()
+        store.close()
+
+    def test_nothing_is_overwritten_and_nothing_half_done_is_left(self, settings: AppSettings, tmp_path: Path) -> None:
+        store = Store.open(settings)
+        target = tmp_path / "there.db"
+        target.write_text("mine")
+        with pytest.raises(StoreError, match="there already"):
+            store.backup(target)
+        assert target.read_text() == "mine"
+        with pytest.raises(StoreError):
+            store.backup(tmp_path / "missing" / "copy.db")
+        store.close()
+        assert {path.name for path in tmp_path.iterdir()} <= {"there.db", "data"}
+
+
+def in_background(write: Callable[[int], None]) -> Callable[[], None]:
+    done = threading.Event()
+
+    def work() -> None:
+        for number in itertools.count(1):
+            if done.is_set():
+                return
+            write(number)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+
+    def stop() -> None:
+        done.set()
+        thread.join()
+
+    return stop

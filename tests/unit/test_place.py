@@ -1,0 +1,32 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatui.ui.place import Place
+
+
+@given(
+    st.builds(Place, chat=st.text(max_size=20), temporary=st.booleans(), ids=st.lists(st.text(max_size=9)).map(tuple))
+)
+def test_a_place_comes_back(place: Place) -> None:
+    assert Place.read(place.written()) == place
+
+
+@given(st.one_of(st.text(), st.none(), st.binary().map(repr)))
+def test_nonsense_is_the_start_of_everything(text: str | None) -> None:
+    assert isinstance(Place.read(text), Place)
+
+
+def test_absurd_values_are_nonsense() -> None:
+    for text in ('{"chat": "%s"}' % ("x" * 101), '{"shown": -1}', '{"shown": 1e99}', '{"ids": 3}', "[" * 10_000):
+        assert Place.read(text) == Place()
+
+
+def test_a_thing_names_its_message() -> None:
+    place = Place(ids=("a", "b"))
+    assert [place.message(index) for index in (0, 1, 7, -1)] == ["a", "b", "b", ""]
+    assert Place().message(0) == ""
+
+
+def test_another_chat_is_another_place() -> None:
+    moved = Place(chat="a", temporary=True, ids=("x",), guest="g").at("b")
+    assert (moved.chat, moved.temporary, moved.ids, moved.guest) == ("b", False, (), "g")

@@ -1,0 +1,216 @@
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from chatui.chat import ReplyDelta
+from chatui.errors import ChatError, GenerationError, NotFoundError, StoreError
+from chatui.personas import PRESETS
+from chatui.runner import Live, Runner
+from chatui.settings import GenerationSettings
+from chatui.store.records import Author, Progress, StoredMessage, Turn
+from chatui.store.store import Store
+from tests.fakes import FakeBackend, Hold
+
+WORDS = [f"word{number} " for number in range(30)]
+
+
+def turn(question: str | None = "What?", prefix: str = "", **where: Any) -> Turn:
+    author = Author("m", "r", "Be brief.", GenerationSettings(), seed=7, prefix=prefix)
+    return Turn(where.get("conversation"), where.get("parent"), question, author, PRESETS[0])
+
+
+async def heard(live: Live) -> str:
+    """What a listener has at the end."""
+    said = ""
+    async for _ in live.changes():
+        said = live.as_message().content
+    return live.as_message().content if live.kept else said
+
+
+def kept(runner: Runner, live: Live, owner: str = "a") -> StoredMessage:
+    return runner.shelf(owner).message(live.message.id)
+
+
+@pytest.fixture
+async def runner() -> AsyncIterator[Runner]:
+    runner = Runner(FakeBackend(WORDS), Store.in_memory(), Store.in_memory())
+    yield runner
+    await runner.close()
+
+
+async def test_a_reply_is_kept_to_its_end_though_nobody_listens(runner: Runner) -> None:
+    live = await runner.ask("a", turn())
+    while not live.kept:
+        await asyncio.sleep(0.01)
+    message = kept(runner, live)
+    assert (message.content, message.state) == ("".join(WORDS), "finished")
+    assert message.finish is not None
+    assert runner.live("a", live.message.id) is None
+
+
+async def test_all_listeners_hear_the_same_also_late_ones(runner: Runner) -> None:
+    live = await runner.ask("a", turn())
+    early = [asyncio.create_task(heard(live)) for _ in range(2)]
+    while len(live.growing.text) < 60:
+        await asyncio.sleep(0.005)
+    late = asyncio.create_task(heard(live))
+    assert set(await asyncio.gather(*early, late)) == {"".join(WORDS)}
+
+
+async def test_text_is_kept_while_it_grows(runner: Runner) -> None:
+    hold = Hold()
+    runner.backend = FakeBackend(["one ", "two ", hold, "three"])
+    live = await runner.ask("a", turn())
+    async with asyncio.timeout(10):
+        while kept(runner, live).content != "one two ":
+            await asyncio.sleep(0.05)
+    assert kept(runner, live).state == "running"
+    hold.release()
+    assert await heard(live) == "one two three"
+
+
+async def test_stop_keeps_what_was_written_and_frees_the_model(runner: Runner) -> None:
+    runner.backend = backend = FakeBackend(["one ", Hold()])
+    live = await runner.ask("a", turn())
+    while not live.growing.text:
+        await asyncio.sleep(0.01)
+    await runner.stop("b", live.conversation.id)
+    assert live.state == "running"
+    await runner.stop("a", live.conversation.id)
+    assert (kept(runner, live).content, kept(runner, live).state) == ("one ", "stopped")
+    assert (backend.running, backend.cancelled) == (0, 1)
+
+
+async def test_a_reply_stopped_before_it_began_ends_too(runner: Runner) -> None:
+    live = await runner.ask("a", turn())
+    async with asyncio.timeout(10):
+        await runner.stop("a", live.conversation.id)
+    assert kept(runner, live).state == "stopped"
+
+
+@pytest.mark.parametrize("error", [GenerationError("Bad.", "Mend it."), ValueError("inside")])
+async def test_a_failure_is_kept_with_what_was_written(runner: Runner, error: Exception) -> None:
+    runner.backend = FakeBackend(["half ", error])
+    live = await runner.ask("a", turn())
+    await heard(live)
+    message = kept(runner, live)
+    assert (message.content, message.state) == ("half ", "failed")
+    assert "inside" not in message.error
+    assert len(message.error.split("\n")) == 2
+
+
+async def test_another_owner_has_no_part_in_it(runner: Runner) -> None:
+    live = await runner.ask("a", turn())
+    assert runner.live("b", live.message.id) is None
+    assert runner.writing("b", live.conversation.id) == []
+    with pytest.raises(NotFoundError):
+        await runner.ask("b", turn("More?", conversation=live.conversation.id, parent=live.message.id))
+
+
+async def test_the_backend_gets_the_path_the_prompt_and_the_seed(runner: Runner) -> None:
+    runner.backend = backend = FakeBackend(["first"], ["second"])
+    first = await runner.ask("a", turn())
+    await heard(first)
+    await heard(await runner.ask("a", turn("More?", conversation=first.conversation.id, parent=first.message.id)))
+    said = [(message.role, message.content) for message in backend.requests[1].messages]
+    assert said == [("system", "Be brief."), ("user", "What?"), ("assistant", "first"), ("user", "More?")]
+    assert backend.requests[1].settings.seed == 7
+    assert backend.requests[1].user == "a"
+
+
+async def test_a_reply_that_goes_on_keeps_its_beginning(runner: Runner) -> None:
+    runner.backend = backend = FakeBackend(["the end"])
+    first = await runner.ask("a", turn())
+    await heard(first)
+    again = turn(None, "Once ", conversation=first.conversation.id, parent=first.message.parent)
+    live = await runner.ask("a", again)
+    assert await heard(live) == "Once the end"
+    assert kept(runner, live).content == "Once the end"
+    assert kept(runner, live).versions == (first.message.id, live.message.id)
+    last = backend.requests[-1].messages[-1]
+    assert (last.role, last.content) == ("assistant", "Once ")
+
+
+async def test_closing_marks_what_was_being_written() -> None:
+    runner = Runner(FakeBackend(["one ", Hold()]), Store.in_memory(), Store.in_memory())
+    live = await runner.ask("a", turn())
+    while not live.growing.text:
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        await runner.close()
+    assert (kept(runner, live).content, kept(runner, live).state) == ("one ", "interrupted")
+
+
+async def test_replies_that_lost_their_server_are_marked(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = runner.kept.of("a").begin(turn()).reply
+    monkeypatch.setattr("chatui.runner.SILENT_FOR", timedelta(seconds=-1))
+    runner.start()
+    async with asyncio.timeout(10):
+        while runner.shelf("a").message(lost.id).state == "running":
+            await asyncio.sleep(0.01)
+    assert runner.shelf("a").message(lost.id).state == "interrupted"
+
+
+async def test_what_is_written_here_is_never_taken_for_lost(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before each look for lost replies there is a sign of life of it, though no text comes."""
+    monkeypatch.setattr("chatui.runner.SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr("chatui.runner.KEEP_SECONDS", 0.01)
+    done: list[list[str] | None] = []
+    write, interrupt = runner.kept.write, runner.kept.interrupt
+
+    def written(progress: Sequence[Progress]) -> None:
+        done.append([one.message for one in progress])
+        write(progress)
+
+    def swept(silent_for: timedelta) -> int:
+        done.append(None)
+        return interrupt(silent_for)
+
+    hold = Hold()
+    runner.backend = FakeBackend([hold, "done"])
+    live = await runner.ask("a", turn())
+    monkeypatch.setattr(runner.kept, "write", written)
+    monkeypatch.setattr(runner.kept, "interrupt", swept)
+    async with asyncio.timeout(30):
+        while done.count(None) < 5:
+            await asyncio.sleep(0.01)
+    looks = [number for number, what in enumerate(done) if what is None and number > 0]
+    assert all(done[number - 1] == [live.message.id] for number in looks)
+    assert kept(runner, live).state == "running"
+    hold.release()
+    assert await heard(live) == "done"
+
+
+@pytest.mark.parametrize("error", [StoreError("The disk is full.", "Make room."), RuntimeError("inside")])
+async def test_a_store_that_refuses_is_told_and_tried_again(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(_: object) -> None:
+        raise error
+
+    runner.backend = FakeBackend([ReplyDelta(text="all of it", tokens=1)])
+    with monkeypatch.context() as broken:
+        broken.setattr(runner.kept, "write", refuse)
+        live = await runner.ask("a", turn())
+        async with asyncio.timeout(10):
+            async for _ in live.changes():
+                pass
+            await runner.stop("a", live.conversation.id)  # does not wait for what does not come
+        assert isinstance(live.unkept, ChatError)
+        assert "inside" not in str(live.unkept)
+        assert not live.kept
+    async with asyncio.timeout(10):
+        while not live.kept:
+            await asyncio.sleep(0.05)
+    assert kept(runner, live).content == "all of it"
+    assert live.unkept is None
+
+
+async def test_temporary_chats_are_not_in_the_store_on_disk(runner: Runner) -> None:
+    live = await runner.ask("a", turn(), temporary=True)
+    await heard(live)
+    assert runner.shelf("a").conversations() == []
+    assert runner.shelf("a", temporary=True).message(live.message.id).content == "".join(WORDS)

@@ -1,0 +1,409 @@
+"""Real tiny models behind the engine's protocol: together where attention is plain, else one after another."""
+
+import copy
+import dataclasses
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from chatui.catalogue import ModelSpec
+from chatui.chat import ChatRequest, Finish, Message, ReplyDelta
+from chatui.errors import ChatError, GenerationError, PromptError, TooLongError
+from chatui.ledger import positions_for
+from chatui.local import batch, serving
+from chatui.local.engine import Model, Write
+from chatui.local.loading import LoadedModel
+from chatui.local.serving import Serial, Together, together
+from chatui.settings import GenerationSettings
+from tests import models
+
+HELLO = (Message("system", "Be kind."), Message("user", "Hello there, who are you?"))
+TOKEN = 256  # bytes of keys and values of the small models
+MEMORY = 4 * positions_for(512) * TOKEN  # four slots of their whole context
+OTHERS = tuple(kind for kind in models.CONFIGS if kind not in models.PLAIN)
+
+
+def own(kind: str = "llama") -> LoadedModel:
+    """A loaded model that a test may change."""
+    ready = models.ready(kind)
+    return dataclasses.replace(ready, model=copy.deepcopy(ready.model))
+
+
+def spec_of(**values: Any) -> ModelSpec:
+    return ModelSpec("tiny", **{"kv_memory": MEMORY, **values})
+
+
+def many(kind: str = "llama", **values: Any) -> Together:
+    made = together(own(kind), spec_of(**values))
+    assert made is not None
+    return made
+
+
+@cache
+def shared(kind: str) -> Together:
+    return many(kind)
+
+
+def ask(messages: tuple[Message, ...] = HELLO, **values: Any) -> ChatRequest:
+    asked = {name: values.pop(name) for name in ("whole", "ignore_eos") if name in values}
+    return ChatRequest(messages, GenerationSettings(**{"temperature": 0.0, "max_new_tokens": 12, **values}), **asked)
+
+
+def begin(model: Model, request: ChatRequest, queue_seconds: float = 0.0) -> object:
+    return model.begin(model.prepare(request), queue_seconds, lambda: False)
+
+
+def run(model: Model, *requests: ChatRequest) -> list[list[ReplyDelta | ChatError]]:
+    """What becomes of requests that begin at once."""
+    handles = [begin(model, request) for request in requests]
+    happened: dict[object, list[ReplyDelta | ChatError]] = {handle: [] for handle in handles}
+    going = set(handles)
+    while going:
+        for handle, event in model.step():
+            happened[handle].append(event)
+            if isinstance(event, ChatError) or event.finish is not None:
+                going.remove(handle)
+    return [happened[handle] for handle in handles]
+
+
+def text_of(events: list[ReplyDelta | ChatError]) -> str:
+    return "".join(event.text for event in events if isinstance(event, ReplyDelta))
+
+
+def finish_of(events: list[ReplyDelta | ChatError]) -> Finish:
+    last = events[-1]
+    assert isinstance(last, ReplyDelta)
+    assert last.finish is not None
+    return last.finish
+
+
+def error_of(events: list[ReplyDelta | ChatError]) -> ChatError:
+    assert isinstance(events[-1], ChatError)
+    return events[-1]
+
+
+def plain_spoken(kind: str) -> LoadedModel:
+    """A model that writes letters alone, so that what it has written is read again as the same tokens."""
+    loaded = own(kind)
+    letters = len("".join(map(chr, range(ord("!"), ord("~") + 1))))
+    with torch.no_grad():
+        loaded.model.get_output_embeddings().weight[letters:] = 0
+    return loaded
+
+
+class TestContinued:
+    """A reply goes on from its text as it would have gone on by itself."""
+
+    def check(self, model: Model, together: bool) -> None:
+        [events] = run(model, ask())
+        whole = text_of(events)
+        assert len(whole) == finish_of(events).completion_tokens == 12
+        assert len(set(whole)) > 2, "a model that repeats itself would prove nothing"
+        cuts = (1, 5, 11)
+        requests = [ask((*HELLO, Message("assistant", whole[:cut])), max_new_tokens=12 - cut) for cut in cuts]
+        for cut, request in zip(cuts, requests, strict=True):
+            [events] = run(model, request)
+            assert text_of(events) == whole[cut:]
+            finish = finish_of(events)
+            assert finish.cached_tokens == (finish.prompt_tokens - 1 if together else 0)
+        if together:
+            assert [text_of(events) for events in run(model, *requests)] == [whole[cut:] for cut in cuts]
+
+    @pytest.mark.parametrize("kind", models.PLAIN)
+    def test_in_slots(self, kind: str):
+        model = together(plain_spoken(kind), spec_of(kv_memory=8 * MEMORY))
+        assert model is not None
+        self.check(model, together=True)
+
+    @pytest.mark.parametrize("kind", models.CONFIGS)
+    def test_one_by_one(self, kind: str):
+        self.check(Serial(plain_spoken(kind)), together=False)
+
+    def test_a_sampled_rest_is_repeated_by_its_seed_and_penalties_count_what_was_there(self):
+        model = shared("llama")
+        start = (*HELLO, Message("assistant", "abc"))
+        first, again = (run(model, ask(start, temperature=1.5, seed=7))[0] for _ in range(2))
+        assert text_of(first) == text_of(again)
+        penalty = {"repetition_penalty": 1.5}
+        alone = Serial(models.ready())
+        assert text_of(run(model, ask(start, **penalty))[0]) == text_of(run(alone, ask(start, **penalty))[0])
+
+    def test_a_start_that_cannot_be_continued_is_an_error_of_its_own(self):
+        request = ask((Message("assistant", "Hi"),))
+        with pytest.raises(PromptError, match="no message to answer"):
+            shared("llama").prepare(request)
+        [events] = run(Serial(models.ready()), request)
+        assert "no message to answer" in error_of(events).message
+
+
+class TestWhich:
+    @pytest.mark.parametrize("kind", models.PLAIN)
+    def test_plain_attention_is_served_together(self, kind: str):
+        assert together(own(kind), spec_of()) is not None
+
+    @pytest.mark.parametrize("kind", OTHERS)
+    def test_other_models_are_left_to_go_one_by_one(self, kind: str):
+        loaded = own(kind)
+        assert together(loaded, spec_of()) is None
+        [events] = run(Serial(loaded), ask())
+        assert text_of(events) == text_of(run(Serial(models.ready(kind)), ask())[0])
+
+    def test_a_model_that_disagrees_goes_one_by_one_with_its_own_attention(self, monkeypatch: pytest.MonkeyPatch):
+        loaded = own()
+        monkeypatch.setattr(serving.forward, "agrees", lambda *_: False)
+        assert together(loaded, spec_of()) is None
+        [events] = run(Serial(loaded), ask())
+        assert text_of(events) == text_of(run(Serial(models.ready()), ask())[0])
+
+    def test_loading_chooses(self, tmp_path_factory: pytest.TempPathFactory):
+        for kind, expected in (("llama", Together), ("mamba2", Serial)):
+            folder, phases = models.save(tmp_path_factory.mktemp(kind), kind), list[str]()
+            model = serving.open_model(ModelSpec(str(folder), compile="off", kv_memory=MEMORY), folder, phases.append)
+            assert type(model) is expected
+            assert phases[-1] == "making room for conversations"
+            assert finish_of(run(model, ask())[0]).completion_tokens > 0
+
+    def test_the_memory_is_kept_to_and_told(self):
+        model = many(slots=16)
+        assert (model.info.slots, model.info.context_length, model.info.kv_bytes) == (4, 512, MEMORY)
+        model = many(slots=2)
+        assert (model.info.slots, model.info.context_length) == (2, 512)
+        model = many(kv_memory=positions_for(128) * TOKEN)
+        assert (model.info.slots, model.info.context_length) == (1, 192)
+        assert model.info.name == models.ready("llama").info.name
+
+    def test_a_small_memory_shortens_the_context(self):
+        model = many(kv_memory=positions_for(128) * TOKEN)
+        [events] = run(model, ask(max_new_tokens=400, ignore_eos=True))
+        finish = finish_of(events)
+        assert finish.prompt_tokens + finish.completion_tokens == 192
+        with pytest.raises(TooLongError, match="room for"):
+            model.prepare(ask((Message("user", "x" * 200),)))
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"seed": 0},
+    {"temperature": 1.2, "seed": 1},
+    {"temperature": 1.5, "top_p": 0.9, "seed": 2},
+    {"temperature": 0.8, "top_k": 5, "repetition_penalty": 1.3, "seed": 3},
+]
+
+
+class TestBoth:
+    @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2", "gemma3", "gpt_oss"])
+    def test_together_or_alone_the_text_is_the_same(self, kind: str):
+        """With prompts far longer than the sliding windows."""
+        serial, requests = Serial(models.ready(kind)), [ask(**values) for values in SETTINGS]
+        alone = [run(serial, request)[0] for request in requests]
+        beside = run(shared(kind), *requests)
+        assert len({text_of(events) for events in alone}) == len(SETTINGS)
+        for one, other in zip(alone, beside, strict=True):
+            assert text_of(one) == text_of(other)
+            for name in ("reason", "prompt_tokens", "completion_tokens", "seed"):
+                assert getattr(finish_of(one), name) == getattr(finish_of(other), name)
+
+    @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
+    def test_a_reply_from_its_prompt_to_its_finish(self, serial: bool):
+        model = Serial(models.ready()) if serial else many()
+        handle = begin(model, ask(ignore_eos=True), queue_seconds=1.5)
+        events: list[Any] = []
+        while not events or events[-1].finish is None:
+            happened = model.step()
+            assert {reply for reply, _ in happened} == {handle}
+            events += [event for _, event in happened]
+        assert events[0].prompt is not None
+        assert all(event.prompt is None and event.tokens == 1 for event in events[1:])
+        finish = finish_of(events)
+        assert (finish.reason, finish.completion_tokens, finish.queue_seconds) == ("length", 12, 1.5)
+        assert finish.prompt_tokens == len(events[0].prompt.token_ids)
+        assert finish.prefill_seconds > 0
+        assert finish.decode_seconds > 0
+        assert model.room()
+        assert model.step() == []
+
+    @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
+    def test_whole_conversations_and_those_that_are_too_long(self, serial: bool):
+        model = Serial(models.ready()) if serial else shared("llama")
+        long = tuple(Message(role, "x" * 200) for _ in range(4) for role in ("user", "assistant"))
+        for messages, whole in (((*long, HELLO[1]), True), ((Message("user", "x" * 600),), False)):
+            with pytest.raises(TooLongError):
+                raise error_of(run(model, ask(messages, whole=whole))[0])
+        [events] = run(model, ask((*long, HELLO[1])))
+        assert finish_of(events).completion_tokens > 0
+
+    @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
+    def test_ended_before_its_first_step_nothing_comes_of_it(self, serial: bool):
+        """Between begin() and step() the one who asked may leave."""
+        model = Serial(models.ready()) if serial else many()
+        model.end(begin(model, ask()))
+        assert model.step() == []
+        assert model.room()
+        assert text_of(run(model, ask())[0]) == text_of(run(shared("llama"), ask())[0])
+
+    @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
+    def test_reset_forgets_all(self, serial: bool):
+        model = Serial(own()) if serial else many()
+        for _ in range(1 if serial else 4):
+            begin(model, ask())
+        assert not model.room()
+        model.step()
+        model.reset()
+        assert model.room()
+        assert model.step() == []
+        [events] = run(model, ask())
+        assert finish_of(events).cached_tokens == 0
+        assert text_of(events) == text_of(run(shared("llama"), ask())[0])
+
+    @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
+    def test_nan_in_the_weights_fails_the_reply_alone(self, serial: bool):
+        loaded = own()
+        model = Serial(loaded) if serial else together(loaded, spec_of())
+        assert model is not None
+        norm = loaded.model.get_parameter("model.norm.weight")
+        before = norm.detach().clone()
+        with torch.no_grad():
+            norm.fill_(NAN)
+        with pytest.raises(GenerationError, match="NaN"):
+            raise error_of(run(model, ask())[0])
+        with torch.no_grad():
+            norm.copy_(before)
+        assert text_of(run(model, ask())[0]) == text_of(run(shared("llama"), ask())[0])
+
+    @pytest.mark.parametrize("model", [Serial(models.ready()), None], ids=["serial", "together"])
+    def test_only_what_was_prepared_begins(self, model: Model | None):
+        with pytest.raises(TypeError):
+            (model or shared("llama")).begin("anything", 0.0, lambda: False)
+
+
+NAN = float("nan")
+
+
+class TestTogether:
+    def test_as_many_as_there_are_slots(self):
+        model = many(slots=2)
+        handles = [begin(model, ask()) for _ in range(2)]
+        assert not model.room()
+        with pytest.raises(RuntimeError):
+            begin(model, ask())
+        model.end(handles[0])
+        assert model.room()
+
+    def test_what_was_cached_is_told(self):
+        model = many()
+        [first] = run(model, ask(max_new_tokens=5))
+        assert finish_of(first).cached_tokens == 0
+        more = (*HELLO, Message("assistant", text_of(first)), Message("user", "And?"))
+        [second] = run(model, ask(more, max_new_tokens=5))
+        finish = finish_of(second)
+        assert finish_of(first).prompt_tokens <= finish.cached_tokens < finish.prompt_tokens
+        assert isinstance(second[0], ReplyDelta)
+        assert second[0].read == finish.cached_tokens
+        [again] = run(Serial(models.ready()), ask(more, max_new_tokens=5))
+        assert text_of(second) == text_of(again)
+
+    def test_how_far_a_prompt_is_read_is_told(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(batch, "LARGEST_PIECE", 16)
+        model = many()
+        writer = begin(model, ask(max_new_tokens=400, ignore_eos=True))
+        model.step()
+        reader = begin(model, ask((Message("user", "x" * 300),), max_new_tokens=1))
+        read: list[int | None] = []
+        while len(read) < 2 or read[-1] is not None:
+            read += [event.read for handle, event in model.step() if handle is reader and isinstance(event, ReplyDelta)]
+        tokens = len(model.prepare(ask((Message("user", "x" * 300),))).prompt.token_ids)
+        assert read == [*range(0, tokens, 16), None]
+        model.end(writer)
+
+    def test_a_reply_that_cannot_be_shown_fails_alone(self, monkeypatch: pytest.MonkeyPatch):
+        model = many()
+        broken, fine = model.prepare(ask()), model.prepare(ask(temperature=1.0, seed=5))
+        monkeypatch.setattr(broken, "push", lambda _: 1 / 0)
+        handles = [model.begin(each, 0.0, lambda: False) for each in (broken, fine)]
+        failed, written = [], []
+        while model.batch.rows:
+            for handle, event in model.step():
+                (failed if handle is handles[0] else written).append(event)
+        assert isinstance(failed[-1], GenerationError)
+        assert text_of(written) == text_of(run(Serial(models.ready()), ask(temperature=1.0, seed=5))[0])
+        assert model.room()
+
+
+class TestSerial:
+    def test_one_at_a_time(self):
+        model = Serial(models.ready())
+        handle = begin(model, ask())
+        assert not model.room()
+        model.end("another")
+        assert not model.room()
+        model.end(handle)
+        assert model.room()
+
+    @pytest.mark.parametrize("kind", ["llama", "mamba2"])
+    def test_it_stops_within_the_pass_that_reads_the_prompt(self, kind: str):
+        loaded = own(kind)
+        model, asked = Serial(loaded), 0
+
+        def unwanted() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > 3
+
+        model.begin(ask(), 0.0, unwanted)
+        assert [event for _, event in model.step() if isinstance(event, ReplyDelta) and event.prompt]
+        assert model.step() == []
+        assert asked == 4
+        assert model.room()
+        assert not any(module._forward_pre_hooks for module in loaded.model.modules())
+        assert text_of(run(model, ask())[0]) == text_of(run(Serial(models.ready(kind)), ask())[0])
+
+    def test_once_it_writes_nobody_is_asked_within_a_pass(self):
+        loaded = own()
+        model = Serial(loaded)
+        handle = begin(model, ask())
+        while not any(isinstance(event, ReplyDelta) and event.tokens for _, event in model.step()):
+            assert any(module._forward_pre_hooks for module in loaded.model.modules())
+        assert not any(module._forward_pre_hooks for module in loaded.model.modules())
+        model.end(handle)
+
+    def test_a_reply_that_ends_closes_what_wrote_it(self):
+        closed: list[str] = []
+
+        def wrap(write: Write) -> Write:
+            def wrapped(request: ChatRequest, queue_seconds: float):
+                try:
+                    yield from write(request, queue_seconds)
+                finally:
+                    closed.append(request.messages[-1].content)
+
+            return wrapped
+
+        model = Serial(own(), wrap)
+        run(model, ask())
+        assert closed == [HELLO[-1].content]
+        for stop in (lambda handle: model.end(handle), lambda _: model.reset()):
+            handle = begin(model, ask())
+            model.step()
+            stop(handle)
+        assert len(closed) == 3
+        assert not any(module._forward_pre_hooks for module in model.loaded.model.modules())
+
+    @pytest.mark.parametrize(
+        ("raised", "says"),
+        [
+            (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory"),
+            (MemoryError(), "not enough memory"),
+            (IndexError("index out of range"), "failed while writing .IndexError"),
+        ],
+    )
+    def test_what_the_model_raises_becomes_one_error(self, raised: Exception, says: str):
+        def broken(request: ChatRequest, queue_seconds: float):
+            yield ReplyDelta(tokens=1)
+            raise raised
+
+        model = Serial(models.ready(), lambda _: broken)
+        with pytest.raises(GenerationError, match=says) as caught:
+            raise error_of(run(model, ask())[0])
+        assert caught.value.remedy
+        assert model.room()

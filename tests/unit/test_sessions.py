@@ -1,0 +1,57 @@
+"""What is remembered of a tab: its components as they are now and its states, and no copy of what it shows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+import gradio.routes
+import pytest
+from gradio.state_holder import SessionState
+
+from chatui.ui.blocks import Page
+from chatui.ui.sessions import Session, Sessions, install
+
+
+@pytest.fixture
+def page() -> Page:
+    with Page() as made:
+        box, state = gr.Textbox(label="said"), gr.State(7)
+        gr.Button().click(lambda *said: said, [box, state], [box, state])
+    return made
+
+
+async def told(page: Page, said: Any, session: SessionState) -> list[Any]:
+    shown: list[Any] = await page.postprocess_data(page.fns[0], said, session)
+    return shown
+
+
+async def test_it_answers_as_gradios_own(page: Page) -> None:
+    box, state = page.fns[0].outputs
+    mine, theirs = Session(page), SessionState(page)
+    said: list[Callable[[], Any]] = [
+        lambda: ["x", 1],
+        lambda: {box: "y"},
+        lambda: {state: 5},
+        lambda: {box: gr.update(label="new", value="z")},
+    ]
+    for each in said:
+        assert await told(page, each(), mine) == await told(page, each(), theirs)
+        assert mine[state._id] == theirs[state._id]
+        assert mine[box._id].label == theirs[box._id].label
+        assert (box._id in mine, state._id in mine) == (box._id in theirs, state._id in theirs)
+
+
+async def test_nothing_of_what_was_shown_is_kept_twice(page: Page) -> None:
+    box, _ = page.fns[0].outputs
+    session = Session(page)
+    await told(page, {box: "a secret"}, session)
+    await told(page, {box: gr.update(label="another secret", value="third")}, session)
+    assert list(session.components) == []
+
+
+def test_gradios_servers_keep_their_sessions_here(page: Page) -> None:
+    install()
+    app = gradio.routes.App.create_app(page)
+    assert isinstance(app.state_holder, Sessions)
+    assert isinstance(app.state_holder["tab"], Session)
+    assert app.state_holder["tab"] is app.state_holder["tab"]

@@ -1,0 +1,409 @@
+import itertools
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy.orm import Session, registry
+
+from chatui.errors import NotFoundError
+from chatui.personas import PRESETS
+from chatui.store.database import ALL_OWNERS
+from chatui.store.records import Progress, StoredMessage, Tree
+from chatui.store.rows import first_words, new_id, now
+from chatui.store.store import Store
+from chatui.store.tables import conversations, messages, metadata, personas
+from tests.databases import FINISH, OwnerMissingError, ask, check_owner
+
+pytest_plugins = ("tests.databases",)
+OWNERS = ("login:ada", "guest:b")
+SILENT = timedelta(seconds=-60)
+"""Later than every sign of life: what happens to a server's replies once it is gone."""
+
+
+class TestWrite:
+    def test_a_reply_grows_until_it_ends_and_then_never_changes(self, store: Store) -> None:
+        shelf = store.of("a")
+        reply = shelf.begin(ask("1")).reply
+        for content in ("So", "So it", "So it is"):
+            store.write([Progress("a", reply.id, content, "Hm")])
+            assert shelf.message(reply.id) == replace(reply, content=content, reasoning="Hm")
+        store.write([Progress("a", reply.id, "So it is.", "Hm", "stopped", FINISH, "why")])
+        ended = shelf.message(reply.id)
+        assert ended == replace(reply, content="So it is.", reasoning="Hm", state="stopped", finish=FINISH, error="why")
+        for state in ("running", "finished", "failed"):
+            store.write([Progress("a", reply.id, "else", state=state)])
+        assert store.interrupt(SILENT) == 0
+        assert shelf.message(reply.id) == ended
+
+    def test_many_owners_at_once(self, store: Store) -> None:
+        replies = {owner: store.of(owner).begin(ask("1")).reply for owner in OWNERS}
+        store.write([Progress(owner, reply.id, f"for {owner}") for owner, reply in replies.items()])
+        store.write([])
+        for owner, reply in replies.items():
+            assert store.of(owner).message(reply.id).content == f"for {owner}"
+
+    def test_one_that_is_not_there_is_nothing(self, store: Store) -> None:
+        store.write([Progress("a", "missing", "x", state="finished")])
+        assert store.of("a").conversations() == []
+
+    def test_threads_at_once_lose_nothing(self, store: Store) -> None:
+        shelf = store.of("a")
+        failed: list[BaseException] = []
+
+        def chat() -> None:
+            try:
+                begun = shelf.begin(ask("first"))
+                for number in range(5):
+                    store.write([Progress("a", begun.reply.id, f"reply {number}", state="finished")])
+                    begun = shelf.begin(ask(f"question {number}", begun.conversation.id, begun.reply.id))
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=chat) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == []
+        assert [len(tree.messages) for tree in shelf.trees()] == [12] * 6
+
+
+class TestHousekeeping:
+    def test_only_the_silent_are_interrupted(self, store: Store) -> None:
+        shelf = store.of("a")
+        reply = shelf.begin(ask("1", prefix="So")).reply
+        assert store.interrupt(timedelta(minutes=1)) == 0
+        assert store.interrupt(SILENT) == 1
+        assert store.interrupt(SILENT) == 0
+        assert shelf.message(reply.id) == replace(reply, state="interrupted")
+
+    def test_an_interrupted_reply_is_found(self, store: Store) -> None:
+        store.of("a").begin(ask("1", prefix="unmistakable"))
+        store.interrupt(SILENT)
+        assert len(store.of("a").search("unmistakable")) == 1
+
+    def test_purge_removes_the_deleted_and_only_them(self, store: Store) -> None:
+        shelf = store.of("a")
+        ids = [shelf.begin(ask(f"{number} findable")).conversation.id for number in range(4)]
+        for id in ids[:2]:
+            shelf.delete(id)
+        before = list(shelf.trees())
+        assert store.purge(timedelta(hours=1)) == 0
+        shelf.restore(ids[1])
+        shelf.delete(ids[1])
+        assert store.purge(timedelta(0)) == 2
+        assert list(shelf.trees()) == before
+        assert {hit.conversation.id for hit in shelf.search("findable")} == set(ids[2:])
+        for id in ids[:2]:
+            with pytest.raises(NotFoundError):
+                shelf.restore(id)
+        assert counts(store) == (2, 4)
+        assert indexed(store, "findable") == (2, 2)
+
+    def test_purge_of_many(self, store: Store) -> None:
+        shelf = store.of("a")
+        for added in shelf.add([next(shelf.trees([shelf.begin(ask("1")).conversation.id]))] * 250):
+            shelf.delete(added.id)
+        assert store.purge(timedelta(0)) == 250
+        assert counts(store) == (1, 2)
+
+    def test_forget_removes_what_nobody_touched(self, store: Store) -> None:
+        store.of("a").begin(ask("1"))
+        assert store.forget(timedelta(hours=1)) == 0
+        assert store.forget(timedelta(0)) == 1
+        assert counts(store) == (0, 0)
+
+    def test_the_secret_is_the_databases_own(self, make_store: Callable[[], Store]) -> None:
+        one, two = make_store(), make_store()
+        assert len(one.secret()) == 32
+        assert one.secret() == one.secret() != two.secret()
+
+
+def counts(store: Store) -> tuple[int, int]:
+    with store.database.maintaining() as connection:
+        tables = (conversations, messages)
+        return tuple(connection.scalar(select(func.count()).select_from(table)) for table in tables)  # type: ignore
+
+
+def indexed(store: Store, word: str) -> tuple[int, int]:
+    """How many titles and messages the index of words has with this word, whoever's they are."""
+    sql = "SELECT count(*) FROM {0} WHERE words @@ to_tsquery('simple', :word)"
+    names = ["conversations", "messages"]
+    if store.database.sqlite:
+        sql, names = "SELECT count(*) FROM {0} WHERE {0} MATCH :word", ["title_words", "message_words"]
+    with store.database.maintaining() as connection:
+        return tuple(connection.scalar(text(sql.format(name)), {"word": word}) for name in names)  # type: ignore
+
+
+class TestOtherVersions:
+    """JSON that another version of chatui has written."""
+
+    def rewrite(self, store: Store, table: Any, column: str, change: Callable[[dict[str, Any]], object]) -> None:
+        with store.database.maintaining() as connection:
+            sql = f"SELECT {column} FROM {table.name} WHERE {column} IS NOT NULL"
+            value = json.loads(connection.execute(text(sql)).scalar_one())
+            change(value)
+            connection.execute(text(f"UPDATE {table.name} SET {column} = :new"), {"new": json.dumps(value)})
+
+    def test_fields_that_we_do_not_know_are_passed_over(self, store: Store) -> None:
+        begun = store.of("a").begin(ask("1"))
+        store.write([Progress("a", begun.reply.id, "x", state="finished", finish=FINISH)])
+        self.rewrite(store, conversations, "persona", lambda persona: persona.update(voice="deep"))
+        self.rewrite(store, messages, "finish", lambda finish: finish.update(energy=1, cached_tokens="many"))
+        self.rewrite(
+            store, messages, "author", lambda author: author["settings"].update(xtc=1, temperature=9.0, stop=[1])
+        )
+        assert store.of("a").conversation(begun.conversation.id).persona == PRESETS[0]
+        reply = store.of("a").message(begun.reply.id)
+        assert (reply.author, reply.finish) == (begun.reply.author, FINISH)
+
+    def test_fields_that_are_missing_are_their_defaults_or_nothing(self, store: Store) -> None:
+        begun = store.of("a").begin(ask("1", prefix="So"))
+        store.write([Progress("a", begun.reply.id, "x", state="finished", finish=FINISH)])
+        self.rewrite(store, conversations, "persona", lambda persona: persona.pop("examples"))
+        self.rewrite(store, messages, "author", lambda author: author.pop("prefix"))
+        self.rewrite(store, messages, "finish", lambda finish: finish.pop("seed"))
+        assert store.of("a").conversation(begun.conversation.id).persona == replace(PRESETS[0], examples=())
+        reply = store.of("a").message(begun.reply.id)
+        assert begun.reply.author is not None
+        assert (reply.author, reply.finish) == (replace(begun.reply.author, prefix=""), None)
+
+
+class TestGuard:
+    """The guard that all tests run under notices what it is there for."""
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            select(messages),
+            select(func.count()).select_from(conversations),
+            select(personas.c.persona).where(personas.c.id == "x"),
+            select(messages.c.id).where(messages.c.owner == conversations.c.owner, conversations.c.id == "x"),
+            select(messages).join(conversations, conversations.c.id == messages.c.conversation),
+            select(messages)
+            .join(conversations, conversations.c.id == messages.c.conversation)
+            .where(conversations.c.owner == "a"),
+            select(messages).where(messages.c.seq > select(func.max(messages.c.seq)).scalar_subquery()),
+            select(messages.alias("m")).where(text("m.id = 'owner = ?'")),
+            select(messages).where(messages.c.owner == "a").union_all(select(messages)),
+            update(messages).values(state="stopped"),
+            update(messages).where(messages.c.id == "x").values(owner="b"),
+            delete(conversations),
+            delete(personas).where(personas.c.id == "x"),
+            text("SELECT * FROM messages WHERE id = 'x'"),
+            text("UPDATE conversations SET owner = :owner WHERE id = 'x'").bindparams(owner="a"),
+            text("DELETE FROM personas"),
+            text("INSERT INTO personas (id, persona) VALUES ('x', '{}')"),
+        ],
+        ids=str,
+    )
+    def test_a_statement_without_the_owner_fails(self, store: Store, statement: Any) -> None:
+        with pytest.raises(OwnerMissingError), store.database.writing() as connection:
+            connection.execute(statement)
+
+    def test_many_at_once_fail(self, store: Store) -> None:
+        with pytest.raises(OwnerMissingError), store.database.writing() as connection:
+            connection.execute(update(messages).values(state="stopped"), [{}, {}])
+        with pytest.raises(OwnerMissingError), store.database.writing() as connection:
+            connection.exec_driver_sql("DELETE FROM messages")
+
+    def test_objects_fail(self, store: Store) -> None:
+        class Kept:
+            seq: int
+
+        registry(metadata=metadata).map_imperatively(Kept, personas)
+        with Session(store.database.engine) as session, pytest.raises(OwnerMissingError):
+            session.scalars(select(Kept)).all()
+
+    def test_the_index_of_words_needs_an_owner(self) -> None:
+        with pytest.raises(OwnerMissingError):
+            check_owner("SELECT rowid FROM message_words WHERE message_words MATCH ?")
+
+    @pytest.mark.parametrize("table", [conversations, messages, personas], ids=str)
+    def test_with_the_owner_or_for_all_owners_they_pass(self, store: Store, table: Any) -> None:
+        with store.database.writing() as connection:
+            connection.execute(select(table).where(table.c.owner == "a"))
+            connection.execute(select(table.alias("x")).where(text("x.owner = :o")), {"o": "a"})
+            connection.execute(delete(table).where(table.c.owner == "a", table.c.id == "x"))
+            connection.execute(insert(personas).values(id=new_id(), owner="a", persona=PRESETS[0]))
+            connection.execute(select(table), execution_options={ALL_OWNERS: True})
+
+
+class Machine(RuleBasedStateMachine):
+    """Two owners do whatever they like; a dictionary for each knows what must be there."""
+
+    made = Bundle("messages")
+    make: Callable[[], Store]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = self.make()
+        self.trees: dict[str, dict[str, dict[str, StoredMessage]]] = {owner: {} for owner in OWNERS}
+        self.titles: dict[str, str] = {}
+        self.leaves: dict[str, str] = {}
+        self.deleted: set[str] = set()
+        self.numbers = itertools.count()
+
+    def teardown(self) -> None:
+        self.store.close()
+
+    def learn(self, owner: str, id: str, path: Sequence[StoredMessage]) -> None:
+        tree = self.trees[owner].setdefault(id, {})
+        for message in path:
+            tree.setdefault(message.id, message)
+        self.leaves[id] = path[-1].id
+
+    def gone(self, message: tuple[str, str, str]) -> bool:
+        owner, id, _ = message
+        return id in self.deleted or id not in self.trees[owner]
+
+    @rule(target=made, owner=st.sampled_from(OWNERS), question=st.text(max_size=80).map(lambda t: t.replace("\0", "")))
+    def begin(self, owner: str, question: str) -> Any:
+        begun = self.store.of(owner).begin(ask(question, prefix="So"))
+        id = begun.conversation.id
+        self.learn(owner, id, begun.path)
+        self.titles[id] = first_words(question)
+        return multiple(*((owner, id, message.id) for message in begun.path))
+
+    @rule(target=made, message=made, again=st.booleans())
+    def go_on(self, message: tuple[str, str, str], again: bool) -> Any:
+        owner, id, parent = message
+        turn = ask(None if again else f"more {next(self.numbers)}", id, parent)
+        role = self.trees[owner].get(id, {}).get(parent, StoredMessage("", "", None, "user", "", now())).role
+        if self.gone(message) or (again and role != "user"):
+            with pytest.raises(NotFoundError):
+                self.store.of(owner).begin(turn)
+            return multiple()
+        begun = self.store.of(owner).begin(turn)
+        self.learn(owner, id, begun.path)
+        return owner, id, begun.reply.id
+
+    @rule(
+        message=made, content=st.text(max_size=20), state=st.sampled_from(["running", "finished", "stopped", "failed"])
+    )
+    def write(self, message: tuple[str, str, str], content: str, state: Any) -> None:
+        owner, id, reply = message
+        content = content.replace("\0", "")
+        self.store.write([Progress(owner, reply, content, state=state)])
+        self.store.write([Progress(OWNERS[owner == OWNERS[0]], reply, "another's", state=state)])
+        known = self.trees[owner].get(id, {}).get(reply)
+        if known is not None and known.state == "running":
+            self.trees[owner][id][reply] = replace(known, content=content, state=state)
+
+    @rule()
+    def crash(self) -> None:
+        running = 0
+        for tree in (tree for trees in self.trees.values() for tree in trees.values()):
+            for message in list(tree.values()):
+                if message.state == "running":
+                    running += 1
+                    tree[message.id] = replace(message, state="interrupted")
+        assert self.store.interrupt(SILENT) == running
+
+    @rule(message=made)
+    def select(self, message: tuple[str, str, str]) -> None:
+        owner, id, version = message
+        if not self.gone(message):
+            leaf = self.store.of(owner).select(version).leaf
+            assert leaf is not None
+            self.leaves[id] = leaf
+            order = list(self.trees[owner][id])
+            below = [one for one in order if version in self.ancestors(owner, id, one)]
+            assert leaf == below[-1]
+
+    def ancestors(self, owner: str, id: str, message: str | None) -> list[str]:
+        found = []
+        while message is not None:
+            found.append(message)
+            message = self.trees[owner][id][message].parent
+        return found
+
+    @rule(target=made, message=made)
+    def branch(self, message: tuple[str, str, str]) -> Any:
+        owner, id, end = message
+        path = self.ancestors(owner, id, end) if not self.gone(message) else []
+        if not path or any(self.trees[owner][id][one].state == "running" for one in path):
+            return multiple()
+        branched = self.store.of(owner).branch(end)
+        copied = self.store.of(owner).path(branched.id)
+        originals = [self.trees[owner][id][one].content for one in reversed(path)]
+        assert [one.content for one in copied] == originals
+        self.learn(owner, branched.id, copied)
+        self.titles[branched.id] = self.titles[id]
+        return multiple(*((owner, branched.id, one.id) for one in copied))
+
+    @rule(message=made, title=st.sampled_from(["", "A name", " b "]))
+    def rename(self, message: tuple[str, str, str], title: str) -> None:
+        owner, id, _ = message
+        if not self.gone(message):
+            self.store.of(owner).rename(id, title)
+            asked = next(one.content for one in self.trees[owner][id].values() if one.role == "user")
+            self.titles[id] = title.strip() or first_words(asked)
+
+    @rule(message=made)
+    def delete(self, message: tuple[str, str, str]) -> None:
+        owner, id, _ = message
+        if not self.gone(message):
+            self.store.of(owner).delete(id)
+            self.deleted.add(id)
+
+    @rule(message=made)
+    def restore(self, message: tuple[str, str, str]) -> None:
+        owner, id, _ = message
+        if id in self.trees[owner]:
+            self.store.of(owner).restore(id)
+            self.deleted.discard(id)
+
+    @rule()
+    def purge(self) -> None:
+        assert self.store.purge(timedelta(0)) == len(self.deleted)
+        for trees in self.trees.values():
+            for id in self.deleted & trees.keys():
+                del trees[id]
+        self.deleted.clear()
+
+    @rule(message=made)
+    def rate(self, message: tuple[str, str, str]) -> None:
+        owner, id, reply = message
+        if not self.gone(message) and self.trees[owner][id][reply].role == "assistant":
+            self.store.of(owner).rate(reply, "like", "n")
+            self.trees[owner][id][reply] = replace(self.trees[owner][id][reply], rating="like", note="n")
+
+    @invariant()
+    def the_store_has_what_it_should(self) -> None:
+        for owner, known in self.trees.items():
+            expected = {id: tree for id, tree in known.items() if id not in self.deleted}
+            kept: dict[str, Tree] = {tree.conversation.id: tree for tree in self.store.of(owner).trees()}
+            assert kept.keys() == expected.keys()
+            assert {one.id for one in self.store.of(owner).conversations(1000)} == expected.keys()
+            for id, tree in expected.items():
+                assert kept[id].conversation.title == self.titles[id]
+                assert kept[id].conversation.leaf == self.leaves[id]
+                assert self.leaves[id] in tree
+                assert [anonymous(one) for one in kept[id].messages] == [anonymous(one) for one in tree.values()]
+                for one in kept[id].messages:
+                    alike = [m.id for m in tree.values() if (m.parent, m.role) == (one.parent, one.role)]
+                    assert one.versions == tuple(alike)
+
+
+def anonymous(message: StoredMessage) -> StoredMessage:
+    """Without what is checked apart from it."""
+    return replace(message, versions=())
+
+
+def test_nothing_is_ever_overwritten_or_lost(make_store: Callable[[], Store]) -> None:
+    kind = type("MachineOnThisDatabase", (Machine,), {"make": staticmethod(make_store)})
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        kind,
+        settings=settings(
+            max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

@@ -1,0 +1,132 @@
+"""What is told of each token: the probabilities of a plain forward pass, and what each step of the sampler left."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from chatui.chat import ChatRequest, Message, TokenTrace
+from chatui.local.reply import write
+from chatui.local.sampling import Sampler, choose_each
+from chatui.local.tracing import ALTERNATIVES, TOGETHER
+from chatui.settings import GenerationSettings
+from tests import models
+
+VOCABULARY = 700
+
+
+def logits_of(seed: int, rows: int = 1, sharp: float = 3.0) -> torch.Tensor:
+    return sharp * torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+
+
+def traced(settings: GenerationSettings, logits: torch.Tensor, before: list[int] | None = None) -> list[TokenTrace]:
+    """One reply whose steps have these logits."""
+    sampler = Sampler(settings, 1, traced=True)
+    ids = list(before or [1, 2, 3])
+    assert sampler.trace is not None
+    for row in logits:
+        [token] = choose_each([sampler], [torch.tensor([ids])], row[None])
+        assert isinstance(token, int)
+        ids.append(token)
+    return list(sampler.trace.take(everything=True))
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.0, 0.3, 1.0, 1.7]), st.floats(0.1, 8.0))
+@hypothesis_settings(max_examples=50, deadline=None)
+def test_probability_rank_and_entropy_are_the_models_own(seed: int, temperature: float, sharp: float) -> None:
+    logits = logits_of(seed, 3, sharp)
+    for row, trace in zip(logits, traced(GenerationSettings(temperature=temperature), logits), strict=True):
+        exact = row.double().softmax(-1)
+        assert trace.probability == pytest.approx(float(exact[trace.id]), abs=1e-5)
+        assert trace.rank == int((row > row[trace.id]).sum()) + 1
+        assert trace.entropy == pytest.approx(float(-(exact * exact.log2()).sum()), abs=1e-3)
+        assert list(trace.ids[:ALTERNATIVES]) == row.topk(ALTERNATIVES).indices.tolist()
+        assert trace.id in trace.ids
+        assert trace.names[0] == "model"
+        assert trace.steps[0] == pytest.approx([float(exact[id]) for id in trace.ids], abs=1e-5)
+
+
+SETTINGS = st.builds(
+    GenerationSettings,
+    temperature=st.sampled_from([0.4, 1.0, 1.5]),
+    top_k=st.sampled_from([0, 1, 5, 50, 200]),
+    top_p=st.sampled_from([0.2, 0.9, 1.0]),
+    min_p=st.sampled_from([0.0, 0.05]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+)
+
+
+@given(SETTINGS, st.integers(0, 1000), st.floats(0.1, 6.0))
+@hypothesis_settings(max_examples=80, deadline=None)
+def test_each_step_leaves_what_transformers_would(settings: GenerationSettings, seed: int, sharp: float) -> None:
+    logits = logits_of(seed, 1, sharp)
+    [trace] = traced(settings, logits, [3, 5])
+    expected = [("model", logits.double())]
+    scores = logits
+    if settings.repetition_penalty != 1.0:
+        scores = scores.clone()
+        for id in (3, 5):
+            scores[0, id] *= settings.repetition_penalty if scores[0, id] < 0 else 1 / settings.repetition_penalty
+        expected.append(("penalties", scores))
+    if settings.temperature != 1.0:
+        scores = scores / settings.temperature
+        expected.append(("temperature", scores))
+    for name, processor in Sampler(settings, 1)._filters(settings.top_p).items():
+        scores = processor(torch.empty(1, 0, dtype=torch.long), scores)  # type: ignore[arg-type]
+        expected.append((name, scores))
+    assert trace.names == tuple(name for name, _ in expected)
+    for (_, wanted), found in zip(expected, trace.steps, strict=True):
+        shares = wanted.double().softmax(-1)[0]
+        assert found == pytest.approx([float(shares[id]) for id in trace.ids], abs=1e-4)
+    assert trace.steps[-1][trace.ids.index(trace.id)] > 0
+
+
+def test_rows_are_traced_apart_and_only_where_wanted() -> None:
+    logits = logits_of(5, 3)
+    settings = GenerationSettings(temperature=0.8)
+    samplers = [Sampler(settings, 1, traced=True), Sampler(settings, 2), Sampler(settings, 3, traced=True)]
+    chosen = choose_each(samplers, [None] * 3, logits)
+    assert samplers[1].trace is None
+    for row in (0, 2):
+        trace = samplers[row].trace
+        assert trace is not None
+        [told] = trace.take(everything=True)
+        assert told.id == chosen[row]
+        assert told.probability == pytest.approx(float(logits[row].softmax(-1)[told.id]), abs=1e-5)
+
+
+def test_a_trace_changes_no_choice() -> None:
+    logits = logits_of(7, 40)
+    for temperature in (0.0, 0.9):
+        settings = GenerationSettings(temperature=temperature, top_p=0.9)
+        plain, watched = Sampler(settings, 5), Sampler(settings, 5, traced=True)
+        for row in logits:
+            assert choose_each([plain], [None], row[None]) == choose_each([watched], [None], row[None])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_a_reply_tells_of_all_its_tokens_in_portions(tmp_path: Path, temperature: float) -> None:
+    loaded = models.loaded(models.save(tmp_path, "llama"))
+    settings = GenerationSettings(max_new_tokens=2 * TOGETHER + 5, temperature=temperature, seed=1)
+    request = ChatRequest((Message("user", "Hello"),), settings, ignore_eos=True, trace=True)
+    deltas = list(write(loaded, request))
+    portions = [len(delta.traces) for delta in deltas if delta.traces]
+    assert portions == [TOGETHER, TOGETHER, 5]
+    traces = [trace for delta in deltas for trace in delta.traces]
+    assert [trace.at for trace in traces] == sorted(trace.at for trace in traces)
+    prompt = deltas[0].prompt
+    assert prompt is not None
+    ids = [*prompt.token_ids, *(trace.id for trace in traces)]
+    with torch.inference_mode():
+        output: Any = loaded.model(torch.tensor([ids]))
+    exact = output.logits[0].double().softmax(-1)
+    for at, trace in enumerate(traces):
+        shares = exact[len(prompt.token_ids) + at - 1]
+        assert trace.probability == pytest.approx(float(shares[trace.id]), abs=1e-3)
+    untraced = list(write(loaded, ChatRequest(request.messages, settings, ignore_eos=True)))
+    assert not any(delta.traces for delta in untraced)
+    assert "".join(delta.text for delta in untraced) == "".join(delta.text for delta in deltas)
