@@ -289,6 +289,18 @@ class Chat:
         expect(self.questions).to_have_count(questions + 1, timeout=PATIENCE)
         return self.answered()
 
+    def at_rest(self) -> None:
+        """Wait until the page asks nothing of the server."""
+
+        def quiet() -> bool:
+            before = len(self.watch.requests)
+            self.page.wait_for_timeout(500)
+            asked = [request for request in self.watch.requests if "/gradio_api/run/" in request.url]
+            ended = all(request.timing["responseEnd"] >= 0 or request.failure for request in asked)
+            return len(self.watch.requests) == before and ended
+
+        wait_until(quiet, 15, "the page's rest")
+
     def text(self) -> str:
         """The conversation as it is read."""
         return self.log.inner_text()

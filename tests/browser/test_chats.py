@@ -214,11 +214,43 @@ def test_a_conversation_only_grows_over_a_restart(tmp_path: Path, open_chat: Ope
     with Site(backend, AppSettings(data_dir=tmp_path)) as site:
         page = open_chat(site)
         page.say("one")
+        page.at_rest()  # a request that met no server would load the page again
         site.stop()
         site.start()
         expect(page.questions).to_have_text(["one"], timeout=PATIENCE)
-        expect(page.send).to_be_visible(timeout=PATIENCE)
         page.say("two")
         assert [m.content for m in backend.requests[-1].messages[1:]] == ["one", "before", "two"]
         expect(page.questions).to_have_text(["one", "two"])
         expect(page.replies).to_have_text(["before", "after"])
+
+
+def test_what_is_typed_while_the_server_is_away_can_be_sent_when_it_is_back(tmp_path: Path, open_chat: Open) -> None:
+    backend = FakeBackend(["before"], ["after"])
+    with Site(backend, AppSettings(data_dir=tmp_path)) as site:
+        page = open_chat(site)
+        page.say("one")
+        site.stop()
+        page.box.fill("two\n<lines>")
+        expect(page.page.get_by_text("Connection to the server was lost")).to_be_visible(timeout=PATIENCE)
+        with page.page.expect_navigation(timeout=PATIENCE):
+            site.start()
+        expect(page.questions).to_have_text(["one"], timeout=PATIENCE)
+        expect(page.box).to_have_value("two\n<lines>", timeout=PATIENCE)
+        page.box.press("Enter")
+        expect(page.replies).to_have_text(["before", "after"], timeout=PATIENCE)
+        assert [m.content for m in backend.requests[-1].messages[1:]] == ["one", "before", "two\n<lines>"]
+        expect(page.box).to_have_value("")
+        page.page.reload()
+        expect(page.replies).to_have_text(["before", "after"], timeout=PATIENCE)
+        expect(page.box).to_have_value("")
+
+
+def test_what_is_typed_is_not_shown_at_another_address(chat: Open) -> None:
+    page = chat(fresh=True)
+    page.box.fill("half a thought")
+    page.page.goto(f"{page.site.url}?other")
+    expect(page.send).to_be_visible(timeout=PATIENCE)
+    expect(page.box).to_have_value("")
+    page.page.reload()
+    expect(page.send).to_be_visible(timeout=PATIENCE)
+    expect(page.box).to_have_value("")

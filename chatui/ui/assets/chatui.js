@@ -31,6 +31,7 @@
       element.setAttribute("aria-hidden", "true");
     }
     if (element.matches("#chats .place")) stands(element);
+    if (element.matches("#message textarea")) restore(element);
     if (element.matches("#chats .named, #chat .named")) {
       if (element.getAttribute("aria-label") !== element.title) element.setAttribute("aria-label", element.title);
       return;
@@ -119,6 +120,23 @@
     clearTimeout(typing);
     typing = setTimeout(() => draft(event.target.value.slice(0, 200001)), 250);
   });
+
+  // What is being typed outlives a reload: Gradio's page loads itself again when it has missed the server.
+  const KEPT = "chatui-draft";
+  const kept = (text) => JSON.stringify([location.href, window.gradio_config?.username, text]);
+  window.addEventListener("pagehide", () => {
+    const text = document.querySelector("#message textarea")?.value;
+    if (text && !document.body.classList.contains("temporary")) sessionStorage.setItem(KEPT, kept(text));
+  });
+  const restore = (box) => {
+    const found = sessionStorage.getItem(KEPT);
+    sessionStorage.removeItem(KEPT);
+    const text = found && JSON.parse(found).at(-1);
+    const again = performance.getEntriesByType("navigation")[0]?.type === "reload";
+    if (!text || box.value || !again || found !== kept(text)) return;
+    box.value = text;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  };
 
   // When this tab showed the first and the last text of a reply, in seconds after the message was sent.
   let sent = null, first = null, last = null, length = 0;
