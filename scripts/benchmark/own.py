@@ -98,7 +98,7 @@ def _written(log: IO[str]) -> str:
 
 
 def _seconds_worked(pid: int) -> dict[int, float]:
-    """Processor seconds by process, of one and its children."""
+    """Processor seconds by process, of one and its children, with those that have ended (a linker does so quickly)."""
     worked = {}
     try:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -109,5 +109,5 @@ def _seconds_worked(pid: int) -> dict[int, float]:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
             continue
-        worked[process.pid] = times.user + times.system
+        worked[process.pid] = times.user + times.system + times.children_user + times.children_system
     return worked
