@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from chatui.ledger import BLOCK
+from chatui.local import kernel
 
 NAME = "chatui_slots"
 
@@ -106,8 +107,11 @@ def _decode(
     """One token for each row; `query` has shape [rows, kv heads, group, 1, head size]."""
     keys[place.slots, :, :, place.positions] = key[:, :, 0]
     values[place.slots, :, place.positions] = value[:, :, 0]
+    query = query[:, :, :, 0]
+    if softcap is None and sinks is None and kernel.attends(query, keys, values):
+        return kernel.attend(query, keys, values, place.slots, place.positions, window)
     sinks = None if sinks is None else sinks[None, :, :, None]
-    blocks, query = place.span.shape[0], query[:, :, :, 0]
+    blocks = place.span.shape[0]
     visible = _visible(place.span.flatten(), place.positions.float(), window)[:, None, None]
     if torch.compiler.is_compiling():
         # Written out, so that the compiler reads the slots where they are instead of gathering them first. as_strided

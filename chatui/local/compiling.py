@@ -170,8 +170,7 @@ def _export(step: Step, slots: Slots, rows: int, path: Path) -> Mapping[str, tor
     with torch.no_grad():
         program = torch.export.export(step, inputs, dynamic_shapes=tuple(dynamic), strict=False)
         target = str(path.with_suffix(".pt2"))
-        shims = {torch.ops.chatui.int4mm.default: [kernel.DECLARATION]}
-        options = {**OPTIONS, "aot_inductor.custom_ops_to_c_shims": shims}
+        options = {**OPTIONS, "aot_inductor.custom_ops_to_c_shims": kernel.SHIMS}
         package = aoti_compile_and_package(program, package_path=target, inductor_configs=options)
     with zipfile.ZipFile(package) as files:
         [library] = [name for name in files.namelist() if name.endswith(".so")]

@@ -1,6 +1,7 @@
 // What there is to know of a row of scores at once: its highest, and what a softmax of all of them comes to.
 
-#include <immintrin.h>
+#include "vectors.h"
+
 #include <omp.h>
 
 #include <algorithm>
@@ -13,21 +14,6 @@
 namespace {
 
 constexpr int64_t BLOCK = 64;
-// Below this a score counts nothing beside the highest.
-constexpr float LOWEST = -87.0f;
-
-// e to the power of something that is not positive: 2**whole * e**rest, the latter by its Taylor series, whose error is
-// below 2e-7 for a rest of up to ln(2) / 2.
-inline __m512 exponential(__m512 x) {
-  const __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-  __m512 rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693359375f), x);
-  rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(-2.12194440e-4f), rest);
-  __m512 sum = _mm512_set1_ps(1.0f / 5040.0f);
-  for (const float factor : {1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f, 1.0f / 6.0f, 0.5f, 1.0f, 1.0f})
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
-  return _mm512_scalef_ps(sum, whole);
-}
-
 struct Sums {
   float total, entropy;
 };

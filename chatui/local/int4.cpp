@@ -9,7 +9,8 @@
 // first 16 hold outputs 0..15 in their low halves and 32..47 in their high ones, the others 16..31 and 48..63. They are
 // worked on by strips of 32 outputs that share 16 bytes. weight = (level - 8) * scale + zero.
 
-#include <immintrin.h>
+#include "vectors.h"
+
 #include <omp.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
@@ -42,23 +43,10 @@ struct Job {
   int64_t rows, outputs, inputs, groups;
 };
 
-inline __m512 widened(__m256i halves) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
-}
-
-// Rounds to bfloat16, to even between two. NaN stays NaN.
-inline __m256i narrowed(__m512 values) {
-  const __m512i bits = _mm512_castps_si512(values);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-  const __mmask16 invalid = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, invalid, _mm512_set1_epi32(0x7FC00000)), 16));
-}
-
 // One group of activations; what holds NaN or infinity makes all of its products NaN.
 inline void quantize(const uint16_t* values, int16_t* numbers, float* scale, float* total) {
-  const __m512 low = widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
-  const __m512 high = widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + 16)));
+  const __m512 low = widened(values);
+  const __m512 high = widened(values + 16);
   const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
   const __m512 check = _mm512_add_ps(_mm512_sub_ps(low, low), _mm512_sub_ps(high, high));
   if (_mm512_cmp_ps_mask(check, check, _CMP_UNORD_Q)) {
@@ -145,7 +133,7 @@ inline void few(const Job& job, int64_t row, int64_t strip) {
   for (int r = 0; r < ROWS; r++)
     for (int w = 0; w < WIDE; w++) {
       uint16_t* result = job.result + (row + r) * job.outputs + place[w];
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(result), narrowed(sums[r][w]));
+      narrow(sums[r][w], result);
     }
 }
 
@@ -189,7 +177,7 @@ void many(const Job& job, int64_t first, int64_t rows, int64_t strip) {
   for (int64_t row = 0; row < rows; row++)
     for (int w = 0; w < 2; w++) {
       uint16_t* result = job.result + (first + row) * job.outputs + place[w];
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(result), narrowed(_mm512_load_ps(sums + row * STRIP + w * 16)));
+      narrow(_mm512_load_ps(sums + row * STRIP + w * 16), result);
     }
 }
 

@@ -1,4 +1,4 @@
-"""The int4 product in C++: as exact as PyTorch's own, the same for a row whatever others there are, and dispensable."""
+"""The kernels in C++: as exact as PyTorch's own, the same for a row whatever others there are, and dispensable."""
 
 import subprocess
 from pathlib import Path
@@ -129,3 +129,58 @@ def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     first = kernel._built(tmp_path)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
     assert kernel._built(tmp_path) == first
+
+
+PLACES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 255)), min_size=1, max_size=6, unique_by=lambda at: at[0])
+HEADS = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 70), st.integers(1, 9))
+
+
+def kept(shared: int, size: int, width: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of six slots of 256 tokens, and beyond what is asked for no numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    keys = torch.randn(6, shared, size, 256, generator=generator).bfloat16()
+    return keys, torch.randn(6, shared, 256, width, generator=generator).bfloat16()
+
+
+@pytest.mark.usefixtures("built")
+@given(shape=HEADS, places=PLACES, window=st.none() | st.integers(1, 300), seed=st.integers(0, 1000))
+@settings(max_examples=100, deadline=None)
+def test_attention_is_as_exact_as_its_rounding(
+    shape: tuple[int, int, int, int], places: list[tuple[int, int]], window: int | None, seed: int
+) -> None:
+    shared, group, size, parts = shape
+    keys, values = kept(shared, size, parts * kernel.LANES, seed)
+    query = torch.randn(len(places), shared, group, size, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    slots, positions = (torch.tensor(numbers) for numbers in zip(*places, strict=True))
+    for slot, position in places:  # nobody has written there yet
+        keys[slot, :, :, position + 1 :] = values[slot, :, position + 1 :] = float("nan")
+    assert kernel.attends(query, keys, values)
+    found = kernel.attend(query, keys, values, slots, positions, window)
+    for row, (slot, position) in enumerate(places):
+        seen = slice(0 if window is None else max(0, position + 1 - window), position + 1)
+        key, value = keys[slot, :, :, seen].double(), values[slot, :, seen].double()
+        exact = (query[row].double() @ key).softmax(-1) @ value
+        assert ((found[row].double() - exact).abs() <= 2**-8 * exact.abs() + 1e-4).all()
+    alone = kernel.attend(query[:1], keys, values, slots[:1], positions[:1], window)
+    assert torch.equal(found[:1], alone)
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_attention_to_what_is_no_number_stays_in_its_row(bad: float) -> None:
+    keys, values = kept(2, 16, 16, 0)
+    query, at = torch.ones(3, 2, 3, 16).bfloat16(), torch.tensor([70, 80, 90])
+    wanted = kernel.attend(query, keys, values, torch.arange(3), at, None)
+    keys[1, 0, 3, 5] = bad
+    found = kernel.attend(query, keys, values, torch.arange(3), at, None)
+    assert not found[1, 0].isfinite().any() or bad == -float("inf")
+    assert torch.equal(found[[0, 2]], wanted[[0, 2]])
+    assert torch.equal(found[1, 1], wanted[1, 1])
+
+
+def test_attention_is_left_to_pytorch_where_the_kernel_does_not_fit() -> None:
+    keys, values = kept(1, 16, 16, 0)
+    query = torch.zeros(1, 1, 1, 16).bfloat16()
+    assert not kernel.attends(query.float(), keys.float(), values.float())
+    assert not kernel.attends(query, keys, values[..., :8])
+    assert not kernel.attends(query, keys[..., :100], values[:, :, :100])
