@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -46,6 +47,13 @@ class Run:
     slot: int
     first: int
     count: int
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where tokens that are read together stand: those of one run behind those of another."""
+
+    runs: Sequence[Run]
     storage: Storage
 
 
@@ -63,7 +71,7 @@ def attend(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,  # noqa: ARG001 - the interface's; what is visible follows from the place
-    place: Rows | Run | Survey | None = None,
+    place: Rows | Runs | Survey | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -89,7 +97,13 @@ def attend(
     if isinstance(place, Rows):
         result = _decode(grouped, key, value, keys, values, place, sliding_window, softcap, sinks)
     else:
-        result = _read(grouped, key, value, keys, values, place, sliding_window, softcap, sinks)
+        read = list[torch.Tensor]()
+        for run, begin in zip(place.runs, accumulate((run.count for run in place.runs), initial=0), strict=False):
+            own = slice(begin, begin + run.count)
+            pieces = grouped[:, :, :, own], key[:, :, own], value[:, :, own]
+            result = _read(*pieces, keys, values, run, sliding_window, softcap, sinks)
+            read.append(result.reshape(1, heads, run.count, -1))
+        result = torch.cat(read, 2)
     return result.reshape(rows, heads, tokens, -1).transpose(1, 2).to(query.dtype), None
 
 

@@ -2,19 +2,19 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from chatui.errors import ChatError, GenerationError
-from chatui.local.forward import Forward
+from chatui.local.forward import Forward, Piece
 from chatui.local.sampling import Sampler, broken, choose_each
 from chatui.local.slots import Slot
 
 log = logging.getLogger(__name__)
 
-# Tokens of a prompt read in one pass: as many as keep the processor busy while nobody waits for a step, and while
+# Tokens of prompts read in one pass: as many as keep the processor busy while nobody waits for a step, and while
 # somebody writes, as many as take about this long.
 LARGEST_PIECE, SMALLEST_PIECE = 256, 16
 STALL_SECONDS = 0.08
@@ -81,15 +81,12 @@ class Batch:
             self.slots.give_back(row.slot)
 
     def step(self) -> list[Event]:
-        """Read one piece of one prompt, or write one token for every row whose prompt is read."""
+        """Read pieces of some prompts, or write one token for every row whose prompt is read."""
         reading = [row for row in self.rows if row.unread]
         writing = [row for row in self.rows if not row.unread]
         started = time.perf_counter()
         if reading and (not writing or self._owed <= 0):
-            passed_over = [row for row in reading if row.read_at < started - PATIENCE_SECONDS]
-            longest = min(passed_over, key=lambda row: row.read_at, default=None)
-            row = longest or min(reading, key=lambda row: row.unread)
-            events = self._read(row, alone=not writing)
+            events = self._read(self._pieces(reading, alone=not writing))
             seconds = time.perf_counter() - started
             self._owed = seconds * (1 / READING_SHARE - 1)
             return events
@@ -97,25 +94,47 @@ class Batch:
         self._owed -= time.perf_counter() - started
         return events
 
-    def _read(self, row: Row, alone: bool) -> list[Event]:
-        first = len(row.slot.tokens)
+    def _pieces(self, reading: Sequence[Row], alone: bool) -> dict[Row, Piece]:
+        """What is read next of which prompts: the shortest rests first, behind who has waited too long."""
+        late = time.perf_counter() - PATIENCE_SECONDS
+        line = sorted(reading, key=lambda row: (0, row.read_at) if row.read_at < late else (1, row.unread))
         size = LARGEST_PIECE if alone else int(self._reading_speed * STALL_SECONDS)
-        piece = row.prompt[first : first + max(SMALLEST_PIECE, min(size, LARGEST_PIECE))]
+        left = max(SMALLEST_PIECE, min(size, LARGEST_PIECE))
+        pieces: dict[Row, Piece] = {}
+        for row in line:
+            first = len(row.slot.tokens)
+            ids = row.prompt[first : first + left]
+            if pieces and len(ids) < min(SMALLEST_PIECE, row.unread):
+                break
+            pieces[row] = Piece(row.slot.index, first, ids)
+            left -= len(ids)
+        return pieces
+
+    def _read(self, pieces: Mapping[Row, Piece]) -> list[Event]:
         started = time.perf_counter()
         try:
-            logits = self.forward.read(row.slot.index, first, piece)
-            row.slot.tokens.extend(piece)
-            row.read_at = time.perf_counter()
-            if len(piece) >= SMALLEST_PIECE:
-                self._reading_speed += 0.5 * (len(piece) / (row.read_at - started) - self._reading_speed)
-            if row.unread:
-                # Asked now, since a row may leave before it writes, and what is no number must not stay in its slot.
-                if torch.isnan(logits).any():
-                    raise broken()
-                return [Event(row, read=len(row.slot.tokens))]
-            return self._choose([row], logits)
+            logits = self.forward.read(list(pieces.values()))
         except Exception as error:
-            return [self._failed(row, error)]
+            if len(pieces) == 1:
+                return [self._failed(row, error) for row in pieces]
+            log.debug("reading %d prompts failed, each goes alone", len(pieces), exc_info=error)
+            return [event for row, piece in pieces.items() for event in self._read({row: piece})]
+        now = time.perf_counter()
+        tokens = sum(len(piece.ids) for piece in pieces.values())
+        if tokens >= SMALLEST_PIECE:
+            self._reading_speed += 0.5 * (tokens / (now - started) - self._reading_speed)
+        events = []
+        for at, (row, piece) in enumerate(pieces.items()):
+            row.slot.tokens.extend(piece.ids)
+            row.read_at = now
+            if not row.unread:
+                events += self._choose([row], logits[at : at + 1])
+            # Asked now, since a row may leave before it writes, and what is no number must not stay in its slot.
+            elif torch.isnan(logits[at]).any():
+                events.append(self._failed(row, broken()))
+            else:
+                events.append(Event(row, read=len(row.slot.tokens)))
+        return events
 
     def _write(self, rows: Sequence[Row]) -> list[Event]:
         if not rows:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 
 from chatui.ledger import BLOCK
 from chatui.local import attention
-from chatui.local.attention import Rows, Run, Storage, Survey
+from chatui.local.attention import Rows, Run, Runs, Storage, Survey
 from chatui.local.slots import Shape, Slots
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,16 @@ class Step(nn.Module):
         """Logits [rows, vocabulary]; ids, slots and positions [rows]; `storage` is keys, then values, of all layers."""
         half = len(storage) // 2
         place = Rows(slots, positions, span, Storage(storage[:half], storage[half:]))
-        return _logits(self.model, ids[:, None], positions[:, None], place)
+        return _logits(self.model, ids[:, None], positions[:, None], place)[:, -1]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens of a prompt that stand at position `first` and on in a slot."""
+
+    slot: int
+    first: int
+    ids: Sequence[int]
 
 
 class Forward:
@@ -68,12 +78,14 @@ class Forward:
         self._offered, self._tries = decode, 0
 
     @torch.inference_mode()
-    def read(self, slot: int, first: int, ids: Sequence[int]) -> torch.Tensor:
-        """Logits [1, vocabulary] after `ids`, which stand at position `first` and on in this slot."""
+    def read(self, pieces: Sequence[Piece]) -> torch.Tensor:
+        """Logits [pieces, vocabulary] after each piece of a prompt, all read in one pass; no two are of one slot."""
         device = self.model.device
-        run = Run(slot, first, len(ids), self.slots.storage)
-        positions = torch.arange(first, first + len(ids), device=device)[None]
-        return _logits(self.model, torch.tensor([list(ids)], device=device), positions, run)
+        runs = [Run(piece.slot, piece.first, len(piece.ids)) for piece in pieces]
+        ids = torch.tensor([[token for piece in pieces for token in piece.ids]], device=device)
+        positions = torch.cat([torch.arange(run.first, run.first + run.count, device=device) for run in runs])[None]
+        ends = torch.tensor([run.count for run in runs], device=device).cumsum(0) - 1
+        return _logits(self.model, ids, positions, Runs(runs, self.slots.storage), ends)[0]
 
     @torch.inference_mode()
     def decode(self, ids: Sequence[int], slots: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
@@ -147,7 +159,8 @@ def survey(model: PreTrainedModel) -> Shape | None:
 def agrees(model: PreTrainedModel, shape: Shape) -> bool:
     """Whether a few tokens read and decoded in slots give the logits of the model's own forward pass.
 
-    A prompt is read in two pieces, then two rows decode it together, one behind the other: a chat in small.
+    A prompt is read in two pieces by two rows at once, which then decode it together, one behind the other: a chat in
+    small.
     """
     slots = Slots(shape, 2, CHECKED_TOKENS, model.device)
     over_slots = Forward(model, slots)
@@ -155,9 +168,8 @@ def agrees(model: PreTrainedModel, shape: Shape) -> bool:
     ids = [(7 + 31 * index) % min(vocabulary, 200) for index in range(CHECKED_TOKENS)]
     half = CHECKED_TOKENS // 2
     try:
-        for slot in (0, 1):
-            over_slots.read(slot, 0, ids[:2])
-            over_slots.read(slot, 2, ids[2 : half - slot])
+        for begin, ends in ((0, (2, 2)), (2, (half, half - 1))):
+            over_slots.read([Piece(slot, begin, ids[begin:end]) for slot, end in enumerate(ends)])
         places = [[at, at - 1] for at in range(half, CHECKED_TOKENS)]
         found = [over_slots.decode([ids[at] for at in pair], (0, 1), pair) for pair in places]
         wanted = _plain(model, ids)
@@ -179,8 +191,10 @@ def _plain(model: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:
         model.set_attn_implementation(attention.NAME)
 
 
-def _logits(model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor, place: object) -> torch.Tensor:
-    """Logits [rows, vocabulary] behind the last token of each row; ids and positions [rows, tokens]."""
-    outputs: Any = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1, place=place)
-    logits: torch.Tensor = outputs.logits[:, -1]
+def _logits(
+    model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor, place: object, ends: torch.Tensor | int = 1
+) -> torch.Tensor:
+    """Logits [rows, ends, vocabulary] behind the tokens at `ends`, or the last; ids and positions [rows, tokens]."""
+    outputs: Any = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=ends, place=place)
+    logits: torch.Tensor = outputs.logits
     return logits

@@ -159,6 +159,14 @@ inline void add_group(
   }
 }
 
+// The same in so many rows, fewer than eight.
+template <int ROWS = 7>
+inline void rest_of_group(
+    const Job& job, int64_t row, int64_t rows, int64_t group, const __m512i (*levels)[2], const __m512* scale, const __m512* zero, float* sums) {
+  if (rows == ROWS) add_group<ROWS>(job, row, group, levels, scale, zero, sums);
+  else if constexpr (ROWS > 1) rest_of_group<ROWS - 1>(job, row, rows, group, levels, scale, zero, sums);
+}
+
 // All of a chunk's rows in one strip.
 void many(const Job& job, int64_t first, int64_t rows, int64_t strip) {
   const uint8_t* packed = job.packed + strip / 2 * job.inputs * 32 + strip % 2 * 16;
@@ -172,7 +180,7 @@ void many(const Job& job, int64_t first, int64_t rows, int64_t strip) {
     for (int w = 0; w < 2; w++) factors(job.scales_and_zeros + (group * job.outputs + place[w]) * 2, &scale[w], &zero[w]);
     int64_t row = 0;
     for (; row + 8 <= rows; row += 8) add_group<8>(job, first + row, group, levels, scale, zero, sums + row * STRIP);
-    for (; row < rows; row++) add_group<1>(job, first + row, group, levels, scale, zero, sums + row * STRIP);
+    rest_of_group(job, first + row, rows - row, group, levels, scale, zero, sums + row * STRIP);
   }
   for (int64_t row = 0; row < rows; row++)
     for (int w = 0; w < 2; w++) {
@@ -181,12 +189,13 @@ void many(const Job& job, int64_t first, int64_t rows, int64_t strip) {
     }
 }
 
-// Rows in strips from `strip` to `end`, `ROWS` at a time; returns the first row that is left.
-template <int ROWS>
-int64_t by_rows(const Job& job, int64_t row, int64_t strip, int64_t end) {
-  for (; row + ROWS <= job.rows; row += ROWS)
+// The last rows, fewer than eight, in strips from `strip` to `end`.
+template <int ROWS = 7>
+void rest(const Job& job, int64_t row, int64_t strip, int64_t end) {
+  if (job.rows - row == ROWS)
     for (int64_t at = strip; at < end; at++) few<ROWS, 1>(job, row, at);
-  return row;
+  else if constexpr (ROWS > 2)
+    rest<ROWS - 1>(job, row, strip, end);
 }
 
 // One row: two strips of a block together, for one alone would wait for its own instructions.
@@ -231,10 +240,11 @@ extern "C" void chatui_int4mm(
       for (int64_t row = 0; row < rows; row += CHUNK)
         for (int64_t at = strip; at < end; at++) many(job, row, std::min(CHUNK, rows - row), at);
     } else {
-      int64_t row = by_rows<8>(job, 0, strip, end);
-      row = by_rows<4>(job, row, strip, end);
-      row = by_rows<2>(job, row, strip, end);
-      for (; row < rows; row++) one_row(job, row, strip, end);
+      int64_t row = 0;
+      for (; row + 8 <= rows; row += 8)
+        for (int64_t at = strip; at < end; at++) few<8, 1>(job, row, at);
+      if (rows - row == 1) one_row(job, row, strip, end);
+      else rest(job, row, strip, end);
     }
   }
 }

@@ -108,9 +108,7 @@ def attends(query: Tensor, keys: Tensor, values: Tensor) -> bool:
     return bool(_loaded) and kinds == {("cpu", torch.bfloat16)} and aligned
 
 
-def attend(
-    query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor, window: int | None
-) -> Tensor:
+def attend(query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor, window: int | None) -> Tensor:
     """What each row's newest token, at `positions` [rows] of `slots` [rows], takes from the tokens up to it: those of
     the `window`, or all. For tensors that `attends` approves of.
 
@@ -165,7 +163,11 @@ SHIMS = {
 
 def _built(folder: Path) -> Path:
     """The library, made once for each version of the sources and of PyTorch."""
-    told = (*(source.read_bytes() for source in (*SOURCES, SHARED)), torch.__version__.encode(), " ".join(FLAGS).encode())
+    told = (
+        *(source.read_bytes() for source in (*SOURCES, SHARED)),
+        torch.__version__.encode(),
+        " ".join(FLAGS).encode(),
+    )
     target = folder / f"kernels-{hashlib.sha256(b' '.join(told)).hexdigest()[:16]}.so"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):

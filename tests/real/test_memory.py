@@ -11,6 +11,7 @@ import pytest
 from chatui import ledger
 from chatui.catalogue import PRECISIONS, ModelSpec
 from chatui.local import embedded, loading, serving
+from chatui.local.forward import Piece
 from chatui.settings import AppSettings
 
 pytestmark = [
@@ -48,7 +49,7 @@ def test_one_user_does_not_pass_the_ceiling(precision: str) -> None:
     assert model is not None
     assert loaded.info.anatomy is not None
     forward, seconds = model.batch.forward, []
-    forward.read(0, 0, range(100, 100 + BEGUN))
+    forward.read([Piece(0, 0, range(100, 100 + BEGUN))])
     for position in range(BEGUN, BEGUN + STEPS):
         start = time.perf_counter()
         forward.decode([100], [0], [position])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatui.ledger import BLOCK
-from chatui.local.attention import Rows, Run, Storage, Survey, attend
+from chatui.local.attention import Rows, Run, Runs, Storage, Survey, attend
 
 HEADS, GROUPS, KEY, VALUE, CAPACITY, SLOTS = 2, 3, 4, 5, 24, 3
 HELD = 2 * BLOCK
@@ -67,7 +67,7 @@ def with_sinks(options: dict[str, Any]) -> dict[str, Any]:
 
 def read(place: Storage, slot: int, conversation: tuple[torch.Tensor, ...], first: int, count: int, **options: Any):
     pieces = [each[None, :, first : first + count] for each in conversation]
-    return attend(LAYER, *pieces, None, place=Run(slot, first, count, place), **options)[0]
+    return attend(LAYER, *pieces, None, place=Runs([Run(slot, first, count)], place), **options)[0]
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), OPTIONS, st.integers(0, 99))

@@ -28,7 +28,7 @@ from chatui.local.batch import (
     Row,
     explain,
 )
-from chatui.local.forward import Forward
+from chatui.local.forward import Forward, Piece
 from chatui.local.sampling import Sampler
 from chatui.local.serial import decode
 from chatui.local.slots import Shape, Slots
@@ -193,10 +193,11 @@ def spoil(
     """Let every step in which this row takes part go wrong: `spoiled` gets the logits and the row's place in them."""
     read, decoded = batch.forward.read, batch.forward.decode
 
-    def reading(slot: int, first: int, ids: Sequence[int]) -> torch.Tensor:
-        logits = read(slot, first, ids).clone()
-        if slot == row.slot.index and row in batch.rows:
-            spoiled(logits, 0)
+    def reading(pieces: Sequence[Piece]) -> torch.Tensor:
+        logits = read(pieces).clone()
+        slots = [piece.slot for piece in pieces]
+        if row.slot.index in slots and row in batch.rows:
+            spoiled(logits, slots.index(row.slot.index))
         return logits
 
     def decoding(ids: Sequence[int], slots: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
@@ -316,9 +317,10 @@ class ScriptedForward:
         self.log: list[tuple[str, float]] = []
         self.pieces: list[int] = []
 
-    def read(self, slot: int, first: int, ids: Sequence[int]) -> torch.Tensor:
-        self.pieces.append(len(ids))
-        return self._spend("read", len(ids) / self.speed, 1)
+    def read(self, pieces: Sequence[Piece]) -> torch.Tensor:
+        tokens = sum(len(piece.ids) for piece in pieces)
+        self.pieces.append(tokens)
+        return self._spend("read", tokens / self.speed, len(pieces))
 
     def decode(self, ids: Sequence[int], slots: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
         return self._spend("write", self.step, len(ids))
@@ -376,6 +378,22 @@ class TestTime:
         row = join(batch, prompt_of(1000))
         write(batch, row, count=1)
         assert forward.pieces == [LARGEST_PIECE] * 3 + [1000 - 3 * LARGEST_PIECE]
+
+    def test_short_prompts_are_read_together_as_far_as_a_piece_goes(self, clock: Clock):
+        batch, forward = timed(clock, slots=8)
+        rows = [join(batch, prompt_of(100 + n, n)) for n in range(4)]
+        batch.step()
+        assert [row.unread for row in rows] == [0, 0, 102 - (LARGEST_PIECE - 201), 103]
+        assert [len(row.written) for row in rows] == [1, 1, 0, 0]
+        batch.step()
+        assert forward.pieces == [LARGEST_PIECE], "those who write come next"
+
+    def test_no_crumbs_are_read(self, clock: Clock):
+        batch, forward = timed(clock, slots=8)
+        rows = [join(batch, prompt_of(count, n)) for n, count in enumerate((LARGEST_PIECE - 5, 300))]
+        batch.step()
+        assert [row.unread for row in rows] == [0, 300]
+        assert forward.pieces == [LARGEST_PIECE - 5]
 
     def test_a_short_prompt_is_read_before_the_rest_of_a_long_one(self, clock: Clock):
         batch, _ = timed(clock)

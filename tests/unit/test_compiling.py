@@ -9,7 +9,7 @@ import torch
 
 from chatui.catalogue import ModelSpec
 from chatui.local import compiling, forward
-from chatui.local.forward import Decode
+from chatui.local.forward import Decode, Piece
 from chatui.local.loading import LoadedModel
 from chatui.local.slots import Slots
 from tests import models
@@ -24,7 +24,7 @@ def over_slots_of(loaded: LoadedModel, count: int = 3) -> forward.Forward:
     assert shape is not None
     over_slots = forward.Forward(model, Slots(shape, count, 64, model.device))
     for slot in range(count):
-        over_slots.read(slot, 0, IDS[: 4 + slot])
+        over_slots.read([Piece(slot, 0, IDS[: 4 + slot])])
     return over_slots
 
 

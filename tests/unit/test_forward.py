@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from chatui.local import attention
 from chatui.local.attention import Rows
-from chatui.local.forward import TRIES, agrees, survey
+from chatui.local.forward import TRIES, Piece, agrees, survey
 from tests import models
 
 COUNT = 30
@@ -37,7 +37,7 @@ def test_a_prompt_in_pieces_and_then_tokens_one_by_one(kind: str):
     over_slots, ids = models.over_slots(kind), conversation(0)
     wanted, first = plain(kind, ids), 0
     for count in (1, 12, 3, 4):
-        found = over_slots.read(2, first, ids[first : first + count])
+        found = over_slots.read([Piece(2, first, ids[first : first + count])])
         first += count
         assert close(found[0], wanted[first - 1])
     for at in range(first, COUNT):
@@ -54,8 +54,11 @@ def test_rows_in_any_order_with_prompts_of_any_length(kind: str):
     @settings(max_examples=6, deadline=None)
     def check(data: st.DataObject) -> None:
         at = data.draw(st.lists(st.integers(1, COUNT - 1), min_size=4, max_size=4))
-        for slot, count in enumerate(at):
-            assert close(over_slots.read(slot, 0, conversations[slot][:count])[0], wanted[slot][count - 1])
+        pieces = [Piece(slot, 0, conversations[slot][:count]) for slot, count in enumerate(at)]
+        together = data.draw(st.integers(1, 4))
+        for some in (pieces[:together], pieces[together:]):
+            for piece, found in zip(some, over_slots.read(some) if some else (), strict=True):
+                assert close(found, wanted[piece.slot][len(piece.ids) - 1])
         for _ in range(6):
             slots = data.draw(st.lists(st.sampled_from(range(4)), min_size=1, unique=True))
             slots = [slot for slot in slots if at[slot] < COUNT]
@@ -74,8 +77,8 @@ def test_rows_in_any_order_with_prompts_of_any_length(kind: str):
 def test_a_token_written_again_changes_nothing(kind: str):
     """What the batch counts on when a step failed and each row goes alone."""
     over_slots, ids = models.over_slots(kind), conversation(0)
-    over_slots.read(0, 0, ids[:-1])
-    over_slots.read(1, 0, ids[:5])
+    over_slots.read([Piece(0, 0, ids[:-1])])
+    over_slots.read([Piece(1, 0, ids[:5])])
     both = over_slots.decode([ids[-1], ids[5]], [0, 1], [COUNT - 1, 5])
     assert close(over_slots.decode([ids[-1]], [0], [COUNT - 1])[0], both[0])
     assert close(over_slots.decode([ids[5]], [1], [5])[0], both[1])
@@ -94,7 +97,7 @@ def test_windows_softcaps_and_sinks_do_matter(kind: str, option: str, monkeypatc
     over_slots, ids = models.over_slots(kind), conversation(0)
     attend = attention.attend
     swapped(monkeypatch, lambda *args, **options: attend(*args, **{**options, option: None}))
-    assert not close(over_slots.read(0, 0, ids)[0], plain(kind, ids)[-1])
+    assert not close(over_slots.read([Piece(0, 0, ids)])[0], plain(kind, ids)[-1])
 
 
 def swapped(monkeypatch: pytest.MonkeyPatch, attend: Any) -> None:
@@ -207,7 +210,7 @@ class TestOffer:
         over_slots.offer(faster)
         assert not over_slots.faster
         ids = conversation(0, 4)
-        over_slots.read(0, 0, ids[:2])
+        over_slots.read([Piece(0, 0, ids[:2])])
         over_slots.decode(ids[2:3], [0], [2])
         assert over_slots.faster
         assert close(over_slots.decode(ids[3:], [0], [3])[0], plain("llama", ids)[-1])
@@ -216,7 +219,7 @@ class TestOffer:
     @pytest.mark.parametrize("wrong", [lambda *_: 1 / 0, lambda *_: torch.zeros(1, models.VOCABULARY)])
     def test_one_that_fails_or_differs_is_not(self, wrong: Any, caplog: pytest.LogCaptureFixture):
         over_slots, ids = models.over_slots(), conversation(0, 3)
-        over_slots.read(0, 0, ids[:2])
+        over_slots.read([Piece(0, 0, ids[:2])])
         over_slots.offer(wrong)
         for _ in range(TRIES):
             assert close(over_slots.decode(ids[2:], [0], [2])[0], plain("llama", ids)[-1])

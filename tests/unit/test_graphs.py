@@ -38,7 +38,7 @@ def over_slots() -> forward.Forward:
     assert shape is not None
     over_slots = forward.Forward(model, Slots(shape, 4, 64, model.device, spare=True))
     for slot in range(4):
-        over_slots.read(slot, 0, IDS[: 3 + slot])
+        over_slots.read([forward.Piece(slot, 0, IDS[: 3 + slot])])
     return over_slots
 
 
