@@ -2,6 +2,6 @@
 
 import os
 
-# Huge pages for what lies in memory for long, on Linux: keys and values of many conversations are far apart, and looking
-# up their pages took a twentieth of a step. PyTorch reads this when it is imported (c10/core/impl/alloc_cpu.cpp).
+# Huge pages on Linux: keys and values of many conversations lie far apart, and looking up their pages took a twentieth
+# of a step. PyTorch reads this when it first allocates (c10/core/impl/alloc_cpu.h).
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
