@@ -153,11 +153,7 @@ def _looked(choices: Sequence[Choice], looks: Sequence[Look], temperature: float
 
 def _traces(choices: Sequence[Choice], temperature: float, ruled: bool) -> tuple[TokenTrace, ...]:
     """What is to be told of these choices of one reply."""
-    looks = [choice.step for choice in choices if isinstance(choice.step, Look)]
-    if len(looks) == len(choices):
-        ids, numbers = _looked(choices, looks, temperature)
-    else:
-        ids, numbers = map(torch.cat, zip(*(_of(choice, temperature) for choice in choices), strict=True))
+    ids, numbers = _told(choices, temperature)
     logits, scores, figures = torch.split(numbers, [ids.shape[1], ids.shape[1], FIGURES], -1)
     model_total, entropies, higher, total, heated_total = figures.unsqueeze(-1).unbind(1)
     names, told = ["model"], [logits - model_total]
@@ -174,10 +170,15 @@ def _traces(choices: Sequence[Choice], temperature: float, ruled: bool) -> tuple
     return tuple(_trace(*row, tuple(names)) for row in each)
 
 
-def _of(choice: Choice, temperature: float) -> tuple[Tensor, Tensor]:
-    if isinstance(choice.step, Look):
-        return _looked([choice], [choice.step], temperature)
-    return choice.step.ids[choice.row, None], choice.step.numbers[choice.row, None]
+def _told(choices: Sequence[Choice], temperature: float) -> tuple[Tensor, Tensor]:
+    """The ids and numbers of a Step, [choices, ...]: of those that only looks tell of in one go."""
+    looks = {at: choice.step for at, choice in enumerate(choices) if isinstance(choice.step, Look)}
+    steps = {at: choice.step for at, choice in enumerate(choices) if isinstance(choice.step, Step)}
+    parts = [_looked([choices[at] for at in looks], list(looks.values()), temperature)] if looks else []
+    parts += [(step.ids[choices[at].row, None], step.numbers[choices[at].row, None]) for at, step in steps.items()]
+    order = torch.tensor([*looks, *steps]).argsort()
+    ids, numbers = map(torch.cat, zip(*parts, strict=True))
+    return ids[order], numbers[order]
 
 
 def _left(choices: Sequence[Choice], ids: Tensor) -> Tensor:

@@ -99,6 +99,26 @@ def test_rows_are_traced_apart_and_only_where_wanted() -> None:
         assert told.probability == pytest.approx(float(logits[row].softmax(-1)[told.id]), abs=1e-5)
 
 
+def test_who_is_told_of_in_other_ways_from_step_to_step_is_told_the_same() -> None:
+    """A neighbour with a flat distribution makes some steps look at all scores."""
+    settings = GenerationSettings(temperature=0.8, top_p=0.5)
+    flat, own = 0.01 * logits_of(3, 6), logits_of(4, 6, 8.0)
+    samplers = [Sampler(settings, seed, traced=True) for seed in (1, 2)]
+    for at in range(6):
+        choose_each(samplers, [None] * 2, torch.stack((own[at], (flat if at % 2 else own)[at])))
+    trace = samplers[0].trace
+    assert trace is not None
+    found, alone = trace.take(everything=True), traced(settings, own)
+    assert len(found) == 6
+    for told, expected in zip(found, alone, strict=True):
+        assert (told.id, told.rank, told.names) == (expected.id, expected.rank, expected.names)
+        assert told.entropy == pytest.approx(expected.entropy, abs=1e-5)
+        for step, wanted in zip(told.steps, expected.steps, strict=True):
+            assert dict(zip(told.ids, step, strict=True)) == pytest.approx(
+                dict(zip(expected.ids, wanted, strict=True)), abs=1e-5
+            )
+
+
 def test_a_trace_changes_no_choice() -> None:
     logits = logits_of(7, 40)
     for temperature in (0.0, 0.9):
