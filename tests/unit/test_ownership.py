@@ -33,7 +33,7 @@ SECRET = "Heliotrope"
 
 TARGETS = ("chat", "question", "reply", "running", "growing", "archived", "deleted", "passing", "persona")
 LOGINS = 2500
-ENDLESS = ("queue/data", "heartbeat")
+ENDLESS = ("queue/data", "heartbeat", "dev/reload")
 """Parts of paths whose answers do not end by themselves."""
 
 MODES = ("guests", "logins")

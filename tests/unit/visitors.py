@@ -105,14 +105,18 @@ class Visitor:
             yield from stream.iter_lines()
 
     def taste(self, method: str, path: str, seconds: float = 0.4, **options: Any) -> Answer:
-        """The beginning of any answer, also of one that never ends."""
-        said = b""
+        """The beginning of any answer, also of one that never ends: up to a silence of so many seconds.
+
+        Fails where one goes on for longer, for a sign of life now and then.
+        """
+        said, last = b"", time.monotonic() + 2 * seconds
         try:
             timeout = httpx.Timeout(10, read=seconds)
             with self.http.stream(method, path, timeout=timeout, **options) as answer:
                 status = answer.status_code
                 for piece in answer.iter_raw():
                     said += piece
+                    assert time.monotonic() < last, f"{path} does not end"
         except (httpx.ReadTimeout, httpx.RemoteProtocolError):
             status = locals().get("status", 0)
         text = said.decode("utf-8", "replace")
