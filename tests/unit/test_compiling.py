@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import MistralConfig
 
 from chatui.catalogue import ModelSpec
-from chatui.local import compiling, forward
+from chatui.local import compiling, forward, kernel
 from chatui.local.forward import Decode, Piece
-from chatui.local.loading import LoadedModel
+from chatui.local.loading import LoadedModel, load
 from chatui.local.slots import Slots
 from tests import models
 
@@ -55,6 +56,38 @@ def test_a_compiled_step_gives_the_same_logits_and_is_made_once(tmp_path: Path) 
     compiling.in_background(spec, over_slots.step, over_slots.slots, target, ready)
     assert done.wait(LONG)
     assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == written
+
+
+def test_a_step_with_our_own_kernels_gives_the_same_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel.load(tmp_path)
+    if not kernel.name():
+        pytest.skip("this CPU lacks AVX-512 VNNI, or there is no C++ compiler here")
+    sizes = {**models.SMALL, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    monkeypatch.setitem(models.CONFIGS, "wide", MistralConfig(**sizes, sliding_window=8))
+    folder = models.save(tmp_path / "model", "wide")
+    spec = ModelSpec(str(folder), device_map="cpu", dtype="bfloat16", quantization="int4")
+    over_slots = over_slots_of(load(spec, tmp_path, lambda _: None))
+    slots = over_slots.slots
+    assert kernel.attends(torch.zeros(1, 2, 2, 16).bfloat16(), slots.storage.keys[0], slots.storage.values[0])
+    compiling.compile_step(spec, len(slots.all), slots.capacity, tmp_path / "made")
+    compiled = compiling.CompiledDecode(tmp_path / "made", over_slots.step)
+    before = [tensor.clone() for tensor in over_slots._storage]
+
+    def decoded(decode: Decode, rows: int, length: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        for tensor, old in zip(over_slots._storage, before, strict=True):
+            tensor.copy_(old)
+        over_slots._decode = decode
+        at = [4 + length, 5 + length, 6 + length]
+        logits = over_slots.decode([5, 6, 7][:rows], list(range(rows)), at[:rows])
+        return logits, [tensor.clone() for tensor in over_slots._storage]
+
+    for rows in (1, 3):
+        for length in (0, 5, 50):
+            wanted, stored = decoded(over_slots.step, rows, length)
+            found, kept = decoded(compiled, rows, length)
+            assert (found - wanted).float().norm() <= 0.05 * wanted.float().norm(), "but for bfloat16's rounding"
+            for tensor, other in zip(kept, stored, strict=True):
+                torch.testing.assert_close(tensor, other, atol=0.1, rtol=0.05)
 
 
 def test_what_shapes_the_step_decides_its_place(tmp_path: Path) -> None:
