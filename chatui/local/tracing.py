@@ -137,7 +137,12 @@ def _looked(choices: Sequence[Choice], looks: Sequence[Look], temperature: float
     """The ids and numbers of a Step, [choices, ...], of what was chosen of the highest scores of plain looks."""
     firsts = accumulate((len(seen.ids) for seen in looks), initial=0)
     rows = torch.tensor([first + choice.row for first, choice in zip(firsts, choices, strict=False)])
-    top, highest = torch.cat([seen.top for seen in looks])[rows], torch.cat([seen.ids for seen in looks])[rows]
+    # A step looks less far where all its rows are greedy, whose tokens come first.
+    width = min(seen.ids.shape[-1] for seen in looks)
+    top, highest = (
+        torch.cat([each[:, :width] for each in parts])[rows]
+        for parts in zip(*((seen.top, seen.ids) for seen in looks), strict=True)
+    )
     totals = torch.cat([seen.totals for seen in looks])[rows]
     plain_totals, entropies = (torch.cat(each)[rows] for each in zip(*map(_plain, looks), strict=True))
     tokens = torch.tensor([choice.token for choice in choices], device=highest.device)

@@ -99,14 +99,20 @@ def test_rows_are_traced_apart_and_only_where_wanted() -> None:
         assert told.probability == pytest.approx(float(logits[row].softmax(-1)[told.id]), abs=1e-5)
 
 
-def test_who_is_told_of_in_other_ways_from_step_to_step_is_told_the_same() -> None:
-    """A neighbour with a flat distribution makes some steps look at all scores."""
-    settings = GenerationSettings(temperature=0.8, top_p=0.5)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("watched", [False, True])
+def test_who_is_told_of_in_other_ways_from_step_to_step_is_told_the_same(temperature: float, watched: bool) -> None:
+    """A neighbour who draws makes steps look further, one with a flat distribution at all scores."""
+    settings = GenerationSettings(temperature=temperature, top_p=0.5)
     flat, own = 0.01 * logits_of(3, 6), logits_of(4, 6, 8.0)
-    samplers = [Sampler(settings, seed, traced=True) for seed in (1, 2)]
+    sampler = Sampler(settings, 1, traced=True)
+    neighbour = Sampler(GenerationSettings(temperature=0.8, top_p=0.5), 2, traced=watched)
     for at in range(6):
-        choose_each(samplers, [None] * 2, torch.stack((own[at], (flat if at % 2 else own)[at])))
-    trace = samplers[0].trace
+        if at == 4:
+            choose_each([sampler], [None], own[at : at + 1])
+        else:
+            choose_each([sampler, neighbour], [None] * 2, torch.stack((own[at], (flat if at % 2 else own)[at])))
+    trace = sampler.trace
     assert trace is not None
     found, alone = trace.take(everything=True), traced(settings, own)
     assert len(found) == 6
