@@ -1,11 +1,12 @@
 """The nouns of a chat and the one protocol between those who ask (page, API) and those who answer (backends)."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from chatui.errors import ChatError
 from chatui.settings import GenerationSettings
+from chatui.traces import Traces
 
 Role = Literal["system", "user", "assistant"]
 State = Literal["loading", "ready", "failed"]
@@ -83,25 +84,6 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class TokenTrace:
-    """How one token of a reply was chosen, `at` seconds after its prompt began to be read.
-
-    `probability` is the model's own, before any setting, `rank` its place by it, 1 the likeliest; `entropy`, in bits,
-    is how undecided the model was. `ids` are the likeliest tokens, the chosen one among them; for each of them `steps`
-    has its probability after each step: the model's own first, then those of `names`, 0 where the step ruled it out.
-    """
-
-    id: int
-    at: float
-    probability: float
-    rank: int
-    entropy: float
-    ids: tuple[int, ...]
-    names: tuple[str, ...]
-    steps: tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
 class Finish:
     """Why the reply ended, what it used (tokens) and how long the parts took (seconds).
 
@@ -134,7 +116,8 @@ class ReplyDelta:
     """A piece of a reply of `tokens` tokens. One delta before the text carries `prompt`, the last one `finish`.
 
     While it waits, `place` is its place in the queue, 1 the next; while the prompt is read, `read` is how many of its
-    tokens are. `traces` are of tokens that were written up to now, and come some at a time.
+    tokens are. Where it is traced, `traces` tells of the tokens that have been written by the time it is called, which
+    takes some work; of several that come the last one tells of most.
     """
 
     text: str = ""
@@ -144,7 +127,7 @@ class ReplyDelta:
     finish: Finish | None = None
     place: int | None = None
     read: int | None = None
-    traces: tuple[TokenTrace, ...] = ()
+    traces: Callable[[], Traces] | None = None
 
 
 @dataclass(frozen=True)
@@ -241,8 +224,8 @@ class Backend(Protocol):
     async def preview(self, request: ChatRequest) -> Prompt | None:
         """The prompt that this would become, or None while the model is loading. Raises ChatError."""
 
-    async def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """The text of each token by itself; for a part of a character its bytes as <0xE2>."""
+    def spelled(self, ids: set[int]) -> dict[int, str]:
+        """The text of each token by itself, for a part of a character its bytes as <0xE2>; called in any thread."""
 
     async def close(self) -> None:
         """End all replies and free the model."""

@@ -7,16 +7,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from chatui.chat import Backend, ChatRequest, Finish, Message, Prompt, ReplyDelta, TokenTrace
+from chatui.chat import Backend, ChatRequest, Finish, Message, Prompt, ReplyDelta
 from chatui.errors import ChatError, unexpected
 from chatui.inspection import Inspection
 from chatui.store.records import Author, Begun, Conversation, MessageState, Progress, StoredMessage, Turn
 from chatui.store.shelf import Shelf
 from chatui.store.store import Store
+from chatui.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Growing:
     dropped: int = 0
     place: int | None = None
     prompt: Prompt | None = None
-    traces: list[TokenTrace] = field(default_factory=list)
+    traces: Callable[[], Traces] = Traces
     read: int | None = None
     finish: Finish | None = None
     started: float = field(default_factory=time.perf_counter)
@@ -55,7 +56,7 @@ class Growing:
         self.read = self.read if delta.read is None else delta.read
         if delta.prompt is not None:
             self.prompt, self.dropped = delta.prompt, delta.prompt.dropped
-        self.traces.extend(delta.traces)
+        self.traces = delta.traces or self.traces
         if (delta.text or delta.reasoning) and self.first_text_at is None:
             self.first_text_at = time.perf_counter()
         if delta.text and self.reasoning and self.thought_at is None:
@@ -145,7 +146,6 @@ class Runner:
         self.kept, self.passing = kept, passing
         self._lives: dict[str, Live] = {}
         self._keeping: asyncio.Task[None] | None = None
-        self._inspecting: set[asyncio.Task[None]] = set()
         self._wake: asyncio.Event | None = None
         self._closing = False
 
@@ -210,11 +210,6 @@ class Runner:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
         await self._flush()
-        await self.inspected()
-
-    async def inspected(self) -> None:
-        """Return when it is kept how all replies came about that have ended."""
-        await asyncio.gather(*self._inspecting)
 
     async def _write(self, live: Live, request: ChatRequest) -> None:
         try:
@@ -266,12 +261,15 @@ class Runner:
     async def _flush(self) -> None:
         """One transaction for all that has grown, which is also their sign of life. What has ended is let go of."""
         for store in (self.kept, self.passing):
-            lives = [live for live in self._lives.values() if live.store is store]
+            lives = {live: live.progress() for live in self._lives.values() if live.store is store}
             if not lives:
                 continue
-            ended = [live for live in lives if live.state != "running"]
+            ended = [live for live, progress in lives.items() if progress.state != "running"]
             try:
-                await asyncio.to_thread(store.write, [live.progress() for live in lives])
+                if self.inspects:
+                    for live in ended:
+                        lives[live] = replace(lives[live], inspection=await asyncio.to_thread(self._inspection, live))
+                await asyncio.to_thread(store.write, list(lives.values()))
             except Exception as error:
                 for live in lives:
                     live.unkept = error if isinstance(error, ChatError) else unexpected(error)
@@ -283,24 +281,20 @@ class Runner:
                 del self._lives[live.message.id]
                 live.kept = True
                 live.tell()
-                if self.inspects:
-                    inspecting = asyncio.create_task(self._inspect(live))
-                    self._inspecting.add(inspecting)
-                    inspecting.add_done_callback(self._inspecting.discard)
 
-    async def _inspect(self, live: Live) -> None:
-        """Keep how a reply that is over came about, as far as that is known."""
+    def _inspection(self, live: Live) -> bytes | None:
+        """How a reply that is over came about, packed, as far as that is known."""
         grown, model = live.growing, self.backend.models()[0].info
         if grown.prompt is None or model is None:
-            return
-        ids = sorted({id for trace in grown.traces for id in trace.ids})
+            return None
         try:
-            texts = dict(zip(ids, await self.backend.spelled(ids), strict=False))
-            inspection = Inspection(model, grown.prompt, tuple(grown.traces), texts, grown.finish)
-            packed = await asyncio.to_thread(inspection.packed)
-            await asyncio.to_thread(live.store.inspect, live.owner, live.message.id, packed)
+            # Of a reply that was stopped, a token more may have been chosen than has come.
+            traces = grown.traces()[: grown.tokens]
+            texts = self.backend.spelled(traces.told)
+            return Inspection(model, grown.prompt, traces, texts, grown.finish).packed()
         except Exception:
-            log.exception("how a reply came about could not be kept")
+            log.exception("how a reply came about could not be told")
+            return None
 
 
 def described(error: ChatError | None) -> str:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from chatui.chat import (
     Anatomy,
@@ -17,9 +18,9 @@ from chatui.chat import (
     Source,
     Span,
     TemplateFacts,
-    TokenTrace,
 )
 from chatui.settings import GenerationSettings
+from chatui.traces import TokenTrace, Traces
 
 INFO = ModelInfo(
     "fake/echo",
@@ -132,6 +133,7 @@ class FakeBackend:
                 yield ReplyDelta(prompt=prompt_of(request))
             await asyncio.sleep(self.delay_first)
             start = loop.time()
+            traced: list[TokenTrace] = []
             for number, piece in enumerate(pieces, 1):
                 await asyncio.sleep(max(0.0, start + number / self.rate - loop.time()))
                 if isinstance(piece, Hold):
@@ -145,7 +147,8 @@ class FakeBackend:
                 if isinstance(piece, ReplyDelta):
                     yield piece
                 else:
-                    traces = (self._traced(piece, loop.time() - start),) if request.trace else ()
+                    traced.append(self._traced(piece, loop.time() - start))
+                    traces = partial(Traces.of, traced) if request.trace else None
                     yield ReplyDelta(text=piece, tokens=1, traces=traces)
             seconds = max(loop.time() - start, 1e-9)
             last = pieces[-1] if pieces else ""
@@ -161,8 +164,8 @@ class FakeBackend:
             return None
         return prompt_of(request)
 
-    async def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
-        return tuple(self._words.get(id, " other") for id in ids)
+    def spelled(self, ids: set[int]) -> dict[int, str]:
+        return {id: self._words.get(id, " other") for id in ids}
 
     def _traced(self, word: str, at: float) -> TokenTrace:
         """As if the word were one token, which could have been OTHER as well."""

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -66,7 +66,7 @@ class Model(Protocol):
     def preview(self, request: ChatRequest) -> Prompt:
         """The prompt that this would become; called in any thread. Raises ChatError."""
 
-    def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
+    def spelled(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself; called in any thread."""
 
     def reset(self) -> None:
@@ -172,9 +172,9 @@ class LocalBackend:
         """The prompt that this would become, or None while the model is loading. Raises ChatError."""
         return await asyncio.to_thread(model.preview, request) if (model := self._model) is not None else None
 
-    async def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """The text of each token by itself; for a part of a character its bytes as <0xE2>."""
-        return await asyncio.to_thread(model.spelled, ids) if (model := self._model) is not None else ()
+    def spelled(self, ids: set[int]) -> dict[int, str]:
+        """The text of each token by itself, for a part of a character its bytes as <0xE2>; called in any thread."""
+        return {} if (model := self._model) is None else model.spelled(ids)
 
     async def close(self) -> None:
         """End the replies being written and those waiting, and let go of the model."""

@@ -2,19 +2,23 @@
 
 import random
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from chatui.chat import ChatRequest, Finish, FinishReason, Message, Prompt, ReplyDelta, TokenTrace
+from chatui.chat import ChatRequest, Finish, FinishReason, Message, Prompt, ReplyDelta
 from chatui.local import prompt as prompts
 from chatui.local.loading import LoadedModel
 from chatui.local.sampling import Sampler, model_rules
 from chatui.local.serial import decode
 from chatui.local.text import REPLACEMENT, IncrementalDecoder, StopStrings, ThinkingSplitter
+from chatui.traces import Traces
 
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
 """How byte-level tokenizers spell bytes."""
+
+TOLD_EVERY = 32
+"""Tokens after which traces are sent along again, for those who get them from another process."""
 
 
 class Reply:
@@ -70,14 +74,16 @@ class Reply:
             return self._end("stop_string", said, thought)
         if self._count == self._limit:
             return self._end("length", said, thought)
-        return ReplyDelta(said, thought, tokens=1, traces=self._traces())
+        return ReplyDelta(said, thought, tokens=1, traces=None if self._count % TOLD_EVERY else self.traces)
 
-    def _traces(self, everything: bool = False) -> tuple[TokenTrace, ...]:
-        return self.sampler.trace.take(everything) if self.sampler.trace is not None else ()
+    @property
+    def traces(self) -> Callable[[], Traces] | None:
+        """What tells how its tokens were chosen, where it is traced."""
+        return None if self.sampler.trace is None else self.sampler.trace.traces
 
     def _stopped_by(self, reason: FinishReason, stop_id: int | None) -> str:
         if reason == "stop_token":
-            return spelled(self._loaded, [stop_id])[0] if stop_id is not None else ""
+            return spelled(self._loaded, {stop_id})[stop_id] if stop_id is not None else ""
         if reason == "stop_string":
             return self._stops.hit or ""
         asked = self._limit == self._most
@@ -104,7 +110,7 @@ class Reply:
             text_seconds=self._text_seconds,
             rows=self._rows / self._count,
         )
-        return ReplyDelta(said, thought, tokens=1, finish=finish, traces=self._traces(everything=True))
+        return ReplyDelta(said, thought, tokens=1, finish=finish, traces=self.traces)
 
 
 def preview(loaded: LoadedModel, request: ChatRequest) -> Prompt:
@@ -121,25 +127,24 @@ def write(loaded: LoadedModel, request: ChatRequest, queue_seconds: float = 0.0)
     """
     reply = Reply(loaded, request)
     reply.begin(queue_seconds)
-    yield ReplyDelta(prompt=reply.prompt)
+    yield ReplyDelta(prompt=reply.prompt, traces=reply.traces)
     for token_id in decode(loaded.model, reply.prompt.token_ids, reply.sampler):
         yield reply.push(token_id)
         if reply.over:
             return
 
 
-def spelled(loaded: LoadedModel, ids: Sequence[int]) -> tuple[str, ...]:
+def spelled(loaded: LoadedModel, ids: set[int]) -> dict[int, str]:
     """The text of each token by itself; for a part of a character its bytes as <0xE2>."""
-    unknown = [id for id in ids if id not in loaded.spelling]
-    tokenizer = loaded.tokenizer
-    before = tokenizer.encode("a", add_special_tokens=False)
-    length = len(str(tokenizer.decode(before)))
-    together = [[*before, id] for id in unknown]
-    behind = tokenizer.batch_decode(together, clean_up_tokenization_spaces=False) if unknown else []
-    for id, name, decoded in zip(unknown, tokenizer.convert_ids_to_tokens(unknown), behind, strict=True):
-        text = decoded[length:]
-        loaded.spelling[id] = _bytes_of(name or "") if REPLACEMENT in text else text
-    return tuple(loaded.spelling[id] for id in ids)
+    if unknown := list(ids - loaded.spelling.keys()):
+        tokenizer = loaded.tokenizer
+        before = tokenizer.encode("a", add_special_tokens=False)
+        length = len(str(tokenizer.decode(before)))
+        behind = tokenizer.batch_decode([[*before, id] for id in unknown], clean_up_tokenization_spaces=False)
+        for id, name, decoded in zip(unknown, tokenizer.convert_ids_to_tokens(unknown), behind, strict=True):
+            text = decoded[length:]
+            loaded.spelling[id] = _bytes_of(name or "") if REPLACEMENT in text else text
+    return {id: loaded.spelling[id] for id in ids}
 
 
 def _bytes_of(name: str) -> str:

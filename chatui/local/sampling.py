@@ -128,7 +128,7 @@ class Sampler:
         filters: dict[str, LogitsProcessor] = {}
         if self._settings.top_k:
             filters["top_k"] = TopKLogitsWarper(self._settings.top_k)
-        if top_p < 1.0:
+        if self._settings.top_p < 1.0:
             filters["top_p"] = TopPLogitsWarper(top_p)
         if self._settings.min_p > 0.0:
             filters["min_p"] = MinPLogitsWarper(self._settings.min_p)
@@ -199,8 +199,7 @@ def choose_each(
     if told:
         rows, traces, tokens = zip(*told, strict=True)
         ruled = any(samplers[row].looks_back for row in rows)
-        raw = _rows(logits, rows).float()
-        note(traces, tokens, raw, _rows(scores, rows) if ruled else None, seen.of(rows))
+        note(traces, tokens, _rows(logits, rows), _rows(scores, rows) if ruled else None, seen.of(rows))
     return chosen
 
 

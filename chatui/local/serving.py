@@ -2,7 +2,7 @@
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -95,7 +95,7 @@ class Together:
             raise RuntimeError("begin() needs room()")
         reply.begin(queue_seconds, row.cached)
         self._replies[row] = reply
-        self._begun.append((row, ReplyDelta(prompt=reply.prompt, read=row.cached)))
+        self._begun.append((row, ReplyDelta(prompt=reply.prompt, read=row.cached, traces=reply.traces)))
         return row
 
     def step(self) -> list[Happening]:
@@ -120,7 +120,7 @@ class Together:
         """The prompt that this would become. Raises PromptError."""
         return preview(self.loaded, request)
 
-    def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
+    def spelled(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself."""
         return spelled(self.loaded, ids)
 
@@ -212,7 +212,7 @@ class Serial:
         """The prompt that this would become. Raises PromptError."""
         return preview(self.loaded, request)
 
-    def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
+    def spelled(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself."""
         return spelled(self.loaded, ids)
 

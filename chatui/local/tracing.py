@@ -1,27 +1,24 @@
 """What each token of a reply was chosen from: the model's scores and the steps of its sampler.
 
-All rows of a step are looked at together, their logits still at hand; TokenTraces are made of many tokens at a time.
+All rows of a step are looked at together, their logits still at hand; Traces are made of many tokens at a time.
 """
 
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import log
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from chatui.chat import TokenTrace
 from chatui.local.highest import Look, look
+from chatui.traces import Traces
 
 ALTERNATIVES = 10
-TOGETHER = 32
-"""Tokens of a reply whose traces are made in one go."""
-
-DIGITS = 7
-"""Decimal places that are kept."""
+TOGETHER = 256
+"""Tokens of a reply, at most, of which everything is kept that was looked at: some kB for each."""
 
 Filter = tuple[str, Tensor]
 """A filter's name and the scores that it leaves, [1, candidates], minus infinity for those that it rules out."""
@@ -63,13 +60,16 @@ class Choice:
 class Trace:
     """Collects the choices of one reply, drawn at a `temperature`, or 0 where the likeliest token is always taken.
 
-    `ruled` says whether penalties or rules of the model's change its logits.
+    `ruled` says whether penalties or rules of the model's change its logits. One thread tells it what is chosen, and
+    any may ask it for the `traces`.
     """
 
     def __init__(self, temperature: float, ruled: bool) -> None:
         self._temperature = temperature
         self._ruled = ruled
+        self._made = Traces()
         self._choices: list[Choice] = []
+        self._making = threading.Lock()
         self._ids: Tensor | None = None
         self._filters: list[Filter] = []
         self._began = time.perf_counter()
@@ -92,23 +92,49 @@ class Trace:
 
     def chosen(self, token: int, step: Step | Look, row: int, now: float) -> None:
         """This token was chosen by that row of a step, `now` by time.perf_counter()."""
-        self._choices.append(Choice(token, now - self._began, step, row, self._ids, self._filters))
+        choice = Choice(token, now - self._began, step, row, self._ids, self._filters)
         self._ids, self._filters = None, []
+        with self._making:
+            self._choices.append(choice)
+            if len(self._choices) == TOGETHER:
+                self._make()
 
-    def take(self, everything: bool = False) -> tuple[TokenTrace, ...]:
-        """The traces of what was chosen since the last time, once there are enough, or of `everything`."""
-        if not self._choices or (len(self._choices) < TOGETHER and not everything):
-            return ()
+    def traces(self) -> Traces:
+        """How the tokens were chosen up to now; takes some work."""
+        with self._making:
+            self._make()
+            return self._made
+
+    def __reduce__(self) -> tuple[type["Told"], tuple[Traces]]:
+        """Another process is given what there is to tell, which is plain data."""
+        return Told, (self.traces(),)
+
+    def _make(self) -> None:
+        """Make something of the choices there are; the caller holds the lock."""
+        if not self._choices:
+            return
         choices, self._choices = self._choices, []
         with torch.inference_mode():
-            return _traces(choices, self._temperature, self._ruled)
+            more = _made(choices, self._temperature, self._ruled)
+        self._made = replace(more, data=self._made.data + more.data)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a Trace had to tell when it was sent to another process."""
+
+    made: Traces
+
+    def traces(self) -> Traces:
+        """As of a Trace."""
+        return self.made
 
 
 def note(traces: Sequence[Trace], tokens: Sequence[int], logits: Tensor, ruled: Tensor | None, seen: Look) -> None:
     """A step has chosen these tokens, one for each trace.
 
     `logits` [rows, vocabulary] are the model's; `ruled` those after penalties and rules, None where there are none;
-    `seen` is a plain look at the latter.
+    `seen` is a plain look at the latter, or else at the former.
     """
     now = time.perf_counter()
     # What a look tells is left for later, when there are many tokens to make something of in one go.
@@ -119,6 +145,7 @@ def note(traces: Sequence[Trace], tokens: Sequence[int], logits: Tensor, ruled: 
 
 
 def _step(tokens: Sequence[int], logits: Tensor, ruled: Tensor | None, seen: Look) -> Step:
+    logits = logits.float()
     told, scores = (seen, logits) if ruled is None else (look(logits, [1.0] * len(tokens), ALTERNATIVES, True), ruled)
     ids = torch.cat((told.ids[:, :ALTERNATIVES], torch.tensor(tokens, device=logits.device)[:, None]), -1)
     own = logits.gather(-1, ids)
@@ -133,18 +160,16 @@ def _plain(seen: Look) -> tuple[Tensor, Tensor]:
     return seen.plain_totals, seen.entropies
 
 
-def _looked(choices: Sequence[Choice], looks: Sequence[Look], temperature: float) -> tuple[Tensor, Tensor]:
-    """The ids and numbers of a Step, [choices, ...], of what was chosen of the highest scores of plain looks."""
+def _looked(choices: Sequence[Choice], looks: Sequence[Look], temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What is to be told of choices among the highest scores of plain looks."""
     firsts = accumulate((len(seen.ids) for seen in looks), initial=0)
     rows = torch.tensor([first + choice.row for first, choice in zip(firsts, choices, strict=False)])
     # A step looks less far where all its rows are greedy, whose tokens come first.
-    width = min(seen.ids.shape[-1] for seen in looks)
-    top, highest = (
-        torch.cat([each[:, :width] for each in parts])[rows]
-        for parts in zip(*((seen.top, seen.ids) for seen in looks), strict=True)
-    )
-    totals = torch.cat([seen.totals for seen in looks])[rows]
-    plain_totals, entropies = (torch.cat(each)[rows] for each in zip(*map(_plain, looks), strict=True))
+    widths = [seen.ids.shape[-1] for seen in looks]
+    if (width := min(widths)) != max(widths):
+        looks = [replace(seen, top=seen.top[:, :width], ids=seen.ids[:, :width]) for seen in looks]
+    columns = zip(*((seen.top, seen.ids, seen.totals, *_plain(seen)) for seen in looks), strict=True)
+    top, highest, totals, plain_totals, entropies = (torch.cat(column)[rows] for column in columns)
     tokens = torch.tensor([choice.token for choice in choices], device=highest.device)
     place = (highest == tokens[:, None]).float().argmax(-1, keepdim=True)
     places = torch.arange(min(ALTERNATIVES, top.shape[-1]), device=place.device).expand(len(choices), -1)
@@ -153,12 +178,14 @@ def _looked(choices: Sequence[Choice], looks: Sequence[Look], temperature: float
     higher = (top > own[:, -1:]).sum(-1)
     own = own * (temperature or 1.0)
     figures = torch.stack((plain_totals, entropies, higher, plain_totals, totals), -1)
-    return highest.gather(-1, told), torch.cat((own, own, figures), -1)
+    filters = len(choices[0].filters)
+    left = _shares(choices).gather(-1, told[:, None].expand(-1, filters, -1)) if filters else own[:, None][:, :0]
+    return highest.gather(-1, told), torch.cat((own, own, figures), -1), left
 
 
-def _traces(choices: Sequence[Choice], temperature: float, ruled: bool) -> tuple[TokenTrace, ...]:
+def _made(choices: Sequence[Choice], temperature: float, ruled: bool) -> Traces:
     """What is to be told of these choices of one reply."""
-    ids, numbers = _told(choices, temperature)
+    ids, numbers, left = _told(choices, temperature)
     logits, scores, figures = torch.split(numbers, [ids.shape[1], ids.shape[1], FIGURES], -1)
     model_total, entropies, higher, total, heated_total = figures.unsqueeze(-1).unbind(1)
     names, told = ["model"], [logits - model_total]
@@ -169,32 +196,37 @@ def _traces(choices: Sequence[Choice], temperature: float, ruled: bool) -> tuple
         names.append("temperature")
         told.append(scores / temperature - heated_total)
     names += [name for name, _ in choices[0].filters]
-    shares = torch.cat((torch.stack(told, 1).exp(), _left(choices, ids)), 1)
-    bits = entropies[:, 0] / log(2)
-    each = zip(choices, ids.tolist(), _short(shares), (higher[:, 0].long() + 1).tolist(), _short(bits), strict=True)
-    return tuple(_trace(*row, tuple(names)) for row in each)
+    at = torch.tensor([[choice.at] for choice in choices], device=ids.device)
+    bits = (entropies / log(2)).clamp_min(0.0)
+    numbers = torch.cat((at, higher + 1, bits, torch.cat(told, 1).exp(), left.flatten(1)), 1)
+    records = torch.cat((ids.int(), numbers.view(torch.int32)), 1)
+    return Traces(tuple(names), ids.shape[1], records.cpu().numpy().tobytes())
 
 
-def _told(choices: Sequence[Choice], temperature: float) -> tuple[Tensor, Tensor]:
-    """The ids and numbers of a Step, [choices, ...]: of those that only looks tell of in one go."""
+def _told(choices: Sequence[Choice], temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The ids and numbers of a Step, [choices, ...], and what each filter has left of the ids' probabilities."""
     looks = {at: choice.step for at, choice in enumerate(choices) if isinstance(choice.step, Look)}
     steps = {at: choice.step for at, choice in enumerate(choices) if isinstance(choice.step, Step)}
     parts = [_looked([choices[at] for at in looks], list(looks.values()), temperature)] if looks else []
-    parts += [(step.ids[choices[at].row, None], step.numbers[choices[at].row, None]) for at, step in steps.items()]
+    if steps:
+        ids = torch.stack([step.ids[choices[at].row] for at, step in steps.items()])
+        numbers = torch.stack([step.numbers[choices[at].row] for at, step in steps.items()])
+        parts.append((ids, numbers, _left([choices[at] for at in steps], ids)))
+    if len(parts) == 1:
+        return parts[0]
     order = torch.tensor([*looks, *steps]).argsort()
-    ids, numbers = map(torch.cat, zip(*parts, strict=True))
-    return ids[order], numbers[order]
+    ids, numbers, left = (torch.cat(column)[order] for column in zip(*parts, strict=True))
+    return ids, numbers, left
 
 
 def _left(choices: Sequence[Choice], ids: Tensor) -> Tensor:
-    """Probabilities [rows, filters, ids] of `ids` [rows, ids] after each filter, 0 where one has ruled them out."""
+    """Probabilities [choices, filters, ids] of `ids` [choices, ids] after each filter, 0 where one ruled them out."""
     count = len(choices[0].filters)
     left = torch.zeros(len(choices), count, ids.shape[1], device=ids.device)
     sizes = {0 if choice.ids is None else choice.ids.shape[-1] for choice in choices}
     for size in sizes if count else ():
         rows = [at for at, one in enumerate(choices) if size == (0 if one.ids is None else one.ids.shape[-1])]
-        scores = torch.cat([scores for at in rows for _, scores in choices[at].filters])
-        shares, wanted = scores.softmax(-1).view(len(rows), count, -1), ids[rows]
+        shares, wanted = _shares([choices[at] for at in rows]), ids[rows]
         if size == 0:
             left[rows] = shares.gather(-1, wanted[:, None].expand(-1, count, -1))
         else:
@@ -203,29 +235,7 @@ def _left(choices: Sequence[Choice], ids: Tensor) -> Tensor:
     return left
 
 
-def _short(numbers: Tensor) -> list[Any]:
-    """As lists, without more decimal places than say anything."""
-    found: list[Any] = ((numbers.double() * 10**DIGITS).round() / 10**DIGITS).tolist()
-    return found
-
-
-def _trace(
-    choice: Choice,
-    ids: list[int],
-    shares: list[list[float]],
-    rank: int,
-    entropy: float,
-    names: tuple[str, ...],
-) -> TokenTrace:
-    """`ids` end with the token's own, which may be among the others too; `shares` by `names`, in the order of `ids`."""
-    count = len(ids) - 1 if choice.token in ids[:-1] else len(ids)
-    return TokenTrace(
-        id=choice.token,
-        at=round(choice.at, DIGITS),
-        probability=shares[0][-1],
-        rank=rank,
-        entropy=max(0.0, entropy),
-        ids=tuple(ids[:count]),
-        names=names,
-        steps=tuple(tuple(row[:count]) for row in shares),
-    )
+def _shares(choices: Sequence[Choice]) -> Tensor:
+    """Probabilities [choices, filters, candidates] after each filter, of choices with as many candidates."""
+    scores = torch.cat([scores for choice in choices for _, scores in choice.filters])
+    return scores.softmax(-1).view(len(choices), len(choices[0].filters), -1)

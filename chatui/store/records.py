@@ -127,7 +127,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a reply has come to, for Store.write(). `state` other than running ends it; a finished row never changes."""
+    """What a reply has come to, for Store.write(). `state` other than running ends it; a finished row never changes.
+
+    With its end may come how it came about, see Inspection.packed().
+    """
 
     owner: str
     message: str
@@ -136,6 +139,7 @@ class Progress:
     state: MessageState = "running"
     finish: Finish | None = None
     error: str = ""
+    inspection: bytes | None = None
 
 
 @dataclass(frozen=True)

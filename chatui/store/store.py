@@ -67,7 +67,7 @@ class Store:
         moment = now()
         with self.database.writing() as connection:
             for one in progress:
-                connection.execute(
+                written = connection.execute(
                     update(messages)
                     .where(messages.c.owner == one.owner, messages.c.id == one.message, messages.c.state == "running")
                     .values(
@@ -79,13 +79,9 @@ class Store:
                         heartbeat=moment,
                     )
                 )
-
-    def inspect(self, owner: str, message: str, data: bytes) -> None:
-        """Keep how a reply came about, see Inspection.packed(), unless it is gone already."""
-        mine = and_(messages.c.owner == owner, messages.c.id == message)
-        with self.database.writing() as connection:
-            if connection.scalar(select(messages.c.id).where(mine).with_for_update()) is not None:
-                connection.execute(insert(inspections).values(owner=owner, message=message, data=data))
+                if one.inspection is not None and written.rowcount == 1:
+                    values = {"owner": one.owner, "message": one.message, "data": one.inspection}
+                    connection.execute(insert(inspections).values(values))
 
     def interrupt(self, silent_for: timedelta) -> int:
         """Mark running replies that nobody has written for so long as interrupted. Returns how many."""

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
-from chatui.chat import Finish, ModelInfo, Prompt, Source, TokenTrace
+from chatui.chat import Finish, ModelInfo, Prompt, Source
 from chatui.inspection import Inspection
 from chatui.store.records import PageTimes, StoredMessage
+from chatui.traces import Traces
 from chatui.ui.transcript import plain
 
 SOURCES: dict[Source, str] = {
@@ -117,8 +118,8 @@ def tokens_summary(inspection: Inspection) -> str:
     traces = inspection.traces
     if not traces:
         return "No tokens were kept of this reply."
-    first = sum(trace.rank == 1 for trace in traces) / len(traces)
-    entropy = sum(trace.entropy for trace in traces) / len(traces)
+    first = traces.ranks.count(1) / len(traces)
+    entropy = sum(traces.entropies) / len(traces)
     return (
         f"**{len(traces):,} tokens**; {first:.0%} of them were the model's likeliest. On average it was undecided by "
         f"{entropy:.2f} bits, as between {2**entropy:.1f} equally likely tokens. Choose a token to see what else it "
@@ -151,7 +152,7 @@ def _percent(share: float) -> str:
 
 def text_until(inspection: Inspection, at: int, other: int) -> str:
     """The reply's text up to token number `at`, and the token `other` in its place."""
-    ids = [*(trace.id for trace in inspection.traces[:at]), other]
+    ids = [*inspection.traces.tokens[:at], other]
     hidden = set(inspection.model.stop_ids)
     data = b"".join(_bytes(inspection.texts.get(id, "")) for id in ids if id not in hidden)
     return data.decode(errors="ignore")
@@ -236,9 +237,9 @@ def _page_speed(finish: Finish, page: PageTimes | None) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def _pace(traces: Sequence[TokenTrace]) -> str:
+def _pace(traces: Traces) -> str:
     """Milliseconds for each token, drawn."""
-    gaps = [1000 * (later.at - earlier.at) for earlier, later in pairwise(traces)]
+    gaps = [1000 * (later - earlier) for earlier, later in pairwise(traces.at)]
     if len(gaps) < 2:
         return ""
     ordered = sorted(gaps)
@@ -294,7 +295,7 @@ def _why_read(inspection: Inspection, before: Inspection | None) -> str:
         if cached:
             return f"{first}: {cached:,} of {total:,} tokens were remembered from another one, which began alike."
         return f"{first}, and no other one began like it: all {total:,} tokens were read."
-    known = [*before.prompt.token_ids, *(trace.id for trace in before.traces)]
+    known = [*before.prompt.token_ids, *before.traces.tokens]
     common = next((at for at, (a, b) in enumerate(zip(known, prompt.token_ids, strict=False)) if a != b), None)
     if common is None:
         common = min(len(known), total)
@@ -340,7 +341,7 @@ def _of(prompt: Prompt, source: Source) -> str:
 
 
 def _text(inspection: Inspection) -> str:
-    return inspection.prompt.text[-20:] + "".join(inspection.texts.get(trace.id, "") for trace in inspection.traces)
+    return inspection.prompt.text[-20:] + "".join(inspection.texts.get(token, "") for token in inspection.traces.tokens)
 
 
 def _spelled(before: Inspection, known: Sequence[int], at: int) -> str:

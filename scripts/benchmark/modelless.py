@@ -5,7 +5,7 @@ For what no model has a part in. Its address is the first line that it writes.
 
 import socket
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import uvicorn
@@ -32,9 +32,9 @@ class NoModel:
         """There is no template."""
         return None
 
-    async def spelled(self, _: Sequence[int]) -> tuple[str, ...]:
+    def spelled(self, _: set[int]) -> dict[int, str]:
         """There are no tokens."""
-        return ()
+        return {}
 
     async def close(self) -> None:
         """There is nothing to free."""

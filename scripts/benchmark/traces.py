@@ -46,7 +46,6 @@ async def talked(runner: Runner, settings: GenerationSettings, users: int, repli
     began = time.perf_counter()
     tokens = sum(await asyncio.gather(*(user(number) for number in range(users))))
     seconds = time.perf_counter() - began
-    await runner.inspected()
     return tokens / seconds
 
 

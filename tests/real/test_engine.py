@@ -4,7 +4,7 @@ In float32, where sums taken in another order do not decide between two tokens; 
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import psutil
@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, Finish, Message, Prompt, TokenTrace
+from chatui.chat import ChatRequest, Finish, Message, Prompt
 from chatui.local import embedded, loading, serving
 from chatui.local.engine import LocalBackend
 from chatui.settings import AppSettings, GenerationSettings
+from chatui.traces import Traces
 
 pytestmark = [
     pytest.mark.real,
@@ -81,15 +82,16 @@ async def test_alone_together_from_a_remembered_start_and_by_generate(
 async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
     backend: LocalBackend, loaded: loading.LoadedModel
 ) -> None:
-    async def traced(number: int, temperature: float) -> tuple[Prompt, list[TokenTrace]]:
+    async def traced(number: int, temperature: float) -> tuple[Prompt, Traces]:
         settings = GenerationSettings(temperature=temperature, top_p=0.9, max_new_tokens=40, seed=number)
         request = ChatRequest((PERSONA, Message("user", QUESTIONS[number])), settings, user=str(number), trace=True)
-        prompt, traces = None, list[TokenTrace]()
+        prompt: Prompt | None = None
+        told: Callable[[], Traces] = Traces
         async for delta in backend.stream(request):
             prompt = delta.prompt or prompt
-            traces += delta.traces
+            told = delta.traces or told
         assert prompt is not None
-        return prompt, traces
+        return prompt, told()
 
     told = await asyncio.gather(
         *(traced(number, temperature) for number, temperature in enumerate((0.0, 0.7, 1.3, 0.0)))
@@ -97,7 +99,7 @@ async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
     loaded.model.set_attn_implementation("sdpa")
     try:
         for prompt, traces in told:
-            ids = [*prompt.token_ids, *(trace.id for trace in traces)]
+            ids = [*prompt.token_ids, *traces.tokens]
             with torch.inference_mode():
                 shares = loaded.model(torch.tensor([ids])).logits[0].double().softmax(-1)
             assert len(traces) > 3

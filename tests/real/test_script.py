@@ -6,19 +6,20 @@ In float32, where sums taken in another order do not decide between two tokens; 
 import asyncio
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, Finish, Message, Prompt, TokenTrace
+from chatui.chat import ChatRequest, Finish, Message, Prompt
 from chatui.inspection import Inspection
 from chatui.local import embedded, loading, serving
 from chatui.local.engine import LocalBackend
 from chatui.script import as_python
 from chatui.settings import AppSettings, GenerationSettings
+from chatui.traces import Traces
 
 pytestmark = [
     pytest.mark.real,
@@ -69,16 +70,17 @@ async def test_the_script_writes_the_same_tokens(backend: LocalBackend, loaded: 
     settings = GenerationSettings(**{"max_new_tokens": 32, "seed": SEED, **values})
     prompt: Prompt | None = None
     finish: Finish | None = None
-    traces: list[TokenTrace] = []
+    told: Callable[[], Traces] = Traces
     async for delta in backend.stream(ChatRequest(messages, settings, trace=True)):
         prompt, finish = delta.prompt or prompt, delta.finish or finish
-        traces += delta.traces
+        told = delta.traces or told
     assert prompt is not None
     assert finish is not None
+    traces = told()
     assert len(traces) == finish.completion_tokens
-    script = as_python(Inspection(loaded.info, prompt, tuple(traces), finish=finish), settings, finish.seed)
+    script = as_python(Inspection(loaded.info, prompt, traces, finish=finish), settings, finish.seed)
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(script, "script.py", "exec"), names)
-    assert names["reply"] == [trace.id for trace in traces]
+    assert names["reply"] == traces.tokens
     assert "The reply is that of chatui: True" in printed.getvalue()

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,8 +113,8 @@ class FakeModel:
     def preview(self, request: ChatRequest) -> Prompt:
         return Prompt("", ())
 
-    def spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
-        return tuple(str(id) for id in ids)
+    def spelled(self, ids: set[int]) -> dict[int, str]:
+        return {id: str(id) for id in ids}
 
     def reset(self) -> None:
         assert self.may_reset.wait(SOON)

@@ -1,16 +1,20 @@
 """How a reply came about is kept with it, goes where it goes, and is packed small."""
 
+import json
+import zlib
+from dataclasses import asdict
 from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatui.chat import Prompt, Span, TokenTrace
+from chatui.chat import Prompt, Span
 from chatui.errors import NotFoundError
-from chatui.inspection import Inspection
+from chatui.inspection import ADAPTER, Inspection
 from chatui.store.records import KeptInspection, PageTimes, Progress
 from chatui.store.store import Store
+from chatui.traces import TokenTrace, Traces
 from tests.databases import FINISH, ask
 from tests.fakes import INFO
 
@@ -19,16 +23,16 @@ pytest_plugins = ("tests.databases",)
 PROMPT = Prompt("ab é", (1, 2, 3, 4), 0, (Span("persona", 3), Span("message", 1)), (1, 2, 3, 4))
 TRACE = TokenTrace(7, 0.25, 0.5, 1, 1.0, (7, 8), ("model", "top_p"), ((0.5, 0.3), (1.0, 0.0)))
 TIMES = PageTimes(0.25, 1.5)
-KEPT = Inspection(INFO, PROMPT, (TRACE,), {7: "x", 8: "<0xE2>"}, FINISH)
+KEPT = Inspection(INFO, PROMPT, Traces.of([TRACE]), {7: "x", 8: "<0xE2>"}, FINISH)
 
-shares = st.floats(0, 1, allow_nan=False)
+shares = st.floats(0, 1, width=32)
 traces = st.builds(
     TokenTrace,
-    id=st.integers(0, 2**31),
-    at=st.floats(0, 1e4),
+    id=st.sampled_from([1, 2]),
+    at=st.floats(0, 1e4, width=32),
     probability=shares,
     rank=st.integers(1, 10**6),
-    entropy=st.floats(0, 20),
+    entropy=st.floats(0, 20, width=32),
     ids=st.just((1, 2)),
     names=st.just(("model",)),
     steps=st.tuples(st.tuples(shares, shares)),
@@ -37,11 +41,13 @@ traces = st.builds(
 
 @given(st.lists(traces, max_size=5), st.text())
 def test_what_is_packed_is_unpacked(found: list[TokenTrace], text: str) -> None:
-    kept = Inspection(INFO, Prompt(text, (1,), 3, (Span("start", 1),), (len(text),)), tuple(found), {1: text})
+    kept = Inspection(INFO, Prompt(text, (1,), 3, (Span("start", 1),), (len(text),)), Traces.of(found), {1: text})
     assert Inspection.unpacked(kept.packed()) == kept
+    old = json.loads(ADAPTER.dump_json(kept)) | {"traces": [asdict(trace) for trace in found]}
+    assert Inspection.unpacked(zlib.compress(json.dumps(old).encode())) == kept
 
 
-@pytest.mark.parametrize("data", [b"", b"nonsense", KEPT.packed()[:-9], __import__("zlib").compress(b'{"model": 1}')])
+@pytest.mark.parametrize("data", [b"", b"nonsense", KEPT.packed()[:-9], zlib.compress(b'{"model": 1}')])
 def test_what_is_damaged_is_none(data: bytes) -> None:
     assert Inspection.unpacked(data) is None
 
@@ -52,8 +58,7 @@ def test_pieces_are_the_text() -> None:
 
 def finished(store: Store) -> tuple[str, str]:
     begun = store.of("a").begin(ask("question"))
-    store.write([Progress("a", begun.reply.id, "answer", state="finished", finish=FINISH)])
-    store.inspect("a", begun.reply.id, KEPT.packed())
+    store.write([Progress("a", begun.reply.id, "answer", state="finished", finish=FINISH, inspection=KEPT.packed())])
     return begun.conversation.id, begun.reply.id
 
 
@@ -80,9 +85,14 @@ def test_a_reply_without_one_has_none(store: Store) -> None:
     begun = store.of("a").begin(ask("question"))
     assert store.of("a").inspection(begun.reply.id) is None
     assert not store.of("a").saw(begun.reply.id, TIMES)
-    store.inspect("b", begun.reply.id, b"another's")
-    store.inspect("a", "gone", b"nobody's")
+    store.write([Progress("b", begun.reply.id, "", inspection=b"another's"), Progress("a", "gone", "", inspection=b"")])
     assert store.of("a").inspection(begun.reply.id) is None
+
+
+def test_what_has_ended_is_not_told_of_anew(store: Store) -> None:
+    _, reply = finished(store)
+    store.write([Progress("a", reply, "other", state="stopped", inspection=b"other")])
+    assert store.of("a").inspection(reply) == KeptInspection(KEPT.packed())
 
 
 def test_it_goes_with_a_branch_and_ends_with_its_conversation(store: Store) -> None:

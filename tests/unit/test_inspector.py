@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from chatui.chat import Finish, Message, Prompt, Span, TokenTrace
+from chatui.chat import Finish, Message, Prompt, Span
 from chatui.inspection import Inspection
 from chatui.settings import GenerationSettings
 from chatui.store.records import Author, PageTimes, StoredMessage
 from chatui.store.rows import now
+from chatui.traces import TokenTrace, Traces
 from chatui.ui import context_bar, inspector, ledger_view
 from tests.fakes import INFO
 
@@ -29,7 +30,7 @@ def trace(id: int, probability: float = 0.5, at: float = 0.0) -> TokenTrace:
 
 
 PROMPT = prompt(("template", "<"), ("persona", "be\n"), ("template", ">"), ("message", "Hi"), ("start", "a:"))
-KEPT = Inspection(INFO, PROMPT, tuple(trace(id, at=id / 10) for id in (10, 11, 12, 13, 2)), TEXTS, FINISH)
+KEPT = Inspection(INFO, PROMPT, Traces.of([trace(id, at=id / 8) for id in (10, 11, 12, 13, 2)]), TEXTS, FINISH)
 REPLY = StoredMessage("r", "c", "q", "assistant", "One té", now())
 
 
@@ -53,7 +54,7 @@ def test_the_summary_counts_and_says_what_was_left_out() -> None:
 
 
 def test_tokens_are_coloured_by_their_probability() -> None:
-    kept = replace(KEPT, traces=tuple(trace(10, share) for share in (1.0, 0.9, 0.89, 0.1, 0.05, 0.0)))
+    kept = replace(KEPT, traces=Traces.of([trace(10, share) for share in (1.0, 0.91, 0.89, 0.11, 0.05, 0.0)]))
     names = [name for _, name in inspector.by_probability(kept)]
     assert names == ["over 90 %", "over 90 %", "50 to 90 %", "10 to 50 %", "1 to 10 %", "below 1 %"]
 
@@ -77,7 +78,9 @@ def test_text_with_another_token_is_put_together_from_bytes() -> None:
 
 def test_what_was_thought_stays_a_thought() -> None:
     texts = {1: "<think>", 2: "\nhm", 3: "</think>", 4: "\n\nyes", 5: " no"}
-    kept = replace(KEPT, traces=tuple(trace(id) for id in (1, 2, 3, 4)), texts=texts, model=replace(INFO, stop_ids=()))
+    kept = replace(
+        KEPT, traces=Traces.of([trace(id) for id in (1, 2, 3, 4)]), texts=texts, model=replace(INFO, stop_ids=())
+    )
     thinking = replace(REPLY, reasoning="hm", content="yes")
     begun = inspector.begun(replace(kept, texts={**texts, 14: " maybe"}), thinking, 2, 14)
     assert (begun.reasoning, begun.content) == ("hm maybe", "")
@@ -110,7 +113,7 @@ def test_why_it_stopped(finish: Finish | None, state: str, words: str) -> None:
 
 
 BEFORE = Inspection(
-    INFO, prompt(("persona", "be"), ("message", "Hi"), ("start", ":")), (trace(ord("o")), trace(ord("k")))
+    INFO, prompt(("persona", "be"), ("message", "Hi"), ("start", ":")), Traces.of([trace(ord("o")), trace(ord("k"))])
 )
 
 
@@ -142,14 +145,14 @@ BEFORE = Inspection(
     ],
 )
 def test_why_so_much_was_read(now_sent: Prompt, cached: int, words: str) -> None:
-    kept = Inspection(INFO, now_sent, (), {}, replace(FINISH, cached_tokens=cached))
+    kept = Inspection(INFO, now_sent, finish=replace(FINISH, cached_tokens=cached))
     assert words in inspector.why(kept, BEFORE, REPLY)
 
 
 def test_a_thought_left_out_is_named() -> None:
-    before = replace(BEFORE, traces=(trace(1), trace(ord("k"))), texts={1: "<think>"})
+    before = replace(BEFORE, traces=Traces.of([trace(1), trace(ord("k"))]), texts={1: "<think>"})
     sent = prompt(("persona", "be"), ("user", "Hi"), ("template", ":"), ("reply", "ok"), ("message", "!"))
-    assert "what the model thought" in inspector.why(Inspection(INFO, sent, (), {}, FINISH), before, REPLY)
+    assert "what the model thought" in inspector.why(Inspection(INFO, sent, finish=FINISH), before, REPLY)
 
 
 def test_the_first_reply_says_so() -> None:

@@ -104,8 +104,8 @@ def written(loaded: LoadedModel, messages: Sequence[Message], values: dict[str, 
     prompt, finish = deltas[0].prompt, deltas[-1].finish
     assert prompt is not None
     assert finish is not None
-    traces = tuple(trace for delta in deltas for trace in delta.traces)
-    inspection = Inspection(loaded.info, prompt, traces, finish=finish)
+    assert deltas[-1].traces is not None
+    inspection = Inspection(loaded.info, prompt, deltas[-1].traces(), finish=finish)
     return inspection, as_python(inspection, asked, finish.seed), "".join(delta.text for delta in deltas)
 
 
@@ -120,7 +120,7 @@ def run(script: str) -> tuple[dict[str, Any], str]:
 def ids_of(inspection: Inspection) -> list[int]:
     assert inspection.finish is not None
     assert len(inspection.traces) == inspection.finish.completion_tokens
-    return [trace.id for trace in inspection.traces]
+    return inspection.traces.tokens
 
 
 @pytest.mark.parametrize("name", TURNS)

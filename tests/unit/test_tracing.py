@@ -1,5 +1,6 @@
 """What is told of each token: the probabilities of a plain forward pass, and what each step of the sampler left."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from chatui.chat import ChatRequest, Message, TokenTrace
+from chatui.chat import ChatRequest, Message, ReplyDelta
+from chatui.local import tracing
 from chatui.local.reply import write
 from chatui.local.sampling import Sampler, choose_each
-from chatui.local.tracing import ALTERNATIVES, TOGETHER
+from chatui.local.tracing import ALTERNATIVES
 from chatui.settings import GenerationSettings
+from chatui.traces import Traces
 from tests import models
 
 VOCABULARY = 700
@@ -23,7 +26,7 @@ def logits_of(seed: int, rows: int = 1, sharp: float = 3.0) -> torch.Tensor:
     return sharp * torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(seed))
 
 
-def traced(settings: GenerationSettings, logits: torch.Tensor, before: list[int] | None = None) -> list[TokenTrace]:
+def traced(settings: GenerationSettings, logits: torch.Tensor, before: list[int] | None = None) -> Traces:
     """One reply whose steps have these logits."""
     sampler = Sampler(settings, 1, traced=True)
     ids = list(before or [1, 2, 3])
@@ -32,7 +35,7 @@ def traced(settings: GenerationSettings, logits: torch.Tensor, before: list[int]
         [token] = choose_each([sampler], [torch.tensor([ids])], row[None])
         assert isinstance(token, int)
         ids.append(token)
-    return list(sampler.trace.take(everything=True))
+    return sampler.trace.traces()
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.0, 0.3, 1.0, 1.7]), st.floats(0.1, 8.0))
@@ -94,7 +97,7 @@ def test_rows_are_traced_apart_and_only_where_wanted() -> None:
     for row in (0, 2):
         trace = samplers[row].trace
         assert trace is not None
-        [told] = trace.take(everything=True)
+        [told] = trace.traces()
         assert told.id == chosen[row]
         assert told.probability == pytest.approx(float(logits[row].softmax(-1)[told.id]), abs=1e-5)
 
@@ -114,7 +117,7 @@ def test_who_is_told_of_in_other_ways_from_step_to_step_is_told_the_same(tempera
             choose_each([sampler, neighbour], [None] * 2, torch.stack((own[at], (flat if at % 2 else own)[at])))
     trace = sampler.trace
     assert trace is not None
-    found, alone = trace.take(everything=True), traced(settings, own)
+    found, alone = trace.traces(), traced(settings, own)
     assert len(found) == 6
     for told, expected in zip(found, alone, strict=True):
         assert (told.id, told.rank, told.names) == (expected.id, expected.rank, expected.names)
@@ -135,18 +138,30 @@ def test_a_trace_changes_no_choice() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_a_reply_tells_of_all_its_tokens_in_portions(tmp_path: Path, temperature: float) -> None:
+def test_a_reply_tells_of_all_its_tokens_whenever_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    monkeypatch.setattr(tracing, "TOGETHER", 16)
     loaded = models.loaded(models.save(tmp_path, "llama"))
-    settings = GenerationSettings(max_new_tokens=2 * TOGETHER + 5, temperature=temperature, seed=1)
+    settings = GenerationSettings(max_new_tokens=40, temperature=temperature, seed=1)
     request = ChatRequest((Message("user", "Hello"),), settings, ignore_eos=True, trace=True)
-    deltas = list(write(loaded, request))
-    portions = [len(delta.traces) for delta in deltas if delta.traces]
-    assert portions == [TOGETHER, TOGETHER, 5]
-    traces = [trace for delta in deltas for trace in delta.traces]
-    assert [trace.at for trace in traces] == sorted(trace.at for trace in traces)
+    deltas: list[ReplyDelta] = []
+    for delta in write(loaded, request):
+        deltas.append(delta)
+        if len(deltas) in (1, 2, 16, 17, 20):
+            assert deltas[0].traces is not None
+            assert len(deltas[0].traces()) == len(deltas) - 1
+    told = deltas[0].traces
+    assert told is not None
+    traces = told()
+    assert len(traces) == 40
+    sent = pickle.loads(pickle.dumps(deltas))
+    assert [len(delta.traces()) for delta in sent if delta.traces is not None] == [40, 40, 40]
+    assert sent[-1].traces() == traces
+    assert traces.at == sorted(traces.at)
     prompt = deltas[0].prompt
     assert prompt is not None
-    ids = [*prompt.token_ids, *(trace.id for trace in traces)]
+    ids = [*prompt.token_ids, *traces.tokens]
     with torch.inference_mode():
         output: Any = loaded.model(torch.tensor([ids]))
     exact = output.logits[0].double().softmax(-1)
