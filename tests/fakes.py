@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+import zlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -169,7 +170,7 @@ class FakeBackend:
 
     def _traced(self, word: str, at: float) -> TokenTrace:
         """As if the word were one token, which could have been OTHER as well."""
-        id = 1000 + len(word) + sum(map(ord, word))
+        id = 1000 + zlib.crc32(word.encode()) % 10**9
         self._words[id] = word
         steps = ((0.75, 0.2), (1.0, 0.0))
         return TokenTrace(id, at, 0.75, 1, 0.9, (id, OTHER), ("model", "top_p"), steps)

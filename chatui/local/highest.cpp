@@ -18,15 +18,26 @@ struct Sums {
   float total, entropy;
 };
 
+inline __m512 some(const float* scores, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, scores); }
+
+// bfloat16, which is the upper half of a float.
+inline __m512 some(const uint16_t* scores, __mmask16 mask) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, scores));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+template <typename Score>
 struct Row {
-  const float* scores;
+  const Score* scores;
   int64_t size;
 
   __m512 at(int64_t place) const {
     const int64_t left = size - place;
     const __mmask16 mask = left >= 16 ? 0xFFFF : static_cast<__mmask16>((1 << left) - 1);
-    return _mm512_mask_loadu_ps(_mm512_set1_ps(-std::numeric_limits<float>::infinity()), mask, scores + place);
+    return _mm512_mask_mov_ps(_mm512_set1_ps(-std::numeric_limits<float>::infinity()), mask, some(scores + place, mask));
   }
+
+  float one(int64_t place) const { return _mm512_cvtss_f32(some(scores + place, 1)); }
 
   // Of the scores divided by a temperature: the logarithm of the sum of their exponentials, and the entropy in nats.
   Sums sums(float highest, float temperature) const {
@@ -49,7 +60,8 @@ struct Row {
 };
 
 // The `count` highest, those that are equal by their ids.
-void find(const Row& row, const std::vector<float>& maxima, int64_t count, float* top, int64_t* ids) {
+template <typename Score>
+void find(const Row<Score>& row, const std::vector<float>& maxima, int64_t count, float* top, int64_t* ids) {
   float least = -std::numeric_limits<float>::infinity();
   if (static_cast<int64_t>(maxima.size()) > count) {
     std::vector<float> ordered = maxima;
@@ -60,7 +72,7 @@ void find(const Row& row, const std::vector<float>& maxima, int64_t count, float
   for (int64_t block = 0; block < static_cast<int64_t>(maxima.size()); block++) {
     if (!(maxima[block] >= least)) continue;
     for (int64_t id = block * BLOCK; id < std::min(row.size, (block + 1) * BLOCK); id++)
-      if (row.scores[id] >= least) found.emplace_back(-row.scores[id], id);
+      if (row.one(id) >= least) found.emplace_back(-row.one(id), id);
   }
   const int64_t kept = std::min<int64_t>(count, found.size());
   std::partial_sort(found.begin(), found.begin() + kept, found.end());
@@ -70,17 +82,13 @@ void find(const Row& row, const std::vector<float>& maxima, int64_t count, float
   }
 }
 
-}  // namespace
-
-// For each row of `scores` [rows, size], divided by its temperature: the `count` highest with their ids [rows, count] and the
-// logarithm of the sum of all exponentials; if `plain`, that sum and the entropy in nats undivided too, all [rows]. Where a
-// score is NaN so are they.
-extern "C" void chatui_highest(
-    const float* scores, const float* temperatures, float* top, int64_t* ids, float* totals, float* plain_totals, float* entropies,
-    int64_t rows, int64_t size, int64_t count, int64_t plain, int64_t threads) {
+template <typename Score>
+void look(
+    const Score* scores, const float* temperatures, float* top, int64_t* ids, float* totals, float* plain_totals, float* entropies,
+    int64_t rows, int64_t size, int64_t count, bool plain, int64_t threads) {
 #pragma omp parallel for num_threads(std::min(threads, rows)) if (rows > 1)
   for (int64_t n = 0; n < rows; n++) {
-    const Row row{scores + n * size, size};
+    const Row<Score> row{scores + n * size, size};
     std::vector<float> maxima((size + BLOCK - 1) / BLOCK);
     for (int64_t block = 0; block < static_cast<int64_t>(maxima.size()); block++) {
       __m512 most = row.at(block * BLOCK);
@@ -100,4 +108,21 @@ extern "C" void chatui_highest(
       entropies[n] = sums.entropy;
     }
   }
+}
+
+}  // namespace
+
+// For each row of `scores` [rows, size], which are bfloat16 if `halves`, else float, divided by its temperature: the `count`
+// highest with their ids [rows, count] and the logarithm of the sum of all exponentials; if `plain`, that sum and the entropy
+// in nats undivided too, all [rows]. Where a score is NaN so are they.
+extern "C" void chatui_highest(
+    const void* scores, const float* temperatures, float* top, int64_t* ids, float* totals, float* plain_totals, float* entropies,
+    int64_t rows, int64_t size, int64_t count, int64_t plain, int64_t halves, int64_t threads) {
+  const auto all = [&](const auto* typed) {
+    look(typed, temperatures, top, ids, totals, plain_totals, entropies, rows, size, count, plain, threads);
+  };
+  if (halves)
+    all(static_cast<const uint16_t*>(scores));
+  else
+    all(static_cast<const float*>(scores));
 }

@@ -37,13 +37,14 @@ class Look:
 
 
 def look(scores: Tensor, temperatures: Sequence[float], count: int, plain: bool = False) -> Look:
-    """Look at `scores` [rows, vocabulary], float32, divided by their temperatures; if `plain`, at temperature 1 too.
+    """Look at `scores` [rows, vocabulary], divided by their temperatures; if `plain`, at temperature 1 too.
 
     Totals are NaN where a score is.
     """
     count = min(count, scores.shape[-1])
     if scores.device.type == "cpu" and (compiled := kernel.function("chatui_highest")) is not None:
-        return _in_one_pass(compiled, scores.contiguous(), temperatures, count, plain)
+        return _in_one_pass(compiled, scores, temperatures, count, plain)
+    scores = scores.float()
     ids = highest(scores, count)
     top = scores.gather(-1, ids)
     most, best = scores.max(-1, keepdim=True)
@@ -80,13 +81,15 @@ def _in_one_pass(
     compiled: kernel.Function, scores: Tensor, temperatures: Sequence[float], count: int, plain: bool
 ) -> Look:
     rows, size = scores.shape
+    halves = scores.dtype == torch.bfloat16
+    scores = scores.contiguous() if halves else scores.float().contiguous()
     heat = torch.tensor(temperatures)
     top, ids = torch.empty(rows, count), torch.empty(rows, count, dtype=torch.long)
     totals, plain_totals, entropies = torch.empty(3, rows)
     pointers = (
         ctypes.c_void_p(tensor.data_ptr()) for tensor in (scores, heat, top, ids, totals, plain_totals, entropies)
     )
-    numbers = (rows, size, count, int(plain), torch.get_num_threads())
+    numbers = (rows, size, count, int(plain), int(halves), torch.get_num_threads())
     compiled(*pointers, *(ctypes.c_int64(number) for number in numbers))
     seen = Look(top, ids, ids[:, 0], totals)
     return replace(seen, plain_totals=plain_totals, entropies=entropies) if plain else seen

@@ -155,7 +155,7 @@ class Highest:
     @property
     def everything(self) -> torch.Tensor:
         """All of them, [1, vocabulary]."""
-        return self.undivided / self.temperature
+        return self.undivided.float() / self.temperature
 
     @classmethod
     def of(cls, row: int, scores: torch.Tensor, temperature: float, seen: Look) -> "Highest":
@@ -172,9 +172,9 @@ def choose_each(
     `logits` has shape [rows, vocabulary]; each of `input_ids` [1, tokens so far], and may be None unless its sampler
     `looks_back`.
     """
-    scores = logits.float()
+    scores = logits
     if any(sampler.looks_back for sampler in samplers):
-        scores = scores.clone()
+        scores = logits.to(torch.float32, copy=True)
     for row, (sampler, ids) in enumerate(zip(samplers, input_ids, strict=True)):
         if ids is not None and sampler.looks_back:
             scores[row : row + 1] = sampler.rule(ids, scores[row : row + 1])

@@ -30,17 +30,16 @@ pytestmark = pytest.mark.usefixtures("_kind")
     seed=st.integers(0, 10_000),
     sharp=st.sampled_from([0.0, 0.1, 3.0, 40.0]),
     heat=st.sampled_from([0.2, 1.0, 2.0]),
-    coarse=st.booleans(),
+    kind=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )
 @settings(max_examples=80, deadline=None)
 def test_it_is_what_the_definitions_say(
-    rows: int, size: int, seed: int, sharp: float, heat: float, coarse: bool
+    rows: int, size: int, seed: int, sharp: float, heat: float, kind: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    scores = sharp * torch.randn(rows, size, generator=generator)
-    if coarse:
-        scores = scores.bfloat16().float()  # with many ties
-    found = look(scores, [heat] * rows, 20, plain=True)
+    given = (sharp * torch.randn(rows, size, generator=generator)).to(kind)
+    found = look(given, [heat] * rows, 20, plain=True)
+    scores = given.float()  # with many ties, of the shorter kinds
     exact = scores.double() / heat
     count = min(20, size)
     assert found.top.shape == found.ids.shape == (rows, count)
@@ -55,15 +54,16 @@ def test_it_is_what_the_definitions_say(
     entropy = torch.special.entr(shares).sum(-1)
     torch.testing.assert_close(found.entropies, entropy.float(), rtol=1e-4, atol=1e-4)
     assert found.best.tolist() == scores.argmax(-1).tolist()
-    briefly = look(scores, [heat] * rows, 20)
+    briefly = look(given, [heat] * rows, 20)
     assert briefly.plain_totals is briefly.entropies is None
     assert torch.equal(briefly.totals, found.totals)
     [last] = found.of([rows - 1]).entropies  # type: ignore[misc]
     assert last == found.entropies[-1]
 
 
-def test_a_row_is_the_same_alone_and_among_others() -> None:
-    scores = torch.randn(7, 3001, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_row_is_the_same_alone_and_among_others(kind: torch.dtype) -> None:
+    scores = torch.randn(7, 3001, generator=torch.Generator().manual_seed(1)).to(kind)
     together = look(scores, [0.7] * 7, 64)
     for row in range(7):
         alone = look(scores[row : row + 1], [0.7], 64)
@@ -71,11 +71,12 @@ def test_a_row_is_the_same_alone_and_among_others() -> None:
         assert torch.equal(alone.totals[0], together.totals[row])
 
 
-def test_what_is_ruled_out_counts_nothing_and_what_is_no_number_is_told() -> None:
-    scores = torch.randn(2, 500, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_what_is_ruled_out_counts_nothing_and_what_is_no_number_is_told(kind: torch.dtype) -> None:
+    scores = torch.randn(2, 500, generator=torch.Generator().manual_seed(1)).to(kind)
     scores[0, 10:] = -torch.inf
     scores[1, 400] = torch.nan
     found = look(scores, [1.0, 1.0], 20)
     assert set(found.ids[0, :10].tolist()) == set(range(10))
-    torch.testing.assert_close(found.totals[0], scores[0, :10].logsumexp(-1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.totals[0], scores[0, :10].float().logsumexp(-1), rtol=1e-5, atol=1e-5)
     assert found.totals[1].isnan()

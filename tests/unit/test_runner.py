@@ -7,6 +7,7 @@ import pytest
 
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError, GenerationError, NotFoundError, StoreError
+from chatui.inspection import Inspection
 from chatui.personas import PRESETS
 from chatui.runner import Live, Runner
 from chatui.settings import GenerationSettings
@@ -82,6 +83,42 @@ async def test_stop_keeps_what_was_written_and_frees_the_model(runner: Runner) -
     await runner.stop("a", live.conversation.id)
     assert (kept(runner, live).content, kept(runner, live).state) == ("one ", "stopped")
     assert (backend.running, backend.cancelled) == (0, 1)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_how_it_came_about_is_kept_with_its_end(runner: Runner, stopped: bool) -> None:
+    live = await runner.ask("a", turn())
+    while stopped and len(live.growing.text) < 60:
+        await asyncio.sleep(0.005)
+    if stopped:
+        await runner.stop("a", live.conversation.id)
+    await heard(live)
+    found = runner.shelf("a").inspection(live.message.id)
+    inspection = Inspection.unpacked(found.data) if found is not None else None
+    assert inspection is not None
+    assert inspection.prompt == live.growing.prompt
+    assert inspection.finish == live.growing.finish
+    assert "".join(inspection.texts[token] for token in inspection.traces.tokens) == live.growing.text
+    assert len(inspection.traces) == live.growing.tokens == len(live.growing.text.split())
+
+
+async def test_a_reply_whose_making_cannot_be_told_is_kept_all_the_same(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inspection, "packed", lambda _: 1 / 0)
+    live = await runner.ask("a", turn())
+    assert await heard(live) == "".join(WORDS)
+    assert kept(runner, live).state == "finished"
+    assert runner.shelf("a").inspection(live.message.id) is None
+
+
+async def test_nothing_is_told_where_nobody_wants_it() -> None:
+    runner = Runner(FakeBackend(WORDS), Store.in_memory(), Store.in_memory(), inspect=False)
+    live = await runner.ask("a", turn())
+    await heard(live)
+    assert runner.shelf("a").inspection(live.message.id) is None
+    assert not any(request.trace for request in runner.backend.requests)  # type: ignore[attr-defined]
+    await runner.close()
 
 
 async def test_a_reply_stopped_before_it_began_ends_too(runner: Runner) -> None:

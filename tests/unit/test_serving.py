@@ -47,7 +47,7 @@ def shared(kind: str) -> Together:
 
 
 def ask(messages: tuple[Message, ...] = HELLO, **values: Any) -> ChatRequest:
-    asked = {name: values.pop(name) for name in ("whole", "ignore_eos") if name in values}
+    asked = {name: values.pop(name) for name in ("whole", "ignore_eos", "trace") if name in values}
     return ChatRequest(messages, GenerationSettings(**{"temperature": 0.0, "max_new_tokens": 12, **values}), **asked)
 
 
@@ -241,6 +241,17 @@ class TestBoth:
         assert model.step() == []
         assert model.room()
         assert text_of(run(model, ask())[0]) == text_of(run(shared("llama"), ask())[0])
+
+    @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
+    def test_ended_within_it_all_that_was_written_is_told_of(self, serial: bool):
+        model = Serial(models.ready()) if serial else many()
+        handle = begin(model, ask(trace=True, ignore_eos=True))
+        deltas: list[ReplyDelta] = []
+        while sum(delta.tokens for delta in deltas) < 5:
+            deltas += [delta for _, delta in model.step() if isinstance(delta, ReplyDelta)]
+        model.end(handle)
+        [told] = [delta.traces for delta in deltas if delta.traces is not None]
+        assert len(told()) == 5
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
     def test_reset_forgets_all(self, serial: bool):
