@@ -27,14 +27,14 @@ WAYS: dict[str, dict[str, float]] = {"drawn": {}, "greedy": {"temperature": 0.0}
 """How tokens are chosen: as our defaults have it, or always the likeliest."""
 
 
-async def talked(runner: Runner, settings: GenerationSettings, users: int, replies: int, round_: int) -> float:
-    """Tokens/s in all of so many users with so many replies each, one after the other."""
+async def talked(runner: Runner, settings: GenerationSettings, users: int, replies: int, name: str) -> float:
+    """Tokens/s in all of so many users with so many replies each, one after the other, to questions of that name."""
     persona = personas.PRESETS[0]
 
     async def user(number: int) -> int:
         tokens = 0
         for reply in range(replies):
-            chance = random.Random(f"{round_} {number} {reply}")
+            chance = random.Random(f"{name} {number} {reply}")
             question = ", ".join(chance.sample(WORDS, 12)) + TASK
             author = Author("", "", persona.system_prompt, settings, seed=chance.getrandbits(32))
             live = await runner.ask(f"user {number}", Turn(None, None, question, author, persona))
@@ -65,7 +65,8 @@ async def measure(users: int, replies: int, tokens: int, rounds: int, flags: App
             for round_ in range(-1, rounds):
                 order = (False, True) if round_ % 2 else (True, False)
                 for traced in order:
-                    speed = await talked(runners[traced], settings, users, replies, round_)
+                    # Other questions each time: the same ones would be read from memory the second time.
+                    speed = await talked(runners[traced], settings, users, replies, f"{round_} {traced}")
                     if round_ >= 0:
                         found[traced].append(speed)
                 if round_ < 0:
