@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import comb
 from statistics import median
 
 from scripts.benchmark.target import Reply
@@ -55,6 +56,16 @@ def middle(values: Iterable[float | None]) -> float | None:
     """The median of those that are known."""
     known = [value for value in values if value is not None]
     return median(known) if known else None
+
+
+def surely(found: Sequence[float]) -> tuple[float, float]:
+    """Between which two of these the median is in 95 of 100 cases: a sign test's interval."""
+    ordered, count = sorted(found), len(found)
+    outside, place = 0.0, 0
+    while place < (count - 1) // 2 and outside + comb(count, place) / 2**count <= 0.025:
+        outside += comb(count, place) / 2**count
+        place += 1
+    return ordered[max(0, place - 1)], ordered[count - max(1, place)]
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

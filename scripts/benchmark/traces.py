@@ -1,4 +1,4 @@
-"""What it costs to keep how replies came about: the tokens/s of our runner with traces and without, pair by pair.
+"""What it costs to keep how replies came about: the tokens/s of our runner with traces and without, by turns.
 
 Users ask again as soon as they are answered, so the packing and keeping of all but their last replies is counted too.
 """
@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import harmonic_mean, median
 
 from chatui import personas
 from chatui.catalogue import ModelSpec
@@ -20,6 +20,7 @@ from chatui.runner import Runner
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.store.records import Author, Turn
 from chatui.store.store import Store
+from scripts.benchmark.figures import surely
 from scripts.benchmark.own import quiet
 from scripts.benchmark.texts import TASK, WORDS
 
@@ -56,24 +57,29 @@ async def measure(users: int, replies: int, tokens: int, rounds: int, flags: App
     with tempfile.TemporaryDirectory(prefix="chatui-bench-") as folder:
         store = Store.open(AppSettings(data_dir=Path(folder)))
         runners = {traced: Runner(backend, store, Store.in_memory(), traced) for traced in (False, True)}
-        print(
-            "| tokens are | without, tokens/s | with, tokens/s | cost (median) | of each pair |\n|---|---|---|---|---|"
-        )
+        print("| tokens are | without, tokens/s | with, tokens/s | cost (median, 95 % between) | of each round |")
+        print("|---|---|---|---|---|")
         for way, changed in WAYS.items():
             settings = info.defaults.model_copy(update={"max_new_tokens": tokens, **changed})
+            await talked(runners[True], settings, users, replies, "before")
+            await quiet(os.getpid())
             found: dict[bool, list[float]] = {False: [], True: []}
-            for round_ in range(-1, rounds):
-                order = (False, True) if round_ % 2 else (True, False)
-                for traced in order:
+            for round_ in range(rounds):
+                speeds: dict[bool, list[float]] = {False: [], True: []}
+                # In this order a machine that becomes slower does so for both.
+                for place, traced in enumerate((False, True, True, False)):
                     # Other questions each time: the same ones would be read from memory the second time.
-                    speed = await talked(runners[traced], settings, users, replies, f"{round_} {traced}")
-                    if round_ >= 0:
-                        found[traced].append(speed)
-                if round_ < 0:
-                    await quiet(os.getpid())
+                    speed = await talked(runners[traced], settings, users, replies, f"{round_} {place}")
+                    speeds[traced].append(speed)
+                for traced in found:
+                    found[traced].append(harmonic_mean(speeds[traced]))
             costs = [1 - with_ / without for without, with_ in zip(found[False], found[True], strict=True)]
+            least, most = surely(costs)
             each = ", ".join(f"{cost:.1%}" for cost in costs)
-            print(f"| {way} | {median(found[False]):.1f} | {median(found[True]):.1f} | {median(costs):.1%} | {each} |")
+            print(
+                f"| {way} | {median(found[False]):.1f} | {median(found[True]):.1f} "
+                f"| {median(costs):.1%} ({least:.1%} to {most:.1%}) | {each} |"
+            )
         for runner in runners.values():
             await runner.close()
         store.close()
@@ -84,9 +90,9 @@ def main(words: Sequence[str]) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser("scripts/bench traces", description=__doc__, allow_abbrev=False)
     parser.add_argument("--users", type=int, default=8, help="at once; 8 if left out")
-    parser.add_argument("--replies", type=int, default=3, help="of each user in a round; 3 if left out")
+    parser.add_argument("--replies", type=int, default=2, help="of each user in a row; 2 if left out")
     parser.add_argument("--tokens", type=int, default=60, help="at most in a reply; 60 if left out")
-    parser.add_argument("--rounds", type=int, default=20, help="pairs of rounds; 20 if left out")
+    parser.add_argument("--rounds", type=int, default=20, help="of without, with, with, without; 20 if left out")
     given = parser.parse_args(words)
     asyncio.run(measure(given.users, given.replies, given.tokens, given.rounds, AppSettings()))
     return 0

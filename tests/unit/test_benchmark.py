@@ -52,6 +52,13 @@ def test_percentile_and_median() -> None:
     assert figures.middle([None]) is None
 
 
+def test_where_a_median_surely_is() -> None:
+    # From tables of the sign test.
+    for count, rank in ((3, 1), (6, 1), (8, 1), (9, 2), (10, 2), (20, 6), (40, 14)):
+        found = [float(number) for number in range(count, 0, -1)]
+        assert figures.surely(found) == (rank, count + 1 - rank)
+
+
 def test_figures_of_one_reply() -> None:
     one = reply(sent=10.0, first=11.0, step=0.1, tokens=11)
     assert one.seconds_to_first == 1.0
