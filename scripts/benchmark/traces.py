@@ -22,6 +22,7 @@ from chatui.store.records import Author, Turn
 from chatui.store.store import Store
 from scripts.benchmark.figures import surely
 from scripts.benchmark.own import quiet
+from scripts.benchmark.spent import clocks
 from scripts.benchmark.texts import TASK, WORDS
 
 WAYS: dict[str, dict[str, float]] = {"drawn": {}, "greedy": {"temperature": 0.0}}
@@ -57,8 +58,6 @@ async def measure(users: int, replies: int, tokens: int, rounds: int, flags: App
     with tempfile.TemporaryDirectory(prefix="chatui-bench-") as folder:
         store = Store.open(AppSettings(data_dir=Path(folder)))
         runners = {traced: Runner(backend, store, Store.in_memory(), traced) for traced in (False, True)}
-        print("| tokens are | without, tokens/s | with, tokens/s | cost (median, 95 % between) | of each round |")
-        print("|---|---|---|---|---|")
         for way, changed in WAYS.items():
             settings = info.defaults.model_copy(update={"max_new_tokens": tokens, **changed})
             await talked(runners[True], settings, users, replies, "before")
@@ -77,9 +76,15 @@ async def measure(users: int, replies: int, tokens: int, rounds: int, flags: App
             least, most = surely(costs)
             each = ", ".join(f"{cost:.1%}" for cost in costs)
             print(
-                f"| {way} | {median(found[False]):.1f} | {median(found[True]):.1f} "
-                f"| {median(costs):.1%} ({least:.1%} to {most:.1%}) | {each} |"
+                f"Tokens are {way}: {median(found[False]):.1f} tokens/s without traces, {median(found[True]):.1f} with "
+                f"them, {median(costs):.1%} less (median of rounds, surely {least:.1%} to {most:.1%}): {each}."
             )
+            with clocks(store) as spent:
+                for round_ in range(max(1, rounds // 4)):
+                    await talked(runners[True], settings, users, replies, f"clocks {round_}")
+                shares = spent.shares()
+            parts = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
+            print(f"Of the time with traces they took {sum(shares.values()):.2%}: {parts}.\n")
         for runner in runners.values():
             await runner.close()
         store.close()
