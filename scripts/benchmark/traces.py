@@ -80,7 +80,7 @@ async def measure(users: int, replies: int, tokens: int, rounds: int, flags: App
                 f"them, {median(costs):.1%} less (median of rounds, surely {least:.1%} to {most:.1%}): {each}."
             )
             with clocks(store) as spent:
-                for round_ in range(max(1, rounds // 4)):
+                for round_ in range(max(1, rounds // 2)):
                     await talked(runners[True], settings, users, replies, f"clocks {round_}")
                 shares = spent.shares()
             parts = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())

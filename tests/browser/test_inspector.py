@@ -88,6 +88,20 @@ def test_old_replies_can_be_inspected_after_a_reload(chat: Open) -> None:
     expect(view).to_be_hidden(timeout=PATIENCE)
 
 
+def test_of_a_stopped_reply_all_that_was_written_is_told(chat: Open) -> None:
+    page = chat(["One ", "two ", "three ", Hold(), "never"])
+    page.box.fill("Count")
+    page.send.click()
+    expect(page.replies.last).to_contain_text("three", timeout=PATIENCE)
+    page.stop.click()
+    view = inspect(page)
+    turn_to(page, "Tokens")
+    expect(view).to_contain_text("3 tokens", timeout=PATIENCE)
+    tokens = view.locator("#reply-tokens .token")
+    assert [text.strip() for text in tokens.all_inner_texts()] == ["One·", "two·", "three·"]
+    assert page.watch.errors == []
+
+
 def test_the_tab_that_saw_the_reply_tells_its_own_times(chat: Open) -> None:
     page = chat([f"word{number} " for number in range(20)], rate=20)
     page.say("Count")
