@@ -1,7 +1,7 @@
 """The nouns of a chat and the one protocol between those who ask (page, API) and those who answer (backends)."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from chatui.errors import ChatError
@@ -112,12 +112,20 @@ class Finish:
 
 
 @dataclass(frozen=True)
+class Told:
+    """How a reply came about up to some moment: how its tokens were chosen, and its end if it were cancelled then."""
+
+    traces: Traces = field(default_factory=Traces)
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
 class ReplyDelta:
     """A piece of a reply of `tokens` tokens. One delta before the text carries `prompt`, the last one `finish`.
 
     While it waits, `place` is its place in the queue, 1 the next; while the prompt is read, `read` is how many of its
-    tokens are. Where it is traced, `traces` tells of the tokens that have been written by the time it is called, which
-    takes some work; of several that come the last one tells of most.
+    tokens are. Where it is traced, `so_far` tells how it came about up to the time it is called, which takes some work;
+    of several that come the last one tells of most.
     """
 
     text: str = ""
@@ -127,7 +135,7 @@ class ReplyDelta:
     finish: Finish | None = None
     place: int | None = None
     read: int | None = None
-    traces: Callable[[], Traces] | None = None
+    so_far: Callable[[], Told] | None = None
 
 
 @dataclass(frozen=True)

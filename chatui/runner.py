@@ -11,13 +11,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from chatui.chat import Backend, ChatRequest, Finish, Message, Prompt, ReplyDelta
+from chatui.chat import Backend, ChatRequest, Finish, Message, Prompt, ReplyDelta, Told
 from chatui.errors import ChatError, unexpected
 from chatui.inspection import Inspection
 from chatui.store.records import Author, Begun, Conversation, MessageState, Progress, StoredMessage, Turn
 from chatui.store.shelf import Shelf
 from chatui.store.store import Store
-from chatui.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class Growing:
     dropped: int = 0
     place: int | None = None
     prompt: Prompt | None = None
-    traces: Callable[[], Traces] = Traces
+    so_far: Callable[[], Told] = Told
     read: int | None = None
     finish: Finish | None = None
     started: float = field(default_factory=time.perf_counter)
@@ -56,7 +55,7 @@ class Growing:
         self.read = self.read if delta.read is None else delta.read
         if delta.prompt is not None:
             self.prompt, self.dropped = delta.prompt, delta.prompt.dropped
-        self.traces = delta.traces or self.traces
+        self.so_far = delta.so_far or self.so_far
         if (delta.text or delta.reasoning) and self.first_text_at is None:
             self.first_text_at = time.perf_counter()
         if delta.text and self.reasoning and self.thought_at is None:
@@ -288,10 +287,12 @@ class Runner:
         if grown.prompt is None or model is None:
             return None
         try:
+            told = grown.so_far()
             # Of a reply that was stopped, a token more may have been chosen than has come.
-            traces = grown.traces()[: grown.tokens]
+            traces = told.traces[: grown.tokens]
+            cancelled = told.finish and replace(told.finish, completion_tokens=grown.tokens)
             texts = self.backend.spelled(traces.told)
-            return Inspection(model, grown.prompt, traces, texts, grown.finish).packed()
+            return Inspection(model, grown.prompt, traces, texts, grown.finish or cancelled).packed()
         except Exception:
             log.exception("how a reply came about could not be told")
             return None

@@ -19,6 +19,7 @@ from chatui.chat import (
     Source,
     Span,
     TemplateFacts,
+    Told,
 )
 from chatui.settings import GenerationSettings
 from chatui.traces import TokenTrace, Traces
@@ -68,6 +69,10 @@ class Hold:
         """Return when it is released."""
         while not self.released.is_set():
             await asyncio.sleep(POLL_SECONDS)
+
+
+def _told(traced: Sequence[TokenTrace]) -> Told:
+    return Told(Traces.of(traced), Finish("cancelled", 3, len(traced), 0, 0.0, 0.1, 0.5, cached_tokens=1))
 
 
 def prompt_of(request: ChatRequest) -> Prompt:
@@ -149,8 +154,8 @@ class FakeBackend:
                     yield piece
                 else:
                     traced.append(self._traced(piece, loop.time() - start))
-                    traces = partial(Traces.of, traced) if request.trace else None
-                    yield ReplyDelta(text=piece, tokens=1, traces=traces)
+                    so_far = partial(_told, traced) if request.trace else None
+                    yield ReplyDelta(text=piece, tokens=1, so_far=so_far)
             seconds = max(loop.time() - start, 1e-9)
             last = pieces[-1] if pieces else ""
             if not (isinstance(last, ReplyDelta) and last.finish):

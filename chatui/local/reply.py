@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from chatui.chat import ChatRequest, Finish, FinishReason, Message, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, Finish, FinishReason, Message, Prompt, ReplyDelta, Told
 from chatui.local import prompt as prompts
 from chatui.local.loading import LoadedModel
 from chatui.local.sampling import Sampler, model_rules
@@ -54,14 +54,14 @@ class Reply:
         self._queue_seconds, self._cached_tokens = queue_seconds, cached_tokens
         if self.sampler.trace is not None:
             self.sampler.trace.begin()
-        self._started = self._first_at = time.perf_counter()
+        self._started = self._first_at = self._last_at = time.perf_counter()
 
     def push(self, token_id: int, rows: int = 1) -> ReplyDelta:
         """What this token adds, written in a step of `rows` rows.
 
         The last one carries the finish, and then the reply is `over`.
         """
-        arrived = time.perf_counter()
+        arrived = self._last_at = time.perf_counter()
         self._count += 1
         self._rows += rows
         if self._count == 1:
@@ -74,14 +74,25 @@ class Reply:
             return self._end("stop_string", said, thought)
         if self._count == self._limit:
             return self._end("length", said, thought)
-        return ReplyDelta(said, thought, tokens=1, traces=None if self._count % TOLD_EVERY else self.traces)
+        return ReplyDelta(said, thought, tokens=1, so_far=None if self._count % TOLD_EVERY else self.teller)
 
     @property
-    def traces(self) -> Callable[[], Traces] | None:
-        """What tells how its tokens were chosen, where it is traced."""
-        return None if self.sampler.trace is None else self.sampler.trace.traces
+    def teller(self) -> Callable[[], Told] | None:
+        """What tells how it came about, where it is traced."""
+        return None if self.sampler.trace is None else self.so_far
+
+    def so_far(self) -> Told:
+        """How it came about up to its last token; may be asked in another thread than the one that writes it."""
+        traces = Traces() if self.sampler.trace is None else self.sampler.trace.traces()
+        return Told(traces, self._finish("cancelled", self._last_at if self._count else time.perf_counter()))
+
+    def __reduce__(self) -> tuple[type["_Sent"], tuple[Told]]:
+        """Another process is given what there is to tell, which is plain data."""
+        return _Sent, (self.so_far(),)
 
     def _stopped_by(self, reason: FinishReason, stop_id: int | None) -> str:
+        if reason == "cancelled":
+            return ""
         if reason == "stop_token":
             return spelled(self._loaded, {stop_id})[stop_id] if stop_id is not None else ""
         if reason == "stop_string":
@@ -95,22 +106,37 @@ class Reply:
         tail = "" if self._stops.hit is not None else self._stops.push(self._decoder.flush()) + self._stops.flush()
         for more_said, more_thought in (self._splitter.push(tail), self._splitter.flush()):
             said, thought = said + more_said, thought + more_thought
-        now = time.perf_counter()
-        finish = Finish(
+        finish = self._finish(reason, time.perf_counter(), stop_id)
+        return ReplyDelta(said, thought, tokens=1, finish=finish, so_far=self.teller)
+
+    def _finish(self, reason: FinishReason, now: float, stop_id: int | None = None) -> Finish:
+        """What it has used, and how long that took, up to `now` by time.perf_counter()."""
+        first_at = self._first_at if self._count else now
+        return Finish(
             reason=reason,
             prompt_tokens=len(self.prompt.token_ids),
             completion_tokens=self._count,
             seed=self.seed,
             queue_seconds=self._queue_seconds,
-            prefill_seconds=self._first_at - self._started,
-            decode_seconds=now - self._first_at,
+            prefill_seconds=first_at - self._started,
+            decode_seconds=now - first_at,
             cached_tokens=self._cached_tokens,
             stopped_by=self._stopped_by(reason, stop_id),
             stop_id=stop_id,
             text_seconds=self._text_seconds,
-            rows=self._rows / self._count,
+            rows=self._rows / self._count if self._count else 1.0,
         )
-        return ReplyDelta(said, thought, tokens=1, finish=finish, traces=self.traces)
+
+
+class _Sent:
+    """What a reply had to tell when it was sent to another process."""
+
+    def __init__(self, told: Told) -> None:
+        self._told = told
+
+    def so_far(self) -> Told:
+        """As of the reply."""
+        return self._told
 
 
 def preview(loaded: LoadedModel, request: ChatRequest) -> Prompt:
@@ -127,7 +153,7 @@ def write(loaded: LoadedModel, request: ChatRequest, queue_seconds: float = 0.0)
     """
     reply = Reply(loaded, request)
     reply.begin(queue_seconds)
-    yield ReplyDelta(prompt=reply.prompt, traces=reply.traces)
+    yield ReplyDelta(prompt=reply.prompt, so_far=reply.teller)
     for token_id in decode(loaded.model, reply.prompt.token_ids, reply.sampler):
         yield reply.push(token_id)
         if reply.over:

@@ -95,7 +95,7 @@ class Together:
             raise RuntimeError("begin() needs room()")
         reply.begin(queue_seconds, row.cached)
         self._replies[row] = reply
-        self._begun.append((row, ReplyDelta(prompt=reply.prompt, read=row.cached, traces=reply.traces)))
+        self._begun.append((row, ReplyDelta(prompt=reply.prompt, read=row.cached, so_far=reply.teller)))
         return row
 
     def step(self) -> list[Happening]:

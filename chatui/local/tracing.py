@@ -105,10 +105,6 @@ class Trace:
             self._make()
             return self._made
 
-    def __reduce__(self) -> tuple[type["Told"], tuple[Traces]]:
-        """Another process is given what there is to tell, which is plain data."""
-        return Told, (self.traces(),)
-
     def _make(self) -> None:
         """Make something of the choices there are; the caller holds the lock."""
         if not self._choices:
@@ -117,17 +113,6 @@ class Trace:
         with torch.inference_mode():
             more = _made(choices, self._temperature, self._ruled)
         self._made = replace(more, data=self._made.data + more.data)
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a Trace had to tell when it was sent to another process."""
-
-    made: Traces
-
-    def traces(self) -> Traces:
-        """As of a Trace."""
-        return self.made
 
 
 def note(traces: Sequence[Trace], tokens: Sequence[int], logits: Tensor, ruled: Tensor | None, seen: Look) -> None:

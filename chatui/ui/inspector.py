@@ -180,7 +180,7 @@ def time_view(inspection: Inspection, page: PageTimes | None) -> str:
     """A waterfall of the turn, then the speed of the model and that of the page."""
     finish, prompt = inspection.finish, inspection.prompt
     if finish is None:
-        return "This reply did not end by itself, so its times were not kept."
+        return "The times of this reply were not kept."
     asked = max(0.0, finish.queue_seconds - prompt.template_seconds - prompt.tokenize_seconds)
     anew = len(prompt.token_ids) - finish.cached_tokens
     speed = f"{anew / finish.prefill_seconds:,.0f} tokens/s" if finish.prefill_seconds > 0 else ""
@@ -272,7 +272,7 @@ def why(inspection: Inspection, before: Inspection | None, reply: StoredMessage)
 
 def _why_stopped(inspection: Inspection, reply: StoredMessage) -> str:
     finish = inspection.finish
-    if finish is None:
+    if finish is None or finish.reason == "cancelled":
         return {
             "stopped": "It was stopped by hand.",
             "interrupted": "The server ended before the reply did.",
@@ -289,7 +289,9 @@ def _why_stopped(inspection: Inspection, reply: StoredMessage) -> str:
 def _why_read(inspection: Inspection, before: Inspection | None) -> str:
     prompt, finish = inspection.prompt, inspection.finish
     total = len(prompt.token_ids)
-    cached = finish.cached_tokens if finish else 0
+    if finish is None:
+        return "How much of it was read was not kept."
+    cached = finish.cached_tokens
     if before is None:
         first = "This is the first reply of its conversation"
         if cached:

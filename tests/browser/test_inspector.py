@@ -99,6 +99,9 @@ def test_of_a_stopped_reply_all_that_was_written_is_told(chat: Open) -> None:
     expect(view).to_contain_text("3 tokens", timeout=PATIENCE)
     tokens = view.locator("#reply-tokens .token")
     assert [text.strip() for text in tokens.all_inner_texts()] == ["One·", "two·", "three·"]
+    for name, words in (("Time", "3 tokens, 4.0 tokens/s"), ("Why", "It was stopped by hand."), ("Python", "after 3")):
+        turn_to(page, name)
+        expect(view).to_contain_text(words, timeout=PATIENCE)
     assert page.watch.errors == []
 
 

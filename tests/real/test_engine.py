@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, Finish, Message, Prompt
+from chatui.chat import ChatRequest, Finish, Message, Prompt, Told
 from chatui.local import embedded, loading, serving
 from chatui.local.engine import LocalBackend
 from chatui.settings import AppSettings, GenerationSettings
@@ -86,12 +86,12 @@ async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
         settings = GenerationSettings(temperature=temperature, top_p=0.9, max_new_tokens=40, seed=number)
         request = ChatRequest((PERSONA, Message("user", QUESTIONS[number])), settings, user=str(number), trace=True)
         prompt: Prompt | None = None
-        told: Callable[[], Traces] = Traces
+        so_far: Callable[[], Told] = Told
         async for delta in backend.stream(request):
             prompt = delta.prompt or prompt
-            told = delta.traces or told
+            so_far = delta.so_far or so_far
         assert prompt is not None
-        return prompt, told()
+        return prompt, so_far().traces
 
     told = await asyncio.gather(
         *(traced(number, temperature) for number, temperature in enumerate((0.0, 0.7, 1.3, 0.0)))

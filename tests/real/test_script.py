@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 
 from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, Finish, Message, Prompt
+from chatui.chat import ChatRequest, Finish, Message, Prompt, Told
 from chatui.inspection import Inspection
 from chatui.local import embedded, loading, serving
 from chatui.local.engine import LocalBackend
 from chatui.script import as_python
 from chatui.settings import AppSettings, GenerationSettings
-from chatui.traces import Traces
 
 pytestmark = [
     pytest.mark.real,
@@ -70,13 +69,13 @@ async def test_the_script_writes_the_same_tokens(backend: LocalBackend, loaded: 
     settings = GenerationSettings(**{"max_new_tokens": 32, "seed": SEED, **values})
     prompt: Prompt | None = None
     finish: Finish | None = None
-    told: Callable[[], Traces] = Traces
+    so_far: Callable[[], Told] = Told
     async for delta in backend.stream(ChatRequest(messages, settings, trace=True)):
         prompt, finish = delta.prompt or prompt, delta.finish or finish
-        told = delta.traces or told
+        so_far = delta.so_far or so_far
     assert prompt is not None
     assert finish is not None
-    traces = told()
+    traces = so_far().traces
     assert len(traces) == finish.completion_tokens
     script = as_python(Inspection(loaded.info, prompt, traces, finish=finish), settings, finish.seed)
     names: dict[str, Any] = {}

@@ -97,7 +97,9 @@ async def test_how_it_came_about_is_kept_with_its_end(runner: Runner, stopped: b
     inspection = Inspection.unpacked(found.data) if found is not None else None
     assert inspection is not None
     assert inspection.prompt == live.growing.prompt
-    assert inspection.finish == live.growing.finish
+    assert inspection.finish is not None
+    assert inspection.finish.reason == ("cancelled" if stopped else "stop_token")
+    assert inspection.finish.completion_tokens == live.growing.tokens
     assert "".join(inspection.texts[token] for token in inspection.traces.tokens) == live.growing.text
     assert len(inspection.traces) == live.growing.tokens == len(live.growing.text.split())
 

@@ -104,8 +104,8 @@ def written(loaded: LoadedModel, messages: Sequence[Message], values: dict[str, 
     prompt, finish = deltas[0].prompt, deltas[-1].finish
     assert prompt is not None
     assert finish is not None
-    assert deltas[-1].traces is not None
-    inspection = Inspection(loaded.info, prompt, deltas[-1].traces(), finish=finish)
+    assert deltas[-1].so_far is not None
+    inspection = Inspection(loaded.info, prompt, deltas[-1].so_far().traces, finish=finish)
     return inspection, as_python(inspection, asked, finish.seed), "".join(delta.text for delta in deltas)
 
 

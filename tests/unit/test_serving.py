@@ -250,8 +250,11 @@ class TestBoth:
         while sum(delta.tokens for delta in deltas) < 5:
             deltas += [delta for _, delta in model.step() if isinstance(delta, ReplyDelta)]
         model.end(handle)
-        [told] = [delta.traces for delta in deltas if delta.traces is not None]
-        assert len(told()) == 5
+        [so_far] = [delta.so_far for delta in deltas if delta.so_far is not None]
+        told = so_far()
+        assert told.finish is not None
+        assert told.finish.reason == "cancelled"
+        assert len(told.traces) == told.finish.completion_tokens == 5
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
     def test_reset_forgets_all(self, serial: bool):
