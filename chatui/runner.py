@@ -265,10 +265,7 @@ class Runner:
                 continue
             ended = [live for live, progress in lives.items() if progress.state != "running"]
             try:
-                if self.inspects:
-                    for live in ended:
-                        lives[live] = replace(lives[live], inspection=await asyncio.to_thread(self._inspection, live))
-                await asyncio.to_thread(store.write, list(lives.values()))
+                await asyncio.to_thread(self._write_down, store, lives)
             except Exception as error:
                 for live in lives:
                     live.unkept = error if isinstance(error, ChatError) else unexpected(error)
@@ -280,6 +277,14 @@ class Runner:
                 del self._lives[live.message.id]
                 live.kept = True
                 live.tell()
+
+    def _write_down(self, store: Store, lives: dict[Live, Progress]) -> None:
+        """How far they have come and, of those that are over, how they came about."""
+        if self.inspects:
+            for live, progress in lives.items():
+                if progress.state != "running":
+                    lives[live] = replace(progress, inspection=self._inspection(live))
+        store.write(list(lives.values()))
 
     def _inspection(self, live: Live) -> bytes | None:
         """How a reply that is over came about, packed, as far as that is known."""
