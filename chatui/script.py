@@ -226,7 +226,7 @@ def _generation(inspection: Inspection, settings: GenerationSettings, seed: int)
     comments = []
     if finish is not None and finish.reason == "cancelled" and written:
         most = written
-        comments.append(f"# Somebody stopped the reply after {written} tokens.\n")
+        comments.append(f"# The reply ended early, after {written} tokens.\n")
     arguments = ["prompt", "attention_mask=torch.ones_like(prompt)", f"max_new_tokens={most}"]
     if info.stop_ids:
         arguments.append(f"eos_token_id={list(info.stop_ids)}")
