@@ -84,8 +84,8 @@ void find(const Row<Score>& row, const std::vector<float>& maxima, int64_t count
 
 template <typename Score>
 void look(
-    const Score* scores, const float* temperatures, float* top, int64_t* ids, float* totals, float* plain_totals, float* entropies,
-    int64_t rows, int64_t size, int64_t count, bool plain, int64_t threads) {
+    const Score* scores, const float* temperatures, float* top, int64_t* ids, int64_t* best, float* totals, float* plain_totals,
+    float* entropies, int64_t rows, int64_t size, int64_t count, bool plain, int64_t threads) {
 #pragma omp parallel for num_threads(std::min(threads, rows)) if (rows > 1)
   for (int64_t n = 0; n < rows; n++) {
     const Row<Score> row{scores + n * size, size};
@@ -98,6 +98,7 @@ void look(
     }
     find(row, maxima, count, top + n * count, ids + n * count);
     const float highest = top[n * count];
+    best[n] = ids[n * count];
     for (int64_t place = 0; place < count; place++) top[n * count + place] /= temperatures[n];
     const bool divided = temperatures[n] != 1.0f;
     if (divided) totals[n] = row.sums(highest, temperatures[n]).total;
@@ -113,13 +114,13 @@ void look(
 }  // namespace
 
 // For each row of `scores` [rows, size], which are bfloat16 if `halves`, else float, divided by its temperature: the `count`
-// highest with their ids [rows, count] and the logarithm of the sum of all exponentials; if `plain`, that sum and the entropy
-// in nats undivided too, all [rows]. Where a score is NaN so are they.
+// highest with their ids [rows, count], whose the very highest is and the logarithm of the sum of all exponentials; if `plain`,
+// that sum and the entropy in nats undivided too, all [rows]. Where a score is NaN so are they.
 extern "C" void chatui_highest(
-    const void* scores, const float* temperatures, float* top, int64_t* ids, float* totals, float* plain_totals, float* entropies,
-    int64_t rows, int64_t size, int64_t count, int64_t plain, int64_t halves, int64_t threads) {
+    const void* scores, const float* temperatures, float* top, int64_t* ids, int64_t* best, float* totals, float* plain_totals,
+    float* entropies, int64_t rows, int64_t size, int64_t count, int64_t plain, int64_t halves, int64_t threads) {
   const auto all = [&](const auto* typed) {
-    look(typed, temperatures, top, ids, totals, plain_totals, entropies, rows, size, count, plain, threads);
+    look(typed, temperatures, top, ids, best, totals, plain_totals, entropies, rows, size, count, plain, threads);
   };
   if (halves)
     all(static_cast<const uint16_t*>(scores));

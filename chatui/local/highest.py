@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ def look(scores: Tensor, temperatures: Sequence[float], count: int, plain: bool 
     Totals are NaN where a score is.
     """
     count = min(count, scores.shape[-1])
-    if scores.device.type == "cpu" and (compiled := kernel.function("chatui_highest")) is not None:
+    if scores.is_cpu and (compiled := kernel.function("chatui_highest")) is not None:
         return _in_one_pass(compiled, scores, temperatures, count, plain)
     scores = scores.float()
     ids = highest(scores, count)
@@ -83,13 +83,12 @@ def _in_one_pass(
     rows, size = scores.shape
     halves = scores.dtype == torch.bfloat16
     scores = scores.contiguous() if halves else scores.float().contiguous()
-    heat = torch.tensor(temperatures)
+    # PyTorch is asked for little here: what a step has pushed out of the caches takes longer than it seems.
+    heat = (ctypes.c_float * rows)(*temperatures)
     top, ids = torch.empty(rows, count), torch.empty(rows, count, dtype=torch.long)
-    totals, plain_totals, entropies = torch.empty(3, rows)
-    pointers = (
-        ctypes.c_void_p(tensor.data_ptr()) for tensor in (scores, heat, top, ids, totals, plain_totals, entropies)
-    )
+    best = torch.empty(rows, dtype=torch.long)
+    totals, plain_totals, entropies = (torch.empty(rows) for _ in range(3))
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (top, ids, best, totals, plain_totals, entropies))
     numbers = (rows, size, count, int(plain), int(halves), torch.get_num_threads())
-    compiled(*pointers, *(ctypes.c_int64(number) for number in numbers))
-    seen = Look(top, ids, ids[:, 0], totals)
-    return replace(seen, plain_totals=plain_totals, entropies=entropies) if plain else seen
+    compiled(ctypes.c_void_p(scores.data_ptr()), heat, *pointers, *(ctypes.c_int64(number) for number in numbers))
+    return Look(top, ids, best, totals, plain_totals, entropies) if plain else Look(top, ids, best, totals)

@@ -1,7 +1,8 @@
 """Logits and settings -> one token, with transformers' own logits processors in the order of `generate()`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf, isnan
 from typing import cast
 
 import torch
@@ -180,11 +181,12 @@ def choose_each(
             scores[row : row + 1] = sampler.rule(ids, scores[row : row + 1])
     if all(sampler.greedy and sampler.trace is None for sampler in samplers):
         highest, best = scores.max(dim=-1)
-        return _unless_broken(best, highest.isnan())
+        return _unless_broken(best, map(isnan, highest.tolist()))
     temperatures = [sampler.temperature or 1.0 for sampler in samplers]
     count = ALTERNATIVES if all(sampler.greedy for sampler in samplers) else FEW
     seen = look(scores, temperatures, count, plain=any(sampler.trace is not None for sampler in samplers))
-    chosen = _unless_broken(seen.best, seen.totals.isnan() & (seen.top[:, 0] != torch.inf))
+    invalid = (isnan(total) and float(seen.top[at, 0]) != inf for at, total in enumerate(seen.totals.tolist()))
+    chosen = _unless_broken(seen.best, invalid)
     for row, sampler in enumerate(samplers):
         if not sampler.greedy and isinstance(chosen[row], int):
             try:
@@ -203,8 +205,8 @@ def choose_each(
     return chosen
 
 
-def _unless_broken(best: torch.Tensor, invalid: torch.Tensor) -> list[int | GenerationError]:
-    return [broken() if wrong else token for token, wrong in zip(best.tolist(), invalid.tolist(), strict=True)]
+def _unless_broken(best: torch.Tensor, invalid: Iterable[bool]) -> list[int | GenerationError]:
+    return [broken() if wrong else token for token, wrong in zip(best.tolist(), invalid, strict=True)]
 
 
 def _rows(scores: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:

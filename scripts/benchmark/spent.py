@@ -82,7 +82,7 @@ def _looking_twice(spent: Spent, once: Callable[..., Look]) -> Callable[..., Loo
                 found = once(scores, temperatures, count, plain)
             elif count == ALTERNATIVES:
                 # Where all are greedy and none is traced, the highest is all that is asked for.
-                scores.float().max(-1)
+                scores.max(-1)
             else:
                 once(scores, temperatures, count, False)
             seconds[traced] = time.perf_counter() - begun

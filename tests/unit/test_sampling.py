@@ -181,6 +181,14 @@ def test_nan_is_an_error_of_this_reply(values: dict[str, Any], vocabulary: int, 
         Sampler(GenerationSettings(**{**OFF, **values}), 0).choose(None, broken)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_score_without_bounds_is_taken_and_is_no_error(kind: torch.dtype, traced: bool):
+    scores = logits(0, 4000).to(kind)
+    scores[0, 1234] = float("inf")
+    assert Sampler(GenerationSettings(temperature=0.0), 0, traced=traced).choose(None, scores) == 1234
+
+
 def test_tokens_of_no_probability_are_never_drawn():
     scores = torch.full((1, 300), float("-inf"))
     scores[0, [0, 299]] = 0.0
