@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import os
-import sys
 import threading
 import time
 from collections import deque
@@ -14,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from chatui import priority
 from chatui.catalogue import ModelSpec
 from chatui.chat import ChatRequest, ModelInfo, ModelStatus, Prompt, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, unexpected
@@ -33,8 +32,6 @@ Write = Callable[[ChatRequest, float], Generator[ReplyDelta]]
 
 # An engine that fails this often within a minute is not started again.
 RESTARTS = 3
-# How much later than other programs of this computer its turn comes, on the scale of nice(1).
-NICENESS = 5
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -200,7 +197,8 @@ class LocalBackend:
 
     def _run(self) -> None:
         """The thread: load, then serve; whatever kills the serving fails what was going on, and it starts anew."""
-        _stand_back()
+        # While the model writes, all cores are busy: a page that shows its words would wait for its turn.
+        priority.stand_back(priority.MODEL)
         if not self._settled.is_set():
             self._load()
         preparing = threading.Thread(target=self._prepare, name="chatui-prompts", daemon=True)
@@ -384,17 +382,6 @@ def _send(events: list[tuple[_Job, Sent]]) -> None:
     except RuntimeError:
         for job, _ in events:
             job.unwanted.set()
-
-
-def _stand_back() -> None:
-    """Let this thread, and those that it starts to compute with, come after the server and browsers on this computer.
-
-    While the model writes, all cores are busy: a page that shows its words would wait for its turn.
-    """
-    if sys.platform == "linux":  # where a priority is a thread's own
-        with contextlib.suppress(OSError):
-            thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def _closed() -> ModelError:

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from chatui import priority
 from chatui.catalogue import ModelSpec
 from chatui.chat import ChatRequest, Finish, Message, Prompt, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, PromptError
-from chatui.local.engine import NICENESS, RESTARTS, Happening, Loader, LocalBackend, Model, Report, Unwanted
+from chatui.local.engine import RESTARTS, Happening, Loader, LocalBackend, Model, Report, Unwanted
 from chatui.settings import GenerationSettings
 from tests.fakes import INFO
 
@@ -655,7 +656,7 @@ class TestThreads:
         before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         backend = backend_of(Watched()).start()
         await reply(backend, "x")
-        assert set(priorities) == {max(before, NICENESS)}
+        assert set(priorities) == {max(before, priority.MODEL)}
         assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
         await backend.close()
 

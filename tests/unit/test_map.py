@@ -12,6 +12,7 @@ RANK = {
     "settings": 1,
     "errors": 0,
     "imports": 0,
+    "priority": 0,
     "traces": 0,
     "chat": 2,
     "inspection": 2.5,

@@ -1,10 +1,14 @@
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from chatui import priority
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError, GenerationError, NotFoundError, StoreError
 from chatui.inspection import Inspection
@@ -102,6 +106,22 @@ async def test_how_it_came_about_is_kept_with_its_end(runner: Runner, stopped: b
     assert inspection.finish.completion_tokens == live.growing.tokens
     assert "".join(inspection.texts[token] for token in inspection.traces.tokens) == live.growing.text
     assert len(inspection.traces) == live.growing.tokens == len(live.growing.text.split())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")
+async def test_packing_comes_after_the_model_and_nothing_else_does(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    priorities = []
+    monkeypatch.setattr(Inspection, "packed", lambda _: priorities.append(niceness()) or b"")
+    before = niceness()
+    for _ in range(2):
+        await heard(await runner.ask("a", turn()))
+    assert priorities == [max(before, priority.ASIDE)] * 2
+    assert before == niceness() == await asyncio.to_thread(niceness)
 
 
 async def test_a_reply_whose_making_cannot_be_told_is_kept_all_the_same(
