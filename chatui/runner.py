@@ -149,8 +149,8 @@ class Runner:
         self._keeping: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
         self._closing = False
-        # It would take a core from the model's step, and the other cores would wait for that one.
-        self._aside = ThreadPoolExecutor(1, "chatui-packing", priority.stand_back, (priority.ASIDE,))
+        # Otherwise it would take a core from a step of the model's, and the other cores would wait for that one.
+        self._aside = ThreadPoolExecutor(1, "chatui-keeping", priority.stand_back, (priority.ASIDE,))
 
     def store(self, temporary: bool) -> Store:
         """The store of one kind or the other."""
@@ -270,12 +270,7 @@ class Runner:
                 continue
             ended = [live for live, progress in lives.items() if progress.state != "running"]
             try:
-                if self.inspects and ended:
-                    loop = asyncio.get_running_loop()
-                    packed = (loop.run_in_executor(self._aside, self._inspection, live) for live in ended)
-                    for live, inspection in zip(ended, await asyncio.gather(*packed), strict=True):
-                        lives[live] = replace(lives[live], inspection=inspection)
-                await asyncio.to_thread(store.write, list(lives.values()))
+                await asyncio.get_running_loop().run_in_executor(self._aside, self._write_down, store, lives)
             except Exception as error:
                 for live in lives:
                     live.unkept = error if isinstance(error, ChatError) else unexpected(error)
@@ -287,6 +282,14 @@ class Runner:
                 del self._lives[live.message.id]
                 live.kept = True
                 live.tell()
+
+    def _write_down(self, store: Store, lives: dict[Live, Progress]) -> None:
+        """How far they have come and, of those that are over, how they came about."""
+        if self.inspects:
+            for live, progress in lives.items():
+                if progress.state != "running":
+                    lives[live] = replace(progress, inspection=self._inspection(live))
+        store.write(list(lives.values()))
 
     def _inspection(self, live: Live) -> bytes | None:
         """How a reply that is over came about, packed, as far as that is known."""

@@ -99,7 +99,7 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("scripts/bench traces", description=__doc__, allow_abbrev=False)
     parser.add_argument("--users", type=int, default=8, help="at once; 8 if left out")
     parser.add_argument("--tokens", type=int, default=60, help="in a reply; 60 if left out")
-    parser.add_argument("--rounds", type=int, default=100, help="of both; 100 if left out")
+    parser.add_argument("--rounds", type=int, default=60, help="of both; 60 if left out")
     given = parser.parse_args(words)
     asyncio.run(measure(given.users, given.tokens, given.rounds, AppSettings()))
     return 0

@@ -109,7 +109,7 @@ async def test_how_it_came_about_is_kept_with_its_end(runner: Runner, stopped: b
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")
-async def test_packing_comes_after_the_model_and_nothing_else_does(
+async def test_keeping_comes_after_the_model_and_nothing_else_does(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def niceness() -> int:
