@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import harmonic_mean, median
 
 from chatui import personas
 from chatui.catalogue import ModelSpec
@@ -58,23 +58,26 @@ async def talked(runner: Runner, settings: GenerationSettings, users: int, name:
     return tokens / (time.perf_counter() - began)
 
 
-async def measure(users: int, tokens: int, rounds: int, flags: AppSettings) -> None:
+async def measure(ways: Sequence[str], users: int, tokens: int, rounds: int, flags: AppSettings) -> None:
     """Measure and print, with the model that these settings name."""
     backend = Unending(ModelSpec.from_settings(flags), flags.cache_dir).start()
     info = await asyncio.to_thread(backend.wait)
     with tempfile.TemporaryDirectory(prefix="chatui-bench-") as folder:
         store = Store.open(AppSettings(data_dir=Path(folder)))
         runners = {traced: Runner(backend, store, Store.in_memory(), traced) for traced in (False, True)}
-        for way, changed in WAYS.items():
-            settings = info.defaults.model_copy(update={"max_new_tokens": tokens, **changed})
+        for way in ways:
+            settings = info.defaults.model_copy(update={"max_new_tokens": tokens, **WAYS[way]})
             await talked(runners[True], settings, users, "before")
             await quiet(os.getpid())
             found: dict[bool, list[float]] = {False: [], True: []}
             for round_ in range(rounds):
-                # Each comes first as often, since a machine that becomes slower does so for both.
-                for traced in (False, True) if round_ % 2 else (True, False):
-                    # Other questions each time: the same ones would be read from memory the second time.
-                    found[traced].append(await talked(runners[traced], settings, users, f"{round_} {traced}"))
+                speeds: dict[bool, list[float]] = {False: [], True: []}
+                # In this order a machine that becomes slower does so for both. Both are asked the same questions, and
+                # others in between: at once they would be read from memory.
+                for traced, questions in ((False, "a"), (True, "b"), (True, "a"), (False, "b")):
+                    speeds[traced].append(await talked(runners[traced], settings, users, f"{round_} {questions}"))
+                for traced in found:
+                    found[traced].append(harmonic_mean(speeds[traced]))
             costs = [1 - with_ / without for without, with_ in zip(found[False], found[True], strict=True)]
             least, most = surely(costs)
             print(
@@ -83,7 +86,7 @@ async def measure(users: int, tokens: int, rounds: int, flags: AppSettings) -> N
                 f"the middle half of them {percentile(costs, 0.25):.1%} to {percentile(costs, 0.75):.1%})."
             )
             with clocks(store) as spent:
-                for round_ in range(max(1, rounds // 4)):
+                for round_ in range(max(1, rounds // 2)):
                     await talked(runners[True], settings, users, f"clocks {round_}")
                 shares = spent.shares()
             parts = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
@@ -97,9 +100,10 @@ async def measure(users: int, tokens: int, rounds: int, flags: AppSettings) -> N
 def main(words: Sequence[str]) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser("scripts/bench traces", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--way", choices=WAYS, help="in which tokens are chosen; one after the other if left out")
     parser.add_argument("--users", type=int, default=8, help="at once; 8 if left out")
     parser.add_argument("--tokens", type=int, default=60, help="in a reply; 60 if left out")
-    parser.add_argument("--rounds", type=int, default=60, help="of both; 60 if left out")
+    parser.add_argument("--rounds", type=int, default=30, help="of without, with, with, without; 30 if left out")
     given = parser.parse_args(words)
-    asyncio.run(measure(given.users, given.tokens, given.rounds, AppSettings()))
+    asyncio.run(measure([given.way] if given.way else [*WAYS], given.users, given.tokens, given.rounds, AppSettings()))
     return 0
