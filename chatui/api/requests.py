@@ -2,13 +2,22 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from chatui.api.answers import ApiError, Fields
+from chatui.api.fields import (
+    MESSAGE_WITHOUT_EFFECT,
+    NEUTRAL,
+    PART_WITHOUT_EFFECT,
+    SPELLINGS,
+    TEXT_PARTS,
+    WITHOUT_EFFECT,
+    accepted,
+)
 from chatui.chat import ChatRequest, Message, ModelStatus
 from chatui.errors import SettingsError
 from chatui.settings import GenerationSettings, shorten
@@ -16,42 +25,11 @@ from chatui.settings import GenerationSettings, shorten
 LONGEST_CONVERSATION = 10_000
 """Messages."""
 
-SPELLINGS = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
-"""OpenAI's names of settings that have another name here."""
-
-HARMLESS: Mapping[str, tuple[Any, ...]] = {
-    "audio": (),
-    "echo": (False,),
-    "frequency_penalty": (0,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "modalities": (["text"],),
-    "n": (1,),
-    "parallel_tool_calls": (False, True),
-    "prediction": (),
-    "presence_penalty": (0,),
-    "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-}
-"""What is not done here, and the values that ask for nothing and so are taken, as null is."""
-
-WITHOUT_EFFECT = {"metadata", "prompt_cache_key", "safety_identifier"}
-"""For the operator of OpenAI's own service; they change no reply."""
-
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class ChatMessage(BaseModel):
-    """A message as clients send it. What OpenAI's replies carry may be sent back to us, where it is empty."""
+    """A message as clients send it. What replies carry here or elsewhere may be sent back to us."""
 
     model_config = STRICT
 
@@ -61,10 +39,17 @@ class ChatMessage(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_what_is_empty(cls, value: object) -> object:
+    def _without_what_asks_for_nothing(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
-        return {name: part for name, part in value.items() if part is not None and (part != [] or name == "content")}
+        given = {name: part for name, part in value.items() if part is not None and name not in MESSAGE_WITHOUT_EFFECT}
+        given = {name: part for name, part in given.items() if part not in ([], {}) or name == "content"}
+        thought = given.pop("reasoning", None)
+        if thought is not None:
+            given.setdefault("reasoning_content", thought)
+        if given.get("role") == "assistant" and not given.keys() - {"role", "reasoning_content"}:
+            given["content"] = ""
+        return given
 
     @field_validator("content", mode="before")
     @classmethod
@@ -73,9 +58,9 @@ class ChatMessage(BaseModel):
             return value
         for number, part in enumerate(value):
             kind = part.get("type") if isinstance(part, dict) else part
-            if kind != "text":
+            if not isinstance(kind, str) or kind not in TEXT_PARTS:
                 raise ValueError(f'part {number} is {shorten(kind)}, and only "text" parts can be read')
-            if set(part) != {"type", "text"} or not isinstance(part["text"], str):
+            if set(part) - PART_WITHOUT_EFFECT != {"type", "text"} or not isinstance(part["text"], str):
                 raise ValueError(f"part {number} must have a type, a text and nothing else")
         return "\n".join(part["text"] for part in value)
 
@@ -126,7 +111,7 @@ class Asked:
     include_usage: bool
 
 
-KNOWN = {*ChatBody.model_fields, *GenerationSettings.model_fields, *SPELLINGS, *HARMLESS, *WITHOUT_EFFECT}
+KNOWN = {*ChatBody.model_fields, *GenerationSettings.model_fields, *SPELLINGS, *NEUTRAL, *WITHOUT_EFFECT}
 
 
 def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_user: bool) -> Asked:
@@ -200,10 +185,10 @@ def _read_fields(body: bytes) -> Fields:
     if unknown := [name[:60] for name in fields if name not in KNOWN]:
         raise ApiError(400, f"Unknown: {', '.join(unknown[:10])}.", unknown[0], "unknown_parameter")
     given = {name: value for name, value in fields.items() if value is not None and name not in WITHOUT_EFFECT}
-    for name, values in HARMLESS.items():
+    for name, values in NEUTRAL.items():
         if name in given and not any(_same(given[name], value) for value in values):
             raise ApiError(400, f"{name}: not supported, leave it out.", name, "unsupported_parameter")
-    return {name: value for name, value in given.items() if name not in HARMLESS}
+    return {name: value for name, value in given.items() if name not in NEUTRAL}
 
 
 def _same(value: object, other: object) -> bool:
@@ -219,8 +204,9 @@ def _read_settings(sampling: Fields, defaults: GenerationSettings) -> Generation
         if setting in values and not _same(values[setting], value):
             raise ApiError(400, f"{name}: differs from {spelled[setting]}, which means the same.", name)
         values[setting], spelled[setting] = value, name
+    meant = {setting: accepted(setting, value) for setting, value in values.items()}
     try:
-        return GenerationSettings.checked({**defaults.model_dump(), **values})
+        return GenerationSettings.checked({**defaults.model_dump(), **meant})
     except SettingsError as error:
         name = spelled.get(error.field, error.field)
         raise ApiError(400, f"{name}: {error.args[1]}", name, "invalid_value") from None

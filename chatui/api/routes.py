@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+import zlib
 from collections.abc import AsyncGenerator
 
 from starlette.datastructures import Headers
@@ -30,6 +31,8 @@ LARGEST_BODY = 8 * 2**20
 HOLD_SECONDS = 10.0
 # Proxies often cut connections that are silent for a minute.
 KEEP_ALIVE_SECONDS = 15.0
+
+ENCODINGS = ("identity", "gzip", "x-gzip", "deflate")
 
 NO_STORE = {"Cache-Control": "no-store"}
 KEEP_ALIVE = b": waiting\n\n"
@@ -74,8 +77,10 @@ class Api:
         self._router = Router(
             [
                 Route("/models", self._models, methods=["GET"]),
+                Route("/models/", self._models, methods=["GET"]),
                 Route("/models/{name:path}", self._model, methods=["GET"]),
                 Route("/chat/completions", self._chat, methods=["POST"]),
+                Route("/chat/completions/", self._chat, methods=["POST"]),
             ],
             redirect_slashes=False,
         )
@@ -127,12 +132,33 @@ async def _body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "Send JSON, with Content-Type: application/json.", code="unsupported_media_type")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ENCODINGS:
+        raise ApiError(415, f"Content-Encoding {encoding[:40]!r} cannot be read: send gzip, deflate or none.")
     body = bytearray()
     async for piece in request.stream():
         if len(body) + len(piece) > LARGEST_BODY:
-            raise ApiError(413, f"The body has more than {LARGEST_BODY:,} bytes.", code="body_too_large")
+            raise _too_large()
         body += piece
-    return bytes(body)
+    return bytes(body) if encoding == "identity" else _inflate(bytes(body))
+
+
+def _inflate(body: bytes) -> bytes:
+    """A body of gzip or deflate, never more than LARGEST_BODY of what it holds."""
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip's or zlib's header
+    try:
+        inflated = inflater.decompress(body, LARGEST_BODY + 1)
+    except zlib.error as error:
+        raise ApiError(400, f"The body is not what its Content-Encoding says ({error}).") from None
+    if len(inflated) > LARGEST_BODY:
+        raise _too_large()
+    if not inflater.eof:
+        raise ApiError(400, "The compressed body ends early.")
+    return inflated
+
+
+def _too_large() -> ApiError:
+    return ApiError(413, f"The body has more than {LARGEST_BODY:,} bytes.", code="body_too_large")
 
 
 async def _first(incoming: Incoming) -> list[ReplyDelta]:

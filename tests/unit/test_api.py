@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
 import math
 import socket
 import threading
 import time
+import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -402,6 +404,13 @@ NUMBERS = [
     *("max_tokens", "max_completion_tokens", "n", "frequency_penalty", "presence_penalty", "top_logprobs"),
     *(name for name in GenerationSettings.model_fields if name != "stop"),
 ]
+MEANT = {
+    ("max_new_tokens", -1): 8192,
+    ("max_new_tokens", 10**30): 8192,
+    ("top_k", -1): 0,
+    ("seed", -1): None,
+}
+"""What else a number means that is no value of the setting: off, or a cap above the limit."""
 HOSTILE = st.sampled_from([-1, 0, 1, 1e9, 10**30, "1", None, True, [], {}, [[]], 0.5, math.inf, -math.inf, math.nan])
 
 
@@ -423,7 +432,7 @@ def test_a_hostile_number_is_refused_by_name_or_does_what_it_says(fields: dict[s
     for name, value in fields.items():
         name = requests.SPELLINGS.get(name, name)
         if value is not None and name in GenerationSettings.model_fields:
-            assert getattr(settings, name) == value
+            assert getattr(settings, name) == MEANT.get((name, value), value)
             assert not isinstance(value, bool)
 
 
@@ -455,6 +464,58 @@ def test_what_asks_for_nothing_is_taken() -> None:
     assert backend.requests[-1] == plain
 
 
+CLIENTS: dict[str, dict[str, Any]] = {
+    "vLLM": {
+        **{
+            "top_k": -1,
+            "seed": -1,
+            "min_tokens": 0,
+            "skip_special_tokens": True,
+            "best_of": 1,
+            "use_beam_search": False,
+        },
+        **{"length_penalty": 1.0, "stop_token_ids": [], "chat_template_kwargs": {}, "include_reasoning": True},
+    },
+    "llama.cpp": {
+        **{
+            "max_tokens": -1,
+            "cache_prompt": True,
+            "timings_per_token": True,
+            "reasoning_format": "auto",
+            "mirostat": 0,
+        },
+        **{"repeat_penalty": 1.0, "typical_p": 1, "xtc_probability": 0, "dry_multiplier": 0.0, "return_progress": True},
+    },
+    "a large cap": {"max_tokens": 32000, "stop": ""},
+    "OpenRouter": {"transforms": [], "usage": {"include": True}, "plugins": [], "seed": 2**40, "stop": ["", "END"]},
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_what_other_servers_clients_send_is_accepted_where_it_changes_nothing(client: str) -> None:
+    backend = FakeBackend()
+    response = ask(backend, **CLIENTS[client])
+    assert response.status_code == 200, response.text
+
+
+def test_caps_and_switches_mean_what_other_servers_mean_by_them() -> None:
+    backend = FakeBackend()
+    for sent, setting, meant in [
+        ({"max_tokens": 32000}, "max_new_tokens", 8192),
+        ({"max_completion_tokens": 10**30}, "max_new_tokens", 8192),
+        ({"n_predict": -1}, "max_new_tokens", 8192),
+        ({"max_tokens": 8191}, "max_new_tokens", 8191),
+        ({"top_k": -1}, "top_k", 0),
+        ({"seed": -1}, "seed", None),
+        ({"seed": 2**32 + 7}, "seed", 7),
+        ({"repeat_penalty": 1.2}, "repetition_penalty", 1.2),
+        ({"stop": ["", "END"]}, "stop", ("END",)),
+        ({"stop": ""}, "stop", ()),
+    ]:
+        assert ask(backend, **sent).status_code == 200, sent
+        assert getattr(backend.requests[-1].settings, setting) == meant
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -474,14 +535,22 @@ def test_what_asks_for_nothing_is_taken() -> None:
         ("web_search_options", {}),
         ("chat_template", "{{ messages }}"),
         ("chat_template_kwargs", {"enable_thinking": False}),
-        ("best_of", 1),
+        ("best_of", 2),
+        ("thinking", {"type": "enabled"}),
+        ("mirostat", 2),
+        ("top_k", -2),
+        ("top_k", 500),
+        ("max_tokens", 0),
+        ("max_tokens", -2),
+        ("max_tokens", "-1"),
+        ("seed", 2**63),
+        ("seed", True),
         ("temprature", 1.0),
         ("stream", 1),
         ("stream", "true"),
         ("ignore_eos", 1),
         ("user", 5),
         ("model", 5),
-        ("stop", ""),
         ("stop", ["a"] * 17),
         ("stop", "\ud800"),
         ("user", "\ud800"),
@@ -521,9 +590,17 @@ def test_messages_of_every_kind_are_read() -> None:
         HI,
         {
             **{"role": "assistant", "content": "Yes?", "reasoning_content": "Hm.", "refusal": None},
-            **{"annotations": [], "tool_calls": None},
+            **{"annotations": [], "tool_calls": None, "id": "x", "created": 5, "function_call": None},
         },
-        {"role": "user", "content": parts},
+        {"role": "user", "content": parts, "name": "Ada", "cache_control": {"type": "ephemeral"}},
+        {
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "So", "annotations": []}],
+            "reasoning": "Ha.",
+        },
+        {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        HI,
     ]
     assert ask(backend, messages=messages).status_code == 200
     assert backend.requests[-1].messages == (
@@ -531,6 +608,10 @@ def test_messages_of_every_kind_are_read() -> None:
         Message("user", "Hi"),
         Message("assistant", "Yes?", "Hm."),
         Message("user", "two\nparts"),
+        Message("assistant", "So", "Ha."),
+        Message("user", "x"),
+        Message("assistant", ""),
+        Message("user", "Hi"),
     )
 
 
@@ -546,7 +627,11 @@ def test_messages_of_every_kind_are_read() -> None:
         ({"role": "user", "content": [{"type": "text"}]}, "messages[1].content", "text"),
         ({"role": "user", "content": [{"type": "text", "text": "x", "y": 1}]}, "messages[1].content", "nothing else"),
         ({"role": "user", "content": ["x"]}, "messages[1].content", "part 0"),
-        ({"role": "user", "content": "x", "name": "Ada"}, "messages[1].name", "name"),
+        ({"role": "user", "content": [{"type": "input_audio"}]}, "messages[1].content", "input_audio"),
+        ({"role": "user", "content": [{"type": []}]}, "messages[1].content", "part 0"),
+        ({"role": "user", "content": "x", "nmae": "Ada"}, "messages[1].nmae", "nmae"),
+        ({"role": "assistant", "content": "x", "refusal": "No."}, "messages[1].refusal", "refusal"),
+        ({"role": "assistant", "content": "x", "reasoning": 5}, "messages[1].reasoning_content", "string"),
         ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[1].tool_calls", "tool_calls"),
         ({"role": "system", "content": "x"}, "messages[1].role", "first"),
         ({"role": "assistant", "content": "x"}, "messages", "user"),
@@ -661,6 +746,30 @@ async def test_a_huge_body_is_not_read_to_its_end() -> None:
     assert sum(read) <= routes.LARGEST_BODY + 2**20
 
 
+def compressed(body: bytes, encoding: str) -> bytes:
+    return zlib.compress(body) if encoding == "deflate" else gzip.compress(body)
+
+
+def post_as(body: bytes, encoding: str) -> httpx.Response:
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    return client_of(FakeBackend()).post(CHAT, content=body, headers=headers)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", "deflate", "identity"])
+def test_a_compressed_body_is_read(encoding: str) -> None:
+    body = json.dumps({"messages": [HI]}).encode()
+    assert post_as(body if encoding == "identity" else compressed(body, encoding), encoding).status_code == 200
+
+
+def test_compressed_bodies_that_cannot_be_read_are_refused() -> None:
+    body = json.dumps({"messages": [HI]}).encode()
+    assert "gzip" in refused(post_as(body, "br"), 415)
+    assert "gzip" in refused(post_as(body, "gzip, gzip"), 415)
+    refused(post_as(body, "gzip"), 400)
+    assert "early" in refused(post_as(gzip.compress(body)[:-12], "gzip"), 400)
+    refused(post_as(gzip.compress(b" " * (routes.LARGEST_BODY + 1)), "gzip"), 413)
+
+
 def test_a_conversation_has_a_largest_number_of_messages() -> None:
     turn = [{"role": "user", "content": "a"}]
     assert conversation(*turn * requests.LONGEST_CONVERSATION).status_code == 200
@@ -680,6 +789,8 @@ def test_models_are_listed_and_found() -> None:
     assert model["revision"] == INFO.revision
     assert client.get("/v1/models/fake/echo").json() == model
     assert client.get("/v1/models/echo").json() == model
+    assert client.get("/v1/models/").json() == client.get("/v1/models").json()
+    assert client.post(f"{CHAT}/", json={"messages": [HI]}).status_code == 200
     refused(client.get("/v1/models/nope"), 404, "model", "model_not_found")
 
 
