@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import defaultdict, deque
 
 from markdown_it import MarkdownIt
 from markdown_it.common.html_blocks import block_names
@@ -17,6 +18,7 @@ _ENTITY = re.compile(r"(?<!\\)((?:\\\\)*)&(?=#?\w+;)|&(?=#00(?:60|38);)")
 _SPECIAL = re.compile(r"<[A-Za-z/!?]|&#?\w+;|^[ \t]*\t", re.MULTILINE)
 # Where a code span may begin, and what is passed over before: a backtick behind a backslash, or in an address, is none.
 _TICKS = re.compile(r"\\.|<https?://[^\s<>]+>|(?P<run>`+)", re.DOTALL)
+_RUN = re.compile("`+")
 # Were it not escaped, a line that starts with such a tag would end the paragraph, and a code span with it.
 _BLOCK = re.compile(
     rf"\n[ \t>]*<(?:[!?]|/?(?:{'|'.join([*block_names, 'pre', 'script', 'style', 'textarea'])})\b)", re.I
@@ -76,16 +78,33 @@ def _blocks(text: str, count: int) -> list[int]:
 def _escape_prose(text: str) -> str:
     pieces = []
     start = at = 0
+    runs = _runs_by_length(text)
     while ticks := _TICKS.search(text, at):
         at = ticks.end()
-        closing = re.compile(rf"(?<!`){ticks['run']}(?!`)").search(text, at) if ticks["run"] else None
+        length = len(ticks["run"] or "")
+        closing = _first_from(runs.get(length), at)
         if closing is None:
             continue
-        at = closing.end()
-        if not _BLOCK.search(text, ticks.end(), closing.start()):
+        at = closing + length
+        if not _BLOCK.search(text, ticks.end(), closing):
             pieces += [_escape_all(text[start : ticks.start()]), _keep_markers(text[ticks.start() : at])]
             start = at
     return "".join([*pieces, _escape_all(text[start:])])
+
+
+def _runs_by_length(text: str) -> dict[int, deque[int]]:
+    """Where the runs of backticks begin, by their length: a code span ends at the next run as long as its first."""
+    runs: defaultdict[int, deque[int]] = defaultdict(deque)
+    for run in _RUN.finditer(text):
+        runs[run.end() - run.start()].append(run.start())
+    return runs
+
+
+def _first_from(starts: deque[int] | None, at: int) -> int | None:
+    """The first of the ascending `starts` from `at` on; those before it are dropped, as `at` only grows."""
+    while starts and starts[0] < at:
+        starts.popleft()
+    return starts[0] if starts else None
 
 
 def _keep_markers(code: str) -> str:
