@@ -32,7 +32,9 @@ class Message:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What to answer: the whole conversation, the system message first, and how to write the reply.
+    """What to answer: the whole conversation and how to write the reply.
+
+    Either side may begin it, and system messages may stand anywhere; what the model's template cannot take is folded.
 
     A last message of role "assistant" is the start of the reply, which goes on where that ends, to the letter: in its
     `content`, or where that is empty in its `reasoning` if the model thinks in <think> tags, else from the beginning.
@@ -64,8 +66,9 @@ class Prompt:
     """What the model was given: `token_ids` of shape [prompt tokens], `dropped` messages left out to make it fit.
 
     `spans` cover the tokens in order, and `ends` says for each token where in `text` its characters end: of several
-    tokens that make one character the first has it. `messages` are those that the template was given. The template took
-    `template_seconds`, and the tokenizer `tokenize_seconds`.
+    tokens that make one character the first has it. `messages` are those that the template was given, and `notes` say
+    in whole sentences where they are not as they were sent. The template took `template_seconds`, and the tokenizer
+    `tokenize_seconds`.
     """
 
     text: str
@@ -76,6 +79,7 @@ class Prompt:
     messages: tuple[Message, ...] = ()
     template_seconds: float = 0.0
     tokenize_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def pieces(self) -> tuple[str, ...]:

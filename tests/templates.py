@@ -1,4 +1,4 @@
-"""The chat templates of ten families of models, with the control tokens that they write, over a byte tokenizer.
+"""The chat templates of eleven families of models, with the control tokens that they write, over a byte tokenizer.
 
 Written anew after the ones that come with the models: they write the same text for the same chat.
 """
@@ -198,6 +198,22 @@ QWEN_2_5 = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
 )
 
+# The system message stands in the first message, which must be a user's.
+LLAMA_2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}"
+    "{% set system_message = messages[0]['content'] %}"
+    "{% else %}{% set turns = messages %}{% set system_message = false %}{% endif %}"
+    "{% for message in turns %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if loop.index0 == 0 and system_message != false %}"
+    "{% set content = '<<SYS>>\n' + system_message + '\n<</SYS>>\n\n' + message['content'] %}"
+    "{% else %}{% set content = message['content'] %}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+
 FAMILIES = {
     "chatml": Family(models.CHATML, ("<|im_start|>", "<|im_end|>")),
     "llama 3": Family(
@@ -227,5 +243,6 @@ FAMILIES = {
         ("<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|SYSTEM_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>"),
         {"bos_token": "<BOS_TOKEN>"},
     ),
+    "llama 2": Family(LLAMA_2, (), {"bos_token": "<s>", "eos_token": "</s>"}),
     "qwen 2.5": Family(QWEN_2_5, ("<|im_start|>", "<|im_end|>")),
 }

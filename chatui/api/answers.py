@@ -52,6 +52,7 @@ class Reply:
             "choices": [choice],
             "usage": _usage(finish),
             "timings": _timings(finish),
+            **_notes(deltas),
         }
 
     def opening(self) -> bytes:
@@ -60,8 +61,8 @@ class Reply:
 
     def piece(self, deltas: Sequence[ReplyDelta]) -> bytes:
         """Deltas as one event; as a comment, which clients skip, where they only tell how far the prompt is."""
-        if said := _said(deltas):
-            return self._chunk(said)
+        if (said := _said(deltas)) or _notes(deltas):
+            return self._chunk(said, **_notes(deltas))
         last = deltas[-1] if deltas else ReplyDelta()
         if last.place is not None:
             return b": place %d\n\n" % last.place
@@ -134,6 +135,12 @@ def _said(deltas: Sequence[ReplyDelta]) -> dict[str, str]:
         "content": "".join(delta.text for delta in deltas),
     }
     return {name: text for name, text in said.items() if text}
+
+
+def _notes(deltas: Sequence[ReplyDelta]) -> Fields:
+    """What the model's template could not take as it was sent, and what was done instead."""
+    notes = [note for delta in deltas if delta.prompt is not None for note in delta.prompt.notes]
+    return {"notes": notes} if notes else {}
 
 
 def _reason(finish: Finish) -> str:

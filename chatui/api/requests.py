@@ -225,24 +225,24 @@ def _check_beginning(chat: ChatBody) -> None:
 
 def _conversation(messages: Sequence[ChatMessage], last_role: Literal["user", "assistant"]) -> tuple[Message, ...]:
     """The leading system messages as one, then the turns; who the last one must be from is said. Raises ApiError."""
-    system = [message.role in ("system", "developer") for message in messages]
-    leading = system.index(False) if False in system else len(system)
-    if True in system[leading:]:
-        place = system.index(True, leading)
-        raise ApiError(400, f"messages[{place}]: system messages must come first.", f"messages[{place}].role")
-    last = messages[-1]
+    turns = [_message(message) for message in messages]
+    leading = next((place for place, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    asked = [turn for turn in turns if turn.role == "user"]
+    last = turns[-1]
     if last.role != last_role == "assistant":
         raise ApiError(400, "messages: the last one must be an assistant's to be continued.", "messages")
-    if last_role == "user" and (last.role != "user" or not last.content.strip()):
+    if last_role == "user" and (last.role == "assistant" or not last.content.strip()):
         raise ApiError(400, "messages: the last one must be a user's, and say something.", "messages")
-    persona = "\n\n".join(message.content for message in messages[:leading])
-    turns = (
-        Message("user", message.content)
-        if message.role == "user"
-        else Message("assistant", message.content, message.reasoning_content)
-        for message in messages[leading:]
-    )
-    return (Message("system", persona), *turns) if leading else tuple(turns)
+    if not asked or not asked[-1].content.strip():
+        raise ApiError(400, "messages: one must be a user's, and the last of those must say something.", "messages")
+    persona = "\n\n".join(turn.content for turn in turns[:leading])
+    return (Message("system", persona), *turns[leading:]) if leading else tuple(turns)
+
+
+def _message(message: ChatMessage) -> Message:
+    if message.role == "assistant":
+        return Message("assistant", message.content, message.reasoning_content)
+    return Message("user" if message.role == "user" else "system", message.content)
 
 
 def _refusal(error: ValidationError) -> ApiError:

@@ -7,12 +7,14 @@ from typing import Any
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from chatui.chat import Message, Prompt, SystemRole, TemplateFacts
+from chatui.chat import Message, Prompt, Role, SystemRole, TemplateFacts
 from chatui.errors import ModelError, PromptError, TooLongError
 from chatui.local import spans
 from chatui.local.text import CLOSE, OPEN
 
 PROBE = "qzprobe"
+OPENING = "[The conversation begins.]"
+"""What a user says before the assistant's first message, where the template wants the user to begin."""
 TOOL = {
     "type": "function",
     "function": {
@@ -41,6 +43,8 @@ class Template:
     end_ids: frozenset[int]
     thinks: bool
     tools: bool
+    takes_later_system: bool = True
+    takes_reply_first: bool = True
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -74,13 +78,49 @@ def probe(tokenizer: PreTrainedTokenizerBase) -> Template:
             f"This model's chat template does not work: {_first_line(error)}.", "Try another model or revision."
         ) from error
     with_system = _try_render(tokenizer, [system, user])
+    takes_system = with_system is not None and system.content in with_system
     return Template(
-        takes_system=with_system is not None and system.content in with_system,
+        takes_system=takes_system,
         needs_alternation=_try_render(tokenizer, [user, user]) is None,
         end_ids=_end_of_turn(tokenizer, [user, assistant]),
         thinks=OPEN in tokenizer.get_chat_template() or OPEN in tokenizer.get_added_vocab(),
         tools=_tells_of_tools(tokenizer),
+        takes_later_system=takes_system and _takes_later_system(tokenizer),
+        takes_reply_first=_takes_reply_first(tokenizer, takes_system),
     )
+
+
+def _takes_later_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a system message may stand anywhere, and is told apart from what the assistant says."""
+    for roles in ("user system user", "user assistant system user", "system user assistant system user", "user system"):
+        messages = _numbered(roles.split())
+        text = _in_order(tokenizer, messages)
+        said = [
+            replace(message, role="assistant") if place and message.role == "system" else message
+            for place, message in enumerate(messages)
+        ]
+        if text is None or text == _try_render(tokenizer, said):
+            return False
+    return True
+
+
+def _takes_reply_first(tokenizer: PreTrainedTokenizerBase, takes_system: bool) -> bool:
+    shapes = ["assistant user", "assistant user assistant user"]
+    shapes += ["system assistant user"] if takes_system else []
+    return all(_in_order(tokenizer, _numbered(roles.split())) is not None for roles in shapes)
+
+
+def _numbered(roles: Sequence[str]) -> list[Message]:
+    """Messages of these roles, no two of which say the same."""
+    adapter: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+    return [Message(adapter[role], f"{PROBE} {place}.") for place, role in enumerate(roles)]
+
+
+def _in_order(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str | None:
+    """What the template writes of the messages, if it writes all of them in their order."""
+    text = _try_render(tokenizer, messages)
+    places = [text.find(message.content) for message in messages] if text is not None else [-1]
+    return text if -1 not in places and places == sorted(places) else None
 
 
 def guard(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -113,23 +153,23 @@ def build(
     limit: int,
     whole: bool = False,
 ) -> Prompt:
-    """The prompt of at most `limit` tokens for a conversation that ends with a user's message, or behind it a reply.
+    """The prompt of at most `limit` tokens for a conversation that asks for a reply, or behind that begins one.
 
-    Where all of it is too long, the oldest turns are left out, never the system message nor the user's last message
-    nor a reply to continue. Raises PromptError, TooLongError where even those do not fit, or where the `whole`
+    Where all of it is too long, the oldest turns are left out, never the first system message nor the user's last
+    message nor a reply to continue. Raises PromptError, TooLongError where even those do not fit, or where the `whole`
     conversation must.
     """
     reply = begun(template, messages)
     messages = _asked(messages)
     system = [message for message in messages[:1] if message.role == "system"]
     turns = list(messages[len(system) :])
-    starts = [index for index, message in enumerate(turns) if message.role == "user"]
+    starts = _starts(turns)
 
     def draft(start: int) -> _Draft:
         return _draft(tokenizer, template, system + turns[start:], reply)
 
-    if (all_of_it := draft(starts[0])).tokens <= limit:
-        return _finished(tokenizer, template, all_of_it, starts[0])
+    if (all_of_it := draft(0)).tokens <= limit:
+        return _finished(tokenizer, template, all_of_it, 0)
     if whole:
         raise TooLongError(
             f"The conversation takes {all_of_it.tokens:,} tokens; this model has room for {limit:,}.",
@@ -154,6 +194,18 @@ def build(
             "Shorten the message or the persona, or allow a shorter reply.",
         )
     return _finished(tokenizer, template, *fitting)
+
+
+def _starts(turns: Sequence[Message]) -> list[int]:
+    """Where a conversation may begin: anew, or with a user's message and the system messages right before it."""
+    starts = [0]
+    before = 0
+    for index, message in enumerate(turns):
+        if message.role != "system":
+            if message.role == "user" and before:
+                starts.append(before)
+            before = index + 1
+    return starts
 
 
 @dataclass(frozen=True)
@@ -206,36 +258,65 @@ def _finished(tokenizer: PreTrainedTokenizerBase, template: Template, draft: _Dr
         messages=(*given, *([draft.reply] if draft.reply else [])),
         template_seconds=draft.template_seconds,
         tokenize_seconds=draft.tokenize_seconds,
+        notes=_notes(template, draft.messages),
     )
+
+
+def _notes(template: Template, messages: Sequence[Message]) -> tuple[str, ...]:
+    """What of these messages the template does not take as they are, and what was done instead."""
+    said = [message for message in messages if message.role != "system" or message.content.strip()]
+    notes = []
+    if not template.takes_later_system and any(message.role == "system" for message in said[1:]):
+        notes.append(
+            "This model takes no system message inside a conversation: it was put into the user's messages, where it "
+            "stood."
+        )
+    first = next((message for message in said if message.role != "system"), None)
+    if first and first.role == "assistant" and _opened(template, said):
+        notes.append(
+            f"This model wants the user to speak first: “{OPENING}” was put before the assistant's first message."
+        )
+    return tuple(notes)
 
 
 def _asked(messages: Sequence[Message]) -> Sequence[Message]:
     """The messages without the start of the reply. Raises PromptError where they do not ask for one."""
     if messages and messages[-1].role == "assistant":
         messages = messages[:-1]
-    asked = [message for message in messages if message.role != "assistant"]
-    if not asked or asked[-1].role != "user" or not asked[-1].content.strip():
+    asked = [message for message in messages if message.role == "user"]
+    if not asked or not asked[-1].content.strip():
         raise PromptError("There is no message to answer.", "Type one and send it.")
     return messages
 
 
 def _fit_roles(template: Template, messages: list[Message]) -> list[Message]:
-    """Fold the system message and join neighbours of one role where the template asks for it."""
-    if messages[0].role == "system":
-        system, rest = messages[0], messages[1:]
-        if not system.content.strip():
-            messages = rest
-        elif not template.takes_system:
-            messages = [replace(rest[0], content=f"{system.content}\n\n{rest[0].content}"), *rest[1:]]
-    if not template.needs_alternation:
-        return messages
-    joined: list[Message] = []
-    for message in messages:
-        if joined and joined[-1].role == message.role:
-            joined[-1] = replace(joined[-1], content=f"{joined[-1].content}\n\n{message.content}")
+    """Fold what the template refuses into users' messages, and join neighbours of one role where it asks for that."""
+    said = [message for message in messages if message.role != "system" or message.content.strip()]
+    if _opened(template, said):
+        place = next(index for index, message in enumerate(said) if message.role != "system")
+        said.insert(place, Message("user", OPENING))
+    fitted: list[Message] = []
+    loose = False
+    for place, message in enumerate(said):
+        folded = message.role == "system" and not (template.takes_later_system if place else template.takes_system)
+        if folded:
+            message = replace(message, role="user")
+        joins = bool(fitted) and fitted[-1].role == message.role
+        if joins and (template.needs_alternation or loose or (folded and message.role == "user")):
+            fitted[-1] = replace(fitted[-1], content=f"{fitted[-1].content}\n\n{message.content}")
+            loose = False
         else:
-            joined.append(message)
-    return joined
+            fitted.append(message)
+            loose = folded
+    return fitted
+
+
+def _opened(template: Template, said: Sequence[Message]) -> bool:
+    """Whether an assistant's first message needs one of the user's before it; a folded system message is one."""
+    first = next((index for index, message in enumerate(said) if message.role != "system"), 0)
+    begins = bool(said) and said[first].role == "assistant"
+    folded = (first > 1 and not template.takes_later_system) or (first == 1 and not template.takes_system)
+    return begins and not template.takes_reply_first and not folded
 
 
 def _written(

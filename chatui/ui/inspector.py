@@ -95,6 +95,7 @@ def prompt_summary(inspection: Inspection) -> str:
         )
     else:
         lines.append("Nothing was left out.")
+    lines += map(plain, prompt.notes)
     return "\n\n".join(lines)
 
 

@@ -26,7 +26,7 @@ from starlette.types import Message as Event
 
 from chatui import server
 from chatui.api import access, incoming, requests, routes
-from chatui.chat import ChatRequest, Finish, Message, ModelStatus, ReplyDelta
+from chatui.chat import ChatRequest, Finish, Message, ModelStatus, Prompt, ReplyDelta
 from chatui.errors import GenerationError, ModelError, OverloadError, TooLongError
 from chatui.settings import AppSettings, GenerationSettings
 from tests.fakes import INFO, FakeBackend, Hold
@@ -633,7 +633,6 @@ def test_messages_of_every_kind_are_read() -> None:
         ({"role": "assistant", "content": "x", "refusal": "No."}, "messages[1].refusal", "refusal"),
         ({"role": "assistant", "content": "x", "reasoning": 5}, "messages[1].reasoning_content", "string"),
         ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[1].tool_calls", "tool_calls"),
-        ({"role": "system", "content": "x"}, "messages[1].role", "first"),
         ({"role": "assistant", "content": "x"}, "messages", "user"),
         ({"role": "user", "content": " \n"}, "messages", "say something"),
         ({"role": "user", "content": []}, "messages", "say something"),
@@ -684,6 +683,27 @@ def test_only_a_reply_is_continued() -> None:
 
 def test_a_system_message_alone_is_refused() -> None:
     refused(conversation({"role": "system", "content": "x"}), 400, "messages")
+    refused(conversation({"role": "assistant", "content": "x"}, {"role": "system", "content": "x"}), 400, "messages")
+
+
+def test_either_side_may_begin_and_system_messages_stand_anywhere() -> None:
+    backend = FakeBackend()
+    later = {"role": "developer", "content": "Rhyme."}
+    said = [{"role": "assistant", "content": "Welcome!"}, HI, {"role": "assistant", "content": "So?"}, later]
+    for messages in ([*said, HI], said, [HI, later]):
+        assert ask(backend, messages=messages).status_code == 200
+        roles = [{"developer": "system"}.get(one["role"], one["role"]) for one in messages]
+        expected = [Message(role, one["content"]) for role, one in zip(roles, messages, strict=True)]  # type: ignore[arg-type]
+        assert list(backend.requests[-1].messages) == expected
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_was_folded_is_said(stream: bool) -> None:
+    backend = FakeBackend(["fine"])
+    backend.before = [ReplyDelta(prompt=Prompt("Hi", (1,), notes=("It was folded.",)))]
+    response = ask(backend, messages=[HI], stream=stream)
+    bodies = events_of(response.text) if stream else [response.json()]
+    assert [body["notes"] for body in bodies if "notes" in body] == [["It was folded."]]
 
 
 # Bodies

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from chatui.chat import Message, Prompt, SystemRole, TemplateFacts
+from chatui.chat import Message, Prompt, Role, SystemRole, TemplateFacts
 from chatui.errors import ModelError, PromptError
 from chatui.local import prompt as prompts
 from tests import models
@@ -147,7 +147,7 @@ def test_what_was_thought_is_not_sent_back():
         [ASSISTANT],
         [SYSTEM, ASSISTANT],
         [Message("user", " "), ASSISTANT],
-        [USER, SYSTEM],
+        [Message("user", " "), SYSTEM],
     ],
 )
 def test_nothing_to_answer(messages: list[Message]):
@@ -207,6 +207,82 @@ def test_a_template_that_refuses_a_conversation_says_why():
     )
     with pytest.raises(PromptError, match="too many"):
         prompts.build(tokenizer, template, [USER, ASSISTANT, USER], 500)
+
+
+MADE = {f"family {name}" if name in READY else name: family.tokenizer() for name, family in FAMILIES.items()}
+ALL = {**READY, **{name: (made, prompts.probe(made)) for name, made in MADE.items()}}
+
+
+@pytest.mark.parametrize(
+    ("name", "later_system", "reply_first"),
+    [
+        ("chatml", True, True),
+        ("gemma", False, False),
+        ("mistral", False, False),
+        ("llama 2", False, False),
+        ("llama 3", True, True),
+        ("phi 3", True, True),
+        ("qwen 3", True, True),
+        ("qwen 2.5", True, True),
+        ("deepseek r1", False, True),
+        ("command r", False, False),
+    ],
+)
+def test_what_a_template_takes_where(name: str, later_system: bool, reply_first: bool):
+    template = ALL[name][1]
+    assert (template.takes_later_system, template.takes_reply_first) == (later_system, reply_first)
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(st.lists(st.sampled_from(["system", "user", "assistant"]), max_size=7), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_nothing_that_is_said_is_lost_whoever_speaks_when(name: str, roles: list[Role], trailing: bool):
+    roles = [*roles, "user", *(["system"] if trailing else [])]
+    messages = [Message(role, f"said {place}.") for place, role in enumerate(roles)]
+    prompt = prompts.build(*ALL[name], messages, 5000)
+    places = [prompt.text.find(message.content) for message in messages]
+    assert -1 not in places
+    # Mistral's own template puts the first system message into the last question.
+    assert (found := places[1:] if roles[0] == "system" else places) == sorted(found)
+    assert all(prompt.text.count(message.content) == 1 for message in messages)
+    counted = {span.source for span in prompt.spans}
+    assert {"persona"} & counted == ({"persona"} if "system" in roles else set())
+
+
+def test_a_first_message_of_the_assistants_stays():
+    prompt = build("chatml", SYSTEM, ASSISTANT, USER)
+    assert prompt.text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n")
+    assert (prompt.dropped, prompt.notes) == (0, ())
+    for messages in ([SYSTEM, ASSISTANT, USER], [ASSISTANT, USER]):
+        folded = build("gemma", *messages)
+        opening = "Be kind." if messages[0] is SYSTEM else prompts.OPENING
+        assert folded.text.startswith(f"<start_of_turn>user\n{opening}<end_of_turn>\n<start_of_turn>model\nHello")
+        assert [message.role for message in folded.messages] == ["user", "assistant", "user"]
+        assert len(folded.notes) == (messages[0] is not SYSTEM)
+
+
+def test_a_later_system_message_is_folded_where_the_template_refuses_it_and_that_is_said():
+    messages = [USER, ASSISTANT, Message("system", "Now rhyme."), USER]
+    native, folded = build("chatml", *messages), build("gemma", *messages)
+    assert "<|im_start|>system\nNow rhyme.<|im_end|>\n<|im_start|>user\nHi" in native.text
+    assert native.notes == ()
+    assert "<start_of_turn>user\nNow rhyme.\n\nHi<end_of_turn>" in folded.text
+    (note,) = folded.notes
+    assert "system message" in note
+    assert "user\nHi\n\nNow rhyme.<end_of_turn>" in build("gemma", USER, Message("system", "Now rhyme.")).text
+    # Where turns need not alternate, only what is folded is joined.
+    tokenizer, template = ALL["deepseek r1"]
+    text = prompts.build(tokenizer, template, [USER, USER, ASSISTANT, Message("system", "Rhyme."), USER], 500).text
+    assert "<｜User｜>Hi<｜User｜>Hi<｜Assistant｜>Hello<｜end▁of▁sentence｜><｜User｜>Rhyme.\n\nHi" in text
+
+
+def test_what_stands_before_a_question_goes_with_it_when_turns_are_left_out():
+    turns = [ASSISTANT, USER, ASSISTANT, Message("system", "Now rhyme."), USER]
+    least = build("chatml", SYSTEM, *turns[3:])
+    shorter = build("chatml", SYSTEM, *turns, limit=len(least.token_ids))
+    assert shorter == replace(least, dropped=3)
+    without_greeting = build("chatml", SYSTEM, *turns[1:])
+    assert build("chatml", SYSTEM, *turns, limit=len(without_greeting.token_ids)).dropped == 1
 
 
 class TestContinued:
