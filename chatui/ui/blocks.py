@@ -14,6 +14,8 @@ from gradio.context import LocalContext
 from gradio.state_holder import SessionState
 from starlette.requests import Request
 
+from chatui import i18n
+from chatui.ui import speaking
 from chatui.ui.sessions import Session
 
 log = logging.getLogger(__name__)
@@ -27,14 +29,33 @@ _first: ContextVar[Props | None] = ContextVar("first", default=None)
 LONGEST_SECONDS = 1.0
 """So long a page waits for the store."""
 
+WORDED = frozenset({"label", "info", "placeholder", "value", "submit_btn", "stop_btn", "choices", "examples"})
+"""Properties of components that may hold words of ours."""
+
 Opening = Callable[[], Awaitable[dict[Any, Any]]]
 
 
 class Page(gr.Blocks):
     """Leaves alone the outputs that an event leaves alone: Gradio makes those components anew, at every redraw.
 
-    Its configuration is each visitor's own while a page is sent `on_opening`.
+    Its configuration is each visitor's own while a page is sent `on_opening`, and in the visitor's language.
     """
+
+    def says(self, component: gr.components.Component, **made: Callable[[], Any]) -> None:
+        """Make these properties of a component anew for each language; plain words are found without."""
+        vars(self).setdefault("_made", {})[component._id] = made
+
+    async def process_api(  # type: ignore[override]
+        self,
+        block_fn: BlockFunction | int,
+        inputs: list[Any],
+        state: SessionState | None = None,
+        request: Any = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Answer an event in the language of the one who caused it."""
+        with i18n.speaking(speaking.asked_in(request)):
+            return await super().process_api(block_fn, inputs, state, request, **options)
 
     async def postprocess_data(
         self, block_fn: BlockFunction, predictions: list[Any] | dict[Any, Any], state: SessionState | None
@@ -77,17 +98,34 @@ class Page(gr.Blocks):
     @property
     def config(self) -> Any:
         """What Gradio sends to the browser."""
-        first = _first.get()
-        if first is None:
+        first = _first.get() or {}
+        spoken = i18n.language() != i18n.SOURCE
+        if not first and not spoken:
             return self._config
         components = [
-            {**each, "props": {**each["props"], **first.get(each["id"], {})}} for each in self._config["components"]
+            {**each, "props": {**(self._spoken(each) if spoken else each["props"]), **first.get(each["id"], {})}}
+            for each in self._config["components"]
         ]
         return {**self._config, "components": components}
 
     @config.setter
     def config(self, config: Any) -> None:
         self._config = config
+
+    def _spoken(self, component: Any) -> dict[str, Any]:
+        """What a component shows, in the language spoken now."""
+        made = vars(self).get("_made", {}).get(component["id"], {})
+        props = {name: _worded(value) if name in WORDED else value for name, value in component["props"].items()}
+        return {**props, **{name: make() for name, make in made.items()}}
+
+
+def _worded(value: Any) -> Any:
+    """A value with the messages in it told in the language spoken now."""
+    if isinstance(value, str):
+        return i18n.gettext(value) if value else value
+    if isinstance(value, list | tuple):
+        return [_worded(each) for each in value]
+    return {name: _worded(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
 def _props(shown: Any) -> Mapping[str, Any]:

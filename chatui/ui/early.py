@@ -15,11 +15,13 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chatui import i18n
 from chatui.errors import NotFoundError
+from chatui.i18n import _
 from chatui.owners import OwnerOf
 from chatui.runner import Runner
 from chatui.store.records import StoredMessage
-from chatui.ui import lasting, listening, listing, written
+from chatui.ui import lasting, listening, listing, speaking, written
 from chatui.ui.place import FIRST_SHOWN, Place
 
 MOST_MESSAGES = 12
@@ -40,7 +42,7 @@ def markup(path: Sequence[StoredMessage], list_of_chats: str) -> str:
             break
         room -= len(message.content)
         side = "user" if message.role == "user" else "bot"
-        thought = '<p class="early-thought">Thought</p>' if message.reasoning else ""
+        thought = f'<p class="early-thought">{_("Thought")}</p>' if message.reasoning else ""
         shown.append(f'<div class="early-{side}">{thought}{_MARKDOWN.render(written.escape(message.content))}</div>')
     parts = {
         "early-list": list_of_chats,
@@ -69,8 +71,9 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
             path[-1] = live.as_message()
         listed = await asyncio.to_thread(shelf.conversations, FIRST_SHOWN + 1)
         now = datetime.now(timezone(timedelta(minutes=listening.minutes_ahead_in(request.cookies))))
-        shown = listing.listing(listed[:FIRST_SHOWN], Place(chat), now, len(listed) > FIRST_SHOWN)
-        return HTMLResponse(markup(path, shown), headers=headers)
+        with i18n.speaking(i18n.negotiated(request.headers.get("accept-language"))):
+            shown = listing.listing(listed[:FIRST_SHOWN], Place(chat), now, len(listed) > FIRST_SHOWN)
+            return HTMLResponse(markup(path, shown), headers=headers)
 
     return Route("/early", early)
 
@@ -114,7 +117,7 @@ class Head:
                 return
             body = message.get("body", b"")
             made, start = start, None
-            added = body.replace(b"</head>", HEAD + b"</head>", 1)
+            added = speaking.spoken(body.replace(b"</head>", speaking.words().encode() + HEAD + b"</head>", 1))
             told = MutableHeaders(scope=made)
             told["cache-control"] = "no-store"
             if "content-length" in told:

@@ -22,7 +22,7 @@ from chatui.runner import Runner
 from chatui.security import Login, SecurityMiddleware
 from chatui.settings import GenerationSettings
 from chatui.store.shelf import Shelf
-from chatui.ui import controls, early, header, lasting, listening, sessions, theme
+from chatui.ui import controls, early, header, lasting, listening, sessions, speaking, theme
 from chatui.ui.blocks import Page
 from chatui.ui.conversation import Conversation
 from chatui.ui.inspector_panel import InspectorPanel
@@ -77,6 +77,7 @@ def mount(app: FastAPI, runner: Runner, cookies: Cookies, login: Login | None, r
         return contextlib.nullcontext() if login is not None and name is None else page.on_opening(request, name)
 
     gradio_app.add_middleware(early.Head, opening=opening)
+    gradio_app.add_middleware(speaking.Speaking)
     app.add_middleware(lasting.Lasting)
     app.add_middleware(GZipMiddleware, compresslevel=LITTLE)
     return login_of
@@ -97,6 +98,7 @@ def launch(runner: Runner, cookies: Cookies, login: Login | None, routes: list[B
     middleware = [
         Middleware(GZipMiddleware, compresslevel=LITTLE),
         Middleware(lasting.Lasting),
+        Middleware(speaking.Speaking),
         Middleware(early.Head, opening=opening),
         Middleware(EventStreams, page=page),
     ]

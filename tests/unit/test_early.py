@@ -19,7 +19,7 @@ from chatui.settings import AppSettings
 from chatui.store.records import Progress, StoredMessage
 from chatui.store.rows import now
 from chatui.store.store import Store
-from chatui.ui import early
+from chatui.ui import early, speaking
 from tests.databases import ask
 from tests.fakes import FakeBackend
 
@@ -105,7 +105,9 @@ def test_the_head_of_pages_alone_is_added_to(accept: str) -> None:
 
     client = TestClient(early.Head(Starlette(routes=[Route("/", html), Route("/text", text)]), opening))
     got = client.get("/", headers={"accept": accept})
-    expected = page.replace("</head>", early.HEAD.decode() + "</head>") if accept == "text/html" else page
+    expected = (
+        page.replace("</head>", speaking.words() + early.HEAD.decode() + "</head>") if accept == "text/html" else page
+    )
     assert got.text == expected
     assert int(got.headers["content-length"]) == len(expected.encode())
     assert (got.headers.get("cache-control") == "no-store") == (accept == "text/html")

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 RANK = {
     "settings": 1,
     "errors": 0,
+    "i18n": 0,
     "imports": 0,
     "priority": 0,
     "traces": 0,

@@ -1,3 +1,6 @@
+// Gradio speaks the language of the page, which the server chose among ours: else a page would be in two.
+Object.defineProperty(navigator, "language", { value: document.documentElement.lang, configurable: true });
+
 // Shows the conversation of the address while the page is still being made (early.py).
 (() => {
   const { searchParams } = new URL(location.href);

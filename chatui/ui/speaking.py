@@ -1,0 +1,53 @@
+"""Which language the page is in: said by the browser with each request, and heard by all that answers it."""
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+import gradio as gr
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chatui import i18n
+from chatui.ui.theme import ASSETS
+
+_HTML = re.compile(rb"<html\s+lang=\"[^\"]*\"")
+
+
+class Speaking:
+    """Answers each request in the language that its browser likes best."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request of any kind."""
+        accepted = Headers(scope=scope).get("accept-language") if scope["type"] == "http" else None
+        with i18n.speaking(i18n.negotiated(accepted)):
+            await self._app(scope, receive, send)
+
+
+def asked_in(request: Any) -> str:
+    """The language of the one whom an event of Gradio's answers."""
+    first = request[0] if isinstance(request, list) and request else request
+    headers = first.headers if isinstance(first, gr.Request) and first.request is not None else {}
+    return i18n.negotiated(headers.get("accept-language"))
+
+
+def spoken(page: bytes) -> bytes:
+    """A page of Gradio's that says which language it is in, and has the words of our script."""
+    said = f'<html lang="{i18n.language()}" dir="{i18n.direction()}"'.encode()
+    return _HTML.sub(said, page, count=1)
+
+
+def words() -> str:
+    """What chatui.js finds its words by: markup for the head of the page."""
+    found = {message: i18n.translated(message) for message in _of_the_script()}
+    made = json.dumps(found, ensure_ascii=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="chatui-words">{made}</script>'
+
+
+@cache
+def _of_the_script() -> tuple[str, ...]:
+    return tuple(i18n.in_script((ASSETS / "chatui.js").read_text(encoding="utf-8")))
