@@ -48,6 +48,7 @@ class ModelSpec:
     slots: int = AppSettings.model_fields["slots"].default
     kv_memory: int | None = None
     compile: Compile = "auto"
+    chat_template: Path | None = None
 
     @classmethod
     def from_settings(cls, settings: AppSettings) -> "ModelSpec":
@@ -62,6 +63,7 @@ class ModelSpec:
             settings.slots,
             None if settings.kv_memory is None else int(settings.kv_memory * 1e9),
             settings.compile,
+            settings.chat_template,
         )
 
 

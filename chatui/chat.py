@@ -147,6 +147,7 @@ class TemplateFacts:
     """What is known of a chat template: its text, what became of the system role, and what it can do.
 
     `alternates` where turns must; `thinks` where it knows <think> tags, `tools` where it takes functions to call.
+    `replaced` where it is the operator's, not the model's own.
     """
 
     text: str
@@ -154,6 +155,7 @@ class TemplateFacts:
     alternates: bool
     thinks: bool
     tools: bool
+    replaced: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ def text_of(ids):
 
 """
 # As chatui.local.prompt.guard names them.
+TEMPLATE = """\
+# The operator of chatui had given this template in place of the model's own.
+tokenizer.chat_template = {text}
+"""
 CONTROL = """\
 # What a person typed stays text, even where it reads like a control token.
 tokenizer.chat_control_tokens = [
@@ -206,6 +210,9 @@ def _prompt(inspection: Inspection) -> str:
     messages, ids = inspection.prompt.messages, list(inspection.prompt.token_ids)
     typed = any(bracket in message.content + message.reasoning for message in messages for bracket in "<[")
     control, options = (CONTROL, ", sanitize_control_tokens=True") if typed else ("", "")
+    template = inspection.model.template
+    if template is not None and template.replaced:
+        control = TEMPLATE.format(text=_literal(template.text)) + control
     if messages[-1].role != "assistant":
         return control + BEGINNING.format(options=options, checksum=_checksum(ids))
     listed = textwrap.fill(", ".join(map(str, ids)), WIDTH, initial_indent="    ", subsequent_indent="    ")

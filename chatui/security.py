@@ -1,5 +1,7 @@
 """What every answer says to the browser, which requests from other sites are turned away, and who may log in."""
 
+import codecs
+import contextlib
 import hmac
 import os
 from collections.abc import Callable, Mapping
@@ -95,12 +97,24 @@ def is_foreign(headers: Headers) -> bool:
     return urlsplit(origin).netloc not in {host.strip() for host in hosts if host.strip()}
 
 
+def _lines_of(file: Path) -> list[str]:
+    """The lines of a text file, with or without a byte order mark, as Windows' programs write it."""
+    data = file.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise SettingsError("auth", f"the file {file} is not UTF-8 text") from None
+
+
 def read_login(auth: str | None) -> Login | None:
     """The check of user name and password, from `user:password` or a file of such lines. Raises SettingsError."""
     if auth is None:
         return None
-    path = Path(auth).expanduser()
-    lines = path.read_text().splitlines() if path.is_file() else [auth]
+    path = Path(auth)
+    with contextlib.suppress(RuntimeError):  # a user name may begin with ~
+        path = path.expanduser()
+    lines = _lines_of(path) if path.is_file() else [auth]
     known: dict[str, str] = {}
     for line in lines:
         user, colon, password = line.strip().partition(":")

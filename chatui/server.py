@@ -86,15 +86,24 @@ def run(settings: AppSettings) -> None:
     port = listening.getsockname()[1]
     if settings.share:
         threading.Thread(target=_share, args=(port,), daemon=True).start()
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-    print(f"chatui is at http://{host}:{port}{settings.root_path}", flush=True)
+    print(f"chatui is at {address(settings.host, port)}{settings.root_path}", flush=True)
     logging.getLogger("uvicorn.error").addFilter(_tells_more_than_an_open_tab)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, ws="none", lifespan="on")
     uvicorn.Server(config).run(sockets=[listening])
 
 
+def address(host: str, port: int) -> str:
+    """The URL at which this computer's browser finds a server that listens there."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _routes(backend: Backend) -> list[BaseRoute]:
     from chatui.ui import theme
+
+    async def livez(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "alive"})
 
     async def healthz(_: Request) -> JSONResponse:
         model = backend.models()[0]
@@ -103,9 +112,16 @@ def _routes(backend: Backend) -> list[BaseRoute]:
             answer["error"] = str(model.error)
         elif model.phase:
             answer["phase"] = model.phase
-        return JSONResponse(answer)
+        headers = {"Cache-Control": "no-store"}
+        if model.state == "loading":
+            headers["Retry-After"] = "5"
+        return JSONResponse(answer, 200 if model.state == "ready" else 503, headers)
 
-    return [Route("/healthz", healthz), Mount(theme.ASSETS_ROUTE, StaticFiles(directory=theme.ASSETS))]
+    return [
+        Route("/healthz", healthz),
+        Route("/livez", livez),
+        Mount(theme.ASSETS_ROUTE, StaticFiles(directory=theme.ASSETS)),
+    ]
 
 
 def _listen(settings: AppSettings) -> socket.socket:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -159,6 +159,9 @@ class AppSettings(BaseSettings):
     compile: Compile = Field(
         "auto", description="Compile the model's step in the background after the first replies; off never does."
     )
+    chat_template: Path | None = Field(
+        None, description="File with a chat template (Jinja) to use instead of the model's own."
+    )
     queue: int = Field(64, ge=1, le=10_000, description="Most requests that may wait; more are turned away.")
     inspect: bool = Field(
         True, description="Keep how each reply came about, to be looked at with Inspect; --no-inspect does not."
@@ -180,11 +183,11 @@ class AppSettings(BaseSettings):
     share: bool = Field(False, description="Print a public gradio.live link; needs --auth.")
     share_without_login: bool = Field(False, description="Allow --share to everyone who has the link.")
     cache_dir: Path = Field(
-        default_factory=lambda: user_cache_path("chatui"),
+        default_factory=lambda: _user_folder(user_cache_path, "cache_dir"),
         description="Folder for the converted default model.",
     )
     data_dir: Path = Field(
-        default_factory=lambda: user_data_path("chatui"),
+        default_factory=lambda: _user_folder(user_data_path, "data_dir"),
         description="Folder where conversations and personas are kept.",
     )
     database_url: str | None = Field(
@@ -207,6 +210,12 @@ class AppSettings(BaseSettings):
         listening = InitSettingsSource(settings_cls, gradio)
         return init_settings, env_settings, dotenv_settings, file_secret_settings, listening
 
+    @field_validator("chat_template", "cache_dir", "data_dir")
+    @classmethod
+    def _from_home(cls, value: Path | None) -> Path | None:
+        """No shell expands ~ in a variable or behind `--flag=`."""
+        return value and expand_user(value)
+
     # Not ranges of the field: pydantic's error would show the key on the console.
     @model_validator(mode="after")
     def _api_key_can_be_sent(self) -> Self:
@@ -222,6 +231,26 @@ class AppSettings(BaseSettings):
                 "or --share-without-login if that is what you want"
             )
         return self
+
+
+def expand_user(path: Path) -> Path:
+    """The path with ~ and ~name replaced. Raises ValueError where that user is not known or has no home folder."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("there is no home folder for ~; write the whole path") from None
+
+
+def _user_folder(find: Callable[[str], Path], field: str) -> Path:
+    """The user's own folder for this program. Raises SettingsError for a user who has no home folder."""
+    try:
+        found = find("chatui")
+    except RuntimeError:
+        found = Path()
+    if found.is_absolute():
+        return found
+    flag = "--" + field.replace("_", "-")
+    raise SettingsError(field, "the user has no home folder.", f"Set HOME, or name a folder with {flag}.")
 
 
 def settings_error(error: ValidationError) -> SettingsError:

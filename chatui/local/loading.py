@@ -1,6 +1,7 @@
 """ModelSpec -> LoadedModel: finds the files, checks them and loads what they hold."""
 
 import hashlib
+import json
 import logging
 import warnings
 from collections.abc import Callable
@@ -127,6 +128,8 @@ def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
     config = None if source.gguf_file else config_of(spec, source, trusted)
     check_weights(spec, source.folder, source.gguf_file, source.levels, getattr(config, "dtype", None), device_map)
     tokenizer = _tokenizer(spec, source, trusted)
+    if spec.chat_template is not None:
+        tokenizer.chat_template = _read_template(spec.chat_template)
     template = probe(tokenizer)
     guard(tokenizer)
     report("loading the weights")
@@ -153,8 +156,11 @@ def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
     facts.touch(model)
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     kept = {tokenizer.convert_tokens_to_ids(tag) for tag in THINKING_TAGS & set(tokenizer.get_vocab())}
+    described = facts.info(model, tokenizer, template, precision, parameters, made)
+    if described.template is not None and spec.chat_template is not None:
+        described = replace(described, template=replace(described.template, replaced=True))
     info = replace(
-        facts.info(model, tokenizer, template, precision, parameters, made),
+        described,
         name=path.resolve().name if (path := Path(spec.name).expanduser()).exists() else spec.name,
         context_length=context_length(model.config.get_text_config(decoder=True), tokenizer),
         notes=(*template.notes, *notes),
@@ -174,7 +180,10 @@ def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
 
 def _from_home(path: Path) -> str:
     """As ~/..., where it is in the user's home: what a page shows should not name the user."""
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return str(path)
     return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
 
 
@@ -198,6 +207,26 @@ def _tokenizer(spec: ModelSpec, source: Files, trusted: dict[str, bool]) -> PreT
             raise
         raise no_tokenizer(spec, source.folder) from error
     return tokenizer
+
+
+def _read_template(file: Path) -> str:
+    """The template in a text file, or in JSON under `chat_template` as in tokenizer_config.json. Raises ModelError."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ModelError(f"The chat template {file} cannot be read: {reason}.", "Check --chat-template.") from None
+    if file.suffix == ".json":
+        try:
+            found = json.loads(text)["chat_template"]
+        except (ValueError, KeyError, TypeError):
+            found = None
+        if not isinstance(found, str):
+            raise ModelError(f"{file} holds no chat_template.", "Name a Jinja file, or a tokenizer_config.json.")
+        text = found
+    if not text.strip():
+        raise ModelError(f"The chat template {file} is empty.", "Check --chat-template.")
+    return text
 
 
 def _dtype(spec: ModelSpec, source: Files) -> "torch.dtype | str":

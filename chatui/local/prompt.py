@@ -67,7 +67,8 @@ def probe(tokenizer: PreTrainedTokenizerBase) -> Template:
     if not tokenizer.chat_template:
         raise ModelError(
             "This model has no chat template, so it does not know what a conversation looks like.",
-            "Choose a model made for chatting; their names often end in -Instruct or -it.",
+            "Choose a model made for chatting; their names often end in -Instruct or -it. If you have its template, "
+            "give it with --chat-template FILE.",
         )
     user, assistant = Message("user", "Hi " + PROBE), Message("assistant", PROBE)
     system = Message("system", "system " + PROBE)

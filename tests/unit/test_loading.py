@@ -166,6 +166,44 @@ def test_bad_folders(folder: Path, case: str):
 
 
 @pytest.mark.parametrize(
+    ("file", "written"),
+    [
+        ("own.jinja", models.CHATML.encode()),
+        ("own.jinja", b"\xef\xbb\xbf" + models.CHATML.encode()),
+        ("tokenizer_config.json", json.dumps({"chat_template": models.CHATML}).encode()),
+    ],
+)
+def test_the_operators_chat_template_takes_the_place_of_the_models(
+    folder: Path, tmp_path: Path, file: str, written: bytes
+):
+    remove("chat_template.jinja")(folder)
+    own = tmp_path / file
+    own.write_bytes(written)
+    info = load(folder, chat_template=own).info
+    assert info.template is not None
+    assert info.template.text == models.CHATML
+    assert info.template.replaced
+
+
+@pytest.mark.parametrize(
+    ("file", "written", "says"),
+    [
+        ("own.jinja", None, "cannot be read"),
+        ("own.jinja", b"\xff\xfe", "not UTF-8"),
+        ("own.jinja", b" \n", "is empty"),
+        ("own.jinja", b"{% for %}", "does not work"),
+        ("own.json", b"[]", "holds no chat_template"),
+        ("own.json", b"{", "holds no chat_template"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used(folder: Path, tmp_path: Path, file: str, written: bytes | None, says: str):
+    own = tmp_path / file
+    if written is not None:
+        own.write_bytes(written)
+    assert says in failure(folder, chat_template=own)
+
+
+@pytest.mark.parametrize(
     ("name", "says"),
     [
         ("/no/such/folder", "There is no model folder"),

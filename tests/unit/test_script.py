@@ -151,6 +151,21 @@ def test_a_template_that_goes_on_to_the_letter_is_used_as_it_is(load: Callable[.
     assert "The template makes the prompt of chatui: True" in run(written(load(models.CHATML), CUT, GREEDY)[1])[1]
 
 
+def test_the_script_takes_the_template_that_the_operator_gave(load: Callable[..., LoadedModel]) -> None:
+    """The model's files hold another one, so the prompt is the same only where the script brings it along."""
+    own, other = load(models.CHATML), load(models.GEMMA)
+    own.tokenizer.chat_template = models.GEMMA
+    facts = replace(other.info.template, replaced=True) if other.info.template else None
+    given = replace(own, template=other.template, info=replace(own.info, template=facts))
+    try:
+        inspection, script, _ = written(given, TALK, GREEDY)
+    finally:
+        own.tokenizer.chat_template = models.CHATML
+    names, printed = run(script)
+    assert "prompt is that of chatui: True" in printed
+    assert names["reply"] == ids_of(inspection)
+
+
 def test_many_seeds(load: Callable[..., LoadedModel]) -> None:
     for seed in range(8):
         other, script, _ = written(load(models.CHATML), TALK[:2], {**WARM, "seed": seed, "max_new_tokens": 8})

@@ -93,3 +93,30 @@ def test_bad_logins_are_refused_at_start(auth: str, tmp_path: Path) -> None:
 
 def test_no_login_is_asked_for_by_default() -> None:
     assert read_login(None) is None
+
+
+LOGINS = "ada:secret\r\nbob:hunter2\r\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_of_logins_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "logins"
+    file.write_bytes(LOGINS.encode(encoding))
+    login = read_login(str(file))
+    assert login is not None
+    assert login("ada", "secret")
+    assert login("bob", "hunter2")
+    assert not login("ada", "hunter2")
+
+
+def test_a_file_of_logins_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "logins"
+    file.write_bytes(b"ada:\xff\xfe\xfa")
+    with pytest.raises(SettingsError, match="not UTF-8"):
+        read_login(str(file))
+
+
+def test_a_user_name_may_begin_with_a_tilde() -> None:
+    login = read_login("~nobody-of-that-name:secret")
+    assert login is not None
+    assert login("~nobody-of-that-name", "secret")

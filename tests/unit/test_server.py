@@ -44,9 +44,29 @@ def test_healthz_tells_the_state() -> None:
     client = TestClient(app_for(backend))
     assert client.get("/healthz").json() == {"status": "ready", "model": "fake/echo"}
     backend.status = ModelStatus("m", "loading", "reading")
-    assert client.get("/healthz").json() == {"status": "loading", "model": "m", "phase": "reading"}
+    loading = client.get("/healthz")
+    assert loading.json() == {"status": "loading", "model": "m", "phase": "reading"}
+    assert (loading.status_code, loading.headers["retry-after"]) == (503, "5")
     backend.status = ModelStatus("m", "failed", error=ModelError("Too big.", "Buy memory."))
-    assert client.get("/healthz").json() == {"status": "failed", "model": "m", "error": "Too big. Buy memory."}
+    failed = client.get("/healthz")
+    assert failed.json() == {"status": "failed", "model": "m", "error": "Too big. Buy memory."}
+    assert failed.status_code == 503
+    assert client.get("/livez").status_code == 200, "the process lives, whatever its model does"
+
+
+@pytest.mark.parametrize(
+    ("host", "printed"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:7860"),
+        ("0.0.0.0", "http://127.0.0.1:7860"),
+        ("::", "http://127.0.0.1:7860"),
+        ("::1", "http://[::1]:7860"),
+        ("fe80::1", "http://[fe80::1]:7860"),
+        ("my.host", "http://my.host:7860"),
+    ],
+)
+def test_the_printed_address_opens_in_a_browser(host: str, printed: str) -> None:
+    assert server.address(host, 7860) == printed
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -78,6 +79,28 @@ def test_sharing_needs_a_login_or_a_clear_no(monkeypatch: pytest.MonkeyPatch) ->
         AppSettings(share=True)
     assert AppSettings(share=True, auth="a:b").share
     assert AppSettings(share=True, share_without_login=True).share
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CHATUI_DATA_DIR", "~/data")
+    settings = AppSettings(cache_dir=Path("~/cache"), chat_template=Path("~/own.jinja"))
+    assert settings.data_dir == tmp_path / "data"
+    assert settings.cache_dir == tmp_path / "cache"
+    assert settings.chat_template == tmp_path / "own.jinja"
+    with pytest.raises(ValueError, match="no home folder"):
+        AppSettings(data_dir=Path("~nobody-of-that-name/x"))
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(*_: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("CHATUI_DATA_DIR", raising=False)
+    monkeypatch.setattr("chatui.settings.user_data_path", no_home)
+    with pytest.raises(SettingsError, match="--data-dir"):
+        AppSettings()
+    assert AppSettings(data_dir=Path("/data")).data_dir == Path("/data")
 
 
 def test_environment_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
