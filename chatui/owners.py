@@ -111,7 +111,7 @@ class OwnerMiddleware:
             query = [(name, own(value) if name == SESSION else value) for name, value in query]
             scope = {**scope, "query_string": urlencode(query).encode()}
         headers = Headers(scope=scope)
-        if scope["method"] == "POST" and not headers.get("content-type", "").startswith("multipart/"):
+        if scope["method"] == "POST" and not headers.get("content-type", "").lower().startswith("multipart/"):
             receive = _Told(receive, own)
         return {**scope, "path": path}, receive
 

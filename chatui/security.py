@@ -75,10 +75,16 @@ class SecurityMiddleware:
             await send(message)
 
         if scope["method"] not in SAFE_METHODS and is_foreign(Headers(scope=scope)):
-            refusal = JSONResponse({"error": "This request comes from another site."}, status_code=403)
-            await refusal(scope, receive, guarded)
+            await refusal(403, "This request comes from another site.")(scope, receive, guarded)
             return
         await self._app(scope, receive, guarded)
+
+
+def refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An answer that both the page and the clients of /v1 can show."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    error = {"message": message, "type": kind, "param": None, "code": None}
+    return JSONResponse({"detail": message, "error": error}, status, headers)
 
 
 def is_foreign(headers: Headers) -> bool:

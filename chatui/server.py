@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 from chatui import downloads, owners
 from chatui.api import routes
 from chatui.api.access import limited
+from chatui.bodies import BodyLimit
 from chatui.catalogue import ModelSpec
 from chatui.chat import Backend
 from chatui.errors import ChatError, SettingsError
@@ -66,6 +67,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     # Gradio grants any Origin on a public host unless its parent app has a CORS layer; ours grants none.
     app.add_middleware(CORSMiddleware, allow_origins=[])
     app.add_middleware(OwnerMiddleware, cookies=cookies)
+    app.add_middleware(BodyLimit)
     app.add_middleware(SecurityMiddleware)
     login_of = page.mount(app, runner, cookies, login, settings.root_path)
     return app

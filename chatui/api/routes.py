@@ -17,14 +17,12 @@ from chatui.api.access import Access
 from chatui.api.answers import ApiError, Fields, Reply, describe_error, describe_model, to_json
 from chatui.api.incoming import ClientGoneError, Incoming
 from chatui.api.requests import find_model, read_chat
+from chatui.bodies import LARGEST_BODY
 from chatui.chat import Backend, ReplyDelta
 from chatui.errors import ChatError, unexpected
 from chatui.settings import AppSettings
 
 log = logging.getLogger(__name__)
-
-LARGEST_BODY = 8 * 2**20
-"""Bytes."""
 
 # A place in the queue says nothing of whether the prompt will do: wait a while for that, so that a prompt which will
 # not is answered with its HTTP status.

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Mount
 
 from chatui import personas
+from chatui.bodies import LARGEST_UPLOAD, BodyLimit
 from chatui.chat import Backend
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.runner import Runner
@@ -30,9 +31,6 @@ from chatui.ui.persona_panel import PersonaPanel
 from chatui.ui.sidebar import Sidebar
 from chatui.ui.streams import EventStreams
 from chatui.ui.wires import wire
-
-LARGEST_UPLOAD = "200mb"
-"""Years of conversations from elsewhere; a persona's picture is far smaller."""
 
 LITTLE = 1
 """How much gzip compresses what Gradio does not: a page to a seventh, in a millisecond."""
@@ -88,7 +86,9 @@ def launch(runner: Runner, cookies: Cookies, login: Login | None, routes: list[B
 
     launch() cannot leave out Gradio's CORS layer, which grants any origin on a public host: ours takes its place.
     """
-    vars(gradio.routes)["CustomCORSMiddleware"] = lambda app, **_: SecurityMiddleware(OwnerMiddleware(app, cookies))
+    vars(gradio.routes)["CustomCORSMiddleware"] = lambda app, **_: SecurityMiddleware(
+        BodyLimit(OwnerMiddleware(app, cookies))
+    )
     sessions.install()
     page = build(runner, cookies)
 

@@ -23,6 +23,7 @@ RANK = {
     "script": 3.2,
     "personas": 3,
     "security": 3,
+    "bodies": 3.1,
     "store": 3.5,
     "runner": 3.7,
     "owners": 3,

@@ -1,0 +1,210 @@
+"""Bodies of requests, read within limits of size, time and number of values before anything else sees them."""
+
+import asyncio
+import re
+import time
+import zlib
+
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chatui.security import refusal
+
+LARGEST_BODY = 4 * 2**20
+"""Bytes: a million tokens of text. All of it is held in memory."""
+LARGEST_FORM = 64 * 2**10
+"""Bytes of a form, such as the login's."""
+LARGEST_UPLOAD = 200_000_000
+"""Bytes of a file: years of conversations from elsewhere. It goes to the disk as it comes."""
+MOST_VALUES = 200_000
+"""Values in JSON: each takes some 60 bytes and some of everybody's time, however little it says."""
+
+PATIENCE_SECONDS = 30.0
+SLOWEST = 2_000
+"""Bytes per second that a body must come at, once PATIENCE_SECONDS are over."""
+
+SMALL = 64 * 2**10
+MOST_HELD = 64 * 2**20
+"""Bytes of bodies above SMALL that may be on their way at once; one more is asked to come again."""
+
+UPLOAD = "/gradio_api/upload"
+
+
+class RefusedError(Exception):
+    """This body is not taken; `status` and the message are for the client."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BodyLimit:
+    """Reads each body whole, which must be small, and hands it on; an upload goes through piece by piece.
+
+    What it wraps never sees a body that is refused: with 413 for its size, 408 for its pace, 503 when too many large
+    ones come at once. A body that is compressed with gzip is unpacked, under the same limit.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request of any kind."""
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+            await self._app(scope, receive, send)
+            return
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        is_form = kind in ("multipart/form-data", "application/x-www-form-urlencoded")
+        try:
+            if kind == "multipart/form-data" and scope["method"] == "POST" and scope["path"] == UPLOAD:
+                _check_announced(headers, LARGEST_UPLOAD + LARGEST_FORM)
+                upload = _Upload(receive, send)
+                await self._app(scope, upload.receive, upload.send)
+                return
+            most = LARGEST_FORM if is_form else LARGEST_BODY
+            _check_announced(headers, most)
+            body = await self._read(receive, most)
+            if body is None:
+                return
+            if "content-encoding" in headers:
+                scope, body = _unpacked(scope, headers["content-encoding"], body, most)
+            if not is_form:
+                check_values(body)
+        except RefusedError as error:
+            await refusal(error.status, str(error), _advice(error.status))(scope, receive, send)
+            return
+        await self._app(scope, _again(body, receive), send)
+
+    async def _read(self, receive: Receive, most: int) -> bytes | None:
+        """The whole body; None where the client leaves before its end. Raises RefusedError."""
+        body, pace, held = bytearray(), _Pace(), 0
+        try:
+            while True:
+                message = await pace.next(receive)
+                if message["type"] != "http.request":
+                    return None
+                body += message.get("body", b"")
+                if len(body) > most:
+                    raise _too_large(most)
+                more = max(0, len(body) - SMALL) - held
+                held += more
+                self._held += more
+                if self._held > MOST_HELD:
+                    raise RefusedError(503, "Too many large requests are coming in at once. Try again in a moment.")
+                if not message.get("more_body", False):
+                    return bytes(body)
+        finally:
+            self._held -= held
+
+
+class _Pace:
+    """How long a body may take: PATIENCE_SECONDS, and longer the more of it has come."""
+
+    def __init__(self) -> None:
+        self._latest = time.monotonic() + PATIENCE_SECONDS
+
+    async def next(self, receive: Receive) -> Message:
+        """The next message. Raises RefusedError where it comes too late."""
+        try:
+            async with asyncio.timeout(self._latest - time.monotonic()):
+                message = await receive()
+        except TimeoutError:
+            raise RefusedError(408, "The request came too slowly. Try again on a better connection.") from None
+        self._latest += len(message.get("body", b"")) / SLOWEST
+        return message
+
+
+class _Upload:
+    """A file on its way. Gradio removes what it has of it when its parser fails, and only then."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._pace, self._read = _Pace(), 0
+        self._complete = False
+        self._refused: RefusedError | None = None
+
+    async def receive(self) -> Message:
+        """The next piece. Raises MultiPartException where there is none that is taken."""
+        if self._complete:
+            return await self._receive()
+        try:
+            message = await self._pace.next(self._receive)
+            self._read += len(message.get("body", b""))
+            if self._read > LARGEST_UPLOAD + LARGEST_FORM:
+                raise _too_large(LARGEST_UPLOAD)
+        except RefusedError as error:
+            self._refused = error
+            raise MultiPartException(str(error)) from None
+        if message["type"] != "http.request":
+            raise MultiPartException("The upload was broken off.")
+        self._complete = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """The answer, with the status of a refusal."""
+        if message["type"] == "http.response.start" and self._refused is not None:
+            message = {**message, "status": self._refused.status}
+        await self._send(message)
+
+
+def check_values(body: bytes) -> None:
+    """Raises RefusedError where JSON has more values than may be read at once; what is no JSON is left to others.
+
+    To read it is what takes the time, so its commas, brackets and quotes are counted, without what is in texts.
+    """
+    if b"\x00" in body:
+        raise RefusedError(400, "JSON must be in UTF-8.")
+    bare = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    values = bare.count(b'"')
+    if values <= 2 * MOST_VALUES:
+        bare = re.sub(rb'"[^"]*"?', b"", bare)
+        values = sum(bare.count(sign) for sign in (b",", b"[", b"{"))
+    if values > MOST_VALUES:
+        raise RefusedError(413, f"The request has more than {MOST_VALUES:,} values.")
+
+
+def _unpacked(scope: Scope, encoding: str, body: bytes, most: int) -> tuple[Scope, bytes]:
+    """The request as it would be without gzip. Raises RefusedError."""
+    if encoding.strip().lower() not in ("gzip", "x-gzip"):
+        raise RefusedError(415, f"Content-Encoding {encoding[:40]!r} is not understood. Send gzip or none.")
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        unpacked = unpacking.decompress(body, most + 1)
+    except zlib.error:
+        raise RefusedError(400, "The body is not gzip, though its Content-Encoding says so.") from None
+    if len(unpacked) > most:
+        raise _too_large(most)
+    if not unpacking.eof or unpacking.unused_data:
+        raise RefusedError(400, "The body of gzip is cut off, or something follows it.")
+    gone = (b"content-encoding", b"content-length", b"transfer-encoding")
+    headers = [(name, value) for name, value in scope["headers"] if name not in gone]
+    return {**scope, "headers": [*headers, (b"content-length", str(len(unpacked)).encode())]}, unpacked
+
+
+def _check_announced(headers: Headers, most: int) -> None:
+    announced = headers.get("content-length", "")
+    if announced.isdecimal() and (len(announced) > 15 or int(announced) > most):
+        raise _too_large(most)
+
+
+def _too_large(most: int) -> RefusedError:
+    return RefusedError(413, f"The request has more than {most:,} bytes, which is the most that is taken here.")
+
+
+def _advice(status: int) -> dict[str, str]:
+    if status == 408:  # the rest of the body is not waited for
+        return {"Connection": "close"}
+    return {"Retry-After": "2"} if status == 503 else {}
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Receives the body that has been read, and then what comes after it."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return received
