@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from chatui.chat import Finish, Role
+from chatui.errors import ChatError
 from chatui.personas import Persona
 from chatui.settings import GenerationSettings
 
@@ -129,7 +130,7 @@ class Begun:
 class Progress:
     """What a reply has come to, for Store.write(). `state` other than running ends it; a finished row never changes.
 
-    With its end may come how it came about, see Inspection.packed().
+    With its end may come how it came about, see Inspection.packed(). `lease` is that of Shelf.begin().
     """
 
     owner: str
@@ -140,6 +141,20 @@ class Progress:
     finish: Finish | None = None
     error: str = ""
     inspection: bytes | None = None
+    lease: str | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a Progress.
+
+    It was `refused` alone, while the store took others; or the lease is `lost`, and the store has `left` of the reply.
+    """
+
+    stop_requested: bool = False
+    refused: ChatError | None = None
+    lost: bool = False
+    left: StoredMessage | None = None
 
 
 @dataclass(frozen=True)

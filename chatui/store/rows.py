@@ -7,16 +7,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, insert, select
+from sqlalchemy import Connection, Row, Select, and_, func, insert, select
 
 from chatui.errors import NotFoundError, TransferError
 from chatui.personas import Persona
 from chatui.store.records import Conversation, StoredMessage, Tree
-from chatui.store.tables import clean, conversations, inspections, messages
+from chatui.store.tables import Time, clean, conversations, inspections, messages
 
 FIRST_WORDS_LIMIT = 60
 TITLE_LIMIT = 200
 NAMELESS = "New chat"
+OF_RUNNING = ("heartbeat", "lease", "stop_requested")
+"""Columns that say something of running replies only."""
 
 
 def new_id() -> str:
@@ -27,6 +29,14 @@ def new_id() -> str:
 def now() -> datetime:
     """The time, in UTC."""
     return datetime.now(UTC)
+
+
+def clock(connection: Connection) -> datetime:
+    """The time by the clock that all servers of this database share: its own, or for SQLite this computer's."""
+    if connection.dialect.name == "sqlite":
+        return now()
+    moment: datetime = connection.execute(select(func.clock_timestamp(type_=Time()))).scalar_one()
+    return moment
 
 
 def first_words(text: str, limit: int = FIRST_WORDS_LIMIT) -> str:
@@ -154,13 +164,16 @@ def insert_conversation(connection: Connection, owner: str, conversation: Conver
     connection.execute(insert(conversations).values(owner=owner, **values))
 
 
-def insert_messages(connection: Connection, owner: str, added: Sequence[StoredMessage]) -> None:
-    """Add messages, each after its parent."""
-    fields = [column.name for column in messages.c if column.name not in ("seq", "owner", "heartbeat")]
-    moment = now()
+def insert_messages(
+    connection: Connection, owner: str, added: Sequence[StoredMessage], lease: str | None = None
+) -> None:
+    """Add messages, each after its parent; who has the `lease` writes those that are running."""
+    fields = [column.name for column in messages.c if column.name not in ("seq", "owner", *OF_RUNNING)]
+    moment = clock(connection)
+    alive = {"heartbeat": moment, "lease": lease}
     rows = [
         {name: getattr(message, name) for name in fields}
-        | {"owner": owner, "heartbeat": moment if message.state == "running" else None}
+        | {"owner": owner, **dict.fromkeys(OF_RUNNING), **(alive if message.state == "running" else {})}
         for message in added
     ]
     if rows:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeVar
 
-from sqlalchemy import Boolean, Connection, and_, delete, insert, literal, select, tuple_, update
+from sqlalchemy import Boolean, Connection, Select, Update, and_, delete, insert, literal, select, tuple_, update
 
 from chatui.chat import Role
 from chatui.errors import ChatError, NotFoundError
@@ -25,6 +26,7 @@ from chatui.store.records import (
     Turn,
 )
 from chatui.store.rows import (
+    clock,
     conversation_of,
     copy_inspections,
     find_conversation,
@@ -36,7 +38,6 @@ from chatui.store.rows import (
     message_of,
     new_id,
     newest_leaf,
-    now,
     one_line,
     path_to,
     there,
@@ -46,6 +47,7 @@ from chatui.store.rows import (
 from chatui.store.tables import Time, clean, conversations, inspections, key, messages, personas
 
 NOTE_LIMIT = 2000
+S = TypeVar("S", Select[Any], Update)
 
 
 class Shelf:
@@ -96,17 +98,21 @@ class Shelf:
             )
             return message_of(row, tuple(versions))
 
-    def begin(self, turn: Turn) -> Begun:
-        """Add a question, where there is one, and the reply that is now being written. Raises NotFoundError."""
+    def begin(self, turn: Turn, lease: str | None = None) -> Begun:
+        """Add a question, where there is one, and the reply that is now being written. Raises NotFoundError.
+
+        The reply is only ever written with this `lease`, see Store.write().
+        """
         with self._database.writing() as connection:
+            moment = clock(connection)
             id = turn.conversation
             if id is None:
-                id = self._new_conversation(connection, turn)
+                id = self._new_conversation(connection, turn, moment)
             else:
                 find_conversation(connection, self._owner, id, change=True)
-            parent = self._question(connection, id, turn)
-            reply = _message(id, parent, "assistant", turn.author)
-            insert_messages(connection, self._owner, [reply])
+            parent = self._question(connection, id, turn, moment)
+            reply = _message(id, parent, "assistant", turn.author, moment)
+            insert_messages(connection, self._owner, [reply], lease)
             self._change(connection, id, leaf=reply.id, updated=reply.created)
             conversation = conversation_of(find_conversation(connection, self._owner, id))
             return Begun(conversation, path_to(whole_tree(connection, self._owner, id), reply.id))
@@ -144,8 +150,24 @@ class Shelf:
         self._set(id, archived=on)
 
     def delete(self, id: str) -> None:
-        """Take it away; restore() can undo that until it is purged. Raises NotFoundError."""
-        self._set(id, deleted=now())
+        """Take it away, and stop what is written there; restore() brings it back until it is purged.
+
+        Raises NotFoundError.
+        """
+        with self._database.writing() as connection:
+            find_conversation(connection, self._owner, id, change=True)
+            self._change(connection, id, deleted=clock(connection))
+            connection.execute(self._running(update(messages), id).values(stop_requested=True))
+
+    def running(self, id: str) -> list[str]:
+        """The replies of this conversation that are being written, by whichever server."""
+        with self._database.reading() as connection:
+            return list(connection.scalars(self._running(select(messages.c.id), id)))
+
+    def request_stop(self, id: str) -> None:
+        """Ask the servers that write replies of this conversation to stop them; they see it within a second."""
+        with self._database.writing() as connection:
+            connection.execute(self._running(update(messages), id).values(stop_requested=True))
 
     def restore(self, id: str) -> Conversation:
         """Bring back what was deleted. Raises NotFoundError where it is purged already."""
@@ -161,7 +183,7 @@ class Shelf:
             path = path_to(whole_tree(connection, self._owner, id), message)
             if any(one.state == "running" for one in path):
                 raise ChatError("A reply that is still being written cannot be branched.", "Stop it or let it end.")
-            moment = now()
+            moment = clock(connection)
             branched = replace(whole, leaf=message, pinned=False, archived=False, created=moment, updated=moment)
             branched, copies = with_fresh_ids(branched, path)
             insert_conversation(connection, self._owner, branched)
@@ -257,14 +279,13 @@ class Shelf:
             if not connection.execute(delete(personas).where(mine)).rowcount:
                 raise NotFoundError("persona")
 
-    def _new_conversation(self, connection: Connection, turn: Turn) -> str:
-        moment = now()
+    def _new_conversation(self, connection: Connection, turn: Turn, moment: datetime) -> str:
         title = first_words(turn.question or "")
         fresh = Conversation(new_id(), title, False, turn.persona, None, False, False, moment, moment)
         insert_conversation(connection, self._owner, fresh)
         return fresh.id
 
-    def _question(self, connection: Connection, conversation: str, turn: Turn) -> str:
+    def _question(self, connection: Connection, conversation: str, turn: Turn, moment: datetime) -> str:
         """The id of the message that is to be answered, added where it is new."""
         parent = None
         if turn.parent is not None:
@@ -273,7 +294,7 @@ class Shelf:
             if parent.conversation != conversation:
                 raise NotFoundError("message")
         if turn.question is not None:
-            question = _message(conversation, turn.parent, "user", None, turn.question)
+            question = _message(conversation, turn.parent, "user", None, moment, turn.question)
             insert_messages(connection, self._owner, [question])
             return question.id
         if turn.parent is None or parent is None or parent.role != "user":
@@ -289,6 +310,10 @@ class Shelf:
         )
         return first_words(question or "")
 
+    def _running(self, statement: S, id: str) -> S:
+        mine = and_(messages.c.owner == self._owner, messages.c.conversation == id)
+        return statement.where(mine, messages.c.state == "running")
+
     def _set(self, id: str, **values: Any) -> None:
         with self._database.writing() as connection:
             find_conversation(connection, self._owner, id, change=True)
@@ -300,18 +325,18 @@ class Shelf:
 
 
 def _message(
-    conversation: str, parent: str | None, role: Role, author: Author | None, content: str = ""
+    conversation: str, parent: str | None, role: Role, author: Author | None, created: datetime, content: str = ""
 ) -> StoredMessage:
     """A new question, or a reply that begins with what it was given."""
     if author is None:
-        return StoredMessage(new_id(), conversation, parent, role, content, now())
+        return StoredMessage(new_id(), conversation, parent, role, content, created)
     return StoredMessage(
         id=new_id(),
         conversation=conversation,
         parent=parent,
         role=role,
         content=author.prefix,
-        created=now(),
+        created=created,
         state="running",
         reasoning=author.prefix_reasoning,
         author=author,

@@ -1,21 +1,28 @@
 """Where conversations and personas are kept: opens the database, writes growing replies, and keeps house."""
 
-from collections.abc import Sequence
-from datetime import timedelta
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import URL, ColumnElement, Connection, and_, delete, insert, select, update
+from sqlalchemy import URL, ColumnElement, Connection, and_, delete, literal, select, update
 
-from chatui.errors import StoreError
+from chatui.errors import ChatError, StoreError, unexpected
 from chatui.settings import AppSettings
+from chatui.store import writing
 from chatui.store.copies import copy
 from chatui.store.database import Database, url_of
 from chatui.store.opening import bring_up_to_date, revision, upgrade
-from chatui.store.records import Progress
-from chatui.store.rows import now
+from chatui.store.records import Progress, Written
+from chatui.store.rows import clock
 from chatui.store.shelf import Shelf
 from chatui.store.tables import conversations, inspections, messages, secrets
+
+log = logging.getLogger(__name__)
+
+SLOW_SECONDS = 1.0
 
 
 class Store:
@@ -60,54 +67,86 @@ class Store:
         """What this owner has."""
         return Shelf(self.database, owner)
 
-    def write(self, progress: Sequence[Progress]) -> None:
-        """Keep what replies have come to, in one transaction. A reply that is no longer running stays as it is."""
-        if not progress:
-            return
-        moment = now()
-        with self.database.writing() as connection:
-            for one in progress:
-                written = connection.execute(
-                    update(messages)
-                    .where(messages.c.owner == one.owner, messages.c.id == one.message, messages.c.state == "running")
-                    .values(
-                        content=one.content,
-                        reasoning=one.reasoning,
-                        state=one.state,
-                        finish=one.finish,
-                        error=one.error,
-                        heartbeat=moment,
-                    )
-                )
-                if one.inspection is not None and written.rowcount == 1:
-                    values = {"owner": one.owner, "message": one.message, "data": one.inspection}
-                    connection.execute(insert(inspections).values(values))
+    def write(self, progress: Sequence[Progress]) -> list[Written]:
+        """Keep what replies have come to, and tell what became of each.
 
-    def interrupt(self, silent_for: timedelta) -> int:
-        """Mark running replies that nobody has written for so long as interrupted. Returns how many."""
-        silent = (messages.c.state == "running") & (messages.c.heartbeat < now() - silent_for)
+        A reply that is no longer running, or is another's to write, stays as it is. All are written in one transaction;
+        where that fails although the store answers, each is in one of its own, so that a bad one spoils only itself.
+        Raises where none could be kept.
+        """
+        if not progress:
+            return []
+        began = time.monotonic()
+        try:
+            with self.database.writing() as connection:
+                return writing.write(connection, progress)
+        except Exception:
+            # Where a failure took its time, each of the others would only wait as long.
+            if len(progress) == 1 or time.monotonic() - began > SLOW_SECONDS or not self._answers():
+                raise
+        return [self._write_alone(one) for one in progress]
+
+    def _write_alone(self, one: Progress) -> Written:
+        try:
+            return self.write([one])[0]
+        except ChatError as error:
+            return Written(refused=error)
+        except Exception as error:
+            log.exception("a reply could not be kept")
+            return Written(refused=unexpected(error))
+
+    def _answers(self) -> bool:
+        try:
+            with self.database.reading() as connection:
+                connection.execute(select(literal(1)))
+        except StoreError:
+            return False
+        return True
+
+    def silent(self, silent_for: timedelta) -> dict[tuple[str, str], datetime]:
+        """Running replies of which nothing was heard for so long, by owner and id, and when something last was."""
         with self.database.maintaining() as connection:
-            return connection.execute(update(messages).where(silent).values(state="interrupted")).rowcount
+            rows = connection.execute(
+                select(messages.c.owner, messages.c.id, messages.c.heartbeat).where(_silent(connection, silent_for))
+            )
+            return {(row.owner, row.id): row.heartbeat for row in rows}
+
+    def interrupt(self, silent_for: timedelta, which: Mapping[tuple[str, str], datetime] | None = None) -> int:
+        """Mark running replies that nobody has written for so long as interrupted. Returns how many.
+
+        Of `which`, see silent(), those of which nothing was heard since.
+        """
+        with self.database.maintaining() as connection:
+            lost = update(messages).where(_silent(connection, silent_for)).values(state="interrupted", lease=None)
+            if which is None:
+                return connection.execute(lost).rowcount
+            return sum(
+                connection.execute(
+                    lost.where(messages.c.owner == owner, messages.c.id == id, messages.c.heartbeat == heard)
+                ).rowcount
+                for (owner, id), heard in which.items()
+            )
 
     def purge(self, deleted_for: timedelta) -> int:
         """Really remove conversations that were deleted so long ago. Returns how many."""
-        return self._remove(conversations.c.deleted <= now() - deleted_for)
+        return self._remove(conversations.c.deleted, deleted_for)
 
     def forget(self, untouched_for: timedelta) -> int:
         """Really remove conversations in which nothing was asked for so long, for temporary ones. Returns how many."""
-        return self._remove(conversations.c.updated <= now() - untouched_for)
+        return self._remove(conversations.c.updated, untouched_for)
 
-    def _remove(self, which: ColumnElement[bool]) -> int:
+    def _remove(self, since: ColumnElement[datetime | None], age: timedelta) -> int:
         removed = 0
-        while batch := self._remove_some(which):
+        while batch := self._remove_some(since, age):
             removed += batch
         return removed
 
-    def _remove_some(self, which: ColumnElement[bool], limit: int = 100) -> int:
+    def _remove_some(self, since: ColumnElement[datetime | None], age: timedelta, limit: int = 100) -> int:
         """At most `limit`, so that others may write in between."""
         with self.database.maintaining() as connection:
+            old = since <= clock(connection) - age
             rows = connection.execute(
-                select(conversations.c.owner, conversations.c.id).where(which).limit(limit).with_for_update()
+                select(conversations.c.owner, conversations.c.id).where(old).limit(limit).with_for_update()
             ).all()
             for owner, id in rows:
                 _remove_conversation(connection, owner, id)
@@ -123,6 +162,10 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self.database.close()
+
+
+def _silent(connection: Connection, silent_for: timedelta) -> ColumnElement[bool]:
+    return and_(messages.c.state == "running", messages.c.heartbeat < clock(connection) - silent_for)
 
 
 def _remove_conversation(connection: Connection, owner: str, id: str) -> None:

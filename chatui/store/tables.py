@@ -171,6 +171,8 @@ messages = Table(
     Column("state", Words, nullable=False),
     Column("created", Time, nullable=False),
     Column("heartbeat", Time),
+    Column("lease", Words),
+    Column("stop_requested", Boolean),
     Column("rating", Words),
     Column("note", Words, nullable=False),
     Column("error", Words, nullable=False),

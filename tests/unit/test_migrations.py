@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from chatui.errors import StoreError
@@ -29,21 +31,41 @@ from chatui.store.tables import metadata
 from tests.databases import FINISH, PASSWORD, Server, ask
 
 pytest_plugins = ("tests.databases",)
-SECOND = """
+PAST = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
+HEAD = PAST.pop()
+NEXT = f"""
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision = "0002", "0001"
+revision, down_revision = "next", "{HEAD}"
 def upgrade():
     op.add_column("conversations", sa.Column("colour", sa.Text, server_default="red"))
 """
-BROKEN = SECOND.replace('"red"))', '"red"))\n    op.execute("UPDATE nothing SET x = 1")')
+BROKEN = NEXT.replace('"red"))', '"red"))\n    op.execute("UPDATE nothing SET x = 1")')
+
+
+OLD = (
+    "INSERT INTO conversations (id, owner, title, named, persona, leaf, pinned, archived, created, updated) VALUES"
+    """ ('c', 'a', 'Chat', FALSE, '{"name": "P"}', 'r', FALSE, FALSE, '2025-01-02 03:04:05', '2025-01-02 03:04:05')""",
+    "INSERT INTO messages (id, owner, conversation, parent, role, state, created, note, error, content, reasoning)"
+    " VALUES ('q', 'a', 'c', NULL, 'user', 'finished', '2025-01-02 03:04:05', '', '', 'findable', '')",
+    "INSERT INTO messages"
+    " (id, owner, conversation, parent, role, state, created, heartbeat, note, error, content, reasoning) VALUES"
+    " ('r', 'a', 'c', 'q', 'assistant', 'running', '2025-01-02 03:04:05', '2025-01-02 03:04:05', '', '', 'So it', '')",
+)
+"""What the first version would have in a conversation whose reply was being written when it was ended."""
+
+
+def made_at(database: Database, target: str) -> None:
+    """Make the tables as they were at this revision."""
+    with opening._alone(database):
+        upgrade(database, target)
 
 
 def folder_with(tmp_path: Path, step: str) -> Path:
     """The migrations and one more."""
     folder = tmp_path / "migrations"
     shutil.copytree(MIGRATIONS, folder)
-    (folder / "versions" / "v0002_fake.py").write_text(step)
+    (folder / "versions" / "next_fake.py").write_text(step)
     return folder
 
 
@@ -94,15 +116,33 @@ class TestMigrations:
     def test_an_older_database_is_copied_and_migrated(self, settings: AppSettings, tmp_path: Path) -> None:
         kept = filled(settings)
         database = Database(url_of(settings))
-        bring_up_to_date(database, settings.data_dir, folder_with(tmp_path, SECOND))
+        bring_up_to_date(database, settings.data_dir, folder_with(tmp_path, NEXT))
         with database.reading() as connection:
             assert connection.scalar(text("SELECT colour FROM conversations WHERE owner = :o"), {"o": "a"}) == "red"
         assert everything(Store(database)) == kept
         bring_up_to_date(database, settings.data_dir, tmp_path / "migrations")
         database.close()
         (copied,) = copies(settings)
-        assert copied.name.startswith("chats.db.before-0001-2")
+        assert copied.name.startswith(f"chats.db.before-{HEAD}-2")
         assert everything(opened(copied)) == kept
+
+    @pytest.mark.parametrize("revision", PAST)
+    def test_what_every_older_version_kept_is_all_there(self, settings: AppSettings, revision: str) -> None:
+        database = Database(url_of(settings))
+        made_at(database, revision)
+        with database.maintaining() as connection:
+            for statement in OLD:
+                connection.execute(text(statement))
+        database.close()
+        store = Store.open(settings)
+        shelf = store.of("a")
+        assert [message.content for message in shelf.path("c")] == ["findable", "So it"]
+        assert shelf.message("r").state == "running"
+        assert [hit.conversation.id for hit in shelf.search("findable")] == ["c"]
+        assert store.interrupt(timedelta(hours=1)) == 1
+        (copied,) = copies(settings)
+        assert copied.name.startswith(f"chats.db.before-{revision}-2")
+        store.close()
 
     def test_what_fails_half_way_changes_nothing(self, settings: AppSettings, tmp_path: Path) -> None:
         kept = filled(settings)
@@ -123,7 +163,7 @@ class TestMigrations:
         monkeypatch.setattr(opening, "copy", fails)
         database = Database(url_of(settings))
         with pytest.raises(StoreError, match="full"):
-            bring_up_to_date(database, settings.data_dir, folder_with(tmp_path, SECOND))
+            bring_up_to_date(database, settings.data_dir, folder_with(tmp_path, NEXT))
         database.close()
         store = Store.open(settings)
         assert everything(store) == kept
@@ -132,13 +172,13 @@ class TestMigrations:
     def test_a_newer_database_is_refused_and_left_alone(self, settings: AppSettings, tmp_path: Path) -> None:
         filled(settings)
         database = Database(url_of(settings))
-        upgrade(database, "head", folder_with(tmp_path, SECOND))
+        upgrade(database, "head", folder_with(tmp_path, NEXT))
         database.close()
         with pytest.raises(StoreError, match="newer chatui") as caught:
             Store.open(settings)
         assert "Update chatui" in caught.value.remedy
         database = Database(url_of(settings))
-        assert opening.revision(database, tmp_path / "migrations") == "0002"
+        assert opening.revision(database, tmp_path / "migrations") == "next"
         assert copies(settings) == []
         database.close()
 

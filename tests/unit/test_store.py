@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +14,16 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.orm import Session, registry
 
-from chatui.errors import NotFoundError
+from chatui.errors import NotFoundError, StoreError
 from chatui.personas import PRESETS
+from chatui.settings import AppSettings
+from chatui.store import writing
 from chatui.store.database import ALL_OWNERS
-from chatui.store.records import Progress, StoredMessage, Tree
+from chatui.store.records import Progress, StoredMessage, Tree, Written
 from chatui.store.rows import first_words, new_id, now
 from chatui.store.store import Store
 from chatui.store.tables import conversations, messages, metadata, personas
-from tests.databases import FINISH, OwnerMissingError, ask, check_owner
+from tests.databases import FINISH, OwnerMissingError, Server, ask, check_owner
 
 pytest_plugins = ("tests.databases",)
 OWNERS = ("login:ada", "guest:b")
@@ -54,6 +57,67 @@ class TestWrite:
         store.write([Progress("a", "missing", "x", state="finished")])
         assert store.of("a").conversations() == []
 
+    def test_only_who_has_the_lease_writes(self, store: Store) -> None:
+        reply = store.of("a").begin(ask("1"), "lease").reply
+        for lease in (None, "", "another"):
+            (written,) = store.write([Progress("a", reply.id, "else", state="finished", lease=lease)])
+            assert written.lost
+        assert store.write([Progress("a", reply.id, "mine", lease="lease")]) == [Written()]
+        assert store.of("a").message(reply.id) == replace(reply, content="mine")
+
+    def test_who_lost_the_lease_is_told_and_what_is_left(self, store: Store) -> None:
+        reply = store.of("a").begin(ask("1"), "lease").reply
+        store.write([Progress("a", reply.id, "So", lease="lease")])
+        store.interrupt(SILENT)
+        (written,) = store.write([Progress("a", reply.id, "So it is", state="finished", lease="lease")])
+        assert written.lost
+        assert written.left is not None
+        assert (written.left.content, written.left.state) == ("So", "interrupted")
+        assert store.of("a").message(reply.id).content == "So"
+        store.of("a").delete(reply.conversation)
+        store.purge(timedelta(0))
+        assert store.write([Progress("a", reply.id, "more", lease="lease")]) == [Written(lost=True)]
+
+    def test_an_end_that_was_written_without_our_knowing_is_no_loss(self, store: Store) -> None:
+        reply = store.of("a").begin(ask("1"), "lease").reply
+        end = Progress("a", reply.id, "all", state="finished", finish=FINISH, inspection=b"x", lease="lease")
+        assert store.write([end]) == [Written()] == store.write([end])
+        assert store.of("a").message(reply.id).content == "all"
+
+    def test_a_stop_is_seen_by_who_writes(self, store: Store) -> None:
+        shelf = store.of("a")
+        one, other = (shelf.begin(ask("1"), "lease").reply for _ in range(2))
+        store.of("b").request_stop(one.conversation)
+        shelf.request_stop(one.conversation)
+        assert shelf.running(one.conversation) == [one.id]
+        assert store.of("b").running(one.conversation) == []
+        running = [Progress("a", reply.id, "x", lease="lease") for reply in (one, other)]
+        assert [written.stop_requested for written in store.write(running)] == [True, False]
+        store.write([replace(running[0], state="stopped")])
+        assert shelf.running(one.conversation) == []
+
+    def test_deleting_stops_what_is_written_there(self, store: Store) -> None:
+        reply = store.of("a").begin(ask("1"), "lease").reply
+        store.of("a").delete(reply.conversation)
+        assert store.write([Progress("a", reply.id, "x", lease="lease")]) == [Written(stop_requested=True)]
+
+    @pytest.mark.parametrize("error", [StoreError("Bad.", "Mend it."), ValueError("inside"), OverflowError("inside")])
+    def test_a_bad_row_alone_fails(self, store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+        real = writing._write_one
+
+        def write_one(connection: Any, one: Progress, moment: Any) -> Written:
+            if one.content == "bad":
+                raise error
+            return real(connection, one, moment)
+
+        monkeypatch.setattr(writing, "_write_one", write_one)
+        replies = {owner: store.of(owner).begin(ask("1")).reply for owner in "abc"}
+        said = {"a": "fine", "b": "bad", "c": "well"}
+        written = store.write([Progress(owner, reply.id, said[owner]) for owner, reply in replies.items()])
+        assert [one.refused is None for one in written] == [True, False, True]
+        assert "inside" not in str(written[1].refused)
+        assert [store.of(owner).message(reply.id).content for owner, reply in replies.items()] == ["fine", "", "well"]
+
     def test_threads_at_once_lose_nothing(self, store: Store) -> None:
         shelf = store.of("a")
         failed: list[BaseException] = []
@@ -84,6 +148,33 @@ class TestHousekeeping:
         assert store.interrupt(SILENT) == 1
         assert store.interrupt(SILENT) == 0
         assert shelf.message(reply.id) == replace(reply, state="interrupted")
+
+    @pytest.mark.parametrize("ahead", [-60, -6, 6, 60])
+    def test_a_clock_of_a_server_that_is_wrong_changes_nothing(
+        self, postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
+    ) -> None:
+        store = Store.open(AppSettings(data_dir=tmp_path, database_url=postgresql.fresh()))
+        shelf = store.of("a")
+        first = shelf.begin(ask("1"))
+        right = now
+        monkeypatch.setattr("chatui.store.rows.now", lambda: right() + timedelta(seconds=ahead))
+        assert store.interrupt(timedelta(seconds=5)) == 0
+        shelf.begin(ask("2"))
+        monkeypatch.undo()
+        assert store.silent(timedelta(seconds=5)) == {}
+        last = shelf.begin(ask("3"))
+        assert [one.title for one in shelf.conversations()] == ["3", "2", "1"]
+        assert first.reply.created < last.reply.created < right() + timedelta(seconds=5)
+        store.close()
+
+    def test_who_was_heard_since_is_not_interrupted(self, store: Store) -> None:
+        replies = [store.of(owner).begin(ask("1")).reply for owner in OWNERS]
+        silent = store.silent(SILENT)
+        assert set(silent) == {(owner, reply.id) for owner, reply in zip(OWNERS, replies, strict=True)}
+        store.write([Progress(OWNERS[0], replies[0].id, "x")])
+        assert store.interrupt(SILENT, silent) == 1
+        assert store.of(OWNERS[0]).message(replies[0].id).state == "running"
+        assert store.of(OWNERS[1]).message(replies[1].id).state == "interrupted"
 
     def test_an_interrupted_reply_is_found(self, store: Store) -> None:
         store.of("a").begin(ask("1", prefix="unmistakable"))

@@ -1,0 +1,47 @@
+"""How far running replies have come, into their rows; only who has a reply's lease writes it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, insert, select, update
+
+from chatui.store.records import Progress, Written
+from chatui.store.rows import clock, message_of
+from chatui.store.tables import inspections, messages
+
+
+def write(connection: Connection, progress: Sequence[Progress]) -> list[Written]:
+    """Write all of these, which is also their sign of life, and tell what became of each."""
+    moment = clock(connection)
+    return [_write_one(connection, one, moment) for one in progress]
+
+
+def _write_one(connection: Connection, one: Progress, moment: datetime) -> Written:
+    mine = and_(messages.c.owner == one.owner, messages.c.id == one.message)
+    written = connection.execute(
+        update(messages)
+        .where(mine, messages.c.state == "running", messages.c.lease.is_not_distinct_from(one.lease))
+        .values(
+            content=one.content,
+            reasoning=one.reasoning,
+            state=one.state,
+            finish=one.finish,
+            error=one.error,
+            heartbeat=moment,
+        )
+        .returning(messages.c.stop_requested)
+    ).all()
+    if not written:
+        return _not_written(connection, one)
+    if one.inspection is not None:
+        values = {"owner": one.owner, "message": one.message, "data": one.inspection}
+        connection.execute(insert(inspections).values(values))
+    return Written(stop_requested=bool(written[0].stop_requested))
+
+
+def _not_written(connection: Connection, one: Progress) -> Written:
+    mine = and_(messages.c.owner == one.owner, messages.c.id == one.message)
+    row = connection.execute(select(messages).where(mine)).first()
+    if row is not None and row.state != "running" and row.lease is not None and row.lease == one.lease:
+        return Written()  # written before, by a transaction whose success could not be told any more
+    return Written(lost=True, left=None if row is None else message_of(row, ()))
