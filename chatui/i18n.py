@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -94,6 +95,21 @@ def number(value: float, digits: int = 0) -> str:
     return format_decimal(round(value, digits), format=pattern, locale=_locale(language()))
 
 
+def month(day: date, year: bool = False) -> str:
+    """The name of a day's month, with its year where that is wanted."""
+    if language() == SOURCE:
+        return f"{day:%B %Y}" if year else f"{day:%B}"
+    from babel.dates import format_skeleton
+
+    return format_skeleton("yMMMM" if year else "LLLL", day, locale=_locale(language()))
+
+
+def figures(text: str) -> str:
+    """A short text of numbers and units with its numbers as the language writes them."""
+    spoken = language()
+    return text if spoken == SOURCE else _NUMBER.sub(lambda found: _value(spoken, found[0]), text)
+
+
 def percent(share: float, digits: int = 0) -> str:
     """A share of one as a percentage."""
     if language() == SOURCE:
@@ -141,12 +157,7 @@ def _catalogue(name: str) -> Catalogue:
 
 
 def _patterns(ids: list[str]) -> Iterator[tuple[re.Pattern[str], str]]:
-    def literal(message: str) -> int:
-        return len(re.findall(r"\w", _PLACEHOLDER.sub("", message)))
-
-    for message in sorted(ids, key=literal, reverse=True):
-        if literal(message) < LEAST_LITERAL or not _PLACEHOLDER.search(message):
-            continue
+    for message in sorted(filter(can_be_known_again, ids), key=_literal, reverse=True):
         pieces = _PLACEHOLDER.split(message)
         seen: set[str] = set()
         made = ""
@@ -157,6 +168,15 @@ def _patterns(ids: list[str]) -> Iterator[tuple[re.Pattern[str], str]]:
                 made += f"(?P={piece})" if piece in seen else f"(?P<{piece}>.*?)"
                 seen.add(piece)
         yield re.compile(made, re.DOTALL), message
+
+
+def can_be_known_again(message: str) -> bool:
+    """Whether a text made of this message tells it by what stands beside its values."""
+    return _literal(message) >= LEAST_LITERAL
+
+
+def _literal(message: str) -> int:
+    return len(re.findall(r"\w", _PLACEHOLDER.sub("", message)))
 
 
 @lru_cache(maxsize=2048)

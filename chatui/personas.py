@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from chatui.errors import SettingsError
+from chatui.i18n import gettext
 from chatui.settings import GenerationSettings
 
 LONGEST_NAME = 80
@@ -158,6 +159,14 @@ PRESETS: tuple[Persona, ...] = (
         ),
     ),
 )
+
+
+def translated(persona: Persona) -> Persona:
+    """The persona as the page shows it: ours with name, greeting and examples in the language spoken now."""
+    if persona not in PRESETS:
+        return persona
+    examples = tuple(gettext(example) for example in persona.examples)
+    return replace(persona, name=gettext(persona.name), greeting=gettext(persona.greeting), examples=examples)
 
 
 def key(preset: Persona) -> str:

@@ -108,7 +108,8 @@ def _texts(node: ast.expr, constants: dict[str, ast.expr]) -> list[str]:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return [node.value] if node.value else []
     if isinstance(node, ast.JoinedStr):
-        return [_template(node)]
+        made = _template(node)
+        return [made] if i18n.can_be_known_again(made) else []
     if isinstance(node, ast.IfExp):
         return [*_texts(node.body, constants), *_texts(node.orelse, constants)]
     if isinstance(node, ast.Name) and node.id in constants:

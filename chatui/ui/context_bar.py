@@ -2,10 +2,17 @@
 
 from chatui.chat import ModelInfo, Prompt
 from chatui.errors import ChatError
+from chatui.i18n import N_, _, ngettext, number
 from chatui.settings import GenerationSettings
+from chatui.ui import speaking
 from chatui.ui.transcript import plain
 
-PARTS = {"persona": "persona", "history": "history", "draft": "your message", "reserve": "room for the reply"}
+PARTS = {
+    "persona": N_("persona"),
+    "history": N_("history"),
+    "draft": N_("your message"),
+    "reserve": N_("room for the reply"),
+}
 
 
 def bar(info: ModelInfo, prompt: Prompt, settings: GenerationSettings, blank: bool) -> str:
@@ -21,17 +28,22 @@ def bar(info: ModelInfo, prompt: Prompt, settings: GenerationSettings, blank: bo
     lanes = "".join(
         f'<span class="{part}" style="width:{100 * count / context:.2f}%"></span>' for part, count in counts.items()
     )
-    words = " · ".join(f"{PARTS[part]} {count:,}" for part, count in counts.items() if count)
+    words = " · ".join(f"{_(PARTS[part])} {number(count)}" for part, count in counts.items() if count)
     warning = ""
     if prompt.dropped:
-        plural = "s" if prompt.dropped > 1 else ""
-        warning = f'<b class="warning">The {prompt.dropped:,} oldest message{plural} will be left out.</b> '
+        dropped = ngettext(
+            "The {count} oldest message will be left out.",
+            "The {count} oldest messages will be left out.",
+            prompt.dropped,
+        )
+        warning = f'<b class="warning">{dropped}</b> '
     return (
         f'<div class="context-bar"><div class="context-lanes">{lanes}</div>'
-        f"<p>{warning}{words} · of {context:,} tokens</p></div>"
+        f"<p>{warning}{words} · {_('of {count} tokens', count=context)}</p></div>"
     )
 
 
 def refusal(error: ChatError) -> str:
     """What stands there where the message cannot be sent as it is."""
-    return f'<div class="context-bar"><p><b class="warning">{plain(error.message)}</b> {plain(error.remedy)}</p></div>'
+    message, remedy = speaking.told(error)
+    return f'<div class="context-bar"><p><b class="warning">{plain(message)}</b> {plain(remedy)}</p></div>'

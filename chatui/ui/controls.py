@@ -9,7 +9,9 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from chatui.errors import SettingsError
+from chatui.i18n import N_
 from chatui.settings import GenerationSettings
+from chatui.ui import speaking
 
 NAMES: tuple[str, ...] = tuple(GenerationSettings.model_fields)
 
@@ -72,8 +74,7 @@ def problems(values: Sequence[Any]) -> list[str]:
         read(values)
     except SettingsError as error:
         if error.field in NAMES:
-            title = GenerationSettings.model_fields[error.field].title
-            found[NAMES.index(error.field)] = f"{title}{error.message.removeprefix(error.field)}"
+            found[NAMES.index(error.field)] = speaking.told(error)[0]
     return found
 
 
@@ -89,8 +90,8 @@ def _component(name: str, field: FieldInfo) -> Component:
         low, high = _bounds(field, step)
         return SettingSlider(minimum=low, maximum=high, step=step, value=field.default, **common)
     if name == "stop":
-        return gr.Textbox(value="", lines=1, max_lines=4, placeholder="One on each line", **common)
-    return SettingNumber(value=field.default, precision=0, placeholder="Random", **common)
+        return gr.Textbox(value="", lines=1, max_lines=4, placeholder=N_("One on each line"), **common)
+    return SettingNumber(value=field.default, precision=0, placeholder=N_("Random"), **common)
 
 
 def _step(field: FieldInfo) -> float | None:

@@ -17,15 +17,16 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from chatui import personas
+from chatui import i18n, personas
 from chatui.chat import ChatRequest, Message, ModelStatus
 from chatui.errors import ChatError, NotFoundError, unexpected
+from chatui.i18n import _
 from chatui.owners import Cookies
 from chatui.personas import Persona
 from chatui.runner import Growing, Live, Runner, described, said
 from chatui.settings import GenerationSettings
 from chatui.store.records import Author, Rating, StoredMessage, Turn
-from chatui.ui import actions, context_bar, controls, endpoint, header, inspector_panel, listening, transcript
+from chatui.ui import actions, context_bar, controls, endpoint, header, inspector_panel, listening, speaking, transcript
 from chatui.ui.blocks import Page
 from chatui.ui.flow import Latest, pause
 from chatui.ui.inspector_panel import InspectorPanel
@@ -169,7 +170,7 @@ class Conversation(gr.ChatInterface):
             draft = message.content
 
         async for update in self._run(inputs, step):
-            yield {**update, self.textbox: gr.update(value=draft, **_READY)}
+            yield {**update, self.textbox: gr.update(value=draft, **_waits())}
 
     async def _new(self, *inputs: Any) -> Updates:
         async for update in self._run(inputs, _leave):
@@ -238,7 +239,7 @@ class Conversation(gr.ChatInterface):
         try:
             return await self._sidebar.listed(self._tab(inputs))
         except ChatError as error:
-            gr.Warning(html.escape(str(error)))
+            gr.Warning(html.escape(speaking.sentence(error)))
             return gr.skip()
 
     async def _import(self, path: str | None, *inputs: Any) -> Any:
@@ -247,7 +248,7 @@ class Conversation(gr.ChatInterface):
             await self._sidebar.add(tab, path)
             return await self._sidebar.listed(tab)
         except ChatError as error:
-            gr.Warning(html.escape(str(error)))
+            gr.Warning(html.escape(speaking.sentence(error)))
             return gr.skip()
 
     def _tab(self, inputs: Sequence[Any]) -> Tab:
@@ -444,16 +445,20 @@ def _index(index: Any) -> int:
 def _phase(model: ModelStatus, growing: Growing | None) -> str:
     """What goes on before the first text."""
     if model.state == "loading":
-        return f"Waiting for the model: {model.phase} …"
+        return _("Waiting for the model: {phase} …", phase=i18n.translated(model.phase))
     return transcript.phase(growing) if growing is not None else ""
 
 
 def _check_message(message: str, *inputs: Any) -> list[Any]:
     wrong = ""
     if not message or not message.strip():
-        wrong = "Type a message first."
+        wrong = _("Type a message first.")
     elif len(message) > endpoint.LONGEST_MESSAGE:
-        wrong = f"The message has {len(message):,} characters; at most {endpoint.LONGEST_MESSAGE:,} can be sent."
+        wrong = _(
+            "The message has {count} characters; at most {most} can be sent.",
+            count=len(message),
+            most=endpoint.LONGEST_MESSAGE,
+        )
     settings = _check(*inputs)
     # Said at the message box too, for a closed sidebar shows nothing.
     wrong = wrong or next((problem["message"] for problem in settings if not problem["is_valid"]), "")
@@ -467,14 +472,15 @@ def _check(*inputs: Any) -> list[Any]:
     return [*fine, *(gr.validate(not problem, problem) for problem in controls.problems(settings))]
 
 
-_READY: dict[str, Any] = {"submit_btn": "Send", "stop_btn": False, "interactive": True}
+def _waits() -> dict[str, Any]:
+    return {"submit_btn": _("Send"), "stop_btn": False, "interactive": True}
 
 
 def _busy(clear: bool = False) -> Any:
     """The text box while a reply is written; what is being typed stays unless it was just sent."""
-    buttons: dict[str, Any] = {"submit_btn": False, "stop_btn": "Stop"}
+    buttons: dict[str, Any] = {"submit_btn": False, "stop_btn": _("Stop")}
     return gr.update(value="", **buttons) if clear else gr.update(**buttons)
 
 
 def _ready(clear: bool = False) -> Any:
-    return gr.update(value="", **_READY) if clear else gr.update(**_READY)
+    return gr.update(value="", **_waits()) if clear else gr.update(**_waits())

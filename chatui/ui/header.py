@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 
 from chatui.catalogue import human_bytes, human_count
 from chatui.chat import Backend, ModelStatus
+from chatui.i18n import _, figures, translated
 from chatui.personas import Persona
+from chatui.ui import speaking
 
 POLL_SECONDS = 0.25
 
@@ -17,15 +19,16 @@ def status(model: ModelStatus, speed: str = "") -> str:
     """The model with precision and size, its state, and the speed of the last reply."""
     name = f'<span class="model-name">{html.escape(model.name)}</span>'
     if model.error is not None:
-        detail = f'<span class="model-failed">{html.escape(str(model.error))}</span>'
+        detail = f'<span class="model-failed">{html.escape(speaking.sentence(model.error))}</span>'
     elif model.info is None:
-        detail = f'<span class="model-loading">{html.escape(model.phase or "loading")} …</span>'
+        detail = f'<span class="model-loading">{html.escape(translated(model.phase) or _("loading"))} …</span>'
     else:
         info = model.info
-        size = f"{human_count(info.parameters)} parameters · {human_bytes(info.weight_bytes)}"
+        count, size = figures(human_count(info.parameters)), figures(human_bytes(info.weight_bytes))
+        size = _("{count} parameters · {size}", count=count, size=size)
         facts = f"{info.precision} · {size} · {info.device}"
         detail = f'<span class="model-facts">{html.escape(facts)}</span>'
-    notes = "".join(f'<span class="model-note">{html.escape(text)}</span>' for text in _notes(model))
+    notes = "".join(f'<span class="model-note">{html.escape(translated(text))}</span>' for text in _notes(model))
     measured = f'<span class="speed">{html.escape(speed)}</span>'
     return f'<div class="status {model.state}">{name}{detail}{measured}{notes}</div>'
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from urllib.parse import quote
 
+from chatui import i18n
+from chatui.i18n import N_, _
 from chatui.store.records import Conversation, Hit
 from chatui.ui.place import Place
 from chatui.ui.transcript import plain
@@ -13,14 +15,18 @@ CHAT = "CHAT"
 """What chatui.js replaces in the links of a menu."""
 
 ACTS = (
-    ("rename", "Rename"),
-    ("pin", "Pin"),
-    ("unpin", "Unpin"),
-    ("archive", "Archive"),
-    ("unarchive", "Back from the archive"),
-    ("delete", "Delete"),
+    ("rename", N_("Rename")),
+    ("pin", N_("Pin")),
+    ("unpin", N_("Unpin")),
+    ("archive", N_("Archive")),
+    ("unarchive", N_("Back from the archive")),
+    ("delete", N_("Delete")),
 )
-EXPORTS = (("md", "Export as Markdown"), ("json", "Export as JSON"), ("messages", "Export as messages"))
+EXPORTS = (
+    ("md", N_("Export as Markdown")),
+    ("json", N_("Export as JSON")),
+    ("messages", N_("Export as messages")),
+)
 
 
 def listing(
@@ -32,27 +38,28 @@ def listing(
     """The conversations under the day of their last message; pinned ones first. `now` is by the browser's clock."""
     parts = [_removed(place)]
     if place.archived:
-        parts.append('<p class="chat-list-top">Archive · <a class="act" href="#unarchived">Back to the chats</a></p>')
+        back = f'<a class="act" href="#unarchived">{_("Back to the chats")}</a>'
+        parts.append(f'<p class="chat-list-top">{_("Archive")} · {back}</p>')
     group = ""
     for conversation in conversations:
-        heading = "Pinned" if conversation.pinned else day_of(conversation.updated, now)
+        heading = _("Pinned") if conversation.pinned else day_of(conversation.updated, now)
         if heading != group:
             group = heading
             parts.append(f"<h4>{html.escape(heading)}</h4>")
         parts.append(_row(conversation, place))
     if not conversations:
-        nothing = "The archive is empty." if place.archived else "Your chats will be listed here."
+        nothing = _("The archive is empty.") if place.archived else _("Your chats will be listed here.")
         parts.append(f'<p class="hint">{nothing}</p>')
     if more:
-        parts.append('<p class="chat-list-more"><a class="act" href="#more">Show more</a></p>')
+        parts.append(f'<p class="chat-list-more"><a class="act" href="#more">{_("Show more")}</a></p>')
     return _list(parts, place)
 
 
 def found(hits: Sequence[Hit], place: Place) -> str:
     """What a search has found."""
     if not hits:
-        return _list(['<p class="hint">Nothing was found.</p>'], place)
-    return _list(["<h4>Found</h4>", *(_hit(hit, place) for hit in hits)], place)
+        return _list([f'<p class="hint">{_("Nothing was found.")}</p>'], place)
+    return _list([f"<h4>{_('Found')}</h4>", *(_hit(hit, place) for hit in hits)], place)
 
 
 def day_of(moment: datetime, now: datetime) -> str:
@@ -60,25 +67,25 @@ def day_of(moment: datetime, now: datetime) -> str:
     day, today = moment.astimezone(now.tzinfo).date(), now.date()
     days = (today - day).days
     if days <= 0:
-        return "Today"
+        return _("Today")
     if days == 1:
-        return "Yesterday"
+        return _("Yesterday")
     if days < 7:
-        return "Last 7 days"
+        return _("Last 7 days")
     if days < 30:
-        return "Last 30 days"
+        return _("Last 30 days")
     return _month(day, today)
 
 
 def _month(day: date, today: date) -> str:
-    return day.strftime("%B") if day.year == today.year else day.strftime("%B %Y")
+    return i18n.month(day) if day.year == today.year else i18n.month(day, year=True)
 
 
 def _list(parts: Sequence[str], place: Place) -> str:
     """With what chatui.js reads to know where the tab stands, and the menu that it gives to a row that asks for it."""
     kind = "temporary" if place.temporary else "kept"
     stands = f'<a class="place {kind}" href="?chat={quote(place.chat)}"></a>'
-    return f'<div class="chat-list">{stands}{"".join(parts)}{_MENU}</div>'
+    return f'<div class="chat-list">{stands}{"".join(parts)}{_menu()}</div>'
 
 
 def _row(conversation: Conversation, place: Place) -> str:
@@ -88,9 +95,9 @@ def _row(conversation: Conversation, place: Place) -> str:
         ("archived", conversation.archived),
     )
     kinds = "".join(f" {name}" for name, is_so in states if is_so)
-    title = conversation.title or "Untitled"
+    title = conversation.title or _("Untitled")
     link = f'<a class="chat-link" href="?chat={quote(conversation.id)}">{plain(title)}</a>'
-    name = html.escape(f"Menu of {title}", quote=True).replace("$", "")
+    name = html.escape(_("Menu of {title}", title=title), quote=True).replace("$", "")
     menu = f'<details class="chat-menu"><summary class="named" title="{name}">⋯</summary></details>'
     return f'<div class="chat-row{kinds}">{link}{menu}</div>'
 
@@ -103,17 +110,16 @@ def _hit(hit: Hit, place: Place) -> str:
 
 def _menu() -> str:
     """What can be done with the conversation CHAT; a row shows what makes sense for it."""
-    acts = "".join(f'<a class="act {do}" href="#{do}={CHAT}">{label}</a>' for do, label in ACTS)
+    acts = "".join(f'<a class="act {do}" href="#{do}={CHAT}">{_(label)}</a>' for do, label in ACTS)
     exports = "".join(
-        f'<a class="download" href="chats/export?chat={CHAT}&amp;format={form}">{label}</a>' for form, label in EXPORTS
+        f'<a class="download" href="chats/export?chat={CHAT}&amp;format={form}">{_(label)}</a>'
+        for form, label in EXPORTS
     )
     return f'<div class="chat-menu-box spare">{acts}{exports}</div>'
-
-
-_MENU = _menu()
 
 
 def _removed(place: Place) -> str:
     if not place.removed:
         return ""
-    return f'<p class="chat-list-top">Deleted. <a class="act" href="#restore={quote(place.removed)}">Undo</a></p>'
+    undo = f'<a class="act" href="#restore={quote(place.removed)}">{_("Undo")}</a>'
+    return f'<p class="chat-list-top">{_("Deleted.")} {undo}</p>'

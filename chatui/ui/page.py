@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Mount
 from chatui import personas
 from chatui.bodies import LARGEST_UPLOAD, BodyLimit
 from chatui.chat import Backend
+from chatui.i18n import N_
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.runner import Runner
 from chatui.security import Login, SecurityMiddleware
@@ -28,7 +29,7 @@ from chatui.ui.blocks import Page
 from chatui.ui.conversation import Conversation
 from chatui.ui.inspector_panel import InspectorPanel
 from chatui.ui.persona_panel import PersonaPanel
-from chatui.ui.sidebar import Sidebar
+from chatui.ui.sidebar import Sidebar, below
 from chatui.ui.streams import EventStreams
 from chatui.ui.wires import wire
 
@@ -127,16 +128,16 @@ def build(runner: Runner, cookies: Cookies) -> Page:
             sidebar = Sidebar()
         with gr.Sidebar(position="right", open=True, width=320, elem_id="settings"):
             panel = PersonaPanel(shelf)
-            gr.Markdown("### Generation")
+            gr.Markdown(N_("### Generation"))
             start_with = gr.Textbox(
-                label="Start the reply with",
-                info="The model goes on from here. Empty lets it begin by itself.",
+                label=N_("Start the reply with"),
+                info=N_("The model goes on from here. Empty lets it begin by itself."),
                 lines=1,
                 max_lines=6,
                 elem_id="start-with",
             )
             settings = controls.build()
-            reset = gr.Button("Reset to the model's defaults", size="sm", elem_id="reset")
+            reset = gr.Button(N_("Reset to the model's defaults"), size="sm", elem_id="reset")
         status = gr.Markdown(header.status(backend.models()[0]), elem_id="status")
         chat = Conversation(
             page,
@@ -183,6 +184,9 @@ def build(runner: Runner, cookies: Cookies) -> Page:
         page.load(begin, None, [status, *settings, following], queue=False, **private)
         followed = following.change(follow_model, None, status, concurrency_limit=None, **private)
         followed.then(adopt_defaults, settings, settings, queue=False, **private)
+        page.says(sidebar.below, value=below)
+        page.says(chat.chatbot, placeholder=lambda: header.greeting(personas.translated(first)))
+        page.says(status, value=lambda: header.status(backend.models()[0]))
         page.unload(listening.forget_tab)
     return page
 
@@ -203,7 +207,7 @@ def _appearance() -> dict[str, Any]:
 def _chatbot(first: personas.Persona) -> gr.Chatbot:
     return gr.Chatbot(
         elem_id="chat",
-        label="Conversation",
+        label=N_("Conversation"),
         show_label=False,
         container=False,
         height=None,
@@ -220,13 +224,13 @@ def _chatbot(first: personas.Persona) -> gr.Chatbot:
 def _textbox() -> gr.Textbox:
     return gr.Textbox(
         elem_id="message",
-        label="Message",
-        placeholder="Message the model …",
+        label=N_("Message"),
+        placeholder=N_("Message the model …"),
         lines=1,
         max_lines=8,
         autofocus=True,
-        submit_btn="Send",
-        stop_btn="Stop",
+        submit_btn=N_("Send"),
+        stop_btn=N_("Stop"),
         scale=7,
     )
 

@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.components import Component
 
 from chatui import cards, personas
+from chatui.i18n import N_
 from chatui.personas import Persona
 from chatui.ui import controls
 from chatui.ui.uploads import Upload, uploaded
@@ -32,26 +33,26 @@ class PersonaEditor:
         self._source = gr.Textbox(visible=False)
         with gr.Row(elem_classes="persona-row"):
             self._preview = gr.Markdown(face(Persona("")))
-            self.picture = Upload("Choose picture", size="sm", min_width=0, scale=0, file_types=["image"])
-            self.no_picture = quiet("Remove", visible=False)
+            self.picture = Upload(N_("Choose picture"), size="sm", min_width=0, scale=0, file_types=["image"])
+            self.no_picture = quiet(N_("Remove"), visible=False)
         avatar = gr.Textbox(visible=False)
         with gr.Row(elem_classes="persona-name"):
-            name = gr.Textbox(label="Name", max_lines=1, autofocus=True, min_width=0, scale=4)
-            emoji = gr.Textbox(label="Emoji", max_lines=1, min_width=0, scale=1)
+            name = gr.Textbox(label=N_("Name"), max_lines=1, autofocus=True, min_width=0, scale=4)
+            emoji = gr.Textbox(label=N_("Emoji"), max_lines=1, min_width=0, scale=1)
         prompt = gr.Textbox(
-            label="System prompt",
-            info="{{user}}, {{model}}, {{date}} and {{char}}, the persona's name, are filled in.",
+            label=N_("System prompt"),
+            info=N_("{{user}}, {{model}}, {{date}} and {{char}}, the persona's name, are filled in."),
             lines=5,
             max_lines=14,
             elem_id="persona-prompt",
         )
-        greeting = gr.Textbox(label="Greeting", lines=2, max_lines=6)
-        examples = gr.Textbox(label="Example prompts", info="One on each line.", lines=3, max_lines=8)
-        with_settings = gr.Checkbox(label="Keep the current generation settings with it", container=False)
+        greeting = gr.Textbox(label=N_("Greeting"), lines=2, max_lines=6)
+        examples = gr.Textbox(label=N_("Example prompts"), info=N_("One on each line."), lines=3, max_lines=8)
+        with_settings = gr.Checkbox(label=N_("Keep the current generation settings with it"), container=False)
         self._fields: list[Component] = [avatar, name, emoji, prompt, greeting, examples, with_settings]
         with gr.Row(elem_classes="persona-end"):
-            self.save = gr.Button("Save", size="sm", variant="primary", min_width=0)
-            self.cancel = gr.Button("Cancel", size="sm", min_width=0)
+            self.save = gr.Button(N_("Save"), size="sm", variant="primary", min_width=0)
+            self.cancel = gr.Button(N_("Cancel"), size="sm", min_width=0)
 
     def shows(self, source: str, persona: Persona) -> Updates:
         """What makes it visible, with a persona in it."""

@@ -14,10 +14,11 @@ from gradio.components import Component
 
 from chatui import cards, personas
 from chatui.errors import ChatError, NotFoundError, unexpected
+from chatui.i18n import N_
 from chatui.personas import PRESETS, Persona
 from chatui.store.records import OwnPersona
 from chatui.store.shelf import Shelf
-from chatui.ui import controls, header, listening
+from chatui.ui import controls, header, listening, speaking
 from chatui.ui.persona_editor import PersonaEditor, face, quiet
 from chatui.ui.uploads import Upload, uploaded
 
@@ -56,14 +57,14 @@ class PersonaPanel:
     def __init__(self, shelf: Callable[[], Shelf | None]) -> None:
         self._shelf = shelf
         first = PRESETS[0]
-        gr.Markdown("### Persona")
+        gr.Markdown(N_("### Persona"))
         with gr.Column(elem_id="persona-chooser") as self._chooser:
             self._build_choice(first)
             self._build_actions()
             system_prompt = gr.Textbox(
                 first.system_prompt,
-                label="System prompt",
-                info="What the model is told before the conversation. Yours to change.",
+                label=N_("System prompt"),
+                info=N_("What the model is told before the conversation. Yours to change."),
                 lines=4,
                 max_lines=10,
                 elem_id="system-prompt",
@@ -135,23 +136,23 @@ class PersonaPanel:
         with gr.Row(elem_classes="persona-row"):
             self._face = gr.Markdown(face(first))
             self._choice = PersonaChoice(
-                _choices([]), value=personas.key(first), label="Persona", show_label=False, elem_id="persona"
+                _choices([]), value=personas.key(first), label=N_("Persona"), show_label=False, elem_id="persona"
             )
         self._written_for = gr.Textbox(personas.key(first), visible=False)
 
     def _build_actions(self) -> None:
         with gr.Row(elem_classes="persona-actions"):
-            self._new = quiet("New")
-            self._copy = quiet("Duplicate")
-            self._bring = Upload("Import", size="sm", min_width=0, scale=0, file_types=[".json", ".png"])
+            self._new = quiet(N_("New"))
+            self._copy = quiet(N_("Duplicate"))
+            self._bring = Upload(N_("Import"), size="sm", min_width=0, scale=0, file_types=[".json", ".png"])
         with gr.Row(visible=False, elem_classes="persona-actions") as self._own:
-            self._edit = quiet("Edit")
-            self._delete = quiet("Delete")
-            self._exports = {"json": quiet("Export"), "png": quiet("Export card")}
+            self._edit = quiet(N_("Edit"))
+            self._delete = quiet(N_("Delete"))
+            self._exports = {"json": quiet(N_("Export")), "png": quiet(N_("Export card"))}
         with gr.Row(visible=False, elem_classes="persona-asking") as self._asking:
-            gr.Markdown("Delete this persona? Its conversations stay.")
-            self._yes = gr.Button("Delete it", size="sm", variant="stop", min_width=0)
-            self._no = gr.Button("Keep it", size="sm", min_width=0)
+            gr.Markdown(N_("Delete this persona? Its conversations stay."))
+            self._yes = gr.Button(N_("Delete it"), size="sm", variant="stop", min_width=0)
+            self._no = gr.Button(N_("Keep it"), size="sm", min_width=0)
 
     def _told(self, step: Step) -> Step:
         """The step as an event: what goes wrong is told to the user, and changes nothing."""
@@ -163,7 +164,7 @@ class PersonaPanel:
                 if not isinstance(error, ChatError):
                     log.exception("an event of the personas failed")
                     error = unexpected(error)
-                gr.Warning(html.escape(str(error)))
+                gr.Warning(html.escape(speaking.sentence(error)))
                 return {self._bring: None, self._editor.picture: None}
 
         return told
@@ -257,6 +258,7 @@ class PersonaPanel:
 
     def _welcome(self, persona: Persona) -> Updates:
         """The empty page in the persona's voice, and the settings where it has its own."""
+        persona = personas.translated(persona)
         greeting = personas.fill(
             persona.greeting,
             user=listening.login() or "User",
@@ -274,7 +276,7 @@ class PersonaPanel:
 
 
 def _choices(own: Sequence[OwnPersona]) -> list[tuple[str, str]]:
-    presets = [(preset.label, personas.key(preset)) for preset in PRESETS]
+    presets = [(personas.translated(preset).label, personas.key(preset)) for preset in PRESETS]
     return [*((kept.persona.label, kept.id) for kept in own), *presets]
 
 

@@ -6,15 +6,19 @@ from datetime import datetime, timedelta, timezone
 import gradio as gr
 
 from chatui.errors import TransferError
+from chatui.i18n import N_, _
 from chatui.store import checks, importing
 from chatui.ui import header, listening, listing
 from chatui.ui.tab import Tab
 from chatui.ui.uploads import Upload, uploaded
 
-BELOW = (
-    '<p class="chat-list-below"><a class="act" href="#archived">Archive</a> · '
-    '<a class="download" href="chats/export?format=json">Export all</a></p>'
-)
+
+def below() -> str:
+    """What stands under the list."""
+    return (
+        f'<p class="chat-list-below"><a class="act" href="#archived">{_("Archive")}</a> · '
+        f'<a class="download" href="chats/export?format=json">{_("Export all")}</a></p>'
+    )
 
 
 class Sidebar:
@@ -22,19 +26,19 @@ class Sidebar:
 
     def __init__(self) -> None:
         gr.Markdown(header.BRAND)
-        self.new = gr.Button("New chat", variant="primary", elem_id="new-chat")
-        self.temporary = gr.Button("Temporary chat", size="sm", elem_id="temporary-chat")
+        self.new = gr.Button(N_("New chat"), variant="primary", elem_id="new-chat")
+        self.temporary = gr.Button(N_("Temporary chat"), size="sm", elem_id="temporary-chat")
         self.search = gr.Textbox(
-            label="Search",
+            label=N_("Search"),
             show_label=False,
-            placeholder="Search chats",
+            placeholder=N_("Search chats"),
             elem_id="search",
             container=False,
             max_lines=1,
         )
         self.list = gr.Markdown(elem_id="chats")
-        self.bring = Upload("Import chats", size="sm", file_types=[".json", ".jsonl", ".zip"], elem_id="bring")
-        gr.Markdown(BELOW, elem_id="below-chats")
+        self.bring = Upload(N_("Import chats"), size="sm", file_types=[".json", ".jsonl", ".zip"], elem_id="bring")
+        self.below = gr.Markdown(below(), elem_id="below-chats")
 
     async def listed(self, tab: Tab) -> str:
         """The list as this tab shows it."""

@@ -10,7 +10,23 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chatui import i18n
+from chatui.errors import ChatError, SettingsError
+from chatui.i18n import N_, translated
+from chatui.settings import GenerationSettings
 from chatui.ui.theme import ASSETS
+
+OUT_OF_RANGE = (
+    N_("Input should be less than or equal to {limit} (got {value})"),
+    N_("Input should be greater than or equal to {limit} (got {value})"),
+    N_("Input should be less than {limit} (got {value})"),
+    N_("Input should be greater than {limit} (got {value})"),
+    N_("Input should be a valid integer (got {value})"),
+    N_("Input should be a valid number (got {value})"),
+    N_("Input should be a finite number (got {value})"),
+    N_("String should have at most {limit} characters (got {value})"),
+    N_("Tuple should have at most {limit} items after validation, not {count} (got {value})"),
+)
+"""What pydantic says of a setting."""
 
 _HTML = re.compile(rb"<html\s+lang=\"[^\"]*\"")
 
@@ -33,6 +49,20 @@ def asked_in(request: Any) -> str:
     first = request[0] if isinstance(request, list) and request else request
     headers = first.headers if isinstance(first, gr.Request) and first.request is not None else {}
     return i18n.negotiated(headers.get("accept-language"))
+
+
+def told(error: ChatError) -> tuple[str, str]:
+    """An error's message and remedy, in the language spoken now."""
+    if not isinstance(error, SettingsError):
+        return translated(error.message), translated(error.remedy)
+    field = GenerationSettings.model_fields.get(error.field)
+    name = field.title if field is not None and field.title else error.field
+    return f"{translated(name)}: {translated(str(error.args[1]))}", translated(error.remedy)
+
+
+def sentence(error: ChatError) -> str:
+    """Both in one line."""
+    return " ".join(told(error)).strip()
 
 
 def spoken(page: bytes) -> bytes:

@@ -8,9 +8,10 @@ from typing import Any
 from urllib.parse import quote
 
 from chatui.errors import ChatError
+from chatui.i18n import N_, _, ngettext, number, translated
 from chatui.runner import Growing
 from chatui.store.records import StoredMessage
-from chatui.ui import written
+from chatui.ui import speaking, written
 
 Shown = dict[str, Any]
 """One message as gr.Chatbot takes it."""
@@ -19,11 +20,11 @@ CALM_SECONDS = 0.2
 """What is over sooner is not named: a line that changes as soon as it is there only flickers."""
 
 ENDED = {
-    "stopped": "Stopped.",
-    "interrupted": "Interrupted: the server ended before this reply did.",
+    "stopped": N_("Stopped."),
+    "interrupted": N_("Interrupted: the server ended before this reply did."),
 }
-LENGTH = "The reply reached the longest length allowed."
-NOTHING = "The model ended its reply without writing anything."
+LENGTH = N_("The reply reached the longest length allowed.")
+NOTHING = N_("The model ended its reply without writing anything.")
 
 
 @dataclass
@@ -47,13 +48,13 @@ class View:
 def view(path: Sequence[StoredMessage], then: StoredMessage | None = None) -> View:
     """All that is shown of a path from the root of a message tree, up to a reply that is `then` still written."""
     made = View()
-    for number, message in enumerate(path):
+    for at, message in enumerate(path):
         if message.role == "assistant":
             made.add(message, reply(message))
             continue
         made.add(message, [{"role": "user", "content": _text(message.content)}])
         # What Gradio reports of a group of replies names its first thing: so this belongs to the reply.
-        follower = path[number + 1] if number + 1 < len(path) else then or message
+        follower = path[at + 1] if at + 1 < len(path) else then or message
         made.add(follower, [_bar(message)])
     return made
 
@@ -62,14 +63,21 @@ def reply(message: StoredMessage, growing: Growing | None = None, waiting_for: s
     """What is shown of a reply, `growing` while it is written here; `waiting_for` says what goes on before the text."""
     shown: list[Shown] = []
     if growing is not None and growing.dropped:
-        plural = "s were" if growing.dropped > 1 else " was"
-        shown.append(note(f"The {growing.dropped} oldest message{plural} left out: the conversation is too long."))
+        shown.append(
+            note(
+                ngettext(
+                    "The {count} oldest message was left out: the conversation is too long.",
+                    "The {count} oldest messages were left out: the conversation is too long.",
+                    growing.dropped,
+                )
+            )
+        )
     if message.reasoning:
         shown.append(_thought(message, growing))
     if message.content:
         shown.append({"role": "assistant", "content": _text(message.content)})
     elif message.state == "running" and not message.reasoning:
-        shown.append(_titled("", {"title": waiting_for or "Waiting for its turn …", "status": "pending"}))
+        shown.append(_titled("", {"title": waiting_for or _("Waiting for its turn …"), "status": "pending"}))
     if message.state == "running":
         return shown
     ending = _ending(message)
@@ -81,7 +89,7 @@ def reply(message: StoredMessage, growing: Growing | None = None, waiting_for: s
 
 def card(error: ChatError) -> Shown:
     """A failure: its cause and what to do about it."""
-    return _card(error.message, error.remedy)
+    return _card(*speaking.told(error))
 
 
 def note(text: str) -> Shown:
@@ -92,12 +100,17 @@ def note(text: str) -> Shown:
 def phase(growing: Growing) -> str:
     """What goes on before the first text, once the model is there."""
     if time.perf_counter() - growing.started < CALM_SECONDS:
-        return "Waiting for its turn …"
+        return _("Waiting for its turn …")
     if growing.prompt is not None:
-        read = "" if growing.read is None else f"{growing.read:,} of "
-        return f"Reading {read}{len(growing.prompt.token_ids):,} tokens …"
-    place = "" if growing.place is None else ": next in line" if growing.place == 1 else f": place {growing.place:,}"
-    return f"Waiting for its turn{place} …"
+        count = len(growing.prompt.token_ids)
+        if growing.read is None:
+            return ngettext("Reading {count} token …", "Reading {count} tokens …", count)
+        return _("Reading {read} of {count} tokens …", read=growing.read, count=count)
+    if growing.place is None:
+        return _("Waiting for its turn …")
+    if growing.place == 1:
+        return _("Waiting for its turn: next in line …")
+    return _("Waiting for its turn: place {place} …", place=growing.place)
 
 
 def speed(growing: Growing) -> str:
@@ -109,11 +122,15 @@ def speed(growing: Growing) -> str:
         rate = growing.finish.tokens_per_second
     else:
         rate = (growing.tokens - 1) / max(time.perf_counter() - growing.first_text_at, 1e-3)
-    measured = f"{rate:.1f} tokens/s · " if growing.tokens > 1 else ""
-    known = ""
+    parts: list[str] = []
     if growing.finish is not None and growing.finish.cached_tokens:
-        known = f"{growing.finish.prompt_tokens:,} tokens in, {growing.finish.cached_tokens:,} remembered · "
-    return f"{known}{growing.tokens} token{'s' if growing.tokens != 1 else ''} · {measured}first after {first:.2f} s"
+        known = {"count": growing.finish.prompt_tokens, "known": growing.finish.cached_tokens}
+        parts.append(_("{count} tokens in, {known} remembered", **known))
+    parts.append(ngettext("{count} token", "{count} tokens", growing.tokens))
+    if growing.tokens > 1:
+        parts.append(_("{speed} tokens/s", speed=number(rate, 1)))
+    parts.append(_("first after {seconds} s", seconds=number(first, 2)))
+    return " · ".join(parts)
 
 
 def text_of(content: Any) -> str:
@@ -142,13 +159,13 @@ def _by_length(message: StoredMessage) -> bool:
 def _ending(message: StoredMessage) -> Shown | None:
     """What is said below a reply that did not simply end."""
     if message.state == "failed":
-        cause, _, remedy = message.error.partition("\n")
-        return _card(cause, remedy)
+        cause, remedy = message.error.partition("\n")[::2]
+        return _card(translated(cause), translated(remedy))
     if message.state in ENDED:
-        return note(ENDED[message.state])
+        return note(_(ENDED[message.state]))
     if _by_length(message):
-        return note(LENGTH)
-    return None if message.content or message.reasoning else note(NOTHING)
+        return note(_(LENGTH))
+    return None if message.content or message.reasoning else note(_(NOTHING))
 
 
 def _bar(message: StoredMessage) -> Shown:
@@ -158,18 +175,18 @@ def _bar(message: StoredMessage) -> Shown:
     parts: list[str] = []
     if len(versions) > 1:
         parts += [
-            _turn_to(versions[at - 1] if at else "", "‹", "Previous version"),
+            _turn_to(versions[at - 1] if at else "", "‹", _("Previous version")),
             f"<span>{at + 1}/{len(versions)}</span>",
-            _turn_to(versions[at + 1] if at + 1 < len(versions) else "", "›", "Next version"),
+            _turn_to(versions[at + 1] if at + 1 < len(versions) else "", "›", _("Next version")),
         ]
     if can_go_on(message):
-        parts.append(f'<a class="act go-on" href="#continue={quote(message.id)}">Continue</a>')
+        parts.append(f'<a class="act go-on" href="#continue={quote(message.id)}">{_("Continue")}</a>')
     if message.role == "assistant" and message.author is not None:
-        parts.append(f'<a class="act inspect" href="#inspect={quote(message.id)}">Inspect</a>')
-    parts.append(f'<a class="act branch" href="#branch={quote(message.id)}">Branch</a>')
+        parts.append(f'<a class="act inspect" href="#inspect={quote(message.id)}">{_("Inspect")}</a>')
+    parts.append(f'<a class="act branch" href="#branch={quote(message.id)}">{_("Branch")}</a>')
     if message.rating:
-        label = f"Note: {plain(message.note)}" if message.note else "Add a note"
-        parts.append(f"<span>{message.rating.capitalize()}d</span>")
+        label = _("Note: {note}", note=plain(message.note)) if message.note else _("Add a note")
+        parts.append(f"<span>{_('Liked') if message.rating == 'like' else _('Disliked')}</span>")
         parts.append(f'<a class="act annotate" href="#note={quote(message.id)}">{label}</a>')
     side = "question" if message.role == "user" else "answer"
     return _aside(f'<p class="chat-bar {side}">{" ".join(parts)}</p>')
@@ -184,11 +201,11 @@ def _turn_to(version: str, label: str, name: str) -> str:
 def _thought(message: StoredMessage, growing: Growing | None) -> Shown:
     thinking = message.state == "running" and not message.content
     if thinking:
-        return _titled(message.reasoning, {"title": "Thinking …", "status": "pending"})
-    title = "Thought, until it was cut off" if not message.content else "Thought"
+        return _titled(message.reasoning, {"title": _("Thinking …"), "status": "pending"})
+    title = _("Thought") if message.content else _("Thought, until it was cut off")
     if growing is not None and growing.thought_at is not None:
         seconds = growing.thought_at - (growing.first_text_at or growing.started)
-        title = f"Thought for {seconds:.1f} s"
+        title = _("Thought for {seconds} s", seconds=number(seconds, 1))
     return _titled(message.reasoning, {"title": title, "status": "done"})
 
 
