@@ -6,28 +6,38 @@ Knows no page and no HTTP.
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from chatui import priority
 from chatui.chat import Backend, ChatRequest, Finish, Message, Prompt, ReplyDelta, Told
-from chatui.errors import ChatError, unexpected
+from chatui.errors import ChatError, StoreError, unexpected
 from chatui.inspection import Inspection
+from chatui.keeping import Keeper
 from chatui.store.records import Author, Begun, Conversation, MessageState, Progress, StoredMessage, Turn
 from chatui.store.shelf import Shelf
 from chatui.store.store import Store
 
 log = logging.getLogger(__name__)
 
-KEEP_SECONDS = 0.5
-"""What has been written meanwhile is kept this often; a crash loses no more."""
-
-SWEEP_SECONDS = 2.0
+SWEEP_SECONDS = 1.0
 SILENT_FOR = timedelta(seconds=5)
-"""A reply of which nothing has been heard for so long has lost its server, this one or another."""
+"""A reply of which nothing has been heard for so long has lost its server, where nothing is heard at the next look.
+
+The second look is for servers that could not write before: after a database that was away, or a clock that jumped.
+"""
+
+LOST = (
+    "Interrupted: this server had no touch with the database for so long that the reply was given up.",
+    "What was saved until then is here; Continue writes on.",
+)
+REMOVED = ("The conversation was removed while this reply was being written.", "")
+
+STOP_SECONDS = 12.0
+STOP_LOOK_SECONDS = 0.1
+"""How often, and how long, to look whether another server has stopped its reply; one that is gone is swept by then."""
 
 DELETED_FOR = timedelta(days=1)
 PURGE_SECONDS = 3600.0
@@ -71,11 +81,12 @@ class Growing:
 class Live:
     """A reply that is being written. `path` leads to it; `state` and `growing` tell how far it has come.
 
-    `kept` once its end is in the store, `unkept` while the store refuses to take it.
+    `kept` once its end is in the store, `unkept` while the store refuses to take it. Only with the `lease` may it be
+    written.
     """
 
-    def __init__(self, store: Store, owner: str, begun: Begun, author: Author) -> None:
-        self.store, self.owner = store, owner
+    def __init__(self, store: Store, owner: str, begun: Begun, author: Author, lease: str | None = None) -> None:
+        self.store, self.owner, self.lease = store, owner, lease
         self.conversation: Conversation = begun.conversation
         self.path = begun.path
         self.message: StoredMessage = begun.reply
@@ -88,15 +99,15 @@ class Live:
         self.task: asyncio.Task[None] | None = None
         self._listeners: set[asyncio.Event] = set()
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self, until_kept: bool = False) -> AsyncIterator[None]:
         """Comes at once, then whenever there may be news, several times a second; ends once the reply's end is kept.
 
-        It also ends where the store refuses the end.
+        It also ends where the store refuses the end, unless it is to go on `until_kept`.
         """
         news = asyncio.Event()
         self._listeners.add(news)
         try:
-            while not self.kept and not (self.unkept and self.state != "running"):
+            while not self.kept and (until_kept or not (self.unkept and self.state != "running")):
                 yield
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(HEARTBEAT_SECONDS):
@@ -132,7 +143,17 @@ class Live:
             self.state,
             grown.finish,
             described(self.error),
+            lease=self.lease,
         )
+
+    def lose(self, left: StoredMessage | None) -> None:
+        """It was given up by another server, or removed, and ends as the store has it."""
+        if self.task is not None:
+            self.task.cancel()
+        self.error = StoreError(*(LOST if left else REMOVED))
+        self.state, self.growing.finish = "stopped", None
+        if left is not None:
+            self.growing.text, self.growing.reasoning, self.state = left.content, left.reasoning, left.state
 
 
 class Runner:
@@ -145,12 +166,10 @@ class Runner:
         self.backend = backend
         self.inspects = inspect
         self.kept, self.passing = kept, passing
-        self._lives: dict[str, Live] = {}
-        self._keeping: asyncio.Task[None] | None = None
-        self._wake: asyncio.Event | None = None
+        self._keepers = {temporary: Keeper(self.store(temporary), self._told) for temporary in (False, True)}
+        self._housekeeping: asyncio.Task[None] | None = None
+        self._silent: dict[tuple[str, str], datetime] = {}
         self._closing = False
-        # Otherwise it would take a core from a step of the model's, and the other cores would wait for that one.
-        self._aside = ThreadPoolExecutor(1, "chatui-keeping", priority.stand_back, (priority.ASIDE,))
 
     def store(self, temporary: bool) -> Store:
         """The store of one kind or the other."""
@@ -163,30 +182,37 @@ class Runner:
     @property
     def replies(self) -> int:
         """How many are being written here now."""
-        return len(self._lives)
+        return len(self._lives())
 
     def live(self, owner: str, message: str) -> Live | None:
         """The reply with this id while it is written here, for its owner only."""
-        found = self._lives.get(message)
+        found = next((live for live in self._lives() if live.message.id == message), None)
         return found if found is not None and found.owner == owner else None
 
     def writing(self, owner: str, conversation: str) -> list[Live]:
         """The replies of this conversation that are written here now."""
-        lives = self._lives.values()
-        return [live for live in lives if live.conversation.id == conversation and live.owner == owner]
+        return [live for live in self._lives() if live.conversation.id == conversation and live.owner == owner]
 
     async def ask(self, owner: str, turn: Turn, temporary: bool = False) -> Live:
         """Begin a reply. It is written to its end, heard or not. Raises NotFoundError or StoreError."""
         self.start()
-        begun = await asyncio.to_thread(self.shelf(owner, temporary).begin, turn)
-        live = Live(self.store(temporary), owner, begun, turn.author)
-        self._lives[live.message.id] = live
+        lease = secrets.token_urlsafe(16)
+        begun = await asyncio.to_thread(self.shelf(owner, temporary).begin, turn, lease)
+        keeper = self._keepers[temporary]
+        # What the store does not take yet is newer here.
+        known = (self.live(owner, message.id) for message in begun.path)
+        path = tuple(live.as_message() if live else message for live, message in zip(known, begun.path, strict=True))
+        live = Live(keeper.store, owner, replace(begun, path=path), turn.author, lease)
+        keeper.replies[live.message.id] = live
         live.task = asyncio.create_task(self._write(live, _request(live, self.inspects)))
-        live.task.add_done_callback(lambda _: self._over(live))
+        live.task.add_done_callback(lambda _: self._over(live, keeper))
         return live
 
-    async def stop(self, owner: str, conversation: str) -> None:
-        """End what is being written in this conversation, wherever it was asked; returns once that is kept."""
+    async def stop(self, owner: str, conversation: str, temporary: bool = False) -> None:
+        """End what is being written in this conversation, wherever it was asked and whichever server writes it.
+
+        Returns once that is kept, or the store refuses it.
+        """
         stopping = self.writing(owner, conversation)
         for live in stopping:
             if live.task is not None:
@@ -194,26 +220,39 @@ class Runner:
         for live in stopping:
             async for _ in live.changes():
                 pass
+        if conversation and not temporary and not any(live.unkept for live in stopping):
+            await self._stop_elsewhere(owner, conversation)
+
+    async def _stop_elsewhere(self, owner: str, conversation: str) -> None:
+        shelf, until = self.shelf(owner), time.monotonic() + STOP_SECONDS
+        running = await asyncio.to_thread(shelf.running, conversation)
+        if running:
+            await asyncio.to_thread(shelf.request_stop, conversation)
+        while running and time.monotonic() < until:
+            await asyncio.sleep(STOP_LOOK_SECONDS)
+            running = await asyncio.to_thread(shelf.running, conversation)
 
     def start(self) -> None:
         """Keep what is written from now on, on the running event loop; again does nothing."""
-        loop = asyncio.get_running_loop()
-        if self._keeping is None or self._keeping.get_loop() is not loop or self._keeping.done():
-            self._wake = asyncio.Event()
-            self._keeping = loop.create_task(self._keep())
+        for keeper in self._keepers.values():
+            keeper.start()
+        loop, task = asyncio.get_running_loop(), self._housekeeping
+        if task is None or task.get_loop() is not loop or task.done():
+            self._housekeeping = loop.create_task(self._keep_house())
 
     async def close(self) -> None:
         """End all replies, which are then marked as interrupted, and keep them."""
         self._closing = True
-        tasks = [live.task for live in self._lives.values() if live.task is not None]
+        tasks = [live.task for live in self._lives() if live.task is not None]
+        if self._housekeeping is not None:
+            tasks.append(self._housekeeping)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-        await self._flush()
-        self._aside.shutdown(wait=False)
+        await asyncio.gather(*(keeper.close() for keeper in self._keepers.values()))
+
+    def _lives(self) -> list[Live]:
+        return [live for keeper in self._keepers.values() for live in keeper.replies.values()]
 
     async def _write(self, live: Live, request: ChatRequest) -> None:
         try:
@@ -228,68 +267,45 @@ class Runner:
             log.exception("a reply failed")
             live.state, live.error = "failed", unexpected(error)
 
-    def _over(self, live: Live) -> None:
+    def _over(self, live: Live, keeper: Keeper[Live]) -> None:
         """Its task has ended, perhaps before it began."""
         if live.state == "running":
             live.state = "interrupted" if self._closing else "stopped"
-        if self._wake is not None:
-            self._wake.set()
+        keeper.wake()
 
-    async def _keep(self) -> None:
-        """Keep what is written, now and then; mark what other servers have left, and remove what was deleted."""
-        swept = purged = float("-inf")
-        while self._wake is not None and not self._closing:
+    async def _keep_house(self) -> None:
+        """Mark what other servers have left, and remove what was deleted."""
+        purged, said = float("-inf"), ""
+        while not self._closing:
             try:
-                await self._flush()
-                if time.monotonic() - swept > SWEEP_SECONDS:
-                    await asyncio.to_thread(self.kept.interrupt, SILENT_FOR)
-                    swept = time.monotonic()
+                await asyncio.to_thread(self._sweep)
                 if time.monotonic() - purged > PURGE_SECONDS:
                     await asyncio.to_thread(self._purge)
                     purged = time.monotonic()
-            except ChatError as error:
-                log.warning("%s", error)
-            except Exception:
-                log.exception("replies could not be kept; trying again")
-            # Not wait_for(), which in Python 3.11 forgets to be cancelled when both happen at once.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(KEEP_SECONDS):
-                    await self._wake.wait()
-            self._wake.clear()
+                said = ""
+            except Exception as error:
+                self._silent = {}
+                if str(error) != said:
+                    log.warning("the store cannot be looked after, and is tried again: %s", error)
+                said = str(error)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    def _sweep(self) -> None:
+        """Those that are silent still at the second look have lost their server; what is written here has not."""
+        found = self.kept.silent(SILENT_FOR)
+        silent = {key: heard for key, heard in found.items() if key[1] not in self._keepers[False].replies}
+        lost = {key: heard for key, heard in silent.items() if self._silent.get(key) == heard}
+        if lost:
+            self.kept.interrupt(SILENT_FOR, lost)
+        self._silent = silent
 
     def _purge(self) -> None:
         self.kept.purge(DELETED_FOR)
         self.passing.purge(timedelta(0))
         self.passing.forget(timedelta(hours=24))
 
-    async def _flush(self) -> None:
-        """One transaction for all that has grown, which is also their sign of life. What has ended is let go of."""
-        for store in (self.kept, self.passing):
-            lives = {live: live.progress() for live in self._lives.values() if live.store is store}
-            if not lives:
-                continue
-            ended = [live for live, progress in lives.items() if progress.state != "running"]
-            try:
-                await asyncio.get_running_loop().run_in_executor(self._aside, self._write_down, store, lives)
-            except Exception as error:
-                for live in lives:
-                    live.unkept = error if isinstance(error, ChatError) else unexpected(error)
-                    live.tell()
-                raise
-            for live in lives:
-                live.unkept = None
-            for live in ended:
-                del self._lives[live.message.id]
-                live.kept = True
-                live.tell()
-
-    def _write_down(self, store: Store, lives: dict[Live, Progress]) -> None:
-        """How far they have come and, of those that are over, how they came about."""
-        if self.inspects:
-            for live, progress in lives.items():
-                if progress.state != "running":
-                    lives[live] = replace(progress, inspection=self._inspection(live))
-        store.write(list(lives.values()))
+    def _told(self, live: Live) -> bytes | None:
+        return self._inspection(live) if self.inspects else None
 
     def _inspection(self, live: Live) -> bytes | None:
         """How a reply that is over came about, packed, as far as that is known."""

@@ -13,7 +13,7 @@ from chatui.errors import ChatError, StoreError, unexpected
 from chatui.settings import AppSettings
 from chatui.store import writing
 from chatui.store.copies import copy
-from chatui.store.database import Database, url_of
+from chatui.store.database import ALL_OWNERS, Database, url_of
 from chatui.store.opening import bring_up_to_date, revision, upgrade
 from chatui.store.records import Progress, Written
 from chatui.store.rows import clock
@@ -105,10 +105,10 @@ class Store:
 
     def silent(self, silent_for: timedelta) -> dict[tuple[str, str], datetime]:
         """Running replies of which nothing was heard for so long, by owner and id, and when something last was."""
-        with self.database.maintaining() as connection:
-            rows = connection.execute(
-                select(messages.c.owner, messages.c.id, messages.c.heartbeat).where(_silent(connection, silent_for))
-            )
+        with self.database.reading() as connection:
+            statement = select(messages.c.owner, messages.c.id, messages.c.heartbeat)
+            statement = statement.where(_silent(connection, silent_for))
+            rows = connection.execute(statement, execution_options={ALL_OWNERS: True})
             return {(row.owner, row.id): row.heartbeat for row in rows}
 
     def interrupt(self, silent_for: timedelta, which: Mapping[tuple[str, str], datetime] | None = None) -> int:

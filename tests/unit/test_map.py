@@ -25,6 +25,7 @@ RANK = {
     "security": 3,
     "bodies": 3.1,
     "store": 3.5,
+    "keeping": 3.6,
     "runner": 3.7,
     "owners": 3,
     "downloads": 4,
