@@ -81,6 +81,7 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
 HEAD = (
     f'<link rel="stylesheet" href="{lasting.address("chatui.css")}">'
     f'<link rel="stylesheet" href="{lasting.address("early.css")}">'
+    f'<script src="{lasting.address("connections.js")}"></script>'
     f'<script src="{lasting.address("early.js")}"></script>'
 ).encode()
 

@@ -26,6 +26,7 @@ from chatui.settings import GenerationSettings
 from chatui.store.shelf import Shelf
 from chatui.ui import controls, early, header, lasting, listening, sessions, speaking, theme
 from chatui.ui.blocks import Page
+from chatui.ui.connections import Connections
 from chatui.ui.conversation import Conversation
 from chatui.ui.inspector_panel import InspectorPanel
 from chatui.ui.persona_panel import PersonaPanel
@@ -64,6 +65,7 @@ def mount(app: FastAPI, runner: Runner, cookies: Cookies, login: Login | None, r
     gr.mount_gradio_app(app, page, path="/", auth=login, root_path=root_path or None, **_appearance())
     gradio_app: Any = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))
     gradio_app.add_middleware(EventStreams, page=page)
+    gradio_app.add_middleware(Connections)
 
     def login_of(request: Request) -> str | None:
         names = (f"access-token-{gradio_app.cookie_id}", f"access-token-unsecure-{gradio_app.cookie_id}")
@@ -101,6 +103,7 @@ def launch(runner: Runner, cookies: Cookies, login: Login | None, routes: list[B
         Middleware(lasting.Lasting),
         Middleware(speaking.Speaking),
         Middleware(early.Head, opening=opening),
+        Middleware(Connections),
         Middleware(EventStreams, page=page),
     ]
     wiring = {"routes": routes, "middleware": middleware}
