@@ -28,10 +28,11 @@ from chatui.settings import GenerationSettings
 from chatui.store.records import Author, Rating, StoredMessage, Turn
 from chatui.ui import actions, context_bar, controls, endpoint, header, inspector_panel, listening, speaking, transcript
 from chatui.ui.blocks import Page
-from chatui.ui.flow import Latest, pause
+from chatui.ui.flow import Latest, Once, pause
 from chatui.ui.inspector_panel import InspectorPanel
 from chatui.ui.persona_panel import PersonaPanel
 from chatui.ui.place import Place
+from chatui.ui.sessions import MOST_TABS
 from chatui.ui.sidebar import Sidebar
 from chatui.ui.tab import Tab
 from chatui.ui.transcript import Shown
@@ -68,6 +69,7 @@ class Conversation(gr.ChatInterface):
         # Not the message box itself: an event that takes it clears what its validation has said.
         self._draft = wire("draft")
         self._latest = Latest()
+        self._once: Once[Place] = Once(MOST_TABS)
         super().__init__(endpoint.chat(self._backend), api_name="chat", editable=True, concurrency_limit=None, **parts)
 
     def _setup_events(self) -> None:
@@ -133,21 +135,21 @@ class Conversation(gr.ChatInterface):
         async def step(tab: Tab) -> Live:
             return await self._ask(tab, inputs, message, tab.place.ids[-1] if tab.place.ids else None)
 
-        async for update in self._run(inputs, step, sent=True):
+        async for update in self._run(inputs, step, asks=message, sent=True):
             yield update
 
     async def _send_example(self, event: gr.SelectData, *inputs: Any) -> Updates:
         async def step(tab: Tab) -> Live:
             return await self._ask(tab, inputs, str(event.value["text"]), None)
 
-        async for update in self._run(inputs, step):
+        async for update in self._run(inputs, step, asks=event.value):
             yield update
 
     async def _retry(self, event: gr.RetryData, *inputs: Any) -> Updates:
         async def step(tab: Tab) -> Live:
             return await self._ask(tab, inputs, None, tab.place.message(_index(event.index)))
 
-        async for update in self._run(inputs, step):
+        async for update in self._run(inputs, step, asks=("retry", event.index)):
             yield update
 
     async def _edit(self, event: gr.EditData, *inputs: Any) -> Updates:
@@ -155,7 +157,7 @@ class Conversation(gr.ChatInterface):
             edited = await asyncio.to_thread(tab.shelf.message, tab.place.message(_index(event.index)))
             return await self._ask(tab, inputs, transcript.text_of(event.value), edited.parent)
 
-        async for update in self._run(inputs, step):
+        async for update in self._run(inputs, step, asks=(event.index, event.value)):
             yield update
 
     async def _undo(self, event: gr.UndoData, *inputs: Any) -> Updates:
@@ -204,7 +206,8 @@ class Conversation(gr.ChatInterface):
                 raise ChatError("This reply cannot be continued.", "Ask for another version instead.")
             return await self._ask(tab, inputs, None, cut.parent, goes_on=cut)
 
-        async for update in self._run(inputs, step, opens=name in ("open", "branch", "restore")):
+        asks = rest if name in ("continue", "other", "branch") else None
+        async for update in self._run(inputs, step, asks=asks, opens=name in ("open", "branch", "restore")):
             yield update
 
     async def _first(self) -> dict[Any, Any]:
@@ -327,13 +330,39 @@ class Conversation(gr.ChatInterface):
         except ChatError as error:
             return context_bar.refusal(error)
 
-    async def _run(self, inputs: Sequence[Any], step: Step, sent: bool = False, opens: bool = False) -> Updates:
-        """Do a step, then show where the tab stands and listen; `sent` empties the box, `opens` shows the persona."""
-        async with self._latest.in_place_of_the_last(listening.tab()) as superseded:
+    async def _run(
+        self, inputs: Sequence[Any], step: Step, asks: object = None, sent: bool = False, opens: bool = False
+    ) -> Updates:
+        """Do a step, then show where the tab stands and listen.
+
+        `asks` is what a step writes anew, which is done once; `sent` empties the box, `opens` shows the persona.
+        """
+        name = listening.tab()
+        async with self._latest.in_place_of_the_last(name) as superseded:
+            if asks is None:
+                self._once.forget(name)
+            else:
+                step = self._done_once(name, (inputs, asks), step)
             async for update in self._done(inputs, step, sent, opens):
                 if superseded.is_set():
                     return
                 yield update
+
+    def _done_once(self, name: str, asked: object, step: Step) -> Step:
+        """The step; where the tab `name` has just `asked` the same, what came of it is shown once more."""
+
+        async def once(tab: Tab) -> Live | None:
+            live: Live | None = None
+
+            async def work() -> Place:
+                nonlocal live
+                live = await step(tab)
+                return tab.place
+
+            tab.place = await self._once.do(name, asked, work)
+            return live
+
+        return once
 
     async def _done(self, inputs: Sequence[Any], step: Step, sent: bool, opens: bool) -> Updates:
         tab: Tab | None = None

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import hashlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError
@@ -18,6 +20,9 @@ FLUSH_SECONDS_PER_REPLY = 0.03
 HEARTBEAT_SECONDS = 0.25
 LONGEST_FAREWELL = 2.0
 """Seconds that an event may take to end when another takes its place."""
+
+
+T = TypeVar("T")
 
 
 class Latest:
@@ -42,6 +47,38 @@ class Latest:
             ended.set()
             if self._running.get(tab) == (superseded, ended):
                 del self._running[tab]
+
+
+class Once(Generic[T]):
+    """Lets what a tab asks twice in a row be done once: by a double click, or by a request that was sent again.
+
+    A tab that has heard the answer to its first question asks the next from another place, so not the same.
+    """
+
+    def __init__(self, most: int) -> None:
+        """`most`: tabs whose last question is remembered."""
+        self._most = most
+        self._last: dict[str, tuple[bytes, asyncio.Task[T]]] = {}
+
+    async def do(self, tab: str, asked: object, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What `work` gives, now or when this tab asked the same before. Raises what it raises, which is forgotten."""
+        if not tab:
+            return await work()
+        key = hashlib.sha256(repr(asked).encode("utf-8", "backslashreplace")).digest()
+        last = self._last.pop(tab, None)
+        task = last[1] if last is not None and last[0] == key else asyncio.create_task(work())
+        self._last[tab] = (key, task)
+        if len(self._last) > self._most:
+            del self._last[next(iter(self._last))]
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if task.done() and (task.cancelled() or task.exception() is not None):
+                self.forget(tab)
+
+    def forget(self, tab: str) -> None:
+        """What this tab asks next is new, whatever it asked before."""
+        self._last.pop(tab, None)
 
 
 async def pause(characters: int, replies: int, began: float) -> None:

@@ -74,3 +74,59 @@ def test_an_idle_tab_holds_no_connection_and_says_when_it_closes(serve: Serve, o
     wait_until(lambda: len(ended) == len([scope for scope in asked if scope["type"] == "http"]), 5, "all answers' ends")
     tab.page.close()
     wait_until(lambda: b"closed=1" in asked[-1]["query_string"], 5, "the farewell")
+
+
+def _twice(tab: Chat) -> None:
+    tab.send.dblclick()
+
+
+def _four_times(tab: Chat) -> None:
+    for _ in range(4):
+        tab.page.keyboard.press("Enter")
+
+
+def _both(tab: Chat) -> None:
+    tab.send.click()
+    tab.page.locator("#message textarea").press("Enter")
+
+
+def _held_down(tab: Chat) -> None:
+    for _ in range(5):
+        tab.page.keyboard.down("Enter")
+    tab.page.keyboard.up("Enter")
+
+
+@pytest.mark.parametrize("way", [_twice, _four_times, _both, _held_down])
+def test_one_question_is_asked_once(chat: Callable[..., Chat], way: Callable[[Chat], None]) -> None:
+    hold = Hold()
+    tab = chat(["One ", hold, "two."])
+    tab.fill("a question")
+    way(tab)
+    expect(tab.replies.last).to_have_text("One", timeout=PATIENCE)
+    tab.page.wait_for_timeout(500)
+    expect(tab.stop).to_be_visible()
+    hold.release()
+    expect(tab.answered()).to_have_text("One two.")
+    expect(tab.questions).to_have_count(1)
+    assert [request.messages[-1].content for request in tab.backend.requests] == ["a question"]
+    tab.at_rest()
+
+
+def test_a_question_that_the_browser_sends_again_is_asked_once(chat: Callable[..., Chat]) -> None:
+    tab = chat(["One."])
+    again = """async () => {
+      const fetched = window.fetch;
+      window.fetch = (what, options) => {
+        const url = String(what.url ?? what);
+        if (url.includes("queue/join") && String(options?.body).includes("asked twice")) fetched(what, options);
+        return fetched(what, options);
+      };
+    }"""
+    tab.page.evaluate(again)
+    listed = tab.page.locator("#chats .chat-row")
+    before = listed.count()
+    tab.say("asked twice")
+    tab.page.reload()
+    expect(tab.questions).to_have_text(["asked twice"], timeout=PATIENCE)
+    expect(listed).to_have_count(before + 1)
+    assert len(tab.backend.requests) == 1

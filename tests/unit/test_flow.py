@@ -6,7 +6,7 @@ import pytest
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError
 from chatui.ui import flow
-from chatui.ui.flow import Latest, gathered, pace
+from chatui.ui.flow import Latest, Once, gathered, pace
 
 
 class Source:
@@ -169,3 +169,57 @@ def test_long_replies_are_redrawn_less_often_but_often_enough() -> None:
     assert paces == sorted(paces)
     assert (paces[0], paces[-1]) == (flow.FLUSH_SECONDS, flow.LONGEST_FLUSH_SECONDS)
     assert pace(0, flush=30.0) == 30.0
+
+
+# --- Asked twice ---
+
+
+class Asked:
+    def __init__(self) -> None:
+        self.times = 0
+        self.go_on = asyncio.Event()
+
+    async def ask(self) -> int:
+        self.times += 1
+        answer = self.times
+        await self.go_on.wait()
+        if answer == 3:
+            raise ChatError("It failed.", "Try again.")
+        return answer
+
+
+async def test_the_same_question_is_asked_once() -> None:
+    once, asked = Once[int](9), Asked()
+    twice = [asyncio.create_task(once.do("tab", ("hi", 1), asked.ask)) for _ in range(2)]
+    await asyncio.sleep(0)
+    asked.go_on.set()
+    assert await asyncio.gather(*twice) == [1, 1]
+    assert await once.do("tab", ("hi", 1), asked.ask) == 1, "a request that was sent again"
+    assert await once.do("tab", ("hi", 2), asked.ask) == 2
+    with pytest.raises(ChatError):
+        await once.do("tab", ("hi", 1), asked.ask)
+    assert await once.do("tab", ("hi", 1), asked.ask) == 4, "what failed may be asked again"
+    once.forget("tab")
+    assert await once.do("tab", ("hi", 1), asked.ask) == 5
+
+
+async def test_only_the_same_tab_asks_the_same() -> None:
+    once, asked = Once[int](2), Asked()
+    asked.go_on.set()
+    assert [await once.do(tab, "hi", asked.ask) for tab in ("a", "b")] == [1, 2]
+    with pytest.raises(ChatError):
+        await once.do("c", "hi", asked.ask)
+    assert [await once.do("", "hi", asked.ask) for _ in range(2)] == [4, 5], "a program"
+    assert await once.do("b", "hi", asked.ask) == 2
+    assert await once.do("d", "hi", asked.ask) == 6
+    assert await once.do("e", "hi", asked.ask) == 7
+    assert await once.do("b", "hi", asked.ask) == 8, "the oldest is forgotten"
+
+
+async def test_a_tab_that_leaves_has_asked() -> None:
+    once, asked = Once[int](9), Asked()
+    first = asyncio.create_task(once.do("tab", "hi", asked.ask))
+    await asyncio.sleep(0)
+    first.cancel()
+    asked.go_on.set()
+    assert await once.do("tab", "hi", asked.ask) == 1

@@ -138,6 +138,32 @@
     box.dispatchEvent(new Event("input", { bubbles: true }));
   };
 
+  // One question is asked once: a double click is no second one, nor does its second half stop the reply.
+  const HASTE = 1000;
+  const sending = { at: -Infinity, text: "", clicked: false };
+  const hasty = () => performance.now() - sending.at < HASTE;
+  const box = () => document.querySelector("#message textarea");
+  const quell = (event) => {
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  };
+  const sends = (event, clicked) => {
+    const text = box()?.value ?? "";
+    if (hasty() && (!text || text === sending.text)) quell(event);
+    else Object.assign(sending, { at: performance.now(), text, clicked });
+  };
+  document.addEventListener("input", (event) => event.target === box() && (sending.text = ""), true);
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || !event.target.matches?.("#message textarea")) return;
+    if (event.isComposing || event.keyCode === 229) event.stopImmediatePropagation(); // it ends a word, in Japanese say
+    else if (event.repeat) quell(event);
+    else sends(event, false);
+  }, true);
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#message .submit-button")) sends(event, true);
+    else if (event.target.closest?.("#message .stop-button") && sending.clicked && hasty()) quell(event);
+  }, true);
+
   // When this tab showed the first and the last text of a reply, in seconds after the message was sent.
   let sent = null, first = null, last = null, length = 0;
   const begins = () => {
