@@ -29,6 +29,7 @@ MOST_HELD = 64 * 2**20
 """Bytes of bodies above SMALL that may be on their way at once; one more is asked to come again."""
 
 UPLOAD = "/gradio_api/upload"
+ENCODINGS = ("identity", "gzip", "x-gzip", "deflate")
 
 
 class RefusedError(Exception):
@@ -43,7 +44,7 @@ class BodyLimit:
     """Reads each body whole, which must be small, and hands it on; an upload goes through piece by piece.
 
     What it wraps never sees a body that is refused: with 413 for its size, 408 for its pace, 503 when too many large
-    ones come at once. A body that is compressed with gzip is unpacked, under the same limit.
+    ones come at once. A body that is compressed is unpacked, under the same limit.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -70,7 +71,8 @@ class BodyLimit:
             if body is None:
                 return
             if "content-encoding" in headers:
-                scope, body = _unpacked(scope, headers["content-encoding"], body, most)
+                body = inflated(body, headers["content-encoding"], most)
+                scope = _plain(scope, len(body))
             if not is_form:
                 check_values(body)
         except RefusedError as error:
@@ -166,22 +168,29 @@ def check_values(body: bytes) -> None:
         raise RefusedError(413, f"The request has more than {MOST_VALUES:,} values.")
 
 
-def _unpacked(scope: Scope, encoding: str, body: bytes, most: int) -> tuple[Scope, bytes]:
-    """The request as it would be without gzip. Raises RefusedError."""
-    if encoding.strip().lower() not in ("gzip", "x-gzip"):
-        raise RefusedError(415, f"Content-Encoding {encoding[:40]!r} is not understood. Send gzip or none.")
-    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+def inflated(body: bytes, encoding: str, most: int = LARGEST_BODY) -> bytes:
+    """A body without its Content-Encoding. Raises RefusedError."""
+    if encoding.strip().lower() not in ENCODINGS:
+        raise RefusedError(415, f"Content-Encoding {encoding[:40]!r} cannot be read: send gzip, deflate or none.")
+    if encoding.strip().lower() == "identity":
+        return body
+    inflating = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip's or zlib's header
     try:
-        unpacked = unpacking.decompress(body, most + 1)
-    except zlib.error:
-        raise RefusedError(400, "The body is not gzip, though its Content-Encoding says so.") from None
-    if len(unpacked) > most:
+        found = inflating.decompress(body, most + 1)
+    except zlib.error as error:
+        raise RefusedError(400, f"The body is not what its Content-Encoding says ({error}).") from None
+    if len(found) > most:
         raise _too_large(most)
-    if not unpacking.eof or unpacking.unused_data:
-        raise RefusedError(400, "The body of gzip is cut off, or something follows it.")
+    if not inflating.eof:
+        raise RefusedError(400, "The compressed body ends early.")
+    return found
+
+
+def _plain(scope: Scope, length: int) -> Scope:
+    """The request as it would be with a body of this length that nothing has compressed."""
     gone = (b"content-encoding", b"content-length", b"transfer-encoding")
     headers = [(name, value) for name, value in scope["headers"] if name not in gone]
-    return {**scope, "headers": [*headers, (b"content-length", str(len(unpacked)).encode())]}, unpacked
+    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
 
 
 def _check_announced(headers: Headers, most: int) -> None:

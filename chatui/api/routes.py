@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import time
-import zlib
 from collections.abc import AsyncGenerator
 
 from starlette.datastructures import Headers
@@ -17,7 +16,7 @@ from chatui.api.access import Access
 from chatui.api.answers import ApiError, Fields, Reply, describe_error, describe_model, to_json
 from chatui.api.incoming import ClientGoneError, Incoming
 from chatui.api.requests import find_model, read_chat
-from chatui.bodies import LARGEST_BODY
+from chatui.bodies import LARGEST_BODY, RefusedError, inflated
 from chatui.chat import Backend, ReplyDelta
 from chatui.errors import ChatError, unexpected
 from chatui.settings import AppSettings
@@ -30,7 +29,6 @@ HOLD_SECONDS = 10.0
 # Proxies often cut connections that are silent for a minute.
 KEEP_ALIVE_SECONDS = 15.0
 
-ENCODINGS = ("identity", "gzip", "x-gzip", "deflate")
 
 NO_STORE = {"Cache-Control": "no-store"}
 KEEP_ALIVE = b": waiting\n\n"
@@ -130,29 +128,15 @@ async def _body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "Send JSON, with Content-Type: application/json.", code="unsupported_media_type")
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ENCODINGS:
-        raise ApiError(415, f"Content-Encoding {encoding[:40]!r} cannot be read: send gzip, deflate or none.")
     body = bytearray()
     async for piece in request.stream():
         if len(body) + len(piece) > LARGEST_BODY:
             raise _too_large()
         body += piece
-    return bytes(body) if encoding == "identity" else _inflate(bytes(body))
-
-
-def _inflate(body: bytes) -> bytes:
-    """A body of gzip or deflate, never more than LARGEST_BODY of what it holds."""
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip's or zlib's header
     try:
-        inflated = inflater.decompress(body, LARGEST_BODY + 1)
-    except zlib.error as error:
-        raise ApiError(400, f"The body is not what its Content-Encoding says ({error}).") from None
-    if len(inflated) > LARGEST_BODY:
-        raise _too_large()
-    if not inflater.eof:
-        raise ApiError(400, "The compressed body ends early.")
-    return inflated
+        return inflated(bytes(body), request.headers.get("content-encoding", "identity"))
+    except RefusedError as error:
+        raise ApiError(error.status, str(error)) from None
 
 
 def _too_large() -> ApiError:

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -191,6 +192,7 @@ def test_gzip_is_unpacked_as_far_as_the_limit() -> None:
     assert ask([gzip.compress(b"[]," * MOST_VALUES)], content_encoding="gzip")[0] == 413
     assert ask([b"no gzip"], content_encoding="gzip")[0] == 400
     assert ask([gzip.compress(body)[:-9]], content_encoding="gzip")[0] == 400
+    assert ask([zlib.compress(body)], content_encoding="deflate") == (200, [body])
     assert ask([body], content_encoding="br")[0] == 415
 
 
