@@ -3,17 +3,21 @@
 import codecs
 import contextlib
 import hmac
+import ipaddress
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from chatui.errors import SettingsError
+from chatui.settings import shorten
 
 Login = Callable[[str, str], bool]
 """(user name, password) -> whether they are known."""
@@ -21,6 +25,7 @@ Login = Callable[[str, str], bool]
 asking_address: ContextVar[str] = ContextVar("asking_address", default="")
 """Where the request that is being answered comes from, which Gradio does not tell a login."""
 
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 # Hugging Face shows a Space inside a frame of its own site.
 FRAME_ANCESTORS = "'self' https://huggingface.co" if os.environ.get("SPACE_ID") else "'self'"
@@ -50,13 +55,13 @@ HEADERS: Mapping[str, str] = {
 
 
 class SecurityMiddleware:
-    """Sets HEADERS, grants no origin but the page's own, and refuses what another site's page sends.
+    """Sets HEADERS, grants no origin but the page's own, and refuses what another site's page sends or asks.
 
     What it wraps can read the client's address, or that which a proxy on this computer names for it.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, hosts: "AllowedHosts | None" = None) -> None:
+        self._app, self._hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request of any kind."""
@@ -74,10 +79,33 @@ class SecurityMiddleware:
                     headers[name] = value
             await send(message)
 
-        if scope["method"] not in SAFE_METHODS and is_foreign(Headers(scope=scope)):
-            await refusal(403, "This request comes from another site.")(scope, receive, guarded)
+        if reason := self._refused(scope["method"], Headers(scope=scope)):
+            await refusal(403, reason)(scope, receive, guarded)
             return
         await self._app(scope, receive, guarded)
+
+    def _refused(self, method: str, headers: Headers) -> str | None:
+        host = host_of(headers)
+        if self._hosts is not None and host not in self._hosts:
+            return (
+                f"This server was asked for as {shorten(host)}, and answers to this computer's own names only. "
+                f"If that is its name, start it with --allowed-hosts {host[:60]}."
+            )
+        return foreign(headers) if method not in SAFE_METHODS else None
+
+
+class ClientAddress:
+    """Puts the client's own address and scheme into the scope, as one of `proxies` tells them."""
+
+    def __init__(self, app: ASGIApp, proxies: Sequence[str]) -> None:
+        # uvicorn reads "*" as all only where it stands alone.
+        self._app: Any = ProxyHeadersMiddleware(app, "*" if "*" in proxies else list(proxies))  # type: ignore[arg-type]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request of any kind. A server on `::` sees a proxy's IPv4 address written in IPv6."""
+        if client := scope.get("client"):
+            scope = {**scope, "client": (str(unmapped(client[0]) or client[0]), client[1])}
+        await self._app(scope, receive, send)
 
 
 def refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -87,20 +115,90 @@ def refusal(status: int, message: str, headers: Mapping[str, str] | None = None)
     return JSONResponse({"detail": message, "error": error}, status, headers)
 
 
-def is_foreign(headers: Headers) -> bool:
-    """Whether a browser sent this on behalf of another site's page.
+def foreign(headers: Headers) -> str | None:
+    """Why this is not taken from a browser, which sent it on behalf of another site's page; None where it is.
 
-    Browsers tell by Sec-Fetch-Site on secure addresses, and by Origin on all: https://www.w3.org/TR/fetch-metadata/.
-    Programs that are no browser send neither and are not meant here.
+    Browsers tell by Sec-Fetch-Site on secure addresses, which no page can change, and by Origin on all:
+    https://www.w3.org/TR/fetch-metadata/. Programs that are no browser send neither and are not meant here.
     """
     site = headers.get("sec-fetch-site")
-    if site is not None and site not in ("same-origin", "none"):
-        return True
+    if site == "same-origin":
+        return None
+    if site not in (None, "none"):
+        return "This request comes from another site."
     origin = headers.get("origin")
     if origin is None:
-        return False
+        return None
     hosts = {headers.get("host", ""), *headers.get("x-forwarded-host", "").split(",")}
-    return urlsplit(origin).netloc not in {host.strip() for host in hosts if host.strip()}
+    hosts = {host.strip().lower() for host in hosts if host.strip()}
+    if _netloc(origin) in hosts:
+        return None
+    return (
+        f"This request comes from a page at {shorten(origin)}, but here it arrived for "
+        f"{', '.join(map(shorten, sorted(hosts))) or 'no host'}. If that page is this one behind a reverse proxy, the "
+        "proxy must pass on the address with its port: for nginx `proxy_set_header Host $http_host;`, for others "
+        "X-Forwarded-Host."
+    )
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def is_local(host: str) -> bool:
+    """Whether a name or address is this computer's own."""
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    return (parsed := unmapped(host)) is not None and parsed.is_loopback
+
+
+def unmapped(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address; that of IPv4 where it is one written in IPv6, as a server on `::` sees it. None where it is none."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    if parsed.version == 6 and parsed.ipv4_mapped:
+        return parsed.ipv4_mapped
+    if parsed.version == 6 and parsed in NAT64:
+        return ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+    return parsed
+
+
+def host_of(headers: Headers) -> str:
+    """The Host header without its port."""
+    host = headers.get("host", "").strip()
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+class AllowedHosts:
+    """The names by which a server may be asked for.
+
+    A page of another site may let its own name point to this computer (DNS rebinding), and is then the same site for
+    the browser; so a server on this computer's own address answers to this computer's names only, and to those that
+    `allowed` has (`*.example.org` for all below that, `*` for any). Any other server has no such limit by itself.
+    """
+
+    def __init__(self, host: str, allowed: Sequence[str] = (), share: bool = False) -> None:
+        self._allowed = [name.lower() for name in allowed]
+        self._any = "*" in allowed or (not allowed and not is_local(host))
+        if share:
+            self.add("*.gradio.live")
+
+    def add(self, name: str) -> None:
+        """One more."""
+        self._allowed.append(name.lower())
+
+    def __contains__(self, host: str) -> bool:
+        """Whether this Host header's name will do. Only programs that are no browser leave it out."""
+        name = host.lower().rstrip(".")
+        if self._any or not name or is_local(name):
+            return True
+        return any(name == one or (one.startswith("*.") and name.endswith(one[1:])) for one in self._allowed)
 
 
 def _lines_of(file: Path) -> list[str]:
@@ -113,7 +211,17 @@ def _lines_of(file: Path) -> list[str]:
         raise SettingsError("auth", f"the file {file} is not UTF-8 text") from None
 
 
-def read_login(auth: str | None) -> Login | None:
+class Passwords(dict[str, str]):
+    """Passwords by user name."""
+
+    def check(self, user: str, password: str) -> bool:
+        """Whether this is the user's password."""
+        expected = self.get(user)
+        same = hmac.compare_digest((expected or "").encode(), password.encode())
+        return same and expected is not None
+
+
+def read_login(auth: str | None) -> Passwords | None:
     """The check of user name and password, from `user:password` or a file of such lines. Raises SettingsError."""
     if auth is None:
         return None
@@ -121,7 +229,7 @@ def read_login(auth: str | None) -> Login | None:
     with contextlib.suppress(RuntimeError):  # a user name may begin with ~
         path = path.expanduser()
     lines = _lines_of(path) if path.is_file() else [auth]
-    known: dict[str, str] = {}
+    known = Passwords()
     for line in lines:
         user, colon, password = line.strip().partition(":")
         if not line.strip():
@@ -131,10 +239,4 @@ def read_login(auth: str | None) -> Login | None:
         known[user] = password
     if not known:
         raise SettingsError("auth", f"the file {auth} holds no user:password line")
-
-    def check(user: str, password: str) -> bool:
-        expected = known.get(user)
-        same = hmac.compare_digest((expected or "").encode(), password.encode())
-        return same and expected is not None
-
-    return check
+    return known

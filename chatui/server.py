@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
@@ -27,8 +28,8 @@ from chatui.errors import ChatError, SettingsError
 from chatui.local.engine import LocalBackend
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.runner import Runner
-from chatui.security import Login, SecurityMiddleware, read_login
-from chatui.settings import AppSettings
+from chatui.security import AllowedHosts, ClientAddress, Login, SecurityMiddleware, read_login
+from chatui.settings import AppSettings, listed
 
 
 def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
@@ -68,8 +69,10 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     app.add_middleware(CORSMiddleware, allow_origins=[])
     app.add_middleware(OwnerMiddleware, cookies=cookies)
     app.add_middleware(BodyLimit)
-    app.add_middleware(SecurityMiddleware)
+    app.state.hosts = AllowedHosts(settings.host, listed(settings.allowed_hosts), settings.share)
+    app.add_middleware(SecurityMiddleware, hosts=app.state.hosts)
     login_of = page.mount(app, runner, cookies, login, settings.root_path)
+    app.add_middleware(ClientAddress, proxies=listed(settings.forwarded_allow_ips))
     return app
 
 
@@ -87,18 +90,24 @@ def run(settings: AppSettings) -> None:
     threading.Thread(target=_say_when_ready, args=(backend,), daemon=True).start()
     port = listening.getsockname()[1]
     if settings.share:
-        threading.Thread(target=_share, args=(port,), daemon=True).start()
+        threading.Thread(target=_share, args=(settings.host, port, app.state.hosts), daemon=True).start()
     print(f"chatui is at {address(settings.host, port)}{settings.root_path}", flush=True)
     logging.getLogger("uvicorn.error").addFilter(_tells_more_than_an_open_tab)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, ws="none", lifespan="on")
+    config = uvicorn.Config(
+        app, log_level="warning", timeout_graceful_shutdown=2, ws="none", lifespan="on", proxy_headers=False
+    )
     uvicorn.Server(config).run(sockets=[listening])
 
 
 def address(host: str, port: int) -> str:
     """The URL at which this computer's browser finds a server that listens there."""
-    if host in ("0.0.0.0", "::"):  # noqa: S104
-        host = "127.0.0.1"
+    host = _reached(host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _reached(host: str) -> str:
+    """The host by which this computer itself reaches a server that listens there."""
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
 
 
 def _routes(backend: Backend) -> list[BaseRoute]:
@@ -156,17 +165,18 @@ def _tells_more_than_an_open_tab(record: logging.LogRecord) -> bool:
     return not cancelled and "timeout graceful shutdown exceeded" not in record.getMessage()
 
 
-def _share(port: int) -> None:
-    """Print a public link, or why there is none."""
+def _share(host: str, port: int, hosts: AllowedHosts) -> None:
+    """Print a public link to the server that listens there, or why there is none."""
     from chatui.ui import page
 
     try:
-        address = page.share(port)
+        link = page.share(_reached(host), port)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         print(f"chatui: no public link could be made ({reason}); the local page goes on.", flush=True)
     else:
-        print(f"Public link, for a week at most: {address}", flush=True)
+        hosts.add(urlsplit(link).hostname or "")
+        print(f"Public link, for a week at most: {link}", flush=True)
 
 
 def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:

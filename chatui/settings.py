@@ -1,5 +1,6 @@
 """Every setting's name, range, default and help, once: sliders, flags, API validation and docs are made from here."""
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +14,11 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from chatui.errors import SettingsError
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-GRADIO_VARIABLES = {"host": "GRADIO_SERVER_NAME", "port": "GRADIO_SERVER_PORT"}
+OTHERS_VARIABLES = {
+    "host": "GRADIO_SERVER_NAME",
+    "port": "GRADIO_SERVER_PORT",
+    "forwarded_allow_ips": "FORWARDED_ALLOW_IPS",
+}
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Quantization = Literal["auto", "none", "int8", "int4", "8bit", "4bit"]
@@ -172,8 +177,17 @@ class AppSettings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is every network.")
     port: int = Field(7860, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
     root_path: str = Field("", description="Path under which a reverse proxy shows the page, such as /chat.")
+    forwarded_allow_ips: str = Field(
+        "127.0.0.1,::1",
+        description="Addresses or networks of reverse proxies, comma-separated, which are believed who asks; * is any.",
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="Names, comma-separated, by which the server may be asked for besides this computer's own, such as "
+        "chat.example.org or *.example.org; * is any. Needed behind a proxy when it listens on this computer only.",
+    )
     auth: str | None = Field(
-        None, description="Ask for a login: user:password, or a file with one user:password on each line."
+        None, repr=False, description="Ask for a login: user:password, or a file with one user:password on each line."
     )
     api_key: str | None = Field(
         None,
@@ -205,9 +219,9 @@ class AppSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """After CHATUI_* come the variables by which a Space tells every Gradio app where to listen."""
-        gradio = {name: value for name, key in GRADIO_VARIABLES.items() if (value := os.environ.get(key))}
-        listening = InitSettingsSource(settings_cls, gradio)
+        """After CHATUI_* come Gradio's, by which a Space tells every app where to listen, and uvicorn's."""
+        others = {name: value for name, key in OTHERS_VARIABLES.items() if (value := os.environ.get(key))}
+        listening = InitSettingsSource(settings_cls, others)
         return init_settings, env_settings, dotenv_settings, file_secret_settings, listening
 
     @field_validator("chat_template", "cache_dir", "data_dir")
@@ -215,6 +229,16 @@ class AppSettings(BaseSettings):
     def _from_home(cls, value: Path | None) -> Path | None:
         """No shell expands ~ in a variable or behind `--flag=`."""
         return value and expand_user(value)
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _proxies_are_addresses(cls, value: str) -> str:
+        for part in listed(value):
+            try:
+                ipaddress.ip_network(part) if part != "*" else None
+            except ValueError as error:
+                raise ValueError(f"needs addresses or networks such as 10.0.0.0/8: {error}") from None
+        return value
 
     # Not ranges of the field: pydantic's error would show the key on the console.
     @model_validator(mode="after")
@@ -251,6 +275,11 @@ def _user_folder(find: Callable[[str], Path], field: str) -> Path:
         return found
     flag = "--" + field.replace("_", "-")
     raise SettingsError(field, "the user has no home folder.", f"Set HOME, or name a folder with {flag}.")
+
+
+def listed(value: str) -> list[str]:
+    """The parts of a list with commas."""
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def settings_error(error: ValidationError) -> SettingsError:

@@ -9,5 +9,6 @@ for name in [name for name in os.environ if name.startswith("CHATUI_")]:
     del os.environ[name]
 DATA = tempfile.TemporaryDirectory(prefix="chatui-tests-", ignore_cleanup_errors=True)
 os.environ["CHATUI_DATA_DIR"] = DATA.name
+os.environ["CHATUI_ALLOWED_HOSTS"] = "*"  # test clients make up names; test_security.py has the default
 
 pytest_plugins = ("tests.databases",)

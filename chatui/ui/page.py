@@ -110,9 +110,9 @@ def launch(runner: Runner, cookies: Cookies, login: Login | None, routes: list[B
     page.launch(auth=login, app_kwargs=wiring, state_session_capacity=sessions.MOST_TABS, **_appearance())
 
 
-def share(port: int) -> str:
-    """A public address for the server on this port, through the tunnel of `launch(share=True)`. Raises what it may."""
-    return gradio.networking.setup_tunnel("127.0.0.1", port, secrets.token_urlsafe(32), None, None)
+def share(host: str, port: int) -> str:
+    """A public address for the server there, through the tunnel of `launch(share=True)`. Raises what it may."""
+    return gradio.networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
 
 
 def build(runner: Runner, cookies: Cookies) -> Page:

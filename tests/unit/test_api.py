@@ -895,7 +895,7 @@ def test_guessing_keys_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_memory_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "MOST_ADDRESSES", 3)
+    monkeypatch.setattr(access, "MOST_GUESSERS", 3)
     guard = access.Access(AppSettings(api_key=KEY))
     headers = access.Headers({"authorization": "Bearer wrong"})
     for number in range(20):
@@ -903,7 +903,7 @@ def test_the_memory_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
             with pytest.raises(access.ApiError):
                 guard.check(headers, f"203.0.113.{number}")
     assert len(guard._wrong) == 3
-    assert max(len(times) for times in guard._wrong.values()) == access.WRONG_KEYS
+    assert max(count for count, _ in guard._wrong.values()) == access.WRONG_KEYS
 
 
 @pytest.mark.parametrize(

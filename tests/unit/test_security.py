@@ -9,7 +9,16 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from chatui.errors import SettingsError
-from chatui.security import SecurityMiddleware, asking_address, is_foreign, read_login
+from chatui.security import (
+    AllowedHosts,
+    ClientAddress,
+    SecurityMiddleware,
+    asking_address,
+    foreign,
+    is_local,
+    read_login,
+    unmapped,
+)
 
 GENEROUS = {"Access-Control-Allow-Origin": "https://evil.example", "Access-Control-Allow-Credentials": "true"}
 
@@ -65,20 +74,106 @@ def test_what_is_inside_knows_who_asks() -> None:
 
 
 def test_an_empty_host_matches_nothing() -> None:
-    assert is_foreign(Headers({"origin": "null", "host": ""}))
+    assert foreign(Headers({"origin": "null", "host": ""}))
+
+
+def test_behind_a_proxy_that_drops_the_port_the_browser_is_believed() -> None:
+    behind = {"host": "x.org", "origin": "https://x.org:8443"}
+    assert foreign(Headers({**behind, "sec-fetch-site": "same-origin"})) is None
+    for site in ({}, {"sec-fetch-site": "none"}):
+        reason = foreign(Headers({**behind, **site})) or ""
+        for said in ("x.org:8443", "'x.org'", "proxy_set_header Host $http_host", "X-Forwarded-Host"):
+            assert said in reason
+    assert foreign(Headers({**behind, "sec-fetch-site": "same-site"}))
+    assert foreign(Headers({"host": "X.org", "origin": "https://x.ORG"})) is None
+    assert foreign(Headers({"host": "x.org", "origin": "https://[x"}))
+
+
+LOCAL = ["localhost", "LOCALHOST:80", "localhost.", "127.0.0.1:7860", "127.1.2.3", "[::1]:7860", "chat.localhost", ""]
+FOREIGN = [
+    "evil.example",
+    "evil.example:7860",
+    "localhost.evil.example",
+    "127.0.0.1.nip.io",
+    "10.0.0.1",
+    "[2001:db8::1]",
+]
+
+
+def asked_for(hosts: AllowedHosts, host: str) -> int:
+    app = Starlette(routes=[Route("/", answer, methods=["GET", "POST"])])
+    app.add_middleware(SecurityMiddleware, hosts=hosts)
+    statuses = {TestClient(app).request(method, "/", headers={"host": host}).status_code for method in ("GET", "POST")}
+    (status,) = statuses
+    return status
+
+
+@pytest.mark.parametrize("listens", ["127.0.0.1", "localhost", "::1", "127.0.0.5", "::ffff:127.0.0.1"])
+def test_a_server_for_this_computer_answers_to_its_names_only(listens: str) -> None:
+    assert [asked_for(AllowedHosts(listens), host) for host in LOCAL] == [200] * len(LOCAL)
+    assert [asked_for(AllowedHosts(listens), host) for host in FOREIGN] == [403] * len(FOREIGN)
+    assert [asked_for(AllowedHosts(listens, ["*"]), host) for host in FOREIGN] == [200] * len(FOREIGN)
+
+
+def test_other_names_are_allowed_by_the_operator() -> None:
+    hosts = AllowedHosts("127.0.0.1", ["Chat.example.org", "*.example.net"])
+    for host in ("chat.example.org", "CHAT.EXAMPLE.ORG:8443", "chat.example.org.", "a.b.example.net", "localhost"):
+        assert asked_for(hosts, host) == 200
+    for host in ("example.org", "a.chat.example.org", "example.net", "evilexample.net"):
+        assert asked_for(hosts, host) == 403
+    assert asked_for(AllowedHosts("0.0.0.0", ["chat.example.org"]), "evil.example") == 403
+
+
+@pytest.mark.parametrize("listens", ["0.0.0.0", "::", "192.168.1.5", "box.local"])
+def test_a_server_for_others_answers_to_any_name(listens: str) -> None:
+    assert {asked_for(AllowedHosts(listens), host) for host in [*LOCAL, *FOREIGN]} == {200}
+
+
+def test_a_shared_link_is_answered() -> None:
+    hosts = AllowedHosts("127.0.0.1", share=True)
+    assert asked_for(hosts, "0123.gradio.live") == 200
+    assert asked_for(hosts, "share.example.org") == 403
+    hosts.add("share.example.org")
+    assert asked_for(hosts, "share.example.org") == 200
+
+
+def test_addresses_of_ipv4_are_known_in_ipv6_as_well() -> None:
+    assert str(unmapped("::ffff:203.0.113.9")) == str(unmapped("64:ff9b::cb00:7109")) == "203.0.113.9"
+    assert str(unmapped("2001:db8::1")) == "2001:db8::1"
+    assert unmapped("testclient") is None
+    assert is_local("::ffff:127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("peer", "proxies", "forwarded", "client"),
+    [
+        ("127.0.0.1", ["127.0.0.1"], "203.0.113.9", "203.0.113.9"),
+        ("::ffff:127.0.0.1", ["127.0.0.1"], "203.0.113.9", "203.0.113.9"),
+        ("10.1.2.3", ["10.0.0.0/8"], "198.51.100.7, 203.0.113.9, 10.9.9.9", "203.0.113.9"),
+        ("10.1.2.3", ["127.0.0.1"], "203.0.113.9", "10.1.2.3"),
+        ("10.1.2.3", ["*"], "203.0.113.9", "203.0.113.9"),
+        ("::ffff:203.0.113.9", ["127.0.0.1"], "198.51.100.7", "203.0.113.9"),
+    ],
+)
+def test_proxies_that_are_known_tell_who_asks(peer: str, proxies: list[str], forwarded: str, client: str) -> None:
+    app = Starlette(routes=[Route("/", lambda _: PlainTextResponse(asking_address.get()))])
+    app.add_middleware(SecurityMiddleware)
+    app.add_middleware(ClientAddress, proxies=proxies)
+    told = TestClient(app, client=(peer, 5)).get("/", headers={"x-forwarded-for": forwarded}).text
+    assert told == client
 
 
 def test_login_from_a_pair_and_from_a_file(tmp_path: Path) -> None:
-    check = read_login("ada:pass:word")
-    assert check is not None
-    assert check("ada", "pass:word")
-    assert not any(check(*pair) for pair in [("ada", "x"), ("bob", "pass:word"), ("", ""), ("ada", "")])
+    known = read_login("ada:pass:word")
+    assert known is not None
+    assert known.check("ada", "pass:word")
+    assert not any(known.check(*pair) for pair in [("ada", "x"), ("bob", "pass:word"), ("", ""), ("ada", "")])
     file = tmp_path / "users"
     file.write_text("ada:one\n\nbob:zwei ü\n")
-    check = read_login(str(file))
-    assert check is not None
-    assert check("bob", "zwei ü")
-    assert not check("bob", "one")
+    known = read_login(str(file))
+    assert known is not None
+    assert known.check("bob", "zwei ü")
+    assert not known.check("bob", "one")
 
 
 @pytest.mark.parametrize("auth", ["nocolon", ":x", "x:", ""])
@@ -104,9 +199,9 @@ def test_a_file_of_logins_may_have_a_byte_order_mark(tmp_path: Path, encoding: s
     file.write_bytes(LOGINS.encode(encoding))
     login = read_login(str(file))
     assert login is not None
-    assert login("ada", "secret")
-    assert login("bob", "hunter2")
-    assert not login("ada", "hunter2")
+    assert login.check("ada", "secret")
+    assert login.check("bob", "hunter2")
+    assert not login.check("ada", "hunter2")
 
 
 def test_a_file_of_logins_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -119,4 +214,4 @@ def test_a_file_of_logins_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_a_user_name_may_begin_with_a_tilde() -> None:
     login = read_login("~nobody-of-that-name:secret")
     assert login is not None
-    assert login("~nobody-of-that-name", "secret")
+    assert login.check("~nobody-of-that-name", "secret")

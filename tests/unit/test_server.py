@@ -19,6 +19,7 @@ from chatui.chat import ModelStatus
 from chatui.errors import ModelError
 from chatui.owners import COOKIE, Cookies
 from chatui.personas import PRESETS
+from chatui.security import AllowedHosts
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.store.records import Author, Turn
 from chatui.store.store import Store
@@ -119,11 +120,26 @@ def test_a_login_closes_the_page_and_its_api_but_not_healthz() -> None:
         assert client.get("/config").status_code == 200
 
 
+def test_a_page_that_points_its_own_name_here_gets_nothing() -> None:
+    """DNS rebinding."""
+    app = app_for(FakeBackend(), allowed_hosts="")
+    with TestClient(app, "http://localhost:7860") as client:
+        assert client.get("/healthz").status_code == 200
+        paths = {str(getattr(route, "path", "")) for route in app.routes} | {"/", "/config", "/gradio_api/queue/join"}
+        for path in paths | {"/v1/models", "/v1/chat/completions", "/nothing", "/gradio_api/info"}:
+            for method in ("GET", "POST", "OPTIONS", "HEAD"):
+                answer = client.request(method, path, headers={"Host": "evil.example:7860"}, json={})
+                assert answer.status_code == 403, path
+        assert "--allowed-hosts evil.example" in client.get("/", headers={"Host": "evil.example"}).json()["detail"]
+    with TestClient(app_for(FakeBackend(), allowed_hosts="", host="0.0.0.0"), "http://chat.example.org") as client:
+        assert client.get("/healthz").status_code == 200
+
+
 # --- Guessing passwords ---
 
 
-def log_in(app: FastAPI, password: str, address: str = "203.0.113.9") -> httpx.Response:
-    return TestClient(app, client=(address, 5)).post("/login", data={"username": "ada", "password": password})
+def log_in(app: FastAPI, password: str, address: str = "203.0.113.9", user: str = "ada") -> httpx.Response:
+    return TestClient(app, client=(address, 5)).post("/login", data={"username": user, "password": password})
 
 
 def test_guessing_passwords_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,10 +160,60 @@ def test_guessing_passwords_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -
     assert log_in(app, "secret", "2001:db8:0:1::1").status_code == 200
 
 
-def test_good_logins_count_for_nothing() -> None:
+@pytest.fixture
+def two_users(tmp_path: Path) -> FastAPI:
+    (tmp_path / "users").write_text("ada:secret\nbob:hunter2\n")
+    return app_for(FakeBackend(), auth=str(tmp_path / "users"), data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("address", ["203.0.113.9", "::ffff:203.0.113.9", "2001:db8::1"])
+def test_who_guesses_at_one_user_closes_no_door_to_another(two_users: FastAPI, address: str) -> None:
+    for number in range(30):
+        log_in(two_users, f"guess-{number}", address)
+        log_in(two_users, "guess", address, f"nobody-{number}")
+    assert log_in(two_users, "secret", address).status_code == 429
+    assert log_in(two_users, "hunter2", address, "bob").status_code == 200
+    assert log_in(two_users, "secret", "203.0.113.77").status_code == 200
+
+
+def test_addresses_of_ipv4_on_a_server_of_ipv6_are_not_one(two_users: FastAPI) -> None:
+    for number in range(12):
+        log_in(two_users, f"guess-{number}", "::ffff:203.0.113.9")
+    assert log_in(two_users, "secret", "203.0.113.9").status_code == 429
+    assert log_in(two_users, "secret", "::ffff:203.0.113.10").status_code == 200
+
+
+def test_each_guess_after_a_wait_doubles_the_next(two_users: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(access.time, "monotonic", lambda: now)
+    waits = []
+    for _ in range(9):
+        log_in(two_users, "wrong")
+    for _ in range(9):
+        answer = log_in(two_users, "wrong")
+        waits.append(int(answer.headers["retry-after"]))
+        assert f"Wait {waits[-1]} seconds" in answer.json()["detail"]
+        now += waits[-1]
+    assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+    now += access.LONGEST_WAIT + 1
+    assert [log_in(two_users, "wrong").status_code for _ in range(10)] == [400] * 9 + [429]
+
+
+def test_made_up_names_look_like_real_ones_and_make_nothing_forgotten(
+    two_users: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "MOST_GUESSERS", 5)
+    real, made_up = ([log_in(two_users, "x", user=name).status_code for _ in range(12)] for name in ("ada", "eve"))
+    assert real == made_up == [400] * 9 + [429] * 3
+    for number in range(20):
+        log_in(two_users, "x", user=f"nobody-{number}")
+    assert log_in(two_users, "secret").status_code == 429
+
+
+def test_a_good_login_makes_wrong_ones_forgotten() -> None:
     app = app_for(FakeBackend(), auth="ada:secret")
-    passwords = ["wrong"] * 9 + ["secret"] * 30 + ["wrong", "secret"]
-    assert [log_in(app, password).status_code for password in passwords] == [400] * 9 + [200] * 30 + [429] * 2
+    passwords = ["wrong"] * 9 + ["secret"] * 3 + ["wrong"] * 9 + ["secret"]
+    assert [log_in(app, password).status_code for password in passwords] == [400] * 9 + [200] * 3 + [400] * 9 + [200]
 
 
 def test_who_is_logged_in_stays_so_while_others_guess_at_the_same_address() -> None:
@@ -250,17 +316,28 @@ def test_behind_a_proxy_the_page_finds_its_parts(root_path: str) -> None:
 def test_no_tunnel_leaves_the_page_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from chatui.ui import page
 
-    def refuse(_: int) -> str:
+    def refuse(*_: object) -> str:
         raise RuntimeError("Could not get share link from Gradio API Server.\nmore")
 
     monkeypatch.setattr(page, "share", refuse)
-    server._share(1)
+    hosts = AllowedHosts("127.0.0.1")
+    server._share("127.0.0.1", 1, hosts)
     said = capsys.readouterr().out
     assert said.count("\n") == 1
     assert "no public link" in said
-    monkeypatch.setattr(page, "share", lambda port: f"https://x.gradio.live/{port}")
-    server._share(5)
-    assert "https://x.gradio.live/5" in capsys.readouterr().out
+    asked = []
+
+    def link(*place: object) -> str:
+        asked.append(place)
+        return "https://share.example.org/5"
+
+    monkeypatch.setattr(page, "share", link)
+    assert "share.example.org" not in hosts
+    for host in ("127.0.0.1", "0.0.0.0", "::", "::1", "192.168.1.5"):
+        server._share(host, 5, hosts)
+    assert [host for host, _ in asked] == ["127.0.0.1", "127.0.0.1", "127.0.0.1", "::1", "192.168.1.5"]
+    assert "https://share.example.org/5" in capsys.readouterr().out
+    assert "share.example.org" in hosts
 
 
 def visited(url: str, tab: str) -> httpx.Response:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from chatui.errors import SettingsError
 from chatui.settings import AppSettings, GenerationSettings
@@ -108,3 +109,25 @@ def test_environment_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("CHATUI_PORT", "1234")
     settings = AppSettings()
     assert (settings.model, settings.port) == ("owner/name", 1234)
+
+
+@pytest.mark.parametrize("value", ["proxy.example.org", "10.0.0.1/8", "127.0.0.1,10.0.0.300"])
+def test_proxies_are_addresses(value: str) -> None:
+    with pytest.raises(ValidationError, match="addresses or networks"):
+        AppSettings(forwarded_allow_ips=value)
+
+
+@pytest.mark.parametrize("value", ["", "*", "127.0.0.1", "10.0.0.0/8, ::1"])
+def test_any_proxies_may_be_believed(value: str) -> None:
+    assert AppSettings(forwarded_allow_ips=value).forwarded_allow_ips == value
+
+
+def test_uvicorns_variable_names_the_proxies_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.0/8")
+    assert AppSettings().forwarded_allow_ips == "10.0.0.0/8"
+
+
+def test_secrets_are_not_in_the_settings_repr() -> None:
+    settings = AppSettings(auth="ada:secret", api_key="sesame-open", database_url="postgresql://u:hunter2@h/d")
+    for secret in ("secret", "sesame", "hunter2"):
+        assert secret not in f"{settings!r} {settings}"
