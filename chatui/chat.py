@@ -147,7 +147,7 @@ class TemplateFacts:
     """What is known of a chat template: its text, what became of the system role, and what it can do.
 
     `alternates` where turns must; `thinks` where it knows <think> tags, `tools` where it takes functions to call.
-    `replaced` where it is the operator's, not the model's own.
+    `replaced` where it is the operator's, not the model's own; `parts` where it wants contents as lists of parts.
     """
 
     text: str
@@ -156,6 +156,7 @@ class TemplateFacts:
     thinks: bool
     tools: bool
     replaced: bool = False
+    parts: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 import re
 import textwrap
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import PurePath
 
-from chatui.chat import Message, ModelInfo
+from chatui.chat import ModelInfo
 from chatui.inspection import Inspection
 from chatui.settings import DEFAULT_MODEL, GenerationSettings
 
@@ -110,7 +110,7 @@ print(reply)
 def as_python(inspection: Inspection, settings: GenerationSettings, seed: int) -> str:
     """The script that writes this reply again, which was made with these settings and drawn with this seed."""
     info = inspection.model
-    parts = [_header(info), _imports(info, settings), _model(info), _messages(inspection.prompt.messages), FUNCTIONS]
+    parts = [_header(info), _imports(info, settings), _model(info), _messages(inspection), FUNCTIONS]
     parts.append(_prompt(inspection))
     if settings.temperature:
         parts.append(_draw(settings))
@@ -195,10 +195,14 @@ def _model(info: ModelInfo) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _messages(messages: Sequence[Message]) -> str:
+def _messages(inspection: Inspection) -> str:
+    messages, template = inspection.prompt.messages, inspection.model.template
     lines = []
     for message in messages:
-        parts = [f'"role": {_quoted(message.role)}', f'"content": {_literal(message.content)}']
+        content = _literal(message.content)
+        if template is not None and template.parts:
+            content = f'[{{"type": "text", "text": {content}}}]'
+        parts = [f'"role": {_quoted(message.role)}', f'"content": {content}']
         if message is messages[-1] and message.reasoning:
             parts.append(f'"reasoning_content": {_literal(message.reasoning)}')
         lines.append(f"    {{{', '.join(parts)}}},\n")

@@ -214,6 +214,14 @@ LLAMA_2 = (
     "{% endfor %}"
 )
 
+# Goes through the parts of a message, as templates of models that also see pictures do: a string has none.
+PARTS = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 FAMILIES = {
     "chatml": Family(models.CHATML, ("<|im_start|>", "<|im_end|>")),
     "llama 3": Family(
@@ -245,4 +253,5 @@ FAMILIES = {
     ),
     "llama 2": Family(LLAMA_2, (), {"bos_token": "<s>", "eos_token": "</s>"}),
     "qwen 2.5": Family(QWEN_2_5, ("<|im_start|>", "<|im_end|>")),
+    "parts": Family(PARTS, ("<|im_start|>", "<|im_end|>")),
 }

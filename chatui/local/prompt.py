@@ -35,7 +35,8 @@ OPENED, CLOSED = f"{OPEN}\n", f"\n{CLOSE}\n\n"
 class Template:
     """What the probe found out about a chat template; `thinks` where it or the tokenizer knows the <think> tag.
 
-    `tools` where it tells the model of functions to call.
+    `tools` where it tells the model of functions to call, `takes_parts` where it wants a message's content as a list of
+    parts and not as a string.
     """
 
     takes_system: bool
@@ -45,6 +46,7 @@ class Template:
     tools: bool
     takes_later_system: bool = True
     takes_reply_first: bool = True
+    takes_parts: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -59,7 +61,7 @@ class Template:
     def facts(self, text: str) -> TemplateFacts:
         """What is known of the template, which is this text."""
         system: SystemRole = "native" if self.takes_system else "folded"
-        return TemplateFacts(text, system, self.needs_alternation, self.thinks, self.tools)
+        return TemplateFacts(text, system, self.needs_alternation, self.thinks, self.tools, parts=self.takes_parts)
 
 
 def probe(tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -70,45 +72,69 @@ def probe(tokenizer: PreTrainedTokenizerBase) -> Template:
             "Choose a model made for chatting; their names often end in -Instruct or -it. If you have its template, "
             "give it with --chat-template FILE.",
         )
+    parts = _takes_parts(tokenizer)
     user, assistant = Message("user", "Hi " + PROBE), Message("assistant", PROBE)
     system = Message("system", "system " + PROBE)
+    with_system = _try_render(tokenizer, [system, user], parts=parts)
+    takes_system = with_system is not None and system.content in with_system
+    return Template(
+        takes_system=takes_system,
+        needs_alternation=_try_render(tokenizer, [user, user], parts=parts) is None,
+        end_ids=_end_of_turn(tokenizer, [user, assistant], parts),
+        thinks=OPEN in tokenizer.get_chat_template() or OPEN in tokenizer.get_added_vocab(),
+        tools=_tells_of_tools(tokenizer, parts),
+        takes_later_system=takes_system and _takes_later_system(tokenizer, parts),
+        takes_reply_first=_takes_reply_first(tokenizer, takes_system, parts),
+        takes_parts=parts,
+    )
+
+
+def _takes_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template shows more of a conversation whose contents are lists of parts than of one in strings.
+
+    A template that goes through parts finds none in a string, and mostly says nothing of it. Raises ModelError where
+    what the user says is shown of neither.
+    """
+    kept = {parts: _shapes_kept(tokenizer, parts) for parts in (False, True)}
+    if "user" in kept[False] or "user" in kept[True]:
+        return "user" not in kept[False] or ("user" in kept[True] and len(kept[True]) > len(kept[False]))
     try:
-        _render(tokenizer, [user])
+        _render(tokenizer, _numbered(["user"]))
     except Exception as error:
         raise ModelError(
             f"This model's chat template does not work: {_first_line(error)}.", "Try another model or revision."
         ) from error
-    with_system = _try_render(tokenizer, [system, user])
-    takes_system = with_system is not None and system.content in with_system
-    return Template(
-        takes_system=takes_system,
-        needs_alternation=_try_render(tokenizer, [user, user]) is None,
-        end_ids=_end_of_turn(tokenizer, [user, assistant]),
-        thinks=OPEN in tokenizer.get_chat_template() or OPEN in tokenizer.get_added_vocab(),
-        tools=_tells_of_tools(tokenizer),
-        takes_later_system=takes_system and _takes_later_system(tokenizer),
-        takes_reply_first=_takes_reply_first(tokenizer, takes_system),
+    raise ModelError(
+        "This model's chat template does not work: it leaves out what the user says.",
+        "Try another model or revision, or give a template with --chat-template FILE.",
     )
 
 
-def _takes_later_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _shapes_kept(tokenizer: PreTrainedTokenizerBase, parts: bool) -> set[str]:
+    """Of these conversations, those of which the template writes every message, and none as Python writes a list."""
+    shapes = ("user", "system user", "user assistant user")
+    texts = {shape: _in_order(tokenizer, _numbered(shape.split()), parts) for shape in shapes}
+    return {shape for shape, text in texts.items() if text is not None and "{'type'" not in text}
+
+
+def _takes_later_system(tokenizer: PreTrainedTokenizerBase, parts: bool) -> bool:
     """Whether a system message may stand anywhere, and is told apart from what the assistant says."""
     for roles in ("user system user", "user assistant system user", "system user assistant system user", "user system"):
         messages = _numbered(roles.split())
-        text = _in_order(tokenizer, messages)
+        text = _in_order(tokenizer, messages, parts)
         said = [
             replace(message, role="assistant") if place and message.role == "system" else message
             for place, message in enumerate(messages)
         ]
-        if text is None or text == _try_render(tokenizer, said):
+        if text is None or text == _try_render(tokenizer, said, parts=parts):
             return False
     return True
 
 
-def _takes_reply_first(tokenizer: PreTrainedTokenizerBase, takes_system: bool) -> bool:
+def _takes_reply_first(tokenizer: PreTrainedTokenizerBase, takes_system: bool, parts: bool) -> bool:
     shapes = ["assistant user", "assistant user assistant user"]
     shapes += ["system assistant user"] if takes_system else []
-    return all(_in_order(tokenizer, _numbered(roles.split())) is not None for roles in shapes)
+    return all(_in_order(tokenizer, _numbered(roles.split()), parts) is not None for roles in shapes)
 
 
 def _numbered(roles: Sequence[str]) -> list[Message]:
@@ -117,10 +143,10 @@ def _numbered(roles: Sequence[str]) -> list[Message]:
     return [Message(adapter[role], f"{PROBE} {place}.") for place, role in enumerate(roles)]
 
 
-def _in_order(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str | None:
+def _in_order(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], parts: bool) -> str | None:
     """What the template writes of the messages, if it writes all of them in their order."""
-    text = _try_render(tokenizer, messages)
-    places = [text.find(message.content) for message in messages] if text is not None else [-1]
+    text = _try_render(tokenizer, messages, parts=parts)
+    places = [text.lower().find(message.content) for message in messages] if text is not None else [-1]
     return text if -1 not in places and places == sorted(places) else None
 
 
@@ -247,7 +273,7 @@ def _finished(tokenizer: PreTrainedTokenizerBase, template: Template, draft: _Dr
     ends = spans.ends(tokenizer, draft.text, draft.encoded)
     found = spans.regions(text, draft.messages, lambda tagged: _written(tokenizer, template, tagged, draft.reply))
     fitted = _fit_roles(template, draft.messages)
-    closed = _try_render(tokenizer, _marked(tokenizer, fitted), reply=False) or ""
+    closed = _try_render(tokenizer, _marked(tokenizer, fitted), False, template.takes_parts) or ""
     found.append(spans.begins(text, spans.shown(closed), found))
     given = [replace(message, reasoning="") for message in fitted]
     return Prompt(
@@ -326,7 +352,7 @@ def _written(
     """The conversation as text; control tokens that a person typed are marked."""
     if reply is not None:
         return _up_to(tokenizer, template, messages, reply)
-    return _render(tokenizer, _marked(tokenizer, _fit_roles(template, messages)))
+    return _render(tokenizer, _marked(tokenizer, _fit_roles(template, messages)), parts=template.takes_parts)
 
 
 def _up_to(tokenizer: PreTrainedTokenizerBase, template: Template, messages: list[Message], reply: Message) -> str:
@@ -337,7 +363,7 @@ def _up_to(tokenizer: PreTrainedTokenizerBase, template: Template, messages: lis
     (marked,) = _marked(tokenizer, [reply])
     if not reply.reasoning:
         return _before_content(tokenizer, template, messages) + marked.content
-    before = _render(tokenizer, _marked(tokenizer, _fit_roles(template, messages)))
+    before = _render(tokenizer, _marked(tokenizer, _fit_roles(template, messages)), parts=template.takes_parts)
     thought = before + ("" if opens_thinking(before) else OPENED) + marked.reasoning
     return thought + CLOSED + marked.content if reply.content else thought
 
@@ -348,13 +374,13 @@ def _before_content(tokenizer: PreTrainedTokenizerBase, template: Template, mess
     try:
         placed = str(
             tokenizer.apply_chat_template(
-                _as_dicts(_marked(tokenizer, fitted)), continue_final_message=True, tokenize=False
+                _as_dicts(_marked(tokenizer, fitted), template.takes_parts), continue_final_message=True, tokenize=False
             )
         )
     except Exception:
         placed = ""
     asked = _marked(tokenizer, _fit_roles(template, messages))
-    before = _render(tokenizer, asked)
+    before = _render(tokenizer, asked, parts=template.takes_parts)
     if not placed.endswith(PROBE):
         return before + CLOSED if opens_thinking(before) else before
     placed = placed.removesuffix(PROBE)
@@ -387,36 +413,45 @@ def _marked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> 
     ]
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], reply: bool = True) -> str:
-    return str(tokenizer.apply_chat_template(_as_dicts(messages), add_generation_prompt=reply, tokenize=False))
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], reply: bool = True, parts: bool = False
+) -> str:
+    return str(tokenizer.apply_chat_template(_as_dicts(messages, parts), add_generation_prompt=reply, tokenize=False))
 
 
-def _try_render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], reply: bool = True) -> str | None:
+def _try_render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], reply: bool = True, parts: bool = False
+) -> str | None:
     """None where the template refuses; a template is a program and may fail in any way."""
     try:
-        return _render(tokenizer, messages, reply)
+        return _render(tokenizer, messages, reply, parts)
     except Exception:
         return None
 
 
-def _tells_of_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _tells_of_tools(tokenizer: PreTrainedTokenizerBase, parts: bool) -> bool:
     """Whether the template writes the name of a function that it is given."""
+    hello = _as_dicts([Message("user", "Hi")], parts)
     try:
-        with_tool = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tools=[TOOL], tokenize=False)
+        with_tool = tokenizer.apply_chat_template(hello, tools=[TOOL], tokenize=False)
     except Exception:
         return False
     return PROBE in str(with_tool)
 
 
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> frozenset[int]:
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], parts: bool) -> frozenset[int]:
     """The control token that the template writes right behind a reply, if it writes one."""
-    rest = (_try_render(tokenizer, messages, reply=False) or "").rpartition(PROBE)[2].lstrip()
+    rest = (_try_render(tokenizer, messages, False, parts) or "").rpartition(PROBE)[2].lstrip()
     ids = tokenizer.encode(rest, add_special_tokens=False) if rest else []
     return frozenset(ids[:1]) & frozenset(tokenizer.added_tokens_decoder)
 
 
-def _as_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
+def _as_dicts(messages: Sequence[Message], parts: bool) -> list[dict[str, Any]]:
+    """The messages as templates take them, their contents as strings or as lists of one part."""
+    return [
+        {"role": message.role, "content": [{"type": "text", "text": message.content}] if parts else message.content}
+        for message in messages
+    ]
 
 
 def _first_line(error: Exception) -> str:

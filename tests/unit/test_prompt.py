@@ -98,12 +98,61 @@ def test_a_template_that_ends_turns_without_a_token_has_no_end():
         ("{{ raise_exception('never') }}", "does not work: never"),
         ("{% if messages %}{{ 1 / 0 }}{% endif %}", "does not work"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "does not work"),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", "leaves out what the user says"),
+        ("{{ messages }}{{ raise_exception('no') if messages[0].content is string }}", "does not work: no"),
     ],
 )
 def test_broken_templates(chat_template: str | None, says: str):
     with pytest.raises(ModelError, match=says) as caught:
         prepared(chat_template)
     assert caught.value.remedy
+
+
+AS_STRINGS = "{% for m in messages %}{{ '[' + m.role + ']' + m.content }}{% endfor %}"
+AS_PARTS = "{% for m in messages %}{{ '[' + m.role + ']' }}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+FIRST_PART = "{% for m in messages %}{{ '[' + m.role + ']' + m.content[0].text }}{% endfor %}"
+TYPED_PARTS = AS_PARTS.replace("{{ p.text }}", "{% if p.type == 'text' %}{{ p.text | trim }}{% endif %}")
+EITHER = (
+    "{% for m in messages %}{{ '[' + m.role + ']' }}{% if m.content is string %}{{ m.content }}"
+    "{% else %}{{ m.content[0].text }}{% endif %}{% endfor %}"
+)
+# The system message as a string or as parts, the others as parts only.
+MIXED = (
+    "{% if messages[0].role == 'system' %}{% if messages[0].content is string %}{{ messages[0].content }}"
+    "{% else %}{{ messages[0].content[0].text }}{% endif %}{% endif %}"
+    + AS_PARTS.replace("{{ '[' +", "{% if m.role != 'system' %}{{ '[' +").replace(
+        "{% endfor %}{% endfor %}", "{% endfor %}{% endif %}{% endfor %}"
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "parts"),
+    [
+        (AS_STRINGS, False),
+        (EITHER, False),
+        ("{% for m in messages %}{{ '[' + m.role + ']' }}{{ m.content }}{% endfor %}", False),
+        (AS_PARTS, True),
+        (TYPED_PARTS, True),
+        (FIRST_PART, True),
+        (MIXED, True),
+    ],
+)
+def test_contents_are_given_in_the_form_that_the_template_reads(chat_template: str, parts: bool):
+    tokenizer, template = prepared(chat_template)
+    assert template.takes_parts == parts
+    assert template.takes_system
+    text = prompts.build(tokenizer, template, [SYSTEM, USER, ASSISTANT, Message("user", "Why?")], 1000).text
+    places = [text.find(said) for said in ("Be kind.", "Hi", "Hello", "Why?")]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert "type" not in text
+
+
+def test_a_reply_is_continued_behind_parts():
+    tokenizer, template = prepared(AS_PARTS)
+    prompt = prompts.build(tokenizer, template, [USER, Message("assistant", "Well, ")], 1000)
+    assert prompt.text == "[user]Hi[assistant]Well, "
 
 
 def test_chatml_is_written_as_the_template_says():

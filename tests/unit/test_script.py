@@ -21,6 +21,7 @@ from chatui.local.loading import LoadedModel
 from chatui.script import as_python
 from chatui.settings import DEFAULT_MODEL, GenerationSettings
 from tests import models
+from tests.templates import PARTS
 
 SEED = 1234
 INFO = ModelInfo(
@@ -77,6 +78,8 @@ TURNS: dict[str, Turn] = {
     "goes on where the template refuses": (models.REFUSES, CUT, GREEDY),
     "folded": (models.GEMMA, TALK, WARM),
     "folded, turns joined": (models.MISTRAL, (PERSONA, HELLO, *TALK[1:]), WARM),
+    "parts": (PARTS, TALK, WARM),
+    "goes on behind parts": (PARTS, CUT, WARM),
     "up to the context": (models.CHATML, (Message("user", "x" * 350),), {**WARM, "max_new_tokens": 8000}),
 }
 
