@@ -6,6 +6,7 @@ from typing import Literal
 
 from chatui.catalogue import human_bytes
 from chatui.chat import Anatomy
+from chatui.i18n import N_
 
 Unit = Literal["B", "B/s", "tokens/s", "turn"]
 
@@ -31,14 +32,14 @@ class Figure:
         """The number for people."""
         if self.unit in ("B", "B/s"):
             return human_bytes(self.value) + self.unit.removeprefix("B")
-        return f"turn {self.value:,.0f}" if self.unit == "turn" else f"{human_speed(self.value)} tokens/s"
+        return N_(f"turn {self.value:,.0f}") if self.unit == "turn" else f"{human_speed(self.value)} tokens/s"
 
 
 def weights(anatomy: Anatomy, precision: str) -> Figure:
     """What all weights take. `precision` is a name in `anatomy.weights`."""
     taken, count = anatomy.weights[precision], anatomy.parameters
-    how = f" on average ({HELD[precision]})" if precision in HELD else ""
-    return Figure("Weights", taken, "B", f"{count:,} parameters × {taken / count:.3g} B{how}")
+    how = N_(f" on average ({HELD[precision]})") if precision in HELD else ""
+    return Figure("Weights", taken, "B", N_(f"{count:,} parameters × {taken / count:.3g} B{how}"))
 
 
 def keys_and_values(anatomy: Anatomy, slots: int, capacity: int) -> Figure:
@@ -60,7 +61,7 @@ def activations(anatomy: Anatomy, capacity: int) -> Figure:
         "Activations",
         fixed + capacity * each,
         "B",
-        f"{human_bytes(fixed)} for a piece + {capacity:,} tokens before it × {each:,} B",
+        N_(f"{human_bytes(fixed)} for a piece + {capacity:,} tokens before it × {each:,} B"),
     )
 
 
@@ -101,7 +102,7 @@ def ceiling(anatomy: Anatomy, precision: str, rows: int = 1, context: int = 0) -
 def turn(anatomy: Anatomy, tokens: int) -> Figure:
     """What one turn of a conversation, question and reply, adds to its keys and values."""
     each = anatomy.kv_per_token
-    return Figure("Memory per turn", tokens * each, "B", f"{tokens:,} tokens × {each:,} B")
+    return Figure("Memory per turn", tokens * each, "B", N_(f"{tokens:,} tokens × {each:,} B"))
 
 
 def last_turn(anatomy: Anatomy, tokens: int, capacity: int, free: float = float("inf")) -> Figure:
@@ -110,11 +111,11 @@ def last_turn(anatomy: Anatomy, tokens: int, capacity: int, free: float = float(
     """
     size = tokens * anatomy.kv_per_token
     fitting = capacity // tokens
-    formula = f"{capacity:,} tokens of context ÷ {tokens:,} tokens"
+    formula = N_(f"{capacity:,} tokens of context ÷ {tokens:,} tokens")
     if size and free // size < fitting:
         fitting = int(free // size)
         formula = f"{human_bytes(free)} ÷ {human_bytes(size)}"
-    return Figure("Room ends", fitting + 1, "turn", f"{formula}, rounded down, + 1")
+    return Figure("Room ends", fitting + 1, "turn", N_(f"{formula}, rounded down, + 1"))
 
 
 def positions_for(capacity: int) -> int:

@@ -1,5 +1,6 @@
 """How a reply came about -> what the Inspect view shows. Pure: knows no component and no store."""
 
+import html
 import json
 import re
 from collections.abc import Sequence
@@ -7,18 +8,19 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 
 from chatui.chat import Finish, ModelInfo, Prompt, Source
+from chatui.i18n import N_, _, ngettext, number, percent, translated
 from chatui.inspection import Inspection
 from chatui.store.records import PageTimes, StoredMessage
 from chatui.traces import Traces
 from chatui.ui.transcript import plain
 
 SOURCES: dict[Source, str] = {
-    "template": "template",
-    "persona": "persona",
-    "user": "earlier user",
-    "reply": "earlier reply",
-    "message": "this message",
-    "start": "generation prompt",
+    "template": N_("template"),
+    "persona": N_("persona"),
+    "user": N_("earlier user"),
+    "reply": N_("earlier reply"),
+    "message": N_("this message"),
+    "start": N_("generation prompt"),
 }
 COLOURS = {
     "template": "#a8a29e",
@@ -27,21 +29,22 @@ COLOURS = {
     "earlier reply": "#4ade80",
     "this message": "#fb923c",
     "generation prompt": "#f472b6",
-    "remembered": "#4ade80",
-    "read anew": "#fb923c",
+    N_("remembered"): "#4ade80",
+    N_("read anew"): "#fb923c",
 }
 LIKELY = {
-    "over 90 %": (0.9, "#22c55e"),
-    "50 to 90 %": (0.5, "#84cc16"),
-    "10 to 50 %": (0.1, "#ca8a04"),
-    "1 to 10 %": (0.01, "#ea580c"),
-    "below 1 %": (0.0, "#dc2626"),
+    N_("over 90 %"): (0.9, "#22c55e"),
+    N_("50 to 90 %"): (0.5, "#84cc16"),
+    N_("10 to 50 %"): (0.1, "#ca8a04"),
+    N_("1 to 10 %"): (0.01, "#ea580c"),
+    N_("below 1 %"): (0.0, "#dc2626"),
 }
+LIKELY_COLOURS = {name: colour for name, (_least, colour) in LIKELY.items()}
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 NAMES = {
-    "model": "model",
-    "penalties": "penalties",
-    "temperature": "temperature",
+    "model": N_("model"),
+    "penalties": N_("penalties"),
+    "temperature": N_("temperature"),
     "top_k": "top-k",
     "top_p": "top-p",
     "min_p": "min-p",
@@ -65,14 +68,15 @@ def sources(prompt: Prompt) -> list[Source]:
 
 def by_source(prompt: Prompt) -> Coloured:
     """The prompt's tokens, coloured by where they came from."""
-    return [(visible(piece), SOURCES[source]) for piece, source in zip(prompt.pieces, sources(prompt), strict=True)]
+    return [(visible(piece), _(SOURCES[source])) for piece, source in zip(prompt.pieces, sources(prompt), strict=True)]
 
 
 def by_cache(inspection: Inspection) -> Coloured:
     """The prompt's tokens by whether they were read for this reply, or remembered from an earlier one."""
     cached = inspection.finish.cached_tokens if inspection.finish else 0
     pieces = enumerate(inspection.prompt.pieces)
-    return [(visible(piece), "remembered" if at < cached else "read anew") for at, piece in pieces]
+    remembered, anew = _("remembered"), _("read anew")
+    return [(visible(piece), remembered if at < cached else anew) for at, piece in pieces]
 
 
 def prompt_summary(inspection: Inspection) -> str:
@@ -81,20 +85,30 @@ def prompt_summary(inspection: Inspection) -> str:
     counts = dict.fromkeys(SOURCES.values(), 0)
     for span in prompt.spans:
         counts[SOURCES[span.source]] += span.tokens
-    parts = " · ".join(f"{name} {count:,}" for name, count in counts.items() if count)
-    lines = [f"**{len(prompt.token_ids):,} tokens**: {parts}."]
+    parts = " · ".join(f"{_(name)} {number(count)}" for name, count in counts.items() if count)
+    lines = [_("**{count} tokens**: {parts}.", count=len(prompt.token_ids), parts=parts)]
     if finish is not None:
         anew = len(prompt.token_ids) - finish.cached_tokens
         lines.append(
-            f"{finish.cached_tokens:,} were remembered from an earlier prompt, {anew:,} were read for this reply."
+            _(
+                "{known} were remembered from an earlier prompt, {anew} were read for this reply.",
+                known=finish.cached_tokens,
+                anew=anew,
+            )
         )
     if prompt.dropped:
         lines.append(
-            f"The {prompt.dropped:,} oldest messages were left out: with them the conversation and the room kept for "
-            f"the reply would not fit the context of {inspection.model.context_length:,} tokens."
+            ngettext(
+                "The {count} oldest message was left out: with it the conversation and the room kept for the reply "
+                "would not fit the context of {most} tokens.",
+                "The {count} oldest messages were left out: with them the conversation and the room kept for the reply "
+                "would not fit the context of {most} tokens.",
+                prompt.dropped,
+                most=inspection.model.context_length,
+            )
         )
     else:
-        lines.append("Nothing was left out.")
+        lines.append(_("Nothing was left out."))
     lines += map(plain, prompt.notes)
     return "\n\n".join(lines)
 
@@ -107,48 +121,60 @@ def messages_json(prompt: Prompt) -> str:
 
 def by_probability(inspection: Inspection) -> Coloured:
     """The reply's tokens, coloured by the probability that the model gave them."""
-    return [(visible(inspection.texts.get(trace.id, "")), _likely(trace.probability)) for trace in inspection.traces]
+    names = {name: _(name) for name in LIKELY}
+    texts = inspection.texts
+    return [(visible(texts.get(trace.id, "")), names[_likely(trace.probability)]) for trace in inspection.traces]
 
 
 def _likely(probability: float) -> str:
-    return next(name for name, (least, _) in LIKELY.items() if probability >= least)
+    return next(name for name, (least, _colour) in LIKELY.items() if probability >= least)
 
 
 def tokens_summary(inspection: Inspection) -> str:
     """How sure the model was, all in all."""
     traces = inspection.traces
     if not traces:
-        return "No tokens were kept of this reply."
+        return _("No tokens were kept of this reply.")
     first = traces.ranks.count(1) / len(traces)
     entropy = sum(traces.entropies) / len(traces)
-    return (
-        f"**{len(traces):,} tokens**; {first:.0%} of them were the model's likeliest. On average it was undecided by "
-        f"{entropy:.2f} bits, as between {2**entropy:.1f} equally likely tokens. Choose a token to see what else it "
-        "could have been."
+    return _(
+        "**{count} tokens**; {share} of them were the model's likeliest. On average it was undecided by {bits} bits, "
+        "as between {choices} equally likely tokens. Choose a token to see what else it could have been.",
+        count=len(traces),
+        share=percent(first),
+        bits=number(entropy, 2),
+        choices=number(2**entropy, 1),
     )
 
 
 def alternatives(inspection: Inspection, message: str, at: int) -> str:
     """What else token number `at` could have been, before and after each step of the sampler, with links to go on."""
     trace = inspection.traces[at]
-    head = "".join(f"<th>{NAMES.get(name, name)}</th>" for name in trace.names)
+    head = "".join(f"<th>{_(NAMES.get(name, name))}</th>" for name in trace.names)
     rows = []
     for place, id in enumerate(trace.ids):
         shares = "".join(f"<td>{_percent(step[place])}</td>" for step in trace.steps)
         text = f"<code>{plain(visible(inspection.texts.get(id, '')))}</code>"
         chosen = id == trace.id
-        link = "chosen" if chosen else f'<a class="act" href="#other={message}={at}.{id}">Go on from it</a>'
+        link = _("chosen") if chosen else f'<a class="act" href="#other={message}={at}.{id}">{_("Go on from it")}</a>'
         rows.append(f"<tr{' class=chosen' if chosen else ''}><td>{text}</td><td>{id}</td>{shares}<td>{link}</td></tr>")
+    said = _(
+        "Token {place}: rank {rank}, probability {share}, undecided by {bits} bits, after {seconds} s.",
+        place=at + 1,
+        rank=trace.rank,
+        share=_percent(trace.probability),
+        bits=number(trace.entropy, 2),
+        seconds=number(trace.at, 3),
+    )
     return (
-        f"Token {at + 1:,}: rank {trace.rank:,}, probability {_percent(trace.probability)}, "
-        f"undecided by {trace.entropy:.2f} bits, after {trace.at:.3f} s.\n\n"
-        f'<table class="alternatives"><thead><tr><th>token</th><th>id</th>{head}<th></th></tr></thead>'
+        f"{said}\n\n"
+        f'<table class="alternatives"><thead><tr><th>{_("token")}</th><th>{_("id")}</th>{head}<td></td></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
 def _percent(share: float) -> str:
-    return "–" if share <= 0 else f"{share:.4%}" if share < 0.001 else f"{share:.2%}"
+    return "–" if share <= 0 else percent(share, 4 if share < 0.001 else 2)
 
 
 def text_until(inspection: Inspection, at: int, other: int) -> str:
@@ -181,61 +207,79 @@ def time_view(inspection: Inspection, page: PageTimes | None) -> str:
     """A waterfall of the turn, then the speed of the model and that of the page."""
     finish, prompt = inspection.finish, inspection.prompt
     if finish is None:
-        return "The times of this reply were not kept."
+        return _("The times of this reply were not kept.")
     asked = max(0.0, finish.queue_seconds - prompt.template_seconds - prompt.tokenize_seconds)
     anew = len(prompt.token_ids) - finish.cached_tokens
-    speed = f"{anew / finish.prefill_seconds:,.0f} tokens/s" if finish.prefill_seconds > 0 else ""
+    read = ngettext("{count} token", "{count} tokens", anew)
+    if finish.prefill_seconds > 0:
+        read += ", " + _speed(anew / finish.prefill_seconds, 0)
+    written = ngettext("{count} token", "{count} tokens", finish.completion_tokens)
     writing = finish.decode_seconds - finish.text_seconds
     parts = [
-        ("waiting in the queue", asked, ""),
-        ("chat template", prompt.template_seconds, f"{len(prompt.messages)} messages"),
-        ("tokenizer", prompt.tokenize_seconds, f"{len(prompt.token_ids):,} tokens"),
-        ("reading the prompt", finish.prefill_seconds, f"{anew:,} tokens, {speed}".rstrip(", ")),
+        (_("waiting in the queue"), asked, ""),
         (
-            "writing the reply",
-            writing,
-            f"{finish.completion_tokens:,} tokens, {finish.tokens_per_second:,.1f} tokens/s",
+            _("chat template"),
+            prompt.template_seconds,
+            ngettext("{count} message", "{count} messages", len(prompt.messages)),
         ),
-        ("tokens into text", finish.text_seconds, "spread over the writing"),
+        (
+            _("tokenizer"),
+            prompt.tokenize_seconds,
+            ngettext("{count} token", "{count} tokens", len(prompt.token_ids)),
+        ),
+        (_("reading the prompt"), finish.prefill_seconds, read),
+        (
+            _("writing the reply"),
+            writing,
+            f"{written}, {_speed(finish.tokens_per_second)}",
+        ),
+        (_("tokens into text"), finish.text_seconds, _("spread over the writing")),
     ]
-    model = sum(seconds for _, seconds, _ in parts)
+    model = sum(seconds for _name, seconds, _note in parts)
     if page is not None:
-        parts.append(("to the browser", max(0.0, page.last - model), f"last text shown after {page.last:.3f} s"))
+        shown = _("last text shown after {seconds} s", seconds=number(page.last, 3))
+        parts.append((_("to the browser"), max(0.0, page.last - model), shown))
     return "\n".join([_waterfall(parts), _page_speed(finish, page), _pace(inspection.traces)])
 
 
 def _waterfall(parts: Sequence[tuple[str, float, str]]) -> str:
-    total = sum(seconds for _, seconds, _ in parts) or 1.0
-    starts = accumulate((seconds for _, seconds, _ in parts), initial=0.0)
+    total = sum(seconds for _name, seconds, _note in parts) or 1.0
+    starts = accumulate((seconds for _name, seconds, _note in parts), initial=0.0)
     rows = [
         f"<tr><td>{name}<small>{plain(note)}</small></td>"
         f'<td class="lane"><span class="bar" style="margin-left:{100 * start / total:.2f}%;'
-        f'width:{max(0.3, 100 * seconds / total):.2f}%"></span></td><td>{1000 * seconds:,.1f} ms</td></tr>'
+        f'width:{max(0.3, 100 * seconds / total):.2f}%"></span></td><td>{number(1000 * seconds, 1)} ms</td></tr>'
         for (name, seconds, note), start in zip(parts, starts, strict=False)
     ]
     return f'<table class="waterfall"><tbody>{"".join(rows)}</tbody></table>\n'
 
 
 def _page_speed(finish: Finish, page: PageTimes | None) -> str:
-    lines = [
-        f"**Model**: first token after {finish.queue_seconds + finish.prefill_seconds:.3f} s, then "
-        f"{finish.tokens_per_second:,.1f} tokens/s"
-        + (
-            f", {1000 * finish.decode_seconds / (finish.completion_tokens - 1):.2f} ms each"
-            if finish.completion_tokens > 1
-            else ""
-        )
-        + (f"; {finish.rows:.1f} replies were written at once" if finish.rows > 1.05 else "")
-        + "."
-    ]
+    speed = _speed(finish.tokens_per_second)
+    if finish.completion_tokens > 1:
+        each = 1000 * finish.decode_seconds / (finish.completion_tokens - 1)
+        speed = _("{speed}, {milliseconds} ms each", speed=speed, milliseconds=number(each, 2))
+    first = number(finish.queue_seconds + finish.prefill_seconds, 3)
+    lines = [_("**Model**: first token after {seconds} s, then {speed}.", seconds=first, speed=speed)]
+    if finish.rows > 1.05:
+        lines[0] += " " + _("{count} replies were written at once.", count=number(finish.rows, 1))
     if page is None:
-        lines.append("**Page**: no tab saw all of this reply being written.")
+        lines.append(_("**Page**: no tab saw all of this reply being written."))
     else:
         lines.append(
-            f"**Page**: first text on the screen after {page.first:.3f} s, the last after {page.last:.3f} s; in all "
-            f"{finish.completion_tokens / max(page.last, 1e-3):,.1f} tokens/s from the question on."
+            _(
+                "**Page**: first text on the screen after {first} s, the last after {last} s; in all {speed} from the "
+                "question on.",
+                first=number(page.first, 3),
+                last=number(page.last, 3),
+                speed=_speed(finish.completion_tokens / max(page.last, 1e-3)),
+            )
         )
     return "\n\n".join(lines) + "\n"
+
+
+def _speed(tokens_per_second: float, digits: int = 1) -> str:
+    return _("{speed} tokens/s", speed=number(tokens_per_second, digits))
 
 
 def _pace(traces: Traces) -> str:
@@ -251,11 +295,16 @@ def _pace(traces: Traces) -> str:
     )
     middle = ordered[len(gaps) // 2]
     line = f"{height - height * middle / top:.1f}"
+    said = _(
+        "**Milliseconds for each token**: median {median}, slowest {slowest}; the upper edge is {top}.",
+        median=number(middle, 2),
+        slowest=number(ordered[-1], 2),
+        top=number(top, 1),
+    )
     return (
-        f"**Milliseconds for each token**: median {middle:.2f}, slowest {ordered[-1]:.2f}; the upper edge is "
-        f"{top:.1f}.\n\n"
+        f"{said}\n\n"
         f'<svg class="pace" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="Milliseconds for each token">'
+        f'aria-label="{html.escape(_("Milliseconds for each token"))}">'
         f'<line x1="0" x2="{width}" y1="{line}" y2="{line}"></line>'
         f'<polyline points="{points}"></polyline></svg>\n'
     )
@@ -264,9 +313,9 @@ def _pace(traces: Traces) -> str:
 def why(inspection: Inspection, before: Inspection | None, reply: StoredMessage) -> str:
     """Why it stopped, why the start of the prompt was or was not remembered, and what is known of the template."""
     parts = (
-        ("Why it stopped", _why_stopped(inspection, reply)),
-        ("Why so much of the prompt was read", _why_read(inspection, before)),
-        ("What the model's chat template does", _template(inspection.model)),
+        (_("Why it stopped"), _why_stopped(inspection, reply)),
+        (_("Why so much of the prompt was read"), _why_read(inspection, before)),
+        (_("What the model's chat template does"), _template(inspection.model)),
     )
     return "\n\n".join(f"#### {title}\n\n{text}" for title, text in parts)
 
@@ -275,43 +324,57 @@ def _why_stopped(inspection: Inspection, reply: StoredMessage) -> str:
     finish = inspection.finish
     if finish is None or finish.reason == "cancelled":
         return {
-            "stopped": "It was stopped by hand.",
-            "interrupted": "The server ended before the reply did.",
-            "failed": f"It failed: {plain(reply.error)}",
-        }.get(reply.state, "It has not ended.")
+            "stopped": _("It was stopped by hand."),
+            "interrupted": _("The server ended before the reply did."),
+            "failed": _("It failed: {error}", error=plain(" ".join(map(translated, reply.error.split("\n"))))),
+        }.get(reply.state, _("It has not ended."))
     if finish.reason == "stop_token":
         spelled = f"<code>{plain(visible(finish.stopped_by))}</code>"
-        return f"The model wrote the token {spelled} (id {finish.stop_id}), which ends a reply."
+        return _(
+            "The model wrote the token {token} (id {id}), which ends a reply.", token=spelled, id=f"{finish.stop_id}"
+        )
     if finish.reason == "stop_string":
-        return f"The text came to the stop string <code>{plain(visible(finish.stopped_by))}</code>."
-    return f"It reached a limit: {plain(finish.stopped_by)}."
+        spelled = f"<code>{plain(visible(finish.stopped_by))}</code>"
+        return _("The text came to the stop string {text}.", text=spelled)
+    return _("It reached a limit: {limit}.", limit=plain(translated(finish.stopped_by)))
 
 
 def _why_read(inspection: Inspection, before: Inspection | None) -> str:
     prompt, finish = inspection.prompt, inspection.finish
     total = len(prompt.token_ids)
     if finish is None:
-        return "How much of it was read was not kept."
+        return _("How much of it was read was not kept.")
     cached = finish.cached_tokens
     if before is None:
-        first = "This is the first reply of its conversation"
         if cached:
-            return f"{first}: {cached:,} of {total:,} tokens were remembered from another one, which began alike."
-        return f"{first}, and no other one began like it: all {total:,} tokens were read."
+            return _(
+                "This is the first reply of its conversation: {known} of {count} tokens were remembered from another "
+                "one, which began alike.",
+                known=cached,
+                count=total,
+            )
+        return _(
+            "This is the first reply of its conversation, and no other one began like it: all {count} tokens were "
+            "read.",
+            count=total,
+        )
     known = [*before.prompt.token_ids, *before.traces.tokens]
     common = next((at for at, (a, b) in enumerate(zip(known, prompt.token_ids, strict=False)) if a != b), None)
     if common is None:
         common = min(len(known), total)
-    lines = [f"{cached:,} of {total:,} tokens were remembered."]
+    lines = [_("{known} of {count} tokens were remembered.", known=cached, count=total)]
     if common < min(len(known), total):
         lines.append(_cause(inspection, before, known, common))
     elif cached + 1 < common:
         lines.append(
-            f"The first {common:,} tokens are those of the turn before, yet its keys and values were gone: other "
-            "conversations have used the slot, or the server was started anew."
+            _(
+                "The first {count} tokens are those of the turn before, yet its keys and values were gone: other "
+                "conversations have used the slot, or the server was started anew.",
+                count=common,
+            )
         )
     else:
-        lines.append("All of the turn before was there; only what is new was read.")
+        lines.append(_("All of the turn before was there; only what is new was read."))
     return " ".join(lines)
 
 
@@ -320,21 +383,25 @@ def _cause(inspection: Inspection, before: Inspection, known: Sequence[int], com
     source = sources(prompt)[common] if prompt.spans else "template"
     here = plain(visible(inspection.prompt.pieces[common] if prompt.ends else ""))
     if before.prompt.dropped != prompt.dropped:
-        cause = "the oldest messages were left out since, so all that follows them moved"
+        cause = _("the oldest messages were left out since, so all that follows them moved")
     elif source == "persona" or _of(before.prompt, "persona") != _of(prompt, "persona"):
-        cause = "the persona is another one"
+        cause = _("the persona is another one")
     elif before.model.name != inspection.model.name:
-        cause = "another model wrote the turn before"
+        cause = _("another model wrote the turn before")
     elif common >= len(before.prompt.token_ids) and "<think>" in _text(before):
-        cause = "the template leaves out what the model thought in earlier turns"
+        cause = _("the template leaves out what the model thought in earlier turns")
     elif common >= len(before.prompt.token_ids) - 1:
-        cause = "the template writes the end of a reply, or the reply itself, with other tokens than the model did"
+        cause = _("the template writes the end of a reply, or the reply itself, with other tokens than the model did")
     else:
-        cause = f"an earlier message was changed ({SOURCES[source]})"
+        cause = _("an earlier message was changed ({source})", source=_(SOURCES[source]))
     was = plain(visible(_spelled(before, known, common)))
-    return (
-        f"The first token that differs from the turn before is number {common + 1:,}: <code>{here}</code> in place of "
-        f"<code>{was}</code>. The cause: {cause}."
+    return _(
+        "The first token that differs from the turn before is number {place}: {here} in place of {before}. The cause: "
+        "{cause}.",
+        place=common + 1,
+        here=f"<code>{here}</code>",
+        before=f"<code>{was}</code>",
+        cause=cause,
     )
 
 
@@ -355,13 +422,15 @@ def _spelled(before: Inspection, known: Sequence[int], at: int) -> str:
 def _template(model: ModelInfo) -> str:
     facts = model.template
     if facts is None:
-        return "It was not kept."
+        return _("It was not kept.")
     lines = [
-        "- The system role is its own: the persona is sent in it."
+        _("The system role is its own: the persona is sent in it.")
         if facts.system == "native"
-        else "- It has no system role: the persona is folded into the first message.",
-        f"- Turns {'must' if facts.alternates else 'need not'} alternate.",
-        f"- It {'knows' if facts.thinks else 'does not know'} &lt;think&gt; tags.",
-        f"- It {'can' if facts.tools else 'cannot'} tell the model of tools.",
+        else _("It has no system role: the persona is folded into the first message."),
+        _("Turns must alternate.") if facts.alternates else _("Turns need not alternate."),
+        _("It knows {tags} tags.", tags="&lt;think&gt;")
+        if facts.thinks
+        else _("It does not know {tags} tags.", tags="&lt;think&gt;"),
+        _("It can tell the model of tools.") if facts.tools else _("It cannot tell the model of tools."),
     ]
-    return "\n".join(lines)
+    return "\n".join(f"- {line}" for line in lines)

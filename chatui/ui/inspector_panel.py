@@ -5,7 +5,7 @@ import contextlib
 import html
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -14,9 +14,10 @@ from gradio.components import Component
 from chatui import script
 from chatui.chat import ChatRequest, Finish
 from chatui.errors import ChatError, NotFoundError, unexpected
+from chatui.i18n import N_, _, number
 from chatui.inspection import Inspection
 from chatui.store.records import PageTimes, StoredMessage
-from chatui.ui import inspector, ledger_view, written
+from chatui.ui import inspector, ledger_view, speaking, written
 from chatui.ui.flow import gathered
 from chatui.ui.tab import Tab
 from chatui.ui.wires import wire
@@ -45,15 +46,15 @@ class InspectorPanel:
         self.seen = wire("seen")
         with gr.Column(visible=False, elem_id="inspector") as self.column:
             with gr.Row(elem_id="inspector-head"):
-                self._title = gr.Markdown("### Inspect")
-                self._close = gr.Button("Close", size="sm", min_width=0, elem_id="inspector-close")
+                self._title = gr.Markdown(N_("### Inspect"))
+                self._close = gr.Button(N_("Close"), size="sm", min_width=0, elem_id="inspector-close")
             with gr.Tabs(elem_id="inspector-tabs"):
                 self._build_prompt()
                 self._build_tokens()
                 self._time, self._memory, self._ceiling, self._why = (
-                    self._page(name) for name in ("Time", "Memory", "Ceiling", "Why")
+                    self._page(name) for name in (N_("Time"), N_("Memory"), N_("Ceiling"), N_("Why"))
                 )
-                with gr.Tab("Python"):
+                with gr.Tab(N_("Python")):
                     self._python = _code("python")
                 self._build_persona()
 
@@ -83,32 +84,46 @@ class InspectorPanel:
         streamed = {**quiet, "queue": True, "concurrency_limit": None, "trigger_mode": "once"}
         self._compare.click(self._ask_again, [self.asked, *place, *asked], [self._this, self._that], **streamed)
 
+    def says(self) -> Mapping[Component, Callable[[], Any]]:
+        """The colours of its lists, by names which are words."""
+
+        def named(colours: Mapping[str, str]) -> Callable[[], dict[str, str]]:
+            return lambda: {_(name): colour for name, colour in colours.items()}
+
+        lists = {
+            self._source: inspector.COLOURS,
+            self._cached: inspector.COLOURS,
+            self._tokens: inspector.LIKELY_COLOURS,
+        }
+        return {part: named(colours) for part, colours in lists.items()}
+
     def _build_prompt(self) -> None:
-        with gr.Tab("Prompt"):
+        with gr.Tab(N_("Prompt")):
             self._summary = gr.Markdown()
-            self._source = _coloured("Every token by where it came from", inspector.COLOURS)
-            with gr.Accordion("Remembered or read anew", open=False):
-                self._cached = _coloured("Every token by whether it was read for this reply", inspector.COLOURS)
-            with gr.Accordion("The text, exactly", open=False):
+            self._source = _coloured(N_("Every token by where it came from"), inspector.COLOURS)
+            with gr.Accordion(N_("Remembered or read anew"), open=False):
+                self._cached = _coloured(N_("Every token by whether it was read for this reply"), inspector.COLOURS)
+            with gr.Accordion(N_("The text, exactly"), open=False):
                 self._text = _code(None)
-            with gr.Accordion("The ids", open=False):
+            with gr.Accordion(N_("The ids"), open=False):
                 self._ids = _code("json")
-            with gr.Accordion("The conversation as the messages that pipe(chat) takes", open=False):
+            with gr.Accordion(N_("The conversation as the messages that pipe(chat) takes"), open=False):
                 self._messages = _code("json")
-            with gr.Accordion("The chat template", open=False):
+            with gr.Accordion(N_("The chat template"), open=False):
                 self._template = _code("jinja2")
 
     def _build_tokens(self) -> None:
-        with gr.Tab("Tokens"):
+        with gr.Tab(N_("Tokens")):
             self._reply = gr.Markdown()
-            colours = {name: colour for name, (_, colour) in inspector.LIKELY.items()}
-            self._tokens = _coloured("The reply's tokens by how likely the model found them", colours, "reply-tokens")
+            self._tokens = _coloured(
+                N_("The reply's tokens by how likely the model found them"), inspector.LIKELY_COLOURS, "reply-tokens"
+            )
             self._others = gr.Markdown(elem_id="alternatives")
 
     def _build_persona(self) -> None:
-        with gr.Tab("Persona"):
+        with gr.Tab(N_("Persona")):
             self._price = gr.Markdown()
-            self._compare = gr.Button("Ask the same with the persona and settings at the right", size="sm")
+            self._compare = gr.Button(N_("Ask the same with the persona and settings at the right"), size="sm")
             with gr.Row(elem_id="side-by-side"):
                 self._this, self._that = gr.Markdown(), gr.Markdown()
 
@@ -134,7 +149,7 @@ class InspectorPanel:
         prompt, model, author = inspection.prompt, inspection.model, reply.author
         return {
             self.column: gr.update(visible=True),
-            self._title: f"### Inspect · {html.escape(model.name)} · {html.escape(model.precision)}",
+            self._title: f"### {_('Inspect')} · {html.escape(model.name)} · {html.escape(model.precision)}",
             self._summary: inspector.prompt_summary(inspection),
             self._source: inspector.by_source(prompt),
             self._cached: inspector.by_cache(inspection),
@@ -159,8 +174,9 @@ class InspectorPanel:
         """Nothing but why there is nothing to see; warnings of Gradio's do not reach events past its queue."""
         lists = (self._source, self._cached, self._tokens)
         nothing: Updates = {part: [] if part in lists else "" for part in self._shown}
-        said = f"**{html.escape(error.message)}** {html.escape(error.remedy)}"
-        return {**nothing, self.column: gr.update(visible=True), self._title: "### Inspect", self._summary: said}
+        message, remedy = speaking.told(error)
+        said = f"**{html.escape(message)}** {html.escape(remedy)}"
+        return {**nothing, self.column: gr.update(visible=True), self._title: _("### Inspect"), self._summary: said}
 
     async def _saw(self, seen: str, *place: Any) -> None:
         times = _seen(seen)
@@ -168,7 +184,7 @@ class InspectorPanel:
             return
         with contextlib.suppress(ChatError):
             tab = self._tab_of(place)
-            for _ in range(KEPT_WITHIN if tab.runner.inspects else 0):
+            for _attempt in range(KEPT_WITHIN if tab.runner.inspects else 0):
                 # The reply is on the page a little before its inspection is in the store.
                 if await asyncio.to_thread(tab.shelf.saw, _asked(seen), times):
                     return
@@ -177,13 +193,13 @@ class InspectorPanel:
     async def _choose(self, event: gr.SelectData, asked: str, *place: Any) -> str:
         try:
             id = _asked(asked)
-            inspection, _ = await _inspection(self._tab_of(place), id)
+            inspection, _page = await _inspection(self._tab_of(place), id)
             at = int(event.index[0] if isinstance(event.index, list | tuple) else event.index)
             if not 0 <= at < len(inspection.traces):
                 raise NotFoundError("token")
             return inspector.alternatives(inspection, id, at)
         except Exception as error:
-            return html.escape(str(_told(error)))
+            return html.escape(speaking.sentence(_told(error)))
 
     async def _ask_again(self, asked: str, *inputs: Any) -> AsyncGenerator[tuple[str, str]]:
         """The same message and seed once more, with the persona and settings as they stand; nothing of it is kept."""
@@ -191,8 +207,8 @@ class InspectorPanel:
             id = _asked(asked)
             tab = self._tab_of(inputs[:2])
             reply = await asyncio.to_thread(tab.shelf.message, id)
-            inspection, _ = await _inspection(tab, id)
-            this = _column("This reply", reply.content, inspection.finish, _persona_tokens(inspection))
+            inspection, _page = await _inspection(tab, id)
+            this = _column(_("This reply"), reply.content, inspection.finish, _persona_tokens(inspection))
             request = await self._again(tab, reply, inputs)
             said, finish, persona = "", None, 0
             async with contextlib.aclosing(gathered(tab.runner.backend.stream(request))) as batches:
@@ -202,9 +218,9 @@ class InspectorPanel:
                         finish = delta.finish or finish
                         if delta.prompt is not None:
                             persona = sum(span.tokens for span in delta.prompt.spans if span.source == "persona")
-                    yield this, _column("With persona and settings at the right", said, finish, persona)
+                    yield this, _column(_("With persona and settings at the right"), said, finish, persona)
         except Exception as error:
-            yield "", html.escape(str(_told(error)))
+            yield "", html.escape(speaking.sentence(_told(error)))
 
 
 async def with_other_token(tab: Tab, message: str, choice: str) -> StoredMessage:
@@ -263,11 +279,14 @@ def _persona_tokens(inspection: Inspection) -> int:
 
 
 def _column(title: str, text: str, finish: Finish | None, persona: int) -> str:
-    facts = f"persona {persona:,} tokens"
+    facts = _("persona {count} tokens", count=persona)
     if finish is not None:
-        facts += (
-            f" · {finish.prompt_tokens:,} tokens in, read in {finish.prefill_seconds:.2f} s · "
-            f"{finish.completion_tokens:,} out, {finish.tokens_per_second:,.1f} tokens/s"
+        facts += " · " + _(
+            "{count} tokens in, read in {seconds} s · {written} out, {speed} tokens/s",
+            count=finish.prompt_tokens,
+            seconds=number(finish.prefill_seconds, 2),
+            written=finish.completion_tokens,
+            speed=number(finish.tokens_per_second, 1),
         )
     return f"**{title}**\n\n<small>{facts}</small>\n\n{written.escape(text)}"
 

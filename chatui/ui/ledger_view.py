@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from chatui import ledger
 from chatui.catalogue import human_bytes, human_count
 from chatui.chat import Anatomy, ModelInfo
+from chatui.i18n import N_, _, figures, translated
 from chatui.inspection import Inspection
 from chatui.ledger import Figure
 from chatui.ui.transcript import plain
@@ -15,60 +16,64 @@ Row = tuple[str, str, str]
 ENOUGH = 32
 """Tokens that must have been read for their speed to say anything."""
 
-UNKNOWN = "What this model is made of was not kept."
-UNMEASURED = "How fast this device reads its memory was not measured, so its highest possible speed is not known."
+UNKNOWN = N_("What this model is made of was not kept.")
+UNMEASURED = N_("How fast this device reads its memory was not measured, so its highest possible speed is not known.")
 
 
 def memory(inspection: Inspection) -> str:
     """What the model and its conversations take: predicted beside measured; then what turns add, and where it ends."""
     model, anatomy, tokens = inspection.model, inspection.model.anatomy, _tokens(inspection)
     if anatomy is None:
-        return UNKNOWN
+        return _(UNKNOWN)
     name = human_count(anatomy.parameters)
-    rows: list[Row] = [("Parameters", f"{name} ({anatomy.parameters:,})", "Counted in the checkpoint, tied ones once.")]
+    rows: list[Row] = [
+        (N_("Parameters"), f"{name} ({anatomy.parameters:,})", N_("Counted in the checkpoint, tied ones once."))
+    ]
     if anatomy.active != anatomy.parameters:
         rows.append(
             (
-                "Active for one token",
+                N_("Active for one token"),
                 f"{human_count(anatomy.active)} ({anatomy.active:,})",
-                "The experts chosen, and the rest.",
+                N_("The experts chosen, and the rest."),
             )
         )
     rows.append(
         (
-            "Weights, loaded",
+            N_("Weights, loaded"),
             human_bytes(model.weight_bytes),
-            f"The sum over all tensors as they are held: {model.precision}.",
+            N_(f"The sum over all tensors as they are held: {model.precision}."),
         )
     )
     if model.measured_bytes:
         rows.append(
             (
-                "Process grew by, loading",
+                N_("Process grew by, loading"),
                 human_bytes(model.measured_bytes),
-                "Resident memory after loading less before it.",
+                N_("Resident memory after loading less before it."),
             )
         )
     rows.append(
         (
-            "Keys and values, one token",
+            N_("Keys and values, one token"),
             human_bytes(anatomy.kv_per_token),
-            f"{anatomy.layers} layers, keys and values of each.",
+            N_(f"{anatomy.layers} layers, keys and values of each."),
         )
     )
     slots = ledger.keys_and_values(anatomy, model.slots, model.context_length)
-    rows.append(_row(slots, f"Keys and values, {model.slots} slots, predicted"))
-    rows.append(("Keys and values, held", human_bytes(model.kv_bytes), "The sum over the tensors of all slots."))
-    rows.append(_row(ledger.activations(anatomy, model.context_length), "Activations, the most"))
+    rows.append(_row(slots, N_(f"Keys and values, {model.slots} slots, predicted")))
+    rows.append(
+        (N_("Keys and values, held"), human_bytes(model.kv_bytes), N_("The sum over the tensors of all slots."))
+    )
+    rows.append(_row(ledger.activations(anatomy, model.context_length), N_("Activations, the most")))
     used = human_bytes(tokens * anatomy.kv_per_token)
-    rows.append(("This conversation", used, f"{tokens:,} tokens × {anatomy.kv_per_token:,} B"))
+    rows.append((N_("This conversation"), used, N_(f"{tokens:,} tokens × {anatomy.kv_per_token:,} B")))
     size = _turn(inspection)
-    rows.append(_row(ledger.turn(anatomy, size), "A turn like this one adds"))
-    rows.append(_row(ledger.last_turn(anatomy, size, model.context_length), "The context is full at"))
+    rows.append(_row(ledger.turn(anatomy, size), N_("A turn like this one adds")))
+    rows.append(_row(ledger.last_turn(anatomy, size, model.context_length), N_("The context is full at")))
     other = [(precision, ledger.weights(anatomy, precision)) for precision in anatomy.weights]
     return (
         details(rows)
-        + "\n\n#### The weights in other precisions\n\n"
+        + heading(_("The weights in other precisions"))
         + details(_row(figure, precision) for precision, figure in other)
     )
 
@@ -77,55 +82,55 @@ def ceiling(inspection: Inspection) -> str:
     """What this device's memory allows at best, how much of it was reached, and what would change it."""
     model, anatomy, finish = inspection.model, inspection.model.anatomy, inspection.finish
     if anatomy is None:
-        return UNKNOWN
+        return _(UNKNOWN)
     if not anatomy.bandwidth:
-        return UNMEASURED
+        return _(UNMEASURED)
     # Half of the reply, on average: that much of it has been written when a token is.
     tokens = len(inspection.prompt.token_ids) + len(inspection.traces) // 2
     rows = finish.rows if finish else 1.0
     bandwidth, read, kept = anatomy.bandwidth, model.read_bytes, tokens * anatomy.kv_per_token
     needed = read + rows * kept
     best = bandwidth / needed if needed else 0.0
-    times = f"{rows:.1f} replies at once × " if rows > 1.05 else ""
+    times = N_(f"{rows:.1f} replies at once × ") if rows > 1.05 else ""
     shown: list[Row] = [
         (
-            "Memory read in a second",
+            N_("Memory read in a second"),
             f"{human_bytes(bandwidth)}/s",
-            "Measured when the model was loaded, the best of several.",
+            N_("Measured when the model was loaded, the best of several."),
         ),
-        ("Read in one step", human_bytes(needed), _read_formula(model, anatomy, tokens, times)),
+        (N_("Read in one step"), human_bytes(needed), _read_formula(model, anatomy, tokens, times)),
         (
-            "Highest possible",
+            N_("Highest possible"),
             f"{ledger.human_speed(best)} tokens/s",
-            f"{human_bytes(bandwidth)}/s ÷ {human_bytes(needed)}, for a step writes one token of each reply",
+            N_(f"{human_bytes(bandwidth)}/s ÷ {human_bytes(needed)}, for a step writes one token of each reply"),
         ),
     ]
     if finish is not None and finish.completion_tokens > 1 and best:
         speed = finish.tokens_per_second
-        share = f"{speed:,.1f} tokens/s ÷ {best:,.1f} tokens/s"
+        share = N_(f"{speed:,.1f} tokens/s ÷ {best:,.1f} tokens/s")
         shown += [
             (
-                "Reached",
+                N_("Reached"),
                 f"{ledger.human_speed(speed)} tokens/s",
-                f"{finish.completion_tokens - 1:,} tokens ÷ {finish.decode_seconds:.3f} s",
+                N_(f"{finish.completion_tokens - 1:,} tokens ÷ {finish.decode_seconds:.3f} s"),
             ),
-            ("Share of the ceiling", f"{speed / best:.1%}", share),
+            (N_("Share of the ceiling"), f"{speed / best:.1%}", share),
         ]
     precisions = [
-        _row(ledger.ceiling(anatomy, precision, 1, tokens), f"{precision}, one reply") for precision in anatomy.read
+        _row(ledger.ceiling(anatomy, precision, 1, tokens), N_(f"{precision}, one reply")) for precision in anatomy.read
     ]
     batches = [
         _row(
             ledger.ceiling(anatomy, _precision(model, anatomy), count, tokens),
-            f"{count} replies at once, in all" if count > 1 else "One reply",
+            N_(f"{count} replies at once, in all") if count > 1 else N_("One reply"),
         )
         for count in (1, 2, 4, 8, 16)
     ]
     return (
         details(shown)
-        + "\n\n#### In other precisions\n\n"
+        + heading(_("In other precisions"))
         + details(precisions)
-        + f"\n\n#### Where writing together moves it ({_precision(model, anatomy)})\n\n"
+        + heading(_("Where writing together moves it ({precision})", precision=_precision(model, anatomy)))
         + details(batches)
     )
 
@@ -134,21 +139,25 @@ def persona(inspection: Inspection) -> str:
     """What the persona costs at every turn."""
     prompt, finish, anatomy = inspection.prompt, inspection.finish, inspection.model.anatomy
     tokens = sum(span.tokens for span in prompt.spans if span.source == "persona")
-    rows: list[Row] = [("The persona", f"{tokens:,} tokens", f"of {len(prompt.token_ids):,} tokens of the prompt")]
+    rows: list[Row] = [
+        (N_("The persona"), N_(f"{tokens:,} tokens"), N_(f"of {len(prompt.token_ids):,} tokens of the prompt"))
+    ]
     read = len(prompt.token_ids) - finish.cached_tokens if finish else 0
     if finish is not None and finish.prefill_seconds > 0 and read >= ENOUGH:
         each = finish.prefill_seconds / read
-        formula = f"{tokens:,} tokens × {1000 * each:.2f} ms, as this prompt was read; nothing where it is remembered"
-        rows.append(("Reading it anew", f"{1000 * tokens * each:,.0f} ms", formula))
+        formula = N_(
+            f"{tokens:,} tokens × {1000 * each:.2f} ms, as this prompt was read; nothing where it is remembered"
+        )
+        rows.append((N_("Reading it anew"), f"{1000 * tokens * each:,.0f} ms", formula))
     elif finish is not None:
-        formula = f"Only {read:,} tokens of this prompt were read, too few to tell what reading the persona takes."
-        rows.append(("Reading it anew", "not this time: it was remembered", formula))
+        formula = N_(f"Only {read:,} tokens of this prompt were read, too few to tell what reading the persona takes.")
+        rows.append((N_("Reading it anew"), N_("not this time: it was remembered"), formula))
     if anatomy is not None:
         figure = ledger.turn(anatomy, tokens)
-        rows.append(("Its keys and values", figure.text, figure.formula))
+        rows.append((N_("Its keys and values"), figure.text, figure.formula))
         rows.append(
             (
-                "Its part of the context",
+                N_("Its part of the context"),
                 f"{tokens / inspection.model.context_length:.1%}",
                 _part(tokens, inspection.model),
             )
@@ -156,13 +165,24 @@ def persona(inspection: Inspection) -> str:
     return details(rows)
 
 
+def heading(text: str) -> str:
+    """Between two lists of numbers."""
+    return f"\n\n#### {text}\n\n"
+
+
 def details(rows: Iterable[Row]) -> str:
-    """Numbers, each of which opens to its formula."""
+    """Numbers, each of which opens to its formula; what is English in them is translated here."""
     made = [
-        f"<details><summary><span>{plain(name)}</span><b>{plain(value)}</b></summary><p>{plain(formula)}</p></details>"
+        f"<details><summary><span>{told(name)}</span><b>{told(value)}</b></summary><p>{told(formula)}</p></details>"
         for name, value, formula in rows
     ]
     return f'<div class="figures">{"".join(made)}</div>'
+
+
+def told(text: str) -> str:
+    """A text of a row in the language spoken now, as markup."""
+    known = translated(text)
+    return plain(known if known != text else figures(text))
 
 
 def _row(figure: Figure, name: str) -> Row:
@@ -170,7 +190,7 @@ def _row(figure: Figure, name: str) -> Row:
 
 
 def _part(tokens: int, model: ModelInfo) -> str:
-    return f"{tokens:,} ÷ {model.context_length:,} tokens"
+    return N_(f"{tokens:,} ÷ {model.context_length:,} tokens")
 
 
 def _tokens(inspection: Inspection) -> int:
@@ -184,7 +204,7 @@ def _turn(inspection: Inspection) -> int:
 
 
 def _read_formula(model: ModelInfo, anatomy: Anatomy, tokens: int, times: str) -> str:
-    return (
+    return N_(
         f"{human_bytes(model.read_bytes)} of weights (all but the table of embeddings where it is only looked up) + "
         f"{times}{tokens:,} tokens × {anatomy.kv_per_token:,} B of keys and values"
     )

@@ -155,7 +155,10 @@ def build(runner: Runner, cookies: Cookies) -> Page:
             examples=[[example] for example in first.examples],
         )
         context = gr.Markdown(elem_id="context")
-        chat.connect(InspectorPanel(), context)
+        inspect = InspectorPanel()
+        chat.connect(inspect, context)
+        for part, colours in inspect.says().items():
+            page.says(part, color_map=colours)
         panel.connect(chat.chatbot, settings, model=lambda: backend.models()[0].name)
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         reset.click(lambda: _defaults(backend), None, settings, queue=False, **private)

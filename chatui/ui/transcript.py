@@ -185,7 +185,11 @@ def _bar(message: StoredMessage) -> Shown:
         parts.append(f'<a class="act inspect" href="#inspect={quote(message.id)}">{_("Inspect")}</a>')
     parts.append(f'<a class="act branch" href="#branch={quote(message.id)}">{_("Branch")}</a>')
     if message.rating:
-        label = _("Note: {note}", note=plain(message.note)) if message.note else _("Add a note")
+        label = (
+            _("Note: {note}", note=f'<span class="noted">{plain(message.note)}</span>')
+            if message.note
+            else _("Add a note")
+        )
         parts.append(f"<span>{_('Liked') if message.rating == 'like' else _('Disliked')}</span>")
         parts.append(f'<a class="act annotate" href="#note={quote(message.id)}">{label}</a>')
     side = "question" if message.role == "user" else "answer"

@@ -88,7 +88,7 @@ def test_a_rated_reply_takes_a_note() -> None:
     assert "annotate" not in markup(transcript.reply(REPLY))
     assert "Add a note" in markup(transcript.reply(replace(REPLY, rating="like")))
     noted = markup(transcript.reply(replace(REPLY, rating="dislike", note="<b>too $long")))
-    assert "Note: &lt;b&gt;too $<span></span>long" in noted
+    assert 'Note: <span class="noted">&lt;b&gt;too $<span></span>long</span>' in noted
 
 
 def test_a_reply_that_waits_says_what_for() -> None:

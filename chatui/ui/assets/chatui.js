@@ -1,6 +1,10 @@
 // What Gradio's chat leaves undone in the browser: text copied and edited as it was written, names for screen
 // readers, sidebars closed on a narrow screen. `written.py` does the escaping that is undone here.
 (() => {
+  // Our words in the language of the page, which the server sends with it (speaking.py).
+  const words = JSON.parse(document.getElementById("chatui-words")?.textContent ?? "{}");
+  const _ = (message) => words[message] ?? message;
+
   const unescape = (text) =>
     text.replaceAll("&#0060;", "<").replaceAll("&#0038;", "&").replaceAll("\u200b\t", "\t");
 
@@ -44,7 +48,7 @@
       element.dispatchEvent(new Event("input", { bubbles: true }));
     }
   };
-  const NAMES = [["#message textarea", "Message"], ["#search input", "Search chats"], ["#chat textarea", "Edit message"], ["[role=listbox]", "Choices"]];
+  const NAMES = [["#message textarea", _("Message")], ["#search input", _("Search chats")], ["#chat textarea", _("Edit message")], ["[role=listbox]", _("Choices")]];
   const MENDED =
     "#message textarea, #search input, #chat textarea, #chats .place, #chats .named, #chat .named, #chat [data-testid], #chat pre code, #chat .thought-group .title button, [role=listbox]";
 
@@ -164,23 +168,30 @@
     else if (event.target.closest?.("#message .stop-button") && sending.clicked && hasty()) quell(event);
   }, true);
 
-  // When this tab showed the first and the last text of a reply, in seconds after the message was sent.
+  // When this tab showed the first and the last text of a reply, in seconds after it was asked for. Whatever was last
+  // pressed in the chat has asked for it: Send, Retry, an example ...; Gradio names its buttons in many languages.
+  let pressed = null, writes = false;
   let sent = null, first = null, last = null, length = 0;
-  const begins = () => {
-    [sent, first, last, length] = [performance.now(), null, null, 0];
+  const clears = () => {
     clearTimeout(typing);
     setTimeout(draft, 0, "");
   };
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && event.target.closest?.("#message")) begins();
     if (event.key === "Escape") closeInspector();
-  });
+    if (event.key !== "Enter" || event.shiftKey || !event.target.closest?.("#message, #chat")) return;
+    pressed = performance.now();
+    if (event.target.closest("#message")) clears();
+  }, true);
   document.addEventListener("click", (event) => {
-    if (event.target.closest?.("#message .submit-button, #chat .example, #chat [aria-label='Retry'], #chat .go-on")) begins();
+    pressed = event.target.closest?.("#message, #chat, #alternatives") ? performance.now() : null;
+    if (event.target.closest?.("#message .submit-button")) clears();
   }, true);
   const watch = () => {
+    const writing = document.querySelector("#message .stop-button") !== null;
+    if (writing && !writes) [sent, first, last, length, pressed] = [pressed, null, null, 0, null];
+    writes = writing;
     if (sent === null) return;
-    if (document.querySelector("#message .stop-button")) {
+    if (writing) {
       const reply = [...document.querySelectorAll("#chat [data-testid=bot]")].at(-1);
       const aside = [...(reply?.querySelectorAll(".thought-group, .chat-bar") ?? [])];
       const shown = aside.reduce((rest, part) => rest - part.textContent.trim().length, reply?.textContent.trim().length ?? 0);
@@ -250,11 +261,11 @@
   };
   const rename = (link, wanted) => {
     const title = link.closest(".chat-row").querySelector(".chat-link");
-    write(title, "New title", title.textContent, (text) => act(`${wanted}=${text}`));
+    write(title, _("New title"), title.textContent, (text) => act(`${wanted}=${text}`));
   };
   const annotate = (link, wanted) => {
-    const [, note = ""] = link.textContent.match(/^Note: (.*)$/s) ?? [];
-    write(link, "Note on this reply", note, (text) => act(`${wanted}=${text}`));
+    const note = link.querySelector(".noted")?.textContent ?? "";
+    write(link, _("Note on this reply"), note, (text) => act(`${wanted}=${text}`));
   };
 
   // A menu is made when it is first opened.
