@@ -18,11 +18,26 @@ from chatui import errors, i18n, personas
 from chatui.settings import GenerationSettings
 
 ROOT = Path(__file__).parents[1] / "chatui"
-SILENT = (
-    "i18n.py server.py cli.py explaining.py security.py api downloads.py local/failures.py local/loading.py "
-    "local/weights.py local/embedded.py local/outline.py local/zero_gpu.py catalogue.py store/database.py "
-    "store/opening.py store/copies.py store/store.py"
-).split()
+SILENT = [
+    "i18n.py",
+    "server.py",
+    "cli.py",
+    "explaining.py",
+    "security.py",
+    "api",
+    "downloads.py",
+    "local/failures.py",
+    "local/loading.py",
+    "local/weights.py",
+    "local/embedded.py",
+    "local/outline.py",
+    "local/zero_gpu.py",
+    "catalogue.py",
+    "store/database.py",
+    "store/opening.py",
+    "store/copies.py",
+    "store/store.py",
+]
 """What speaks to the console or to programs, which are told all in English; and why nothing could be started."""
 
 Id = str | tuple[str, str]
