@@ -43,10 +43,16 @@ DELETED_FOR = timedelta(days=1)
 PURGE_SECONDS = 3600.0
 HEARTBEAT_SECONDS = 0.25
 
+MOST_PER_TOKEN = 32
+"""Characters: of a conversation no more is read than fits the model's context where each token has so many."""
+
 
 @dataclass
 class Growing:
-    """What is known of a reply, its times in seconds of time.perf_counter()."""
+    """What is known of a reply, its times in seconds of time.perf_counter().
+
+    The model was not even given the `earlier` messages of the conversation, which count as dropped.
+    """
 
     text: str = ""
     reasoning: str = ""
@@ -56,6 +62,7 @@ class Growing:
     prompt: Prompt | None = None
     so_far: Callable[[], Told] = Told
     read: int | None = None
+    earlier: int = 0
     finish: Finish | None = None
     started: float = field(default_factory=time.perf_counter)
     first_text_at: float | None = None
@@ -66,7 +73,8 @@ class Growing:
         self.place = self.place if delta.place is None else delta.place
         self.read = self.read if delta.read is None else delta.read
         if delta.prompt is not None:
-            self.prompt, self.dropped = delta.prompt, delta.prompt.dropped
+            self.dropped = delta.prompt.dropped + self.earlier
+            self.prompt = replace(delta.prompt, dropped=self.dropped)
         self.so_far = delta.so_far or self.so_far
         if (delta.text or delta.reasoning) and self.first_text_at is None:
             self.first_text_at = time.perf_counter()
@@ -88,10 +96,10 @@ class Live:
     def __init__(self, store: Store, owner: str, begun: Begun, author: Author, lease: str | None = None) -> None:
         self.store, self.owner, self.lease = store, owner, lease
         self.conversation: Conversation = begun.conversation
-        self.path = begun.path
+        self.path, self.earlier = begun.path, begun.earlier
         self.message: StoredMessage = begun.reply
         self.author = author
-        self.growing = Growing(author.prefix, author.prefix_reasoning)
+        self.growing = Growing(author.prefix, author.prefix_reasoning, earlier=begun.earlier)
         self.state: MessageState = "running"
         self.error: ChatError | None = None
         self.kept = False
@@ -184,6 +192,12 @@ class Runner:
         """How many are being written here now."""
         return len(self._lives())
 
+    @property
+    def readable(self) -> int | None:
+        """How many characters of a conversation the model can read at most; None while that is not known."""
+        info = self.backend.models()[0].info
+        return info.context_length * MOST_PER_TOKEN if info else None
+
     def live(self, owner: str, message: str) -> Live | None:
         """The reply with this id while it is written here, for its owner only."""
         found = next((live for live in self._lives() if live.message.id == message), None)
@@ -197,7 +211,7 @@ class Runner:
         """Begin a reply. It is written to its end, heard or not. Raises NotFoundError or StoreError."""
         self.start()
         lease = secrets.token_urlsafe(16)
-        begun = await asyncio.to_thread(self.shelf(owner, temporary).begin, turn, lease)
+        begun = await asyncio.to_thread(self.shelf(owner, temporary).begin, turn, lease, self.readable)
         keeper = self._keepers[temporary]
         # What the store does not take yet is newer here.
         known = (self.live(owner, message.id) for message in begun.path)

@@ -81,6 +81,14 @@ class Tree:
 
 
 @dataclass(frozen=True)
+class Path:
+    """The end of a path of a message tree; `earlier` is how many messages come before those."""
+
+    messages: tuple[StoredMessage, ...]
+    earlier: int = 0
+
+
+@dataclass(frozen=True)
 class Hit:
     """A conversation found by a search; `before`, `match` and `after` quote the text around the first match."""
 
@@ -115,10 +123,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class Begun:
-    """The rows that Shelf.begin() made; `path` leads from the tree's root to the new, still empty reply."""
+    """The rows that Shelf.begin() made; `path` leads to the new, still empty reply.
+
+    It leads from the tree's root, or from as far back as was asked for: `earlier` messages come before it.
+    """
 
     conversation: Conversation
     path: tuple[StoredMessage, ...] = field(repr=False)
+    earlier: int = 0
 
     @property
     def reply(self) -> StoredMessage:

@@ -2,16 +2,16 @@
 
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, insert, select
+from sqlalchemy import Connection, Row, Select, and_, func, insert, literal, select
 
 from chatui.errors import NotFoundError, TransferError
 from chatui.personas import Persona
-from chatui.store.records import Conversation, StoredMessage, Tree
+from chatui.store.records import Conversation, Path, StoredMessage, Tree
 from chatui.store.tables import Time, clean, conversations, inspections, messages
 
 FIRST_WORDS_LIMIT = 60
@@ -19,6 +19,8 @@ TITLE_LIMIT = 200
 NAMELESS = "New chat"
 OF_RUNNING = ("heartbeat", "lease", "stop_requested")
 """Columns that say something of running replies only."""
+READ_AT_ONCE = 200
+"""Messages of a path that are read with one statement: fewer than either database takes values in one."""
 
 
 def new_id() -> str:
@@ -129,10 +131,73 @@ def whole_tree(connection: Connection, owner: str, conversation: str) -> list[St
         .order_by(messages.c.seq)
     )
     rows = connection.execute(statement).all()
-    siblings = defaultdict(list)
+    versions = _versions(rows)
+    return [message_of(row, versions[row.parent, row.role]) for row in rows]
+
+
+def path_end(
+    connection: Connection,
+    owner: str,
+    conversation: str,
+    leaf: str | None,
+    most: int | None = None,
+    room: int | None = None,
+    size: Callable[[StoredMessage], int] = lambda message: len(message.content),
+) -> Path:
+    """The end of the path to `leaf`: at most so many messages, and of such a `size` together, but always the leaf.
+
+    None is no limit. Nothing else of the conversation is read. Raises NotFoundError where it has no such message.
+    """
+    ids = _ids_up_from(connection, owner, conversation, leaf)
+    found: list[StoredMessage] = []
+    wanted = ids[:most]
+    for start in range(0, len(wanted), READ_AT_ONCE):
+        for message in _in_order(connection, owner, conversation, wanted[start : start + READ_AT_ONCE]):
+            room = None if room is None else room - size(message)
+            if found and room is not None and room < 0:
+                return Path(tuple(reversed(found)), len(ids) - len(found))
+            found.append(message)
+    return Path(tuple(reversed(found)), len(ids) - len(found))
+
+
+def _ids_up_from(connection: Connection, owner: str, conversation: str, leaf: str | None) -> Sequence[str]:
+    """The ids of the path, the leaf's first."""
+    if leaf is None:
+        return ()
+    table = messages.c
+    start = select(table.id, table.parent, literal(0).label("steps"))
+    way = start.where(table.owner == owner, table.conversation == conversation, table.id == leaf).cte("way", True)
+    above = select(table.id, table.parent, way.c.steps + 1).select_from(
+        way.join(messages, and_(table.owner == owner, table.id == way.c.parent))
+    )
+    way = way.union_all(above)
+    ids = connection.scalars(select(way.c.id).order_by(way.c.steps)).all()
+    if not ids:
+        raise NotFoundError("message")
+    return ids
+
+
+def _in_order(connection: Connection, owner: str, conversation: str, ids: Sequence[str]) -> Iterator[StoredMessage]:
+    """These messages of one conversation."""
+    table = messages.c
+    mine = select(messages).where(table.owner == owner, table.id.in_(ids))
+    rows = {row.id: row for row in connection.execute(mine)}
+    beside = select(table.id, table.parent, table.role).where(table.owner == owner)
+    parents = [row.parent for row in rows.values() if row.parent is not None]
+    versions = _versions(connection.execute(beside.where(table.parent.in_(parents)).order_by(table.seq)).all())
+    if len(parents) < len(rows):
+        roots = beside.where(table.conversation == conversation, table.parent.is_(None)).order_by(table.seq)
+        versions |= _versions(connection.execute(roots).all())
+    for id in ids:
+        yield message_of(rows[id], versions[rows[id].parent, rows[id].role])
+
+
+def _versions(rows: Sequence[Any]) -> dict[tuple[str | None, str], tuple[str, ...]]:
+    """The ids of the messages with the same parent and role: one tuple for all of them, or it would be quadratic."""
+    ids = defaultdict(list)
     for row in rows:
-        siblings[row.parent, row.role].append(row.id)
-    return [message_of(row, tuple(siblings[row.parent, row.role])) for row in rows]
+        ids[row.parent, row.role].append(row.id)
+    return {place: tuple(versions) for place, versions in ids.items()}
 
 
 def path_to(tree: Sequence[StoredMessage], leaf: str | None) -> tuple[StoredMessage, ...]:
@@ -147,14 +212,16 @@ def path_to(tree: Sequence[StoredMessage], leaf: str | None) -> tuple[StoredMess
     return tuple(reversed(path))
 
 
-def newest_leaf(tree: Iterable[StoredMessage], message: str) -> str:
-    """The newest of the leaves below a message, itself where it is one; `tree` has parents first."""
-    below, newest = {message}, message
-    for candidate in tree:
-        if candidate.parent in below:
-            below.add(candidate.id)
-            newest = candidate.id
-    return newest
+def newest_leaf(connection: Connection, owner: str, message: str) -> str:
+    """The newest of the messages below this one, which no other can be below; itself where there is none."""
+    table = messages.c
+    below = select(table.id, table.seq).where(table.owner == owner, table.id == message).cte("below", True)
+    next_ones = select(table.id, table.seq).select_from(
+        below.join(messages, and_(table.owner == owner, table.parent == below.c.id))
+    )
+    below = below.union_all(next_ones)
+    newest = connection.scalar(select(below.c.id).order_by(below.c.seq.desc()).limit(1))
+    return newest or message
 
 
 def insert_conversation(connection: Connection, owner: str, conversation: Conversation) -> None:

@@ -20,6 +20,7 @@ from chatui.store.records import (
     KeptInspection,
     OwnPersona,
     PageTimes,
+    Path,
     Rating,
     StoredMessage,
     Tree,
@@ -39,7 +40,7 @@ from chatui.store.rows import (
     new_id,
     newest_leaf,
     one_line,
-    path_to,
+    path_end,
     there,
     whole_tree,
     with_fresh_ids,
@@ -83,7 +84,22 @@ class Shelf:
         """The messages from the root to `leaf`, the conversation's own by default. Raises NotFoundError."""
         with self._database.reading() as connection:
             found = find_conversation(connection, self._owner, id)
-            return path_to(whole_tree(connection, self._owner, id), found.leaf if leaf is None else leaf)
+            return path_end(connection, self._owner, id, found.leaf if leaf is None else leaf).messages
+
+    def shown(self, id: str, messages: int, characters: int) -> Path:
+        """The end of the path to the conversation's leaf: no more than that. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            leaf = find_conversation(connection, self._owner, id).leaf
+            return path_end(connection, self._owner, id, leaf, messages, characters, shown_size)
+
+    def read(self, id: str, characters: int | None, leaf: str | None = None) -> Path:
+        """The end of the path to `leaf`, the conversation's own by default, of which a model can read so much.
+
+        Raises NotFoundError.
+        """
+        with self._database.reading() as connection:
+            found = find_conversation(connection, self._owner, id)
+            return path_end(connection, self._owner, id, found.leaf if leaf is None else leaf, room=characters)
 
     def message(self, id: str) -> StoredMessage:
         """The message with this id. Raises NotFoundError."""
@@ -98,10 +114,11 @@ class Shelf:
             )
             return message_of(row, tuple(versions))
 
-    def begin(self, turn: Turn, lease: str | None = None) -> Begun:
+    def begin(self, turn: Turn, lease: str | None = None, characters: int | None = None) -> Begun:
         """Add a question, where there is one, and the reply that is now being written. Raises NotFoundError.
 
-        The reply is only ever written with this `lease`, see Store.write().
+        The reply is only ever written with this `lease`, see Store.write(). Of the path no more is read than so many
+        characters, None is all of it, and not while others wait to write.
         """
         with self._database.writing() as connection:
             moment = clock(connection)
@@ -115,15 +132,16 @@ class Shelf:
             insert_messages(connection, self._owner, [reply], lease)
             self._change(connection, id, leaf=reply.id, updated=reply.created)
             conversation = conversation_of(find_conversation(connection, self._owner, id))
-            return Begun(conversation, path_to(whole_tree(connection, self._owner, id), reply.id))
+        with self._database.reading() as connection:
+            path = path_end(connection, self._owner, id, reply.id, room=characters)
+        return Begun(conversation, path.messages, path.earlier)
 
     def select(self, message: str) -> Conversation:
         """Go to this version of a message, and on to the newest leaf below it. Raises NotFoundError."""
         with self._database.writing() as connection:
             id = find_message(connection, self._owner, message, messages.c.conversation).conversation
             find_conversation(connection, self._owner, id, change=True)
-            tree = whole_tree(connection, self._owner, id)
-            self._change(connection, id, leaf=newest_leaf(tree, message))
+            self._change(connection, id, leaf=newest_leaf(connection, self._owner, message))
             return conversation_of(find_conversation(connection, self._owner, id))
 
     def rewind(self, message: str) -> Conversation:
@@ -180,7 +198,7 @@ class Shelf:
         with self._database.writing() as connection:
             id = find_message(connection, self._owner, message, messages.c.conversation).conversation
             whole = conversation_of(find_conversation(connection, self._owner, id))
-            path = path_to(whole_tree(connection, self._owner, id), message)
+            path = path_end(connection, self._owner, id, message).messages
             if any(one.state == "running" for one in path):
                 raise ChatError("A reply that is still being written cannot be branched.", "Stop it or let it end.")
             moment = clock(connection)
@@ -322,6 +340,11 @@ class Shelf:
     def _change(self, connection: Connection, id: str, **values: Any) -> None:
         mine = and_(conversations.c.owner == self._owner, conversations.c.id == id)
         connection.execute(update(conversations).where(mine).values(**values))
+
+
+def shown_size(message: StoredMessage) -> int:
+    """The characters that a page shows of a message."""
+    return len(message.content) + len(message.reasoning)
 
 
 def _message(

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from chatui.errors import ChatError
-from chatui.ui.place import FIRST_SHOWN, Place
+from chatui.ui.place import FIRST_SHOWN, MESSAGES_SHOWN, Place
 from chatui.ui.tab import Tab
 
 Action = Callable[[Tab, str, str], Awaitable[Place]]
@@ -84,6 +84,10 @@ async def _more(tab: Tab, _: str, __: str) -> Place:
     return replace(tab.place, shown=min(tab.place.shown + FIRST_SHOWN, 100_000))
 
 
+async def _earlier(tab: Tab, _: str, __: str) -> Place:
+    return replace(tab.place, messages=min(tab.place.messages + MESSAGES_SHOWN, 100_000))
+
+
 async def _archived(tab: Tab, _: str, __: str) -> Place:
     return replace(tab.place, archived=True, shown=FIRST_SHOWN)
 
@@ -109,6 +113,7 @@ ACTIONS: dict[str, Action] = {
     "delete": _delete,
     "restore": _restore,
     "more": _more,
+    "earlier": _earlier,
     "archived": _archived,
     "unarchived": _unarchived,
     "refresh": _refresh,

@@ -10,13 +10,17 @@ Id = Annotated[str, Field(max_length=100)]
 FIRST_SHOWN = 60
 """Conversations that the list shows until more are asked for."""
 
+MESSAGES_SHOWN = 100
+"""Messages of a conversation that the chat shows until earlier ones are asked for, the last ones."""
+
 
 @dataclass(frozen=True)
 class Place:
     """The conversation `chat` ("" a new one), and the message that each thing in the chat belongs to, in order.
 
     Its last message was `growing` when it was shown. `guest` stands for the owner's cookie where the browser keeps
-    none. The list of conversations shows the `shown` newest, of the archive where `archived` is set.
+    none. The list of conversations shows the `shown` newest, of the archive where `archived` is set; the chat shows
+    the last `messages`.
     """
 
     chat: Id = ""
@@ -26,6 +30,7 @@ class Place:
     guest: Annotated[str, Field(max_length=200)] = ""
     archived: bool = False
     shown: Annotated[int, Field(ge=1, le=100_000)] = FIRST_SHOWN
+    messages: Annotated[int, Field(ge=1, le=100_000)] = MESSAGES_SHOWN
     removed: Id = field(default="")
     """The conversation just deleted, which can still be had back."""
 
@@ -43,7 +48,7 @@ class Place:
 
     def at(self, chat: str, temporary: bool = False) -> Self:
         """The same tab in another conversation."""
-        return replace(self, chat=chat, temporary=temporary, ids=(), growing=False)
+        return replace(self, chat=chat, temporary=temporary, ids=(), growing=False, messages=MESSAGES_SHOWN)
 
     def message(self, index: int) -> str:
         """The id of the message that the thing at `index` belongs to; "" where there is none."""
