@@ -17,6 +17,8 @@ from chatui.store.rows import path_to
 FORMAT = "chatui"
 VERSION = 1
 TREE = TypeAdapter(Tree)
+TOLD_BY_PARENTS = {"messages": {"__all__": {"versions"}}}
+"""Written at each version, the list of all of them would grow with the square of their number."""
 BLOCKS = MarkdownIt("commonmark").disable("inline")
 # What may stay open at the top level; in lists and quotes it ends with them. Plain code blocks need no parser, which
 # takes a hundred times as long.
@@ -32,7 +34,7 @@ def as_json(trees: Iterable[Tree]) -> Iterator[str]:
     yield f'{{"format": "{FORMAT}", "version": {VERSION}, "conversations": ['
     between = "\n"
     for tree in trees:
-        yield between + TREE.dump_json(tree).decode()
+        yield between + TREE.dump_json(tree, exclude=TOLD_BY_PARENTS).decode()
         between = ",\n"
     yield "\n]}\n"
 

@@ -19,8 +19,8 @@ TITLE_LIMIT = 200
 NAMELESS = "New chat"
 OF_RUNNING = ("heartbeat", "lease", "stop_requested")
 """Columns that say something of running replies only."""
-READ_AT_ONCE = 200
-"""Messages of a path that are read with one statement: fewer than either database takes values in one."""
+READ_AT_FIRST, READ_AT_ONCE = 10, 500
+"""Messages of a path that are read with one statement: few at first, as they may be long."""
 
 
 def new_id() -> str:
@@ -150,9 +150,10 @@ def path_end(
     """
     ids = _ids_up_from(connection, owner, conversation, leaf)
     found: list[StoredMessage] = []
-    wanted = ids[:most]
-    for start in range(0, len(wanted), READ_AT_ONCE):
-        for message in _in_order(connection, owner, conversation, wanted[start : start + READ_AT_ONCE]):
+    wanted, at_once = ids[:most], READ_AT_FIRST
+    while wanted:
+        some, wanted, at_once = wanted[:at_once], wanted[at_once:], min(2 * at_once, READ_AT_ONCE)
+        for message in _in_order(connection, owner, conversation, some):
             room = None if room is None else room - size(message)
             if found and room is not None and room < 0:
                 return Path(tuple(reversed(found)), len(ids) - len(found))

@@ -25,10 +25,11 @@ from chatui.owners import Cookies
 from chatui.personas import Persona
 from chatui.runner import Growing, Live, Runner, described, said
 from chatui.settings import GenerationSettings
-from chatui.store.records import Author, Rating, StoredMessage, Turn
+from chatui.store.records import Author, Path, Rating, StoredMessage, Turn
+from chatui.store.shelf import shown_size
 from chatui.ui import actions, context_bar, controls, endpoint, header, inspector_panel, listening, speaking, transcript
 from chatui.ui.blocks import Page
-from chatui.ui.flow import Latest, Once, pause
+from chatui.ui.flow import Latest, Once, pause, rendered
 from chatui.ui.inspector_panel import InspectorPanel
 from chatui.ui.persona_panel import PersonaPanel
 from chatui.ui.place import Place
@@ -307,7 +308,9 @@ class Conversation(gr.ChatInterface):
     async def _again(self, tab: Tab, reply: StoredMessage, inputs: Sequence[Any]) -> ChatRequest:
         """The request for `reply` once more with its seed, and with the persona and settings as they now stand."""
         _, prompt, start_with, settings = await self._chosen(inputs)
-        path = await asyncio.to_thread(tab.shelf.path, reply.conversation, reply.parent)
+        path = (
+            await asyncio.to_thread(tab.shelf.read, reply.conversation, self._runner.readable, reply.parent)
+        ).messages
         seed = reply.author.seed if reply.author else settings.seed
         settings = settings.model_copy(update={"seed": seed})
         messages = said(prompt, path, Message("assistant", start_with) if start_with else None)
@@ -321,12 +324,16 @@ class Conversation(gr.ChatInterface):
         try:
             tab = self._tab(inputs)
             _, prompt, start_with, settings = await self._chosen(inputs)
-            path = await asyncio.to_thread(tab.shelf.path, tab.place.chat) if tab.place.chat else ()
+            end = Path(())
+            if tab.place.chat:
+                end = await asyncio.to_thread(tab.shelf.read, tab.place.chat, self._runner.readable)
             blank = not (draft or "").strip()
             asked = Message("user", "?" if blank else draft or "")
-            messages = (*said(prompt, path), asked, *([Message("assistant", start_with)] if start_with else []))
+            messages = (*said(prompt, end.messages), asked, *([Message("assistant", start_with)] if start_with else []))
             found = await self._backend.preview(ChatRequest(messages, settings))
-            return context_bar.bar(info, found, settings, blank) if found else ""
+            if found is None:
+                return ""
+            return context_bar.bar(info, replace(found, dropped=found.dropped + end.earlier), settings, blank)
         except ChatError as error:
             return context_bar.refusal(error)
 
@@ -384,15 +391,18 @@ class Conversation(gr.ChatInterface):
 
     async def _shown(self, tab: Tab, live: Live | None, sent: bool, opens: bool, failure: list[Shown]) -> Updates:
         """The conversation where the tab stands, and its last reply while it grows."""
-        path: Sequence[StoredMessage] = live.path if live else ()
-        if live is None and tab.place.chat:
-            try:
-                path = await asyncio.to_thread(tab.shelf.path, tab.place.chat)
-            except NotFoundError as error:
-                tab.place = tab.place.at("")
-                failure = [*failure, transcript.card(error)]
+        most = transcript.most(tab.place.messages)
+        end = transcript.end(Path(live.path, live.earlier), *most) if live else Path(())
+        try:
+            if live is None and tab.place.chat:
+                end = await asyncio.to_thread(tab.shelf.shown, tab.place.chat, *most)
+        except NotFoundError as error:
+            tab.place = tab.place.at("")
+            failure = [*failure, transcript.card(error)]
+        path = end.messages
         writing = path[-1] if path and path[-1].state == "running" else None
-        seen = transcript.view(path[:-1] if writing else path, writing)
+        length = sum(map(shown_size, path))
+        seen = await rendered(length, transcript.view, path[:-1] if writing else path, writing, end.earlier)
         before = seen.shown
         ids = (*seen.ids, writing.id) if writing else tuple(seen.ids)
         tab.place = replace(tab.place, ids=ids, growing=writing is not None)
@@ -412,10 +422,10 @@ class Conversation(gr.ChatInterface):
             if listening.nobody_hears():
                 return
             model = self._backend.models()[0]
-            reply = transcript.reply(last, growing, _phase(model, growing))
+            reply = await rendered(shown_size(last), transcript.reply, last, growing, _phase(model, growing))
             speed = transcript.speed(growing) if growing else ""
             yield {self.chatbot: [*before, *reply], self._status: header.status(model, speed)}
-        seen.add(last, transcript.reply(last, growing))
+        seen.add(last, await rendered(shown_size(last), transcript.reply, last, growing))
         tab.place = replace(tab.place, ids=tuple(seen.ids), growing=False)
         yield {
             self.chatbot: gr.update(value=[*seen.shown, *failure], feedback_value=seen.ratings),

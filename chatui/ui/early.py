@@ -22,11 +22,12 @@ from chatui.owners import OwnerOf
 from chatui.runner import Runner
 from chatui.store.records import StoredMessage
 from chatui.ui import lasting, listening, listing, speaking, written
+from chatui.ui.flow import rendered
 from chatui.ui.place import FIRST_SHOWN, Place
 
 MOST_MESSAGES = 12
 MOST_CHARACTERS = 60_000
-"""Of the messages before the last, which is where the chat is scrolled to."""
+"""Of all of them; the chat is scrolled to the end of the last."""
 
 _MARKDOWN = (
     MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"]).disable("image")
@@ -41,9 +42,10 @@ def markup(path: Sequence[StoredMessage], list_of_chats: str) -> str:
         if shown and len(message.content) > room:
             break
         room -= len(message.content)
+        content = message.content[-MOST_CHARACTERS:]
         side = "user" if message.role == "user" else "bot"
         thought = f'<p class="early-thought">{_("Thought")}</p>' if message.reasoning else ""
-        shown.append(f'<div class="early-{side}">{thought}{_MARKDOWN.render(written.escape(message.content))}</div>')
+        shown.append(f'<div class="early-{side}">{thought}{_MARKDOWN.render(written.escape(content))}</div>')
     parts = {
         "early-list": list_of_chats,
         "early-chat": f'<div class="early-column">{"".join(reversed(shown))}</div>',
@@ -63,7 +65,7 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
             return HTMLResponse("", 404, headers)
         shelf = runner.shelf(owner)
         try:
-            path = list(await asyncio.to_thread(shelf.path, chat))
+            path = list((await asyncio.to_thread(shelf.shown, chat, MOST_MESSAGES, MOST_CHARACTERS)).messages)
         except NotFoundError:
             return HTMLResponse("", 404, headers)
         live = runner.live(owner, path[-1].id) if path else None
@@ -73,7 +75,8 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
         now = datetime.now(timezone(timedelta(minutes=listening.minutes_ahead_in(request.cookies))))
         with i18n.speaking(i18n.negotiated(request.headers.get("accept-language"))):
             shown = listing.listing(listed[:FIRST_SHOWN], Place(chat), now, len(listed) > FIRST_SHOWN)
-            return HTMLResponse(markup(path, shown), headers=headers)
+            length = sum(len(message.content) for message in path)
+            return HTMLResponse(await rendered(length, markup, path, shown), headers=headers)
 
     return Route("/early", early)
 

@@ -5,7 +5,9 @@ import contextlib
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError
@@ -21,8 +23,22 @@ HEARTBEAT_SECONDS = 0.25
 LONGEST_FAREWELL = 2.0
 """Seconds that an event may take to end when another takes its place."""
 
+LONG = 10_000
+"""Characters that are made ready to be shown within a few milliseconds; for more, nobody else is to wait."""
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+# Of its own: whoever waits for the store is not to wait for long texts.
+_aside = ThreadPoolExecutor(2, "chatui-showing")
+
+
+async def rendered(characters: int, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `make` makes of so many characters, off the event loop where they are many."""
+    if characters <= LONG:
+        return make(*args, **kwargs)
+    context = copy_context()
+    return await asyncio.get_running_loop().run_in_executor(_aside, lambda: context.run(make, *args, **kwargs))
 
 
 class Latest:

@@ -10,14 +10,19 @@ from urllib.parse import quote
 from chatui.errors import ChatError
 from chatui.i18n import N_, _, ngettext, number, translated
 from chatui.runner import Growing
-from chatui.store.records import StoredMessage
+from chatui.store.records import Path, StoredMessage
+from chatui.store.shelf import shown_size
 from chatui.ui import speaking, written
+from chatui.ui.place import MESSAGES_SHOWN
 
 Shown = dict[str, Any]
 """One message as gr.Chatbot takes it."""
 
 CALM_SECONDS = 0.2
 """What is over sooner is not named: a line that changes as soon as it is there only flickers."""
+
+CHARACTERS_SHOWN = 300_000
+"""Characters for every MESSAGES_SHOWN messages that the chat shows: what a browser can still set in a second."""
 
 ENDED = {
     "stopped": N_("Stopped."),
@@ -45,9 +50,28 @@ class View:
                 self.ratings.append(rating)
 
 
-def view(path: Sequence[StoredMessage], then: StoredMessage | None = None) -> View:
-    """All that is shown of a path from the root of a message tree, up to a reply that is `then` still written."""
+def most(messages: int) -> tuple[int, int]:
+    """Where a chat shows so many messages: how many, and how many characters together."""
+    return messages, CHARACTERS_SHOWN * -(-messages // MESSAGES_SHOWN)
+
+
+def end(path: Path, most: int, room: int) -> Path:
+    """As Shelf.shown(), of a path that has been read."""
+    count = 0
+    for message in reversed(path.messages[-most:]):
+        room -= shown_size(message)
+        if count and room < 0:
+            break
+        count += 1
+    left_out = len(path.messages) - count
+    return Path(path.messages[left_out:], path.earlier + left_out)
+
+
+def view(path: Sequence[StoredMessage], then: StoredMessage | None = None, earlier: int = 0) -> View:
+    """All that is shown of the end of a path, up to a reply that is `then` still written; `earlier` are left out."""
     made = View()
+    if earlier and (first := next(iter(path), then)) is not None:
+        made.add(first, [_earlier(earlier)])
     for at, message in enumerate(path):
         if message.role == "assistant":
             made.add(message, reply(message))
@@ -194,6 +218,11 @@ def _bar(message: StoredMessage) -> Shown:
         parts.append(f'<a class="act annotate" href="#note={quote(message.id)}">{label}</a>')
     side = "question" if message.role == "user" else "answer"
     return _aside(f'<p class="chat-bar {side}">{" ".join(parts)}</p>')
+
+
+def _earlier(messages: int) -> Shown:
+    label = ngettext("Show the {count} earlier message", "Show more of the {count} earlier messages", messages)
+    return _aside(f'<p class="chat-bar earlier"><a class="act" href="#earlier">{plain(label)}</a></p>')
 
 
 def _turn_to(version: str, label: str, name: str) -> str:

@@ -17,7 +17,7 @@ from tests.fakes import FakeBackend, Hold
 
 ON_A_CHAT = ("open", "rename", "pin", "unpin", "archive", "unarchive", "delete", "restore")
 ON_A_MESSAGE = ("version", "branch", "note")
-ON_THE_LIST = ("more", "archived", "unarchived", "refresh")
+ON_THE_LIST = ("more", "earlier", "archived", "unarchived", "refresh")
 
 
 @pytest.fixture
@@ -168,3 +168,9 @@ async def test_the_list_is_lengthened_and_turned_over(runner: Runner) -> None:
 async def test_the_list_never_gets_longer_than_a_place_can_say(runner: Runner) -> None:
     place = await actions.do(tab(runner, shown=99_999), "more", "", "")
     assert Place.read(place.written()) == place
+
+
+async def test_earlier_messages_are_shown_until_the_chat_is_left(runner: Runner) -> None:
+    place = await actions.do(tab(runner, chat="x"), "earlier", "", "")
+    assert place.messages == 2 * Place().messages
+    assert place.at("y").messages == Place().messages

@@ -3,6 +3,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -178,6 +179,22 @@ async def test_the_backend_gets_the_path_the_prompt_and_the_seed(runner: Runner)
     assert said == [("system", "Be brief."), ("user", "What?"), ("assistant", "first"), ("user", "More?")]
     assert backend.requests[1].settings.seed == 7
     assert backend.requests[1].user == "a"
+
+
+async def test_of_a_long_conversation_only_what_the_model_can_read_is_read(runner: Runner) -> None:
+    runner.backend = backend = FakeBackend(["one"], ["two"])
+    assert backend.status.info is not None
+    backend.status = replace(backend.status, info=replace(backend.status.info, context_length=2))
+    first = await runner.ask("a", turn("x" * 100))
+    await heard(first)
+    second = await runner.ask("a", turn("More?", conversation=first.conversation.id, parent=first.message.id))
+    await heard(second)
+    assert runner.readable == 64
+    assert [message.content for message in backend.requests[1].messages] == ["Be brief.", "one", "More?"]
+    assert second.earlier == 1
+    assert second.growing.dropped == 1
+    assert second.growing.prompt is not None
+    assert second.growing.prompt.dropped == 1
 
 
 async def test_a_reply_that_goes_on_keeps_its_beginning(runner: Runner) -> None:

@@ -1,15 +1,18 @@
 import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from chatui.chat import Finish
 from chatui.errors import ChatError, NotFoundError, TransferError
 from chatui.personas import PRESETS, Persona
 from chatui.settings import GenerationSettings
+from chatui.store.exporting import as_json
 from chatui.store.records import Author, Begun, Conversation, OwnPersona, Progress, StoredMessage, Tree, Turn
 from chatui.store.rows import first_words
 from chatui.store.shelf import Shelf
@@ -408,3 +411,68 @@ def test_finish_is_kept_exactly(store: Store, shelf: Shelf) -> None:
     finish = Finish("length", 1, 2, 2**32 - 1, 1e-9, 0.1 + 0.2, 12345.678901234567, 8)
     store.write([Progress(OWNER, begun.reply.id, "x", state="finished", finish=finish)])
     assert shelf.message(begun.reply.id).finish == finish
+
+
+def chain(shelf: Shelf, messages: int, letters: int = 1) -> str:
+    """The id of a conversation of so many messages, each of them below the one before."""
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    roles = ("user", "assistant")
+    path = tuple(
+        StoredMessage(str(n), "c", str(n - 1) if n else None, roles[n % 2], f"{n:0{letters}}", moment)
+        for n in range(messages)
+    )
+    conversation = Conversation("c", "Long", True, Persona(name="p"), str(messages - 1), False, False, moment, moment)
+    return shelf.add([Tree(conversation, path)])[0].id
+
+
+class TestLongConversations:
+    def test_the_end_of_a_path_is_read(self, shelf: Shelf) -> None:
+        id = chain(shelf, 500)
+        whole = shelf.path(id)
+        assert [message.content for message in whole] == [str(n) for n in range(500)]
+        end = shelf.shown(id, 7, 1000)
+        assert (end.messages, end.earlier) == (whole[-7:], 493)
+        assert shelf.shown(id, 1000, 1000).earlier == 167  # 333 messages of three characters are 999
+        assert shelf.read(id, 9).messages == whole[-3:]
+        assert shelf.read(id, 9, whole[10].id).earlier == 3
+        assert shelf.read(id, None).messages == whole
+
+    def test_the_leaf_is_read_however_long_it_is(self, shelf: Shelf) -> None:
+        id = chain(shelf, 5, letters=100)
+        assert (len(shelf.read(id, 1).messages), shelf.shown(id, 3, 1).earlier) == (1, 4)
+
+    def test_a_question_reads_no_more_of_it_than_is_asked_for(self, shelf: Shelf) -> None:
+        id = chain(shelf, 300)
+        leaf = shelf.path(id)[-1].id
+        begun = shelf.begin(ask("And?", id, leaf), characters=40)
+        assert begun.path[-1] == begun.reply
+        assert begun.earlier + len(begun.path) == 302
+        assert len(begun.path) == 14  # "", "And?" and twelve of three characters
+
+    def test_what_is_asked_of_the_database_does_not_grow_with_the_conversation(self, store: Store) -> None:
+        def statements(messages: int) -> int:
+            shelf = store.of(f"owner {messages}")
+            id = chain(shelf, messages)
+            leaf = shelf.path(id)[-1].id
+            count = 0
+
+            def executed(connection: Any, cursor: Any, *_: Any) -> None:
+                nonlocal count
+                count += 1
+
+            event.listen(store.database.engine, "after_cursor_execute", executed)
+            shelf.begin(ask("And?", id, leaf), characters=40)
+            event.remove(store.database.engine, "after_cursor_execute", executed)
+            return count
+
+        assert statements(300) == statements(900)
+
+    def test_many_first_messages_share_their_versions(self, shelf: Shelf) -> None:
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        roots = tuple(StoredMessage(str(n), "c", None, "user", f"{n}", moment) for n in range(3000))
+        conversation = Conversation("c", "Wide", True, Persona(name="p"), "2999", False, False, moment, moment)
+        (tree,) = shelf.trees([shelf.add([Tree(conversation, roots)])[0].id])
+        assert len({id(message.versions) for message in tree.messages}) == 1
+        assert len("".join(as_json([tree]))) < 3000 * 400
+        assert shelf.path(tree.conversation.id)[0].versions == tree.messages[0].versions
+        assert shelf.select(tree.messages[5].id).leaf == tree.messages[5].id

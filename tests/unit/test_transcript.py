@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from chatui.chat import Finish, Prompt, ReplyDelta
 from chatui.errors import ChatError
 from chatui.runner import Growing
-from chatui.store.records import StoredMessage
+from chatui.store.records import Path, StoredMessage
 from chatui.ui import transcript
 from chatui.ui.transcript import Shown
 
@@ -166,3 +166,20 @@ def test_notes_and_cards_escape(text: str) -> None:
     for shown in (transcript.note(text), transcript.card(ChatError(text, text))):
         assert "<script" not in shown["content"]["text"]
         assert "<img" not in shown["content"]["text"]
+
+
+def test_the_end_of_a_long_path_is_shown_with_a_way_to_what_came_before() -> None:
+    path = Path((QUESTION, REPLY) * 5, 3)
+    assert transcript.end(path, 4, 1000) == Path(path.messages[6:], 9)
+    assert transcript.end(path, 100, 12) == Path(path.messages[8:], 11)
+    assert transcript.end(path, 100, 1) == Path(path.messages[9:], 12)
+    assert transcript.end(path, 100, 1000) == path
+    view = transcript.view(path.messages[:2], earlier=1234)
+    assert "1,234 earlier messages" in view.shown[0]["content"]["text"]
+    assert 'href="#earlier"' in view.shown[0]["content"]["text"]
+    assert len(view.ids) == len(view.shown) == 5
+    assert len(view.ratings) == 4
+
+
+def test_more_messages_have_room_for_more_characters() -> None:
+    assert [transcript.most(count)[1] // transcript.CHARACTERS_SHOWN for count in (1, 100, 101, 300)] == [1, 1, 2, 3]

@@ -78,7 +78,6 @@ def trees(draw: st.DrawFn, id: str = "c") -> Tree:
             error=draw(texts),
             rating=draw(st.sampled_from([None, "like", "dislike"])),
             note=draw(texts),
-            versions=(own,),
         )
         messages.append(message)
     conversation = Conversation(
