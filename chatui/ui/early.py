@@ -21,7 +21,7 @@ from chatui.i18n import _
 from chatui.owners import OwnerOf
 from chatui.runner import Runner
 from chatui.store.records import StoredMessage
-from chatui.ui import lasting, listening, listing, speaking, written
+from chatui.ui import lasting, listening, listing, speaking
 from chatui.ui.flow import rendered
 from chatui.ui.place import FIRST_SHOWN, Place
 
@@ -29,8 +29,11 @@ MOST_MESSAGES = 12
 MOST_CHARACTERS = 60_000
 """Of all of them; the chat is scrolled to the end of the last."""
 
+# Tags and entities show as they are written.
 _MARKDOWN = (
-    MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"]).disable("image")
+    MarkdownIt("commonmark", {"html": False, "breaks": True})
+    .enable(["table", "strikethrough"])
+    .disable(["image", "entity"])
 )
 
 
@@ -45,7 +48,7 @@ def markup(path: Sequence[StoredMessage], list_of_chats: str) -> str:
         content = message.content[-MOST_CHARACTERS:]
         side = "user" if message.role == "user" else "bot"
         thought = f'<p class="early-thought">{_("Thought")}</p>' if message.reasoning else ""
-        shown.append(f'<div class="early-{side}">{thought}{_MARKDOWN.render(written.escape(content))}</div>')
+        shown.append(f'<div class="early-{side}">{thought}{_MARKDOWN.render(content)}</div>')
     parts = {
         "early-list": list_of_chats,
         "early-chat": f'<div class="early-column">{"".join(reversed(shown))}</div>',

@@ -125,7 +125,7 @@ class InspectorPanel:
             self._price = gr.Markdown()
             self._compare = gr.Button(N_("Ask the same with the persona and settings at the right"), size="sm")
             with gr.Row(elem_id="side-by-side"):
-                self._this, self._that = gr.Markdown(), gr.Markdown()
+                self._this, self._that = (gr.Markdown(latex_delimiters=written.DELIMITERS) for _ in range(2))
 
     def _page(self, name: str) -> gr.Markdown:
         with gr.Tab(name):

@@ -96,7 +96,7 @@ def _row(conversation: Conversation, place: Place) -> str:
     )
     kinds = "".join(f" {name}" for name, is_so in states if is_so)
     title = conversation.title or _("Untitled")
-    link = f'<a class="chat-link" href="?chat={quote(conversation.id)}">{plain(title)}</a>'
+    link = f'<a class="chat-link" dir="auto" href="?chat={quote(conversation.id)}">{plain(title)}</a>'
     name = html.escape(_("Menu of {title}", title=title), quote=True).replace("$", "")
     menu = f'<details class="chat-menu"><summary class="named" title="{name}">⋯</summary></details>'
     return f'<div class="chat-row{kinds}">{link}{menu}</div>'
@@ -104,7 +104,7 @@ def _row(conversation: Conversation, place: Place) -> str:
 
 def _hit(hit: Hit, place: Place) -> str:
     quoted = f"{plain(hit.before)}<mark>{plain(hit.match)}</mark>{plain(hit.after)}" if hit.match else ""
-    quote_line = f'<p class="chat-quote">{quoted}</p>' if quoted else ""
+    quote_line = f'<p class="chat-quote" dir="auto">{quoted}</p>' if quoted else ""
     return _row(hit.conversation, place) + quote_line
 
 

@@ -24,7 +24,7 @@ from chatui.runner import Runner
 from chatui.security import Login, SecurityMiddleware
 from chatui.settings import GenerationSettings
 from chatui.store.shelf import Shelf
-from chatui.ui import controls, early, header, lasting, listening, sessions, speaking, theme
+from chatui.ui import controls, early, header, lasting, listening, sessions, speaking, theme, written
 from chatui.ui.blocks import Page
 from chatui.ui.connections import Connections
 from chatui.ui.conversation import Conversation
@@ -46,12 +46,6 @@ HEAD = (
 )
 
 LoginOf = Callable[[Request], str | None]
-
-LATEX: list[dict[str, str | bool]] = [
-    {"left": "$$", "right": "$$", "display": True},
-    {"left": "\\[", "right": "\\]", "display": True},
-    {"left": "\\(", "right": "\\)", "display": False},
-]
 
 
 def mount(app: FastAPI, runner: Runner, cookies: Cookies, login: Login | None, root_path: str = "") -> LoginOf:
@@ -221,7 +215,7 @@ def _chatbot(first: personas.Persona) -> gr.Chatbot:
         layout="bubble",
         editable="user",
         buttons=["copy", "copy_all"],
-        latex_delimiters=LATEX,
+        latex_delimiters=written.DELIMITERS,
         placeholder=header.greeting(first),
         feedback_options=["Like", "Dislike"],
     )

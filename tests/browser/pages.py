@@ -80,10 +80,11 @@ class Site:
         backend: FakeBackend,
         settings: AppSettings | None = None,
         wire: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+        name: str = "127.0.0.1",
     ) -> None:
-        self.backend, self._wire = backend, wire
+        self.backend, self._wire, self._name = backend, wire, name
         own = Path(tempfile.mkdtemp(dir=os.environ["CHATUI_DATA_DIR"]))  # see tests/conftest.py
-        self._settings = settings or AppSettings(data_dir=own)
+        self._settings = settings or AppSettings(data_dir=own, allowed_hosts=name)
         self._port = 0
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -91,7 +92,7 @@ class Site:
     @property
     def url(self) -> str:
         """Where the page is."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._name}:{self._port}"
 
     def start(self) -> None:
         """Serve a new application, on the same port as before."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.pages import PATIENCE, Chat
+from tests.browser.pages import FOREIGN_HOST, PATIENCE, Chat, Site
 
 pytestmark = pytest.mark.browser
 Open = Callable[..., Chat]
@@ -141,3 +141,102 @@ def test_emoji_and_other_scripts(chat: Open) -> None:
     page = chat(list(text))
     expect(page.say(text)).to_have_text(text)
     assert page.backend.requests[0].messages[-1].content == text
+
+
+SHOWN_CODE = """element => {
+  const code = element.querySelector("pre code");
+  return [code.textContent, /[\\u2061-\\u2064]/.test(element.textContent)];
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_of_both_directions_lists_tables_and_footnotes(chat: Open, scheme: str) -> None:
+    reply = (
+        "# عنوان\n\nفقرة with `x = 1` و $x^2$.\n\nEnglish costs $5.\n\n- عنصر\n- one\n  - two\n\n"
+        "1. first\n\n   second\n\n- [x] done\n- [ ] open\n\n"
+        "| اسم | b |\n|---|---|\n| واحد<br>اثنان | <br> |\n\nSee[^n].\n\n[^n]: the note"
+    )
+    page = chat([reply], fresh=True, color_scheme=scheme)
+    shown = page.say("سؤال")
+    directions = """all => all.map(e => [getComputedStyle(e).direction, getComputedStyle(e).textAlign])"""
+    right, left = ["rtl", "start"], ["ltr", "start"]
+    expect(shown.locator(".katex")).to_have_count(1)
+    assert shown.locator("h1, :not(li) > p").evaluate_all(directions)[:3] == [right, right, left]
+    assert shown.locator("ul").first.locator("li").evaluate_all(directions) == [right, left, left]
+    assert shown.locator("table").evaluate("e => e.dir") == "rtl"
+    assert shown.locator("td").evaluate_all(directions)[0] == right
+    assert page.questions.last.locator("p").evaluate_all(directions) == [right]
+    assert page.page.locator("#chats .chat-link").first.evaluate("e => getComputedStyle(e).direction") == "rtl"
+    page.box.fill("سلام")
+    assert page.box.evaluate("e => getComputedStyle(e).direction") == "rtl"
+
+    sizes = shown.locator("li").evaluate_all("all => all.map(e => getComputedStyle(e).fontSize)")
+    assert len(set(sizes)) == 1
+    first, second = shown.locator("li > p").evaluate_all("all => all.map(e => e.getBoundingClientRect())")
+    assert second["top"] > first["bottom"] + 4
+    boxes = shown.get_by_role("checkbox")
+    assert [box.is_checked() for box in boxes.all()] == [True, False]
+    looks = boxes.evaluate_all("all => all.map(e => [e.style, getComputedStyle(e)].map(s => s.backgroundColor)[1])")
+    assert looks[0] != looks[1]
+    assert shown.locator("td br").count() == 2
+    assert "<br>" not in shown.locator("table").inner_text()
+
+    assert "[^n]" not in shown.inner_text()
+    shown.get_by_role("link", name="1").click()
+    expect(shown.locator("p:has(.footnote)")).to_have_text("1. the note")
+    expect(shown.locator(".footnote")).to_be_focused()
+    page.button("Copy message").last.click()
+    assert page.copied() == reply
+
+
+def test_formulas_are_outside_code_alone(chat: Open) -> None:
+    sql = "\tCREATE FUNCTION f() AS $$\nBEGIN x; END;\n$$ -- %%%LATEX_BLOCK_0%%%\n\n"
+    reply = (
+        f"The pid is $$ here, $HOME, $5 and $6.\n\n```sql\n{sql}\n```\n\nthen `echo $$`, %%%LATEX_BLOCK_0%%% and $y_1$"
+        "\n\n> $$\n> \\frac{a}{b} < c\n> $$\n\n$$\nx = 1\n\n- z\n$$"
+    )
+    page = chat([reply])
+    shown = page.say("hi")
+    expect(shown.locator(".katex")).to_have_count(3)
+    sources = [" ".join(text.split()) for text in shown.locator("annotation").all_text_contents()]
+    assert sources == ["y_1", "\\frac{a}{b} < c", "x = 1 - z"]
+    assert shown.evaluate(SHOWN_CODE) == [sql + "\n", False]
+    text = shown.inner_text()
+    assert "The pid is $$ here, $HOME, $5 and $6." in text
+    assert "%%%LATEX_BLOCK_0%%% and" in text
+    shown.get_by_role("button", name="copy", exact=True).click()
+    assert page.copied() == sql
+    page.button("Copy message").last.click()
+    assert page.copied() == reply
+
+
+def test_all_is_copied_as_written_over_plain_http(serve: Callable[..., Site], open_chat: Open) -> None:
+    """On a network without https a page has no clipboard of its own."""
+    code = "\t<b>\n  $$ &lt;\n\n"
+    reply = f"Costs $5, $x^2$ and <T> &amp;\n\n```\n{code}\n```"
+    page = open_chat(serve([reply], name=FOREIGN_HOST))
+    assert page.page.evaluate("isSecureContext") is False
+    page.say("\tmy <T> &lt;")
+
+    def pasted() -> str:
+        page.box.fill("")
+        page.box.focus()
+        page.page.keyboard.press("Control+V")
+        text = page.box.input_value()
+        page.box.fill("")
+        return text
+
+    page.button("Copy message").first.click()
+    assert pasted() == "\tmy <T> &lt;"
+    page.button("Copy message").last.click()
+    assert pasted() == reply
+    page.replies.last.get_by_role("button", name="copy", exact=True).click()
+    assert pasted() == code
+    page.button("Copy conversation").click()
+    whole = pasted()
+    assert "\tmy <T> &lt;" in whole
+    assert reply in whole
+    page.log.get_by_role("link", name="Inspect").click()
+    page.page.get_by_text("The ids").click()
+    page.page.locator("#inspector").get_by_role("button", name="Copy").first.click()
+    assert pasted().strip().startswith(("[", "<", "{", "'"))

@@ -5,8 +5,12 @@
   const words = JSON.parse(document.getElementById("chatui-words")?.textContent ?? "{}");
   const _ = (message) => words[message] ?? message;
 
-  const unescape = (text) =>
-    text.replaceAll("&#0060;", "<").replaceAll("&#0038;", "&").replaceAll("\u200b\t", "\t");
+  // The marks that nobody sees, see written.py; also what Gradio's Markdown has left of them on the page.
+  const MARKS = "(?<! ) *\\u2064\\u2063|\\u2063<[^<>]*>\\u2064|([\\u2063\\u2064])\\u2062|\\u2063\\u2061|[\\u2063\\u2064]";
+  const [ALL_MARKS, MARKS_AND_ENTITIES] = [MARKS, `${MARKS}|&#0060;|&#0038;`].map((pattern) => new RegExp(pattern, "g"));
+  const WRITTEN = { "&#0060;": "<", "&#0038;": "&", "\u2063\u2061": ">" };
+  const unmark = (text) => text.replace(ALL_MARKS, (found, own) => own ?? "");
+  const unescape = (text) => text.replace(MARKS_AND_ENTITIES, (found, own) => own ?? WRITTEN[found] ?? "");
 
   // Our own words around the messages, which nobody wants to copy. The model's own tags never look like this.
   const ASIDE = '<(?:p|div) class="chat-(?:bar|note|card)[^"]*">.*?</(?:p|div)>';
@@ -14,21 +18,93 @@
     (pattern) => new RegExp(pattern, "gs"),
   );
   const own = (text) => ASIDES.reduce((rest, aside) => rest.replace(aside, ""), text);
+  // Without https a page has no clipboard, except on the machine itself: a hidden box is copied instead.
   const clipboard = navigator.clipboard;
-  if (clipboard) {
-    const write = clipboard.writeText.bind(clipboard);
-    clipboard.writeText = (text) => write(unescape(own(text)));
-  }
+  const writeOwn = clipboard?.writeText.bind(clipboard);
+  const copyByHand = (text) => {
+    const focused = document.activeElement;
+    const box = document.createElement("textarea");
+    box.value = text;
+    box.style.cssText = "position: fixed; top: 0; left: -9999px;";
+    (focused?.closest?.("dialog, [role=dialog]") ?? document.body).append(box);
+    const put = (event) => {
+      event.clipboardData.setData("text/plain", text); // the box itself has no \r
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    };
+    document.addEventListener("copy", put, true);
+    box.select();
+    const copied = document.execCommand("copy");
+    document.removeEventListener("copy", put, true);
+    box.remove();
+    focused?.focus?.({ preventScroll: true });
+    if (!copied) throw new DOMException("The browser does not let this page copy.", "NotAllowedError");
+  };
+  const copy = async (text) => {
+    try {
+      if (writeOwn) return await writeOwn(text);
+    } catch {
+      // A page inside another may lack the permission.
+    }
+    copyByHand(text);
+  };
+  let clicked = null;
+  document.addEventListener("click", (event) => (clicked = event.target), true);
+  const writeText = (text) => copy(clicked?.closest?.("#chat") ? unescape(own(text)) : text);
+  if (clipboard) clipboard.writeText = writeText;
+  else Object.defineProperty(navigator, "clipboard", { configurable: true, value: { writeText } });
+  // Gradio copies the code without the indent of its first line.
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest?.(".copy_code_button");
+    const code = button?.parentElement.querySelector("pre code");
+    if (!code) return;
+    event.stopImmediatePropagation();
+    await copy(unmark(code.textContent).replace(/\n$/, ""));
+    const done = button.querySelector(".check");
+    done.style.opacity = "1";
+    setTimeout(() => (done.style.opacity = "0"), 2000);
+  }, true);
+
+  // Each part of a text stands in the direction of its own words.
+  const RIGHT_TO_LEFT = /^[^\p{L}]*[\u0591-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+  const read = (element) => {
+    const texts = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      const text = texts.currentNode;
+      if (/[\u2063\u2064]/.test(text.data)) text.data = unmark(text.data);
+    }
+    if (element.matches("table")) element.dir = RIGHT_TO_LEFT.test(element.querySelector("th, td")?.textContent) ? "rtl" : "ltr";
+    else if (element.matches(".footnote, .footnote-reference")) annotated(element);
+    else if (!element.matches("pre, [class^=chat-]")) element.dir = "auto";
+  };
+  // `[^1]` becomes a link to what it stands for, which is in the same message.
+  const annotated = (element) => {
+    const kind = [...element.classList].find((name) => name.startsWith("note-"));
+    const number = kind?.slice("note-".length);
+    if (element.matches(".footnote")) {
+      element.textContent = `${number}.`;
+      element.tabIndex = -1;
+      return;
+    }
+    const link = document.createElement("a");
+    link.href = "#";
+    link.textContent = number;
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      const note = element.closest("[data-testid=bot], [data-testid=user]")?.querySelector(`.footnote.${kind}`);
+      note?.scrollIntoView({ block: "center" });
+      note?.focus({ preventScroll: true });
+    });
+    element.replaceChildren(link);
+  };
 
   const edited = new WeakSet();
   const mend = (element) => {
-    if (element.matches("#chat pre code")) {
-      const texts = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
-      while (texts.nextNode()) {
-        const text = texts.currentNode;
-        if (text.data.includes("\u200b\t")) text.data = text.data.replaceAll("\u200b\t", "\t");
-      }
+    if (element.matches(TEXTS)) {
+      read(element);
+      return;
     }
+    if (element.matches(BOXES)) element.dir = "auto";
     if (element.matches(".thought-group .title button")) {
       // The whole title is a button already; this arrow inside it is for the eye.
       element.tabIndex = -1;
@@ -49,8 +125,15 @@
     }
   };
   const NAMES = [["#message textarea", _("Message")], ["#search input", _("Search chats")], ["#chat textarea", _("Edit message")], ["[role=listbox]", _("Choices")]];
+  // A paragraph of a list or a quotation has its direction from the style sheet: with `dir` it would not count for theirs.
+  const TEXTS = [
+    ...["p:not(li p, blockquote p)", "li", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6", "td", "th", "table", "pre"],
+    ...[".footnote", ".footnote-reference"],
+  ].map((part) => `:is(#chat, #inspector) .prose ${part}`).join(", ");
+  const BOXES = "#message textarea, #chat textarea, #settings textarea, #search input";
   const MENDED =
-    "#message textarea, #search input, #chat textarea, #chats .place, #chats .named, #chat .named, #chat [data-testid], #chat pre code, #chat .thought-group .title button, [role=listbox]";
+    `${TEXTS}, ${BOXES}, ` +
+    "#chats .place, #chats .named, #chat .named, #chat [data-testid], #chat .thought-group .title button, [role=listbox]";
 
   // On a narrow screen an open sidebar covers the page: close both once they are there (chatui.css hides them until).
   const settle = (tries) => {
