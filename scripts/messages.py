@@ -99,6 +99,11 @@ def read(name: str) -> Catalog:
         return read_po(file, locale=name.replace("-", "_"))
 
 
+def key(id: str | list[str] | tuple[str, ...]) -> Id:
+    """An id of Babel's as we have it."""
+    return id if isinstance(id, str) else (id[0], id[1])
+
+
 def missing(catalogue: Catalog) -> list[Id]:
     """What has no translation yet."""
 

@@ -1,9 +1,17 @@
+import ast
+import re
+
 import pytest
+from babel.messages.catalog import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatui import i18n
+from chatui.errors import NotFoundError, OverloadError, SettingsError, unexpected
 from chatui.i18n import N_, _, ngettext
+from chatui.settings import GenerationSettings
+from chatui.ui import speaking
+from scripts import messages
 
 
 @pytest.mark.parametrize(
@@ -62,3 +70,94 @@ def test_languages_within_each_other() -> None:
     with i18n.speaking("de"), i18n.speaking("ar"):
         assert i18n.direction() == "rtl"
     assert i18n.direction() == "ltr"
+
+
+PLACE = re.compile(r"\{\w+\}")
+FOUND = messages.extracted()
+
+
+def forms(message: Message) -> list[str]:
+    return [message.string] if isinstance(message.string, str) else list(message.string)
+
+
+@pytest.mark.parametrize("language", i18n.LANGUAGES[1:])
+def test_every_catalogue_has_every_message_and_no_other(language: str) -> None:
+    known = {message.id: message for message in messages.read(language) if message.id}
+    assert {messages.key(id) for id in known} == set(FOUND), "run python -m scripts.messages"
+    assert not messages.missing(messages.read(language))
+    assert not any(message.fuzzy for message in known.values())
+
+
+@pytest.mark.parametrize("language", i18n.LANGUAGES[1:])
+def test_every_translation_has_the_places_of_its_message(language: str) -> None:
+    for message in messages.read(language):
+        singular, plural = (message.id, message.id) if isinstance(message.id, str) else message.id
+        for text in forms(message) if message.id else []:
+            places = set(PLACE.findall(text))
+            # A form for one or two may do without the number.
+            assert places | {"{count}"} >= set(PLACE.findall(singular)), text
+            assert places <= set(PLACE.findall(plural)), text
+
+
+@pytest.mark.parametrize("language", i18n.LANGUAGES[1:])
+def test_every_message_can_be_told_with_values(language: str) -> None:
+    with i18n.speaking(language):
+        for id in FOUND:
+            values: dict[str, str | int] = {place[1:-1]: "x" for place in PLACE.findall(str(id))}
+            if isinstance(id, tuple):
+                values.pop("count", None)
+                assert all("{" not in ngettext(*id, count, **values) for count in (0, 1, 2, 3, 11, 100, 1000000))
+            elif "{{" not in id:
+                assert "{" not in _(id, **values)
+
+
+@pytest.mark.parametrize("language", i18n.LANGUAGES[1:])
+def test_what_was_raised_in_english_is_known_again(language: str) -> None:
+    with i18n.speaking(language):
+        assert i18n.translated("Try again in a while.") != "Try again in a while."
+        told = i18n.translated("The conversation takes 12,345 tokens; this model has room for 8,192.")
+        assert i18n.number(12345) in told
+        assert "conversation takes" not in told
+        for raised in (NotFoundError(), unexpected(ValueError()), OverloadError("7 requests are waiting already.")):
+            assert speaking.told(raised)[0] != raised.message
+        with pytest.raises(SettingsError) as refused:
+            GenerationSettings.checked({"temperature": 3.5})
+        assert "Input" not in speaking.sentence(refused.value)
+        assert i18n.number(3.5, 1) in speaking.sentence(refused.value)
+
+
+def test_words_of_somebody_else_stay_as_they_are() -> None:
+    with i18n.speaking("de"):
+        assert i18n.translated("My own {title} & words") == "My own {title} & words"
+
+
+def test_no_function_takes_the_name_of_the_translation_for_something_else() -> None:
+    for path in sorted(messages.ROOT.rglob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            names = [node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id == "_"]
+            called = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+            speaks = any(isinstance(call.func, ast.Name) and call.func.id == "_" for call in called)
+            assert not speaks or all(isinstance(name.ctx, ast.Load) for name in names), f"{path}: {function.name}"
+
+
+SHOWN = ("label", "info", "placeholder", "submit_btn", "stop_btn")
+TEXTS = re.compile(r"[A-Za-z]{2,}[ ][a-z]{2,}|^[A-Z][a-z]+$")
+
+
+def test_no_text_of_the_page_is_left_unmarked() -> None:
+    """As far as the code tells: what a component shows, and what stands between tags."""
+    for path in sorted((messages.ROOT / "ui").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                shown = [word.value for word in node.keywords if word.arg in SHOWN]
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                if name in ("Button", "Tab", "Markdown", "Accordion", "Upload", "quiet"):
+                    shown += node.args[:1]
+                for value in shown:
+                    plain = isinstance(value, ast.Constant) and isinstance(value.value, str) and value.value
+                    assert not plain or not re.search(r"[a-z]{2}", plain), f"{path.name}:{node.lineno}: {plain}"
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                between = " ".join(re.findall(r">([^<>{}]*)<", node.value))
+                assert not re.search(r"[A-Za-z]{2}", between), f"{path.name}:{node.lineno}: {between}"
