@@ -67,8 +67,8 @@ def test_a_deleted_chat_can_be_had_back() -> None:
 def test_what_can_be_done_fits_the_chat() -> None:
     """The menu is made in the browser, of the one for all and of what its row is."""
     shown = listing.listing([chat("a", pinned=True), chat("b")], Place("b"), NOW, False)
-    assert '<div class="chat-row pinned"><a class="chat-link" href="?chat=a">' in shown
-    assert '<div class="chat-row current"><a class="chat-link" href="?chat=b">' in shown
+    assert '<div class="chat-row pinned"><a class="chat-link" dir="auto" href="?chat=a">' in shown
+    assert '<div class="chat-row current"><a class="chat-link" dir="auto" href="?chat=b">' in shown
     for act in ("rename", "pin", "unpin", "archive", "unarchive", "delete"):
         assert shown.count(f'<a class="act {act}" href="#{act}={listing.CHAT}">') == 1
     archived = listing.listing([chat("a", archived=True)], Place(archived=True), NOW, False)
