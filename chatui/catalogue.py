@@ -1,6 +1,7 @@
 """Which model to load, and the arithmetic of its size. Pure: reads no weights and knows no torch."""
 
 import json
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -84,6 +85,25 @@ class StoredTensor:
     def elements(self) -> int:
         """How many numbers it holds."""
         return prod(self.shape)
+
+
+def shown_name(path: Path) -> str:
+    """What a model on this disk is called: its file's or folder's name, or its repository's in the Hub's cache.
+
+    The cache names folders models--OWNER--NAME/snapshots/COMMIT and files blobs/HASH, to which snapshots link.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - a link has the name that counts
+    parts = path.parts
+    repository = next((place for place, part in enumerate(parts) if part.startswith("models--")), None)
+    if repository is None:
+        return path.name
+    owner_and_name = parts[repository].removeprefix("models--").replace("--", "/")
+    if path.is_dir():
+        return owner_and_name
+    if path.parent.name == "blobs":
+        links = path.parents[1].glob("snapshots/*/**/*")
+        return next((link.name for link in links if link.resolve() == path.resolve()), owner_and_name)
+    return path.name
 
 
 def read_header(path: Path) -> list[StoredTensor]:

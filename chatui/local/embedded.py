@@ -77,12 +77,12 @@ def _convert(gguf: Path, folder: Path, report: Report) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from chatui.local import levels, quantized
+    from chatui.local import gguf_facts, levels, quantized
 
     steps = _steps(report)
     next(steps)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    split_digits(tokenizer.backend_tokenizer)
+    gguf_facts.split_text(tokenizer, gguf_facts.read(gguf))
     next(steps)
     with _quiet_bars():
         model = AutoModelForCausalLM.from_pretrained(
@@ -130,20 +130,3 @@ def _quiet_bars() -> Iterator[None]:
         unpacking.tqdm = bar
         if shown:
             loading.enable_progress_bar()
-
-
-def split_digits(backend: object) -> None:
-    """Split digits one by one before byte-level BPE, as SmolLM2's original tokenizer does.
-
-    The conversion from GGUF drops this part of the pre-tokenizer.
-    """
-    from tokenizers import Tokenizer, pre_tokenizers
-
-    if not isinstance(backend, Tokenizer):
-        raise TypeError("a fast tokenizer is needed")
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
-        ]
-    )

@@ -23,10 +23,10 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from chatui.catalogue import ModelSpec
+from chatui.catalogue import ModelSpec, shown_name
 from chatui.chat import ModelInfo
 from chatui.errors import ChatError, ModelError
-from chatui.local import anatomy, embedded, facts, kernel
+from chatui.local import anatomy, embedded, facts, gguf_facts, kernel, wrong_files
 from chatui.local.failures import explain, incomplete, no_tokenizer, not_a_chat_model
 from chatui.local.prompt import Template, guard, probe
 from chatui.local.quantized import pack
@@ -121,6 +121,10 @@ def load(spec: ModelSpec, cache_dir: Path, report: Report) -> LoadedModel:
 
 
 def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
+    if source.gguf_file:
+        wrong_files.check_file(source.path)
+    else:
+        wrong_files.check_folder(spec.name, source.folder)
     report("reading the tokenizer")
     trusted = {"trust_remote_code": spec.trust_remote_code}
     device_map = device_map_of(spec.device_map)
@@ -128,6 +132,8 @@ def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
     config = None if source.gguf_file else config_of(spec, source, trusted)
     check_weights(spec, source.folder, source.gguf_file, source.levels, getattr(config, "dtype", None), device_map)
     tokenizer = _tokenizer(spec, source, trusted)
+    from_gguf = gguf_facts.read(source.path) if source.gguf_file else {}
+    unknown = gguf_facts.split_text(tokenizer, from_gguf)
     if spec.chat_template is not None:
         tokenizer.chat_template = _read_template(spec.chat_template)
     template = probe(tokenizer)
@@ -146,7 +152,10 @@ def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
         **trusted,
     )
     model, found = loaded
+    if model.generation_config is not None:
+        model.generation_config.update(**gguf_facts.sampling(from_gguf))
     if found["missing_keys"]:
+        wrong_files.check_output_layer(spec.name, found["missing_keys"])
         raise incomplete(spec, f"{len(found['missing_keys'])} tensors are missing")
     model.eval()
     parameters, made = model.num_parameters(), anatomy.known(model.config, model.dtype, spec.trust_remote_code)
@@ -161,9 +170,9 @@ def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
         described = replace(described, template=replace(described.template, replaced=True))
     info = replace(
         described,
-        name=path.resolve().name if (path := Path(spec.name).expanduser()).exists() else spec.name,
+        name=shown_name(path) if (path := Path(spec.name).expanduser()).exists() else spec.name,
         context_length=context_length(model.config.get_text_config(decoder=True), tokenizer),
-        notes=(*template.notes, *notes),
+        notes=(*template.notes, *unknown, *notes),
         revision=source.revision,
         source=_from_home(source.path) if path.exists() or source.levels else spec.name,
         measured_bytes=facts.taken(device_map) - before,
@@ -255,11 +264,12 @@ def _locate(spec: ModelSpec, cache_dir: Path, report: Report) -> Files:
 def on_disk(spec: ModelSpec) -> Files | None:
     """The folder or file that the spec names, None for a name on the Hub. Raises ModelError where it is not there."""
     path = Path(spec.name).expanduser()
-    if spec.name.lower().endswith(".gguf"):
-        if not path.is_file():
-            raise ModelError(f"There is no file {spec.name}.", "Check the path given to --model.")
+    if path.is_file() and wrong_files.is_gguf(path):
         return Files(path.parent.absolute(), path.name)
+    if spec.name.lower().endswith(".gguf"):
+        raise ModelError(f"There is no file {spec.name}.", "Check the path given to --model.")
     if path.is_dir():
+        wrong_files.check_folder(spec.name, path)
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"The folder {spec.name} holds no model: config.json is missing.",
@@ -267,6 +277,7 @@ def on_disk(spec: ModelSpec) -> Files | None:
             )
         return Files(path.absolute())
     if path.is_file():
+        wrong_files.check_file(path)
         raise ModelError(f"{spec.name} is a file, but not in GGUF format.", "Name the folder that it is in.")
     if path.is_absolute() or spec.name.startswith((".", "~")):
         raise ModelError(f"There is no model folder {spec.name}.", "Check the path given to --model.")

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
 
 from chatui.errors import ModelError
 from chatui.local import embedded
@@ -135,9 +133,3 @@ def test_without_the_package_nothing_is_found(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(importlib.metadata, "files", missing)
     assert embedded.find() is None
-
-
-def test_digits_are_split_one_by_one():
-    backend = Tokenizer(BPE(vocab={}, merges=[]))
-    embedded.split_digits(backend)
-    assert [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str("in 2024")] == ["in", "Ġ", "2", "0", "2", "4"]
