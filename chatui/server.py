@@ -20,11 +20,11 @@ from starlette.staticfiles import StaticFiles
 
 from chatui import downloads, owners
 from chatui.api import routes
-from chatui.api.access import limited
 from chatui.bodies import BodyLimit
 from chatui.catalogue import ModelSpec
 from chatui.chat import Backend
 from chatui.errors import ChatError, SettingsError
+from chatui.guesses import limited
 from chatui.local.engine import LocalBackend
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.runner import Runner

@@ -88,6 +88,7 @@ HEAD = (
     f'<link rel="stylesheet" href="{lasting.address("chatui.css")}">'
     f'<link rel="stylesheet" href="{lasting.address("early.css")}">'
     f'<script src="{lasting.address("connections.js")}"></script>'
+    f'<script src="{lasting.address("refusals.js")}"></script>'
     f'<script src="{lasting.address("early.js")}"></script>'
 ).encode()
 

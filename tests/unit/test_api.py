@@ -24,7 +24,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from starlette.types import Message as Event
 
-from chatui import server
+from chatui import guesses, server
 from chatui.api import access, incoming, requests, routes
 from chatui.chat import ChatRequest, Finish, Message, ModelStatus, Prompt, ReplyDelta
 from chatui.errors import GenerationError, ModelError, OverloadError, TooLongError
@@ -880,7 +880,7 @@ def test_guessing_keys_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -> Non
         return TestClient(app, client=(address, 5)).get("/v1/models", headers=bearer(key))
 
     now = time.monotonic()
-    monkeypatch.setattr(access.time, "monotonic", lambda: now)
+    monkeypatch.setattr(guesses.time, "monotonic", lambda: now)
     assert [attempt(f"guess-{number}").status_code for number in range(12)] == [401] * 9 + [429] * 3
     locked = attempt(KEY)
     refused(locked, 429)
@@ -895,7 +895,7 @@ def test_guessing_keys_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_memory_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "MOST_GUESSERS", 3)
+    monkeypatch.setattr(guesses, "MOST_GUESSERS", 3)
     guard = access.Access(AppSettings(api_key=KEY))
     headers = access.Headers({"authorization": "Bearer wrong"})
     for number in range(20):
@@ -903,7 +903,7 @@ def test_the_memory_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
             with pytest.raises(access.ApiError):
                 guard.check(headers, f"203.0.113.{number}")
     assert len(guard._wrong) == 3
-    assert max(count for count, _ in guard._wrong.values()) == access.WRONG_KEYS
+    assert max(count for count, _ in guard._wrong.values()) == guesses.WRONG_KEYS
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ RANK = {
     "personas": 3,
     "security": 3,
     "bodies": 3.1,
+    "guesses": 3.1,
     "store": 3.5,
     "keeping": 3.6,
     "runner": 3.7,

@@ -13,8 +13,7 @@ from fastapi import FastAPI
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from chatui import server
-from chatui.api import access
+from chatui import guesses, server
 from chatui.chat import ModelStatus
 from chatui.errors import ModelError
 from chatui.owners import COOKIE, Cookies
@@ -145,7 +144,7 @@ def log_in(app: FastAPI, password: str, address: str = "203.0.113.9", user: str 
 def test_guessing_passwords_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
     app = app_for(FakeBackend(), auth="ada:secret")
     now = time.monotonic()
-    monkeypatch.setattr(access.time, "monotonic", lambda: now)
+    monkeypatch.setattr(guesses.time, "monotonic", lambda: now)
     assert [log_in(app, f"guess-{number}").status_code for number in range(12)] == [400] * 9 + [429] * 3
     locked = log_in(app, "secret")
     assert locked.status_code == 429
@@ -185,24 +184,24 @@ def test_addresses_of_ipv4_on_a_server_of_ipv6_are_not_one(two_users: FastAPI) -
 
 def test_each_guess_after_a_wait_doubles_the_next(two_users: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
-    monkeypatch.setattr(access.time, "monotonic", lambda: now)
+    monkeypatch.setattr(guesses.time, "monotonic", lambda: now)
     waits = []
     for _ in range(9):
         log_in(two_users, "wrong")
     for _ in range(9):
         answer = log_in(two_users, "wrong")
         waits.append(int(answer.headers["retry-after"]))
-        assert f"Wait {waits[-1]} seconds" in answer.json()["detail"]
+        assert f"Wait {waits[-1]:,} seconds" in answer.json()["detail"]
         now += waits[-1]
     assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
-    now += access.LONGEST_WAIT + 1
+    now += guesses.LONGEST_WAIT + 1
     assert [log_in(two_users, "wrong").status_code for _ in range(10)] == [400] * 9 + [429]
 
 
 def test_made_up_names_look_like_real_ones_and_make_nothing_forgotten(
     two_users: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access, "MOST_GUESSERS", 5)
+    monkeypatch.setattr(guesses, "MOST_GUESSERS", 5)
     real, made_up = ([log_in(two_users, "x", user=name).status_code for _ in range(12)] for name in ("ada", "eve"))
     assert real == made_up == [400] * 9 + [429] * 3
     for number in range(20):
