@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from chatui.chat import Backend, ChatRequest, Finish, Message, Prompt, ReplyDelta, Told
 from chatui.errors import ChatError, StoreError, unexpected
+from chatui.i18n import N_
 from chatui.inspection import Inspection
 from chatui.keeping import Keeper
 from chatui.store.records import Author, Begun, Conversation, MessageState, Progress, StoredMessage, Turn
@@ -30,10 +31,10 @@ The second look is for servers that could not write before: after a database tha
 """
 
 LOST = (
-    "Interrupted: this server had no touch with the database for so long that the reply was given up.",
-    "What was saved until then is here; Continue writes on.",
+    N_("Interrupted: this server could not reach the database for so long that the reply was given up."),
+    N_("What was saved until then is here; Continue writes on."),
 )
-REMOVED = ("The conversation was removed while this reply was being written.", "")
+REMOVED = (N_("The conversation was removed while this reply was being written."),)
 
 STOP_SECONDS = 12.0
 STOP_LOOK_SECONDS = 0.1

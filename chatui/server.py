@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,6 +32,8 @@ from chatui.runner import Runner
 from chatui.security import AllowedHosts, ClientAddress, Login, SecurityMiddleware, read_login
 from chatui.settings import AppSettings, listed
 
+WAITING_THREADS = 64
+
 
 def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     """The whole application around any backend. Raises StoreError."""
@@ -43,6 +46,8 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # A database that does not answer holds up many threads; temporary chats need some as well.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WAITING_THREADS, "chatui-waiting"))
         runner.start()
         yield
         await runner.close()

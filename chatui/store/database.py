@@ -21,6 +21,15 @@ REVISIONS = "chatui_revision"
 
 BUSY_SECONDS = 5.0
 CONNECT_SECONDS = 10
+NETWORK = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": CONNECT_SECONDS * 1000,
+}
+"""A network that swallows everything is noticed in some ten seconds, and not after the quarter of an hour of TCP."""
+
 ALL_OWNERS: Final = "all_owners"
 """The execution option of the few statements that are about every owner's rows."""
 
@@ -152,9 +161,7 @@ def _file_url(file: Path, make: bool) -> URL:
 def _engine(url: URL) -> Engine:
     options: dict[str, Any] = {"hide_parameters": True}
     if url.get_backend_name() != "sqlite":
-        return create_engine(
-            url, pool_pre_ping=True, max_overflow=20, connect_args={"connect_timeout": CONNECT_SECONDS}, **options
-        )
+        return create_engine(url, pool_pre_ping=True, max_overflow=20, connect_args=NETWORK, **options)
     if url.database is None:
         options["poolclass"] = StaticPool
     else:

@@ -26,7 +26,7 @@ async def _open(tab: Tab, chat: str, _: str) -> Place:
 
 
 async def _version(tab: Tab, message: str, _: str) -> Place:
-    await tab.runner.stop(tab.owner, tab.place.chat)
+    await tab.stop()
     await asyncio.to_thread(tab.shelf.select, message)
     return tab.place
 
@@ -69,7 +69,7 @@ async def _unarchive(tab: Tab, chat: str, _: str) -> Place:
 
 async def _delete(tab: Tab, chat: str, _: str) -> Place:
     await asyncio.to_thread(tab.kept.conversation, chat)
-    await tab.runner.stop(tab.owner, chat)
+    await tab.stop(chat)
     await asyncio.to_thread(tab.kept.delete, chat)
     place = replace(tab.place, removed=chat)
     return place.at("") if place.chat == chat else place

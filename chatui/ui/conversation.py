@@ -19,11 +19,11 @@ from gradio.components import Component
 
 from chatui import i18n, personas
 from chatui.chat import ChatRequest, Message, ModelStatus
-from chatui.errors import ChatError, NotFoundError, unexpected
+from chatui.errors import ChatError, NotFoundError, StoreError, unexpected
 from chatui.i18n import _
 from chatui.owners import Cookies
 from chatui.personas import Persona
-from chatui.runner import Growing, Live, Runner, described, said
+from chatui.runner import Growing, Live, Runner, said
 from chatui.settings import GenerationSettings
 from chatui.store.records import Author, Path, Rating, StoredMessage, Turn
 from chatui.store.shelf import shown_size
@@ -36,11 +36,12 @@ from chatui.ui.place import Place
 from chatui.ui.sessions import MOST_TABS
 from chatui.ui.sidebar import Sidebar
 from chatui.ui.tab import Tab
-from chatui.ui.transcript import Shown
+from chatui.ui.transcript import Shown, View
 from chatui.ui.wires import wire
 
 log = logging.getLogger(__name__)
 
+LIST_SECONDS = 2.0
 POLL_SECONDS = 0.5
 """How often a reply that another server writes is looked at."""
 
@@ -167,7 +168,7 @@ class Conversation(gr.ChatInterface):
 
         async def step(tab: Tab) -> None:
             nonlocal draft
-            await self._runner.stop(tab.owner, tab.place.chat)
+            await tab.stop()
             message = await asyncio.to_thread(tab.shelf.message, tab.place.message(_index(event.index)))
             await asyncio.to_thread(tab.shelf.rewind, message.id)
             draft = message.content
@@ -184,8 +185,8 @@ class Conversation(gr.ChatInterface):
             yield update
 
     async def _stop(self, *inputs: Any) -> Updates:
-        async def step(tab: Tab) -> None:
-            await self._runner.stop(tab.owner, tab.place.chat)
+        async def step(tab: Tab) -> Live | None:
+            return await tab.stop()
 
         async for update in self._run(inputs, step):
             yield update
@@ -284,7 +285,7 @@ class Conversation(gr.ChatInterface):
             prefix=goes_on.content.rstrip(HALF) if goes_on else start_with,
             prefix_reasoning=goes_on.reasoning if goes_on else "",
         )
-        await self._runner.stop(tab.owner, tab.place.chat)
+        await tab.stop()
         turn = Turn(tab.place.chat or None, parent or None, question, author, persona)
         live = await self._runner.ask(tab.owner, turn, tab.place.temporary)
         tab.place = replace(tab.place, chat=live.conversation.id)
@@ -387,6 +388,10 @@ class Conversation(gr.ChatInterface):
             async for update in self._shown(tab, live, sent and not failure, opens, failure):
                 yield update
         except Exception as error:
+            if isinstance(error, StoreError) and not opens:
+                gr.Warning(html.escape(speaking.sentence(error)))  # what is shown stays; there may be nothing to read
+                yield {self.textbox: _ready()}
+                return
             yield {self.chatbot: [_card(error)], self.textbox: _ready()}
 
     async def _shown(self, tab: Tab, live: Live | None, sent: bool, opens: bool, failure: list[Shown]) -> Updates:
@@ -412,46 +417,74 @@ class Conversation(gr.ChatInterface):
             self.textbox: _busy(sent) if writing else _ready(sent),
             self._status: header.status(model),
             self._where: tab.place.written(),
-            self._sidebar.list: await self._sidebar.listed(tab),
+            self._sidebar.list: await self._listed(tab),
             **(await self._panel_shows(tab) if opens else {}),
         }
         if writing is None:
             return
-        last, growing = writing, None
-        async for last, growing in self._growing(tab, live or self._runner.live(tab.owner, writing.id), writing):
+        live = live or self._runner.live(tab.owner, writing.id)
+        last, growing = writing, live.growing if live else None
+        async for last in self._growing(tab, live, writing):
             if listening.nobody_hears():
                 return
             model = self._backend.models()[0]
-            reply = await rendered(shown_size(last), transcript.reply, last, growing, _phase(model, growing))
+            unkept = live.unkept if live else None
+            reply = await rendered(shown_size(last), transcript.reply, last, growing, _phase(model, growing), unkept)
             speed = transcript.speed(growing) if growing else ""
             yield {self.chatbot: [*before, *reply], self._status: header.status(model, speed)}
+        if live is not None and live.unkept is not None:
+            async for update in self._unkept(tab, live, seen, failure):
+                yield update
+            last = live.as_message()
         seen.add(last, await rendered(shown_size(last), transcript.reply, last, growing))
+        yield self._ended(tab, seen, growing, failure)
+
+    async def _unkept(self, tab: Tab, live: Live, seen: View, failure: list[Shown]) -> Updates:
+        """A reply is over and cannot be saved: say so until it is. Meanwhile the page is ready for the next message."""
+        said = ""
+        async for _change in live.changes(until_kept=True):
+            if listening.nobody_hears():
+                return
+            if live.unkept is not None and str(live.unkept) != said:
+                said, last = str(live.unkept), live.as_message()
+                reply = await rendered(shown_size(last), transcript.reply, last, live.growing, "", live.unkept)
+                view = seen.and_then(last, reply)
+                yield self._ended(tab, view, live.growing, failure)
+            else:
+                yield {self._status: gr.skip()}  # by which the event learns that another takes its place
+
+    def _ended(self, tab: Tab, seen: View, growing: Growing | None, failure: list[Shown]) -> dict[Component, Any]:
         tab.place = replace(tab.place, ids=tuple(seen.ids), growing=False)
-        yield {
+        return {
             self.chatbot: gr.update(value=[*seen.shown, *failure], feedback_value=seen.ratings),
             self.textbox: _ready(),
             self._status: header.status(self._backend.models()[0], transcript.speed(growing) if growing else ""),
             self._where: tab.place.written(),
         }
 
-    async def _growing(
-        self, tab: Tab, live: Live | None, message: StoredMessage
-    ) -> AsyncIterator[tuple[StoredMessage, Growing | None]]:
+    async def _listed(self, tab: Tab) -> Any:
+        """The list; as it was where the store does not give it, for that holds up no chat."""
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                return await self._sidebar.listed(tab)
+        except (StoreError, TimeoutError):
+            return gr.skip()
+
+    async def _growing(self, tab: Tab, live: Live | None, message: StoredMessage) -> AsyncIterator[StoredMessage]:
         """The reply as it grows, to its end: from the runner, or from the store where another server writes it."""
         if live is None:
             while message.state == "running":
-                yield message, None
+                yield message
                 await asyncio.sleep(POLL_SECONDS)
-                message = await asyncio.to_thread(tab.shelf.message, message.id)
+                with contextlib.suppress(StoreError):  # it may be there again the next time
+                    message = await asyncio.to_thread(tab.shelf.message, message.id)
         else:
-            async for _ in live.changes():
+            async for _change in live.changes():
                 began = time.monotonic()
-                yield live.as_message(), live.growing
+                yield live.as_message()
                 await pause(len(live.growing.text) + len(live.growing.reasoning), self._runner.replies, began)
             message = live.as_message()
-            if live.unkept is not None:
-                message = replace(message, state="failed", error=described(live.unkept))
-        yield message, live.growing if live else None
+        yield message
 
     async def _panel_shows(self, tab: Tab) -> dict[Component, Any]:
         """The persona that the conversation began with, as it was then."""

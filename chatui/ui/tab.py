@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from chatui.runner import Runner
+from chatui.runner import Live, Runner
 from chatui.store.shelf import Shelf
 from chatui.ui.place import Place
 
@@ -20,6 +20,15 @@ class Tab:
     def shelf(self) -> Shelf:
         """Where its conversation is kept."""
         return self.runner.shelf(self.owner, self.place.temporary)
+
+    async def stop(self, chat: str | None = None) -> Live | None:
+        """Stop what is written in its conversation, or in this one of the list, by whichever server.
+
+        Returns a reply that the store does not take: it is in memory alone.
+        """
+        found, temporary = (chat, False) if chat is not None else (self.place.chat, self.place.temporary)
+        await self.runner.stop(self.owner, found, temporary)
+        return next(iter(self.runner.writing(self.owner, found)), None)
 
     @property
     def kept(self) -> Shelf:

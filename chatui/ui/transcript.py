@@ -49,6 +49,12 @@ class View:
             if thing["role"] == "assistant":
                 self.ratings.append(rating)
 
+    def and_then(self, message: StoredMessage, shown: Sequence[Shown]) -> "View":
+        """The same with this message at its end."""
+        longer = View([*self.shown], [*self.ids], [*self.ratings])
+        longer.add(message, shown)
+        return longer
+
 
 def most(messages: int) -> tuple[int, int]:
     """Where a chat shows so many messages: how many, and how many characters together."""
@@ -83,8 +89,16 @@ def view(path: Sequence[StoredMessage], then: StoredMessage | None = None, earli
     return made
 
 
-def reply(message: StoredMessage, growing: Growing | None = None, waiting_for: str = "") -> list[Shown]:
-    """What is shown of a reply, `growing` while it is written here; `waiting_for` says what goes on before the text."""
+def reply(
+    message: StoredMessage,
+    growing: Growing | None = None,
+    waiting_for: str = "",
+    unkept: ChatError | None = None,
+) -> list[Shown]:
+    """What is shown of a reply, `growing` while it is written here; `waiting_for` says what goes on before the text.
+
+    `unkept` says why the store does not take it.
+    """
     shown: list[Shown] = []
     if growing is not None and growing.dropped:
         shown.append(
@@ -102,6 +116,8 @@ def reply(message: StoredMessage, growing: Growing | None = None, waiting_for: s
         shown.append({"role": "assistant", "content": _text(message.content)})
     elif message.state == "running" and not message.reasoning:
         shown.append(_titled("", {"title": waiting_for or _("Waiting for its turn …"), "status": "pending"}))
+    if unkept is not None:
+        shown.append(note(_("Not saved yet: {cause} It will be saved as soon as that is over.", cause=_cause(unkept))))
     if message.state == "running":
         return shown
     ending = _ending(message)
@@ -176,6 +192,10 @@ def can_go_on(message: StoredMessage) -> bool:
     return cut and bool(message.content or message.reasoning)
 
 
+def _cause(error: ChatError) -> str:
+    return speaking.told(error)[0]
+
+
 def _by_length(message: StoredMessage) -> bool:
     return message.finish is not None and message.finish.reason == "length"
 
@@ -186,7 +206,7 @@ def _ending(message: StoredMessage) -> Shown | None:
         cause, remedy = message.error.partition("\n")[::2]
         return _card(translated(cause), translated(remedy))
     if message.state in ENDED:
-        return note(_(ENDED[message.state]))
+        return note(" ".join(map(translated, message.error.split("\n"))) if message.error else _(ENDED[message.state]))
     if _by_length(message):
         return note(_(LENGTH))
     return None if message.content or message.reasoning else note(_(NOTHING))
