@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,10 @@ def guarded() -> Iterator[None]:
 class Server:
     """A PostgreSQL server of our own, listening on this computer only."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, place: Path | None = None) -> None:
         self._programs = programs
         self.folder = Path(tempfile.mkdtemp(prefix="chatui-postgresql-"))
+        self._data = (place or self.folder) / "data"
         self._count = itertools.count()
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres", "postgres")
@@ -85,16 +87,31 @@ class Server:
             self.port = free.getsockname()[1]
 
     def start(self) -> None:
-        data, password = self.folder / "data", self.folder / "password"
+        password = self.folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
         self._run(
-            *("initdb", "-D", data, "-U", "chatui", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"),
+            *(
+                "initdb",
+                "-D",
+                self._data,
+                "-X",
+                self.folder / "wal",
+                "-U",
+                "chatui",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--no-sync",
+            ),
             *("--auth=scram-sha-256", f"--pwfile={password}"),
         )
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Start it, or start it again after halt()."""
         options = f"-c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -c fsync=off"
         options += f" -p {self.port} -c full_page_writes=off"
-        self._run("pg_ctl", "-D", data, "-l", self.folder / "log", "-o", options, "-w", "start")
+        self._run("pg_ctl", "-D", self._data, "-l", self.folder / "log", "-o", options, "-w", "start")
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         become = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
@@ -111,24 +128,36 @@ class Server:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self.url(name)
 
+    def halt(self) -> None:
+        self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
+
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop")
+        self.halt()
         shutil.rmtree(self.folder)
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[Server]:
-    """A running server; scripts/test installs the program where it can."""
+@contextmanager
+def own_server(place: Path | None = None) -> Iterator[Server]:
+    """A running server, with its tables in `place`; scripts/test installs the program where it can."""
     found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True), shutil.which("initdb")]
     if found[0] is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    server = Server(Path(found[0]).parent)
+    server = Server(Path(found[0]).parent, place)
     try:
         server.start()
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"PostgreSQL does not start: {getattr(error, 'stderr', b'') or error}")
-    yield server
-    server.stop()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A running server for all tests."""
+    with own_server() as server:
+        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,0 +1,97 @@
+"""A server's heart that does what it is told: real runner, real store, replies of as many words as the question says.
+
+`python -m tests.crash.server URL`. A JSON object a line on stdin, one on stdout for each.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+from chatui.chat import ChatRequest, Finish, Prompt, ReplyDelta
+from chatui.personas import PRESETS
+from chatui.runner import Live, Runner
+from chatui.settings import AppSettings, GenerationSettings
+from chatui.store.records import Author, Turn
+from chatui.store.store import Store
+from tests.crash.writer import word
+from tests.fakes import FakeBackend
+
+OWNER = "ada"
+
+
+class Words(FakeBackend):
+    """Writes numbered words, as many as it is asked for."""
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
+        count, pace = map(int, request.messages[-1].content.split("/"))
+        yield ReplyDelta(prompt=Prompt("p", (1,)))
+        for number in range(count):
+            await asyncio.sleep(1 / pace)
+            yield ReplyDelta(text=word(number), tokens=1)
+        yield ReplyDelta(finish=Finish("stop_token", 1, count, 0, 0.0, 0.0, 1.0))
+
+
+class Told:
+    """The commands."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._lives: dict[str, Live] = {}
+
+    async def ask(
+        self, words: int, chat: str | None = None, parent: str | None = None, temporary: bool = False, pace: int = 50
+    ) -> dict[str, Any]:
+        if chat is not None:
+            await self._runner.stop(OWNER, chat, temporary)
+        author = Author("words", "", "", GenerationSettings(), 1)
+        live = await self._runner.ask(OWNER, Turn(chat, parent, f"{words}/{pace}", author, PRESETS[0]), temporary)
+        self._lives[live.message.id] = live
+        return {"chat": live.conversation.id, "reply": live.message.id}
+
+    async def stop(self, chat: str) -> dict[str, Any]:
+        await self._runner.stop(OWNER, chat)
+        return {}
+
+    async def delete(self, chat: str) -> dict[str, Any]:
+        await self._runner.stop(OWNER, chat)
+        await asyncio.to_thread(self._runner.shelf(OWNER).delete, chat)
+        return {}
+
+    async def look(self, reply: str) -> dict[str, Any]:
+        """A reply that was asked for here."""
+        live = self._lives[reply]
+        message = live.as_message()
+        unkept = str(live.unkept) if live.unkept else ""
+        said = {"state": message.state, "error": message.error, "words": message.content.count(" ")}
+        return {**said, "kept": live.kept, "unkept": unkept}
+
+    async def read(self, reply: str) -> dict[str, Any]:
+        """A reply as the store has it."""
+        message = await asyncio.to_thread(self._runner.shelf(OWNER).message, reply)
+        return {"state": message.state, "words": message.content.count(" "), "text": message.content}
+
+    async def titles(self) -> dict[str, Any]:
+        found = await asyncio.to_thread(self._runner.shelf(OWNER).conversations)
+        return {"titles": [conversation.title for conversation in found]}
+
+
+async def main(url: str) -> None:
+    store = await asyncio.to_thread(Store.open, AppSettings(data_dir=Path("nowhere"), database_url=url))
+    runner = Runner(Words(), store, Store.in_memory(), inspect=False)
+    runner.start()
+    told = Told(runner)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        command = json.loads(line)
+        try:
+            answer = await getattr(told, command.pop("do"))(**command)
+        except Exception as error:
+            answer = {"failed": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)  # noqa: T201
+    await runner.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
