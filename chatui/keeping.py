@@ -136,7 +136,15 @@ class Keeper(Generic[R]):
             # What was refused before is tried without what is not the reply itself.
             over = progress[id].state != "running" and id not in self._refused
             told.append(replace(progress[id], inspection=self._inspection(reply)) if over else progress[id])
-        return dict(zip(due, self.store.write(told), strict=True))
+        return dict(zip(due, self._written(told), strict=True))
+
+    def _written(self, told: list[Progress]) -> list[Written]:
+        try:
+            return self.store.write(told)
+        except Exception:
+            if len(told) > 1 or told[0].inspection is None:
+                raise
+        return self.store.write([replace(told[0], inspection=None)])
 
     def _are_unkept(self, error: Exception) -> None:
         for reply in self.replies.values():

@@ -127,6 +127,7 @@ def test_a_server_that_is_killed_or_paused(url: str, start: Start) -> None:
     until(lambda: state(two, again) == "finished")
 
 
+@pytest.mark.exhaustive
 def test_a_cable_that_is_cut(postgresql: Server, url: str, start: Start) -> None:
     cable = Cable(postgresql.port)
     one, two = start(url.replace(f":{postgresql.port}/", f":{cable.port}/")), start(url)
@@ -149,8 +150,7 @@ def _whole(peer: Peer, asked: Any, words: int) -> bool:
     return read.get("state") == "finished" and read["text"] == text(words)
 
 
-@pytest.mark.parametrize("seconds", [GONE_SECONDS])
-def test_a_database_that_is_gone_for_a_while(start: Start, seconds: float) -> None:
+def test_a_database_that_is_gone_for_a_while(start: Start) -> None:
     with own_server() as server:
         url = server.fresh()
         one, two = start(url), start(url)
@@ -162,8 +162,8 @@ def test_a_database_that_is_gone_for_a_while(start: Start, seconds: float) -> No
             until(lambda peer=peer, asked=asked: peer.tell("look", reply=asked["reply"])["unkept"])  # type: ignore[misc]
         temporary = one.tell("ask", words=3, temporary=True)
         until(lambda: one.tell("look", reply=temporary["reply"])["kept"])
-        until(lambda: one.tell("look", reply=replies[0]["reply"])["state"] == "finished")
-        time.sleep(max(0.0, seconds - (time.monotonic() - gone)))
+        until(lambda: one.tell("look", reply=replies[0]["reply"])["state"] == "finished", 90)
+        time.sleep(max(0.0, GONE_SECONDS - (time.monotonic() - gone)))
         server.go_on()
         back = time.monotonic()
         for peer, asked in zip((two, one), replies, strict=True):
@@ -199,23 +199,25 @@ def fills_and_is_freed(peer: Peer, asked: Any, words: int, disk: Path) -> None:
     assert "full" in unkept
     temporary = peer.tell("ask", words=3, temporary=True)
     until(lambda: peer.tell("look", reply=temporary["reply"])["kept"])
-    until(lambda: peer.tell("look", reply=asked["reply"])["state"] == "finished")
+    until(lambda: peer.tell("look", reply=asked["reply"])["state"] == "finished", 90)
     assert not peer.tell("look", reply=asked["reply"])["kept"]
     ballast.unlink()
     until(lambda: _whole(peer, asked, words))
 
 
+@pytest.mark.exhaustive
 def test_a_database_whose_disk_is_full(start: Start) -> None:
     with small_disk("64m") as disk, own_server(disk) as server:
         peer = start(server.fresh())
-        words = 50_000
-        asked = ask(peer, words, pace=6000)
+        words = 15_000
+        asked = ask(peer, words, pace=3000)
         fills_and_is_freed(peer, asked, words, disk)
 
 
+@pytest.mark.exhaustive
 def test_an_sqlite_file_whose_disk_is_full(start: Start) -> None:
     with small_disk("3m") as disk:
         peer = start(f"sqlite:///{disk}/chats.db")
-        words = 50_000
-        asked = ask(peer, words, pace=6000)
+        words = 15_000
+        asked = ask(peer, words, pace=3000)
         fills_and_is_freed(peer, asked, words, disk)

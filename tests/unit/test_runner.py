@@ -233,11 +233,11 @@ async def test_replies_that_lost_their_server_are_marked(runner: Runner, monkeyp
 
 async def test_what_is_written_here_is_never_taken_for_lost(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even by a clock that says that nothing was heard of it for long, as after a laptop slept."""
-    monkeypatch.setattr("chatui.runner.SILENT_FOR", timedelta(seconds=-60))
     monkeypatch.setattr("chatui.runner.SWEEP_SECONDS", 0.0)
     hold = Hold()
     runner.backend = FakeBackend([hold, "done"])
     live = await runner.ask("a", turn())
+    monkeypatch.setattr("chatui.runner.SILENT_FOR", timedelta(seconds=-60))
     looks = 0
     silent = runner.kept.silent
 
