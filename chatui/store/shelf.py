@@ -75,6 +75,18 @@ class Shelf:
             statement = statement.order_by(*(column.desc() for column in order)).limit(limit)
             return [conversation_of(row) for row in connection.execute(statement)]
 
+    def deleted(self, limit: int = 50) -> list[Conversation]:
+        """Those that restore() can bring back, the last one deleted first."""
+        table = conversations.c
+        statement = (
+            select(conversations)
+            .where(table.owner == self._owner, table.deleted.is_not(None))
+            .order_by(table.deleted.desc(), table.seq.desc())
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [conversation_of(row) for row in connection.execute(statement)]
+
     def conversation(self, id: str) -> Conversation:
         """The conversation with this id. Raises NotFoundError."""
         with self._database.reading() as connection:

@@ -77,7 +77,7 @@ async def _delete(tab: Tab, chat: str, _: str) -> Place:
 
 async def _restore(tab: Tab, chat: str, _: str) -> Place:
     await asyncio.to_thread(tab.kept.restore, chat)
-    return tab.place.at(chat)
+    return replace(tab.place.at(chat), deleted=False)
 
 
 async def _more(tab: Tab, _: str, __: str) -> Place:
@@ -89,11 +89,15 @@ async def _earlier(tab: Tab, _: str, __: str) -> Place:
 
 
 async def _archived(tab: Tab, _: str, __: str) -> Place:
-    return replace(tab.place, archived=True, shown=FIRST_SHOWN)
+    return replace(tab.place, archived=True, deleted=False, shown=FIRST_SHOWN)
 
 
-async def _unarchived(tab: Tab, _: str, __: str) -> Place:
-    return replace(tab.place, archived=False, shown=FIRST_SHOWN)
+async def _deleted(tab: Tab, _: str, __: str) -> Place:
+    return replace(tab.place, archived=False, deleted=True, shown=FIRST_SHOWN)
+
+
+async def _listed(tab: Tab, _: str, __: str) -> Place:
+    return replace(tab.place, archived=False, deleted=False, shown=FIRST_SHOWN)
 
 
 async def _refresh(tab: Tab, _: str, __: str) -> Place:
@@ -115,6 +119,7 @@ ACTIONS: dict[str, Action] = {
     "more": _more,
     "earlier": _earlier,
     "archived": _archived,
-    "unarchived": _unarchived,
+    "deleted": _deleted,
+    "unarchived": _listed,
     "refresh": _refresh,
 }

@@ -27,6 +27,7 @@ EXPORTS = (
     ("json", N_("Export as JSON")),
     ("messages", N_("Export as messages")),
 )
+KEPT = N_("A deleted chat is kept for a day, then it is gone for good.")
 
 
 def listing(
@@ -38,8 +39,7 @@ def listing(
     """The conversations under the day of their last message; pinned ones first. `now` is by the browser's clock."""
     parts = [_removed(place)]
     if place.archived:
-        back = f'<a class="act" href="#unarchived">{_("Back to the chats")}</a>'
-        parts.append(f'<p class="chat-list-top">{_("Archive")} · {back}</p>')
+        parts.append(f'<p class="chat-list-top">{_("Archive")} · {_back()}</p>')
     group = ""
     for conversation in conversations:
         heading = _("Pinned") if conversation.pinned else day_of(conversation.updated, now)
@@ -51,7 +51,18 @@ def listing(
         nothing = _("The archive is empty.") if place.archived else _("Your chats will be listed here.")
         parts.append(f'<p class="hint">{nothing}</p>')
     if more:
-        parts.append(f'<p class="chat-list-more"><a class="act" href="#more">{_("Show more")}</a></p>')
+        parts.append(_more())
+    return _list(parts, place)
+
+
+def deleted(conversations: Sequence[Conversation], place: Place, more: bool) -> str:
+    """What was deleted and can still be had back."""
+    parts = [f'<p class="chat-list-top">{_("Recently deleted")} · {_back()}</p>', f'<p class="hint">{_(KEPT)}</p>']
+    parts += [_deleted_row(conversation) for conversation in conversations]
+    if not conversations:
+        parts.append(f'<p class="hint">{_("Nothing was deleted lately.")}</p>')
+    if more:
+        parts.append(_more())
     return _list(parts, place)
 
 
@@ -102,6 +113,13 @@ def _row(conversation: Conversation, place: Place) -> str:
     return f'<div class="chat-row{kinds}">{link}{menu}</div>'
 
 
+def _deleted_row(conversation: Conversation) -> str:
+    title = conversation.title or _("Untitled")
+    name = html.escape(_("Restore {title}", title=title), quote=True).replace("$", "")
+    act = f'<a class="act restore named" title="{name}" href="#restore={quote(conversation.id)}">{_("Restore")}</a>'
+    return f'<div class="chat-row deleted"><span class="chat-gone">{plain(title)}</span>{act}</div>'
+
+
 def _hit(hit: Hit, place: Place) -> str:
     quoted = f"{plain(hit.before)}<mark>{plain(hit.match)}</mark>{plain(hit.after)}" if hit.match else ""
     quote_line = f'<p class="chat-quote" dir="auto">{quoted}</p>' if quoted else ""
@@ -116,6 +134,14 @@ def _menu() -> str:
         for form, label in EXPORTS
     )
     return f'<div class="chat-menu-box spare">{acts}{exports}</div>'
+
+
+def _back() -> str:
+    return f'<a class="act" href="#unarchived">{_("Back to the chats")}</a>'
+
+
+def _more() -> str:
+    return f'<p class="chat-list-more"><a class="act" href="#more">{_("Show more")}</a></p>'
 
 
 def _removed(place: Place) -> str:

@@ -17,6 +17,7 @@ def below() -> str:
     """What stands under the list."""
     return (
         f'<p class="chat-list-below"><a class="act" href="#archived">{_("Archive")}</a> · '
+        f'<a class="act" href="#deleted">{_("Recently deleted")}</a> · '
         f'<a class="download" href="chats/export?format=json">{_("Export all")}</a></p>'
     )
 
@@ -46,6 +47,9 @@ class Sidebar:
             hits = await asyncio.to_thread(tab.kept.search, tab.search)
             return listing.found(hits, tab.place)
         place = tab.place
+        if place.deleted:
+            gone = await asyncio.to_thread(tab.kept.deleted, place.shown + 1)
+            return listing.deleted(gone[: place.shown], place, len(gone) > place.shown)
         found = await asyncio.to_thread(tab.kept.conversations, place.shown + 1, None, place.archived)
         now = datetime.now(timezone(timedelta(minutes=listening.minutes_ahead())))
         return listing.listing(found[: place.shown], place, now, len(found) > place.shown)

@@ -67,6 +67,25 @@ def test_conversations_are_listed_renamed_pinned_archived_deleted_and_had_back(c
     assert page.watch.errors == []
 
 
+def test_every_deleted_chat_can_be_had_back_after_a_reload(chat: Open) -> None:
+    page = chat(["fine"], fresh=True)
+    for word in ("bread", "cheese"):
+        page.start_anew()
+        expect(page.questions).to_have_count(0)
+        page.say(f"about {word}")
+    for word in ("bread", "cheese"):
+        choose(page, word, "Delete")
+        expect(page.page.locator("#chats .chat-row", has_text=word)).to_have_count(0)
+    page.page.reload()
+    expect(page.send).to_be_visible(timeout=PATIENCE)
+    for word in ("bread", "cheese"):
+        link(page, "Recently deleted")
+        page.page.get_by_role("link", name=f"Restore about {word}").click()
+        expect(page.questions).to_have_text([f"about {word}"])
+    expect(page.page.locator("#chats .chat-link")).to_have_count(2)
+    assert page.watch.errors == []
+
+
 def test_search_finds_titles_and_texts(chat: Open) -> None:
     page = chat(["the reply names zebras"], ["nothing here"], fresh=True)
     page.say("first question")
@@ -190,6 +209,7 @@ def test_feedback_with_a_note_is_exported_and_imported(chat: Open, tmp_path: Pat
         page.button("Import chats").click()
     chooser.value.set_files(file)
     expect(page.page.locator("#chats .chat-link")).to_have_count(2)
+    expect(page.page.get_by_text("1 chat was imported.")).to_be_visible()
 
 
 def test_a_second_tab_hears_the_reply_to_its_end_and_can_stop_it(chat: Open) -> None:

@@ -17,7 +17,7 @@ from tests.fakes import FakeBackend, Hold
 
 ON_A_CHAT = ("open", "rename", "pin", "unpin", "archive", "unarchive", "delete", "restore")
 ON_A_MESSAGE = ("version", "branch", "note")
-ON_THE_LIST = ("more", "earlier", "archived", "unarchived", "refresh")
+ON_THE_LIST = ("more", "earlier", "archived", "deleted", "unarchived", "refresh")
 
 
 @pytest.fixture
@@ -162,7 +162,25 @@ async def test_the_list_is_lengthened_and_turned_over(runner: Runner) -> None:
     assert more.shown == 2 * FIRST_SHOWN
     archive = await actions.do(Tab("a", more, runner), "archived", "", "")
     assert (archive.archived, archive.shown) == (True, FIRST_SHOWN)
-    assert await actions.do(Tab("a", archive, runner), "unarchived", "", "") == Place()
+    gone = await actions.do(Tab("a", archive, runner), "deleted", "", "")
+    assert (gone.archived, gone.deleted, gone.shown) == (False, True, FIRST_SHOWN)
+    for shown in (archive, gone):
+        assert await actions.do(Tab("a", shown, runner), "unarchived", "", "") == Place()
+
+
+async def test_any_delete_can_be_undone_also_by_a_tab_that_knows_of_none(runner: Runner) -> None:
+    chats = [(await answered(runner, f"{number}")).conversation.id for number in range(3)]
+    await actions.do(tab(runner), "archive", chats[1], "")
+    for chat in chats:
+        await actions.do(tab(runner), "delete", chat, "")
+    assert [one.id for one in runner.shelf("a").deleted()] == chats[::-1]
+    assert runner.shelf("b").deleted() == []
+    for chat in chats:
+        place = await actions.do(tab(runner, deleted=True), "restore", chat, "")
+        assert (place.chat, place.deleted) == (chat, False)
+    assert runner.shelf("a").deleted() == []
+    assert [one.id for one in runner.shelf("a").conversations()] == [chats[2], chats[0]]
+    assert [one.id for one in runner.shelf("a").conversations(archived=True)] == [chats[1]]
 
 
 async def test_the_list_never_gets_longer_than_a_place_can_say(runner: Runner) -> None:

@@ -64,6 +64,17 @@ def test_a_deleted_chat_can_be_had_back() -> None:
     assert "#restore=x" in listing.listing([], Place(removed="x"), NOW, False)
 
 
+def test_all_deleted_chats_are_listed_with_a_way_back() -> None:
+    shown = listing.deleted([chat("a", title="<b>A"), chat("b", title="")], Place(deleted=True), more=True)
+    for id in ("a", "b"):
+        assert shown.count(f'href="#restore={id}"') == 1
+        assert f"?chat={id}" not in shown
+    assert "<b>" not in shown
+    assert "Untitled" in shown
+    assert "#more" in shown
+    assert "Nothing was deleted lately." in listing.deleted([], Place(deleted=True), more=False)
+
+
 def test_what_can_be_done_fits_the_chat() -> None:
     """The menu is made in the browser, of the one for all and of what its row is."""
     shown = listing.listing([chat("a", pinned=True), chat("b")], Place("b"), NOW, False)

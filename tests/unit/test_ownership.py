@@ -246,6 +246,7 @@ def places(ids: Mapping[str, str], own: str) -> Iterator[tuple[str, str]]:
         "own with reply": {"chat": own, "ids": [ids["reply"]]},
         "passing": {"chat": ids["passing"], "temporary": True},
         "kept as passing": {"chat": ids["chat"], "temporary": True, "ids": seen},
+        "among the deleted": {"deleted": True},
         "removed": {"removed": ids["deleted"]},
     }
     for name, place in made.items():
