@@ -103,8 +103,9 @@ class ClientAddress:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request of any kind. A server on `::` sees a proxy's IPv4 address written in IPv6."""
-        if client := scope.get("client"):
-            scope = {**scope, "client": (str(unmapped(client[0]) or client[0]), client[1])}
+        client = scope.get("client")
+        if client and (address := str(unmapped(client[0]) or client[0])) != client[0]:
+            scope = {**scope, "client": (address, client[1])}
         await self._app(scope, receive, send)
 
 

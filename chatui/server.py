@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from chatui import downloads, owners
 from chatui.api import routes
@@ -28,15 +29,20 @@ from chatui.errors import ChatError, SettingsError
 from chatui.guesses import limited
 from chatui.local.engine import LocalBackend
 from chatui.owners import Cookies, OwnerMiddleware
+from chatui.peers import OwnAccount
 from chatui.runner import Runner
-from chatui.security import AllowedHosts, ClientAddress, Login, SecurityMiddleware, read_login
+from chatui.security import AllowedHosts, ClientAddress, Login, SecurityMiddleware, is_local, read_login
 from chatui.settings import AppSettings, listed
+
+if TYPE_CHECKING:
+    from chatui.store.store import Store
 
 WAITING_THREADS = 64
 
 
 def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     """The whole application around any backend. Raises StoreError."""
+    from chatui.store.adoptions import Adoptions
     from chatui.store.store import Store
     from chatui.ui import early, page
 
@@ -72,7 +78,9 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     )
     # Gradio grants any Origin on a public host unless its parent app has a CORS layer; ours grants none.
     app.add_middleware(CORSMiddleware, allow_origins=[])
-    app.add_middleware(OwnerMiddleware, cookies=cookies)
+    one = OwnAccount(sure=login is not None)
+    at_home = one.asks if _is_for_one(settings, store) else _is_nobody
+    app.add_middleware(OwnerMiddleware, cookies=cookies, adopting=Adoptions(store.database), is_local=at_home)
     app.add_middleware(BodyLimit)
     app.state.hosts = AllowedHosts(settings.host, listed(settings.allowed_hosts), settings.share)
     app.add_middleware(SecurityMiddleware, hosts=app.state.hosts)
@@ -113,6 +121,16 @@ def address(host: str, port: int) -> str:
 def _reached(host: str) -> str:
     """The host by which this computer itself reaches a server that listens there."""
     return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+
+
+def _is_for_one(settings: AppSettings, store: "Store") -> bool:
+    """Whether the server and what it keeps are on this computer, and shown to no other."""
+    seen_by_others = settings.share or settings.root_path or not is_local(settings.host)
+    return store.database.file is not None and not seen_by_others
+
+
+def _is_nobody(_: Scope) -> bool:
+    return False
 
 
 def _routes(backend: Backend) -> list[BaseRoute]:

@@ -223,3 +223,22 @@ secrets = Table(
     Column("name", Words, primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
+
+adoptions = Table(
+    "adoptions",
+    metadata,
+    Column("source", Words, primary_key=True),
+    Column("target", Words, primary_key=True),
+    Column("accepted", Boolean, nullable=False),
+    Column("moment", Time, nullable=False),
+)
+
+logins = Table(
+    "logins",
+    metadata,
+    Column("token", Words, primary_key=True),
+    Column("name", Words, nullable=False),
+    Column("proof", LargeBinary, nullable=False),
+    Column("seen", Time, nullable=False),
+    Index("logins_seen", "seen"),
+)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from gradio.context import LocalContext
 
-from chatui.owners import COOKIE, OWNER, Cookies, named
+from chatui.owners import OWNER, Cookies, named
 
 CLOCK = "chatui_minutes_ahead"
 
@@ -34,11 +34,9 @@ def owner(cookies: Cookies, guest: str = "") -> str | None:
 
 
 def tab() -> str:
-    """The tab, by what its browser says of itself, so never a question of who may see what; "" for a program."""
+    """The tab, by the name that OwnerMiddleware makes the visitor's own; "" for a program."""
     request = LocalContext.request.get(None)
-    if request is None or not request.session_hash:
-        return ""
-    return f"{request.cookies.get(COOKIE, '')} {request.session_hash}"
+    return (request.session_hash or "") if request is not None else ""
 
 
 async def forget_tab() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
-from chatui.owners import COOKIE, Cookies
+from chatui.owners import LOCAL
 from chatui.settings import AppSettings
 from chatui.store.store import Store
 from scripts.benchmark.figures import percentile
@@ -98,17 +98,13 @@ def serving(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.terminate()
 
 
-def filled(data_dir: Path, chats: int, length: int) -> tuple[str, list[str]]:
-    """Fill a new store. Returns the cookie of the owner of everything, and some conversations."""
+def filled(data_dir: Path, chats: int, length: int) -> list[str]:
+    """Fill a new store with conversations of the person at this computer. Returns some of them."""
     store = Store.open(AppSettings(data_dir=data_dir))
-    cookies = Cookies(store.secret())
-    cookie = cookies.issue()
-    owner = cookies.owner(cookie)
-    assert owner is not None
-    fill(store, owner, chats, length)
-    listed = [conversation.id for conversation in store.of(owner).conversations(chats)]
+    fill(store, LOCAL, chats, length)
+    listed = [conversation.id for conversation in store.of(LOCAL).conversations(chats)]
     store.close()
-    return cookie, listed
+    return listed
 
 
 def open_page(page: Page, url: str, length: int) -> tuple[float, float]:
@@ -142,12 +138,11 @@ def measure(chats: int, length: int, visits: int, seed: int) -> Figures:
     total = Figures([], [], [], [])
     with tempfile.TemporaryDirectory(prefix="chatui-bench-") as folder, sync_playwright() as playwright:
         began = time.monotonic()
-        cookie, listed = filled(Path(folder), chats, length)
+        listed = filled(Path(folder), chats, length)
         print(f"{chats:,} conversations of {length} messages, filled in {time.monotonic() - began:.0f} s")
         with serving(Path(folder)) as (process, url):
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
             context = browser.new_context()
-            context.add_cookies([{"name": COOKIE, "value": cookie, "url": url}])
             server = psutil.Process(process.pid)
             for number in range(WARM_UP + visits):
                 if number >= WARM_UP and (number - WARM_UP) % 20 == 0:

@@ -174,8 +174,10 @@ def test_a_temporary_chat_is_neither_listed_nor_found_again(chat: Open) -> None:
     expect(page.questions).to_have_count(0)
 
 
-def test_a_link_opens_a_conversation_for_its_owner_only(serve: Callable[..., Site], open_chat: Open) -> None:
-    site = serve(["fine"])
+def test_a_link_opens_a_conversation_for_its_owner_only(
+    serve: Callable[..., Site], open_chat: Open, tmp_path: Path
+) -> None:
+    site = serve(["fine"], settings=AppSettings(host="0.0.0.0", data_dir=tmp_path))  # else they are one person
     owner, stranger = open_chat(site), open_chat(site)
     owner.say("mine alone")
     address = owner.page.url

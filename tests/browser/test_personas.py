@@ -14,8 +14,8 @@ from playwright.sync_api import Locator, expect
 
 from chatui import cards, personas
 from chatui.personas import PRESETS, Persona
-from chatui.settings import GenerationSettings
-from tests.browser.pages import PATIENCE, Chat
+from chatui.settings import AppSettings, GenerationSettings
+from tests.browser.pages import PATIENCE, Chat, Site
 
 pytestmark = pytest.mark.browser
 Open = Callable[..., Chat]
@@ -119,7 +119,9 @@ def test_a_new_persona_answers_and_stays(panel: Panel) -> None:
     assert panel.choices()[1:] == [preset.label for preset in PRESETS]
 
 
-def test_personas_are_their_owners_own(panel: Panel, open_chat: Open, tmp_path: Path) -> None:
+def test_personas_are_their_owners_own(serve: Callable[..., Site], open_chat: Open, tmp_path: Path) -> None:
+    site = serve(["fine"], settings=AppSettings(host="0.0.0.0", data_dir=tmp_path))  # else they are one person
+    panel = Panel(open_chat(site))
     panel.bring(_written(tmp_path / "aria.json", ARIA))
     expect(panel.choice).to_have_value(ARIA.label)
     other = Panel(open_chat(panel.chat.site))

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
 
 
 def test_two_users_stream_at_once_and_see_only_their_own(
-    serve: Callable[..., object], open_chat: Callable[..., Chat]
+    serve: Callable[..., Site], open_chat: Callable[..., Chat], tmp_path: Path
 ) -> None:
     holds = {"alice": Hold(), "bob": Hold()}
 
@@ -27,7 +27,7 @@ def test_two_users_stream_at_once_and_see_only_their_own(
         name = request.messages[-1].content.split()[-1]
         return [f"for {name}: ", "secret ", holds[name], f"of {name}"]
 
-    site = serve(reply)
+    site = serve(reply, settings=AppSettings(host="0.0.0.0", data_dir=tmp_path))  # else they are one person
     alice, bob = open_chat(site), open_chat(site)
     alice.setting("Temperature").fill("1.5")
     alice.setting("Temperature").blur()
@@ -61,8 +61,10 @@ def test_two_users_stream_at_once_and_see_only_their_own(
 # --- Whose turn it is, for a fair queue ---
 
 
-def test_each_tab_and_client_is_a_user_of_its_own(serve: Callable[..., Site], open_chat: Callable[..., Chat]) -> None:
-    site = serve(["fine"])
+def test_each_browser_and_client_is_a_user_of_its_own(
+    serve: Callable[..., Site], open_chat: Callable[..., Chat], tmp_path: Path
+) -> None:
+    site = serve(["fine"], settings=AppSettings(host="0.0.0.0", data_dir=tmp_path))
     for page in (open_chat(site), open_chat(site)):
         page.say("one")
         page.button("Retry").click()

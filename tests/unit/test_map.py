@@ -29,6 +29,7 @@ RANK = {
     "keeping": 3.6,
     "runner": 3.7,
     "owners": 3,
+    "peers": 3.1,
     "downloads": 4,
     "local": 4,
     "ui": 4,

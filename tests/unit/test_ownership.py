@@ -148,7 +148,8 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if logins:
         people = ["ada", *(f"bob{number}" for number in range(1, LOGINS))]
         (folder / "logins").write_text("".join(f"{name}:secret\n" for name in people))
-    settings = AppSettings(data_dir=folder, auth=str(folder / "logins") if logins else None)
+    # Shown to others: on this computer alone, everyone would be the same person.
+    settings = AppSettings(data_dir=folder, host="0.0.0.0", auth=str(folder / "logins") if logins else None)
     hold = Hold()
 
     def reply(asked: ChatRequest) -> Script:

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from chatui import guesses, server
 from chatui.chat import ModelStatus
 from chatui.errors import ModelError
-from chatui.owners import COOKIE, Cookies
+from chatui.owners import Cookies
 from chatui.personas import PRESETS
 from chatui.security import AllowedHosts
 from chatui.settings import AppSettings, GenerationSettings
@@ -262,7 +262,8 @@ def owner_by(client: TestClient, data: Path) -> str:
     """The owner that the page's cookie stands for."""
     client.get("/", headers={"accept": "text/html"})
     store = Store.open(AppSettings(data_dir=data))
-    owner = Cookies(store.secret()).owner(client.cookies[COOKIE])
+    cookies = Cookies(store.secret())
+    owner = cookies.owner(client.cookies[cookies.name])
     store.close()
     assert owner is not None
     return owner

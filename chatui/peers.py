@@ -1,0 +1,96 @@
+"""Who is at the other end of a request: a program of this computer, and of the account that runs the server."""
+
+import ipaddress
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from chatui.security import host_of, is_local, unmapped
+
+TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+"""Where Linux lists its connections, with the account at each end that is on this computer."""
+
+FORWARDED = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
+"""Set by reverse proxies, behind which everyone seems to be on this computer; so is all that begins x-forwarded-."""
+
+ROOT = 0
+MOST_CONNECTIONS = 1000
+
+
+class OwnAccount:
+    """Tells the requests of the person who runs the server, at this very computer, from all others.
+
+    A system that does not tell which account a connection belongs to is trusted, unless `sure`.
+    """
+
+    def __init__(self, sure: bool) -> None:
+        self._sure = sure
+        self._known: OrderedDict[int, tuple[object, bool]] = OrderedDict()
+
+    def asks(self, scope: Scope) -> bool:
+        """Whether that person's own browser or program has sent this request to a local name, past every proxy."""
+        headers, client = Headers(scope=scope), scope.get("client")
+        if not client or not is_local(client[0]) or not is_local(host_of(headers)) or is_forwarded(headers):
+            return False
+        return not _is_foreign_part(headers) and self._own_connection(scope)
+
+    def _own_connection(self, scope: Scope) -> bool:
+        """Looked up once for each connection, all of whose requests have the same object for a client."""
+        client = scope["client"]
+        known, own = self._known.get(id(client), (None, False))
+        if known is not client:
+            own = self._is_own(client, scope.get("server"))
+            self._known[id(client)] = client, own
+            if len(self._known) > MOST_CONNECTIONS:
+                self._known.popitem(last=False)
+        return own
+
+    def _is_own(self, client: tuple[str, int], server: tuple[str, int] | None) -> bool:
+        if not any(table.exists() for table in TABLES):
+            return not self._sure
+        if not server:
+            return False
+        ends = [(_plain(host), port) for host, port in (client, server)]
+        return any(account in (ROOT, os.geteuid()) for account in _accounts(ends))
+
+
+def _accounts(ends: Sequence[tuple[str, object]]) -> Iterator[int]:
+    """Whose socket connects the first of two ends with the second, as long as a program has it open."""
+    for table in TABLES:
+        if not table.exists():
+            continue
+        for line in table.read_text().splitlines()[1:]:
+            columns = line.split()
+            account, inode = columns[7], columns[9]
+            # What nobody has open any more is nobody's, and is listed as root's.
+            if inode != "0" and [_address(column) for column in columns[1:3]] == ends:
+                yield int(account)
+
+
+def _address(written: str) -> tuple[str, int]:
+    """An address and a port as Linux lists them: words of four bytes as the machine keeps them."""
+    host, _, port = written.partition(":")
+    words = [bytes.fromhex(host[start : start + 8]) for start in range(0, len(host), 8)]
+    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    return _plain(str(ipaddress.ip_address(packed))), int(port, 16)
+
+
+def _plain(host: str) -> str:
+    """The address itself where it is an IPv4 one in the shape of IPv6, else as it is."""
+    return str(unmapped(host) or host)
+
+
+def _is_foreign_part(headers: Headers) -> bool:
+    """Whether another site's page has asked, for more than to be left for this one."""
+    another = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    return another and headers.get("sec-fetch-mode") != "navigate"
+
+
+def is_forwarded(headers: Headers) -> bool:
+    """Whether a proxy has passed this on."""
+    return any(name in FORWARDED or name.startswith("x-forwarded-") for name in headers)

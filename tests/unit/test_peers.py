@@ -1,0 +1,120 @@
+"""Requests of the person who runs the server, at this computer, are told from all others."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.datastructures import Headers
+
+from chatui import peers
+from chatui.peers import OwnAccount
+
+LINUX = Path("/proc/net/tcp").exists()
+NOBODY = 65534
+
+
+@pytest.fixture(params=["127.0.0.1", "::1", "mapped"])
+def connected(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any, socket.socket]]:
+    """Both ends' names of a connection of our own, as a server is told of them, and its client."""
+    with ExitStack() as stack:
+        host = "127.0.0.1" if request.param == "mapped" else request.param
+        family = socket.AF_INET6 if host == "::1" else socket.AF_INET
+        listening = stack.enter_context(socket.socket(family))
+        listening.bind((host, 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        if request.param == "mapped":
+            client = stack.enter_context(socket.socket(socket.AF_INET6))
+            client.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            client.connect(("::ffff:127.0.0.1", port))
+        else:
+            client = stack.enter_context(socket.create_connection((host, port)))
+        stack.enter_context(listening.accept()[0])
+        yield ("127.0.0.1" if request.param == "mapped" else host, client.getsockname()[1]), (host, port), client
+
+
+def scope(client: Any = ("127.0.0.1", 5), server: Any = ("127.0.0.1", 7860), **headers: str) -> dict[str, Any]:
+    named = {"host": "localhost:7860", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return {"type": "http", "client": client, "server": server, "headers": Headers(named).raw}
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux tells the account")
+def test_our_own_connection_is_ours_as_long_as_it_is_open(connected: tuple[Any, Any, socket.socket]) -> None:
+    client, server, sock = connected
+    assert OwnAccount(sure=True).asks(scope(client, server))
+    assert not OwnAccount(sure=True).asks(scope(("127.0.0.2", client[1]), server))
+    assert not OwnAccount(sure=True).asks(scope((client[0], client[1] + 1), server))
+    sock.close()
+    assert not OwnAccount(sure=False).asks(scope((*client,), server))
+
+
+OTHERS_CLIENT = """
+import os, socket, sys
+"here".encode("idna")  # what it needs is loaded while it may read it
+os.setuid(65534)
+client = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+print(client.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not LINUX or os.geteuid() != 0, reason="only root on Linux can be another account")
+def test_another_account_of_this_computer_is_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        command = [sys.executable, "-c", OTHERS_CLIENT, str(port)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout is not None
+            client = ("127.0.0.1", int(other.stdout.readline()))
+            assert not OwnAccount(sure=False).asks(scope(client, ("127.0.0.1", port)))
+            monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+            assert OwnAccount(sure=False).asks(scope(client, ("127.0.0.1", port)))
+            other.communicate("")
+
+
+def test_a_system_that_tells_no_account_is_trusted_unless_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "TABLES", (Path("/not/there"),))
+    assert OwnAccount(sure=False).asks(scope())
+    assert not OwnAccount(sure=True).asks(scope())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "example.org"},
+        {"host": "127.0.0.1.example.org"},
+        {"host": ""},
+        {"x_forwarded_for": "127.0.0.1"},
+        {"x_forwarded_proto": "https"},
+        {"forwarded": "for=127.0.0.1"},
+        {"x_real_ip": "127.0.0.1"},
+        {"via": "1.1 proxy"},
+        {"cf_connecting_ip": "127.0.0.1"},
+        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"},
+        {"sec_fetch_site": "same-site", "sec_fetch_mode": "cors"},
+    ],
+)
+def test_what_comes_through_a_proxy_another_name_or_another_site_is_somebody_else(
+    headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "TABLES", ())
+    assert not OwnAccount(sure=False).asks(scope(**headers))
+    assert not OwnAccount(sure=False).asks(scope(client=("192.168.1.5", 5)))
+    assert not OwnAccount(sure=False).asks(scope(client=None))
+    for fine in ({}, {"sec_fetch_site": "same-origin"}, {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}):
+        assert OwnAccount(sure=False).asks(scope(**fine))
+
+
+def test_a_connection_is_looked_up_once(connected: tuple[Any, Any, socket.socket], monkeypatch: Any) -> None:
+    client, server, _ = connected
+    account = OwnAccount(sure=False)
+    assert account.asks(scope(client, server))
+    monkeypatch.setattr(OwnAccount, "_is_own", lambda *_: False)
+    assert account.asks(scope(client, server))
+    assert not account.asks(scope((*client,), server))
