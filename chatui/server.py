@@ -42,13 +42,15 @@ WAITING_THREADS = 64
 
 def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     """The whole application around any backend. Raises StoreError."""
-    from chatui.store.adoptions import Adoptions
+    from chatui.store.logins import Logins
     from chatui.store.store import Store
     from chatui.ui import early, page
 
     store = Store.open(settings)
     runner, cookies = Runner(backend, store, Store.in_memory(), settings.inspect), Cookies(store.secret())
-    login = limited(read_login(settings.auth))
+    passwords = read_login(settings.auth)
+    login = limited(passwords)
+    logins = Logins(store.database, passwords) if passwords is not None else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -80,11 +82,11 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     app.add_middleware(CORSMiddleware, allow_origins=[])
     one = OwnAccount(sure=login is not None)
     at_home = one.asks if _is_for_one(settings, store) else _is_nobody
-    app.add_middleware(OwnerMiddleware, cookies=cookies, adopting=Adoptions(store.database), is_local=at_home)
+    app.add_middleware(OwnerMiddleware, cookies=cookies, adopting=store.adoptions, is_local=at_home)
     app.add_middleware(BodyLimit)
     app.state.hosts = AllowedHosts(settings.host, listed(settings.allowed_hosts), settings.share)
     app.add_middleware(SecurityMiddleware, hosts=app.state.hosts)
-    login_of = page.mount(app, runner, cookies, login, settings.root_path)
+    login_of = page.mount(app, runner, cookies, login, logins, settings.root_path)
     app.add_middleware(ClientAddress, proxies=listed(settings.forwarded_allow_ips))
     return app
 

@@ -12,6 +12,7 @@ from sqlalchemy import URL, ColumnElement, Connection, and_, delete, literal, se
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.settings import AppSettings
 from chatui.store import writing
+from chatui.store.adoptions import Adoptions
 from chatui.store.copies import copy
 from chatui.store.database import ALL_OWNERS, Database, url_of
 from chatui.store.opening import bring_up_to_date, revision, upgrade
@@ -62,6 +63,11 @@ class Store:
         if value is None:
             raise StoreError("The database has lost its secret.", "Put a back-up in its place.")
         return bytes(value)
+
+    @property
+    def adoptions(self) -> Adoptions:
+        """How what one owner has goes to another."""
+        return Adoptions(self.database)
 
     def of(self, owner: str) -> Shelf:
         """What this owner has."""

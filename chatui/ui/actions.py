@@ -80,6 +80,18 @@ async def _restore(tab: Tab, chat: str, _: str) -> Place:
     return replace(tab.place.at(chat), deleted=False)
 
 
+async def _take_over(tab: Tab, _: str, __: str) -> Place:
+    if tab.before:
+        await asyncio.to_thread(tab.runner.kept.adoptions.adopt, tab.before, tab.owner)
+    return tab.place
+
+
+async def _leave_alone(tab: Tab, _: str, __: str) -> Place:
+    if tab.before:
+        await asyncio.to_thread(tab.runner.kept.adoptions.decline, tab.before, tab.owner)
+    return tab.place
+
+
 async def _more(tab: Tab, _: str, __: str) -> Place:
     return replace(tab.place, shown=min(tab.place.shown + FIRST_SHOWN, 100_000))
 
@@ -116,6 +128,8 @@ ACTIONS: dict[str, Action] = {
     "unarchive": _unarchive,
     "delete": _delete,
     "restore": _restore,
+    "take-over": _take_over,
+    "leave-alone": _leave_alone,
     "more": _more,
     "earlier": _earlier,
     "archived": _archived,

@@ -264,7 +264,7 @@ class Conversation(gr.ChatInterface):
             raise ChatError(
                 "This browser keeps no cookies, so nobody can tell whose chats to show.", "Load the page again."
             )
-        return Tab(owner, place, self._runner, inputs[1] or "")
+        return Tab(owner, place, self._runner, inputs[1] or "", listening.before_login())
 
     async def _ask(
         self,

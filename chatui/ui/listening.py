@@ -33,6 +33,15 @@ def owner(cookies: Cookies, guest: str = "") -> str | None:
     return found or cookies.owner(guest)
 
 
+def before_login() -> str | None:
+    """Whose conversations this browser had before its user logged in: by our cookie; None without a login."""
+    request = LocalContext.request.get(None)
+    if request is None or not request.username or request.request is None:
+        return None
+    found: str | None = request.request.scope.get(OWNER)
+    return found
+
+
 def tab() -> str:
     """The tab, by the name that OwnerMiddleware makes the visitor's own; "" for a program."""
     request = LocalContext.request.get(None)

@@ -6,7 +6,7 @@ from datetime import date, datetime
 from urllib.parse import quote
 
 from chatui import i18n
-from chatui.i18n import N_, _
+from chatui.i18n import N_, _, ngettext
 from chatui.store.records import Conversation, Hit
 from chatui.ui.place import Place
 from chatui.ui.transcript import plain
@@ -35,9 +35,13 @@ def listing(
     place: Place,
     now: datetime,
     more: bool,
+    offered: int = 0,
 ) -> str:
-    """The conversations under the day of their last message; pinned ones first. `now` is by the browser's clock."""
-    parts = [_removed(place)]
+    """The conversations under the day of their last message; pinned ones first. `now` is by the browser's clock.
+
+    Above them so many are `offered` that were made before there was a login.
+    """
+    parts = [_offer(offered), _removed(place)]
     if place.archived:
         parts.append(f'<p class="chat-list-top">{_("Archive")} · {_back()}</p>')
     group = ""
@@ -134,6 +138,19 @@ def _menu() -> str:
         for form, label in EXPORTS
     )
     return f'<div class="chat-menu-box spare">{acts}{exports}</div>'
+
+
+def _offer(count: int) -> str:
+    if not count:
+        return ""
+    said = ngettext(
+        "{count} chat was made here before there were logins. Take it over?",
+        "{count} chats were made here before there were logins. Take them over?",
+        count,
+    )
+    yes, no = _("Yes, they are mine"), _("No")
+    acts = f'<a class="act" href="#take-over">{yes}</a> · <a class="act" href="#leave-alone">{no}</a>'
+    return f'<p class="chat-list-top offer">{html.escape(said)} {acts}</p>'
 
 
 def _back() -> str:

@@ -23,12 +23,15 @@ from chatui.owners import Cookies, OwnerMiddleware
 from chatui.runner import Runner
 from chatui.security import Login, SecurityMiddleware
 from chatui.settings import GenerationSettings
+from chatui.store.logins import Logins
 from chatui.store.shelf import Shelf
 from chatui.ui import controls, early, header, lasting, listening, sessions, speaking, theme, written
 from chatui.ui.blocks import Page
 from chatui.ui.connections import Connections
 from chatui.ui.conversation import Conversation
 from chatui.ui.inspector_panel import InspectorPanel
+from chatui.ui.logins import cookie_names
+from chatui.ui.logins import install as install_logins
 from chatui.ui.persona_panel import PersonaPanel
 from chatui.ui.sidebar import Sidebar, below
 from chatui.ui.streams import EventStreams
@@ -48,21 +51,25 @@ HEAD = (
 LoginOf = Callable[[Request], str | None]
 
 
-def mount(app: FastAPI, runner: Runner, cookies: Cookies, login: Login | None, root_path: str = "") -> LoginOf:
+def mount(
+    app: FastAPI, runner: Runner, cookies: Cookies, login: Login | None, logins: Logins | None, root_path: str = ""
+) -> LoginOf:
     """Show the page at the root of `app`, which must have a CORS layer of its own and all its other routes.
 
     Returns who is logged in with a request.
     """
-    page = build(runner, cookies)
+    page = build(runner, cookies, logs_out=logins is not None)
     sessions.install()
     page.has_launched = True  # else Gradio does not check the paths of files that a client names
     gr.mount_gradio_app(app, page, path="/", auth=login, root_path=root_path or None, **_appearance())
     gradio_app: Any = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))
+    if logins is not None:
+        install_logins(app, gradio_app, logins, cookies.instance)
     gradio_app.add_middleware(EventStreams, page=page)
     gradio_app.add_middleware(Connections)
 
     def login_of(request: Request) -> str | None:
-        names = (f"access-token-{gradio_app.cookie_id}", f"access-token-unsecure-{gradio_app.cookie_id}")
+        names = cookie_names(gradio_app)
         token = next((request.cookies[name] for name in names if request.cookies.get(name)), None)
         name: str | None = gradio_app.tokens.get(token)
         return name
@@ -109,8 +116,8 @@ def share(host: str, port: int) -> str:
     return gradio.networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
 
 
-def build(runner: Runner, cookies: Cookies) -> Page:
-    """The whole page for one backend and its store."""
+def build(runner: Runner, cookies: Cookies, logs_out: bool = False) -> Page:
+    """The whole page for one backend and its store; one `logs_out` where there is a way to."""
     first = personas.PRESETS[0]
     backend = runner.backend
 
@@ -122,7 +129,7 @@ def build(runner: Runner, cookies: Cookies) -> Page:
     page.state_session_capacity = sessions.MOST_TABS
     with page:
         with gr.Sidebar(position="left", open=True, width=260, elem_id="conversations"):
-            sidebar = Sidebar()
+            sidebar = Sidebar(logs_out)
         with gr.Sidebar(position="right", open=True, width=320, elem_id="settings"):
             panel = PersonaPanel(shelf)
             gr.Markdown(N_("### Generation"))

@@ -12,6 +12,12 @@ from chatui.ui import header, listening, listing
 from chatui.ui.tab import Tab
 from chatui.ui.uploads import Upload, uploaded
 
+LOG_OUT = """() => fetch("logout", { method: "POST" }).then((answer) => {
+  if (!answer.ok) return answer.json().then(({ detail }) => alert(detail));
+  sessionStorage.clear();
+  location.assign(location.pathname);
+}).catch((error) => alert(error))"""
+
 
 def below() -> str:
     """What stands under the list."""
@@ -25,7 +31,7 @@ def below() -> str:
 class Sidebar:
     """Its components, rendered where it is made."""
 
-    def __init__(self) -> None:
+    def __init__(self, logs_out: bool) -> None:
         gr.Markdown(header.BRAND)
         self.new = gr.Button(N_("New chat"), variant="primary", elem_id="new-chat")
         self.temporary = gr.Button(N_("Temporary chat"), size="sm", elem_id="temporary-chat")
@@ -40,6 +46,9 @@ class Sidebar:
         self.list = gr.Markdown(elem_id="chats")
         self.bring = Upload(N_("Import chats"), size="sm", file_types=[".json", ".jsonl", ".zip"], elem_id="bring")
         self.below = gr.Markdown(below(), elem_id="below-chats")
+        if logs_out:
+            out = gr.Button(N_("Log out"), size="sm", elem_id="log-out")
+            out.click(None, None, None, js=LOG_OUT, api_visibility="private")
 
     async def listed(self, tab: Tab) -> str:
         """The list as this tab shows it."""
@@ -52,7 +61,8 @@ class Sidebar:
             return listing.deleted(gone[: place.shown], place, len(gone) > place.shown)
         found = await asyncio.to_thread(tab.kept.conversations, place.shown + 1, None, place.archived)
         now = datetime.now(timezone(timedelta(minutes=listening.minutes_ahead())))
-        return listing.listing(found[: place.shown], place, now, len(found) > place.shown)
+        offered = await asyncio.to_thread(tab.offered)
+        return listing.listing(found[: place.shown], place, now, len(found) > place.shown, offered)
 
     async def add(self, tab: Tab, path: str | None) -> int:
         """Take in the conversations of an uploaded file, which is then removed. Returns how many."""

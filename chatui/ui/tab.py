@@ -9,12 +9,13 @@ from chatui.ui.place import Place
 
 @dataclass
 class Tab:
-    """`search` is what stands in the search box."""
+    """`search` is what stands in the search box; `before` whose chats this browser had before the login, if any."""
 
     owner: str
     place: Place
     runner: Runner
     search: str = ""
+    before: str | None = None
 
     @property
     def shelf(self) -> Shelf:
@@ -34,3 +35,7 @@ class Tab:
     def kept(self) -> Shelf:
         """Where the conversations of the list are kept."""
         return self.runner.shelf(self.owner)
+
+    def offered(self) -> int:
+        """How many chats from before the login could be taken over."""
+        return self.runner.kept.adoptions.offered(self.before, self.owner) if self.before else 0

@@ -17,7 +17,7 @@ from tests.fakes import FakeBackend, Hold
 
 ON_A_CHAT = ("open", "rename", "pin", "unpin", "archive", "unarchive", "delete", "restore")
 ON_A_MESSAGE = ("version", "branch", "note")
-ON_THE_LIST = ("more", "earlier", "archived", "deleted", "unarchived", "refresh")
+ON_THE_LIST = ("more", "earlier", "archived", "deleted", "unarchived", "refresh", "take-over", "leave-alone")
 
 
 @pytest.fixture
@@ -166,6 +166,24 @@ async def test_the_list_is_lengthened_and_turned_over(runner: Runner) -> None:
     assert (gone.archived, gone.deleted, gone.shown) == (False, True, FIRST_SHOWN)
     for shown in (archive, gone):
         assert await actions.do(Tab("a", shown, runner), "unarchived", "", "") == Place()
+
+
+@pytest.mark.parametrize(("answer", "mine"), [("take-over", 1), ("leave-alone", 0)])
+async def test_what_was_said_before_the_login_is_offered_once(runner: Runner, answer: str, mine: int) -> None:
+    await answered(runner)
+    logged_in = Tab("login:ada", Place(), runner, before="a")
+    assert (logged_in.offered(), Tab("login:ada", Place(), runner).offered()) == (1, 0)
+    await actions.do(logged_in, answer, "", "")
+    assert logged_in.offered() == 0
+    assert len(runner.shelf("login:ada").conversations()) == mine
+    assert len(runner.shelf("a").conversations()) == 1 - mine
+
+
+@pytest.mark.parametrize("answer", ["take-over", "leave-alone"])
+async def test_without_a_login_nothing_is_taken_over(runner: Runner, answer: str) -> None:
+    await answered(runner)
+    await actions.do(tab(runner, "b"), answer, "a", "a")
+    assert len(runner.shelf("a").conversations()) == 1
 
 
 async def test_any_delete_can_be_undone_also_by_a_tab_that_knows_of_none(runner: Runner) -> None:

@@ -75,6 +75,14 @@ def test_all_deleted_chats_are_listed_with_a_way_back() -> None:
     assert "Nothing was deleted lately." in listing.deleted([], Place(deleted=True), more=False)
 
 
+def test_chats_from_before_the_login_are_offered_with_yes_and_no() -> None:
+    assert "#take-over" not in listing.listing([], Place(), NOW, False)
+    for count, said in ((1, "1 chat was made here"), (3, "3 chats were made here")):
+        shown = listing.listing([chat("a")], Place(), NOW, False, count)
+        assert said in shown
+        assert shown.index("#take-over") < shown.index("#leave-alone") < shown.index("?chat=a")
+
+
 def test_what_can_be_done_fits_the_chat() -> None:
     """The menu is made in the browser, of the one for all and of what its row is."""
     shown = listing.listing([chat("a", pinned=True), chat("b")], Place("b"), NOW, False)
