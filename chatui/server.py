@@ -127,7 +127,7 @@ def _reached(host: str) -> str:
 
 def _is_for_one(settings: AppSettings, store: "Store") -> bool:
     """Whether the server and what it keeps are on this computer, and shown to no other."""
-    seen_by_others = settings.share or settings.root_path or not is_local(settings.host)
+    seen_by_others = settings.share or settings.root_path or settings.allowed_hosts or not is_local(settings.host)
     return store.database.file is not None and not seen_by_others
 
 
