@@ -6,6 +6,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -86,9 +87,19 @@ def _plain(host: str) -> str:
 
 
 def _is_foreign_part(headers: Headers) -> bool:
-    """Whether another site's page has asked, for more than to be left for this one."""
+    """Whether another site's page has asked, for more than to be left for this one, or a page under another name."""
+    origin = headers.get("origin")
+    if origin is not None and not is_local(_name_in(origin)):
+        return True
     another = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
     return another and headers.get("sec-fetch-mode") != "navigate"
+
+
+def _name_in(origin: str) -> str:
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_forwarded(headers: Headers) -> bool:

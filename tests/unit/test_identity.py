@@ -132,7 +132,9 @@ def test_on_this_computer_alone_there_is_one_owner(
     assert served_owners(AppSettings(data_dir=tmp_path)) == [LOCAL, LOCAL]
 
 
-@pytest.mark.parametrize("settings", [{"host": "0.0.0.0"}, {"root_path": "/chat"}, {"allowed_hosts": "x.org"}, {"auth": "ada:secret"}])
+@pytest.mark.parametrize(
+    "settings", [{"host": "0.0.0.0"}, {"root_path": "/chat"}, {"allowed_hosts": "x.org"}, {"auth": "ada:secret"}]
+)
 def test_shown_to_others_each_browser_is_another_owner(tmp_path: Path, settings: dict[str, str]) -> None:
     owners = served_owners(AppSettings.model_validate({"data_dir": tmp_path, **settings}))
     assert len(set(owners)) == 2

@@ -98,6 +98,9 @@ def test_a_system_that_tells_no_account_is_trusted_unless_sure(monkeypatch: pyte
         {"cf_connecting_ip": "127.0.0.1"},
         {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"},
         {"sec_fetch_site": "same-site", "sec_fetch_mode": "cors"},
+        {"sec_fetch_site": "same-origin", "origin": "https://example.org"},
+        {"origin": "null"},
+        {"origin": "http://["},
     ],
 )
 def test_what_comes_through_a_proxy_another_name_or_another_site_is_somebody_else(
@@ -107,7 +110,7 @@ def test_what_comes_through_a_proxy_another_name_or_another_site_is_somebody_els
     assert not OwnAccount(sure=False).asks(scope(**headers))
     assert not OwnAccount(sure=False).asks(scope(client=("192.168.1.5", 5)))
     assert not OwnAccount(sure=False).asks(scope(client=None))
-    for fine in ({}, {"sec_fetch_site": "same-origin"}, {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}):
+    for fine in ({}, {"origin": "http://[::1]:7860"}, {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}):
         assert OwnAccount(sure=False).asks(scope(**fine))
 
 
