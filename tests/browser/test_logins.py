@@ -24,13 +24,15 @@ def log_in(page: Page, url: str) -> None:
 
 def test_chats_are_there_in_every_browser_and_go_along_to_the_login(browser: Browser, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        with Site(FakeBackend(["fine"]), AppSettings(data_dir=tmp_path)) as site:
+        with Site(FakeBackend(["fine"]), AppSettings(data_dir=tmp_path, allowed_hosts="")) as site:
             new_chat(stack, browser, site).say("said before logins")
             other = new_chat(stack, browser, site)
             other.page.goto(site.url.replace("127.0.0.1", "localhost"))
             expect(other.page.locator("#chats .chat-link")).to_have_text(["said before logins"], timeout=PATIENCE)
             context = other.page.context
-        site = stack.enter_context(Site(FakeBackend(["fine"]), AppSettings(data_dir=tmp_path, auth="ada:secret")))
+        site = stack.enter_context(
+            Site(FakeBackend(["fine"]), AppSettings(data_dir=tmp_path, allowed_hosts="", auth="ada:secret"))
+        )
         page = context.new_page()
         log_in(page, site.url)
         expect(page.get_by_text("1 chat was made here before there were logins.")).to_be_visible()
