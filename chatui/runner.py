@@ -238,6 +238,11 @@ class Runner:
         if conversation and not temporary and not any(live.unkept for live in stopping):
             await self._stop_elsewhere(owner, conversation)
 
+    async def discard(self, owner: str, conversation: str) -> None:
+        """End what is written in a temporary chat, and remove all of it at once."""
+        await self.stop(owner, conversation, temporary=True)
+        await asyncio.to_thread(self.passing.discard, owner, conversation)
+
     async def _stop_elsewhere(self, owner: str, conversation: str) -> None:
         shelf, until = self.shelf(owner), time.monotonic() + STOP_SECONDS
         running = await asyncio.to_thread(shelf.running, conversation)

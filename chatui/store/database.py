@@ -3,8 +3,9 @@
 import re
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,35 @@ ALL_OWNERS: Final = "all_owners"
 """The execution option of the few statements that are about every owner's rows."""
 
 
+class Turns(AbstractContextManager[None]):
+    """A lock that is given in the order in which it was asked for.
+
+    That of threading may go again and again to a thread that hardly lets go of it, as one that adds many rows.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiting: deque[threading.Lock] = deque()
+        self._taken = False
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._taken:
+                self._taken = True
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+        turn.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
+
+
 class Database:
     """Gives short transactions. SQLite has one writer at a time, and in memory one connection for everyone."""
 
@@ -47,7 +77,7 @@ class Database:
         self._reading: AbstractContextManager[Any] = nullcontext()
         self._writing: AbstractContextManager[Any] = nullcontext()
         if self.sqlite:
-            self._writing = threading.Lock()
+            self._writing = Turns()
             self._reading = nullcontext() if self.file else self._writing
 
     @contextmanager
@@ -67,6 +97,17 @@ class Database:
         """As writing(), for statements about all owners' rows."""
         with self.writing() as connection:
             yield connection.execution_options(**{ALL_OWNERS: True})
+
+    def leave_no_trace(self) -> bool:
+        """Take what was deleted from the log beside an SQLite file too, which keeps what was written for a while.
+
+        Returns whether that is done: it is not while somebody reads what was there before.
+        """
+        if self.file is None:
+            return True
+        with self.named_errors(), self._writing, closing(self.engine.raw_connection()) as connection:
+            (busy, *_), *_ = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return not busy
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
@@ -164,6 +205,7 @@ def _engine(url: URL) -> Engine:
         return create_engine(url, pool_pre_ping=True, max_overflow=20, connect_args=NETWORK, **options)
     if url.database is None:
         options["poolclass"] = StaticPool
+        options["query_cache_size"] = 0  # it would keep the values of the first statement of each kind
     else:
         options["max_overflow"] = 20
     engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS}, **options)
@@ -176,6 +218,7 @@ def _prepare(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None  # SQLAlchemy begins the transactions, below
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON")  # what is removed or replaced is overwritten, not only let go of
 
 
 def _begin(connection: Connection) -> None:

@@ -1,5 +1,6 @@
 """Brings a database up to date, after a copy of what is there; refuses what a newer chatui wrote."""
 
+import glob
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -15,9 +16,12 @@ from sqlalchemy import inspect, text
 from chatui.errors import StoreError
 from chatui.store.copies import copy
 from chatui.store.database import FILE, REVISIONS, Database
+from chatui.store.search import INDEXES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK_SECONDS = 60
+OVERWRITTEN = 1
+"""SQLite's `user_version` of a file in which nothing is left of what was removed before that was overwritten."""
 ADVISORY_LOCK = 0x63686174
 """The number of PostgreSQL's lock that stands for our tables."""
 
@@ -26,6 +30,7 @@ def bring_up_to_date(database: Database, copies: Path, migrations: Path = MIGRAT
     """Make or migrate the tables, one process at a time; copies go to `copies`. Raises StoreError."""
     with database.named_errors(), _alone(database):
         now = revision(database, migrations)
+        _overwrite_old_pages(database, now)
         if now == ScriptDirectory.from_config(_config(migrations)).get_current_head():
             return
         if now is not None:
@@ -56,6 +61,31 @@ def revision(database: Database, migrations: Path = MIGRATIONS) -> str | None:
             "Update chatui, or choose another place with --data-dir or --database-url.",
         )
     return found
+
+
+def old_copies(database: Database, folder: Path) -> list[Path]:
+    """The copies that were made before migrations, in `folder` where the database is no file."""
+    folder, name = (database.file.parent, database.file.name) if database.file else (folder, FILE)
+    return sorted(folder.glob(f"{glob.escape(name)}.before-*.bak"))
+
+
+def _overwrite_old_pages(database: Database, now: str | None) -> None:
+    """Once for each file, of the revision `now`: until OVERWRITTEN, what had been removed stayed in free pages."""
+    if database.file is None:
+        return
+    with closing(database.engine.raw_connection()) as connection:
+        cursor = connection.cursor()
+        ((version,),) = cursor.execute("PRAGMA user_version").fetchall()
+        if version >= OVERWRITTEN:
+            return
+        ((free,),) = cursor.execute("PRAGMA freelist_count").fetchall()
+        ((pages,),) = cursor.execute("PRAGMA page_count").fetchall()
+        if pages > free and now is not None:
+            for index in INDEXES:
+                cursor.execute(f"INSERT INTO {index}({index}) VALUES ('optimize')")  # noqa: S608
+            cursor.execute("VACUUM")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        cursor.execute(f"PRAGMA user_version = {OVERWRITTEN}")
 
 
 def _copy_before(database: Database, folder: Path, now: str, migrations: Path) -> None:

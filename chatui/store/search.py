@@ -24,11 +24,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import TSQUERY
 
+from chatui.store.database import Database
 from chatui.store.records import Hit
 from chatui.store.rows import conversation_of, there
 from chatui.store.tables import clean, conversations, messages
 
 WORDS_LIMIT = 16
+INDEXES = ("message_words", "title_words")
+MERGED_AT_ONCE = 200
+"""Pages of an index that are written while others wait."""
 CHARACTERS_LIMIT = 500
 ROWS_AT_ONCE = 2000
 ROWS_LIMIT = 20_000
@@ -213,3 +217,21 @@ LETTERS = _Letters()
 
 def _folded(words: str) -> str:
     return words.translate(LETTERS)
+
+
+def forget_removed(database: Database) -> None:
+    """Take the words of what was removed out of SQLite's index, which only marks them until it is merged.
+
+    In many short transactions, so that others may write in between.
+    """
+    for index in INDEXES if database.sqlite else ():
+        pages, changes = -MERGED_AT_ONCE, 2  # a negative number merges all parts of an index; two changes are progress
+        while changes >= 2:
+            with database.maintaining() as connection:
+                before = _changes(connection)
+                connection.exec_driver_sql(f"INSERT INTO {index}({index}, rank) VALUES ('merge', {pages})")  # noqa: S608
+                pages, changes = MERGED_AT_ONCE, _changes(connection) - before
+
+
+def _changes(connection: Connection) -> int:
+    return int(connection.execute(select(func.total_changes())).scalar_one())

@@ -1,6 +1,7 @@
 """Where conversations and personas are kept: opens the database, writes growing replies, and keeps house."""
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -11,11 +12,11 @@ from sqlalchemy import URL, ColumnElement, Connection, and_, delete, literal, se
 
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.settings import AppSettings
-from chatui.store import writing
+from chatui.store import search, writing
 from chatui.store.adoptions import Adoptions
 from chatui.store.copies import copy
 from chatui.store.database import ALL_OWNERS, Database, url_of
-from chatui.store.opening import bring_up_to_date, revision, upgrade
+from chatui.store.opening import bring_up_to_date, old_copies, revision, upgrade
 from chatui.store.records import Progress, Written
 from chatui.store.rows import clock
 from chatui.store.shelf import Shelf
@@ -24,14 +25,17 @@ from chatui.store.tables import conversations, inspections, messages, secrets
 log = logging.getLogger(__name__)
 
 SLOW_SECONDS = 1.0
+COPIES_KEPT = timedelta(days=7)
+"""How long a copy that was made before a migration is there to go back to."""
 
 
 class Store:
     """All that is kept, of all owners. Thread-safe; every method may wait for the disk, and raises StoreError."""
 
-    def __init__(self, database: Database) -> None:
-        """A store over a database whose tables are up to date."""
-        self.database = database
+    def __init__(self, database: Database, copies: Path | None = None) -> None:
+        """A store over a database whose tables are up to date; `copies` is where copies of one that is no file are."""
+        self.database, self._copies = database, copies
+        self._traces = True
 
     @classmethod
     def open(cls, settings: AppSettings) -> Self:
@@ -42,7 +46,7 @@ class Store:
         except BaseException:
             database.close()
             raise
-        return cls(database)
+        return cls(database, settings.data_dir)
 
     @classmethod
     def as_it_is(cls, settings: AppSettings) -> Self:
@@ -134,20 +138,38 @@ class Store:
             )
 
     def purge(self, deleted_for: timedelta) -> int:
-        """Really remove conversations that were deleted so long ago. Returns how many."""
-        return self._remove(conversations.c.deleted, deleted_for)
+        """Really remove conversations that were deleted so long ago, from older copies too. Returns how many.
+
+        Copies that were made before migrations are removed when they are COPIES_KEPT old.
+        """
+        gone = self._remove(conversations.c.deleted, deleted_for)
+        for file in old_copies(self.database, self._copies) if self._copies else ():
+            _look_after_copy(file, gone)
+        return len(gone)
 
     def forget(self, untouched_for: timedelta) -> int:
         """Really remove conversations in which nothing was asked for so long, for temporary ones. Returns how many."""
-        return self._remove(conversations.c.updated, untouched_for)
+        return len(self._remove(conversations.c.updated, untouched_for))
 
-    def _remove(self, since: ColumnElement[datetime | None], age: timedelta) -> int:
-        removed = 0
+    def discard(self, owner: str, id: str) -> None:
+        """Really remove this conversation at once, where it is there."""
+        with self.database.writing() as connection:
+            _remove_conversation(connection, owner, id)
+        search.forget_removed(self.database)
+
+    def _remove(self, since: ColumnElement[datetime | None], age: timedelta) -> list[tuple[str, str]]:
+        removed: list[tuple[str, str]] = []
         while batch := self._remove_some(since, age):
             removed += batch
+        # At the first time too: a server may have ended in between.
+        if removed or self._traces:
+            search.forget_removed(self.database)
+            self._traces = not self.database.leave_no_trace()
         return removed
 
-    def _remove_some(self, since: ColumnElement[datetime | None], age: timedelta, limit: int = 100) -> int:
+    def _remove_some(
+        self, since: ColumnElement[datetime | None], age: timedelta, limit: int = 20
+    ) -> list[tuple[str, str]]:
         """At most `limit`, so that others may write in between."""
         with self.database.maintaining() as connection:
             old = since <= clock(connection) - age
@@ -156,7 +178,7 @@ class Store:
             ).all()
             for owner, id in rows:
                 _remove_conversation(connection, owner, id)
-        return len(rows)
+        return [(row.owner, row.id) for row in rows]
 
     def backup(self, target: Path) -> None:
         """Write a consistent copy of everything to a new SQLite file, while the store is in use."""
@@ -172,6 +194,28 @@ class Store:
 
 def _silent(connection: Connection, silent_for: timedelta) -> ColumnElement[bool]:
     return and_(messages.c.state == "running", messages.c.heartbeat < clock(connection) - silent_for)
+
+
+def _look_after_copy(file: Path, gone: Sequence[tuple[str, str]]) -> None:
+    """Remove an old copy, or from one that is not old yet the conversations that are `gone`."""
+    copied = Database(URL.create("sqlite", database=str(file)))
+    try:
+        with copied.named_errors():
+            made = file.stat().st_mtime
+            if time.time() - made > COPIES_KEPT.total_seconds():
+                file.unlink()
+                return
+            if not gone:
+                return
+            with copied.maintaining() as connection:
+                for owner, id in gone:
+                    _remove_conversation(connection, owner, id)
+            search.forget_removed(copied)
+            os.utime(file, (made, made))
+    except StoreError as error:
+        log.warning("%s still has conversations that were deleted: %s", file, error)
+    finally:
+        copied.close()
 
 
 def _remove_conversation(connection: Connection, owner: str, id: str) -> None:

@@ -36,6 +36,7 @@ from chatui.ui.place import Place
 from chatui.ui.sessions import MOST_TABS
 from chatui.ui.sidebar import Sidebar
 from chatui.ui.tab import Tab
+from chatui.ui.temporary import TemporaryChats
 from chatui.ui.transcript import Shown, View
 from chatui.ui.wires import wire
 
@@ -71,6 +72,7 @@ class Conversation(gr.ChatInterface):
         # Not the message box itself: an event that takes it clears what its validation has said.
         self._draft = wire("draft")
         self._latest = Latest()
+        self._temporary = TemporaryChats(runner)
         self._once: Once[Place] = Once(MOST_TABS)
         super().__init__(endpoint.chat(self._backend), api_name="chat", editable=True, concurrency_limit=None, **parts)
 
@@ -100,6 +102,7 @@ class Conversation(gr.ChatInterface):
         # Not queued: of several queued events at once Gradio's page may lose one.
         loaded = self._page.load(self._open, place, [*opened, self._action], queue=False, **quiet)
         self._page.opens_with(loaded, self._first)
+        self._page.unload(self._closed)
         self.textbox.stop(self._stop, place, **turn)
         self.chatbot.like(self._like, place, **turn)
         found: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **quiet}
@@ -230,6 +233,11 @@ class Conversation(gr.ChatInterface):
         if Place.read(where or shown.get(self._where)).growing:
             shown[self._action] = "0|refresh"
         return shown
+
+    async def _closed(self) -> None:
+        """The tab is closed: let go of its temporary chat, and of what Gradio keeps of it."""
+        await self._temporary.left(listening.session())
+        await listening.forget_tab()
 
     async def _like(self, event: gr.LikeData, *inputs: Any) -> Updates:
         async def step(tab: Tab) -> None:
@@ -412,6 +420,7 @@ class Conversation(gr.ChatInterface):
         before = seen.shown
         ids = (*seen.ids, writing.id) if writing else tuple(seen.ids)
         tab.place = replace(tab.place, ids=ids, growing=writing is not None)
+        await self._temporary.stands(listening.session(), tab.owner, tab.place.chat if tab.place.temporary else "")
         model = self._backend.models()[0]
         yield {
             self.chatbot: gr.update(value=[*before, *failure], feedback_value=seen.ratings),

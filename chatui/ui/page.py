@@ -194,7 +194,6 @@ def build(runner: Runner, cookies: Cookies, logs_out: bool = False) -> Page:
         page.says(sidebar.below, value=below)
         page.says(chat.chatbot, placeholder=lambda: header.greeting(personas.translated(first)))
         page.says(status, value=lambda: header.status(backend.models()[0]))
-        page.unload(listening.forget_tab)
     return page
 
 
