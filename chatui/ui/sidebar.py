@@ -12,12 +12,6 @@ from chatui.ui import header, listening, listing
 from chatui.ui.tab import Tab
 from chatui.ui.uploads import Upload, uploaded
 
-LOG_OUT = """() => fetch("logout", { method: "POST" }).then((answer) => {
-  if (!answer.ok) return answer.json().then(({ detail }) => alert(detail));
-  sessionStorage.clear();
-  location.assign(location.pathname);
-}).catch((error) => alert(error))"""
-
 
 def below() -> str:
     """What stands under the list."""
@@ -47,8 +41,7 @@ class Sidebar:
         self.bring = Upload(N_("Import chats"), size="sm", file_types=[".json", ".jsonl", ".zip"], elem_id="bring")
         self.below = gr.Markdown(below(), elem_id="below-chats")
         if logs_out:
-            out = gr.Button(N_("Log out"), size="sm", elem_id="log-out")
-            out.click(None, None, None, js=LOG_OUT, api_visibility="private")
+            gr.Button(N_("Log out"), size="sm", elem_id="log-out")  # chatui.js does it
 
     async def listed(self, tab: Tab) -> str:
         """The list as this tab shows it."""

@@ -395,6 +395,16 @@
     }
   });
   document.addEventListener("keydown", (event) => event.key === "Escape" && closeMenus());
+
+  const logOut = async () => {
+    const answer = await fetch("logout", { method: "POST" });
+    if (!answer.ok) throw new Error((await answer.json()).detail);
+    sessionStorage.clear();
+    location.assign(location.pathname);
+  };
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#log-out")) logOut().catch((error) => alert(error.message));
+  });
   // A diagram is a picture: its links could take the whole page elsewhere.
   document.addEventListener("click", (event) => event.target.closest?.("#chat svg a") && event.preventDefault(), true);
 
