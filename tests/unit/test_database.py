@@ -1,0 +1,63 @@
+"""Whoever waits to write gets a turn, whatever somebody else still has to write."""
+
+import threading
+from collections.abc import Callable
+
+from chatui.store.database import Turns
+from chatui.store.store import Store
+
+
+def while_another_adds(store: Store, once: Callable[[], None]) -> list[int]:
+    """How many transactions of a thread that adds without a pause come between asking for a turn and having it."""
+    added, over, begun = 0, threading.Event(), threading.Event()
+
+    def add() -> None:
+        nonlocal added
+        while not over.is_set():
+            with store.database.maintaining() as connection:
+                connection.exec_driver_sql("SELECT 1")
+            added += 1
+            begun.set()
+
+    adding = threading.Thread(target=add)
+    adding.start()
+    begun.wait(10)
+    between = []
+    for _ in range(50):
+        before = added
+        once()
+        between.append(added - before)
+    over.set()
+    adding.join()
+    return between
+
+
+def test_a_writer_waits_for_no_more_than_who_came_before() -> None:
+    store = Store.in_memory()
+
+    def write() -> None:
+        with store.database.maintaining() as connection:
+            connection.exec_driver_sql("SELECT 1")
+
+    between = sorted(while_another_adds(store, write))
+    assert between[len(between) // 2] <= 3  # in half of all cases; a thread may be slow to ask or to go on
+    store.close()
+
+
+def test_turns_come_in_the_order_in_which_they_were_asked_for() -> None:
+    turns, order = Turns(), list[int]()
+    threads = []
+    with turns:
+        for number in range(5):
+
+            def take(number: int = number) -> None:
+                with turns:
+                    order.append(number)
+
+            threads.append(threading.Thread(target=take))
+            threads[-1].start()
+            while len(turns._waiting) <= number:
+                pass
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2, 3, 4]
