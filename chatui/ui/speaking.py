@@ -72,12 +72,13 @@ def spoken(page: bytes) -> bytes:
 
 
 def words() -> str:
-    """What chatui.js finds its words by: markup for the head of the page."""
-    found = {message: i18n.translated(message) for message in _of_the_script()}
+    """What our scripts find their words by: markup for the head of the page."""
+    found = {message: i18n.translated(message) for message in _of_the_scripts()}
     made = json.dumps(found, ensure_ascii=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="chatui-words">{made}</script>'
 
 
 @cache
-def _of_the_script() -> tuple[str, ...]:
-    return tuple(i18n.in_script((ASSETS / "chatui.js").read_text(encoding="utf-8")))
+def _of_the_scripts() -> tuple[str, ...]:
+    scripts = sorted(ASSETS.glob("*.js"))
+    return tuple(i18n.in_script("".join(path.read_text(encoding="utf-8") for path in scripts)))
