@@ -27,6 +27,7 @@ SILENT = [
     "api",
     "downloads.py",
     "local/failures.py",
+    "local/wrong_files.py",
     "local/loading.py",
     "local/weights.py",
     "local/embedded.py",
