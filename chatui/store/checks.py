@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from chatui.chat import Role
 from chatui.errors import TransferError
-from chatui.personas import Persona
+from chatui.personas import LONGEST_NAME, Persona
 from chatui.store.records import Conversation, StoredMessage, Tree
-from chatui.store.rows import first_words, new_id
+from chatui.store.rows import derived_id, first_words
 from chatui.store.tables import clean
 
 MOST_BYTES = 200_000_000
@@ -100,13 +100,20 @@ class Draft:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a file from elsewhere says of a conversation as a whole; None and "" where it does not."""
+    """What a file from elsewhere says of a conversation as a whole; None and "" where it does not.
+
+    `source` and `id` name it wherever it is exported again; without an id it is known by what is said in it.
+    """
 
     created: datetime
     title: str = ""
     updated: datetime | None = None
     system_prompt: str = ""
     archived: bool = False
+    pinned: bool = False
+    persona: str = ""
+    source: str = ""
+    id: str = ""
 
 
 def tree(origin: Origin, drafts: Sequence[Draft], leaf: str | None) -> Tree:
@@ -115,25 +122,27 @@ def tree(origin: Origin, drafts: Sequence[Draft], leaf: str | None) -> Tree:
     A message without a time is a moment younger than its parent.
     """
     check_count(len(drafts))
-    id = new_id()
+    said = (part for draft in drafts for part in (draft.role, *draft.content, *draft.reasoning))
+    id = derived_id(origin.source, *([origin.id] if origin.id else ["", origin.system_prompt, *said]))
     times: dict[str, datetime] = {}
     messages = []
     for place, draft in enumerate(drafts):
         before = origin.created if draft.parent is None else times[draft.parent]
         times[draft.id] = draft.created or before + timedelta(microseconds=place)
-        where = f"message {shown(draft.id)}: its text"
+        where = f"the text of message {shown(draft.id)}"
         content, reasoning = (text("\n\n".join(part), where) for part in (draft.content, draft.reasoning))
         messages.append(
             StoredMessage(draft.id, id, draft.parent, draft.role, content, times[draft.id], reasoning=reasoning)
         )
-    title = one_line(origin.title)
+    title = one_line(text(origin.title[: 2 * LONGEST_TITLE], "its title"))
+    persona = " ".join(clean(origin.persona).split())[:LONGEST_NAME].strip()
     conversation = Conversation(
         id=id,
         title=title or first_words(next((one.content for one in messages if one.role == "user"), "")),
         named=bool(title),
-        persona=Persona(name="Imported", system_prompt=origin.system_prompt),
+        persona=Persona(name=persona or "Imported", system_prompt=text(origin.system_prompt, "its system prompt")),
         leaf=leaf,
-        pinned=False,
+        pinned=origin.pinned,
         archived=origin.archived,
         created=origin.created,
         updated=origin.updated or max(times.values(), default=origin.created),

@@ -1,62 +1,169 @@
-"""Reads conversations from a file: our own format, ChatGPT's export, or lists of messages. Knows no store.
+"""Reads conversations from a file: our own format, or those of other programs, see formats. Knows no store.
 
-`read` is all that others need; it finds out the format, and takes all of a file or nothing.
+`read` is all that others need; it finds out the format, gives what can be read, and says of the rest why it cannot.
 """
 
 import io
 import json
 import math
-import re
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from chatui import personas
 from chatui.errors import SettingsError, TransferError
-from chatui.store import chatgpt, checks
-from chatui.store.checks import Draft, Origin, refusal, shown
+from chatui.store import checks, formats
+from chatui.store.checks import refusal, shown
 from chatui.store.exporting import FORMAT, VERSION
+from chatui.store.formats import FORMATS, common
 from chatui.store.records import StoredMessage, Tree
 
 TREE = TypeAdapter(Tree)
 LARGEST_NUMBER = 2**63
 """What a column for whole numbers keeps."""
-# Large exports come as conversations-000.json, conversations-001.json and so on.
-IN_A_ZIP = re.compile(r"(?:.*/)?conversations(?:-\d+)?\.json")
+WRAPPERS = ("conversations", "chats", "data", "items", "history", "threads")
+"""Names of the list of all conversations, where there is one around it."""
+ENDS = (".json", ".jsonl", ".ndjson")
+_KNOWN = f"chatui, {', '.join(format.name for format in FORMATS)}"
 
 
-def read(data: bytes, now: datetime | None = None) -> list[Tree]:
-    """The conversations of a file; what has no time gets `now`, by default the present. Raises TransferError.
+@dataclass(frozen=True)
+class Left:
+    """A conversation, or a part of one, that did not come in: what it is called, and why, in a whole sentence."""
 
-    Their ids are those of the file, or made up; a reply that was still being written is "interrupted".
+    title: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Both, on one line."""
+        return f"{self.title}: {self.reason}"
+
+
+@dataclass
+class Reading:
+    """The conversations of a file, one after the other, and with them what is left behind of it.
+
+    Their ids are the same whenever the same conversation is read; a reply that was still being written is
+    "interrupted". What has no time gets `now`.
     """
-    moment = now or datetime.now(UTC)
+
+    data: bytes
+    now: datetime
+    left: list[Left] = field(default_factory=list)
+    _name: str = ""
+
+    def __iter__(self) -> Iterator[Tree]:
+        """Raises TransferError where the file is none that can be read at all."""
+        if not self.data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+            yield from self._trees(self._parsed(self.data))
+            return
+        files = _unzipped(self.data)
+        recognised = False
+        for self._name, data in files.items():
+            try:
+                value = self._parsed(data)
+                if len(files) > 1 and not _recognised(value):
+                    continue
+                recognised = True
+                yield from self._trees(value)
+            except TransferError as error:
+                if len(files) == 1:
+                    raise
+                self.left.append(Left(self._name, error.message))
+        if not recognised and not self.left:
+            raise refusal(f"The .zip has no conversations in a format that is known: {_KNOWN}.")
+
+    def _parsed(self, data: bytes) -> object:
+        """The file's JSON; that of several lines as a list."""
+        if sum(data.count(sign) for sign in (b",", b"[", b"{")) > checks.MOST_VALUES:
+            raise refusal(f"The file has more than {checks.MOST_VALUES:,} values.")
+        try:
+            text = data.decode(json.detect_encoding(data), "surrogatepass")
+        except UnicodeDecodeError as error:
+            raise refusal(f"The file is no text: byte {error.start:,} is not {error.encoding.upper()}.") from None
+        if not text.strip("\ufeff \t\r\n"):
+            raise refusal("The file is empty.")
+        try:
+            return _loaded(text)
+        except json.JSONDecodeError as error:
+            if error.msg == "Extra data" and (lines := self._lines(text)) is not None:
+                return lines
+            raise refusal(f"The file is not JSON: {error.msg} (line {error.lineno}, column {error.colno}).") from None
+
+    def _lines(self, text: str) -> list[object] | None:
+        """JSON Lines, or None where the first line is no JSON on its own. A later one that is none is left."""
+        values: list[object] = []
+        for number, line in enumerate(text.split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                values.append(_loaded(line))
+            except (json.JSONDecodeError, TransferError) as error:
+                if not values:
+                    return None
+                why = f"It is not JSON: {error.msg}." if isinstance(error, json.JSONDecodeError) else error.message
+                self.left.append(Left(self._called(f"Line {number}"), why))
+        return values
+
+    def _trees(self, value: object) -> Iterator[Tree]:
+        ours = isinstance(value, dict) and value.get("format") == FORMAT
+        items = _our_conversations(value) if ours and isinstance(value, dict) else _items(value)
+        for number, item in enumerate(items, 1):
+            title = self._called(f"“{title}”" if (title := common.title_of(item)) else f"Conversation {number}")
+            skipped: list[str] = []
+            try:
+                yield _ours(item) if ours else _theirs(item, self.now, skipped)
+            except TransferError as error:
+                self.left.append(Left(title, _sentence(error.message)))
+            else:
+                if skipped:
+                    self.left.append(Left(title, _partly(skipped)))
+
+    def _called(self, what: str) -> str:
+        return f"{self._name}, {what}" if self._name else what
+
+
+def read(data: bytes, now: datetime | None = None) -> Reading:
+    """The conversations of a file; what has no time gets `now`, by default the present. Raises TransferError."""
     if len(data) > checks.MOST_BYTES:
         raise refusal(f"The file has {len(data):,} bytes; at most {checks.MOST_BYTES:,} are allowed.")
-    files = _unzipped(data) if data.startswith((b"PK\x03\x04", b"PK\x05\x06")) else [data]
-    return [tree for file in files for tree in _trees(_parsed(file), moment)]
+    return Reading(data, now or datetime.now(UTC))
 
 
-def _unzipped(data: bytes) -> list[bytes]:
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _partly(skipped: list[str]) -> str:
+    """What is said of a conversation that came in without some of its messages."""
+    count = "One of its messages" if len(skipped) == 1 else f"{len(skipped):,} of its messages"
+    return (
+        f"{count} could not be taken as it is: {skipped[0]}."
+        if len(skipped) == 1
+        else (f"{count} could not be taken as they are; the first: {skipped[0]}.")
+    )
+
+
+def _unzipped(data: bytes) -> dict[str, bytes]:
+    """The files of a .zip that may have conversations, by name."""
     if data.count(b"PK\x01\x02") > checks.MOST_FILES:
         raise refusal(f"The .zip has more than {checks.MOST_FILES:,} files.")
     room = checks.MOST_BYTES
-    files = []
+    files = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
-                if not IN_A_ZIP.fullmatch(entry.filename):
-                    continue
+            for entry in _wanted(archive.infolist()):
                 # Other ways to compress may take gigabytes of memory before they give the first byte.
                 if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise refusal(f"In the .zip {entry.filename} is compressed in an unusual way.")
                 with archive.open(entry) as file:
-                    files.append(file.read(room + 1))
-                room -= len(files[-1])
+                    files[entry.filename] = file.read(room + 1)
+                room -= len(files[entry.filename])
                 if room < 0:
                     raise refusal(f"The .zip unpacks to more than {checks.MOST_BYTES:,} bytes.")
     except TransferError:
@@ -64,47 +171,25 @@ def _unzipped(data: bytes) -> list[bytes]:
     except Exception as error:  # zipfile lets through whatever a damaged file makes happen inside it
         raise refusal(f"The .zip cannot be read ({type(error).__name__}): it is damaged or has a password.") from None
     if not files:
-        raise refusal("The .zip has no conversations.json.")
+        raise refusal("The .zip has no conversations: no file in it ends in .json or .jsonl.")
     return files
 
 
-def _parsed(data: bytes) -> object:
-    """The file's JSON; that of several lines as a list."""
-    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > checks.MOST_VALUES:
-        raise refusal(f"The file has more than {checks.MOST_VALUES:,} values.")
-    try:
-        text = data.decode(json.detect_encoding(data), "surrogatepass")
-    except UnicodeDecodeError as error:
-        raise refusal(f"The file is no text: byte {error.start:,} is not {error.encoding.upper()}.") from None
-    if not text.strip():
-        raise refusal("The file is empty.")
-    try:
-        return _loaded(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and (lines := _lines(text)) is not None:
-            return lines
-        raise refusal(f"The file is not JSON: {error.msg} (line {error.lineno}, column {error.colno}).") from None
-
-
-def _lines(text: str) -> list[object] | None:
-    """JSON Lines, or None where the first line is no JSON on its own. Raises TransferError for a later one."""
-    values: list[object] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            values.append(_loaded(line))
-        except json.JSONDecodeError as error:
-            if not values:
-                return None
-            raise refusal(f"Line {number} is not JSON: {error.msg} (column {error.colno}).") from None
-    return values
+def _wanted(entries: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    """Those named conversations.json, conversations-000.json and so on, else all JSON."""
+    found = [
+        entry
+        for entry in sorted(entries, key=lambda entry: entry.filename)
+        if entry.filename.lower().endswith(ENDS) and not {"__MACOSX"} & set(PurePosixPath(entry.filename).parts)
+    ]
+    named = [entry for entry in found if PurePosixPath(entry.filename).name.startswith("conversations")]
+    return named or found
 
 
 def _loaded(text: str) -> object:
     """Raises JSONDecodeError, and TransferError for what Python cannot hold."""
     try:
-        return json.loads(text)
+        return json.loads(text.lstrip("\ufeff"))
     except json.JSONDecodeError:
         raise
     except RecursionError:
@@ -113,80 +198,35 @@ def _loaded(text: str) -> object:
         raise refusal("The file has a number with too many digits.") from None
 
 
-def _trees(value: object, now: datetime) -> Iterator[Tree]:
-    if isinstance(value, dict) and value.get("format") == FORMAT:
-        yield from _numbered(_our_conversations(value), _ours)
-        return
+def _recognised(value: object) -> bool:
+    """Whether a file has conversations at all."""
+    try:
+        items = _items(value)
+    except TransferError:
+        return False
+    ours = isinstance(value, dict) and value.get("format") == FORMAT
+    return ours or any(formats.find(item) is not None for item in items[:100])
+
+
+def _items(value: object) -> list[Any]:
+    """The conversations of a file from elsewhere, each as its program wrote it. Raises TransferError."""
+    if formats.find(value) is not None:
+        return [value]
     if isinstance(value, dict):
-        value = [[value]] if "role" in value else [value]
+        value = next((found for name in WRAPPERS if isinstance(found := value.get(name), list)), [value])
     if not isinstance(value, list):
-        raise refusal(f"The file has no conversations (got {shown(value)}).")
-    if value and isinstance(value[0], dict) and "role" in value[0]:
-        value = [value]
-    yield from _numbered(value, lambda item: _theirs(item, now))
+        raise refusal(f"The file has no conversations in a format that is known: {_KNOWN}.")
+    return value
 
 
-def _numbered(items: list[Any], make: Callable[[Any], Tree]) -> Iterator[Tree]:
-    for number, item in enumerate(items, 1):
-        try:
-            yield make(item)
-        except TransferError as error:
-            # "Conversation 3, message 'abc': ...", but "Conversation 3: its title ...".
-            link = "," if error.message.startswith("message ") else ":"
-            raise refusal(f"Conversation {number}{link} {error.message}") from None
-
-
-def _theirs(item: object, now: datetime) -> Tree:
-    if isinstance(item, dict) and "mapping" in item:
-        return chatgpt.conversation(item, now)
-    if isinstance(item, dict) and "messages" in item:
-        title = item.get("title")
-        return _plain(item["messages"], now, "" if title is None else checks.text(title, "its title"))
-    if isinstance(item, list):
-        return _plain(item, now, "")
-    raise refusal(f"it is neither ours nor ChatGPT's nor a list of messages (got {shown(item)}).")
-
-
-def _plain(messages: object, now: datetime, title: str) -> Tree:
-    """A list of role/content messages; the system message becomes the persona's."""
-    if not isinstance(messages, list):
-        raise refusal("its messages are not a list.")
-    checks.check_count(len(messages))
-    prompt = ""
-    drafts: list[Draft] = []
-    for number, message in enumerate(messages, 1):
-        where = f"message {number}"
-        if not isinstance(message, dict):
-            raise refusal(f"{where}: it is not an object with role and content.")
-        role, content = message.get("role"), _content(message.get("content"), where)
-        if role == "system":
-            if number > 1:
-                raise refusal(f"{where}: only the first message may have the role 'system'.")
-            prompt = content
-        elif role == "user" or role == "assistant":
-            thought = next((value for name in ("reasoning_content", "reasoning") if (value := message.get(name))), "")
-            reasoning = checks.text(thought, f"{where}: its reasoning")
-            parent = drafts[-1].id if drafts else None
-            time = now + timedelta(microseconds=number)
-            drafts.append(Draft(str(number), parent, role, [content], [reasoning], time))
-        else:
-            raise refusal(f"{where}: its role is {shown(role)}; system, user and assistant are allowed.")
-    return checks.tree(Origin(now, title, system_prompt=prompt), drafts, drafts[-1].id if drafts else None)
-
-
-def _content(content: object, where: str) -> str:
-    """The text of a message's content; a part that is no text is named in brackets."""
-    if not isinstance(content, list):
-        return checks.text(content, f"{where}: its content")
-    lines = []
-    for part in content:
-        fields = part if isinstance(part, dict) else {"type": "text", "text": part}
-        if fields.get("type") == "text":
-            lines.append(checks.text(fields.get("text"), f"{where}: a part of its content"))
-        else:
-            kind = checks.text(fields.get("type"), f"{where}: the type of a part of its content")
-            lines.append(f"[{kind.removesuffix('_url').removeprefix('input_')}]")
-    return checks.text("\n".join(lines), f"{where}: its content")
+def _theirs(item: object, now: datetime, skipped: list[str]) -> Tree:
+    format = formats.find(item)
+    if format is None:
+        raise refusal(f"it is in no format that is known: {_KNOWN}.")
+    try:
+        return format.conversation(item, now, skipped)
+    except RecursionError:
+        raise refusal("it has brackets within brackets too deep to read.") from None
 
 
 def _our_conversations(value: dict[str, Any]) -> list[Any]:

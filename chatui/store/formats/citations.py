@@ -1,0 +1,71 @@
+"""ChatGPT's marks in a text: citations become links where the export says whereto, and nothing else of them stays."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from chatui.store.formats.common import a_list, an_object, words
+
+# U+E200 begins a mark, U+E202 stands between its parts, U+E201 ends it; U+E203 and U+E204 stand around cited words.
+MARK = re.compile("\ue200([^\ue200\ue201]*)\ue201?")
+STRAY = re.compile("[\ue200-\ue206]")
+OLDER = re.compile(r" ?【(\d+)[^【】]{0,80}?†[^【】]{0,200}】")
+WEB = re.compile(r"https?://[^\s()<>]+")
+
+
+def resolved(text: str, metadata: Mapping[str, Any]) -> str:
+    """The text with its marks as links, or without them."""
+    if "\ue200" not in text and "【" not in text and not STRAY.search(text):
+        return text
+    for reference in map(an_object, a_list(metadata.get("content_references"))):
+        mark = words(reference.get("matched_text"))
+        if mark.strip() and ("\ue200" in mark or "【" in mark):
+            text = text.replace(mark, _alternative(reference))
+    links = _older_links(metadata)
+    text = OLDER.sub(lambda found: links.get(int(found[1]), ""), text)
+    return STRAY.sub("", MARK.sub(_plain, text))
+
+
+def _alternative(reference: Mapping[str, Any]) -> str:
+    """What the export itself puts in place of a mark, else its links."""
+    alternative = words(reference.get("alt"))
+    if alternative.strip():
+        return STRAY.sub("", alternative)
+    listed = [reference, *map(an_object, a_list(reference.get("items")))]
+    links = dict.fromkeys(filter(None, (_link(one.get("title"), one.get("url")) for one in listed)))
+    return f" ({', '.join(links)})" if links else ""
+
+
+def _link(title: object, url: object) -> str:
+    address = words(url)
+    if not WEB.fullmatch(address):
+        return ""
+    label = re.sub(r"[\[\]\s]+", " ", words(title)).strip()
+    return f"[{label or address.split('/')[2]}]({address})"
+
+
+def _older_links(metadata: Mapping[str, Any]) -> dict[int, str]:
+    """By their number, links for the marks of 2023 and 2024."""
+    links = {}
+    for citation in map(an_object, a_list(metadata.get("citations"))):
+        known = an_object(citation.get("metadata"))
+        number = an_object(known.get("extra")).get("cited_message_idx")
+        link = _link(known.get("title"), known.get("url"))
+        if isinstance(number, int) and link:
+            links[number] = f" ({link})"
+    return links
+
+
+def _plain(found: re.Match[str]) -> str:
+    """The words of a mark that has some: the name of an entity, the label and address of a link."""
+    kind, *rest = found[1].split("\ue202")
+    if kind == "url" and len(rest) > 1:
+        return _link(rest[0], rest[1]) or rest[0]
+    if kind == "entity" and rest:
+        try:
+            listed = a_list(json.loads(rest[0]))
+        except ValueError:
+            return ""
+        return words(listed[1]) if len(listed) > 1 else ""
+    return ""

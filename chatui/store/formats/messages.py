@@ -1,0 +1,91 @@
+"""Lists of messages with role and content, as OpenAI's API takes them, alone or in an object with a title."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from chatui.store import checks
+from chatui.store.checks import Draft, Origin, refusal, shown
+from chatui.store.formats import common
+from chatui.store.formats.common import Skipped, a_list, an_object, words
+from chatui.store.records import Tree
+
+LISTS = ("messages", "input", "conversation", "chat")
+
+
+def matches(value: Any) -> bool:
+    """Whether this is one of them; in a list one of the first messages has a role."""
+    if isinstance(value, dict):
+        return "role" in value or any(name in value and isinstance(value[name], list) for name in LISTS)
+    return any("role" in an_object(message) for message in a_list(value)[:2])
+
+
+def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
+    """A list of messages; the first system message becomes the persona's, a tool's result a part of the reply."""
+    fields = an_object(value) if "role" not in an_object(value) else {}
+    listed = next((fields[name] for name in LISTS if isinstance(fields.get(name), list)), value)
+    listed = listed if isinstance(listed, list) else [listed]
+    checks.check_count(len(listed))
+    created = common.moment(fields.get("created_at"), fields.get("create_time"), fields.get("created"), now)
+    prompt = words(fields.get("instructions"))
+    drafts: list[Draft] = []
+    for number, message in enumerate(listed, 1):
+        draft = _draft(number, message, skipped)
+        if draft is None:
+            continue
+        if an_object(message).get("role") in ("system", "developer"):
+            if not drafts:
+                prompt = "\n\n".join(filter(None, [prompt, *draft.content]))
+                continue
+            draft.content = ["[system]", *draft.content]
+        draft.created = draft.created or created + timedelta(microseconds=number)
+        drafts.append(draft)
+    if not drafts and not prompt:
+        raise refusal(f"none of its messages can be read: {skipped[0]}." if skipped else "it has no messages.")
+    drafts, _ = (
+        common.joined(common.chain(drafts)) if any(_calls(one) for one in listed) else (common.chain(drafts), {})
+    )
+    title, id = words(fields.get("title")) or words(fields.get("name")), fields.get("id")
+    origin = Origin(created, title, system_prompt=prompt, source="messages", id=id if isinstance(id, str) else "")
+    return checks.tree(origin, drafts, drafts[-1].id if drafts else None)
+
+
+def _calls(message: object) -> bool:
+    fields = an_object(message)
+    return fields.get("role") in ("tool", "function") or bool(fields.get("tool_calls") or fields.get("function_call"))
+
+
+def _draft(number: int, message: object, skipped: Skipped) -> Draft | None:
+    where = f"message {number}"
+    fields = an_object(message)
+    role = fields.get("role")
+    if not isinstance(message, dict):
+        skipped.append(f"{where} is not an object with role and content")
+        return None
+    made = common.parts(fields.get("content"))
+    thought = next(
+        (text for name in ("reasoning_content", "reasoning", "thinking") if (text := words(fields.get(name)))), ""
+    )
+    thoughts = [*made.thought, *([thought] if thought else [])]
+    if role in ("tool", "function"):
+        said = [common.returned("\n".join(made.said), words(fields.get("name")))]
+    else:
+        said = [
+            *([] if made.said == [""] and _calls(message) else ["\n".join(made.said)] if made.said else []),
+            *_called(fields),
+        ]
+    if not said and not thoughts:
+        skipped.append(f"{where} has no content")
+        return None
+    if role in ("user", "human", "system", "developer"):
+        return Draft(str(number), None, "user", said, thoughts, common.time(fields.get("created_at")))
+    if role in ("assistant", "model", "bot", "tool", "function"):
+        return Draft(str(number), None, "assistant", said, thoughts, common.time(fields.get("created_at")))
+    skipped.append(f"{where} is from {shown(role)}")
+    return None
+
+
+def _called(fields: dict[str, Any]) -> Iterable[str]:
+    calls = [an_object(an_object(call).get("function")) for call in a_list(fields.get("tool_calls"))]
+    calls += [an_object(fields["function_call"])] if fields.get("function_call") else []
+    return [common.called(words(call.get("name")), call.get("arguments")) for call in calls]
