@@ -5,6 +5,7 @@
 
 import io
 import json
+import logging
 import math
 import zipfile
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from chatui.store.checks import refusal, shown
 from chatui.store.exporting import FORMAT, VERSION
 from chatui.store.formats import FORMATS, common
 from chatui.store.records import StoredMessage, Tree
+
+log = logging.getLogger(__name__)
 
 TREE = TypeAdapter(Tree)
 LARGEST_NUMBER = 2**63
@@ -140,13 +143,10 @@ def _sentence(text: str) -> str:
 
 
 def _partly(skipped: list[str]) -> str:
-    """What is said of a conversation that came in without some of its messages."""
-    count = "One of its messages" if len(skipped) == 1 else f"{len(skipped):,} of its messages"
-    return (
-        f"{count} could not be taken as it is: {skipped[0]}."
-        if len(skipped) == 1
-        else (f"{count} could not be taken as they are; the first: {skipped[0]}.")
-    )
+    """What is said of a conversation that came in without some of its messages, or not as they were."""
+    if len(skipped) == 1:
+        return f"One of its messages could not be taken as it is: {skipped[0]}."
+    return f"Some of its messages, {len(skipped):,}, could not be taken as they are; the first: {skipped[0]}."
 
 
 def _unzipped(data: bytes) -> dict[str, bytes]:
@@ -225,8 +225,11 @@ def _theirs(item: object, now: datetime, skipped: list[str]) -> Tree:
         raise refusal(f"it is in no format that is known: {_KNOWN}.")
     try:
         return format.conversation(item, now, skipped)
-    except RecursionError:
-        raise refusal("it has brackets within brackets too deep to read.") from None
+    except TransferError:
+        raise
+    except Exception:  # of other programs' files nobody knows all; one must not refuse the others
+        log.exception("a conversation of %s could not be read", format.name)
+        raise refusal(f"it looks like one of {format.name}, but is written otherwise than those.") from None
 
 
 def _our_conversations(value: dict[str, Any]) -> list[Any]:

@@ -89,6 +89,15 @@ class Path:
 
 
 @dataclass(frozen=True)
+class Merged:
+    """What an import made of a conversation: `new` messages were added to it, which was `known` before."""
+
+    conversation: Conversation
+    new: int
+    known: bool
+
+
+@dataclass(frozen=True)
 class Hit:
     """A conversation found by a search; `before`, `match` and `after` quote the text around the first match."""
 

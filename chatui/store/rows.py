@@ -11,9 +11,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, func, insert, literal, select
 
-from chatui.errors import NotFoundError, TransferError
+from chatui.errors import NotFoundError
 from chatui.personas import Persona
-from chatui.store.records import Conversation, Path, StoredMessage, Tree
+from chatui.store.records import Conversation, Path, StoredMessage
 from chatui.store.tables import Time, clean, conversations, inspections, messages
 
 FIRST_WORDS_LIMIT = 60
@@ -277,22 +277,3 @@ def with_fresh_ids(
         copies.append(replace(message, id=ids[message.id], conversation=own, parent=parent))
     leaf = None if conversation.leaf is None else ids[conversation.leaf]
     return replace(conversation, id=own, leaf=leaf), copies
-
-
-def imported(tree: Tree) -> tuple[Conversation, list[StoredMessage]]:
-    """What to add for a conversation from elsewhere, under new ids. Raises TransferError where it is none."""
-    conversation = tree.conversation
-    title = one_line(conversation.title)
-    if not title:
-        asked = next((message.content for message in tree.messages if message.role == "user"), "")
-        conversation = replace(conversation, named=False)
-        title = first_words(asked)
-    ended = [replace(one, state="interrupted") if one.state == "running" else one for one in tree.messages]
-    if len({message.id for message in ended}) < len(ended):
-        raise TransferError("Two messages of a conversation have the same id.", "Nothing was imported.")
-    try:
-        return with_fresh_ids(replace(conversation, title=title), ended)
-    except KeyError:
-        raise TransferError(
-            f"A message of the conversation “{title}” refers to one that is not there.", "Nothing was imported."
-        ) from None

@@ -10,7 +10,7 @@ from sqlalchemy import Boolean, Connection, Select, Update, and_, delete, insert
 from chatui.chat import Role
 from chatui.errors import ChatError, NotFoundError
 from chatui.personas import Persona
-from chatui.store import search
+from chatui.store import merging, search
 from chatui.store.database import Database
 from chatui.store.records import (
     Author,
@@ -18,6 +18,7 @@ from chatui.store.records import (
     Conversation,
     Hit,
     KeptInspection,
+    Merged,
     OwnPersona,
     PageTimes,
     Path,
@@ -33,7 +34,6 @@ from chatui.store.rows import (
     find_conversation,
     find_message,
     first_words,
-    imported,
     insert_conversation,
     insert_messages,
     message_of,
@@ -275,13 +275,15 @@ class Shelf:
             yield tree
 
     def add(self, trees: Iterable[Tree]) -> list[Conversation]:
-        """Add conversations from elsewhere under new ids, all or none. Raises TransferError."""
-        added = [imported(tree) for tree in trees]
+        """Add conversations from elsewhere, see merge(), all or none. Raises TransferError."""
+        given = list(trees)
         with self._database.writing() as connection:
-            for conversation, tree in added:
-                insert_conversation(connection, self._owner, conversation)
-                insert_messages(connection, self._owner, tree)
-        return [conversation for conversation, _ in added]
+            return [merging.merge(connection, self._owner, tree).conversation for tree in given]
+
+    def merge(self, tree: Tree) -> Merged:
+        """Add a conversation from elsewhere; to one that an earlier import made, what is new. Raises TransferError."""
+        with self._database.writing() as connection:
+            return merging.merge(connection, self._owner, tree)
 
     def personas(self) -> list[OwnPersona]:
         """The owner's personas, the oldest first."""

@@ -20,7 +20,7 @@ from gradio.components import Component
 from chatui import i18n, personas
 from chatui.chat import ChatRequest, Message, ModelStatus
 from chatui.errors import ChatError, NotFoundError, StoreError, unexpected
-from chatui.i18n import _, ngettext
+from chatui.i18n import _
 from chatui.owners import Cookies
 from chatui.personas import Persona
 from chatui.runner import Growing, Live, Runner, said
@@ -258,8 +258,11 @@ class Conversation(gr.ChatInterface):
     async def _import(self, path: str | None, *inputs: Any) -> Any:
         try:
             tab = self._tab(inputs)
-            added = await self._sidebar.add(tab, path)
-            gr.Info(ngettext("{count} chat was imported.", "{count} chats were imported.", added))
+            came, left = await self._sidebar.add(tab, path)
+            if came:
+                gr.Info(html.escape(came))
+            if left:
+                gr.Warning(html.escape(left).replace("\n", "<br>"), duration=60)
             return await self._sidebar.listed(tab)
         except ChatError as error:
             gr.Warning(html.escape(speaking.sentence(error)))

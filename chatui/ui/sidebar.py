@@ -1,16 +1,21 @@
 """The left sidebar: new chats, search, the list of conversations, what is brought in and taken away."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
 import gradio as gr
 
 from chatui.errors import TransferError
-from chatui.i18n import N_, _
+from chatui.i18n import N_, _, ngettext
 from chatui.store import checks, importing
+from chatui.store.records import Merged
 from chatui.ui import header, listening, listing
 from chatui.ui.tab import Tab
 from chatui.ui.uploads import Upload, uploaded
+
+LISTED = 8
+"""Conversations that are named where not all could be read."""
 
 
 def below() -> str:
@@ -38,7 +43,8 @@ class Sidebar:
             max_lines=1,
         )
         self.list = gr.Markdown(elem_id="chats")
-        self.bring = Upload(N_("Import chats"), size="sm", file_types=[".json", ".jsonl", ".zip"], elem_id="bring")
+        kinds = [".json", ".jsonl", ".ndjson", ".zip"]
+        self.bring = Upload(N_("Import chats"), size="sm", file_types=kinds, elem_id="bring")
         self.below = gr.Markdown(below(), elem_id="below-chats")
         if logs_out:
             gr.Button(N_("Log out"), size="sm", elem_id="log-out")  # chatui.js does it
@@ -57,10 +63,38 @@ class Sidebar:
         offered = await asyncio.to_thread(tab.offered)
         return listing.listing(found[: place.shown], place, now, len(found) > place.shown, offered)
 
-    async def add(self, tab: Tab, path: str | None) -> int:
-        """Take in the conversations of an uploaded file, which is then removed. Returns how many."""
+    async def add(self, tab: Tab, path: str | None) -> tuple[str, str]:
+        """Take in the conversations of an uploaded file, which is then removed.
+
+        Returns what came of it, and what did not come in and why, "" where nothing was left.
+        """
         data = await asyncio.to_thread(uploaded, path, checks.MOST_BYTES)
-        trees = await asyncio.to_thread(importing.read, data)
-        if not trees:
+        reading = importing.read(data)
+        merged = await asyncio.to_thread(lambda: [tab.kept.merge(tree) for tree in reading])
+        if not merged and not reading.left:
             raise TransferError("There are no conversations in this file.", "Choose another one.")
-        return len(await asyncio.to_thread(tab.kept.add, trees))
+        return _came(merged), _left(reading.left)
+
+
+def _came(merged: Sequence[Merged]) -> str:
+    """How many conversations are new, have new messages, or were all known."""
+    new = sum(not one.known for one in merged)
+    grown = sum(one.known and one.new > 0 for one in merged)
+    same = len(merged) - new - grown
+    parts = [
+        ngettext("{count} conversation was imported.", "{count} conversations were imported.", new) if new else "",
+        ngettext("{count} was brought up to date.", "{count} were brought up to date.", grown) if grown else "",
+        ngettext("{count} was here already.", "{count} were here already.", same) if same else "",
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _left(left: Sequence[importing.Left]) -> str:
+    """What did not come in, a line each."""
+    if not left:
+        return ""
+    lines = [_("Not everything in the file could be read:"), *map(str, left[:LISTED])]
+    more = len(left) - LISTED
+    if more > 0:
+        lines.append(ngettext("And {count} more.", "And {count} more.", more))
+    return "\n".join(lines)

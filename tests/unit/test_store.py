@@ -201,7 +201,9 @@ class TestHousekeeping:
 
     def test_purge_of_many(self, store: Store) -> None:
         shelf = store.of("a")
-        for added in shelf.add([next(shelf.trees([shelf.begin(ask("1")).conversation.id]))] * 250):
+        (tree,) = shelf.trees([shelf.begin(ask("1")).conversation.id])
+        copies = (replace(tree, conversation=replace(tree.conversation, id=str(number))) for number in range(250))
+        for added in shelf.add(copies):
             shelf.delete(added.id)
         assert store.purge(timedelta(0)) == 250
         assert counts(store) == (1, 2)

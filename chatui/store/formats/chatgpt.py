@@ -68,9 +68,8 @@ def _kept(mapping: dict[str, Any], skipped: Skipped) -> tuple[list[Draft], dict[
     found: dict[str, tuple[str | None, Draft | None]] = {}
     for id in ordered:
         parent = nodes[id].get("parent")
-        if parent in mapping and parent not in nodes:
-            parent = None
-        found[id] = (parent if isinstance(parent, str) else None, _draft(id, nodes[id].get("message"), skipped))
+        known = isinstance(parent, str) and (parent in nodes or parent not in mapping)
+        found[id] = (parent if known else None, _draft(id, nodes[id].get("message"), skipped))
     return common.tree_of(found, skipped)
 
 

@@ -1,6 +1,7 @@
 """What the formats share: parts of a message as text, times as they are written elsewhere, and chains of messages."""
 
 import json
+import mimetypes
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,7 +51,9 @@ def time(value: object) -> datetime | None:
     """A time from ISO 8601, or from seconds, milliseconds, micro- or nanoseconds since 1970; None for all else."""
     if isinstance(value, str) and re.fullmatch(r"\d{9,19}(\.\d+)?", value):
         value = float(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
         scale = next((by for by in (1.0, 1e3, 1e6, 1e9) if value < 1e11 * by), 1e9)
         value = value / scale
     try:
@@ -95,7 +98,7 @@ def attached(fields: Mapping[str, Any]) -> str:
     )
     name = next((words(one) for one in found if words(one).strip()), "")
     kind = " ".join(words(fields.get(key)) for key in ("type", "mime", "mime_type", "file_type", "file_kind"))
-    kind = next((one for one in KINDS[:3] if one in kind), "file")
+    kind = next((one for one in KINDS[:3] if one in f"{kind} {mimetypes.guess_type(name)[0]}"), "file")
     text = next((words(fields.get(key)) for key in ("extracted_content", "content") if words(fields.get(key))), "")
     return f"{named('file', name)}\n\n{fenced(text)}" if text.strip() and kind == "file" else named(kind, name)
 
