@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import gradio as gr
 
 from chatui.errors import TransferError
-from chatui.i18n import N_, _, ngettext
+from chatui.i18n import N_, _
 from chatui.store import checks, importing
 from chatui.store.records import Merged
 from chatui.ui import header, listening, listing
@@ -82,9 +82,9 @@ def _came(merged: Sequence[Merged]) -> str:
     grown = sum(one.known and one.new > 0 for one in merged)
     same = len(merged) - new - grown
     parts = [
-        ngettext("{count} conversation was imported.", "{count} conversations were imported.", new) if new else "",
-        ngettext("{count} was brought up to date.", "{count} were brought up to date.", grown) if grown else "",
-        ngettext("{count} was here already.", "{count} were here already.", same) if same else "",
+        _("Conversations imported: {count}.", count=new) if new else "",
+        _("Brought up to date: {count}.", count=grown) if grown else "",
+        _("Here already: {count}.", count=same) if same else "",
     ]
     return " ".join(part for part in parts if part)
 
@@ -96,5 +96,5 @@ def _left(left: Sequence[importing.Left]) -> str:
     lines = [_("Not everything in the file could be read:"), *map(str, left[:LISTED])]
     more = len(left) - LISTED
     if more > 0:
-        lines.append(ngettext("And {count} more.", "And {count} more.", more))
+        lines.append(_("And more: {count}.", count=more))
     return "\n".join(lines)
