@@ -8,8 +8,9 @@ from playwright.sync_api import expect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatui.chat import ModelStatus, ReplyDelta
-from chatui.errors import GenerationError, ModelError, OverloadError
+from chatui.errors import GenerationError, ModelError, OverloadError, StoreError
 from chatui.settings import GenerationSettings
+from chatui.store.store import Store
 from tests.browser.pages import PATIENCE, Chat, Site
 from tests.fakes import INFO, FakeBackend, Hold
 
@@ -122,6 +123,28 @@ def test_server_gone_in_mid_reply(serve: Callable[..., object], open_chat: Open)
     expect(page.send).to_be_visible(timeout=PATIENCE)
     expect(page.say("hi")).to_have_text("fine again")
     assert [m.content for m in page.backend.requests[-1].messages[1:]] == ["tell me", "Half", "hi"]
+
+
+def test_what_is_not_saved_yet_is_said_until_it_is(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is written, and when it has ended; then the note goes, and the page was ready all the while."""
+
+    def full(*_: object) -> None:
+        raise StoreError("The disk is full.", "Free some space.")
+
+    hold = Hold()
+    page = chat(["Half ", hold, "and half"], fresh=True)
+    note = page.log.get_by_text("Not saved yet: The disk is full.")
+    with monkeypatch.context() as broken:
+        broken.setattr(Store, "write", full)
+        page.ask("tell me")
+        expect(note).to_be_visible(timeout=PATIENCE)
+        hold.release()
+        expect(page.log.get_by_text("Half and half", exact=True)).to_be_visible(timeout=PATIENCE)
+        expect(page.send).to_be_visible(timeout=PATIENCE)
+        expect(note).to_be_visible()
+        expect(page.cards).to_have_count(0)
+    expect(note).to_have_count(0, timeout=PATIENCE)
+    _goes_on(page, "tell me", "Half and half")
 
 
 # --- The model's state ---
