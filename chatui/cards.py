@@ -89,6 +89,23 @@ def as_png(persona: Persona) -> bytes:
     return _as_png(picture, text)
 
 
+def greetings(persona: Persona) -> tuple[str, ...]:
+    """What a character begins a conversation with, the first before its alternates; () for a persona of no card."""
+    data = (persona.card or {}).get("data")
+    if not isinstance(data, dict):
+        return ()
+    alternates = data.get("alternate_greetings")
+    texts = [persona.greeting, *map(_ours, alternates if isinstance(alternates, list) else [])]
+    return tuple(dict.fromkeys(text for text in texts if text.strip()))
+
+
+def nickname(persona: Persona) -> str:
+    """What {{char}} stands for: a card of version 3 may have a shorter name than the persona's."""
+    data = (persona.card or {}).get("data")
+    short = data.get("nickname") if isinstance(data, dict) else None
+    return short.strip() if isinstance(short, str) and short.strip() else persona.name
+
+
 def avatar(data: bytes) -> str:
     """A PNG, JPEG or WebP as a small picture in a data: URL; of an animation the first frame. Raises TransferError."""
     if len(data) > LARGEST_FILE:

@@ -120,7 +120,8 @@ class Turn:
     """What a new reply is begun with, see Shelf.begin().
 
     `question` is None where the reply is to the message `parent`: another version of a reply, for example. `parent`
-    None begins a conversation's tree anew. `conversation` None makes a new conversation.
+    None begins a conversation's tree anew. `conversation` None makes a new conversation, which the assistant begins
+    with the first of `greetings` where there are some; the others are versions of that.
     """
 
     conversation: str | None
@@ -128,6 +129,7 @@ class Turn:
     question: str | None
     author: Author
     persona: Persona
+    greetings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,7 @@ class Shelf:
             id = turn.conversation
             if id is None:
                 id = self._new_conversation(connection, turn, moment)
+                turn = replace(turn, parent=self._greet(connection, id, turn, moment))
             else:
                 find_conversation(connection, self._owner, id, change=True)
             parent = self._question(connection, id, turn, moment)
@@ -316,6 +317,15 @@ class Shelf:
         fresh = Conversation(new_id(), title, False, turn.persona, None, False, False, moment, moment)
         insert_conversation(connection, self._owner, fresh)
         return fresh.id
+
+    def _greet(self, connection: Connection, id: str, turn: Turn, moment: datetime) -> str | None:
+        """The id of the greeting that a new conversation begins with, None where there is none."""
+        said = [
+            StoredMessage(new_id(), id, None, "assistant", text, moment)
+            for text in (turn.greetings if turn.question is not None else ())
+        ]
+        insert_messages(connection, self._owner, said)
+        return said[0].id if said else turn.parent
 
     def _question(self, connection: Connection, conversation: str, turn: Turn, moment: datetime) -> str:
         """The id of the message that is to be answered, added where it is new."""

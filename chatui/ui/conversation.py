@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from chatui import i18n, personas
+from chatui import cards, i18n, personas
 from chatui.chat import ChatRequest, Message, ModelStatus
 from chatui.errors import ChatError, NotFoundError, StoreError, unexpected
 from chatui.i18n import _
@@ -298,7 +298,8 @@ class Conversation(gr.ChatInterface):
             prefix_reasoning=goes_on.reasoning if goes_on else "",
         )
         await tab.stop()
-        turn = Turn(tab.place.chat or None, parent or None, question, author, persona)
+        greetings = tuple(self._filled(text, persona) for text in cards.greetings(persona))
+        turn = Turn(tab.place.chat or None, parent or None, question, author, persona, greetings)
         live = await self._runner.ask(tab.owner, turn, tab.place.temporary)
         tab.place = replace(tab.place, chat=live.conversation.id)
         return live
@@ -308,15 +309,18 @@ class Conversation(gr.ChatInterface):
         chosen, (start_with, *values) = inputs[2 : 2 + len(self._panel.inputs)], inputs[2 + len(self._panel.inputs) :]
         settings = controls.read(values)
         persona = await self._panel.persona(*chosen)
+        return persona, self._filled(persona.system_prompt, persona).strip(), start_with or "", settings
+
+    def _filled(self, text: str, persona: Persona) -> str:
+        """A text of the persona's with its variables filled in."""
         local = datetime.now(UTC) + timedelta(minutes=listening.minutes_ahead())
-        prompt = personas.fill(
-            persona.system_prompt,
+        return personas.fill(
+            text,
             user=listening.login() or "User",
             model=self._backend.models()[0].name,
             date=personas.day(local),
-            char=persona.name,
+            char=cards.nickname(persona),
         )
-        return persona, prompt.strip(), start_with or "", settings
 
     async def _again(self, tab: Tab, reply: StoredMessage, inputs: Sequence[Any]) -> ChatRequest:
         """The request for `reply` once more with its seed, and with the persona and settings as they now stand."""

@@ -160,6 +160,18 @@ def test_a_card_of_version_1_is_understood() -> None:
     )
 
 
+def test_a_character_greets_in_several_ways_and_by_its_nickname() -> None:
+    card = _v2(
+        first_mes="Hi, <USER>.", alternate_greetings=["Hey.", " ", 3, "Hi, {{user}}.", "<BOT> waits."], nickname=" Rob "
+    )
+    persona = cards.read(_file(card))
+    assert cards.greetings(persona) == ("Hi, {{user}}.", "Hey.", "{{char}} waits.")
+    assert cards.nickname(persona) == "Rob"
+    for odd in (_v2(first_mes="", alternate_greetings="x", nickname=5), _v2(first_mes="", alternate_greetings=None)):
+        assert (cards.greetings(cards.read(_file(odd))), cards.nickname(cards.read(_file(odd)))) == ((), "Robo")
+    assert cards.greetings(PRESETS[0]) == ()
+
+
 def test_the_cards_own_system_prompt_comes_first() -> None:
     card = _v2(system_prompt="{{ Original }} Talk like <bot>.", personality="", scenario="", mes_example="")
     persona = cards.read(_file(card))

@@ -35,6 +35,20 @@ def end(store: Store, begun: Begun, content: str = "An answer.", owner: str = OW
 
 
 class TestBegin:
+    def test_a_character_begins_and_its_other_greetings_are_versions_of_the_first(self, shelf: Shelf) -> None:
+        turn = dataclasses.replace(ask("Who are you?"), greetings=("Welcome!", "Ahoy!"))
+        begun = shelf.begin(turn)
+        assert [(one.role, one.content) for one in begun.path] == [
+            ("assistant", "Welcome!"),
+            ("user", "Who are you?"),
+            ("assistant", ""),
+        ]
+        first, second = begun.path[0].versions
+        assert shelf.select(second).leaf == second
+        again = shelf.begin(dataclasses.replace(turn, conversation=begun.conversation.id, parent=second))
+        assert [one.content for one in again.path] == ["Ahoy!", "Who are you?", ""]
+        assert shelf.path(begun.conversation.id, begun.reply.id)[0].id == first
+
     def test_a_new_conversation_has_a_question_and_a_running_reply(self, store: Store, shelf: Shelf) -> None:
         begun = shelf.begin(ask("What is\n a haiku?", prefix="A haiku"))
         question, reply = begun.path
