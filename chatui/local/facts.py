@@ -40,7 +40,7 @@ def info(
         defaults=GenerationSettings.from_generation_config(defaults),
         read_bytes=read_bytes,
         dtype=str(model.dtype).removeprefix("torch."),
-        stop_ids=tuple(sorted(_stop_ids(model, tokenizer) | template.end_ids)),
+        stop_ids=tuple(sorted((_stop_ids(model, tokenizer) | template.end_ids) - template.inner_ids)),
         template=template.facts(tokenizer.get_chat_template()),
         anatomy=anatomy
         and replace(

@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from chatui.catalogue import ModelSpec, shown_name
 from chatui.chat import ModelInfo
 from chatui.errors import ChatError, ModelError
-from chatui.local import anatomy, embedded, facts, gguf_facts, kernel, wrong_files
+from chatui.local import anatomy, embedded, facts, gguf_facts, kernel, thinking, wrong_files
 from chatui.local.failures import explain, incomplete, no_tokenizer, not_a_chat_model
 from chatui.local.prompt import Template, guard, probe
 from chatui.local.quantized import pack
@@ -35,7 +35,6 @@ from chatui.settings import DEFAULT_MODEL
 
 Report = Callable[[str], None]
 
-THINKING_TAGS = {"<think>", "</think>"}
 WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 UNWANTED_FILES = ["*/*", "consolidated*.safetensors"]
 UNKNOWN_CONTEXT = 8192
@@ -164,7 +163,7 @@ def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
     facts.let_go_of_files(model)
     facts.touch(model)
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    kept = {tokenizer.convert_tokens_to_ids(tag) for tag in THINKING_TAGS & set(tokenizer.get_vocab())}
+    kept = {tokenizer.convert_tokens_to_ids(tag) for tag in _marks(tokenizer, template)}
     described = facts.info(model, tokenizer, template, precision, parameters, made)
     if described.template is not None and spec.chat_template is not None:
         described = replace(described, template=replace(described.template, replaced=True))
@@ -185,6 +184,17 @@ def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
         stop_ids=frozenset(info.stop_ids),
         hidden_ids=frozenset(special.union(tokenizer.all_special_ids) - kept),
     )
+
+
+def _marks(tokenizer: PreTrainedTokenizerBase, template: Template) -> set[str]:
+    """The control tokens that part what a model thinks from what it says."""
+    tokens = tokenizer.get_added_vocab()
+    if template.response is not None:
+        return thinking.tokens_of(template.response, tokens)
+    own = template.tags not in (None, thinking.HARMONY)  # those of harmony are read by their ids
+    tags = [*thinking.TAGS, *([template.tags] if template.tags and own else [])]
+    parts = [part.strip() for one in tags for part in (one.open, one.close)]
+    return {token for token in tokens if len(token) > 1 and any(part.startswith(token) for part in parts)}
 
 
 def _from_home(path: Path) -> str:

@@ -9,8 +9,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from chatui.chat import Message, Prompt, Role, SystemRole, TemplateFacts
 from chatui.errors import ModelError, PromptError, TooLongError
-from chatui.local import spans
-from chatui.local.text import CLOSE, OPEN
+from chatui.local import spans, thinking
+from chatui.local.thinking import THINK, Tags, opened_by
 
 PROBE = "qzprobe"
 OPENING = "[The conversation begins.]"
@@ -27,26 +27,32 @@ TOOL = {
         },
     },
 }
-# As the models that think write the tags, and their templates too.
-OPENED, CLOSED = f"{OPEN}\n", f"\n{CLOSE}\n\n"
 
 
 @dataclass(frozen=True)
 class Template:
-    """What the probe found out about a chat template; `thinks` where it or the tokenizer knows the <think> tag.
+    """What the probe found out about a chat template; `tags` where the model thinks between some.
 
-    `tools` where it tells the model of functions to call, `takes_parts` where it wants a message's content as a list of
-    parts and not as a string.
+    `response` is the model's response template, where that tells more of its thoughts than tags do. `inner_ids` end a
+    part of a reply, and no reply. `tools` where it tells the model of functions to call, `takes_parts` where it wants a
+    message's content as a list of parts and not as a string.
     """
 
     takes_system: bool
     needs_alternation: bool
     end_ids: frozenset[int]
-    thinks: bool
+    tags: Tags | None
     tools: bool
     takes_later_system: bool = True
     takes_reply_first: bool = True
     takes_parts: bool = False
+    response: dict[str, Any] | None = None
+    inner_ids: frozenset[int] = frozenset()
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model marks what it thinks."""
+        return self.tags is not None or self.response is not None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -77,15 +83,22 @@ def probe(tokenizer: PreTrainedTokenizerBase) -> Template:
     system = Message("system", "system " + PROBE)
     with_system = _try_render(tokenizer, [system, user], parts=parts)
     takes_system = with_system is not None and system.content in with_system
+    found = getattr(tokenizer, "response_template", None)
+    response = found if thinking.is_readable(found) else None
+    tags = thinking.known(tokenizer.get_chat_template(), tokenizer.get_added_vocab(), response)
+    inner = {"<|end|>"} & set(tokenizer.get_added_vocab()) if tags is thinking.HARMONY else set()
+    inner_ids = frozenset(tokenizer.get_added_vocab()[token] for token in inner)
     return Template(
         takes_system=takes_system,
         needs_alternation=_try_render(tokenizer, [user, user], parts=parts) is None,
-        end_ids=_end_of_turn(tokenizer, [user, assistant], parts),
-        thinks=OPEN in tokenizer.get_chat_template() or OPEN in tokenizer.get_added_vocab(),
+        end_ids=_end_of_turn(tokenizer, [user, assistant], parts) - inner_ids,
+        tags=tags,
         tools=_tells_of_tools(tokenizer, parts),
         takes_later_system=takes_system and _takes_later_system(tokenizer, parts),
         takes_reply_first=_takes_reply_first(tokenizer, takes_system, parts),
         takes_parts=parts,
+        response=response if tags is None else None,
+        inner_ids=inner_ids,
     )
 
 
@@ -165,11 +178,11 @@ def guard(tokenizer: PreTrainedTokenizerBase) -> None:
 def begun(template: Template, messages: Sequence[Message]) -> Message | None:
     """What there is of the reply already: the last message, if it is the assistant's and says something.
 
-    What it thought counts only where the model thinks between <think> tags.
+    What it thought counts only where the model thinks between tags.
     """
     if not messages or messages[-1].role != "assistant":
         return None
-    reply = messages[-1] if template.thinks else replace(messages[-1], reasoning="")
+    reply = messages[-1] if template.tags else replace(messages[-1], reasoning="")
     return reply if reply.content or reply.reasoning else None
 
 
@@ -364,8 +377,9 @@ def _up_to(tokenizer: PreTrainedTokenizerBase, template: Template, messages: lis
     if not reply.reasoning:
         return _before_content(tokenizer, template, messages) + marked.content
     before = _render(tokenizer, _marked(tokenizer, _fit_roles(template, messages)), parts=template.takes_parts)
-    thought = before + ("" if opens_thinking(before) else OPENED) + marked.reasoning
-    return thought + CLOSED + marked.content if reply.content else thought
+    opened, tags = opened_by(before), template.tags or THINK
+    thought = before + ("" if opened else tags.opened) + marked.reasoning
+    return thought + (opened or tags).closed + marked.content if reply.content else thought
 
 
 def _before_content(tokenizer: PreTrainedTokenizerBase, template: Template, messages: list[Message]) -> str:
@@ -382,7 +396,8 @@ def _before_content(tokenizer: PreTrainedTokenizerBase, template: Template, mess
     asked = _marked(tokenizer, _fit_roles(template, messages))
     before = _render(tokenizer, asked, parts=template.takes_parts)
     if not placed.endswith(PROBE):
-        return before + CLOSED if opens_thinking(before) else before
+        opened = opened_by(before)
+        return before + opened.closed if opened else before
     placed = placed.removesuffix(PROBE)
     if not _loses_persona(asked, before, placed):
         return placed
@@ -394,11 +409,6 @@ def _loses_persona(asked: Sequence[Message], before: str, placed: str) -> bool:
     """Whether the persona is gone once a reply is there, as where the template writes it into the last question."""
     persona = asked[0].content.strip() if asked[0].role == "system" else ""
     return bool(persona) and placed.count(persona) < before.count(persona)
-
-
-def opens_thinking(text: str) -> bool:
-    """Whether a prompt that ends so lets the model begin with a thought."""
-    return text.rstrip().endswith(OPEN)
 
 
 def _marked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[Message]:

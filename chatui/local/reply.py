@@ -1,17 +1,30 @@
 """A request and the tokens written for it -> the reply, piece by piece. Knows no forward pass."""
 
 import random
+import re
 import time
 from collections.abc import Callable, Generator
+from itertools import groupby
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from chatui.chat import ChatRequest, Finish, FinishReason, Message, Prompt, ReplyDelta, Told
 from chatui.local import prompt as prompts
 from chatui.local.loading import LoadedModel
+from chatui.local.prompt import Template
 from chatui.local.sampling import Sampler, model_rules
 from chatui.local.serial import decode
-from chatui.local.text import REPLACEMENT, IncrementalDecoder, StopStrings, ThinkingSplitter
+from chatui.local.text import REPLACEMENT, IncrementalDecoder, StopStrings
+from chatui.local.thinking import (
+    HARMONY,
+    THINK,
+    HarmonySplitter,
+    Splitter,
+    TemplateSplitter,
+    ThinkingSplitter,
+    marked,
+    opened_by,
+)
 from chatui.traces import Traces
 
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
@@ -40,9 +53,9 @@ class Reply:
         self._limit = min(self._most, context - len(self.prompt.token_ids))
         self._stop_ids = frozenset() if request.ignore_eos else loaded.stop_ids
         begun = prompts.begun(loaded.template, request.messages)
-        self._decoder = IncrementalDecoder(_behind_text(loaded) if begun else loaded.decode)
+        self._decoder = IncrementalDecoder(_decode(loaded, behind=begun is not None))
         self._stops = StopStrings(settings.stop)
-        self._splitter = _splitter(self.prompt, begun)
+        self._splitter = _splitter(loaded.template, self.prompt, begun)
         self._count = 0
         self._loaded = loaded
         self._text_seconds = 0.0
@@ -72,6 +85,8 @@ class Reply:
         self._text_seconds += time.perf_counter() - arrived
         if self._stops.hit is not None:
             return self._end("stop_string", said, thought)
+        if self._splitter.over and self._stop_ids:
+            return self._end("stop_token", said, thought, token_id)
         if self._count == self._limit:
             return self._end("length", said, thought)
         return ReplyDelta(said, thought, tokens=1, so_far=None if self._count % TOLD_EVERY else self.teller)
@@ -181,19 +196,44 @@ def _bytes_of(name: str) -> str:
         return name
 
 
-def _behind_text(loaded: LoadedModel) -> Callable[[list[int]], str]:
-    """Decodes as behind other text: SentencePiece's tokens lose the space they begin with where nothing is before."""
+def _decode(loaded: LoadedModel, *, behind: bool) -> Callable[[list[int]], str]:
+    """How the tokens of a reply are decoded; `behind` where there is some of it already.
+
+    SentencePiece's tokens lose the space they begin with where nothing is before.
+    """
+    decode = _marking(loaded) if loaded.template.tags is HARMONY else loaded.decode
+    if not behind:
+        return decode
     before = loaded.tokenizer.encode("a", add_special_tokens=False)
-    length = len(loaded.decode(before))
-    return lambda ids: loaded.decode([*before, *ids])[length:]
+    length = len(decode(before))
+    return lambda ids: decode([*before, *ids])[length:]
 
 
-def _splitter(prompt: Prompt, begun: Message | None) -> ThinkingSplitter:
+def _marking(loaded: LoadedModel) -> Callable[[list[int]], str]:
+    """Decodes with the control tokens marked."""
+    vocabulary = loaded.tokenizer.get_added_vocab()
+    marks = {token_id: marked(token) for token, token_id in vocabulary.items() if token_id in loaded.hidden_ids}
+
+    def decode(ids: list[int]) -> str:
+        runs = groupby(ids, key=marks.__contains__)
+        return "".join("".join(map(marks.__getitem__, run)) if mark else loaded.decode(list(run)) for mark, run in runs)
+
+    return decode
+
+
+def _splitter(template: Template, prompt: Prompt, begun: Message | None) -> Splitter:
     """Parts what is written from where the reply stands now."""
+    if template.response is not None:
+        return TemplateSplitter(template.response, prompt.text)
+    opened = opened_by(prompt.text) if begun is None else None
+    if template.tags is HARMONY:
+        thinks = opened is HARMONY or (begun is not None and not begun.content)
+        return HarmonySplitter("analysis" if thinks else "final" if begun is not None else "")
     if begun is None:
-        return ThinkingSplitter(thinking=prompts.opens_thinking(prompt.text))
-    splitter = ThinkingSplitter(thinking=not begun.content)
+        return ThinkingSplitter(opened, template.tags)
+    own = template.tags or THINK
+    splitter = ThinkingSplitter(None if begun.content else own, template.tags, begun=True)
     # Lines and code fences go on from what is there, but what looks like a tag in it opens or closes nothing.
-    splitter.push((begun.content or begun.reasoning).replace("<", "-"))
+    splitter.push(re.sub(r"[<\[◁:]", "-", begun.content or begun.reasoning))
     splitter.flush()
     return splitter

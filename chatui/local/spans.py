@@ -18,7 +18,8 @@ from transformers.utils.chat_template_utils import (
 )
 
 from chatui.chat import Message, Source, Span
-from chatui.local.text import CLOSE, IncrementalDecoder
+from chatui.local.text import IncrementalDecoder
+from chatui.local.thinking import HARMONY, TAGS
 
 Write = Callable[[list[Message]], str]
 
@@ -26,7 +27,9 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 TEMPLATE: Source = "template"
 SOURCE_OF_ROLE: dict[str, Source] = {"system": "persona", "user": "user", "assistant": "reply"}
 PRIVATE_USE = range(0xE000, 0xF900)
-AFTER_THOUGHT = re.compile(rf"{CLOSE}\s*")
+AFTER_THOUGHT = re.compile(
+    rf"(?:{'|'.join(re.escape(tags.close) + '(?:' + re.escape(tags.answer[0]) + ')?' for tags in (HARMONY, *TAGS))})\s*"
+)
 # How much of a text a decoder may leave out between two tokens.
 SLACK = 16
 

@@ -1,7 +1,9 @@
 """Whole replies of a tiny model: why they end, what they count, where thinking goes."""
 
+import copy
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -269,3 +271,80 @@ class TestContinued:
         messages = (Message("user", "b"), Message("assistant", content))
         made = reply.Reply(loaded, ChatRequest(messages, GenerationSettings(temperature=0.0)))
         assert made.push(4).text == said
+
+
+HARMONY = (
+    "{% for m in messages %}{{ '<|start|>' + m.role + ('<|channel|>final' if m.role == 'assistant' else '')"
+    " + '<|message|>' + m.content + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
+MAGISTRAL = "{% for m in messages %}{{ '[INST]' + m.content + '[/INST]' }}{% endfor %}"
+
+
+def of_convention(folder: Path, template: str, control: tuple[str, ...], response: dict | None = None) -> LoadedModel:
+    """A model that has these control tokens besides."""
+    tokenizer = models.tokenizer(template, thinks=False, extra_special_tokens=list(control))
+    tokenizer.response_template = response
+    model = copy.deepcopy(models.model())
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return models.loaded(folder)
+
+
+def parts_of(loaded: LoadedModel, written: str, *messages: Message) -> tuple[str, str, str]:
+    """What is said and what is thought where the model writes this, and why it ends."""
+    request = ChatRequest(messages or HELLO, GenerationSettings(temperature=0.0, max_new_tokens=200))
+    made = reply.Reply(loaded, request)
+    ids = loaded.tokenizer.encode(written, add_special_tokens=False)
+    deltas = [made.push(token_id) for token_id in ids if not made.over]
+    reason = deltas[-1].finish.reason if deltas[-1].finish else ""
+    return text_of(deltas), "".join(delta.reasoning for delta in deltas), reason
+
+
+class TestConventions:
+    """Models that mark their thoughts with control tokens, read from their folders."""
+
+    @pytest.fixture(scope="class")
+    def harmony(self, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+        control = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>")
+        return of_convention(tmp_path_factory.mktemp("harmony"), HARMONY, control)
+
+    @pytest.mark.parametrize("end", ["<|return|>", "<|end|>"])
+    def test_channels_fold_and_the_end_of_a_thought_is_not_the_end(self, harmony: LoadedModel, end: str):
+        harmony = dataclasses.replace(
+            harmony, stop_ids=harmony.stop_ids | {harmony.tokenizer.convert_tokens_to_ids("<|return|>")}
+        )
+        written = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hi\n**you**"
+        assert parts_of(harmony, written + end + "more") == ("Hi\n**you**", "Hm.", "stop_token")
+
+    def test_a_reply_in_channels_goes_on_from_where_it_was_cut(self, harmony: LoadedModel):
+        cut = Message("assistant", "", reasoning="Hm")
+        rest = "m.<|end|><|start|>assistant<|channel|>final<|message|>Hi<|end|>"
+        assert parts_of(harmony, rest, *HELLO, cut) == ("Hi", "m.", "stop_token")
+        made = reply.Reply(harmony, ChatRequest((*HELLO, cut), GenerationSettings()))
+        assert made.prompt.text.endswith("<|start|>assistant<|channel|>analysis<|message|>Hm")
+        said = Message("assistant", "He", reasoning="Hmm.")
+        assert parts_of(harmony, "llo<|end|>", *HELLO, said) == ("llo", "", "stop_token")
+        made = reply.Reply(harmony, ChatRequest((*HELLO, said), GenerationSettings()))
+        assert made.prompt.text.endswith("Hmm.<|end|><|start|>assistant<|channel|>final<|message|>He")
+
+    def test_control_tokens_that_mark_a_thought_are_read(self, tmp_path: Path):
+        loaded = of_convention(tmp_path, MAGISTRAL, ("[THINK]", "[/THINK]"))
+        assert parts_of(loaded, "[THINK]Hm.[/THINK]Hi `[THINK]`") == ("Hi `[THINK]`", "Hm.", "")
+        cut = Message("assistant", "Hi", reasoning="Hm.")
+        made = reply.Reply(loaded, ChatRequest((*HELLO, cut), GenerationSettings()))
+        assert made.prompt.text.endswith("[THINK]Hm.[/THINK]Hi")
+
+    @pytest.mark.parametrize(
+        ("pattern", "written"), [("open", "<mind>\nHm.</mind>Hi<act>"), ("open_pattern", "<mind>\nHm.</mind>Hi<act>")]
+    )
+    def test_a_response_template_is_read(self, tmp_path: Path, pattern: str, written: str):
+        thinking = {pattern: "<mind>", "close": "</mind>", "content": "text"}
+        response = {
+            "defaults": {"role": "assistant"},
+            "start_anchor": "<|im_start|>assistant",
+            "fields": {"reasoning_content": thinking, "content": {"content": "text"}},
+        }
+        loaded = of_convention(tmp_path, models.CHATML, ("<mind>", "</mind>", "<act>"), response)
+        assert parts_of(loaded, written) == ("Hi", "Hm.", "")

@@ -1,13 +1,11 @@
 """ids -> text: whatever the split, the pieces joined are the whole."""
 
-import re
 from collections.abc import Callable, Sequence
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatui.local.text import IncrementalDecoder, StopStrings, ThinkingSplitter
+from chatui.local.text import IncrementalDecoder, StopStrings
 
 FAMILY = "👩‍👩‍👧‍👦"
 REPLACEMENT = "\ufffd"
@@ -107,60 +105,3 @@ class TestStopStrings:
         assert filter_.push("axb") == "a"
         assert filter_.push("more") == ""
         assert filter_.flush() == ""
-
-
-def through_thinking(pieces: Sequence[str], thinking: bool = False) -> tuple[str, str]:
-    splitter = ThinkingSplitter(thinking=thinking)
-    parts = [splitter.push(piece) for piece in pieces] + [splitter.flush()]
-    return "".join(said for said, _ in parts), "".join(thought for _, thought in parts)
-
-
-marked = st.lists(
-    st.sampled_from(
-        ["<think>", "</think>", "<thi", "nk>", "<", "```", "~~~", "\n", "\r\n", " ", "\t", "a", "\u2028", "\x0b"]
-    ),
-    max_size=14,
-).map("".join)
-
-
-class TestThinkingSplitter:
-    @given(marked, st.sets(st.integers(1, 80), max_size=30), st.booleans())
-    @example("a\r\n<think>\r\nb\r\n</think>\r\nc", {2, 3, 10, 11, 13, 14}, False)
-    def test_every_split_gives_the_same_two_texts(self, text: str, where: set[int], thinking: bool):
-        assert through_thinking(cut(text, where), thinking) == through_thinking([text], thinking)
-
-    @given(marked, st.booleans())
-    @example("nk></think><thi", True)
-    def test_no_character_is_lost_but_tags_and_newlines_around_them(self, text: str, thinking: bool):
-        said, thought = through_thinking([text], thinking)
-        assert sorted(_without_tags(said) + _without_tags(thought)) == sorted(_without_tags(text))
-
-    @pytest.mark.parametrize(
-        ("text", "said", "thought"),
-        [
-            ("<think>\nhm\n</think>\n\nYes", "Yes", "hm"),
-            ("  <think>hm</think>Yes", "  Yes", "hm"),
-            ("First\n<think>hm</think>\nThen", "First\nThen", "hm"),
-            ("<think>a</think>b\n<think>c</think>d", "b\nd", "ac"),
-            ("Write `<think>` like this: <think>", "Write `<think>` like this: <think>", ""),
-            ("```\n<think>\n```\nend", "```\n<think>\n```\nend", ""),
-            ("```\ncode\n```\n<think>hm</think>end", "```\ncode\n```\nend", "hm"),
-            ("~~~\n```\n<think>\n~~~", "~~~\n```\n<think>\n~~~", ""),
-            ("<think>never closed\n", "", "never closed\n"),
-            ("</think> alone is text", "</think> alone is text", ""),
-            ("almost <thin", "almost <thin", ""),
-            ("\n<thin", "\n<thin", ""),
-        ],
-    )
-    def test_examples(self, text: str, said: str, thought: str):
-        assert through_thinking(list(text)) == (said, thought)
-
-    def test_a_span_that_the_template_opened(self):
-        assert through_thinking(list("\nhm\n</think>\nYes"), thinking=True) == ("Yes", "hm")
-
-    def test_ordinary_text_is_passed_on_at_once(self):
-        assert ThinkingSplitter().push("Hello, wor") == ("Hello, wor", "")
-
-
-def _without_tags(text: str) -> str:
-    return re.sub(r"</?think>|[\r\n]", "", text)
