@@ -189,7 +189,8 @@ class ModelInfo:
     `slots` replies are written at once; `kv_bytes` is what the keys and values of their conversations take in all.
     `revision` is the commit on the Hub, "sha256:" and the first 12 digits of a GGUF file's, or "" for a local folder.
     `source` is what transformers can load it by, `dtype` the type of its activations. `stop_ids` end a reply.
-    `measured_bytes` is what the process grew by when the weights were loaded.
+    `measured_bytes` is what the process grew by when the weights were loaded. `memory_bytes` is all the memory that the
+    device has, 0 where that was not known.
     """
 
     name: str
@@ -208,6 +209,7 @@ class ModelInfo:
     dtype: str = ""
     stop_ids: tuple[int, ...] = ()
     measured_bytes: int = 0
+    memory_bytes: int = 0
     template: TemplateFacts | None = None
     anatomy: Anatomy | None = None
 

@@ -30,7 +30,7 @@ from chatui.local import anatomy, embedded, facts, gguf_facts, kernel, thinking,
 from chatui.local.failures import explain, incomplete, no_tokenizer, not_a_chat_model
 from chatui.local.prompt import Template, guard, probe
 from chatui.local.quantized import pack
-from chatui.local.weights import check_weights
+from chatui.local.weights import check_weights, total_memory
 from chatui.settings import DEFAULT_MODEL
 
 Report = Callable[[str], None]
@@ -175,6 +175,7 @@ def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
         revision=source.revision,
         source=_from_home(source.path) if path.exists() or source.levels else spec.name,
         measured_bytes=facts.taken(device_map) - before,
+        memory_bytes=total_memory(model.device),
     )
     return LoadedModel(
         model=model,

@@ -82,10 +82,24 @@ def free_memory(device_map: str) -> int:
     return on_gpu if device_map.startswith("cuda") else free + on_gpu
 
 
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has in all, of this machine or its container for the CPU; 0 if not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return min(psutil.virtual_memory().total, _limit_of_container()) if device.type == "cpu" else 0
+
+
+def _limit_of_container() -> int:
+    try:
+        return int((CGROUP / "memory.max").read_text())
+    except (OSError, ValueError):
+        return 2**63
+
+
 def _free_in_container() -> int:
     """Bytes up to the memory limit of this container; what only caches files can be taken back and counts as free."""
+    limit = _limit_of_container()
     try:
-        limit = int((CGROUP / "memory.max").read_text())
         used = int((CGROUP / "memory.current").read_text())
         held = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):

@@ -17,6 +17,8 @@ OLDER_MAGICS = (b"lmgg", b"tjgg", b"fmgg", b"algg")
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 OTHER_HEADS = re.compile("Classification|Reward|MultipleChoice|QuestionAnswering|Embedding")
 OUTPUT_LAYERS = ("lm_head", "embed_out", "output")
+OTHER_LIBRARIES = ("model_index.json", "modules.json")
+"""Files of diffusers' and of sentence-transformers' folders."""
 OTHER_KINDS = {
     "adapter": "a LoRA adapter, which changes another model",
     "mmproj": "the part of a model that sees pictures, not the one that writes",
@@ -35,9 +37,12 @@ def check_folder(name: str, folder: Path) -> None:
             f"{name} is a LoRA adapter: it changes {base} and is no model of its own.",
             "Load that model, or merge the adapter into it (peft: merge_and_unload, then save_pretrained).",
         )
-    for marker, kind in (("model_index.json", "makes pictures (diffusers)"), ("modules.json", "embeds sentences")):
+    for marker in OTHER_LIBRARIES:
         if (folder / marker).is_file() and not (folder / "generation_config.json").is_file():
-            raise ModelError(f"{name} {kind}; it does not write text.", "Choose a text-generation model.")
+            raise ModelError(
+                f"{name} does not write text: it is of another kind of model ({marker}).",
+                "Choose a text-generation model.",
+            )
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if file.suffix in (".json", ".safetensors", ".model", ".jinja", ".txt"):
             check_pointer(file)

@@ -143,7 +143,8 @@ class InspectorPanel:
             tab = self._tab_of(place)
             reply = await asyncio.to_thread(tab.shelf.message, id)
             inspection, page = await _inspection(tab, id)
-            before = await _before(tab, reply)
+            path = await asyncio.to_thread(tab.shelf.path, reply.conversation, reply.id)
+            before = await _before(tab, path)
         except Exception as error:
             return self._refused(_told(error))
         prompt, model, author = inspection.prompt, inspection.model, reply.author
@@ -161,7 +162,7 @@ class InspectorPanel:
             self._tokens: inspector.by_probability(inspection),
             self._others: "",
             self._time: inspector.time_view(inspection, page),
-            self._memory: ledger_view.memory(inspection),
+            self._memory: ledger_view.memory(inspection, path),
             self._ceiling: ledger_view.ceiling(inspection),
             self._why: inspector.why(inspection, before, reply),
             self._python: script.as_python(inspection, author.settings, author.seed) if author else "",
@@ -248,9 +249,8 @@ async def _inspection(tab: Tab, id: str) -> tuple[Inspection, PageTimes | None]:
     return found, kept.page
 
 
-async def _before(tab: Tab, reply: StoredMessage) -> Inspection | None:
-    """The inspection of the reply in the turn before, if it was kept."""
-    path = await asyncio.to_thread(tab.shelf.path, reply.conversation, reply.id)
+async def _before(tab: Tab, path: Sequence[StoredMessage]) -> Inspection | None:
+    """The inspection of the reply in the turn before the last one of the path, if it was kept."""
     earlier = [message for message in path[:-1] if message.role == "assistant"]
     if not earlier:
         return None

@@ -1,13 +1,16 @@
 """Memory, ceiling and the persona's price of a reply as rows, each of which opens to its formula. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from chatui import ledger
 from chatui.catalogue import human_bytes, human_count
 from chatui.chat import Anatomy, ModelInfo
-from chatui.i18n import N_, _, figures, translated
+from chatui.i18n import N_, _, figures, number, percent, translated
 from chatui.inspection import Inspection
 from chatui.ledger import Figure
+from chatui.store.records import StoredMessage
+from chatui.ui import charts
+from chatui.ui.charts import Bar, Part, Turn
 from chatui.ui.transcript import plain
 
 Row = tuple[str, str, str]
@@ -20,11 +23,73 @@ UNKNOWN = N_("What this model is made of was not kept.")
 UNMEASURED = N_("How fast this device reads its memory was not measured, so its highest possible speed is not known.")
 
 
-def memory(inspection: Inspection) -> str:
-    """What the model and its conversations take: predicted beside measured; then what turns add, and where it ends."""
-    model, anatomy, tokens = inspection.model, inspection.model.anatomy, _tokens(inspection)
+MOST_TURNS = 40
+"""Columns of the picture of a context that fills: the last turns of a longer conversation."""
+
+
+def memory(inspection: Inspection, path: Sequence[StoredMessage] = ()) -> str:
+    """What the model and its conversations take, and how the context fills; numbers and formulas are one click deeper.
+
+    `path` are the messages up to the reply.
+    """
+    model, anatomy = inspection.model, inspection.model.anatomy
     if anatomy is None:
         return _(UNKNOWN)
+    predicted = [
+        Part(_("weights"), size, human_bytes(size), "weights")
+        for size in ([anatomy.weights[model.precision]] if model.precision in anatomy.weights else [])
+    ]
+    kv = ledger.keys_and_values(anatomy, model.slots, model.context_length)
+    reading = ledger.activations(anatomy, model.context_length)
+    predicted += [
+        Part(_("keys and values"), kv.value, human_bytes(kv.value), "kv"),
+        Part(_("activations, at most"), reading.value, human_bytes(reading.value), "activations"),
+    ]
+    really = [
+        Part(_("weights"), model.weight_bytes, human_bytes(model.weight_bytes), "weights"),
+        Part(_("keys and values"), model.kv_bytes, human_bytes(model.kv_bytes), "kv"),
+    ]
+    whole = model.memory_bytes or max(sum(part.size for part in parts) for parts in (predicted, really))
+    title = (
+        _("Of the {size} of memory of this machine", size=human_bytes(whole))
+        if model.memory_bytes
+        else _("What the model takes in memory")
+    )
+    picture = charts.stacked(title, [(_("predicted"), predicted), (_("held"), really)], whole)
+    return picture + _context(inspection, path) + _deeper(_memory_rows(inspection, anatomy))
+
+
+def _context(inspection: Inspection, path: Sequence[StoredMessage]) -> str:
+    """How the context filled, turn by turn; nothing where only this reply is known."""
+    finishes = [message.finish for message in path if message.role == "assistant" and message.finish is not None]
+    turns = [Turn(one.cached_tokens, one.prompt_tokens, one.completion_tokens) for one in finishes]
+    if not turns and inspection.finish is not None:
+        one = inspection.finish
+        turns = [Turn(one.cached_tokens, one.prompt_tokens, one.completion_tokens)]
+    if not turns:
+        return ""
+    most = inspection.model.context_length
+    # Little of a large context could not be seen on the scale of all of it.
+    edge = min(most, max(10 * -(-turn.tokens // 5) for turn in turns[-MOST_TURNS:]))
+    said = _("full at {most} tokens", most=number(most))
+    if edge < most:
+        said = _("upper edge: {edge} tokens; the context is full at {most}", edge=number(edge), most=number(most))
+    return charts.filling(
+        _("The context, turn by turn: {count} of {most} tokens", count=number(turns[-1].tokens), most=number(most)),
+        turns[-MOST_TURNS:],
+        edge,
+        (_("remembered"), _("read anew"), _("the reply")),
+        said,
+    )
+
+
+def _deeper(numbers: str) -> str:
+    """Numbers behind a picture."""
+    return f'<details class="numbers"><summary>{_("All numbers and their formulas")}</summary>{numbers}</details>'
+
+
+def _memory_rows(inspection: Inspection, anatomy: Anatomy) -> str:
+    model, tokens = inspection.model, _tokens(inspection)
     name = human_count(anatomy.parameters)
     rows: list[Row] = [
         (N_("Parameters"), f"{name} ({anatomy.parameters:,})", N_("Counted in the checkpoint, tied ones once."))
@@ -126,13 +191,32 @@ def ceiling(inspection: Inspection) -> str:
         )
         for count in (1, 2, 4, 8, 16)
     ]
-    return (
+    return _speeds(inspection, anatomy, best, tokens) + _deeper(
         details(shown)
         + heading(_("In other precisions"))
         + details(precisions)
         + heading(_("Where writing together moves it ({precision})", precision=_precision(model, anatomy)))
         + details(batches)
     )
+
+
+def _speeds(inspection: Inspection, anatomy: Anatomy, best: float, tokens: int) -> str:
+    """What each precision allows at most, and a line where this reply was."""
+    finish = inspection.finish
+    allowed = [(precision, ledger.ceiling(anatomy, precision, 1, tokens).value) for precision in anatomy.read]
+    own = _precision(inspection.model, anatomy)
+    rows = [Bar(name, speed, f"{ledger.human_speed(speed)} tokens/s", name == own) for name, speed in allowed]
+    mark = None
+    if finish is not None and finish.completion_tokens > 1 and best:
+        # Of several replies at once each has its part of the step.
+        speed = finish.tokens_per_second
+        said = _(
+            "this reply: {speed} tokens/s, {share} of what its step allows",
+            speed=ledger.human_speed(speed),
+            share=percent(speed / best),
+        )
+        mark = said, speed
+    return charts.bars(_("The highest possible speed in each precision"), rows, mark)
 
 
 def persona(inspection: Inspection) -> str:

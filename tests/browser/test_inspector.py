@@ -56,6 +56,25 @@ def test_each_page_tells_of_the_reply(chat: Open) -> None:
     assert page.watch.errors == []
 
 
+def test_pictures_come_first_and_their_numbers_one_click_deeper(chat: Open) -> None:
+    page = chat(["Hello", " there", " you"], ["Again", " hello"], fresh=True)
+    for text in ("First words", "Second words"):
+        page.say(text)
+    view = inspect(page)
+    turn_to(page, "Memory")
+    expect(view.get_by_text(re.compile("weights 5 MB .* keys and values")).first).to_be_visible(timeout=PATIENCE)
+    expect(view.locator(".chart .column")).to_have_count(2)
+    number = view.get_by_text("1,234,567").first
+    expect(number).to_be_hidden()
+    view.get_by_text("All numbers and their formulas").filter(visible=True).click()
+    expect(number).to_be_visible(timeout=PATIENCE)
+    turn_to(page, "Ceiling")
+    expect(view.locator(".chart .lane").filter(has_text="bfloat16").filter(visible=True)).to_be_visible(
+        timeout=PATIENCE
+    )
+    expect(view.get_by_text(re.compile("this reply: .* tokens/s"))).to_be_visible(timeout=PATIENCE)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_of_the_view_can_be_read(chat: Open, scheme: str) -> None:
     page = chat(["Hello", " there", " you"], color_scheme=scheme, reduced_motion="reduce")
@@ -68,6 +87,8 @@ def test_every_text_of_the_view_can_be_read(chat: Open, scheme: str) -> None:
         if name == "Tokens":
             view.locator("#reply-tokens .token").first.click()
             expect(page.page.locator("#alternatives table")).to_be_visible(timeout=PATIENCE)
+        for numbers in view.locator(".numbers > summary").filter(visible=True).all():
+            numbers.click()
         page.page.wait_for_timeout(300)
         texts += page.page.evaluate(CONTRASTS)
     assert len(texts) > 200
