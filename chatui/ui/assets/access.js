@@ -74,6 +74,9 @@
     all("#chat .examples", () => ({ role: "group", "aria-label": _("Examples") }));
     all("#chat .prose li input[type=checkbox]", (box) => ({ "aria-label": box.checked ? _("Done") : _("Not done") }));
     all("#message", () => ({ "data-temporary": _("Temporary chat: it is not kept, and gone when you leave it.") }));
+    // Gradio sets the direction of each block apart from that of the page.
+    const { dir } = document.documentElement;
+    if (dir) all(`.block[dir]:not([dir=${dir}])`, () => ({ dir }));
     all("#inspector .cm-scroller", () => ({ tabindex: "0" }));
   };
   let waits = false;
