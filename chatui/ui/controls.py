@@ -14,6 +14,9 @@ from chatui.settings import GenerationSettings
 from chatui.ui import speaking
 
 NAMES: tuple[str, ...] = tuple(GenerationSettings.model_fields)
+ENDS = ("max_new_tokens", "stop")
+"""What says where a reply ends; all else says how its tokens are chosen."""
+PARTS = ((N_("Sampling"), tuple(name for name in NAMES if name not in ENDS)), (N_("Length and stop"), ENDS))
 
 
 class SettingSlider(gr.Slider):
@@ -37,8 +40,12 @@ class SettingNumber(gr.Number):
 
 
 def build() -> list[Component]:
-    """One component per setting, in the settings' order, rendered where it is called."""
-    return [_component(name, field) for name, field in GenerationSettings.model_fields.items()]
+    """One component per setting, in the settings' order, rendered where it is called in parts that fold."""
+    made: dict[str, Component] = {}
+    for title, names in PARTS:
+        with gr.Accordion(title, open=True):  # chatui.js folds it: what is folded from the start is not made
+            made |= {name: _component(name, GenerationSettings.model_fields[name]) for name in names}
+    return [made[name] for name in NAMES]
 
 
 def build_api() -> list[Component]:

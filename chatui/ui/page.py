@@ -129,9 +129,9 @@ def build(runner: Runner, cookies: Cookies, logs_out: bool = False) -> Page:
     page = Page(title="chatui", fill_height=True, analytics_enabled=False)
     page.state_session_capacity = sessions.MOST_TABS
     with page:
-        with gr.Sidebar(position="left", open=True, width=260, elem_id="conversations"):
+        with gr.Sidebar(position="left", open=True, width="16.25rem", elem_id="conversations"):
             sidebar = Sidebar(logs_out)
-        with gr.Sidebar(position="right", open=True, width=320, elem_id="settings"):
+        with gr.Sidebar(position="right", open=False, width="20rem", elem_id="settings"):
             panel = PersonaPanel(shelf)
             gr.Markdown(N_("### Generation"))
             start_with = gr.Textbox(

@@ -24,6 +24,19 @@ ACCENT = gr.themes.Color(
 )
 
 
+TEXT = gr.themes.sizes.Size(
+    name="text_rem",
+    xxs="0.5625rem",
+    xs="0.625rem",
+    sm="0.75rem",
+    md="0.875rem",
+    lg="1rem",
+    xl="1.375rem",
+    xxl="1.625rem",
+)
+"""Gradio's sizes of text, which grow with the one that the reader's browser is set to."""
+
+
 def theme() -> gr.themes.Base:
     """Warm greys, one accent colour, bundled fonts."""
     return gr.themes.Base(
@@ -31,6 +44,7 @@ def theme() -> gr.themes.Base:
         secondary_hue=gr.themes.colors.stone,
         neutral_hue=gr.themes.colors.stone,
         radius_size=gr.themes.sizes.radius_lg,
+        text_size=TEXT,
         font=["Inter Variable", "system-ui", "sans-serif"],
         font_mono=["JetBrains Mono Variable", "ui-monospace", "monospace"],
     ).set(

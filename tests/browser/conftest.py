@@ -14,6 +14,9 @@ from tests.fakes import FakeBackend, Reply
 
 FLAGS = (*CHROMIUM, f"--host-resolver-rules=MAP {FOREIGN_HOST} 127.0.0.1")
 
+BOTH_PANELS = "if (!localStorage['chatui-panels']) localStorage['chatui-panels'] = '{\"settings\":true}';"
+"""At the size of a laptop the right one is closed at first."""
+
 Serve = Callable[..., Site]
 OpenChat = Callable[..., Chat]
 
@@ -24,6 +27,7 @@ def new_chat(stack: ExitStack, browser: Browser, site: Site, **options: Any) -> 
     stack.callback(context.close)
     context.set_default_timeout(PATIENCE)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.add_init_script(BOTH_PANELS)
     watch = Watch()
     watch.attach(context)
     return Chat(context.new_page(), site, watch).open()

@@ -260,7 +260,10 @@ class Chat:
         self.button("New chat").click()
 
     def setting(self, title: str) -> Locator:
-        """The number box of a slider, or the box of another setting."""
+        """The number box of a slider, or the box of another setting; where they are folded, they are unfolded."""
+        self.page.evaluate(
+            "document.querySelectorAll('#settings .label-wrap:not(.open)').forEach(part => part.click())"
+        )
         slider = self.page.get_by_role("spinbutton", name=f"number input for {title}")
         return slider.or_(self.page.get_by_role("spinbutton", name=title, exact=True)).or_(
             self.page.get_by_role("textbox", name=re.compile(f"^{re.escape(title)}"))

@@ -1,5 +1,5 @@
 // What Gradio's chat leaves undone in the browser: text copied and edited as it was written, names for screen
-// readers, sidebars closed on a narrow screen. `written.py` does the escaping that is undone here.
+// readers, sidebars as they were left. `written.py` does the escaping that is undone here.
 (() => {
   // Our words in the language of the page, which the server sends with it (speaking.py).
   const words = JSON.parse(document.getElementById("chatui-words")?.textContent ?? "{}");
@@ -110,6 +110,7 @@
       element.tabIndex = -1;
       element.setAttribute("aria-hidden", "true");
     }
+    if (element.matches("#settings .info-text")) return explain(element);
     if (element.matches("#chats .place")) stands(element);
     if (element.matches("#message textarea")) restore(element);
     if (element.matches("#chats .named, #chat .named")) {
@@ -133,20 +134,54 @@
   const BOXES = "#message textarea, #chat textarea, #settings textarea, #search input";
   const MENDED =
     `${TEXTS}, ${BOXES}, ` +
-    "#chats .place, #chats .named, #chat .named, #chat [data-testid], #chat .thought-group .title button, [role=listbox]";
+    "#settings .info-text, #chats .place, #chats .named, #chat .named, #chat [data-testid], #chat .thought-group .title button, [role=listbox]";
 
-  // On a narrow screen an open sidebar covers the page: close both once they are there (chatui.css hides them until).
+  // The sidebars, once they are there: open as they were left, and closed where they would cover the chat.
+  const panels = window.chatuiPanels;
+  const isOpen = (bar) => bar.classList.contains("open");
+  const toggle = (bar) => bar.querySelector(".toggle-button").click();
   const settle = (tries) => {
-    const sidebars = document.querySelectorAll(".sidebar");
-    const open = document.querySelectorAll(".sidebar.open > .toggle-button");
-    const narrow = window.innerWidth < 768;
-    if (tries > 0 && (sidebars.length < 2 || (narrow && open.length > 0))) {
-      if (narrow) open.forEach((button) => button.click());
+    const bars = [...document.querySelectorAll(".sidebar")];
+    const parts = document.querySelectorAll("#settings .gr-accordion .label-wrap");
+    const wrong = bars.filter((bar) => isOpen(bar) !== panels.opens(bar.id));
+    if (tries > 0 && (bars.length < 2 || parts.length < 2 || wrong.length > 0)) {
+      wrong.forEach(toggle);
       setTimeout(settle, 50, tries - 1);
       return;
     }
+    if (!document.documentElement.matches(".settled")) {
+      parts.forEach((part) => part.classList.contains("open") && part.click());
+    }
     document.documentElement.classList.add("settled");
     setTimeout(() => document.documentElement.classList.add("at-rest"), 500);
+  };
+  for (const width of Object.values(panels.BESIDE)) matchMedia(width).addEventListener("change", () => settle(40));
+  const closeOverlaid = (but) =>
+    document.querySelectorAll(".sidebar.open").forEach((bar) => bar === but || panels.beside(bar.id) || toggle(bar));
+  document.addEventListener("click", (event) => {
+    if (!event.isTrusted) return;
+    const bar = event.target.closest?.(".sidebar");
+    if (!bar && event.target.closest?.(".gradio-container")) closeOverlaid();
+    if (!bar || !event.target.closest(".toggle-button")) return;
+    closeOverlaid(bar);
+    if (panels.beside(bar.id)) panels.keep(bar.id, !isOpen(bar));
+  }, true);
+  document.addEventListener("keydown", (event) => event.key === "Escape" && closeOverlaid());
+
+  // What a setting means is told when one asks for it.
+  const explain = (info) => {
+    if (info.previousElementSibling?.matches(".help")) return;
+    const help = document.createElement("button");
+    help.type = "button";
+    help.className = "help";
+    help.textContent = "?";
+    help.setAttribute("aria-label", `${info.previousElementSibling?.textContent.trim() ?? ""} ?`);
+    help.setAttribute("aria-expanded", "false");
+    help.addEventListener("click", (event) => {
+      event.preventDefault();
+      help.setAttribute("aria-expanded", String(info.classList.toggle("shown")));
+    });
+    info.before(help);
   };
   settle(400);
 
@@ -272,8 +307,11 @@
   const watch = () => {
     const writing = document.querySelector("#message .stop-button") !== null;
     if (writing && !writes) [sent, first, last, length, pressed] = [pressed, null, null, 0, null];
+    const begun = writing && !writes;
     writes = writing;
     if (sent === null) return;
+    const log = document.querySelector("#chat [role=log]");
+    if (begun && log) log.scrollTop = log.scrollHeight; // who asks wants to see the answer
     if (writing) {
       const reply = [...document.querySelectorAll("#chat [data-testid=bot]")].at(-1);
       const aside = [...(reply?.querySelectorAll(".thought-group, .chat-bar") ?? [])];
@@ -390,9 +428,7 @@
     else if (wanted.startsWith("inspect=")) inspect(wanted.slice("inspect=".length));
     else act(wanted);
     if (wanted.startsWith("other=")) closeInspector();
-    if (window.innerWidth < 768 && link.matches(".chat-link")) {
-      document.querySelector("#conversations.open > .toggle-button")?.click();
-    }
+    if (link.matches(".chat-link")) closeOverlaid();
   });
   document.addEventListener("keydown", (event) => event.key === "Escape" && closeMenus());
 

@@ -1,6 +1,36 @@
 // Gradio speaks the language of the page, which the server chose among ours: else a page would be in two.
 Object.defineProperty(navigator, "language", { value: document.documentElement.lang, configurable: true });
 
+// The panels that the page opens with: as they were left, where they have room beside the chat (chatui.css).
+window.chatuiPanels = {
+  KEPT: "chatui-panels",
+  BESIDE: { conversations: "(min-width: 56em)", settings: "(min-width: 72em)" },
+  AT_FIRST: { conversations: "(min-width: 56em)", settings: "(min-width: 90em)" },
+  left() {
+    try {
+      return JSON.parse(localStorage.getItem(this.KEPT)) ?? {};
+    } catch {
+      return {};
+    }
+  },
+  beside(name) {
+    return matchMedia(this.BESIDE[name]).matches;
+  },
+  opens(name) {
+    return this.beside(name) && (this.left()[name] ?? matchMedia(this.AT_FIRST[name]).matches);
+  },
+  keep(name, open) {
+    try {
+      localStorage.setItem(this.KEPT, JSON.stringify({ ...this.left(), [name]: open }));
+    } catch {
+      // A browser that keeps nothing opens them as at first.
+    }
+  },
+};
+for (const name of ["conversations", "settings"]) {
+  document.documentElement.classList.toggle(`with-${name}`, window.chatuiPanels.opens(name));
+}
+
 // Shows the conversation of the address while the page is still being made (early.py).
 (() => {
   const { searchParams } = new URL(location.href);

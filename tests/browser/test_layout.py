@@ -1,0 +1,111 @@
+"""Where things stand on screens of all sizes, measured as one looks at them."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from playwright.sync_api import FloatRect, Locator, expect
+
+from tests.browser.pages import Chat
+
+pytestmark = pytest.mark.browser
+Open = Callable[..., Chat]
+
+SIZES = {"phone": (320, 640), "side": (844, 390), "tablet": (820, 1180), "laptop": (1280, 800), "zoomed": (320, 256)}
+LONG = ["A sentence of the reply that is long enough to fill a line of the column on most screens. " * 4]
+
+
+def _box(part: Locator) -> FloatRect:
+    box = part.bounding_box()
+    assert box is not None
+    return box
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_chat_can_be_used_at_any_size(chat: Open, size: str) -> None:
+    width, height = SIZES[size]
+    page = chat(LONG, viewport={"width": width, "height": height})
+    page.say("hi")
+    assert page.page.evaluate("document.scrollingElement.scrollWidth") <= width
+    log = _box(page.log)
+    assert log["width"] >= min(width - 24, 640), log
+    assert log["height"] >= min(height * 0.4, 400), log
+    page.send.scroll_into_view_if_needed()
+    expect(page.send).to_be_in_viewport(ratio=1)
+    for part in (page.log.get_by_role("link", name="Inspect"), page.button("Copy message").last):
+        box = _box(part)
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+    page.sidebar("settings", opened=True)
+    panel = _box(page.page.locator("#settings"))
+    assert panel["x"] >= 0
+    assert panel["x"] + panel["width"] <= width + 1
+
+
+def test_actions_stand_in_one_line_with_the_text(chat: Open) -> None:
+    page = chat(LONG, LONG)
+    page.say("hi")
+    page.button("Retry").click()
+    page.page.get_by_text("2/2").wait_for()
+    page.answered()
+    text = _box(page.replies.last.locator("p").first)
+    parts = [
+        page.log.get_by_role("link", name="Previous version"),
+        *(page.log.get_by_role("link", name=name).last for name in ("Inspect", "Branch")),
+        *(page.button(name).last for name in ("Copy message", "Retry", "Undo", "Dislike", "Like")),
+    ]
+    boxes = [_box(part) for part in parts]
+    assert abs(boxes[0]["x"] - text["x"]) <= 10, "in line with the text"
+    middles = [box["y"] + box["height"] / 2 for box in boxes]
+    assert max(middles) - min(middles) <= 6, "in one line"
+    assert sorted(box["x"] for box in boxes) == [box["x"] for box in boxes]
+    assert all(later["x"] - one["x"] <= 90 for one, later in pairwise(boxes)), "in one place"
+
+
+def test_panels_are_as_they_were_left(chat: Open) -> None:
+    page = chat(fresh=True)
+
+    def opened() -> dict[str, bool]:
+        page.page.locator("html.settled").wait_for()
+        classes = {name: page.page.locator(f"#{name}").get_attribute("class") or "" for name in names}
+        return {name: "open" in found.split() for name, found in classes.items()}
+
+    names = ("conversations", "settings")
+    page.sidebar("settings", opened=False)
+    page.page.reload()
+    assert opened() == {"conversations": True, "settings": False}
+    page.sidebar("conversations", opened=False)
+    page.sidebar("settings", opened=True)
+    page.page.reload()
+    assert opened() == {"conversations": False, "settings": True}
+    page.page.set_viewport_size({"width": 820, "height": 1180})
+    expect(page.page.locator("#settings.open")).to_have_count(0)  # it would cover the chat
+    page.page.set_viewport_size({"width": 1280, "height": 860})
+    expect(page.page.locator("#settings.open")).to_have_count(1)
+
+
+def test_a_panel_over_the_chat_closes_when_one_goes_on(chat: Open) -> None:
+    sizes: dict[str, Any] = {"viewport": {"width": 820, "height": 1180}}
+    page = chat(**sizes)
+    bar = page.page.locator("#settings.open")
+    page.sidebar("settings", opened=True)
+    page.box.click()
+    expect(bar).to_have_count(0)
+    page.sidebar("settings", opened=True)
+    page.page.keyboard.press("Escape")
+    expect(bar).to_have_count(0)
+
+
+def test_settings_are_folded_and_explained_on_demand(chat: Open) -> None:
+    page = chat(fresh=True)
+    slider = page.page.get_by_role("slider", name="range slider for Temperature")
+    expect(slider).to_be_hidden()
+    page.button("Sampling ▼").click()
+    expect(slider).to_be_visible()
+    told = page.page.locator("#setting-temperature .info-text")
+    expect(told).to_be_hidden()
+    page.button("Temperature ?").click()
+    expect(told).to_be_visible()
+    page.button("Temperature ?").click()
+    expect(told).to_be_hidden()
