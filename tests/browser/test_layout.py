@@ -25,7 +25,7 @@ def _box(part: Locator) -> FloatRect:
 @pytest.mark.parametrize("size", SIZES)
 def test_the_chat_can_be_used_at_any_size(chat: Open, size: str) -> None:
     width, height = SIZES[size]
-    page = chat(LONG, viewport={"width": width, "height": height})
+    page = chat(LONG, viewport={"width": width, "height": height}, reduced_motion="reduce")
     page.say("hi")
     assert page.page.evaluate("document.scrollingElement.scrollWidth") <= width
     log = _box(page.log)
@@ -60,7 +60,7 @@ def test_actions_stand_in_one_line_with_the_text(chat: Open) -> None:
     middles = [box["y"] + box["height"] / 2 for box in boxes]
     assert max(middles) - min(middles) <= 6, "in one line"
     assert sorted(box["x"] for box in boxes) == [box["x"] for box in boxes]
-    assert all(later["x"] - one["x"] <= 90 for one, later in pairwise(boxes)), "in one place"
+    assert all(later["x"] - one["x"] <= 120 for one, later in pairwise(boxes)), "in one place"
 
 
 def test_panels_are_as_they_were_left(chat: Open) -> None:

@@ -148,6 +148,7 @@ FOCUSED = """() => {
 
 def test_all_can_be_reached_with_the_tab_key(chat: Open) -> None:
     page = chat([*REPLY], fresh=True, reduced_motion="reduce")
+    page.setting("Temperature")
     page.say("hi")
     page.box.focus()
     stops: list[dict[str, Any]] = []
@@ -220,6 +221,7 @@ INTERACTIVE = {
 
 def test_everything_has_a_name(chat: Open) -> None:
     page = chat(REPLY, ["part", FAILURE], [], fresh=True)
+    page.setting("Temperature")
     session = page.page.context.new_cdp_session(page.page)
 
     def nameless() -> list[str]:
