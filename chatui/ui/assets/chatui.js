@@ -171,8 +171,9 @@
   // What a setting means is told when one asks for it.
   const explain = (info) => {
     if (info.previousElementSibling?.matches(".help")) return;
-    const help = document.createElement("button");
-    help.type = "button";
+    const help = document.createElement("span"); // a button would be what the label around it names
+    help.setAttribute("role", "button");
+    help.tabIndex = 0;
     help.className = "help";
     help.textContent = "?";
     help.setAttribute("aria-label", `${info.previousElementSibling?.textContent.trim() ?? ""} ?`);
@@ -180,6 +181,11 @@
     help.addEventListener("click", (event) => {
       event.preventDefault();
       help.setAttribute("aria-expanded", String(info.classList.toggle("shown")));
+    });
+    help.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      help.click();
     });
     info.before(help);
   };
