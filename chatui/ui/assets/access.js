@@ -74,9 +74,9 @@
     all("#chat .examples", () => ({ role: "group", "aria-label": _("Examples") }));
     all("#chat .prose li input[type=checkbox]", (box) => ({ "aria-label": box.checked ? _("Done") : _("Not done") }));
     all("#message", () => ({ "data-temporary": _("Temporary chat: it is not kept, and gone when you leave it.") }));
-    // Gradio sets the direction of each block apart from that of the page.
+    // Gradio sets the direction of each block apart from that of the page. Its sliders and lists know left to right only.
     const { dir } = document.documentElement;
-    if (dir) all(`.block[dir]:not([dir=${dir}])`, () => ({ dir }));
+    if (dir) all(`.block[dir]:not([dir=${dir}], :has(input[type=range]), #persona)`, () => ({ dir }));
     all("#inspector .cm-scroller", () => ({ tabindex: "0" }));
   };
   let waits = false;
