@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from chatui import i18n
 from chatui.ui import speaking
+from chatui.ui.malformed import reading
 from chatui.ui.sessions import Session
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,11 @@ class Page(gr.Blocks):
         """Answer an event in the language of the one who caused it."""
         with i18n.speaking(speaking.asked_in(request)):
             return await super().process_api(block_fn, inputs, state, request, **options)
+
+    async def preprocess_data(self, *call: Any, **options: Any) -> Any:
+        """What the functions of an event are given. Raises gr.Error where a client sent something else."""
+        with reading():
+            return await super().preprocess_data(*call, **options)
 
     async def postprocess_data(
         self, block_fn: BlockFunction, predictions: list[Any] | dict[Any, Any], state: SessionState | None

@@ -32,6 +32,7 @@ from chatui.ui.conversation import Conversation
 from chatui.ui.inspector_panel import InspectorPanel
 from chatui.ui.logins import cookie_names
 from chatui.ui.logins import install as install_logins
+from chatui.ui.malformed import Malformed
 from chatui.ui.persona_panel import PersonaPanel
 from chatui.ui.sidebar import Sidebar, below
 from chatui.ui.streams import EventStreams
@@ -66,6 +67,7 @@ def mount(
     gradio_app: Any = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))
     if logins is not None:
         install_logins(app, gradio_app, logins, cookies.instance)
+    gradio_app.add_middleware(Malformed)
     gradio_app.add_middleware(EventStreams, page=page)
     gradio_app.add_middleware(Connections)
 
@@ -107,6 +109,7 @@ def launch(runner: Runner, cookies: Cookies, login: Login | None, routes: list[B
         Middleware(early.Head, opening=opening),
         Middleware(Connections),
         Middleware(EventStreams, page=page),
+        Middleware(Malformed),
     ]
     wiring = {"routes": routes, "middleware": middleware}
     page.launch(auth=login, app_kwargs=wiring, state_session_capacity=sessions.MOST_TABS, **_appearance())

@@ -39,7 +39,9 @@ class PersonaChoice(gr.Dropdown):
     is_template = True
 
     def preprocess(self, payload: Any) -> Any:
-        """The key as it came."""
+        """The key as it came. Raises ValueError where it cannot be one."""
+        if payload is not None and not isinstance(payload, str):
+            raise ValueError("the key of a persona is text")
         return payload
 
     def postprocess(self, value: Any) -> Any:
