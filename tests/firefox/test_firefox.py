@@ -1,6 +1,5 @@
 """The main ways of the page in Firefox, driven through Marionette, which Debian's build has on board."""
 
-import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -67,7 +66,8 @@ class Firefox:
 
 
 @pytest.fixture(scope="module")
-def firefox() -> Iterator[Firefox]:
+def firefox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Firefox]:
+    log = tmp_path_factory.mktemp("firefox") / "log"  # a file of its own: Marionette removes the one that is there
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -77,7 +77,7 @@ def firefox() -> Iterator[Firefox]:
         bin=FIREFOX,
         headless=True,
         prefs=PREFERENCES,
-        gecko_log=os.devnull,
+        gecko_log=str(log),
         startup_timeout=120,
     )
     driver.start_session()
