@@ -14,7 +14,9 @@ from tests.fakes import FakeBackend, Reply
 
 FLAGS = (*CHROMIUM, f"--host-resolver-rules=MAP {FOREIGN_HOST} 127.0.0.1")
 
-BOTH_PANELS = "if (!localStorage['chatui-panels']) localStorage['chatui-panels'] = '{\"settings\":true}';"
+BOTH_PANELS = """try {
+  if (!localStorage['chatui-panels']) localStorage['chatui-panels'] = '{"settings":true}';
+} catch { /* a document that may keep nothing */ }"""
 """At the size of a laptop the right one is closed at first."""
 
 Serve = Callable[..., Site]

@@ -213,7 +213,7 @@ def test_each_slider_has_its_own_reset(chat: Open) -> None:
     page = chat(fresh=True)
     page.setting("Top-p").fill("0.3")
     page.setting("Top-p").blur()
-    page.page.locator("#setting-top_p").get_by_role("button").click()
+    page.page.locator("#setting-top_p").get_by_test_id("reset-button").click()
     expect(page.setting("Top-p")).to_have_value("0.95")
 
 
