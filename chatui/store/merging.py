@@ -4,21 +4,25 @@ What is there stays: messages are only added, or grow where the file has more of
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, Row, and_, select, update
 
 from chatui.errors import TransferError
+from chatui.store.database import Database
 from chatui.store.records import Conversation, Merged, StoredMessage, Tree
 from chatui.store.rows import (
+    clock,
     conversation_of,
     derived_id,
     first_words,
     insert_conversation,
     insert_messages,
     one_line,
+    shown_size,
 )
 from chatui.store.tables import conversations, messages
 
@@ -26,40 +30,111 @@ OURS = re.compile(r"[A-Za-z0-9_-]{22}")
 """What our own ids look like, see rows.new_id()."""
 AT_ONCE = 500
 """Ids that are asked for in one statement; databases limit them."""
+PIECE_MESSAGES, PIECE_CHARACTERS = 200, 200_000
+"""What comes in within one transaction at most: others wait for it, and the words of each are put into the index."""
+PAUSE_SECONDS = 0.005
+"""Between two transactions, for other servers that wait for the same file: they are in no queue here."""
+
+
+@dataclass
+class Merge:
+    """A conversation on its way in. It may come in pieces, and is as good as deleted until finish().
+
+    So one that is never finished, as the server ended, is purged with what was deleted.
+    """
+
+    owner: str
+    conversation: Conversation
+    placed: Sequence[StoredMessage]
+    new: int = 0
+    grown: int = 0
+    known: bool | None = None
+
+    @classmethod
+    def of(cls, connection: Connection, owner: str, tree: Tree) -> Self:
+        """Look where its messages belong; writes nothing. Raises TransferError where it is none."""
+        conversation = _titled(tree)
+        placed = _placed(conversation, tree.messages, _elsewhere(connection, owner, conversation.id, tree.messages))
+        leaf = None if conversation.leaf is None else placed[conversation.leaf].id
+        return cls(owner, replace(conversation, leaf=leaf), list(placed.values()))
+
+    def pieces(self) -> Iterator[Sequence[StoredMessage]]:
+        """The messages, a few at a time; one piece at least."""
+        piece: list[StoredMessage] = []
+        characters = 0
+        for message in self.placed:
+            characters += shown_size(message)
+            if piece and (len(piece) == PIECE_MESSAGES or characters > PIECE_CHARACTERS):
+                yield piece
+                piece, characters = [], shown_size(message)
+            piece.append(message)
+        yield piece
+
+    def add(self, connection: Connection, piece: Sequence[StoredMessage]) -> None:
+        """Add what is new of a piece, each of which comes after its parents."""
+        row = self._row(connection)
+        if row is None:
+            hidden = replace(self.conversation, leaf=None)
+            insert_conversation(connection, self.owner, hidden, deleted=clock(connection))
+        if self.known is None:
+            self.known = row is not None and row.deleted is None
+        there = _there(connection, self.owner, piece)
+        new = [message for message in piece if message.id not in there]
+        insert_messages(connection, self.owner, new)
+        self.new += len(new)
+        self.grown += _grow(connection, self.owner, piece, there)
+
+    def finish(self, connection: Connection) -> Merged:
+        """Show the conversation, after its last piece."""
+        row = self._row(connection)
+        if row is None:
+            raise _wrong(f"“{self.conversation.title}” was removed while it came in.")
+        there, leaf = conversation_of(row), self.conversation.leaf
+        values: dict[str, Any] = {"deleted": None}
+        unfinished = row.deleted is not None and there.leaf is None
+        if self.new:
+            values |= {"updated": max(there.updated, self.conversation.updated)}
+        if unfinished or (self.new and (there.leaf is None or there.leaf in _above(leaf, self.placed))):
+            values |= {"leaf": leaf}
+        if self.conversation.named and not there.named:
+            values |= {"title": self.conversation.title, "named": True}
+        mine = and_(conversations.c.owner == self.owner, conversations.c.id == there.id)
+        connection.execute(update(conversations).where(mine).values(values))
+        changed = connection.execute(select(conversations).where(mine)).one()
+        return Merged(conversation_of(changed), self.new + self.grown, known=bool(self.known))
+
+    def _row(self, connection: Connection) -> Row[Any] | None:
+        table = conversations.c
+        mine = and_(table.owner == self.owner, table.id == self.conversation.id)
+        return connection.execute(select(conversations).where(mine).with_for_update()).first()
 
 
 def merge(connection: Connection, owner: str, tree: Tree) -> Merged:
-    """Add what is new of a conversation. Raises TransferError where it is none."""
-    conversation = _titled(tree)
-    row = connection.execute(
-        select(conversations)
-        .where(conversations.c.owner == owner, conversations.c.id == conversation.id)
-        .with_for_update()
-    ).first()
-    known = _known(connection, owner, conversation.id, tree.messages)
-    placed = _placed(conversation, tree.messages, known)
-    leaf = None if conversation.leaf is None else placed[conversation.leaf].id
-    new = [message for message in placed.values() if message.id not in known]
-    if row is None:
-        conversation = replace(conversation, leaf=leaf)
-        # The leaf is no foreign key, so that it may come before its message.
-        insert_conversation(connection, owner, conversation)
-        insert_messages(connection, owner, new)
-        return Merged(conversation, len(new), known=False)
-    insert_messages(connection, owner, new)
-    grown = _grow(connection, owner, placed.values(), known)
-    there = conversation_of(row)
-    values: dict[str, Any] = {"deleted": None}
-    if new:
-        values |= {"updated": max(there.updated, conversation.updated)}
-        if there.leaf is None or there.leaf in _above(leaf, placed.values()):
-            values |= {"leaf": leaf}
-    if conversation.named and not there.named:
-        values |= {"title": conversation.title, "named": True}
-    mine = and_(conversations.c.owner == owner, conversations.c.id == there.id)
-    connection.execute(update(conversations).where(mine).values(values))
-    changed = connection.execute(select(conversations).where(mine)).one()
-    return Merged(conversation_of(changed), len(new) + grown, known=row.deleted is None)
+    """Add what is new of a conversation, all at once. Raises TransferError where it is none."""
+    merging = Merge.of(connection, owner, tree)
+    for piece in merging.pieces():
+        merging.add(connection, piece)
+    return merging.finish(connection)
+
+
+def merge_in_pieces(database: Database, owner: str, tree: Tree) -> Merged:
+    """The same in short transactions, so that others may write in between. Raises TransferError."""
+    with database.reading() as connection:
+        merging = Merge.of(connection, owner, tree)
+    pieces = list(merging.pieces())
+    for piece in pieces[:-1]:
+        with database.writing() as connection:
+            merging.add(connection, piece)
+        _pause()
+    with database.writing() as connection:
+        merging.add(connection, pieces[-1])
+        merged = merging.finish(connection)
+    _pause()
+    return merged
+
+
+def _pause() -> None:
+    time.sleep(PAUSE_SECONDS)
 
 
 def _titled(tree: Tree) -> Conversation:
@@ -74,32 +149,35 @@ def _titled(tree: Tree) -> Conversation:
     return replace(conversation, id=id, title=title)
 
 
-def _known(
-    connection: Connection, owner: str, conversation: str, told: Iterable[StoredMessage]
-) -> dict[str, tuple[str, str, bool]]:
-    """Of the ids that these messages may have: conversation, text, and whether a model here wrote it."""
-    ids = list(dict.fromkeys(id for message in told for id in (message.id, _derived(conversation, message.id))))
-    columns = (messages.c.id, messages.c.conversation, messages.c.content, messages.c.author.is_not(None))
-    found = {}
+def _elsewhere(connection: Connection, owner: str, conversation: str, told: Iterable[StoredMessage]) -> set[str]:
+    """The ids of these messages that messages of other conversations have."""
+    table = messages.c
+    ids = list(dict.fromkeys(message.id for message in told))
+    found: set[str] = set()
     for start in range(0, len(ids), AT_ONCE):
-        some = messages.c.id.in_(ids[start : start + AT_ONCE])
-        for id, its, content, ours in connection.execute(select(*columns).where(messages.c.owner == owner, some)):
-            found[id] = (its, content, bool(ours))
+        some = and_(table.id.in_(ids[start : start + AT_ONCE]), table.conversation != conversation)
+        found |= set(connection.scalars(select(table.id).where(table.owner == owner, some)))
     return found
+
+
+def _there(connection: Connection, owner: str, piece: Sequence[StoredMessage]) -> dict[str, tuple[str, bool]]:
+    """Of those that are there already: the text, and whether a model here wrote it."""
+    columns = (messages.c.id, messages.c.content, messages.c.author.is_not(None))
+    some = messages.c.id.in_([message.id for message in piece])
+    rows = connection.execute(select(*columns).where(messages.c.owner == owner, some))
+    return {id: (content, bool(ours)) for id, content, ours in rows}
 
 
 def _derived(conversation: str, message: str) -> str:
     return derived_id("message", conversation, message)
 
 
-def _placed(
-    conversation: Conversation, told: Iterable[StoredMessage], known: dict[str, tuple[str, str, bool]]
-) -> dict[str, StoredMessage]:
+def _placed(conversation: Conversation, told: Iterable[StoredMessage], elsewhere: set[str]) -> dict[str, StoredMessage]:
     """The messages by their ids in the file, under those that they have here. Raises TransferError."""
     placed: dict[str, StoredMessage] = {}
     for message in told:
         id = message.id
-        if not OURS.fullmatch(id) or known.get(id, (conversation.id,))[0] != conversation.id:
+        if not OURS.fullmatch(id) or id in elsewhere:
             id = _derived(conversation.id, message.id)
         if message.id in placed:
             raise _wrong(f"Two messages of “{conversation.title}” have the same id.")
@@ -121,12 +199,12 @@ def _grow(
     connection: Connection,
     owner: str,
     placed: Iterable[StoredMessage],
-    known: dict[str, tuple[str, str, bool]],
+    known: dict[str, tuple[str, bool]],
 ) -> int:
     """Give known messages the rest of their text, where they were exported too early. Returns how many."""
     grown = 0
     for message in placed:
-        _, content, ours = known.get(message.id, ("", "", True))
+        content, ours = known.get(message.id, ("", True))
         if not ours and message.content != content and message.content.startswith(content):
             mine = and_(messages.c.owner == owner, messages.c.id == message.id)
             connection.execute(update(messages).where(mine).values(content=message.content))

@@ -233,11 +233,18 @@ def newest_leaf(connection: Connection, owner: str, message: str) -> str:
     return newest or message
 
 
-def insert_conversation(connection: Connection, owner: str, conversation: Conversation) -> None:
+def shown_size(message: StoredMessage) -> int:
+    """The characters that a page shows of a message."""
+    return len(message.content) + len(message.reasoning)
+
+
+def insert_conversation(
+    connection: Connection, owner: str, conversation: Conversation, deleted: datetime | None = None
+) -> None:
     """Add a conversation's row."""
     fields = ("id", "title", "named", "persona", "leaf", "pinned", "archived", "created", "updated")
     values = {name: getattr(conversation, name) for name in fields}
-    connection.execute(insert(conversations).values(owner=owner, **values))
+    connection.execute(insert(conversations).values(owner=owner, deleted=deleted, **values))
 
 
 def insert_messages(

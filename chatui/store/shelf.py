@@ -41,6 +41,7 @@ from chatui.store.rows import (
     newest_leaf,
     one_line,
     path_end,
+    shown_size,
     there,
     whole_tree,
     with_fresh_ids,
@@ -282,9 +283,11 @@ class Shelf:
             return [merging.merge(connection, self._owner, tree).conversation for tree in given]
 
     def merge(self, tree: Tree) -> Merged:
-        """Add a conversation from elsewhere; to one that an earlier import made, what is new. Raises TransferError."""
-        with self._database.writing() as connection:
-            return merging.merge(connection, self._owner, tree)
+        """Add a conversation from elsewhere; to one that an earlier import made, what is new. Raises TransferError.
+
+        In several transactions, so that nobody waits long to write; it is shown when the last of them is done.
+        """
+        return merging.merge_in_pieces(self._database, self._owner, tree)
 
     def personas(self) -> list[OwnPersona]:
         """The owner's personas, the oldest first."""
@@ -364,11 +367,6 @@ class Shelf:
     def _change(self, connection: Connection, id: str, **values: Any) -> None:
         mine = and_(conversations.c.owner == self._owner, conversations.c.id == id)
         connection.execute(update(conversations).where(mine).values(**values))
-
-
-def shown_size(message: StoredMessage) -> int:
-    """The characters that a page shows of a message."""
-    return len(message.content) + len(message.reasoning)
 
 
 def _message(

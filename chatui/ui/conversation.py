@@ -26,7 +26,7 @@ from chatui.personas import Persona
 from chatui.runner import Growing, Live, Runner, said
 from chatui.settings import GenerationSettings
 from chatui.store.records import Author, Path, Rating, StoredMessage, Turn
-from chatui.store.shelf import shown_size
+from chatui.store.rows import shown_size
 from chatui.ui import actions, context_bar, controls, endpoint, header, inspector_panel, listening, speaking, transcript
 from chatui.ui.blocks import Page
 from chatui.ui.flow import Latest, Once, pause, rendered

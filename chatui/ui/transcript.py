@@ -11,7 +11,7 @@ from chatui.errors import ChatError
 from chatui.i18n import N_, _, ngettext, number, translated
 from chatui.runner import Growing
 from chatui.store.records import Path, StoredMessage
-from chatui.store.shelf import shown_size
+from chatui.store.rows import shown_size
 from chatui.ui import speaking, written
 from chatui.ui.place import MESSAGES_SHOWN
 

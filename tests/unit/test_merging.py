@@ -2,14 +2,15 @@
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from chatui.errors import StoreError
 from chatui.personas import Persona
 from chatui.settings import GenerationSettings
-from chatui.store import importing
+from chatui.store import importing, merging, rows
 from chatui.store.exporting import as_json
 from chatui.store.records import Author, Merged, Progress, Turn
 from chatui.store.shelf import Shelf
@@ -142,3 +143,59 @@ def test_a_conversation_with_many_messages(shelf: Shelf) -> None:
     (later,) = bring(shelf, chat(*nodes))
     assert later.new == 100
     assert len(told(shelf, later.conversation.id)) == 1300
+
+
+def long_chat(count: int) -> Any:
+    nodes = [node(f"m{n}", f"m{n - 1}" if n else None, ("user", "assistant")[n % 2], f"word{n}") for n in range(count)]
+    return chat(*nodes, current_node=f"m{count - 1}")
+
+
+def test_a_long_conversation_comes_in_in_pieces_and_is_hidden_until_it_is_whole(
+    store: Store, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added: list[int] = []
+    listed: list[int] = []
+
+    def insert(*args: Any) -> None:
+        added.append(len(args[2]))
+        rows.insert_messages(*args)
+
+    monkeypatch.setattr(merging, "insert_messages", insert)
+    monkeypatch.setattr(merging, "_pause", lambda: listed.append(len(shelf.conversations())))
+    (first,) = bring(shelf, long_chat(950))
+    assert first.new == 950 == len(told(shelf, first.conversation.id))
+    assert added == [200, 200, 200, 200, 150]
+    assert listed == [0, 0, 0, 0, 1]
+    (again,) = bring(shelf, long_chat(950))
+    assert (again.known, again.new) == (True, 0)
+
+
+def test_an_import_that_broke_off_is_gone_on_with_or_purged(
+    store: Store, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise StoreError("gone", "")
+
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(merging, "_pause", broken)
+            with pytest.raises(StoreError):
+                bring(shelf, long_chat(300))
+        assert shelf.conversations() == []
+        assert shelf.search("word7") == []
+    (whole,) = bring(shelf, long_chat(300))
+    assert len(told(shelf, whole.conversation.id)) == 300
+    assert not whole.known
+    with monkeypatch.context() as patched:
+        patched.setattr(merging, "_pause", broken)
+        with pytest.raises(StoreError):
+            bring(shelf, long_chat(300) | {"conversation_id": "8"})
+    assert store.purge(timedelta(0)) == 1
+
+
+def test_long_texts_make_small_pieces(shelf: Shelf) -> None:
+    nodes = [node(f"m{n}", f"m{n - 1}" if n else None, "user", "x" * 150_000) for n in range(3)]
+    (tree,) = importing.read(json.dumps(chat(*nodes)).encode(), NOW)
+    with shelf._database.reading() as connection:
+        pieces = merging.Merge.of(connection, "login:ann", tree).pieces()
+        assert [len(piece) for piece in pieces] == [1, 1, 1]
