@@ -3,6 +3,8 @@
 import os
 import tempfile
 
+from hypothesis import settings
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 for name in [name for name in os.environ if name.startswith("CHATUI_")]:
@@ -10,5 +12,9 @@ for name in [name for name in os.environ if name.startswith("CHATUI_")]:
 DATA = tempfile.TemporaryDirectory(prefix="chatui-tests-", ignore_cleanup_errors=True)
 os.environ["CHATUI_DATA_DIR"] = DATA.name
 os.environ["CHATUI_ALLOWED_HOSTS"] = "*"  # test clients make up names; test_security.py has the default
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("chatui", deadline=None)
+settings.load_profile("chatui")
 
 pytest_plugins = ("tests.databases",)

@@ -182,7 +182,11 @@ class LocalBackend:
             await asyncio.to_thread(self._thread.join, 10)
 
     def _admit(self, job: _Job) -> None:
-        """Put the job in the queue; the caller holds the lock."""
+        """Put the job in the queue; the caller holds the lock.
+
+        The last quarter of the places is for users of whom fewer requests than that wait, so that no single one turns
+        all others away.
+        """
         if self._closing:
             raise _closed()
         if self._stopped:
@@ -190,6 +194,14 @@ class LocalBackend:
         if len(self._waiting) >= self._longest_queue:
             raise OverloadError(
                 f"{len(self._waiting)} requests are waiting already.", "Try again in a while.", retry_after=10
+            )
+        reserved = self._longest_queue // 4
+        own = self._waiting.waiting(job.request.user)
+        if own >= reserved > 0 and len(self._waiting) >= self._longest_queue - reserved:
+            raise OverloadError(
+                f"{own} of your requests are waiting, and the places that are left are for others.",
+                "Try again when some of them are answered.",
+                retry_after=10,
             )
         self._waiting.put(job.request.user, job)
         self._tell_places()

@@ -22,6 +22,10 @@ class FairQueue(Generic[Item]):
         for nth in zip_longest(*self._lines.values()):
             yield from (item for item in nth if item is not None)
 
+    def waiting(self, user: str) -> int:
+        """How many items of this user wait."""
+        return len(self._lines.get(user, ()))
+
     def put(self, user: str, item: Item) -> None:
         """At the end of this user's line."""
         self._lines.setdefault(user, deque()).append(item)

@@ -293,6 +293,28 @@ class TestPlaces:
         await backend.close()
 
 
+class TestShares:
+    async def test_one_user_cannot_take_all_places_of_the_queue(self):
+        model = FakeModel()
+        model.may_read.clear()
+        backend = backend_of(model, longest_queue=8).start()
+        greedy = [task for number in range(12) for task in await asked(backend, f"greedy {number}", user="greedy")]
+        await until(lambda: sum(task.done() for task in greedy) > 0 and len(backend._waiting) == 6)
+        refused = [task for task in greedy if task.done()]
+        assert refused
+        for task in refused:
+            with pytest.raises(OverloadError, match="left are for others"):
+                await task
+        others = [*await asked(backend, "one", user="a"), *await asked(backend, "two", user="b")]
+        await until(lambda: len(backend._waiting) == 8)
+        with pytest.raises(OverloadError, match="8 requests are waiting"):
+            await reply(backend, "too late", "c")
+        model.may_read.set()
+        assert await asyncio.gather(*others) == ["one", "two"]
+        await asyncio.gather(*greedy, return_exceptions=True)
+        await backend.close()
+
+
 class TestLoading:
     async def test_a_request_waits_for_the_model(self):
         loaded = threading.Event()
