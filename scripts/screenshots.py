@@ -18,10 +18,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = (
-    "What is a chat template, in two sentences?",
-    "Write a Python function that returns the sum of the squares of a list, and show how to call it.",
+    "What is the capital of France, and what is it known for?",
+    "Write a Python function that tells whether a number is even.",
 )
-"""Of which a small model gives good answers; with the same seed the same ones each time."""
+"""Of which a small model gives good answers."""
 SIZE = {"width": 1280, "height": 800}
 WAIT_SECONDS = 300
 
@@ -56,7 +56,7 @@ def _wait_until_ready(health: str, program: "subprocess.Popen[bytes]") -> None:
 
 
 def converse(page: Page, address: str) -> None:
-    """Ask the questions, each when the one before is answered, with a seed of its own."""
+    """Ask the questions, each when the one before is answered."""
     page.goto(address)
     box = page.get_by_role("textbox", name="Message", exact=True)
     box.wait_for()

@@ -111,8 +111,7 @@ def test_old_replies_can_be_inspected_after_a_reload(chat: Open) -> None:
 
 def test_of_a_stopped_reply_all_that_was_written_is_told(chat: Open) -> None:
     page = chat(["One ", "two ", "three ", Hold(), "never"])
-    page.box.fill("Count")
-    page.send.click()
+    page.ask("Count")
     expect(page.replies.last).to_contain_text("three", timeout=PATIENCE)
     page.stop.click()
     view = inspect(page)

@@ -145,7 +145,7 @@ def test_a_seed_repeats_and_another_does_not(chat: Chat) -> None:
 def test_stop_retry_and_edit(chat: Chat) -> None:
     limit(chat, 400, temperature=1)
     chat.box.fill("Write a long story about the sea.")
-    chat.send.click()
+    chat.box.press("Enter")
     expect(chat.replies.first).to_contain_text(re.compile(r"\w+ \w+ \w+"), timeout=SLOW)
     chat.stop.click()
     expect(chat.send).to_be_visible(timeout=5_000)
@@ -165,7 +165,7 @@ def test_stop_retry_and_edit(chat: Chat) -> None:
 def test_the_model_is_free_again_after_a_stop_while_reading(chat: Chat) -> None:
     limit(chat, 8)
     chat.box.fill("word " * 3000)
-    chat.send.click()
+    chat.box.press("Enter")
     expect(chat.log).to_contain_text(re.compile(r"Reading ([\d,]+ of )?3,0\d\d tokens"), timeout=SLOW)
     chat.stop.click()
     expect(chat.send).to_be_visible(timeout=5_000)

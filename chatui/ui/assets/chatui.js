@@ -268,6 +268,7 @@
 
   // One question is asked once: a double click is no second one, nor does its second half stop the reply.
   const HASTE = 1000;
+  const DOUBLE_CLICK = 500; // as long as systems wait for the second half of one
   const sending = { at: -Infinity, text: "", clicked: false };
   const hasty = () => performance.now() - sending.at < HASTE;
   const box = () => document.querySelector("#message textarea");
@@ -289,7 +290,7 @@
   }, true);
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#message .submit-button")) sends(event, true);
-    else if (event.target.closest?.("#message .stop-button") && sending.clicked && hasty()) quell(event);
+    else if (event.target.closest?.("#message .stop-button") && sending.clicked && performance.now() - sending.at < DOUBLE_CLICK) quell(event);
   }, true);
 
   // When this tab showed the first and the last text of a reply, in seconds after it was asked for. Whatever was last
