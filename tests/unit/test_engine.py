@@ -232,10 +232,11 @@ class TestPlaces:
         model = FakeModel()
         model.may_read.clear()
         backend = backend_of(model).start()
-        tasks = []
-        for number in range(6):
-            tasks.append(asyncio.create_task(self.places(backend, f"slow {number}")))
-            await asyncio.sleep(0.002)
+        tasks = [asyncio.create_task(self.places(backend, "slow 0"))]
+        await until(model.began.is_set)
+        tasks.append(asyncio.create_task(self.places(backend, "slow 1")))
+        await until(lambda: len(backend._prepared) == 1)
+        tasks += [asyncio.create_task(self.places(backend, f"slow {number}")) for number in range(2, 6)]
         await until(lambda: len(backend._waiting) == 4)
         model.may_read.set()
         told = await asyncio.gather(*tasks)
@@ -298,11 +299,13 @@ class TestShares:
         model = FakeModel()
         model.may_read.clear()
         backend = backend_of(model, longest_queue=8).start()
-        greedy = [task for number in range(12) for task in await asked(backend, f"greedy {number}", user="greedy")]
-        await until(lambda: sum(task.done() for task in greedy) > 0 and len(backend._waiting) == 6)
-        refused = [task for task in greedy if task.done()]
-        assert refused
-        for task in refused:
+        greedy = await asked(backend, "running", user="greedy")
+        await until(model.began.is_set)
+        greedy += await asked(backend, "made ready", user="greedy")
+        await until(lambda: len(backend._prepared) == 1)
+        greedy += await asked(backend, *(f"greedy {number}" for number in range(8)), user="greedy")
+        await until(lambda: sum(task.done() for task in greedy) == 2 and len(backend._waiting) == 6)
+        for task in (task for task in greedy if task.done()):
             with pytest.raises(OverloadError, match="left are for others"):
                 await task
         others = [*await asked(backend, "one", user="a"), *await asked(backend, "two", user="b")]
