@@ -115,6 +115,22 @@ TEXT_PARTS = {"text", "input_text", "output_text"}
 """Types of parts that are text, the last two in the Responses API."""
 
 INT64 = range(-(2**63), 2**63)
+WHOLE = {"max_new_tokens", "top_k", "seed"}
+"""Settings that are whole numbers."""
+
+MEANT: Mapping[str, Mapping[str, Any]] = {
+    "max_new_tokens": {"minimum": -1, "maximum": None, "not": {"const": 0}},
+    "top_k": {"minimum": -1},
+    "seed": {"anyOf": [{"type": "integer", "minimum": INT64[0], "maximum": INT64[-1]}, {"type": "null"}]},
+    "stop": {
+        **dict.fromkeys(("type", "items", "maxItems")),
+        "anyOf": [
+            {"type": "string", "maxLength": 200},
+            {"type": "array", "maxItems": 16, "items": {"type": "string", "maxLength": 200}},
+        ],
+    },
+}
+"""How the JSON Schemas of settings differ for what `accepted` makes of their values; None takes a word away."""
 
 
 def accepted(setting: str, value: Any) -> Any:
@@ -123,6 +139,8 @@ def accepted(setting: str, value: Any) -> Any:
     A seed is any 64-bit number, as at OpenAI; one that needs more than 32 bits is folded into them. What means nothing
     is returned as it is, for GenerationSettings to refuse.
     """
+    if setting in WHOLE and isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON knows one kind of number
     if setting == "stop":
         strings = [value] if isinstance(value, str) else value
         return [text for text in strings if text != ""] if isinstance(strings, list) else value

@@ -45,8 +45,10 @@ class ChatMessage(BaseModel):
         given = {name: part for name, part in value.items() if part is not None and name not in MESSAGE_WITHOUT_EFFECT}
         given = {name: part for name, part in given.items() if part not in ([], {}) or name == "content"}
         thought = given.pop("reasoning", None)
-        if thought is not None:
+        if isinstance(thought, str):
             given.setdefault("reasoning_content", thought)
+        elif thought is not None:
+            given["reasoning_content"] = thought  # which it refuses
         if given.get("role") == "assistant" and not given.keys() - {"role", "reasoning_content"}:
             given["content"] = ""
         return given

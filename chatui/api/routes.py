@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from chatui.api.access import Access
 from chatui.api.answers import ApiError, Fields, Reply, describe_error, describe_model, to_json
 from chatui.api.incoming import ClientGoneError, Incoming
+from chatui.api.openapi import document
 from chatui.api.requests import find_model, read_chat
 from chatui.bodies import LARGEST_BODY, RefusedError, inflated
 from chatui.chat import Backend, ReplyDelta
@@ -66,20 +67,20 @@ class EventStream(StreamingResponse):
 class Api:
     """The application behind /v1: every answer, errors too, is in OpenAI's shape."""
 
-    def __init__(self, backend: Backend, access: Access) -> None:
+    def __init__(self, backend: Backend, access: Access, root_path: str = "") -> None:
         self._backend = backend
         self._access = access
         self._started = int(time.time())
-        self._router = Router(
-            [
-                Route("/models", self._models, methods=["GET"]),
-                Route("/models/", self._models, methods=["GET"]),
-                Route("/models/{name:path}", self._model, methods=["GET"]),
-                Route("/chat/completions", self._chat, methods=["POST"]),
-                Route("/chat/completions/", self._chat, methods=["POST"]),
-            ],
-            redirect_slashes=False,
-        )
+        routes = [
+            Route("/openapi.json", self._openapi, methods=["GET"]),
+            Route("/models", self._models, methods=["GET"]),
+            Route("/models/", self._models, methods=["GET"]),
+            Route("/models/{name:path}", self._model, methods=["GET"]),
+            Route("/chat/completions", self._chat, methods=["POST"]),
+            Route("/chat/completions/", self._chat, methods=["POST"]),
+        ]
+        self._router = Router(routes, redirect_slashes=False)
+        self._description = document(routes, f"{root_path}/v1", access.has_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, if it may pass."""
@@ -92,6 +93,9 @@ class Api:
         except Exception as error:
             status, body, headers = describe_error(_foreseen(error))
             await _json(body, status, headers)(scope, receive, send)
+
+    async def _openapi(self, _: Request) -> Response:
+        return _json(self._description)
 
     async def _models(self, _: Request) -> Response:
         return _json({"object": "list", "data": [describe_model(m, self._started) for m in self._backend.models()]})
@@ -120,7 +124,7 @@ class Api:
 
 def mount(backend: Backend, settings: AppSettings) -> Mount:
     """The routes under /v1."""
-    return Mount("/v1", Api(backend, Access(settings)))
+    return Mount("/v1", Api(backend, Access(settings), settings.root_path))
 
 
 async def _body(request: Request) -> bytes:

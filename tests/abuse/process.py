@@ -1,6 +1,7 @@
 """A server process under test: its address, its log and its memory."""
 
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -14,9 +15,10 @@ import psutil
 class Process:
     """A running server; `log` is what it has written to stderr."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._log = data_dir / "stderr.txt"
-        command = [sys.executable, "-m", "tests.abuse.server", str(data_dir / "data")]
+    def __init__(self, folder: Path, rate: float = 30.0, **settings: object) -> None:
+        self._log = folder / "stderr.txt"
+        options = {"rate": rate, "data_dir": str(folder / "data"), **settings}
+        command = [sys.executable, "-m", "tests.abuse.server", json.dumps(options)]
         with self._log.open("w") as log:
             self._running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self._running.stdout is not None
@@ -54,9 +56,9 @@ class Process:
 
 
 @contextlib.contextmanager
-def running(data_dir: Path) -> Iterator[Process]:
+def running(folder: Path, rate: float = 30.0, **settings: object) -> Iterator[Process]:
     """A server that answers, until the end of the block."""
-    process = Process(data_dir)
+    process = Process(folder, rate, **settings)
     try:
         process.wait()
         yield process

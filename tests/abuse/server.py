@@ -1,9 +1,12 @@
-"""The whole application over the fake backend, in a process of its own: `python -m tests.abuse.server DATA_DIR`."""
+"""The whole application over the fake backend, in a process of its own: `python -m tests.abuse.server OPTIONS`.
+
+OPTIONS are JSON: `rate`, the words a second of a reply, and AppSettings' fields.
+"""
 
 import asyncio
+import json
 import socket
 import sys
-from pathlib import Path
 
 import uvicorn
 
@@ -17,8 +20,11 @@ WORDS = [f" word{number}" for number in range(60)]
 def main() -> None:
     """Serve until the process is ended; the first line of stdout is the port."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    app = build_app(FakeBackend(WORDS, rate=30.0), AppSettings(data_dir=Path(sys.argv[1])))
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, ws="none")
+    options = json.loads(sys.argv[1])
+    backend = FakeBackend(WORDS, rate=options.pop("rate"))
+    app = build_app(backend, AppSettings(**options))
+    # As chatui.server.run has it.
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, ws="none", proxy_headers=False)
     print(listening.getsockname()[1], flush=True)  # noqa: T201
     asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
 

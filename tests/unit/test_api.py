@@ -407,6 +407,7 @@ NUMBERS = [
 MEANT = {
     ("max_new_tokens", -1): 8192,
     ("max_new_tokens", 10**30): 8192,
+    ("max_new_tokens", 1e9): 8192,
     ("top_k", -1): 0,
     ("seed", -1): None,
 }
@@ -844,7 +845,13 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-ROUTES = [("GET", "/v1/models"), ("GET", "/v1/models/echo"), ("POST", CHAT), ("GET", "/v1/nope")]
+ROUTES = [
+    ("GET", "/v1/openapi.json"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/echo"),
+    ("POST", CHAT),
+    ("GET", "/v1/nope"),
+]
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

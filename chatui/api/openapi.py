@@ -1,0 +1,205 @@
+"""/v1/openapi.json: made of the routes there are, of the classes that read requests, and of those of the answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.routing import Route
+
+from chatui import __version__
+from chatui.api import schemas
+from chatui.api.answers import Fields
+from chatui.api.fields import MEANT, MESSAGE_WITHOUT_EFFECT, NEUTRAL, PART_WITHOUT_EFFECT, SPELLINGS, WITHOUT_EFFECT
+from chatui.api.fields import TEXT_PARTS as TEXTS
+from chatui.api.requests import ChatBody
+from chatui.settings import GenerationSettings
+
+REF = "#/components/schemas/{model}"
+ANSWERS: tuple[type[BaseModel], ...] = (
+    schemas.ModelList,
+    schemas.ChatCompletion,
+    schemas.ChatCompletionChunk,
+    schemas.ErrorResponse,
+)
+KEY = "key"
+ABOUT = (
+    "Chat completions and models in OpenAI's dialect. A field that is null is as if left out; a field that asks for "
+    "something this server does not do is refused by name, and one that asks for nothing is accepted."
+)
+REFUSALS = {
+    "400": "The request cannot be done as it is; `param` is the field to blame. Besides what the schema says: the last "
+    "message must be a user's that says something, or with `continue_final_message` an assistant's; two spellings of "
+    "one setting must agree; the messages must fit into the model's context.",
+    "401": "The server has a key, and it was not sent.",
+    "403": "The server has no key and serves this computer only, or the request comes from another site's page.",
+    "404": "No model is served under this name.",
+    "408": "The body came too slowly.",
+    "413": "The body has too many bytes or values.",
+    "415": "The body is not JSON, or compressed in a way that cannot be read.",
+    "429": "Too many requests wait, or too many wrong keys were sent; Retry-After says for how many seconds.",
+    "500": "The model failed, or the server did.",
+    "503": "The model is loading or could not be loaded, or too many large bodies come in at once.",
+}
+RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """What is told of a route; `answer` is the schema of its success by media type."""
+
+    summary: str
+    answer: Mapping[str, Fields]
+    refusals: frozenset[str]
+    body: str = ""
+
+
+def _ref(model: type[BaseModel]) -> Fields:
+    return {"$ref": REF.format(model=model.__name__)}
+
+
+EVENT: Fields = {
+    "type": "object",
+    "properties": {
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"anyOf": [_ref(schemas.ChatCompletionChunk), _ref(schemas.ErrorResponse)]},
+            "description": "A ChatCompletionChunk, or an ErrorResponse that ends the stream; at last `[DONE]`.",
+        }
+    },
+}
+ALL = frozenset(REFUSALS)
+UNNAMED = ALL - {"404"}
+OPERATIONS = {
+    "/openapi.json": _Operation("This description.", {"application/json": {"type": "object"}}, UNNAMED),
+    "/models": _Operation("The models that are served.", {"application/json": _ref(schemas.ModelList)}, UNNAMED),
+    "/models/{name}": _Operation("One of them.", {"application/json": _ref(schemas.Model)}, ALL),
+    "/chat/completions": _Operation(
+        "The reply to a conversation: whole, or with `stream` as events while it is being written.",
+        {"application/json": _ref(schemas.ChatCompletion), "text/event-stream": EVENT},
+        ALL,
+        body="ChatBody",
+    ),
+}
+
+
+def document(routes: Sequence[Route], root: str, has_key: bool) -> Fields:
+    """The description of these routes below `root`."""
+    paths: Fields = {}
+    for route in routes:
+        path = route.path_format
+        operation = OPERATIONS[path.rstrip("/")]
+        methods = {method.lower(): _described(operation, path, method) for method in sorted(route.methods or ())}
+        paths[path] = methods
+    components: Fields = {"schemas": _schemas(), "responses": {code: _refusal(code) for code in REFUSALS}}
+    whole: Fields = {
+        "openapi": "3.1.0",
+        "info": {"title": "chatui", "version": __version__, "description": ABOUT},
+        "servers": [{"url": root}],
+        "paths": paths,
+        "components": components,
+    }
+    if has_key:
+        components["securitySchemes"] = {KEY: {"type": "http", "scheme": "bearer"}}
+        whole["security"] = [{KEY: []}]
+    return whole
+
+
+def _described(operation: _Operation, path: str, method: str) -> Fields:
+    success: Fields = {"description": operation.summary}
+    if method != "HEAD":
+        success["content"] = {kind: {"schema": schema} for kind, schema in operation.answer.items()}
+    refusals = {code: {"$ref": f"#/components/responses/{code}"} for code in sorted(operation.refusals)}
+    if method == "HEAD":
+        refusals = {code: {"description": REFUSALS[code]} for code in sorted(operation.refusals)}
+    described: Fields = {"summary": operation.summary, "responses": {"200": success, **refusals}}
+    if "{name}" in path:
+        described["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if operation.body:
+        schema = {"$ref": REF.format(model=operation.body)}
+        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return described
+
+
+def _refusal(code: str) -> Fields:
+    told: Fields = {
+        "description": REFUSALS[code],
+        "content": {"application/json": {"schema": _ref(schemas.ErrorResponse)}},
+    }
+    return {**told, "headers": RETRY_AFTER} if code in ("429", "503") else told
+
+
+def _schemas() -> Fields:
+    """Of answers as pydantic has them; of the body, what its classes accept before they are strict."""
+    _, answers = models_json_schema([(model, "serialization") for model in ANSWERS], ref_template=REF)
+    body = ChatBody.model_json_schema(ref_template=REF)
+    models: Fields = {**answers["$defs"], **body.pop("$defs")}
+    models["ChatMessage"] = _message(models["ChatMessage"])
+    settings = GenerationSettings.model_json_schema()["properties"]
+    sampling = {name: _or_null(_bare({**schema, **MEANT.get(name, {})})) for name, schema in settings.items()}
+    given = {name: _or_null(_bare(schema)) for name, schema in body["properties"].items() if name != "messages"}
+    body["properties"] = {
+        "messages": body["properties"]["messages"],
+        **given,
+        **sampling,
+        **{spelling: {**sampling[name], "description": f"The same as {name}."} for spelling, name in SPELLINGS.items()},
+        **{name: _neutral(values) for name, values in NEUTRAL.items()},
+        **{name: {"description": "Accepted; it changes no reply."} for name in sorted(WITHOUT_EFFECT)},
+    }
+    going_on = {"continue_final_message": {"const": True}, "add_generation_prompt": {"enum": [False, None]}}
+    anew = {"continue_final_message": {"enum": [False, None]}, "add_generation_prompt": {"enum": [True, None]}}
+    body["anyOf"] = [{"properties": going_on, "required": ["continue_final_message"]}, {"properties": anew}]
+    models["ChatBody"] = body
+    return models
+
+
+def _message(schema: Fields) -> Fields:
+    """What ChatMessage's validators make of a message: parts joined, and what asks for nothing left out."""
+    part = {
+        "type": "object",
+        "properties": {
+            "type": {"enum": sorted(TEXTS)},
+            "text": {"type": "string"},
+            **{name: {} for name in sorted(PART_WITHOUT_EFFECT)},
+        },
+        "required": ["type", "text"],
+        "additionalProperties": False,
+    }
+    said = {"anyOf": [{"type": "string"}, {"type": "array", "items": part}]}
+    thought = {"anyOf": [{"type": "string"}, {"enum": [None, [], {}]}]}
+    return {
+        "type": "object",
+        "description": schema["description"],
+        "properties": {
+            "role": schema["properties"]["role"],
+            "content": _or_null(said),
+            "reasoning_content": thought,
+            "reasoning": {**thought, "description": "The same as reasoning_content."},
+            **{name: {} for name in sorted(MESSAGE_WITHOUT_EFFECT)},
+        },
+        "required": ["role"],
+        "anyOf": [
+            {"properties": {"content": said}, "required": ["content"]},
+            {"properties": {"role": {"const": "assistant"}, "content": {"type": "null"}}},
+        ],
+        "additionalProperties": {"enum": [None, [], {}]},
+    }
+
+
+def _bare(schema: Fields) -> Fields:
+    """Without the default, which is the model's own, and the title, which is the page's."""
+    gone = ("default", "title", "step")
+    return {name: value for name, value in schema.items() if name not in gone and value is not None}
+
+
+def _or_null(schema: Fields) -> Fields:
+    if any(option.get("type") == "null" for option in schema.get("anyOf", ())):
+        return schema
+    told = {name: schema[name] for name in ("description",) if name in schema}
+    return {**told, "anyOf": [{name: schema[name] for name in schema if name not in told}, {"type": "null"}]}
+
+
+def _neutral(values: Sequence[Any]) -> Fields:
+    return {"enum": [*values, None], "description": "Not done here: only what asks for nothing is accepted."}

@@ -1,0 +1,71 @@
+"""/v1/openapi.json says what /v1 does: requests made from it, valid and not, are answered as it says."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from schemathesis import Case, GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from chatui.api.fields import SPELLINGS
+from chatui.api.schemas import ChatCompletionChunk
+from tests.abuse.process import Process, running
+
+KEY = "open-sesame"
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with running(tmp_path_factory.mktemp("openapi"), rate=1e6, api_key=KEY) as process:
+        yield process
+        assert "Traceback" not in process.log, process.log[:5000]
+
+
+def sendable(body: dict[str, Any]) -> dict[str, Any]:
+    """A valid body without what the description says in words only: what must fit together."""
+    meant = {"model", "continue_final_message", "add_generation_prompt"}
+    kept = {name: value for name, value in body.items() if name not in meant and name not in SPELLINGS}
+    spelled = {SPELLINGS[name]: (name, value) for name, value in body.items() if name in SPELLINGS}
+    kept |= {name: value for setting, (name, value) in spelled.items() if setting not in kept}
+    return {**kept, "messages": [*body["messages"][:100], {"role": "user", "content": "Hi"}]}
+
+
+def check_events(text: str) -> None:
+    """Every event of a stream is a chunk."""
+    events = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
+    assert events.pop() == "[DONE]"
+    for event in events:
+        ChatCompletionChunk.model_validate(json.loads(event))
+
+
+def check(case: Case) -> None:
+    """Send it: the answer is one that the description has, and a refusal where and only where that says so."""
+    valid = case.meta is not None and case.meta.generation.mode.is_positive
+    is_chat = case.path.startswith("/chat")
+    if valid and is_chat:
+        case.body = sendable(case.body)
+    response = case.call(headers=AUTHORIZED)
+    case.validate_response(response, excluded_checks=[positive_data_acceptance])
+    if valid and is_chat:
+        assert response.status_code == 200, (case.body, response.text)
+    if is_chat and response.headers["content-type"][0].startswith("text/event-stream"):
+        check_events(response.text)
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize("count", [60, pytest.param(3000, marks=pytest.mark.exhaustive)])
+def test_v1_does_what_its_description_says(process: Process, mode: GenerationMode, count: int) -> None:
+    description = schemathesis.openapi.from_url(f"{process.url}/v1/openapi.json", headers=AUTHORIZED)
+    cases = description.as_strategy(mode)
+
+    @given(cases)
+    @examples(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    def send(case: Case) -> None:
+        check(case)
+
+    send()
