@@ -10,7 +10,7 @@ import gettext as standard
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import date
@@ -23,6 +23,8 @@ LANGUAGES = (SOURCE, "de", "fr", "es", "zh-CN", "ar")
 """As `lang` of a page, and Gradio, call them; `FOLDER` has a catalogue for each but the first."""
 RIGHT_TO_LEFT = frozenset({"ar"})
 LONGEST_HEADER = 1000
+ISOLATE, END_OF_ISOLATE = "\u2068", "\u2069"
+"""Marks that nobody sees: what is between them has a direction of its own."""
 
 Value = str | int
 
@@ -132,6 +134,19 @@ def direction() -> str:
     return "rtl" if language() in RIGHT_TO_LEFT else "ltr"
 
 
+def isolated(text: str) -> str:
+    """A text that stands in the direction of its own words, whatever is before and behind it.
+
+    Between words that run to the left, "float32 · 5 MB" would else be read in no order.
+    """
+    return f"{ISOLATE}{text}{END_OF_ISOLATE}" if direction() == "rtl" and text else text
+
+
+def joined(parts: Iterable[str], between: str = " · ") -> str:
+    """Short facts in one line, each in its own direction."""
+    return between.join(map(isolated, parts))
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """The messages of a language; `patterns` know those with values again, the most particular first."""
@@ -205,7 +220,7 @@ def _value(name: str, text: str) -> str:
 def _filled(text: str, values: Mapping[str, Value]) -> str:
     if not values:
         return text
-    told = {name: value if isinstance(value, str) else number(value) for name, value in values.items()}
+    told = {name: isolated(value if isinstance(value, str) else number(value)) for name, value in values.items()}
     return text.format(**told)
 
 

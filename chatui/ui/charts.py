@@ -8,6 +8,8 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chatui.i18n import isolated, joined
+
 
 @dataclass(frozen=True)
 class Part:
@@ -63,7 +65,7 @@ def _lane(name: str, parts: Sequence[Part], whole: float) -> str:
         for part in parts
         if part.size > 0
     )
-    texts = " + ".join(html.escape(f"{part.name} {part.text}") for part in parts)
+    texts = html.escape(joined((f"{part.name} {isolated(part.text)}" for part in parts), " + "))
     return (
         f'<div class="lane"><span class="name">{html.escape(name)}</span><span class="track">{shown}</span></div>'
         + (f'<div class="under">{texts}</div>')

@@ -252,7 +252,7 @@ class Conversation(gr.ChatInterface):
         try:
             return await self._sidebar.listed(self._tab(inputs))
         except ChatError as error:
-            gr.Warning(html.escape(speaking.sentence(error)))
+            speaking.warn(error)
             return gr.skip()
 
     async def _import(self, path: str | None, *inputs: Any) -> Any:
@@ -260,12 +260,12 @@ class Conversation(gr.ChatInterface):
             tab = self._tab(inputs)
             came, left = await self._sidebar.add(tab, path)
             if came:
-                gr.Info(html.escape(came))
+                gr.Info(html.escape(came), title=_("Done"))
             if left:
-                gr.Warning(html.escape(left).replace("\n", "<br>"), duration=60)
+                gr.Warning(html.escape(left).replace("\n", "<br>"), duration=60, title=_("Left out"))
             return await self._sidebar.listed(tab)
         except ChatError as error:
-            gr.Warning(html.escape(speaking.sentence(error)))
+            speaking.warn(error)
             return gr.skip()
 
     def _tab(self, inputs: Sequence[Any]) -> Tab:
@@ -405,7 +405,7 @@ class Conversation(gr.ChatInterface):
                 yield update
         except Exception as error:
             if isinstance(error, StoreError) and not opens:
-                gr.Warning(html.escape(speaking.sentence(error)))  # what is shown stays; there may be nothing to read
+                speaking.warn(error)  # what is shown stays; there may be nothing to read
                 yield {self.textbox: _ready()}
                 return
             yield {self.chatbot: [_card(error)], self.textbox: _ready()}

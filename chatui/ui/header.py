@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from chatui.catalogue import human_bytes, human_count
 from chatui.chat import Backend, ModelStatus
-from chatui.i18n import _, figures, translated
+from chatui.i18n import _, figures, joined, translated
 from chatui.personas import Persona
 from chatui.ui import speaking
 
@@ -26,7 +26,7 @@ def status(model: ModelStatus, speed: str = "") -> str:
         info = model.info
         count, size = figures(human_count(info.parameters)), figures(human_bytes(info.weight_bytes))
         size = _("{count} parameters · {size}", count=count, size=size)
-        facts = f"{info.precision} · {size} · {info.device}"
+        facts = joined((info.precision, size, info.device))
         detail = f'<span class="model-facts">{html.escape(facts)}</span>'
     notes = "".join(f'<span class="model-note">{html.escape(translated(text))}</span>' for text in _notes(model))
     measured = f'<span class="speed">{html.escape(speed)}</span>'
@@ -37,7 +37,7 @@ def greeting(persona: Persona) -> str:
     """What the empty chat says, in the persona's voice."""
     return (
         f'<div class="greeting"><div class="greeting-emoji">{html.escape(persona.emoji)}</div>'
-        f"<h2>{html.escape(persona.greeting)}</h2></div>"
+        f'<h2 class="greeting-words">{html.escape(persona.greeting)}</h2></div>'
     )
 
 

@@ -1,7 +1,6 @@
 """The persona's part of the right sidebar: choose, edit, bring in, take away. Knows the page only by `connect`."""
 
 import asyncio
-import html
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -166,7 +165,7 @@ class PersonaPanel:
                 if not isinstance(error, ChatError):
                     log.exception("an event of the personas failed")
                     error = unexpected(error)
-                gr.Warning(html.escape(speaking.sentence(error)))
+                speaking.warn(error)
                 return {self._bring: None, self._editor.picture: None}
 
         return told

@@ -1,5 +1,6 @@
 """Which language the page is in: said by the browser with each request, and heard by all that answers it."""
 
+import html
 import json
 import re
 from functools import cache
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chatui import i18n
 from chatui.errors import ChatError, SettingsError
-from chatui.i18n import N_, translated
+from chatui.i18n import N_, _, translated
 from chatui.settings import GenerationSettings
 from chatui.ui.theme import ASSETS
 
@@ -63,6 +64,11 @@ def told(error: ChatError) -> tuple[str, str]:
 def sentence(error: ChatError) -> str:
     """Both in one line."""
     return " ".join(told(error)).strip()
+
+
+def warn(error: ChatError) -> None:
+    """Say so at the edge of the page."""
+    gr.Warning(html.escape(sentence(error)), title=_("Not done"))
 
 
 def spoken(page: bytes) -> bytes:

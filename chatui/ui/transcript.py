@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from chatui.chat import Finish
 from chatui.errors import ChatError
-from chatui.i18n import N_, _, ngettext, number, translated
+from chatui.i18n import N_, _, joined, ngettext, number, translated
 from chatui.runner import Growing
 from chatui.store.records import Path, StoredMessage
 from chatui.store.rows import shown_size
@@ -170,7 +171,7 @@ def speed(growing: Growing) -> str:
     if growing.tokens > 1:
         parts.append(_("{speed} tokens/s", speed=number(rate, 1)))
     parts.append(_("first after {seconds} s", seconds=number(first, 2)))
-    return " · ".join(parts)
+    return joined(parts)
 
 
 def text_of(content: Any) -> str:
@@ -236,8 +237,34 @@ def _bar(message: StoredMessage) -> Shown:
         )
         parts.append(f"<span>{_('Liked') if message.rating == 'like' else _('Disliked')}</span>")
         parts.append(f'<a class="act annotate" href="#note={quote(message.id)}">{label}</a>')
+    if message.finish is not None:
+        parts.append(_took(message.finish))
     side = "question" if message.role == "user" else "answer"
     return _aside(f'<p class="chat-bar {side}">{" ".join(parts)}</p>')
+
+
+def _took(finish: Finish) -> str:
+    """How long a reply took, and how fast it was written."""
+    parts = [_duration(finish.queue_seconds + finish.prefill_seconds + finish.decode_seconds)]
+    if finish.completion_tokens > 1 and finish.decode_seconds > 0:
+        speed = finish.tokens_per_second
+        parts.append(_("{speed} tokens/s", speed=number(speed, 1 if speed < 10 else 0)))
+    told = _(
+        "Waited {waiting}, read the prompt in {reading}, wrote {count} tokens in {writing}.",
+        waiting=_duration(finish.queue_seconds),
+        reading=_duration(finish.prefill_seconds),
+        count=finish.completion_tokens,
+        writing=_duration(finish.decode_seconds),
+    )
+    return f'<span class="took" title="{html.escape(told)}">{joined(parts)}</span>'
+
+
+def _duration(seconds: float) -> str:
+    """A time for people: tenths of a second below ten, minutes above one hundred."""
+    if seconds >= 100:
+        minutes, rest = divmod(round(seconds), 60)
+        return _("{minutes} min {seconds} s", minutes=minutes, seconds=rest)
+    return _("{seconds} s", seconds=number(seconds, 1 if seconds < 10 else 0))
 
 
 def _earlier(messages: int) -> Shown:

@@ -53,6 +53,7 @@ def test_actions_stand_in_one_line_with_the_text(chat: Open) -> None:
     parts = [
         page.log.get_by_role("link", name="Previous version"),
         *(page.log.get_by_role("link", name=name).last for name in ("Inspect", "Branch")),
+        page.log.locator(".took").last,
         *(page.button(name).last for name in ("Copy message", "Retry", "Undo", "Dislike", "Like")),
     ]
     boxes = [_box(part) for part in parts]
@@ -60,7 +61,7 @@ def test_actions_stand_in_one_line_with_the_text(chat: Open) -> None:
     middles = [box["y"] + box["height"] / 2 for box in boxes]
     assert max(middles) - min(middles) <= 6, "in one line"
     assert sorted(box["x"] for box in boxes) == [box["x"] for box in boxes]
-    assert all(later["x"] - one["x"] <= 120 for one, later in pairwise(boxes)), "in one place"
+    assert all(later["x"] - one["x"] - one["width"] <= 72 for one, later in pairwise(boxes)), "in one place"
 
 
 def test_panels_are_as_they_were_left(chat: Open) -> None:
@@ -109,3 +110,29 @@ def test_settings_are_folded_and_explained_on_demand(chat: Open) -> None:
     expect(told).to_be_visible()
     page.button("Temperature ?").click()
     expect(told).to_be_hidden()
+
+
+@pytest.mark.parametrize("width", [320, 820, 1024, 1280])
+def test_nothing_stands_over_the_words_of_a_chat(chat: Open, width: int) -> None:
+    page = chat(LONG * 40, viewport={"width": width, "height": 700})
+    page.say("hi")
+    log = _box(page.log)
+    button = _box(page.button("Copy conversation"))
+    text = _box(page.replies.last)
+    beside = button["x"] >= text["x"] + text["width"] or button["x"] + button["width"] <= text["x"]
+    assert beside or button["y"] + button["height"] <= log["y"]
+    name = _box(page.header.locator(".model-name"))
+    assert button["x"] >= name["x"] + name["width"] or button["y"] >= name["y"] + name["height"]
+
+
+def test_a_table_breaks_no_word(chat: Open) -> None:
+    table = (
+        "| Parameters | Precision | Memory | Another column |\n|---|---|---|---|\n| many | bfloat16 | much | words |\n"
+    )
+    page = chat([table], viewport={"width": 320, "height": 640})
+    page.say("hi")
+    head = page.replies.last.get_by_role("columnheader", name="Parameters")
+    alone = (
+        "head => { const r = document.createRange(); r.selectNodeContents(head); return r.getClientRects().length; }"
+    )
+    assert head.evaluate(alone) == 1

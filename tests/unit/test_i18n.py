@@ -165,3 +165,10 @@ def test_no_text_of_the_page_is_left_unmarked() -> None:
                 assert not re.search(r"[A-Za-z]{2}", between.replace("chatui", "")), (
                     f"{path.name}:{node.lineno}: {between}"
                 )
+
+
+def test_what_is_put_into_a_text_from_right_to_left_has_its_own_direction() -> None:
+    assert i18n.joined(["float32", "5 MB"]) == "float32 · 5 MB"
+    with i18n.speaking("ar"):
+        assert i18n.joined(["float32", "5 MB", ""]) == "\u2068float32\u2069 · \u20685 MB\u2069 · "
+        assert "\u2068 5 MB\u2069".replace(" ", "", 1) in _("{count} parameters · {size}", count="135M", size="5 MB")

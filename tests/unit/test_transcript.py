@@ -183,3 +183,19 @@ def test_the_end_of_a_long_path_is_shown_with_a_way_to_what_came_before() -> Non
 
 def test_more_messages_have_room_for_more_characters() -> None:
     assert [transcript.most(count)[1] // transcript.CHARACTERS_SHOWN for count in (1, 100, 101, 300)] == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("finish", "took"),
+    [
+        (Finish("stop_token", 3, 10, 0, 0.1, 0.5, 3.0), "3.6 s · 3.0 tokens/s"),
+        (Finish("stop_token", 3, 100, 0, 0.0, 9.0, 30.0), "39 s · 3.3 tokens/s"),
+        (Finish("stop_token", 3, 4000, 0, 0.0, 5.0, 120.0), "2 min 5 s · 33 tokens/s"),
+        (Finish("stop_token", 3, 1, 0, 0.0, 0.25, 0.01), "0.3 s"),
+    ],
+)
+def test_how_long_a_reply_took_and_how_fast_it_was(finish: Finish, took: str) -> None:
+    bar = markup(transcript.reply(replace(REPLY, finish=finish)))
+    assert f">{took}</span>" in bar
+    assert 'title="Waited ' in bar
+    assert 'class="took"' not in markup(transcript.reply(replace(REPLY, finish=None, state="stopped")))

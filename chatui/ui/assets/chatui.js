@@ -118,23 +118,26 @@
       return;
     }
     const name = NAMES.find(([selector]) => element.matches(selector))?.[1] ?? element.getAttribute("aria-label");
-    if (name && unescape(name) !== element.getAttribute("aria-label")) element.setAttribute("aria-label", unescape(name));
+    if (name && unescape(name) !== element.getAttribute("aria-label")) {
+      element.setAttribute("aria-label", unescape(name));
+      if (element.title) element.title = unescape(name);
+    }
     if (element.matches("#chat textarea") && !edited.has(element)) {
       edited.add(element);
       element.value = unescape(element.value);
       element.dispatchEvent(new Event("input", { bubbles: true }));
     }
   };
-  const NAMES = [["#message textarea", _("Message")], ["#search input", _("Search chats")], ["#chat textarea", _("Edit message")], ["[role=listbox]", _("Choices")]];
+  const NAMES = [["#message textarea", _("Message")], ["#search input", _("Search chats")], ["#chat textarea", _("Edit message")], ["[role=listbox]", _("Choices")], ["#chat .top-panel > button:last-of-type", _("Copy conversation")]];
   // A paragraph of a list or a quotation has its direction from the style sheet: with `dir` it would not count for theirs.
   const TEXTS = [
     ...["p:not(li p, blockquote p)", "li", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6", "td", "th", "table", "pre"],
     ...[".footnote", ".footnote-reference"],
-  ].map((part) => `:is(#chat, #inspector) .prose ${part}`).join(", ");
+  ].map((part) => `:is(#chat, #inspector) .prose ${part}`).concat("#inspector .textfield").join(", ");
   const BOXES = "#message textarea, #chat textarea, #settings textarea, #search input";
   const MENDED =
     `${TEXTS}, ${BOXES}, ` +
-    "#settings .info-text, #chats .place, #chats .named, #chat .named, #chat [data-testid], #chat .thought-group .title button, [role=listbox]";
+    "#settings .info-text, #chats .place, #chats .named, #chat .named, #chat [data-testid], #chat .thought-group .title button, [role=listbox], #chat .top-panel > button";
 
   // The sidebars, once they are there: open as they were left, and closed where they would cover the chat.
   const panels = window.chatuiPanels;
