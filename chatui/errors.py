@@ -60,6 +60,12 @@ class TransferError(ChatError):
     status = 400
 
 
+class LimitError(ChatError):
+    """A user may not keep more; nothing was changed."""
+
+    status = 413
+
+
 class ModelError(ChatError):
     """The model cannot be loaded, or is not there to answer."""
 

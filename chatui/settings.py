@@ -168,6 +168,15 @@ class AppSettings(BaseSettings):
         None, description="File with a chat template (Jinja) to use instead of the model's own."
     )
     queue: int = Field(64, ge=1, le=10_000, description="Most requests that may wait; more are turned away.")
+    max_conversations: int = Field(
+        20_000,
+        ge=0,
+        description="Most chats that one user may keep, deleted ones among them until they are removed; 0 is no limit.",
+    )
+    max_personas: int = Field(500, ge=0, description="Most personas that one user may keep; 0 is no limit.")
+    max_storage: int = Field(
+        2000, ge=0, description="Most MB that one user's chats and personas may take; 0 is no limit."
+    )
     inspect: bool = Field(
         True, description="Keep how each reply came about, to be looked at with Inspect; --no-inspect does not."
     )

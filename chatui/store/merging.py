@@ -11,8 +11,9 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Row, and_, select, update
 
-from chatui.errors import TransferError
+from chatui.errors import LimitError, TransferError
 from chatui.store.database import Database
+from chatui.store.limits import UNLIMITED, Limits, conversation_size, grow, message_size, octets
 from chatui.store.records import Conversation, Merged, StoredMessage, Tree
 from chatui.store.rows import (
     clock,
@@ -22,6 +23,7 @@ from chatui.store.rows import (
     insert_conversation,
     insert_messages,
     one_line,
+    remove_conversation,
     shown_size,
 )
 from chatui.store.tables import conversations, messages
@@ -46,17 +48,18 @@ class Merge:
     owner: str
     conversation: Conversation
     placed: Sequence[StoredMessage]
+    limits: Limits
     new: int = 0
     grown: int = 0
     known: bool | None = None
 
     @classmethod
-    def of(cls, connection: Connection, owner: str, tree: Tree) -> Self:
+    def of(cls, connection: Connection, owner: str, tree: Tree, limits: Limits = UNLIMITED) -> Self:
         """Look where its messages belong; writes nothing. Raises TransferError where it is none."""
         conversation = _titled(tree)
         placed = _placed(conversation, tree.messages, _elsewhere(connection, owner, conversation.id, tree.messages))
         leaf = None if conversation.leaf is None else placed[conversation.leaf].id
-        return cls(owner, replace(conversation, leaf=leaf), list(placed.values()))
+        return cls(owner, replace(conversation, leaf=leaf), list(placed.values()), limits)
 
     def pieces(self) -> Iterator[Sequence[StoredMessage]]:
         """The messages, a few at a time; one piece at least."""
@@ -71,18 +74,26 @@ class Merge:
         yield piece
 
     def add(self, connection: Connection, piece: Sequence[StoredMessage]) -> None:
-        """Add what is new of a piece, each of which comes after its parents."""
+        """Add what is new of a piece, each of which comes after its parents. Raises LimitError before it adds any."""
+        there = _there(connection, self.owner, piece)
+        new = [message for message in piece if message.id not in there]
+        growing = _growing(piece, there)
+        size = sum(map(message_size, new)) + sum(octets(m.content) - octets(there[m.id][0]) for m in growing)
         row = self._row(connection)
         if row is None:
             hidden = replace(self.conversation, leaf=None)
-            insert_conversation(connection, self.owner, hidden, deleted=clock(connection))
+            size += conversation_size(hidden)
+            self.limits.check(connection, self.owner, size, conversations=1)
+            insert_conversation(connection, self.owner, hidden, size, deleted=clock(connection))
+        elif size:
+            self.limits.check(connection, self.owner, size)
+            grow(connection, self.owner, self.conversation.id, size)
         if self.known is None:
             self.known = row is not None and row.deleted is None
-        there = _there(connection, self.owner, piece)
-        new = [message for message in piece if message.id not in there]
         insert_messages(connection, self.owner, new)
+        _grow(connection, self.owner, growing)
         self.new += len(new)
-        self.grown += _grow(connection, self.owner, piece, there)
+        self.grown += len(growing)
 
     def finish(self, connection: Connection) -> Merged:
         """Show the conversation, after its last piece."""
@@ -103,24 +114,39 @@ class Merge:
         changed = connection.execute(select(conversations).where(mine)).one()
         return Merged(conversation_of(changed), self.new + self.grown, known=bool(self.known))
 
+    def abandon(self, connection: Connection) -> None:
+        """Remove what has come in of a conversation that cannot come in whole; one that was there before stays."""
+        row = self._row(connection)
+        if row is not None and row.deleted is not None and row.leaf is None:
+            remove_conversation(connection, self.owner, row.id)
+
     def _row(self, connection: Connection) -> Row[Any] | None:
         table = conversations.c
         mine = and_(table.owner == self.owner, table.id == self.conversation.id)
         return connection.execute(select(conversations).where(mine).with_for_update()).first()
 
 
-def merge(connection: Connection, owner: str, tree: Tree) -> Merged:
-    """Add what is new of a conversation, all at once. Raises TransferError where it is none."""
-    merging = Merge.of(connection, owner, tree)
+def merge(connection: Connection, owner: str, tree: Tree, limits: Limits) -> Merged:
+    """Add what is new of a conversation, all at once. Raises TransferError where it is none, or LimitError."""
+    merging = Merge.of(connection, owner, tree, limits)
     for piece in merging.pieces():
         merging.add(connection, piece)
     return merging.finish(connection)
 
 
-def merge_in_pieces(database: Database, owner: str, tree: Tree) -> Merged:
-    """The same in short transactions, so that others may write in between. Raises TransferError."""
+def merge_in_pieces(database: Database, owner: str, tree: Tree, limits: Limits) -> Merged:
+    """The same in short transactions, so that others may write in between. Raises TransferError, or LimitError."""
     with database.reading() as connection:
-        merging = Merge.of(connection, owner, tree)
+        merging = Merge.of(connection, owner, tree, limits)
+    try:
+        return _merged_in_pieces(database, merging)
+    except LimitError:
+        with database.writing() as connection:
+            merging.abandon(connection)
+        raise
+
+
+def _merged_in_pieces(database: Database, merging: Merge) -> Merged:
     pieces = list(merging.pieces())
     for piece in pieces[:-1]:
         with database.writing() as connection:
@@ -195,21 +221,21 @@ def _wrong(reason: str) -> TransferError:
     return TransferError(reason, "This conversation was not imported.")
 
 
-def _grow(
-    connection: Connection,
-    owner: str,
-    placed: Iterable[StoredMessage],
-    known: dict[str, tuple[str, bool]],
-) -> int:
-    """Give known messages the rest of their text, where they were exported too early. Returns how many."""
-    grown = 0
+def _growing(placed: Iterable[StoredMessage], known: dict[str, tuple[str, bool]]) -> list[StoredMessage]:
+    """Those of the known messages that have more text now, as they were exported too early before."""
+    found = []
     for message in placed:
         content, ours = known.get(message.id, ("", True))
         if not ours and message.content != content and message.content.startswith(content):
-            mine = and_(messages.c.owner == owner, messages.c.id == message.id)
-            connection.execute(update(messages).where(mine).values(content=message.content))
-            grown += 1
-    return grown
+            found.append(message)
+    return found
+
+
+def _grow(connection: Connection, owner: str, growing: Iterable[StoredMessage]) -> None:
+    """Give messages the rest of their text."""
+    for message in growing:
+        mine = and_(messages.c.owner == owner, messages.c.id == message.id)
+        connection.execute(update(messages).where(mine).values(content=message.content))
 
 
 def _above(leaf: str | None, placed: Iterable[StoredMessage]) -> set[str]:

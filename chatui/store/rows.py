@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, insert, literal, select
+from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, literal, select
 
 from chatui.errors import NotFoundError
 from chatui.personas import Persona
@@ -239,12 +239,12 @@ def shown_size(message: StoredMessage) -> int:
 
 
 def insert_conversation(
-    connection: Connection, owner: str, conversation: Conversation, deleted: datetime | None = None
+    connection: Connection, owner: str, conversation: Conversation, size: int, deleted: datetime | None = None
 ) -> None:
-    """Add a conversation's row."""
+    """Add a conversation's row, which with the messages that come with it has this `size`."""
     fields = ("id", "title", "named", "persona", "leaf", "pinned", "archived", "created", "updated")
     values = {name: getattr(conversation, name) for name in fields}
-    connection.execute(insert(conversations).values(owner=owner, deleted=deleted, **values))
+    connection.execute(insert(conversations).values(owner=owner, size=size, deleted=deleted, **values))
 
 
 def insert_messages(
@@ -261,6 +261,15 @@ def insert_messages(
     ]
     if rows:
         connection.execute(insert(messages), rows)
+
+
+def remove_conversation(connection: Connection, owner: str, id: str) -> None:
+    """Really remove a conversation, and all that belongs to it."""
+    mine = and_(messages.c.owner == owner, messages.c.conversation == id)
+    inspected = inspections.c.message.in_(select(messages.c.id).where(mine))
+    connection.execute(delete(inspections).where(inspections.c.owner == owner, inspected))
+    connection.execute(delete(messages).where(mine))
+    connection.execute(delete(conversations).where(conversations.c.owner == owner, conversations.c.id == id))
 
 
 def copy_inspections(connection: Connection, owner: str, copies: Mapping[str, StoredMessage]) -> None:

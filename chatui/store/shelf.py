@@ -12,6 +12,17 @@ from chatui.errors import ChatError, NotFoundError
 from chatui.personas import Persona
 from chatui.store import merging, search
 from chatui.store.database import Database
+from chatui.store.limits import (
+    UNLIMITED,
+    Limits,
+    conversation_size,
+    grow,
+    inspections_size,
+    message_size,
+    octets,
+    persona_size,
+    turn_size,
+)
 from chatui.store.records import (
     Author,
     Begun,
@@ -55,11 +66,14 @@ S = TypeVar("S", Select[Any], Update)
 class Shelf:
     """The conversations and personas of one owner. Methods may wait for the disk, and raise StoreError."""
 
-    def __init__(self, database: Database, owner: str) -> None:
-        """`owner` is not empty, and such that the database can tell it from all others."""
+    def __init__(self, database: Database, owner: str, limits: Limits = UNLIMITED) -> None:
+        """`owner` is not empty, and such that the database can tell it from all others.
+
+        What adds something raises LimitError where it would be more than the `limits`.
+        """
         if not owner or clean(owner) != owner:
             raise ValueError("an owner needs a name without NUL or broken characters")
-        self._database, self._owner = database, owner
+        self._database, self._owner, self._limits = database, owner, limits
 
     def conversations(self, limit: int = 50, after: str | None = None, archived: bool = False) -> list[Conversation]:
         """Pinned ones first, then the newest; `after` is the last one already shown."""
@@ -128,19 +142,23 @@ class Shelf:
             return message_of(row, tuple(versions))
 
     def begin(self, turn: Turn, lease: str | None = None, characters: int | None = None) -> Begun:
-        """Add a question, where there is one, and the reply that is now being written. Raises NotFoundError.
+        """Add a question, where there is one, and the reply that is now being written.
+
+        Raises NotFoundError, or LimitError.
 
         The reply is only ever written with this `lease`, see Store.write(). Of the path no more is read than so many
         characters, None is all of it, and not while others wait to write.
         """
         with self._database.writing() as connection:
             moment = clock(connection)
-            id = turn.conversation
+            id, size = turn.conversation, turn_size(turn)
             if id is None:
-                id = self._new_conversation(connection, turn, moment)
+                id = self._new_conversation(connection, turn, moment, size)
                 turn = replace(turn, parent=self._greet(connection, id, turn, moment))
             else:
+                self._limits.check(connection, self._owner, size)
                 find_conversation(connection, self._owner, id, change=True)
+                grow(connection, self._owner, id, size)
             parent = self._question(connection, id, turn, moment)
             reply = _message(id, parent, "assistant", turn.author, moment)
             insert_messages(connection, self._owner, [reply], lease)
@@ -218,7 +236,10 @@ class Shelf:
             moment = clock(connection)
             branched = replace(whole, leaf=message, pinned=False, archived=False, created=moment, updated=moment)
             branched, copies = with_fresh_ids(branched, path)
-            insert_conversation(connection, self._owner, branched)
+            size = conversation_size(branched) + sum(map(message_size, copies))
+            size += inspections_size(connection, self._owner, [one.id for one in path])
+            self._limits.check(connection, self._owner, size, conversations=1)
+            insert_conversation(connection, self._owner, branched, size)
             insert_messages(connection, self._owner, copies)
             copy_inspections(connection, self._owner, dict(zip((one.id for one in path), copies, strict=True)))
             return branched
@@ -249,8 +270,15 @@ class Shelf:
                 f"The note is too long: {len(note):,} characters.", f"Shorten it to {NOTE_LIMIT:,} characters."
             )
         with self._database.writing() as connection:
-            if find_message(connection, self._owner, message, messages.c.role).role != "assistant":
+            row = find_message(
+                connection, self._owner, message, messages.c.role, messages.c.conversation, messages.c.note
+            )
+            if row.role != "assistant":
                 raise ChatError("Only replies can be rated.")
+            size = octets(note) - octets(row.note)
+            if size > 0:
+                self._limits.check(connection, self._owner, size)
+            grow(connection, self._owner, row.conversation, size)
             connection.execute(
                 update(messages)
                 .where(messages.c.owner == self._owner, messages.c.id == message)
@@ -280,14 +308,15 @@ class Shelf:
         """Add conversations from elsewhere, see merge(), all or none. Raises TransferError."""
         given = list(trees)
         with self._database.writing() as connection:
-            return [merging.merge(connection, self._owner, tree).conversation for tree in given]
+            return [merging.merge(connection, self._owner, tree, self._limits).conversation for tree in given]
 
     def merge(self, tree: Tree) -> Merged:
-        """Add a conversation from elsewhere; to one that an earlier import made, what is new. Raises TransferError.
+        """Add a conversation from elsewhere; to one that an earlier import made, what is new.
 
-        In several transactions, so that nobody waits long to write; it is shown when the last of them is done.
+        In several transactions, so that nobody waits long to write; it is shown when the last of them is done. Raises
+        TransferError, or LimitError where not all of it would fit.
         """
-        return merging.merge_in_pieces(self._database, self._owner, tree)
+        return merging.merge_in_pieces(self._database, self._owner, tree, self._limits)
 
     def personas(self) -> list[OwnPersona]:
         """The owner's personas, the oldest first."""
@@ -297,15 +326,21 @@ class Shelf:
         return [OwnPersona(row.id, row.persona or Persona(name="")) for row in rows]
 
     def keep(self, persona: Persona, id: str | None = None) -> OwnPersona:
-        """Add a persona, or replace the one with this id. Raises NotFoundError."""
+        """Add a persona, or replace the one with this id. Raises NotFoundError, or LimitError."""
+        size = persona_size(persona)
         with self._database.writing() as connection:
             if id is None:
+                self._limits.check(connection, self._owner, size, personas=1)
                 id = new_id()
-                connection.execute(insert(personas).values(id=id, owner=self._owner, persona=persona))
+                connection.execute(insert(personas).values(id=id, owner=self._owner, persona=persona, size=size))
             else:
                 mine = and_(personas.c.owner == self._owner, personas.c.id == id)
-                if not connection.execute(update(personas).where(mine).values(persona=persona)).rowcount:
+                before = connection.scalar(select(personas.c.size).where(mine))
+                if before is None:
                     raise NotFoundError("persona")
+                if size > before:
+                    self._limits.check(connection, self._owner, size - before)
+                connection.execute(update(personas).where(mine).values(persona=persona, size=size))
         return OwnPersona(id, persona)
 
     def forget(self, id: str) -> None:
@@ -315,10 +350,12 @@ class Shelf:
             if not connection.execute(delete(personas).where(mine)).rowcount:
                 raise NotFoundError("persona")
 
-    def _new_conversation(self, connection: Connection, turn: Turn, moment: datetime) -> str:
+    def _new_conversation(self, connection: Connection, turn: Turn, moment: datetime, size: int) -> str:
         title = first_words(turn.question or "")
         fresh = Conversation(new_id(), title, False, turn.persona, None, False, False, moment, moment)
-        insert_conversation(connection, self._owner, fresh)
+        size += conversation_size(fresh)
+        self._limits.check(connection, self._owner, size, conversations=1)
+        insert_conversation(connection, self._owner, fresh, size)
         return fresh.id
 
     def _greet(self, connection: Connection, id: str, turn: Turn, moment: datetime) -> str | None:

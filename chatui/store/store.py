@@ -3,12 +3,12 @@
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import URL, ColumnElement, Connection, and_, delete, literal, select, update
+from sqlalchemy import URL, ColumnElement, Connection, and_, literal, select, update
 
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.settings import AppSettings
@@ -16,13 +16,17 @@ from chatui.store import search, writing
 from chatui.store.adoptions import Adoptions
 from chatui.store.copies import copy
 from chatui.store.database import ALL_OWNERS, Database, url_of
+from chatui.store.limits import UNLIMITED, Limits
 from chatui.store.opening import bring_up_to_date, old_copies, revision, upgrade
 from chatui.store.records import Progress, Written
-from chatui.store.rows import clock
+from chatui.store.rows import clock, remove_conversation
 from chatui.store.shelf import Shelf
-from chatui.store.tables import conversations, inspections, messages, secrets
+from chatui.store.tables import conversations, messages, secrets
 
 log = logging.getLogger(__name__)
+
+Which = Callable[[datetime], ColumnElement[bool]]
+"""By the time that it is now: the conversations that are meant."""
 
 SLOW_SECONDS = 1.0
 COPIES_KEPT = timedelta(days=7)
@@ -32,9 +36,12 @@ COPIES_KEPT = timedelta(days=7)
 class Store:
     """All that is kept, of all owners. Thread-safe; every method may wait for the disk, and raises StoreError."""
 
-    def __init__(self, database: Database, copies: Path | None = None) -> None:
-        """A store over a database whose tables are up to date; `copies` is where copies of one that is no file are."""
-        self.database, self._copies = database, copies
+    def __init__(self, database: Database, copies: Path | None = None, limits: Limits = UNLIMITED) -> None:
+        """A store over a database whose tables are up to date; `copies` is where copies of one that is no file are.
+
+        `limits` hold for each owner.
+        """
+        self.database, self._copies, self._limits = database, copies, limits
         self._traces = True
 
     @classmethod
@@ -46,7 +53,7 @@ class Store:
         except BaseException:
             database.close()
             raise
-        return cls(database, settings.data_dir)
+        return cls(database, settings.data_dir, Limits.of(settings))
 
     @classmethod
     def as_it_is(cls, settings: AppSettings) -> Self:
@@ -54,11 +61,11 @@ class Store:
         return cls(Database(url_of(settings, make=False)))
 
     @classmethod
-    def in_memory(cls) -> Self:
+    def in_memory(cls, limits: Limits = UNLIMITED) -> Self:
         """An empty store that is gone when it is closed."""
         database = Database(URL.create("sqlite"))
         upgrade(database, "head")
-        return cls(database)
+        return cls(database, limits=limits)
 
     def secret(self) -> bytes:
         """32 random bytes, made once for this database."""
@@ -75,7 +82,7 @@ class Store:
 
     def of(self, owner: str) -> Shelf:
         """What this owner has."""
-        return Shelf(self.database, owner)
+        return Shelf(self.database, owner, self._limits)
 
     def write(self, progress: Sequence[Progress]) -> list[Written]:
         """Keep what replies have come to, and tell what became of each.
@@ -142,24 +149,36 @@ class Store:
 
         Copies that were made before migrations are removed when they are COPIES_KEPT old.
         """
-        gone = self._remove(conversations.c.deleted, deleted_for)
-        for file in old_copies(self.database, self._copies) if self._copies else ():
-            _look_after_copy(file, gone)
+        gone = self._remove(lambda now: conversations.c.deleted <= now - deleted_for)
+        self._take_from_copies(gone)
+        return len(gone)
+
+    def empty(self, owner: str) -> int:
+        """Really remove all that this owner has deleted, from older copies too. Returns how many."""
+        table = conversations.c
+        mine = and_(table.owner == owner, table.deleted.is_not(None))
+        # What has no leaf may be on its way in, see merging.Merge; it is purged later otherwise.
+        gone = self._remove(lambda _: and_(mine, table.leaf.is_not(None)))
+        self._take_from_copies(gone)
         return len(gone)
 
     def forget(self, untouched_for: timedelta) -> int:
         """Really remove conversations in which nothing was asked for so long, for temporary ones. Returns how many."""
-        return len(self._remove(conversations.c.updated, untouched_for))
+        return len(self._remove(lambda now: conversations.c.updated <= now - untouched_for))
 
     def discard(self, owner: str, id: str) -> None:
         """Really remove this conversation at once, where it is there."""
         with self.database.writing() as connection:
-            _remove_conversation(connection, owner, id)
+            remove_conversation(connection, owner, id)
         search.forget_removed(self.database)
 
-    def _remove(self, since: ColumnElement[datetime | None], age: timedelta) -> list[tuple[str, str]]:
+    def _take_from_copies(self, gone: Sequence[tuple[str, str]]) -> None:
+        for file in old_copies(self.database, self._copies) if self._copies else ():
+            _look_after_copy(file, gone)
+
+    def _remove(self, which: Which) -> list[tuple[str, str]]:
         removed: list[tuple[str, str]] = []
-        while batch := self._remove_some(since, age):
+        while batch := self._remove_some(which):
             removed += batch
         # At the first time too: a server may have ended in between.
         if removed or self._traces:
@@ -167,17 +186,15 @@ class Store:
             self._traces = not self.database.leave_no_trace()
         return removed
 
-    def _remove_some(
-        self, since: ColumnElement[datetime | None], age: timedelta, limit: int = 20
-    ) -> list[tuple[str, str]]:
+    def _remove_some(self, which: Which, limit: int = 20) -> list[tuple[str, str]]:
         """At most `limit`, so that others may write in between."""
         with self.database.maintaining() as connection:
-            old = since <= clock(connection) - age
+            chosen = which(clock(connection))
             rows = connection.execute(
-                select(conversations.c.owner, conversations.c.id).where(old).limit(limit).with_for_update()
+                select(conversations.c.owner, conversations.c.id).where(chosen).limit(limit).with_for_update()
             ).all()
             for owner, id in rows:
-                _remove_conversation(connection, owner, id)
+                remove_conversation(connection, owner, id)
         return [(row.owner, row.id) for row in rows]
 
     def backup(self, target: Path) -> None:
@@ -209,18 +226,10 @@ def _look_after_copy(file: Path, gone: Sequence[tuple[str, str]]) -> None:
                 return
             with copied.maintaining() as connection:
                 for owner, id in gone:
-                    _remove_conversation(connection, owner, id)
+                    remove_conversation(connection, owner, id)
             search.forget_removed(copied)
             os.utime(file, (made, made))
     except StoreError as error:
         log.warning("%s still has conversations that were deleted: %s", file, error)
     finally:
         copied.close()
-
-
-def _remove_conversation(connection: Connection, owner: str, id: str) -> None:
-    mine = and_(messages.c.owner == owner, messages.c.conversation == id)
-    inspected = inspections.c.message.in_(select(messages.c.id).where(mine))
-    connection.execute(delete(inspections).where(inspections.c.owner == owner, inspected))
-    connection.execute(delete(messages).where(mine))
-    connection.execute(delete(conversations).where(conversations.c.owner == owner, conversations.c.id == id))

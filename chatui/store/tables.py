@@ -139,7 +139,9 @@ conversations = Table(
     Column("created", Time, nullable=False),
     Column("updated", Time, nullable=False),
     Column("deleted", Time),
+    Column("size", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("owner", "id", name="conversations_of_owner"),
+    Index("conversations_sizes", "owner", "size"),
     Index(
         "conversations_listed",
         "owner",
@@ -213,7 +215,9 @@ personas = Table(
     Column("id", Words, nullable=False),
     Column("owner", Words, nullable=False),
     Column("persona", Json(Persona), nullable=False),
+    Column("size", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("owner", "id", name="personas_of_owner"),
+    Index("personas_sizes", "owner", "size"),
     sqlite_autoincrement=True,
 )
 

@@ -80,6 +80,11 @@ async def _restore(tab: Tab, chat: str, _: str) -> Place:
     return replace(tab.place.at(chat), deleted=False)
 
 
+async def _empty(tab: Tab, _: str, __: str) -> Place:
+    await asyncio.to_thread(tab.runner.kept.empty, tab.owner)
+    return tab.place
+
+
 async def _take_over(tab: Tab, _: str, __: str) -> Place:
     if tab.before:
         await asyncio.to_thread(tab.runner.kept.adoptions.adopt, tab.before, tab.owner)
@@ -128,6 +133,7 @@ ACTIONS: dict[str, Action] = {
     "unarchive": _unarchive,
     "delete": _delete,
     "restore": _restore,
+    "empty": _empty,
     "take-over": _take_over,
     "leave-alone": _leave_alone,
     "more": _more,

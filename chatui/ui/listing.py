@@ -62,6 +62,8 @@ def listing(
 def deleted(conversations: Sequence[Conversation], place: Place, more: bool) -> str:
     """What was deleted and can still be had back."""
     parts = [f'<p class="chat-list-top">{_("Recently deleted")} · {_back()}</p>', f'<p class="hint">{_(KEPT)}</p>']
+    if conversations:
+        parts.append(_empties())
     parts += [_deleted_row(conversation) for conversation in conversations]
     if not conversations:
         parts.append(f'<p class="hint">{_("Nothing was deleted lately.")}</p>')
@@ -122,6 +124,12 @@ def _deleted_row(conversation: Conversation) -> str:
     name = html.escape(_("Restore {title}", title=title), quote=True).replace("$", "")
     act = f'<a class="act restore named" title="{name}" href="#restore={quote(conversation.id)}">{_("Restore")}</a>'
     return f'<div class="chat-row deleted"><span class="chat-gone">{plain(title)}</span>{act}</div>'
+
+
+def _empties() -> str:
+    """Two clicks, for it cannot be undone."""
+    act = f'<a class="act" href="#empty">{_("Remove them all for good")}</a>'
+    return f'<details class="hint"><summary>{_("Empty")}</summary>{act}</details>'
 
 
 def _hit(hit: Hit, place: Place) -> str:

@@ -6,11 +6,12 @@ from datetime import datetime, timedelta, timezone
 
 import gradio as gr
 
-from chatui.errors import TransferError
+from chatui.errors import LimitError, TransferError
 from chatui.i18n import N_, _
 from chatui.store import checks, importing
 from chatui.store.records import Merged
-from chatui.ui import header, listening, listing
+from chatui.store.shelf import Shelf
+from chatui.ui import header, listening, listing, speaking
 from chatui.ui.tab import Tab
 from chatui.ui.uploads import Upload, uploaded
 
@@ -70,10 +71,22 @@ class Sidebar:
         """
         data = await asyncio.to_thread(uploaded, path, checks.MOST_BYTES)
         reading = importing.read(data)
-        merged = await asyncio.to_thread(lambda: [tab.kept.merge(tree) for tree in reading])
+        merged = await asyncio.to_thread(_merged, tab.kept, reading)
         if not merged and not reading.left:
             raise TransferError("There are no conversations in this file.", "Choose another one.")
         return _came(merged), _left(reading.left)
+
+
+def _merged(shelf: Shelf, reading: importing.Reading) -> list[Merged]:
+    """Take in what fits; the rest is left."""
+    merged = []
+    for tree in reading:
+        try:
+            merged.append(shelf.merge(tree))
+        except (LimitError, TransferError) as error:
+            title = f"“{tree.conversation.title}”" if tree.conversation.title else _("Untitled")
+            reading.left.append(importing.Left(title, speaking.sentence(error)))
+    return merged
 
 
 def _came(merged: Sequence[Merged]) -> str:
@@ -93,7 +106,7 @@ def _left(left: Sequence[importing.Left]) -> str:
     """What did not come in, a line each."""
     if not left:
         return ""
-    lines = [_("Not everything in the file could be read:"), *map(str, left[:LISTED])]
+    lines = [_("Not everything in the file came in:"), *map(str, left[:LISTED])]
     more = len(left) - LISTED
     if more > 0:
         lines.append(_("And more: {count}.", count=more))

@@ -17,7 +17,7 @@ from tests.fakes import FakeBackend, Hold
 
 ON_A_CHAT = ("open", "rename", "pin", "unpin", "archive", "unarchive", "delete", "restore")
 ON_A_MESSAGE = ("version", "branch", "note")
-ON_THE_LIST = ("more", "earlier", "archived", "deleted", "unarchived", "refresh", "take-over", "leave-alone")
+ON_THE_LIST = ("more", "earlier", "archived", "deleted", "unarchived", "refresh", "empty", "take-over", "leave-alone")
 
 
 @pytest.fixture
@@ -199,6 +199,17 @@ async def test_any_delete_can_be_undone_also_by_a_tab_that_knows_of_none(runner:
     assert runner.shelf("a").deleted() == []
     assert [one.id for one in runner.shelf("a").conversations()] == [chats[2], chats[0]]
     assert [one.id for one in runner.shelf("a").conversations(archived=True)] == [chats[1]]
+
+
+async def test_what_was_deleted_is_gone_at_once_where_that_is_wanted_and_only_ones_own(runner: Runner) -> None:
+    kept, gone = [(await answered(runner, question)).conversation.id for question in ("kept", "gone")]
+    await actions.do(tab(runner), "delete", gone, "")
+    await actions.do(tab(runner, "b"), "empty", "", "")
+    assert [one.id for one in runner.shelf("a").deleted()] == [gone]
+    place = await actions.do(tab(runner, deleted=True), "empty", "", "")
+    assert place.deleted
+    assert runner.shelf("a").deleted() == []
+    assert [one.id for one in runner.shelf("a").conversations()] == [kept]
 
 
 async def test_the_list_never_gets_longer_than_a_place_can_say(runner: Runner) -> None:

@@ -72,7 +72,10 @@ def test_all_deleted_chats_are_listed_with_a_way_back() -> None:
     assert "<b>" not in shown
     assert "Untitled" in shown
     assert "#more" in shown
-    assert "Nothing was deleted lately." in listing.deleted([], Place(deleted=True), more=False)
+    assert shown.count('href="#empty"') == 1
+    empty = listing.deleted([], Place(deleted=True), more=False)
+    assert "Nothing was deleted lately." in empty
+    assert "#empty" not in empty
 
 
 def test_chats_from_before_the_login_are_offered_with_yes_and_no() -> None:

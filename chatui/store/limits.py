@@ -1,0 +1,140 @@
+"""How much one owner may keep. It is asked for in the transaction that adds something, and only sums of rows are read.
+
+Each conversation and each persona has its `size` in its row: bytes of text, pictures and inspections, and some for
+every row. So a sum needs no message, and what is removed or goes to another owner takes its size along.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, and_, func, literal, select, update
+
+from chatui.errors import LimitError
+from chatui.personas import Persona
+from chatui.settings import AppSettings
+from chatui.store.records import Author, Conversation, Progress, StoredMessage, Turn
+from chatui.store.tables import conversations, inspections, personas
+
+ROW_BYTES = 300
+"""What a row and its places in the indexes take beside its texts, about."""
+MB = 10**6
+
+PERSONA = TypeAdapter(Persona)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that one owner may keep; 0 is no limit. `size` is in bytes."""
+
+    conversations: int = 0
+    personas: int = 0
+    size: int = 0
+
+    @classmethod
+    def of(cls, settings: AppSettings) -> Self:
+        """Those that the settings name."""
+        return cls(settings.max_conversations, settings.max_personas, settings.max_storage * MB)
+
+    def check(self, connection: Connection, owner: str, size: int, conversations: int = 0, personas: int = 0) -> None:
+        """Whether the owner may add so much. Raises LimitError.
+
+        What was deleted counts as long as it is kept.
+        """
+        if not (self.size or (self.conversations and conversations) or (self.personas and personas)):
+            return
+        _alone(connection, owner)
+        chats, chat_bytes, own, own_bytes = _kept(connection, owner)
+        if self.conversations and conversations and chats + conversations > self.conversations:
+            raise LimitError(
+                f"The most chats that one user may keep here is {self.conversations:,}, and you have {chats:,}, so "
+                "no other can be added.",
+                "Delete chats that you no longer need and empty “Recently deleted”, or ask whoever runs this server "
+                "for more (--max-conversations).",
+            )
+        if self.personas and personas and own + personas > self.personas:
+            raise LimitError(
+                f"The most personas that one user may keep here is {self.personas:,}, and you have {own:,}, so no "
+                "other can be added.",
+                "Delete one that you no longer need, or ask whoever runs this server for more (--max-personas).",
+            )
+        have = chat_bytes + own_bytes
+        if self.size and have + size > self.size:
+            raise LimitError(
+                f"What you keep here takes {have / MB:,.1f} MB of the {self.size / MB:,.1f} MB that one user may have, "
+                f"and this would be {size / MB:,.1f} MB more, so it cannot be saved.",
+                "Delete chats that you no longer need and empty “Recently deleted”, or ask whoever runs this server "
+                "for more (--max-storage).",
+            )
+
+
+UNLIMITED = Limits()
+
+
+def _alone(connection: Connection, owner: str) -> None:
+    """No other transaction asks for this owner until this one ends: SQLite has only one that writes."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(owner, 0))))
+
+
+def _kept(connection: Connection, owner: str) -> tuple[int, int, int, int]:
+    """How many conversations, and their bytes; how many personas, and theirs."""
+    found = []
+    for table in (conversations, personas):
+        sums = select(func.count(), func.coalesce(func.sum(table.c.size), literal(0))).where(table.c.owner == owner)
+        count, size = connection.execute(sums).one()
+        found += [count, int(size)]
+    return found[0], found[1], found[2], found[3]
+
+
+def octets(text: str) -> int:
+    """The bytes of a text, as a database keeps it."""
+    return len(text.encode(errors="replace"))
+
+
+def persona_size(persona: Persona) -> int:
+    """The bytes that a persona takes in a row of its own."""
+    return ROW_BYTES + octets(PERSONA.dump_json(persona).decode())
+
+
+def conversation_size(conversation: Conversation) -> int:
+    """The bytes that a conversation takes without its messages."""
+    return persona_size(conversation.persona) + octets(conversation.title)
+
+
+def message_size(message: StoredMessage) -> int:
+    """The bytes that a message takes."""
+    texts = (message.content, message.reasoning, message.error, message.note)
+    return ROW_BYTES + sum(map(octets, texts)) + (author_size(message.author) if message.author else 0)
+
+
+def author_size(author: Author) -> int:
+    """The bytes that is kept of how a reply was asked for."""
+    return ROW_BYTES + sum(map(octets, (author.system_prompt, author.prefix, author.prefix_reasoning)))
+
+
+def turn_size(turn: Turn) -> int:
+    """The bytes that a turn adds at first; the text of its reply is added when that is over."""
+    said = [] if turn.question is None else [turn.question]
+    if turn.conversation is None and turn.question is not None:
+        said += turn.greetings
+    return sum(ROW_BYTES + octets(text) for text in said) + ROW_BYTES + author_size(turn.author)
+
+
+def progress_size(progress: Progress) -> int:
+    """The bytes that a reply takes besides its row, once it is over."""
+    texts = (progress.content, progress.reasoning, progress.error)
+    return sum(map(octets, texts)) + len(progress.inspection or b"")
+
+
+def grow(connection: Connection, owner: str, conversation: str, size: int) -> None:
+    """Note that a conversation takes so many bytes more."""
+    mine = and_(conversations.c.owner == owner, conversations.c.id == conversation)
+    connection.execute(update(conversations).where(mine).values(size=conversations.c.size + size))
+
+
+def inspections_size(connection: Connection, owner: str, ids: Sequence[str]) -> int:
+    """The bytes that is kept of how these replies came about."""
+    mine = and_(inspections.c.owner == owner, inspections.c.message.in_(ids))
+    return connection.scalar(select(func.sum(func.length(inspections.c.data))).where(mine)) or 0

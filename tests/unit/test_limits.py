@@ -1,0 +1,289 @@
+"""How much one owner may keep, on every database."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, func, insert, select, text
+
+from chatui.errors import LimitError
+from chatui.personas import Persona
+from chatui.settings import AppSettings
+from chatui.store import importing
+from chatui.store.database import Database, url_of
+from chatui.store.limits import ROW_BYTES, Limits, conversation_size, message_size, persona_size
+from chatui.store.records import Begun, Progress, Tree
+from chatui.store.shelf import Shelf
+from chatui.store.store import Store
+from chatui.store.tables import conversations, inspections, messages, personas
+from tests.databases import FINISH, ask
+from tests.unit.test_migrations import OLD, made_at
+
+pytest_plugins = ("tests.databases",)
+OWNER = "login:ann"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def limited(store: Store, **limits: int) -> Shelf:
+    return Shelf(store.database, OWNER, Limits(**limits))
+
+
+def end(store: Store, begun: Begun, content: str = "An answer.", inspection: bytes | None = None) -> None:
+    store.write([Progress(OWNER, begun.reply.id, content, "Hm.", "finished", FINISH, inspection=inspection)])
+
+
+def size_of(store: Store, owner: str = OWNER) -> int:
+    """What is noted of an owner's conversations."""
+    with store.database.reading() as connection:
+        return int(connection.scalar(select(func.sum(conversations.c.size)).where(conversations.c.owner == owner)) or 0)
+
+
+def rows(store: Store) -> int:
+    with store.database.reading() as connection:
+        return connection.scalar(select(func.count()).where(messages.c.owner == OWNER)) or 0
+
+
+def tree_of(*texts: str, title: str = "Brought") -> Tree:
+    nodes = [{"from": "human" if n % 2 == 0 else "gpt", "value": text} for n, text in enumerate(texts)]
+    (tree,) = importing.read(json.dumps([{"id": title, "conversations": nodes}]).encode(), NOW)
+    return replace(tree, conversation=replace(tree.conversation, title=title))
+
+
+class TestConversations:
+    def test_one_more_than_the_limit_is_refused_and_leaves_nothing(self, store: Store) -> None:
+        shelf = limited(store, conversations=2)
+        for question in ("one", "two"):
+            end(store, shelf.begin(ask(question)))
+        before = rows(store)
+        with pytest.raises(LimitError, match=r"is 2, and you have 2, .*--max-conversations") as refused:
+            shelf.begin(ask("three"))
+        assert refused.value.status == 413
+        assert (rows(store), len(shelf.conversations())) == (before, 2)
+
+    def test_what_is_there_goes_on_and_others_have_their_own(self, store: Store) -> None:
+        shelf = limited(store, conversations=1)
+        first = shelf.begin(ask("one"))
+        end(store, first)
+        shelf.begin(ask("more", first.conversation.id, first.reply.id))
+        Shelf(store.database, "login:bob", Limits(conversations=1)).begin(ask("mine"))
+
+    def test_deleted_ones_count_until_they_are_removed(self, store: Store) -> None:
+        shelf = limited(store, conversations=1)
+        first = shelf.begin(ask("one"))
+        end(store, first)
+        shelf.delete(first.conversation.id)
+        with pytest.raises(LimitError, match="Recently deleted"):
+            shelf.begin(ask("two"))
+        assert store.empty(OWNER) == 1
+        assert shelf.deleted() == []
+        shelf.begin(ask("two"))
+
+    def test_a_branch_is_one_more(self, store: Store) -> None:
+        shelf = limited(store, conversations=1)
+        first = shelf.begin(ask("one"))
+        end(store, first)
+        with pytest.raises(LimitError):
+            shelf.branch(first.reply.id)
+        assert len(shelf.conversations()) == 1
+
+    def test_no_more_come_in_however_many_ask_at_once(self, store: Store) -> None:
+        shelf = limited(store, conversations=5)
+        together = threading.Barrier(8)
+
+        def begin(number: int) -> bool:
+            together.wait(30)
+            try:
+                shelf.begin(ask(f"question {number}"))
+            except LimitError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as threads:
+            assert sum(threads.map(begin, range(8))) == 5
+        assert len(shelf.conversations()) == 5
+
+
+class TestStorage:
+    def test_a_question_that_would_not_fit_is_refused_and_leaves_nothing(self, store: Store) -> None:
+        shelf = limited(store, size=20_000)
+        first = shelf.begin(ask("one"))
+        end(store, first)
+        before = rows(store), size_of(store)
+        for conversation, parent in ((None, None), (first.conversation.id, first.reply.id)):
+            with pytest.raises(LimitError, match=r"of the 0\.0 MB that one user may have.*--max-storage"):
+                shelf.begin(ask("ü" * 10_000, conversation, parent))
+        assert (rows(store), size_of(store)) == before
+        shelf.begin(ask("u" * 10_000))
+
+    def test_every_reply_counts_with_its_prompt_and_inspection(self, store: Store) -> None:
+        shelf = limited(store, size=50_000)
+        first = shelf.begin(ask("one"))
+        end(store, first, "x" * 20_000, b"y" * 20_000)
+        with pytest.raises(LimitError):
+            shelf.begin(replace(ask("two"), author=replace(ask("two").author, system_prompt="z" * 10_000)))
+        shelf.begin(ask("two"))
+
+    def test_the_size_of_a_conversation_is_that_of_its_rows(self, store: Store) -> None:
+        shelf = limited(store, size=10**9)
+        turn = ask("Hällo", prefix="Well")
+        first = shelf.begin(replace(turn, greetings=("Hi!", "Hello!")))
+        end(store, first, "Well, 😀", b"told")
+        again = shelf.begin(ask(None, first.conversation.id, first.path[-2].id))
+        store.write([Progress(OWNER, again.reply.id, "No", state="failed", error="It\nfailed")])
+        for note in ("a long note", "short", ""):
+            shelf.rate(first.reply.id, "like", note)
+        shelf.rate(first.reply.id, "like", "nöte")
+        branch = shelf.branch(first.reply.id)
+        shelf.merge(tree_of("What?", "That.", title="T"))
+        shelf.merge(tree_of("What?", "That.", "And?", title="T"))
+        trees = list(shelf.trees())
+        assert {tree.conversation.id for tree in trees} >= {first.conversation.id, branch.id}
+        expected = sum(conversation_size(t.conversation) + sum(map(message_size, t.messages)) for t in trees)
+        assert size_of(store) == expected + 2 * len(b"told")
+
+    def test_a_reply_counts_once_however_often_its_end_is_written(self, store: Store) -> None:
+        begun = limited(store, size=10**9).begin(ask("one"))
+        end(store, begun)
+        before = size_of(store)
+        end(store, begun)
+        assert size_of(store) == before
+
+    def test_notes_count(self, store: Store) -> None:
+        shelf = limited(store)
+        begun = shelf.begin(ask("one"))
+        end(store, begun)
+        full = limited(store, size=size_of(store) + 100)
+        full.rate(begun.reply.id, "like", "x" * 100)
+        with pytest.raises(LimitError):
+            full.rate(begun.reply.id, "like", "x" * 101)
+        full.rate(begun.reply.id, "like", "y" * 100)
+        full.rate(begun.reply.id, None)
+
+    def test_adopted_conversations_take_their_size_along(self, store: Store) -> None:
+        end(store, limited(store).begin(ask("one")))
+        size = size_of(store)
+        store.adoptions.adopt(OWNER, "login:bob")
+        assert (size_of(store), size_of(store, "login:bob")) == (0, size)
+        with pytest.raises(LimitError):
+            Shelf(store.database, "login:bob", Limits(size=size)).begin(ask("two"))
+
+
+class TestImports:
+    def test_what_does_not_fit_comes_in_not_at_all(self, store: Store) -> None:
+        shelf = limited(store, size=400_000)
+        shelf.merge(tree_of("small", "one", title="first"))
+        before = rows(store), size_of(store)
+        with pytest.raises(LimitError):
+            shelf.merge(tree_of(*["x" * 150_000] * 4, title="large"))  # its first pieces would fit
+        assert (rows(store), size_of(store)) == before
+        assert shelf.deleted() == []
+        assert [each.title for each in shelf.conversations()] == ["first"]
+
+    def test_what_is_known_already_needs_no_room(self, store: Store) -> None:
+        shelf = limited(store)
+        tree = tree_of("a", "b")
+        shelf.merge(tree)
+        full = limited(store, conversations=1, size=size_of(store))
+        assert full.merge(tree).known
+        with pytest.raises(LimitError):
+            full.merge(tree_of("a", "b and more"))
+
+    def test_a_known_conversation_stays_where_its_rest_does_not_fit(self, store: Store) -> None:
+        shelf = limited(store)
+        shelf.merge(tree_of("a", "b"))
+        with pytest.raises(LimitError):
+            limited(store, size=size_of(store)).merge(tree_of("a", "b", "c"))
+        assert [message.content for tree in shelf.trees() for message in tree.messages] == ["a", "b"]
+
+    def test_a_deleted_conversation_stays_deleted_where_its_rest_does_not_fit(self, store: Store) -> None:
+        shelf = limited(store)
+        id = shelf.merge(tree_of("a", "b")).conversation.id
+        shelf.delete(id)
+        with pytest.raises(LimitError):
+            limited(store, size=size_of(store)).merge(tree_of("a", "b", "c"))
+        assert shelf.restore(id).id == id
+
+    def test_all_or_none_at_once(self, store: Store) -> None:
+        with pytest.raises(LimitError):
+            limited(store, conversations=1).add([tree_of("a", title="1"), tree_of("b", title="2")])
+        assert rows(store) == 0
+
+
+class TestPersonas:
+    def test_one_more_than_the_limit_is_refused(self, store: Store) -> None:
+        shelf = limited(store, personas=1)
+        own = shelf.keep(Persona("One"))
+        with pytest.raises(LimitError, match=r"is 1, and you have 1, .*--max-personas"):
+            shelf.keep(Persona("Two"))
+        assert shelf.keep(Persona("Other"), own.id).persona.name == "Other"
+        assert len(shelf.personas()) == 1
+        shelf.forget(own.id)
+        shelf.keep(Persona("Two"))
+
+    def test_their_bytes_count_and_a_smaller_one_may_always_take_a_larger_ones_place(self, store: Store) -> None:
+        large, small = Persona("Large", system_prompt="x" * 50_000), Persona("Small")
+        own = limited(store).keep(large)
+        full = limited(store, size=persona_size(large))
+        with pytest.raises(LimitError):
+            full.keep(small)
+        with pytest.raises(LimitError):
+            full.keep(replace(large, system_prompt="x" * 50_001), own.id)
+        with pytest.raises(LimitError):
+            full.begin(ask("hello"))
+        full.keep(small, own.id)
+        full.begin(ask("hello"))
+
+    def test_a_conversation_counts_with_the_persona_it_began_with(self, store: Store) -> None:
+        turn = replace(ask("hello"), persona=Persona("Large", system_prompt="x" * 50_000))
+        with pytest.raises(LimitError):
+            limited(store, size=50_000).begin(turn)
+
+
+def test_no_limit_is_no_question(store: Store) -> None:
+    said: list[str] = []
+
+    def listen(_: object, __: object, statement: str, *___: object) -> None:
+        said.append(statement)
+
+    event.listen(store.database.engine, "before_cursor_execute", listen)
+    limited(store).begin(ask("hello"))
+    assert not any("sum(" in statement.lower() for statement in said)
+
+
+def test_the_sums_are_read_from_indexes_alone(tmp_path: Path) -> None:
+    store = Store.open(AppSettings(data_dir=tmp_path))
+    for table in ("conversations", "personas"):
+        with store.database.reading() as connection:
+            plan = connection.exec_driver_sql(
+                f"EXPLAIN QUERY PLAN SELECT count(*), sum(size) FROM {table} WHERE owner = ?",
+                ("a",),
+            ).all()
+        assert all(f"COVERING INDEX {table}_sizes" in row[-1] for row in plan)
+    store.close()
+
+
+def test_the_settings_name_the_limits() -> None:
+    assert Limits.of(AppSettings(max_conversations=7, max_personas=0, max_storage=3)) == Limits(7, 0, 3_000_000)
+
+
+def test_an_older_database_gets_its_sizes(settings: AppSettings) -> None:
+    database = Database(url_of(settings))
+    made_at(database, "0003")
+    with database.maintaining() as connection:
+        for statement in OLD:
+            connection.execute(text(statement))
+        connection.execute(insert(inspections).values(owner="a", message="r", data=b"1234567"))
+        connection.execute(text("""INSERT INTO personas (id, owner, persona) VALUES ('p', 'a', '{"name": "Pö"}')"""))
+    store = Store.open(settings)
+    with store.database.reading() as connection:
+        kept = tuple(
+            connection.scalar(select(table.c.size).where(table.c.owner == "a")) for table in (conversations, personas)
+        )
+    texts = '{"name": "P"}' + "Chat" + "findable" + "So it" + "1234567"
+    assert kept == (3 * ROW_BYTES + len(texts), ROW_BYTES + len('{"name": "Pö"}') + 1)
+    store.close()
+    database.close()
