@@ -129,7 +129,7 @@ class ReplyDelta:
 
     While it waits, `place` is its place in the queue, 1 the next; while the prompt is read, `read` is how many of its
     tokens are. Where it is traced, `so_far` tells how it came about up to the time it is called, which takes some work;
-    of several that come the last one tells of most.
+    of several that come the last one tells of most. With `folds`, all text so far was a thought, and that is its rest.
     """
 
     text: str = ""
@@ -140,6 +140,13 @@ class ReplyDelta:
     place: int | None = None
     read: int | None = None
     so_far: Callable[[], Told] | None = None
+    folds: str | None = None
+
+    def onto(self, text: str, reasoning: str) -> tuple[str, str]:
+        """A reply's text and reasoning with what this adds to them."""
+        if self.folds is not None:
+            text, reasoning = "", (reasoning + text + self.folds).strip("\r\n")
+        return text + self.text, reasoning + self.reasoning
 
 
 @dataclass(frozen=True)

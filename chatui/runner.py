@@ -79,10 +79,9 @@ class Growing:
         self.so_far = delta.so_far or self.so_far
         if (delta.text or delta.reasoning) and self.first_text_at is None:
             self.first_text_at = time.perf_counter()
+        self.text, self.reasoning = delta.onto(self.text, self.reasoning)
         if delta.text and self.reasoning and self.thought_at is None:
             self.thought_at = time.perf_counter()
-        self.text += delta.text
-        self.reasoning += delta.reasoning
         self.tokens += delta.tokens
         self.finish = delta.finish or self.finish
 

@@ -11,6 +11,10 @@ from chatui.errors import ChatError, OverloadError, PromptError, SettingsError, 
 
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
+FOLDED = (
+    "What came as content before was the model's thinking, which it did not announce: only what follows is the reply."
+)
+
 Fields = dict[str, Any]
 
 
@@ -37,6 +41,7 @@ class Reply:
 
     def __init__(self, model: str, include_usage: bool = False) -> None:
         self._include_usage = include_usage
+        self._content = ""
         self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
 
     def whole(self, deltas: Sequence[ReplyDelta]) -> Fields:
@@ -44,7 +49,7 @@ class Reply:
         finish = deltas[-1].finish
         if finish is None:
             raise ValueError("the reply has no finish")
-        message = {"role": "assistant", "content": "", "refusal": None, **_said(deltas)}
+        message = {"role": "assistant", "content": "", "refusal": None, **_said(*_grown(deltas))}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(finish)}
         return {
             **self._head,
@@ -60,9 +65,17 @@ class Reply:
         return self._chunk({"role": "assistant", "content": ""})
 
     def piece(self, deltas: Sequence[ReplyDelta]) -> bytes:
-        """Deltas as one event; as a comment, which clients skip, where they only tell how far the prompt is."""
-        if (said := _said(deltas)) or _notes(deltas):
-            return self._chunk(said, **_notes(deltas))
+        """Deltas as one event; as a comment, which clients skip, where they only tell how far the prompt is.
+
+        Content that turns out to have been a thought cannot be taken back: it comes again as `reasoning_content`.
+        """
+        folds, notes = any(delta.folds is not None for delta in deltas), _notes(deltas)
+        content, reasoning = _grown(deltas, self._content if folds else "")
+        if folds and self._content:
+            notes = {"notes": [*notes.get("notes", []), FOLDED]}
+        self._content = content if folds else self._content + content
+        if (said := _said(content, reasoning)) or notes:
+            return self._chunk(said, **notes)
         last = deltas[-1] if deltas else ReplyDelta()
         if last.place is not None:
             return b": place %d\n\n" % last.place
@@ -129,12 +142,16 @@ def _event(value: Fields) -> bytes:
     return b"data: %b\n\n" % to_json(value)
 
 
-def _said(deltas: Sequence[ReplyDelta]) -> dict[str, str]:
-    said = {
-        "reasoning_content": "".join(delta.reasoning for delta in deltas),
-        "content": "".join(delta.text for delta in deltas),
-    }
-    return {name: text for name, text in said.items() if text}
+def _grown(deltas: Sequence[ReplyDelta], text: str = "") -> tuple[str, str]:
+    """The text and the reasoning that the deltas make of what came before."""
+    reasoning = ""
+    for delta in deltas:
+        text, reasoning = delta.onto(text, reasoning)
+    return text, reasoning
+
+
+def _said(content: str, reasoning: str) -> dict[str, str]:
+    return {name: text for name, text in (("reasoning_content", reasoning), ("content", content)) if text}
 
 
 def _notes(deltas: Sequence[ReplyDelta]) -> Fields:

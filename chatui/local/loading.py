@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from chatui.catalogue import ModelSpec, shown_name
 from chatui.chat import ModelInfo
 from chatui.errors import ChatError, ModelError
-from chatui.local import anatomy, embedded, facts, gguf_facts, kernel, thinking, wrong_files
+from chatui.local import anatomy, conventions, embedded, facts, gguf_facts, kernel, thinking, wrong_files
 from chatui.local.failures import explain, incomplete, no_tokenizer, not_a_chat_model
 from chatui.local.prompt import Template, guard, probe
 from chatui.local.quantized import pack
@@ -192,8 +192,8 @@ def _marks(tokenizer: PreTrainedTokenizerBase, template: Template) -> set[str]:
     tokens = tokenizer.get_added_vocab()
     if template.response is not None:
         return thinking.tokens_of(template.response, tokens)
-    own = template.tags not in (None, thinking.HARMONY)  # those of harmony are read by their ids
-    tags = [*thinking.TAGS, *([template.tags] if template.tags and own else [])]
+    own = template.tags not in (None, conventions.HARMONY)  # those of harmony are read by their ids
+    tags = [*conventions.TAGS, *([template.tags] if template.tags and own else [])]
     parts = [part.strip() for one in tags for part in (one.open, one.close)]
     return {token for token in tokens if len(token) > 1 and any(part.startswith(token) for part in parts)}
 

@@ -9,8 +9,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from chatui.chat import Message, Prompt, Role, SystemRole, TemplateFacts
 from chatui.errors import ModelError, PromptError, TooLongError
-from chatui.local import spans, thinking
-from chatui.local.thinking import THINK, Tags, opened_by
+from chatui.local import conventions, spans, thinking
+from chatui.local.conventions import HARMONY, THINK, Tags, opened_by
 
 PROBE = "qzprobe"
 OPENING = "[The conversation begins.]"
@@ -85,8 +85,8 @@ def probe(tokenizer: PreTrainedTokenizerBase) -> Template:
     takes_system = with_system is not None and system.content in with_system
     found = getattr(tokenizer, "response_template", None)
     response = found if thinking.is_readable(found) else None
-    tags = thinking.known(tokenizer.get_chat_template(), tokenizer.get_added_vocab(), response)
-    inner = {"<|end|>"} & set(tokenizer.get_added_vocab()) if tags is thinking.HARMONY else set()
+    tags = conventions.known(tokenizer.get_chat_template(), tokenizer.get_added_vocab(), response)
+    inner = {"<|end|>"} & set(tokenizer.get_added_vocab()) if tags is HARMONY else set()
     inner_ids = frozenset(tokenizer.get_added_vocab()[token] for token in inner)
     return Template(
         takes_system=takes_system,
@@ -377,7 +377,7 @@ def _up_to(tokenizer: PreTrainedTokenizerBase, template: Template, messages: lis
     if not reply.reasoning:
         return _before_content(tokenizer, template, messages) + marked.content
     before = _render(tokenizer, _marked(tokenizer, _fit_roles(template, messages)), parts=template.takes_parts)
-    opened, tags = opened_by(before), template.tags or THINK
+    opened, tags = opened_by(before, template.tags), template.tags or THINK
     thought = before + ("" if opened else tags.opened) + marked.reasoning
     return thought + (opened or tags).closed + marked.content if reply.content else thought
 
@@ -396,7 +396,7 @@ def _before_content(tokenizer: PreTrainedTokenizerBase, template: Template, mess
     asked = _marked(tokenizer, _fit_roles(template, messages))
     before = _render(tokenizer, asked, parts=template.takes_parts)
     if not placed.endswith(PROBE):
-        opened = opened_by(before)
+        opened = opened_by(before, template.tags)
         return before + opened.closed if opened else before
     placed = placed.removesuffix(PROBE)
     if not _loses_persona(asked, before, placed):

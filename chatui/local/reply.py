@@ -5,26 +5,19 @@ import re
 import time
 from collections.abc import Callable, Generator
 from itertools import groupby
+from typing import Any
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from chatui.chat import ChatRequest, Finish, FinishReason, Message, Prompt, ReplyDelta, Told
 from chatui.local import prompt as prompts
+from chatui.local.conventions import HARMONY, THINK, opened_by
 from chatui.local.loading import LoadedModel
 from chatui.local.prompt import Template
 from chatui.local.sampling import Sampler, model_rules
 from chatui.local.serial import decode
 from chatui.local.text import REPLACEMENT, IncrementalDecoder, StopStrings
-from chatui.local.thinking import (
-    HARMONY,
-    THINK,
-    HarmonySplitter,
-    Splitter,
-    TemplateSplitter,
-    ThinkingSplitter,
-    marked,
-    opened_by,
-)
+from chatui.local.thinking import NOTHING, HarmonySplitter, Parts, Splitter, TemplateSplitter, ThinkingSplitter, marked
 from chatui.traces import Traces
 
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
@@ -81,15 +74,15 @@ class Reply:
             self._first_at = arrived
         if token_id in self._stop_ids:
             return self._end("stop_token", stop_id=token_id)
-        said, thought = self._splitter.push(self._stops.push(self._decoder.push(token_id)))
+        parts = self._splitter.push(self._stops.push(self._decoder.push(token_id)))
         self._text_seconds += time.perf_counter() - arrived
         if self._stops.hit is not None:
-            return self._end("stop_string", said, thought)
+            return self._end("stop_string", parts)
         if self._splitter.over and self._stop_ids:
-            return self._end("stop_token", said, thought, token_id)
+            return self._end("stop_token", parts, token_id)
         if self._count == self._limit:
-            return self._end("length", said, thought)
-        return ReplyDelta(said, thought, tokens=1, so_far=None if self._count % TOLD_EVERY else self.teller)
+            return self._end("length", parts)
+        return _delta(parts, so_far=None if self._count % TOLD_EVERY else self.teller)
 
     @property
     def teller(self) -> Callable[[], Told] | None:
@@ -115,14 +108,13 @@ class Reply:
         asked = self._limit == self._most
         return f"max_new_tokens = {self._most:,}" if asked else f"the context of {self._context:,} tokens"
 
-    def _end(self, reason: FinishReason, said: str = "", thought: str = "", stop_id: int | None = None) -> ReplyDelta:
+    def _end(self, reason: FinishReason, parts: Parts = NOTHING, stop_id: int | None = None) -> ReplyDelta:
         """The last delta, with all that was held back."""
         self.over = True
         tail = "" if self._stops.hit is not None else self._stops.push(self._decoder.flush()) + self._stops.flush()
-        for more_said, more_thought in (self._splitter.push(tail), self._splitter.flush()):
-            said, thought = said + more_said, thought + more_thought
+        parts = parts.then(self._splitter.push(tail)).then(self._splitter.flush())
         finish = self._finish(reason, time.perf_counter(), stop_id)
-        return ReplyDelta(said, thought, tokens=1, finish=finish, so_far=self.teller)
+        return _delta(parts, finish=finish, so_far=self.teller)
 
     def _finish(self, reason: FinishReason, now: float, stop_id: int | None = None) -> Finish:
         """What it has used, and how long that took, up to `now` by time.perf_counter()."""
@@ -141,6 +133,10 @@ class Reply:
             text_seconds=self._text_seconds,
             rows=self._rows / self._count if self._count else 1.0,
         )
+
+
+def _delta(parts: Parts, **told: Any) -> ReplyDelta:
+    return ReplyDelta(parts.said, parts.thought, tokens=1, folds=parts.folds, **told)
 
 
 class _Sent:
@@ -225,14 +221,16 @@ def _splitter(template: Template, prompt: Prompt, begun: Message | None) -> Spli
     """Parts what is written from where the reply stands now."""
     if template.response is not None:
         return TemplateSplitter(template.response, prompt.text)
-    opened = opened_by(prompt.text) if begun is None else None
+    opened = opened_by(prompt.text, template.tags) if begun is None else None
     if template.tags is HARMONY:
         thinks = opened is HARMONY or (begun is not None and not begun.content)
         return HarmonySplitter("analysis" if thinks else "final" if begun is not None else "")
+    asked = "\n".join(message.content for message in prompt.messages if message.role == "user")
     if begun is None:
-        return ThinkingSplitter(opened, template.tags)
+        return ThinkingSplitter(opened, template.tags, asked=asked)
     own = template.tags or THINK
-    splitter = ThinkingSplitter(None if begun.content else own, template.tags, begun=True)
+    thinking, thought = (None, bool(begun.reasoning)) if begun.content else (own, True)
+    splitter = ThinkingSplitter(thinking, template.tags, begun=True, thought=thought, asked=asked)
     # Lines and code fences go on from what is there, but what looks like a tag in it opens or closes nothing.
     splitter.push(re.sub(r"[<\[◁:]", "-", begun.content or begun.reasoning))
     splitter.flush()

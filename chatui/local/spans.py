@@ -18,8 +18,8 @@ from transformers.utils.chat_template_utils import (
 )
 
 from chatui.chat import Message, Source, Span
+from chatui.local.conventions import HARMONY, TAGS
 from chatui.local.text import IncrementalDecoder
-from chatui.local.thinking import HARMONY, TAGS
 
 Write = Callable[[list[Message]], str]
 

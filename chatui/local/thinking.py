@@ -1,93 +1,40 @@
 """What of a reply is thought and what is said, in the ways in which models mark it. Knows no model."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from operator import itemgetter
+from typing import Any, NamedTuple, Protocol
 
 from transformers.utils.chat_parsing import ResponseParser
 
+from chatui.local.conventions import LONGEST, TAGS, THINK, THOUGHTS, Tags
 from chatui.local.text import overlap
 
 FENCES = ("```", "~~~")
-THOUGHTS = ("reasoning_content", "thinking", "reasoning")
-"""Fields of response templates that hold what was thought."""
+QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»"}
 
 
-@dataclass(frozen=True)
-class Tags:
-    """What stands before and behind a thought, and around the answer behind it where that is marked as well.
+class Parts(NamedTuple):
+    """What a piece of a reply adds.
 
-    `lines` where models write the tags on lines of their own.
+    With `folds`, all that was said before was a thought, and that is its rest.
     """
 
-    open: str
-    close: str
-    answer: tuple[str, str] = ("", "")
-    lines: bool = True
+    said: str = ""
+    thought: str = ""
+    folds: str | None = None
 
-    @property
-    def in_words(self) -> bool:
-        """Whether a thought begins with plain words."""
-        return self.open[0].isalpha()
-
-    @property
-    def opened(self) -> str:
-        """The start of a thought as the models that think so write it."""
-        return self.open + "\n" * self.lines
-
-    @property
-    def closed(self) -> str:
-        """Its end, and what comes before the answer."""
-        return "\n" * self.lines + self.close + "\n\n" * self.lines + self.answer[0]
+    def then(self, more: "Parts") -> "Parts":
+        """Both, one behind the other."""
+        if more.folds is not None:
+            before = self.said if self.folds is None else self.folds + self.thought + self.said
+            return more._replace(folds=(before + more.folds))
+        return Parts(self.said + more.said, self.thought + more.thought, self.folds)
 
 
-THINK = Tags("<think>", "</think>")
-HARMONY = Tags(
-    "<|channel|>analysis<|message|>", "<|end|>", ("<|start|>assistant<|channel|>final<|message|>", ""), lines=False
-)
-"""gpt-oss: a reply is a series of messages, each in a channel."""
-TAGS = (
-    THINK,
-    Tags("<thinking>", "</thinking>"),
-    Tags("<thought>", "</thought>"),
-    Tags("<Thought>", "</Thought>"),
-    Tags("<thoughts>", "</thoughts>"),
-    Tags("<reasoning>", "</reasoning>"),
-    Tags("<reason>", "</reason>"),
-    Tags("<seed:think>", "</seed:think>"),
-    Tags("[THINK]", "[/THINK]", lines=False),
-    Tags("◁think▷", "◁/think▷"),
-    Tags("<|begin_of_thought|>", "<|end_of_thought|>", ("<|begin_of_solution|>", "<|end_of_solution|>")),
-    Tags("<|START_THINKING|>", "<|END_THINKING|>", ("<|START_RESPONSE|>", "<|END_RESPONSE|>"), lines=False),
-    Tags("<|inner_prefix|>", "<|inner_suffix|>", lines=False),
-    Tags("<|channel>thought\n", "<channel|>", lines=False),
-    Tags("<unused94>thought\n", "<unused95>", lines=False),
-    Tags("Here is my thought process:", "Here is my response:"),
-    Tags("Here's my thought process:", "Here's my response:"),
-    Tags("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", ("", "[END FINAL RESPONSE]")),
-)
-"""Qwen, DeepSeek and most others; those trained on Claude's or OpenAI's style; Magistral, Seed-OSS, Kimi, OpenThinker,
-Command A, Apertus, Gemma, Granite, Apriel."""
-
-
-def known(template: str, tokens: Collection[str], response: Mapping[str, Any] | None = None) -> Tags | None:
-    """How a model with this chat template, added tokens and response template marks its thoughts, as far as tags go."""
-    if {"<|channel|>", "<|message|>"} <= set(tokens):
-        return HARMONY
-    for name in THOUGHTS:
-        thought = (response or {}).get("fields", {}).get(name, {})
-        if isinstance(thought.get("open"), str) and isinstance(thought.get("close"), str):
-            same = (tags for tags in TAGS if tags.open.strip() == thought["open"].strip())
-            return next(same, Tags(thought["open"], thought["close"], lines=False))
-    named = [tags for tags in TAGS if tags.open in tokens or tags.close in tokens]
-    return next(iter(named), None) or next((tags for tags in TAGS if tags.open in template), None)
-
-
-def opened_by(text: str) -> Tags | None:
-    """The tags that are open where a prompt ends so, which lets the model begin with a thought."""
-    end = text.rstrip()
-    return next((tags for tags in (HARMONY, *TAGS) if end.endswith(tags.open.rstrip())), None)
+NOTHING = Parts()
 
 
 class Splitter(Protocol):
@@ -95,10 +42,10 @@ class Splitter(Protocol):
 
     over: bool
 
-    def push(self, text: str) -> tuple[str, str]:
-        """(text, reasoning) that this piece adds."""
+    def push(self, text: str) -> Parts:
+        """What this piece adds."""
 
-    def flush(self) -> tuple[str, str]:
+    def flush(self) -> Parts:
         """What was held back because it looked like the start of a mark."""
 
 
@@ -109,37 +56,57 @@ class ThinkingSplitter:
     The model's own tags, and `<think>`, count at the start of a line outside code fences, so that a reply may write
     about them; those of other models count only where a reply begins. With `thinking` the template has opened the span
     already. Newlines around the tags belong to them.
+
+    An end without a start folds all before it, where nothing was `thought` yet: outside code and quotation marks, not
+    `asked` for by the user, and once something follows. In models that are not known to think, it does so only where it
+    is no word of a sentence.
     """
 
     thinking: Tags | None = None
     own: Tags | None = None
     begun: bool = False
+    thought: bool = False
+    asked: str = ""
     over: bool = False
     _held: str = ""
     _line: str = ""
     _fence: str = ""
     _trim: bool = field(init=False)
+    _again: Tags | None = field(init=False)
+    _lone: tuple[Tags, ...] = field(init=False)
+    _folds: str | None = None
     _answer: Tags | None = None
     _answer_end: str = ""
 
     def __post_init__(self) -> None:
         self._trim = self.thinking is not None
+        self._again = None if self.begun else self.thinking  # some open it once more
+        lone = () if self.thinking or self.thought else (self.own, THINK) if self.own else TAGS
+        mine = self.own is not None and self.own.in_words
+        self._lone = tuple(
+            tags for tags in dict.fromkeys(lone) if (mine or not tags.in_words) and tags.close not in self.asked
+        )
 
-    def push(self, text: str) -> tuple[str, str]:
+    def push(self, text: str) -> Parts:
         """See Splitter."""
         self._held += text
+        return self._moved()
+
+    def flush(self) -> Parts:
+        """See Splitter."""
+        moved = self._moved(over=True)
+        held, self._held = self._held, ""
+        return moved.then(Parts(thought=held) if self.thinking else Parts(held))
+
+    def _moved(self, over: bool = False) -> Parts:
         said: list[str] = []
         thought: list[str] = []
-        while self._step(said, thought):
+        self._folds = None
+        while self._step(said, thought, over):
             pass
-        return "".join(said), "".join(thought)
+        return Parts("".join(said), "".join(thought), self._folds)
 
-    def flush(self) -> tuple[str, str]:
-        """See Splitter."""
-        held, self._held = self._held, ""
-        return ("", held) if self.thinking else (held, "")
-
-    def _step(self, said: list[str], thought: list[str]) -> bool:
+    def _step(self, said: list[str], thought: list[str], over: bool) -> bool:
         """Move text out of `_held`; True when a tag was passed and there may be more."""
         if self._trim:
             self._held = self._held.lstrip("\r\n")
@@ -147,7 +114,7 @@ class ThinkingSplitter:
                 return False
             self._trim = False
         if self.thinking is not None:
-            return self._think(self.thinking, thought)
+            return self._think(self.thinking, thought, over)
         if self._answer is not None:
             mark = self._answer.answer[0]
             if self._held.startswith(mark):
@@ -158,34 +125,67 @@ class ThinkingSplitter:
             if mark.startswith(self._held):
                 return False
             self._answer = None
-        return self._say_up_to_a_tag(said)
+        return self._say_up_to_a_tag(said, over)
 
-    def _think(self, tags: Tags, thought: list[str]) -> bool:
-        before, tag, after = self._held.partition(tags.close)
-        sure = before if tag else before[: len(before) - overlap(before, tags.close)]
-        sure = sure.rstrip("\r\n")
-        thought.append(sure)
-        if not tag:
-            self._held = self._held[len(sure) :]
-            return False
-        self._held, self._trim, self._line, self.thinking = after, True, "", None
+    def _think(self, tags: Tags, thought: list[str], over: bool) -> bool:
+        if self._again is not None:
+            if len(self._held) < len(self._again.open) and self._again.open.startswith(self._held):
+                return False
+            self._trim = self._held.startswith(self._again.open)
+            self._held, self._again = self._held.removeprefix(self._again.open), None
+            return True
+        at, sure = self._ends(tags.close, over)
+        thought.append(self._held[:at].rstrip("\r\n"))
+        if sure:
+            self._end_of_thought(tags, at)
+            return True
+        self._line = (self._line + thought[-1]).rpartition("\n")[2]
+        self._held = self._held[len(thought[-1]) :]
+        return False
+
+    def _ends(self, close: str, over: bool) -> tuple[int, bool]:
+        """Where in `_held` the thought may end, and whether it surely does."""
+        at = self._held.find(close)
+        while at >= 0:
+            before = (self._line + self._held[:at]).rpartition("\n")[2]
+            quoted = _quoted(before, self._held[at + len(close) :], over)
+            if not quoted:
+                return at, quoted is not None
+            at = self._held.find(close, at + 1)
+        return len(self._held) - overlap(self._held, close), False
+
+    def _end_of_thought(self, tags: Tags, at: int) -> None:
+        self._held, self._trim, self._line, self.thinking = self._held[at + len(tags.close) :], True, "", None
         self._answer, self._answer_end = (tags, "") if tags.answer[0] else (None, tags.answer[1])
-        return True
+        self._lone = ()
 
-    def _say_up_to_a_tag(self, said: list[str]) -> bool:
+    def _say_up_to_a_tag(self, said: list[str], over: bool) -> bool:
         found = self._opening()
         end = self._held.find(self._answer_end) if self._answer_end else -1
         if end >= 0 and (found is None or end < found[0]):
             self._say(self._held[:end], said)
             self._held, self._answer_end = self._held[end + len(self._answer_end) :], ""
             return True
+        lone = self._closing(len(self._held) if found is None else found[0], over)
+        if lone is not None:
+            at, tags, sure = lone
+            if not sure:
+                self._say(self._held[:at], said)
+                self._held = self._held[at:]
+                return False
+            self._folds = ("".join(said) + self._held[:at]).rstrip("\r\n")
+            said.clear()
+            self._fence, self.begun = "", True
+            self._end_of_thought(tags, at)
+            return True
         if found is not None:
             at, tags = found
             self._say(self._held[:at], said)
             self._held, self._trim, self._line, self.thinking = self._held[at + len(tags.open) :], True, "", tags
+            self._lone = ()
             return True
         marks = [tags.open for tags in self._candidates(self.begun)] + [self._answer_end]
-        keep = max(overlap(self._held, mark) for mark in marks)
+        keep = max(overlap(self._held, mark) for mark in (*marks, *(tags.close for tags in self._lone)))
         self._say(self._held[: len(self._held) - keep], said)
         self._held = self._held[len(self._held) - keep :]
         return False
@@ -214,13 +214,62 @@ class ThinkingSplitter:
             start += len(piece)
         return None
 
+    def _closing(self, limit: int, over: bool) -> tuple[int, Tags, bool] | None:
+        """Where in `_held`, before `limit`, which tags end what no tag began, and whether they surely do."""
+        line, fence, start = self._line, self._fence, 0
+        for piece in self._held[:limit].splitlines(keepends=True) if self._lone else ():
+            for place, tags in () if fence else sorted(_closes(piece, self._lone), key=itemgetter(0)):
+                sure = self._is_lone(tags, start + place, line + piece[:place], over)
+                if sure is not False:
+                    return start + place, tags, bool(sure)
+            line += piece
+            if piece.endswith("\n"):
+                line, fence = "", _fence_after(line, fence)
+            start += len(piece)
+        return None
+
+    def _is_lone(self, tags: Tags, at: int, before: str, over: bool) -> bool | None:
+        """Whether the end tag there, with so much of its line `before` it, ends a thought; None while that is open."""
+        after, mine = self._held[at + len(tags.close) :], self.own is not None
+        in_sentence = before[-1:].isspace() and bool(before.strip())
+        if in_sentence or before.count("`") % 2 or tags.open.strip() in self._held[:at]:
+            return False
+        if not after.strip():
+            return (mine and self.begun) if over else None
+        if not (self.begun or self._held[:at].strip()) and not (mine and after.startswith(("\n", "\r"))):
+            return False
+        quoted = _quoted(before, after, over)
+        return quoted if quoted is None else not quoted
+
     def _say(self, text: str, said: list[str]) -> None:
         for piece in text.splitlines(keepends=True):
             self._line += piece
+            new = self._line[-len(piece) - LONGEST :]
+            self._lone = tuple(tags for tags in self._lone if tags.open.strip() not in new)
             if piece.endswith("\n"):
                 self._line, self._fence = "", _fence_after(self._line, self._fence)
         self.begun = self.begun or bool(text.strip())
         said.append(text)
+
+
+def _closes(text: str, lone: Sequence[Tags]) -> Iterator[tuple[int, Tags]]:
+    """Where in the text which tags end."""
+    for tags in lone:
+        place = text.find(tags.close)
+        while place >= 0:
+            yield place, tags
+            place = text.find(tags.close, place + 1)
+
+
+def _quoted(before: str, after: str, over: bool) -> bool | None:
+    """Whether a tag with this `before` it on its line stands in code or quotation marks; None while that is open."""
+    if before.count("`") % 2:
+        rest = re.search("[`\n]", after)
+        return rest[0] == "`" if rest else False if over else None
+    mark = QUOTES.get(before[-1:])
+    if mark is None or (mark == '"' and before.count('"') % 2 == 0):
+        return False
+    return after[0] == mark if after else False if over else None
 
 
 def _fence_after(line: str, fence: str) -> str:
@@ -253,7 +302,7 @@ class HarmonySplitter:
     _header: str | None = None
     _apart: dict[bool, str] = field(default_factory=dict)
 
-    def push(self, text: str) -> tuple[str, str]:
+    def push(self, text: str) -> Parts:
         """See Splitter."""
         parts = (self._held + text).split(MARK)
         self._held = MARK + parts.pop() if len(parts) % 2 == 0 else ""
@@ -268,11 +317,11 @@ class HarmonySplitter:
                 thinks = self.channel == "analysis"
                 (thought if thinks else said).append(self._apart.get(thinks, "") + part)
                 self._apart[thinks] = ""
-        return "".join(said), "".join(thought)
+        return Parts("".join(said), "".join(thought))
 
-    def flush(self) -> tuple[str, str]:
+    def flush(self) -> Parts:
         """See Splitter."""
-        return "", ""
+        return NOTHING
 
     def _control(self, name: str) -> None:
         if name in ("<|start|>", "<|channel|>"):
@@ -295,27 +344,27 @@ class TemplateSplitter:
         self._newlines = {True: "", False: ""}
         self._begins = True
 
-    def push(self, text: str) -> tuple[str, str]:
+    def push(self, text: str) -> Parts:
         """See Splitter."""
         if self._parser is None:
-            return text, ""
+            return Parts(text)
         try:
             return self._parted(self._parser.feed(text))
         except Exception:  # what does not parse, such as a call that is no JSON
             self._parser = None
-            return text, ""
+            return Parts(text)
 
-    def flush(self) -> tuple[str, str]:
+    def flush(self) -> Parts:
         """See Splitter."""
         if self._parser is None:
-            return "", ""
+            return NOTHING
         try:
             _, events = self._parser.finalize()
         except Exception:
-            return "", ""
+            return NOTHING
         return self._parted(events)
 
-    def _parted(self, events: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    def _parted(self, events: Sequence[Mapping[str, Any]]) -> Parts:
         parts: dict[bool, list[str]] = {True: [], False: []}
         for event in events:
             thinks = event["field"] in THOUGHTS
@@ -330,7 +379,7 @@ class TemplateSplitter:
             sure = text.rstrip("\r\n") if thinks else text
             self._newlines[thinks] = text[len(sure) :]
             parts[thinks].append(sure)
-        return "".join(parts[False]), "".join(parts[True])
+        return Parts("".join(parts[False]), "".join(parts[True]))
 
 
 def is_readable(template: Any) -> bool:

@@ -48,7 +48,8 @@ def chat(backend: Backend) -> Callable[..., AsyncIterator[tuple[str, list[Turn]]
                 async for deltas in batches:
                     if listening.nobody_hears():
                         return
-                    said += "".join(delta.text for delta in deltas)
+                    for delta in deltas:
+                        said, _ = delta.onto(said, "")
                     yield said, [*turns, {"role": "assistant", "content": said}]
         except ChatError as error:
             raise gr.Error(str(error), print_exception=False) from error

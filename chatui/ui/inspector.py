@@ -186,15 +186,34 @@ def text_until(inspection: Inspection, at: int, other: int) -> str:
 
 
 def begun(inspection: Inspection, reply: StoredMessage, at: int, other: int) -> StoredMessage:
-    """The reply up to token number `at` and with `other` in its place, what was thought apart from what was said."""
+    """The reply up to token number `at` and with `other` in its place, what was thought apart from what was said.
+
+    How the model marks its thoughts shows in what stands around them in all that it wrote.
+    """
     text = text_until(inspection, at, other)
     given = reply.author
-    thinking = bool(reply.reasoning) and not (given and given.prefix)
-    if not thinking:
+    if not reply.reasoning or (given and given.prefix):
         return replace(reply, content=(given.prefix if given else "") + text, reasoning="")
-    thought, closed, said = text.partition("</think>")
-    thought = (given.prefix_reasoning if given else "") + thought.removeprefix("<think>").lstrip("\n")
-    return replace(reply, content=said.lstrip("\n"), reasoning=thought.rstrip("\n") if closed else thought)
+    before = given.prefix_reasoning if given else ""
+    whole = _written(inspection)
+    thought = reply.reasoning.removeprefix(before).strip("\n")
+    start = max(0, whole.find(thought))
+    end = start + len(thought)
+    said = whole.find(reply.content.strip("\n"), end) if reply.content else -1
+    closing = whole[end:said].strip() if said >= 0 else ""
+    kept = _written(inspection, at)
+    if said >= 0 and len(kept) >= said:
+        return replace(reply, content=text[said:].lstrip("\n"), reasoning=before + thought)
+    mark = inspection.texts.get(other, "").strip()
+    if mark and closing.startswith(mark):
+        return replace(reply, content="", reasoning=before + kept[start:].rstrip("\n"))
+    return replace(reply, content="", reasoning=before + text[start:])
+
+
+def _written(inspection: Inspection, at: int | None = None) -> str:
+    """What the model wrote, up to token number `at`."""
+    data = b"".join(_bytes(inspection.texts.get(id, "")) for id in inspection.traces.tokens[:at])
+    return data.decode(errors="ignore")
 
 
 def _bytes(text: str) -> bytes:

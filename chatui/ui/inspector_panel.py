@@ -215,7 +215,7 @@ class InspectorPanel:
             async with contextlib.aclosing(gathered(tab.runner.backend.stream(request))) as batches:
                 async for deltas in batches:
                     for delta in deltas:
-                        said += delta.text
+                        said, _thought = delta.onto(said, "")
                         finish = delta.finish or finish
                         if delta.prompt is not None:
                             persona = sum(span.tokens for span in delta.prompt.spans if span.source == "persona")

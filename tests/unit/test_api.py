@@ -194,6 +194,23 @@ def test_a_streamed_reply(usage: bool) -> None:
     assert chunks[-1]["timings"]["seed"] == 7
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_thought_that_shows_only_at_its_end_is_reasoning(stream: bool) -> None:
+    fold = ReplyDelta("Yes", folds="m.\n")
+    backend = FakeBackend(["\nH", fold, " sir", ReplyDelta(finish=FINISH)])
+    response = ask(backend, stream=stream)
+    if not stream:
+        message = response.json()["choices"][0]["message"]
+        assert (message["content"], message["reasoning_content"]) == ("Yes sir", "Hm.")
+        return
+    *chunks, _done = events_of(response.text)
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert "".join(delta.get("content", "") for delta in deltas).removeprefix("\nH") == "Yes sir"
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Hm."
+    told = [note for chunk in chunks for note in chunk.get("notes", [])]
+    assert bool(told) == any(delta.get("content") == "\nH" for delta in deltas)
+
+
 class Unpaced(FakeBackend):
     """Sends its whole script at once, and no finish of its own."""
 

@@ -88,6 +88,26 @@ def test_what_was_thought_stays_a_thought() -> None:
     assert (begun.reasoning, begun.content) == ("hm", "yes no")
 
 
+@pytest.mark.parametrize(
+    ("before", "between"),
+    [
+        ("[THINK]", "[/THINK]"),
+        ("", "\n</think>\n\n"),
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ],
+)
+def test_a_thought_is_known_whatever_the_model_marks_it_with(before: str, between: str) -> None:
+    texts = {1: before, 2: "Hm", 3: ".", 4: between, 5: "Yes", 6: " sir", 14: " other"}
+    traces = Traces.of([trace(id) for id in (1, 2, 3, 4, 5, 6)])
+    kept = replace(KEPT, traces=traces, texts=texts, model=replace(INFO, stop_ids=()))
+    thinking = replace(REPLY, reasoning="Hm.", content="Yes sir")
+    begun = {at: inspector.begun(kept, thinking, at, 14) for at in (2, 5)}
+    assert (begun[2].reasoning, begun[2].content) == ("Hm other", "")
+    assert (begun[5].reasoning, begun[5].content) == ("Hm.", "Yes other")
+    closed = inspector.begun(kept, thinking, 2, 4)
+    assert (closed.reasoning, closed.content) == ("Hm", "")
+
+
 def test_the_waterfall_adds_up_and_keeps_model_and_page_apart() -> None:
     told = inspector.time_view(KEPT, PageTimes(1.6, 3.75))
     for part in ("500.0 ms", "1,000.0 ms", "5 tokens, 5 tokens/s", "250.0 ms", "first token after 1.500 s", "1.600 s"):

@@ -33,6 +33,14 @@ def text_of(deltas: Iterable[ReplyDelta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
+def grown(deltas: Iterable[ReplyDelta]) -> tuple[str, str]:
+    """What is said and what is thought in the end."""
+    said = thought = ""
+    for delta in deltas:
+        said, thought = delta.onto(said, thought)
+    return said, thought
+
+
 def finish_of(deltas: list[ReplyDelta]) -> Finish:
     assert deltas[-1].finish is not None
     assert all(delta.finish is None for delta in deltas[:-1])
@@ -131,6 +139,21 @@ def test_thinking_that_the_model_opens_goes_to_reasoning(monkeypatch: pytest.Mon
     assert ("".join(delta.reasoning for delta in deltas), text_of(deltas)) == ("hm", "Yes")
 
 
+def test_an_end_without_a_start_folds_what_came_before(monkeypatch: pytest.MonkeyPatch):
+    loaded = models.ready()
+    scripted(loaded, monkeypatch, "Hm.\n\nWell.\n</think>\n\nYes<|im_end|>")
+    assert grown(write(loaded, max_new_tokens=50)) == ("Yes", "Hm.\n\nWell.")
+    asked = (Message("user", "Write </think> on a line."),)
+    assert grown(write(loaded, asked, max_new_tokens=50)) == ("Hm.\n\nWell.\n</think>\n\nYes", "")
+
+
+def test_a_stop_string_behind_an_end_without_a_start(monkeypatch: pytest.MonkeyPatch):
+    loaded = models.ready()
+    scripted(loaded, monkeypatch, "Hm.\n</think>\n\nYes or noEND<|im_end|>")
+    deltas = write(loaded, max_new_tokens=50, stop=("or noEND",))
+    assert (grown(deltas), finish_of(deltas).reason) == (("Yes ", "Hm."), "stop_string")
+
+
 def test_the_context_limits_the_reply_and_drops_old_turns():
     loaded = models.ready()
     context = loaded.info.context_length
@@ -216,7 +239,7 @@ class TestContinued:
         begun = Message("assistant", content, reasoning)
         deltas = push(made_of((*HELLO, begun), settings=settings), f"{written}<|im_end|>")
         assert finish_of(deltas).completion_tokens == len(deltas)
-        return text_of(deltas), "".join(delta.reasoning for delta in deltas)
+        return grown(deltas)
 
     @pytest.mark.parametrize(
         ("content", "reasoning", "written", "said", "thought"),
@@ -235,6 +258,8 @@ class TestContinued:
             ("", "Hm</thi", "nk>a</think>b", "b", "nk>a"),
             ("", "Hm</think>", "a</think>b", "b", "a"),
             ("Yes", "Hm.", ", but", ", but", ""),
+            ("Yes", "Hm.", ".\n</think>\nNo", ".\n</think>\nNo", ""),
+            ("Hm", "", ".\n</think>\nNo", "No", "."),
             ("", "", "<think>Hm.</think>Yes", "Yes", "Hm."),
         ],
     )

@@ -7,19 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatui.local.thinking import (
-    HARMONY,
-    TAGS,
-    THINK,
-    HarmonySplitter,
-    Splitter,
-    Tags,
-    TemplateSplitter,
-    ThinkingSplitter,
-    known,
-    marked,
-    opened_by,
-)
+from chatui.chat import ReplyDelta
+from chatui.local.conventions import HARMONY, TAGS, THINK, Tags, known, opened_by
+from chatui.local.thinking import HarmonySplitter, Parts, Splitter, TemplateSplitter, ThinkingSplitter, marked
 
 
 def cut(text: str, places: set[int]) -> list[str]:
@@ -28,12 +18,16 @@ def cut(text: str, places: set[int]) -> list[str]:
 
 
 def parted(splitter: Splitter, pieces: Sequence[str]) -> tuple[str, str]:
-    parts = [splitter.push(piece) for piece in pieces] + [splitter.flush()]
-    return "".join(said for said, _ in parts), "".join(thought for _, thought in parts)
+    said = thought = ""
+    for said_more, thought_more, folds in [*map(splitter.push, pieces), splitter.flush()]:
+        said, thought = ReplyDelta(said_more, thought_more, folds=folds).onto(said, thought)
+    return said, thought
 
 
-def through_thinking(pieces: Sequence[str], thinking: bool = False, own: Tags | None = None) -> tuple[str, str]:
-    return parted(ThinkingSplitter((own or THINK) if thinking else None, own), pieces)
+def through_thinking(
+    pieces: Sequence[str], thinking: bool = False, own: Tags | None = None, asked: str = ""
+) -> tuple[str, str]:
+    return parted(ThinkingSplitter((own or THINK) if thinking else None, own, asked=asked), pieces)
 
 
 texts = st.lists(
@@ -54,6 +48,8 @@ texts = st.lists(
             " ",
             "\t",
             "a",
+            "`",
+            '"',
             "\u2028",
             "\x0b",
         ]
@@ -63,10 +59,11 @@ texts = st.lists(
 
 
 class TestThinkingSplitter:
-    @given(texts, st.sets(st.integers(1, 80), max_size=30), st.booleans())
-    @example("a\r\n<think>\r\nb\r\n</think>\r\nc", {2, 3, 10, 11, 13, 14}, False)
-    def test_every_split_gives_the_same_two_texts(self, text: str, where: set[int], thinking: bool):
-        assert through_thinking(cut(text, where), thinking) == through_thinking([text], thinking)
+    @given(texts, st.sets(st.integers(1, 80), max_size=30), st.booleans(), st.sampled_from([None, THINK]))
+    @example("a\r\n<think>\r\nb\r\n</think>\r\nc", {2, 3, 10, 11, 13, 14}, False, None)
+    @example("a\n</think>\n\n<think>b</think>c", {2, 3, 11}, False, None)
+    def test_every_split_gives_the_same_two_texts(self, text: str, where: set[int], thinking: bool, own: Tags | None):
+        assert through_thinking(cut(text, where), thinking, own) == through_thinking([text], thinking, own)
 
     @given(texts, st.booleans())
     @example("nk></think><thi", True)
@@ -98,7 +95,77 @@ class TestThinkingSplitter:
         assert through_thinking(list("\nhm\n</think>\nYes"), thinking=True) == ("Yes", "hm")
 
     def test_ordinary_text_is_passed_on_at_once(self):
-        assert ThinkingSplitter().push("Hello, wor") == ("Hello, wor", "")
+        assert ThinkingSplitter().push("Hello, wor") == Parts("Hello, wor")
+
+
+LONE = "Hm, `code`.\n```\nx = 1\n```\nSo yes."
+
+
+class TestAnEndWithoutAStart:
+    @pytest.mark.parametrize("own", [None, THINK], ids=["unknown", "thinks"])
+    @pytest.mark.parametrize("end", ["\n</think>\n\n", "</think>", "</think>\n", "\n</think>", "\n\n</think>\r\n"])
+    def test_it_folds_what_was_said(self, own: Tags | None, end: str):
+        for pieces in (list(f"{LONE}{end}Yes."), [f"{LONE}{end}Yes."]):
+            assert through_thinking(pieces, own=own) == ("Yes.", LONE)
+
+    @pytest.mark.parametrize("tags", [tags for tags in TAGS if not tags.in_words], ids=lambda tags: tags.close)
+    def test_it_does_so_in_every_convention(self, tags: Tags):
+        text = f"Hm.\n{tags.close}\n{tags.answer[0]}Yes{tags.answer[1]}"
+        assert through_thinking(list(text), own=tags) == ("Yes", "Hm.")
+        assert through_thinking(list(text)) == ("Yes", "Hm.")
+
+    def test_what_is_said_is_shown_until_then(self):
+        splitter = ThinkingSplitter()
+        assert splitter.push("Hm.") == Parts("Hm.")
+        assert splitter.push("</think>\n") == Parts()
+        assert splitter.push("Y") == Parts("Y", folds="")
+        assert splitter.push("es") == Parts("es")
+
+    @pytest.mark.parametrize("own", [None, THINK], ids=["unknown", "thinks"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Write `</think>` there.",
+            "Write `a </think> b` there.",
+            'Write "</think>" there.',
+            "So:\n```\n</think>\n```\nDone.",
+            "It begins with <think> and ends with\n</think>\nas you see.",
+            "The tag </think> ends it.",
+            "- </think>\n- more",
+            "Cut off at <",
+            "Cut off at </think",
+        ],
+    )
+    def test_one_that_is_spoken_of_stays(self, own: Tags | None, text: str):
+        assert through_thinking(list(text), own=own) == (text, "")
+
+    @pytest.mark.parametrize("own", [None, THINK], ids=["unknown", "thinks"])
+    def test_one_that_the_user_asked_for_stays(self, own: Tags | None):
+        text = "Here it is:\n</think>\nAnything else?"
+        assert through_thinking(list(text), own=own, asked="Write </think>, please.") == (text, "")
+
+    def test_one_behind_a_thought_stays(self):
+        assert through_thinking(list("<think>a</think>b\n</think>\nc"), own=THINK) == ("b\n</think>\nc", "a")
+        assert through_thinking(list("a\n</think>\nb\n</think>\nc"), own=THINK) == ("b\n</think>\nc", "a")
+
+    def test_where_nothing_follows_only_a_model_that_thinks_has_thought(self):
+        assert through_thinking(list("Hm.\n</think>\n"), own=THINK) == ("", "Hm.")
+        assert through_thinking(list("Hm.\n</think>\n")) == ("Hm.\n</think>\n", "")
+
+    def test_an_empty_thought_leaves_no_tag(self):
+        assert through_thinking(list("</think>\n\nYes"), own=THINK) == ("Yes", "")
+
+    def test_a_thought_may_speak_of_its_end(self):
+        for quote in ("`</think>`", "`<think>...</think>`", '"</think>"', "'</think>'", "“</think>”"):
+            text = f"The user wants {quote} here.\n</think>\nYes"
+            for pieces in (list(text), [text]):
+                assert through_thinking(pieces, thinking=True) == ("Yes", f"The user wants {quote} here.")
+        assert through_thinking(list('"So"</think>"Yes"'), thinking=True) == ('"Yes"', '"So"')
+        assert through_thinking(list("an odd ` here</think>Yes\nno"), thinking=True) == ("Yes\nno", "an odd ` here")
+
+    def test_a_thought_that_the_template_opened_may_be_opened_again(self):
+        assert through_thinking(list("<think>\nHm.\n</think>\nYes"), thinking=True) == ("Yes", "Hm.")
+        assert through_thinking(list("<thin ice\n</think>\nYes"), thinking=True) == ("Yes", "<thin ice")
 
 
 def _without_tags(text: str) -> str:
@@ -135,6 +202,35 @@ class TestEveryConvention:
         assert known("", [tags.close]) is tags
         assert known(f"{{{{ '{tags.open}' }}}}", []) is tags
         assert known("", [], {"fields": {"thinking": {"open": tags.open, "close": tags.close}}}) is tags
+
+
+class TestConventionsOfTheModelsOwn:
+    @pytest.mark.parametrize("answer", ["answer", "response", "output"])
+    def test_the_answer_may_be_marked_as_well(self, answer: str):
+        own = known(f"<think> then <{answer}>", [])
+        text = f"<think>\nHm.\n</think>\n<{answer}>\nYes\n</{answer}>"
+        assert through_thinking(list(text), own=own) == ("Yes\n", "Hm.")
+        assert through_thinking(list(text)) == (f"<{answer}>\nYes\n</{answer}>", "Hm.")
+
+    @pytest.mark.parametrize(
+        ("open", "close"),
+        [
+            ("<deep_think>", "</deep_think>"),
+            ("<|thinking|>", "<|/thinking|>"),
+            ("<|think_start|>", "<|think_end|>"),
+            ("<|begin_of_reasoning|>", "<|end_of_reasoning|>"),
+            ("[REASONING]", "[/REASONING]"),
+        ],
+    )
+    def test_tags_that_nobody_has_told_of_are_found(self, open: str, close: str):
+        own = known(f"{{{{ '{open}' + thought + '{close}' }}}}", [])
+        assert own == Tags(open, close) == known("", [close, open])
+        assert opened_by(f"<|assistant|>{open}\n", own) == own
+        assert through_thinking(list(f"{open}Hm.{close}Yes"), own=own) == ("Yes", "Hm.")
+
+    @pytest.mark.parametrize("template", ["if (enable_thinking)", "<thinkers>", "messages[thinking]", "<b></b>"])
+    def test_a_word_is_no_tag(self, template: str):
+        assert known(template, []) is None
 
 
 def harmony(text: str) -> str:

@@ -102,6 +102,15 @@ def test_thinking_folds_when_the_answer_starts() -> None:
     assert transcript.reply(replace(thinking, content="so"))[0]["metadata"]["status"] == "done"
 
 
+def test_what_shows_to_be_a_thought_at_its_end_folds() -> None:
+    growing = Growing(text="Begun. ")
+    for delta in (ReplyDelta("Hm"), ReplyDelta("Yes", folds=".\n"), ReplyDelta(".")):
+        growing.add(delta)
+    assert (growing.reasoning, growing.text) == ("Begun. Hm.", "Yes.")
+    thinking = replace(REPLY, reasoning=growing.reasoning, content=growing.text)
+    assert transcript.reply(thinking, growing)[0]["metadata"]["title"].startswith("Thought for ")
+
+
 def test_what_was_left_out_is_said() -> None:
     growing = grown(ReplyDelta(prompt=Prompt("p", (1,), dropped=3)))
     assert "3 oldest messages were" in markup(transcript.reply(REPLY, growing))
