@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 import threading
@@ -20,7 +19,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from chatui import downloads, owners
+from chatui import downloads, owners, protocol
 from chatui.api import routes
 from chatui.bodies import BodyLimit
 from chatui.catalogue import ModelSpec
@@ -107,10 +106,7 @@ def run(settings: AppSettings) -> None:
     if settings.share:
         threading.Thread(target=_share, args=(settings.host, port, app.state.hosts), daemon=True).start()
     print(f"chatui is at {address(settings.host, port)}{settings.root_path}", flush=True)
-    logging.getLogger("uvicorn.error").addFilter(_tells_more_than_an_open_tab)
-    config = uvicorn.Config(
-        app, log_level="warning", timeout_graceful_shutdown=2, ws="none", lifespan="on", proxy_headers=False
-    )
+    config = protocol.config(app, timeout_graceful_shutdown=2, lifespan="on")
     uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -182,12 +178,6 @@ def _say_when_ready(backend: LocalBackend) -> None:
         print(f"chatui: {error}", flush=True)
     else:
         print(f"{info.name} is ready ({info.precision}, {info.device})", flush=True)
-
-
-def _tells_more_than_an_open_tab(record: logging.LogRecord) -> bool:
-    """False for what uvicorn says when it stops while a tab still listens: a warning and pages of CancelledError."""
-    cancelled = record.exc_info and record.exc_info[0] and issubclass(record.exc_info[0], asyncio.CancelledError)
-    return not cancelled and "timeout graceful shutdown exceeded" not in record.getMessage()
 
 
 def _share(host: str, port: int, hosts: AllowedHosts) -> None:

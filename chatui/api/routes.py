@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator
 
@@ -123,8 +124,10 @@ class Api:
 
 
 def mount(backend: Backend, settings: AppSettings) -> Mount:
-    """The routes under /v1."""
-    return Mount("/v1", Api(backend, Access(settings), settings.root_path))
+    """The routes under /v1; a path with a line end in it is one of them, which Starlette would leave to others."""
+    mounted = Mount("/v1", Api(backend, Access(settings), settings.root_path))
+    mounted.path_regex = re.compile(mounted.path_regex.pattern, re.DOTALL)
+    return mounted
 
 
 async def _body(request: Request) -> bytes:

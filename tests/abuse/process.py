@@ -13,7 +13,7 @@ import psutil
 
 
 class Process:
-    """A running server; `log` is what it has written to stderr."""
+    """A running server; `log` is what it has written to stderr, `paths` are those of its routes."""
 
     def __init__(self, folder: Path, rate: float = 30.0, **settings: object) -> None:
         self._log = folder / "stderr.txt"
@@ -22,7 +22,7 @@ class Process:
         with self._log.open("w") as log:
             self._running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self._running.stdout is not None
-        self.port = int(self._running.stdout.readline())
+        self.port, self.paths = json.loads(self._running.stdout.readline())
         self.url = f"http://127.0.0.1:{self.port}"
 
     @property

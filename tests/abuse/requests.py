@@ -2,26 +2,26 @@
 
 import json
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from starlette.routing import Mount
 
 JOIN = {"data": [], "fn_index": 0, "session_hash": "abc"}
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
-PATHS = (
-    "/", "/login", "/logout", "/login_check", "/token", "/config", "/healthz", "/livez", "/early", "/theme.css",
-    "/manifest.json", "/robots.txt", "/user", "/app_id", "/dev/reload", "/svelte/x", "/favicon.ico", "/pwa_icon",
-    "/v1/models", "/v1/models/x", "/v1/chat/completions", "/v1/openapi.json", "/v1/", "/v1", "/assets/x",
-    "/static/x", "/chatui/x", "/monitoring", "/gradio_api/info", "/gradio_api/openapi.json",
-    "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/queue/status", "/gradio_api/run/predict",
-    "/gradio_api/run/x", "/gradio_api/api/x", "/gradio_api/api/predict", "/gradio_api/call/x", "/gradio_api/call/x/y",
-    "/gradio_api/upload", "/gradio_api/upload_progress", "/gradio_api/cancel", "/gradio_api/reset",
-    "/gradio_api/heartbeat/x", "/gradio_api/file=x", "/gradio_api/file=/etc/passwd", "/gradio_api/file/x",
-    "/gradio_api/stream/x/y/z", "/gradio_api/stream/x/y/0/playlist.m3u8", "/gradio_api/component_server",
-    "/gradio_api/custom_component/x/y/z/w", "/gradio_api/proxy=http://x/y", "/gradio_api/proxy=x",
-    "/gradio_api/process_recording", "/gradio_api/deep_link", "/gradio_api/vibe-editor/", "/gradio_api/mcp/",
-    "/gradio_api/monitoring/x", "/gradio_api/startup-events", "/gradio_api/app_id", "/gradio_api/login",
-    "/gradio_api/token", "/gradio_api/config", "/config/x", "/gradio_api/simple_predict/x",
+BESIDES = (
+    "/", "//", "*", "/v1", "/v1/", "/v1/x", "/config/x", "/dev/reload", "/gradio_api/", "/gradio_api/mcp/", "/user",
+    "/gradio_api/file=/etc/passwd", "/gradio_api/proxy=http://x/y", "/gradio_api/run/predict", "/login_check", "/x",
+    "/gradio_api/vibe-editor/", "/docs", "http://127.0.0.1/v1/models", "/api/predict", "/gradio_api/call/chat",
 )  # fmt: skip
+"""Paths that no route has, or one value of a parameter that matters."""
+VALUES = (
+    "x", "0", "-1", "1e999", "%00", "%ff", "..", "..%2f..%2fetc%2fpasswd", "%ed%a0%80", "x%0Ay", "x" * 3000, "abc",
+    "predict", "chat", "http://[", "http://127.0.0.1:1/", "/etc/passwd", "\u00e9", "%F0%9F%98%80", "fake/echo", "~",
+)  # fmt: skip
+"""For a parameter in a path."""
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "FOO", "get")
 ODD = (
     None, True, False, 0, -1, 1.5, 10**30, 1e308, "", "x", "\x00", "\ud800", "../..", [], {}, [[]], [None], {"x": 1},
@@ -69,6 +69,11 @@ class Malformed:
     target: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    frame: Callable[["Malformed"], bytes] | None = None
+
+    def sent(self) -> bytes:
+        """What is written on the connection, which may be no HTTP."""
+        return self.frame(self) if self.frame else self.raw()
 
     def raw(self) -> bytes:
         """Its bytes; the connection ends with the answer."""
@@ -83,12 +88,30 @@ class Malformed:
         return "\r\n".join(lines).encode("utf-8", "replace") + b"\r\n\r\n" + self.body
 
 
-def malformed(seed: int, count: int, indices: int = 60) -> Iterator[Malformed]:
-    """`count` requests; `indices` is how many functions the page has."""
+def paths_of(routes: Iterable[Any], prefix: str = "") -> Iterator[str]:
+    """The paths of routes and of all that is mounted or included there."""
+    for route in routes:
+        if included := getattr(route, "original_router", None):
+            yield from paths_of(included.routes, prefix)
+            continue
+        yield (path := prefix + route.path)
+        if isinstance(route, Mount):
+            mounted = getattr(route.app, "_router", route.app)
+            yield from paths_of(getattr(mounted, "routes", ()), path)
+
+
+def malformed(
+    seed: int,
+    count: int,
+    paths: Sequence[str],
+    credentials: Sequence[tuple[str, str]] = (),
+    indices: int = 60,
+) -> Iterator[Malformed]:
+    """`count` requests to `paths`, half of them with `credentials`; `indices` is how many functions the page has."""
     chance = random.Random(seed)
     for _ in range(count):
-        path = chance.choice(PATHS)
-        target = path
+        path = chance.choice(paths) if chance.random() < 0.9 else chance.choice(BESIDES)
+        target = re.sub(r"{[^}]*}", lambda _: chance.choice(VALUES), path)
         if chance.random() < 0.25:
             target += chance.choice(TAILS)
         if chance.random() < 0.3:
@@ -100,7 +123,57 @@ def malformed(seed: int, count: int, indices: int = 60) -> Iterator[Malformed]:
             kind = "application/json" if chance.random() < 0.6 else chance.choice(TYPES)
             headers.append(("content-type", kind))
             body = _body(chance, path, kind, indices)
-        yield Malformed(method, target, tuple(headers), body)
+        if chance.random() < 0.5:
+            headers += credentials
+        yield Malformed(method, target, tuple(headers), body, chance.choice(FRAMES) if chance.random() < 0.2 else None)
+
+
+Frame = Callable[["Malformed"], bytes]
+"""How a request goes over the wire otherwise than as HTTP has it."""
+
+
+def _with(request: "Malformed", *headers: str, body: bytes = b"", version: str = "1.1") -> bytes:
+    given = [f"{name}: {value}" for name, value in request.headers if name not in ("host", "connection", "upgrade")]
+    lines = [f"{request.method} {request.target} HTTP/{version}", "host: 127.0.0.1", *headers, *given]
+    return "\r\n".join(lines).encode("utf-8", "replace") + b"\r\n\r\n" + body
+
+
+WEBSOCKET = ("connection: Upgrade", "upgrade: websocket", "sec-websocket-version: 13", "sec-websocket-key: eA==")
+CHUNKED = "transfer-encoding: chunked"
+FRAMES: tuple[Frame, ...] = (
+    lambda request: _with(request, version="1.0"),
+    lambda request: _with(request, version="0.9"),
+    lambda request: _with(request, version="2.0"),
+    lambda request: _with(request, version="1.1 ", body=b"x"),
+    lambda request: _with(request, *WEBSOCKET),
+    lambda request: _with(request, *WEBSOCKET[:2], body=b"\x81\x85"),
+    lambda request: _with(request, "connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMA"),
+    lambda request: request.raw().replace(b"connection: close", b"connection: keep-alive") + request.raw(),
+    lambda request: _with(request, f"content-length: {len(request.body)}", body=request.body) * 4 + b"GARBAGE\r\n\r\n",
+    lambda request: _with(request, CHUNKED, body=b"zz\r\n{}\r\n0\r\n\r\n"),
+    lambda request: _with(request, CHUNKED, body=b"5\r\n{}\r\n0\r\n\r\n"),
+    lambda request: _with(request, CHUNKED, body=b"-2\r\n{}\r\n0\r\n\r\n"),
+    lambda request: _with(request, CHUNKED, body=b"2;x=" + b"y" * 9000 + b"\r\n{}\r\n0\r\n\r\n"),
+    lambda request: _with(request, CHUNKED, body=b"ffffffffffffffffff\r\n{}"),
+    lambda request: _with(request, CHUNKED, body=b"2\r\n{}\r\n0\r\nx: y\r\n\r\n"),
+    lambda request: _with(request, CHUNKED, "content-length: 5", body=b"2\r\n{}\r\n0\r\n\r\n"),
+    lambda request: _with(request, "transfer-encoding: gzip, chunked", body=b"0\r\n\r\n"),
+    lambda request: _with(request, "content-length: 5", "content-length: 6", body=b"xxxxxx"),
+    lambda request: _with(request, "content-length: -1", body=b"x"),
+    lambda request: _with(request, "content-length: 1_0", body=b"x" * 10),
+    lambda request: _with(request, "content-length: " + "9" * 400),
+    lambda request: _with(request, f"content-length: {len(request.body) + 50}", body=request.body),
+    lambda request: _with(request, "x: " + "y" * 70_000),
+    lambda request: _with(request, *(f"x{number}: y" for number in range(3000))),
+    lambda request: _with(request, "x: a\r\n b", "host: 127.0.0.1"),
+    lambda request: _with(request, "x : y", ": z"),
+    lambda request: _with(request, "x: \x00\x7f"),
+    lambda request: request.raw()[: len(request.raw()) // 2],
+    lambda request: request.raw().replace(b"\r\n", b"\n"),
+    lambda request: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + request.raw(),
+    lambda request: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    lambda request: b"\r\n\r\n" + request.raw(),
+)
 
 
 def _body(chance: random.Random, path: str, kind: str, indices: int) -> bytes:

@@ -10,8 +10,10 @@ import sys
 
 import uvicorn
 
+from chatui import protocol
 from chatui.server import build_app
 from chatui.settings import AppSettings
+from tests.abuse.requests import paths_of
 from tests.fakes import FakeBackend
 
 WORDS = [f" word{number}" for number in range(60)]
@@ -23,9 +25,8 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     backend = FakeBackend(WORDS, rate=options.pop("rate"))
     app = build_app(backend, AppSettings(**options))
-    # As chatui.server.run has it.
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, ws="none", proxy_headers=False)
-    print(listening.getsockname()[1], flush=True)  # noqa: T201
+    config = protocol.config(app, timeout_graceful_shutdown=1, lifespan="on")
+    print(json.dumps([listening.getsockname()[1], sorted(set(paths_of(app.routes)))]), flush=True)  # noqa: T201
     asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
 
 

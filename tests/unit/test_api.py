@@ -834,7 +834,13 @@ def test_models_are_listed_and_found() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nope", 404), ("GET", "/", 404), ("GET", "/chat/completions", 405), ("POST", "/models", 405)],
+    [
+        ("GET", "/nope", 404),
+        ("GET", "/", 404),
+        ("GET", "/models/x%0Ay", 404),
+        ("GET", "/chat/completions", 405),
+        ("POST", "/models", 405),
+    ],
 )
 def test_other_routes_and_methods_are_refused_in_openais_shape(method: str, path: str, status: int) -> None:
     response = client_of(FakeBackend()).request(method, f"/v1{path}")

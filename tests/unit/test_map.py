@@ -30,6 +30,7 @@ RANK = {
     "runner": 3.7,
     "owners": 3,
     "peers": 3.1,
+    "protocol": 3.1,
     "downloads": 4,
     "local": 4,
     "ui": 4,
