@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from chatui import personas
 from chatui.errors import SettingsError, TransferError
+from chatui.macros import renamed
 from chatui.personas import AVATAR_START, LARGEST_AVATAR, LONGEST_NAME, Persona
 from chatui.settings import settings_error, shorten
 
@@ -46,11 +47,8 @@ PROMPT = ("system_prompt", *SECTIONS)
 """The fields of a card that make up the system prompt."""
 
 _PERSONA: TypeAdapter[Persona] = TypeAdapter(Persona)
-_OLD_NAMES = (
-    (re.compile(r"\{\{\s*original\s*\}\}", re.IGNORECASE), ""),
-    (re.compile("<BOT>", re.IGNORECASE), "{{char}}"),
-    (re.compile("<USER>", re.IGNORECASE), "{{user}}"),
-)
+_DEFAULT_PROMPT = "You are {{char}}, and talk with {{user}}."
+_ORIGINAL = re.compile(r"\{\{\s*original\s*\}\}", re.IGNORECASE)
 _DAMAGED = "This picture is damaged, or is none that can be read here."
 _NO_CARD = "There is no persona in this picture."
 _WANTED = "Take a persona as JSON, or a character card as JSON or PNG."
@@ -183,8 +181,9 @@ def _meant(card: dict[str, Any]) -> Persona:
     data = card["data"]
     texts = {name: _ours(data.get(name)) for name in (*PROMPT, "name", "first_mes")}
     parts = [f"{label}\n{texts[name]}" for name, label in SECTIONS.items() if texts[name]]
-    if texts["system_prompt"] or parts:
-        parts.insert(0, texts["system_prompt"] or "You are {{char}}, and talk with {{user}}.")
+    own_prompt = _ORIGINAL.sub(_DEFAULT_PROMPT, texts["system_prompt"])
+    if own_prompt or parts:
+        parts.insert(0, own_prompt or _DEFAULT_PROMPT)
     return replace(
         _extras(data),
         name=" ".join(texts["name"].split())[:LONGEST_NAME].strip() or "Unnamed",
@@ -196,10 +195,7 @@ def _meant(card: dict[str, Any]) -> Persona:
 
 def _ours(value: object) -> str:
     """A card's text with our variables; "" for what is no text."""
-    text = personas.clean(value) if isinstance(value, str) else ""
-    for old, new in _OLD_NAMES:
-        text = old.sub(new, text)
-    return text.strip()
+    return renamed(personas.clean(value)).strip() if isinstance(value, str) else ""
 
 
 def _extras(data: dict[str, Any]) -> Persona:

@@ -22,9 +22,6 @@ LARGEST_AVATAR = 300_000
 AVATAR_START = "data:image/png;base64,"
 _AVATAR = re.compile(re.escape(AVATAR_START) + r"[A-Za-z0-9+/]+={0,2}")
 
-# ASCII: without it "s" would also match the long s of old prints, which is none of the names.
-_VARIABLE = re.compile(r"\{\{\s*(date|user|model|char)\s*\}\}", re.IGNORECASE | re.ASCII)
-
 
 @dataclass(frozen=True)
 class Persona:
@@ -177,12 +174,6 @@ def key(preset: Persona) -> str:
 def find(chosen: str) -> Persona | None:
     """The preset that has this key, or None."""
     return next((preset for preset in PRESETS if key(preset) == chosen), None)
-
-
-def fill(text: str, *, user: str, model: str, date: str, char: str) -> str:
-    """`text` with its variables {{user}}, {{model}}, {{date}} and {{char}} replaced, each once; all else stays."""
-    values = {"user": user, "model": model, "date": date, "char": char}
-    return _VARIABLE.sub(lambda found: values[found[1].lower()], text)
 
 
 def day(time: datetime) -> str:

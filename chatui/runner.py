@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from chatui.characters import Insertion
 from chatui.chat import Backend, ChatRequest, Finish, Message, Prompt, ReplyDelta, Told
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.i18n import N_
 from chatui.inspection import Inspection
 from chatui.keeping import Keeper
-from chatui.store.records import Author, Begun, Conversation, MessageState, Progress, StoredMessage, Turn
+from chatui.store.records import Author, Begun, Conversation, MessageState, Path, Progress, StoredMessage, Turn
 from chatui.store.shelf import Shelf
 from chatui.store.store import Store
 
@@ -213,14 +214,17 @@ class Runner:
         lease = secrets.token_urlsafe(16)
         begun = await asyncio.to_thread(self.shelf(owner, temporary).begin, turn, lease, self.readable)
         keeper = self._keepers[temporary]
-        # What the store does not take yet is newer here.
-        known = (self.live(owner, message.id) for message in begun.path)
-        path = tuple(live.as_message() if live else message for live, message in zip(known, begun.path, strict=True))
-        live = Live(keeper.store, owner, replace(begun, path=path), turn.author, lease)
+        begun = replace(begun, path=self._newest(owner, begun.path))
+        live = Live(keeper.store, owner, begun, turn.author, lease)
         keeper.replies[live.message.id] = live
         live.task = asyncio.create_task(self._write(live, _request(live, self.inspects)))
         live.task.add_done_callback(lambda _: self._over(live, keeper))
         return live
+
+    async def path(self, owner: str, conversation: str, leaf: str | None = None, temporary: bool = False) -> Path:
+        """What ask() reads up to `leaf`, by default the conversation's own. Raises NotFoundError."""
+        path = await asyncio.to_thread(self.shelf(owner, temporary).read, conversation, self.readable, leaf)
+        return replace(path, messages=self._newest(owner, path.messages))
 
     async def stop(self, owner: str, conversation: str, temporary: bool = False) -> None:
         """End what is being written in this conversation, wherever it was asked and whichever server writes it.
@@ -269,6 +273,11 @@ class Runner:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(keeper.close() for keeper in self._keepers.values()))
+
+    def _newest(self, owner: str, path: Sequence[StoredMessage]) -> tuple[StoredMessage, ...]:
+        """The messages; what the store does not take yet is newer here."""
+        known = (self.live(owner, message.id) for message in path)
+        return tuple(live.as_message() if live else message for live, message in zip(known, path, strict=True))
 
     def _lives(self) -> list[Live]:
         return [live for keeper in self._keepers.values() for live in keeper.replies.values()]
@@ -348,9 +357,20 @@ def described(error: ChatError | None) -> str:
     return f"{error.message}\n{error.remedy}" if error is not None else ""
 
 
-def said(system_prompt: str, path: Sequence[StoredMessage], begun: Message | None = None) -> tuple[Message, ...]:
-    """What a backend is sent of a conversation: its messages without replies that say nothing, and a reply's start."""
-    turns = (Message(message.role, message.content) for message in path if message.content)
+def said(
+    system_prompt: str,
+    path: Sequence[StoredMessage | Message],
+    begun: Message | None = None,
+    insertions: Sequence[Insertion] = (),
+) -> tuple[Message, ...]:
+    """What a backend is sent of a conversation: its messages without replies that say nothing, and a reply's start.
+
+    The insertions stand among the messages, and none of them before the first one's place.
+    """
+    turns = [Message(message.role, message.content) for message in path if message.content]
+    end = len(turns)
+    for insertion in reversed(insertions):  # the deepest comes first, so that the places before it stay
+        turns.insert(max(end - insertion.depth, 0), Message("system", insertion.content))
     return (Message("system", system_prompt), *turns, *([begun] if begun else []))
 
 
@@ -359,6 +379,6 @@ def _request(live: Live, trace: bool) -> ChatRequest:
     author = live.author
     begins = author.prefix or author.prefix_reasoning
     begun = Message("assistant", author.prefix, author.prefix_reasoning) if begins else None
-    messages = said(author.system_prompt, live.path[:-1], begun)
+    messages = said(author.system_prompt, live.path[:-1], begun, author.insertions)
     settings = author.settings.model_copy(update={"seed": author.seed})
     return ChatRequest(messages, settings, user=live.owner, trace=trace)

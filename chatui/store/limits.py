@@ -111,7 +111,9 @@ def message_size(message: StoredMessage) -> int:
 
 def author_size(author: Author) -> int:
     """The bytes that is kept of how a reply was asked for."""
-    return ROW_BYTES + sum(map(octets, (author.system_prompt, author.prefix, author.prefix_reasoning)))
+    inserted = (insertion.content for insertion in author.insertions)
+    texts = (author.system_prompt, author.prefix, author.prefix_reasoning, *inserted)
+    return ROW_BYTES + sum(map(octets, texts))
 
 
 def turn_size(turn: Turn) -> int:

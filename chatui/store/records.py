@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from chatui.characters import Insertion
 from chatui.chat import Finish, Role
 from chatui.errors import ChatError
 from chatui.personas import Persona
@@ -19,7 +20,9 @@ Rating = Literal["like", "dislike"]
 class Author:
     """How a reply was asked for: the model and its revision, the system prompt as it was sent, settings and seed.
 
-    The reply begins with `prefix_reasoning` and `prefix`, which the model was given and did not write now.
+    `insertions` are the system messages that were sent within the conversation, and `moment` is when that was, in ISO
+    8601 by the user's own time. The reply begins with `prefix_reasoning` and `prefix`, which the model was given and
+    did not write now.
     """
 
     model: str
@@ -29,6 +32,8 @@ class Author:
     seed: int
     prefix: str = ""
     prefix_reasoning: str = ""
+    insertions: tuple[Insertion, ...] = ()
+    moment: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,8 @@ class Turn:
     """What a new reply is begun with, see Shelf.begin().
 
     `question` is None where the reply is to the message `parent`: another version of a reply, for example. `parent`
-    None begins a conversation's tree anew. `conversation` None makes a new conversation, which the assistant begins
-    with the first of `greetings` where there are some; the others are versions of that.
+    None begins a conversation's tree anew. `conversation` None makes a new conversation, of the id `new` where that is
+    set, which the assistant begins with the first of `greetings` where there are some; the others are versions of that.
     """
 
     conversation: str | None
@@ -130,6 +135,7 @@ class Turn:
     author: Author
     persona: Persona
     greetings: tuple[str, ...] = ()
+    new: str | None = None
 
 
 @dataclass(frozen=True)

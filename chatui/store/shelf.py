@@ -352,7 +352,7 @@ class Shelf:
 
     def _new_conversation(self, connection: Connection, turn: Turn, moment: datetime, size: int) -> str:
         title = first_words(turn.question or "")
-        fresh = Conversation(new_id(), title, False, turn.persona, None, False, False, moment, moment)
+        fresh = Conversation(turn.new or new_id(), title, False, turn.persona, None, False, False, moment, moment)
         size += conversation_size(fresh)
         self._limits.check(connection, self._owner, size, conversations=1)
         insert_conversation(connection, self._owner, fresh, size)

@@ -11,23 +11,35 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
-from chatui import cards, i18n, personas
+from chatui import characters, i18n
+from chatui.characters import Prompted
 from chatui.chat import ChatRequest, Message, ModelStatus
 from chatui.errors import ChatError, NotFoundError, StoreError, unexpected
 from chatui.i18n import _
+from chatui.macros import Scene
 from chatui.owners import Cookies
 from chatui.personas import Persona
 from chatui.runner import Growing, Live, Runner, said
 from chatui.settings import GenerationSettings
 from chatui.store.records import Author, Path, Rating, StoredMessage, Turn
-from chatui.store.rows import shown_size
-from chatui.ui import actions, context_bar, controls, endpoint, header, inspector_panel, listening, speaking, transcript
+from chatui.store.rows import new_id, shown_size
+from chatui.ui import (
+    actions,
+    context_bar,
+    controls,
+    endpoint,
+    header,
+    inspector_panel,
+    listening,
+    scenes,
+    speaking,
+    transcript,
+)
 from chatui.ui.blocks import Page
 from chatui.ui.flow import Latest, Once, pause, rendered
 from chatui.ui.inspector_panel import InspectorPanel
@@ -45,6 +57,9 @@ log = logging.getLogger(__name__)
 LIST_SECONDS = 2.0
 POLL_SECONDS = 0.5
 """How often a reply that another server writes is looked at."""
+
+CONTEXT_LENGTH = 4096
+"""Tokens for which lore is chosen while the model is loading."""
 
 HALF = "\ufffd"
 """What stands for the rest of a character where a reply was cut within one."""
@@ -286,51 +301,60 @@ class Conversation(gr.ChatInterface):
         goes_on: StoredMessage | None = None,
     ) -> Live:
         """Begin a reply: to a new `question` below `parent`, or to the message `parent`, or one that `goes_on`."""
-        persona, prompt, start_with, settings = await self._chosen(inputs)
+        persona, start_with, settings = await self._chosen(inputs)
         model = self._backend.models()[0]
+        seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
+        chat = tab.place.chat or new_id()
+        scene = scenes.scene(persona, model.name, seed, chat)
+        greetings = scenes.greetings(persona, model.name)
+        await tab.stop()
+        before = await self._said(tab, persona, parent) if tab.place.chat else greetings[: question is not None]
+        prompted = await self._prompted(persona, [*before, *([question] if question is not None else [])], scene)
         author = Author(
             model=model.name,
             revision=model.info.revision if model.info else "",
-            system_prompt=prompt,
+            system_prompt=prompted.system_prompt,
             settings=settings,
-            seed=settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32),
+            seed=seed,
             prefix=goes_on.content.rstrip(HALF) if goes_on else start_with,
             prefix_reasoning=goes_on.reasoning if goes_on else "",
+            insertions=prompted.insertions,
+            moment=scene.moment.isoformat(),
         )
-        await tab.stop()
-        greetings = tuple(self._filled(text, persona) for text in cards.greetings(persona))
-        turn = Turn(tab.place.chat or None, parent or None, question, author, persona, greetings)
+        turn = Turn(tab.place.chat or None, parent or None, question, author, persona, greetings, chat)
         live = await self._runner.ask(tab.owner, turn, tab.place.temporary)
         tab.place = replace(tab.place, chat=live.conversation.id)
         return live
 
-    async def _chosen(self, inputs: Sequence[Any]) -> tuple[Persona, str, str, GenerationSettings]:
-        """The persona, its system prompt with the variables filled in, the reply's start, and the settings."""
+    async def _chosen(self, inputs: Sequence[Any]) -> tuple[Persona, str, GenerationSettings]:
+        """The persona, the reply's start, and the settings."""
         chosen, (start_with, *values) = inputs[2 : 2 + len(self._panel.inputs)], inputs[2 + len(self._panel.inputs) :]
         settings = controls.read(values)
-        persona = await self._panel.persona(*chosen)
-        return persona, self._filled(persona.system_prompt, persona).strip(), start_with or "", settings
+        return await self._panel.persona(*chosen), start_with or "", settings
 
-    def _filled(self, text: str, persona: Persona) -> str:
-        """A text of the persona's with its variables filled in."""
-        local = datetime.now(UTC) + timedelta(minutes=listening.minutes_ahead())
-        return personas.fill(
-            text,
-            user=listening.login() or "User",
-            model=self._backend.models()[0].name,
-            date=personas.day(local),
-            char=cards.nickname(persona),
-        )
+    async def _said(self, tab: Tab, persona: Persona, leaf: str | None) -> list[str]:
+        """What has been said up to this message, as far as it matters for what the persona is told."""
+        if not leaf or not characters.has_book(persona):
+            return []
+        path = await self._runner.path(tab.owner, tab.place.chat, leaf, tab.place.temporary)
+        return [message.content for message in path.messages]
+
+    async def _prompted(self, persona: Persona, said: Sequence[str], scene: Scene) -> Prompted:
+        """The persona's system prompt, and what stands inside the conversation."""
+        info = self._backend.models()[0].info
+        context = info.context_length if info else CONTEXT_LENGTH
+        return await asyncio.to_thread(characters.prompted, persona, list(filter(None, said)), scene, context)
 
     async def _again(self, tab: Tab, reply: StoredMessage, inputs: Sequence[Any]) -> ChatRequest:
         """The request for `reply` once more with its seed, and with the persona and settings as they now stand."""
-        _, prompt, start_with, settings = await self._chosen(inputs)
-        path = (
-            await asyncio.to_thread(tab.shelf.read, reply.conversation, self._runner.readable, reply.parent)
-        ).messages
-        seed = reply.author.seed if reply.author else settings.seed
+        persona, start_with, settings = await self._chosen(inputs)
+        path = await self._runner.path(tab.owner, reply.conversation, reply.parent, tab.place.temporary)
+        seed, moment = (reply.author.seed, reply.author.moment) if reply.author else (settings.seed, "")
         settings = settings.model_copy(update={"seed": seed})
-        messages = said(prompt, path, Message("assistant", start_with) if start_with else None)
+        scene = scenes.scene(persona, self._backend.models()[0].name, seed, reply.conversation, moment)
+        prompted = await self._prompted(persona, [message.content for message in path.messages], scene)
+        begun = Message("assistant", start_with) if start_with else None
+        messages = said(prompted.system_prompt, path.messages, begun, prompted.insertions)
         return ChatRequest(messages, settings, user=tab.owner)
 
     async def _context(self, draft: str | None, *inputs: Any) -> str:
@@ -340,13 +364,22 @@ class Conversation(gr.ChatInterface):
             return ""
         try:
             tab = self._tab(inputs)
-            _, prompt, start_with, settings = await self._chosen(inputs)
+            persona, start_with, settings = await self._chosen(inputs)
+            model = self._backend.models()[0].name
             end = Path(())
             if tab.place.chat:
-                end = await asyncio.to_thread(tab.shelf.read, tab.place.chat, self._runner.readable)
+                end = await self._runner.path(tab.owner, tab.place.chat, None, tab.place.temporary)
+            greetings = () if tab.place.chat else scenes.greetings(persona, model)
             blank = not (draft or "").strip()
-            asked = Message("user", "?" if blank else draft or "")
-            messages = (*said(prompt, end.messages), asked, *([Message("assistant", start_with)] if start_with else []))
+            path: list[StoredMessage | Message] = [
+                *(Message("assistant", text) for text in greetings[:1]),
+                *end.messages,
+                Message("user", "?" if blank else draft or ""),
+            ]
+            scene = scenes.scene(persona, model, settings.seed, tab.place.chat)
+            prompted = await self._prompted(persona, [message.content for message in path], scene)
+            begun = Message("assistant", start_with) if start_with else None
+            messages = said(prompted.system_prompt, path, begun, prompted.insertions)
             found = await self._backend.preview(ChatRequest(messages, settings))
             if found is None:
                 return ""

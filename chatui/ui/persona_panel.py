@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -14,10 +13,11 @@ from gradio.components import Component
 from chatui import cards, personas
 from chatui.errors import ChatError, NotFoundError, unexpected
 from chatui.i18n import N_
+from chatui.macros import expand
 from chatui.personas import PRESETS, Persona
 from chatui.store.records import OwnPersona
 from chatui.store.shelf import Shelf
-from chatui.ui import controls, header, listening, speaking
+from chatui.ui import controls, header, scenes, speaking
 from chatui.ui.persona_editor import PersonaEditor, face, quiet
 from chatui.ui.uploads import Upload, uploaded
 
@@ -260,14 +260,9 @@ class PersonaPanel:
     def _welcome(self, persona: Persona) -> Updates:
         """The empty page in the persona's voice, and the settings where it has its own."""
         persona = personas.translated(persona)
-        greeting = personas.fill(
-            persona.greeting,
-            user=listening.login() or "User",
-            model=self._model(),
-            date=personas.day(datetime.now(UTC)),
-            char=persona.name,
-        )
-        placeholder = header.greeting(replace(persona, greeting=greeting))
+        model = self._model()
+        greetings = scenes.greetings(persona, model) or (expand(persona.greeting, scenes.scene(persona, model)),)
+        placeholder = header.greeting(replace(persona, greeting=greetings[0]))
         examples = [{"text": example} for example in persona.examples]
         values = controls.values_of(persona.settings) if persona.settings else []
         return {

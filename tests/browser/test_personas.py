@@ -15,7 +15,7 @@ from playwright.sync_api import Locator, expect
 from chatui import cards, personas
 from chatui.personas import PRESETS, Persona
 from chatui.settings import AppSettings, GenerationSettings
-from tests.browser.pages import PATIENCE, Chat, Site
+from tests.browser.pages import PATIENCE, Chat, Site, wait_until
 
 pytestmark = pytest.mark.browser
 Open = Callable[..., Chat]
@@ -166,6 +166,39 @@ def test_a_card_goes_out_as_it_came_in(panel: Panel, tmp_path: Path) -> None:
     expect(panel.choice).to_have_value("x")
     with Image.open(io.BytesIO(panel.take("Export card"))) as image:
         assert json.loads(base64.b64decode(image.info["ccv3"])) == card
+
+
+LORE = {
+    "name": "Robo",
+    "description": "{{random:" + ",".join(f"draw{at}" for at in range(100)) + "}} and "
+    "{{pick:" + ",".join(f"pick{at}" for at in range(100)) + "}}.",
+    "first_mes": "Hi. Ask of the moon.",
+    "post_history_instructions": "Stay {{char}}, it is {{time}}.",
+    "character_book": {"scan_depth": 1, "entries": [{"keys": ["moon"], "content": "{{char}} was on the moon."}]},
+}
+
+
+def test_lore_is_told_where_its_words_are_said_and_a_reply_once_more_is_asked_for_alike(
+    panel: Panel, tmp_path: Path
+) -> None:
+    chat, file = panel.chat, tmp_path / "card.json"
+    file.write_text(json.dumps({"spec": "chara_card_v2", "data": LORE}))
+    panel.bring(file)
+    expect(panel.choice).to_have_value("Robo")
+    for question in ("And the sun?", "And the Moon?"):
+        chat.say(question)
+    sun, moon = (request.messages for request in chat.backend.requests)
+    assert [message.role for message in sun] == ["system", "assistant", "user", "system"]
+    assert re.fullmatch(r"Stay Robo, it is \d\d:\d\d\.", sun[-1].content)
+    assert "on the moon" not in sun[0].content
+    assert "Robo was on the moon." in moon[0].content
+    assert re.search(r"pick\d+", sun[0].content)[0] in moon[0].content  # type: ignore[index]
+    chat.log.locator(".chat-bar .inspect").last.click()
+    view = chat.page.locator("#inspector")
+    view.get_by_role("tab", name="Persona", exact=True).click(timeout=PATIENCE)
+    view.get_by_role("button", name=re.compile("^Ask the same")).click()
+    wait_until(lambda: len(chat.backend.requests) == 3)
+    assert chat.backend.requests[2].messages == moon
 
 
 def test_editing_changes_the_persona(panel: Panel, tmp_path: Path) -> None:

@@ -175,7 +175,10 @@ def test_a_character_greets_in_several_ways_and_by_its_nickname() -> None:
 def test_the_cards_own_system_prompt_comes_first() -> None:
     card = _v2(system_prompt="{{ Original }} Talk like <bot>.", personality="", scenario="", mes_example="")
     persona = cards.read(_file(card))
-    assert persona.system_prompt == "Talk like {{char}}.\n\nAbout {{char}}:\n{{char}} is a robot."
+    assert (
+        persona.system_prompt
+        == "You are {{char}}, and talk with {{user}}. Talk like {{char}}.\n\nAbout {{char}}:\n{{char}} is a robot."
+    )
 
 
 @pytest.mark.parametrize("data", [{}, dict.fromkeys(TEXTS), {"name": 5, "extensions": [], "tags": None}])

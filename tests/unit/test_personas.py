@@ -9,7 +9,6 @@ from chatui import personas
 from chatui.errors import SettingsError
 from chatui.personas import PRESETS, Persona
 
-VALUES = {"user": "Ann", "model": "SmolLM2", "date": "Tuesday, 24 November 2026", "char": "Robo"}
 ANY_TEXT = st.text(st.characters(), max_size=60)  # lone surrogates too
 
 
@@ -39,27 +38,6 @@ def test_a_label_without_an_emoji_is_the_name() -> None:
 @pytest.mark.parametrize("chosen", ["", "x", "preset:x", PRESETS[0].label])
 def test_an_unknown_key_is_nobody(chosen: str) -> None:
     assert personas.find(chosen) is None
-
-
-@pytest.mark.parametrize("name", VALUES)
-@pytest.mark.parametrize("written", ["{{%s}}", "{{ %s }}", "{{\t%s}}"])
-@pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
-def test_variables_are_filled(name: str, written: str, case: type[str]) -> None:
-    assert personas.fill(f"<{written % case(name)}>", **VALUES) == f"<{VALUES[name]}>"
-
-
-@example("{{uſer}} {{USER }} {{}} {{ }} {{datum}} {date} {{random:a,b}}")
-@given(ANY_TEXT)
-def test_all_that_is_no_variable_stays(text: str) -> None:
-    free = text.replace("{{", "{ {")
-    assert personas.fill(free, **VALUES) == free
-    assert personas.fill("{{uſer}}{{datum}}" + free, **VALUES) == "{{uſer}}{{datum}}" + free
-
-
-@given(st.fixed_dictionaries(dict.fromkeys(VALUES, ANY_TEXT | st.sampled_from(["{{user}}", "{{char}}", r"\1", "}}"]))))
-def test_values_are_put_in_as_they_are(values: dict[str, str]) -> None:
-    filled = personas.fill("a{{user}}b{{model}}c{{date}}d{{char}}e{{user}}", **values)
-    assert filled == "a{user}b{model}c{date}d{char}e{user}".format_map(values)
 
 
 def test_the_day_is_written_out() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chatui import priority
+from chatui.characters import Insertion
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError, GenerationError, NotFoundError, StoreError
 from chatui.inspection import Inspection
@@ -179,6 +180,39 @@ async def test_the_backend_gets_the_path_the_prompt_and_the_seed(runner: Runner)
     assert said == [("system", "Be brief."), ("user", "What?"), ("assistant", "first"), ("user", "More?")]
     assert backend.requests[1].settings.seed == 7
     assert backend.requests[1].user == "a"
+
+
+async def test_what_stands_within_the_conversation_keeps_its_place_from_the_end(runner: Runner) -> None:
+    runner.backend = backend = FakeBackend(["one"], ["two"])
+    insertions = (Insertion(9, "first"), Insertion(2, "deep"), Insertion(0, "last"))
+
+    def asked(question: str, **where: Any) -> Turn:
+        plain = turn(question, "So", **where)
+        return replace(plain, author=replace(plain.author, insertions=insertions))
+
+    first = await runner.ask("a", asked("What?"))
+    await heard(first)
+    await heard(await runner.ask("a", asked("More?", conversation=first.conversation.id, parent=first.message.id)))
+    sent = [[message.content for message in request.messages] for request in backend.requests]
+    assert sent[0] == ["Be brief.", "first", "deep", "What?", "last", "So"]
+    assert sent[1] == ["Be brief.", "first", "What?", "deep", "Soone", "More?", "last", "So"]
+    roles = [message.role for message in backend.requests[1].messages]
+    assert roles == ["system", "system", "user", "system", "assistant", "user", "system", "assistant"]
+    kept = runner.shelf("a").message(first.message.id).author
+    assert kept is not None
+    assert kept.insertions == insertions
+
+
+async def test_the_path_that_is_read_ahead_is_the_one_that_is_sent(runner: Runner) -> None:
+    runner.backend = backend = FakeBackend(["one"], ["two"])
+    first = await runner.ask("a", turn())
+    await heard(first)
+    ahead = await runner.path("a", first.conversation.id, first.message.id)
+    await heard(await runner.ask("a", turn("More?", conversation=first.conversation.id, parent=first.message.id)))
+    assert [message.content for message in ahead.messages] == ["What?", "one"]
+    assert [message.content for message in backend.requests[1].messages[1:-1]] == ["What?", "one"]
+    with pytest.raises(NotFoundError):
+        await runner.path("b", first.conversation.id)
 
 
 async def test_of_a_long_conversation_only_what_the_model_can_read_is_read(runner: Runner) -> None:

@@ -1,0 +1,24 @@
+"""What the macros of a persona's texts stand for in the running event, see chatui.macros."""
+
+import contextlib
+from datetime import UTC, datetime, timedelta
+
+from chatui import cards
+from chatui.macros import Scene, expand
+from chatui.personas import Persona
+from chatui.ui import listening
+
+
+def scene(persona: Persona, model: str, seed: int | None = None, chat: str = "", moment: str = "") -> Scene:
+    """The persona and whoever listens, now or at an earlier `moment` in ISO 8601."""
+    now = datetime.now(UTC).replace(tzinfo=None) + timedelta(minutes=listening.minutes_ahead())
+    with contextlib.suppress(ValueError):
+        now = datetime.fromisoformat(moment) if moment else now
+    return Scene(listening.login() or "User", cards.nickname(persona), model, now, seed or 0, chat)
+
+
+def greetings(persona: Persona, model: str) -> tuple[str, ...]:
+    """What the persona may begin a conversation with. All day the same is drawn: what is shown is what is said."""
+    day = scene(persona, model).moment.date()
+    told = scene(persona, model, day.toordinal(), day.isoformat())
+    return tuple(expand(text, told) for text in cards.greetings(persona))
