@@ -100,6 +100,13 @@ def book_of(persona: Persona) -> Book | None:
     )
 
 
+def instructs(persona: Persona) -> bool:
+    """Whether the card has something to say inside every conversation."""
+    data = _data(persona)
+    note = _mapping(_mapping(data.get("extensions")).get("depth_prompt")).get("prompt")
+    return bool(_text(note) or _text(data.get("post_history_instructions")))
+
+
 def notes(persona: Persona, language: str) -> str:
     """What the card's creator says to whoever uses it, in this language where there is one."""
     many = _data(persona).get("creator_notes_multilingual")

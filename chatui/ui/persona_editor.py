@@ -8,10 +8,11 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from chatui import cards, personas
-from chatui.i18n import N_
+from chatui import cards, characters, personas
+from chatui.i18n import N_, language
 from chatui.personas import Persona
-from chatui.ui import controls
+from chatui.ui import card_words, controls
+from chatui.ui.transcript import plain
 from chatui.ui.uploads import Upload, uploaded
 
 Updates = dict[Any, Any]
@@ -27,7 +28,8 @@ class PersonaEditor:
         with gr.Column(visible=False, elem_id="persona-editor") as self.column:
             self._build()
         self.inputs: list[Component] = [self._source, *self._fields]
-        self.outputs: list[Any] = [self.column, *self.inputs, self._preview, self.picture, self.no_picture]
+        told: list[Any] = [self._preview, self.picture, self.no_picture, self._notes, self._besides]
+        self.outputs: list[Any] = [self.column, *self.inputs, *told]
 
     def _build(self) -> None:
         self._source = gr.Textbox(visible=False)
@@ -49,6 +51,10 @@ class PersonaEditor:
         greeting = gr.Textbox(label=N_("Greeting"), lines=2, max_lines=6)
         examples = gr.Textbox(label=N_("Example prompts"), info=N_("One on each line."), lines=3, max_lines=8)
         with_settings = gr.Checkbox(label=N_("Keep the current generation settings with it"), container=False)
+        self._notes = gr.Textbox(
+            label=N_("Notes of the card's creator"), lines=2, max_lines=6, interactive=False, visible=False
+        )
+        self._besides = gr.Markdown(visible=False, elem_id="persona-besides")
         self._fields: list[Component] = [avatar, name, emoji, prompt, greeting, examples, with_settings]
         with gr.Row(elem_classes="persona-end"):
             self.save = gr.Button(N_("Save"), size="sm", variant="primary", min_width=0)
@@ -65,11 +71,14 @@ class PersonaEditor:
             "\n".join(persona.examples),
             persona.settings is not None,
         ]
+        notes, besides = characters.notes(persona, language()), card_words.told(persona)
         return {
             self.column: gr.update(visible=True),
             self._source: source,
             **dict(zip(self._fields, shown, strict=True)),
             **self._pictured(persona),
+            self._notes: gr.update(value=notes, visible=bool(notes)),
+            self._besides: gr.update(value=f"<p>{plain(besides)}</p>", visible=bool(besides)),
         }
 
     async def read(

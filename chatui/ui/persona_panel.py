@@ -1,6 +1,7 @@
 """The persona's part of the right sidebar: choose, edit, bring in, take away. Knows the page only by `connect`."""
 
 import asyncio
+import html
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -12,16 +13,19 @@ from gradio.components import Component
 
 from chatui import cards, personas
 from chatui.errors import ChatError, NotFoundError, unexpected
-from chatui.i18n import N_
+from chatui.i18n import N_, _
 from chatui.macros import expand
 from chatui.personas import PRESETS, Persona
 from chatui.store.records import OwnPersona
 from chatui.store.shelf import Shelf
-from chatui.ui import controls, header, scenes, speaking
+from chatui.ui import card_words, controls, header, scenes, speaking
 from chatui.ui.persona_editor import PersonaEditor, face, quiet
 from chatui.ui.uploads import Upload, uploaded
 
 log = logging.getLogger(__name__)
+
+INFO_SECONDS = 30
+"""What an imported card brings is said for so long."""
 
 LEFT = "left:"
 """Before the name of a persona that a conversation still has, and the user no more."""
@@ -223,6 +227,8 @@ class PersonaPanel:
         shelf = self._keeper()
         persona = await asyncio.to_thread(cards.read, data)
         own = await asyncio.to_thread(shelf.keep, persona)
+        if besides := await asyncio.to_thread(card_words.told, persona):
+            gr.Info(html.escape(f"{persona.label}: {besides}"), duration=INFO_SECONDS, title=_("Done"))
         return await self._chosen(own.id, own.persona)
 
     async def _save(self, source: str, *inputs: Any) -> Updates:

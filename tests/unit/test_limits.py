@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event, func, insert, select, text
 
+from chatui.characters import Insertion
 from chatui.errors import LimitError
 from chatui.personas import Persona
-from chatui.settings import AppSettings
+from chatui.settings import AppSettings, GenerationSettings
 from chatui.store import importing
 from chatui.store.database import Database, url_of
-from chatui.store.limits import ROW_BYTES, Limits, conversation_size, message_size, persona_size
-from chatui.store.records import Begun, Progress, Tree
+from chatui.store.limits import ROW_BYTES, Limits, author_size, conversation_size, message_size, persona_size
+from chatui.store.records import Author, Begun, Progress, Tree
 from chatui.store.shelf import Shelf
 from chatui.store.store import Store
 from chatui.store.tables import conversations, inspections, messages, personas
@@ -287,3 +288,9 @@ def test_an_older_database_gets_its_sizes(settings: AppSettings) -> None:
     assert kept == (3 * ROW_BYTES + len(texts), ROW_BYTES + len('{"name": "Pö"}') + 1)
     store.close()
     database.close()
+
+
+def test_what_is_inserted_into_a_conversation_counts() -> None:
+    plain = Author("m", "r", "Be brief.", GenerationSettings(), seed=7)
+    inserted = replace(plain, insertions=(Insertion(0, "ü" * 10), Insertion(2, "x" * 5)))
+    assert author_size(inserted) == author_size(plain) + 25

@@ -1,3 +1,4 @@
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatui import cards, personas
+from chatui import cards, i18n, personas
 from chatui.errors import ChatError, NotFoundError, SettingsError, StoreError
 from chatui.personas import PRESETS, Persona
 from chatui.settings import GenerationSettings
@@ -265,3 +266,49 @@ def test_names_and_ids_are_no_markup(text: str) -> None:
         assert [tag for tag, _ in Tags(persona_editor.face(Persona("", avatar=text))).found] == ["div", "img"]
     address = persona_panel._address(text, "png")
     assert re.fullmatch(r"persona/export\?id=[\w%.~-]*&format=png", address, re.ASCII)
+
+
+async def test_what_a_card_brings_besides_is_said_at_import_and_in_the_editor(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Info", lambda text, **_: said.append(text))
+    data = {
+        "name": "Robo",
+        "creator_notes": HOSTILE,
+        "creator_notes_multilingual": {"de": "Sei nett."},
+        "character_book": {"entries": [{"keys": ["a"], "content": "b"}, {"keys": ["c"], "content": "@@odd\nd"}]},
+        "post_history_instructions": "Stay.",
+        "extensions": {"<b>": 1},
+    }
+    file = tmp_path / "robo.json"
+    file.write_text(json.dumps({"spec": "chara_card_v3", "data": data}))
+    await page.event("Import")(str(file))
+    (told,) = said
+    assert told.startswith("Robo: Its lorebook has 2 entries, told where they fit what was said. It gives the model")
+    assert told.endswith("not used here: extensions (&lt;b&gt;), conditions of lore entries (@@odd).")
+    own = list(page.shelf.kept)[-1]  # type: ignore[union-attr]
+    shown = await page.event("Edit")(own, own, "")
+    notes = next(block for block in shown if getattr(block, "label", "") == "Notes of the card's creator")
+    assert (shown[notes]["value"], shown[notes]["visible"]) == (HOSTILE, True)
+    besides = next(block for block in shown if getattr(block, "elem_id", "") == "persona-besides")
+    assert "Its lorebook has 2 entries" in shown[besides]["value"]
+    assert "<b>" not in shown[besides]["value"]
+    with i18n.speaking("de"):
+        shown = await page.event("Edit")(own, own, "")
+        assert shown[notes]["value"] == "Sei nett."
+        assert "Bedingungen von Lore-Einträgen (@@odd)" in shown[besides]["value"]
+
+
+async def test_a_persona_without_a_card_has_nothing_to_say_besides(page: Page) -> None:
+    shown = await page.event("Edit")("a1", "a1", "")
+    hidden = [block for block in shown if getattr(block, "elem_id", "") == "persona-besides"]
+    assert [shown[block]["visible"] for block in hidden] == [False]
+
+
+async def test_a_persona_greets_as_its_character_will(page: Page) -> None:
+    assert page.shelf is not None
+    card = {"data": {"name": "Robo", "nickname": "Rob", "alternate_greetings": []}}
+    page.shelf.kept["a2"] = Persona("Robo", greeting="{{random:I am {{char}}.}}", card=card)
+    shown = await page.event("Persona")("a2", "a1")
+    assert "I am Rob." in shown[page.chatbot]["placeholder"]
