@@ -41,6 +41,9 @@ STOP_SECONDS = 12.0
 STOP_LOOK_SECONDS = 0.1
 """How often, and how long, to look whether another server has stopped its reply; one that is gone is swept by then."""
 
+UNFINISHED_FOR = timedelta(seconds=60)
+"""An import that has added nothing for so long has lost its server; while it runs, it adds something all the time."""
+
 DELETED_FOR = timedelta(days=1)
 PURGE_SECONDS = 3600.0
 HEARTBEAT_SECONDS = 0.25
@@ -326,6 +329,7 @@ class Runner:
         if lost:
             self.kept.interrupt(SILENT_FOR, lost)
         self._silent = silent
+        self.kept.remove_unfinished(UNFINISHED_FOR)
 
     def _purge(self) -> None:
         self.kept.purge(DELETED_FOR)

@@ -32,6 +32,8 @@ LARGEST_NUMBER = 2**63
 WRAPPERS = ("conversations", "chats", "data", "items", "history", "threads")
 """Names of the list of all conversations, where there is one around it."""
 ENDS = (".json", ".jsonl", ".ndjson")
+MOST_LEFT = 100
+"""A file may have millions of values that are no conversations."""
 _KNOWN = f"chatui, {', '.join(format.name for format in FORMATS)}"
 
 
@@ -48,8 +50,36 @@ class Left:
 
 
 @dataclass
-class Reading:
-    """The conversations of a file, one after the other, and with them what is left behind of it.
+class Source:
+    """Conversations on their way in, one after the other.
+
+    `done` of `total` have been looked at, None while that is not known. What did not come in is `left`, of which no
+    more than MOST_LEFT are named and `unnamed` are only counted.
+    """
+
+    left: list[Left] = field(default_factory=list, init=False)
+    unnamed: int = field(default=0, init=False)
+    done: int = field(default=0, init=False)
+    total: int | None = field(default=None, init=False)
+
+    def __iter__(self) -> Iterator[Tree]:
+        """Raises TransferError where there is nothing that can be read at all."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Called in any thread: no more of them are wanted."""
+
+    def leave(self, title: str, reason: str) -> None:
+        """Note what did not come in."""
+        if len(self.left) < MOST_LEFT:
+            self.left.append(Left(title, reason))
+        else:
+            self.unnamed += 1
+
+
+@dataclass
+class Reading(Source):
+    """The conversations of a file.
 
     Their ids are the same whenever the same conversation is read; a reply that was still being written is
     "interrupted". What has no time gets `now`.
@@ -57,17 +87,18 @@ class Reading:
 
     data: bytes
     now: datetime
-    left: list[Left] = field(default_factory=list)
-    _name: str = ""
+    _name: str = field(default="", init=False)
+    _last: bool = field(default=True, init=False)
+    _seen: int = field(default=0, init=False)
 
     def __iter__(self) -> Iterator[Tree]:
-        """Raises TransferError where the file is none that can be read at all."""
-        if not self.data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        if not is_zip(self.data):
             yield from self._trees(self._parsed(self.data))
             return
         files = _unzipped(self.data)
         recognised = False
-        for self._name, data in files.items():
+        for number, (self._name, data) in enumerate(files.items(), 1):
+            self._last = number == len(files)
             try:
                 value = self._parsed(data)
                 if len(files) > 1 and not _recognised(value):
@@ -77,7 +108,7 @@ class Reading:
             except TransferError as error:
                 if len(files) == 1:
                     raise
-                self.left.append(Left(self._name, error.message))
+                self.leave(self._name, error.message)
         if not recognised and not self.left:
             raise refusal(f"The .zip has no conversations in a format that is known: {_KNOWN}.")
 
@@ -110,31 +141,44 @@ class Reading:
                 if not values:
                     return None
                 why = f"It is not JSON: {error.msg}." if isinstance(error, json.JSONDecodeError) else error.message
-                self.left.append(Left(self._called(f"Line {number}"), why))
+                self.leave(self._called(f"Line {number}"), why)
         return values
 
     def _trees(self, value: object) -> Iterator[Tree]:
         ours = isinstance(value, dict) and value.get("format") == FORMAT
         items = _our_conversations(value) if ours and isinstance(value, dict) else _items(value)
+        self._seen += len(items)
+        self.total = self._seen if self._last else None
         for number, item in enumerate(items, 1):
+            self.done += 1
             title = self._called(f"“{title}”" if (title := common.title_of(item)) else f"Conversation {number}")
             skipped: list[str] = []
             try:
                 yield _ours(item) if ours else _theirs(item, self.now, skipped)
             except TransferError as error:
-                self.left.append(Left(title, _sentence(error.message)))
+                self.leave(title, _sentence(error.message))
             else:
                 if skipped:
-                    self.left.append(Left(title, _partly(skipped)))
+                    self.leave(title, _partly(skipped))
 
     def _called(self, what: str) -> str:
         return f"{self._name}, {what}" if self._name else what
 
 
+def too_large(size: int) -> TransferError:
+    """The error that says so of a file of so many bytes."""
+    return refusal(f"The file has {size:,} bytes; at most {checks.MOST_BYTES:,} are allowed.")
+
+
+def is_zip(data: bytes) -> bool:
+    """Whether a file that begins so is a .zip."""
+    return data.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+
 def read(data: bytes, now: datetime | None = None) -> Reading:
     """The conversations of a file; what has no time gets `now`, by default the present. Raises TransferError."""
     if len(data) > checks.MOST_BYTES:
-        raise refusal(f"The file has {len(data):,} bytes; at most {checks.MOST_BYTES:,} are allowed.")
+        raise too_large(len(data))
     return Reading(data, now or datetime.now(UTC))
 
 

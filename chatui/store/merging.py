@@ -5,11 +5,11 @@ What is there stays: messages are only added, or grow where the file has more of
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from sqlalchemy import Connection, Row, and_, select, update
+from sqlalchemy import Connection, Row, and_, delete, select, update
 
 from chatui.errors import LimitError, TransferError
 from chatui.store.database import Database
@@ -23,8 +23,7 @@ from chatui.store.rows import (
     insert_conversation,
     insert_messages,
     one_line,
-    remove_conversation,
-    shown_size,
+    pieces,
 )
 from chatui.store.tables import conversations, messages
 
@@ -32,17 +31,19 @@ OURS = re.compile(r"[A-Za-z0-9_-]{22}")
 """What our own ids look like, see rows.new_id()."""
 AT_ONCE = 500
 """Ids that are asked for in one statement; databases limit them."""
-PIECE_MESSAGES, PIECE_CHARACTERS = 200, 200_000
-"""What comes in within one transaction at most: others wait for it, and the words of each are put into the index."""
+PIECE_MESSAGES, PIECE_CHARACTERS = 50, 100_000
+"""What is added at once; the words of each message are put into the index."""
+TURN_SECONDS = 0.05
+"""After so long a transaction ends with the piece it is at, for others wait for it, whatever the disk and the words."""
 PAUSE_SECONDS = 0.005
 """Between two transactions, for other servers that wait for the same file: they are in no queue here."""
 
 
 @dataclass
 class Merge:
-    """A conversation on its way in. It may come in pieces, and is as good as deleted until finish().
+    """A conversation on its way in. It may come in pieces, and a new one is not there until finish().
 
-    So one that is never finished, as the server ended, is purged with what was deleted.
+    One that is never finished, as the server ended, is removed when nothing has come for a while.
     """
 
     owner: str
@@ -52,6 +53,7 @@ class Merge:
     new: int = 0
     grown: int = 0
     known: bool | None = None
+    """None until its first piece is in."""
 
     @classmethod
     def of(cls, connection: Connection, owner: str, tree: Tree, limits: Limits = UNLIMITED) -> Self:
@@ -63,31 +65,30 @@ class Merge:
 
     def pieces(self) -> Iterator[Sequence[StoredMessage]]:
         """The messages, a few at a time; one piece at least."""
-        piece: list[StoredMessage] = []
-        characters = 0
-        for message in self.placed:
-            characters += shown_size(message)
-            if piece and (len(piece) == PIECE_MESSAGES or characters > PIECE_CHARACTERS):
-                yield piece
-                piece, characters = [], shown_size(message)
-            piece.append(message)
-        yield piece
+        return pieces(self.placed, PIECE_MESSAGES, PIECE_CHARACTERS)
 
     def add(self, connection: Connection, piece: Sequence[StoredMessage]) -> None:
-        """Add what is new of a piece, each of which comes after its parents. Raises LimitError before it adds any."""
+        """Add what is new of a piece, each of which comes after its parents.
+
+        Raises LimitError before it adds any, and TransferError where the conversation was removed meanwhile.
+        """
         there = _there(connection, self.owner, piece)
         new = [message for message in piece if message.id not in there]
         growing = _growing(piece, there)
         size = sum(map(message_size, new)) + sum(octets(m.content) - octets(there[m.id][0]) for m in growing)
-        row = self._row(connection)
+        row, moment = self._row(connection), clock(connection)
+        if row is None and self.known is not None:
+            raise self._removed()
         if row is None:
             hidden = replace(self.conversation, leaf=None)
             size += conversation_size(hidden)
             self.limits.check(connection, self.owner, size, conversations=1)
-            insert_conversation(connection, self.owner, hidden, size, deleted=clock(connection))
+            insert_conversation(connection, self.owner, hidden, size, arriving=moment)
         elif size:
             self.limits.check(connection, self.owner, size)
             grow(connection, self.owner, self.conversation.id, size)
+        if row is not None and row.arriving is not None:
+            self._change(connection, arriving=moment)
         if self.known is None:
             self.known = row is not None and row.deleted is None
         insert_messages(connection, self.owner, new)
@@ -96,29 +97,28 @@ class Merge:
         self.grown += len(growing)
 
     def finish(self, connection: Connection) -> Merged:
-        """Show the conversation, after its last piece."""
+        """Show the conversation, after its last piece. Raises TransferError."""
         row = self._row(connection)
         if row is None:
-            raise _wrong(f"“{self.conversation.title}” was removed while it came in.")
+            raise self._removed()
         there, leaf = conversation_of(row), self.conversation.leaf
-        values: dict[str, Any] = {"deleted": None}
-        unfinished = row.deleted is not None and there.leaf is None
+        values: dict[str, Any] = {"deleted": None, "arriving": None}
         if self.new:
             values |= {"updated": max(there.updated, self.conversation.updated)}
-        if unfinished or (self.new and (there.leaf is None or there.leaf in _above(leaf, self.placed))):
+        if row.arriving is not None or (self.new and (there.leaf is None or there.leaf in _above(leaf, self.placed))):
             values |= {"leaf": leaf}
         if self.conversation.named and not there.named:
             values |= {"title": self.conversation.title, "named": True}
-        mine = and_(conversations.c.owner == self.owner, conversations.c.id == there.id)
-        connection.execute(update(conversations).where(mine).values(values))
-        changed = connection.execute(select(conversations).where(mine)).one()
-        return Merged(conversation_of(changed), self.new + self.grown, known=bool(self.known))
+        self._change(connection, **values)
+        changed = self._row(connection)
+        return Merged(conversation_of(changed or row), self.new + self.grown, known=bool(self.known))
 
-    def abandon(self, connection: Connection) -> None:
-        """Remove what has come in of a conversation that cannot come in whole; one that was there before stays."""
-        row = self._row(connection)
-        if row is not None and row.deleted is not None and row.leaf is None:
-            remove_conversation(connection, self.owner, row.id)
+    def _removed(self) -> TransferError:
+        return _wrong(f"“{self.conversation.title}” was removed while it came in.")
+
+    def _change(self, connection: Connection, **values: Any) -> None:
+        mine = and_(conversations.c.owner == self.owner, conversations.c.id == self.conversation.id)
+        connection.execute(update(conversations).where(mine).values(values))
 
     def _row(self, connection: Connection) -> Row[Any] | None:
         table = conversations.c
@@ -134,29 +134,53 @@ def merge(connection: Connection, owner: str, tree: Tree, limits: Limits) -> Mer
     return merging.finish(connection)
 
 
-def merge_in_pieces(database: Database, owner: str, tree: Tree, limits: Limits) -> Merged:
-    """The same in short transactions, so that others may write in between. Raises TransferError, or LimitError."""
+def merge_in_pieces(
+    database: Database, owner: str, tree: Tree, limits: Limits, wanted: Callable[[], bool]
+) -> Merged | None:
+    """The same in short transactions, so that others may write in between. Raises TransferError, or LimitError.
+
+    None where it is not `wanted` any more before it is whole; of a new conversation nothing is left then.
+    """
     with database.reading() as connection:
         merging = Merge.of(connection, owner, tree, limits)
+    left, merged = merging.pieces(), None
     try:
-        return _merged_in_pieces(database, merging)
+        while merged is None and wanted():
+            with database.writing() as connection:
+                merged = _take_a_turn(connection, merging, left)
+            _pause()
     except LimitError:
-        with database.writing() as connection:
-            merging.abandon(connection)
+        remove_unfinished(database, owner, merging.conversation.id)
         raise
-
-
-def _merged_in_pieces(database: Database, merging: Merge) -> Merged:
-    pieces = list(merging.pieces())
-    for piece in pieces[:-1]:
-        with database.writing() as connection:
-            merging.add(connection, piece)
-        _pause()
-    with database.writing() as connection:
-        merging.add(connection, pieces[-1])
-        merged = merging.finish(connection)
-    _pause()
+    if merged is None:
+        remove_unfinished(database, owner, merging.conversation.id)
     return merged
+
+
+def _take_a_turn(connection: Connection, merging: Merge, left: Iterator[Sequence[StoredMessage]]) -> Merged | None:
+    """Add some of the pieces that are `left`; what came of it where that were all."""
+    until = time.monotonic() + TURN_SECONDS
+    for piece in left:
+        merging.add(connection, piece)
+        if time.monotonic() >= until:
+            return None
+    return merging.finish(connection)
+
+
+def remove_unfinished(database: Database, owner: str, id: str) -> None:
+    """Remove a conversation that is not whole, the last messages first, in short transactions as it came."""
+    arriving = and_(conversations.c.owner == owner, conversations.c.id == id, conversations.c.arriving.is_not(None))
+    mine = and_(messages.c.owner == owner, messages.c.conversation == id)
+    last = select(messages.c.seq).where(mine).order_by(messages.c.seq.desc()).limit(AT_ONCE)
+    removed = AT_ONCE
+    while removed:
+        with database.writing() as connection:
+            if connection.execute(select(conversations.c.id).where(arriving).with_for_update()).first() is None:
+                return
+            removed = connection.execute(delete(messages).where(mine, messages.c.seq.in_(last))).rowcount
+            if not removed:
+                connection.execute(delete(conversations).where(arriving))
+        _pause()
 
 
 def _pause() -> None:

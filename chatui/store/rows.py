@@ -4,7 +4,7 @@ import base64
 import hashlib
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -238,13 +238,30 @@ def shown_size(message: StoredMessage) -> int:
     return len(message.content) + len(message.reasoning)
 
 
+def pieces(messages: Iterable[StoredMessage], most: int, characters: int) -> Iterator[list[StoredMessage]]:
+    """The messages, a few at a time: at most so many, and of so many characters together or one alone."""
+    piece: list[StoredMessage] = []
+    room = characters
+    for message in messages:
+        room -= shown_size(message)
+        if piece and (len(piece) == most or room < 0):
+            yield piece
+            piece, room = [], characters - shown_size(message)
+        piece.append(message)
+    yield piece
+
+
 def insert_conversation(
-    connection: Connection, owner: str, conversation: Conversation, size: int, deleted: datetime | None = None
+    connection: Connection, owner: str, conversation: Conversation, size: int, arriving: datetime | None = None
 ) -> None:
-    """Add a conversation's row, which with the messages that come with it has this `size`."""
+    """Add a conversation's row, which with the messages that come with it has this `size`.
+
+    One that is `arriving` since then is as good as deleted.
+    """
     fields = ("id", "title", "named", "persona", "leaf", "pinned", "archived", "created", "updated")
     values = {name: getattr(conversation, name) for name in fields}
-    connection.execute(insert(conversations).values(owner=owner, size=size, deleted=deleted, **values))
+    hidden = {"deleted": arriving, "arriving": arriving}
+    connection.execute(insert(conversations).values(owner=owner, size=size, **hidden, **values))
 
 
 def insert_messages(

@@ -1,6 +1,6 @@
 """What one owner has. Every statement here carries the owner; what is another's is as good as not there."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -95,7 +95,7 @@ class Shelf:
         table = conversations.c
         statement = (
             select(conversations)
-            .where(table.owner == self._owner, table.deleted.is_not(None))
+            .where(table.owner == self._owner, table.deleted.is_not(None), table.arriving.is_(None))
             .order_by(table.deleted.desc(), table.seq.desc())
             .limit(limit)
         )
@@ -221,8 +221,9 @@ class Shelf:
 
     def restore(self, id: str) -> Conversation:
         """Bring back what was deleted. Raises NotFoundError where it is purged already."""
+        mine = and_(conversations.c.owner == self._owner, conversations.c.id == id, conversations.c.arriving.is_(None))
         with self._database.writing() as connection:
-            self._change(connection, id, deleted=None)
+            connection.execute(update(conversations).where(mine).values(deleted=None))
             return conversation_of(find_conversation(connection, self._owner, id))
 
     def branch(self, message: str) -> Conversation:
@@ -310,13 +311,14 @@ class Shelf:
         with self._database.writing() as connection:
             return [merging.merge(connection, self._owner, tree, self._limits).conversation for tree in given]
 
-    def merge(self, tree: Tree) -> Merged:
+    def merge(self, tree: Tree, wanted: Callable[[], bool] = lambda: True) -> Merged | None:
         """Add a conversation from elsewhere; to one that an earlier import made, what is new.
 
-        In several transactions, so that nobody waits long to write; it is shown when the last of them is done. Raises
-        TransferError, or LimitError where not all of it would fit.
+        In several transactions, so that nobody waits long to write; it is shown when the last of them is done. None
+        where it is not `wanted` any more before that. Raises TransferError, or LimitError where not all of it would
+        fit.
         """
-        return merging.merge_in_pieces(self._database, self._owner, tree, self._limits)
+        return merging.merge_in_pieces(self._database, self._owner, tree, self._limits, wanted)
 
     def personas(self) -> list[OwnPersona]:
         """The owner's personas, the oldest first."""

@@ -12,7 +12,7 @@ from sqlalchemy import URL, ColumnElement, Connection, and_, literal, select, up
 
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.settings import AppSettings
-from chatui.store import search, writing
+from chatui.store import merging, search, writing
 from chatui.store.adoptions import Adoptions
 from chatui.store.copies import copy
 from chatui.store.database import ALL_OWNERS, Database, url_of
@@ -156,7 +156,7 @@ class Store:
     def empty(self, owner: str) -> int:
         """Really remove all that this owner has deleted, from older copies too. Returns how many."""
         table = conversations.c
-        mine = and_(table.owner == owner, table.deleted.is_not(None))
+        mine = and_(table.owner == owner, table.deleted.is_not(None), table.arriving.is_(None))
         # What has no leaf may be on its way in, see merging.Merge; it is purged later otherwise.
         gone = self._remove(lambda _: and_(mine, table.leaf.is_not(None)))
         self._take_from_copies(gone)
@@ -165,6 +165,16 @@ class Store:
     def forget(self, untouched_for: timedelta) -> int:
         """Really remove conversations in which nothing was asked for so long, for temporary ones. Returns how many."""
         return len(self._remove(lambda now: conversations.c.updated <= now - untouched_for))
+
+    def remove_unfinished(self, silent_for: timedelta) -> int:
+        """Remove what imports left half in, of which nothing has come for so long. Returns how many."""
+        with self.database.reading() as connection:
+            old = conversations.c.arriving < clock(connection) - silent_for
+            statement = select(conversations.c.owner, conversations.c.id).where(old)
+            rows = connection.execute(statement, execution_options={ALL_OWNERS: True}).all()
+        for owner, id in rows:
+            merging.remove_unfinished(self.database, owner, id)
+        return len(rows)
 
     def discard(self, owner: str, id: str) -> None:
         """Really remove this conversation at once, where it is there."""

@@ -139,6 +139,7 @@ conversations = Table(
     Column("created", Time, nullable=False),
     Column("updated", Time, nullable=False),
     Column("deleted", Time),
+    Column("arriving", Time),
     Column("size", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("owner", "id", name="conversations_of_owner"),
     Index("conversations_sizes", "owner", "size"),
@@ -157,6 +158,12 @@ conversations = Table(
         "deleted",
         sqlite_where=text("deleted IS NOT NULL"),
         postgresql_where=text("deleted IS NOT NULL"),
+    ),
+    Index(
+        "conversations_arriving",
+        "arriving",
+        sqlite_where=text("arriving IS NOT NULL"),
+        postgresql_where=text("arriving IS NOT NULL"),
     ),
     sqlite_autoincrement=True,
 )

@@ -1,6 +1,8 @@
 """Files that a user gives to the page: taken once, and then gone from the disk."""
 
 import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +35,23 @@ class Upload(gr.UploadButton):
         return payload.path if payload else None
 
 
+@contextlib.contextmanager
+def taken(path: str | None) -> Iterator[Path]:
+    """An uploaded file, to be read within this; it is removed then. Raises TransferError where there is none."""
+    file = Path(path or "")
+    if not os.path.isfile(file):  # noqa: PTH113 - Path's own raises where a name is too long
+        raise TransferError("The file did not arrive.", "Choose it again.")
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
 def uploaded(path: str | None, most: int) -> bytes:
     """The content of an uploaded file, of which no more than `most` bytes and one are read. The file is removed.
 
     Raises TransferError where there is none.
     """
-    file = Path(path or "")
-    try:
-        with file.open("rb") as opened:
-            return opened.read(most + 1)
-    except OSError:
-        raise TransferError("The file did not arrive.", "Choose it again.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            file.unlink()
+    with taken(path) as file, file.open("rb") as opened:
+        return opened.read(most + 1)

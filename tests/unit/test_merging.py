@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
-from chatui.errors import StoreError
+from chatui import runner
+from chatui.errors import NotFoundError, StoreError, TransferError
 from chatui.personas import Persona
 from chatui.settings import GenerationSettings
 from chatui.store import importing, merging, rows
@@ -15,6 +17,8 @@ from chatui.store.exporting import as_json
 from chatui.store.records import Author, Merged, Progress, Turn
 from chatui.store.shelf import Shelf
 from chatui.store.store import Store
+from chatui.store.tables import conversations, messages
+from tests.fakes import FakeBackend
 from tests.unit.test_formats import KNOWN
 from tests.unit.test_transfer import conversation, node
 
@@ -34,7 +38,7 @@ def bring(shelf: Shelf, value: Any) -> list[Merged]:
     reading = importing.read(data, NOW)
     merged = [shelf.merge(tree) for tree in reading]
     assert reading.left == []
-    return merged
+    return [one for one in merged if one is not None]
 
 
 def told(shelf: Shelf, id: str) -> list[str]:
@@ -150,47 +154,144 @@ def long_chat(count: int) -> Any:
     return chat(*nodes, current_node=f"m{count - 1}")
 
 
-def test_a_long_conversation_comes_in_in_pieces_and_is_hidden_until_it_is_whole(
-    store: Store, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    added: list[int] = []
-    listed: list[int] = []
+class Clock:
+    """A clock that only adding messages moves: `of_each` seconds for each of them."""
 
-    def insert(*args: Any) -> None:
-        added.append(len(args[2]))
+    def __init__(self, of_each: float) -> None:
+        self.now, self.of_each = 0.0, of_each
+        self.added: list[int] = []
+
+    def insert(self, *args: Any) -> None:
+        self.added.append(len(args[2]))
+        self.now += len(args[2]) * self.of_each
         rows.insert_messages(*args)
 
-    monkeypatch.setattr(merging, "insert_messages", insert)
-    monkeypatch.setattr(merging, "_pause", lambda: listed.append(len(shelf.conversations())))
+    def monotonic(self) -> float:
+        return self.now
+
+
+def seen(shelf: Shelf) -> list[int]:
+    """How many conversations each way to look at them shows."""
+    return [len(shelf.conversations()), len(shelf.deleted()), len(shelf.search("word7")), len(list(shelf.trees()))]
+
+
+@pytest.mark.parametrize(("milliseconds", "turns"), [(0.0, [950]), (0.6, [100] * 9 + [50]), (9.0, [50] * 19)])
+def test_a_long_conversation_comes_in_in_short_turns_and_is_hidden_until_it_is_whole(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, milliseconds: float, turns: list[int]
+) -> None:
+    """The slower the disk and the index of words, the less is added while others wait."""
+    clock, at_once, looked = Clock(milliseconds / 1000), [], []
+
+    def pause() -> None:
+        at_once.append(sum(clock.added))
+        clock.added.clear()
+        looked.append(seen(shelf))
+
+    monkeypatch.setattr(merging, "insert_messages", clock.insert)
+    monkeypatch.setattr(merging, "time", clock)
+    monkeypatch.setattr(merging, "_pause", pause)
     (first,) = bring(shelf, long_chat(950))
     assert first.new == 950 == len(told(shelf, first.conversation.id))
-    assert added == [200, 200, 200, 200, 150]
-    assert listed == [0, 0, 0, 0, 1]
+    assert [count for count in at_once if count] == turns
+    assert looked[:-1] == [[0, 0, 0, 0]] * (len(looked) - 1)
+    assert looked[-1] == seen(shelf) == [1, 0, 1, 1]
+    monkeypatch.setattr(merging, "_pause", lambda: None)
     (again,) = bring(shelf, long_chat(950))
     assert (again.known, again.new) == (True, 0)
 
 
-def test_an_import_that_broke_off_is_gone_on_with_or_purged(
-    store: Store, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def broken_off(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
+    """Begin an import that ends with its server."""
+
     def broken() -> None:
         raise StoreError("gone", "")
 
-    for _ in range(2):
-        with monkeypatch.context() as patched:
-            patched.setattr(merging, "_pause", broken)
-            with pytest.raises(StoreError):
-                bring(shelf, long_chat(300))
-        assert shelf.conversations() == []
-        assert shelf.search("word7") == []
-    (whole,) = bring(shelf, long_chat(300))
-    assert len(told(shelf, whole.conversation.id)) == 300
-    assert not whole.known
     with monkeypatch.context() as patched:
         patched.setattr(merging, "_pause", broken)
+        patched.setattr(merging, "TURN_SECONDS", 0)
         with pytest.raises(StoreError):
-            bring(shelf, long_chat(300) | {"conversation_id": "8"})
-    assert store.purge(timedelta(0)) == 1
+            bring(shelf, value)
+
+
+def test_what_a_crash_left_half_in_is_nowhere_and_is_gone_on_with_by_importing_again(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        broken_off(shelf, monkeypatch, long_chat(300))
+        assert seen(shelf) == [0, 0, 0, 0]
+    half = merging._titled(next(iter(importing.read(json.dumps(long_chat(300)).encode(), NOW)))).id
+    for use in (shelf.restore, shelf.delete, shelf.conversation, shelf.path):
+        with pytest.raises(NotFoundError):
+            use(half)
+    (whole,) = bring(shelf, long_chat(300))
+    assert len(told(shelf, whole.conversation.id)) == 300
+    assert (whole.known, seen(shelf)) == (False, [1, 0, 1, 1])
+
+
+def test_what_a_crash_left_half_in_is_removed_and_nothing_else(
+    store: Store, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (kept,) = bring(shelf, chat(QUESTION, ANSWER))
+    (deleted,) = bring(shelf, chat(node("x", None, "user", "Hi"), conversation_id="9"))
+    shelf.delete(deleted.conversation.id)
+    broken_off(shelf, monkeypatch, long_chat(300) | {"conversation_id": "8"})
+    assert store.remove_unfinished(timedelta(hours=1)) == 0
+    assert store.remove_unfinished(timedelta(0)) == 1
+    assert store.remove_unfinished(timedelta(0)) == 0
+    with store.database.maintaining() as connection:
+        ids = connection.scalars(select(messages.c.conversation).distinct()).all()
+    assert set(ids) == {kept.conversation.id, deleted.conversation.id}
+    assert [one.id for one in shelf.deleted()] == [deleted.conversation.id]
+    assert bring(shelf, long_chat(300) | {"conversation_id": "8"})[0].new == 300
+
+
+async def test_a_server_removes_what_another_left_half_in(
+    store: Store, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(shelf, monkeypatch, long_chat(300))
+    monkeypatch.setattr(runner, "UNFINISHED_FOR", timedelta(0))
+    at_work = runner.Runner(FakeBackend([]), store, Store.in_memory())
+    at_work._sweep()
+    assert store.remove_unfinished(timedelta(0)) == 0
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3])
+def test_what_is_not_wanted_any_more_leaves_nothing_behind(
+    store: Store, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    monkeypatch.setattr(merging, "TURN_SECONDS", 0)
+    monkeypatch.setattr(merging, "AT_ONCE", 60)
+    (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
+    wanted = iter([True] * turns)
+    assert shelf.merge(tree, lambda: next(wanted, False)) is None
+    assert seen(shelf) == [0, 0, 0, 0]
+    with store.database.maintaining() as connection:
+        assert connection.scalars(select(messages.c.id)).all() == []
+        assert connection.scalars(select(conversations.c.id)).all() == []
+
+
+def test_a_known_conversation_stays_where_its_import_is_not_wanted_any_more(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(shelf, long_chat(60))
+    monkeypatch.setattr(merging, "TURN_SECONDS", 0)
+    (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
+    wanted = iter([True] * 3)
+    assert shelf.merge(tree, lambda: next(wanted, False)) is None
+    (only,) = shelf.conversations()
+    assert told(shelf, only.id) == [f"word{n}" for n in range(60)]
+
+
+def test_what_is_removed_while_it_comes_in_does_not_come_back_in_part(
+    store: Store, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "TURN_SECONDS", 0)
+    monkeypatch.setattr(merging, "_pause", lambda: store.discard("login:ann", id))
+    (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
+    id = merging._titled(tree).id
+    with pytest.raises(TransferError, match="was removed while it came in"):
+        shelf.merge(tree)
+    assert seen(shelf) == [0, 0, 0, 0]
 
 
 def test_long_texts_make_small_pieces(shelf: Shelf) -> None:
