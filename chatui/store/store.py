@@ -157,8 +157,7 @@ class Store:
         """Really remove all that this owner has deleted, from older copies too. Returns how many."""
         table = conversations.c
         mine = and_(table.owner == owner, table.deleted.is_not(None), table.arriving.is_(None))
-        # What has no leaf may be on its way in, see merging.Merge; it is purged later otherwise.
-        gone = self._remove(lambda _: and_(mine, table.leaf.is_not(None)))
+        gone = self._remove(lambda _: mine)
         self._take_from_copies(gone)
         return len(gone)
 

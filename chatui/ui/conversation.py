@@ -41,6 +41,7 @@ from chatui.ui import (
     transcript,
 )
 from chatui.ui.blocks import Page
+from chatui.ui.bringing import Import, Imports
 from chatui.ui.flow import Latest, Once, pause, rendered
 from chatui.ui.inspector_panel import InspectorPanel
 from chatui.ui.persona_panel import PersonaPanel
@@ -88,6 +89,7 @@ class Conversation(gr.ChatInterface):
         self._draft = wire("draft")
         self._latest = Latest()
         self._temporary = TemporaryChats(runner)
+        self._imports = Imports()
         self._once: Once[Place] = Once(MOST_TABS)
         super().__init__(endpoint.chat(self._backend), api_name="chat", editable=True, concurrency_limit=None, **parts)
 
@@ -122,7 +124,10 @@ class Conversation(gr.ChatInterface):
         self.chatbot.like(self._like, place, **turn)
         found: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **quiet}
         self._sidebar.search.change(self._search, place, self._sidebar.list, **found)
-        self._sidebar.bring.upload(self._import, [self._sidebar.bring, *place], self._sidebar.list, **quiet)
+        brought: dict[str, Any] = {"concurrency_limit": None, "trigger_mode": "multiple", **quiet}
+        coming: list[Component] = [self._sidebar.list, self._sidebar.bringing, self._sidebar.progress]
+        self._sidebar.bring.upload(self._import, [self._sidebar.bring, *place], coming, **brought)
+        self._sidebar.cancel.click(self._cancel_import, place, None, queue=False, **quiet)
         api_inputs = [gr.Textbox(visible=False, label="system_prompt"), *controls.build_api()]
         self.fake_api_btn.click(
             self.fn,
@@ -264,24 +269,32 @@ class Conversation(gr.ChatInterface):
             yield update
 
     async def _search(self, *inputs: Any) -> Any:
+        return await self._searched(inputs)
+
+    async def _searched(self, inputs: Sequence[Any]) -> Any:
         try:
             return await self._sidebar.listed(self._tab(inputs))
-        except ChatError as error:
-            speaking.warn(error)
+        except Exception as error:
+            speaking.warn(_known(error))
             return gr.skip()
 
-    async def _import(self, path: str | None, *inputs: Any) -> Any:
+    async def _import(self, path: str | None, *inputs: Any) -> Updates:
+        shown: dict[Component, Any] = {}
         try:
             tab = self._tab(inputs)
-            came, left = await self._sidebar.add(tab, path)
-            if came:
-                gr.Info(html.escape(came), title=_("Done"))
-            if left:
-                gr.Warning(html.escape(left).replace("\n", "<br>"), duration=60, title=_("Left out"))
-            return await self._sidebar.listed(tab)
-        except ChatError as error:
-            speaking.warn(error)
-            return gr.skip()
+            coming = Import(tab.kept, path)
+            async with contextlib.aclosing(self._imports.run(tab.owner, coming)) as steps:
+                async for _step in steps:
+                    shown = {self._sidebar.bringing: gr.update(visible=False)}
+                    yield {self._sidebar.bringing: gr.update(visible=True), self._sidebar.progress: coming.progress()}
+            _tell_of(coming)
+        except Exception as error:
+            speaking.warn(_known(error))
+        yield {**shown, self._sidebar.list: await self._searched(inputs)}
+
+    async def _cancel_import(self, *inputs: Any) -> None:
+        with contextlib.suppress(ChatError):
+            self._imports.cancel(self._tab(inputs).owner)
 
     def _tab(self, inputs: Sequence[Any]) -> Tab:
         place = Place.read(inputs[0])
@@ -552,11 +565,23 @@ async def _leave_no_trace(tab: Tab) -> None:
     tab.place = tab.place.at("", temporary=True)
 
 
+def _tell_of(coming: Import) -> None:
+    """Say what an import came to."""
+    if came := coming.came():
+        gr.Info(html.escape(came), title=_("Cancelled") if coming.cancelled else _("Done"))
+    if left := coming.left():
+        gr.Warning(html.escape(left).replace("\n", "<br>"), duration=60, title=_("Left out"))
+
+
 def _card(error: Exception) -> Shown:
-    if not isinstance(error, ChatError):
-        log.error("an event of the page failed", exc_info=error)
-        error = unexpected(error)
-    return transcript.card(error)
+    return transcript.card(_known(error))
+
+
+def _known(error: Exception) -> ChatError:
+    if isinstance(error, ChatError):
+        return error
+    log.error("an event of the page failed", exc_info=error)
+    return unexpected(error)
 
 
 def _index(index: Any) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from playwright.sync_api import expect
 
 from chatui.settings import AppSettings
+from chatui.store.records import Merged, Tree
+from chatui.store.shelf import Shelf
 from tests.browser.pages import PATIENCE, Chat, Site, wait_until
 from tests.fakes import FakeBackend, Hold
 
@@ -212,6 +215,45 @@ def test_feedback_with_a_note_is_exported_and_imported(chat: Open, tmp_path: Pat
     chooser.value.set_files(file)
     expect(page.page.get_by_text("Here already: 1.")).to_be_visible()
     expect(page.page.locator("#chats .chat-link")).to_have_count(1)
+
+
+def bring(page: Chat, file: Path) -> None:
+    with page.page.expect_file_chooser() as chooser:
+        page.button("Import chats").click()
+    chooser.value.set_files(file)
+
+
+def test_an_import_says_how_far_it_is_can_be_cancelled_and_ends_with_its_tab(
+    chat: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge, room, given_up = Shelf.merge, threading.Semaphore(2), threading.Event()
+
+    def merge_where_there_is_room(shelf: Shelf, tree: Tree, wanted: Callable[[], bool]) -> Merged | None:
+        while not room.acquire(timeout=0.05):
+            if not wanted():
+                given_up.set()
+                return None
+        return merge(shelf, tree, wanted)
+
+    monkeypatch.setattr(Shelf, "merge", merge_where_there_is_room)
+    page = chat(["fine"], fresh=True)
+    file = tmp_path / "chats.json"
+    said = [{"title": f"Chat {n}", "messages": [{"role": "user", "content": f"Hi {n}"}]} for n in range(5)]
+    file.write_text(json.dumps(said))
+    bring(page, file)
+    expect(page.page.get_by_text("2 of 5 conversations")).to_be_visible(timeout=PATIENCE)
+    page.say("meanwhile")
+    page.button("Cancel import").click()
+    expect(page.page.get_by_text("The import was cancelled; what was whole by then is here.")).to_be_visible()
+    expect(page.page.get_by_text("Conversations imported: 2.")).to_be_visible()
+    expect(page.button("Cancel import")).not_to_be_visible()
+    expect(page.page.locator("#chats .chat-link")).to_have_count(3)
+    room.release(4)
+    bring(page, file)
+    expect(page.page.get_by_text("4 of 5 conversations")).to_be_visible(timeout=PATIENCE)
+    given_up.clear()
+    page.page.close()
+    wait_until(given_up.is_set)
 
 
 def test_a_second_tab_hears_the_reply_to_its_end_and_can_stop_it(chat: Open) -> None:
