@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 import zlib
+from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException
@@ -40,6 +41,19 @@ class RefusedError(Exception):
         self.status = status
 
 
+class Uploads(Protocol):
+    """The room that there is for uploaded files."""
+
+    async def expect(self, size: int) -> None:
+        """One of about this size is coming. Raises RefusedError."""
+
+    def add(self, size: int) -> None:
+        """So many bytes more have come. Raises RefusedError."""
+
+    def end(self, size: int) -> None:
+        """An upload is over, of which so many bytes had come."""
+
+
 class BodyLimit:
     """Reads each body whole, which must be small, and hands it on; an upload goes through piece by piece.
 
@@ -47,8 +61,8 @@ class BodyLimit:
     ones come at once. A body that is compressed is unpacked, under the same limit.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, uploads: Uploads | None = None) -> None:
+        self._app, self._uploads = app, uploads
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,9 +75,7 @@ class BodyLimit:
         is_form = kind in ("multipart/form-data", "application/x-www-form-urlencoded")
         try:
             if kind == "multipart/form-data" and scope["method"] == "POST" and scope["path"] == UPLOAD:
-                _check_announced(headers, LARGEST_UPLOAD + LARGEST_FORM)
-                upload = _Upload(receive, send)
-                await self._app(scope, upload.receive, upload.send)
+                await self._pass_upload(scope, headers, receive, send)
                 return
             most = LARGEST_FORM if is_form else LARGEST_BODY
             _check_announced(headers, most)
@@ -79,6 +91,17 @@ class BodyLimit:
             await refusal(error.status, str(error), _advice(error.status))(scope, receive, send)
             return
         await self._app(scope, _again(body, receive), send)
+
+    async def _pass_upload(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        _check_announced(headers, LARGEST_UPLOAD + LARGEST_FORM)
+        if self._uploads is not None:
+            announced = headers.get("content-length", "")
+            await self._uploads.expect(int(announced) if announced.isdecimal() else 0)
+        upload = _Upload(receive, send, self._uploads)
+        try:
+            await self._app(scope, upload.receive, upload.send)
+        finally:
+            upload.end()
 
     async def _read(self, receive: Receive, most: int) -> bytes | None:
         """The whole body; None where the client leaves before its end. Raises RefusedError."""
@@ -122,8 +145,8 @@ class _Pace:
 class _Upload:
     """A file on its way. Gradio removes what it has of it when its parser fails, and only then."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive, self._send = receive, send
+    def __init__(self, receive: Receive, send: Send, uploads: Uploads | None) -> None:
+        self._receive, self._send, self._uploads = receive, send, uploads
         self._pace, self._read = _Pace(), 0
         self._complete = False
         self._refused: RefusedError | None = None
@@ -134,7 +157,10 @@ class _Upload:
             return await self._receive()
         try:
             message = await self._pace.next(self._receive)
-            self._read += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self._read += size
+            if self._uploads is not None:
+                self._uploads.add(size)
             if self._read > LARGEST_UPLOAD + LARGEST_FORM:
                 raise _too_large(LARGEST_UPLOAD)
         except RefusedError as error:
@@ -144,6 +170,11 @@ class _Upload:
             raise MultiPartException("The upload was broken off.")
         self._complete = not message.get("more_body", False)
         return message
+
+    def end(self) -> None:
+        """It is over, however it went."""
+        if self._uploads is not None:
+            self._uploads.end(self._read)
 
     async def send(self, message: Message) -> None:
         """The answer, with the status of a refusal."""
@@ -206,7 +237,7 @@ def _too_large(most: int) -> RefusedError:
 def _advice(status: int) -> dict[str, str]:
     if status == 408:  # the rest of the body is not waited for
         return {"Connection": "close"}
-    return {"Retry-After": "2"} if status == 503 else {}
+    return {"Retry-After": {503: "2", 507: "60"}[status]} if status in (503, 507) else {}
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -41,7 +41,7 @@ class ChatRequest:
     Half a character at its end (U+FFFD) is best taken off first.
     `user` is whose turn it is in a fair queue. A conversation too long for the model loses its oldest turns, or is
     refused where `whole` is set. `ignore_eos` writes on behind the model's own end, for benchmarks. `trace` asks for
-    what was chosen from, token by token.
+    what was chosen from, token by token. `ticket` is what Backend.admit() gave, "" for one that has not asked.
     """
 
     messages: tuple[Message, ...]
@@ -51,6 +51,7 @@ class ChatRequest:
     whole: bool = False
     ignore_eos: bool = False
     trace: bool = False
+    ticket: str = ""
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,12 @@ class Backend(Protocol):
 
     def models(self) -> list[ModelStatus]:
         """The models served, the default first; never empty, never slow."""
+
+    def admit(self, user: str) -> str:
+        """A ticket for a request of this user that is about to come, which keeps its place. Raises OverloadError."""
+
+    def dismiss(self, ticket: str) -> None:
+        """The request will not come; nothing where it has come."""
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         """The reply, piece by piece; of one that is continued only what is new. Waits while the model is loading."""

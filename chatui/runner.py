@@ -212,16 +212,25 @@ class Runner:
         return [live for live in self._lives() if live.conversation.id == conversation and live.owner == owner]
 
     async def ask(self, owner: str, turn: Turn, temporary: bool = False) -> Live:
-        """Begin a reply. It is written to its end, heard or not. Raises NotFoundError or StoreError."""
+        """Begin a reply. It is written to its end, heard or not.
+
+        Raises OverloadError, LimitError, NotFoundError or StoreError; nothing is kept then.
+        """
         self.start()
         lease = secrets.token_urlsafe(16)
-        begun = await asyncio.to_thread(self.shelf(owner, temporary).begin, turn, lease, self.readable)
+        ticket = self.backend.admit(owner)
+        try:
+            begun = await asyncio.to_thread(self.shelf(owner, temporary).begin, turn, lease, self.readable)
+        except BaseException:
+            self.backend.dismiss(ticket)
+            raise
         keeper = self._keepers[temporary]
         begun = replace(begun, path=self._newest(owner, begun.path))
         live = Live(keeper.store, owner, begun, turn.author, lease)
         keeper.replies[live.message.id] = live
-        live.task = asyncio.create_task(self._write(live, _request(live, self.inspects)))
-        live.task.add_done_callback(lambda _: self._over(live, keeper))
+        request = replace(_request(live, self.inspects), ticket=ticket)
+        live.task = asyncio.create_task(self._write(live, request))
+        live.task.add_done_callback(lambda _: self._over(live, keeper, ticket))
         return live
 
     async def path(self, owner: str, conversation: str, leaf: str | None = None, temporary: bool = False) -> Path:
@@ -298,8 +307,9 @@ class Runner:
             log.exception("a reply failed")
             live.state, live.error = "failed", unexpected(error)
 
-    def _over(self, live: Live, keeper: Keeper[Live]) -> None:
+    def _over(self, live: Live, keeper: Keeper[Live], ticket: str) -> None:
         """Its task has ended, perhaps before it began."""
+        self.backend.dismiss(ticket)
         if live.state == "running":
             live.state = "interrupted" if self._closing else "stopped"
         keeper.wake()

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -32,6 +33,7 @@ from chatui.peers import OwnAccount
 from chatui.runner import Runner
 from chatui.security import AllowedHosts, ClientAddress, Login, SecurityMiddleware, is_local, read_login
 from chatui.settings import AppSettings, listed
+from chatui.uploads import MB, UploadFolder
 
 if TYPE_CHECKING:
     from chatui.store.store import Store
@@ -47,6 +49,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
 
     store = Store.open(settings)
     runner, cookies = Runner(backend, store, Store.in_memory(), settings.inspect), Cookies(store.secret())
+    uploads = UploadFolder(page.upload_folder(), settings.max_uploads * MB)
     passwords = read_login(settings.auth)
     login = limited(passwords)
     logins = Logins(store.database, passwords) if passwords is not None else None
@@ -56,7 +59,9 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
         # A database that does not answer holds up many threads; temporary chats need some as well.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WAITING_THREADS, "chatui-waiting"))
         runner.start()
+        sweeping = asyncio.create_task(uploads.keep_house())
         yield
+        sweeping.cancel()
         await runner.close()
 
     def owner_of(request: Request) -> str | None:
@@ -82,7 +87,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     one = OwnAccount(sure=login is not None)
     at_home = one.asks if _is_for_one(settings, store) else _is_nobody
     app.add_middleware(OwnerMiddleware, cookies=cookies, adopting=store.adoptions, is_local=at_home)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, uploads=uploads)
     app.state.hosts = AllowedHosts(settings.host, listed(settings.allowed_hosts), settings.share)
     app.add_middleware(SecurityMiddleware, hosts=app.state.hosts)
     login_of = page.mount(app, runner, cookies, login, logins, settings.root_path)
@@ -93,6 +98,8 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
 def run(settings: AppSettings) -> None:
     """Serve until interrupted, the page first and the model when it is loaded. Raises SettingsError."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    # Gradio's own is every Gradio program's.
+    os.environ["GRADIO_TEMP_DIR"] = str(Path(os.environ.get("GRADIO_TEMP_DIR", settings.cache_dir), "chatui-uploads"))
     login = limited(read_login(settings.auth))
     if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as `spaces` reads it
         _run_on_zero_gpu(settings, login)
@@ -215,4 +222,4 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
         return owners.guest_of(request) if login is None else None
 
     routes_ = [*_routes(backend), *downloads.routes(store, owner_of), early.route(runner, owner_of)]
-    page.launch(runner, cookies, login, routes_)
+    page.launch(runner, cookies, login, routes_, UploadFolder(page.upload_folder(), settings.max_uploads * MB))

@@ -168,6 +168,11 @@ class AppSettings(BaseSettings):
         None, description="File with a chat template (Jinja) to use instead of the model's own."
     )
     queue: int = Field(64, ge=1, le=10_000, description="Most requests that may wait; more are turned away.")
+    max_replies: int = Field(
+        16,
+        ge=0,
+        description="Most replies that one user may have written at once in the page, or wait for; 0 is no limit.",
+    )
     max_conversations: int = Field(
         20_000,
         ge=0,
@@ -176,6 +181,9 @@ class AppSettings(BaseSettings):
     max_personas: int = Field(500, ge=0, description="Most personas that one user may keep; 0 is no limit.")
     max_storage: int = Field(
         2000, ge=0, description="Most MB that one user's chats and personas may take; 0 is no limit."
+    )
+    max_uploads: int = Field(
+        1000, ge=0, description="Most MB that uploaded files may take on the disk until they are read; 0 is no limit."
     )
     inspect: bool = Field(
         True, description="Keep how each reply came about, to be looked at with Inspect; --no-inspect does not."

@@ -11,6 +11,7 @@ for name in [name for name in os.environ if name.startswith("CHATUI_")]:
     del os.environ[name]
 DATA = tempfile.TemporaryDirectory(prefix="chatui-tests-", ignore_cleanup_errors=True)
 os.environ["CHATUI_DATA_DIR"] = DATA.name
+os.environ["GRADIO_TEMP_DIR"] = f"{DATA.name}/uploads"
 os.environ["CHATUI_ALLOWED_HOSTS"] = "*"  # test clients make up names; test_security.py has the default
 
 # How long an example takes says nothing on a busy machine.

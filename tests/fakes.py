@@ -98,7 +98,7 @@ class FakeBackend:
 
     A piece is text (one token), a whole delta, an exception to raise or a Hold; a reply may also be a function of the
     request. A reply without a finish gets one. Like a real backend it waits while `status` is loading, and raises its
-    error. `before` comes ahead of the prompt, or brings one of its own.
+    error. `before` comes ahead of the prompt, or brings one of its own. While it is `full`, it admits nobody.
     """
 
     def __init__(self, *replies: Reply, rate: float = 200.0) -> None:
@@ -112,9 +112,21 @@ class FakeBackend:
         self.delay_first = 0.0
         self.last_piece_at = 0.0
         self._words: dict[int, str] = {}
+        self.full: Exception | None = None
+        self.admitted: list[str] = []
+        self.dismissed: list[str] = []
 
     def models(self) -> list[ModelStatus]:
         return [self.status]
+
+    def admit(self, user: str) -> str:
+        if self.full is not None:
+            raise self.full
+        self.admitted.append(user)
+        return user
+
+    def dismiss(self, ticket: str) -> None:
+        self.dismissed.append(ticket)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         self.requests.append(request)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import secrets
 import threading
 import time
 from collections import deque
@@ -117,6 +118,7 @@ class LocalBackend:
         self._model: Model | None = None
         self._settled = threading.Event()
         self._waiting: FairQueue[_Job] = FairQueue()
+        self._coming: dict[str, str] = {}
         self._going: dict[object, _Job] = {}
         self._changed = threading.Condition()
         self._preparing: _Job | None = None
@@ -146,6 +148,19 @@ class LocalBackend:
     def models(self) -> list[ModelStatus]:
         """The one model, and whether it is ready."""
         return [self._status]
+
+    def admit(self, user: str) -> str:
+        """A ticket for a request of this user that is about to come, which keeps its place. Raises OverloadError."""
+        ticket = secrets.token_hex(8)
+        with self._changed:
+            self._check_room(user)
+            self._coming[ticket] = user
+        return ticket
+
+    def dismiss(self, ticket: str) -> None:
+        """The request will not come; nothing where it has come."""
+        with self._changed:
+            self._coming.pop(ticket, None)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         """The reply, piece by piece, when its turn has come. Raises ChatError."""
@@ -182,30 +197,34 @@ class LocalBackend:
             await asyncio.to_thread(self._thread.join, 10)
 
     def _admit(self, job: _Job) -> None:
-        """Put the job in the queue; the caller holds the lock.
-
-        The last quarter of the places is for users of whom fewer requests than that wait, so that no single one turns
-        all others away.
-        """
+        """Put the job in the queue; the caller holds the lock."""
         if self._closing:
             raise _closed()
         if self._stopped:
             raise self._status.error or _closed()
-        if len(self._waiting) >= self._longest_queue:
-            raise OverloadError(
-                f"{len(self._waiting)} requests are waiting already.", "Try again in a while.", retry_after=10
-            )
+        if self._coming.pop(job.request.ticket, None) is None:
+            self._check_room(job.request.user)
+        self._waiting.put(job.request.user, job)
+        self._tell_places()
+        self._changed.notify_all()
+
+    def _check_room(self, user: str) -> None:
+        """Whether one more of this user may wait; the caller holds the lock. Raises OverloadError.
+
+        The last quarter of the places is for users of whom fewer requests than that wait, so that no single one turns
+        all others away.
+        """
+        waiting = len(self._waiting) + len(self._coming)
+        if waiting >= self._longest_queue:
+            raise OverloadError(f"{waiting} requests are waiting already.", "Try again in a while.", retry_after=10)
         reserved = self._longest_queue // 4
-        own = self._waiting.waiting(job.request.user)
-        if own >= reserved > 0 and len(self._waiting) >= self._longest_queue - reserved:
+        own = self._waiting.waiting(user) + sum(coming == user for coming in self._coming.values())
+        if own >= reserved > 0 and waiting >= self._longest_queue - reserved:
             raise OverloadError(
                 f"{own} of your requests are waiting, and the places that are left are for others.",
                 "Try again when some of them are answered.",
                 retry_after=10,
             )
-        self._waiting.put(job.request.user, job)
-        self._tell_places()
-        self._changed.notify_all()
 
     def _run(self) -> None:
         """The thread: load, then serve; whatever kills the serving fails what was going on, and it starts anew."""

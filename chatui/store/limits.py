@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Self
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, and_, func, literal, select, update
+from sqlalchemy import Connection, and_, func, literal, literal_column, select, update
 
-from chatui.errors import LimitError
+from chatui.errors import LimitError, OverloadError
 from chatui.personas import Persona
 from chatui.settings import AppSettings
 from chatui.store.records import Author, Conversation, Progress, StoredMessage, Turn
-from chatui.store.tables import conversations, inspections, personas
+from chatui.store.tables import conversations, inspections, messages, personas
 
 ROW_BYTES = 300
 """What a row and its places in the indexes take beside its texts, about."""
@@ -31,11 +31,27 @@ class Limits:
     conversations: int = 0
     personas: int = 0
     size: int = 0
+    replies: int = 0
 
     @classmethod
     def of(cls, settings: AppSettings) -> Self:
         """Those that the settings name."""
-        return cls(settings.max_conversations, settings.max_personas, settings.max_storage * MB)
+        size = settings.max_storage * MB
+        return cls(settings.max_conversations, settings.max_personas, size, settings.max_replies)
+
+    def check_running(self, connection: Connection, owner: str) -> None:
+        """Whether one more reply may be written, by whichever server. Raises OverloadError."""
+        if not self.replies:
+            return
+        _alone(connection, owner)
+        # Not a parameter: the index has only those that are running.
+        running = select(func.count()).where(messages.c.owner == owner, messages.c.state == literal_column("'running'"))
+        if (count := connection.scalar(running) or 0) >= self.replies:
+            raise OverloadError(
+                f"The most replies that one user may wait for at once is {self.replies:,}, and you wait for {count:,}, "
+                "so no other can be begun.",
+                "Wait until one is finished or stop one, and try again.",
+            )
 
     def check(self, connection: Connection, owner: str, size: int, conversations: int = 0, personas: int = 0) -> None:
         """Whether the owner may add so much. Raises LimitError.

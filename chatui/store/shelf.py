@@ -144,12 +144,13 @@ class Shelf:
     def begin(self, turn: Turn, lease: str | None = None, characters: int | None = None) -> Begun:
         """Add a question, where there is one, and the reply that is now being written.
 
-        Raises NotFoundError, or LimitError.
+        Raises NotFoundError, LimitError, or OverloadError where too many are being written for this owner.
 
         The reply is only ever written with this `lease`, see Store.write(). Of the path no more is read than so many
         characters, None is all of it, and not while others wait to write.
         """
         with self._database.writing() as connection:
+            self._limits.check_running(connection, self._owner)
             moment = clock(connection)
             id, size = turn.conversation, turn_size(turn)
             if id is None:

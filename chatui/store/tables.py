@@ -196,6 +196,12 @@ messages = Table(
     Index("messages_by_parent", "owner", "parent"),
     Index("messages_newest", "owner", "seq"),
     Index(
+        "messages_running_of",
+        "owner",
+        sqlite_where=text("state = 'running'"),
+        postgresql_where=text("state = 'running'"),
+    ),
+    Index(
         "messages_running",
         "heartbeat",
         sqlite_where=text("state = 'running'"),

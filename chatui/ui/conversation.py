@@ -109,7 +109,7 @@ class Conversation(gr.ChatInterface):
             self.textbox.submit(self._send, [self.textbox, *asked], validator=_check_message, **turn),
             self.chatbot.example_select(self._send_example, asked, validator=_check, **turn),
             self.chatbot.retry(self._retry, asked, validator=_check, **turn),
-            self.chatbot.edit(self._edit, asked, validator=_check, **turn),
+            self.chatbot.edit(self._edit, [self._draft, *asked], validator=_check, **turn),
             self._action.change(self._do, [self._action, *asked], **{**turn, "outputs": opened}),
         ):
             event.failure(_ready, None, self.textbox, queue=False, **quiet)
@@ -177,12 +177,23 @@ class Conversation(gr.ChatInterface):
         async for update in self._run(inputs, step, asks=("retry", event.index)):
             yield update
 
-    async def _edit(self, event: gr.EditData, *inputs: Any) -> Updates:
+    async def _edit(self, event: gr.EditData, draft: str | None, *inputs: Any) -> Updates:
+        """Ask anew with another text; where it is refused, the text goes to the box below what is typed there."""
+        text, refused = transcript.text_of(event.value), False
+
         async def step(tab: Tab) -> Live:
+            nonlocal refused
             edited = await asyncio.to_thread(tab.shelf.message, tab.place.message(_index(event.index)))
-            return await self._ask(tab, inputs, transcript.text_of(event.value), edited.parent)
+            try:
+                return await self._ask(tab, inputs, text, edited.parent)
+            except ChatError:
+                refused = True
+                raise
 
         async for update in self._run(inputs, step, asks=(event.index, event.value)):
+            if refused:
+                kept = f"{draft}\n\n{text}" if (draft or "").strip() else text
+                update = {**update, self.textbox: gr.update(value=kept, **_waits())}
             yield update
 
     async def _undo(self, event: gr.UndoData, *inputs: Any) -> Updates:

@@ -81,11 +81,17 @@ def minutes_ahead_in(cookies: Mapping[str, str]) -> int:
 
 
 def asker() -> str:
-    """Whose turn it is in a fair queue: the owner by the login, else the client's session."""
+    """Whose turn it is in a fair queue: the owner by the login or our cookie, else the client's address.
+
+    Never the session, of which a client makes up as many as it likes.
+    """
     request = LocalContext.request.get(None)
     if request is None:
         return ""
-    return named(request.username) if request.username else request.session_hash or ""
+    if request.username:
+        return named(request.username)
+    found: str | None = request.request.scope.get(OWNER) if request.request is not None else None
+    return found or f"address:{request.client.host if request.client else ''}"
 
 
 def nobody_hears() -> bool:

@@ -4,19 +4,21 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import gradio.networking
 import gradio.routes
 from fastapi import FastAPI
+from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Mount
 
 from chatui import personas
-from chatui.bodies import LARGEST_UPLOAD, BodyLimit
+from chatui.bodies import LARGEST_UPLOAD, BodyLimit, Uploads
 from chatui.chat import Backend
 from chatui.i18n import N_
 from chatui.owners import Cookies, OwnerMiddleware
@@ -88,13 +90,20 @@ def mount(
     return login_of
 
 
-def launch(runner: Runner, cookies: Cookies, login: Login | None, routes: list[BaseRoute]) -> None:
+def upload_folder() -> Path:
+    """Where Gradio puts what is uploaded."""
+    return Path(get_upload_folder())
+
+
+def launch(
+    runner: Runner, cookies: Cookies, login: Login | None, routes: list[BaseRoute], uploads: Uploads | None = None
+) -> None:
     """Serve the page and `routes` through Gradio's own server, as ZeroGPU needs it; blocks.
 
     launch() cannot leave out Gradio's CORS layer, which grants any origin on a public host: ours takes its place.
     """
     vars(gradio.routes)["CustomCORSMiddleware"] = lambda app, **_: SecurityMiddleware(
-        BodyLimit(OwnerMiddleware(app, cookies))
+        BodyLimit(OwnerMiddleware(app, cookies), uploads)
     )
     sessions.install()
     page = build(runner, cookies)

@@ -24,6 +24,13 @@ class NoModel:
         """The one there is not."""
         return [ModelStatus(INFO.name, "ready", info=INFO)]
 
+    def admit(self, _: str) -> str:
+        """There is room."""
+        return ""
+
+    def dismiss(self, _: str) -> None:
+        """There still is."""
+
     async def stream(self, _: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         """An empty reply."""
         yield ReplyDelta(finish=Finish("stop_token", 0, 0, 0, 0.0, 0.0, 0.0))

@@ -84,18 +84,32 @@ def test_error_text_is_no_markup(chat: Open) -> None:
     expect(page.cards.locator("b, img, a, .katex, code, em")).to_have_count(0)
 
 
-def test_a_full_queue_is_a_card_and_the_question_can_be_retried(chat: Open) -> None:
+def test_who_is_turned_away_keeps_what_was_typed_and_nothing_else_is_left(chat: Open) -> None:
     page = chat(["whole"])
     full = OverloadError("64 requests are waiting already.", "Try again in a while.", retry_after=10)
-    page.backend.before = [full]
-    page.ask("tell me")
+    page.backend.full = full
+    page.fill("tell me")
+    page.send.click()
     expect(page.cards).to_have_count(1, timeout=PATIENCE)
     expect(page.cards).to_contain_text(full.message)
     expect(page.cards).to_contain_text(full.remedy)
-    page.backend.before = []
-    page.button("Retry").last.click()
-    expect(page.cards).to_have_count(0, timeout=PATIENCE)
+    expect(page.box).to_have_value("tell me")
+    expect(page.questions).to_have_count(0)
+    page.backend.full = None
+    page.ask("tell me")
     expect(page.answered()).to_have_text("whole")
+    expect(page.cards).to_have_count(0)
+    page.backend.full = full
+    page.fill("a draft")
+    page.at_rest()
+    page.button("Edit").first.click()
+    page.log.get_by_role("textbox").fill("tell me more")
+    page.button("Submit").click()
+    expect(page.cards).to_have_count(1, timeout=PATIENCE)
+    expect(page.box).to_have_value("a draft\n\ntell me more")
+    expect(page.questions.last).to_have_text("tell me")
+    page.backend.full = None
+    page.fill("")
     _goes_on(page, "tell me", "whole")
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -145,8 +145,8 @@ def ask(text: str, user: str = "") -> ChatRequest:
     return ChatRequest((Message("user", text),), GenerationSettings(), user=user)
 
 
-async def reply(backend: LocalBackend, text: str, user: str = "") -> str:
-    return "".join([delta.text async for delta in backend.stream(ask(text, user))])
+async def reply(backend: LocalBackend, text: str, user: str = "", ticket: str = "") -> str:
+    return "".join([delta.text async for delta in backend.stream(replace(ask(text, user), ticket=ticket))])
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -316,6 +316,43 @@ class TestShares:
         assert await asyncio.gather(*others) == ["one", "two"]
         await asyncio.gather(*greedy, return_exceptions=True)
         await backend.close()
+
+    async def test_a_ticket_keeps_a_place_until_its_request_comes_or_never_will(self) -> None:
+        model = FakeModel()
+        model.may_read.clear()
+        backend = backend_of(model, longest_queue=2).start()
+        tasks = await asked(backend, "running")
+        await until(model.began.is_set)
+        tasks += await asked(backend, "made ready")
+        await until(lambda: len(backend._prepared) == 1)
+        first, second = backend.admit("a"), backend.admit("b")
+        for refused in (lambda: reply(backend, "too many"), lambda: asyncio.to_thread(backend.admit, "c")):
+            with pytest.raises(OverloadError, match="2 requests are waiting"):
+                await refused()
+        tasks.append(asyncio.create_task(reply(backend, "kept", "a", first)))
+        await until(lambda: len(backend._waiting) == 1)
+        with pytest.raises(OverloadError):
+            backend.admit("c")
+        for _ in range(2):
+            backend.dismiss(second)
+            backend.dismiss(first)
+        tasks += await asked(backend, "now there is room")
+        model.may_read.set()
+        assert await asyncio.gather(*tasks) == ["running", "made ready", "kept", "now there is room"]
+        assert backend._coming == {}
+        await backend.close()
+
+    async def test_one_users_tickets_leave_places_to_others_however_many_come_at_once(self) -> None:
+        backend = backend_of(FakeModel(), longest_queue=8)
+        tickets = [backend.admit("greedy") for _ in range(6)]
+        with pytest.raises(OverloadError, match="6 of your requests"):
+            backend.admit("greedy")
+        backend.admit("other")
+        backend.admit("another")
+        with pytest.raises(OverloadError, match="8 requests are waiting"):
+            backend.admit("last")
+        backend.dismiss(tickets[0])
+        backend.admit("last")
 
 
 class TestLoading:

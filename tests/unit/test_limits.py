@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ import pytest
 from sqlalchemy import event, func, insert, select, text
 
 from chatui.characters import Insertion
-from chatui.errors import LimitError
+from chatui.errors import LimitError, OverloadError
 from chatui.personas import Persona
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.store import importing
@@ -46,6 +47,22 @@ def size_of(store: Store, owner: str = OWNER) -> int:
 def rows(store: Store) -> int:
     with store.database.reading() as connection:
         return connection.scalar(select(func.count()).where(messages.c.owner == OWNER)) or 0
+
+
+def at_once(count: int, work: Callable[[int], object]) -> int:
+    """Of so many threads that begin together, how many are not refused."""
+    together = threading.Barrier(count)
+
+    def one(number: int) -> bool:
+        together.wait(30)
+        try:
+            work(number)
+        except (LimitError, OverloadError):
+            return False
+        return True
+
+    with ThreadPoolExecutor(count) as threads:
+        return sum(threads.map(one, range(count)))
 
 
 def tree_of(*texts: str, title: str = "Brought") -> Tree:
@@ -93,18 +110,7 @@ class TestConversations:
 
     def test_no_more_come_in_however_many_ask_at_once(self, store: Store) -> None:
         shelf = limited(store, conversations=5)
-        together = threading.Barrier(8)
-
-        def begin(number: int) -> bool:
-            together.wait(30)
-            try:
-                shelf.begin(ask(f"question {number}"))
-            except LimitError:
-                return False
-            return True
-
-        with ThreadPoolExecutor(8) as threads:
-            assert sum(threads.map(begin, range(8))) == 5
+        assert at_once(8, lambda number: shelf.begin(ask(f"question {number}"))) == 5
         assert len(shelf.conversations()) == 5
 
 
@@ -171,6 +177,25 @@ class TestStorage:
         assert (size_of(store), size_of(store, "login:bob")) == (0, size)
         with pytest.raises(LimitError):
             Shelf(store.database, "login:bob", Limits(size=size)).begin(ask("two"))
+
+
+class TestReplies:
+    def test_one_more_than_the_limit_is_refused_and_leaves_nothing(self, store: Store) -> None:
+        shelf = limited(store, replies=2)
+        first, _ = shelf.begin(ask("one")), shelf.begin(ask("two"))
+        before = rows(store)
+        with pytest.raises(OverloadError, match=r"at once is 2, and you wait for 2") as refused:
+            shelf.begin(ask("three"))
+        assert refused.value.status == 429
+        assert (rows(store), len(shelf.conversations())) == (before, 2)
+        Shelf(store.database, "login:bob", Limits(replies=2)).begin(ask("mine"))
+        end(store, first)
+        shelf.begin(ask("three"))
+
+    def test_no_more_are_begun_however_many_ask_at_once(self, store: Store) -> None:
+        shelf = limited(store, replies=3)
+        assert at_once(8, lambda number: shelf.begin(ask(f"{number}"))) == 3
+        assert len(shelf.conversations()) == 3
 
 
 class TestImports:
@@ -257,6 +282,10 @@ def test_no_limit_is_no_question(store: Store) -> None:
 
 def test_the_sums_are_read_from_indexes_alone(tmp_path: Path) -> None:
     store = Store.open(AppSettings(data_dir=tmp_path))
+    with store.database.reading() as connection:
+        running = "SELECT count(*) FROM messages WHERE owner = ? AND state = 'running'"
+        (step,) = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {running}", ("a",)).all()
+    assert "messages_running_of" in step[-1]
     for table in ("conversations", "personas"):
         with store.database.reading() as connection:
             plan = connection.exec_driver_sql(
@@ -268,7 +297,8 @@ def test_the_sums_are_read_from_indexes_alone(tmp_path: Path) -> None:
 
 
 def test_the_settings_name_the_limits() -> None:
-    assert Limits.of(AppSettings(max_conversations=7, max_personas=0, max_storage=3)) == Limits(7, 0, 3_000_000)
+    settings = AppSettings(max_conversations=7, max_personas=0, max_storage=3, max_replies=5)
+    assert Limits.of(settings) == Limits(7, 0, 3_000_000, 5)
 
 
 def test_an_older_database_gets_its_sizes(settings: AppSettings) -> None:

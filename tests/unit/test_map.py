@@ -29,6 +29,7 @@ RANK = {
     "security": 3,
     "bodies": 3.1,
     "guesses": 3.1,
+    "uploads": 3.2,
     "store": 3.5,
     "keeping": 3.6,
     "runner": 3.7,

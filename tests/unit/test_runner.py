@@ -5,15 +5,18 @@ import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chatui import priority
+from chatui.catalogue import ModelSpec
 from chatui.characters import Insertion
 from chatui.chat import ReplyDelta
-from chatui.errors import ChatError, GenerationError, NotFoundError, StoreError
+from chatui.errors import ChatError, GenerationError, NotFoundError, OverloadError, StoreError
 from chatui.inspection import Inspection
+from chatui.local.engine import LocalBackend
 from chatui.personas import PRESETS
 from chatui.runner import Live, Runner
 from chatui.settings import GenerationSettings
@@ -56,6 +59,43 @@ async def test_a_reply_is_kept_to_its_end_though_nobody_listens(runner: Runner) 
     assert (message.content, message.state) == ("".join(WORDS), "finished")
     assert message.finish is not None
     assert runner.live("a", live.message.id) is None
+
+
+@pytest.mark.parametrize("temporary", [False, True])
+async def test_who_is_turned_away_leaves_nothing(runner: Runner, temporary: bool) -> None:
+    first = await runner.ask("a", turn(), temporary)
+    await heard(first)
+    runner.backend = backend = FakeBackend(WORDS)
+    backend.full = OverloadError("9 requests are waiting already.", "Try again in a while.")
+    more = Turn(first.conversation.id, first.message.id, "And?", first.author, PRESETS[0])
+    for asked in (turn(), more):
+        with pytest.raises(OverloadError, match="9 requests"):
+            await runner.ask("a", asked, temporary)
+    shelf = runner.shelf("a", temporary)
+    assert [(tree.conversation.id, len(tree.messages)) for tree in shelf.trees()] == [(first.conversation.id, 2)]
+    assert shelf.conversation(first.conversation.id).leaf == first.message.id
+    assert backend.requests == []
+
+
+async def test_a_place_is_given_back_where_the_store_refuses(runner: Runner) -> None:
+    runner.backend = backend = FakeBackend(WORDS)
+    with pytest.raises(NotFoundError):
+        await runner.ask("a", Turn("missing", None, "Hello?", turn().author, PRESETS[0]))
+    assert (backend.admitted, backend.dismissed) == (["a"], ["a"])
+
+
+async def test_of_many_that_come_at_once_those_turned_away_leave_nothing(runner: Runner) -> None:
+    runner.backend = engine = LocalBackend(ModelSpec("none"), Path(), longest_queue=8)
+    asked = [runner.ask("a", turn()) for _ in range(12)]
+    done = await asyncio.gather(*asked, return_exceptions=True)
+    lives = [live for live in done if isinstance(live, Live)]
+    assert {type(other) for other in done if other not in lives} == {OverloadError}
+    assert len(lives) == 6
+    assert len(runner.shelf("a").conversations()) == 6
+    for live in lives:
+        await runner.stop("a", live.conversation.id)
+    assert engine._coming == {}
+    assert len(engine._waiting) == 0
 
 
 async def test_all_listeners_hear_the_same_also_late_ones(runner: Runner) -> None:

@@ -1,4 +1,4 @@
-"""How many bytes each conversation and each persona takes, for the limits of their owners."""
+"""How many bytes each conversation and each persona takes, and which replies run, for the limits of their owners."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ ROW = 300
 
 
 def upgrade() -> None:
-    """Add both columns, filled for what is there, and the indexes by which an owner's are summed up."""
+    """Add both columns, filled for what is there, and the indexes by which what an owner has is counted."""
     bytes_of = "octet_length({})" if op.get_bind().dialect.name == "postgresql" else "length(CAST({} AS BLOB))"
     for table in ("conversations", "personas"):
         op.add_column(table, sa.Column("size", sa.BigInteger, nullable=False, server_default="0"))
@@ -27,3 +27,5 @@ def upgrade() -> None:
     )
     op.create_index("conversations_sizes", "conversations", ["owner", "size"])
     op.create_index("personas_sizes", "personas", ["owner", "size"])
+    running = sa.text("state = 'running'")
+    op.create_index("messages_running_of", "messages", ["owner"], sqlite_where=running, postgresql_where=running)
