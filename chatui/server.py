@@ -43,12 +43,14 @@ WAITING_THREADS = 64
 
 def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     """The whole application around any backend. Raises StoreError."""
+    from chatui.store.limits import Limits
     from chatui.store.logins import Logins
     from chatui.store.store import Store
     from chatui.ui import early, page
 
     store = Store.open(settings)
-    runner, cookies = Runner(backend, store, Store.in_memory(), settings.inspect), Cookies(store.secret())
+    passing = Store.in_memory(Limits.of_temporary(settings))
+    runner, cookies = Runner(backend, store, passing, settings.inspect), Cookies(store.secret())
     uploads = UploadFolder(page.upload_folder(), settings.max_uploads * MB)
     passwords = read_login(settings.auth)
     login = limited(passwords)
@@ -209,6 +211,7 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     """
     import spaces
     from chatui.local import zero_gpu
+    from chatui.store.limits import Limits
     from chatui.store.store import Store
     from chatui.ui import early, page
 
@@ -216,7 +219,8 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     backend = LocalBackend(spec, settings.cache_dir, zero_gpu.loader(spaces.GPU), settings.queue).load()
     _say_when_ready(backend)
     store = Store.open(settings)
-    runner, cookies = Runner(backend.start(), store, Store.in_memory(), settings.inspect), Cookies(store.secret())
+    passing = Store.in_memory(Limits.of_temporary(settings))
+    runner, cookies = Runner(backend.start(), store, passing, settings.inspect), Cookies(store.secret())
 
     def owner_of(request: Request) -> str | None:
         return owners.guest_of(request) if login is None else None

@@ -20,6 +20,7 @@ from chatui.store.tables import conversations, inspections, messages, personas
 ROW_BYTES = 300
 """What a row and its places in the indexes take beside its texts, about."""
 MB = 10**6
+TEMPORARY_CHATS, TEMPORARY_BYTES = 50, 20 * MB
 
 PERSONA = TypeAdapter(Persona)
 
@@ -32,12 +33,23 @@ class Limits:
     personas: int = 0
     size: int = 0
     replies: int = 0
+    temporary: bool = False
 
     @classmethod
     def of(cls, settings: AppSettings) -> Self:
         """Those that the settings name."""
         size = settings.max_storage * MB
         return cls(settings.max_conversations, settings.max_personas, size, settings.max_replies)
+
+    @classmethod
+    def of_temporary(cls, settings: AppSettings) -> Self:
+        """Those of temporary chats, which are in memory."""
+        return cls(TEMPORARY_CHATS, 0, TEMPORARY_BYTES, settings.max_replies, temporary=True)
+
+    def wait(self, connection: Connection, owner: str) -> None:
+        """Wait until no other transaction adds to this owner's, before a row is locked: or two may wait for ever."""
+        if self != UNLIMITED:
+            _alone(connection, owner)
 
     def check_running(self, connection: Connection, owner: str) -> None:
         """Whether one more reply may be written, by whichever server. Raises OverloadError."""
@@ -62,6 +74,12 @@ class Limits:
             return
         _alone(connection, owner)
         chats, chat_bytes, own, own_bytes = _kept(connection, owner)
+        have = chat_bytes + own_bytes
+        if self.temporary and (chats + conversations > self.conversations or have + size > self.size):
+            raise LimitError(
+                "Your temporary chats take as much memory as one user may have, so nothing can be added to them.",
+                "Leave a temporary chat, or go on in one that is kept.",
+            )
         if self.conversations and conversations and chats + conversations > self.conversations:
             raise LimitError(
                 f"The most chats that one user may keep here is {self.conversations:,}, and you have {chats:,}, so "
@@ -75,7 +93,6 @@ class Limits:
                 "other can be added.",
                 "Delete one that you no longer need, or ask whoever runs this server for more (--max-personas).",
             )
-        have = chat_bytes + own_bytes
         if self.size and have + size > self.size:
             raise LimitError(
                 f"What you keep here takes {have / MB:,.1f} MB of the {self.size / MB:,.1f} MB that one user may have, "

@@ -72,6 +72,7 @@ class Merge:
 
         Raises LimitError before it adds any, and TransferError where the conversation was removed meanwhile.
         """
+        self.limits.wait(connection, self.owner)
         there = _there(connection, self.owner, piece)
         new = [message for message in piece if message.id not in there]
         growing = _growing(piece, there)

@@ -11,6 +11,7 @@ from gradio.exceptions import InvalidPathError
 from gradio.utils import get_upload_folder
 
 from chatui.errors import TransferError
+from chatui.uploads import reading
 
 
 class Upload(gr.UploadButton):
@@ -42,7 +43,8 @@ def taken(path: str | None) -> Iterator[Path]:
     if not os.path.isfile(file):  # noqa: PTH113 - Path's own raises where a name is too long
         raise TransferError("The file did not arrive.", "Choose it again.")
     try:
-        yield file
+        with reading(file):
+            yield file
     finally:
         with contextlib.suppress(OSError):
             file.unlink()

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event, func, insert, select, text
@@ -17,7 +18,16 @@ from chatui.personas import Persona
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.store import importing
 from chatui.store.database import Database, url_of
-from chatui.store.limits import ROW_BYTES, Limits, author_size, conversation_size, message_size, persona_size
+from chatui.store.limits import (
+    ROW_BYTES,
+    TEMPORARY_BYTES,
+    TEMPORARY_CHATS,
+    Limits,
+    author_size,
+    conversation_size,
+    message_size,
+    persona_size,
+)
 from chatui.store.records import Author, Begun, Progress, Tree
 from chatui.store.shelf import Shelf
 from chatui.store.store import Store
@@ -30,7 +40,7 @@ OWNER = "login:ann"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def limited(store: Store, **limits: int) -> Shelf:
+def limited(store: Store, **limits: Any) -> Shelf:
     return Shelf(store.database, OWNER, Limits(**limits))
 
 
@@ -198,6 +208,20 @@ class TestReplies:
         assert len(shelf.conversations()) == 3
 
 
+class TestTemporary:
+    def test_their_number_and_size_are_limited_for_each_user(self) -> None:
+        store = Store.in_memory(Limits.of_temporary(AppSettings()))
+        shelf = store.of(OWNER)
+        for number in range(TEMPORARY_CHATS):
+            end(store, shelf.begin(ask(f"{number}")))
+        with pytest.raises(LimitError, match="Leave a temporary chat"):
+            shelf.begin(ask("more"))
+        store.discard(OWNER, shelf.conversations()[0].id)
+        shelf.begin(ask("more"))
+        with pytest.raises(LimitError, match="as much memory"):
+            store.of("login:bob").begin(ask("x" * TEMPORARY_BYTES))
+
+
 class TestImports:
     def test_what_does_not_fit_comes_in_not_at_all(self, store: Store) -> None:
         shelf = limited(store, size=400_000)
@@ -214,7 +238,9 @@ class TestImports:
         tree = tree_of("a", "b")
         shelf.merge(tree)
         full = limited(store, conversations=1, size=size_of(store))
-        assert full.merge(tree).known
+        known = full.merge(tree)
+        assert known is not None
+        assert known.known
         with pytest.raises(LimitError):
             full.merge(tree_of("a", "b and more"))
 
@@ -227,7 +253,8 @@ class TestImports:
 
     def test_a_deleted_conversation_stays_deleted_where_its_rest_does_not_fit(self, store: Store) -> None:
         shelf = limited(store)
-        id = shelf.merge(tree_of("a", "b")).conversation.id
+        shelf.merge(tree_of("a", "b"))
+        id = shelf.conversations()[0].id
         shelf.delete(id)
         with pytest.raises(LimitError):
             limited(store, size=size_of(store)).merge(tree_of("a", "b", "c"))

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,8 @@ from gradio.data_classes import FileData
 from gradio.exceptions import InvalidPathError
 
 from chatui.errors import TransferError
-from chatui.ui.uploads import Upload, uploaded
+from chatui.ui.uploads import Upload, taken, uploaded
+from chatui.uploads import UploadFolder
 
 
 @pytest.fixture
@@ -62,3 +64,13 @@ def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
         with pytest.raises(TransferError):
             uploaded(path, 10)
     assert tmp_path.exists()
+
+
+def test_a_file_that_is_being_read_is_not_swept(folder: Path) -> None:
+    file = folder / "abc" / "x.json"
+    file.write_text("{}")
+    os.utime(file, (0, 0))
+    with taken(str(file)):
+        UploadFolder(folder, 0).sweep()
+        assert file.exists()
+    assert not file.exists()
