@@ -67,10 +67,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
         await runner.close()
 
     def owner_of(request: Request) -> str | None:
-        if login is None:
-            return owners.guest_of(request)
-        name = login_of(request)
-        return owners.named(name) if name else None
+        return owners.guest_of(request) if login is None else _named(login_of(request))
 
     app = FastAPI(
         docs_url=None,
@@ -134,6 +131,10 @@ def _is_for_one(settings: AppSettings, store: "Store") -> bool:
     """Whether the server and what it keeps are on this computer, and shown to no other."""
     seen_by_others = settings.share or settings.root_path or settings.allowed_hosts or not is_local(settings.host)
     return store.database.file is not None and not seen_by_others
+
+
+def _named(login: str | None) -> str | None:
+    return owners.named(login) if login else None
 
 
 def _is_nobody(_: Scope) -> bool:
@@ -223,7 +224,7 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     runner, cookies = Runner(backend.start(), store, passing, settings.inspect), Cookies(store.secret())
 
     def owner_of(request: Request) -> str | None:
-        return owners.guest_of(request) if login is None else None
+        return owners.guest_of(request) if login is None else _named(page.launched_login_of(request))
 
     routes_ = [*_routes(backend), *downloads.routes(store, owner_of), early.route(runner, owner_of)]
     page.launch(runner, cookies, login, routes_, UploadFolder(page.upload_folder(), settings.max_uploads * MB))

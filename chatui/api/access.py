@@ -39,17 +39,18 @@ class Access:
             raise ApiError(403, "/v1 serves only this computer, by the name localhost. Start it with --api-key.")
 
     def _check_key(self, key: bytes, headers: Headers, address: str) -> None:
+        """The right key is always heard, for many may come from one address: it is its length that nobody guesses."""
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not given.strip():
+            raise _unauthorized("This server needs its key: Authorization: Bearer KEY.")
+        if hmac.compare_digest(given.strip().encode("latin-1"), key):
+            return
         guesser = network(address), ""
         if not self._wrong.closed(guesser):
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not given.strip():
-                raise _unauthorized("This server needs its key: Authorization: Bearer KEY.")
-            if hmac.compare_digest(given.strip().encode("latin-1"), key):
-                self._wrong.pop(guesser, None)
-                return
             self._wrong.note(guesser)
         if seconds := self._wrong.closed(guesser):
-            raise ApiError(429, f"Too many wrong keys. Wait {seconds} seconds.", headers={"Retry-After": str(seconds)})
+            message = f"Too many wrong keys came from this address. Take the right one, or wait {seconds} seconds."
+            raise ApiError(429, message, headers={"Retry-After": str(seconds)})
         raise _unauthorized("This key is wrong.")
 
 

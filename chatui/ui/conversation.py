@@ -22,7 +22,6 @@ from chatui.chat import ChatRequest, Message, ModelStatus
 from chatui.errors import ChatError, NotFoundError, StoreError, unexpected
 from chatui.i18n import _
 from chatui.macros import Scene
-from chatui.owners import Cookies
 from chatui.personas import Persona
 from chatui.runner import Growing, Live, Runner, said
 from chatui.settings import GenerationSettings
@@ -77,11 +76,9 @@ class Conversation(gr.ChatInterface):
     it never raises.
     """
 
-    def __init__(
-        self, page: Page, runner: Runner, cookies: Cookies, panel: PersonaPanel, sidebar: Sidebar, **parts: Any
-    ) -> None:
+    def __init__(self, page: Page, runner: Runner, panel: PersonaPanel, sidebar: Sidebar, **parts: Any) -> None:
         """`page` is the one being built; the others are what its events need."""
-        self._page, self._runner, self._backend, self._cookies = page, runner, runner.backend, cookies
+        self._page, self._runner, self._backend = page, runner, runner.backend
         self._panel, self._sidebar = panel, sidebar
         self._where = wire("where")
         self._action = wire("action")
@@ -309,7 +306,7 @@ class Conversation(gr.ChatInterface):
 
     def _tab(self, inputs: Sequence[Any]) -> Tab:
         place = Place.read(inputs[0])
-        owner = listening.owner(self._cookies, place.guest)
+        owner = listening.owner()
         if owner is None:
             raise ChatError(
                 "This browser keeps no cookies, so nobody can tell whose chats to show.", "Load the page again."

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from gradio.context import LocalContext
 
-from chatui.owners import OWNER, Cookies, named
+from chatui.owners import OWNER, named
 
 CLOCK = "chatui_minutes_ahead"
 
@@ -19,8 +19,8 @@ def login() -> str:
     return (request.username or "") if request is not None else ""
 
 
-def owner(cookies: Cookies, guest: str = "") -> str | None:
-    """Whose conversations this event may touch: by the login, else by our cookie, else by `guest`, a value like it.
+def owner() -> str | None:
+    """Whose conversations this event may touch: by the login, else by our cookie; None for nobody known.
 
     Never by Gradio's session, which the browser makes up.
     """
@@ -30,7 +30,7 @@ def owner(cookies: Cookies, guest: str = "") -> str | None:
     if request.username:
         return named(request.username)
     found: str | None = request.request.scope.get(OWNER) if request.request is not None else None
-    return found or cookies.owner(guest)
+    return found
 
 
 def before_login() -> str | None:

@@ -62,7 +62,7 @@ def mount(
 
     Returns who is logged in with a request.
     """
-    page = build(runner, cookies, logs_out=logins is not None)
+    page = build(runner, logs_out=logins is not None)
     sessions.install()
     page.has_launched = True  # else Gradio does not check the paths of files that a client names
     gr.mount_gradio_app(app, page, path="/", auth=login, root_path=root_path or None, **_appearance())
@@ -74,20 +74,37 @@ def mount(
     gradio_app.add_middleware(Connections)
 
     def login_of(request: Request) -> str | None:
-        names = cookie_names(gradio_app)
-        token = next((request.cookies[name] for name in names if request.cookies.get(name)), None)
-        name: str | None = gradio_app.tokens.get(token)
-        return name
+        return _logged_in(gradio_app, request)
+
+    gradio_app.add_middleware(early.Head, opening=_opening(page, login, login_of))
+    gradio_app.add_middleware(speaking.Speaking)
+    app.add_middleware(lasting.Lasting)
+    app.add_middleware(GZipMiddleware, compresslevel=LITTLE)
+    return login_of
+
+
+def _logged_in(gradio_app: Any, request: Request) -> str | None:
+    names = cookie_names(gradio_app)
+    token = next((request.cookies[name] for name in names if request.cookies.get(name)), None)
+    name: str | None = gradio_app.tokens.get(token)
+    return name
+
+
+def _opening(
+    page: Page, login: Login | None, login_of: LoginOf
+) -> Callable[[Request], AbstractAsyncContextManager[None]]:
+    """Who opens the page is known while it is made; nobody is where there is a login and none holds."""
 
     def opening(request: Request) -> AbstractAsyncContextManager[None]:
         name = login_of(request)
         return contextlib.nullcontext() if login is not None and name is None else page.on_opening(request, name)
 
-    gradio_app.add_middleware(early.Head, opening=opening)
-    gradio_app.add_middleware(speaking.Speaking)
-    app.add_middleware(lasting.Lasting)
-    app.add_middleware(GZipMiddleware, compresslevel=LITTLE)
-    return login_of
+    return opening
+
+
+def launched_login_of(request: Request) -> str | None:
+    """Who is logged in with a request to what launch() serves, where Gradio's app is the whole app."""
+    return _logged_in(request.app, request)
 
 
 def upload_folder() -> Path:
@@ -106,16 +123,13 @@ def launch(
         BodyLimit(OwnerMiddleware(app, cookies), uploads)
     )
     sessions.install()
-    page = build(runner, cookies)
-
-    def opening(request: Request) -> AbstractAsyncContextManager[None]:
-        return page.on_opening(request, None) if login is None else contextlib.nullcontext()
+    page = build(runner)
 
     middleware = [
         Middleware(GZipMiddleware, compresslevel=LITTLE),
         Middleware(lasting.Lasting),
         Middleware(speaking.Speaking),
-        Middleware(early.Head, opening=opening),
+        Middleware(early.Head, opening=_opening(page, login, launched_login_of)),
         Middleware(Connections),
         Middleware(EventStreams, page=page),
         Middleware(Malformed),
@@ -129,13 +143,13 @@ def share(host: str, port: int) -> str:
     return gradio.networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
 
 
-def build(runner: Runner, cookies: Cookies, logs_out: bool = False) -> Page:
+def build(runner: Runner, logs_out: bool = False) -> Page:
     """The whole page for one backend and its store; one `logs_out` where there is a way to."""
     first = personas.PRESETS[0]
     backend = runner.backend
 
     def shelf() -> Shelf | None:
-        owner = listening.owner(cookies)
+        owner = listening.owner()
         return runner.shelf(owner) if owner else None
 
     page = Page(title="chatui", fill_height=True, analytics_enabled=False)
@@ -159,7 +173,6 @@ def build(runner: Runner, cookies: Cookies, logs_out: bool = False) -> Page:
         chat = Conversation(
             page,
             runner,
-            cookies,
             panel,
             sidebar,
             chatbot=_chatbot(first),

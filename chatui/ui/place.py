@@ -18,16 +18,14 @@ MESSAGES_SHOWN = 100
 class Place:
     """The conversation `chat` ("" a new one), and the message that each thing in the chat belongs to, in order.
 
-    Its last message was `growing` when it was shown. `guest` stands for the owner's cookie where the browser keeps
-    none. The list of conversations shows the `shown` newest, of the archive where `archived` is set, of what was
-    deleted where `deleted` is; the chat shows the last `messages`.
+    Its last message was `growing` when it was shown. The list of conversations shows the `shown` newest, of the archive
+    where `archived` is set, of what was deleted where `deleted` is; the chat shows the last `messages`.
     """
 
     chat: Id = ""
     temporary: bool = False
     ids: Annotated[tuple[Id, ...], Field(max_length=200_000)] = ()
     growing: bool = False
-    guest: Annotated[str, Field(max_length=200)] = ""
     archived: bool = False
     deleted: bool = False
     shown: Annotated[int, Field(ge=1, le=100_000)] = FIRST_SHOWN

@@ -912,16 +912,24 @@ def test_guessing_keys_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -> Non
     now = time.monotonic()
     monkeypatch.setattr(guesses.time, "monotonic", lambda: now)
     assert [attempt(f"guess-{number}").status_code for number in range(12)] == [401] * 9 + [429] * 3
-    locked = attempt(KEY)
+    locked = attempt("wrong")
     refused(locked, 429)
     assert 1 <= int(locked.headers["retry-after"]) <= 61
-    assert attempt(KEY, "203.0.113.10").status_code == 200
+    assert attempt("wrong", "203.0.113.10").status_code == 401
     now += 61
-    assert attempt(KEY).status_code == 200
     for number in range(10):
         attempt("wrong", f"2001:db8::{number}")
-    assert attempt(KEY, "2001:db8::ffff").status_code == 429
-    assert attempt(KEY, "2001:db8:0:1::1").status_code == 200
+    assert attempt("wrong", "2001:db8::ffff").status_code == 429
+    assert attempt("wrong", "2001:db8:0:1::1").status_code == 401
+
+
+def test_the_right_key_is_heard_however_many_wrong_ones_came_from_the_same_address() -> None:
+    app = app_of(FakeBackend(), api_key=KEY)
+    proxied = TestClient(app, client=("203.0.113.9", 5))
+    for _ in range(3):
+        wrong = {proxied.get("/v1/models", headers=bearer(f"guess-{number}")).status_code for number in range(30)}
+        assert 429 in wrong
+        assert proxied.get("/v1/models", headers=bearer(KEY)).status_code == 200
 
 
 def test_the_memory_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

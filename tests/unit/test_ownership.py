@@ -136,7 +136,7 @@ def until(true: Callable[[], object], seconds: float = 20) -> None:
 
 def place_of(answer: Answer) -> dict[str, Any]:
     """Where the tab stands after an event."""
-    texts = [text for text in json.dumps(answer.data).split('"{') if "guest" in text]
+    texts = [text for text in json.dumps(answer.data).split('"{') if "growing" in text]
     found: dict[str, Any] = json.loads("{" + json.loads('"' + texts[0].partition('}"')[0] + '}"'))
     return found
 

@@ -28,5 +28,5 @@ def test_a_thing_names_its_message() -> None:
 
 
 def test_another_chat_is_another_place() -> None:
-    moved = Place(chat="a", temporary=True, ids=("x",), guest="g").at("b")
-    assert (moved.chat, moved.temporary, moved.ids, moved.guest) == ("b", False, (), "g")
+    moved = Place(chat="a", temporary=True, ids=("x",), archived=True).at("b")
+    assert (moved.chat, moved.temporary, moved.ids, moved.archived) == ("b", False, (), True)
