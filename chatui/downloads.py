@@ -65,9 +65,7 @@ async def _stepwise(pieces: Iterator[str]) -> AsyncIterator[str]:
 
 def _persona(request: Request, shelf: Shelf) -> Response:
     wanted, form = request.query_params.get("id", ""), request.query_params.get("format", "json")
-    found = next((own.persona for own in shelf.personas() if own.id == wanted), None)
-    if found is None:
-        raise NotFoundError("persona")
+    found = shelf.persona(wanted)
     if form == "png":
         return Response(cards.as_png(found), media_type="image/png", headers=_attached(f"{found.name}.png"))
     if form not in ("json", "card"):

@@ -18,7 +18,7 @@ from chatui.errors import ChatError, StoreError, unexpected
 from chatui.i18n import N_
 from chatui.inspection import Inspection
 from chatui.keeping import Keeper
-from chatui.store.records import Author, Begun, Conversation, MessageState, Path, Progress, StoredMessage, Turn
+from chatui.store.records import Author, Begun, ConversationInfo, MessageState, Path, Progress, StoredMessage, Turn
 from chatui.store.shelf import Shelf
 from chatui.store.store import Store
 
@@ -99,7 +99,7 @@ class Live:
 
     def __init__(self, store: Store, owner: str, begun: Begun, author: Author, lease: str | None = None) -> None:
         self.store, self.owner, self.lease = store, owner, lease
-        self.conversation: Conversation = begun.conversation
+        self.conversation: ConversationInfo = begun.conversation
         self.path, self.earlier = begun.path, begun.earlier
         self.message: StoredMessage = begun.reply
         self.author = author

@@ -26,7 +26,7 @@ from scripts.benchmark.filling import fill as fill
 
 PASSWORD = "pa55:word/very secret"
 ENCODED_PASSWORD = "pa55%3Aword%2Fvery%20secret"
-OWNED = ("conversations", "messages", "personas", "inspections")
+OWNED = ("conversations", "messages", "personas", "inspections", "cards")
 INDEXES = ("message_words", "title_words")
 
 

@@ -1,10 +1,20 @@
 """All that one owner has goes to another; what was answered when that was offered is remembered."""
 
-from sqlalchemy import Connection, Table, delete, func, insert, literal, select, update
+import contextlib
+from collections.abc import Sequence
 
+from sqlalchemy import Connection, and_, delete, func, insert, literal, select, update
+
+from chatui.errors import NotFoundError
+from chatui.store import cards, tables
 from chatui.store.database import Database
-from chatui.store.rows import now
-from chatui.store.tables import adoptions, conversations, metadata
+from chatui.store.merging import PIECE_CHARACTERS, PIECE_MESSAGES, pause
+from chatui.store.rows import now, remove_conversation
+from chatui.store.shelf import Shelf
+from chatui.store.tables import adoptions, conversations, inspections, messages, personas
+
+PIECE_CONVERSATIONS = 50
+"""No more are moved within one transaction: the words of their titles and messages are put into the index anew."""
 
 
 class Adoptions:
@@ -14,12 +24,23 @@ class Adoptions:
         self._database = database
 
     def adopt(self, source: str, target: str) -> None:
-        """Give `target` all that `source` has, in one transaction."""
+        """Give `target` all that `source` has, a few conversations at a time, so that others may write in between.
+
+        Where that fails half way, the next time goes on with the rest.
+        """
+        while some := self._next(source):
+            same = self._same(source, target, some)
+            if moved := [id for id in some if id not in same]:
+                with self._database.maintaining() as connection:
+                    _move(connection, source, target, moved)
+            for id in same:
+                self._merge(source, target, id)
+            pause()
         with self._database.maintaining() as connection:
-            if self._database.sqlite:
-                _move_one_by_one(connection, source, target)
-            else:
-                _move_at_once(connection, source, target)
+            theirs = personas.c.owner == source
+            cards.give(connection, source, target, tables.cards.c.hash.in_(select(personas.c.card).where(theirs)))
+            connection.execute(update(personas).where(theirs).values(owner=target))
+            cards.remove_unused(connection, source)
             _note(connection, source, target, accepted=True)
 
     def decline(self, source: str, target: str) -> None:
@@ -44,6 +65,43 @@ class Adoptions:
                 statement = statement.where(table.updated > declined)
             return connection.scalar(statement) or 0
 
+    def _next(self, source: str) -> list[str]:
+        """The first conversations of `source`: so many that they are moved in a moment, but one at least."""
+        table, own = conversations.c, messages.c
+        size = func.coalesce(func.sum(func.length(own.content)), 0)
+        joined = and_(own.owner == source, own.conversation == table.id)
+        counted = select(table.id, func.count(own.seq).label("messages"), size.label("characters"))
+        counted = counted.select_from(conversations.outerjoin(messages, joined)).where(table.owner == source)
+        counted = counted.group_by(table.seq, table.id).order_by(table.seq).limit(PIECE_CONVERSATIONS)
+        with self._database.reading() as connection:
+            rows = connection.execute(counted).all()
+        some: list[str] = []
+        count = characters = 0
+        for row in rows:
+            count, characters = count + row.messages, characters + row.characters
+            if some and (count > PIECE_MESSAGES or characters > PIECE_CHARACTERS):
+                break
+            some.append(row.id)
+        return some
+
+    def _same(self, source: str, target: str, ids: Sequence[str]) -> set[str]:
+        """Those of which `target` has something already, as both have imported one file."""
+        there, here = conversations.alias("there"), messages.alias("here")
+        twice = and_(conversations.c.owner == source, conversations.c.id.in_(ids))
+        whole = select(conversations.c.id).join(there, and_(there.c.owner == target, there.c.id == conversations.c.id))
+        said = and_(messages.c.owner == source, messages.c.conversation.in_(ids))
+        parts = select(messages.c.conversation).join(here, and_(here.c.owner == target, here.c.id == messages.c.id))
+        with self._database.reading() as connection:
+            return {*connection.scalars(whole.where(twice)), *connection.scalars(parts.where(said))}
+
+    def _merge(self, source: str, target: str, id: str) -> None:
+        """Give `target` what is new to it of a conversation, unless `source` has deleted it."""
+        with contextlib.suppress(NotFoundError):
+            for tree in Shelf(self._database, source).trees([id]):
+                Shelf(self._database, target).merge(tree)
+        with self._database.writing() as connection:
+            remove_conversation(connection, source, id)
+
 
 def _note(connection: Connection, source: str, target: str, accepted: bool) -> None:
     pair = (adoptions.c.source == source) & (adoptions.c.target == target)
@@ -52,21 +110,24 @@ def _note(connection: Connection, source: str, target: str, accepted: bool) -> N
     connection.execute(insert(adoptions).values(values))
 
 
-def _owned() -> list[Table]:
-    return [table for table in metadata.sorted_tables if "owner" in table.c]
+def _move(connection: Connection, source: str, target: str, ids: Sequence[str]) -> None:
+    """Give these conversations with all that belongs to them to `target`.
 
-
-def _move_one_by_one(connection: Connection, source: str, target: str) -> None:
-    """Rows name each other with their owner, so they fit together again only when all have moved."""
-    connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
-    for table in _owned():
-        connection.execute(update(table).where(table.c.owner == source).values(owner=target))
-
-
-def _move_at_once(connection: Connection, source: str, target: str) -> None:
-    """PostgreSQL checks what rows name at the end of each statement, so there is only one."""
-    moves = [
-        update(table).where(table.c.owner == source).values(owner=target).returning(table.c.owner).cte(f"in_{table}")
-        for table in _owned()
+    Their rows name each other with their owner, so they fit together again only when all have moved.
+    """
+    mine = and_(conversations.c.owner == source, conversations.c.id.in_(ids))
+    said = and_(messages.c.owner == source, messages.c.conversation.in_(ids))
+    told = and_(inspections.c.owner == source, inspections.c.message.in_(select(messages.c.id).where(said)))
+    cards.give(connection, source, target, tables.cards.c.hash.in_(select(conversations.c.card).where(mine)))
+    moves = [(inspections, told), (messages, said), (conversations, mine)]
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        for table, those in moves:
+            connection.execute(update(table).where(those).values(owner=target))
+        return
+    # PostgreSQL checks what rows name at the end of each statement, so there is only one.
+    ctes = [
+        update(table).where(those).values(owner=target).returning(table.c.owner).cte(f"in_{table}")
+        for table, those in moves
     ]
-    connection.execute(select(literal(1)).add_cte(*moves))
+    connection.execute(select(literal(1)).add_cte(*ctes))

@@ -1,6 +1,6 @@
 """How much one owner may keep. It is asked for in the transaction that adds something, and only sums of rows are read.
 
-Each conversation and each persona has its `size` in its row: bytes of text, pictures and inspections, and some for
+Each conversation, persona and card has its `size` in its row: bytes of text, pictures and inspections, and some for
 every row. So a sum needs no message, and what is removed or goes to another owner takes its size along.
 """
 
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Self
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, and_, func, literal, literal_column, select, update
+from sqlalchemy import Connection, Table, and_, func, literal, literal_column, select, update
 
 from chatui.errors import LimitError, OverloadError
 from chatui.personas import Persona
 from chatui.settings import AppSettings
-from chatui.store.records import Author, Conversation, Progress, StoredMessage, Turn
-from chatui.store.tables import conversations, inspections, messages, personas
+from chatui.store import tables
+from chatui.store.records import Author, ConversationInfo, Progress, StoredMessage, Turn
+from chatui.store.tables import conversations, inspections, messages
 
 ROW_BYTES = 300
 """What a row and its places in the indexes take beside its texts, about."""
@@ -73,8 +74,10 @@ class Limits:
         if not (self.size or (self.conversations and conversations) or (self.personas and personas)):
             return
         _alone(connection, owner)
-        chats, chat_bytes, own, own_bytes = _kept(connection, owner)
-        have = chat_bytes + own_bytes
+        (chats, chat_bytes), (own, own_bytes), (_, card_bytes) = (
+            _kept(connection, owner, table) for table in (tables.conversations, tables.personas, tables.cards)
+        )
+        have = chat_bytes + own_bytes + card_bytes
         if self.temporary and (chats + conversations > self.conversations or have + size > self.size):
             raise LimitError(
                 "Your temporary chats take as much memory as one user may have, so nothing can be added to them.",
@@ -111,14 +114,11 @@ def _alone(connection: Connection, owner: str) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(owner, 0))))
 
 
-def _kept(connection: Connection, owner: str) -> tuple[int, int, int, int]:
-    """How many conversations, and their bytes; how many personas, and theirs."""
-    found = []
-    for table in (conversations, personas):
-        sums = select(func.count(), func.coalesce(func.sum(table.c.size), literal(0))).where(table.c.owner == owner)
-        count, size = connection.execute(sums).one()
-        found += [count, int(size)]
-    return found[0], found[1], found[2], found[3]
+def _kept(connection: Connection, owner: str, table: Table) -> tuple[int, int]:
+    """How many rows the owner has there, and their bytes."""
+    sums = select(func.count(), func.coalesce(func.sum(table.c.size), literal(0))).where(table.c.owner == owner)
+    count, size = connection.execute(sums).one()
+    return count, int(size)
 
 
 def octets(text: str) -> int:
@@ -127,13 +127,13 @@ def octets(text: str) -> int:
 
 
 def persona_size(persona: Persona) -> int:
-    """The bytes that a persona takes in a row of its own."""
+    """The bytes that a persona takes in a row, where its card and picture are in another."""
     return ROW_BYTES + octets(PERSONA.dump_json(persona).decode())
 
 
-def conversation_size(conversation: Conversation) -> int:
+def conversation_size(conversation: ConversationInfo, persona: Persona) -> int:
     """The bytes that a conversation takes without its messages."""
-    return persona_size(conversation.persona) + octets(conversation.title)
+    return persona_size(persona) + octets(conversation.title)
 
 
 def message_size(message: StoredMessage) -> int:

@@ -9,17 +9,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from sqlalchemy import Connection, Row, and_, delete, select, update
+from sqlalchemy import Connection, Row, Select, and_, delete, select, update
 
 from chatui.errors import LimitError, TransferError
+from chatui.store import cards
+from chatui.store.cards import Parted
 from chatui.store.database import Database
 from chatui.store.limits import UNLIMITED, Limits, conversation_size, grow, message_size, octets
-from chatui.store.records import Conversation, Merged, StoredMessage, Tree
+from chatui.store.records import Conversation, ConversationInfo, Merged, StoredMessage, Tree
 from chatui.store.rows import (
+    INFO_COLUMNS,
     clock,
-    conversation_of,
     derived_id,
     first_words,
+    info_of,
     insert_conversation,
     insert_messages,
     one_line,
@@ -47,7 +50,8 @@ class Merge:
     """
 
     owner: str
-    conversation: Conversation
+    conversation: ConversationInfo
+    persona: Parted
     placed: Sequence[StoredMessage]
     limits: Limits
     new: int = 0
@@ -61,7 +65,8 @@ class Merge:
         conversation = _titled(tree)
         placed = _placed(conversation, tree.messages, _elsewhere(connection, owner, conversation.id, tree.messages))
         leaf = None if conversation.leaf is None else placed[conversation.leaf].id
-        return cls(owner, replace(conversation, leaf=leaf), list(placed.values()), limits)
+        persona = Parted.of(conversation.persona)
+        return cls(owner, replace(conversation, leaf=leaf), persona, list(placed.values()), limits)
 
     def pieces(self) -> Iterator[Sequence[StoredMessage]]:
         """The messages, a few at a time; one piece at least."""
@@ -82,9 +87,10 @@ class Merge:
             raise self._removed()
         if row is None:
             hidden = replace(self.conversation, leaf=None)
-            size += conversation_size(hidden)
-            self.limits.check(connection, self.owner, size, conversations=1)
-            insert_conversation(connection, self.owner, hidden, size, arriving=moment)
+            size += conversation_size(hidden, self.persona.persona)
+            added = size + cards.new_bytes(connection, self.owner, self.persona)
+            self.limits.check(connection, self.owner, added, conversations=1)
+            insert_conversation(connection, self.owner, hidden, self.persona, size, arriving=moment)
         elif size:
             self.limits.check(connection, self.owner, size)
             grow(connection, self.owner, self.conversation.id, size)
@@ -102,7 +108,7 @@ class Merge:
         row = self._row(connection)
         if row is None:
             raise self._removed()
-        there, leaf = conversation_of(row), self.conversation.leaf
+        there, leaf = info_of(row), self.conversation.leaf
         values: dict[str, Any] = {"deleted": None, "arriving": None}
         if self.new:
             values |= {"updated": max(there.updated, self.conversation.updated)}
@@ -112,7 +118,7 @@ class Merge:
             values |= {"title": self.conversation.title, "named": True}
         self._change(connection, **values)
         changed = self._row(connection)
-        return Merged(conversation_of(changed or row), self.new + self.grown, known=bool(self.known))
+        return Merged(info_of(changed or row), self.new + self.grown, known=bool(self.known))
 
     def _removed(self) -> TransferError:
         return _wrong(f"“{self.conversation.title}” was removed while it came in.")
@@ -124,7 +130,8 @@ class Merge:
     def _row(self, connection: Connection) -> Row[Any] | None:
         table = conversations.c
         mine = and_(table.owner == self.owner, table.id == self.conversation.id)
-        return connection.execute(select(conversations).where(mine).with_for_update()).first()
+        found: Select[Any] = select(*INFO_COLUMNS, table.deleted, table.arriving).where(mine)
+        return connection.execute(found.with_for_update()).first()
 
 
 def merge(connection: Connection, owner: str, tree: Tree, limits: Limits) -> Merged:
@@ -149,7 +156,7 @@ def merge_in_pieces(
         while merged is None and wanted():
             with database.writing() as connection:
                 merged = _take_a_turn(connection, merging, left)
-            _pause()
+            pause()
     except LimitError:
         remove_unfinished(database, owner, merging.conversation.id)
         raise
@@ -181,10 +188,12 @@ def remove_unfinished(database: Database, owner: str, id: str) -> None:
             removed = connection.execute(delete(messages).where(mine, messages.c.seq.in_(last))).rowcount
             if not removed:
                 connection.execute(delete(conversations).where(arriving))
-        _pause()
+                cards.remove_unused(connection, owner)
+        pause()
 
 
-def _pause() -> None:
+def pause() -> None:
+    """Let others write, of other servers too."""
     time.sleep(PAUSE_SECONDS)
 
 

@@ -60,21 +60,27 @@ class StoredMessage:
 
 
 @dataclass(frozen=True)
-class Conversation:
+class ConversationInfo:
     """A pointer to a leaf of a message tree. `title` is the first words until `named`, then the user's own.
 
-    `persona` is the one it began with, as it was then. Times are in UTC.
+    Times are in UTC.
     """
 
     id: str
     title: str
     named: bool
-    persona: Persona
     leaf: str | None
     pinned: bool
     archived: bool
     created: datetime
     updated: datetime
+
+
+@dataclass(frozen=True)
+class Conversation(ConversationInfo):
+    """With the persona that it began with, as it was then, which may be megabytes."""
+
+    persona: Persona
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class Path:
 class Merged:
     """What an import made of a conversation: `new` messages were added to it, which was `known` before."""
 
-    conversation: Conversation
+    conversation: ConversationInfo
     new: int
     known: bool
 
@@ -106,7 +112,7 @@ class Merged:
 class Hit:
     """A conversation found by a search; `before`, `match` and `after` quote the text around the first match."""
 
-    conversation: Conversation
+    conversation: ConversationInfo
     before: str = ""
     match: str = ""
     after: str = ""
@@ -145,7 +151,7 @@ class Begun:
     It leads from the tree's root, or from as far back as was asked for: `earlier` messages come before it.
     """
 
-    conversation: Conversation
+    conversation: ConversationInfo
     path: tuple[StoredMessage, ...] = field(repr=False)
     earlier: int = 0
 

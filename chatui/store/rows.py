@@ -5,15 +5,16 @@ import hashlib
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, literal, select
 
 from chatui.errors import NotFoundError
-from chatui.personas import Persona
-from chatui.store.records import Conversation, Path, StoredMessage
+from chatui.store import cards
+from chatui.store.cards import Parted
+from chatui.store.records import Conversation, ConversationInfo, Path, StoredMessage
 from chatui.store.tables import Time, clean, conversations, inspections, messages
 
 FIRST_WORDS_LIMIT = 60
@@ -21,6 +22,9 @@ TITLE_LIMIT = 200
 NAMELESS = "New chat"
 OF_RUNNING = ("heartbeat", "lease", "stop_requested")
 """Columns that say something of running replies only."""
+INFO = tuple(field.name for field in fields(ConversationInfo))
+INFO_COLUMNS = tuple(conversations.c[name] for name in INFO)
+PERSONA_COLUMNS = (conversations.c.persona, conversations.c.card)
 READ_AT_FIRST, READ_AT_ONCE = 10, 500
 """Messages of a path that are read with one statement: few at first, as they may be long."""
 
@@ -65,19 +69,9 @@ def one_line(title: str) -> str:
     return clean(" ".join(title.split())[:TITLE_LIMIT].strip())
 
 
-def conversation_of(row: Row[Any]) -> Conversation:
-    """A conversation from its row."""
-    return Conversation(
-        id=row.id,
-        title=row.title,
-        named=row.named,
-        persona=row.persona or Persona(name=""),
-        leaf=row.leaf,
-        pinned=row.pinned,
-        archived=row.archived,
-        created=row.created,
-        updated=row.updated,
-    )
+def info_of(row: Row[Any]) -> ConversationInfo:
+    """A conversation from its row, without its persona."""
+    return ConversationInfo(**{name: getattr(row, name) for name in INFO})
 
 
 def message_of(row: Row[Any], versions: tuple[str, ...]) -> StoredMessage:
@@ -100,18 +94,25 @@ def message_of(row: Row[Any], versions: tuple[str, ...]) -> StoredMessage:
     )
 
 
-def there(owner: str) -> Select[Any]:
-    """The owner's conversations that are not deleted."""
-    return select(conversations).where(conversations.c.owner == owner, conversations.c.deleted.is_(None))
+def there(owner: str, *more: Any) -> Select[Any]:
+    """The owner's conversations that are not deleted: what info_of() needs of them, and `more` columns."""
+    return select(*INFO_COLUMNS, *more).where(conversations.c.owner == owner, conversations.c.deleted.is_(None))
 
 
-def find_conversation(connection: Connection, owner: str, id: str, change: bool = False) -> Row[Any]:
-    """Its row, locked where it is about to change. Raises NotFoundError."""
-    statement = there(owner).where(conversations.c.id == id)
+def find_conversation(connection: Connection, owner: str, id: str, *more: Any, change: bool = False) -> Row[Any]:
+    """Its row with `more` columns, locked where it is about to change. Raises NotFoundError."""
+    statement = there(owner, *more).where(conversations.c.id == id)
     row = connection.execute(statement.with_for_update() if change else statement).first()
     if row is None:
         raise NotFoundError("conversation")
     return row
+
+
+def whole_conversation(connection: Connection, owner: str, id: str) -> Conversation:
+    """With its persona. Raises NotFoundError."""
+    row = find_conversation(connection, owner, id, *PERSONA_COLUMNS)
+    (persona,) = cards.whole(connection, owner, [row])
+    return Conversation(**vars(info_of(row)), persona=persona)
 
 
 def find_message(connection: Connection, owner: str, id: str, *columns: Any) -> Row[Any]:
@@ -252,14 +253,19 @@ def pieces(messages: Iterable[StoredMessage], most: int, characters: int) -> Ite
 
 
 def insert_conversation(
-    connection: Connection, owner: str, conversation: Conversation, size: int, arriving: datetime | None = None
+    connection: Connection,
+    owner: str,
+    conversation: ConversationInfo,
+    persona: Parted,
+    size: int,
+    arriving: datetime | None = None,
 ) -> None:
-    """Add a conversation's row, which with the messages that come with it has this `size`.
+    """Add a conversation's row, which with the messages that come with it has this `size`, and its persona's card.
 
     One that is `arriving` since then is as good as deleted.
     """
-    fields = ("id", "title", "named", "persona", "leaf", "pinned", "archived", "created", "updated")
-    values = {name: getattr(conversation, name) for name in fields}
+    cards.keep(connection, owner, persona)
+    values = {name: getattr(conversation, name) for name in INFO} | persona.columns
     hidden = {"deleted": arriving, "arriving": arriving}
     connection.execute(insert(conversations).values(owner=owner, size=size, **hidden, **values))
 
@@ -268,11 +274,11 @@ def insert_messages(
     connection: Connection, owner: str, added: Sequence[StoredMessage], lease: str | None = None
 ) -> None:
     """Add messages, each after its parent; who has the `lease` writes those that are running."""
-    fields = [column.name for column in messages.c if column.name not in ("seq", "owner", *OF_RUNNING)]
+    names = [column.name for column in messages.c if column.name not in ("seq", "owner", *OF_RUNNING)]
     moment = clock(connection)
     alive = {"heartbeat": moment, "lease": lease}
     rows = [
-        {name: getattr(message, name) for name in fields}
+        {name: getattr(message, name) for name in names}
         | {"owner": owner, **dict.fromkeys(OF_RUNNING), **(alive if message.state == "running" else {})}
         for message in added
     ]
@@ -281,7 +287,7 @@ def insert_messages(
 
 
 def remove_conversation(connection: Connection, owner: str, id: str) -> None:
-    """Really remove a conversation, and all that belongs to it."""
+    """Really remove it, all but the card of its persona: that may be another's too, see cards.remove_unused()."""
     mine = and_(messages.c.owner == owner, messages.c.conversation == id)
     inspected = inspections.c.message.in_(select(messages.c.id).where(mine))
     connection.execute(delete(inspections).where(inspections.c.owner == owner, inspected))
@@ -298,8 +304,8 @@ def copy_inspections(connection: Connection, owner: str, copies: Mapping[str, St
 
 
 def with_fresh_ids(
-    conversation: Conversation, tree: Sequence[StoredMessage]
-) -> tuple[Conversation, list[StoredMessage]]:
+    conversation: ConversationInfo, tree: Sequence[StoredMessage]
+) -> tuple[ConversationInfo, list[StoredMessage]]:
     """The same under new ids. Raises KeyError where a parent does not come first, or the leaf is not there."""
     own = new_id()
     ids: dict[str, str] = {}

@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import TSQUERY
 
 from chatui.store.database import Database
 from chatui.store.records import Hit
-from chatui.store.rows import conversation_of, there
+from chatui.store.rows import info_of, there
 from chatui.store.tables import clean, conversations, messages
 
 WORDS_LIMIT = 16
@@ -88,9 +88,7 @@ def search(connection: Connection, owner: str, typed: str, limit: int) -> list[H
     for id, row in texts.items():
         moments[id] = max(row.moment, moments.get(id, row.moment))
     newest = sorted(moments, key=lambda id: moments[id], reverse=True)[:limit]
-    listed = {
-        row.id: conversation_of(row) for row in connection.execute(there(owner).where(conversations.c.id.in_(newest)))
-    }
+    listed = {row.id: info_of(row) for row in connection.execute(there(owner).where(conversations.c.id.in_(newest)))}
     quoted = {id: texts[id].seq for id in newest if id in texts}
     contents = _contents(connection, owner, list(quoted.values()))
     return [Hit(listed[id], *(excerpt(contents[quoted[id]], query) if id in quoted else ())) for id in newest]

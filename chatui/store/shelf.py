@@ -10,7 +10,8 @@ from sqlalchemy import Boolean, Connection, Select, Update, and_, delete, insert
 from chatui.chat import Role
 from chatui.errors import ChatError, NotFoundError
 from chatui.personas import Persona
-from chatui.store import merging, search
+from chatui.store import cards, merging, search
+from chatui.store.cards import Parted
 from chatui.store.database import Database
 from chatui.store.limits import (
     UNLIMITED,
@@ -26,7 +27,7 @@ from chatui.store.limits import (
 from chatui.store.records import (
     Author,
     Begun,
-    Conversation,
+    ConversationInfo,
     Hit,
     KeptInspection,
     Merged,
@@ -39,12 +40,14 @@ from chatui.store.records import (
     Turn,
 )
 from chatui.store.rows import (
+    INFO_COLUMNS,
+    PERSONA_COLUMNS,
     clock,
-    conversation_of,
     copy_inspections,
     find_conversation,
     find_message,
     first_words,
+    info_of,
     insert_conversation,
     insert_messages,
     message_of,
@@ -54,6 +57,7 @@ from chatui.store.rows import (
     path_end,
     shown_size,
     there,
+    whole_conversation,
     whole_tree,
     with_fresh_ids,
 )
@@ -75,7 +79,9 @@ class Shelf:
             raise ValueError("an owner needs a name without NUL or broken characters")
         self._database, self._owner, self._limits = database, owner, limits
 
-    def conversations(self, limit: int = 50, after: str | None = None, archived: bool = False) -> list[Conversation]:
+    def conversations(
+        self, limit: int = 50, after: str | None = None, archived: bool = False
+    ) -> list[ConversationInfo]:
         """Pinned ones first, then the newest; `after` is the last one already shown."""
         table = conversations.c
         order = (table.pinned, table.updated, table.seq)
@@ -88,24 +94,29 @@ class Shelf:
                 place = tuple_(literal(shown.pinned, Boolean), literal(shown.updated, Time), literal(shown.seq, key))
                 statement = statement.where(tuple_(*order) < place)
             statement = statement.order_by(*(column.desc() for column in order)).limit(limit)
-            return [conversation_of(row) for row in connection.execute(statement)]
+            return [info_of(row) for row in connection.execute(statement)]
 
-    def deleted(self, limit: int = 50) -> list[Conversation]:
+    def deleted(self, limit: int = 50) -> list[ConversationInfo]:
         """Those that restore() can bring back, the last one deleted first."""
         table = conversations.c
         statement = (
-            select(conversations)
+            select(*INFO_COLUMNS)
             .where(table.owner == self._owner, table.deleted.is_not(None), table.arriving.is_(None))
             .order_by(table.deleted.desc(), table.seq.desc())
             .limit(limit)
         )
         with self._database.reading() as connection:
-            return [conversation_of(row) for row in connection.execute(statement)]
+            return [info_of(row) for row in connection.execute(statement)]
 
-    def conversation(self, id: str) -> Conversation:
+    def conversation(self, id: str) -> ConversationInfo:
         """The conversation with this id. Raises NotFoundError."""
         with self._database.reading() as connection:
-            return conversation_of(find_conversation(connection, self._owner, id))
+            return info_of(find_conversation(connection, self._owner, id))
+
+    def began_with(self, id: str) -> Persona:
+        """The persona that this conversation began with, as it was then. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            return whole_conversation(connection, self._owner, id).persona
 
     def path(self, id: str, leaf: str | None = None) -> tuple[StoredMessage, ...]:
         """The messages from the root to `leaf`, the conversation's own by default. Raises NotFoundError."""
@@ -149,12 +160,13 @@ class Shelf:
         The reply is only ever written with this `lease`, see Store.write(). Of the path no more is read than so many
         characters, None is all of it, and not while others wait to write.
         """
+        persona = Parted.of(turn.persona if turn.conversation is None else Persona(name=""))
         with self._database.writing() as connection:
             self._limits.check_running(connection, self._owner)
             moment = clock(connection)
             id, size = turn.conversation, turn_size(turn)
             if id is None:
-                id = self._new_conversation(connection, turn, moment, size)
+                id = self._new_conversation(connection, turn, persona, moment, size)
                 turn = replace(turn, parent=self._greet(connection, id, turn, moment))
             else:
                 self._limits.check(connection, self._owner, size)
@@ -164,26 +176,26 @@ class Shelf:
             reply = _message(id, parent, "assistant", turn.author, moment)
             insert_messages(connection, self._owner, [reply], lease)
             self._change(connection, id, leaf=reply.id, updated=reply.created)
-            conversation = conversation_of(find_conversation(connection, self._owner, id))
+            conversation = info_of(find_conversation(connection, self._owner, id))
         with self._database.reading() as connection:
             path = path_end(connection, self._owner, id, reply.id, room=characters)
         return Begun(conversation, path.messages, path.earlier)
 
-    def select(self, message: str) -> Conversation:
+    def select(self, message: str) -> ConversationInfo:
         """Go to this version of a message, and on to the newest leaf below it. Raises NotFoundError."""
         with self._database.writing() as connection:
             id = find_message(connection, self._owner, message, messages.c.conversation).conversation
             find_conversation(connection, self._owner, id, change=True)
             self._change(connection, id, leaf=newest_leaf(connection, self._owner, message))
-            return conversation_of(find_conversation(connection, self._owner, id))
+            return info_of(find_conversation(connection, self._owner, id))
 
-    def rewind(self, message: str) -> Conversation:
+    def rewind(self, message: str) -> ConversationInfo:
         """Go back to where this message was not yet said; it stays in the tree. Raises NotFoundError."""
         with self._database.writing() as connection:
             row = find_message(connection, self._owner, message)
             find_conversation(connection, self._owner, row.conversation, change=True)
             self._change(connection, row.conversation, leaf=row.parent)
-            return conversation_of(find_conversation(connection, self._owner, row.conversation))
+            return info_of(find_conversation(connection, self._owner, row.conversation))
 
     def rename(self, id: str, title: str) -> None:
         """Give a title of at most 200 characters; an empty one goes back to the first words. Raises NotFoundError."""
@@ -220,28 +232,31 @@ class Shelf:
         with self._database.writing() as connection:
             connection.execute(self._running(update(messages), id).values(stop_requested=True))
 
-    def restore(self, id: str) -> Conversation:
+    def restore(self, id: str) -> ConversationInfo:
         """Bring back what was deleted. Raises NotFoundError where it is purged already."""
         mine = and_(conversations.c.owner == self._owner, conversations.c.id == id, conversations.c.arriving.is_(None))
         with self._database.writing() as connection:
             connection.execute(update(conversations).where(mine).values(deleted=None))
-            return conversation_of(find_conversation(connection, self._owner, id))
+            return info_of(find_conversation(connection, self._owner, id))
 
-    def branch(self, message: str) -> Conversation:
+    def branch(self, message: str) -> ConversationInfo:
         """A new conversation with copies of the messages from the root to this one. Raises NotFoundError, ChatError."""
         with self._database.writing() as connection:
             id = find_message(connection, self._owner, message, messages.c.conversation).conversation
-            whole = conversation_of(find_conversation(connection, self._owner, id))
+            found = find_conversation(connection, self._owner, id, *PERSONA_COLUMNS)
             path = path_end(connection, self._owner, id, message).messages
             if any(one.state == "running" for one in path):
                 raise ChatError("A reply that is still being written cannot be branched.", "Stop it or let it end.")
             moment = clock(connection)
-            branched = replace(whole, leaf=message, pinned=False, archived=False, created=moment, updated=moment)
+            branched = replace(
+                info_of(found), leaf=message, pinned=False, archived=False, created=moment, updated=moment
+            )
             branched, copies = with_fresh_ids(branched, path)
-            size = conversation_size(branched) + sum(map(message_size, copies))
+            persona = Parted(found.persona or Persona(name=""), found.card)
+            size = conversation_size(branched, persona.persona) + sum(map(message_size, copies))
             size += inspections_size(connection, self._owner, [one.id for one in path])
             self._limits.check(connection, self._owner, size, conversations=1)
-            insert_conversation(connection, self._owner, branched, size)
+            insert_conversation(connection, self._owner, branched, persona, size)
             insert_messages(connection, self._owner, copies)
             copy_inspections(connection, self._owner, dict(zip((one.id for one in path), copies, strict=True)))
             return branched
@@ -302,11 +317,11 @@ class Shelf:
                 ids = connection.scalars(listed.order_by(conversations.c.seq)).all()
         for id in ids:
             with self._database.reading() as connection:
-                conversation = conversation_of(find_conversation(connection, self._owner, id))
+                conversation = whole_conversation(connection, self._owner, id)
                 tree = Tree(conversation, tuple(whole_tree(connection, self._owner, id)))
             yield tree
 
-    def add(self, trees: Iterable[Tree]) -> list[Conversation]:
+    def add(self, trees: Iterable[Tree]) -> list[ConversationInfo]:
         """Add conversations from elsewhere, see merge(), all or none. Raises TransferError."""
         given = list(trees)
         with self._database.writing() as connection:
@@ -326,24 +341,39 @@ class Shelf:
         statement = select(personas).where(personas.c.owner == self._owner).order_by(personas.c.seq)
         with self._database.reading() as connection:
             rows = connection.execute(statement).all()
-        return [OwnPersona(row.id, row.persona or Persona(name="")) for row in rows]
+            kept = cards.whole(connection, self._owner, rows)
+        return [OwnPersona(row.id, persona) for row, persona in zip(rows, kept, strict=True)]
+
+    def persona(self, id: str) -> Persona:
+        """The owner's persona with this id. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            mine = select(personas).where(personas.c.owner == self._owner, personas.c.id == id)
+            found = cards.whole(connection, self._owner, connection.execute(mine).all())
+        if not found:
+            raise NotFoundError("persona")
+        return found[0]
 
     def keep(self, persona: Persona, id: str | None = None) -> OwnPersona:
         """Add a persona, or replace the one with this id. Raises NotFoundError, or LimitError."""
-        size = persona_size(persona)
+        parted = Parted.of(persona)
+        size = persona_size(parted.persona)
         with self._database.writing() as connection:
+            card = cards.new_bytes(connection, self._owner, parted)
             if id is None:
-                self._limits.check(connection, self._owner, size, personas=1)
+                self._limits.check(connection, self._owner, size + card, personas=1)
+                cards.keep(connection, self._owner, parted)
                 id = new_id()
-                connection.execute(insert(personas).values(id=id, owner=self._owner, persona=persona, size=size))
+                connection.execute(insert(personas).values(id=id, owner=self._owner, size=size, **parted.columns))
             else:
                 mine = and_(personas.c.owner == self._owner, personas.c.id == id)
                 before = connection.scalar(select(personas.c.size).where(mine))
                 if before is None:
                     raise NotFoundError("persona")
-                if size > before:
-                    self._limits.check(connection, self._owner, size - before)
-                connection.execute(update(personas).where(mine).values(persona=persona, size=size))
+                connection.execute(update(personas).where(mine).values(size=size, **parted.columns))
+                freed = cards.remove_unused(connection, self._owner)
+                if size + card > before + freed:
+                    self._limits.check(connection, self._owner, card)
+                cards.keep(connection, self._owner, parted)
         return OwnPersona(id, persona)
 
     def forget(self, id: str) -> None:
@@ -352,13 +382,17 @@ class Shelf:
         with self._database.writing() as connection:
             if not connection.execute(delete(personas).where(mine)).rowcount:
                 raise NotFoundError("persona")
+            cards.remove_unused(connection, self._owner)
 
-    def _new_conversation(self, connection: Connection, turn: Turn, moment: datetime, size: int) -> str:
+    def _new_conversation(
+        self, connection: Connection, turn: Turn, persona: Parted, moment: datetime, size: int
+    ) -> str:
         title = first_words(turn.question or "")
-        fresh = Conversation(turn.new or new_id(), title, False, turn.persona, None, False, False, moment, moment)
-        size += conversation_size(fresh)
-        self._limits.check(connection, self._owner, size, conversations=1)
-        insert_conversation(connection, self._owner, fresh, size)
+        fresh = ConversationInfo(turn.new or new_id(), title, False, None, False, False, moment, moment)
+        size += conversation_size(fresh, persona.persona)
+        added = size + cards.new_bytes(connection, self._owner, persona)
+        self._limits.check(connection, self._owner, added, conversations=1)
+        insert_conversation(connection, self._owner, fresh, persona, size)
         return fresh.id
 
     def _greet(self, connection: Connection, id: str, turn: Turn, moment: datetime) -> str | None:

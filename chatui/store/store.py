@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import URL, ColumnElement, Connection, and_, literal, select, update
+from sqlalchemy import URL, ColumnElement, Connection, and_, inspect, literal, select, update
 
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.settings import AppSettings
-from chatui.store import merging, search, writing
+from chatui.store import cards, merging, search, tables, writing
 from chatui.store.adoptions import Adoptions
 from chatui.store.copies import copy
 from chatui.store.database import ALL_OWNERS, Database, url_of
@@ -179,6 +179,7 @@ class Store:
         """Really remove this conversation at once, where it is there."""
         with self.database.writing() as connection:
             remove_conversation(connection, owner, id)
+            cards.remove_unused(connection, owner)
         search.forget_removed(self.database)
 
     def _take_from_copies(self, gone: Sequence[tuple[str, str]]) -> None:
@@ -204,6 +205,8 @@ class Store:
             ).all()
             for owner, id in rows:
                 remove_conversation(connection, owner, id)
+            for owner in {row.owner for row in rows}:
+                cards.remove_unused(connection, owner)
         return [(row.owner, row.id) for row in rows]
 
     def backup(self, target: Path) -> None:
@@ -236,6 +239,9 @@ def _look_after_copy(file: Path, gone: Sequence[tuple[str, str]]) -> None:
             with copied.maintaining() as connection:
                 for owner, id in gone:
                     remove_conversation(connection, owner, id)
+                if inspect(connection).has_table(tables.cards.name):
+                    for owner in {owner for owner, _ in gone}:
+                        cards.remove_unused(connection, owner)
             search.forget_removed(copied)
             os.utime(file, (made, made))
     except StoreError as error:

@@ -133,6 +133,7 @@ conversations = Table(
     Column("title", Words, nullable=False),
     Column("named", Boolean, nullable=False),
     Column("persona", Json(Persona), nullable=False),
+    Column("card", Words),
     Column("leaf", Words),
     Column("pinned", Boolean, nullable=False),
     Column("archived", Boolean, nullable=False),
@@ -143,6 +144,13 @@ conversations = Table(
     Column("size", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("owner", "id", name="conversations_of_owner"),
     Index("conversations_sizes", "owner", "size"),
+    Index(
+        "conversations_of_card",
+        "owner",
+        "card",
+        sqlite_where=text("card IS NOT NULL"),
+        postgresql_where=text("card IS NOT NULL"),
+    ),
     Index(
         "conversations_listed",
         "owner",
@@ -228,10 +236,22 @@ personas = Table(
     Column("id", Words, nullable=False),
     Column("owner", Words, nullable=False),
     Column("persona", Json(Persona), nullable=False),
+    Column("card", Words),
     Column("size", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("owner", "id", name="personas_of_owner"),
     Index("personas_sizes", "owner", "size"),
     sqlite_autoincrement=True,
+)
+
+cards = Table(
+    "cards",
+    metadata,
+    Column("owner", Words, primary_key=True),
+    Column("hash", Words, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("avatar", Words, nullable=False),
+    Column("card", Words, nullable=False),
+    Index("cards_sizes", "owner", "size"),
 )
 
 secrets = Table(

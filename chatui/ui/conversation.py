@@ -561,8 +561,7 @@ class Conversation(gr.ChatInterface):
         """The persona that the conversation began with, as it was then."""
         if not tab.place.chat:
             return {}
-        conversation = await asyncio.to_thread(tab.shelf.conversation, tab.place.chat)
-        return await self._panel.shows(conversation.persona)
+        return await self._panel.shows(await asyncio.to_thread(tab.shelf.began_with, tab.place.chat))
 
 
 async def _leave(tab: Tab) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from chatui import i18n
 from chatui.i18n import N_, _, ngettext
-from chatui.store.records import Conversation, Hit
+from chatui.store.records import ConversationInfo, Hit
 from chatui.ui.place import Place
 from chatui.ui.transcript import plain
 
@@ -31,7 +31,7 @@ KEPT = N_("A deleted chat is kept for a day, then it is gone for good.")
 
 
 def listing(
-    conversations: Sequence[Conversation],
+    conversations: Sequence[ConversationInfo],
     place: Place,
     now: datetime,
     more: bool,
@@ -59,7 +59,7 @@ def listing(
     return _list(parts, place)
 
 
-def deleted(conversations: Sequence[Conversation], place: Place, more: bool) -> str:
+def deleted(conversations: Sequence[ConversationInfo], place: Place, more: bool) -> str:
     """What was deleted and can still be had back."""
     parts = [f'<p class="chat-list-top">{_("Recently deleted")} · {_back()}</p>', f'<p class="hint">{_(KEPT)}</p>']
     if conversations:
@@ -105,7 +105,7 @@ def _list(parts: Sequence[str], place: Place) -> str:
     return f'<div class="chat-list">{stands}{"".join(parts)}{_menu()}</div>'
 
 
-def _row(conversation: Conversation, place: Place) -> str:
+def _row(conversation: ConversationInfo, place: Place) -> str:
     states = (
         ("current", conversation.id == place.chat),
         ("pinned", conversation.pinned),
@@ -119,7 +119,7 @@ def _row(conversation: Conversation, place: Place) -> str:
     return f'<div class="chat-row{kinds}">{link}{menu}</div>'
 
 
-def _deleted_row(conversation: Conversation) -> str:
+def _deleted_row(conversation: ConversationInfo) -> str:
     title = conversation.title or _("Untitled")
     name = html.escape(_("Restore {title}", title=title), quote=True).replace("$", "")
     act = f'<a class="act restore named" title="{name}" href="#restore={quote(conversation.id)}">{_("Restore")}</a>'

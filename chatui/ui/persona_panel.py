@@ -190,7 +190,11 @@ class PersonaPanel:
         preset = personas.find(key)
         if preset is not None or not key or key.startswith(LEFT):
             return preset
-        return next((own.persona for own in await self._kept() if own.id == key), None)
+        shelf = self._shelf()
+        try:
+            return await asyncio.to_thread(shelf.persona, key) if shelf is not None else None
+        except NotFoundError:
+            return None
 
     async def _choose(self, key: str, written_for: str) -> Updates:
         if key == written_for:

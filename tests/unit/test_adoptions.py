@@ -1,22 +1,30 @@
 """Everything of an owner goes to another at once, and is found there as it was."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 
-from chatui.personas import PRESETS
-from chatui.store.adoptions import Adoptions, _owned
+from chatui.personas import PRESETS, Persona
+from chatui.store import adoptions as moving
+from chatui.store.adoptions import PIECE_CONVERSATIONS, PIECE_MESSAGES, Adoptions
 from chatui.store.records import PageTimes, Progress
 from chatui.store.rows import now
 from chatui.store.store import Store
-from tests.databases import FINISH, ask
+from chatui.store.tables import messages, metadata
+from tests.databases import FINISH, ask, fill
+
+CHARACTER = Persona("Robo", card={"data": {"name": "Robo"}}, avatar="data:image/png;base64,AAAA")
 
 
 def filled(store: Store, owner: str, word: str = "findable") -> Any:
     """Something of everything; returns all of it."""
     shelf = store.of(owner)
+    played = shelf.begin(replace(ask("played"), persona=CHARACTER)).conversation.id
+    assert shelf.began_with(played) == CHARACTER
     begun = shelf.begin(ask(f"{word} question"))
     store.write([progress(owner, begun, f"{word} answer", inspection=b"kept")])
     shelf.saw(begun.reply.id, PageTimes(1.0, 2.0))
@@ -26,6 +34,7 @@ def filled(store: Store, owner: str, word: str = "findable") -> Any:
     shelf.archive(shelf.begin(ask("put away")).conversation.id, True)
     shelf.delete(shelf.begin(ask("deleted")).conversation.id)
     shelf.keep(PRESETS[0])
+    shelf.keep(CHARACTER)
     return everything(store, owner, word), begun.reply.id
 
 
@@ -76,24 +85,77 @@ def test_the_index_of_words_stays_whole(store: Store) -> None:
 
 
 def test_every_table_with_an_owner_moves(store: Store) -> None:
-    assert {table.name for table in _owned()} >= {"conversations", "messages", "inspections", "personas"}
     filled(store, "guest:a")
     Adoptions(store.database).adopt("guest:a", "local")
+    owned = [table for table in metadata.sorted_tables if "owner" in table.c]
+    assert {table.name for table in owned} >= {"conversations", "messages", "inspections", "personas", "cards"}
     with store.database.maintaining() as connection:
-        for table in _owned():
+        for table in owned:
             assert set(connection.scalars(select(table.c.owner))) == {"local"}, table.name
 
 
-def test_what_fails_moves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_half_way_goes_on_the_next_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     had, _ = filled(store, "guest:a")
+    move, moved = moving._move, []
 
-    def fails(*_: object, **__: object) -> None:
-        raise RuntimeError
+    def fails_at_the_third(connection: Any, source: str, target: str, ids: Sequence[str]) -> None:
+        move(connection, source, target, ids)
+        moved.append(ids)
+        if len(moved) == 3:
+            raise RuntimeError
 
-    monkeypatch.setattr("chatui.store.adoptions._note", fails)
+    monkeypatch.setattr(moving, "PIECE_CONVERSATIONS", 1)
+    monkeypatch.setattr(moving, "_move", fails_at_the_third)
+    adoptions = Adoptions(store.database)
     with pytest.raises(RuntimeError):
-        Adoptions(store.database).adopt("guest:a", "local")
-    assert everything(store, "guest:a", "findable") == had
+        adoptions.adopt("guest:a", "local")
+    assert moved[0] != moved[1]
+    assert not adoptions.adopted("guest:a", "local")
+    whole = {conversation.id for shelf in ("guest:a", "local") for conversation in listed(store, shelf)}
+    assert len(whole) == len(had[0]) + len(had[1]) + len(had[2])
+    adoptions.adopt("guest:a", "local")
+    assert everything(store, "local", "findable") == had
+
+
+def listed(store: Store, owner: str) -> list[Any]:
+    return [*store.of(owner).conversations(), *store.of(owner).conversations(archived=True), *store.of(owner).deleted()]
+
+
+def test_others_wait_for_a_piece_and_never_for_the_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction has a few statements and moves a few messages, however much there is to move."""
+    fill(store, "guest:a", 120, length=10)
+    move, pieces, statements = moving._move, [], []
+
+    def counted(connection: Any, source: str, target: str, ids: Sequence[str]) -> None:
+        some = select(messages.c.seq).where(messages.c.owner == source, messages.c.conversation.in_(ids))
+        said, before = len(connection.execute(some).all()), len(statements)
+        move(connection, source, target, ids)
+        pieces.append((len(ids), said, len(statements) - before))
+
+    monkeypatch.setattr(moving, "_move", counted)
+    note = lambda *told: statements.append(told[2])  # noqa: E731
+    event.listen(store.database.engine, "before_cursor_execute", note)
+    Adoptions(store.database).adopt("guest:a", "local")
+    event.remove(store.database.engine, "before_cursor_execute", note)
+    assert sum(chats for chats, _, _ in pieces) == 120
+    for chats, said, count in pieces:
+        assert 0 < chats <= PIECE_CONVERSATIONS
+        assert said <= PIECE_MESSAGES
+        assert count <= 6
+    assert len(store.of("local").conversations(limit=1000)) == 120
+
+
+def test_what_both_have_imported_is_there_once(store: Store) -> None:
+    filled(store, "guest:a")
+    guest, ada = store.of("guest:a"), store.of("login:ada")
+    trees = list(guest.trees())
+    ada.add(trees[:1])
+    had = {tree.conversation.id: tree for tree in ada.trees()}
+    Adoptions(store.database).adopt("guest:a", "login:ada")
+    has = {tree.conversation.id: tree for tree in ada.trees()}
+    assert has.keys() == {tree.conversation.id for tree in trees}
+    assert {id: has[id] for id in had} == had
+    assert listed(store, "guest:a") == []
 
 
 def test_it_is_remembered_who_has_adopted(store: Store) -> None:
@@ -109,11 +171,11 @@ def test_what_is_offered_is_declined_once_but_what_comes_later_is_offered_again(
     adoptions = Adoptions(store.database)
     assert adoptions.offered("guest:a", "login:ada") == 0
     filled(store, "guest:a")
-    assert adoptions.offered("guest:a", "login:ada") == 2
+    assert adoptions.offered("guest:a", "login:ada") == 3
     adoptions.decline("guest:a", "login:ada")
     assert adoptions.offered("guest:a", "login:ada") == 0
     assert not adoptions.adopted("guest:a", "login:ada")
-    assert adoptions.offered("guest:a", "login:bob") == 2
+    assert adoptions.offered("guest:a", "login:bob") == 3
     time.sleep(0.002)
     store.of("guest:a").begin(ask("later"))
     assert adoptions.offered("guest:a", "login:ada") == 1

@@ -159,7 +159,10 @@ class TestStorage:
         shelf.merge(tree_of("What?", "That.", "And?", title="T"))
         trees = list(shelf.trees())
         assert {tree.conversation.id for tree in trees} >= {first.conversation.id, branch.id}
-        expected = sum(conversation_size(t.conversation) + sum(map(message_size, t.messages)) for t in trees)
+        expected = sum(
+            conversation_size(t.conversation, t.conversation.persona) + sum(map(message_size, t.messages))
+            for t in trees
+        )
         assert size_of(store) == expected + 2 * len(b"told")
 
     def test_a_reply_counts_once_however_often_its_end_is_written(self, store: Store) -> None:
@@ -295,6 +298,26 @@ class TestPersonas:
         with pytest.raises(LimitError):
             limited(store, size=50_000).begin(turn)
 
+    def test_a_card_counts_once_and_a_smaller_one_may_take_its_place(self, store: Store) -> None:
+        large = Persona("Large", card={"data": {"name": "x" * 50_000}})
+        full = limited(store, size=70_000)
+        own = full.keep(large)
+        for _ in range(3):
+            full.begin(replace(ask("hello"), persona=large))
+        with pytest.raises(LimitError):
+            full.begin(replace(ask("hello"), persona=replace(large, card={"data": {"name": "y" * 50_000}})))
+        with pytest.raises(LimitError):
+            full.keep(replace(large, avatar="data:image/png;base64,AAAA"), own.id)
+        assert full.persona(own.id) == large
+        other = Persona("Other", card={"data": {"name": "z" * 60_000}})
+        alone = store.of("login:bob")
+        full = Shelf(store.database, "login:bob", Limits(size=70_000))
+        own = alone.keep(other)
+        full.keep(replace(other, card={"data": {"name": "z" * 59_000}}), own.id)
+        full.keep(replace(other, card=None), own.id)
+        with pytest.raises(LimitError):
+            full.keep(replace(other, card={"data": {"name": "z" * 70_000}}), own.id)
+
 
 def test_no_limit_is_no_question(store: Store) -> None:
     said: list[str] = []
@@ -313,7 +336,7 @@ def test_the_sums_are_read_from_indexes_alone(tmp_path: Path) -> None:
         running = "SELECT count(*) FROM messages WHERE owner = ? AND state = 'running'"
         (step,) = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {running}", ("a",)).all()
     assert "messages_running_of" in step[-1]
-    for table in ("conversations", "personas"):
+    for table in ("conversations", "personas", "cards"):
         with store.database.reading() as connection:
             plan = connection.exec_driver_sql(
                 f"EXPLAIN QUERY PLAN SELECT count(*), sum(size) FROM {table} WHERE owner = ?",

@@ -2,18 +2,17 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from chatui.personas import PRESETS
-from chatui.store.records import Conversation, Hit
+from chatui.store.records import ConversationInfo, Hit
 from chatui.ui import listing
 from chatui.ui.place import Place
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
 
-def chat(id: str, ago: timedelta = timedelta(), title: str = "Title", **more: bool) -> Conversation:
+def chat(id: str, ago: timedelta = timedelta(), title: str = "Title", **more: bool) -> ConversationInfo:
     moment = NOW - ago
-    return Conversation(
-        id, title, False, PRESETS[0], None, more.get("pinned", False), more.get("archived", False), moment, moment
+    return ConversationInfo(
+        id, title, False, None, more.get("pinned", False), more.get("archived", False), moment, moment
     )
 
 

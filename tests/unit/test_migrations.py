@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,10 +17,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from pydantic import TypeAdapter
 from sqlalchemy import text
 
 from chatui.errors import StoreError
-from chatui.personas import PRESETS
+from chatui.personas import PRESETS, Persona
 from chatui.settings import AppSettings
 from chatui.store import opening
 from chatui.store.database import REVISIONS, Database, url_of
@@ -98,6 +100,9 @@ def opened(file: Path) -> Store:
     return Store.open(AppSettings(data_dir=file.parent / "other", database_url=f"sqlite:///{file}"))
 
 
+OLD_PERSONA = """'{"name": "P"}'"""
+
+
 class TestMigrations:
     def test_the_tables_are_those_we_use(self, settings: AppSettings) -> None:
         store = Store.open(settings)
@@ -142,6 +147,36 @@ class TestMigrations:
         assert store.interrupt(timedelta(hours=1)) == 1
         (copied,) = copies(settings)
         assert copied.name.startswith(f"chats.db.before-{revision}-2")
+        store.close()
+
+    @pytest.mark.parametrize("revision", [one for one in PAST if one <= "0005"])
+    def test_cards_that_each_row_had_are_there_once(self, settings: AppSettings, revision: str) -> None:
+        database = Database(url_of(settings))
+        made_at(database, revision)
+        robo = Persona("Robo", "🤖", "Be brief.", avatar="data:image/png;base64,AAAA", card={"data": {"name": "Röbo"}})
+        kept = TypeAdapter(Persona).dump_json(robo).decode()
+        with database.maintaining() as connection:
+            for id, owner, persona in (
+                *((f"c{n}", "a", kept) for n in range(25)),
+                ("d", "b", kept),
+                ("odd", "a", "[]"),
+            ):
+                values = {"id": id, "owner": owner, "persona": persona}
+                connection.execute(
+                    text(OLD[0].replace("'c', 'a'", ":id, :owner").replace(OLD_PERSONA, ":persona")), values
+                )
+            insert = text("INSERT INTO personas (id, owner, persona) VALUES ('p', 'a', :persona)")
+            connection.execute(insert, {"persona": kept})
+        database.close()
+        store = Store.open(settings)
+        shelf = store.of("a")
+        assert {shelf.began_with(f"c{n}") == robo for n in range(25)} == {True}
+        assert shelf.persona("p") == robo == store.of("b").began_with("d")
+        assert shelf.began_with("odd") == Persona("")
+        new = shelf.begin(replace(ask("1"), persona=robo)).conversation.id
+        assert shelf.began_with(new) == robo
+        with store.database.maintaining() as connection:
+            assert sorted(connection.scalars(text("SELECT owner FROM cards"))) == ["a", "b"]
         store.close()
 
     def test_what_fails_half_way_changes_nothing(self, settings: AppSettings, tmp_path: Path) -> None:

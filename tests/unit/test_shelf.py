@@ -61,7 +61,7 @@ class TestBegin:
         )
         assert begun.conversation.title == "What is a haiku?"
         assert begun.conversation.leaf == reply.id == begun.reply.id
-        assert begun.conversation.persona == PRESETS[0]
+        assert shelf.began_with(begun.conversation.id) == PRESETS[0]
         assert shelf.path(begun.conversation.id) == begun.path
         assert shelf.conversation(begun.conversation.id) == begun.conversation
 
@@ -73,7 +73,7 @@ class TestBegin:
         begun = shelf.begin(Turn(None, None, HOSTILE, author, persona))
         assert begun.path[0].content == HOSTILE
         assert begun.reply.author == author
-        assert begun.conversation.persona == persona
+        assert shelf.began_with(begun.conversation.id) == persona
         store.write([Progress(OWNER, begun.reply.id, HOSTILE, HOSTILE, "failed", FINISH, HOSTILE)])
         reply = shelf.message(begun.reply.id)
         assert (reply.content, reply.reasoning, reply.state, reply.finish) == (HOSTILE, HOSTILE, "failed", FINISH)
@@ -326,7 +326,7 @@ class TestRating:
 
 def tree_of(*messages: StoredMessage, leaf: str | None = None, title: str = "T", pinned: bool = False) -> Tree:
     moment = datetime(2020, 5, 17, 12, 30, tzinfo=timezone(timedelta(hours=5, minutes=30)))
-    return Tree(Conversation("c", title, True, PRESETS[1], leaf, pinned, False, moment, moment), messages)
+    return Tree(Conversation("c", title, True, leaf, pinned, False, moment, moment, PRESETS[1]), messages)
 
 
 def said(id: str, parent: str | None, **more: object) -> StoredMessage:
@@ -346,7 +346,7 @@ class TestTransfer:
         other = store.of("login:bob")
         added = other.add(trees)
         assert [anonymous(tree) for tree in other.trees()] == [anonymous(tree) for tree in trees]
-        assert added == [tree.conversation for tree in other.trees()]
+        assert added == [other.conversation(tree.conversation.id) for tree in other.trees()]
         assert list(shelf.trees()) == trees
 
     def test_times_are_kept_in_utc_and_running_replies_are_over(self, shelf: Shelf) -> None:
@@ -417,7 +417,7 @@ class TestPersonas:
         kept = shelf.keep(PRESETS[3])
         begun = shelf.begin(dataclasses.replace(ask("1"), persona=kept.persona))
         shelf.keep(PRESETS[4], kept.id)
-        assert shelf.conversation(begun.conversation.id).persona == PRESETS[3]
+        assert shelf.began_with(begun.conversation.id) == PRESETS[3]
 
 
 def test_finish_is_kept_exactly(store: Store, shelf: Shelf) -> None:
@@ -435,7 +435,7 @@ def chain(shelf: Shelf, messages: int, letters: int = 1) -> str:
         StoredMessage(str(n), "c", str(n - 1) if n else None, roles[n % 2], f"{n:0{letters}}", moment)
         for n in range(messages)
     )
-    conversation = Conversation("c", "Long", True, Persona(name="p"), str(messages - 1), False, False, moment, moment)
+    conversation = Conversation("c", "Long", True, str(messages - 1), False, False, moment, moment, Persona(name="p"))
     return shelf.add([Tree(conversation, path)])[0].id
 
 
@@ -484,7 +484,7 @@ class TestLongConversations:
     def test_many_first_messages_share_their_versions(self, shelf: Shelf) -> None:
         moment = datetime(2026, 1, 1, tzinfo=UTC)
         roots = tuple(StoredMessage(str(n), "c", None, "user", f"{n}", moment) for n in range(3000))
-        conversation = Conversation("c", "Wide", True, Persona(name="p"), "2999", False, False, moment, moment)
+        conversation = Conversation("c", "Wide", True, "2999", False, False, moment, moment, Persona(name="p"))
         (tree,) = shelf.trees([shelf.add([Tree(conversation, roots)])[0].id])
         assert len({id(message.versions) for message in tree.messages}) == 1
         assert len("".join(as_json([tree]))) < 3000 * 400

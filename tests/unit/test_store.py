@@ -254,7 +254,7 @@ class TestOtherVersions:
         self.rewrite(
             store, messages, "author", lambda author: author["settings"].update(xtc=1, temperature=9.0, stop=[1])
         )
-        assert store.of("a").conversation(begun.conversation.id).persona == PRESETS[0]
+        assert store.of("a").began_with(begun.conversation.id) == PRESETS[0]
         reply = store.of("a").message(begun.reply.id)
         assert (reply.author, reply.finish) == (begun.reply.author, FINISH)
 
@@ -264,7 +264,7 @@ class TestOtherVersions:
         self.rewrite(store, conversations, "persona", lambda persona: persona.pop("examples"))
         self.rewrite(store, messages, "author", lambda author: author.pop("prefix"))
         self.rewrite(store, messages, "finish", lambda finish: finish.pop("seed"))
-        assert store.of("a").conversation(begun.conversation.id).persona == replace(PRESETS[0], examples=())
+        assert store.of("a").began_with(begun.conversation.id) == replace(PRESETS[0], examples=())
         reply = store.of("a").message(begun.reply.id)
         assert begun.reply.author is not None
         assert (reply.author, reply.finish) == (replace(begun.reply.author, prefix=""), None)

@@ -102,7 +102,7 @@ def chat(*said: str, id: str = "c", **fields: Any) -> Tree:
         name: Any = {"u": "user", "a": "assistant"}[role]
         messages.append(StoredMessage(str(place), id, parent, name, content, NOW))
     leaf = messages[-1].id if messages else None
-    conversation = Conversation(id, "A chat", True, Persona("Helper", "✨"), leaf, False, False, NOW, NOW)
+    conversation = Conversation(id, "A chat", True, leaf, False, False, NOW, NOW, Persona("Helper", "✨"))
     return Tree(replace(conversation, **fields), tuple(messages))
 
 
