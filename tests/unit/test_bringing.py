@@ -111,7 +111,7 @@ async def test_cancel_keeps_what_is_whole_and_says_how_many(
             if next(pauses, imports) is imports:
                 imports.cancel("ann")
 
-        monkeypatch.setattr(merging, "_pause", cancelled_after_two_pieces)
+        monkeypatch.setattr(merging, "pause", cancelled_after_two_pieces)
         gated.let_on(COUNT)
         await until(steps, lambda: False)
     assert coming.came() == "The import was cancelled; what was whole by then is here. Conversations imported: 2."

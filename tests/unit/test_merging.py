@@ -189,13 +189,13 @@ def test_a_long_conversation_comes_in_in_short_turns_and_is_hidden_until_it_is_w
 
     monkeypatch.setattr(merging, "insert_messages", clock.insert)
     monkeypatch.setattr(merging, "time", clock)
-    monkeypatch.setattr(merging, "_pause", pause)
+    monkeypatch.setattr(merging, "pause", pause)
     (first,) = bring(shelf, long_chat(950))
     assert first.new == 950 == len(told(shelf, first.conversation.id))
     assert [count for count in at_once if count] == turns
     assert looked[:-1] == [[0, 0, 0, 0]] * (len(looked) - 1)
     assert looked[-1] == seen(shelf) == [1, 0, 1, 1]
-    monkeypatch.setattr(merging, "_pause", lambda: None)
+    monkeypatch.setattr(merging, "pause", lambda: None)
     (again,) = bring(shelf, long_chat(950))
     assert (again.known, again.new) == (True, 0)
 
@@ -207,7 +207,7 @@ def broken_off(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, value: Any) -> Non
         raise StoreError("gone", "")
 
     with monkeypatch.context() as patched:
-        patched.setattr(merging, "_pause", broken)
+        patched.setattr(merging, "pause", broken)
         patched.setattr(merging, "TURN_SECONDS", 0)
         with pytest.raises(StoreError):
             bring(shelf, value)
@@ -286,7 +286,7 @@ def test_what_is_removed_while_it_comes_in_does_not_come_back_in_part(
     store: Store, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merging, "TURN_SECONDS", 0)
-    monkeypatch.setattr(merging, "_pause", lambda: store.discard("login:ann", id))
+    monkeypatch.setattr(merging, "pause", lambda: store.discard("login:ann", id))
     (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
     id = merging._titled(tree).id
     with pytest.raises(TransferError, match="was removed while it came in"):

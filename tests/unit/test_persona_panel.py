@@ -36,6 +36,11 @@ class FakeShelf:
             raise StoreError("The database is gone.")
         return [OwnPersona(id, persona) for id, persona in self.kept.items()]
 
+    def persona(self, id: str) -> Persona:
+        if id not in self.kept:
+            raise NotFoundError("persona")
+        return self.kept[id]
+
     def keep(self, persona: Persona, id: str | None = None) -> OwnPersona:
         if id is not None and id not in self.kept:
             raise NotFoundError("persona")
