@@ -8,8 +8,11 @@ from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chatui import i18n
+from chatui.i18n import N_
 from chatui.security import refusal
 
 LARGEST_BODY = 4 * 2**20
@@ -88,7 +91,13 @@ class BodyLimit:
             if not is_form:
                 check_values(body)
         except RefusedError as error:
-            await refusal(error.status, str(error), _advice(error.status))(scope, receive, send)
+            advice = _advice(error.status)
+            if scope["path"] == UPLOAD:  # the page shows what it is told here
+                with i18n.speaking(i18n.negotiated(headers.get("accept-language"))):
+                    answer: ASGIApp = PlainTextResponse(i18n.translated(str(error)), error.status, advice)
+            else:
+                answer = refusal(error.status, str(error), advice)
+            await answer(scope, receive, send)
             return
         await self._app(scope, _again(body, receive), send)
 
@@ -165,7 +174,7 @@ class _Upload:
                 raise _too_large(LARGEST_UPLOAD)
         except RefusedError as error:
             self._refused = error
-            raise MultiPartException(str(error)) from None
+            raise MultiPartException(i18n.translated(str(error))) from None
         if message["type"] != "http.request":
             raise MultiPartException("The upload was broken off.")
         self._complete = not message.get("more_body", False)
@@ -231,7 +240,7 @@ def _check_announced(headers: Headers, most: int) -> None:
 
 
 def _too_large(most: int) -> RefusedError:
-    return RefusedError(413, f"The request has more than {most:,} bytes, which is the most that is taken here.")
+    return RefusedError(413, N_(f"The request has more than {most:,} bytes, which is the most that is taken here."))
 
 
 def _advice(status: int) -> dict[str, str]:

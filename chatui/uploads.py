@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chatui.bodies import RefusedError
+from chatui.i18n import N_
 
 OLDEST_SECONDS = 3600.0
 """Nobody comes for a file that has waited for so long."""
@@ -94,12 +95,22 @@ class UploadFolder:
             raise self._refusal(507)
 
     def _refusal(self, status: int) -> RefusedError:
-        most = f"{self._most // MB:,} MB"
+        most = self._most // MB
         if status == 413:
-            said = f"The file is larger than the {most} that uploads may take here. Send it in parts"
-        else:
-            said = f"Files that wait to be read take the {most} that uploads may take here. Try again in a few minutes"
-        return RefusedError(status, f"{said}, or ask whoever runs this server for more (--max-uploads).")
+            return RefusedError(
+                status,
+                N_(
+                    f"The file is larger than the {most:,} MB that uploads may take here. Send it in parts, or ask "
+                    "whoever runs this server for more (--max-uploads)."
+                ),
+            )
+        return RefusedError(
+            status,
+            N_(
+                f"Files that wait to be read take the {most:,} MB that uploads may take here. Try again in a few "
+                "minutes, or ask whoever runs this server for more (--max-uploads)."
+            ),
+        )
 
     def _files(self) -> Iterator[_File]:
         for folder, _, names in os.walk(self._folder):

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -92,11 +93,15 @@ class Import:
         return " ".join(part for part in parts if part)
 
     def left(self) -> str:
-        """What did not come in, a line each, "" where nothing was left."""
+        """What did not come in, a line for each reason, "" where nothing was left."""
         named, unnamed = self.source.left, self.source.unnamed
         if not named:
             return ""
-        lines = [_("Not everything in the file came in:"), *map(str, named[:LISTED])]
+        titles = defaultdict(list)
+        for one in named[:LISTED]:
+            titles[one.reason].append(one.title)
+        lines = [_("Not everything in the file came in:")]
+        lines += [f"{', '.join(those)}: {reason}" for reason, those in titles.items()]
         more = len(named) - LISTED + unnamed
         if more > 0:
             lines.append(_("And more: {count}.", count=more))
