@@ -2,10 +2,13 @@
 
 import ipaddress
 import os
+import socket
+import struct
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -18,6 +21,15 @@ TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 FORWARDED = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
 """Set by reverse proxies, behind which everyone seems to be on this computer; so is all that begins x-forwarded-."""
+
+SOCK_DIAG = 4
+"""Linux's netlink protocol that finds one connection; to go through the lists takes 10 ms where there are thousands."""
+REQUEST = struct.Struct("=IHHII BBxxI 2s2s16s16sI8s")
+"""A netlink header, and what inet_diag_req_v2 has: family, protocol, states, and both ends."""
+ANSWER = struct.Struct("=IHHII 4x48x12xII")
+"""A netlink header, and of inet_diag_msg the account and the inode."""
+BY_FAMILY = 20
+ANY_STATE, NO_COOKIE = 0xFFFFFFFF, b"\xff" * 8
 
 ROOT = 0
 MOST_CONNECTIONS = 1000
@@ -60,8 +72,12 @@ class OwnAccount:
         return any(account in (ROOT, os.geteuid()) for account in _accounts(ends))
 
 
-def _accounts(ends: Sequence[tuple[str, object]]) -> Iterator[int]:
+def _accounts(ends: Sequence[tuple[str, Any]]) -> Iterator[int]:
     """Whose socket connects the first of two ends with the second, as long as a program has it open."""
+    found = _found(ends)
+    if found is not None:
+        yield found
+        return
     for table in TABLES:
         if not table.exists():
             continue
@@ -71,6 +87,26 @@ def _accounts(ends: Sequence[tuple[str, object]]) -> Iterator[int]:
             # What nobody has open any more is nobody's, and is listed as root's.
             if inode != "0" and [_address(column) for column in columns[1:3]] == ends:
                 yield int(account)
+
+
+def _found(ends: Sequence[tuple[str, Any]]) -> int | None:
+    """The same by the short way; None where it finds nothing, or is not there."""
+    addresses = [ipaddress.ip_address(host) for host, _ in ends]
+    family = socket.AF_INET if addresses[0].version == 4 else socket.AF_INET6
+    ports = [port.to_bytes(2, "big") for _, port in ends]
+    packed = [address.packed.ljust(16, b"\0") for address in addresses]
+    body = (family, socket.IPPROTO_TCP, ANY_STATE, *ports, *packed, 0, NO_COOKIE)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, SOCK_DIAG) as kernel:
+            kernel.setblocking(False)
+            kernel.send(REQUEST.pack(REQUEST.size, BY_FAMILY, 1, 0, 0, *body))
+            answer = kernel.recv(4096)
+    except (OSError, AttributeError):  # no such protocol, or no such system
+        return None
+    if len(answer) < ANSWER.size:
+        return None
+    _, kind, _, _, _, account, inode = ANSWER.unpack_from(answer)
+    return account if kind == BY_FAMILY and inode else None
 
 
 def _address(written: str) -> tuple[str, int]:

@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import FileResponse, JSONResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -159,7 +159,11 @@ def _routes(backend: Backend) -> list[BaseRoute]:
             headers["Retry-After"] = "5"
         return JSONResponse(answer, 200 if model.state == "ready" else 503, headers)
 
+    async def icon(_: Request) -> FileResponse:
+        return FileResponse(theme.FAVICON)  # it fits any size, and Gradio cannot read it to resize it
+
     return [
+        Route("/pwa_icon/{size}", icon),
         Route("/healthz", healthz),
         Route("/livez", livez),
         Mount(theme.ASSETS_ROUTE, StaticFiles(directory=theme.ASSETS)),

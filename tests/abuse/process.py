@@ -34,6 +34,11 @@ class Process:
         """Bytes that the process holds."""
         return int(psutil.Process(self._running.pid).memory_info().rss)
 
+    def seconds(self) -> float:
+        """Seconds of a core that the process has used."""
+        times = psutil.Process(self._running.pid).cpu_times()
+        return float(times.user + times.system)
+
     def wait(self) -> None:
         """Return when it answers."""
         latest = time.monotonic() + 60

@@ -103,6 +103,12 @@ def test_no_name_of_a_file_makes_it_fail(client: TestClient) -> None:
             assert 400 <= client.get(f"/{path}/{name}").status_code < 500, (path, name)
 
 
+@pytest.mark.parametrize("size", ["192", "0", "-1", "1000000000", "x"])
+def test_the_icon_has_every_size(client: TestClient, size: str) -> None:
+    answer = client.get(f"/pwa_icon/{size}")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/svg+xml")
+
+
 def test_a_full_disk_is_no_malformed_request() -> None:
     full = "import errno\ndef inner():\n    raise OSError(errno.ENOSPC, 'full')"
     assert status_of(application("gradio", end=full)) == 500

@@ -54,6 +54,26 @@ def test_our_own_connection_is_ours_as_long_as_it_is_open(connected: tuple[Any, 
     assert not OwnAccount(sure=False).asks(scope((*client,), server))
 
 
+@pytest.mark.skipif(not LINUX, reason="only Linux tells the account")
+def test_the_short_way_to_the_account_says_what_the_lists_say(
+    connected: tuple[Any, Any, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, server, sock = connected
+    found = peers._found([client, server])
+    if found is None:
+        pytest.skip("this system has the lists only")
+    assert found == os.geteuid()
+    assert peers._found([client, (server[0], server[1] ^ 1)]) is None
+    with monkeypatch.context() as without_lists:
+        without_lists.setattr(Path, "read_text", None)
+        assert OwnAccount(sure=True).asks(scope(client, server))
+    monkeypatch.setattr(peers, "_found", lambda _: None)
+    assert OwnAccount(sure=True).asks(scope(client, server))
+    sock.close()
+    monkeypatch.undo()
+    assert peers._found([client, server]) is None
+
+
 OTHERS_CLIENT = """
 import os, socket, sys
 "here".encode("idna")  # what it needs is loaded while it may read it
