@@ -26,20 +26,13 @@ SILENT = [
     "security.py",
     "api",
     "downloads.py",
-    "local/failures.py",
-    "local/wrong_files.py",
-    "local/loading.py",
-    "local/weights.py",
-    "local/embedded.py",
-    "local/outline.py",
-    "local/zero_gpu.py",
     "catalogue.py",
     "store/database.py",
     "store/opening.py",
     "store/copies.py",
     "store/store.py",
 ]
-"""What speaks to the console or to programs, which are told all in English; and why nothing could be started."""
+"""What speaks to the console or to programs, which are told all in English."""
 
 Id = str | tuple[str, str]
 Found = dict[Id, str]

@@ -1,13 +1,16 @@
 """Where things stand on screens of all sizes, measured as one looks at them."""
 
+import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from playwright.sync_api import FloatRect, Locator, expect
+from playwright.sync_api import Browser, FloatRect, Locator, expect
 
-from tests.browser.pages import Chat
+from tests.browser.conftest import BOTH_PANELS, FLAGS, Serve, new_chat
+from tests.browser.pages import PATIENCE, Chat
 
 pytestmark = pytest.mark.browser
 Open = Callable[..., Chat]
@@ -31,6 +34,7 @@ def test_the_chat_can_be_used_at_any_size(chat: Open, size: str) -> None:
     log = _box(page.log)
     assert log["width"] >= min(width - 24, 640), log
     assert log["height"] >= min(height * 0.4, 400), log
+    assert _box(page.header)["height"] <= 72
     page.send.scroll_into_view_if_needed()
     expect(page.send).to_be_in_viewport(ratio=1)
     for part in (page.log.get_by_role("link", name="Inspect"), page.button("Copy message").last):
@@ -136,3 +140,38 @@ def test_a_table_breaks_no_word(chat: Open) -> None:
         "head => { const r = document.createRange(); r.selectNodeContents(head); return r.getClientRects().length; }"
     )
     assert head.evaluate(alone) == 1
+
+
+@pytest.mark.parametrize("size", [(1366, 768), (390, 844)])
+def test_a_browser_with_a_large_font(serve: Serve, browser: Browser, size: tuple[int, int]) -> None:
+    width, height = size
+    flags = [*FLAGS, "--blink-settings=defaultFontSize=24"]
+    with ExitStack() as stack:
+        large = browser.browser_type.launch(executable_path=shutil.which("chromium"), args=flags)
+        stack.callback(large.close)
+        page = new_chat(stack, large, serve(LONG), viewport={"width": width, "height": height})
+        assert page.page.evaluate("getComputedStyle(document.documentElement).fontSize") == "24px"
+        assert page.page.evaluate("getComputedStyle(document.querySelector('#message textarea')).fontSize") == "22.5px"
+        page.say("hi")
+        assert page.page.evaluate("document.scrollingElement.scrollWidth") <= width
+        expect(page.send).to_be_in_viewport(ratio=1)
+        expect(page.log.get_by_role("link", name="Inspect")).to_be_in_viewport(ratio=1)
+        assert _box(page.log)["height"] >= height * 0.4
+        assert _box(page.header)["height"] <= height * 0.2
+
+
+def test_an_arabic_page_runs_from_right_to_left(serve: Serve, browser: Browser) -> None:
+    site = serve()
+    with browser.new_context(locale="ar", viewport={"width": 1280, "height": 860}) as context:
+        context.add_init_script(BOTH_PANELS)
+        page = context.new_page()
+        page.goto(site.url)
+        page.locator("html.settled").wait_for(state="attached", timeout=PATIENCE)
+        facts = page.locator("#status .model-facts")
+        expect(facts).to_contain_text("\u2068float32\u2069 · ", timeout=PATIENCE)
+        assert facts.evaluate("facts => getComputedStyle(facts).direction") == "rtl"
+        page.evaluate("document.querySelectorAll('#settings .label-wrap:not(.open)').forEach(part => part.click())")
+        slider = page.locator("#setting-temperature")
+        expect(slider).to_be_visible(timeout=PATIENCE)
+        label, number = _box(slider.locator("[data-testid=block-info]")), _box(slider.locator("input[type=number]"))
+        assert label["x"] > number["x"] + number["width"], "the name stands where one begins to read"

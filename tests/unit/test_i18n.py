@@ -1,4 +1,5 @@
 import ast
+import html
 import re
 
 import pytest
@@ -7,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatui import i18n
-from chatui.errors import NotFoundError, OverloadError, SettingsError, unexpected
+from chatui.chat import ModelStatus
+from chatui.errors import ModelError, NotFoundError, OverloadError, SettingsError, unexpected
 from chatui.i18n import N_, _, ngettext
 from chatui.settings import GenerationSettings
-from chatui.ui import speaking
+from chatui.ui import header, speaking
 from scripts import messages
 
 
@@ -172,3 +174,19 @@ def test_what_is_put_into_a_text_from_right_to_left_has_its_own_direction() -> N
     with i18n.speaking("ar"):
         assert i18n.joined(["float32", "5 MB", ""]) == "\u2068float32\u2069 · \u20685 MB\u2069 · "
         assert "\u2068 5 MB\u2069".replace(" ", "", 1) in _("{count} parameters · {size}", count="135M", size="5 MB")
+
+
+@pytest.mark.parametrize("language", i18n.LANGUAGES[1:])
+def test_why_nothing_could_be_started_is_told_in_the_language_of_the_page(language: str) -> None:
+    failed = ModelError(
+        "The weights of acme/small are incomplete or damaged (model.safetensors).",
+        "Delete them and load the model again, or copy them anew.",
+    )
+    with i18n.speaking(language):
+        told = header.status(ModelStatus("acme/small", "failed", error=failed))
+        cause, remedy = speaking.told(failed)
+    assert "acme/small" in cause
+    assert "model.safetensors" in cause
+    assert "weights of" not in cause
+    assert remedy != failed.remedy
+    assert html.escape(cause) in told
