@@ -41,7 +41,8 @@ class ChatRequest:
     Half a character at its end (U+FFFD) is best taken off first.
     `user` is whose turn it is in a fair queue. A conversation too long for the model loses its oldest turns, or is
     refused where `whole` is set. `ignore_eos` writes on behind the model's own end, for benchmarks. `trace` asks for
-    what was chosen from, token by token. `ticket` is what Backend.admit() gave, "" for one that has not asked.
+    what was chosen from, token by token. `ticket` is what Backend.admit() gave, "" for one that has not asked. `chat`
+    names a chat that is temporary: Backend.forget() will tell its end.
     """
 
     messages: tuple[Message, ...]
@@ -52,6 +53,7 @@ class ChatRequest:
     ignore_eos: bool = False
     trace: bool = False
     ticket: str = ""
+    chat: str = ""
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,9 @@ class Backend(Protocol):
 
     def spelled(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself, for a part of a character its bytes as <0xE2>; called in any thread."""
+
+    def forget(self, chat: str) -> None:
+        """This chat is over: let go, soon, of what is remembered to answer it faster. Never slow, from any thread."""
 
     async def close(self) -> None:
         """End all replies and free the model."""

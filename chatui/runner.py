@@ -228,7 +228,8 @@ class Runner:
         begun = replace(begun, path=self._newest(owner, begun.path))
         live = Live(keeper.store, owner, begun, turn.author, lease)
         keeper.replies[live.message.id] = live
-        request = replace(_request(live, self.inspects), ticket=ticket)
+        chat = begun.conversation.id if temporary else ""
+        request = replace(_request(live, self.inspects), ticket=ticket, chat=chat)
         live.task = asyncio.create_task(self._write(live, request))
         live.task.add_done_callback(lambda _: self._over(live, keeper, ticket))
         return live
@@ -256,6 +257,7 @@ class Runner:
     async def discard(self, owner: str, conversation: str) -> None:
         """End what is written in a temporary chat, and remove all of it at once."""
         await self.stop(owner, conversation, temporary=True)
+        self.backend.forget(conversation)
         await asyncio.to_thread(self.passing.discard, owner, conversation)
 
     async def _stop_elsewhere(self, owner: str, conversation: str) -> None:

@@ -105,6 +105,7 @@ class FakeBackend:
         self.replies: list[Reply] = list(replies) or [["Hello", " from", " the", " fake."]]
         self.rate = rate
         self.requests: list[ChatRequest] = []
+        self.forgotten: list[str] = []
         self.running = 0
         self.cancelled = 0
         self.status = ModelStatus(INFO.name, "ready", info=INFO)
@@ -181,6 +182,9 @@ class FakeBackend:
         if self.status.info is None:
             return None
         return prompt_of(request)
+
+    def forget(self, chat: str) -> None:
+        self.forgotten.append(chat)
 
     def spelled(self, ids: set[int]) -> dict[int, str]:
         return {id: self._words.get(id, " other") for id in ids}

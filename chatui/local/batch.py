@@ -65,9 +65,12 @@ class Batch:
         self._reading_speed = 200.0  # tokens a second, a guess until the first piece has been read
         self._owed = 0.0  # seconds of writing before the next piece is read
 
-    def join(self, prompt: tuple[int, ...], sampler: Sampler) -> Row | None:
-        """A new row, or None while every slot is in use. The prompt must be shorter than a slot."""
-        slot = self.slots.take(prompt)
+    def join(self, prompt: tuple[int, ...], sampler: Sampler, chat: str = "") -> Row | None:
+        """A new row, or None while every slot is in use. The prompt must be shorter than a slot.
+
+        Its slot is forgotten with the `chat`, where that has a name.
+        """
+        slot = self.slots.take(prompt, chat)
         if slot is None:
             return None
         row = Row(prompt, sampler, slot, len(slot.tokens), read_at=time.perf_counter())

@@ -61,6 +61,9 @@ class Model(Protocol):
     def end(self, handle: object) -> None:
         """Nobody wants this reply any more."""
 
+    def forget(self, chat: str) -> None:
+        """Let go of what is remembered of this chat, of which no reply is being written."""
+
     def preview(self, request: ChatRequest) -> Prompt:
         """The prompt that this would become; called in any thread. Raises ChatError."""
 
@@ -120,6 +123,7 @@ class LocalBackend:
         self._waiting: FairQueue[_Job] = FairQueue()
         self._coming: dict[str, str] = {}
         self._going: dict[object, _Job] = {}
+        self._over: set[str] = set()
         self._changed = threading.Condition()
         self._preparing: _Job | None = None
         self._prepared: deque[tuple[_Job, object]] = deque()
@@ -187,6 +191,12 @@ class LocalBackend:
     def spelled(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself, for a part of a character its bytes as <0xE2>; called in any thread."""
         return {} if (model := self._model) is None else model.spelled(ids)
+
+    def forget(self, chat: str) -> None:
+        """Let go of the keys and values of this chat before the next step, or once its last reply is over."""
+        with self._changed:
+            self._over.add(chat)
+            self._changed.notify_all()
 
     async def close(self) -> None:
         """End the replies being written and those waiting, and let go of the model."""
@@ -280,7 +290,7 @@ class LocalBackend:
         """Steps, until closed."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._going or self._can_begin())
+                self._changed.wait_for(lambda: self._closing or self._going or self._over or self._can_begin())
                 if self._closing:
                     return
             while (next_up := self._next()) is not None:
@@ -319,6 +329,7 @@ class LocalBackend:
             if job.unwanted.is_set():
                 del self._going[handle]
                 self._end(handle)
+        self._forget(self._model)
         if not self._going:
             return
         for handle, event in self._model.step():
@@ -327,6 +338,14 @@ class LocalBackend:
             if isinstance(event, ChatError) or event.finish is not None:
                 del self._going[handle]
                 self._outbox.append((job, None))
+
+    def _forget(self, model: Model) -> None:
+        """Those chats that are over, and of which nothing is written any more."""
+        with self._changed:
+            written = {job.request.chat for job in self._going.values()}
+            over, self._over = self._over - written, self._over & written
+        for chat in over:
+            model.forget(chat)
 
     def _end(self, handle: object) -> None:
         if self._model is not None:

@@ -35,7 +35,7 @@ class Reply:
     """
 
     def __init__(self, loaded: LoadedModel, request: ChatRequest) -> None:
-        settings = request.settings
+        settings, self.chat = request.settings, request.chat
         context = loaded.info.context_length
         self.prompt = preview(loaded, request)
         self.seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)

@@ -90,7 +90,7 @@ class Together:
         if not isinstance(prepared, Reply):
             raise TypeError("begin() takes what prepare() made")
         reply = prepared
-        row = self.batch.join(reply.prompt.token_ids, reply.sampler)
+        row = self.batch.join(reply.prompt.token_ids, reply.sampler, reply.chat)
         if row is None:
             raise RuntimeError("begin() needs room()")
         reply.begin(queue_seconds, row.cached)
@@ -115,6 +115,10 @@ class Together:
             del self._replies[handle]
             self._begun = [each for each in self._begun if each[0] is not handle]
             self.batch.leave(handle)
+
+    def forget(self, chat: str) -> None:
+        """Overwrite what this chat has left in slots."""
+        self.batch.slots.forget_chat(chat)
 
     def preview(self, request: ChatRequest) -> Prompt:
         """The prompt that this would become. Raises PromptError."""
@@ -207,6 +211,9 @@ class Serial:
         if self._going is handle and self._going is not None:
             self._going.context.run(self._going.stack.close)
             self._going = None
+
+    def forget(self, chat: str) -> None:
+        """Nothing is remembered."""
 
     def preview(self, request: ChatRequest) -> Prompt:
         """The prompt that this would become. Raises PromptError."""

@@ -35,12 +35,17 @@ def fit(bytes_per_token: int, context: int, budget: int, wanted: int, least: int
 
 @dataclass(eq=False)
 class Slot:
-    """One conversation's keys and values: `tokens` are those stored, `busy` while a row uses it."""
+    """One conversation's keys and values: `tokens` are those stored, `busy` while a row uses it.
+
+    Where it is a `chat` that is to be forgotten, `filled` is how many tokens it has been at most.
+    """
 
     index: int
     tokens: list[int] = field(default_factory=list)
     busy: bool = False
     used: int = 0
+    chat: str = ""
+    filled: int = 0
 
 
 class Slots:
@@ -71,12 +76,12 @@ class Slots:
         """How many slots no row uses."""
         return sum(not slot.busy for slot in self.all)
 
-    def take(self, ids: Sequence[int]) -> Slot | None:
+    def take(self, ids: Sequence[int], chat: str = "") -> Slot | None:
         """A free slot, now busy, that holds (nearly) as long a start of `ids` as any slot remembers, never all of them.
 
         The last token must be read anew, for what follows it is asked. The start is copied where its slot is busy, or
         would lose much of a conversation that goes on differently while another slot is empty, or holds something older
-        and less of it is kept than lost. None if all are busy.
+        and less of it is kept than lost. None if all are busy. The slot is then one of the `chat`, "" for none.
         """
         free = [slot for slot in self.all if not slot.busy]
         if not free:
@@ -85,14 +90,16 @@ class Slots:
         best = max(self.all, key=lambda slot: (common[slot], not slot.busy, -len(slot.tokens)))
         lost, spare = len(best.tokens) - common[best], any(not slot.tokens for slot in free)
         little = lost < min(WORTH_COPYING, common[best] + 1)
-        if not best.busy and (little or (lost <= common[best] and not spare)):
-            chosen = best
-        else:
-            chosen = min(free, key=lambda slot: (slot.used, slot.index))
+        goes_on = not best.busy and (little or (lost <= common[best] and not spare))
+        chosen = best if goes_on else min(free, key=lambda slot: (slot.used, slot.index))
+        chosen.filled = max(chosen.filled, len(chosen.tokens))
+        if not goes_on:
             if common[best] - common[chosen] >= WORTH_COPYING:
                 self._copy(best, chosen, common[best])
             common[chosen] = _common(chosen.tokens, ids)
         del chosen.tokens[common[chosen] :]
+        if chosen.chat != chat:
+            self._hand_over(chosen, chat)
         chosen.busy, chosen.used = True, next(self._clock)
         return chosen
 
@@ -105,7 +112,28 @@ class Slots:
         for tensor in (*self.storage.keys, *self.storage.values):
             tensor[slot.index].zero_()
         slot.tokens.clear()
+        slot.chat, slot.filled = "", 0
         self.give_back(slot)
+
+    def forget_chat(self, chat: str) -> None:
+        """Leave nothing of this chat, which no row uses: no tokens, no keys and no values."""
+        for slot in self.all:
+            if chat and slot.chat == chat and not slot.busy:
+                slot.filled = max(slot.filled, len(slot.tokens))
+                slot.tokens.clear()
+                self._hand_over(slot, "")
+
+    def _hand_over(self, slot: Slot, chat: str) -> None:
+        """The slot becomes another chat's. Of one that is to be forgotten, what lies behind its tokens is overwritten.
+
+        Only as far as it was filled: to write into all of a slot would take all of its memory.
+        """
+        if slot.chat:
+            for keys in self.storage.keys:
+                keys[slot.index, :, :, len(slot.tokens) : slot.filled + 1] = 0
+            for values in self.storage.values:
+                values[slot.index, :, len(slot.tokens) : slot.filled + 1] = 0
+        slot.chat, slot.filled = chat, 0
 
     def _copy(self, source: Slot, target: Slot, count: int) -> None:
         target.tokens.clear()

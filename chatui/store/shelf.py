@@ -358,6 +358,7 @@ class Shelf:
         parted = Parted.of(persona)
         size = persona_size(parted.persona)
         with self._database.writing() as connection:
+            self._limits.wait(connection, self._owner)
             card = cards.new_bytes(connection, self._owner, parted)
             if id is None:
                 self._limits.check(connection, self._owner, size + card, personas=1)

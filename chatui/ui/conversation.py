@@ -376,7 +376,8 @@ class Conversation(gr.ChatInterface):
         prompted = await self._prompted(persona, [message.content for message in path.messages], scene)
         begun = Message("assistant", start_with) if start_with else None
         messages = said(prompted.system_prompt, path.messages, begun, prompted.insertions)
-        return ChatRequest(messages, settings, user=tab.owner)
+        chat = tab.place.chat if tab.place.temporary else ""
+        return ChatRequest(messages, settings, user=tab.owner, chat=chat)
 
     async def _context(self, draft: str | None, *inputs: Any) -> str:
         """How full the context is, with what is being typed."""

@@ -43,6 +43,9 @@ class NoModel:
         """There are no tokens."""
         return {}
 
+    def forget(self, _: str) -> None:
+        """Nothing is remembered."""
+
     async def close(self) -> None:
         """There is nothing to free."""
 

@@ -66,6 +66,8 @@ class FakeModel:
     may_reset: threading.Event = field(default_factory=opened)
     began: threading.Event = field(default_factory=threading.Event)
     asked_in: list[str] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
+    forgot: threading.Event = field(default_factory=threading.Event)
 
     def room(self) -> bool:
         return len(self.replies) < self.rows
@@ -111,6 +113,11 @@ class FakeModel:
             self.replies.remove(handle)
             self.ended.append(handle.text)
 
+    def forget(self, chat: str) -> None:
+        assert chat not in [reply.text for reply in self.replies]
+        self.forgotten.append(chat)
+        self.forgot.set()
+
     def preview(self, request: ChatRequest) -> Prompt:
         return Prompt("", ())
 
@@ -142,7 +149,8 @@ def backend_of(model: Model, loader: Loader | None = None, **options: int) -> Lo
 
 
 def ask(text: str, user: str = "") -> ChatRequest:
-    return ChatRequest((Message("user", text),), GenerationSettings(), user=user)
+    """In a chat that is called like it."""
+    return ChatRequest((Message("user", text),), GenerationSettings(), user=user, chat=text)
 
 
 async def reply(backend: LocalBackend, text: str, user: str = "", ticket: str = "") -> str:
@@ -166,6 +174,55 @@ async def cancel(*tasks: asyncio.Task[str]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class StandsStill(FakeModel):
+    """Whose steps do nothing until it may read."""
+
+    def step(self) -> list[Happening]:
+        if self.may_read.wait(0.001):
+            return super().step()
+        return []
+
+
+class TestForgetting:
+    async def test_a_chat_that_is_over_is_forgotten_though_nothing_else_happens(self):
+        model = FakeModel()
+        backend = backend_of(model).start()
+        assert await reply(backend, "said") == "said"
+        backend.forget("said")
+        assert await asyncio.to_thread(model.forgot.wait, SOON)
+        assert model.forgotten == ["said"]
+        await backend.close()
+
+    async def test_not_before_its_last_reply_is_over_and_one_that_nobody_wants_is(self):
+        model = StandsStill(rows=2)
+        model.may_read.clear()
+        backend = backend_of(model).start()
+        [written, left] = await asked(backend, "written", "left")
+        await until(lambda: len(model.replies) == 2)
+        backend.forget("written")
+        await cancel(left)
+        backend.forget("left")
+        await until(lambda: model.forgotten == ["left"])
+        model.may_read.set()
+        assert await written == "written"
+        await until(lambda: model.forgotten == ["left", "written"])
+        await backend.close()
+
+    async def test_a_model_that_is_loading_has_nothing_to_forget(self):
+        loading = threading.Event()
+        model = FakeModel()
+
+        def load(*_: object) -> FakeModel:
+            assert loading.wait(SOON)
+            return model
+
+        backend = backend_of(model, load).start()
+        backend.forget("early")
+        loading.set()
+        assert await reply(backend, "said") == "said"
+        await backend.close()
 
 
 class TestOrder:

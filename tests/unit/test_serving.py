@@ -47,7 +47,7 @@ def shared(kind: str) -> Together:
 
 
 def ask(messages: tuple[Message, ...] = HELLO, **values: Any) -> ChatRequest:
-    asked = {name: values.pop(name) for name in ("whole", "ignore_eos", "trace") if name in values}
+    asked = {name: values.pop(name) for name in ("whole", "ignore_eos", "trace", "chat") if name in values}
     return ChatRequest(messages, GenerationSettings(**{"temperature": 0.0, "max_new_tokens": 12, **values}), **asked)
 
 
@@ -421,3 +421,17 @@ class TestSerial:
             raise error_of(run(model, ask())[0])
         assert caught.value.remedy
         assert model.room()
+
+
+def test_a_temporary_chat_is_remembered_until_it_is_over_and_then_nothing_of_it() -> None:
+    model = many()
+    slots = model.batch.slots
+    [events] = run(model, ask(chat="passing"))
+    more = (*HELLO, Message("assistant", text_of(events)), Message("user", "Go on"))
+    assert finish_of(run(model, ask(more, chat="passing"))[0]).cached_tokens > 0
+    model.forget("another")
+    assert any(slot.tokens for slot in slots.all)
+    model.forget("passing")
+    assert not any(slot.tokens for slot in slots.all)
+    assert not any(tensor.any() for tensor in (*slots.storage.keys, *slots.storage.values))
+    assert finish_of(run(model, ask(more))[0]).cached_tokens == 0

@@ -54,6 +54,62 @@ def used(slots: Slots, prompt: Sequence[int]) -> Slot:
     return slot
 
 
+def left_of(slots: Slots, slot: Slot) -> set[int]:
+    """The tokens of which keys or values lie anywhere in the slot, whether it is said to hold them or not."""
+    parts = [tensor[slot.index] for tensor in (*slots.storage.keys, *slots.storage.values)]
+    return {int(number) - 1 for part in parts for number in part.unique() if number}
+
+
+def passing(slots: Slots, prompt: Sequence[int], chat: str = "passing") -> Slot:
+    """A row of a chat that is to be forgotten, which leaves."""
+    slot = slots.take(prompt, chat)
+    assert slot is not None
+    store(slots, slot, prompt[len(slot.tokens) :])
+    slots.give_back(slot)
+    return slot
+
+
+def test_of_a_chat_that_is_forgotten_nothing_is_left_and_others_stay():
+    slots = made()
+    kept, other = used(slots, [1, 2, 3]), passing(slots, [4, 5, 6], "other")
+    slot = passing(slots, [7, 8, 9, 10, 11])
+    assert passing(slots, [7, 8, 9, 12]) is slot  # edited: what it said before lies behind
+    slots.forget_chat("passing")
+    assert left_of(slots, slot) == set(slot.tokens) == set()
+    assert (kept.tokens, other.tokens) == ([1, 2, 3], [4, 5, 6])
+    assert stored(slots, kept) == kept.tokens
+    assert stored(slots, other) == other.tokens
+    slots.forget_chat("")
+    assert kept.tokens == [1, 2, 3]
+
+
+def test_who_gets_the_slot_of_such_a_chat_finds_what_is_common_and_nothing_else():
+    slots = made(count=1)
+    passing(slots, [1, 2, 3, 4, 5, 6])
+    slot = used(slots, [1, 2, 3, 9])
+    assert left_of(slots, slot) == {1, 2, 3, 9}
+    slots.forget_chat("passing")
+    assert slot.tokens == [1, 2, 3, 9]
+
+
+def test_a_copied_start_leaves_nothing_of_such_a_chat_behind_it():
+    slots = made(count=2)
+    common = list(range(LONG))
+    passing(slots, [*range(50, 50 + LONG), 98, 99])
+    source = use(slots, [*common, 91])
+    slot = used(slots, [*common, 92])
+    assert slot is not source
+    assert left_of(slots, slot) == {*common, 92}
+
+
+def test_it_is_remembered_while_it_goes_on():
+    slots = made()
+    slot = passing(slots, [1, 2, 3])
+    again = slots.take([1, 2, 3, 4], "passing")
+    assert again is slot
+    assert slot.tokens == [1, 2, 3]
+
+
 def test_a_conversation_that_goes_on_finds_its_slot():
     slots = made()
     first, second = used(slots, [1, 2, 3]), used(slots, [4, 5, 6])

@@ -73,6 +73,7 @@ async def test_a_closed_tab_takes_its_temporary_chat_along(runner: Runner) -> No
     assert secret.encode() not in in_memory(runner)
     assert isinstance(runner.backend, FakeBackend)
     assert runner.backend.running == 0
+    assert [request.chat for request in runner.backend.requests] == runner.backend.forgotten == [chat]
     runner.backend.requests.clear()
     del live
     async with asyncio.timeout(10):  # threads and tasks let go of it as they come to their ends
