@@ -90,6 +90,8 @@ HEAD = (
     f'<script src="{lasting.address("connections.js")}"></script>'
     f'<script src="{lasting.address("refusals.js")}"></script>'
     f'<script src="{lasting.address("early.js")}"></script>'
+    f'<script defer src="{lasting.address("access.js")}"></script>'  # these two for the page to log in, too
+    f'<script defer src="{lasting.address("heard.js")}"></script>'
 ).encode()
 
 

@@ -49,7 +49,7 @@ HEAD = (
     f'<link rel="stylesheet" href="{lasting.address("personas.css")}">'
     f'<link rel="stylesheet" href="{lasting.address("inspector.css")}">'
     f'<script defer src="{lasting.address("chatui.js")}"></script>'
-    f'<script defer src="{lasting.address("access.js")}"></script>'
+    f'<script defer src="{lasting.address("focus.js")}"></script>'
 )
 
 LoginOf = Callable[[Request], str | None]

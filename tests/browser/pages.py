@@ -251,7 +251,7 @@ class Chat:
         """Open or close `conversations` or `settings` with its button."""
         bar = self.page.locator(f"#{name}")
         if ("open" in (bar.get_attribute("class") or "").split()) != opened:
-            bar.get_by_role("button", name="Toggle Sidebar").click()
+            bar.get_by_role("button", name="Show or hide").click()
             expect(bar).to_have_class(re.compile(r"\bopen\b" if opened else r"^((?!\bopen\b).)*$"))
 
     def start_anew(self) -> None:
@@ -264,8 +264,7 @@ class Chat:
         self.page.evaluate(
             "document.querySelectorAll('#settings .label-wrap:not(.open)').forEach(part => part.click())"
         )
-        slider = self.page.get_by_role("spinbutton", name=f"number input for {title}")
-        return slider.or_(self.page.get_by_role("spinbutton", name=title, exact=True)).or_(
+        return self.page.get_by_role("spinbutton", name=title, exact=True).or_(
             self.page.get_by_role("textbox", name=re.compile(f"^{re.escape(title)}"))
         )
 

@@ -108,7 +108,7 @@ def test_copy_conversation(chat: Open) -> None:
 def test_example_is_sent(chat: Open) -> None:
     page = chat(["answer"])
     page.fill("a draft")
-    page.log.get_by_role("button", name="Select example").nth(1).click()
+    page.log.locator("button.example").nth(1).click()
     expect(page.replies).to_have_text(["answer"], timeout=PATIENCE)
     page.answered()
     assert _asked(page) == [PRESETS[0].examples[1]]
@@ -198,7 +198,7 @@ def test_settings_reach_the_request_and_can_be_reset(chat: Open) -> None:
         seed=42,
         stop=("END", " two words "),
     )
-    slider = page.page.get_by_role("slider", name="range slider for Temperature")
+    slider = page.page.get_by_role("slider", name="Temperature", exact=True)
     slider.press("ArrowRight")
     expect(page.setting("Temperature")).to_have_value("1.4")
     page.button("Reset to the model's defaults").click()
@@ -262,7 +262,7 @@ def test_wrong_values_stop_retry_edit_and_examples_too(chat: Open) -> None:
     page = chat(["first"], fresh=True)
     said = page.page.get_by_text(re.compile("greater than or equal to 0")).first
     page.setting("Seed").fill("-1")
-    page.log.get_by_role("button", name="Select example").first.click()
+    page.log.locator("button.example").first.click()
     expect(said).to_be_visible()
     page.usable()
     assert page.backend.requests == []

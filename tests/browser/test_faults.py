@@ -39,7 +39,7 @@ def test_error_before_the_first_piece(chat: Open, way: str) -> None:
         page.say(question)
         page.button("Retry").click()
     else:
-        example = page.log.get_by_role("button", name="Select example").first
+        example = page.log.locator("button.example").first
         question = example.inner_text()
         example.click()
     expect(page.cards).to_have_count(1, timeout=PATIENCE)

@@ -74,7 +74,7 @@ def test_code_shows_as_written(chat: Open) -> None:
 
 def test_code_is_copied_as_written(chat: Open) -> None:
     page = chat([f"```make\n{CODE}\n```"])
-    page.say("hi").get_by_role("button", name="copy", exact=True).click()
+    page.say("hi").get_by_role("button", name="Copy code", exact=True).click()
     assert page.copied().rstrip("\n") == CODE
 
 
@@ -204,7 +204,7 @@ def test_formulas_are_outside_code_alone(chat: Open) -> None:
     text = shown.inner_text()
     assert "The pid is $$ here, $HOME, $5 and $6." in text
     assert "%%%LATEX_BLOCK_0%%% and" in text
-    shown.get_by_role("button", name="copy", exact=True).click()
+    shown.get_by_role("button", name="Copy code", exact=True).click()
     assert page.copied() == sql
     page.button("Copy message").last.click()
     assert page.copied() == reply
@@ -230,7 +230,7 @@ def test_all_is_copied_as_written_over_plain_http(serve: Callable[..., Site], op
     assert pasted() == "\tmy <T> &lt;"
     page.button("Copy message").last.click()
     assert pasted() == reply
-    page.replies.last.get_by_role("button", name="copy", exact=True).click()
+    page.replies.last.get_by_role("button", name="Copy code", exact=True).click()
     assert pasted() == code
     page.button("Copy conversation").click()
     whole = pasted()

@@ -40,13 +40,17 @@
     focused?.focus?.({ preventScroll: true });
     if (!copied) throw new DOMException("The browser does not let this page copy.", "NotAllowedError");
   };
-  const copy = async (text) => {
+  const put = async (text) => {
     try {
       if (writeOwn) return await writeOwn(text);
     } catch {
       // A page inside another may lack the permission.
     }
     copyByHand(text);
+  };
+  const copy = async (text) => {
+    await put(text);
+    document.dispatchEvent(new CustomEvent("chatui:say", { detail: _("Copied.") }));
   };
   let clicked = null;
   document.addEventListener("click", (event) => (clicked = event.target), true);
@@ -107,7 +111,7 @@
     if (element.matches(BOXES)) element.dir = "auto";
     if (element.matches(".thought-group .title button")) {
       // The whole title is a button already; this arrow inside it is for the eye.
-      element.tabIndex = -1;
+      element.disabled = true;
       element.setAttribute("aria-hidden", "true");
     }
     if (element.matches("#settings .info-text")) return explain(element);
@@ -169,7 +173,7 @@
     closeOverlaid(bar);
     if (panels.beside(bar.id)) panels.keep(bar.id, !isOpen(bar));
   }, true);
-  document.addEventListener("keydown", (event) => event.key === "Escape" && closeOverlaid());
+  document.addEventListener("keydown", (event) => event.key === "Escape" && event.isTrusted && closeOverlaid());
 
   // What a setting means is told when one asks for it.
   const explain = (info) => {
@@ -377,7 +381,9 @@
     const end = (keep) => {
       if (ended) return;
       ended = true;
+      const focused = document.activeElement === box;
       box.replaceWith(link);
+      if (focused) link.focus();
       if (keep && box.value.trim() !== text.trim()) done(box.value);
     };
     box.addEventListener("keydown", (event) => {
