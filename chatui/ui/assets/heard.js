@@ -40,13 +40,22 @@
     return copy.textContent;
   };
   let writing = false, said = "", where = null, moved = -Infinity, going = "", wentAt = -Infinity;
+  // Whether another chat is shown because one went there, and not because it began with a question.
+  let opening = false;
+  const heads = (event) => {
+    if (event.target.closest?.("#chats a, #new-chat, #temporary-chat, #chat .branch")) opening = true;
+    else if (event.target.closest?.("#message, #chat") && (event.type === "click" || event.key === "Enter")) opening = false;
+  };
+  document.addEventListener("click", heads, true);
+  document.addEventListener("keydown", heads, true);
+  window.addEventListener("popstate", () => (opening = true));
   const conversation = () => {
     if (!document.documentElement.matches(".at-rest")) return;
     const chat = document.querySelector("#chats .place")?.getAttribute("href") ?? null;
     const writes = document.querySelector("#message .stop-button") !== null;
-    if (chat !== where && where !== null && !writes && !writing) {
+    if (where === null || (chat !== where && opening)) {
       moved = performance.now();
-      say(texts([...document.querySelectorAll("#chats .current .chat-link")]));
+      if (where !== null) say(texts([...document.querySelectorAll("#chats .current .chat-link")]));
     }
     where = chat;
     if (writes && !writing) [said, wentAt] = [null, performance.now()];
@@ -83,6 +92,7 @@
   const before = TOLD.map(() => null);
   const told = () =>
     TOLD.forEach((selector, at) => {
+      if (selector.startsWith("html.at-rest") && !document.documentElement.matches(".at-rest")) return;
       const all = [...document.querySelectorAll(selector)];
       const now = all.length && selector === FOUND ? found() : texts(all);
       if (now !== before[at] && before[at] !== null) say(now);
