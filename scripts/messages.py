@@ -1,8 +1,8 @@
 """`python -m scripts.messages`: brings the catalogues in chatui/locale up to what the code says; lists what is left.
 
-A message is what stands in `_("...")`, `ngettext("...", "...", n)`, `N_("...")` and in the text of a ChatError, where
-it may be an f-string: `f"There may be {most:,} characters."` becomes "There may be {most} characters.". In the script
-of the page it is `_("...")`.
+A message is what stands in `_("...")`, `ngettext("...", "...", n)`, `N_("...")`, in the text of a ChatError and in what
+an import refuses, leaves or has skipped. It may be an f-string: `f"There may be {most:,} characters."` becomes "There
+may be {most} characters.". In the script of the page it is `_("...")`.
 """
 
 import ast
@@ -116,6 +116,11 @@ def _in_call(node: ast.Call, constants: dict[str, ast.expr]) -> Iterator[Id]:
         yield singular, plural
     elif name == "NotFoundError":
         yield from (f"There is no such {what}." for arg in node.args for what in _texts(arg, constants))
+    elif name == "refusal":
+        yield from _texts(node.args[0], constants)
+    elif name == "Left" or (name == "append" and isinstance(of := getattr(node.func, "value", None), ast.Name)):
+        if name == "Left" or of.id == "skipped":
+            yield from (text for argument in node.args for text in _texts(argument, constants))
     elif name in RAISED:
         for argument in node.args[1 if name == "SettingsError" else 0 :][:2]:
             yield from _texts(argument, constants)

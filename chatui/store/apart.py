@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from chatui import priority
 from chatui.errors import TransferError
-from chatui.store import checks, importing
+from chatui.store import checks, importing, parsing
 from chatui.store.importing import Source
 from chatui.store.records import Tree
 from chatui.store.rows import pieces
@@ -31,7 +31,7 @@ FIRST_TO_END = "1000"
 
 
 def opened(file: Path) -> Source:
-    """The conversations of a file; those of a large one, or of a .zip, are read in a process of their own.
+    """The conversations of a file; those of a large one, or of a packed one, are read in a process of their own.
 
     Raises TransferError where it is too large.
     """
@@ -39,7 +39,7 @@ def opened(file: Path) -> Source:
     if size > checks.MOST_BYTES:
         raise importing.too_large(size)
     with file.open("rb") as opened:
-        if size <= SMALL and not importing.is_zip(opened.read(4)):
+        if size <= SMALL and not parsing.is_packed(opened.read(4)):
             opened.seek(0)
             return importing.read(opened.read())
     return Apart(file)

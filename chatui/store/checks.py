@@ -1,12 +1,12 @@
 """What imported texts, times and conversations may be: each limit with its reason. Knows none of the formats."""
 
-import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from chatui.chat import Role
 from chatui.errors import TransferError
+from chatui.i18n import N_
 from chatui.personas import LONGEST_NAME, Persona
 from chatui.store.records import Conversation, StoredMessage, Tree
 from chatui.store.rows import derived_id, first_words
@@ -29,10 +29,8 @@ DEEPEST = 100
 FIRST_YEAR, LAST_YEAR = 1970, 2999
 """Times that every system can show, in every time zone."""
 
-# A file may have values whose repr would be too deep to make, or as large as the file.
-_reprs = reprlib.Repr()
-_reprs.maxstring = _reprs.maxother = _reprs.maxlong = 60
-_reprs.maxlevel = 2
+# A file may have values that are as large as the file.
+_MOST_SHOWN = 60
 
 
 def refusal(reason: str) -> TransferError:
@@ -41,8 +39,15 @@ def refusal(reason: str) -> TransferError:
 
 
 def shown(value: object) -> str:
-    """A value of the file as an error quotes it: shortened, and only its outside."""
-    return _reprs.repr(value)
+    """A value of the file as an error quotes it: as JSON has it, shortened, and only its outside."""
+    if isinstance(value, str):
+        return f"“{value[:_MOST_SHOWN]}{'…' * (len(value) > _MOST_SHOWN)}”"
+    if isinstance(value, dict | list):
+        return ("{…}" if value else "{}") if isinstance(value, dict) else ("[…]" if value else "[]")
+    told = (
+        "null" if value is None else str(value).lower() if isinstance(value, bool | float) else str(value)[:_MOST_SHOWN]
+    )
+    return told[:_MOST_SHOWN]
 
 
 def text(value: object, what: str) -> str:
@@ -83,7 +88,7 @@ def checked_time(value: datetime, what: str) -> datetime:
 def check_count(messages: int) -> None:
     """Raises TransferError where a conversation has too many messages."""
     if messages > MOST_MESSAGES:
-        raise refusal(f"it has {messages:,} messages; at most {MOST_MESSAGES:,} are allowed.")
+        raise refusal(f"It has {messages:,} messages; at most {MOST_MESSAGES:,} are allowed.")
 
 
 @dataclass
@@ -129,18 +134,18 @@ def tree(origin: Origin, drafts: Sequence[Draft], leaf: str | None) -> Tree:
     for place, draft in enumerate(drafts):
         before = origin.created if draft.parent is None else times[draft.parent]
         times[draft.id] = draft.created or before + timedelta(microseconds=place)
-        where = f"the text of message {shown(draft.id)}"
+        where = N_(f"The text of message {shown(draft.id)}")
         content, reasoning = (text("\n\n".join(part), where) for part in (draft.content, draft.reasoning))
         messages.append(
             StoredMessage(draft.id, id, draft.parent, draft.role, content, times[draft.id], reasoning=reasoning)
         )
-    title = one_line(text(origin.title[: 2 * LONGEST_TITLE], "its title"))
+    title = one_line(text(origin.title[: 2 * LONGEST_TITLE], N_("Its title")))
     persona = " ".join(clean(origin.persona).split())[:LONGEST_NAME].strip()
     conversation = Conversation(
         id=id,
         title=title or first_words(next((one.content for one in messages if one.role == "user"), "")),
         named=bool(title),
-        persona=Persona(name=persona or "Imported", system_prompt=text(origin.system_prompt, "its system prompt")),
+        persona=Persona(name=persona or "Imported", system_prompt=text(origin.system_prompt, N_("Its system prompt"))),
         leaf=leaf,
         pinned=origin.pinned,
         archived=origin.archived,

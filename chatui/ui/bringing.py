@@ -8,9 +8,10 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from chatui.errors import ChatError, LimitError, TransferError
-from chatui.i18n import _, ngettext
+from chatui.i18n import _, ngettext, translated
 from chatui.store import apart
 from chatui.store.importing import Source
+from chatui.store.parsing import Left
 from chatui.store.records import Merged
 from chatui.store.shelf import Shelf
 from chatui.ui import listening, speaking
@@ -99,13 +100,18 @@ class Import:
             return ""
         titles = defaultdict(list)
         for one in named[:LISTED]:
-            titles[one.reason].append(one.title)
+            titles[translated(one.reason)].append(called(one))
         lines = [_("Not everything in the file came in:")]
         lines += [f"{', '.join(those)}: {reason}" for reason, those in titles.items()]
         more = len(named) - LISTED + unnamed
         if more > 0:
             lines.append(_("And more: {count}.", count=more))
         return "\n".join(lines)
+
+
+def called(left: Left) -> str:
+    """What did not come in, by its name."""
+    return ", ".join(filter(None, (left.file, translated(left.title))))
 
 
 class Imports:

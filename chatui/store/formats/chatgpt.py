@@ -34,7 +34,7 @@ def conversation(value: Mapping[str, Any], now: datetime, skipped: Skipped) -> T
     """A conversation from its `mapping`; `now` is its time where it has none. Raises TransferError."""
     mapping = value.get("mapping")
     if not isinstance(mapping, dict):
-        raise refusal("it has no messages: its “mapping” is missing.")
+        raise refusal("It has no messages: its “mapping” is missing.")
     checks.check_count(len(mapping))
     created, updated = (common.time(value.get(name)) for name in ("create_time", "update_time"))
     origin = Origin(
@@ -58,7 +58,8 @@ def conversation(value: Mapping[str, Any], now: datetime, skipped: Skipped) -> T
 def _kept(mapping: dict[str, Any], skipped: Skipped) -> tuple[list[Draft], dict[str, str | None]]:
     """The messages to keep, parents first; and for every node the nearest one kept, itself or above it."""
     nodes = {id: node for id, node in mapping.items() if isinstance(node, dict)}
-    skipped += [f"message {shown(id)} is not an object" for id in mapping if id not in nodes]
+    for id in (id for id in mapping if id not in nodes):
+        skipped.append(f"message {shown(id)} is not an object")
     rank: dict[str, int] = {}
     for node in nodes.values():
         for child in a_list(node.get("children")):

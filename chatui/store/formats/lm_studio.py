@@ -48,7 +48,7 @@ def _draft(id: str, version: object, skipped: Skipped) -> Draft | None:
     fields = an_object(version)
     role = fields.get("role")
     if role not in ("user", "assistant"):
-        skipped.append(f"message {id} is from {shown(role)}")
+        skipped.append(f"message {shown(id)} is from {shown(role)}")
         return None
     made = common.parts(fields.get("content"))
     for step in map(an_object, a_list(fields.get("steps"))):

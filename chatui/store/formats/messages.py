@@ -41,7 +41,7 @@ def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
         draft.created = draft.created or created + timedelta(microseconds=number)
         drafts.append(draft)
     if not drafts and not prompt:
-        raise refusal(f"none of its messages can be read: {skipped[0]}." if skipped else "it has no messages.")
+        raise refusal(f"None of its messages can be read: {skipped[0]}." if skipped else "It has no messages.")
     drafts, _ = (
         common.joined(common.chain(drafts)) if any(_calls(one) for one in listed) else (common.chain(drafts), {})
     )
@@ -56,11 +56,10 @@ def _calls(message: object) -> bool:
 
 
 def _draft(number: int, message: object, skipped: Skipped) -> Draft | None:
-    where = f"message {number}"
     fields = an_object(message)
     role = fields.get("role")
     if not isinstance(message, dict):
-        skipped.append(f"{where} is not an object with role and content")
+        skipped.append(f"message {number:,} is not an object with role and content")
         return None
     made = common.parts(fields.get("content"))
     thought = next(
@@ -75,13 +74,13 @@ def _draft(number: int, message: object, skipped: Skipped) -> Draft | None:
             *_called(fields),
         ]
     if not said and not thoughts:
-        skipped.append(f"{where} has no content")
+        skipped.append(f"message {number:,} has no content")
         return None
     if role in ("user", "human", "system", "developer"):
         return Draft(str(number), None, "user", said, thoughts, common.time(fields.get("created_at")))
     if role in ("assistant", "model", "bot", "tool", "function"):
         return Draft(str(number), None, "assistant", said, thoughts, common.time(fields.get("created_at")))
-    skipped.append(f"{where} is from {shown(role)}")
+    skipped.append(f"message {number:,} is from {shown(role)}")
     return None
 
 
