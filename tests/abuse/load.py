@@ -1,7 +1,8 @@
 """Whether others slow a reply down: `python -m tests.abuse.load [malformed|crowd] [PAIRS] [RATE]` prints the ratios.
 
-A witness reads replies one after the other, in periods with and without abuse that alternate in one run. The server,
-the witness and the abuse are processes of their own.
+A witness reads replies one after the other, in periods that alternate in one run: in one the abuse goes to the same
+server, in the other to a second one beside it, so that the machine has as much to do. Both servers, the witness and the
+abuse are processes of their own.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 from tests.abuse.process import Process, running
 from tests.abuse.requests import malformed
@@ -30,6 +32,8 @@ HEAD = b"POST %s HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-typ
 REQUEST = HEAD % b"/v1/chat/completions" + b"content-length: %d\r\n\r\n%b" % (len(ASKED), ASKED)
 WHOLE = "".join(WORDS)
 SPAWN = mp.get_context("spawn")
+Target = Any
+"""A shared number: the port of the server that the abuse goes to."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +80,14 @@ def witness(port: int, ears: Connection) -> None:
         ears.send(asyncio.run(reply(port)))
 
 
-def send_malformed(port: int, paths: Sequence[str], on: Event, felt: Connection) -> None:
+def send_malformed(target: Target, paths: Sequence[str], on: Event, felt: Connection) -> None:
     """Malformed requests, sixteen at once, while it is on."""
     requests = malformed(int(time.time()), 10**9, paths)
 
     async def work() -> None:
         while on.is_set():
             with contextlib.suppress(OSError, TimeoutError):
-                await ask(port, next(requests))
+                await ask(target.value, next(requests))
             counted.append(1)
 
     async def works() -> None:
@@ -96,16 +100,16 @@ def send_malformed(port: int, paths: Sequence[str], on: Event, felt: Connection)
         felt.send(len(counted))
 
 
-def be_a_crowd(port: int, _: Sequence[str], on: Event, felt: Connection) -> None:
+def be_a_crowd(target: Target, _: Sequence[str], on: Event, felt: Connection) -> None:
     """Five hundred silent or slow connections and two hundred replies, while it is on."""
 
     async def listen(whole: list[bool]) -> None:
         while on.is_set():
-            whole.append((await reply(port)).text == WHOLE)
+            whole.append((await reply(target.value)).text == WHOLE)
 
     async def crowd() -> int:
         whole: list[bool] = []
-        async with held(port, 500):
+        async with held(target.value, 500):
             felt.send(0)
             await asyncio.gather(*(listen(whole) for _ in range(200)))
         assert all(whole), f"{whole.count(False)} of {len(whole)} replies were not whole"
@@ -120,7 +124,7 @@ ABUSE = {"malformed": send_malformed, "crowd": be_a_crowd}
 
 @dataclass(frozen=True)
 class Pair:
-    """The witness's replies with abuse and without."""
+    """The witness's replies with the abuse on its own server, and on the one beside."""
 
     abused: Heard
     alone: Heard
@@ -131,13 +135,13 @@ class Pair:
         return self.abused.seconds / self.alone.seconds
 
 
-def compare(process: Process, kind: str, count: int) -> tuple[list[Pair], int]:
+def compare(process: Process, beside: Process, kind: str, count: int) -> tuple[list[Pair], int]:
     """Pairs of periods, in random order; and how many requests the abuse was."""
-    on, chance = SPAWN.Event(), random.Random(1)
+    on, target, chance = SPAWN.Event(), SPAWN.Value("i", 0), random.Random(1)
     (ours, ears), (feels, felt) = SPAWN.Pipe(), SPAWN.Pipe()
     others = [
         SPAWN.Process(target=witness, args=(process.port, ears), daemon=True),
-        SPAWN.Process(target=ABUSE[kind], args=(process.port, process.paths, on, felt), daemon=True),
+        SPAWN.Process(target=ABUSE[kind], args=(target, process.paths, on, felt), daemon=True),
     ]
     for other in others:
         other.start()
@@ -148,8 +152,9 @@ def compare(process: Process, kind: str, count: int) -> tuple[list[Pair], int]:
         assert heard.text == WHOLE
         return heard  # type: ignore[no-any-return]
 
-    def hear_abused() -> Heard:
+    def hear_abused(port: int) -> Heard:
         nonlocal requests
+        target.value = port
         on.set()
         feels.recv()
         try:
@@ -163,11 +168,11 @@ def compare(process: Process, kind: str, count: int) -> tuple[list[Pair], int]:
     try:
         for _ in range(count):
             if chance.random() < 0.5:
-                alone = hear()
-                pairs.append(Pair(hear_abused(), alone))
+                alone = hear_abused(beside.port)
+                pairs.append(Pair(hear_abused(process.port), alone))
             else:
-                abused = hear_abused()
-                pairs.append(Pair(abused, hear()))
+                abused = hear_abused(process.port)
+                pairs.append(Pair(abused, hear_abused(beside.port)))
     finally:
         for other in others:
             other.kill()
@@ -188,10 +193,15 @@ def p95(values: Sequence[float]) -> float:
 
 def main(kind: str = "malformed", count: str = "20", rate: str = "30") -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder), rate=float(rate)) as process:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as another,
+        running(Path(folder), rate=float(rate)) as process,
+        running(Path(another), rate=float(rate)) as beside,
+    ):
         before = process.memory(), process.seconds()
         start = time.perf_counter()
-        pairs, requests = compare(process, kind, int(count))
+        pairs, requests = compare(process, beside, kind, int(count))
         took, spent = time.perf_counter() - start, process.seconds() - before[1]
         ratios = [pair.ratio for pair in pairs]
         low, high = between(ratios)

@@ -1,0 +1,38 @@
+"""Many at once: every reply comes whole, and the memory that it takes is given back or used again."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.abuse.load import WHOLE, held, reply
+from tests.abuse.process import Process, running
+from tests.abuse.requests import malformed
+from tests.abuse.test_fuzz import ask_all
+
+MEGABYTE = 2**20
+
+
+@pytest.mark.parametrize(("connections", "streams"), [(60, 30), pytest.param(500, 200, marks=pytest.mark.exhaustive)])
+def test_every_reply_comes_whole_among_many(tmp_path: Path, connections: int, streams: int) -> None:
+    async def load(process: Process) -> list[str]:
+        async with held(process.port, connections):
+            return [heard.text for heard in await asyncio.gather(*(reply(process.port) for _ in range(streams)))]
+
+    with running(tmp_path) as process:
+        memory = []
+        for _ in range(3):
+            assert asyncio.run(load(process)) == [WHOLE] * streams
+            memory.append(process.memory())
+        assert memory[2] - memory[0] < 10 * MEGABYTE
+        assert "Traceback" not in process.log
+
+
+@pytest.mark.exhaustive
+def test_memory_levels_off_under_malformed_requests(tmp_path: Path) -> None:
+    with running(tmp_path, rate=1e4) as process:
+        memory = []
+        for seed in range(6):
+            asyncio.run(ask_all(process.port, malformed(seed, 1500, process.paths)))
+            memory.append(process.memory())
+        assert memory[5] - memory[2] < 10 * MEGABYTE, memory
