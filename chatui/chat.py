@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from chatui.errors import ChatError
 from chatui.settings import GenerationSettings
@@ -239,6 +239,10 @@ class ModelStatus:
     error: ChatError | None = None
 
 
+Memo = dict[str, Any]
+"""What a backend remembers between previews for whoever holds this, and only as long."""
+
+
 class Backend(Protocol):
     """Whoever answers. Errors are raised as ChatError; closing the iterator is the one way to cancel."""
 
@@ -254,8 +258,11 @@ class Backend(Protocol):
     def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         """The reply, piece by piece; of one that is continued only what is new. Waits while the model is loading."""
 
-    async def preview(self, request: ChatRequest) -> Prompt | None:
-        """The prompt that this would become, or None while the model is loading. Raises ChatError."""
+    async def preview(self, request: ChatRequest, memo: Memo | None = None) -> Prompt | None:
+        """The prompt that this would become, or None while the model is loading. Raises ChatError.
+
+        With the same memo again, only what is new since costs time.
+        """
 
     def spelled(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself, for a part of a character its bytes as <0xE2>; called in any thread."""

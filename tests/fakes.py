@@ -12,6 +12,7 @@ from chatui.chat import (
     Anatomy,
     ChatRequest,
     Finish,
+    Memo,
     ModelInfo,
     ModelStatus,
     Prompt,
@@ -106,6 +107,8 @@ class FakeBackend:
         self.rate = rate
         self.requests: list[ChatRequest] = []
         self.forgotten: list[str] = []
+        self.previews: list[int] = []
+        """For each preview, how many were made with its memo until then."""
         self.running = 0
         self.cancelled = 0
         self.status = ModelStatus(INFO.name, "ready", info=INFO)
@@ -178,9 +181,12 @@ class FakeBackend:
             self.running -= 1
             self.cancelled += not finished
 
-    async def preview(self, request: ChatRequest) -> Prompt | None:
+    async def preview(self, request: ChatRequest, memo: Memo | None = None) -> Prompt | None:
         if self.status.info is None:
             return None
+        if memo is not None:
+            memo["previews"] = memo.get("previews", 0) + 1
+            self.previews.append(memo["previews"])
         return prompt_of(request)
 
     def forget(self, chat: str) -> None:

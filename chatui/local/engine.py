@@ -15,7 +15,7 @@ from typing import Protocol
 
 from chatui import priority
 from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, ModelInfo, ModelStatus, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, Memo, ModelInfo, ModelStatus, Prompt, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, unexpected
 from chatui.imports import uncollected
 from chatui.local.waiting import FairQueue
@@ -64,7 +64,7 @@ class Model(Protocol):
     def forget(self, chat: str) -> None:
         """Let go of what is remembered of this chat, of which no reply is being written."""
 
-    def preview(self, request: ChatRequest) -> Prompt:
+    def preview(self, request: ChatRequest, memo: Memo | None = None) -> Prompt:
         """The prompt that this would become; called in any thread. Raises ChatError."""
 
     def spelled(self, ids: set[int]) -> dict[int, str]:
@@ -184,9 +184,9 @@ class LocalBackend:
                 self._tell_places()
                 self._changed.notify_all()
 
-    async def preview(self, request: ChatRequest) -> Prompt | None:
+    async def preview(self, request: ChatRequest, memo: Memo | None = None) -> Prompt | None:
         """The prompt that this would become, or None while the model is loading. Raises ChatError."""
-        return await asyncio.to_thread(model.preview, request) if (model := self._model) is not None else None
+        return await asyncio.to_thread(model.preview, request, memo) if (model := self._model) is not None else None
 
     def spelled(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself, for a part of a character its bytes as <0xE2>; called in any thread."""

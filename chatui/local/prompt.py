@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from chatui.chat import Message, Prompt, Role, SystemRole, TemplateFacts
 from chatui.errors import ModelError, PromptError, TooLongError
@@ -192,12 +192,13 @@ def build(
     messages: Sequence[Message],
     limit: int,
     whole: bool = False,
+    known: spans.Known | None = None,
 ) -> Prompt:
     """The prompt of at most `limit` tokens for a conversation that asks for a reply, or behind that begins one.
 
     Where all of it is too long, the oldest turns are left out, never the first system message nor the user's last
-    message nor a reply to continue. Raises PromptError, TooLongError where even those do not fit, or where the `whole`
-    conversation must.
+    message nor a reply to continue. What is `known` is not encoded again. Raises PromptError, TooLongError where even
+    those do not fit, or where the `whole` conversation must.
     """
     reply = begun(template, messages)
     messages = _asked(messages)
@@ -206,7 +207,7 @@ def build(
     starts = _starts(turns)
 
     def draft(start: int) -> _Draft:
-        return _draft(tokenizer, template, system + turns[start:], reply)
+        return _draft(tokenizer, template, system + turns[start:], reply, known)
 
     if (all_of_it := draft(0)).tokens <= limit:
         return _finished(tokenizer, template, all_of_it, 0)
@@ -255,24 +256,28 @@ class _Draft:
     messages: list[Message]
     reply: Message | None
     text: str
-    encoded: BatchEncoding
+    encoded: spans.Encoded
     template_seconds: float
     tokenize_seconds: float
 
     @property
     def tokens(self) -> int:
-        return len(self.encoded["input_ids"])
+        return len(self.encoded.ids)
 
 
 def _draft(
-    tokenizer: PreTrainedTokenizerBase, template: Template, messages: list[Message], reply: Message | None
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    messages: list[Message],
+    reply: Message | None,
+    known: spans.Known | None,
 ) -> _Draft:
     """Written and encoded; control tokens that a person typed are encoded as the text they are."""
     try:
         began = perf_counter()
         text = _written(tokenizer, template, messages, reply)
         written = perf_counter()
-        encoded = spans.encode(tokenizer, text)
+        encoded = spans.encode(tokenizer, text, known)
     except Exception as error:
         raise PromptError(
             f"The model's chat template refused this conversation: {_first_line(error)}.", "Start a new chat."
@@ -291,7 +296,7 @@ def _finished(tokenizer: PreTrainedTokenizerBase, template: Template, draft: _Dr
     given = [replace(message, reasoning="") for message in fitted]
     return Prompt(
         text=text,
-        token_ids=tuple(draft.encoded["input_ids"]),
+        token_ids=tuple(draft.encoded.ids),
         dropped=dropped,
         spans=spans.attribute(text, ends, found),
         ends=ends,

@@ -9,13 +9,14 @@ from typing import Any
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from chatui.chat import ChatRequest, Finish, FinishReason, Message, Prompt, ReplyDelta, Told
+from chatui.chat import ChatRequest, Finish, FinishReason, Memo, Message, Prompt, ReplyDelta, Told
 from chatui.local import prompt as prompts
 from chatui.local.conventions import HARMONY, THINK, opened_by
 from chatui.local.loading import LoadedModel
 from chatui.local.prompt import Template
 from chatui.local.sampling import Sampler, model_rules
 from chatui.local.serial import decode
+from chatui.local.spans import Known
 from chatui.local.text import REPLACEMENT, IncrementalDecoder, StopStrings
 from chatui.local.thinking import NOTHING, HarmonySplitter, Parts, Splitter, TemplateSplitter, ThinkingSplitter, marked
 from chatui.traces import Traces
@@ -150,11 +151,16 @@ class _Sent:
         return self._told
 
 
-def preview(loaded: LoadedModel, request: ChatRequest) -> Prompt:
+def preview(loaded: LoadedModel, request: ChatRequest, memo: Memo | None = None) -> Prompt:
     """The prompt of this request. Raises PromptError where it does not fit."""
     info = loaded.info
     limit = info.context_length - (1 if request.whole else info.reserve(request.settings))
-    return prompts.build(loaded.tokenizer, loaded.template, request.messages, limit, request.whole)
+    known = None if memo is None else memo.setdefault("sections", Known())
+    try:
+        return prompts.build(loaded.tokenizer, loaded.template, request.messages, limit, request.whole, known)
+    finally:
+        if known is not None:
+            known.forget_the_rest()
 
 
 def write(loaded: LoadedModel, request: ChatRequest, queue_seconds: float = 0.0) -> Generator[ReplyDelta]:

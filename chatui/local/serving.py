@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, ModelInfo, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, Memo, ModelInfo, Prompt, ReplyDelta
 from chatui.errors import ChatError
 from chatui.local import compiling, forward
 from chatui.local.batch import Batch, Event, Row, explain
@@ -120,9 +120,9 @@ class Together:
         """Overwrite what this chat has left in slots."""
         self.batch.slots.forget_chat(chat)
 
-    def preview(self, request: ChatRequest) -> Prompt:
+    def preview(self, request: ChatRequest, memo: Memo | None = None) -> Prompt:
         """The prompt that this would become. Raises PromptError."""
-        return preview(self.loaded, request)
+        return preview(self.loaded, request, memo)
 
     def spelled(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself."""
@@ -215,9 +215,9 @@ class Serial:
     def forget(self, chat: str) -> None:
         """Nothing is remembered."""
 
-    def preview(self, request: ChatRequest) -> Prompt:
+    def preview(self, request: ChatRequest, memo: Memo | None = None) -> Prompt:
         """The prompt that this would become. Raises PromptError."""
-        return preview(self.loaded, request)
+        return preview(self.loaded, request, memo)
 
     def spelled(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself."""

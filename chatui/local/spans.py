@@ -5,7 +5,8 @@ transformers marks them.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby, pairwise, zip_longest
 from typing import get_args
@@ -97,21 +98,61 @@ def attribute(text: str, ends: Sequence[int], found: Sequence[Region]) -> tuple[
     return tuple(Span(source, len(list(tokens))) for source, tokens in groupby(sources))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, written: str) -> BatchEncoding:
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens of a text, and where in it each of them ends; no ends where the tokenizer does not tell."""
+
+    ids: Sequence[int]
+    stops: Sequence[int]
+
+
+class Known:
+    """Sections of a text that has been encoded: one that has them again costs only what is new in it.
+
+    It holds what was said, and nothing but the text that it was last asked for.
+    """
+
+    def __init__(self) -> None:
+        self._sections: dict[str, Encoded] = {}
+        self._used: dict[str, Encoded] = {}
+
+    def encoded(self, tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
+        """The tokens of a text without marks."""
+        sections = list(_sections(tokenizer, text))
+        new = [section for section in dict.fromkeys(sections) if section not in self._sections]
+        self._sections |= zip(new, _encoded_each(tokenizer, new), strict=True)
+        self._used |= {section: self._sections[section] for section in sections}
+        ids: list[int] = []
+        stops: list[int] = []
+        place = 0
+        for section in sections:
+            found = self._sections[section]
+            ids += found.ids
+            stops += [place + stop for stop in found.stops]
+            place += len(section)
+        return Encoded(ids, stops)
+
+    def forget_the_rest(self) -> None:
+        """Let go of all that was not asked for since this was called before."""
+        self._sections, self._used = self._used, {}
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, written: str, known: Known | None = None) -> Encoded:
     """The tokens of the text; control tokens that a person typed are encoded as the text they are."""
+    if shown(written) != written:
+        return _told(tokenizer(written, add_special_tokens=False, sanitize_control_tokens=True))
     # Text without marks takes the way that tells where each token came from; the ids are the same.
-    marked = {"sanitize_control_tokens": True} if shown(written) != written else {}
-    encoded: BatchEncoding = tokenizer(written, add_special_tokens=False, **marked)
-    return encoded
+    if known is not None and tokenizer.is_fast:
+        return known.encoded(tokenizer, written)
+    return _told(tokenizer(written, add_special_tokens=False))
 
 
-def ends(tokenizer: PreTrainedTokenizerBase, written: str, encoded: BatchEncoding) -> tuple[int, ...]:
+def ends(tokenizer: PreTrainedTokenizerBase, written: str, encoded: Encoded) -> tuple[int, ...]:
     """Where in the shown text of `written`, which became `encoded`, the characters of each token end.
 
     As the tokenizer tells; where it does not, as what it decodes is found in the text.
     """
-    text, ids = shown(written), encoded["input_ids"]
-    found = _stops(encoded)
+    text, ids, found = shown(written), list(encoded.ids), list(encoded.stops)
     if not found:
         made, found = _encoded_in_parts(tokenizer, written) if tokenizer.is_fast else ([], [])
         if made != ids:
@@ -170,6 +211,31 @@ def _searched(text: str, messages: Sequence[Message]) -> list[Region]:
             place = start + len(content)
             found.append(Region(source, start, place))
     return found
+
+
+def _sections(tokenizer: PreTrainedTokenizerBase, text: str) -> Iterator[str]:
+    """The text, cut before each token that stands for itself wherever it is: what is between two is encoded alone."""
+    alone = [
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.content and not (token.lstrip or token.rstrip or token.single_word or token.normalized)
+    ]
+    found = re.finditer("|".join(map(re.escape, sorted(alone, key=len, reverse=True))), text) if alone else ()
+    places = sorted({0, *(match.start() for match in found), len(text)})
+    return (text[start:end] for start, end in pairwise(places))
+
+
+def _encoded_each(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Encoded]:
+    if not texts:
+        return []
+    encodings = tokenizer(texts, add_special_tokens=False).encodings or []
+    return [
+        Encoded(array("I", encoding.ids), array("I", [stop for _, stop in encoding.offsets])) for encoding in encodings
+    ]
+
+
+def _told(encoded: BatchEncoding) -> Encoded:
+    return Encoded(encoded["input_ids"], _stops(encoded))
 
 
 def _stops(encoded: BatchEncoding) -> list[int]:

@@ -43,6 +43,7 @@ from chatui.ui.blocks import Page
 from chatui.ui.bringing import Import, Imports
 from chatui.ui.flow import Latest, Once, pause, rendered
 from chatui.ui.inspector_panel import InspectorPanel
+from chatui.ui.memos import Memos
 from chatui.ui.persona_panel import PersonaPanel
 from chatui.ui.place import Place
 from chatui.ui.sessions import MOST_TABS
@@ -87,6 +88,7 @@ class Conversation(gr.ChatInterface):
         self._latest = Latest()
         self._temporary = TemporaryChats(runner)
         self._imports = Imports()
+        self._memos = Memos()
         self._once: Once[Place] = Once(MOST_TABS)
         super().__init__(endpoint.chat(self._backend), api_name="chat", editable=True, concurrency_limit=None, **parts)
 
@@ -264,6 +266,7 @@ class Conversation(gr.ChatInterface):
 
     async def _closed(self) -> None:
         """The tab is closed: let go of its temporary chat, and of what Gradio keeps of it."""
+        self._memos.left(listening.session())
         await self._temporary.left(listening.session())
         await listening.forget_tab()
 
@@ -402,7 +405,8 @@ class Conversation(gr.ChatInterface):
             prompted = await self._prompted(persona, [message.content for message in path], scene)
             begun = Message("assistant", start_with) if start_with else None
             messages = said(prompted.system_prompt, path, begun, prompted.insertions)
-            found = await self._backend.preview(ChatRequest(messages, settings))
+            memo = self._memos.at(listening.session(), tab.place.chat)
+            found = await self._backend.preview(ChatRequest(messages, settings), memo)
             if found is None:
                 return ""
             return context_bar.bar(info, replace(found, dropped=found.dropped + end.earlier), settings, blank)
@@ -482,6 +486,8 @@ class Conversation(gr.ChatInterface):
         before = seen.shown
         ids = (*seen.ids, writing.id) if writing else tuple(seen.ids)
         tab.place = replace(tab.place, ids=ids, growing=writing is not None)
+        if not self._temporary.is_closed(listening.session()):
+            self._memos.stands(listening.session(), tab.place.chat)
         await self._temporary.stands(listening.session(), tab.owner, tab.place.chat if tab.place.temporary else "")
         model = self._backend.models()[0]
         yield {

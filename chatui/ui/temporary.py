@@ -33,6 +33,10 @@ class TemporaryChats:
         if before is not None and before != now:
             await self._remove(*before)
 
+    def is_closed(self, session: str) -> bool:
+        """Whether the tab was closed a moment ago: an event of it may still go on."""
+        return session in self._closed
+
     async def left(self, session: str) -> None:
         """The tab is closed, or shows another page."""
         moment = time.monotonic()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvicorn
 
-from chatui.chat import ChatRequest, Finish, ModelInfo, ModelStatus, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, Finish, Memo, ModelInfo, ModelStatus, Prompt, ReplyDelta
 from chatui.server import build_app
 from chatui.settings import AppSettings, GenerationSettings
 
@@ -35,7 +35,7 @@ class NoModel:
         """An empty reply."""
         yield ReplyDelta(finish=Finish("stop_token", 0, 0, 0, 0.0, 0.0, 0.0))
 
-    async def preview(self, _: ChatRequest) -> Prompt | None:
+    async def preview(self, _: ChatRequest, memo: Memo | None = None) -> Prompt | None:  # noqa: ARG002
         """There is no template."""
         return None
 

@@ -217,6 +217,20 @@ def test_feedback_with_a_note_is_exported_and_imported(chat: Open, tmp_path: Pat
     expect(page.page.locator("#chats .chat-link")).to_have_count(1)
 
 
+def test_while_one_types_a_chat_is_counted_on_from_where_it_was_and_another_anew(chat: Open) -> None:
+    page = chat(["fine"], fresh=True)
+    page.say("one")
+    page.at_rest()
+    previews = page.backend.previews
+    for typed in ("more", "more of it"):
+        previews.clear()
+        page.box.fill(typed)
+        wait_until(lambda: max(previews, default=0) > 1)
+    previews.clear()
+    page.start_anew()
+    wait_until(lambda: 1 in previews)
+
+
 def bring(page: Chat, file: Path) -> None:
     with page.page.expect_file_chooser() as chooser:
         page.button("Import chats").click()

@@ -118,7 +118,7 @@ class FakeModel:
         self.forgotten.append(chat)
         self.forgot.set()
 
-    def preview(self, request: ChatRequest) -> Prompt:
+    def preview(self, request: ChatRequest, memo: object = None) -> Prompt:
         return Prompt("", ())
 
     def spelled(self, ids: set[int]) -> dict[int, str]:

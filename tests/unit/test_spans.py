@@ -1,6 +1,7 @@
 """Which token of a prompt came from where: ten families of templates, tokenizers of every kind, all sorts of text."""
 
 import copy
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +13,10 @@ from tokenizers.models import BPE, WordPiece
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from chatui.chat import Message, Prompt, Source, Span
+from chatui.errors import TooLongError
 from chatui.local import embedded, spans
 from chatui.local import prompt as prompts
-from chatui.local.spans import Region
+from chatui.local.spans import Known, Region
 from chatui.settings import AppSettings
 from tests import models
 from tests.templates import FAMILIES
@@ -438,6 +440,92 @@ def test_tokenizers_of_every_kind(kind: str, conversation: str):
     check(tokenizer, prompt)
     for source, contents in expected(messages).items():
         assert all(content in said(prompt, source) for content in contents)
+
+
+def first_word() -> PreTrainedTokenizerFast:
+    """As Llama 2's and Mistral's: the first word of a text begins otherwise than others."""
+    tokenizer = byte_fallback()
+    tokenizer.backend_tokenizer.normalizer = None
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    return tokenizer
+
+
+def every_word() -> PreTrainedTokenizerFast:
+    tokenizer = byte_fallback()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("\u2581")
+    tokenizer.backend_tokenizer.pre_tokenizer = None
+    return tokenizer
+
+
+def greedy() -> PreTrainedTokenizerFast:
+    """Its control tokens take the whitespace around them along: no text can be cut there."""
+    backend = models.tokenizer().backend_tokenizer
+    backend.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False, lstrip=True, rstrip=True) for token in models.SPECIAL]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def with_template(make: Callable[[], PreTrainedTokenizerBase]) -> Ready:
+    tokenizer = make()
+    tokenizer.chat_template = models.CHATML
+    return prepared(tokenizer)
+
+
+ALL_READY = READY | {
+    name: with_template(make)
+    for name, make in {**KINDS, "first word": first_word, "every word": every_word, "greedy": greedy}.items()
+}
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+@pytest.mark.parametrize("name", ALL_READY)
+def test_what_is_known_is_counted_as_what_is_not(name: str, reply: str):
+    tokenizer, template = ALL_READY[name]
+    known = Known()
+    for messages in CONVERSATIONS.values():
+        for draft in ("Hi", "  Hi\n", "Hi there, ", "\nA\n\n"):
+            asked = [*messages, Message("assistant", "Yes "), Message("user", draft), *REPLIES[reply]]
+            plain = prompts.build(tokenizer, template, asked, 10_000)
+            for limit in (10_000, len(plain.token_ids) - 1):
+                found = []
+                for of in (None, known):
+                    try:
+                        prompt = prompts.build(tokenizer, template, asked, limit, known=of)
+                        found.append((prompt.token_ids, prompt.ends, prompt.spans, prompt.dropped))
+                    except TooLongError as error:
+                        found.append(error.message)
+                known.forget_the_rest()
+                assert found[0] == found[1]
+
+
+def test_a_pause_in_typing_costs_no_more_than_what_is_new(monkeypatch: pytest.MonkeyPatch):
+    """However long the conversation is, and where it is so long that its beginning is left out."""
+    tokenizer, template = READY["chatml"]
+    said = [Message(("user", "assistant")[n % 2], f"message {n} " + "word " * 20) for n in range(60)]
+    encoded: list[int] = []
+    each = spans._encoded_each
+
+    def counted(tokenizer: Any, texts: list[str]) -> Any:
+        encoded.append(sum(map(len, texts)))
+        return each(tokenizer, texts)
+
+    monkeypatch.setattr(spans, "_encoded_each", counted)
+    for limit in (100_000, 2_000):
+        known = Known()
+        costs = []
+        for draft in ("What", "What is", "What is this?"):
+            encoded.clear()
+            prompt = prompts.build(tokenizer, template, [*said, Message("user", draft)], limit, known=known)
+            known.forget_the_rest()
+            costs.append(sum(encoded))
+            assert bool(prompt.dropped) == (limit == 2_000)
+        assert costs[0] > sum(len(one.content) for one in said)
+        assert max(costs[1:]) < 100
+        held = "".join(known._sections)
+        assert "message 0 " in held
+        assert "What is this?" in held
+        assert held.count("What") == 1
 
 
 def test_of_tokens_that_make_one_character_the_first_has_it():

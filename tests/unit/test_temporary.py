@@ -6,6 +6,7 @@ import os
 import secrets
 import sqlite3
 import time
+import weakref
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from chatui.errors import NotFoundError
+from chatui.local.spans import Known
 from chatui.personas import PRESETS
 from chatui.runner import Live, Runner
 from chatui.settings import AppSettings, GenerationSettings
@@ -20,6 +22,8 @@ from chatui.store import store as stores
 from chatui.store.opening import old_copies
 from chatui.store.records import Author, Progress, Turn
 from chatui.store.store import Store
+from chatui.ui import memos as memos_module
+from chatui.ui.memos import Memos
 from chatui.ui.temporary import TemporaryChats
 from tests.databases import ask
 from tests.fakes import FakeBackend, Hold
@@ -79,6 +83,43 @@ async def test_a_closed_tab_takes_its_temporary_chat_along(runner: Runner) -> No
     async with asyncio.timeout(10):  # threads and tasks let go of it as they come to their ends
         while holding(secret) > 2:  # this function's own
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("leave", ["goes on", "is closed"])
+def test_what_a_preview_remembers_goes_with_the_tab(leave: str) -> None:
+    memos, known = Memos(), Known()
+    held = weakref.ref(known)
+    memos.stands("tab", "chat")
+    memos.at("tab", "chat")["sections"] = known
+    del known
+    memos.stands("tab", "chat")
+    gc.collect()
+    assert held() is not None
+    if leave == "goes on":
+        memos.stands("tab", "")
+    else:
+        memos.left("tab")
+    gc.collect()
+    assert held() is None
+    assert memos.at("tab", "chat") == {}
+
+
+def test_nothing_is_remembered_where_no_tab_stands() -> None:
+    memos = Memos()
+    memos.stands("", "chat")
+    memos.stands("tab", "chat")
+    for session, chat in (("", "chat"), ("tab", "another"), ("closed", "chat")):
+        memos.at(session, chat)["sections"] = Known()
+        assert memos.at(session, chat) == {}
+
+
+def test_few_tabs_are_remembered_the_last_ones() -> None:
+    memos = Memos()
+    for number in range(memos_module.MOST + 1):
+        memos.stands(f"tab {number}", "chat")
+        memos.at(f"tab {number}", "chat")["sections"] = number
+    assert memos.at("tab 0", "chat") == {}
+    assert memos.at(f"tab {memos_module.MOST}", "chat") == {"sections": memos_module.MOST}
 
 
 async def test_going_elsewhere_removes_it_too_and_no_other(runner: Runner) -> None:
