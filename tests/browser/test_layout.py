@@ -104,7 +104,7 @@ def test_a_panel_over_the_chat_closes_when_one_goes_on(chat: Open) -> None:
 
 def test_settings_are_folded_and_explained_on_demand(chat: Open) -> None:
     page = chat(fresh=True)
-    slider = page.page.get_by_role("slider", name="range slider for Temperature")
+    slider = page.page.get_by_role("slider", name="Temperature", exact=True)
     expect(slider).to_be_hidden()
     page.button("Sampling ▼").click()
     expect(slider).to_be_visible()
