@@ -8,12 +8,12 @@ from sqlalchemy import Connection, and_, delete, func, insert, literal, select, 
 from chatui.errors import NotFoundError
 from chatui.store import cards, tables
 from chatui.store.database import Database
-from chatui.store.merging import PIECE_CHARACTERS, PIECE_MESSAGES, pause
+from chatui.store.merging import pause
 from chatui.store.rows import now, remove_conversation
 from chatui.store.shelf import Shelf
 from chatui.store.tables import adoptions, conversations, inspections, messages, personas
 
-PIECE_CONVERSATIONS = 50
+PIECE_CONVERSATIONS, PIECE_MESSAGES, PIECE_CHARACTERS = 50, 200, 200_000
 """No more are moved within one transaction: the words of their titles and messages are put into the index anew."""
 
 
