@@ -132,7 +132,8 @@ class Turn:
 
     `question` is None where the reply is to the message `parent`: another version of a reply, for example. `parent`
     None begins a conversation's tree anew. `conversation` None makes a new conversation, of the id `new` where that is
-    set, which the assistant begins with the first of `greetings` where there are some; the others are versions of that.
+    set, which the assistant begins with one of the `greetings` where there are some, by its number in `greeting`; the
+    others are versions of that.
     """
 
     conversation: str | None
@@ -142,6 +143,7 @@ class Turn:
     persona: Persona
     greetings: tuple[str, ...] = ()
     new: str | None = None
+    greeting: int = 0
 
 
 @dataclass(frozen=True)

@@ -403,7 +403,7 @@ class Shelf:
             for text in (turn.greetings if turn.question is not None else ())
         ]
         insert_messages(connection, self._owner, said)
-        return said[0].id if said else turn.parent
+        return said[turn.greeting].id if said else turn.parent
 
     def _question(self, connection: Connection, conversation: str, turn: Turn, moment: datetime) -> str:
         """The id of the message that is to be answered, added where it is new."""

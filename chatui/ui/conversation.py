@@ -44,7 +44,7 @@ from chatui.ui.bringing import Import, Imports
 from chatui.ui.flow import Latest, Once, pause, rendered
 from chatui.ui.inspector_panel import InspectorPanel
 from chatui.ui.memos import Memos
-from chatui.ui.persona_panel import PersonaPanel
+from chatui.ui.persona_panel import LEFT, PersonaPanel
 from chatui.ui.place import Place
 from chatui.ui.sessions import MOST_TABS
 from chatui.ui.sidebar import Sidebar
@@ -143,7 +143,7 @@ class Conversation(gr.ChatInterface):
         place: list[Component] = [self._where, self._sidebar.search]
         asked = [*self._panel.inputs, *self.additional_inputs]
         inspect.connect(self._tab, self._again, place, asked)
-        boxes: list[Any] = [self._panel.inputs[-1], *self.additional_inputs]
+        boxes: list[Any] = [*self._panel.inputs[-2:], *self.additional_inputs]
         gr.on(
             [self._draft.change, self._where.change, *(box.change for box in boxes)],
             self._context,
@@ -227,6 +227,9 @@ class Conversation(gr.ChatInterface):
     async def _do(self, action: str, *inputs: Any) -> Updates:
         """An action of the list of conversations or of the bar below a message: `number|name=target=value`."""
         name, _, rest = (action or "").partition("|")[2].partition("=")
+        if name == "greeting":
+            yield await self._greets(rest, inputs)
+            return
 
         async def step(tab: Tab) -> Live | None:
             target, _, value = rest.partition("=")
@@ -244,6 +247,15 @@ class Conversation(gr.ChatInterface):
         asks = rest if name in ("continue", "other", "branch") else None
         async for update in self._run(inputs, step, asks=asks, opens=name in ("open", "branch", "restore")):
             yield update
+
+    async def _greets(self, number: str, inputs: Sequence[Any]) -> dict[Component, Any]:
+        """Another greeting of the persona's in the empty chat."""
+        try:
+            persona, *_ = await self._chosen(self._tab(inputs), inputs)
+            return self._panel.greets(persona, number)
+        except ChatError as error:
+            speaking.warn(error)
+            return {self._panel.greeting: gr.skip()}
 
     async def _first(self) -> dict[Any, Any]:
         """What the page shows at first, at an address that may name a conversation."""
@@ -325,14 +337,17 @@ class Conversation(gr.ChatInterface):
         goes_on: StoredMessage | None = None,
     ) -> Live:
         """Begin a reply: to a new `question` below `parent`, or to the message `parent`, or one that `goes_on`."""
-        persona, start_with, settings = await self._chosen(inputs)
+        persona, start_with, settings = await self._chosen(tab, inputs)
         model = self._backend.models()[0]
         seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
         chat = tab.place.chat or new_id()
         scene = scenes.scene(persona, model.name, seed, chat)
         greetings = scenes.greetings(persona, model.name)
+        greeting = self._greeting(inputs, greetings)
         await tab.stop()
-        before = await self._said(tab, persona, parent) if tab.place.chat else greetings[: question is not None]
+        before: Sequence[str] = greetings[greeting : greeting + 1] if question is not None else ()
+        if tab.place.chat:
+            before = await self._said(tab, persona, parent)
         prompted = await self._prompted(persona, [*before, *([question] if question is not None else [])], scene)
         author = Author(
             model=model.name,
@@ -345,16 +360,24 @@ class Conversation(gr.ChatInterface):
             insertions=prompted.insertions,
             moment=scene.moment.isoformat(),
         )
-        turn = Turn(tab.place.chat or None, parent or None, question, author, persona, greetings, chat)
+        turn = Turn(tab.place.chat or None, parent or None, question, author, persona, greetings, chat, greeting)
         live = await self._runner.ask(tab.owner, turn, tab.place.temporary)
         tab.place = replace(tab.place, chat=live.conversation.id)
         return live
 
-    async def _chosen(self, inputs: Sequence[Any]) -> tuple[Persona, str, GenerationSettings]:
+    async def _chosen(self, tab: Tab, inputs: Sequence[Any]) -> tuple[Persona, str, GenerationSettings]:
         """The persona, the reply's start, and the settings."""
         chosen, (start_with, *values) = inputs[2 : 2 + len(self._panel.inputs)], inputs[2 + len(self._panel.inputs) :]
         settings = controls.read(values)
-        return await self._panel.persona(*chosen), start_with or "", settings
+        persona = await self._panel.persona(*chosen)
+        if tab.place.chat and str(chosen[0]).startswith(LEFT):
+            left = await asyncio.to_thread(tab.shelf.began_with, tab.place.chat)
+            persona = replace(persona, card=left.card if left.name == persona.name else None)
+        return persona, start_with or "", settings
+
+    def _greeting(self, inputs: Sequence[Any], greetings: Sequence[str]) -> int:
+        """Which greeting the empty page shows."""
+        return scenes.number(inputs[1 + len(self._panel.inputs)], greetings)
 
     async def _said(self, tab: Tab, persona: Persona, leaf: str | None) -> list[str]:
         """What has been said up to this message, as far as it matters for what the persona is told."""
@@ -371,7 +394,7 @@ class Conversation(gr.ChatInterface):
 
     async def _again(self, tab: Tab, reply: StoredMessage, inputs: Sequence[Any]) -> ChatRequest:
         """The request for `reply` once more with its seed, and with the persona and settings as they now stand."""
-        persona, start_with, settings = await self._chosen(inputs)
+        persona, start_with, settings = await self._chosen(tab, inputs)
         path = await self._runner.path(tab.owner, reply.conversation, reply.parent, tab.place.temporary)
         seed, moment = (reply.author.seed, reply.author.moment) if reply.author else (settings.seed, "")
         settings = settings.model_copy(update={"seed": seed})
@@ -389,7 +412,7 @@ class Conversation(gr.ChatInterface):
             return ""
         try:
             tab = self._tab(inputs)
-            persona, start_with, settings = await self._chosen(inputs)
+            persona, start_with, settings = await self._chosen(tab, inputs)
             model = self._backend.models()[0].name
             end = Path(())
             if tab.place.chat:
@@ -397,7 +420,7 @@ class Conversation(gr.ChatInterface):
             greetings = () if tab.place.chat else scenes.greetings(persona, model)
             blank = not (draft or "").strip()
             path: list[StoredMessage | Message] = [
-                *(Message("assistant", text) for text in greetings[:1]),
+                *(Message("assistant", text) for text in greetings[self._greeting(inputs, greetings) :][:1]),
                 *end.messages,
                 Message("user", "?" if blank else draft or ""),
             ]
@@ -490,13 +513,17 @@ class Conversation(gr.ChatInterface):
             self._memos.stands(listening.session(), tab.place.chat)
         await self._temporary.stands(listening.session(), tab.owner, tab.place.chat if tab.place.temporary else "")
         model = self._backend.models()[0]
+        panel = await self._panel_shows(tab) if opens else {}
         yield {
-            self.chatbot: gr.update(value=[*before, *failure], feedback_value=seen.ratings),
+            **panel,
+            self.chatbot: {
+                **panel.get(self.chatbot, {}),
+                **gr.update(value=[*before, *failure], feedback_value=seen.ratings),
+            },
             self.textbox: _busy(sent) if writing else _ready(sent),
             self._status: header.status(model),
             self._where: tab.place.written(),
             self._sidebar.list: await self._listed(tab),
-            **(await self._panel_shows(tab) if opens else {}),
         }
         if writing is None:
             return
@@ -565,10 +592,11 @@ class Conversation(gr.ChatInterface):
         yield message
 
     async def _panel_shows(self, tab: Tab) -> dict[Component, Any]:
-        """The persona that the conversation began with, as it was then."""
+        """The persona that the conversation began with, as it was then, also for the next chat that is begun."""
         if not tab.place.chat:
             return {}
-        return await self._panel.shows(await asyncio.to_thread(tab.shelf.began_with, tab.place.chat))
+        persona = await asyncio.to_thread(tab.shelf.began_with, tab.place.chat)
+        return {**await self._panel.shows(persona), **self._panel.greets(persona)}
 
 
 async def _leave(tab: Tab) -> None:

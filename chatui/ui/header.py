@@ -11,6 +11,9 @@ from chatui.personas import Persona
 from chatui.ui import speaking
 
 POLL_SECONDS = 0.25
+LONGEST_HEADING = 200
+"""Characters of a greeting that is set as a heading."""
+NEWLINE = "\n"
 
 BRAND = '<div class="brand"><span class="brand-mark"></span><span>chatui</span></div>'
 
@@ -33,12 +36,22 @@ def status(model: ModelStatus, speed: str = "") -> str:
     return f'<div class="status {model.state}">{name}{detail}{measured}{notes}</div>'
 
 
-def greeting(persona: Persona) -> str:
-    """What the empty chat says, in the persona's voice."""
-    return (
-        f'<div class="greeting"><div class="greeting-emoji">{html.escape(persona.emoji)}</div>'
-        f'<h2 class="greeting-words">{html.escape(persona.greeting)}</h2></div>'
-    )
+def greeting(persona: Persona, number: int = 0, greetings: int = 1) -> str:
+    """What the empty chat says, in the persona's voice: of so many greetings this one, with what leads to the others.
+
+    The links are those of the bar below a message, see transcript.
+    """
+    said = html.escape(persona.greeting)
+    short = len(persona.greeting) <= LONGEST_HEADING and "\n" not in persona.greeting
+    shown = f"<h2>{said}</h2>" if short else f'<p class="greeting-text">{said.replace(NEWLINE, "<br>")}</p>'
+    bar = ""
+    if greetings > 1:
+        before, after = (
+            f'<a class="act named" href="#greeting={(number + step) % greetings}" title="{name}">{sign}</a>'
+            for step, sign, name in ((-1, "‹", _("Previous version")), (1, "›", _("Next version")))
+        )
+        bar = f'<p class="chat-bar">{before} <span>{number + 1}/{greetings}</span> {after}</p>'
+    return f'<div class="greeting"><div class="greeting-emoji">{html.escape(persona.emoji)}</div>{shown}{bar}</div>'
 
 
 async def changes(backend: Backend) -> AsyncIterator[ModelStatus]:

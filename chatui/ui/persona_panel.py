@@ -24,9 +24,6 @@ from chatui.ui.uploads import Upload, uploaded
 
 log = logging.getLogger(__name__)
 
-INFO_SECONDS = 30
-"""What an imported card brings is said for so long."""
-
 LEFT = "left:"
 """Before the name of a persona that a conversation still has, and the user no more."""
 EDIT, COPY = "edit=", "copy="
@@ -75,11 +72,12 @@ class PersonaPanel:
                 elem_id="system-prompt",
             )
         self._editor = PersonaEditor()
-        self.inputs: list[Component] = [self._choice, self._written_for, system_prompt]
+        self.greeting = gr.Textbox(visible=False)
+        self.inputs: list[Component] = [self._choice, self._written_for, system_prompt, self.greeting]
         self._system_prompt = system_prompt
         self.outputs: list[Any] = [*self.inputs, self._face, self._own, self._asking, *self._exports.values()]
 
-    async def persona(self, choice: str, written_for: str, text: str) -> Persona:
+    async def persona(self, choice: str, written_for: str, text: str, _greeting: str = "") -> Persona:
         """The chosen persona with `text` as its system prompt, unless that is still another one's. Raises ChatError.
 
         The box is filled by a round trip to the server; a message sent meanwhile carries the old text.
@@ -109,6 +107,15 @@ class PersonaPanel:
         key = same[0] if same else LEFT + persona.name
         left = [] if same else [(persona.label, key)]
         return {self._choice: gr.update(choices=[*left, *_choices(own)], value=key), **self._shown(key, persona)}
+
+    def greets(self, persona: Persona, asked: str = "") -> Updates:
+        """What makes the empty page say one of the persona's greetings, by its number; the first by default."""
+        persona, model = personas.translated(persona), self._model()
+        greetings = scenes.greetings(persona, model) or (expand(persona.greeting, scenes.scene(persona, model)),)
+        number = scenes.number(asked, greetings)
+        said = replace(persona, greeting=greetings[number])
+        placeholder = header.greeting(said, number, len(greetings))
+        return {self.greeting: str(number), self._chatbot: gr.update(placeholder=placeholder)}
 
     def connect(
         self, chatbot: gr.Chatbot, settings: Sequence[Component], model: Callable[[], str] = lambda: "the model"
@@ -206,12 +213,12 @@ class PersonaPanel:
         self._keeper()
         return self._edits("", Persona(""))
 
-    async def _change(self, choice: str, written_for: str, text: str) -> Updates:
+    async def _change(self, choice: str, written_for: str, text: str, *_greeting: str) -> Updates:
         self._keeper()
         await self.chosen(choice)
         return self._edits(EDIT + choice, await self.persona(choice, written_for, text))
 
-    async def _duplicate(self, choice: str, written_for: str, text: str) -> Updates:
+    async def _duplicate(self, choice: str, written_for: str, text: str, *_greeting: str) -> Updates:
         self._keeper()
         return self._edits(COPY + choice, await self.persona(choice, written_for, text))
 
@@ -232,7 +239,7 @@ class PersonaPanel:
         persona = await asyncio.to_thread(cards.read, data)
         own = await asyncio.to_thread(shelf.keep, persona)
         if besides := await asyncio.to_thread(card_words.told, persona):
-            gr.Info(html.escape(f"{persona.label}: {besides}"), duration=INFO_SECONDS, title=_("Done"))
+            gr.Info(html.escape(f"{persona.label}: {besides}"), title=_("Done"))
         return await self._chosen(own.id, own.persona)
 
     async def _save(self, source: str, *inputs: Any) -> Updates:
@@ -270,13 +277,11 @@ class PersonaPanel:
     def _welcome(self, persona: Persona) -> Updates:
         """The empty page in the persona's voice, and the settings where it has its own."""
         persona = personas.translated(persona)
-        model = self._model()
-        greetings = scenes.greetings(persona, model) or (expand(persona.greeting, scenes.scene(persona, model)),)
-        placeholder = header.greeting(replace(persona, greeting=greetings[0]))
-        examples = [{"text": example} for example in persona.examples]
+        greets, examples = self.greets(persona), [{"text": example} for example in persona.examples]
         values = controls.values_of(persona.settings) if persona.settings else []
         return {
-            self._chatbot: gr.update(placeholder=placeholder, examples=examples),
+            **greets,
+            self._chatbot: {**greets[self._chatbot], "examples": examples},
             **dict(zip(self._settings, values, strict=False)),
         }
 

@@ -1,6 +1,8 @@
 """What the macros of a persona's texts stand for in the running event, see chatui.macros."""
 
 import contextlib
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from chatui import cards
@@ -22,3 +24,9 @@ def greetings(persona: Persona, model: str) -> tuple[str, ...]:
     day = scene(persona, model).moment.date()
     told = scene(persona, model, day.toordinal(), day.isoformat())
     return tuple(expand(text, told) for text in cards.greetings(persona))
+
+
+def number(written: str | None, greetings: Sequence[str]) -> int:
+    """Which greeting a browser asks for; the first where that is none of them."""
+    found = int(written) if written and re.fullmatch(r"\d{1,3}", written, re.ASCII) else 0
+    return found if found < len(greetings) else 0

@@ -201,6 +201,28 @@ def test_lore_is_told_where_its_words_are_said_and_a_reply_once_more_is_asked_fo
     assert chat.backend.requests[2].messages == moon
 
 
+def test_another_greeting_is_chosen_before_the_first_question(panel: Panel, tmp_path: Path) -> None:
+    chat, file = panel.chat, tmp_path / "card.json"
+    greetings = {"first_mes": "I am {{char}}.", "alternate_greetings": ["Hey, {{user}} <b>.", "A long one.\n" * 9]}
+    file.write_text(json.dumps({"spec": "chara_card_v2", "data": {"name": "Robo", **greetings}}))
+    panel.bring(file)
+    expect(chat.log.get_by_role("heading", name="I am Robo.")).to_be_visible()
+    expect(chat.log.get_by_text("1/3", exact=True)).to_be_visible()
+    chat.log.get_by_title("Previous version").click()
+    expect(chat.log.locator(".greeting-text")).to_contain_text("A long one.")
+    chat.log.get_by_title("Previous version").click()
+    expect(chat.log.get_by_role("heading", name="Hey, User <b>.")).to_be_visible()
+    chat.say("hi")
+    assert [message.content for message in chat.backend.requests[-1].messages] == ["", "Hey, User <b>.", "hi"]
+    expect(chat.log.get_by_text("2/3", exact=True)).to_be_visible()
+    panel.choose(ROBOT.label)
+    panel.choose("Robo")
+    chat.button("New chat").click()
+    expect(chat.log.get_by_role("heading", name="I am Robo.")).to_be_visible()
+    chat.say("hello")
+    assert chat.backend.requests[-1].messages[1].content == "I am Robo."
+
+
 def test_editing_changes_the_persona(panel: Panel, tmp_path: Path) -> None:
     chat = panel.chat
     panel.bring(_written(tmp_path / "aria.json", ARIA))

@@ -135,7 +135,7 @@ async def test_a_text_that_is_too_long_is_refused(page: Page) -> None:
 async def test_a_conversation_goes_on_with_the_persona_that_it_has(page: Page, then: Persona, choice: str) -> None:
     shown = await page.panel.shows(then)
     assert set(shown) <= set(page.panel.outputs)
-    chosen, written_for, prompt = (shown[component] for component in page.panel.inputs)
+    chosen, written_for, prompt = (shown[component] for component in page.panel.inputs[:3])
     assert chosen["value"] == written_for == choice
     assert choice in [key for _, key in chosen["choices"]]
     persona = await page.panel.persona(choice, written_for, prompt)
@@ -153,7 +153,7 @@ async def test_a_choice_fills_the_page(page: Page) -> None:
     warm = replace(ARIA, greeting="I am {{char}} on {{model}}, {{user}}.", settings=GenerationSettings(temperature=1.5))
     page.shelf.kept["a2"] = warm
     shown = await page.event("Persona")("a2", "a1")
-    assert [shown[component] for component in page.panel.inputs[1:]] == ["a2", ARIA.system_prompt]
+    assert [shown[component] for component in page.panel.inputs[1:3]] == ["a2", ARIA.system_prompt]
     assert "I am Aria on SmolLM2, User." in shown[page.chatbot]["placeholder"]
     assert shown[page.chatbot]["examples"] == [{"text": "One?"}]
     assert [shown[component] for component in page.settings] == controls.values_of(GenerationSettings(temperature=1.5))
@@ -317,3 +317,17 @@ async def test_a_persona_greets_as_its_character_will(page: Page) -> None:
     page.shelf.kept["a2"] = Persona("Robo", greeting="{{random:I am {{char}}.}}", card=card)
     shown = await page.event("Persona")("a2", "a1")
     assert "I am Rob." in shown[page.chatbot]["placeholder"]
+    assert "#greeting" not in shown[page.chatbot]["placeholder"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "links"),
+    [("", "A", "21"), ("1", "B", "02"), ("2", "C", "10"), ("3", "A", "21"), ("-1", "A", "21"), ("٣", "A", "21")],
+)
+async def test_the_empty_page_turns_to_each_greeting(page: Page, asked: str, said: str, links: str) -> None:
+    persona = Persona("Robo", greeting="A", card={"data": {"name": "Robo", "alternate_greetings": ["B", "C"]}})
+    shown = page.panel.greets(persona, asked)
+    placeholder = shown[page.chatbot]["placeholder"]
+    assert f"<h2>{said}</h2>" in placeholder
+    assert re.findall(r"#greeting=(\d)", placeholder) == list(links)
+    assert shown[page.panel.greeting] == str("ABC".index(said))

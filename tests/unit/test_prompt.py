@@ -334,6 +334,21 @@ def test_what_stands_before_a_question_goes_with_it_when_turns_are_left_out():
     assert build("chatml", SYSTEM, *turns, limit=len(without_greeting.token_ids)).dropped == 1
 
 
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("begun", ["", "Well, "])
+def test_what_stands_behind_the_question_stays_with_it_and_before_the_reply(name: str, begun: str):
+    tokenizer, template = ALL[name]
+    reply = [Message("assistant", begun)] if begun else []
+    end = [Message("user", "Now what?"), Message("system", "Stay calm."), *reply]
+    least = prompts.build(tokenizer, template, [SYSTEM, *end], 5000)
+    shorter = prompts.build(tokenizer, template, [SYSTEM, USER, ASSISTANT, *end], len(least.token_ids))
+    assert (shorter.token_ids, shorter.dropped) == (least.token_ids, 2)
+    text = least.text
+    assert -1 < text.index("Now what?") < text.index("Stay calm.")
+    assert text.count("Stay calm.") == text.count("Be kind.") == 1
+    assert text.endswith(begun)
+
+
 class TestContinued:
     """A last message of the assistant's is the start of the reply."""
 

@@ -49,6 +49,13 @@ class TestBegin:
         assert [one.content for one in again.path] == ["Ahoy!", "Who are you?", ""]
         assert shelf.path(begun.conversation.id, begun.reply.id)[0].id == first
 
+    def test_a_character_begins_with_the_greeting_that_was_chosen(self, shelf: Shelf) -> None:
+        turn = dataclasses.replace(ask("Who are you?"), greetings=("Welcome!", "Ahoy!"), greeting=1, new="mine")
+        begun = shelf.begin(turn)
+        assert begun.conversation.id == "mine"
+        assert [one.content for one in begun.path] == ["Ahoy!", "Who are you?", ""]
+        assert begun.path[0].versions.index(begun.path[0].id) == 1
+
     def test_a_new_conversation_has_a_question_and_a_running_reply(self, store: Store, shelf: Shelf) -> None:
         begun = shelf.begin(ask("What is\n a haiku?", prefix="A haiku"))
         question, reply = begun.path
