@@ -327,7 +327,8 @@ def test_a_persona_brings_its_own_settings(panel: Panel) -> None:
 
 def test_a_deleted_persona_stays_with_its_conversation(panel: Panel, tmp_path: Path) -> None:
     chat = panel.chat
-    panel.bring(_written(tmp_path / "aria.json", ARIA))
+    card = {"data": {"name": "Aria", "post_history_instructions": "Stay {{char}}."}}
+    panel.bring(_written(tmp_path / "aria.json", Persona(**{**vars(ARIA), "card": card})))
     expect(panel.choice).to_have_value(ARIA.label)
     chat.say("hi")
     panel.press("Delete")
@@ -343,6 +344,7 @@ def test_a_deleted_persona_stays_with_its_conversation(panel: Panel, tmp_path: P
     expect(panel.prompt).to_have_value(ARIA.system_prompt)
     chat.say("again")
     assert _system_prompt(chat) == "You are Aria on fake/echo, and talk with User & <others>."
+    assert [request.messages[-1].content for request in chat.backend.requests] == ["Stay Aria."] * 2
 
 
 @pytest.mark.parametrize(
