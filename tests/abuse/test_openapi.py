@@ -9,7 +9,7 @@ import schemathesis
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from schemathesis import Case, GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
 from chatui.api.fields import SPELLINGS
 from chatui.api.schemas import ChatCompletionChunk
@@ -50,7 +50,8 @@ def check(case: Case) -> None:
     if valid and is_chat:
         case.body = sendable(case.body)
     response = case.call(headers=AUTHORIZED)
-    case.validate_response(response, excluded_checks=[positive_data_acceptance])
+    # Wrong keys, which the second check tries, are answered with 429 after a few; test_api.py has that.
+    case.validate_response(response, excluded_checks=[positive_data_acceptance, ignored_auth])
     if valid and is_chat:
         assert response.status_code == 200, (case.body, response.text)
     if is_chat and response.headers["content-type"][0].startswith("text/event-stream"):
