@@ -116,9 +116,9 @@ def test_a_question_that_the_browser_sends_again_is_asked_once(chat: Callable[..
     tab = chat(["One."])
     again = """async () => {
       const fetched = window.fetch;
-      window.fetch = (what, options) => {
+      window.fetch = async (what, options) => {
         const url = String(what.url ?? what);
-        if (url.includes("queue/join") && String(options?.body).includes("asked twice")) fetched(what, options);
+        if (url.includes("queue/join") && String(options?.body).includes("asked twice")) await fetched(what, options);
         return fetched(what, options);
       };
     }"""
