@@ -54,26 +54,27 @@ async def test_headers_that_drip_are_not_waited_for(monkeypatch: pytest.MonkeyPa
     async with asyncio.timeout(30), connected() as (reader, writer):
         ended = asyncio.create_task(reader.read())
         while not ended.done():
-            writer.write(b"G" if not ended.done() else b"")
+            writer.write(b"G")
             await asyncio.sleep(0.01)
-        assert ended.result() == b""
+        # What it had not read yet when it closed makes the client's system say "reset".
+        assert isinstance(ended.exception(), ConnectionResetError) or ended.result() == b""
 
 
 async def test_the_second_request_of_a_connection_must_come_in_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.05)
-    async with asyncio.timeout(30), connected() as (reader, writer):
+    async with asyncio.timeout(25), connected() as (reader, writer):
         writer.write(REQUEST)
         assert await reader.readuntil(b"whole")
+        monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.05)
         writer.write(REQUEST[:-2])
         assert await reader.read() == b""
 
 
 async def test_an_answer_may_take_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.02)
+    monkeypatch.setattr(protocol, "HEADER_SECONDS", 1.0)
     waits = asyncio.Event()
     async with asyncio.timeout(30), connected(waits) as (reader, writer):
         writer.write(REQUEST)
-        asyncio.get_running_loop().call_later(0.2, waits.set)
+        asyncio.get_running_loop().call_later(1.3, waits.set)
         assert b"200 OK" in await reader.readuntil(b"whole")
 
 
