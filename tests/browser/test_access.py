@@ -62,6 +62,7 @@ def opened(browser: Browser, url: str, locale: str, **options: Any) -> Iterator[
     page = context.new_page()
     page.goto(url)
     expect(page.locator("#message .submit-button, input[type=password]")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("html.at-rest, input[type=password]").first).to_be_attached(timeout=PATIENCE)
     yield page
     context.close()
 
@@ -150,8 +151,9 @@ def chatting(eye: Eye, hold: Hold) -> None:
     page.locator("#message .stop-button").click()
     expect(page.locator("#message .submit-button")).to_be_visible()
     eye.look("stopped")
+    page.wait_for_timeout(1500)  # an Enter sooner after a sending is taken for a second one of the same
     page.locator("#message textarea").press("Enter")
-    expect(page.locator("#message div.validation-error")).to_be_visible()
+    expect(page.locator("#message div.validation-error")).to_be_visible(timeout=PATIENCE)
     eye.look("nothing typed")
 
 

@@ -455,7 +455,7 @@ class TestBackup:
 
         def write(number: int) -> None:
             store.write([Progress("a", reply.id, str(number)) for reply in running])
-            store.of("a").begin(ask("more"))
+            store.of(f"b{number}").begin(ask("more"))
 
         write(0)
         stop = in_background(write)
