@@ -53,8 +53,8 @@ class Uploads(Protocol):
     def add(self, size: int) -> None:
         """So many bytes more have come. Raises RefusedError."""
 
-    def end(self, size: int) -> None:
-        """An upload is over, of which so many bytes had come."""
+    def end(self, size: int, stays: bool) -> None:
+        """An upload is over, of which so many bytes had come; its file is removed unless it `stays`."""
 
 
 class BodyLimit:
@@ -157,7 +157,7 @@ class _Upload:
     def __init__(self, receive: Receive, send: Send, uploads: Uploads | None) -> None:
         self._receive, self._send, self._uploads = receive, send, uploads
         self._pace, self._read = _Pace(), 0
-        self._complete = False
+        self._complete = self._ended = False
         self._refused: RefusedError | None = None
 
     async def receive(self) -> Message:
@@ -174,6 +174,7 @@ class _Upload:
                 raise _too_large(LARGEST_UPLOAD)
         except RefusedError as error:
             self._refused = error
+            self.end()  # others that are coming may have its room
             raise MultiPartException(i18n.translated(str(error))) from None
         if message["type"] != "http.request":
             raise MultiPartException("The upload was broken off.")
@@ -181,9 +182,10 @@ class _Upload:
         return message
 
     def end(self) -> None:
-        """It is over, however it went."""
-        if self._uploads is not None:
-            self._uploads.end(self._read)
+        """It is over, however it went; again does nothing."""
+        if self._uploads is not None and not self._ended:
+            self._ended = True
+            self._uploads.end(self._read, stays=self._complete)
 
     async def send(self, message: Message) -> None:
         """The answer, with the status of a refusal."""

@@ -63,10 +63,11 @@ class UploadFolder:
         self._coming += size
         self._check(0)
 
-    def end(self, size: int) -> None:
-        """An upload is over, of which so many bytes had come."""
+    def end(self, size: int, stays: bool) -> None:
+        """An upload is over, of which so many bytes had come; its file is removed unless it `stays`."""
         self._coming -= size
-        self._kept += size  # until the next sweep, which looks
+        if stays:
+            self._kept += size  # until the next sweep, which looks
 
     def sweep(self, wanted: int = 0) -> None:
         """Remove what is old and, the oldest first, what stands in the way of so many bytes more."""

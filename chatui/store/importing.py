@@ -47,8 +47,8 @@ class Source:
     total: int | None = field(default=None, init=False)
 
     def __iter__(self) -> Iterator[Tree]:
-        """Raises TransferError where there is nothing that can be read at all."""
-        raise NotImplementedError
+        """None of itself. Raises TransferError where there is nothing that can be read at all."""
+        return iter(())
 
     def stop(self) -> None:
         """Called in any thread: no more of them are wanted."""

@@ -151,9 +151,12 @@ def chatting(eye: Eye, hold: Hold) -> None:
     page.locator("#message .stop-button").click()
     expect(page.locator("#message .submit-button")).to_be_visible()
     eye.look("stopped")
-    page.wait_for_timeout(1500)  # an Enter sooner after a sending is taken for a second one of the same
-    page.locator("#message textarea").press("Enter")
-    expect(page.locator("#message div.validation-error")).to_be_visible(timeout=PATIENCE)
+
+    def complains() -> bool:
+        page.locator("#message textarea").press("Enter")
+        return page.locator("#message div.validation-error").is_visible()
+
+    wait_until(complains)  # an Enter soon after a sending is taken for a second one of the same
     eye.look("nothing typed")
 
 

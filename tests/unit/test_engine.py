@@ -170,6 +170,15 @@ async def asked(backend: LocalBackend, *texts: str, user: str = "") -> list[asyn
     return tasks
 
 
+async def occupied(backend: LocalBackend, model: FakeModel, user: str = "") -> list[asyncio.Task[str]]:
+    """One request that is being answered and one that is made ready, so that all others wait."""
+    tasks = await asked(backend, "running", user=user)
+    await until(model.began.is_set)
+    tasks += await asked(backend, "made ready", user=user)
+    await until(lambda: len(backend._prepared) == 1)
+    return tasks
+
+
 async def cancel(*tasks: asyncio.Task[str]) -> None:
     for task in tasks:
         task.cancel()
@@ -335,10 +344,7 @@ class TestPlaces:
         model = FakeModel()
         model.may_read.clear()
         backend = backend_of(model, longest_queue=2).start()
-        tasks = await asked(backend, "running")
-        await until(model.began.is_set)
-        tasks += await asked(backend, "made ready")
-        await until(lambda: len(backend._prepared) == 1)
+        tasks = await occupied(backend, model)
         tasks += await asked(backend, "first", "second")
         for _ in range(3):
             with pytest.raises(OverloadError, match="2 requests are waiting") as caught:
@@ -356,10 +362,7 @@ class TestShares:
         model = FakeModel()
         model.may_read.clear()
         backend = backend_of(model, longest_queue=8).start()
-        greedy = await asked(backend, "running", user="greedy")
-        await until(model.began.is_set)
-        greedy += await asked(backend, "made ready", user="greedy")
-        await until(lambda: len(backend._prepared) == 1)
+        greedy = await occupied(backend, model, user="greedy")
         greedy += await asked(backend, *(f"greedy {number}" for number in range(8)), user="greedy")
         await until(lambda: sum(task.done() for task in greedy) == 2 and len(backend._waiting) == 6)
         for task in (task for task in greedy if task.done()):
@@ -378,10 +381,7 @@ class TestShares:
         model = FakeModel()
         model.may_read.clear()
         backend = backend_of(model, longest_queue=2).start()
-        tasks = await asked(backend, "running")
-        await until(model.began.is_set)
-        tasks += await asked(backend, "made ready")
-        await until(lambda: len(backend._prepared) == 1)
+        tasks = await occupied(backend, model)
         first, second = backend.admit("a"), backend.admit("b")
         for refused in (lambda: reply(backend, "too many"), lambda: asyncio.to_thread(backend.admit, "c")):
             with pytest.raises(OverloadError, match="2 requests are waiting"):
