@@ -278,8 +278,8 @@ class Conversation(gr.ChatInterface):
 
     async def _closed(self) -> None:
         """The tab is closed: let go of its temporary chat, and of what Gradio keeps of it."""
-        self._memos.left(listening.session())
-        await self._temporary.left(listening.session())
+        self._memos.left(listening.tab())
+        await self._temporary.left(listening.tab())
         await listening.forget_tab()
 
     async def _like(self, event: gr.LikeData, *inputs: Any) -> Updates:
@@ -428,7 +428,7 @@ class Conversation(gr.ChatInterface):
             prompted = await self._prompted(persona, [message.content for message in path], scene)
             begun = Message("assistant", start_with) if start_with else None
             messages = said(prompted.system_prompt, path, begun, prompted.insertions)
-            memo = self._memos.at(listening.session(), tab.place.chat)
+            memo = self._memos.at(listening.tab(), tab.place.chat)
             found = await self._backend.preview(ChatRequest(messages, settings), memo)
             if found is None:
                 return ""
@@ -509,9 +509,9 @@ class Conversation(gr.ChatInterface):
         before = seen.shown
         ids = (*seen.ids, writing.id) if writing else tuple(seen.ids)
         tab.place = replace(tab.place, ids=ids, growing=writing is not None)
-        if not self._temporary.is_closed(listening.session()):
-            self._memos.stands(listening.session(), tab.place.chat)
-        await self._temporary.stands(listening.session(), tab.owner, tab.place.chat if tab.place.temporary else "")
+        if not self._temporary.is_closed(listening.tab()):
+            self._memos.stands(listening.tab(), tab.place.chat)
+        await self._temporary.stands(listening.tab(), tab.owner, tab.place.chat if tab.place.temporary else "")
         model = self._backend.models()[0]
         panel = await self._panel_shows(tab) if opens else {}
         yield {

@@ -48,12 +48,6 @@ def tab() -> str:
     return (request.session_hash or "") if request is not None else ""
 
 
-def session() -> str:
-    """What the tab's browser made up to tell its tabs apart; "" for none."""
-    request = LocalContext.request.get(None)
-    return (request.session_hash or "") if request is not None else ""
-
-
 async def forget_tab() -> None:
     """The tab is closed: let go of what Gradio keeps of it, up to a megabyte, which it would keep for ever."""
     blocks, request = LocalContext.blocks.get(None), LocalContext.request.get(None)
