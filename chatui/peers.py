@@ -26,10 +26,12 @@ SOCK_DIAG = 4
 """Linux's netlink protocol that finds one connection; to go through the lists takes 10 ms where there are thousands."""
 REQUEST = struct.Struct("=IHHII BBxxI 2s2s16s16sI8s")
 """A netlink header, and what inet_diag_req_v2 has: family, protocol, states, and both ends."""
-ANSWER = struct.Struct("=IHHII 4x48x12xII")
-"""A netlink header, and of inet_diag_msg the account and the inode."""
+ANSWER = struct.Struct("=IHHII xB2x48x12xII")
+"""A netlink header, and of inet_diag_msg the state, the account and the inode."""
 BY_FAMILY = 20
 ANY_STATE, NO_COOKIE = 0xFFFFFFFF, b"\xff" * 8
+LISTENING = 10
+"""Where there is no such connection, Linux finds who listens at the first end."""
 
 ROOT = 0
 MOST_CONNECTIONS = 1000
@@ -105,8 +107,8 @@ def _found(ends: Sequence[tuple[str, Any]]) -> int | None:
         return None
     if len(answer) < ANSWER.size:
         return None
-    _, kind, _, _, _, account, inode = ANSWER.unpack_from(answer)
-    return account if kind == BY_FAMILY and inode else None
+    _, kind, _, _, _, state, account, inode = ANSWER.unpack_from(answer)
+    return account if kind == BY_FAMILY and inode and state != LISTENING else None
 
 
 def _address(written: str) -> tuple[str, int]:

@@ -74,6 +74,17 @@ def test_the_short_way_to_the_account_says_what_the_lists_say(
     assert peers._found([client, server]) is None
 
 
+@pytest.mark.skipif(not LINUX, reason="only Linux tells the account")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_who_listens_where_a_connection_would_come_from_is_not_who_asks(host: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+        listening.bind((host, 0))
+        listening.listen()
+        ends = [listening.getsockname()[:2], (host, 1)]
+        assert peers._found(ends) is None
+        assert not list(peers._accounts(ends))
+
+
 OTHERS_CLIENT = """
 import os, socket, sys
 "here".encode("idna")  # what it needs is loaded while it may read it
