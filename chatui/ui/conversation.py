@@ -610,9 +610,9 @@ async def _leave_no_trace(tab: Tab) -> None:
 def _tell_of(coming: Import) -> None:
     """Say what an import came to."""
     if came := coming.came():
-        gr.Info(html.escape(came), title=_("Cancelled") if coming.cancelled else _("Done"))
+        gr.Info(html.escape(came))
     if left := coming.left():
-        gr.Warning(html.escape(left).replace("\n", "<br>"), duration=60, title=_("Left out"))
+        gr.Warning(html.escape(left).replace("\n", "<br>"), duration=60)
 
 
 def _card(error: Exception) -> Shown:

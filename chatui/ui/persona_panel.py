@@ -13,7 +13,7 @@ from gradio.components import Component
 
 from chatui import cards, personas
 from chatui.errors import ChatError, NotFoundError, unexpected
-from chatui.i18n import N_, _
+from chatui.i18n import N_
 from chatui.macros import expand
 from chatui.personas import PRESETS, Persona
 from chatui.store.records import OwnPersona
@@ -239,7 +239,7 @@ class PersonaPanel:
         persona = await asyncio.to_thread(cards.read, data)
         own = await asyncio.to_thread(shelf.keep, persona)
         if besides := await asyncio.to_thread(card_words.told, persona):
-            gr.Info(html.escape(f"{persona.label}: {besides}"), title=_("Done"))
+            gr.Info(html.escape(f"{persona.label}: {besides}"))
         return await self._chosen(own.id, own.persona)
 
     async def _save(self, source: str, *inputs: Any) -> Updates:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chatui import i18n
 from chatui.errors import ChatError, SettingsError
-from chatui.i18n import N_, _, translated
+from chatui.i18n import N_, translated
 from chatui.settings import GenerationSettings
 from chatui.ui.theme import ASSETS
 
@@ -68,7 +68,7 @@ def sentence(error: ChatError) -> str:
 
 def warn(error: ChatError) -> None:
     """Say so at the edge of the page."""
-    gr.Warning(html.escape(sentence(error)), title=_("Not done"))
+    gr.Warning(html.escape(sentence(error)))
 
 
 def spoken(page: bytes) -> bytes:

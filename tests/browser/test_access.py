@@ -204,6 +204,8 @@ def listing(eye: Eye) -> None:
     file = {"name": "x.json", "mimeType": "application/json", "buffer": json.dumps(IMPORTED).encode()}
     page.locator("#conversations input[type=file]").set_input_files(file)  # type: ignore[arg-type]
     expect(page.get_by_test_id("toast-body")).to_have_count(2)
+    with i18n.speaking(page.evaluate("document.documentElement.lang")):
+        expect(page.locator(".toast-title")).to_have_text([gettext("Info"), gettext("Warning")])
     eye.look("import report")
     for close in page.get_by_test_id("toast-close").all():
         close.click()

@@ -107,7 +107,17 @@
     all(".toast-header", () => ({ role: "group", tabindex: "-1" }));
     all(".toast-body", () => ({ role: "group", "aria-live": "off" })); // heard.js says what it says
     all(".toast-wrap", () => ({ role: "region", "aria-label": _("Notices") }));
+    titles();
     examples();
+  };
+
+  // Gradio names a toast by its kind, in English, whatever title it is given.
+  const titles = () => {
+    const kinds = { info: _("Info"), warning: _("Warning"), error: _("Error"), success: _("Success") };
+    for (const title of document.querySelectorAll(".toast-title")) {
+      const kind = Object.keys(kinds).find((name) => title.classList.contains(name));
+      if (kind && title.firstChild.data !== kinds[kind]) title.firstChild.data = kinds[kind];
+    }
   };
 
   // The examples as a list whose items are Gradio's buttons, which stay where Gradio looks for them.
