@@ -142,6 +142,22 @@ def test_a_table_breaks_no_word(chat: Open) -> None:
     assert head.evaluate(alone) == 1
 
 
+@pytest.mark.parametrize("locale", ["de-DE", "fr-FR", "es-ES"])
+def test_the_help_of_a_setting_is_beside_its_box(serve: Serve, browser: Browser, locale: str) -> None:
+    with browser.new_context(locale=locale, viewport={"width": 1366, "height": 1000}) as context:
+        context.add_init_script(BOTH_PANELS)
+        page = context.new_page()
+        page.goto(serve().url)
+        page.locator("html.at-rest").wait_for(state="attached", timeout=PATIENCE)
+        page.evaluate("document.querySelectorAll('#settings .label-wrap:not(.open)').forEach(part => part.click())")
+        heads = page.locator("#settings .head")
+        expect(heads.last).to_be_visible(timeout=PATIENCE)
+        assert heads.count() > 3
+        for head in heads.all():
+            help, box = _box(head.locator(".help")), _box(head.locator(".tab-like-container"))
+            assert help["x"] + help["width"] <= box["x"], head.inner_text()
+
+
 @pytest.mark.parametrize("size", [(1366, 768), (390, 844)])
 def test_a_browser_with_a_large_font(serve: Serve, browser: Browser, size: tuple[int, int]) -> None:
     width, height = size
