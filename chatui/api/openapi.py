@@ -9,9 +9,17 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import Route
 
 from chatui import __version__
-from chatui.api import schemas
+from chatui.api import efforts, schemas
 from chatui.api.answers import Fields
-from chatui.api.fields import MEANT, MESSAGE_WITHOUT_EFFECT, NEUTRAL, PART_WITHOUT_EFFECT, SPELLINGS, WITHOUT_EFFECT
+from chatui.api.fields import (
+    MEANT,
+    MESSAGE_WITHOUT_EFFECT,
+    NEUTRAL,
+    PART_WITHOUT_EFFECT,
+    PENALIZED,
+    SPELLINGS,
+    WITHOUT_EFFECT,
+)
 from chatui.api.fields import TEXT_PARTS as TEXTS
 from chatui.api.requests import ChatBody
 from chatui.settings import GenerationSettings
@@ -42,6 +50,8 @@ REFUSALS = {
     "500": "The model failed, or the server did.",
     "503": "The model is loading or could not be loaded, or too many large bodies come in at once.",
 }
+EFFORT = "How much the model thinks; what else is taken depends on the model."
+REACH = "How far back the repetition penalty looks; any whole number where that penalty is 1."
 RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 
 
@@ -146,6 +156,8 @@ def _schemas() -> Fields:
         **sampling,
         **{spelling: {**sampling[name], "description": f"The same as {name}."} for spelling, name in SPELLINGS.items()},
         **{name: _neutral(values) for name, values in NEUTRAL.items()},
+        **{name: {**_neutral(NEUTRAL[name]), "description": EFFORT} for name in sorted(efforts.FIELDS)},
+        **{name: {**_neutral(NEUTRAL[name]), "description": REACH} for name in sorted(PENALIZED)},
         **{name: {"description": "Accepted; it changes no reply."} for name in sorted(WITHOUT_EFFECT)},
     }
     going_on = {"continue_final_message": {"const": True}, "add_generation_prompt": {"enum": [False, None]}}
@@ -168,7 +180,7 @@ def _message(schema: Fields) -> Fields:
         "additionalProperties": False,
     }
     said = {"anyOf": [{"type": "string"}, {"type": "array", "items": part}]}
-    thought = {"anyOf": [{"type": "string"}, {"enum": [None, [], {}]}]}
+    thought = {"anyOf": [{"type": "string"}, {"enum": [None, [], {}, False]}]}
     return {
         "type": "object",
         "description": schema["description"],
@@ -184,7 +196,7 @@ def _message(schema: Fields) -> Fields:
             {"properties": {"content": said}, "required": ["content"]},
             {"properties": {"role": {"const": "assistant"}, "content": {"type": "null"}}},
         ],
-        "additionalProperties": {"enum": [None, [], {}]},
+        "additionalProperties": {"enum": [None, [], {}, "", False]},
     }
 
 

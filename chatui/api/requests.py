@@ -2,17 +2,19 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from chatui.api import efforts
 from chatui.api.answers import ApiError, Fields
 from chatui.api.fields import (
     MESSAGE_WITHOUT_EFFECT,
     NEUTRAL,
     PART_WITHOUT_EFFECT,
+    PENALIZED,
     SPELLINGS,
     TEXT_PARTS,
     WITHOUT_EFFECT,
@@ -43,7 +45,7 @@ class ChatMessage(BaseModel):
         if not isinstance(value, dict):
             return value
         given = {name: part for name, part in value.items() if part is not None and name not in MESSAGE_WITHOUT_EFFECT}
-        given = {name: part for name, part in given.items() if part not in ([], {}) or name == "content"}
+        given = {name: part for name, part in given.items() if not _says_nothing(part) or name == "content"}
         thought = given.pop("reasoning", None)
         if isinstance(thought, str):
             given.setdefault("reasoning_content", thought)
@@ -62,7 +64,8 @@ class ChatMessage(BaseModel):
             kind = part.get("type") if isinstance(part, dict) else part
             if not isinstance(kind, str) or kind not in TEXT_PARTS:
                 raise ValueError(f'part {number} is {shorten(kind)}, and only "text" parts can be read')
-            if set(part) - PART_WITHOUT_EFFECT != {"type", "text"} or not isinstance(part["text"], str):
+            told = {name for name, given in part.items() if given is not None} - PART_WITHOUT_EFFECT
+            if told != {"type", "text"} or not isinstance(part["text"], str):
                 raise ValueError(f"part {number} must have a type, a text and nothing else")
         return "\n".join(part["text"] for part in value)
 
@@ -77,12 +80,13 @@ class ChatMessage(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """How a stream is written; `include_obfuscation` asks for padding, which is not done."""
+    """How a stream is written; `include_obfuscation` asks for padding, without which the reply is the same."""
 
     model_config = STRICT
 
-    include_usage: bool = False
-    include_obfuscation: Literal[False] = False
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+    continuous_usage_stats: Literal[False] | None = None
 
 
 class ChatBody(BaseModel):
@@ -123,11 +127,15 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
     """
     try:
         fields = _read_fields(body)
+        wishes, fields = _apart(fields, efforts.FIELDS)
+        reach, fields = _apart(fields, PENALIZED)
         sampling = {name: value for name, value in fields.items() if _setting(name) in GenerationSettings.model_fields}
         chat = ChatBody.model_validate({name: value for name, value in fields.items() if name not in sampling})
         model = find_model(models, chat.model)
+        efforts.check(wishes, model.info)
         defaults = model.info.defaults if model.info else GenerationSettings()
         settings = _read_settings(sampling, defaults)
+        _check_reach(reach, settings)
     except ValidationError as error:
         raise _refusal(error) from None
     except RecursionError:
@@ -142,7 +150,7 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
         whole=True,
         ignore_eos=chat.ignore_eos,
     )
-    return Asked(request, chat.stream, chat.stream_options.include_usage)
+    return Asked(request, chat.stream, bool(chat.stream_options.include_usage))
 
 
 def find_model(models: Sequence[ModelStatus], name: str) -> ModelStatus:
@@ -187,10 +195,38 @@ def _read_fields(body: bytes) -> Fields:
     if unknown := [name[:60] for name in fields if name not in KNOWN]:
         raise ApiError(400, f"Unknown: {', '.join(unknown[:10])}.", unknown[0], "unknown_parameter")
     given = {name: value for name, value in fields.items() if value is not None and name not in WITHOUT_EFFECT}
-    for name, values in NEUTRAL.items():
-        if name in given and not any(_same(given[name], value) for value in values):
-            raise ApiError(400, f"{name}: not supported, leave it out.", name, "unsupported_parameter")
-    return {name: value for name, value in given.items() if name not in NEUTRAL}
+    given = {name: value for name, value in given.items() if not _is_neutral(name, value)}
+    if odd := next((name for name in given if name in NEUTRAL and name not in efforts.FIELDS | PENALIZED), None):
+        raise ApiError(400, f"{odd}: not supported, leave it out.", odd, "unsupported_parameter")
+    return given
+
+
+def _apart(fields: Fields, names: Collection[str]) -> tuple[Fields, Fields]:
+    """The fields of these names, and the others."""
+    found = {name: value for name, value in fields.items() if name in names}
+    return found, {name: value for name, value in fields.items() if name not in names}
+
+
+def _is_neutral(name: str, value: object) -> bool:
+    return any(_same(value, neutral) for neutral in NEUTRAL.get(name, ()))
+
+
+def _says_nothing(value: object) -> bool:
+    return value is False or value in ([], {}, "")
+
+
+def _check_reach(reach: Fields, settings: GenerationSettings) -> None:
+    """Refuse that the repetition penalty looks back only so far. Raises ApiError."""
+    for name, value in reach.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ApiError(400, f"{name}: must be a whole number.", name, "invalid_value")
+        if settings.repetition_penalty != 1:
+            raise ApiError(
+                400,
+                f"{name}: the penalty looks back to the beginning here, leave it out.",
+                name,
+                "unsupported_parameter",
+            )
 
 
 def _same(value: object, other: object) -> bool:
@@ -202,13 +238,15 @@ def _read_settings(sampling: Fields, defaults: GenerationSettings) -> Generation
     values: Fields = {}
     spelled: dict[str, str] = {}
     for name, value in sampling.items():
-        setting = _setting(name)
-        if setting in values and not _same(values[setting], value):
-            raise ApiError(400, f"{name}: differs from {spelled[setting]}, which means the same.", name)
-        values[setting], spelled[setting] = value, name
-    meant = {setting: accepted(setting, value) for setting, value in values.items()}
+        setting, meant = _setting(name), accepted(_setting(name), value)
+        if setting in values and not _same(values[setting], meant):
+            if setting != "max_new_tokens" or not (type(meant) is int is type(values[setting])):
+                raise ApiError(400, f"{name}: differs from {spelled[setting]}, which means the same.", name)
+            if meant > values[setting]:
+                continue  # of two caps the lower one holds
+        values[setting], spelled[setting] = meant, name
     try:
-        return GenerationSettings.checked({**defaults.model_dump(), **meant})
+        return GenerationSettings.checked({**defaults.model_dump(), **values})
     except SettingsError as error:
         name = spelled.get(error.field, error.field)
         raise ApiError(400, f"{name}: {error.args[1]}", name, "invalid_value") from None

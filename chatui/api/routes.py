@@ -21,7 +21,7 @@ from chatui.api.requests import find_model, read_chat
 from chatui.bodies import LARGEST_BODY, RefusedError, inflated
 from chatui.chat import Backend, ReplyDelta
 from chatui.errors import ChatError, unexpected
-from chatui.settings import AppSettings
+from chatui.settings import AppSettings, shorten
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,7 @@ class Api:
             Route("/chat/completions/", self._chat, methods=["POST"]),
         ]
         self._router = Router(routes, redirect_slashes=False)
+        self._there = ", ".join(_told(route) for route in routes if not route.path.endswith("/"))
         self._description = document(routes, f"{root_path}/v1", access.has_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,8 +93,18 @@ class Api:
         except (ClientDisconnect, ClientGoneError):
             log.debug("a client left before its answer")
         except Exception as error:
+            if isinstance(error, HTTPException):
+                error = self._not_there(error, scope)
             status, body, headers = describe_error(_foreseen(error))
             await _json(body, status, headers)(scope, receive, send)
+
+    def _not_there(self, error: HTTPException, scope: Scope) -> ApiError:
+        """A route or a method that there is not: what there is instead."""
+        asked = f"{scope['method'][:20]} {shorten(scope['path'])}"
+        code = "unknown_url" if error.status_code == 404 else "method_not_allowed"
+        return ApiError(
+            error.status_code, f"{asked} is not served here. There is: {self._there}.", code=code, headers=error.headers
+        )
 
     async def _openapi(self, _: Request) -> Response:
         return _json(self._description)
@@ -123,10 +134,15 @@ class Api:
             return response
 
 
+def _told(route: Route) -> str:
+    methods = " ".join(sorted((route.methods or set()) - {"HEAD"}))
+    return f"{methods} /v1{route.path_format}"
+
+
 def mount(backend: Backend, settings: AppSettings) -> Mount:
-    """The routes under /v1; a path with a line end in it is one of them, which Starlette would leave to others."""
+    """The routes under /v1; /v1 itself and a path with a line end in it count as such, unlike in Starlette."""
     mounted = Mount("/v1", Api(backend, Access(settings), settings.root_path))
-    mounted.path_regex = re.compile(mounted.path_regex.pattern, re.DOTALL)
+    mounted.path_regex = re.compile("^/v1(?![^/])/?(?P<path>.*)$", re.DOTALL)
     return mounted
 
 
@@ -170,8 +186,6 @@ def _foreseen(error: Exception) -> ChatError:
     """The error as a client may see it; what nobody foresaw is logged."""
     if isinstance(error, ChatError):
         return error
-    if isinstance(error, HTTPException):
-        return ApiError(error.status_code, f"/v1 has no such route or method ({error.detail}).", headers=error.headers)
     log.error("a call of /v1 failed", exc_info=error)
     return unexpected(error)
 

@@ -413,8 +413,15 @@ def test_two_spellings_of_one_setting_must_agree() -> None:
     assert ask(backend, max_tokens=5, max_completion_tokens=5).status_code == 200
     assert ask(backend, max_tokens=5, max_completion_tokens=None).status_code == 200
     assert backend.requests[-1].settings.max_new_tokens == 5
-    refused(ask(backend, max_tokens=5, max_completion_tokens=6), 400, "max_completion_tokens")
+    refused(ask(backend, repetition_penalty=1.1, repeat_penalty=1.2), 400, "repeat_penalty")
     refused(ask(backend, max_tokens=1, max_completion_tokens=True), 400, "max_completion_tokens")
+
+
+@pytest.mark.parametrize("caps", [(5, 6), (6, 5), (-1, 5), (5, 32000), (5.0, 5)])
+def test_of_two_caps_the_lower_one_holds(caps: tuple[float, float]) -> None:
+    backend = FakeBackend()
+    assert ask(backend, max_tokens=caps[0], max_completion_tokens=caps[1]).status_code == 200
+    assert backend.requests[-1].settings.max_new_tokens == 5
 
 
 NUMBERS = [
@@ -504,8 +511,39 @@ CLIENTS: dict[str, dict[str, Any]] = {
         },
         **{"repeat_penalty": 1.0, "typical_p": 1, "xtc_probability": 0, "dry_multiplier": 0.0, "return_progress": True},
     },
+    "OpenAI": {
+        **{
+            "service_tier": "flex",
+            "store": True,
+            "metadata": {"a": "b"},
+            "reasoning_effort": "medium",
+            "moderation": None,
+        },
+        **{"verbosity": "medium", "prompt_cache_key": "k", "prompt_cache_options": {"mode": "implicit"}, "n": 1.0},
+        **{"parallel_tool_calls": False, "tools": [], "tool_choice": "none", "response_format": {"type": "text"}},
+        **{"modalities": ["text"], "prediction": None, "logit_bias": {}, "stop": None, "temperature": 1, "seed": 7.0},
+        **{"stream_options": {"include_usage": None, "include_obfuscation": True}, "max_completion_tokens": 10},
+    },
+    "llama.cpp's page": {
+        **{"dynatemp_range": 0, "dynatemp_exponent": 1, "xtc_threshold": 0.1, "typ_p": 1, "repeat_last_n": 64},
+        **{"dry_base": 1.75, "dry_allowed_length": 2, "dry_penalty_last_n": -1, "samplers": [], "top_n_sigma": -1},
+        **{"backend_sampling": False, "reasoning_format": "auto", "timings_per_token": True, "reasoning_budget": -1},
+    },
+    "Ollama": {"keep_alive": "5m", "options": {}, "format": "", "think": True, "num_predict": -1},
+    "LM Studio": {"ttl": 300, "draft_model": "x", "top_k": 40, "repeat_penalty": 1.1},
+    "Mistral": {"safe_prompt": False, "random_seed": 7, "prompt_mode": None},
+    "DeepSeek": {"thinking": {"type": "enabled"}, "logprobs": False, "top_logprobs": None, "stop": []},
+    "Qwen": {"enable_thinking": True, "chat_template_kwargs": {"enable_thinking": True}},
+    "xAI": {"search_parameters": {"mode": "off"}, "deferred": False},
+    "text-generation-webui": {
+        **{"penalty_alpha": 0, "guidance_scale": 1, "negative_prompt": "", "custom_token_bans": "", "tfs": 1},
+        **{"repetition_penalty_range": 1024, "epsilon_cutoff": 0, "ban_eos_token": False, "mirostat_mode": 0},
+    },
     "a large cap": {"max_tokens": 32000, "stop": ""},
-    "OpenRouter": {"transforms": [], "usage": {"include": True}, "plugins": [], "seed": 2**40, "stop": ["", "END"]},
+    "OpenRouter": {
+        **{"provider": {"order": ["x"]}, "models": [], "route": "fallback", "reasoning": {"exclude": False}},
+        **{"transforms": [], "usage": {"include": True}, "plugins": [], "seed": 2**40, "stop": ["", "END"]},
+    },
 }
 
 
@@ -516,12 +554,32 @@ def test_what_other_servers_clients_send_is_accepted_where_it_changes_nothing(cl
     assert response.status_code == 200, response.text
 
 
+def test_a_model_that_does_not_think_has_no_thinking_to_leave_out_or_to_measure_out() -> None:
+    backend = FakeBackend()
+    assert INFO.template is not None
+    backend.status = replace(backend.status, info=replace(INFO, template=replace(INFO.template, thinks=False)))
+    for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max"):
+        for sent in ({"reasoning_effort": effort}, {"reasoning": {"effort": effort}}, {"think": effort}):
+            assert ask(backend, **sent).status_code == 200, sent
+    for sent in ({"think": False}, {"thinking": {"type": "disabled"}}, {"chat_template_kwargs": {"thinking": False}}):
+        assert ask(backend, **sent).status_code == 200, sent
+    assert "does not think" in refused(ask(backend, think=True), 400, "think", "unsupported_parameter")
+
+
+def test_how_far_back_a_penalty_looks_counts_only_where_there_is_one() -> None:
+    backend = FakeBackend()
+    assert ask(backend, repeat_last_n=64, repeat_penalty=1.0).status_code == 200
+    refused(ask(backend, repeat_last_n=64, repeat_penalty=1.1), 400, "repeat_last_n", "unsupported_parameter")
+    assert ask(backend, repeat_last_n=-1, repeat_penalty=1.1).status_code == 200
+
+
 def test_caps_and_switches_mean_what_other_servers_mean_by_them() -> None:
     backend = FakeBackend()
     for sent, setting, meant in [
         ({"max_tokens": 32000}, "max_new_tokens", 8192),
         ({"max_completion_tokens": 10**30}, "max_new_tokens", 8192),
         ({"n_predict": -1}, "max_new_tokens", 8192),
+        ({"random_seed": 7}, "seed", 7),
         ({"max_tokens": 8191}, "max_new_tokens", 8191),
         ({"top_k": -1}, "top_k", 0),
         ({"seed": -1}, "seed", None),
@@ -543,18 +601,33 @@ def test_caps_and_switches_mean_what_other_servers_mean_by_them() -> None:
         ("presence_penalty", -1),
         ("logprobs", True),
         ("logprobs", 0),
-        ("store", True),
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("response_format", {"type": "json_object"}),
         ("logit_bias", {"5": 100}),
         ("modalities", ["text", "audio"]),
         ("reasoning_effort", "high"),
+        ("reasoning_effort", "none"),
+        ("reasoning_effort", "much"),
+        ("reasoning_effort", 5),
+        ("reasoning", {"max_tokens": 100}),
+        ("reasoning", {"exclude": True}),
+        ("reasoning", [True]),
+        ("think", False),
+        ("thinking", {"type": "enabled", "budget_tokens": 100}),
+        ("thinking", {"type": "disabled"}),
+        ("enable_thinking", False),
+        ("chat_template_kwargs", {"documents": []}),
+        ("verbosity", "high"),
+        ("moderation", {"model": "x"}),
+        ("guided_json", {"type": "object"}),
+        ("structured_outputs", {"regex": "a"}),
+        ("xtc_probability", 0.5),
+        ("repeat_last_n", "64"),
         ("web_search_options", {}),
         ("chat_template", "{{ messages }}"),
         ("chat_template_kwargs", {"enable_thinking": False}),
         ("best_of", 2),
-        ("thinking", {"type": "enabled"}),
         ("mirostat", 2),
         ("top_k", -2),
         ("top_k", 500),
@@ -565,6 +638,7 @@ def test_caps_and_switches_mean_what_other_servers_mean_by_them() -> None:
         ("seed", True),
         ("temprature", 1.0),
         ("stream", 1),
+        ("stream_options", []),
         ("stream", "true"),
         ("ignore_eos", 1),
         ("user", 5),
@@ -608,7 +682,8 @@ def test_messages_of_every_kind_are_read() -> None:
         HI,
         {
             **{"role": "assistant", "content": "Yes?", "reasoning_content": "Hm.", "refusal": None},
-            **{"annotations": [], "tool_calls": None, "id": "x", "created": 5, "function_call": None},
+            **{"annotations": [], "tool_calls": None, "id": "x", "created": 5, "function_call": None, "audio": None},
+            **{"prefix": False, "tool_call_id": "", "type": "message", "status": "completed", "weight": 0},
         },
         {"role": "user", "content": parts, "name": "Ada", "cache_control": {"type": "ephemeral"}},
         {
@@ -616,7 +691,10 @@ def test_messages_of_every_kind_are_read() -> None:
             "content": [{"type": "output_text", "text": "So", "annotations": []}],
             "reasoning": "Ha.",
         },
-        {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}, "image_url": None}],
+        },
         {"role": "assistant", "content": None, "tool_calls": []},
         HI,
     ]
@@ -837,6 +915,8 @@ def test_models_are_listed_and_found() -> None:
     [
         ("GET", "/nope", 404),
         ("GET", "/", 404),
+        ("GET", "", 404),
+        ("POST", "", 404),
         ("GET", "/models/x%0Ay", 404),
         ("GET", "/chat/completions", 405),
         ("POST", "/models", 405),
@@ -846,6 +926,18 @@ def test_other_routes_and_methods_are_refused_in_openais_shape(method: str, path
     response = client_of(FakeBackend()).request(method, f"/v1{path}")
     assert refused(response, status)
     assert ("allow" in response.headers) == (status == 405)
+
+
+@pytest.mark.parametrize(
+    "route", ["completions", "embeddings", "responses", "images/generations", "messages", "x" * 5000]
+)
+def test_what_is_not_there_says_what_is(route: str) -> None:
+    response = client_of(FakeBackend()).post(f"/v1/{route}", json={"model": "x", "input": "Hi"})
+    said = refused(response, 404, code="unknown_url")
+    assert route[:20] in said
+    assert "POST /v1/chat/completions" in said
+    assert "GET /v1/models," in said
+    assert len(said) < 500
 
 
 def test_the_whole_application_has_v1_and_guards_it() -> None:
@@ -1085,6 +1177,17 @@ def test_openai_raises_its_own_errors(site: tuple[FakeBackend, str], openai_: op
     with pytest.raises(openai.BadRequestError) as long:
         openai_.chat.completions.create(**ASKED, stream=True)
     assert long.value.code == "context_length_exceeded"
+
+
+def test_openai_is_told_what_there_is_instead(openai_: openai.OpenAI) -> None:
+    for call in (
+        lambda: openai_.completions.create(model="echo", prompt="Hi"),
+        lambda: openai_.embeddings.create(model="echo", input="Hi"),
+        lambda: openai_.responses.create(model="echo", input="Hi"),
+    ):
+        with pytest.raises(openai.NotFoundError, match="/v1/chat/completions") as caught:
+            call()
+        assert caught.value.code == "unknown_url"
 
 
 def test_openai_raises_an_error_in_mid_stream(openai_: openai.OpenAI, backend: FakeBackend) -> None:
