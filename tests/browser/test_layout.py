@@ -191,3 +191,32 @@ def test_an_arabic_page_runs_from_right_to_left(serve: Serve, browser: Browser) 
         expect(slider).to_be_visible(timeout=PATIENCE)
         label, number = _box(slider.locator("[data-testid=block-info]")), _box(slider.locator("input[type=number]"))
         assert label["x"] > number["x"] + number["width"], "the name stands where one begins to read"
+
+
+SLOWLY = """
+    const set = window.setTimeout, clear = window.clearTimeout;
+    window.looks = new Set();
+    window.setTimeout = (work, wait, ...rest) => {
+      if (wait !== 50) return set(work, wait, ...rest);
+      const look = set(() => { work(...rest); window.looks.delete(look); }, 1000);
+      window.looks.add(look);
+      return look;
+    };
+    window.clearTimeout = (look) => { window.looks.delete(look); clear(look); };
+"""
+
+
+def test_a_panel_opened_while_the_screen_turns_stays_open(serve: Serve, browser: Browser) -> None:
+    with browser.new_context(viewport={"width": 1600, "height": 900}) as context:
+        context.add_init_script(BOTH_PANELS)
+        context.add_init_script(SLOWLY)
+        page = context.new_page()
+        page.goto(serve().url)
+        page.locator("html.at-rest").wait_for(state="attached", timeout=PATIENCE)
+        page.set_viewport_size({"width": 390, "height": 800})
+        expect(page.locator(".sidebar.open")).to_have_count(0)
+        page.locator("#settings .toggle-button").click()
+        expect(page.locator("#settings.open")).to_be_visible()
+        assert page.evaluate("window.looks.size") > 0, "it is still looked whether the panels stand as they should"
+        page.wait_for_function("() => window.looks.size === 0")
+        expect(page.locator("#settings.open")).to_be_visible()

@@ -147,13 +147,15 @@
   const panels = window.chatuiPanels;
   const isOpen = (bar) => bar.classList.contains("open");
   const toggle = (bar) => bar.querySelector(".toggle-button").click();
+  const chosen = new Set(); // bars that the user has opened or closed meanwhile stay as they are
+  let settling;
   const settle = (tries) => {
     const bars = [...document.querySelectorAll(".sidebar")];
     const parts = document.querySelectorAll("#settings .gr-accordion .label-wrap");
-    const wrong = bars.filter((bar) => isOpen(bar) !== panels.opens(bar.id));
+    const wrong = bars.filter((bar) => !chosen.has(bar.id) && isOpen(bar) !== panels.opens(bar.id));
     if (tries > 0 && (bars.length < 2 || parts.length < 2 || wrong.length > 0)) {
       wrong.forEach(toggle);
-      setTimeout(settle, 50, tries - 1);
+      settling = setTimeout(settle, 50, tries - 1);
       return;
     }
     if (!document.documentElement.matches(".settled")) {
@@ -162,7 +164,12 @@
     document.documentElement.classList.add("settled");
     setTimeout(() => document.documentElement.classList.add("at-rest"), 500);
   };
-  for (const width of Object.values(panels.BESIDE)) matchMedia(width).addEventListener("change", () => settle(40));
+  const resettle = () => {
+    chosen.clear();
+    clearTimeout(settling);
+    settle(40);
+  };
+  for (const width of Object.values(panels.BESIDE)) matchMedia(width).addEventListener("change", resettle);
   const closeOverlaid = (but) =>
     document.querySelectorAll(".sidebar.open").forEach((bar) => bar === but || panels.beside(bar.id) || toggle(bar));
   document.addEventListener("click", (event) => {
@@ -170,6 +177,7 @@
     const bar = event.target.closest?.(".sidebar");
     if (!bar && event.target.closest?.(".gradio-container")) closeOverlaid();
     if (!bar || !event.target.closest(".toggle-button")) return;
+    chosen.add(bar.id);
     closeOverlaid(bar);
     if (panels.beside(bar.id)) panels.keep(bar.id, !isOpen(bar));
   }, true);
