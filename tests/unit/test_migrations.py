@@ -57,6 +57,11 @@ OLD = (
 """What the first version would have in a conversation whose reply was being written when it was ended."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def copied_tables() -> None:
+    """Nothing is copied here: what is tested are the migrations."""
+
+
 def made_at(database: Database, target: str) -> None:
     """Make the tables as they were at this revision."""
     with opening._alone(database):
