@@ -14,8 +14,9 @@ os.environ["CHATUI_DATA_DIR"] = DATA.name
 os.environ["GRADIO_TEMP_DIR"] = f"{DATA.name}/uploads"
 os.environ["CHATUI_ALLOWED_HOSTS"] = "*"  # test clients make up names; test_security.py has the default
 
-# How long an example takes says nothing on a busy machine.
-settings.register_profile("chatui", deadline=None)
-settings.load_profile("chatui")
+# How long an example takes says nothing on a busy machine. scripts/test --all asks for "exhaustive".
+settings.register_profile("exhaustive", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=settings.get_profile("exhaustive").max_examples // 2)
+settings.load_profile("quick")
 
 pytest_plugins = ("tests.databases",)

@@ -440,7 +440,7 @@ HOSTILE = st.sampled_from([-1, 0, 1, 1e9, 10**30, "1", None, True, [], {}, [[]],
 
 
 @given(st.dictionaries(st.sampled_from(NUMBERS), HOSTILE, min_size=1, max_size=2))
-@examples(max_examples=300, deadline=None)
+@examples(max_examples=3 * examples.default.max_examples)
 def test_a_hostile_number_is_refused_by_name_or_does_what_it_says(fields: dict[str, Any]) -> None:
     backend = FakeBackend(["x"], rate=1e9)
     body = json.dumps({"messages": [HI], **fields})

@@ -84,7 +84,7 @@ def both() -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
 
 
 @given(text=st.text(st.sampled_from("\n\r\t 1２٣½Ⅷaé'sS!<你👩\u200d x"), max_size=30) | st.text(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples)
 def test_a_file_given_by_its_path_is_tokenized_as_the_default(
     both: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast], text: str
 ) -> None:

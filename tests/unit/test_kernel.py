@@ -144,7 +144,6 @@ def kept(shared: int, size: int, width: int, seed: int) -> tuple[torch.Tensor, t
 
 @pytest.mark.usefixtures("built")
 @given(shape=HEADS, places=PLACES, window=st.none() | st.integers(1, 300), seed=st.integers(0, 1000))
-@settings(max_examples=100, deadline=None)
 def test_attention_is_as_exact_as_its_rounding(
     shape: tuple[int, int, int, int], places: list[tuple[int, int]], window: int | None, seed: int
 ) -> None:
