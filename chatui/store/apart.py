@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from chatui import priority
 from chatui.errors import TransferError
-from chatui.store import checks, importing, parsing
+from chatui.store import archives, checks, importing
 from chatui.store.importing import Source
 from chatui.store.records import Tree
 from chatui.store.rows import pieces
@@ -39,7 +39,7 @@ def opened(file: Path) -> Source:
     if size > checks.MOST_BYTES:
         raise importing.too_large(size)
     with file.open("rb") as opened:
-        if size <= SMALL and not parsing.is_packed(opened.read(4)):
+        if size <= SMALL and not archives.is_packed(opened.read(4)):
             opened.seek(0)
             return importing.read(opened.read())
     return Apart(file)

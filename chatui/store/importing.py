@@ -16,11 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 from chatui import personas
 from chatui.errors import SettingsError, TransferError
 from chatui.i18n import N_
-from chatui.store import checks, formats, parsing
+from chatui.store import archives, checks, formats, parsing
+from chatui.store.archives import Left
 from chatui.store.checks import refusal, shown
 from chatui.store.exporting import FORMAT, VERSION
 from chatui.store.formats import FORMATS, common
-from chatui.store.parsing import WRAPPERS, Left
+from chatui.store.parsing import WRAPPERS
 from chatui.store.records import StoredMessage, Tree
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 TREE = TypeAdapter(Tree)
 LARGEST_NUMBER = 2**63
 """What a column for whole numbers keeps."""
+SESSION = "session:"
+"""What the names of conversations begin with where Chatbox has exported all that it keeps."""
 MOST_LEFT = 100
 """A file may have millions of values that are no conversations."""
 _KNOWN = f"chatui, {', '.join(format.name for format in FORMATS)}"
@@ -77,7 +80,10 @@ class Reading(Source):
 
     def __iter__(self) -> Iterator[Tree]:
         """Raises TransferError where the file is none that can be read at all."""
-        files = parsing.unpacked(self.data)
+        packed: list[Left] = []
+        files = archives.unpacked(self.data, packed)
+        for one in packed:
+            self.leave(one.title, one.reason)
         recognised = False
         for number, (self._name, data) in enumerate(files.items(), 1):
             self._last = number == len(files)
@@ -89,7 +95,7 @@ class Reading(Source):
                 recognised = True
                 yield from self._trees(value)
             except TransferError as error:
-                if len(files) == 1:
+                if len(files) == 1 and not packed:
                     raise
                 self.leave(self._name, error.message)
             for part in parts:
@@ -149,6 +155,8 @@ def _items(value: object) -> list[Any]:
     if formats.find(value) is not None:
         return [value]
     while isinstance(value, dict) and formats.find(value) is None:
+        if kept := [one for key, one in value.items() if key.startswith(SESSION)]:
+            return kept
         value = next((found for name in WRAPPERS if isinstance(found := value.get(name), list | dict)), [value])
     if not isinstance(value, list):
         raise refusal(f"The file has no conversations in a format that is known: {_KNOWN}.")

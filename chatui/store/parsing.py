@@ -1,28 +1,21 @@
-"""The JSON in a file as far as it can be read: zipped, in lines, cut off, in any encoding. Knows no format."""
+"""The JSON in a file as far as it can be read: in lines, cut off, in any encoding. Knows no format."""
 
-import io
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from json.decoder import JSONDecodeError as NotJSONError
 from json.decoder import JSONDecoder
-from pathlib import PurePosixPath
 from typing import Any
 
 from chatui.errors import TransferError
 from chatui.i18n import N_
 from chatui.store import checks
+from chatui.store.archives import Left
 from chatui.store.checks import refusal
 
-WRAPPERS = ("conversations", "chats", "data", "items", "history", "threads")
+WRAPPERS = ("conversations", "chats", "chat-sessions", "sessions", "data", "items", "history", "threads")
 """Names of the list of all conversations, where there is one around it."""
-ENDS = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz")
-ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-GZIP = b"\x1f\x8b\x08"
-PICTURE, ARCHIVE = N_("a picture"), N_("an archive of another kind than .zip and .gz")
+PICTURE, ARCHIVE = N_("a picture"), N_("an archive of another kind than .zip, .gz and .tar")
 OTHERS = {
     b"\x89PNG": PICTURE,
     b"\xff\xd8\xff": PICTURE,
@@ -52,36 +45,11 @@ Known = Callable[[object], bool]
 """Whether a value is a conversation, or some."""
 
 
-@dataclass(frozen=True)
-class Left:
-    """A conversation, or a part of one, that did not come in: what it is called, and why, in a whole sentence."""
-
-    title: str
-    reason: str
-    file: str = ""
-
-    def __str__(self) -> str:
-        """All of it, on one line."""
-        return f"{', '.join(filter(None, (self.file, self.title)))}: {self.reason}"
-
-
 class _BrokenError(Exception):
     """What a file has at `place` cannot be read on."""
 
     def __init__(self, place: int, why: str) -> None:
         self.place, self.why = place, why
-
-
-def is_packed(data: bytes) -> bool:
-    """Whether a file that begins so is a .zip or a .gz."""
-    return data.startswith((*ZIP, GZIP))
-
-
-def unpacked(data: bytes) -> dict[str, bytes]:
-    """The files that may have conversations, by name; the file itself, which has none, where it is no .zip."""
-    if data.startswith(GZIP):
-        data = _gunzipped(data, checks.MOST_BYTES)
-    return _unzipped(data) if data.startswith(ZIP) else {"": data}
 
 
 def values(data: bytes, known: Known, left: list[Left]) -> object:
@@ -232,59 +200,3 @@ def _decoded(data: bytes, left: list[Left]) -> str:
 
 def _other(kind: str) -> TransferError:
     return refusal(f"The file is {kind}: choose the .json, .jsonl or .zip file that the other program has exported.")
-
-
-def _gunzipped(data: bytes, most: int) -> bytes:
-    """What a .gz has, as far as it is whole."""
-    made = bytearray()
-    try:
-        while data.startswith(GZIP):
-            inflating = zlib.decompressobj(31)
-            made += inflating.decompress(data, most + 1 - len(made))
-            if len(made) > most:
-                raise refusal(f"The file unpacks to more than {checks.MOST_BYTES:,} bytes.")
-            data = inflating.unused_data
-    except zlib.error:
-        if not made:
-            raise refusal("The .gz file cannot be read: it is damaged.") from None
-    if made[257:262] == b"ustar":
-        raise _other(ARCHIVE)
-    return bytes(made)
-
-
-def _unzipped(data: bytes) -> dict[str, bytes]:
-    """The files of a .zip that may have conversations, by name."""
-    if data.count(b"PK\x01\x02") > checks.MOST_FILES:
-        raise refusal(f"The .zip has more than {checks.MOST_FILES:,} files.")
-    room = checks.MOST_BYTES
-    files = {}
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for entry in _wanted(archive.infolist()):
-                # Other ways to compress may take gigabytes of memory before they give the first byte.
-                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise refusal(f"In the .zip {entry.filename} is compressed in an unusual way.")
-                with archive.open(entry) as file:
-                    content = file.read(room + 1)
-                files[entry.filename] = _gunzipped(content, room) if content.startswith(GZIP) else content
-                room -= len(files[entry.filename])
-                if room < 0:
-                    raise refusal(f"The .zip unpacks to more than {checks.MOST_BYTES:,} bytes.")
-    except TransferError:
-        raise
-    except Exception:  # zipfile lets through whatever a damaged file makes happen inside it
-        raise refusal("The .zip cannot be read: it is damaged or has a password.") from None
-    if not files:
-        raise refusal("The .zip has no conversations: no file in it ends in .json or .jsonl.")
-    return files
-
-
-def _wanted(entries: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
-    """Those named conversations.json, conversations-000.json and so on, else all JSON."""
-    found = [
-        entry
-        for entry in sorted(entries, key=lambda entry: entry.filename)
-        if entry.filename.lower().endswith(ENDS) and not {"__MACOSX"} & set(PurePosixPath(entry.filename).parts)
-    ]
-    named = [entry for entry in found if PurePosixPath(entry.filename).name.lower().startswith("conversations")]
-    return named or found

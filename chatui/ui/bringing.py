@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from chatui.errors import ChatError, LimitError, TransferError
 from chatui.i18n import _, ngettext, translated
 from chatui.store import apart
+from chatui.store.archives import Left
 from chatui.store.importing import Source
-from chatui.store.parsing import Left
 from chatui.store.records import Merged
 from chatui.store.shelf import Shelf
 from chatui.ui import listening, speaking

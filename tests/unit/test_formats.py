@@ -243,6 +243,103 @@ TUNING = {
     "tools": [],
 }
 
+GROK = {
+    "conversation": {"id": "g1", "title": "Greetings", "create_time": "2025-03-01T10:00:00Z", "starred": True},
+    "responses": [
+        {
+            "response": {
+                "_id": "1",
+                "sender": "human",
+                "message": "Hi",
+                "create_time": {"$date": {"$numberLong": "1740823200000"}},
+            }
+        },
+        {
+            "response": {
+                "_id": "2",
+                "sender": "ASSISTANT",
+                "message": "Hello",
+                "thinking_trace": "Hm.",
+                "parent_response_id": "1",
+            }
+        },
+        {"response": {"_id": "3", "sender": "human", "message": "More?", "parent_response_id": "2"}},
+        {"response": {"_id": "4", "sender": "assistant", "message": "Sure", "parent_response_id": "3"}},
+    ],
+}
+
+LIBRECHAT = {
+    "conversationId": "l1",
+    "endpoint": "openAI",
+    "title": "Greetings",
+    "exportAt": "10:00:00 GMT+0000",
+    "options": {"model": "m", "promptPrefix": "Be brief."},
+    "branches": True,
+    "recursive": True,
+    "messages": [
+        {
+            "messageId": "1",
+            "parentMessageId": "00000000-0000-0000-0000-000000000000",
+            "sender": "User",
+            "isCreatedByUser": True,
+            "text": "Hi",
+            "createdAt": "2025-03-01T10:00:00.000Z",
+            "children": [
+                {
+                    "messageId": "2",
+                    "parentMessageId": "1",
+                    "isCreatedByUser": False,
+                    "text": "",
+                    "content": [{"type": "think", "think": "Hm."}, {"type": "text", "text": {"value": "Hello"}}],
+                    "children": [
+                        {
+                            "messageId": "3",
+                            "parentMessageId": "2",
+                            "isCreatedByUser": True,
+                            "text": "More?",
+                            "children": [],
+                        }
+                    ],
+                }
+            ],
+        }
+    ],
+}
+
+DEEPSEEK = {
+    "id": "d1",
+    "title": "Greetings",
+    "inserted_at": "2025-03-01T10:00:00.000000+08:00",
+    "updated_at": "2025-03-01T11:00:00.000000+08:00",
+    "mapping": {
+        "root": {"id": "root", "parent": None, "children": ["1"], "message": None},
+        "1": {
+            "id": "1",
+            "parent": "root",
+            "children": ["2"],
+            "message": {"files": [], "model": "m", "fragments": [{"type": "REQUEST", "content": "Hi"}]},
+        },
+        "2": {
+            "id": "2",
+            "parent": "1",
+            "children": ["3"],
+            "message": {"fragments": [{"type": "THINK", "content": "Hm."}, {"type": "RESPONSE", "content": "Hello"}]},
+        },
+        "3": {
+            "id": "3",
+            "parent": "2",
+            "children": ["4"],
+            "message": {"role": "USER", "content": "More?", "files": []},
+        },
+        "4": {
+            "id": "4",
+            "parent": "3",
+            "children": [],
+            "message": {"role": "ASSISTANT", "content": "Sure", "reasoning_content": None},
+        },
+    },
+}
+
 KNOWN: dict[str, tuple[Any, Talk]] = {
     "Claude": (
         CLAUDE,
@@ -257,6 +354,9 @@ KNOWN: dict[str, tuple[Any, Talk]] = {
         ],
     ),
     "Open WebUI": (OPEN_WEBUI, TALK),
+    "Grok": (GROK, TALK),
+    "LibreChat": (LIBRECHAT, TALK[:3]),
+    "DeepSeek": (DEEPSEEK, TALK),
     "ShareGPT": (SHAREGPT, TALK),
     "SillyTavern": (TAVERN, [("assistant", "BZZT"), ("user", "Hi"), ("assistant", "Hello")]),
     "LM Studio": (LM_STUDIO, TALK[:3]),
@@ -295,6 +395,46 @@ def test_a_conversation_is_known_by_its_shape_and_read(name: str) -> None:
     (tree,) = read(value)
     assert said(tree) == talk
     assert [tree.conversation.id] == [again.conversation.id for again in read(value)]
+
+
+ALIKE: dict[str, Any] = {
+    "Jan": "\n".join(
+        json.dumps({"object": "thread.message", "id": role, "role": role, "content": [{"type": "text", "text": {"value": text, "annotations": []}}], "created_at": 1740823200, "status": "ready"})
+        for role, text in TALK[:2]
+    ).encode(),
+    "TypingMind": {"data": {"chats": [{"chatID": "t", "chatTitle": "Greetings", "createdAt": "2025-03-01T10:00:00Z", "messages": [{"role": role, "content": text} for role, text in TALK[:2]]}], "folders": []}},
+    "Chatbox": {"settings": {}, "session:1": {"id": "1", "name": "Greetings", "messages": [{"role": role, "contentParts": [{"type": "text", "text": text}], "timestamp": 1740823200000} for role, text in TALK[:2]]}},
+    "Chatbox, older": {"chat-sessions": [{"id": "1", "name": "Greetings", "messages": [{"role": role, "content": text, "timestamp": 1740823200000} for role, text in TALK[:2]]}]},
+    "Le Chat": [{"id": role, "chatId": "c", "role": role, "content": "", "contentChunks": [{"type": "text", "text": text}], "createdAt": "2025-03-01T10:00:00Z"} for role, text in TALK[:2]],
+}  # fmt: skip
+"""Files that are lists of messages too, each in its program's way."""
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_lists_of_messages_of_many_programs_are_read(name: str) -> None:
+    (tree,) = read(ALIKE[name])
+    assert said(tree) == TALK[:2]
+    assert tree.messages[0].created.year == 2025
+    if "Greetings" in json.dumps(ALIKE[name], default=str):
+        assert tree.conversation.title == "Greetings"
+
+
+def test_thoughts_and_branches_of_librechat_and_deepseek_are_kept() -> None:
+    for value in (LIBRECHAT, DEEPSEEK, GROK):
+        (tree,) = read(value)
+        assert tree.messages[1].reasoning == "Hm."
+    (tree,) = read(LIBRECHAT)
+    assert tree.conversation.persona.system_prompt == "Be brief."
+    flat = {
+        **LIBRECHAT,
+        "recursive": False,
+        "messages": [
+            {"messageId": id, "parentMessageId": parent, "isCreatedByUser": id == "1", "text": f"said {id}"}
+            for id, parent in (("1", "0"), ("2", "1"), ("3", "1"))
+        ],
+    }
+    (tree,) = read(flat)
+    assert [message.parent for message in tree.messages] == [None, "1", "1"]
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 import zipfile
+import zlib
 
 import pytest
 
@@ -40,13 +41,31 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return made.getvalue()
 
 
-def tarred(data: bytes) -> bytes:
+def tarred(data: bytes, mode: str = "w:gz") -> bytes:
     made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+    with tarfile.open(fileobj=made, mode=mode) as archive:  # type: ignore[call-overload]
         entry = tarfile.TarInfo("conversations.json")
         entry.size = len(data)
         archive.addfile(entry, io.BytesIO(data))
     return made.getvalue()
+
+
+def locked(data: bytes) -> bytes:
+    """A .zip whose files are said to have a password."""
+    return data.replace(b"PK\x03\x04\x14\0\0", b"PK\x03\x04\x14\0\1").replace(
+        b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\1"
+    )
+
+
+def nested(data: bytes, depth: int) -> bytes:
+    for _ in range(depth):
+        data = zipped({"x.zip": data})
+    return data
+
+
+LOCKED = locked(zipped({"a.json": LIST}))
+DAMAGED = zipped({"a.json": LIST}).replace(zlib.compress(LIST, 6)[2:40], b"\xff" * 38)
+DEEP = zipped({"a.zip": nested(zipped({"a.json": LIST}), 5), "b.json": LIST})
 
 
 @pytest.mark.parametrize(
@@ -55,6 +74,11 @@ def tarred(data: bytes) -> bytes:
         gzip.compress(LIST),
         gzip.compress(LIST[:50]) + gzip.compress(LIST[50:]),
         gzip.compress(zipped({"conversations.json": LIST})),
+        tarred(LIST),
+        tarred(LIST, "w"),
+        zipped({"export.tar.gz": tarred(LIST)}),
+        zipped({"Takeout/": b"", "Takeout/inner.zip": zipped({"a/conversations.json": LIST, "b/x.json": b"{}"})}),
+        zipped({"x/": b"", "x/a.json": LIST, "x/.DS_Store": b"\0", "__MACOSX/x/._a.json": b"\0", "x/._a.json": b"\0"}),
         zipped({"conversations.json.gz": gzip.compress(LIST)}),
         zipped({"CONVERSATIONS.JSON": LIST, "user.json": b"{}"}),
         LIST + b"\0\0\0",
@@ -84,6 +108,10 @@ def test_the_same_comes_in_however_it_is_packed(data: bytes) -> None:
         (LIST.replace(b"Hi", "é".encode() + b"\xff"), BOTH, "The file: Some of its characters, 1, are damaged"),
         (LIST[:-1] + b"," + b"[" * 90_000 + b"]" * 90_001, BOTH, "The rest of the file: There are brackets"),
         (zipped({"conversations-0.json": LIST, "conversations-1.json": b"[{"}), BOTH, "conversations-1.json: The file"),
+        (zipped({"a.zip": b"PK\x03\x04oops", "b.json": LIST}), BOTH, "a.zip: The .zip cannot be read"),
+        (zipped({"a.zip": LOCKED, "b.json": LIST}), BOTH, "a.zip/a.json: It has a password"),
+        (zipped({"a.zip": DAMAGED, "b.json": LIST}), BOTH, "a.zip/a.json: It is damaged"),
+        (DEEP, BOTH, "too deep to read"),
         (zipped({"a.json": b"\x89PNG\r\n", "b.json": LIST}), BOTH, "a.json: The file is a picture: choose"),
     ],
 )
@@ -102,8 +130,10 @@ def test_what_can_be_read_comes_in_and_the_rest_is_told(data: bytes, come: list[
         (b"SQLite format 3\0", "is a database"),
         (b"\xef\xbb\xbf<!DOCTYPE html><html>", "is a web page"),
         (bz2.compress(LIST), "is an archive"),
-        (tarred(LIST), "is an archive"),
         (gzip.compress(LIST)[:9], "The file is empty"),
+        (LOCKED, "It has a password: unpack it"),
+        (DAMAGED, "It is damaged"),
+        (tarred(LIST, "w:xz"), "is an archive"),
         (b"\x1f\x8b\x08" + b"\xff" * 20, "The .gz file cannot be read"),
         (b"role,content\nuser,hi\n", "not JSON from line 1, column 1"),
     ],
@@ -119,6 +149,18 @@ def test_what_a_gz_unpacks_to_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> No
     for data in (bomb, zipped({"conversations.json": bomb}), bomb * 3):
         with pytest.raises(TransferError, match="unpacks to more than 1,000,000"):
             titles(data)
+
+
+def test_all_archives_of_a_file_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = zipped({"a.json": b" " * 600_000})
+    monkeypatch.setattr(checks, "MOST_BYTES", 1_000_000)
+    for data in (zipped({"a.zip": inner, "b.zip": inner}), zipped({"a.zip": zipped({"a.zip": inner, "b.zip": inner})})):
+        with pytest.raises(TransferError, match="unpacks to more than 1,000,000"):
+            titles(data)
+    monkeypatch.setattr(checks, "MOST_FILES", 3)
+    many = zipped({f"{number}.json": b"{}" for number in range(2)})
+    with pytest.raises(TransferError, match="more than 3 files"):
+        titles(zipped({"a.zip": many, "b.zip": many}))
 
 
 def test_a_number_too_large_for_python_refuses_nothing_else() -> None:

@@ -13,7 +13,10 @@ from chatui.store.formats import (
     chat_ui,
     chatgpt,
     claude,
+    deepseek,
     gemini,
+    grok,
+    librechat,
     llama_cpp,
     lm_studio,
     messages,
@@ -36,8 +39,11 @@ class Format:
 
 
 FORMATS = (
+    Format("DeepSeek", deepseek.matches, deepseek.conversation),
     Format("ChatGPT", chatgpt.matches, chatgpt.conversation),
     Format("Claude", claude.matches, claude.conversation),
+    Format("Grok", grok.matches, grok.conversation),
+    Format("LibreChat", librechat.matches, librechat.conversation),
     Format("Open WebUI", open_webui.matches, open_webui.conversation),
     Format("LM Studio", lm_studio.matches, lm_studio.conversation),
     Format("llama.cpp", llama_cpp.matches, llama_cpp.conversation),

@@ -18,7 +18,7 @@ Skipped = list[str]
 """For each message that could not be read, why."""
 
 TEXTS = ("text", "input_text", "output_text", "summary_text", "refusal")
-THOUGHTS = ("thinking", "reasoning", "thought")
+THOUGHTS = ("thinking", "reasoning", "thought", "think")
 KINDS = ("image", "audio", "video", "document", "file")
 LANGUAGE = re.compile(r"[\w+#.-]{1,20}")
 FENCES = re.compile(r"^ {0,3}(`{3,})", re.MULTILINE)
@@ -43,7 +43,7 @@ def title_of(value: object) -> str:
     """What a conversation seems to be called, "" where nothing tells."""
     fields = an_object(value)
     inner = [an_object(fields.get(name)) for name in ("conversation", "chat", "conv")]
-    found = (words(one.get(name)).strip() for one in (fields, *inner) for name in ("title", "name"))
+    found = (words(one.get(name)).strip() for one in (fields, *inner) for name in ("title", "name", "chatTitle"))
     return checks.one_line(clean(next((title for title in found if title), "")))
 
 
@@ -118,7 +118,9 @@ class Parts:
         fields = an_object(part)
         kind = words(fields.get("type"))
         if kind in THOUGHTS:
-            self.thought += [text for name in ("thinking", "text", "content") if (text := words(fields.get(name)))][:1]
+            self.thought += [
+                text for name in ("thinking", "text", "content", "think") if (text := words(fields.get(name)))
+            ][:1]
             for inner in a_list(fields.get("summary")):
                 self.thought.append(words(an_object(inner).get("text")))
         elif kind in ("tool_use", "function_call", "tool_call", "server_tool_use"):
@@ -127,8 +129,10 @@ class Parts:
         elif kind in ("tool_result", "function_call_output"):
             content = fields.get("content", fields.get("output"))
             self.said.append(returned("\n".join(parts(content).said), words(fields.get("name"))))
-        elif isinstance(fields.get("text"), str) and (kind in TEXTS or not kind):
-            self.said.append(fields["text"])
+        elif isinstance(said := an_object(fields.get("text")).get("value", fields.get("text")), str) and (
+            kind in TEXTS or not kind
+        ):
+            self.said.append(said)
         elif kind in ("token_budget", "step-start", "debugInfoBlock", "status"):
             return
         elif fields:

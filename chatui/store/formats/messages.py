@@ -11,6 +11,11 @@ from chatui.store.formats.common import Skipped, a_list, an_object, words
 from chatui.store.records import Tree
 
 LISTS = ("messages", "input", "conversation", "chat")
+CONTENTS = ("content", "contentParts", "contentChunks", "parts", "text")
+"""Where what a message says is, in the files of Chatbox, Mistral's Le Chat and others too."""
+TIMES = ("created_at", "createdAt", "create_time", "created", "timestamp", "date")
+TITLES = ("title", "name", "chatTitle", "topic")
+IDS = ("id", "chatID")
 
 
 def matches(value: Any) -> bool:
@@ -26,7 +31,7 @@ def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
     listed = next((fields[name] for name in LISTS if isinstance(fields.get(name), list)), value)
     listed = listed if isinstance(listed, list) else [listed]
     checks.check_count(len(listed))
-    created = common.moment(fields.get("created_at"), fields.get("create_time"), fields.get("created"), now)
+    created = common.moment(*(fields.get(name) for name in TIMES), now)
     prompt = words(fields.get("instructions"))
     drafts: list[Draft] = []
     for number, message in enumerate(listed, 1):
@@ -45,8 +50,9 @@ def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
     drafts, _ = (
         common.joined(common.chain(drafts)) if any(_calls(one) for one in listed) else (common.chain(drafts), {})
     )
-    title, id = words(fields.get("title")) or words(fields.get("name")), fields.get("id")
-    origin = Origin(created, title, system_prompt=prompt, source="messages", id=id if isinstance(id, str) else "")
+    title = next((found for name in TITLES if (found := words(fields.get(name)))), "")
+    id = next((found for name in IDS if (found := words(fields.get(name)))), "")
+    origin = Origin(created, title, system_prompt=prompt, source="messages", id=id)
     return checks.tree(origin, drafts, drafts[-1].id if drafts else None)
 
 
@@ -61,7 +67,7 @@ def _draft(number: int, message: object, skipped: Skipped) -> Draft | None:
     if not isinstance(message, dict):
         skipped.append(f"message {number:,} is not an object with role and content")
         return None
-    made = common.parts(fields.get("content"))
+    made = common.parts(next((found for name in CONTENTS if (found := fields.get(name))), fields.get("content")))
     thought = next(
         (text for name in ("reasoning_content", "reasoning", "thinking") if (text := words(fields.get(name)))), ""
     )
@@ -77,11 +83,15 @@ def _draft(number: int, message: object, skipped: Skipped) -> Draft | None:
         skipped.append(f"message {number:,} has no content")
         return None
     if role in ("user", "human", "system", "developer"):
-        return Draft(str(number), None, "user", said, thoughts, common.time(fields.get("created_at")))
+        return Draft(str(number), None, "user", said, thoughts, _time(fields))
     if role in ("assistant", "model", "bot", "tool", "function"):
-        return Draft(str(number), None, "assistant", said, thoughts, common.time(fields.get("created_at")))
+        return Draft(str(number), None, "assistant", said, thoughts, _time(fields))
     skipped.append(f"message {number:,} is from {shown(role)}")
     return None
+
+
+def _time(fields: dict[str, Any]) -> datetime | None:
+    return next((found for name in TIMES if (found := common.time(fields.get(name)))), None)
 
 
 def _called(fields: dict[str, Any]) -> Iterable[str]:
