@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from chatui.chat import Message, Prompt, Role, SystemRole, TemplateFacts
 from chatui.errors import ModelError, PromptError, TooLongError
-from chatui.local import conventions, spans, thinking
+from chatui.local import conventions, endless, spans, thinking
 from chatui.local.conventions import HARMONY, THINK, Tags, opened_by
 
 PROBE = "qzprobe"
@@ -71,18 +71,23 @@ class Template:
 
 
 def probe(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """Try the template on small conversations. Raises ModelError where there is none or it fails on the simplest."""
+    """Try the template on small conversations.
+
+    Raises ModelError where there is none, it fails on the simplest, or it does not come to an end.
+    """
     if not tokenizer.chat_template:
         raise ModelError(
             "This model has no chat template, so it does not know what a conversation looks like.",
             "Choose a model made for chatting; their names often end in -Instruct or -it. If you have its template, "
             "give it with --chat-template FILE.",
         )
+    with endless.refused():
+        return _probed(tokenizer)
+
+
+def _probed(tokenizer: PreTrainedTokenizerBase) -> Template:
     parts = _takes_parts(tokenizer)
-    user, assistant = Message("user", "Hi " + PROBE), Message("assistant", PROBE)
-    system = Message("system", "system " + PROBE)
-    with_system = _try_render(tokenizer, [system, user], parts=parts)
-    takes_system = with_system is not None and system.content in with_system
+    takes_system = _takes_system(tokenizer, parts)
     found = getattr(tokenizer, "response_template", None)
     response = found if thinking.is_readable(found) else None
     tags = conventions.known(tokenizer.get_chat_template(), tokenizer.get_added_vocab(), response)
@@ -90,8 +95,8 @@ def probe(tokenizer: PreTrainedTokenizerBase) -> Template:
     inner_ids = frozenset(tokenizer.get_added_vocab()[token] for token in inner)
     return Template(
         takes_system=takes_system,
-        needs_alternation=_try_render(tokenizer, [user, user], parts=parts) is None,
-        end_ids=_end_of_turn(tokenizer, [user, assistant], parts) - inner_ids,
+        needs_alternation=_needs_alternation(tokenizer, parts),
+        end_ids=_end_of_turn(tokenizer, parts) - inner_ids,
         tags=tags,
         tools=_tells_of_tools(tokenizer, parts),
         takes_later_system=takes_system and _takes_later_system(tokenizer, parts),
@@ -130,9 +135,34 @@ def _shapes_kept(tokenizer: PreTrainedTokenizerBase, parts: bool) -> set[str]:
     return {shape for shape, text in texts.items() if text is not None and "{'type'" not in text}
 
 
+def _takes_system(tokenizer: PreTrainedTokenizerBase, parts: bool) -> bool:
+    """Whether a first system message is written, wherever the template puts it, and loses nothing else."""
+    for roles in ("system user", "system user assistant user"):
+        messages = _numbered(roles.split())
+        text = (_try_render(tokenizer, messages, parts=parts) or "").lower()
+        without = (_try_render(tokenizer, messages[1:], parts=parts) or "").lower()
+        if messages[0].content not in text:
+            return False
+        if any(message.content in without and message.content not in text for message in messages[1:]):
+            return False
+    return True
+
+
+def _needs_alternation(tokenizer: PreTrainedTokenizerBase, parts: bool) -> bool:
+    """Whether one of two messages in a row from one side is refused, or left out although it would be written alone."""
+    if _try_render(tokenizer, _numbered(["user", "user"]), parts=parts) is None:
+        return True
+    for role in ("user", "assistant"):
+        alone, twice = _numbered(["user", "assistant", "user"]), _numbered(["user", "assistant", role, "user"])
+        if _in_order(tokenizer, alone, parts) is not None and _in_order(tokenizer, twice, parts) is None:
+            return True
+    return False
+
+
 def _takes_later_system(tokenizer: PreTrainedTokenizerBase, parts: bool) -> bool:
     """Whether a system message may stand anywhere, and is told apart from what the assistant says."""
-    for roles in ("user system user", "user assistant system user", "system user assistant system user", "user system"):
+    shapes = ("user system user", "user assistant system user", "system user assistant system user", "user system")
+    for roles in (*shapes, "system system user"):
         messages = _numbered(roles.split())
         text = _in_order(tokenizer, messages, parts)
         said = [
@@ -303,8 +333,50 @@ def _finished(tokenizer: PreTrainedTokenizerBase, template: Template, draft: _Dr
         messages=(*given, *([draft.reply] if draft.reply else [])),
         template_seconds=draft.template_seconds,
         tokenize_seconds=draft.tokenize_seconds,
-        notes=_notes(template, draft.messages),
+        notes=(*_notes(template, draft.messages), *_left_out(tokenizer, template, text, fitted)),
     )
+
+
+def _left_out(
+    tokenizer: PreTrainedTokenizerBase, template: Template, text: str, fitted: Sequence[Message]
+) -> tuple[str, ...]:
+    """What of the messages the template kept to itself. Raises PromptError where that is the question to be answered.
+
+    Some templates change what they write: a mark behind a message that is not in the text to the letter tells.
+    """
+    lost = _not_in(text, fitted)
+    if lost:
+        marked = [
+            replace(message, content=f"{message.content} {PROBE}{place}.") if place in lost else message
+            for place, message in enumerate(fitted)
+        ]
+        written = (_try_render(tokenizer, marked, parts=template.takes_parts) or "").lower()
+        lost = [place for place in lost if f"{PROBE}{place}." not in written]
+    asked = max(place for place, message in enumerate(fitted) if message.role == "user")
+    if asked in lost:
+        raise PromptError(
+            "The model's chat template leaves out your message, or a part of it.",
+            "Ask in fewer words or in a new chat, choose another model, or give a template with --chat-template FILE.",
+        )
+    if not lost:
+        return ()
+    which = "one earlier message" if len(lost) == 1 else f"{len(lost)} earlier messages"
+    return (f"This model's chat template leaves out {which} of this conversation, or a part: it does not know them.",)
+
+
+def _not_in(text: str, messages: Sequence[Message]) -> list[int]:
+    """The places of the messages that the text does not have to the letter, one behind the other."""
+    places, behind = [], 0
+    for place, message in enumerate(messages):
+        content = message.content.strip()
+        if message.role == "system":
+            found = text.find(content)
+        else:
+            found = text.find(content, behind)
+            behind = max(behind, found + len(content))
+        if found < 0:
+            places.append(place)
+    return places
 
 
 def _notes(template: Template, messages: Sequence[Message]) -> tuple[str, ...]:
@@ -454,8 +526,9 @@ def _tells_of_tools(tokenizer: PreTrainedTokenizerBase, parts: bool) -> bool:
     return PROBE in str(with_tool)
 
 
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], parts: bool) -> frozenset[int]:
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase, parts: bool) -> frozenset[int]:
     """The control token that the template writes right behind a reply, if it writes one."""
+    messages = [Message("user", "Hi " + PROBE), Message("assistant", PROBE)]
     rest = (_try_render(tokenizer, messages, False, parts) or "").rpartition(PROBE)[2].lstrip()
     ids = tokenizer.encode(rest, add_special_tokens=False) if rest else []
     return frozenset(ids[:1]) & frozenset(tokenizer.added_tokens_decoder)

@@ -488,3 +488,88 @@ class TestContinued:
         turns = [SYSTEM, USER, ASSISTANT, USER, Message("assistant", "Well, ")]
         prompt = prompts.build(tokenizer, prompts.probe(tokenizer), turns, 2000)
         assert prompt.text == "<s>[INST] Hi[/INST] Hello</s>[INST] Be kind.\n\nHi[/INST] Well, "
+
+
+def only(condition: str) -> str:
+    """A template that writes some of the messages and says nothing of the others."""
+    return models.CHATML.replace("%}{{ '<|im_start|>' + m.role", f"if {condition} %}}{{{{ '<|im_start|>' + m.role", 1)
+
+
+def refuses(condition: str) -> str:
+    """A template that refuses a conversation in which this is so of a message."""
+    return (
+        f"{{% for m in messages %}}{{% if {condition} %}}{{{{ raise_exception('no') }}}}{{% endif %}}{{% endfor %}}"
+        + (models.CHATML)
+    )
+
+
+IN_A_ROW = "loop.previtem is defined and loop.previtem.role == m.role"
+DEMANDING = {
+    "refuses two in a row": refuses(IN_A_ROW),
+    "refuses two of the assistant's in a row": refuses(IN_A_ROW + " and m.role == 'assistant'"),
+    "leaves out the second in a row": (
+        "{% for m in messages %}{% if not (" + IN_A_ROW + ") %}{{ m.role + ':' + m.content }}{% endif %}{% endfor %}"
+    ),
+    "leaves out the assistant's second in a row": (
+        "{% for m in messages %}{% if not (" + IN_A_ROW + " and m.role == 'assistant') %}"
+        "{{ m.role + ':' + m.content }}{% endif %}{% endfor %}"
+    ),
+    "refuses a second system message": (
+        "{% if messages | selectattr('role', 'equalto', 'system') | list | length > 1 %}"
+        "{{ raise_exception('one') }}{% endif %}" + models.CHATML
+    ),
+    "writes the last system message only": (
+        "{% set ns = namespace(s='') %}{% for m in messages %}{% if m.role == 'system' %}{% set ns.s = m.content %}"
+        "{% endif %}{% endfor %}{{ ns.s }}" + only("m.role != 'system'")
+    ),
+    "leaves out the user where there is a system message": (
+        "{% if messages[0].role == 'system' %}{{ messages[0].content }}{% else %}" + models.CHATML + "{% endif %}"
+    ),
+    "wants the user to speak last": (
+        "{% if messages[-1].role != 'user' %}{{ raise_exception('user last') }}{% endif %}" + models.CHATML
+    ),
+}
+DEMANDED = {name: prepared(text) for name, text in DEMANDING.items()}
+
+
+@pytest.mark.parametrize("name", DEMANDED)
+@given(st.lists(st.sampled_from(["system", "user", "assistant"]), max_size=6), st.booleans())
+@example(["assistant", "assistant"], False)
+@example(["system", "system"], True)
+@settings(max_examples=25, deadline=None)
+def test_nothing_is_lost_in_templates_that_ask_for_an_order(name: str, roles: list[Role], trailing: bool):
+    roles = [*roles, "user", *(["system"] if trailing else [])]
+    messages = [Message(role, f"said {place}.") for place, role in enumerate(roles)]
+    prompt = prompts.build(*DEMANDED[name], messages, 5000)
+    assert all(prompt.text.count(message.content) == 1 for message in messages)
+    assert not [note for note in prompt.notes if "leaves out" in note]
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "told"),
+    [
+        (only("m.role != 'assistant'"), "one earlier message"),
+        ("{% set messages = messages[-1:] %}" + models.CHATML, "2 earlier messages"),
+        (models.CHATML.replace("m.content", "m.content[:40]"), "one earlier message"),
+    ],
+)
+def test_what_a_template_leaves_out_is_told(chat_template: str, told: str):
+    long = Message("assistant", "A long answer, of more words than all others.")
+    asked = [Message("user", "Who was it?"), long, Message("user", "And then?")]
+    (note,) = prompts.build(*prepared(chat_template), asked, 1000).notes
+    assert told in note
+
+
+def test_a_question_that_a_template_leaves_out_is_not_answered():
+    cuts = prepared(models.CHATML.replace("m.content", "m.content[:40]"))
+    assert not prompts.build(*cuts, [USER], 1000).notes
+    with pytest.raises(PromptError, match="leaves out your message") as caught:
+        prompts.build(*cuts, [Message("user", "A question of some length. " * 3)], 1000)
+    assert "--chat-template" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["| trim", "| upper", "| tojson", "| e", ".lstrip('\n').split('</think>')[-1]"])
+def test_what_a_template_only_changes_is_not_missed(change: str):
+    tokenizer, template = prepared(models.CHATML.replace("m.content", f"(m.content {change})"))
+    asked = [USER, Message("assistant", '<think>\nHm\n</think>\n\nWell, "it"\nis\n'), Message("user", "\nWhy <b>?\n\n")]
+    assert prompts.build(tokenizer, template, asked, 1000).notes == ()

@@ -328,10 +328,12 @@ class TestTemplatesThatTakeNoTags:
 
     def test_what_is_not_found_is_the_templates(self):
         tokenizer, found = prepared(models.tokenizer(models.CHATML))
-        tokenizer.chat_template = models.CHATML.replace("m.content +", "(m.content | length | string) +")
+        counts = "(m.content if m.role == 'user' else m.content | length | string) +"
+        tokenizer.chat_template = models.CHATML.replace("m.content +", counts)
         prompt = prompts.build(tokenizer, found, [PERSONA, Message("user", "Hi")], 10_000)
         check(tokenizer, prompt)
-        assert [source for source, _ in shape(prompt)] == ["template", "start"]
+        assert [source for source, _ in shape(prompt)] == ["template", "message", "template", "start"]
+        assert "leaves out one earlier message" in prompt.notes[0]
 
     def test_a_template_that_changes_what_is_said(self):
         template = models.CHATML.replace("m.content +", "(m.content | upper) +")
