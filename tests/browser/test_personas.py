@@ -41,8 +41,13 @@ class Panel:
         self.prompt = self.page.locator("#system-prompt textarea")
         self.warnings = self.page.get_by_test_id("toast-body")
 
+    def dismiss(self) -> None:
+        """Close the notices: for the ten seconds that they stay they cover what is to be clicked."""
+        self.page.evaluate("document.querySelectorAll('[data-testid=toast-close]').forEach(close => close.click())")
+
     def press(self, name: str) -> None:
         """One of the buttons that are there."""
+        self.dismiss()
         self.page.locator("#settings").get_by_role("button", name=name, exact=True).click()
 
     def field(self, name: str) -> Locator:
@@ -53,12 +58,14 @@ class Panel:
 
     def choose(self, label: str) -> None:
         """Another persona from the list."""
+        self.dismiss()
         self.choice.click()
         self.page.get_by_role("option", name=label, exact=True).click()
         expect(self.choice).to_have_value(label)
 
     def choices(self) -> list[str]:
         """What the list offers."""
+        self.dismiss()
         self.choice.click()
         self.page.get_by_role("option").first.wait_for()
         labels = [option.inner_text().removeprefix("✓").strip() for option in self.page.get_by_role("option").all()]
@@ -74,6 +81,7 @@ class Panel:
 
     def take(self, name: str) -> bytes:
         """Export the chosen persona."""
+        self.dismiss()
         with self.page.expect_download() as download:
             self.chooser.get_by_text(name, exact=True).click()
         return download.value.path().read_bytes()
