@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from starlette.exceptions import HTTPException
 
-from chatui.i18n import _
+from chatui.i18n import ngettext
 from chatui.security import Login, Passwords, asking_address, unmapped
 
 WRONG_KEYS = 10
@@ -61,7 +61,11 @@ def limited(passwords: Passwords | None) -> Login | None:
                 return True
             guesses.note(guesser)
         if seconds := guesses.closed(guesser):
-            message = _("Too many wrong passwords. Wait {seconds} seconds.", seconds=seconds)
+            message = ngettext(
+                "Too many wrong passwords. Wait {count} second.",
+                "Too many wrong passwords. Wait {count} seconds.",
+                seconds,
+            )
             raise HTTPException(429, message, headers={"Retry-After": str(seconds)})
         return False
 

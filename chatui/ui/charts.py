@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from chatui.i18n import isolated, joined
 
+UNBROKEN = "\u00a0"
+"""A space at which no line ends: a number stays with its unit."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -65,7 +68,7 @@ def _lane(name: str, parts: Sequence[Part], whole: float) -> str:
         for part in parts
         if part.size > 0
     )
-    texts = html.escape(joined((f"{part.name} {isolated(part.text)}" for part in parts), " + "))
+    texts = html.escape(joined((f"{part.name} {isolated(part.text.replace(' ', UNBROKEN))}" for part in parts), " + "))
     return (
         f'<div class="lane"><span class="name">{html.escape(name)}</span><span class="track">{shown}</span></div>'
         + (f'<div class="under">{texts}</div>')

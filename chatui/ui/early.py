@@ -21,7 +21,7 @@ from chatui.i18n import _
 from chatui.owners import OwnerOf
 from chatui.runner import Runner
 from chatui.store.records import StoredMessage
-from chatui.ui import lasting, listening, listing, speaking
+from chatui.ui import lasting, link_preview, listening, listing, speaking
 from chatui.ui.flow import rendered
 from chatui.ui.place import FIRST_SHOWN, Place
 
@@ -128,6 +128,7 @@ class Head:
             body = message.get("body", b"")
             made, start = start, None
             added = speaking.spoken(body.replace(b"</head>", speaking.words().encode() + HEAD + b"</head>", 1))
+            added = link_preview.told(added, Request(scope))
             told = MutableHeaders(scope=made)
             told["cache-control"] = "no-store"
             if "content-length" in told:

@@ -86,14 +86,17 @@ def prompt_summary(inspection: Inspection) -> str:
     for span in prompt.spans:
         counts[SOURCES[span.source]] += span.tokens
     parts = " · ".join(f"{_(name)} {number(count)}" for name, count in counts.items() if count)
-    lines = [_("**{count} tokens**: {parts}.", count=len(prompt.token_ids), parts=parts)]
+    lines = [
+        ngettext("**{count} token**: {parts}.", "**{count} tokens**: {parts}.", len(prompt.token_ids), parts=parts)
+    ]
     if finish is not None:
         anew = len(prompt.token_ids) - finish.cached_tokens
         lines.append(
-            _(
-                "{known} were remembered from an earlier prompt, {anew} were read for this reply.",
+            ngettext(
+                "{known} were remembered from an earlier prompt, {count} was read for this reply.",
+                "{known} were remembered from an earlier prompt, {count} were read for this reply.",
+                anew,
                 known=finish.cached_tokens,
-                anew=anew,
             )
         )
     if prompt.dropped:
@@ -137,10 +140,12 @@ def tokens_summary(inspection: Inspection) -> str:
         return _("No tokens were kept of this reply.")
     first = traces.ranks.count(1) / len(traces)
     entropy = sum(traces.entropies) / len(traces)
-    return _(
+    return ngettext(
+        "**{count} token**; the model was undecided by {bits} bits, as between {choices} equally likely tokens. Choose "
+        "the token to see what else it could have been.",
         "**{count} tokens**; {share} of them were the model's likeliest. On average it was undecided by {bits} bits, "
         "as between {choices} equally likely tokens. Choose a token to see what else it could have been.",
-        count=len(traces),
+        len(traces),
         share=percent(first),
         bits=number(entropy, 2),
         choices=number(2**entropy, 1),
@@ -250,7 +255,7 @@ def time_view(inspection: Inspection, page: PageTimes | None) -> str:
         (
             _("writing the reply"),
             writing,
-            f"{written}, {_speed(finish.tokens_per_second)}",
+            f"{written}, {_speed(finish.tokens_per_second)}" if finish.completion_tokens > 1 else written,
         ),
         (_("tokens into text"), finish.text_seconds, _("spread over the writing")),
     ]
@@ -274,12 +279,14 @@ def _waterfall(parts: Sequence[tuple[str, float, str]]) -> str:
 
 
 def _page_speed(finish: Finish, page: PageTimes | None) -> str:
-    speed = _speed(finish.tokens_per_second)
+    first = number(finish.queue_seconds + finish.prefill_seconds, 3)
     if finish.completion_tokens > 1:
         each = 1000 * finish.decode_seconds / (finish.completion_tokens - 1)
+        speed = _speed(finish.tokens_per_second)
         speed = _("{speed}, {milliseconds} ms each", speed=speed, milliseconds=number(each, 2))
-    first = number(finish.queue_seconds + finish.prefill_seconds, 3)
-    lines = [_("**Model**: first token after {seconds} s, then {speed}.", seconds=first, speed=speed)]
+        lines = [_("**Model**: first token after {seconds} s, then {speed}.", seconds=first, speed=speed)]
+    else:
+        lines = [_("**Model**: first token after {seconds} s.", seconds=first)]
     if finish.rows > 1.05:
         lines[0] += " " + _("{count} replies were written at once.", count=number(finish.rows, 1))
     if page is None:

@@ -14,7 +14,7 @@ from gradio.components import Component
 from chatui import script
 from chatui.chat import ChatRequest, Finish
 from chatui.errors import ChatError, NotFoundError, unexpected
-from chatui.i18n import N_, _, number
+from chatui.i18n import N_, _, ngettext, number
 from chatui.inspection import Inspection
 from chatui.store.records import PageTimes, StoredMessage
 from chatui.ui import inspector, ledger_view, speaking, written
@@ -279,11 +279,12 @@ def _persona_tokens(inspection: Inspection) -> int:
 
 
 def _column(title: str, text: str, finish: Finish | None, persona: int) -> str:
-    facts = _("persona {count} tokens", count=persona)
+    facts = ngettext("persona {count} token", "persona {count} tokens", persona)
     if finish is not None:
-        facts += " · " + _(
+        facts += " · " + ngettext(
+            "{count} token in, read in {seconds} s · {written} out, {speed} tokens/s",
             "{count} tokens in, read in {seconds} s · {written} out, {speed} tokens/s",
-            count=finish.prompt_tokens,
+            finish.prompt_tokens,
             seconds=number(finish.prefill_seconds, 2),
             written=finish.completion_tokens,
             speed=number(finish.tokens_per_second, 1),

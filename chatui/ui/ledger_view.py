@@ -36,22 +36,22 @@ def memory(inspection: Inspection, path: Sequence[StoredMessage] = ()) -> str:
     if anatomy is None:
         return _(UNKNOWN)
     predicted = [
-        Part(_("weights"), size, human_bytes(size), "weights")
+        Part(_("weights"), size, figures(human_bytes(size)), "weights")
         for size in ([anatomy.weights[model.precision]] if model.precision in anatomy.weights else [])
     ]
     kv = ledger.keys_and_values(anatomy, model.slots, model.context_length)
     reading = ledger.activations(anatomy, model.context_length)
     predicted += [
-        Part(_("keys and values"), kv.value, human_bytes(kv.value), "kv"),
-        Part(_("activations, at most"), reading.value, human_bytes(reading.value), "activations"),
+        Part(_("keys and values"), kv.value, figures(human_bytes(kv.value)), "kv"),
+        Part(_("activations, at most"), reading.value, figures(human_bytes(reading.value)), "activations"),
     ]
     really = [
-        Part(_("weights"), model.weight_bytes, human_bytes(model.weight_bytes), "weights"),
-        Part(_("keys and values"), model.kv_bytes, human_bytes(model.kv_bytes), "kv"),
+        Part(_("weights"), model.weight_bytes, figures(human_bytes(model.weight_bytes)), "weights"),
+        Part(_("keys and values"), model.kv_bytes, figures(human_bytes(model.kv_bytes)), "kv"),
     ]
     whole = model.memory_bytes or max(sum(part.size for part in parts) for parts in (predicted, really))
     title = (
-        _("Of the {size} of memory of this machine", size=human_bytes(whole))
+        _("Of the {size} of memory of this machine", size=figures(human_bytes(whole)))
         if model.memory_bytes
         else _("What the model takes in memory")
     )
@@ -121,11 +121,14 @@ def _memory_rows(inspection: Inspection, anatomy: Anatomy) -> str:
         (
             N_("Keys and values, one token"),
             human_bytes(anatomy.kv_per_token),
-            N_(f"{anatomy.layers} layers, keys and values of each."),
+            N_(f"{anatomy.layers} layers, keys and values of each.")
+            if anatomy.layers != 1
+            else N_("The keys and values of the one layer."),
         )
     )
     slots = ledger.keys_and_values(anatomy, model.slots, model.context_length)
-    rows.append(_row(slots, N_(f"Keys and values, {model.slots} slots, predicted")))
+    name = N_(f"Keys and values, {model.slots} slots, predicted")
+    rows.append(_row(slots, name if model.slots != 1 else N_("Keys and values, one slot, predicted")))
     rows.append(
         (N_("Keys and values, held"), human_bytes(model.kv_bytes), N_("The sum over the tensors of all slots."))
     )
@@ -177,7 +180,9 @@ def ceiling(inspection: Inspection) -> str:
             (
                 N_("Reached"),
                 f"{ledger.human_speed(speed)} tokens/s",
-                N_(f"{finish.completion_tokens - 1:,} tokens ÷ {finish.decode_seconds:.3f} s"),
+                N_(f"{finish.completion_tokens - 1:,} tokens ÷ {finish.decode_seconds:.3f} s")
+                if finish.completion_tokens != 2
+                else N_(f"one token ÷ {finish.decode_seconds:.3f} s"),
             ),
             (N_("Share of the ceiling"), f"{speed / best:.1%}", share),
         ]
@@ -205,14 +210,17 @@ def _speeds(inspection: Inspection, anatomy: Anatomy, best: float, tokens: int) 
     finish = inspection.finish
     allowed = [(precision, ledger.ceiling(anatomy, precision, 1, tokens).value) for precision in anatomy.read]
     own = _precision(inspection.model, anatomy)
-    rows = [Bar(name, speed, f"{ledger.human_speed(speed)} tokens/s", name == own) for name, speed in allowed]
+    rows = [
+        Bar(name, speed, _("{speed} tokens/s", speed=figures(ledger.human_speed(speed))), name == own)
+        for name, speed in allowed
+    ]
     mark = None
     if finish is not None and finish.completion_tokens > 1 and best:
         # Of several replies at once each has its part of the step.
         speed = finish.tokens_per_second
         said = _(
             "this reply: {speed} tokens/s, {share} of what its step allows",
-            speed=ledger.human_speed(speed),
+            speed=figures(ledger.human_speed(speed)),
             share=percent(speed / best),
         )
         mark = said, speed
@@ -224,7 +232,11 @@ def persona(inspection: Inspection) -> str:
     prompt, finish, anatomy = inspection.prompt, inspection.finish, inspection.model.anatomy
     tokens = sum(span.tokens for span in prompt.spans if span.source == "persona")
     rows: list[Row] = [
-        (N_("The persona"), N_(f"{tokens:,} tokens"), N_(f"of {len(prompt.token_ids):,} tokens of the prompt"))
+        (
+            N_("The persona"),
+            N_(f"{tokens:,} tokens") if tokens != 1 else N_("one token"),
+            N_(f"of {len(prompt.token_ids):,} tokens of the prompt"),
+        )
     ]
     read = len(prompt.token_ids) - finish.cached_tokens if finish else 0
     if finish is not None and finish.prefill_seconds > 0 and read >= ENOUGH:
@@ -234,7 +246,11 @@ def persona(inspection: Inspection) -> str:
         )
         rows.append((N_("Reading it anew"), f"{1000 * tokens * each:,.0f} ms", formula))
     elif finish is not None:
-        formula = N_(f"Only {read:,} tokens of this prompt were read, too few to tell what reading the persona takes.")
+        formula = (
+            N_(f"Only {read:,} tokens of this prompt were read, too few to tell what reading the persona takes.")
+            if read != 1
+            else N_("Only one token of this prompt was read, too few to tell what reading the persona takes.")
+        )
         rows.append((N_("Reading it anew"), N_("not this time: it was remembered"), formula))
     if anatomy is not None:
         figure = ledger.turn(anatomy, tokens)

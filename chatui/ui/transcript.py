@@ -249,11 +249,12 @@ def _took(finish: Finish) -> str:
     if finish.completion_tokens > 1 and finish.decode_seconds > 0:
         speed = finish.tokens_per_second
         parts.append(_("{speed} tokens/s", speed=number(speed, 1 if speed < 10 else 0)))
-    told = _(
+    told = ngettext(
+        "Waited {waiting}, read the prompt in {reading}, wrote {count} token in {writing}.",
         "Waited {waiting}, read the prompt in {reading}, wrote {count} tokens in {writing}.",
+        finish.completion_tokens,
         waiting=_duration(finish.queue_seconds),
         reading=_duration(finish.prefill_seconds),
-        count=finish.completion_tokens,
         writing=_duration(finish.decode_seconds),
     )
     return f'<span class="took" title="{html.escape(told)}">{joined(parts)}</span>'

@@ -19,7 +19,7 @@ def test_parts_have_their_shares_of_the_whole() -> None:
     parts = [Part("weights", 25, "25 B", "weights"), Part("K/V", 50, "50 B", "kv"), Part("none", 0, "0 B", "none")]
     drawn = charts.stacked("Memory", [("predicted", parts), ("held", parts[:1])], 100)
     assert shares(drawn) == [25, 50, 25]
-    assert "weights 25 B + K/V 50 B + none 0 B" in drawn
+    assert "weights 25\u00a0B + K/V 50\u00a0B + none 0\u00a0B" in drawn, "no number stands apart from its unit"
     assert drawn.count('class="key weights"') == 1
 
 

@@ -90,6 +90,27 @@ def test_every_catalogue_has_every_message_and_no_other(language: str) -> None:
     assert not any(message.fuzzy for message in known.values())
 
 
+# With a plural alone a message says "1 tokens" one day. These are limits, formulas, or always more than one.
+ALWAYS_MANY = re.compile(
+    r"[×÷]|at most|more than|room for|full at|edge:|^all |: all |of \{\w+\} tokens|at once|first \{|in, "
+)
+COUNTED = re.compile(
+    r"\{\w+\}\W* (?:tokens|slots|layers|chats|messages|conversations|entries|files|seconds|minutes|hours|days)\b(?!/s)"
+)
+HAS_ANOTHER_FOR_ONE = {
+    "{tokens} tokens",
+    "{layers} layers, keys and values of each.",
+    "Keys and values, {slots} slots, predicted",
+    "Only {read} tokens of this prompt were read, too few to tell what reading the persona takes.",
+}
+
+
+def test_what_counts_has_a_singular() -> None:
+    plain = {id for id in FOUND if isinstance(id, str)} - HAS_ANOTHER_FOR_ONE
+    assert set(FOUND) >= HAS_ANOTHER_FOR_ONE
+    assert [id for id in sorted(plain) if COUNTED.search(id) and not ALWAYS_MANY.search(id)] == []
+
+
 @pytest.mark.parametrize("language", i18n.LANGUAGES[1:])
 def test_every_translation_has_the_places_of_its_message(language: str) -> None:
     for message in messages.read(language):

@@ -1,10 +1,12 @@
 """What the Inspect view makes of how a reply came about."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
+from chatui import i18n
 from chatui.chat import Finish, Message, Prompt, Span
 from chatui.inspection import Inspection
 from chatui.settings import GenerationSettings
@@ -177,6 +179,33 @@ def test_a_thought_left_out_is_named() -> None:
 
 def test_the_first_reply_says_so() -> None:
     assert "first reply" in inspector.why(KEPT, None, REPLY)
+
+
+def test_one_is_no_plural() -> None:
+    one = replace(FINISH, completion_tokens=1, cached_tokens=len(PROMPT.token_ids) - 1)
+    kept = replace(KEPT, traces=Traces.of([trace(10)]), finish=one)
+    told = (
+        inspector.prompt_summary(kept)
+        + inspector.tokens_summary(kept)
+        + inspector.time_view(kept, None)
+        + ledger_view.memory(replace(kept, model=replace(INFO, slots=1)))
+        + ledger_view.ceiling(replace(kept, finish=replace(one, completion_tokens=2)))
+        + ledger_view.persona(kept)
+    )
+    assert not re.search(r"\b1\W* (?:tokens|slots|replies|messages|were)\b(?!/s)", told)
+    assert "0.0 tokens/s" not in told, "of one token there is no speed"
+    assert "Only one token" in told
+
+
+def test_pictures_write_numbers_as_the_language_does() -> None:
+    large = replace(INFO, weight_bytes=2_500_000_000, memory_bytes=16_500_000_000)
+    with i18n.speaking("de"):
+        memory, ceiling = ledger_view.memory(replace(KEPT, model=large)), ledger_view.ceiling(KEPT)
+    assert "2,5\u00a0GB" in memory
+    assert "16,5 GB" in memory
+    assert "2.5" not in memory
+    assert ceiling.count("2.493 Tokens/s") > 1
+    assert "tokens/s" not in ceiling
 
 
 def test_numbers_open_to_their_formulas() -> None:
