@@ -226,7 +226,8 @@ def test_what_an_older_version_had_only_let_go_of_is_overwritten_once(tmp_path: 
     store.close()
 
 
-def test_the_log_is_emptied_later_where_somebody_was_reading(tmp_path: Path) -> None:
+def test_the_log_is_emptied_later_where_somebody_was_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatui.store.database.BUSY_SECONDS", 0.05)
     secret = secrets.token_hex(16)
     store = Store.open(AppSettings(data_dir=tmp_path))
     with_secret(store, secret)
