@@ -621,8 +621,8 @@ def test_limits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
-def test_a_chain_as_long_as_allowed_hits_no_recursion_limit(role: str) -> None:
-    count = checks.MOST_MESSAGES
+@pytest.mark.parametrize("count", [10_000, pytest.param(checks.MOST_MESSAGES, marks=pytest.mark.exhaustive)])
+def test_a_chain_as_long_as_allowed_hits_no_recursion_limit(role: str, count: int) -> None:
     nodes = (node(str(place), str(place - 1) if place else None, role, "x") for place in reversed(range(count)))
     (tree,) = read(json.dumps([conversation(*nodes, current_node=str(count - 1))]).encode())
     assert len(said(tree)) == (count if role == "user" else 1)
