@@ -94,6 +94,9 @@ class Page(gr.Blocks):
         try:
             async with asyncio.timeout(LONGEST_SECONDS):
                 told = await self.postprocess_data(event, await opening(), Session(self))
+        except TimeoutError:
+            log.warning("a page is sent without what it opens on: the server is too busy")
+            return None
         except Exception as error:
             log.warning("a page is sent without what it opens on", exc_info=error)
             return None

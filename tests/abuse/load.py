@@ -1,4 +1,5 @@
-"""Whether others slow a reply down: `python -m tests.abuse.load [malformed|crowd] [PAIRS] [RATE]` prints the ratios.
+"""Whether others slow a reply down: `python -m tests.abuse.load [malformed|crowd|pages] [PAIRS] [RATE]` prints the
+ratios.
 
 A witness reads replies one after the other, in periods that alternate in one run: in one the abuse goes to the same
 server, in the other to a second one beside it, so that the machine has as much to do. Both servers, the witness and the
@@ -22,6 +23,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+from tests.abuse.pages import Config, config_of, visit
 from tests.abuse.process import Process, running
 from tests.abuse.requests import malformed
 from tests.abuse.server import WORDS
@@ -119,7 +121,26 @@ def be_a_crowd(target: Target, _: Sequence[str], on: Event, felt: Connection) ->
         felt.send(asyncio.run(crowd()))
 
 
-ABUSE = {"malformed": send_malformed, "crowd": be_a_crowd}
+def be_at_the_page(target: Target, _: Sequence[str], on: Event, felt: Connection) -> None:
+    """Two hundred people who open the page and read replies there, one after the other, while it is on."""
+
+    async def chat(url: str, config: Config, whole: list[bool]) -> None:
+        while on.is_set():
+            whole.append(WHOLE.strip() in await visit(url, config))
+
+    async def people() -> int:
+        url, whole = f"http://127.0.0.1:{target.value}", list[bool]()
+        config = await config_of(url)
+        felt.send(0)
+        await asyncio.gather(*(chat(url, config, whole) for _ in range(200)))
+        assert all(whole), f"{whole.count(False)} of {len(whole)} replies were not whole"
+        return len(whole)
+
+    while on.wait():
+        felt.send(asyncio.run(people()))
+
+
+ABUSE = {"malformed": send_malformed, "crowd": be_a_crowd, "pages": be_at_the_page}
 
 
 @dataclass(frozen=True)

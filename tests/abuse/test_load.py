@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.abuse.load import WHOLE, held, reply
+from tests.abuse.pages import config_of, visits
 from tests.abuse.process import Process, running
 from tests.abuse.requests import malformed
 from tests.abuse.test_fuzz import ask_all
@@ -25,6 +26,15 @@ def test_every_reply_comes_whole_among_many(tmp_path: Path, connections: int, st
             assert asyncio.run(load(process)) == [WHOLE] * streams
             memory.append(process.memory())
         assert memory[2] - memory[0] < 10 * MEGABYTE
+        assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize("people", [15, pytest.param(200, marks=pytest.mark.exhaustive)])
+def test_everybody_at_the_page_gets_a_whole_reply(tmp_path: Path, people: int) -> None:
+    with running(tmp_path) as process:
+        config = asyncio.run(config_of(process.url))
+        kept = asyncio.run(visits(process.url, config, people))
+        assert [WHOLE.strip() in each for each in kept] == [True] * people
         assert "Traceback" not in process.log
 
 
