@@ -29,9 +29,8 @@ COLOURS = {
     "earlier reply": "#4ade80",
     "this message": "#fb923c",
     "generation prompt": "#f472b6",
-    N_("remembered"): "#4ade80",
-    N_("read anew"): "#fb923c",
 }
+CACHED_COLOURS = {N_("remembered"): "#4ade80", N_("read anew"): "#fb923c"}
 LIKELY = {
     N_("over 90 %"): (0.9, "#22c55e"),
     N_("50 to 90 %"): (0.5, "#84cc16"),

@@ -92,7 +92,7 @@ class InspectorPanel:
 
         lists = {
             self._source: inspector.COLOURS,
-            self._cached: inspector.COLOURS,
+            self._cached: inspector.CACHED_COLOURS,
             self._tokens: inspector.LIKELY_COLOURS,
         }
         return {part: named(colours) for part, colours in lists.items()}
@@ -102,7 +102,9 @@ class InspectorPanel:
             self._summary = gr.Markdown()
             self._source = _coloured(N_("Every token by where it came from"), inspector.COLOURS)
             with gr.Accordion(N_("Remembered or read anew"), open=False):
-                self._cached = _coloured(N_("Every token by whether it was read for this reply"), inspector.COLOURS)
+                self._cached = _coloured(
+                    N_("Every token by whether it was read for this reply"), inspector.CACHED_COLOURS
+                )
             with gr.Accordion(N_("The text, exactly"), open=False):
                 self._text = _code(None)
             with gr.Accordion(N_("The ids"), open=False):

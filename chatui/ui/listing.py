@@ -18,7 +18,7 @@ ACTS = (
     ("rename", N_("Rename")),
     ("pin", N_("Pin")),
     ("unpin", N_("Unpin")),
-    ("archive", N_("Archive")),
+    ("archive", N_("Move to the archive")),
     ("unarchive", N_("Back from the archive")),
     ("delete", N_("Delete")),
 )

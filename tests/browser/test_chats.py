@@ -60,7 +60,7 @@ def test_conversations_are_listed_renamed_pinned_archived_deleted_and_had_back(c
     link(page, "Undo")
     expect(page.page.locator("#chats .chat-link")).to_have_count(2)
     expect(page.questions).to_have_text(["about bread"])
-    choose(page, "bread", "Archive")
+    choose(page, "bread", "Move to the archive")
     expect(page.page.locator("#chats .chat-link")).to_have_count(1)
     link(page, "Archive")
     expect(page.page.locator("#chats .chat-link")).to_have_text(["about bread"])

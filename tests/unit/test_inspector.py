@@ -42,7 +42,7 @@ def test_every_token_has_its_colour_and_white_space_is_seen() -> None:
     assert {name for _, name in coloured} == {"template", "persona", "this message", "generation prompt"}
     assert [name for _, name in inspector.by_cache(KEPT)] == ["remembered"] * 4 + ["read anew"] * 5
     assert inspector.visible("") == "◦"
-    assert set(inspector.SOURCES.values()) <= set(inspector.COLOURS)
+    assert set(inspector.SOURCES.values()) == set(inspector.COLOURS), "a legend names what can be seen, and no more"
 
 
 def test_the_summary_counts_and_says_what_was_left_out() -> None:

@@ -72,6 +72,8 @@
     "Copied message": _("Copied."),
     "Copy conversation": _("Copy conversation"),
     "Copied conversation": _("Copied."),
+    Copy: _("Copy"),
+    Download: _("Download"),
     Submit: _("Submit"),
     Cancel: _("Cancel"),
     Close: _("Close"),
