@@ -66,6 +66,12 @@ class LimitError(ChatError):
     status = 413
 
 
+class FullError(LimitError):
+    """There is no room for more of anybody's; nothing was changed."""
+
+    status = 507
+
+
 class ModelError(ChatError):
     """The model cannot be loaded, or is not there to answer."""
 

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 COOKIE = "chatui_owner"
 """The cookie's name in earlier versions, and the beginning of its name now."""
+GUEST = "guest:"
+"""What the owners begin with whom only their cookie tells."""
 LOCAL = "local"
 """The owner who runs the server and uses it at the same computer, without a login."""
 
@@ -70,7 +72,7 @@ class Cookies:
         guest, _, signature = value.rpartition(".")
         if not guest or not hmac.compare_digest(signature.encode(), self._sign(guest).encode()):
             return None
-        return LOCAL if guest == LOCAL else f"guest:{guest}"
+        return LOCAL if guest == LOCAL else f"{GUEST}{guest}"
 
     def sent(self, headers: Headers) -> str:
         """The good value that a request brings, under today's name before the one of earlier versions; "" if none."""

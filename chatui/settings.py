@@ -182,6 +182,17 @@ class AppSettings(BaseSettings):
     max_storage: int = Field(
         2000, ge=0, description="Most MB that one user's chats and personas may take; 0 is no limit."
     )
+    max_total_storage: int = Field(
+        20_000,
+        ge=0,
+        description="Most MB that the whole database may take before guests (no login) can begin no new chats; 0 is no "
+        "limit.",
+    )
+    min_free_disk: int = Field(
+        200,
+        ge=0,
+        description="MB that must be free on the database's disk, or guests can begin no new chats; 0 is no limit.",
+    )
     max_uploads: int = Field(
         1000, ge=0, description="Most MB that uploaded files may take on the disk until they are read; 0 is no limit."
     )

@@ -16,31 +16,35 @@ from chatui.personas import Persona
 from chatui.settings import AppSettings
 from chatui.store import tables
 from chatui.store.records import Author, ConversationInfo, Progress, StoredMessage, Turn
+from chatui.store.room import MB, NO_LIMIT, Room, used
 from chatui.store.tables import conversations, inspections, messages
 
 ROW_BYTES = 300
 """What a row and its places in the indexes take beside its texts, about."""
-MB = 10**6
 TEMPORARY_CHATS, TEMPORARY_BYTES = 50, 20 * MB
+TEMPORARY_TOTAL = 1000 * MB
+"""What the temporary chats of all users may take: they are in memory."""
 
 PERSONA = TypeAdapter(Persona)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one owner may keep; 0 is no limit. `size` is in bytes."""
+    """The most that one owner may keep; 0 is no limit. `size` is in bytes. `room` is what all have together."""
 
     conversations: int = 0
     personas: int = 0
     size: int = 0
     replies: int = 0
     temporary: bool = False
+    room: Room = NO_LIMIT
 
     @classmethod
     def of(cls, settings: AppSettings) -> Self:
         """Those that the settings name."""
         size = settings.max_storage * MB
-        return cls(settings.max_conversations, settings.max_personas, size, settings.max_replies)
+        room = Room(settings.min_free_disk * MB, settings.max_total_storage * MB)
+        return cls(settings.max_conversations, settings.max_personas, size, settings.max_replies, room=room)
 
     @classmethod
     def of_temporary(cls, settings: AppSettings) -> Self:
@@ -69,8 +73,9 @@ class Limits:
     def check(self, connection: Connection, owner: str, size: int, conversations: int = 0, personas: int = 0) -> None:
         """Whether the owner may add so much. Raises LimitError.
 
-        What was deleted counts as long as it is kept.
+        What was deleted counts as long as it is kept. Raises FullError where all have no room left.
         """
+        self.room.check(connection, owner, size, new=conversations + personas > 0)
         if not (self.size or (self.conversations and conversations) or (self.personas and personas)):
             return
         _alone(connection, owner)
@@ -78,6 +83,11 @@ class Limits:
             _kept(connection, owner, table) for table in (tables.conversations, tables.personas, tables.cards)
         )
         have = chat_bytes + own_bytes + card_bytes
+        if self.temporary and used(connection) + size > TEMPORARY_TOTAL:
+            raise LimitError(
+                "The temporary chats of all users take as much memory as they may, so nothing can be added to them.",
+                "Try again later, or go on in a chat that is kept.",
+            )
         if self.temporary and (chats + conversations > self.conversations or have + size > self.size):
             raise LimitError(
                 "Your temporary chats take as much memory as one user may have, so nothing can be added to them.",

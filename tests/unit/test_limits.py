@@ -29,6 +29,7 @@ from chatui.store.limits import (
     persona_size,
 )
 from chatui.store.records import Author, Begun, Progress, Tree
+from chatui.store.room import Room
 from chatui.store.shelf import Shelf
 from chatui.store.store import Store
 from chatui.store.tables import conversations, inspections, messages, personas
@@ -347,8 +348,10 @@ def test_the_sums_are_read_from_indexes_alone(tmp_path: Path) -> None:
 
 
 def test_the_settings_name_the_limits() -> None:
-    settings = AppSettings(max_conversations=7, max_personas=0, max_storage=3, max_replies=5)
-    assert Limits.of(settings) == Limits(7, 0, 3_000_000, 5)
+    settings = AppSettings(
+        max_conversations=7, max_personas=0, max_storage=3, max_replies=5, max_total_storage=9, min_free_disk=8
+    )
+    assert Limits.of(settings) == Limits(7, 0, 3_000_000, 5, room=Room(8_000_000, 9_000_000))
 
 
 def test_an_older_database_gets_its_sizes(settings: AppSettings) -> None:
