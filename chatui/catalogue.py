@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from chatui.errors import ModelError
 from chatui.settings import AppSettings, Compile, Dtype, Quantization
@@ -27,6 +29,14 @@ PRECISIONS: Mapping[str, tuple[Dtype, Quantization]] = {
     "int4": ("bfloat16", "int4"),
 }
 """How a model's weights can be held on every CPU: names, and the flags that ask for it."""
+HUB_PAGE = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<name>[\w.-]+/[\w.-]+)(?:/tree/(?P<revision>[\w.-]+))?/?"
+    r"(?:[?#].*)?"
+)
+HUB_FILE = re.compile(
+    r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)?(?P<name>[\w.-]+/[\w.-]+)/"
+    r"(?:(?:blob|resolve|raw)/[\w.-]+/)?(?P<path>[\w./ -]+\.(?:gguf|safetensors|bin|json))(?:[?#].*)?"
+)
 LARGEST_HEADER = 100_000_000
 # Sizes of the numbers in a GGUF header by their type: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -54,9 +64,10 @@ class ModelSpec:
     @classmethod
     def from_settings(cls, settings: AppSettings) -> "ModelSpec":
         """The part of the program's settings that is about the model."""
+        name, revision = named(settings.model)
         return cls(
-            settings.model,
-            settings.revision,
+            name,
+            settings.revision or revision,
             settings.dtype,
             settings.device_map,
             settings.quantization,
@@ -85,6 +96,42 @@ class StoredTensor:
     def elements(self) -> int:
         """How many numbers it holds."""
         return prod(self.shape)
+
+
+def named(model: str) -> tuple[str, str | None]:
+    """Name and revision of a model, of which the address of its page on the Hub may be given, or a file:// address."""
+    if model.startswith("file://"):
+        return unquote(urlsplit(model).path), None
+    page = HUB_PAGE.fullmatch(model)
+    if page:
+        return page["name"], page["revision"]
+    return (model.rstrip("/") if re.fullmatch(r"[\w.-]+/[\w.-]+/", model) else model), None
+
+
+def check_name(name: str) -> None:
+    """Raise ModelError where a name that is not on this disk is one of another program's, or that of a file."""
+    file = HUB_FILE.fullmatch(name)
+    if file:
+        raise ModelError(
+            f"{name} is a file on the Hub, which is not loaded from there by itself.",
+            f"Run `hf download {file['name']} {file['path']} --local-dir .`, and give the file's path to --model.",
+        )
+    at = re.fullmatch(r"([\w.-]+/[\w.-]+)@([\w./-]+)", name)
+    if at:
+        raise ModelError(
+            f"{name} names a revision with @, which is told apart here.", f"Say --model {at[1]} --revision {at[2]}."
+        )
+    quant = re.fullmatch(r"(?:hf\.co/|huggingface\.co/)?([\w.-]+/[\w.-]+):([\w.-]+)", name)
+    if quant:
+        raise ModelError(
+            f"{name} names a GGUF file as Ollama and llama.cpp do, by what stands behind the colon.",
+            f"Run `hf download {quant[1]} --include '*{quant[2]}*.gguf' --local-dir .`, and give the file's path to "
+            "--model.",
+        )
+    if re.fullmatch(r"[\w.-]+:[\w.-]+", name):
+        raise ModelError(f"{name} is a name of Ollama's.", "Find the model on the Hub, and give its name (owner/name).")
+    if "\\" in name:
+        raise ModelError(f"There is no model folder {name}.", "Check the path given to --model.")
 
 
 def shown_name(path: Path) -> str:

@@ -10,7 +10,7 @@ from pydantic_settings import SettingsError as CliSettingsError
 
 from chatui import __version__
 from chatui.errors import ChatError
-from chatui.settings import AppSettings, settings_error
+from chatui.settings import AppSettings, settings_error, unknown_variables
 
 Command = Callable[[list[str]], None]
 
@@ -55,6 +55,8 @@ COMMANDS: dict[str, Command] = {"run": run, "backup": backup, "explain": explain
 
 def parse(arguments: list[str]) -> AppSettings:
     """The settings from flags, then CHATUI_* variables, then defaults. Raises ChatError; --help exits."""
+    for told in unknown_variables():
+        print(f"chatui: {told}", file=sys.stderr)
     try:
         return CliApp.run(AppSettings, cli_args=arguments)
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -171,12 +172,27 @@ def _routes(backend: Backend) -> list[BaseRoute]:
 
 
 def _listen(settings: AppSettings) -> socket.socket:
-    listening = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise SettingsError(
+            "host",
+            f"{settings.host} is no address and no known name.",
+            "Leave it out, or take 0.0.0.0 to listen on every network.",
+        ) from None
+    family, *_, own = min(found, key=lambda one: one[0] != socket.AF_INET)
+    listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((settings.host, settings.port))
+        listening.bind(own)
     except OSError as error:
         listening.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise SettingsError(
+                "host",
+                f"{settings.host} is not an address of this computer.",
+                "Leave it out, or take 0.0.0.0 to listen on every network.",
+            ) from error
         raise SettingsError(
             "port",
             f"{settings.host}:{settings.port} cannot be used ({error.strerror}).",

@@ -1,5 +1,6 @@
 """Every setting's name, range, default and help, once: sliders, flags, API validation and docs are made from here."""
 
+import difflib
 import ipaddress
 import os
 import re
@@ -9,7 +10,13 @@ from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_cache_path, user_data_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from chatui.errors import SettingsError
 
@@ -19,6 +26,7 @@ OTHERS_VARIABLES = {
     "port": "GRADIO_SERVER_PORT",
     "forwarded_allow_ips": "FORWARDED_ALLOW_IPS",
 }
+SECRETS = ("auth", "api_key", "database_url")
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Quantization = Literal["auto", "none", "int8", "int4", "8bit", "4bit"]
@@ -136,6 +144,7 @@ class AppSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="CHATUI_",
         frozen=True,
+        allow_inf_nan=False,
         extra="ignore",
         cli_kebab_case=True,
         cli_implicit_flags=True,
@@ -247,10 +256,54 @@ class AppSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """After CHATUI_* come Gradio's, by which a Space tells every app where to listen, and uvicorn's."""
+        """After CHATUI_* come Gradio's, by which a Space tells every app where to listen, and uvicorn's.
+
+        An empty variable counts as none. An empty flag does not: the model's settings do not ignore what is empty.
+        """
+        _refuse_empty_secrets()
         others = {name: value for name, key in OTHERS_VARIABLES.items() if (value := os.environ.get(key))}
         listening = InitSettingsSource(settings_cls, others)
+        env_settings = EnvSettingsSource(settings_cls, env_ignore_empty=True)
         return init_settings, env_settings, dotenv_settings, file_secret_settings, listening
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _bare(cls, value: object) -> object:
+        """Without spaces and quotation marks around it, which no shell takes from a line of an --env-file."""
+        if not isinstance(value, str):
+            return value
+        value = value.strip()
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+        return value[1:-1] if quoted else value
+
+    @field_validator("chat_template", "cache_dir", "data_dir", mode="before")
+    @classmethod
+    def _path_is_named(cls, value: object) -> object:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("a path cannot be empty")
+        return value
+
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, value: str) -> str:
+        """An address of IPv6 has brackets in a URL only."""
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
+    @field_validator("root_path")
+    @classmethod
+    def _as_path(cls, value: str) -> str:
+        """As /chat, however it was written."""
+        if "://" in value:
+            raise ValueError("needs the path alone, such as /chat")
+        path = value.strip("/")
+        return f"/{path}" if path else ""
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _as_names(cls, value: str) -> str:
+        """Names alone, without the scheme, port and path of the address that they are copied from."""
+        parts = (re.sub(r"^[a-z]+://|/.*$", "", re.sub(r"^[a-z]+://", "", part)) for part in listed(value))
+        return ",".join(re.sub(r"^\[(.*)\](:\d+)?$|^([^:]+):\d+$", r"\1\3", part) for part in parts)
 
     @field_validator("chat_template", "cache_dir", "data_dir")
     @classmethod
@@ -283,6 +336,26 @@ class AppSettings(BaseSettings):
                 "or --share-without-login if that is what you want"
             )
         return self
+
+
+def _refuse_empty_secrets() -> None:
+    """An empty variable counts as none; but who sets one of these relies on it. Raises SettingsError."""
+    for name, value in os.environ.items():
+        field = name.lower().removeprefix("chatui_")
+        if name.lower().startswith("chatui_") and field in SECRETS and not value.strip():
+            raise SettingsError(field, f"{name} is set, but empty.", "Give it a value, or unset it.")
+
+
+def unknown_variables() -> list[str]:
+    """For each CHATUI_* variable that is no setting: a sentence that says so, and what may have been meant."""
+    told = []
+    for name in sorted(os.environ):
+        field = name.lower().removeprefix("chatui_")
+        if name.lower().startswith("chatui_") and field not in AppSettings.model_fields:
+            meant = difflib.get_close_matches(field, AppSettings.model_fields, 1)
+            hint = f" Is CHATUI_{meant[0].upper()} meant?" if meant else ""
+            told.append(f"{name} is no setting and does nothing.{hint}")
+    return told
 
 
 def expand_user(path: Path) -> Path:

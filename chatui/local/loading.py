@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from chatui.catalogue import ModelSpec, shown_name
+from chatui.catalogue import ModelSpec, check_name, shown_name
 from chatui.chat import ModelInfo
 from chatui.errors import ChatError, ModelError
 from chatui.local import anatomy, conventions, embedded, facts, gguf_facts, kernel, thinking, wrong_files
@@ -269,6 +269,11 @@ def _locate(spec: ModelSpec, cache_dir: Path, report: Report) -> Files:
     folder = snapshot_download(
         spec.name, revision=spec.revision, allow_patterns=WANTED_FILES + own_code, ignore_patterns=UNWANTED_FILES
     )
+    if not (Path(folder) / "config.json").is_file():
+        raise ModelError(
+            f"{spec.name} has no config.json, so it is no model for transformers.",
+            "If it has GGUF files, download one of them and give its path to --model.",
+        )
     return Files(Path(folder), commit=Path(folder).name)
 
 
@@ -277,11 +282,14 @@ def on_disk(spec: ModelSpec) -> Files | None:
     path = Path(spec.name).expanduser()
     if path.is_file() and wrong_files.is_gguf(path):
         return Files(path.parent.absolute(), path.name)
-    if spec.name.lower().endswith(".gguf"):
+    if spec.name.lower().endswith(".gguf") and not path.is_dir():
+        if not path.parent.is_dir():
+            check_name(spec.name)
         raise ModelError(f"There is no file {spec.name}.", "Check the path given to --model.")
     if path.is_dir():
         wrong_files.check_folder(spec.name, path)
         if not (path / "config.json").is_file():
+            wrong_files.check_inside(spec.name, path)
             raise ModelError(
                 f"The folder {spec.name} holds no model: config.json is missing.",
                 "Name the folder that `save_pretrained` wrote or that was downloaded from the Hub, or a GGUF file.",
@@ -292,6 +300,7 @@ def on_disk(spec: ModelSpec) -> Files | None:
         raise ModelError(f"{spec.name} is a file, but not in GGUF format.", "Name the folder that it is in.")
     if path.is_absolute() or spec.name.startswith((".", "~")):
         raise ModelError(f"There is no model folder {spec.name}.", "Check the path given to --model.")
+    check_name(spec.name)
     return None
 
 

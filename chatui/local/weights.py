@@ -18,6 +18,7 @@ from chatui.catalogue import (
     weight_bytes,
 )
 from chatui.errors import ModelError
+from chatui.local import wrong_files
 from chatui.settings import Dtype, Quantization
 
 CONFIG_DTYPES: Mapping["torch.dtype | None", Dtype] = {
@@ -113,6 +114,7 @@ def _files(spec: ModelSpec, folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if not index.is_file():
+        wrong_files.check_weights_inside(spec.name, folder)
         pickled = any(next(folder.glob(pattern), None) for pattern in PICKLED)
         raise ModelError(
             f"{spec.name} has no weights in safetensors format"

@@ -17,6 +17,10 @@ OLDER_MAGICS = (b"lmgg", b"tjgg", b"fmgg", b"algg")
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 OTHER_HEADS = re.compile("Classification|Reward|MultipleChoice|QuestionAnswering|Embedding")
 OUTPUT_LAYERS = ("lm_head", "embed_out", "output")
+UNFINISHED = re.compile(r"\.(?:incomplete|crdownload|part|partial|download|aria2)$")
+SHARD = re.compile(r"^model-\d{5}-of-\d{5}\.safetensors$")
+INNER = ("*", "snapshots/*", "*/snapshots/*")
+"""Where in a folder there may be a model: in one of its own, in the Hub's cache of one, in the whole cache."""
 OTHER_LIBRARIES = ("model_index.json", "modules.json")
 """Files of diffusers' and of sentence-transformers' folders."""
 OTHER_KINDS = {
@@ -31,7 +35,7 @@ OTHER_KINDS = {
 def check_folder(name: str, folder: Path) -> None:
     """Raise ModelError where the folder holds something else than a whole model that continues a text."""
     adapter = _json(folder / "adapter_config.json")
-    if adapter and not (folder / "config.json").is_file():
+    if adapter and not any(not file.name.startswith("adapter") for file in folder.glob("*.safetensors")):
         base = adapter.get("base_model_name_or_path") or "the model that it was trained on"
         raise ModelError(
             f"{name} is a LoRA adapter: it changes {base} and is no model of its own.",
@@ -46,7 +50,48 @@ def check_folder(name: str, folder: Path) -> None:
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if file.suffix in (".json", ".safetensors", ".model", ".jinja", ".txt"):
             check_pointer(file)
+            if file.is_symlink() and not file.exists():
+                raise _unfinished(name, file.name)
     check_heads(name, _json(folder / "config.json"))
+
+
+def check_inside(name: str, folder: Path) -> None:
+    """Raise ModelError where the folder holds no model itself, but has one in it."""
+    _check_ggufs(name, folder)
+    inner = next((file.parent for depth in INNER for file in sorted(folder.glob(f"{depth}/config.json"))), None)
+    if inner is not None:
+        raise ModelError(f"{name} holds no model itself, but there is one in it.", f"Say --model {inner}.")
+
+
+def check_weights_inside(name: str, folder: Path) -> None:
+    """Raise ModelError where a folder has weights, but not under the names by which transformers looks for them."""
+    _check_ggufs(name, folder)
+    for file in sorted(folder.iterdir()):
+        if UNFINISHED.search(file.name) or SHARD.search(file.name):
+            raise _unfinished(name, file.name if UNFINISHED.search(file.name) else "model.safetensors.index.json")
+    other = next((file.name for file in sorted(folder.glob("*.safetensors")) if file.is_file()), None)
+    if other is not None:
+        raise ModelError(
+            f"{name} has its weights in {other}, where transformers does not look for them.",
+            "Rename the file to model.safetensors if it is in transformers' format, or choose a model that is.",
+        )
+
+
+def _check_ggufs(name: str, folder: Path) -> None:
+    found = sorted(file for file in folder.glob("*.[gG][gG][uU][fF]") if file.is_file())
+    if found:
+        files = ", ".join(file.name for file in found[:5]) + (" ..." if len(found) > 5 else "")
+        raise ModelError(
+            f"{name} is a folder of GGUF files, which are loaded one by one: {files}.",
+            f"Give the path of one to --model, as --model {found[0]}.",
+        )
+
+
+def _unfinished(name: str, file: str) -> ModelError:
+    return ModelError(
+        f"{name} was not downloaded to its end: {file} is missing or unfinished.",
+        "Download it again; what is there already is kept.",
+    )
 
 
 def check_heads(name: str, config: dict[str, Any]) -> None:
@@ -104,7 +149,9 @@ def check_pointer(path: Path) -> None:
             f"{path.name} is a Git LFS pointer: the file that it stands for was not downloaded.",
             "Run `git lfs install` and `git lfs pull` in that folder, or download it from the Hub.",
         )
-    if path.suffix in (".safetensors", ".gguf") and start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+    if path.suffix in (".safetensors", ".gguf", ".json") and start.lstrip().lower().startswith(
+        (b"<!doctype html", b"<html")
+    ):
         raise ModelError(
             f"{path.name} is a web page that was saved under this name.",
             "Download the file itself: its address has /resolve/ in place of /blob/.",

@@ -45,7 +45,12 @@ def test_the_readme_gives_the_settings_own_help() -> None:
         (["--auth", "nocolon"], "auth"),
         (["--model", ""], "model"),
         (["frobnicate"], "frobnicate"),
-        (["--host", "999.1.1.1"], "999.1.1.1"),
+        (["--host", "999.1.1.1"], "host: 999.1.1.1 is no address"),
+        (["--host", "a" * 70], "host: aaaa"),
+        (["--host", "192.0.2.1"], "host: 192.0.2.1 is not an address of this computer"),
+        (["--auth", ""], "auth"),
+        (["--data-dir", ""], "data_dir"),
+        (["--kv-memory", "inf"], "kv_memory"),
     ],
 )
 def test_wrong_flags_give_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

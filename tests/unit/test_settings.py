@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from chatui.errors import SettingsError
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import SECRETS, AppSettings, GenerationSettings, unknown_variables
 
 FIELDS = GenerationSettings.model_fields
 BAD = [-1, 1e9, math.nan, math.inf, "1", None, True, [], {}]
@@ -131,3 +131,66 @@ def test_secrets_are_not_in_the_settings_repr() -> None:
     settings = AppSettings(auth="ada:secret", api_key="sesame-open", database_url="postgresql://u:hunter2@h/d")
     for secret in ("secret", "sesame", "hunter2"):
         assert secret not in f"{settings!r} {settings}"
+
+
+@pytest.mark.parametrize("name", sorted(set(AppSettings.model_fields) - set(SECRETS)))
+@pytest.mark.parametrize("empty", ["", None])
+def test_an_empty_variable_counts_as_none(name: str, empty: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = f"CHATUI_{name.upper()}"
+    monkeypatch.delenv(variable, raising=False)
+    without = AppSettings()
+    if empty is not None:
+        monkeypatch.setenv(variable, empty)
+    assert AppSettings() == without
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_secret_never_leaves_the_door_open(name: str, empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"CHATUI_{name.upper()}", empty)
+    with pytest.raises(SettingsError, match=f"{name}: CHATUI_{name.upper()} is set, but empty"):
+        AppSettings()
+
+
+@pytest.mark.parametrize("value", ["x", " x ", '"x"', "'x'", ' "x" '])
+def test_spaces_and_quotation_marks_around_a_value_are_not_part_of_it(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model", "revision", "data_dir", "device_map"):
+        monkeypatch.setenv(f"CHATUI_{name.upper()}", value)
+    found = AppSettings()
+    assert (found.model, found.revision, found.data_dir, found.device_map) == ("x", "x", Path("x"), "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "read"),
+    [
+        ("root_path", "chat/", "/chat"),
+        ("root_path", "/", ""),
+        ("root_path", "/a/b", "/a/b"),
+        ("host", "[::1]", "::1"),
+        ("allowed_hosts", "https://chat.example.org:8443/x, *.a.org,[fd00::1]:80", "chat.example.org,*.a.org,fd00::1"),
+        ("allowed_hosts", "fd00::1,*", "fd00::1,*"),
+    ],
+)
+def test_what_can_only_mean_one_thing_is_taken_for_it(name: str, given: str, read: str) -> None:
+    assert getattr(AppSettings(**{name: given}), name) == read
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("kv_memory", float("inf")), ("kv_memory", float("nan")), ("root_path", "https://x.org/chat"), ("data_dir", " ")],
+)
+def test_what_means_nothing_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        AppSettings(**{name: value})
+
+
+def test_variables_that_are_no_setting_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unknown_variables() == []
+    monkeypatch.setenv("CHATUI_PROT", "1")
+    monkeypatch.setenv("CHATUI_FROBNICATE", "1")
+    assert unknown_variables() == [
+        "CHATUI_FROBNICATE is no setting and does nothing.",
+        "CHATUI_PROT is no setting and does nothing. Is CHATUI_PORT meant?",
+    ]

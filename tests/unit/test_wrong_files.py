@@ -141,3 +141,71 @@ def test_other_models_have_the_name_that_they_were_given(tmp_path: Path) -> None
     link.symlink_to(folder / "file")
     assert shown_name(folder) == shown_name(folder / ".." / "my-model" / ".") == "my-model"
     assert shown_name(link) == "link.gguf"
+
+
+def told(name: Path, cache: Path) -> tuple[str, str]:
+    """What is the matter and the remedy; never the advice to delete anything."""
+    with pytest.raises(ModelError) as caught:
+        loading.load(ModelSpec(str(name)), cache, lambda _: None)
+    assert "Delete" not in str(caught.value)
+    return str(caught.value), caught.value.remedy
+
+
+def test_a_folder_of_gguf_files_tells_how_to_name_one(folder: Path, tmp_path: Path) -> None:
+    for parent in (tmp_path / "only.gguf", folder):
+        parent.mkdir(exist_ok=True)
+        (parent / "model.safetensors").unlink(missing_ok=True)
+        for name in ("b-Q8_0.gguf", "a-Q4_0.GGUF"):
+            written(parent / name)
+        message, remedy = told(parent, tmp_path)
+        assert "a-Q4_0.GGUF, b-Q8_0.gguf" in message
+        assert str(parent / "a-Q4_0.GGUF") in remedy
+
+
+def test_a_folder_with_the_model_inside_tells_where(folder: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / ("a" * 40)
+    snapshot.parent.mkdir(parents=True)
+    folder.rename(snapshot)
+    for outer in (*snapshot.parents[:3],):
+        message, remedy = told(outer, tmp_path)
+        assert "there is one in it" in message
+        assert str(snapshot) in remedy
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("model.safetensors.incomplete", "not downloaded to its end"),
+        ("model.safetensors.crdownload", "not downloaded to its end"),
+        ("model-00001-of-00003.safetensors", "model.safetensors.index.json is missing"),
+        ("consolidated.safetensors", "consolidated.safetensors, where transformers does not look"),
+        ("weights.safetensors", "weights.safetensors, where transformers does not look"),
+    ],
+)
+def test_weights_under_other_names(folder: Path, tmp_path: Path, file: str, says: str) -> None:
+    (folder / "model.safetensors").rename(folder / file)
+    assert says in told(folder, tmp_path)[0]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_link_to_what_is_not_there(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).symlink_to("../../blobs/gone")
+    assert f"{name} is missing or unfinished" in told(folder, tmp_path)[0]
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_web_page_saved_as_a_file_of_a_model(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / name).write_text("<!DOCTYPE html><html>404</html>")
+    assert f"{name} is a web page" in refusal(folder, tmp_path)
+
+
+def test_an_adapter_that_came_with_the_config_of_its_model(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
+    assert "LoRA adapter: it changes owner/base" in refusal(folder, tmp_path)
+
+
+def test_a_folder_may_be_called_like_a_file(folder: Path, tmp_path: Path) -> None:
+    odd = folder.rename(tmp_path / "mödel 1.gguf")
+    assert loading.load(ModelSpec(f"{odd}/"), tmp_path, lambda _: None).info.name == "mödel 1.gguf"
