@@ -33,10 +33,17 @@ def app_for(backend: FakeBackend, **settings: object) -> FastAPI:
     return server.build_app(backend, AppSettings.model_validate(settings))
 
 
-@pytest.fixture
-def client() -> Iterator[TestClient]:
+@pytest.fixture(scope="module")
+def shared_client() -> Iterator[TestClient]:
     with TestClient(app_for(FakeBackend()), raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture
+def client(shared_client: TestClient) -> TestClient:
+    """A browser that was never here, before a server that has been asked things before."""
+    shared_client.cookies.clear()
+    return shared_client
 
 
 def test_healthz_tells_the_state() -> None:
