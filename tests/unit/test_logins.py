@@ -110,9 +110,10 @@ def test_a_restart_and_another_server_keep_everyone_in(settings: AppSettings, mo
     assert not is_in(changed, adas)
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> FastAPI:
-    return build_app(FakeBackend(), AppSettings(data_dir=tmp_path, auth="ada:secret"))
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    """One for all: each test logs in anew."""
+    return build_app(FakeBackend(), AppSettings(data_dir=tmp_path_factory.mktemp("app"), auth="ada:secret"))
 
 
 @pytest.mark.parametrize("path", ["/logout", "/logout/", "//logout", "/gradio_api/logout"])
