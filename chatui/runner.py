@@ -46,6 +46,8 @@ UNFINISHED_FOR = timedelta(seconds=60)
 
 DELETED_FOR = timedelta(days=1)
 PURGE_SECONDS = 3600.0
+TEMPORARY_FOR = timedelta(hours=24)
+"""How long a temporary chat stays whose tab never said that it left."""
 HEARTBEAT_SECONDS = 0.25
 
 MOST_PER_TOKEN = 32
@@ -345,8 +347,8 @@ class Runner:
 
     def _purge(self) -> None:
         self.kept.purge(DELETED_FOR)
-        self.passing.purge(timedelta(0))
-        self.passing.forget(timedelta(hours=24))
+        for conversation in self.passing.forget(TEMPORARY_FOR):
+            self.backend.forget(conversation)
 
     def _told(self, live: Live) -> bytes | None:
         return self._inspection(live) if self.inspects else None

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import URL, ColumnElement, Connection, and_, inspect, literal, select, update
+from sqlalchemy import URL, ColumnElement, Connection, and_, inspect, literal, or_, select, update
 
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.settings import AppSettings
@@ -161,9 +161,14 @@ class Store:
         self._take_from_copies(gone)
         return len(gone)
 
-    def forget(self, untouched_for: timedelta) -> int:
-        """Really remove conversations in which nothing was asked for so long, for temporary ones. Returns how many."""
-        return len(self._remove(lambda now: conversations.c.updated <= now - untouched_for))
+    def forget(self, untouched_for: timedelta) -> list[str]:
+        """Really remove temporary conversations: deleted ones, and those in which nothing was asked for so long.
+
+        Returns their ids.
+        """
+        table = conversations.c
+        gone = self._remove(lambda now: or_(table.deleted.is_not(None), table.updated <= now - untouched_for))
+        return [id for _, id in gone]
 
     def remove_unfinished(self, silent_for: timedelta) -> int:
         """Remove what imports left half in, of which nothing has come for so long. Returns how many."""

@@ -209,9 +209,9 @@ class TestHousekeeping:
         assert counts(store) == (1, 2)
 
     def test_forget_removes_what_nobody_touched(self, store: Store) -> None:
-        store.of("a").begin(ask("1"))
-        assert store.forget(timedelta(hours=1)) == 0
-        assert store.forget(timedelta(0)) == 1
+        begun = store.of("a").begin(ask("1"))
+        assert store.forget(timedelta(hours=1)) == []
+        assert store.forget(timedelta(0)) == [begun.conversation.id]
         assert counts(store) == (0, 0)
 
     def test_the_secret_is_the_databases_own(self, make_store: Callable[[], Store]) -> None:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from chatui.errors import NotFoundError
 from chatui.local.spans import Known
@@ -22,6 +23,7 @@ from chatui.store import store as stores
 from chatui.store.opening import old_copies
 from chatui.store.records import Author, Progress, Turn
 from chatui.store.store import Store
+from chatui.store.tables import conversations
 from chatui.ui import memos as memos_module
 from chatui.ui.memos import Memos
 from chatui.ui.temporary import TemporaryChats
@@ -140,6 +142,27 @@ async def test_what_was_asked_as_the_tab_closed_is_removed(runner: Runner) -> No
     live = await asked(runner)
     await chats.stands("tab", "a", live.conversation.id)
     assert runner.shelf("a", True).conversations() == []
+
+
+async def test_what_is_swept_is_forgotten_by_the_engine_too(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = runner.backend
+    assert isinstance(backend, FakeBackend)
+    old, deleted = [await asked(runner, question) for question in ("Old?", "Deleted?")]
+    for live in (old, deleted):
+        await runner.stop("a", live.conversation.id, temporary=True)
+    await asyncio.to_thread(runner.passing.of("a").delete, deleted.conversation.id)
+    with runner.passing.database.maintaining() as connection:
+        mine = conversations.c.id == old.conversation.id
+        connection.execute(update(conversations).where(mine).values(updated=old.conversation.updated - timedelta(1)))
+    new = await asked(runner, "New?")
+    await runner.stop("a", new.conversation.id, temporary=True)
+    backend.forgotten.clear()
+    await asyncio.to_thread(runner._purge)
+    assert set(backend.forgotten) == {old.conversation.id, deleted.conversation.id}
+    shelf = runner.passing.of("a")
+    assert [one.id for one in shelf.conversations()] == [new.conversation.id]
+    for gone in (b"Old?", b"Deleted?"):
+        assert gone not in in_memory(runner)
 
 
 def with_secret(store: Store, secret: str) -> str:
