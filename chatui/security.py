@@ -204,7 +204,10 @@ class AllowedHosts:
 
 def _lines_of(file: Path) -> list[str]:
     """The lines of a text file, with or without a byte order mark, as Windows' programs write it."""
-    data = file.read_bytes()
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise SettingsError("auth", f"the file {file} cannot be read: {error.strerror}") from None
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return data.decode("utf-16" if wide else "utf-8-sig").splitlines()
@@ -223,20 +226,29 @@ class Passwords(dict[str, str]):
 
 
 def read_login(auth: str | None) -> Passwords | None:
-    """The check of user name and password, from `user:password` or a file of such lines. Raises SettingsError."""
+    """The check of user name and password, from `user:password` or a file of such lines, # before comments.
+
+    Raises SettingsError.
+    """
     if auth is None:
         return None
     path = Path(auth)
     with contextlib.suppress(RuntimeError):  # a user name may begin with ~
         path = path.expanduser()
-    lines = _lines_of(path) if path.is_file() else [auth]
+    if auth and path.is_dir():
+        raise SettingsError("auth", f"{auth} is a folder, not a file with user:password lines")
+    in_file = path.is_file()
+    lines = _lines_of(path) if in_file else [auth]
     known = Passwords()
     for line in lines:
         user, colon, password = line.strip().partition(":")
-        if not line.strip():
+        user = user.rstrip()
+        if not line.strip() or (in_file and user.startswith("#")):
             continue
         if not (user and colon and password):
             raise SettingsError("auth", "is neither user:password nor a file with such lines")
+        if user in known:
+            raise SettingsError("auth", f"the file {auth} names {user} twice")
         known[user] = password
     if not known:
         raise SettingsError("auth", f"the file {auth} holds no user:password line")

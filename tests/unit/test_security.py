@@ -215,3 +215,31 @@ def test_a_user_name_may_begin_with_a_tilde() -> None:
     login = read_login("~nobody-of-that-name:secret")
     assert login is not None
     assert login.check("~nobody-of-that-name", "secret")
+
+
+def test_an_auth_file_may_have_comments_and_spaces(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_bytes(b"# who may in: all of us\r\n\r\n  ada : pass:word \r\n#bob:gone\r\neve:#1")
+    assert read_login(str(file)) == {"ada": " pass:word", "eve": "#1"}
+    assert read_login("#ada:secret") == {"#ada": "secret"}
+
+
+def test_a_user_who_is_named_twice_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text("ada:old\nbob:secret\nada:new\n")
+    with pytest.raises(SettingsError, match="names ada twice"):
+        read_login(str(file))
+
+
+def test_an_auth_file_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="is a folder"):
+        read_login(str(tmp_path))
+    file = tmp_path / "users"
+    file.write_text("ada:secret\n")
+
+    def denied(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(SettingsError, match="cannot be read: Permission denied"):
+        read_login(str(file))
