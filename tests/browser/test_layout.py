@@ -102,6 +102,20 @@ def test_a_panel_over_the_chat_closes_when_one_goes_on(chat: Open) -> None:
     expect(bar).to_have_count(0)
 
 
+def test_escape_closes_a_menu_before_the_panel_it_is_in(chat: Open) -> None:
+    page = chat(viewport={"width": 820, "height": 1180})
+    page.say("hi")
+    page.sidebar("conversations", opened=True)
+    page.page.locator("#chats .chat-menu summary").click()
+    menu, panel = page.page.locator("#chats .chat-menu[open]"), page.page.locator("#conversations.open")
+    expect(menu).to_have_count(1)
+    page.page.keyboard.press("Escape")
+    expect(menu).to_have_count(0)
+    expect(panel).to_have_count(1)
+    page.page.keyboard.press("Escape")
+    expect(panel).to_have_count(0)
+
+
 def test_settings_are_folded_and_explained_on_demand(chat: Open) -> None:
     page = chat(fresh=True)
     slider = page.page.get_by_role("slider", name="Temperature", exact=True)

@@ -181,7 +181,10 @@
     closeOverlaid(bar);
     if (panels.beside(bar.id)) panels.keep(bar.id, !isOpen(bar));
   }, true);
-  document.addEventListener("keydown", (event) => event.key === "Escape" && event.isTrusted && closeOverlaid());
+  // Escape closes what is on top: a menu before the panel that it is in.
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !closeMenus() && event.isTrusted) closeOverlaid();
+  });
 
   // What a setting means is told when one asks for it.
   const explain = (info) => {
@@ -424,8 +427,11 @@
     });
     menu.append(box);
   };
-  const closeMenus = (but) =>
-    document.querySelectorAll("#chats .chat-menu[open]").forEach((menu) => menu === but || menu.removeAttribute("open"));
+  const closeMenus = (but) => {
+    const menus = [...document.querySelectorAll("#chats .chat-menu[open]")].filter((menu) => menu !== but);
+    menus.forEach((menu) => menu.removeAttribute("open"));
+    return menus.length > 0;
+  };
   document.addEventListener("click", (event) => {
     const menu = event.target.closest?.("#chats .chat-menu");
     if (menu) fill(menu);
@@ -454,7 +460,6 @@
     if (wanted.startsWith("other=")) closeInspector();
     if (link.matches(".chat-link")) closeOverlaid();
   });
-  document.addEventListener("keydown", (event) => event.key === "Escape" && closeMenus());
 
   const logOut = async () => {
     const answer = await fetch("logout", { method: "POST" });
