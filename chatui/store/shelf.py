@@ -344,6 +344,13 @@ class Shelf:
             kept = cards.whole(connection, self._owner, rows)
         return [OwnPersona(row.id, persona) for row, persona in zip(rows, kept, strict=True)]
 
+    def listed_personas(self) -> list[OwnPersona]:
+        """The same without their cards and pictures, which take a while to read."""
+        own = personas.c
+        statement = select(own.id, own.persona).where(own.owner == self._owner).order_by(own.seq)
+        with self._database.reading() as connection:
+            return [OwnPersona(row.id, row.persona or Persona(name="")) for row in connection.execute(statement)]
+
     def persona(self, id: str) -> Persona:
         """The owner's persona with this id. Raises NotFoundError."""
         with self._database.reading() as connection:

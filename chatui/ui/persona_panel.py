@@ -102,7 +102,9 @@ class PersonaPanel:
     async def shows(self, persona: Persona) -> Updates:
         """What makes the panel show the persona of a conversation, as it was then."""
         own = await self._kept()
-        known = [*((kept.id, kept.persona) for kept in own), *((personas.key(preset), preset) for preset in PRESETS)]
+        alike = [kept.id for kept in own if kept.persona.name == persona.name]
+        whole = [(id, found) for id in alike if (found := await self._find(id)) is not None]
+        known = [*whole, *((personas.key(preset), preset) for preset in PRESETS)]
         same = [key for key, other in known if other == persona] + [key for key, it in known if it.name == persona.name]
         key = same[0] if same else LEFT + persona.name
         left = [] if same else [(persona.label, key)]
@@ -182,8 +184,9 @@ class PersonaPanel:
         return told
 
     async def _kept(self) -> list[OwnPersona]:
+        """The user's own personas, for the list."""
         shelf = self._shelf()
-        return await asyncio.to_thread(shelf.personas) if shelf is not None else []
+        return await asyncio.to_thread(shelf.listed_personas) if shelf is not None else []
 
     def _keeper(self) -> Shelf:
         shelf = self._shelf()

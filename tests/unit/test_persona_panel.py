@@ -31,7 +31,7 @@ class FakeShelf:
     kept: dict[str, Persona] = field(default_factory=dict)
     broken: bool = False
 
-    def personas(self) -> list[OwnPersona]:
+    def listed_personas(self) -> list[OwnPersona]:
         if self.broken:
             raise StoreError("The database is gone.")
         return [OwnPersona(id, persona) for id, persona in self.kept.items()]

@@ -84,6 +84,15 @@ def test_two_hundred_conversations_have_one_card_and_listing_them_reads_none(
     assert decoded == []
 
 
+def test_the_list_of_own_personas_reads_no_card(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = store.of(OWNER)
+    own = [shelf.keep(character(name=f"Robo {number}")) for number in range(3)]
+    monkeypatch.setattr(kept_cards, "_found", None)
+    bare = [(kept.id, kept.persona.label) for kept in shelf.listed_personas()]
+    assert bare == [(kept.id, kept.persona.label) for kept in own]
+    assert store.of("login:bob").listed_personas() == []
+
+
 def test_a_persona_comes_back_with_its_card_wherever_it_is(store: Store) -> None:
     persona, shelf = character(), store.of(OWNER)
     own = shelf.keep(persona)
