@@ -27,7 +27,7 @@ def text_of(ids):
 """
 # As chatui.local.prompt.guard names them.
 TEMPLATE = """\
-# The operator of chatui had given this template in place of the model's own.
+# chatui was given this template, or chose it, in place of the default of the model's tokenizer.
 tokenizer.chat_template = {text}
 """
 CONTROL = """\

@@ -133,8 +133,9 @@ def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
     tokenizer = _tokenizer(spec, source, trusted)
     from_gguf = gguf_facts.read(source.path) if source.gguf_file else {}
     unknown = gguf_facts.split_text(tokenizer, from_gguf)
-    if spec.chat_template is not None:
-        tokenizer.chat_template = _read_template(spec.chat_template)
+    replaced = _replaced_template(spec, source, tokenizer.chat_template)
+    if replaced is not None:
+        tokenizer.chat_template = replaced
     template = probe(tokenizer)
     guard(tokenizer)
     report("loading the weights")
@@ -165,7 +166,7 @@ def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     kept = {tokenizer.convert_tokens_to_ids(tag) for tag in _marks(tokenizer, template)}
     described = facts.info(model, tokenizer, template, precision, parameters, made)
-    if described.template is not None and spec.chat_template is not None:
+    if described.template is not None and replaced is not None:
         described = replace(described, template=replace(described.template, replaced=True))
     info = replace(
         described,
@@ -227,6 +228,21 @@ def _tokenizer(spec: ModelSpec, source: Files, trusted: dict[str, bool]) -> PreT
             raise
         raise no_tokenizer(spec, source.folder) from error
     return tokenizer
+
+
+def _replaced_template(spec: ModelSpec, source: Files, own: object) -> str | None:
+    """The template to take in place of the tokenizer's `own`, if any.
+
+    The operator's; of several none of which is the default, the only one or that for chats; for a tokenizer that has
+    none, that of the model's processor.
+    """
+    if spec.chat_template is not None:
+        return _read_template(spec.chat_template)
+    if isinstance(own, dict) and "default" not in own:
+        found = next(iter(own.values())) if len(own) == 1 else own.get("chat")
+        return found if isinstance(found, str) else None
+    processors = source.folder / "chat_template.json"
+    return _read_template(processors) if not own and not source.gguf_file and processors.is_file() else None
 
 
 def _read_template(file: Path) -> str:

@@ -186,6 +186,35 @@ def test_the_operators_chat_template_takes_the_place_of_the_models(
 
 
 @pytest.mark.parametrize(
+    ("names", "replaced"),
+    [(("default", "tool_use"), False), (("chat", "rag"), True), (("rag",), True)],
+)
+def test_of_several_templates_the_one_for_chats_is_taken(folder: Path, names: tuple[str, ...], replaced: bool):
+    remove("chat_template.jinja")(folder)
+    texts = [models.CHATML, *("{{ messages[-1].content }}" for _ in names[1:])]
+    several = [{"name": name, "template": text} for name, text in zip(names, texts, strict=True)]
+    change_json(folder / "tokenizer_config.json", chat_template=several)
+    template = load(folder).info.template
+    assert template is not None
+    assert (template.text, template.replaced) == (models.CHATML, replaced)
+
+
+def test_of_several_templates_none_is_guessed(folder: Path):
+    remove("chat_template.jinja")(folder)
+    several = [{"name": name, "template": models.CHATML} for name in ("rag", "tool_use")]
+    change_json(folder / "tokenizer_config.json", chat_template=several)
+    assert "multiple chat templates" in failure(folder)
+
+
+def test_a_template_that_only_the_processor_has_is_taken(folder: Path):
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": models.CHATML}))
+    template = load(folder).info.template
+    assert template is not None
+    assert (template.text, template.replaced) == (models.CHATML, True)
+
+
+@pytest.mark.parametrize(
     ("file", "written", "says"),
     [
         ("own.jinja", None, "cannot be read"),
