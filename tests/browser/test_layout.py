@@ -15,7 +15,10 @@ from tests.browser.pages import PATIENCE, Chat
 pytestmark = pytest.mark.browser
 Open = Callable[..., Chat]
 
-SIZES = {"phone": (320, 640), "side": (844, 390), "tablet": (820, 1180), "laptop": (1280, 800), "zoomed": (320, 256)}
+SIZES = {
+    **{"phone": (320, 640), "side": (844, 390), "tablet": (820, 1180), "laptop": (1280, 800), "desk": (2560, 1440)},
+    **{"200 %": (640, 400), "400 %": (320, 256)},
+}
 LONG = ["A sentence of the reply that is long enough to fill a line of the column on most screens. " * 4]
 
 
