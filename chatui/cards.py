@@ -19,16 +19,16 @@ from pydantic import TypeAdapter, ValidationError
 from chatui import personas
 from chatui.errors import SettingsError, TransferError
 from chatui.macros import renamed
-from chatui.personas import AVATAR_START, LARGEST_AVATAR, LONGEST_NAME, Persona
+from chatui.personas import AVATAR_START, MAX_AVATAR_LENGTH, MAX_NAME_LENGTH, Persona
 from chatui.settings import settings_error, shorten
 
 FORMAT, VERSION = "chatui-persona", 1
-LARGEST_FILE = 16 * 2**20
+MAX_FILE_BYTES = 16 * 2**20
 """Bytes; cards are often large pictures."""
-LARGEST_TEXT = 4 * 2**20
+MAX_TEXT_BYTES = 4 * 2**20
 """Bytes of a card's JSON, which is kept whole."""
-DEEPEST = 60
-MOST_PIXELS = 25_000_000
+MAX_DEPTH = 60
+MAX_PIXELS = 25_000_000
 SIDES = (256, 192, 128, 64)
 """Pixels that an avatar's longer side may have: the first with which it is small enough."""
 
@@ -56,8 +56,8 @@ _WANTED = "Take a persona as JSON, or a character card as JSON or PNG."
 
 def read(data: bytes) -> Persona:
     """The persona in a file. Raises TransferError."""
-    if len(data) > LARGEST_FILE:
-        raise TransferError(f"This file is too large: a persona may have {LARGEST_FILE // 2**20} MB.")
+    if len(data) > MAX_FILE_BYTES:
+        raise TransferError(f"This file is too large: a persona may have {MAX_FILE_BYTES // 2**20} MB.")
     try:
         if data.startswith(PNG):
             return replace(_read_json(_text_in_png(data)), avatar=avatar(data))
@@ -106,12 +106,12 @@ def nickname(persona: Persona) -> str:
 
 def avatar(data: bytes) -> str:
     """A PNG, JPEG or WebP as a small picture in a data: URL; of an animation the first frame. Raises TransferError."""
-    if len(data) > LARGEST_FILE:
-        raise TransferError(f"This picture is too large: it may have {LARGEST_FILE // 2**20} MB.")
+    if len(data) > MAX_FILE_BYTES:
+        raise TransferError(f"This picture is too large: it may have {MAX_FILE_BYTES // 2**20} MB.")
     url = ""
     for side in SIDES:
         url = AVATAR_START + base64.b64encode(_as_png(_picture(data, side))).decode()
-        if len(url) <= LARGEST_AVATAR:
+        if len(url) <= MAX_AVATAR_LENGTH:
             break
     return url
 
@@ -131,8 +131,8 @@ def _read_json(data: bytes) -> Persona:
 
 
 def _parsed(data: bytes) -> Any:
-    if len(data) > LARGEST_TEXT:
-        raise TransferError(f"This persona is too large: its text may have {LARGEST_TEXT // 2**20} MB.")
+    if len(data) > MAX_TEXT_BYTES:
+        raise TransferError(f"This persona is too large: its text may have {MAX_TEXT_BYTES // 2**20} MB.")
     try:
         return _clean(json.loads(data.decode("utf-8-sig")))
     except (ValueError, RecursionError):
@@ -141,13 +141,13 @@ def _parsed(data: bytes) -> Any:
 
 def _clean(value: Any, depth: int = 0) -> Any:
     """What JSON and every database can keep of a value. Raises ValueError for what is no JSON, or nested too deeply."""
-    if depth > DEEPEST or (isinstance(value, float) and not math.isfinite(value)):
+    if depth > MAX_DEPTH or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError("cannot be kept")
     if isinstance(value, dict):
-        return {personas.keepable(key): _clean(inner, depth + 1) for key, inner in value.items()}
+        return {personas.sanitize(key): _clean(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list):
         return [_clean(inner, depth + 1) for inner in value]
-    return personas.keepable(value) if isinstance(value, str) else value
+    return personas.sanitize(value) if isinstance(value, str) else value
 
 
 def _read_own(found: dict[str, Any]) -> Persona:
@@ -186,7 +186,7 @@ def _meant(card: dict[str, Any]) -> Persona:
         parts.insert(0, own_prompt or _DEFAULT_PROMPT)
     return replace(
         _extras(data),
-        name=" ".join(texts["name"].split())[:LONGEST_NAME].strip() or "Unnamed",
+        name=" ".join(texts["name"].split())[:MAX_NAME_LENGTH].strip() or "Unnamed",
         system_prompt="\n\n".join(parts),
         greeting=texts["first_mes"],
         card=card,
@@ -195,7 +195,7 @@ def _meant(card: dict[str, Any]) -> Persona:
 
 def _ours(value: object) -> str:
     """A card's text with our variables; "" for what is no text."""
-    return renamed(personas.clean(value)).strip() if isinstance(value, str) else ""
+    return renamed(personas.clean_text(value)).strip() if isinstance(value, str) else ""
 
 
 def _extras(data: dict[str, Any]) -> Persona:
@@ -253,8 +253,8 @@ def _text_in_png(png: bytes) -> bytes:
         raise TransferError(_NO_CARD, "Its card may have been lost when it was sent or edited: take the original file.")
     if text.lstrip().startswith(b"{"):
         return text
-    if len(text) > 2 * LARGEST_TEXT:
-        raise TransferError(f"This persona is too large: its text may have {LARGEST_TEXT // 2**20} MB.")
+    if len(text) > 2 * MAX_TEXT_BYTES:
+        raise TransferError(f"This persona is too large: its text may have {MAX_TEXT_BYTES // 2**20} MB.")
     try:
         return base64.b64decode(text + b"==")  # some writers leave the end out
     except (binascii.Error, ValueError):
@@ -281,7 +281,7 @@ def _chunk_text(kind: bytes, rest: bytes) -> bytes:
     if not packed:
         return text
     try:
-        return zlib.decompressobj().decompress(text, 2 * LARGEST_TEXT + 1)
+        return zlib.decompressobj().decompress(text, 2 * MAX_TEXT_BYTES + 1)
     except zlib.error:
         raise TransferError("The card in this picture is damaged.", "Take the original file.") from None
 
@@ -297,7 +297,7 @@ def _picture(data: bytes, side: int) -> Image.Image:
     """The picture with nothing but its pixels, at most `side` wide and high."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             image.draft("RGB", (2 * side, 2 * side))
             mode = "RGBA" if image.has_transparency_data else "RGB"
@@ -305,7 +305,7 @@ def _picture(data: bytes, side: int) -> Image.Image:
         small.thumbnail((side, side))
         return Image.frombytes(mode, small.size, small.tobytes())
     except Image.DecompressionBombError:
-        raise TransferError(f"This picture is too large: it may have {MOST_PIXELS // 10**6} million pixels.") from None
+        raise TransferError(f"This picture is too large: it may have {MAX_PIXELS // 10**6} million pixels.") from None
     except Exception:  # Pillow's readers raise anything for a damaged file
         raise TransferError(_DAMAGED, "Take a PNG, a JPEG or a WebP.") from None
 

@@ -119,7 +119,7 @@ class Finish:
 
 
 @dataclass(frozen=True)
-class Told:
+class TraceSnapshot:
     """How a reply came about up to some moment: how its tokens were chosen, and its end if it were cancelled then."""
 
     traces: Traces = field(default_factory=Traces)
@@ -142,7 +142,7 @@ class ReplyDelta:
     finish: Finish | None = None
     place: int | None = None
     read: int | None = None
-    so_far: Callable[[], Told] | None = None
+    snapshot: Callable[[], TraceSnapshot] | None = None
     folds: str | None = None
 
     def onto(self, text: str, reasoning: str) -> tuple[str, str]:
@@ -170,7 +170,7 @@ class TemplateFacts:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelAnatomy:
     """What the arithmetic of a model's memory and speed is made of; sizes in bytes.
 
     `active` parameters take part in one token. `weights` is what all of them take in memory by precision ("float32",
@@ -221,7 +221,7 @@ class ModelInfo:
     measured_bytes: int = 0
     memory_bytes: int = 0
     template: TemplateFacts | None = None
-    anatomy: Anatomy | None = None
+    anatomy: ModelAnatomy | None = None
 
     def reserve(self, settings: GenerationSettings) -> int:
         """Tokens of the context that are kept free for the reply."""
@@ -239,7 +239,7 @@ class ModelStatus:
     error: ChatError | None = None
 
 
-Memo = dict[str, Any]
+PreviewMemo = dict[str, Any]
 """What a backend remembers between previews for whoever holds this, and only as long."""
 
 
@@ -258,13 +258,13 @@ class Backend(Protocol):
     def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         """The reply, piece by piece; of one that is continued only what is new. Waits while the model is loading."""
 
-    async def preview(self, request: ChatRequest, memo: Memo | None = None) -> Prompt | None:
+    async def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt | None:
         """The prompt that this would become, or None while the model is loading. Raises ChatError.
 
         With the same memo again, only what is new since costs time.
         """
 
-    def spelled(self, ids: set[int]) -> dict[int, str]:
+    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself, for a part of a character its bytes as <0xE2>; called in any thread."""
 
     def forget(self, chat: str) -> None:

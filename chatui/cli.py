@@ -45,9 +45,9 @@ def explain(arguments: list[str]) -> None:
     """What a model takes on this machine and how fast it can be, without loading it: explain MODEL [flags of run]."""
     named = arguments[:1] if arguments and not arguments[0].startswith("-") else []
     settings = parse([*(f"--model={name}" for name in named), *arguments[len(named) :]])
-    from chatui import explaining
+    from chatui import model_report
 
-    print(explaining.explain(settings))
+    print(model_report.report(settings))
 
 
 COMMANDS: dict[str, Command] = {"run": run, "backup": backup, "explain": explain}

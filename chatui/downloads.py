@@ -14,7 +14,7 @@ from chatui import cards
 from chatui.errors import ChatError, NotFoundError, SettingsError
 from chatui.owners import OwnerOf
 from chatui.store import exporting
-from chatui.store.shelf import Shelf
+from chatui.store.owner_store import OwnerStore
 from chatui.store.store import Store
 
 CHATS = {
@@ -27,7 +27,7 @@ CHATS = {
 def routes(store: Store, owner_of: OwnerOf) -> list[Route]:
     """GET chats/export?format=json|md|messages[&chat=ID] and persona/export?id=ID&format=json|card|png."""
 
-    def answered(answer: Callable[[Request, Shelf], Response]) -> Callable[[Request], object]:
+    def answered(answer: Callable[[Request, OwnerStore], Response]) -> Callable[[Request], object]:
         async def answering(request: Request) -> Response:
             owner = owner_of(request)
             try:
@@ -42,7 +42,7 @@ def routes(store: Store, owner_of: OwnerOf) -> list[Route]:
     return [Route("/chats/export", answered(_chats)), Route("/persona/export", answered(_persona))]
 
 
-def _chats(request: Request, shelf: Shelf) -> Response:
+def _chats(request: Request, shelf: OwnerStore) -> Response:
     chat, form = request.query_params.get("chat"), request.query_params.get("format", "json")
     if form not in CHATS:
         raise SettingsError("format", "there is no such one.", f"Choose one of {', '.join(CHATS)}.")
@@ -63,7 +63,7 @@ async def _stepwise(pieces: Iterator[str]) -> AsyncIterator[str]:
         yield piece
 
 
-def _persona(request: Request, shelf: Shelf) -> Response:
+def _persona(request: Request, shelf: OwnerStore) -> Response:
     wanted, form = request.query_params.get("id", ""), request.query_params.get("format", "json")
     found = shelf.persona(wanted)
     if form == "png":

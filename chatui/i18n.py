@@ -22,7 +22,7 @@ SOURCE = "en"
 LANGUAGES = (SOURCE, "de", "fr", "es", "zh-CN", "ar")
 """As `lang` of a page, and Gradio, call them; `FOLDER` has a catalogue for each but the first."""
 RIGHT_TO_LEFT = frozenset({"ar"})
-LONGEST_HEADER = 1000
+MAX_HEADER_LENGTH = 1000
 ISOLATE, END_OF_ISOLATE = "\u2068", "\u2069"
 """Marks that nobody sees: what is between them has a direction of its own."""
 
@@ -33,7 +33,7 @@ _PRIMARY = {name.partition("-")[0]: name for name in LANGUAGES}
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _IN_SCRIPT = re.compile(r'(?<![\w$])_\(\s*("(?:[^"\\]|\\.)*")')
 _NUMBER = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?")
-LEAST_LITERAL = 6
+MIN_LITERAL_LENGTH = 6
 """Letters that a message must have beside its values, to be known again by them."""
 
 
@@ -43,7 +43,7 @@ def language() -> str:
 
 
 @contextlib.contextmanager
-def speaking(name: str) -> Iterator[None]:
+def use_language(name: str) -> Iterator[None]:
     """Speak one of LANGUAGES within this."""
     before = _language.set(name)
     try:
@@ -52,10 +52,10 @@ def speaking(name: str) -> Iterator[None]:
         _language.reset(before)
 
 
-def negotiated(accepted: str | None) -> str:
+def negotiate(accepted: str | None) -> str:
     """The language of ours that an Accept-Language header likes best."""
     wanted: list[tuple[float, str]] = []
-    for part in (accepted or "")[:LONGEST_HEADER].split(","):
+    for part in (accepted or "")[:MAX_HEADER_LENGTH].split(","):
         tag, _, weight = part.partition(";")
         with contextlib.suppress(ValueError):
             wanted.append((float(weight.strip().removeprefix("q=") or 1), tag.strip().partition("-")[0].lower()))
@@ -84,7 +84,7 @@ def N_(message: str, /) -> str:  # noqa: N802 (gettext's own name)
 
 def translated(text: str) -> str:
     """A text that was written in English elsewhere, by the message that it was made of; itself where none is known."""
-    return text if language() == SOURCE or not text else _retold(language(), text)
+    return text if language() == SOURCE or not text else _retranslated(language(), text)
 
 
 def number(value: float, digits: int = 0) -> str:
@@ -172,7 +172,7 @@ def _catalogue(name: str) -> Catalogue:
 
 
 def _patterns(ids: list[str]) -> Iterator[tuple[re.Pattern[str], str]]:
-    for message in sorted(filter(can_be_known_again, ids), key=_literal, reverse=True):
+    for message in sorted(filter(is_recognizable, ids), key=_literal, reverse=True):
         pieces = _PLACEHOLDER.split(message)
         seen: set[str] = set()
         made = ""
@@ -185,9 +185,9 @@ def _patterns(ids: list[str]) -> Iterator[tuple[re.Pattern[str], str]]:
         yield re.compile(made, re.DOTALL), message
 
 
-def can_be_known_again(message: str) -> bool:
+def is_recognizable(message: str) -> bool:
     """Whether a text made of this message tells it by what stands beside its values."""
-    return _literal(message) >= LEAST_LITERAL
+    return _literal(message) >= MIN_LITERAL_LENGTH
 
 
 def _literal(message: str) -> int:
@@ -195,7 +195,7 @@ def _literal(message: str) -> int:
 
 
 @lru_cache(maxsize=2048)
-def _retold(name: str, text: str) -> str:
+def _retranslated(name: str, text: str) -> str:
     catalogue = _catalogue(name)
     known = catalogue.messages.gettext(text)
     if known != text:
@@ -212,9 +212,9 @@ def _value(name: str, text: str) -> str:
     """A value out of an English text: a number as the language writes it, words translated where they are known."""
     if _NUMBER.fullmatch(text):
         digits = len(text.partition(".")[2])
-        with speaking(name):
+        with use_language(name):
             return number(float(text.replace(",", "")), digits)
-    return _retold(name, text)
+    return _retranslated(name, text)
 
 
 def _filled(text: str, values: Mapping[str, Value]) -> str:

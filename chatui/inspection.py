@@ -10,10 +10,10 @@ from pydantic import BeforeValidator, TypeAdapter
 from chatui.chat import Finish, ModelInfo, Prompt
 from chatui.traces import TokenTrace, Traces
 
-LARGEST = 64_000_000
+MAX_BYTES = 64_000_000
 """Bytes of one inspection unpacked: far more than the longest context takes."""
 
-QUICKLY = 1
+COMPRESSION_LEVEL = 1
 """How much it is packed: a fifth larger than by zlib's own choice, in a fifth of the time, which the model can use."""
 
 
@@ -37,14 +37,14 @@ class Inspection:
 
     def packed(self) -> bytes:
         """As it is kept: JSON, packed, and behind it the numbers of the traces, of which packing would save little."""
-        return zlib.compress(ADAPTER.dump_json(self), QUICKLY) + self.traces.data
+        return zlib.compress(ADAPTER.dump_json(self), COMPRESSION_LEVEL) + self.traces.data
 
     @classmethod
     def unpacked(cls, data: bytes) -> "Inspection | None":
         """What was kept; None where it cannot be understood any more."""
         unpacking = zlib.decompressobj()
         try:
-            text = unpacking.decompress(data, LARGEST)
+            text = unpacking.decompress(data, MAX_BYTES)
             found = ADAPTER.validate_json(text)
             data = unpacking.unused_data or found.traces.data
             return replace(found, traces=replace(found.traces, data=data)) if not unpacking.unconsumed_tail else None

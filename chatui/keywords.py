@@ -8,7 +8,7 @@ from functools import cached_property
 
 REGEX_SECONDS = 0.5
 """What all patterns of one search may take; those that are left are found nowhere."""
-LONGEST_REGEX = 2_000
+MAX_REGEX_LENGTH = 2_000
 
 _SLASHED = re.compile(r"/(.+)/([a-z]*)", re.DOTALL)
 _WORD = re.compile(r"\w+")
@@ -26,7 +26,7 @@ class Patterns:
 
         slashed = _SLASHED.fullmatch(pattern)
         source, letters = slashed.groups() if slashed else (pattern, "" if case_sensitive else "i")
-        if self._left <= 0 or not source or len(source) > LONGEST_REGEX:
+        if self._left <= 0 or not source or len(source) > MAX_REGEX_LENGTH:
             return False
         flags = 0
         for letter, flag in (("i", regex.IGNORECASE), ("m", regex.MULTILINE), ("s", regex.DOTALL)):

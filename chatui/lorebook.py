@@ -12,16 +12,16 @@ from chatui.macros import Scene, expand
 
 SCAN_DEPTH = 2
 """Messages that are searched where a book says nothing."""
-DEEPEST_SCAN = 100
-LONGEST_SCAN = 200_000
+MAX_SCAN_DEPTH = 100
+MAX_SCAN_LENGTH = 200_000
 """Characters of those, the last ones."""
-MOST_WORK = 2 * 10**9
+MAX_WORK = 2 * 10**9
 """Characters of the keys times those that are searched: where many keys are looked for, it is in less text."""
-MOST_ROUNDS = 5
+MAX_ROUNDS = 5
 """How often what was called up may call up more."""
 SHARE = 0.25
 """Of the context: what the entries of a book may take that says nothing."""
-LARGEST_SHARE = 0.5
+MAX_SHARE = 0.5
 
 AND_ANY, NOT_ALL, NOT_ANY, AND_ALL = range(4)
 """How secondary keys count, by SillyTavern's numbers."""
@@ -69,7 +69,7 @@ class Book:
 
 
 @dataclass(frozen=True)
-class Told:
+class ActivatedEntries:
     """An entry that was called up, and its text with the macros replaced."""
 
     entry: Entry
@@ -84,10 +84,10 @@ def tokens(text: str) -> int:
 def budget(book: Book, context: int) -> int:
     """Tokens that the entries may take of a model's `context`."""
     wanted = SHARE * context if book.token_budget is None else book.token_budget
-    return int(min(wanted, LARGEST_SHARE * context))
+    return int(min(wanted, MAX_SHARE * context))
 
 
-def called_up(book: Book, said: Sequence[str], scene: Scene, context: int) -> tuple[Told, ...]:
+def activate_entries(book: Book, said: Sequence[str], scene: Scene, context: int) -> tuple[ActivatedEntries, ...]:
     """The entries that the messages `said` call up, in the order in which they are told, each once.
 
     Together they take no more than the budget(). Constant entries come first there, then those of a higher priority,
@@ -95,9 +95,9 @@ def called_up(book: Book, said: Sequence[str], scene: Scene, context: int) -> tu
     """
     scan = _Scan(book, said, scene)
     left = budget(book, context)
-    told: list[Told] = []
+    told: list[ActivatedEntries] = []
     waiting = [entry for entry in book.entries if entry.content.strip() and _lucky(entry, scene)]
-    for recursion in range(MOST_ROUNDS + 1):
+    for recursion in range(MAX_ROUNDS + 1):
         found = [entry for entry in waiting if scan.calls_up(entry, recursion > 0)]
         called = {entry.index for entry in found}
         waiting = [entry for entry in waiting if entry.index not in called]
@@ -107,7 +107,7 @@ def called_up(book: Book, said: Sequence[str], scene: Scene, context: int) -> tu
             text = expand(entry.content, scene, hidden).strip()
             if (cost := tokens(text)) <= left:
                 left -= cost
-                told.append(Told(entry, text))
+                told.append(ActivatedEntries(entry, text))
                 heard += [text, *hidden] if entry.recurses else []
         if not book.recursive or not heard or not waiting:
             break
@@ -134,7 +134,7 @@ class _Scan:
         self._texts: dict[int, Text] = {}
         self._patterns = Patterns()
         keys = (key for entry in book.entries for key in (*entry.keys, *entry.secondary, *entry.excluding))
-        self._room = min(LONGEST_SCAN, MOST_WORK // max(sum(map(len, keys)), 1))
+        self._room = min(MAX_SCAN_LENGTH, MAX_WORK // max(sum(map(len, keys)), 1))
 
     def hear(self, texts: Sequence[str]) -> None:
         """Look in these as well from now on."""
@@ -165,7 +165,7 @@ class _Scan:
 
     def _text(self, depth: int) -> Text:
         """What is searched: no more than there is room for, the newest of it."""
-        depth = min(depth, DEEPEST_SCAN)
+        depth = min(depth, MAX_SCAN_DEPTH)
         if depth not in self._texts:
             searched, room = [], self._room
             for part in (*reversed(self._heard), *reversed(self._said[-depth:] if depth else [])):

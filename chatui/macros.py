@@ -9,7 +9,7 @@ from datetime import datetime
 
 from chatui import personas
 
-DEEPEST = 8
+MAX_DEPTH = 8
 """Macros within macros that are looked for; what is deeper stays as it is written."""
 
 # The last two of several braces open a macro: "{{{user}}}" is a name in braces.
@@ -56,7 +56,7 @@ def expand(text: str, scene: Scene, hidden: list[str] | None = None) -> str:
     for braces in _BRACES.finditer(text):
         opened[-1].append(text[at : braces.start()])
         at = braces.end()
-        if braces[0] == "{{" and len(opened) <= DEEPEST:
+        if braces[0] == "{{" and len(opened) <= MAX_DEPTH:
             opened.append([])
         elif braces[0] == "}}" and len(opened) > 1:
             inner = _joined(opened.pop())

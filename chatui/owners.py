@@ -28,7 +28,7 @@ LOCAL = "local"
 """The owner who runs the server and uses it at the same computer, without a login."""
 
 YEAR_SECONDS = 365 * 24 * 3600
-MOST_REMEMBERED = 10_000
+MAX_REMEMBERED = 10_000
 OWNER = "chatui.owner"
 """The key of the ASGI scope under which the cookie's owner stands, where there is a good cookie."""
 
@@ -92,7 +92,7 @@ class Cookies:
         return hmac.new(self._secret, f"owner {guest}".encode(), hashlib.sha256).hexdigest()
 
 
-class Adopting(Protocol):
+class Adopter(Protocol):
     """What has become of owners; each may wait for the disk, and raises ChatError."""
 
     def adopt(self, source: str, target: str) -> None:
@@ -118,7 +118,7 @@ class OwnerMiddleware:
         self,
         app: ASGIApp,
         cookies: Cookies,
-        adopting: Adopting | None = None,
+        adopting: Adopter | None = None,
         is_local: Callable[[Scope], bool] = lambda _: False,
     ) -> None:
         self._app, self._cookies, self._adopting, self._is_local = app, cookies, adopting, is_local
@@ -181,7 +181,7 @@ class OwnerMiddleware:
 
     def _remember(self, owner: str, went: bool) -> None:
         self._went[owner] = went
-        if len(self._went) > MOST_REMEMBERED:
+        if len(self._went) > MAX_REMEMBERED:
             self._went.popitem(last=False)
 
     def _in_own_session(self, scope: Scope, receive: Receive, visitor: str) -> tuple[Scope, Receive]:
@@ -199,7 +199,7 @@ class OwnerMiddleware:
             scope = {**scope, "query_string": urlencode(query).encode()}
         headers = Headers(scope=scope)
         if scope["method"] == "POST" and not headers.get("content-type", "").lower().startswith("multipart/"):
-            receive = _Told(receive, own)
+            receive = _ReadBody(receive, own)
         return {**scope, "path": path}, receive
 
     def _set_cookie(self, value: str, scope: Scope, headers: Headers) -> str:
@@ -213,7 +213,7 @@ class OwnerMiddleware:
         return f"{self._cookies.name}={value}; Path=/; Max-Age={YEAR_SECONDS}; HttpOnly; {site}"
 
 
-class _Told:
+class _ReadBody:
     """Receives a body of JSON with its session replaced; any other as it is."""
 
     def __init__(self, receive: Receive, own: Callable[[str], str]) -> None:

@@ -34,7 +34,7 @@ LISTENING = 10
 """Where there is no such connection, Linux finds who listens at the first end."""
 
 ROOT = 0
-MOST_CONNECTIONS = 1000
+MAX_CONNECTIONS = 1000
 
 
 class OwnAccount:
@@ -61,7 +61,7 @@ class OwnAccount:
         if known is not client:
             own = self._is_own(client, scope.get("server"))
             self._known[id(client)] = client, own
-            if len(self._known) > MOST_CONNECTIONS:
+            if len(self._known) > MAX_CONNECTIONS:
                 self._known.popitem(last=False)
         return own
 

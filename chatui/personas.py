@@ -9,14 +9,14 @@ from chatui.errors import SettingsError
 from chatui.i18n import gettext
 from chatui.settings import GenerationSettings
 
-LONGEST_NAME = 80
-LONGEST_EMOJI = 16
+MAX_NAME_LENGTH = 80
+MAX_EMOJI_LENGTH = 16
 """A flag or a family is many characters that are shown as one."""
-LONGEST_PROMPT = 100_000
-LONGEST_GREETING = 10_000
-MOST_EXAMPLES = 12
-LONGEST_EXAMPLE = 1_000
-LARGEST_AVATAR = 300_000
+MAX_PROMPT_LENGTH = 100_000
+MAX_GREETING_LENGTH = 10_000
+MAX_EXAMPLES = 12
+MAX_EXAMPLE_LENGTH = 1_000
+MAX_AVATAR_LENGTH = 300_000
 """Characters of the data: URL, so bytes of the page."""
 
 AVATAR_START = "data:image/png;base64,"
@@ -181,14 +181,14 @@ def day(time: datetime) -> str:
     return f"{time:%A}, {time.day} {time:%B %Y}"
 
 
-def keepable(text: str) -> str:
+def sanitize(text: str) -> str:
     """`text` without what no database keeps: NUL, and half a character."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
 
 
-def clean(text: str) -> str:
+def clean_text(text: str) -> str:
     """`text` that can be kept, with line ends as the browser has them."""
-    return keepable(text).replace("\r\n", "\n").replace("\r", "\n")
+    return sanitize(text).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def checked(persona: Persona) -> Persona:
@@ -199,24 +199,24 @@ def checked(persona: Persona) -> Persona:
     examples = tuple(line for example in persona.examples if (line := _line(example)))
     fit = replace(
         persona,
-        name=_within("Name", _line(persona.name), LONGEST_NAME),
-        emoji=_within("Emoji", _line(persona.emoji), LONGEST_EMOJI),
-        system_prompt=_within("System prompt", clean(persona.system_prompt), LONGEST_PROMPT),
-        greeting=_within("Greeting", clean(persona.greeting), LONGEST_GREETING),
-        examples=tuple(_within("Example prompts", example, LONGEST_EXAMPLE) for example in examples),
+        name=_within("Name", _line(persona.name), MAX_NAME_LENGTH),
+        emoji=_within("Emoji", _line(persona.emoji), MAX_EMOJI_LENGTH),
+        system_prompt=_within("System prompt", clean_text(persona.system_prompt), MAX_PROMPT_LENGTH),
+        greeting=_within("Greeting", clean_text(persona.greeting), MAX_GREETING_LENGTH),
+        examples=tuple(_within("Example prompts", example, MAX_EXAMPLE_LENGTH) for example in examples),
     )
     if not fit.name:
         raise SettingsError("Name", "there is none.", "Give the persona a name.")
-    if len(examples) > MOST_EXAMPLES:
-        raise SettingsError("Example prompts", f"there may be {MOST_EXAMPLES}, and these are {len(examples)}.")
-    _within("Picture", persona.avatar, LARGEST_AVATAR)
+    if len(examples) > MAX_EXAMPLES:
+        raise SettingsError("Example prompts", f"there may be {MAX_EXAMPLES}, and these are {len(examples)}.")
+    _within("Picture", persona.avatar, MAX_AVATAR_LENGTH)
     if persona.avatar and not _AVATAR.fullmatch(persona.avatar):
         raise SettingsError("Picture", "this is no PNG in a data: URL.")
     return fit
 
 
 def _line(text: str) -> str:
-    return " ".join(clean(text).split())
+    return " ".join(clean_text(text).split())
 
 
 def _within(field: str, text: str, most: int) -> str:

@@ -9,7 +9,7 @@ MODEL, ASIDE = 5, 10
 """How much later than other programs of this computer their turn comes, on the scale of nice(1)."""
 
 
-def stand_back(niceness: int) -> None:
+def lower_priority(niceness: int) -> None:
     """Let this thread, and those that it starts, come so much later."""
     if sys.platform == "linux":  # where a priority is a thread's own
         with contextlib.suppress(OSError):

@@ -12,50 +12,59 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from chatui.characters import Insertion
-from chatui.chat import Backend, ChatRequest, Finish, Message, Prompt, ReplyDelta, Told
+from chatui.character_prompt import Insertion
+from chatui.chat import Backend, ChatRequest, Finish, Message, Prompt, ReplyDelta, TraceSnapshot
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.i18n import N_
 from chatui.inspection import Inspection
-from chatui.keeping import Keeper
-from chatui.store.records import Author, Begun, ConversationInfo, MessageState, Path, Progress, StoredMessage, Turn
-from chatui.store.shelf import Shelf
+from chatui.reply_writer import ReplyWriter
+from chatui.store.owner_store import OwnerStore
+from chatui.store.records import (
+    Author,
+    ConversationInfo,
+    MessageState,
+    NewTurn,
+    Path,
+    ReplyUpdate,
+    StartedTurn,
+    StoredMessage,
+)
 from chatui.store.store import Store
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
-SILENT_FOR = timedelta(seconds=5)
+LEASE_TIMEOUT = timedelta(seconds=5)
 """A reply of which nothing has been heard for so long has lost its server, where nothing is heard at the next look.
 
 The second look is for servers that could not write before: after a database that was away, or a clock that jumped.
 """
 
-LOST = (
+LEASE_LOST = (
     N_("Interrupted: this server could not reach the database for so long that the reply was given up."),
     N_("What was saved until then is here; Continue writes on."),
 )
-REMOVED = (N_("The conversation was removed while this reply was being written."),)
+CONVERSATION_REMOVED = (N_("The conversation was removed while this reply was being written."),)
 
-STOP_SECONDS = 12.0
-STOP_LOOK_SECONDS = 0.1
+STOP_TIMEOUT_SECONDS = 12.0
+STOP_POLL_SECONDS = 0.1
 """How often, and how long, to look whether another server has stopped its reply; one that is gone is swept by then."""
 
-UNFINISHED_FOR = timedelta(seconds=60)
+IMPORT_TIMEOUT = timedelta(seconds=60)
 """An import that has added nothing for so long has lost its server; while it runs, it adds something all the time."""
 
-DELETED_FOR = timedelta(days=1)
+TRASH_RETENTION = timedelta(days=1)
 PURGE_SECONDS = 3600.0
 TEMPORARY_FOR = timedelta(hours=24)
 """How long a temporary chat stays whose tab never said that it left."""
 HEARTBEAT_SECONDS = 0.25
 
-MOST_PER_TOKEN = 32
+MAX_CHARACTERS_PER_TOKEN = 32
 """Characters: of a conversation no more is read than fits the model's context where each token has so many."""
 
 
 @dataclass
-class Growing:
+class ReplyProgress:
     """What is known of a reply, its times in seconds of time.perf_counter().
 
     The model was not even given the `earlier` messages of the conversation, which count as dropped.
@@ -67,7 +76,7 @@ class Growing:
     dropped: int = 0
     place: int | None = None
     prompt: Prompt | None = None
-    so_far: Callable[[], Told] = Told
+    snapshot: Callable[[], TraceSnapshot] = TraceSnapshot
     read: int | None = None
     earlier: int = 0
     finish: Finish | None = None
@@ -82,7 +91,7 @@ class Growing:
         if delta.prompt is not None:
             self.dropped = delta.prompt.dropped + self.earlier
             self.prompt = replace(delta.prompt, dropped=self.dropped)
-        self.so_far = delta.so_far or self.so_far
+        self.snapshot = delta.snapshot or self.snapshot
         if (delta.text or delta.reasoning) and self.first_text_at is None:
             self.first_text_at = time.perf_counter()
         self.text, self.reasoning = delta.onto(self.text, self.reasoning)
@@ -92,20 +101,20 @@ class Growing:
         self.finish = delta.finish or self.finish
 
 
-class Live:
+class RunningReply:
     """A reply that is being written. `path` leads to it; `state` and `growing` tell how far it has come.
 
     `kept` once its end is in the store, `unkept` while the store refuses to take it. Only with the `lease` may it be
     written.
     """
 
-    def __init__(self, store: Store, owner: str, begun: Begun, author: Author, lease: str | None = None) -> None:
+    def __init__(self, store: Store, owner: str, begun: StartedTurn, author: Author, lease: str | None = None) -> None:
         self.store, self.owner, self.lease = store, owner, lease
         self.conversation: ConversationInfo = begun.conversation
         self.path, self.earlier = begun.path, begun.earlier
         self.message: StoredMessage = begun.reply
         self.author = author
-        self.growing = Growing(author.prefix, author.prefix_reasoning, earlier=begun.earlier)
+        self.growing = ReplyProgress(author.prefix, author.prefix_reasoning, earlier=begun.earlier)
         self.state: MessageState = "running"
         self.error: ChatError | None = None
         self.kept = False
@@ -143,20 +152,20 @@ class Live:
             reasoning=self.growing.reasoning,
             state=self.state,
             finish=self.growing.finish,
-            error=described(self.error),
+            error=error_text(self.error),
         )
 
-    def progress(self) -> Progress:
+    def progress(self) -> ReplyUpdate:
         """What to keep of it now."""
         grown = self.growing
-        return Progress(
+        return ReplyUpdate(
             self.owner,
             self.message.id,
             grown.text,
             grown.reasoning,
             self.state,
             grown.finish,
-            described(self.error),
+            error_text(self.error),
             lease=self.lease,
         )
 
@@ -164,7 +173,7 @@ class Live:
         """It was given up by another server, or removed, and ends as the store has it."""
         if self.task is not None:
             self.task.cancel()
-        self.error = StoreError(*(LOST if left else REMOVED))
+        self.error = StoreError(*(LEASE_LOST if left else CONVERSATION_REMOVED))
         self.state, self.growing.finish = "stopped", None
         if left is not None:
             self.growing.text, self.growing.reasoning, self.state = left.content, left.reasoning, left.state
@@ -180,7 +189,7 @@ class Runner:
         self.backend = backend
         self.inspects = inspect
         self.kept, self.passing = kept, passing
-        self._keepers = {temporary: Keeper(self.store(temporary), self._told) for temporary in (False, True)}
+        self._keepers = {temporary: ReplyWriter(self.store(temporary), self._told) for temporary in (False, True)}
         self._housekeeping: asyncio.Task[None] | None = None
         self._silent: dict[tuple[str, str], datetime] = {}
         self._closing = False
@@ -189,7 +198,7 @@ class Runner:
         """The store of one kind or the other."""
         return self.passing if temporary else self.kept
 
-    def shelf(self, owner: str, temporary: bool = False) -> Shelf:
+    def shelf(self, owner: str, temporary: bool = False) -> OwnerStore:
         """What this owner has there."""
         return self.store(temporary).of(owner)
 
@@ -202,18 +211,18 @@ class Runner:
     def readable(self) -> int | None:
         """How many characters of a conversation the model can read at most; None while that is not known."""
         info = self.backend.models()[0].info
-        return info.context_length * MOST_PER_TOKEN if info else None
+        return info.context_length * MAX_CHARACTERS_PER_TOKEN if info else None
 
-    def live(self, owner: str, message: str) -> Live | None:
+    def live(self, owner: str, message: str) -> RunningReply | None:
         """The reply with this id while it is written here, for its owner only."""
         found = next((live for live in self._lives() if live.message.id == message), None)
         return found if found is not None and found.owner == owner else None
 
-    def writing(self, owner: str, conversation: str) -> list[Live]:
+    def writing(self, owner: str, conversation: str) -> list[RunningReply]:
         """The replies of this conversation that are written here now."""
         return [live for live in self._lives() if live.conversation.id == conversation and live.owner == owner]
 
-    async def ask(self, owner: str, turn: Turn, temporary: bool = False) -> Live:
+    async def ask(self, owner: str, turn: NewTurn, temporary: bool = False) -> RunningReply:
         """Begin a reply. It is written to its end, heard or not.
 
         Raises OverloadError, LimitError, NotFoundError or StoreError; nothing is kept then.
@@ -228,10 +237,10 @@ class Runner:
             raise
         keeper = self._keepers[temporary]
         begun = replace(begun, path=self._newest(owner, begun.path))
-        live = Live(keeper.store, owner, begun, turn.author, lease)
+        live = RunningReply(keeper.store, owner, begun, turn.author, lease)
         keeper.replies[live.message.id] = live
         chat = begun.conversation.id if temporary else ""
-        request = replace(_request(live, self.inspects), ticket=ticket, chat=chat)
+        request = replace(_chat_request(live, self.inspects), ticket=ticket, chat=chat)
         live.task = asyncio.create_task(self._write(live, request))
         live.task.add_done_callback(lambda _: self._over(live, keeper, ticket))
         return live
@@ -263,12 +272,12 @@ class Runner:
         await asyncio.to_thread(self.passing.discard, owner, conversation)
 
     async def _stop_elsewhere(self, owner: str, conversation: str) -> None:
-        shelf, until = self.shelf(owner), time.monotonic() + STOP_SECONDS
+        shelf, until = self.shelf(owner), time.monotonic() + STOP_TIMEOUT_SECONDS
         running = await asyncio.to_thread(shelf.running, conversation)
         if running:
             await asyncio.to_thread(shelf.request_stop, conversation)
         while running and time.monotonic() < until:
-            await asyncio.sleep(STOP_LOOK_SECONDS)
+            await asyncio.sleep(STOP_POLL_SECONDS)
             running = await asyncio.to_thread(shelf.running, conversation)
 
     def start(self) -> None:
@@ -295,10 +304,10 @@ class Runner:
         known = (self.live(owner, message.id) for message in path)
         return tuple(live.as_message() if live else message for live, message in zip(known, path, strict=True))
 
-    def _lives(self) -> list[Live]:
+    def _lives(self) -> list[RunningReply]:
         return [live for keeper in self._keepers.values() for live in keeper.replies.values()]
 
-    async def _write(self, live: Live, request: ChatRequest) -> None:
+    async def _write(self, live: RunningReply, request: ChatRequest) -> None:
         try:
             async with contextlib.aclosing(self.backend.stream(request)) as stream:
                 async for delta in stream:
@@ -311,7 +320,7 @@ class Runner:
             log.exception("a reply failed")
             live.state, live.error = "failed", unexpected(error)
 
-    def _over(self, live: Live, keeper: Keeper[Live], ticket: str) -> None:
+    def _over(self, live: RunningReply, keeper: ReplyWriter[RunningReply], ticket: str) -> None:
         """Its task has ended, perhaps before it began."""
         self.backend.dismiss(ticket)
         if live.state == "running":
@@ -337,45 +346,45 @@ class Runner:
 
     def _sweep(self) -> None:
         """Those that are silent still at the second look have lost their server; what is written here has not."""
-        found = self.kept.silent(SILENT_FOR)
+        found = self.kept.silent(LEASE_TIMEOUT)
         silent = {key: heard for key, heard in found.items() if key[1] not in self._keepers[False].replies}
         lost = {key: heard for key, heard in silent.items() if self._silent.get(key) == heard}
         if lost:
-            self.kept.interrupt(SILENT_FOR, lost)
+            self.kept.interrupt(LEASE_TIMEOUT, lost)
         self._silent = silent
-        self.kept.remove_unfinished(UNFINISHED_FOR)
+        self.kept.remove_unfinished(IMPORT_TIMEOUT)
 
     def _purge(self) -> None:
-        self.kept.purge(DELETED_FOR)
+        self.kept.purge(TRASH_RETENTION)
         for conversation in self.passing.forget(TEMPORARY_FOR):
             self.backend.forget(conversation)
 
-    def _told(self, live: Live) -> bytes | None:
+    def _told(self, live: RunningReply) -> bytes | None:
         return self._inspection(live) if self.inspects else None
 
-    def _inspection(self, live: Live) -> bytes | None:
+    def _inspection(self, live: RunningReply) -> bytes | None:
         """How a reply that is over came about, packed, as far as that is known."""
         grown, model = live.growing, self.backend.models()[0].info
         if grown.prompt is None or model is None:
             return None
         try:
-            told = grown.so_far()
+            told = grown.snapshot()
             # Of a reply that was stopped, a token more may have been chosen than has come.
             traces = told.traces[: grown.tokens]
             cancelled = told.finish and replace(told.finish, completion_tokens=grown.tokens)
-            texts = self.backend.spelled(traces.told)
+            texts = self.backend.decode_tokens(traces.told)
             return Inspection(model, grown.prompt, traces, texts, grown.finish or cancelled).packed()
         except Exception:
             log.exception("how a reply came about could not be told")
             return None
 
 
-def described(error: ChatError | None) -> str:
+def error_text(error: ChatError | None) -> str:
     """An error as the store keeps it: its cause and, on the next line, its remedy."""
     return f"{error.message}\n{error.remedy}" if error is not None else ""
 
 
-def said(
+def build_messages(
     system_prompt: str,
     path: Sequence[StoredMessage | Message],
     begun: Message | None = None,
@@ -392,11 +401,11 @@ def said(
     return (Message("system", system_prompt), *turns, *([begun] if begun else []))
 
 
-def _request(live: Live, trace: bool) -> ChatRequest:
+def _chat_request(live: RunningReply, trace: bool) -> ChatRequest:
     """What the backend is asked: the path, and the beginning of the new reply."""
     author = live.author
     begins = author.prefix or author.prefix_reasoning
     begun = Message("assistant", author.prefix, author.prefix_reasoning) if begins else None
-    messages = said(author.system_prompt, live.path[:-1], begun, author.insertions)
+    messages = build_messages(author.system_prompt, live.path[:-1], begun, author.insertions)
     settings = author.settings.model_copy(update={"seed": author.seed})
     return ChatRequest(messages, settings, user=live.owner, trace=trace)

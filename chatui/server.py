@@ -21,20 +21,20 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from chatui import downloads, owners, protocol
+from chatui import downloads, owners, uvicorn_protocol
 from chatui.api import routes
-from chatui.bodies import BodyLimit
-from chatui.catalogue import ModelSpec
+from chatui.attempt_limiter import too_many_attempts
+from chatui.body_limit import BodyLimit
 from chatui.chat import Backend
 from chatui.errors import ChatError, SettingsError
-from chatui.guesses import limited
 from chatui.local.engine import LocalBackend
+from chatui.model_spec import ModelSpec
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.peers import OwnAccount
 from chatui.runner import Runner
 from chatui.security import AllowedHosts, ClientAddress, Login, SecurityMiddleware, is_local, read_login
 from chatui.settings import AppSettings, listed
-from chatui.uploads import MB, UploadFolder
+from chatui.upload_folder import MB, UploadFolder
 
 if TYPE_CHECKING:
     from chatui.store.store import Store
@@ -44,17 +44,17 @@ WAITING_THREADS = 64
 
 def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     """The whole application around any backend. Raises StoreError."""
-    from chatui.store.limits import Limits
     from chatui.store.logins import Logins
+    from chatui.store.quotas import Quotas
     from chatui.store.store import Store
-    from chatui.ui import early, page
+    from chatui.ui.page import page, prerender
 
     store = Store.open(settings)
-    passing = Store.in_memory(Limits.of_temporary(settings))
+    passing = Store.in_memory(Quotas.of_temporary(settings))
     runner, cookies = Runner(backend, store, passing, settings.inspect), Cookies(store.secret())
     uploads = UploadFolder(page.upload_folder(), settings.max_uploads * MB)
     passwords = read_login(settings.auth)
-    login = limited(passwords)
+    login = too_many_attempts(passwords)
     logins = Logins(store.database, passwords) if passwords is not None else None
 
     @contextlib.asynccontextmanager
@@ -78,7 +78,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
         routes=[
             *_routes(backend),
             *downloads.routes(runner.kept, owner_of),
-            early.route(runner, owner_of),
+            prerender.route(runner, owner_of),
             routes.mount(backend, settings),
         ],
     )
@@ -100,7 +100,7 @@ def run(settings: AppSettings) -> None:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     # Gradio's own is every Gradio program's.
     os.environ["GRADIO_TEMP_DIR"] = str(Path(os.environ.get("GRADIO_TEMP_DIR", settings.cache_dir), "chatui-uploads"))
-    login = limited(read_login(settings.auth))
+    login = too_many_attempts(read_login(settings.auth))
     if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as `spaces` reads it
         _run_on_zero_gpu(settings, login)
         return
@@ -113,7 +113,7 @@ def run(settings: AppSettings) -> None:
     if settings.share:
         threading.Thread(target=_share, args=(settings.host, port, app.state.hosts), daemon=True).start()
     print(f"chatui is at {address(settings.host, port)}{settings.root_path}", flush=True)
-    config = protocol.config(app, timeout_graceful_shutdown=2, lifespan="on")
+    config = uvicorn_protocol.config(app, timeout_graceful_shutdown=2, lifespan="on")
     uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -143,7 +143,7 @@ def _is_nobody(_: Scope) -> bool:
 
 
 def _routes(backend: Backend) -> list[BaseRoute]:
-    from chatui.ui import theme
+    from chatui.ui.page import theme
 
     async def livez(_: Request) -> JSONResponse:
         return JSONResponse({"status": "alive"})
@@ -212,7 +212,7 @@ def _say_when_ready(backend: LocalBackend) -> None:
 
 def _share(host: str, port: int, hosts: AllowedHosts) -> None:
     """Print a public link to the server that listens there, or why there is none."""
-    from chatui.ui import page
+    from chatui.ui.page import page
 
     try:
         link = page.share(_reached(host), port)
@@ -232,19 +232,19 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     """
     import spaces
     from chatui.local import zero_gpu
-    from chatui.store.limits import Limits
+    from chatui.store.quotas import Quotas
     from chatui.store.store import Store
-    from chatui.ui import early, page
+    from chatui.ui.page import page, prerender
 
     spec = ModelSpec.from_settings(settings)
     backend = LocalBackend(spec, settings.cache_dir, zero_gpu.loader(spaces.GPU), settings.queue).load()
     _say_when_ready(backend)
     store = Store.open(settings)
-    passing = Store.in_memory(Limits.of_temporary(settings))
+    passing = Store.in_memory(Quotas.of_temporary(settings))
     runner, cookies = Runner(backend.start(), store, passing, settings.inspect), Cookies(store.secret())
 
     def owner_of(request: Request) -> str | None:
         return owners.guest_of(request) if login is None else _named(page.launched_login_of(request))
 
-    routes_ = [*_routes(backend), *downloads.routes(store, owner_of), early.route(runner, owner_of)]
+    routes_ = [*_routes(backend), *downloads.routes(store, owner_of), prerender.route(runner, owner_of)]
     page.launch(runner, cookies, login, routes_, UploadFolder(page.upload_folder(), settings.max_uploads * MB))

@@ -22,14 +22,14 @@ SILENT = [
     "i18n.py",
     "server.py",
     "cli.py",
-    "explaining.py",
+    "model_report.py",
     "security.py",
     "api",
     "downloads.py",
-    "catalogue.py",
+    "model_spec.py",
     "store/database.py",
-    "store/opening.py",
-    "store/copies.py",
+    "store/migrating.py",
+    "store/backups.py",
     "store/store.py",
 ]
 """What speaks to the console or to programs, which are told all in English."""
@@ -61,7 +61,7 @@ def extracted() -> Found:
             if isinstance(node, ast.Call):
                 for message in _in_call(node, _constants(tree)):
                     found.setdefault(message, f"{name}:{node.lineno}")
-    for path in sorted((ROOT / "ui" / "assets").glob("*.js")):
+    for path in sorted((ROOT / "ui" / "page" / "assets").glob("*.js")):
         for message in i18n.in_script(path.read_text(encoding="utf-8")):
             found.setdefault(message, path.name)
     for message in _said_by_objects():
@@ -132,7 +132,7 @@ def _texts(node: ast.expr, constants: dict[str, ast.expr]) -> list[str]:
         return [node.value] if node.value else []
     if isinstance(node, ast.JoinedStr):
         made = _template(node)
-        return [made] if i18n.can_be_known_again(made) else []
+        return [made] if i18n.is_recognizable(made) else []
     if isinstance(node, ast.IfExp):
         return [*_texts(node.body, constants), *_texts(node.orelse, constants)]
     if isinstance(node, ast.Name) and node.id in constants:

@@ -20,11 +20,11 @@ from sqlalchemy import URL, Engine, event
 
 from chatui.personas import PRESETS
 from chatui.settings import AppSettings, GenerationSettings
-from chatui.store import opening
+from chatui.store import migrating
 from chatui.store import store as stores
 from chatui.store.database import ALL_OWNERS, Database
-from chatui.store.opening import MIGRATIONS
-from chatui.store.records import Author, Turn
+from chatui.store.migrating import MIGRATIONS
+from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from scripts.benchmark.filling import FINISH as FINISH
 from scripts.benchmark.filling import fill as fill
@@ -80,7 +80,7 @@ def guarded() -> Iterator[None]:
 NEW_SECRET = "UPDATE secrets SET value = %s WHERE name = 'cookies'"
 """What tells a copied database from another: the migrations make it at random."""
 
-migrate = opening.upgrade
+migrate = migrating.upgrade
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +117,7 @@ def copied_tables(migrated: bytes) -> Iterator[None]:
         return None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opening, "upgrade", upgrade)
+        patch.setattr(migrating, "upgrade", upgrade)
         patch.setattr(stores, "upgrade", upgrade)
         yield
 
@@ -257,6 +257,6 @@ def store(make_store: Callable[[], Store]) -> Store:
     return make_store()
 
 
-def ask(question: str | None, conversation: str | None = None, parent: str | None = None, prefix: str = "") -> Turn:
+def ask(question: str | None, conversation: str | None = None, parent: str | None = None, prefix: str = "") -> NewTurn:
     author = Author("fake/echo", "main", "You are a test.", GenerationSettings(), seed=7, prefix=prefix)
-    return Turn(conversation, parent, question, author, PRESETS[0])
+    return NewTurn(conversation, parent, question, author, PRESETS[0])

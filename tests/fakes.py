@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from chatui.chat import (
-    Anatomy,
     ChatRequest,
     Finish,
-    Memo,
+    ModelAnatomy,
     ModelInfo,
     ModelStatus,
+    PreviewMemo,
     Prompt,
     ReplyDelta,
     Source,
     Span,
     TemplateFacts,
-    Told,
+    TraceSnapshot,
 )
 from chatui.settings import GenerationSettings
 from chatui.traces import TokenTrace, Traces
@@ -40,7 +40,7 @@ INFO = ModelInfo(
     dtype="float32",
     stop_ids=(2,),
     template=TemplateFacts("{{ messages }}", "native", alternates=False, thinks=True, tools=False),
-    anatomy=Anatomy(
+    anatomy=ModelAnatomy(
         layers=2,
         parameters=1_234_567,
         active=1_234_567,
@@ -72,8 +72,8 @@ class Hold:
             await asyncio.sleep(POLL_SECONDS)
 
 
-def _told(traced: Sequence[TokenTrace]) -> Told:
-    return Told(Traces.of(traced), Finish("cancelled", 3, len(traced), 0, 0.0, 0.1, 0.5, cached_tokens=1))
+def _told(traced: Sequence[TokenTrace]) -> TraceSnapshot:
+    return TraceSnapshot(Traces.of(traced), Finish("cancelled", 3, len(traced), 0, 0.0, 0.1, 0.5, cached_tokens=1))
 
 
 def prompt_of(request: ChatRequest) -> Prompt:
@@ -171,7 +171,7 @@ class FakeBackend:
                 else:
                     traced.append(self._traced(piece, loop.time() - start))
                     so_far = partial(_told, traced) if request.trace else None
-                    yield ReplyDelta(text=piece, tokens=1, so_far=so_far)
+                    yield ReplyDelta(text=piece, tokens=1, snapshot=so_far)
             seconds = max(loop.time() - start, 1e-9)
             last = pieces[-1] if pieces else ""
             if not (isinstance(last, ReplyDelta) and last.finish):
@@ -181,7 +181,7 @@ class FakeBackend:
             self.running -= 1
             self.cancelled += not finished
 
-    async def preview(self, request: ChatRequest, memo: Memo | None = None) -> Prompt | None:
+    async def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt | None:
         if self.status.info is None:
             return None
         if memo is not None:
@@ -192,7 +192,7 @@ class FakeBackend:
     def forget(self, chat: str) -> None:
         self.forgotten.append(chat)
 
-    def spelled(self, ids: set[int]) -> dict[int, str]:
+    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
         return {id: self._words.get(id, " other") for id in ids}
 
     def _traced(self, word: str, at: float) -> TokenTrace:

@@ -30,10 +30,10 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from chatui.catalogue import ModelSpec
 from chatui.local.forward import Forward, survey
 from chatui.local.loading import LoadedModel, load
 from chatui.local.slots import Slots
+from chatui.model_spec import ModelSpec
 
 # Matrices this small gain nothing from a second thread, and lose much to it on a busy machine.
 torch.set_num_threads(1)

@@ -4,8 +4,8 @@ import hmac
 
 from starlette.datastructures import Headers
 
-from chatui.api.answers import ApiError
-from chatui.guesses import Guesses, network
+from chatui.api.responses import ApiError
+from chatui.attempt_limiter import AttemptLimiter, network
 from chatui.security import host_of, is_local
 from chatui.settings import AppSettings
 
@@ -22,7 +22,7 @@ class Access:
         self._key = settings.api_key.encode() if settings.api_key else None
         seen_by_others = settings.share or settings.auth or settings.root_path or not is_local(settings.host)
         self._open = not seen_by_others
-        self._wrong = Guesses()
+        self._wrong = AttemptLimiter()
 
     @property
     def has_key(self) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from chatui.api.answers import ApiError, Fields
+from chatui.api.responses import ApiError, Fields
 from chatui.chat import ModelInfo
 
 Wish = Literal["", "off", "on", "level"]

@@ -10,8 +10,7 @@ from starlette.routing import Route
 
 from chatui import __version__
 from chatui.api import efforts, schemas
-from chatui.api.answers import Fields
-from chatui.api.fields import (
+from chatui.api.accepted_fields import (
     MEANT,
     MESSAGE_WITHOUT_EFFECT,
     NEUTRAL,
@@ -20,8 +19,9 @@ from chatui.api.fields import (
     SPELLINGS,
     WITHOUT_EFFECT,
 )
-from chatui.api.fields import TEXT_PARTS as TEXTS
+from chatui.api.accepted_fields import TEXT_PARTS as TEXTS
 from chatui.api.requests import ChatBody
+from chatui.api.responses import Fields
 from chatui.settings import GenerationSettings
 
 REF = "#/components/schemas/{model}"

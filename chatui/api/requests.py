@@ -9,8 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from chatui.api import efforts
-from chatui.api.answers import ApiError, Fields
-from chatui.api.fields import (
+from chatui.api.accepted_fields import (
     MESSAGE_WITHOUT_EFFECT,
     NEUTRAL,
     PART_WITHOUT_EFFECT,
@@ -20,11 +19,12 @@ from chatui.api.fields import (
     WITHOUT_EFFECT,
     accepted,
 )
+from chatui.api.responses import ApiError, Fields
 from chatui.chat import ChatRequest, Message, ModelStatus
 from chatui.errors import SettingsError
 from chatui.settings import GenerationSettings, shorten
 
-LONGEST_CONVERSATION = 10_000
+MAX_MESSAGES = 10_000
 """Messages."""
 
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -98,7 +98,7 @@ class ChatBody(BaseModel):
 
     model_config = STRICT
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=LONGEST_CONVERSATION)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     model: str = Field("", max_length=1000)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -109,7 +109,7 @@ class ChatBody(BaseModel):
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParsedRequest:
     """What a body asks for: the request for the backend, and how the client wants the reply."""
 
     request: ChatRequest
@@ -120,7 +120,7 @@ class Asked:
 KNOWN = {*ChatBody.model_fields, *GenerationSettings.model_fields, *SPELLINGS, *NEUTRAL, *WITHOUT_EFFECT}
 
 
-def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_user: bool) -> Asked:
+def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_user: bool) -> ParsedRequest:
     """The request in a body; null is the same as left out, and what is left out is the model's default.
 
     `caller` is who asks; with `trusts_user` the request's `user` tells its own users apart. Raises ApiError.
@@ -150,7 +150,7 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
         whole=True,
         ignore_eos=chat.ignore_eos,
     )
-    return Asked(request, chat.stream, bool(chat.stream_options.include_usage))
+    return ParsedRequest(request, chat.stream, bool(chat.stream_options.include_usage))
 
 
 def find_model(models: Sequence[ModelStatus], name: str) -> ModelStatus:

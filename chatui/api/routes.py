@@ -14,11 +14,11 @@ from starlette.routing import Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from chatui.api.access import Access
-from chatui.api.answers import ApiError, Fields, Reply, describe_error, describe_model, to_json
-from chatui.api.incoming import ClientGoneError, Incoming
 from chatui.api.openapi import document
+from chatui.api.reply_stream import ClientGoneError, ReplyStream
 from chatui.api.requests import find_model, read_chat
-from chatui.bodies import LARGEST_BODY, RefusedError, inflated
+from chatui.api.responses import ApiError, ChatCompletionWriter, Fields, describe_error, describe_model, to_json
+from chatui.body_limit import MAX_BODY_BYTES, RefusedError, decompress
 from chatui.chat import Backend, ReplyDelta
 from chatui.errors import ChatError, unexpected
 from chatui.settings import AppSettings, shorten
@@ -39,7 +39,7 @@ KEEP_ALIVE = b": waiting\n\n"
 class EventStream(StreamingResponse):
     """A reply as server-sent events; `first` are the deltas which came before it was clear that it works."""
 
-    def __init__(self, reply: Reply, incoming: Incoming, first: list[ReplyDelta]) -> None:
+    def __init__(self, reply: ChatCompletionWriter, incoming: ReplyStream, first: list[ReplyDelta]) -> None:
         super().__init__(self._written(reply, incoming, first), headers=NO_STORE, media_type="text/event-stream")
         self._incoming = incoming
 
@@ -49,7 +49,9 @@ class EventStream(StreamingResponse):
             async with contextlib.aclosing(self._incoming):
                 await self.stream_response(send)
 
-    async def _written(self, reply: Reply, incoming: Incoming, deltas: list[ReplyDelta]) -> AsyncGenerator[bytes]:
+    async def _written(
+        self, reply: ChatCompletionWriter, incoming: ReplyStream, deltas: list[ReplyDelta]
+    ) -> AsyncGenerator[bytes]:
         yield reply.opening()
         try:
             while not (deltas and deltas[-1].finish):
@@ -123,8 +125,8 @@ class Api:
         status = find_model(models, asked.request.model)
         if status.state == "loading":
             raise ApiError(503, f"The model is still loading ({status.phase}).", headers={"Retry-After": "5"})
-        reply = Reply(status.name, asked.include_usage)
-        incoming = Incoming(self._backend.stream(asked.request), request.receive)
+        reply = ChatCompletionWriter(status.name, asked.include_usage)
+        incoming = ReplyStream(self._backend.stream(asked.request), request.receive)
         async with contextlib.AsyncExitStack() as closing:
             await closing.enter_async_context(contextlib.aclosing(incoming))
             if not asked.stream:
@@ -147,26 +149,26 @@ def mount(backend: Backend, settings: AppSettings) -> Mount:
 
 
 async def _body(request: Request) -> bytes:
-    """The body, never more than LARGEST_BODY of it. A foreign page may send any type but JSON without asking."""
+    """The body, never more than MAX_BODY_BYTES of it. A foreign page may send any type but JSON without asking."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "Send JSON, with Content-Type: application/json.", code="unsupported_media_type")
     body = bytearray()
     async for piece in request.stream():
-        if len(body) + len(piece) > LARGEST_BODY:
+        if len(body) + len(piece) > MAX_BODY_BYTES:
             raise _too_large()
         body += piece
     try:
-        return inflated(bytes(body), request.headers.get("content-encoding", "identity"))
+        return decompress(bytes(body), request.headers.get("content-encoding", "identity"))
     except RefusedError as error:
         raise ApiError(error.status, str(error)) from None
 
 
 def _too_large() -> ApiError:
-    return ApiError(413, f"The body has more than {LARGEST_BODY:,} bytes.", code="body_too_large")
+    return ApiError(413, f"The body has more than {MAX_BODY_BYTES:,} bytes.", code="body_too_large")
 
 
-async def _first(incoming: Incoming) -> list[ReplyDelta]:
+async def _first(incoming: ReplyStream) -> list[ReplyDelta]:
     """The deltas until more than a place in the queue is known, or for HOLD_SECONDS."""
     deltas: list[ReplyDelta] = []
     until = time.monotonic() + HOLD_SECONDS
@@ -175,7 +177,7 @@ async def _first(incoming: Incoming) -> list[ReplyDelta]:
     return deltas
 
 
-async def _whole(incoming: Incoming) -> list[ReplyDelta]:
+async def _whole(incoming: ReplyStream) -> list[ReplyDelta]:
     deltas: list[ReplyDelta] = []
     while not (deltas and deltas[-1].finish):
         deltas += await incoming.batch()

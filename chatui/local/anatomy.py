@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from chatui.catalogue import PRECISIONS, StoredTensor, weight_bytes
-from chatui.chat import Anatomy
-from chatui.local.batch import LARGEST_PIECE
+from chatui.chat import ModelAnatomy
+from chatui.local.batch import MAX_PIECE
 from chatui.local.forward import survey
 from chatui.local.quantized import linear_layers
+from chatui.model_spec import PRECISIONS, StoredTensor, weight_bytes
 from chatui.settings import Dtype, Quantization
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def blank(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool 
     return model
 
 
-def known(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> Anatomy | None:
+def known(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> ModelAnatomy | None:
     """The anatomy of the model that a config describes, None where it cannot be counted."""
     try:
         return of(blank(config, dtype, trust_remote_code))
@@ -50,7 +50,7 @@ def known(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool 
         return None
 
 
-def of(model: PreTrainedModel, precisions: Mapping[str, tuple[Dtype, Quantization]] = PRECISIONS) -> Anatomy:
+def of(model: PreTrainedModel, precisions: Mapping[str, tuple[Dtype, Quantization]] = PRECISIONS) -> ModelAnatomy:
     """The anatomy of a `blank` model, its weights held in each of the precisions; the bandwidth is left out.
 
     One token reads the weights of the part that writes text, but no table of which it takes a row, and of the experts
@@ -60,7 +60,7 @@ def of(model: PreTrainedModel, precisions: Mapping[str, tuple[Dtype, Quantizatio
     config = model.config.get_text_config(decoder=True)
     kv_per_token = _kv_per_token(model, config)
     activations, activations_per_token = _activations(model, config, kv_per_token)
-    return Anatomy(
+    return ModelAnatomy(
         layers=config.num_hidden_layers,
         parameters=sum(held.elements for held, _, _ in parts),
         active=sum(active for _, _, active in parts),
@@ -139,7 +139,7 @@ def _activations(model: PreTrainedModel, config: PreTrainedConfig, kv_per_token:
     )
     heads = getattr(config, "num_attention_heads", 0)
     group = heads // (getattr(config, "num_key_value_heads", None) or max(1, heads))
-    for_each = LARGEST_PIECE * (1 + group * (1 + size)) + kv_per_token // (2 * config.num_hidden_layers)
+    for_each = MAX_PIECE * (1 + group * (1 + size)) + kv_per_token // (2 * config.num_hidden_layers)
     if getattr(config, "attn_logit_softcapping", None) or any("sinks" in path for path, _ in model.named_parameters()):
-        for_each = LARGEST_PIECE * heads * 3 * 4
-    return LARGEST_PIECE * (3 * config.hidden_size * 4 + 3 * widest * size), for_each
+        for_each = MAX_PIECE * heads * 3 * 4
+    return MAX_PIECE * (3 * config.hidden_size * 4 + 3 * widest * size), for_each

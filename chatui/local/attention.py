@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from chatui.ledger import BLOCK
+from chatui.estimates import BLOCK
 from chatui.local import kernel
 
 NAME = "chatui_slots"

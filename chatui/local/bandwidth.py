@@ -5,23 +5,23 @@ import time
 
 import torch
 
-SMALLEST, LARGEST = 64 * 2**20, 256 * 2**20
+MIN_PART_BYTES, MAX_PART_BYTES = 64 * 2**20, 256 * 2**20
 """Bytes of the buffer that is read. More than the largest takes longer to fill, and is read no faster."""
 PART = 16 * 2**20
 TIMES = 10
-LONGEST = 0.1
+MAX_SECONDS = 0.1
 """Seconds for reading with one thread, and with all."""
 # To start an operation and hear of its end takes a GPU as long as reading some 50 MB.
 PASSES_ON_GPU = 20
 
 
-def measured(device: torch.device, size: int) -> float:
+def measure_bandwidth(device: torch.device, size: int) -> float:
     """Bytes per second, at best, of reading as much as one token does: `size` bytes. Measured once in a process.
 
     The buffer is about as large, so that as much of it stays in the processor's caches. The best time of each of its
     parts counts, so that it matters little what else the machine does meanwhile. Takes 0.2 s.
     """
-    return _measured(device, min(LARGEST, max(SMALLEST, size)))
+    return _measured(device, min(MAX_PART_BYTES, max(MIN_PART_BYTES, size)))
 
 
 @functools.cache
@@ -43,7 +43,7 @@ def _measured(device: torch.device, size: int) -> float:
 def _best(numbers: torch.Tensor) -> list[float]:
     """Seconds that each part takes at best, of some passes over all."""
     parts = torch.split(numbers, PART // 4)
-    best, end = [float("inf")] * len(parts), time.perf_counter() + LONGEST
+    best, end = [float("inf")] * len(parts), time.perf_counter() + MAX_SECONDS
     for _ in range(TIMES):
         best = [min(known, _seconds(part)) for known, part in zip(best, parts, strict=True)]
         if time.perf_counter() > end:

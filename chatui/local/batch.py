@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 # Tokens of prompts read in one pass: as many as keep the processor busy while nobody waits for a step, and while
 # somebody writes, as many as take about this long.
-LARGEST_PIECE, SMALLEST_PIECE = 256, 16
+MAX_PIECE, MIN_PIECE = 256, 16
 STALL_SECONDS = 0.08
 # The share of the time given to reading while somebody writes: a step then takes twice as long at most.
 READING_SHARE = 0.42
@@ -101,13 +101,13 @@ class Batch:
         """What is read next of which prompts: the shortest rests first, behind who has waited too long."""
         late = time.perf_counter() - PATIENCE_SECONDS
         line = sorted(reading, key=lambda row: (0, row.read_at) if row.read_at < late else (1, row.unread))
-        size = LARGEST_PIECE if alone else int(self._reading_speed * STALL_SECONDS)
-        left = max(SMALLEST_PIECE, min(size, LARGEST_PIECE))
+        size = MAX_PIECE if alone else int(self._reading_speed * STALL_SECONDS)
+        left = max(MIN_PIECE, min(size, MAX_PIECE))
         pieces: dict[Row, Piece] = {}
         for row in line:
             first = len(row.slot.tokens)
             ids = row.prompt[first : first + left]
-            if pieces and len(ids) < min(SMALLEST_PIECE, row.unread):
+            if pieces and len(ids) < min(MIN_PIECE, row.unread):
                 break
             pieces[row] = Piece(row.slot.index, first, ids)
             left -= len(ids)
@@ -124,7 +124,7 @@ class Batch:
             return [event for row, piece in pieces.items() for event in self._read({row: piece})]
         now = time.perf_counter()
         tokens = sum(len(piece.ids) for piece in pieces.values())
-        if tokens >= SMALLEST_PIECE:
+        if tokens >= MIN_PIECE:
             self._reading_speed += 0.5 * (tokens / (now - started) - self._reading_speed)
         events = []
         for at, (row, piece) in enumerate(pieces.items()):
@@ -183,10 +183,10 @@ class Batch:
         """The row is out, and nothing of it stays: what it left in its slot may be the cause."""
         self.rows.remove(row)
         self.slots.forget(row.slot)
-        return Event(row, error=explain(error))
+        return Event(row, error=to_generation_error(error))
 
 
-def explain(error: Exception) -> ChatError:
+def to_generation_error(error: Exception) -> ChatError:
     """What a user is told when the model fails while it writes. What is not known is logged."""
     if isinstance(error, ChatError):
         return error

@@ -28,14 +28,14 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch._inductor import aoti_compile_and_package
 
-from chatui.catalogue import ModelSpec
-from chatui.imports import uncollected
-from chatui.ledger import BLOCK
+from chatui.estimates import BLOCK
+from chatui.gc_pause import gc_paused
 from chatui.local import kernel
 from chatui.local.forward import Decode, Step, span_of
 from chatui.local.levels import GROUP
 from chatui.local.shared_object import SharedObject
 from chatui.local.slots import Slots
+from chatui.model_spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[2]
 # Raise when what is compiled changes, so that old results are made anew.
 VERSION = 2
 SINGLE, SEVERAL, CONSTANTS = "one.so", "several.so", "constants.safetensors"
-MOST_ROWS = 256
+MAX_ROWS = 256
 OPTIONS = {
     # Weights are shared with this process instead.
     "aot_inductor.package_constants_in_so": False,
@@ -165,7 +165,7 @@ def _export(step: Step, slots: Slots, rows: int, path: Path) -> Mapping[str, tor
     span = span_of(BLOCK * min(3, blocks - 1), slots.storage.keys[0].device)
     inputs = (torch.zeros(rows, dtype=torch.long), torch.arange(rows), torch.arange(rows), span, storage)
     length = torch.export.Dim("blocks", min=2, max=blocks - 1)
-    several = {} if rows == 1 else {0: torch.export.Dim("rows", min=2, max=MOST_ROWS)}
+    several = {} if rows == 1 else {0: torch.export.Dim("rows", min=2, max=MAX_ROWS)}
     dynamic: Sequence[Any] = (several, several, several, {0: length}, [{} for _ in storage])
     with torch.no_grad():
         program = torch.export.export(step, inputs, dynamic_shapes=tuple(dynamic), strict=False)
@@ -211,7 +211,7 @@ def main() -> None:
         os.nice(19)
     order = json.loads(sys.argv[1])
     _end_with(os.getppid())
-    with uncollected():
+    with gc_paused():
         compile_step(ModelSpec(**order["spec"]), order["count"], order["capacity"], Path(sys.argv[2]))
 
 

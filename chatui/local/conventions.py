@@ -71,7 +71,7 @@ ANSWERS = tuple((f"<{name}>", f"</{name}>") for name in ("answer", "response", "
 UNKNOWN = re.compile(r"[<\[]\|?[\w:]*(?:think|thought|reason)[\w:]*\|?[>\]]", re.IGNORECASE)
 ENDS = ((r"^([<\[]\|?)", r"\1/"), ("begin", "end"), ("start", "end"), ("BEGIN", "END"), ("START", "END"))
 """How the tag at the end of a thought is made of the one at its start."""
-LONGEST = max(len(tags.open) for tags in TAGS)
+MAX_TAG_LENGTH = max(len(tags.open) for tags in TAGS)
 
 
 def known(template: str, tokens: Collection[str], response: Mapping[str, Any] | None = None) -> Tags | None:

@@ -24,7 +24,7 @@ SAMPLING = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
 CONVERSION = 2
 LEVELS = "levels.safetensors"
 
-Report = Callable[[str], None]
+ReportPhase = Callable[[str], None]
 
 
 def find() -> Path | None:
@@ -40,7 +40,7 @@ def find() -> Path | None:
     return None
 
 
-def converted(gguf: Path, cache_dir: Path, report: Report) -> Path:
+def converted(gguf: Path, cache_dir: Path, report: ReportPhase) -> Path:
     """The folder with the model in transformers' format, made from `gguf` on the first call.
 
     Two processes may call at once; a conversion that is cut off leaves nothing behind that counts.
@@ -72,7 +72,7 @@ def converted(gguf: Path, cache_dir: Path, report: Report) -> Path:
     return target
 
 
-def _convert(gguf: Path, folder: Path, report: Report) -> None:
+def _convert(gguf: Path, folder: Path, report: ReportPhase) -> None:
     """Write model and tokenizer of `gguf` to `folder`, in bfloat16 and as levels, with a bar on the console."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -102,7 +102,7 @@ def _convert(gguf: Path, folder: Path, report: Report) -> None:
     next(steps, None)
 
 
-def _steps(report: Report) -> Iterator[None]:
+def _steps(report: ReportPhase) -> Iterator[None]:
     """Advance bar and report at each `next`; the weights are the measured share of the time."""
     names = (("reading the tokenizer", 24), ("unpacking the weights", 70), ("saving", 6))
     with tqdm(total=100, desc="Preparing the default model, once", bar_format="{l_bar}{bar}| {postfix}") as bar:

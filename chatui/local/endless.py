@@ -10,7 +10,7 @@ from chatui.errors import ModelError
 
 TEMPLATE_FILE = "<template>"
 """What Jinja calls the Python code that it makes of a template given as text."""
-MOST_LINES = 1_000_000
+MAX_LINES = 1_000_000
 """Many times what the longest templates need for all conversations that they are tried on: those stay below 50,000."""
 
 
@@ -19,7 +19,7 @@ class _Endless(BaseException):
 
 
 @contextmanager
-def refused(most_lines: int = MOST_LINES) -> Iterator[None]:
+def refused(most_lines: int = MAX_LINES) -> Iterator[None]:
     """Ends what templates compute inside, in this thread, after so many lines. Raises ModelError then."""
     lines = 0
 

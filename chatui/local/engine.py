@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Protocol
 
 from chatui import priority
-from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, Memo, ModelInfo, ModelStatus, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, unexpected
-from chatui.imports import uncollected
+from chatui.gc_pause import gc_paused
 from chatui.local.waiting import FairQueue
+from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings
 
 log = logging.getLogger(__name__)
 
-Report = Callable[[str], None]
-Unwanted = Callable[[], bool]
-Happening = tuple[object, ReplyDelta | ChatError]
+ReportPhase = Callable[[str], None]
+IsCancelled = Callable[[], bool]
+StepResult = tuple[object, ReplyDelta | ChatError]
 """(handle of a reply, what has happened to it)."""
 
-Write = Callable[[ChatRequest, float], Generator[ReplyDelta]]
+WriteReply = Callable[[ChatRequest, float], Generator[ReplyDelta]]
 """(request, seconds waited in the queue) -> the reply; closing the iterator ends it."""
 
 # An engine that fails this often within a minute is not started again.
@@ -52,10 +52,10 @@ class Model(Protocol):
     def prepare(self, request: ChatRequest) -> object:
         """What `begin` takes, made in another thread than the rest. Raises ChatError."""
 
-    def begin(self, prepared: object, queue_seconds: float, unwanted: Unwanted) -> object:
+    def begin(self, prepared: object, queue_seconds: float, unwanted: IsCancelled) -> object:
         """Begin a reply; the handle names it. `unwanted` may be asked whenever work takes long. Raises ChatError."""
 
-    def step(self) -> list[Happening]:
+    def step(self) -> list[StepResult]:
         """Advance; what happened to which reply. A delta with a finish, or an error, is the last of its reply."""
 
     def end(self, handle: object) -> None:
@@ -64,29 +64,29 @@ class Model(Protocol):
     def forget(self, chat: str) -> None:
         """Let go of what is remembered of this chat, of which no reply is being written."""
 
-    def preview(self, request: ChatRequest, memo: Memo | None = None) -> Prompt:
+    def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt:
         """The prompt that this would become; called in any thread. Raises ChatError."""
 
-    def spelled(self, ids: set[int]) -> dict[int, str]:
+    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself; called in any thread."""
 
     def reset(self) -> None:
         """Forget all replies, as after a failure that nobody foresaw."""
 
 
-Loader = Callable[[ModelSpec, Path, Report], Model]
+Loader = Callable[[ModelSpec, Path, ReportPhase], Model]
 
 
-def load_transformers(spec: ModelSpec, cache_dir: Path, report: Report) -> Model:
+def load_transformers(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> Model:
     """The model through transformers. Importing that takes seconds, so it happens here, in the model's thread."""
     report("importing torch and transformers")
-    with uncollected():
+    with gc_paused():
         from chatui.local.serving import open_model
 
     return open_model(spec, cache_dir, report)
 
 
-Sent = ReplyDelta | ChatError | None
+QueueItem = ReplyDelta | ChatError | None
 """An event for an asker; None ends the reply."""
 
 
@@ -97,7 +97,7 @@ class _Job:
     request: ChatRequest
     loop: asyncio.AbstractEventLoop
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
-    events: asyncio.Queue[Sent] = field(default_factory=asyncio.Queue)
+    events: asyncio.Queue[QueueItem] = field(default_factory=asyncio.Queue)
     unwanted: threading.Event = field(default_factory=threading.Event)
     asked_at: float = field(default_factory=time.perf_counter)
     place: int = 0
@@ -129,7 +129,7 @@ class LocalBackend:
         self._prepared: deque[tuple[_Job, object]] = deque()
         self._closing = self._stopped = False
         self._failures: list[float] = []
-        self._outbox: list[tuple[_Job, Sent]] = []
+        self._outbox: list[tuple[_Job, QueueItem]] = []
         self._thread = threading.Thread(target=self._run, name="chatui-model", daemon=True)
 
     def load(self) -> "LocalBackend":
@@ -184,13 +184,13 @@ class LocalBackend:
                 self._tell_places()
                 self._changed.notify_all()
 
-    async def preview(self, request: ChatRequest, memo: Memo | None = None) -> Prompt | None:
+    async def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt | None:
         """The prompt that this would become, or None while the model is loading. Raises ChatError."""
         return await asyncio.to_thread(model.preview, request, memo) if (model := self._model) is not None else None
 
-    def spelled(self, ids: set[int]) -> dict[int, str]:
+    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself, for a part of a character its bytes as <0xE2>; called in any thread."""
-        return {} if (model := self._model) is None else model.spelled(ids)
+        return {} if (model := self._model) is None else model.decode_tokens(ids)
 
     def forget(self, chat: str) -> None:
         """Let go of the keys and values of this chat before the next step, or once its last reply is over."""
@@ -239,7 +239,7 @@ class LocalBackend:
     def _run(self) -> None:
         """The thread: load, then serve; whatever kills the serving fails what was going on, and it starts anew."""
         # While the model writes, all cores are busy: a page that shows its words would wait for its turn.
-        priority.stand_back(priority.MODEL)
+        priority.lower_priority(priority.MODEL)
         if not self._settled.is_set():
             self._load()
         preparing = threading.Thread(target=self._prepare, name="chatui-prompts", daemon=True)
@@ -420,7 +420,7 @@ class LocalBackend:
             self._settled.set()
 
 
-def _send(events: list[tuple[_Job, Sent]]) -> None:
+def _send(events: list[tuple[_Job, QueueItem]]) -> None:
     """Hand events over to the event loop that all these jobs share. A loop that is gone wants nothing more."""
 
     def put_all() -> None:

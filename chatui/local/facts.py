@@ -9,7 +9,7 @@ import psutil
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from chatui.chat import Anatomy, ModelInfo
+from chatui.chat import ModelAnatomy, ModelInfo
 from chatui.local import bandwidth
 from chatui.local.prompt import Template
 from chatui.local.quantized import Int4Linear
@@ -24,7 +24,7 @@ def info(
     template: Template,
     precision: str,
     parameters: int,
-    anatomy: Anatomy | None,
+    anatomy: ModelAnatomy | None,
 ) -> ModelInfo:
     """What the model itself says, and how fast it can be read from memory; name and context are left out."""
     defaults = model.generation_config.to_diff_dict() if model.generation_config else {}
@@ -48,7 +48,7 @@ def info(
             # Some precisions only some files and devices have.
             weights={precision: weight_bytes, **anatomy.weights},
             read={precision: read_bytes, **anatomy.read},
-            bandwidth=bandwidth.measured(model.device, read_bytes),
+            bandwidth=bandwidth.measure_bandwidth(model.device, read_bytes),
         ),
     )
 

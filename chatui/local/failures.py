@@ -19,15 +19,15 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 from safetensors import SafetensorError
 
-from chatui.catalogue import ModelSpec
 from chatui.errors import ModelError
 from chatui.local import embedded
+from chatui.model_spec import ModelSpec
 from chatui.settings import DEFAULT_MODEL
 
 log = logging.getLogger(__name__)
 
 
-def explain(spec: ModelSpec, error: Exception) -> ModelError:
+def to_model_error(spec: ModelSpec, error: Exception) -> ModelError:
     """The ModelError for `error`. What is not known is logged, so that the console has the details."""
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
         error = error.__cause__

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from chatui.ledger import BLOCK
+from chatui.estimates import BLOCK
 from chatui.local import attention
 from chatui.local.attention import Rows, Run, Runs, Storage, Survey
 from chatui.local.slots import Shape, Slots

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from chatui.ledger import BLOCK
+from chatui.estimates import BLOCK
 from chatui.local.forward import Decode, span_of
 
-FEWEST_BLOCKS = 4
+MIN_BLOCKS = 4
 
 Replay = Callable[[], torch.Tensor]
 """Computes again from what the inputs hold now; the result is overwritten by the next call."""
@@ -65,7 +65,7 @@ class GraphedDecode:
     ) -> torch.Tensor:
         """As Step.forward."""
         rows, most = ids.shape[0], storage[0].shape[-1] // BLOCK
-        shape = (_power(rows), min(most, max(FEWEST_BLOCKS, _power(span.shape[0]))))
+        shape = (_power(rows), min(most, max(MIN_BLOCKS, _power(span.shape[0]))))
         if shape not in self._recorded:
             self._recorded[shape] = self._new(*shape, storage)
         recorded = self._recorded[shape]

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from chatui.catalogue import GGUF_LEVELS, StoredTensor, read_gguf_header
+from chatui.model_spec import GGUF_LEVELS, StoredTensor, read_gguf_header
 
 GROUP = 32
 SUFFIX = ".nibbles"

@@ -23,17 +23,17 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from chatui.catalogue import ModelSpec, check_name, shown_name
 from chatui.chat import ModelInfo
 from chatui.errors import ChatError, ModelError
 from chatui.local import anatomy, conventions, embedded, facts, gguf_facts, kernel, thinking, wrong_files
-from chatui.local.failures import explain, incomplete, no_tokenizer, not_a_chat_model
+from chatui.local.failures import incomplete, no_tokenizer, not_a_chat_model, to_model_error
 from chatui.local.prompt import Template, guard, probe
 from chatui.local.quantized import pack
 from chatui.local.weights import check_weights, total_memory
+from chatui.model_spec import ModelSpec, check_name, shown_name
 from chatui.settings import DEFAULT_MODEL
 
-Report = Callable[[str], None]
+ReportPhase = Callable[[str], None]
 
 WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 UNWANTED_FILES = ["*/*", "consolidated*.safetensors"]
@@ -101,7 +101,7 @@ class Files:
             return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
-def load(spec: ModelSpec, cache_dir: Path, report: Report) -> LoadedModel:
+def load(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> LoadedModel:
     """Find, check and load the model; `report` is told each phase in a few words.
 
     Raises ModelError, whatever goes wrong.
@@ -112,14 +112,14 @@ def load(spec: ModelSpec, cache_dir: Path, report: Report) -> LoadedModel:
     except ChatError:
         raise
     except Exception as error:
-        raise explain(spec, error) from error
+        raise to_model_error(spec, error) from error
     if spec.compile == "auto" and loaded.model.device.type == "cpu":
         report("building the kernels")
         kernel.load(cache_dir)
     return loaded
 
 
-def _load(spec: ModelSpec, source: Files, report: Report) -> LoadedModel:
+def _load(spec: ModelSpec, source: Files, report: ReportPhase) -> LoadedModel:
     if source.gguf_file:
         wrong_files.check_file(source.path)
     else:
@@ -272,7 +272,7 @@ def _dtype(spec: ModelSpec, source: Files) -> "torch.dtype | str":
     return torch.bfloat16 if source.gguf_file else "auto"
 
 
-def _locate(spec: ModelSpec, cache_dir: Path, report: Report) -> Files:
+def _locate(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> Files:
     found = on_disk(spec)
     if found is not None:
         return found

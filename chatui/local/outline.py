@@ -10,17 +10,17 @@ from huggingface_hub import get_safetensors_metadata, snapshot_download
 from huggingface_hub.errors import NotASafetensorsRepoError
 from transformers import AutoConfig, PreTrainedConfig
 
-from chatui.catalogue import PRECISIONS, ModelSpec, StoredTensor, read_gguf_header, read_header, weight_bytes
-from chatui.chat import Anatomy
+from chatui.chat import ModelAnatomy
 from chatui.errors import ChatError, ModelError
 from chatui.local import anatomy, bandwidth, embedded, loading
-from chatui.local.failures import explain
+from chatui.local.failures import to_model_error
 from chatui.local.forward import survey
 from chatui.local.levels import LABELS
 from chatui.local.loading import Files
 from chatui.local.serving import KV_SHARE
 from chatui.local.slots import fit
 from chatui.local.weights import CONFIG_DTYPES, free_memory
+from chatui.model_spec import PRECISIONS, ModelSpec, StoredTensor, read_gguf_header, read_header, weight_bytes
 from chatui.settings import DEFAULT_MODEL, Dtype, Quantization
 
 ELSEWHERE: Mapping[str, tuple[Dtype, Quantization]] = {
@@ -42,7 +42,7 @@ class Outline:
     """
 
     spec: ModelSpec
-    anatomy: Anatomy
+    anatomy: ModelAnatomy
     asked: str
     kind: str
     context_length: int
@@ -52,7 +52,7 @@ class Outline:
     stored: int | None
     notes: tuple[str, ...] = ()
 
-    def anatomy_in(self, precision: str) -> Anatomy:
+    def anatomy_in(self, precision: str) -> ModelAnatomy:
         """The anatomy with what goes with such weights: the type of keys and values, and the speed of reading them."""
         known, wider = self.anatomy, 2 if precision == "float32" else 1
         return replace(
@@ -60,7 +60,7 @@ class Outline:
             kv_per_token=wider * known.kv_per_token,
             activations=wider * known.activations,
             activations_per_token=wider * known.activations_per_token,
-            bandwidth=bandwidth.measured(torch.device(self.device), known.read[precision]),
+            bandwidth=bandwidth.measure_bandwidth(torch.device(self.device), known.read[precision]),
         )
 
     def room(self, precision: str) -> tuple[int, int]:
@@ -79,7 +79,7 @@ def outline(spec: ModelSpec) -> Outline:
     except ChatError:
         raise
     except Exception as error:
-        raise explain(spec, error) from error
+        raise to_model_error(spec, error) from error
 
 
 def _outline(spec: ModelSpec) -> Outline:
@@ -177,8 +177,8 @@ def _asked(
 
 
 def _with_levels(
-    known: Anatomy, precisions: Mapping[str, tuple[Dtype, Quantization]], tensors: Sequence[StoredTensor]
-) -> Anatomy:
+    known: ModelAnatomy, precisions: Mapping[str, tuple[Dtype, Quantization]], tensors: Sequence[StoredTensor]
+) -> ModelAnatomy:
     """The anatomy with what a GGUF file's levels take; experts, of which a token reads only some, stay dense."""
     unread = 2 * (known.parameters - known.active)
     headed = any(tensor.name == "output.weight" for tensor in tensors)

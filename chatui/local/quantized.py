@@ -18,7 +18,7 @@ from chatui.settings import Quantization
 log = logging.getLogger(__name__)
 
 Kind = Literal["int4", "int8"]
-Report = Callable[[str], None]
+ReportPhase = Callable[[str], None]
 
 # The int4 kernel packs rows in blocks: aten/src/ATen/native/LinearAlgebra.cpp, _convert_weight_to_int4pack_cpu.
 ROWS = 16
@@ -102,7 +102,7 @@ class Int8Linear(PackedLinear):
 
 
 def pack(
-    model: PreTrainedModel, quantization: Quantization, gguf: Path | None, kept: Path | None, report: Report
+    model: PreTrainedModel, quantization: Quantization, gguf: Path | None, kept: Path | None, report: ReportPhase
 ) -> tuple[str, tuple[str, ...]]:
     """Pack the weights where `quantization` asks for it; returns the precision in a few words, and notes.
 
@@ -146,7 +146,7 @@ def quantize(
     model: PreTrainedModel,
     kind: Kind | None,
     levels: Mapping[str, Levels] | None,
-    report: Report,
+    report: ReportPhase,
 ) -> list[str]:
     """Replace the model's linear layers, in place; returns the names of those that stayed dense.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from chatui.chat import ChatRequest, Finish, FinishReason, Memo, Message, Prompt, ReplyDelta, Told
+from chatui.chat import ChatRequest, Finish, FinishReason, Message, PreviewMemo, Prompt, ReplyDelta, TraceSnapshot
 from chatui.local import prompt as prompts
 from chatui.local.conventions import HARMONY, THINK, opened_by
 from chatui.local.loading import LoadedModel
@@ -28,7 +28,7 @@ TOLD_EVERY = 32
 """Tokens after which traces are sent along again, for those who get them from another process."""
 
 
-class Reply:
+class ReplyBuilder:
     """One reply in the making: takes tokens, gives deltas, and knows when it is over.
 
     Of a reply that is continued the deltas hold only what is new, and stop strings count in that alone.
@@ -83,27 +83,27 @@ class Reply:
             return self._end("stop_token", parts, token_id)
         if self._count == self._limit:
             return self._end("length", parts)
-        return _delta(parts, so_far=None if self._count % TOLD_EVERY else self.teller)
+        return _delta(parts, snapshot=None if self._count % TOLD_EVERY else self.teller)
 
     @property
-    def teller(self) -> Callable[[], Told] | None:
+    def teller(self) -> Callable[[], TraceSnapshot] | None:
         """What tells how it came about, where it is traced."""
-        return None if self.sampler.trace is None else self.so_far
+        return None if self.sampler.trace is None else self.snapshot
 
-    def so_far(self) -> Told:
+    def snapshot(self) -> TraceSnapshot:
         """How it came about up to its last token; may be asked in another thread than the one that writes it."""
         traces = Traces() if self.sampler.trace is None else self.sampler.trace.traces()
-        return Told(traces, self._finish("cancelled", self._last_at if self._count else time.perf_counter()))
+        return TraceSnapshot(traces, self._finish("cancelled", self._last_at if self._count else time.perf_counter()))
 
-    def __reduce__(self) -> tuple[type["_Sent"], tuple[Told]]:
+    def __reduce__(self) -> tuple[type["_Sent"], tuple[TraceSnapshot]]:
         """Another process is given what there is to tell, which is plain data."""
-        return _Sent, (self.so_far(),)
+        return _Sent, (self.snapshot(),)
 
     def _stopped_by(self, reason: FinishReason, stop_id: int | None) -> str:
         if reason == "cancelled":
             return ""
         if reason == "stop_token":
-            return spelled(self._loaded, {stop_id})[stop_id] if stop_id is not None else ""
+            return decode_tokens(self._loaded, {stop_id})[stop_id] if stop_id is not None else ""
         if reason == "stop_string":
             return self._stops.hit or ""
         asked = self._limit == self._most
@@ -115,7 +115,7 @@ class Reply:
         tail = "" if self._stops.hit is not None else self._stops.push(self._decoder.flush()) + self._stops.flush()
         parts = parts.then(self._splitter.push(tail)).then(self._splitter.flush())
         finish = self._finish(reason, time.perf_counter(), stop_id)
-        return _delta(parts, finish=finish, so_far=self.teller)
+        return _delta(parts, finish=finish, snapshot=self.teller)
 
     def _finish(self, reason: FinishReason, now: float, stop_id: int | None = None) -> Finish:
         """What it has used, and how long that took, up to `now` by time.perf_counter()."""
@@ -143,15 +143,15 @@ def _delta(parts: Parts, **told: Any) -> ReplyDelta:
 class _Sent:
     """What a reply had to tell when it was sent to another process."""
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: TraceSnapshot) -> None:
         self._told = told
 
-    def so_far(self) -> Told:
+    def snapshot(self) -> TraceSnapshot:
         """As of the reply."""
         return self._told
 
 
-def preview(loaded: LoadedModel, request: ChatRequest, memo: Memo | None = None) -> Prompt:
+def preview(loaded: LoadedModel, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt:
     """The prompt of this request. Raises PromptError where it does not fit."""
     info = loaded.info
     limit = info.context_length - (1 if request.whole else info.reserve(request.settings))
@@ -168,16 +168,16 @@ def write(loaded: LoadedModel, request: ChatRequest, queue_seconds: float = 0.0)
 
     Raises PromptError or GenerationError, and whatever the model raises.
     """
-    reply = Reply(loaded, request)
+    reply = ReplyBuilder(loaded, request)
     reply.begin(queue_seconds)
-    yield ReplyDelta(prompt=reply.prompt, so_far=reply.teller)
+    yield ReplyDelta(prompt=reply.prompt, snapshot=reply.teller)
     for token_id in decode(loaded.model, reply.prompt.token_ids, reply.sampler):
         yield reply.push(token_id)
         if reply.over:
             return
 
 
-def spelled(loaded: LoadedModel, ids: set[int]) -> dict[int, str]:
+def decode_tokens(loaded: LoadedModel, ids: set[int]) -> dict[int, str]:
     """The text of each token by itself; for a part of a character its bytes as <0xE2>."""
     if unknown := list(ids - loaded.spelling.keys()):
         tokenizer = loaded.tokenizer

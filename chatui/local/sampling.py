@@ -22,7 +22,7 @@ from transformers.generation.logits_process import (
 
 from chatui.errors import GenerationError
 from chatui.local.highest import Look, look
-from chatui.local.tracing import ALTERNATIVES, Trace, note
+from chatui.local.tracing import ALTERNATIVES, Trace, note_outliers
 from chatui.settings import GenerationSettings
 
 # The likeliest tokens that are looked at first: almost always all that top-k, top-p and min-p leave.
@@ -201,7 +201,7 @@ def choose_each(
     if told:
         rows, traces, tokens = zip(*told, strict=True)
         ruled = any(samplers[row].looks_back for row in rows)
-        note(traces, tokens, _rows(logits, rows), _rows(scores, rows) if ruled else None, seen.of(rows))
+        note_outliers(traces, tokens, _rows(logits, rows), _rows(scores, rows) if ruled else None, seen.of(rows))
     return chosen
 
 

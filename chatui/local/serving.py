@@ -7,24 +7,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, Memo, ModelInfo, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, ModelInfo, PreviewMemo, Prompt, ReplyDelta
 from chatui.errors import ChatError
 from chatui.local import compiling, forward
-from chatui.local.batch import Batch, Event, Row, explain
-from chatui.local.engine import Happening, Interrupted, Model, Report, Unwanted, Write
+from chatui.local.batch import Batch, Event, Row, to_generation_error
+from chatui.local.engine import Interrupted, IsCancelled, Model, ReportPhase, StepResult, WriteReply
 from chatui.local.graphs import GraphedDecode
 from chatui.local.loading import LoadedModel, load
-from chatui.local.reply import Reply, preview, spelled, write
+from chatui.local.reply import ReplyBuilder, decode_tokens, preview, write
 from chatui.local.serial import interruptible
 from chatui.local.slots import Slots, fit
 from chatui.local.weights import free_memory
+from chatui.model_spec import ModelSpec
 
 # The share of the memory left beside the weights that conversations may take.
 KV_SHARE = 0.25
 
 
-def open_model(spec: ModelSpec, cache_dir: Path, report: Report) -> Model:
+def open_model(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> Model:
     """Load what `spec` names and make it ready to answer. Raises ModelError."""
     loaded = load(spec, cache_dir, report)
     report("making room for conversations")
@@ -55,8 +55,8 @@ class Together:
 
     def __init__(self, loaded: LoadedModel, batch: Batch) -> None:
         self.loaded, self.batch = loaded, batch
-        self._replies: dict[Row, Reply] = {}
-        self._begun: list[Happening] = []
+        self._replies: dict[Row, ReplyBuilder] = {}
+        self._begun: list[StepResult] = []
         self._after_first_reply: Callable[[], None] | None = None
 
     @property
@@ -81,13 +81,13 @@ class Together:
         """Whether another reply can begin."""
         return self.batch.slots.free > 0
 
-    def prepare(self, request: ChatRequest) -> Reply:
+    def prepare(self, request: ChatRequest) -> ReplyBuilder:
         """The reply before its first token. Raises PromptError."""
-        return Reply(self.loaded, request)
+        return ReplyBuilder(self.loaded, request)
 
-    def begin(self, prepared: object, queue_seconds: float, unwanted: Unwanted) -> object:  # noqa: ARG002
+    def begin(self, prepared: object, queue_seconds: float, unwanted: IsCancelled) -> object:  # noqa: ARG002
         """Give the reply a row, which is its handle. Steps are short, so nothing asks `unwanted` within them."""
-        if not isinstance(prepared, Reply):
+        if not isinstance(prepared, ReplyBuilder):
             raise TypeError("begin() takes what prepare() made")
         reply = prepared
         row = self.batch.join(reply.prompt.token_ids, reply.sampler, reply.chat)
@@ -95,10 +95,10 @@ class Together:
             raise RuntimeError("begin() needs room()")
         reply.begin(queue_seconds, row.cached)
         self._replies[row] = reply
-        self._begun.append((row, ReplyDelta(prompt=reply.prompt, read=row.cached, so_far=reply.teller)))
+        self._begun.append((row, ReplyDelta(prompt=reply.prompt, read=row.cached, snapshot=reply.teller)))
         return row
 
-    def step(self) -> list[Happening]:
+    def step(self) -> list[StepResult]:
         """Advance; what has happened to which reply. A delta with a finish, or an error, is the last of its reply."""
         happened, self._begun = self._begun, []
         for event in self.batch.step():
@@ -106,7 +106,7 @@ class Together:
                 happened.append((event.row, self._delta(event)))
             except Exception as error:
                 self.end(event.row)
-                happened.append((event.row, explain(error)))
+                happened.append((event.row, to_generation_error(error)))
         return happened
 
     def end(self, handle: object) -> None:
@@ -120,13 +120,13 @@ class Together:
         """Overwrite what this chat has left in slots."""
         self.batch.slots.forget_chat(chat)
 
-    def preview(self, request: ChatRequest, memo: Memo | None = None) -> Prompt:
+    def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt:
         """The prompt that this would become. Raises PromptError."""
         return preview(self.loaded, request, memo)
 
-    def spelled(self, ids: set[int]) -> dict[int, str]:
+    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself."""
-        return spelled(self.loaded, ids)
+        return decode_tokens(self.loaded, ids)
 
     def reset(self) -> None:
         """Forget every reply and every conversation, as after a failure that nobody foresaw."""
@@ -158,7 +158,7 @@ class Serial:
     `wrap` may decorate the function that writes a reply (ZeroGPU's `spaces.GPU` runs it on a borrowed GPU).
     """
 
-    def __init__(self, loaded: LoadedModel, wrap: Callable[[Write], Write] = lambda write: write) -> None:
+    def __init__(self, loaded: LoadedModel, wrap: Callable[[WriteReply], WriteReply] = lambda write: write) -> None:
         self.loaded = loaded
         self._write = wrap(self._alone)
         self._going: _Going | None = None
@@ -176,7 +176,7 @@ class Serial:
         """Nothing: all of a reply may have to happen in one place, on a GPU that is lent for it."""
         return request
 
-    def begin(self, prepared: object, queue_seconds: float, unwanted: Unwanted) -> object:
+    def begin(self, prepared: object, queue_seconds: float, unwanted: IsCancelled) -> object:
         """Begin the one reply; `unwanted` is asked inside the pass that reads its prompt."""
         if not isinstance(prepared, ChatRequest):
             raise TypeError("begin() takes what prepare() made")
@@ -187,7 +187,7 @@ class Serial:
         self._going = _Going(deltas, stack, reading, contextvars.copy_context())
         return self._going
 
-    def step(self) -> list[Happening]:
+    def step(self) -> list[StepResult]:
         """The next delta of the one reply."""
         going = self._going
         if going is None:
@@ -199,7 +199,7 @@ class Serial:
             return []
         except Exception as error:
             self.end(going)
-            return [(going, explain(error))]
+            return [(going, to_generation_error(error))]
         if delta.tokens:
             going.reading.close()
         if delta.finish is not None:
@@ -215,13 +215,13 @@ class Serial:
     def forget(self, chat: str) -> None:
         """Nothing is remembered."""
 
-    def preview(self, request: ChatRequest, memo: Memo | None = None) -> Prompt:
+    def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt:
         """The prompt that this would become. Raises PromptError."""
         return preview(self.loaded, request, memo)
 
-    def spelled(self, ids: set[int]) -> dict[int, str]:
+    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself."""
-        return spelled(self.loaded, ids)
+        return decode_tokens(self.loaded, ids)
 
     def reset(self) -> None:
         """Give up the reply."""

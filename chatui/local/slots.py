@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from chatui.ledger import BLOCK, positions_for
+from chatui.estimates import BLOCK, positions_for
 from chatui.local.attention import Storage
 
 # A shorter common start than this is not worth copying: every prompt begins with the template's first few tokens.

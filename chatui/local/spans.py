@@ -22,7 +22,7 @@ from chatui.chat import Message, Source, Span
 from chatui.local.conventions import HARMONY, TAGS
 from chatui.local.text import IncrementalDecoder
 
-Write = Callable[[list[Message]], str]
+RenderTemplate = Callable[[list[Message]], str]
 
 SOURCES: tuple[Source, ...] = get_args(Source)
 TEMPLATE: Source = "template"
@@ -49,7 +49,7 @@ def shown(written: str) -> str:
     return written.replace(_CONTROL_TOKEN_START, "").replace(_CONTROL_TOKEN_END, "")
 
 
-def regions(text: str, messages: Sequence[Message], write: Write) -> list[Region]:
+def regions(text: str, messages: Sequence[Message], write: RenderTemplate) -> list[Region]:
     """Where in the text that `write` makes of the messages each of them went.
 
     By tags around their contents; where the template does not take those, the contents are searched for.

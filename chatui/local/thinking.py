@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from transformers.utils.chat_parsing import ResponseParser
 
-from chatui.local.conventions import LONGEST, TAGS, THINK, THOUGHTS, Tags
+from chatui.local.conventions import MAX_TAG_LENGTH, TAGS, THINK, THOUGHTS, Tags
 from chatui.local.text import overlap
 
 FENCES = ("```", "~~~")
@@ -244,7 +244,7 @@ class ThinkingSplitter:
     def _say(self, text: str, said: list[str]) -> None:
         for piece in text.splitlines(keepends=True):
             self._line += piece
-            new = self._line[-len(piece) - LONGEST :]
+            new = self._line[-len(piece) - MAX_TAG_LENGTH :]
             self._lone = tuple(tags for tags in self._lone if tags.open.strip() not in new)
             if piece.endswith("\n"):
                 self._line, self._fence = "", _fence_after(self._line, self._fence)

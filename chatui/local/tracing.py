@@ -25,7 +25,7 @@ Filter = tuple[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Step:
+class SamplingStep:
     """What there is to tell of the tokens that one step of the engine has chosen, one for each row.
 
     `ids` [rows, alternatives + 1] are the likeliest by the model and the chosen one; `numbers` of each row their
@@ -51,7 +51,7 @@ class Choice:
 
     token: int
     at: float
-    step: Step | Look
+    step: SamplingStep | Look
     row: int
     ids: Tensor | None
     filters: Sequence[Filter]
@@ -90,7 +90,7 @@ class Trace:
         """Whether the token, which has been chosen, is sure to be one of these [rows, count], the highest there are."""
         return self._temperature == 0.0 or (self._ids is not None and self._ids.shape[-1] == ids.shape[-1])
 
-    def chosen(self, token: int, step: Step | Look, row: int, now: float) -> None:
+    def chosen(self, token: int, step: SamplingStep | Look, row: int, now: float) -> None:
         """This token was chosen by that row of a step, `now` by time.perf_counter()."""
         choice = Choice(token, now - self._began, step, row, self._ids, self._filters)
         self._ids, self._filters = None, []
@@ -115,7 +115,9 @@ class Trace:
         self._made = replace(more, data=self._made.data + more.data)
 
 
-def note(traces: Sequence[Trace], tokens: Sequence[int], logits: Tensor, ruled: Tensor | None, seen: Look) -> None:
+def note_outliers(
+    traces: Sequence[Trace], tokens: Sequence[int], logits: Tensor, ruled: Tensor | None, seen: Look
+) -> None:
     """A step has chosen these tokens, one for each trace.
 
     `logits` [rows, vocabulary] are the model's; `ruled` those after penalties and rules, None where there are none;
@@ -129,14 +131,14 @@ def note(traces: Sequence[Trace], tokens: Sequence[int], logits: Tensor, ruled: 
         trace.chosen(token, step, row, now)
 
 
-def _step(tokens: Sequence[int], logits: Tensor, ruled: Tensor | None, seen: Look) -> Step:
+def _step(tokens: Sequence[int], logits: Tensor, ruled: Tensor | None, seen: Look) -> SamplingStep:
     logits = logits.float()
     told, scores = (seen, logits) if ruled is None else (look(logits, [1.0] * len(tokens), ALTERNATIVES, True), ruled)
     ids = torch.cat((told.ids[:, :ALTERNATIVES], torch.tensor(tokens, device=logits.device)[:, None]), -1)
     own = logits.gather(-1, ids)
     higher = (logits > own[:, -1:]).sum(-1)
     figures = torch.stack((*_plain(told), higher, _plain(seen)[0], seen.totals), -1)
-    return Step(ids, torch.cat((own, scores.gather(-1, ids), figures), -1))
+    return SamplingStep(ids, torch.cat((own, scores.gather(-1, ids), figures), -1))
 
 
 def _plain(seen: Look) -> tuple[Tensor, Tensor]:
@@ -191,7 +193,7 @@ def _made(choices: Sequence[Choice], temperature: float, ruled: bool) -> Traces:
 def _told(choices: Sequence[Choice], temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """The ids and numbers of a Step, [choices, ...], and what each filter has left of the ids' probabilities."""
     looks = {at: choice.step for at, choice in enumerate(choices) if isinstance(choice.step, Look)}
-    steps = {at: choice.step for at, choice in enumerate(choices) if isinstance(choice.step, Step)}
+    steps = {at: choice.step for at, choice in enumerate(choices) if isinstance(choice.step, SamplingStep)}
     parts = [_looked([choices[at] for at in looks], list(looks.values()), temperature)] if looks else []
     if steps:
         ids = torch.stack([step.ids[choices[at].row] for at, step in steps.items()])

@@ -7,7 +7,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from chatui.catalogue import (
+from chatui.errors import ModelError
+from chatui.local import wrong_files
+from chatui.model_spec import (
     FLOATS,
     STORED_BYTES,
     ModelSpec,
@@ -17,8 +19,6 @@ from chatui.catalogue import (
     read_header,
     weight_bytes,
 )
-from chatui.errors import ModelError
-from chatui.local import wrong_files
 from chatui.settings import Dtype, Quantization
 
 CONFIG_DTYPES: Mapping["torch.dtype | None", Dtype] = {

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chatui.catalogue import ModelSpec
 from chatui.chat import ChatRequest, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError
-from chatui.local.engine import Loader, Model, Report, Write
+from chatui.local.engine import Loader, Model, ReportPhase, WriteReply
+from chatui.model_spec import ModelSpec
 
 
 def loader(gpu: Callable[[Any], Any]) -> Loader:
@@ -19,7 +19,7 @@ def loader(gpu: Callable[[Any], Any]) -> Loader:
     threads of its own, so they are loaded on the CPU and moved here; quantized ones cannot be moved.
     """
 
-    def load(spec: ModelSpec, cache_dir: Path, report: Report) -> Model:
+    def load(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> Model:
         if spec.quantization not in ("none", "auto"):
             raise ModelError("On ZeroGPU weights cannot be quantized.", "Leave CHATUI_QUANTIZATION out; there is room.")
         from chatui.local import loading
@@ -37,16 +37,16 @@ def loader(gpu: Callable[[Any], Any]) -> Loader:
     return load
 
 
-def _lent(gpu: Callable[[Any], Any], write: Write) -> Write:
+def _lent(gpu: Callable[[Any], Any], write: WriteReply) -> WriteReply:
     """`write` on a borrowed GPU. A ChatError must cross as a value: `spaces` drops all but its class."""
 
     def crossing(request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta | ChatError]:
         try:
             yield from write(request, queue_seconds)
         except Exception as error:
-            from chatui.local.batch import explain
+            from chatui.local.batch import to_generation_error
 
-            yield explain(error)
+            yield to_generation_error(error)
 
     borrowed = gpu(crossing)
 

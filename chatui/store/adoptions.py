@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, and_, delete, func, insert, literal, select, update
 
 from chatui.errors import NotFoundError
-from chatui.store import cards, tables
+from chatui.store import persona_files, tables
 from chatui.store.database import Database
-from chatui.store.merging import pause
+from chatui.store.import_merge import pause
+from chatui.store.owner_store import OwnerStore
 from chatui.store.rows import now, remove_conversation
-from chatui.store.shelf import Shelf
 from chatui.store.tables import adoptions, conversations, inspections, messages, personas
 
 PIECE_CONVERSATIONS, PIECE_MESSAGES, PIECE_CHARACTERS = 50, 200, 200_000
@@ -38,9 +38,11 @@ class Adoptions:
             pause()
         with self._database.maintaining() as connection:
             theirs = personas.c.owner == source
-            cards.give(connection, source, target, tables.cards.c.hash.in_(select(personas.c.card).where(theirs)))
+            persona_files.give(
+                connection, source, target, tables.cards.c.hash.in_(select(personas.c.card).where(theirs))
+            )
             connection.execute(update(personas).where(theirs).values(owner=target))
-            cards.remove_unused(connection, source)
+            persona_files.remove_unused(connection, source)
             _note(connection, source, target, accepted=True)
 
     def decline(self, source: str, target: str) -> None:
@@ -97,8 +99,8 @@ class Adoptions:
     def _merge(self, source: str, target: str, id: str) -> None:
         """Give `target` what is new to it of a conversation, unless `source` has deleted it."""
         with contextlib.suppress(NotFoundError):
-            for tree in Shelf(self._database, source).trees([id]):
-                Shelf(self._database, target).merge(tree)
+            for tree in OwnerStore(self._database, source).trees([id]):
+                OwnerStore(self._database, target).merge(tree)
         with self._database.writing() as connection:
             remove_conversation(connection, source, id)
 
@@ -118,7 +120,7 @@ def _move(connection: Connection, source: str, target: str, ids: Sequence[str]) 
     mine = and_(conversations.c.owner == source, conversations.c.id.in_(ids))
     said = and_(messages.c.owner == source, messages.c.conversation.in_(ids))
     told = and_(inspections.c.owner == source, inspections.c.message.in_(select(messages.c.id).where(said)))
-    cards.give(connection, source, target, tables.cards.c.hash.in_(select(conversations.c.card).where(mine)))
+    persona_files.give(connection, source, target, tables.cards.c.hash.in_(select(conversations.c.card).where(mine)))
     moves = [(inspections, told), (messages, said), (conversations, mine)]
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")

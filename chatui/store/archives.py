@@ -10,14 +10,14 @@ from pathlib import PurePosixPath
 
 from chatui.errors import TransferError
 from chatui.i18n import N_
-from chatui.store import checks
-from chatui.store.checks import refusal
+from chatui.store import import_limits
+from chatui.store.import_limits import refusal
 
 TEXTS = (".json", ".jsonl", ".ndjson")
 PACKED = (".zip", ".gz", ".tgz", ".tar")
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 GZIP = b"\x1f\x8b\x08"
-DEEPEST = 3
+MAX_DEPTH = 3
 """Archives within archives: an export within what a cloud or a mail program has packed again."""
 
 
@@ -59,12 +59,12 @@ class _Opening:
 
     left: list[Left]
     files: dict[str, bytes] = field(default_factory=dict)
-    room: int = field(default_factory=lambda: checks.MOST_BYTES)
-    entries: int = field(default_factory=lambda: checks.MOST_FILES)
+    room: int = field(default_factory=lambda: import_limits.MAX_BYTES)
+    entries: int = field(default_factory=lambda: import_limits.MAX_FILES)
 
     def open(self, name: str, data: bytes, depth: int) -> None:
         """Take in a file, or what is in it."""
-        if depth > DEEPEST:
+        if depth > MAX_DEPTH:
             self.left.append(Left(name, "There are archives within archives too deep to read."))
         elif data.startswith(GZIP):
             self.open(name, self._gunzipped(data), depth + 1)
@@ -88,13 +88,15 @@ class _Opening:
     def _count(self, entries: int) -> None:
         self.entries -= entries
         if self.entries < 0:
-            raise _TooMuchError(N_(f"The .zip has more than {checks.MOST_FILES:,} files."), "Nothing was imported.")
+            raise _TooMuchError(
+                N_(f"The .zip has more than {import_limits.MAX_FILES:,} files."), "Nothing was imported."
+            )
 
     def _spend(self, size: int) -> None:
         self.room -= size
         if self.room < 0:
             raise _TooMuchError(
-                N_(f"The .zip unpacks to more than {checks.MOST_BYTES:,} bytes."), "Nothing was imported."
+                N_(f"The .zip unpacks to more than {import_limits.MAX_BYTES:,} bytes."), "Nothing was imported."
             )
 
     def _gunzipped(self, data: bytes) -> bytes:

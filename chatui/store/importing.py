@@ -16,22 +16,22 @@ from pydantic import TypeAdapter, ValidationError
 from chatui import personas
 from chatui.errors import SettingsError, TransferError
 from chatui.i18n import N_
-from chatui.store import archives, checks, formats, parsing
+from chatui.store import archives, formats, import_limits, lenient_json
 from chatui.store.archives import Left
-from chatui.store.checks import refusal, shown
 from chatui.store.exporting import FORMAT, VERSION
 from chatui.store.formats import FORMATS, common
-from chatui.store.parsing import WRAPPERS
+from chatui.store.import_limits import refusal, shown
+from chatui.store.lenient_json import WRAPPERS
 from chatui.store.records import StoredMessage, Tree
 
 log = logging.getLogger(__name__)
 
 TREE = TypeAdapter(Tree)
-LARGEST_NUMBER = 2**63
+MAX_NUMBER = 2**63
 """What a column for whole numbers keeps."""
 SESSION = "session:"
 """What the names of conversations begin with where Chatbox has exported all that it keeps."""
-MOST_LEFT = 100
+MAX_SKIPPED = 100
 """A file may have millions of values that are no conversations."""
 _KNOWN = f"chatui, {', '.join(format.name for format in FORMATS)}"
 
@@ -41,7 +41,7 @@ class Source:
     """Conversations on their way in, one after the other.
 
     `done` of `total` have been looked at, None while that is not known. What did not come in is `left`, of which no
-    more than MOST_LEFT are named and `unnamed` are only counted.
+    more than MAX_SKIPPED are named and `unnamed` are only counted.
     """
 
     left: list[Left] = field(default_factory=list, init=False)
@@ -58,7 +58,7 @@ class Source:
 
     def leave(self, title: str, reason: str, file: str = "") -> None:
         """Note what did not come in."""
-        if len(self.left) < MOST_LEFT:
+        if len(self.left) < MAX_SKIPPED:
             self.left.append(Left(title, reason, file))
         else:
             self.unnamed += 1
@@ -89,7 +89,7 @@ class Reading(Source):
             self._last = number == len(files)
             parts: list[Left] = []
             try:
-                value = parsing.values(data, _recognised, parts)
+                value = lenient_json.values(data, _recognised, parts)
                 if len(files) > 1 and not _recognised(value):
                     continue
                 recognised = True
@@ -123,12 +123,12 @@ class Reading(Source):
 
 def too_large(size: int) -> TransferError:
     """The error that says so of a file of so many bytes."""
-    return refusal(f"The file has {size:,} bytes; at most {checks.MOST_BYTES:,} are allowed.")
+    return refusal(f"The file has {size:,} bytes; at most {import_limits.MAX_BYTES:,} are allowed.")
 
 
 def read(data: bytes, now: datetime | None = None) -> Reading:
     """The conversations of a file; what has no time gets `now`, by default the present. Raises TransferError."""
-    if len(data) > checks.MOST_BYTES:
+    if len(data) > import_limits.MAX_BYTES:
         raise too_large(len(data))
     return Reading(data, now or datetime.now(UTC))
 
@@ -197,7 +197,7 @@ def _ours(item: object) -> Tree:
         tree = TREE.validate_json(json.dumps(_clean(item)), strict=True)
     except ValidationError as error:
         raise _invalid(error, item) from None
-    checks.check_count(len(tree.messages))
+    import_limits.check_count(len(tree.messages))
     conversation = tree.conversation
     try:
         personas.checked(personas.Persona(name="any", avatar=conversation.persona.avatar))
@@ -205,9 +205,9 @@ def _ours(item: object) -> Tree:
         raise refusal(f"Its persona: {error.message}") from None
     conversation = replace(
         conversation,
-        title=checks.one_line(conversation.title),
-        created=checks.checked_time(conversation.created, N_("Its time “created”")),
-        updated=checks.checked_time(conversation.updated, N_("Its time “updated”")),
+        title=import_limits.one_line(conversation.title),
+        created=import_limits.checked_time(conversation.created, N_("Its time “created”")),
+        updated=import_limits.checked_time(conversation.updated, N_("Its time “updated”")),
     )
     ids = {message.id for message in tree.messages}
     seen: set[str] = set()
@@ -237,21 +237,23 @@ def _our_message(message: StoredMessage, conversation: str, ids: set[str], seen:
         raise refusal("Its role is “system”; user and assistant are allowed.")
     if not ids.issuperset(message.versions):
         raise refusal("One of its versions is not there.")
-    created = checks.checked_time(message.created, N_("Its time “created”"))
+    created = import_limits.checked_time(message.created, N_("Its time “created”"))
     return replace(message, created=created, state="interrupted" if message.state == "running" else message.state)
 
 
 def _clean(value: Any, depth: int = 0) -> Any:
     """JSON whose texts and numbers can be kept. Raises TransferError."""
-    if depth > checks.DEEPEST:
+    if depth > import_limits.MAX_DEPTH:
         raise refusal("It has brackets within brackets too deep to keep.")
     if isinstance(value, str):
-        return checks.text(value, N_("One of its texts"))
+        return import_limits.text(value, N_("One of its texts"))
     if isinstance(value, dict):
-        return {checks.text(key, N_("One of its names")): _clean(inner, depth + 1) for key, inner in value.items()}
+        return {
+            import_limits.text(key, N_("One of its names")): _clean(inner, depth + 1) for key, inner in value.items()
+        }
     if isinstance(value, list):
         return [_clean(inner, depth + 1) for inner in value]
-    too_large = isinstance(value, int) and not -LARGEST_NUMBER <= value < LARGEST_NUMBER
+    too_large = isinstance(value, int) and not -MAX_NUMBER <= value < MAX_NUMBER
     if too_large or (isinstance(value, float) and not math.isfinite(value)):
         raise refusal(f"It has a number that cannot be kept ({shown(value)}).")
     return value

@@ -11,10 +11,10 @@ from chatui.store.database import Database
 from chatui.store.rows import now
 from chatui.store.tables import logins
 
-UNSEEN_FOR = timedelta(days=30)
+IDLE_TIMEOUT = timedelta(days=30)
 """A login that was not used for so long is over."""
 
-SEEN_EVERY = timedelta(days=1)
+REFRESH_INTERVAL = timedelta(days=1)
 
 
 class Logins:
@@ -32,7 +32,7 @@ class Logins:
         """This token stands for this user from now on, as long as the password stays the same."""
         values = {"token": _hash(token), "name": name, "proof": self._proof(token, name), "seen": now()}
         with self._database.writing() as connection:
-            connection.execute(delete(logins).where(logins.c.seen < now() - UNSEEN_FOR))
+            connection.execute(delete(logins).where(logins.c.seen < now() - IDLE_TIMEOUT))
             connection.execute(insert(logins).values(values))
 
     def user(self, token: str) -> str | None:
@@ -40,11 +40,11 @@ class Logins:
         mine = logins.c.token == _hash(token)
         with self._database.reading() as connection:
             row = connection.execute(select(logins).where(mine)).one_or_none()
-        if row is None or row.seen < now() - UNSEEN_FOR or row.name not in self._passwords:
+        if row is None or row.seen < now() - IDLE_TIMEOUT or row.name not in self._passwords:
             return None
         if not hmac.compare_digest(bytes(row.proof), self._proof(token, row.name)):
             return None
-        if row.seen < now() - SEEN_EVERY:
+        if row.seen < now() - REFRESH_INTERVAL:
             with self._database.writing() as connection:
                 connection.execute(update(logins).where(mine).values(seen=now()))
         name: str = row.name

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from chatui.characters import Insertion
+from chatui.character_prompt import Insertion
 from chatui.chat import Finish, Role
 from chatui.errors import ChatError
 from chatui.personas import Persona
@@ -100,7 +100,7 @@ class Path:
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeResult:
     """What an import made of a conversation: `new` messages were added to it, which was `known` before."""
 
     conversation: ConversationInfo
@@ -109,7 +109,7 @@ class Merged:
 
 
 @dataclass(frozen=True)
-class Hit:
+class SearchHit:
     """A conversation found by a search; `before`, `match` and `after` quote the text around the first match."""
 
     conversation: ConversationInfo
@@ -127,8 +127,8 @@ class OwnPersona:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What a new reply is begun with, see Shelf.begin().
+class NewTurn:
+    """What a new reply is begun with, see OwnerStore.begin().
 
     `question` is None where the reply is to the message `parent`: another version of a reply, for example. `parent`
     None begins a conversation's tree anew. `conversation` None makes a new conversation, of the id `new` where that is
@@ -147,8 +147,8 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """The rows that Shelf.begin() made; `path` leads to the new, still empty reply.
+class StartedTurn:
+    """The rows that OwnerStore.begin() made; `path` leads to the new, still empty reply.
 
     It leads from the tree's root, or from as far back as was asked for: `earlier` messages come before it.
     """
@@ -164,10 +164,10 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ReplyUpdate:
     """What a reply has come to, for Store.write(). `state` other than running ends it; a finished row never changes.
 
-    With its end may come how it came about, see Inspection.packed(). `lease` is that of Shelf.begin().
+    With its end may come how it came about, see Inspection.packed(). `lease` is that of OwnerStore.begin().
     """
 
     owner: str
@@ -182,7 +182,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Written:
+class UpdateResult:
     """What became of a Progress.
 
     It was `refused` alone, while the store took others; or the lease is `lost`, and the store has `left` of the reply.

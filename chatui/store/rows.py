@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, literal, select
 
 from chatui.errors import NotFoundError
-from chatui.store import cards
-from chatui.store.cards import Parted
+from chatui.store import persona_files
+from chatui.store.persona_files import StoredPersona
 from chatui.store.records import Conversation, ConversationInfo, Path, StoredMessage
 from chatui.store.tables import Time, clean, conversations, inspections, messages
 
@@ -111,7 +111,7 @@ def find_conversation(connection: Connection, owner: str, id: str, *more: Any, c
 def whole_conversation(connection: Connection, owner: str, id: str) -> Conversation:
     """With its persona. Raises NotFoundError."""
     row = find_conversation(connection, owner, id, *PERSONA_COLUMNS)
-    (persona,) = cards.whole(connection, owner, [row])
+    (persona,) = persona_files.whole(connection, owner, [row])
     return Conversation(**vars(info_of(row)), persona=persona)
 
 
@@ -256,7 +256,7 @@ def insert_conversation(
     connection: Connection,
     owner: str,
     conversation: ConversationInfo,
-    persona: Parted,
+    persona: StoredPersona,
     size: int,
     arriving: datetime | None = None,
 ) -> None:
@@ -264,7 +264,7 @@ def insert_conversation(
 
     One that is `arriving` since then is as good as deleted.
     """
-    cards.keep(connection, owner, persona)
+    persona_files.keep(connection, owner, persona)
     values = {name: getattr(conversation, name) for name in INFO} | persona.columns
     hidden = {"deleted": arriving, "arriving": arriving}
     connection.execute(insert(conversations).values(owner=owner, size=size, **hidden, **values))

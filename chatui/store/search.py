@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSQUERY
 
 from chatui.store.database import Database
-from chatui.store.records import Hit
+from chatui.store.records import SearchHit
 from chatui.store.rows import info_of, there
 from chatui.store.tables import clean, conversations, messages
 
@@ -61,7 +61,7 @@ class Query:
     pieces: tuple[str, ...]
 
 
-def understood(typed: str) -> Query:
+def parse_query(typed: str) -> Query:
     """What a user has typed, whatever that is."""
     typed = unicodedata.normalize("NFC", clean(typed[:CHARACTERS_LIMIT]).replace("\ufffd", " "))
     words: list[str] = []
@@ -77,9 +77,9 @@ def understood(typed: str) -> Query:
     return Query(tuple(words), begun, tuple(pieces))
 
 
-def search(connection: Connection, owner: str, typed: str, limit: int) -> list[Hit]:
-    """See Shelf.search(): a conversation stands where its newest match would, a matching title where its last turn."""
-    query = understood(typed)
+def search(connection: Connection, owner: str, typed: str, limit: int) -> list[SearchHit]:
+    """See OwnerStore.search(). A conversation is placed by its newest match, a matching title by its last turn."""
+    query = parse_query(typed)
     if limit < 1 or not (query.words or query.pieces):
         return []
     titles = _matches(connection, owner, query, limit, conversations)
@@ -91,7 +91,7 @@ def search(connection: Connection, owner: str, typed: str, limit: int) -> list[H
     listed = {row.id: info_of(row) for row in connection.execute(there(owner).where(conversations.c.id.in_(newest)))}
     quoted = {id: texts[id].seq for id in newest if id in texts}
     contents = _contents(connection, owner, list(quoted.values()))
-    return [Hit(listed[id], *(excerpt(contents[quoted[id]], query) if id in quoted else ())) for id in newest]
+    return [SearchHit(listed[id], *(excerpt(contents[quoted[id]], query) if id in quoted else ())) for id in newest]
 
 
 def excerpt(content: str, query: Query) -> tuple[str, str, str]:
@@ -109,7 +109,7 @@ def excerpt(content: str, query: Query) -> tuple[str, str, str]:
 def _matches(connection: Connection, owner: str, query: Query, limit: int, table: Table) -> dict[str, Row[Any]]:
     """The newest match in each conversation, until `limit` conversations have one."""
     found: dict[str, Row[Any]] = {}
-    for matching, seq in _ways(connection, owner, query, table):
+    for matching, seq in _search_queries(connection, owner, query, table):
         last = None
         for _ in range(ROWS_LIMIT // ROWS_AT_ONCE):
             statement = matching if last is None else matching.where(seq < last)
@@ -124,11 +124,11 @@ def _matches(connection: Connection, owner: str, query: Query, limit: int, table
     return found
 
 
-Way = tuple[Select[Any], ColumnElement[int]]
+SearchQuery = tuple[Select[Any], ColumnElement[int]]
 """A statement that finds matching rows, and the column that says how new they are."""
 
 
-def _ways(connection: Connection, owner: str, query: Query, table: Table) -> list[Way]:
+def _search_queries(connection: Connection, owner: str, query: Query, table: Table) -> list[SearchQuery]:
     """How to find matches; a later way is needed where an earlier one finds few."""
     said = table.c.content if table is messages else table.c.title
     pieces = [said.contains(piece, autoescape=True) for piece in query.pieces]
@@ -152,7 +152,7 @@ def _newest(matching: Select[Any], seq: ColumnElement[int], pieces: list[ColumnE
     return matching.order_by(seq.desc()).limit(RECENT) if pieces else matching
 
 
-def _among(found: FromClause, owner: str, table: Table, conditions: list[ColumnElement[bool]]) -> Way:
+def _among(found: FromClause, owner: str, table: Table, conditions: list[ColumnElement[bool]]) -> SearchQuery:
     return _rows(owner, table).join_from(table, found, found.c.seq == table.c.seq).where(*conditions), found.c.seq
 
 
@@ -168,7 +168,7 @@ def _rows(owner: str, table: Table) -> Select[Any]:
     )
 
 
-def _among_recent(owner: str, table: Table, conditions: list[ColumnElement[bool]]) -> Way:
+def _among_recent(owner: str, table: Table, conditions: list[ColumnElement[bool]]) -> SearchQuery:
     newest = select(table.c.seq).where(table.c.owner == owner).order_by(table.c.seq.desc()).limit(1).offset(RECENT)
     since = func.coalesce(newest.scalar_subquery(), 0)
     return _rows(owner, table).where(table.c.seq > since, *conditions), table.c.seq

@@ -12,20 +12,20 @@ from sqlalchemy import URL, ColumnElement, Connection, and_, inspect, literal, o
 
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.settings import AppSettings
-from chatui.store import cards, merging, search, tables, writing
+from chatui.store import import_merge, persona_files, reply_updates, search, tables
 from chatui.store.adoptions import Adoptions
-from chatui.store.copies import copy
+from chatui.store.backups import backup
 from chatui.store.database import ALL_OWNERS, Database, url_of
-from chatui.store.limits import UNLIMITED, Limits
-from chatui.store.opening import bring_up_to_date, old_copies, revision, upgrade
-from chatui.store.records import Progress, Written
+from chatui.store.migrating import backup_files, migrate, revision, upgrade
+from chatui.store.owner_store import OwnerStore
+from chatui.store.quotas import UNLIMITED, Quotas
+from chatui.store.records import ReplyUpdate, UpdateResult
 from chatui.store.rows import clock, remove_conversation
-from chatui.store.shelf import Shelf
 from chatui.store.tables import conversations, messages, secrets
 
 log = logging.getLogger(__name__)
 
-Which = Callable[[datetime], ColumnElement[bool]]
+Condition = Callable[[datetime], ColumnElement[bool]]
 """By the time that it is now: the conversations that are meant."""
 
 SLOW_SECONDS = 1.0
@@ -36,7 +36,7 @@ COPIES_KEPT = timedelta(days=7)
 class Store:
     """All that is kept, of all owners. Thread-safe; every method may wait for the disk, and raises StoreError."""
 
-    def __init__(self, database: Database, copies: Path | None = None, limits: Limits = UNLIMITED) -> None:
+    def __init__(self, database: Database, copies: Path | None = None, limits: Quotas = UNLIMITED) -> None:
         """A store over a database whose tables are up to date; `copies` is where copies of one that is no file are.
 
         `limits` hold for each owner.
@@ -49,11 +49,11 @@ class Store:
         """Open the database that the settings name; an older one is copied first and then migrated."""
         database = Database(url_of(settings))
         try:
-            bring_up_to_date(database, settings.data_dir)
+            migrate(database, settings.data_dir)
         except BaseException:
             database.close()
             raise
-        return cls(database, settings.data_dir, Limits.of(settings))
+        return cls(database, settings.data_dir, Quotas.of(settings))
 
     @classmethod
     def as_it_is(cls, settings: AppSettings) -> Self:
@@ -61,7 +61,7 @@ class Store:
         return cls(Database(url_of(settings, make=False)))
 
     @classmethod
-    def in_memory(cls, limits: Limits = UNLIMITED) -> Self:
+    def in_memory(cls, limits: Quotas = UNLIMITED) -> Self:
         """An empty store that is gone when it is closed."""
         database = Database(URL.create("sqlite"))
         upgrade(database, "head")
@@ -80,11 +80,11 @@ class Store:
         """How what one owner has goes to another."""
         return Adoptions(self.database)
 
-    def of(self, owner: str) -> Shelf:
+    def of(self, owner: str) -> OwnerStore:
         """What this owner has."""
-        return Shelf(self.database, owner, self._limits)
+        return OwnerStore(self.database, owner, self._limits)
 
-    def write(self, progress: Sequence[Progress]) -> list[Written]:
+    def write(self, progress: Sequence[ReplyUpdate]) -> list[UpdateResult]:
         """Keep what replies have come to, and tell what became of each.
 
         A reply that is no longer running, or is another's to write, stays as it is. All are written in one transaction;
@@ -96,21 +96,21 @@ class Store:
         began = time.monotonic()
         try:
             with self.database.writing() as connection:
-                return writing.write(connection, progress)
+                return reply_updates.write(connection, progress)
         except Exception:
             # Where a failure took its time, each of the others would only wait as long.
             if len(progress) == 1 or time.monotonic() - began > SLOW_SECONDS or not self._answers():
                 raise
         return [self._write_alone(one) for one in progress]
 
-    def _write_alone(self, one: Progress) -> Written:
+    def _write_alone(self, one: ReplyUpdate) -> UpdateResult:
         try:
             return self.write([one])[0]
         except ChatError as error:
-            return Written(refused=error)
+            return UpdateResult(refused=error)
         except Exception as error:
             log.exception("a reply could not be kept")
-            return Written(refused=unexpected(error))
+            return UpdateResult(refused=unexpected(error))
 
     def _answers(self) -> bool:
         try:
@@ -177,21 +177,21 @@ class Store:
             statement = select(conversations.c.owner, conversations.c.id).where(old)
             rows = connection.execute(statement, execution_options={ALL_OWNERS: True}).all()
         for owner, id in rows:
-            merging.remove_unfinished(self.database, owner, id)
+            import_merge.remove_unfinished(self.database, owner, id)
         return len(rows)
 
     def discard(self, owner: str, id: str) -> None:
         """Really remove this conversation at once, where it is there."""
         with self.database.writing() as connection:
             remove_conversation(connection, owner, id)
-            cards.remove_unused(connection, owner)
+            persona_files.remove_unused(connection, owner)
         search.forget_removed(self.database)
 
     def _take_from_copies(self, gone: Sequence[tuple[str, str]]) -> None:
-        for file in old_copies(self.database, self._copies) if self._copies else ():
+        for file in backup_files(self.database, self._copies) if self._copies else ():
             _look_after_copy(file, gone)
 
-    def _remove(self, which: Which) -> list[tuple[str, str]]:
+    def _remove(self, which: Condition) -> list[tuple[str, str]]:
         removed: list[tuple[str, str]] = []
         while batch := self._remove_some(which):
             removed += batch
@@ -201,7 +201,7 @@ class Store:
             self._traces = not self.database.leave_no_trace()
         return removed
 
-    def _remove_some(self, which: Which, limit: int = 20) -> list[tuple[str, str]]:
+    def _remove_some(self, which: Condition, limit: int = 20) -> list[tuple[str, str]]:
         """At most `limit`, so that others may write in between."""
         with self.database.maintaining() as connection:
             chosen = which(clock(connection))
@@ -211,7 +211,7 @@ class Store:
             for owner, id in rows:
                 remove_conversation(connection, owner, id)
             for owner in {row.owner for row in rows}:
-                cards.remove_unused(connection, owner)
+                persona_files.remove_unused(connection, owner)
         return [(row.owner, row.id) for row in rows]
 
     def backup(self, target: Path) -> None:
@@ -219,7 +219,7 @@ class Store:
         now = revision(self.database)
         if now is None:
             raise StoreError("There is nothing in the database to copy.", "Check --data-dir or --database-url.")
-        copy(self.database, target, lambda fresh: upgrade(fresh, now))
+        backup(self.database, target, lambda fresh: upgrade(fresh, now))
 
     def close(self) -> None:
         """Close all connections."""
@@ -246,7 +246,7 @@ def _look_after_copy(file: Path, gone: Sequence[tuple[str, str]]) -> None:
                     remove_conversation(connection, owner, id)
                 if inspect(connection).has_table(tables.cards.name):
                     for owner in {owner for owner, _ in gone}:
-                        cards.remove_unused(connection, owner)
+                        persona_files.remove_unused(connection, owner)
             search.forget_removed(copied)
             os.utime(file, (made, made))
     except StoreError as error:

@@ -2,7 +2,7 @@
 
 import inspect
 
-from chatui.imports import uncollected
+from chatui.gc_pause import gc_paused
 
 
 def _import_gradio_without_stubs() -> None:
@@ -20,7 +20,7 @@ def _import_gradio_without_stubs() -> None:
 
     inspect.getfile = no_file_for_components  # type: ignore[assignment]
     try:
-        with uncollected():
+        with gc_paused():
             from gradio import component_meta
     finally:
         inspect.getfile = getfile

@@ -23,9 +23,9 @@ def read_memory(size: int) -> float:
     """The same, here."""
     import torch
 
-    from chatui.local.bandwidth import measured
+    from chatui.local.bandwidth import measure_bandwidth
 
-    return measured(torch.device("cuda" if torch.cuda.is_available() else "cpu"), size) / 1e9
+    return measure_bandwidth(torch.device("cuda" if torch.cuda.is_available() else "cpu"), size) / 1e9
 
 
 if __name__ == "__main__":

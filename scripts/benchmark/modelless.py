@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvicorn
 
-from chatui.chat import ChatRequest, Finish, Memo, ModelInfo, ModelStatus, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, Finish, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
 from chatui.server import build_app
 from chatui.settings import AppSettings, GenerationSettings
 
@@ -35,11 +35,11 @@ class NoModel:
         """An empty reply."""
         yield ReplyDelta(finish=Finish("stop_token", 0, 0, 0, 0.0, 0.0, 0.0))
 
-    async def preview(self, _: ChatRequest, memo: Memo | None = None) -> Prompt | None:  # noqa: ARG002
+    async def preview(self, _: ChatRequest, memo: PreviewMemo | None = None) -> Prompt | None:  # noqa: ARG002
         """There is no template."""
         return None
 
-    def spelled(self, _: set[int]) -> dict[int, str]:
+    def decode_tokens(self, _: set[int]) -> dict[int, str]:
         """There are no tokens."""
         return {}
 

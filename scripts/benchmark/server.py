@@ -16,7 +16,7 @@ from scripts.benchmark.target import BenchError, Conversation, Reply
 LOCAL = ("127.0.0.1", "localhost", "::1")
 # A request may wait in a queue for minutes without a word.
 TIMEOUT = httpx.Timeout(900.0, connect=10.0)
-LONGEST_COMPLAINT = 300
+MAX_COMPLAINT_LENGTH = 300
 
 Heard = Callable[[], None]
 Settle = Callable[[], Awaitable[None]]
@@ -172,7 +172,7 @@ def complaint(body: bytes) -> str:
         text = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
         pass
-    return " ".join(text.split())[:LONGEST_COMPLAINT]
+    return " ".join(text.split())[:MAX_COMPLAINT_LENGTH]
 
 
 def describe(error: Exception) -> str:

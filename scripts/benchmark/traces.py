@@ -16,12 +16,12 @@ from pathlib import Path
 from statistics import harmonic_mean, median
 
 from chatui import personas
-from chatui.catalogue import ModelSpec
 from chatui.chat import ChatRequest, ReplyDelta
 from chatui.local.engine import LocalBackend
+from chatui.model_spec import ModelSpec
 from chatui.runner import Runner
 from chatui.settings import AppSettings, GenerationSettings
-from chatui.store.records import Author, Turn
+from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from scripts.benchmark.figures import percentile, surely
 from scripts.benchmark.own import quiet
@@ -48,7 +48,7 @@ async def talked(runner: Runner, settings: GenerationSettings, users: int, name:
         chance = random.Random(f"{name} {number}")
         question = ", ".join(chance.sample(WORDS, 12)) + TASK
         author = Author("", "", persona.system_prompt, settings, seed=chance.getrandbits(32))
-        live = await runner.ask(f"user {number}", Turn(None, None, question, author, persona))
+        live = await runner.ask(f"user {number}", NewTurn(None, None, question, author, persona))
         async for _ in live.changes():
             pass
         return live.growing.tokens

@@ -10,7 +10,7 @@ import sys
 
 import uvicorn
 
-from chatui import protocol
+from chatui import uvicorn_protocol
 from chatui.server import build_app
 from chatui.settings import AppSettings
 from tests.abuse.requests import paths_of
@@ -25,7 +25,7 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     backend = FakeBackend(WORDS, rate=options.pop("rate"))
     app = build_app(backend, AppSettings(**options))
-    config = protocol.config(app, timeout_graceful_shutdown=1, lifespan="on")
+    config = uvicorn_protocol.config(app, timeout_graceful_shutdown=1, lifespan="on")
     print(json.dumps([listening.getsockname()[1], sorted(set(paths_of(app.routes)))]), flush=True)  # noqa: T201
     asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
 

@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
-from chatui.api.fields import SPELLINGS
+from chatui.api.accepted_fields import SPELLINGS
 from chatui.api.schemas import ChatCompletionChunk
 from tests.abuse.process import Process, running
 

@@ -204,7 +204,7 @@ def listing(eye: Eye) -> None:
     file = {"name": "x.json", "mimeType": "application/json", "buffer": json.dumps(IMPORTED).encode()}
     page.locator("#conversations input[type=file]").set_input_files(file)  # type: ignore[arg-type]
     expect(page.get_by_test_id("toast-body")).to_have_count(2)
-    with i18n.speaking(page.evaluate("document.documentElement.lang")):
+    with i18n.use_language(page.evaluate("document.documentElement.lang")):
         expect(page.locator(".toast-title")).to_have_text([gettext("Info"), gettext("Warning")])
     eye.look("import report")
     for close in page.get_by_test_id("toast-close").all():
@@ -305,8 +305,8 @@ def test_no_name_stays_english(browser: Browser, serve: Serve) -> None:
 
 @pytest.mark.parametrize("locale", ["de-DE", "zh-CN", "ar", "pt-BR"])
 def test_the_page_is_in_the_language_of_the_browser(browser: Browser, serve: Serve, locale: str) -> None:
-    spoken = i18n.negotiated(locale)
-    with i18n.speaking(spoken), opened(browser, serve(REPLY).url, locale) as page:
+    spoken = i18n.negotiate(locale)
+    with i18n.use_language(spoken), opened(browser, serve(REPLY).url, locale) as page:
         html = page.locator("html")
         expect(page.get_by_role("button", name=gettext("Send"), exact=True)).to_be_visible()
         expect(page.get_by_role("button", name=gettext("New chat"), exact=True)).to_be_visible()

@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import expect
 
 from chatui.settings import AppSettings
-from chatui.store.records import Merged, Tree
-from chatui.store.shelf import Shelf
+from chatui.store.owner_store import OwnerStore
+from chatui.store.records import MergeResult, Tree
 from tests.browser.pages import PATIENCE, Chat, Site, wait_until
 from tests.fakes import FakeBackend, Hold
 
@@ -240,16 +240,16 @@ def bring(page: Chat, file: Path) -> None:
 def test_an_import_says_how_far_it_is_can_be_cancelled_and_ends_with_its_tab(
     chat: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge, room, given_up = Shelf.merge, threading.Semaphore(2), threading.Event()
+    merge, room, given_up = OwnerStore.merge, threading.Semaphore(2), threading.Event()
 
-    def merge_where_there_is_room(shelf: Shelf, tree: Tree, wanted: Callable[[], bool]) -> Merged | None:
+    def merge_where_there_is_room(shelf: OwnerStore, tree: Tree, wanted: Callable[[], bool]) -> MergeResult | None:
         while not room.acquire(timeout=0.05):
             if not wanted():
                 given_up.set()
                 return None
         return merge(shelf, tree, wanted)
 
-    monkeypatch.setattr(Shelf, "merge", merge_where_there_is_room)
+    monkeypatch.setattr(OwnerStore, "merge", merge_where_there_is_room)
     page = chat(["fine"], fresh=True)
     file = tmp_path / "chats.json"
     said = [{"title": f"Chat {n}", "messages": [{"role": "user", "content": f"Hi {n}"}]} for n in range(5)]

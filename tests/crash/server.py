@@ -12,9 +12,9 @@ from typing import Any
 
 from chatui.chat import ChatRequest, Finish, Prompt, ReplyDelta
 from chatui.personas import PRESETS
-from chatui.runner import Live, Runner
+from chatui.runner import Runner, RunningReply
 from chatui.settings import AppSettings, GenerationSettings
-from chatui.store.records import Author, Turn
+from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from tests.crash.writer import word
 from tests.fakes import FakeBackend
@@ -39,7 +39,7 @@ class Told:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._lives: dict[str, Live] = {}
+        self._lives: dict[str, RunningReply] = {}
 
     async def ask(
         self, words: int, chat: str | None = None, parent: str | None = None, temporary: bool = False, pace: int = 50
@@ -47,7 +47,7 @@ class Told:
         if chat is not None:
             await self._runner.stop(OWNER, chat, temporary)
         author = Author("words", "", "", GenerationSettings(), 1)
-        live = await self._runner.ask(OWNER, Turn(chat, parent, f"{words}/{pace}", author, PRESETS[0]), temporary)
+        live = await self._runner.ask(OWNER, NewTurn(chat, parent, f"{words}/{pace}", author, PRESETS[0]), temporary)
         self._lives[live.message.id] = live
         return {"chat": live.conversation.id, "reply": live.message.id}
 

@@ -16,7 +16,7 @@ from chatui.chat import ChatRequest, Finish, Prompt, ReplyDelta
 from chatui.personas import PRESETS
 from chatui.runner import Runner
 from chatui.settings import AppSettings, GenerationSettings
-from chatui.store.records import Author, Turn
+from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from tests.fakes import FakeBackend
 
@@ -63,7 +63,7 @@ async def talk(runner: Runner, journal: Journal, owner: str, start: str) -> None
     while True:
         key = f"{start}-{owner}-{turn}"
         author = Author("words", "", "", GenerationSettings(), turn)
-        live = await runner.ask(owner, Turn(conversation, parent, key, author, PRESETS[0]))
+        live = await runner.ask(owner, NewTurn(conversation, parent, key, author, PRESETS[0]))
         async for _ in live.changes():
             pass
         assert live.kept

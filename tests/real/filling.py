@@ -6,9 +6,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from chatui import ledger
-from chatui.catalogue import PRECISIONS, ModelSpec
+from chatui import estimates
 from chatui.local import facts, loading, serving
+from chatui.model_spec import PRECISIONS, ModelSpec
 from chatui.settings import AppSettings
 from tests import models
 
@@ -29,9 +29,9 @@ def fill(precision: str, slots: int, capacity: int) -> dict[str, float]:
     for tensor in (*model.batch.slots.storage.keys, *model.batch.slots.storage.values):
         tensor.fill_(1)
     return {
-        "weights predicted": ledger.weights(loaded.info.anatomy, precision).value,
+        "weights predicted": estimates.weights(loaded.info.anatomy, precision).value,
         "weights": loaded.info.measured_bytes,
-        "slots predicted": ledger.keys_and_values(loaded.info.anatomy, slots, capacity).value,
+        "slots predicted": estimates.keys_and_values(loaded.info.anatomy, slots, capacity).value,
         "slots": facts.taken("cpu") - before,
     }
 

@@ -11,10 +11,10 @@ import psutil
 import pytest
 import torch
 
-from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, Finish, Message, Prompt, Told
+from chatui.chat import ChatRequest, Finish, Message, Prompt, TraceSnapshot
 from chatui.local import embedded, loading, serving
 from chatui.local.engine import LocalBackend
+from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.traces import Traces
 
@@ -86,10 +86,10 @@ async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
         settings = GenerationSettings(temperature=temperature, top_p=0.9, max_new_tokens=40, seed=number)
         request = ChatRequest((PERSONA, Message("user", QUESTIONS[number])), settings, user=str(number), trace=True)
         prompt: Prompt | None = None
-        so_far: Callable[[], Told] = Told
+        so_far: Callable[[], TraceSnapshot] = TraceSnapshot
         async for delta in backend.stream(request):
             prompt = delta.prompt or prompt
-            so_far = delta.so_far or so_far
+            so_far = delta.snapshot or so_far
         assert prompt is not None
         return prompt, so_far().traces
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from chatui import ledger
-from chatui.catalogue import PRECISIONS, ModelSpec
+from chatui import estimates
 from chatui.local import embedded, loading, serving
 from chatui.local.forward import Piece
+from chatui.model_spec import PRECISIONS, ModelSpec
 from chatui.settings import AppSettings
 
 pytestmark = [
@@ -54,5 +54,5 @@ def test_one_user_does_not_pass_the_ceiling(precision: str) -> None:
         start = time.perf_counter()
         forward.decode([100], [0], [position])
         seconds.append(time.perf_counter() - start)
-    reached, ceiling = 1 / min(seconds), ledger.ceiling(loaded.info.anatomy, precision)
+    reached, ceiling = 1 / min(seconds), estimates.ceiling(loaded.info.anatomy, precision)
     assert reached <= ceiling.value, f"{reached:.0f} tokens/s, {ceiling.text} = {ceiling.formula}"

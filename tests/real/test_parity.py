@@ -7,10 +7,10 @@ import pytest
 import torch
 import transformers
 
-from chatui.catalogue import ModelSpec
 from chatui.chat import ChatRequest, Finish, Message
 from chatui.local import embedded, loading, reply, serving
 from chatui.local.engine import LocalBackend
+from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings, GenerationSettings
 
 pytestmark = [

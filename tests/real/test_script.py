@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from chatui.catalogue import ModelSpec
-from chatui.chat import ChatRequest, Finish, Message, Prompt, Told
+from chatui.chat import ChatRequest, Finish, Message, Prompt, TraceSnapshot
 from chatui.inspection import Inspection
 from chatui.local import embedded, loading, serving
 from chatui.local.engine import LocalBackend
-from chatui.script import as_python
+from chatui.model_spec import ModelSpec
+from chatui.python_script import as_python
 from chatui.settings import AppSettings, GenerationSettings
 
 pytestmark = [
@@ -69,10 +69,10 @@ async def test_the_script_writes_the_same_tokens(backend: LocalBackend, loaded: 
     settings = GenerationSettings(**{"max_new_tokens": 32, "seed": SEED, **values})
     prompt: Prompt | None = None
     finish: Finish | None = None
-    so_far: Callable[[], Told] = Told
+    so_far: Callable[[], TraceSnapshot] = TraceSnapshot
     async for delta in backend.stream(ChatRequest(messages, settings, trace=True)):
         prompt, finish = delta.prompt or prompt, delta.finish or finish
-        so_far = delta.so_far or so_far
+        so_far = delta.snapshot or so_far
     assert prompt is not None
     assert finish is not None
     traces = so_far().traces

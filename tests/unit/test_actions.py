@@ -6,13 +6,13 @@ import pytest
 
 from chatui.errors import ChatError, NotFoundError
 from chatui.personas import PRESETS
-from chatui.runner import Live, Runner
+from chatui.runner import Runner, RunningReply
 from chatui.settings import GenerationSettings
-from chatui.store.records import Author, Turn
+from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
-from chatui.ui import actions
-from chatui.ui.place import FIRST_SHOWN, Place
-from chatui.ui.tab import Tab
+from chatui.ui.chat import actions
+from chatui.ui.chat.tab import Tab
+from chatui.ui.chat.tab_state import FIRST_SHOWN, TabState
 from tests.fakes import FakeBackend, Hold
 
 ON_A_CHAT = ("open", "rename", "pin", "unpin", "archive", "unarchive", "delete", "restore")
@@ -27,12 +27,14 @@ async def runner() -> AsyncIterator[Runner]:
     await runner.close()
 
 
-async def asked(runner: Runner, question: str = "What?", parent: str | None = None, chat: str | None = None) -> Live:
+async def asked(
+    runner: Runner, question: str = "What?", parent: str | None = None, chat: str | None = None
+) -> RunningReply:
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    return await runner.ask("a", Turn(chat, parent, question, author, PRESETS[0]))
+    return await runner.ask("a", NewTurn(chat, parent, question, author, PRESETS[0]))
 
 
-async def answered(runner: Runner, question: str = "What?", **where: str | None) -> Live:
+async def answered(runner: Runner, question: str = "What?", **where: str | None) -> RunningReply:
     live = await asked(runner, question, **where)
     async for _ in live.changes():
         pass
@@ -40,7 +42,7 @@ async def answered(runner: Runner, question: str = "What?", **where: str | None)
 
 
 def tab(runner: Runner, owner: str = "a", **place: object) -> Tab:
-    return Tab(owner, replace(Place(), **place), runner)  # type: ignore[arg-type]
+    return Tab(owner, replace(TabState(), **place), runner)  # type: ignore[arg-type]
 
 
 def test_every_action_is_tested() -> None:
@@ -86,7 +88,7 @@ async def test_a_title_is_given_and_taken_back(runner: Runner) -> None:
 async def test_opening_leaves_a_temporary_chat(runner: Runner) -> None:
     chat = (await answered(runner)).conversation.id
     place = await actions.do(tab(runner, chat="other", temporary=True, ids=("x",), shown=99), "open", chat, "")
-    assert place == Place(chat=chat, shown=99)
+    assert place == TabState(chat=chat, shown=99)
 
 
 async def test_a_version_is_gone_to_with_what_follows_it(runner: Runner) -> None:
@@ -113,7 +115,7 @@ async def test_turning_to_a_version_stops_what_is_written_in_the_chat_alone(runn
 @pytest.mark.parametrize("temporary", [False, True])
 async def test_a_branch_is_another_chat_of_the_same_kind(runner: Runner, temporary: bool) -> None:
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    live = await runner.ask("a", Turn(None, None, "What?", author, PRESETS[0]), temporary)
+    live = await runner.ask("a", NewTurn(None, None, "What?", author, PRESETS[0]), temporary)
     async for _ in live.changes():
         pass
     at = tab(runner, chat=live.conversation.id, temporary=temporary)
@@ -139,11 +141,11 @@ async def test_deleting_ends_its_reply_and_can_be_undone(runner: Runner) -> None
     chat = live.conversation.id
     async with asyncio.timeout(10):
         place = await actions.do(tab(runner, chat=chat, ids=("x",)), "delete", chat, "")
-    assert place == Place(removed=chat)
+    assert place == TabState(removed=chat)
     assert backend.running == 0
     assert runner.shelf("a").conversations() == []
     back = await actions.do(Tab("a", place, runner), "restore", chat, "")
-    assert back == Place(chat=chat)
+    assert back == TabState(chat=chat)
     assert [one.id for one in runner.shelf("a").conversations()] == [chat]
 
 
@@ -165,14 +167,14 @@ async def test_the_list_is_lengthened_and_turned_over(runner: Runner) -> None:
     gone = await actions.do(Tab("a", archive, runner), "deleted", "", "")
     assert (gone.archived, gone.deleted, gone.shown) == (False, True, FIRST_SHOWN)
     for shown in (archive, gone):
-        assert await actions.do(Tab("a", shown, runner), "unarchived", "", "") == Place()
+        assert await actions.do(Tab("a", shown, runner), "unarchived", "", "") == TabState()
 
 
 @pytest.mark.parametrize(("answer", "mine"), [("take-over", 1), ("leave-alone", 0)])
 async def test_what_was_said_before_the_login_is_offered_once(runner: Runner, answer: str, mine: int) -> None:
     await answered(runner)
-    logged_in = Tab("login:ada", Place(), runner, before="a")
-    assert (logged_in.offered(), Tab("login:ada", Place(), runner).offered()) == (1, 0)
+    logged_in = Tab("login:ada", TabState(), runner, before="a")
+    assert (logged_in.offered(), Tab("login:ada", TabState(), runner).offered()) == (1, 0)
     await actions.do(logged_in, answer, "", "")
     assert logged_in.offered() == 0
     assert len(runner.shelf("login:ada").conversations()) == mine
@@ -214,10 +216,10 @@ async def test_what_was_deleted_is_gone_at_once_where_that_is_wanted_and_only_on
 
 async def test_the_list_never_gets_longer_than_a_place_can_say(runner: Runner) -> None:
     place = await actions.do(tab(runner, shown=99_999), "more", "", "")
-    assert Place.read(place.written()) == place
+    assert TabState.read(place.written()) == place
 
 
 async def test_earlier_messages_are_shown_until_the_chat_is_left(runner: Runner) -> None:
     place = await actions.do(tab(runner, chat="x"), "earlier", "", "")
-    assert place.messages == 2 * Place().messages
-    assert place.at("y").messages == Place().messages
+    assert place.messages == 2 * TabState().messages
+    assert place.at("y").messages == TabState().messages

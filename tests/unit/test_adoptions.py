@@ -11,7 +11,7 @@ from sqlalchemy import event, select, text
 from chatui.personas import PRESETS, Persona
 from chatui.store import adoptions as moving
 from chatui.store.adoptions import PIECE_CONVERSATIONS, PIECE_MESSAGES, Adoptions
-from chatui.store.records import PageTimes, Progress
+from chatui.store.records import PageTimes, ReplyUpdate
 from chatui.store.rows import now
 from chatui.store.store import Store
 from chatui.store.tables import messages, metadata
@@ -38,8 +38,8 @@ def filled(store: Store, owner: str, word: str = "findable") -> Any:
     return everything(store, owner, word), begun.reply.id
 
 
-def progress(owner: str, begun: Any, said: str, inspection: bytes | None = None) -> Progress:
-    return Progress(owner, begun.reply.id, said, "", "finished", FINISH, inspection=inspection)
+def progress(owner: str, begun: Any, said: str, inspection: bytes | None = None) -> ReplyUpdate:
+    return ReplyUpdate(owner, begun.reply.id, said, "", "finished", FINISH, inspection=inspection)
 
 
 def everything(store: Store, owner: str, word: str) -> list[Any]:

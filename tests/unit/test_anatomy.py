@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import AutoConfig, Gemma3Config, PretrainedConfig, PreTrainedModel
 
-from chatui.catalogue import PRECISIONS, StoredTensor, weight_bytes
-from chatui.chat import Anatomy
+from chatui.chat import ModelAnatomy
 from chatui.local import anatomy, bandwidth
 from chatui.local.forward import survey
 from chatui.local.loading import LoadedModel
 from chatui.local.quantized import PackedLinear
+from chatui.model_spec import PRECISIONS, StoredTensor, weight_bytes
 from tests import models
 from tests.configs import PUBLISHED, Published
 
@@ -36,7 +36,7 @@ def blank(published: Published) -> PreTrainedModel:
     return anatomy.blank(AutoConfig.for_model(**published.config), torch.bfloat16)
 
 
-def of(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> Anatomy:
+def of(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> ModelAnatomy:
     return anatomy.of(anatomy.blank(config, dtype))
 
 
@@ -186,12 +186,12 @@ class TestLoaded:
 class TestBandwidth:
     def test_it_is_measured_once_for_each_size(self, monkeypatch: pytest.MonkeyPatch) -> None:
         cpu = torch.device("cpu")
-        first = bandwidth.measured(cpu, 1)
+        first = bandwidth.measure_bandwidth(cpu, 1)
         assert first > 1e8
         monkeypatch.setattr(bandwidth, "_best", None)
-        assert bandwidth.measured(cpu, bandwidth.SMALLEST) == first
+        assert bandwidth.measure_bandwidth(cpu, bandwidth.MIN_PART_BYTES) == first
 
     def test_threads_are_as_many_afterwards(self) -> None:
         before = torch.get_num_threads()
-        bandwidth.measured(torch.device("cpu"), bandwidth.SMALLEST + 4 * 12345)
+        bandwidth.measure_bandwidth(torch.device("cpu"), bandwidth.MIN_PART_BYTES + 4 * 12345)
         assert torch.get_num_threads() == before

@@ -24,8 +24,8 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from starlette.types import Message as Event
 
-from chatui import guesses, server
-from chatui.api import access, incoming, requests, routes
+from chatui import attempt_limiter, server
+from chatui.api import access, reply_stream, requests, routes
 from chatui.chat import ChatRequest, Finish, Message, ModelStatus, Prompt, ReplyDelta
 from chatui.errors import GenerationError, ModelError, OverloadError, TooLongError
 from chatui.settings import AppSettings, GenerationSettings
@@ -287,11 +287,11 @@ async def test_leaving_counts_more_than_deltas_that_wait() -> None:
         return {"type": "http.disconnect"}
 
     backend = FakeBackend(["one", Hold()])
-    watched = incoming.Incoming(backend.stream(ChatRequest((), GenerationSettings())), receive)
+    watched = reply_stream.ReplyStream(backend.stream(ChatRequest((), GenerationSettings())), receive)
     await eventually(lambda: backend.last_piece_at > 0)
     left.set()
     await asyncio.sleep(0.02)
-    with pytest.raises(incoming.ClientGoneError):
+    with pytest.raises(reply_stream.ClientGoneError):
         await watched.batch(PATIENCE)
     await watched.aclose()
     assert backend.cancelled == 1
@@ -843,8 +843,8 @@ def test_deep_nesting_breaks_nothing(field: str, depth: int) -> None:
 
 def test_a_body_has_a_largest_size() -> None:
     backend = FakeBackend()
-    assert ask(backend, metadata={"x": "x" * (routes.LARGEST_BODY - 1000)}).status_code == 200
-    refused(ask(backend, metadata={"x": "x" * routes.LARGEST_BODY}), 413)
+    assert ask(backend, metadata={"x": "x" * (routes.MAX_BODY_BYTES - 1000)}).status_code == 200
+    refused(ask(backend, metadata={"x": "x" * routes.MAX_BODY_BYTES}), 413)
 
 
 async def test_a_huge_body_is_not_read_to_its_end() -> None:
@@ -859,7 +859,7 @@ async def test_a_huge_body_is_not_read_to_its_end() -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         response = await client.post(CHAT, content=endless(), headers={"Content-Type": "application/json"})
     refused(response, 413)
-    assert sum(read) <= routes.LARGEST_BODY + 2**20
+    assert sum(read) <= routes.MAX_BODY_BYTES + 2**20
 
 
 def compressed(body: bytes, encoding: str) -> bytes:
@@ -883,13 +883,13 @@ def test_compressed_bodies_that_cannot_be_read_are_refused() -> None:
     assert "gzip" in refused(post_as(body, "gzip, gzip"), 415)
     refused(post_as(body, "gzip"), 400)
     assert "early" in refused(post_as(gzip.compress(body)[:-12], "gzip"), 400)
-    refused(post_as(gzip.compress(b" " * (routes.LARGEST_BODY + 1)), "gzip"), 413)
+    refused(post_as(gzip.compress(b" " * (routes.MAX_BODY_BYTES + 1)), "gzip"), 413)
 
 
 def test_a_conversation_has_a_largest_number_of_messages() -> None:
     turn = [{"role": "user", "content": "a"}]
-    assert conversation(*turn * requests.LONGEST_CONVERSATION).status_code == 200
-    refused(conversation(*turn * (requests.LONGEST_CONVERSATION + 1)), 400, "messages")
+    assert conversation(*turn * requests.MAX_MESSAGES).status_code == 200
+    refused(conversation(*turn * (requests.MAX_MESSAGES + 1)), 400, "messages")
 
 
 # Routes
@@ -1002,7 +1002,7 @@ def test_guessing_keys_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -> Non
         return TestClient(app, client=(address, 5)).get("/v1/models", headers=bearer(key))
 
     now = time.monotonic()
-    monkeypatch.setattr(guesses.time, "monotonic", lambda: now)
+    monkeypatch.setattr(attempt_limiter.time, "monotonic", lambda: now)
     assert [attempt(f"guess-{number}").status_code for number in range(12)] == [401] * 9 + [429] * 3
     locked = attempt("wrong")
     refused(locked, 429)
@@ -1025,7 +1025,7 @@ def test_the_right_key_is_heard_however_many_wrong_ones_came_from_the_same_addre
 
 
 def test_the_memory_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guesses, "MOST_GUESSERS", 3)
+    monkeypatch.setattr(attempt_limiter, "MAX_CLIENTS", 3)
     guard = access.Access(AppSettings(api_key=KEY))
     headers = access.Headers({"authorization": "Bearer wrong"})
     for number in range(20):
@@ -1033,7 +1033,7 @@ def test_the_memory_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
             with pytest.raises(access.ApiError):
                 guard.check(headers, f"203.0.113.{number}")
     assert len(guard._wrong) == 3
-    assert max(count for count, _ in guard._wrong.values()) == guesses.WRONG_KEYS
+    assert max(count for count, _ in guard._wrong.values()) == attempt_limiter.MAX_FAILED_KEYS
 
 
 @pytest.mark.parametrize(

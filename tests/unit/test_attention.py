@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatui.ledger import BLOCK
+from chatui.estimates import BLOCK
 from chatui.local.attention import Rows, Run, Runs, Storage, Survey, attend
 
 HEADS, GROUPS, KEY, VALUE, CAPACITY, SLOTS = 2, 3, 4, 5, 24, 3

@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from chatui.errors import GenerationError
 from chatui.local import batch as batches
 from chatui.local.batch import (
-    LARGEST_PIECE,
+    MAX_PIECE,
+    MIN_PIECE,
     PATIENCE_SECONDS,
     READING_SHARE,
-    SMALLEST_PIECE,
     STALL_SECONDS,
     Batch,
     Event,
     Row,
-    explain,
+    to_generation_error,
 )
 from chatui.local.forward import Forward, Piece
 from chatui.local.sampling import Sampler
@@ -114,7 +114,7 @@ class TestReplies:
 
     @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt_oss"])
     def test_whatever_comes_and_goes_beside_it(self, kind: str, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(batches, "LARGEST_PIECE", 20)
+        monkeypatch.setattr(batches, "MAX_PIECE", 20)
         batch = batch_of(kind, 3)
         comings = st.tuples(st.sampled_from(PROMPTS), st.integers(0, len(SETTINGS) - 1), st.integers(0, 2))
 
@@ -163,7 +163,7 @@ class TestReplies:
         row = join(batch, PROMPTS[0])
         assert batch.step() == [Event(row, token=row.written[0])]
         assert (row.cached, row.unread, row.slot.tokens) == (0, 0, list(PROMPTS[0]))
-        monkeypatch.setattr(batches, "LARGEST_PIECE", 16)
+        monkeypatch.setattr(batches, "MAX_PIECE", 16)
         long = join(batch, tuple(range(255, 155, -1)))
         events: list[Event] = []
         while not long.written:
@@ -290,11 +290,11 @@ class TestFailures:
         assert following.written[:NEW] == alone("llama", PROMPTS[4], 0, 0)
 
     def test_only_what_nobody_foresaw_is_logged(self, caplog: pytest.LogCaptureFixture):
-        explain(IndexError("index 7"))
+        to_generation_error(IndexError("index 7"))
         assert "index 7" in caplog.text
         caplog.clear()
-        explain(GenerationError("a"))
-        explain(MemoryError())
+        to_generation_error(GenerationError("a"))
+        to_generation_error(MemoryError())
         assert not caplog.text
 
 
@@ -368,8 +368,8 @@ class TestTime:
             "nor the other way round"
         )
         assert sum(forward.pieces) == 3000
-        assert max(forward.pieces) <= LARGEST_PIECE
-        assert max(forward.pieces) <= max(SMALLEST_PIECE, 1.01 * STALL_SECONDS * speed)
+        assert max(forward.pieces) <= MAX_PIECE
+        assert max(forward.pieces) <= max(MIN_PIECE, 1.01 * STALL_SECONDS * speed)
         names = "".join(done[0] for done, _ in forward.log)
         assert "rr" not in names, "between two pieces somebody writes"
 
@@ -377,23 +377,23 @@ class TestTime:
         batch, forward = timed(clock)
         row = join(batch, prompt_of(1000))
         write(batch, row, count=1)
-        assert forward.pieces == [LARGEST_PIECE] * 3 + [1000 - 3 * LARGEST_PIECE]
+        assert forward.pieces == [MAX_PIECE] * 3 + [1000 - 3 * MAX_PIECE]
 
     def test_short_prompts_are_read_together_as_far_as_a_piece_goes(self, clock: Clock):
         batch, forward = timed(clock, slots=8)
         rows = [join(batch, prompt_of(100 + n, n)) for n in range(4)]
         batch.step()
-        assert [row.unread for row in rows] == [0, 0, 102 - (LARGEST_PIECE - 201), 103]
+        assert [row.unread for row in rows] == [0, 0, 102 - (MAX_PIECE - 201), 103]
         assert [len(row.written) for row in rows] == [1, 1, 0, 0]
         batch.step()
-        assert forward.pieces == [LARGEST_PIECE], "those who write come next"
+        assert forward.pieces == [MAX_PIECE], "those who write come next"
 
     def test_no_crumbs_are_read(self, clock: Clock):
         batch, forward = timed(clock, slots=8)
-        rows = [join(batch, prompt_of(count, n)) for n, count in enumerate((LARGEST_PIECE - 5, 300))]
+        rows = [join(batch, prompt_of(count, n)) for n, count in enumerate((MAX_PIECE - 5, 300))]
         batch.step()
         assert [row.unread for row in rows] == [0, 300]
-        assert forward.pieces == [LARGEST_PIECE - 5]
+        assert forward.pieces == [MAX_PIECE - 5]
 
     def test_a_short_prompt_is_read_before_the_rest_of_a_long_one(self, clock: Clock):
         batch, _ = timed(clock)
@@ -426,7 +426,7 @@ class TestTime:
         while any(row.unread for row in rows):
             batch.step()
             waits = [clock.now - row.read_at for row in rows if row.unread]
-            assert max(waits, default=0.0) < PATIENCE_SECONDS + 8 * 2 * LARGEST_PIECE / 2000.0
+            assert max(waits, default=0.0) < PATIENCE_SECONDS + 8 * 2 * MAX_PIECE / 2000.0
 
 
 def cancelled(batch: Batch, count: int) -> weakref.WeakSet[Row]:

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from chatui import cards
 from chatui.errors import TransferError
-from chatui.personas import LARGEST_AVATAR, PRESETS, Persona
+from chatui.personas import MAX_AVATAR_LENGTH, PRESETS, Persona
 from chatui.settings import GenerationSettings
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
@@ -320,7 +320,7 @@ def test_a_picture_that_cannot_be_packed_is_made_smaller() -> None:
     out = io.BytesIO()
     Image.merge("RGBA", [noise, noise.rotate(90), noise.rotate(180), noise.rotate(270)]).save(out, "PNG")
     url = cards.avatar(out.getvalue())
-    assert len(url) <= LARGEST_AVATAR
+    assert len(url) <= MAX_AVATAR_LENGTH
     assert 64 <= max(_pixels(url).size) < 256
 
 
@@ -367,8 +367,8 @@ BAD = {
     "a wrong picture": b'{"format":"chatui-persona","version":1,"name":"x","avatar":"https://evil.test/x.png"}',
     "a wrong card": b'{"format":"chatui-persona","version":1,"name":"x","card":{"data":5}}',
     "a long prompt": _file(_v2(description="x" * 100_001)),
-    "a long file": b'{"name":"' + b"x" * cards.LARGEST_TEXT + b'"}',
-    "a longer file": bytes(cards.LARGEST_FILE + 1),
+    "a long file": b'{"name":"' + b"x" * cards.MAX_TEXT_BYTES + b'"}',
+    "a longer file": bytes(cards.MAX_FILE_BYTES + 1),
     "a picture": _png(),
     "half a chunk": _png()[:33] + _text("chara", _v2())[:-30],
     "half a picture": _png(_text("chara", _v2()))[:-20],

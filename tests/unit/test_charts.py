@@ -5,8 +5,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatui.ui import charts
-from chatui.ui.charts import Bar, Part, Turn
+from chatui.ui.inspector import charts
+from chatui.ui.inspector.charts import BarPart, ContextTurn, LabelledBar
 
 SIZES = st.floats(0, 1e12)
 
@@ -16,7 +16,11 @@ def shares(markup: str, what: str = "width") -> list[float]:
 
 
 def test_parts_have_their_shares_of_the_whole() -> None:
-    parts = [Part("weights", 25, "25 B", "weights"), Part("K/V", 50, "50 B", "kv"), Part("none", 0, "0 B", "none")]
+    parts = [
+        BarPart("weights", 25, "25 B", "weights"),
+        BarPart("K/V", 50, "50 B", "kv"),
+        BarPart("none", 0, "0 B", "none"),
+    ]
     drawn = charts.stacked("Memory", [("predicted", parts), ("held", parts[:1])], 100)
     assert shares(drawn) == [25, 50, 25]
     assert "weights 25\u00a0B + K/V 50\u00a0B + none 0\u00a0B" in drawn, "no number stands apart from its unit"
@@ -24,7 +28,7 @@ def test_parts_have_their_shares_of_the_whole() -> None:
 
 
 def test_the_longest_bar_takes_the_width_and_a_mark_stands_on_the_same_scale() -> None:
-    rows = [Bar("int4", 100, "100 tokens/s", strong=True), Bar("bfloat16", 25, "25 tokens/s")]
+    rows = [LabelledBar("int4", 100, "100 tokens/s", strong=True), LabelledBar("bfloat16", 25, "25 tokens/s")]
     drawn = charts.bars("Speed", rows, ("this reply", 50))
     assert shares(drawn) == [100, 25]
     assert shares(drawn, "inset-inline-start") == [50, 50]
@@ -32,20 +36,22 @@ def test_the_longest_bar_takes_the_width_and_a_mark_stands_on_the_same_scale() -
 
 
 def test_a_column_is_as_high_as_the_context_is_taken() -> None:
-    drawn = charts.filling("Context", [Turn(0, 20, 30), Turn(40, 60, 40)], 200, ("kept", "read", "written"), "full")
+    drawn = charts.filling(
+        "Context", [ContextTurn(0, 20, 30), ContextTurn(40, 60, 40)], 200, ("kept", "read", "written"), "full"
+    )
     assert shares(drawn, "height") == [10, 15, 20, 10, 20]
     assert "50, 100" in drawn
 
 
 @given(st.lists(SIZES, max_size=5), SIZES)
 def test_no_share_is_above_the_whole(sizes: list[float], whole: float) -> None:
-    parts = [Part("p", size, "x", "weights") for size in sizes]
+    parts = [BarPart("p", size, "x", "weights") for size in sizes]
     assert all(0 <= share <= 100 for share in shares(charts.stacked("t", [("a", parts)], whole)))
-    assert all(0 <= share <= 100 for share in shares(charts.bars("t", [Bar("b", size, "x") for size in sizes])))
+    assert all(0 <= share <= 100 for share in shares(charts.bars("t", [LabelledBar("b", size, "x") for size in sizes])))
 
 
 @given(st.text())
 def test_names_are_never_markup(name: str) -> None:
-    tags = re.findall(r"<[^>]*>", charts.bars("t", [Bar("n", 1, "x")]))
-    drawn = charts.bars(name, [Bar(name, 1, name)])
+    tags = re.findall(r"<[^>]*>", charts.bars("t", [LabelledBar("n", 1, "x")]))
+    drawn = charts.bars(name, [LabelledBar(name, 1, name)])
     assert len(re.findall(r"<\w", drawn)) == len([tag for tag in tags if not tag.startswith("</")])

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import MistralConfig
 
-from chatui.catalogue import ModelSpec
 from chatui.local import compiling, forward, kernel
 from chatui.local.forward import Decode, Piece
 from chatui.local.loading import LoadedModel, load
 from chatui.local.slots import Slots
+from chatui.model_spec import ModelSpec
 from tests import models
 
 IDS = [101, 32, 7, 45, 200, 201, 45, 7, 99]

@@ -13,7 +13,7 @@ from chatui.errors import NotFoundError
 from chatui.personas import PRESETS, Persona
 from chatui.settings import GenerationSettings
 from chatui.store import importing
-from chatui.store.records import Author, Progress, Turn
+from chatui.store.records import Author, NewTurn, ReplyUpdate
 from chatui.store.store import Store
 
 FORMATS = {"json": "application/json", "md": "text/markdown", "messages": "application/json"}
@@ -22,8 +22,8 @@ FORMATS = {"json": "application/json", "md": "text/markdown", "messages": "appli
 def said(store: Store, question: str = "What?", answer: str = "That.", owner: str = "a") -> str:
     """A finished conversation; returns its id."""
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    begun = store.of(owner).begin(Turn(None, None, question, author, PRESETS[0]))
-    store.write([Progress(owner, begun.reply.id, answer, state="finished")])
+    begun = store.of(owner).begin(NewTurn(None, None, question, author, PRESETS[0]))
+    store.write([ReplyUpdate(owner, begun.reply.id, answer, state="finished")])
     return begun.conversation.id
 
 

@@ -16,7 +16,7 @@ GGUF = Path("package/model.gguf")
 
 
 def convert_to(folder_calls: list[Path]) -> Callable[..., None]:
-    def convert(gguf: Path, folder: Path, report: embedded.Report) -> None:
+    def convert(gguf: Path, folder: Path, report: embedded.ReportPhase) -> None:
         report("saving")
         folder_calls.append(folder)
         (folder / "model.safetensors").write_text("weights")
@@ -44,7 +44,7 @@ def test_two_at_once_convert_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made: list[Path] = []
     both = threading.Barrier(2)
 
-    def slow(gguf: Path, folder: Path, report: embedded.Report) -> None:
+    def slow(gguf: Path, folder: Path, report: embedded.ReportPhase) -> None:
         threading.Event().wait(0.05)
         convert_to(made)(gguf, folder, report)
 
@@ -73,7 +73,7 @@ def test_what_a_killed_conversion_left_is_removed_and_does_not_count(tmp_path: P
 
 
 def test_a_failed_conversion_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def fail(gguf: Path, folder: Path, report: embedded.Report) -> None:
+    def fail(gguf: Path, folder: Path, report: embedded.ReportPhase) -> None:
         (folder / "model.safetensors").write_text("half")
         raise RuntimeError("cut off")
 

@@ -31,5 +31,5 @@ def test_a_template_that_does_not_end_is_refused(chat_template: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_templates_of_models_are_far_below_the_limit(name: str) -> None:
     tokenizer = FAMILIES[name].tokenizer()
-    with endless.refused(endless.MOST_LINES // 20):
+    with endless.refused(endless.MAX_LINES // 20):
         prompts._probed(tokenizer)

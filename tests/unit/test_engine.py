@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from chatui import priority
-from chatui.catalogue import ModelSpec
 from chatui.chat import ChatRequest, Finish, Message, Prompt, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, PromptError
-from chatui.local.engine import RESTARTS, Happening, Loader, LocalBackend, Model, Report, Unwanted
+from chatui.local.engine import RESTARTS, IsCancelled, Loader, LocalBackend, Model, ReportPhase, StepResult
+from chatui.model_spec import ModelSpec
 from chatui.settings import GenerationSettings
 from tests.fakes import INFO
 
@@ -40,7 +40,7 @@ class Said:
     """A reply of the scripted model: a letter for each step."""
 
     text: str
-    unwanted: Unwanted
+    unwanted: IsCancelled
     told: int = 0
 
 
@@ -83,7 +83,7 @@ class FakeModel:
             raise ZeroDivisionError
         return text
 
-    def begin(self, prepared: object, queue_seconds: float, unwanted: Unwanted) -> Said:
+    def begin(self, prepared: object, queue_seconds: float, unwanted: IsCancelled) -> Said:
         assert isinstance(prepared, str)
         assert self.room()
         assert queue_seconds >= 0
@@ -97,7 +97,7 @@ class FakeModel:
         self.began.set()
         return reply
 
-    def step(self) -> list[Happening]:
+    def step(self) -> list[StepResult]:
         self.steps += 1
         while not self.may_read.wait(0.001):
             if any(reply.unwanted() for reply in self.replies):
@@ -121,7 +121,7 @@ class FakeModel:
     def preview(self, request: ChatRequest, memo: object = None) -> Prompt:
         return Prompt("", ())
 
-    def spelled(self, ids: set[int]) -> dict[int, str]:
+    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
         return {id: str(id) for id in ids}
 
     def reset(self) -> None:
@@ -188,7 +188,7 @@ async def cancel(*tasks: asyncio.Task[str]) -> None:
 class StandsStill(FakeModel):
     """Whose steps do nothing until it may read."""
 
-    def step(self) -> list[Happening]:
+    def step(self) -> list[StepResult]:
         if self.may_read.wait(0.001):
             return super().step()
         return []
@@ -417,7 +417,7 @@ class TestLoading:
         loaded = threading.Event()
         model = FakeModel()
 
-        def loader(spec: ModelSpec, cache_dir: Path, report: Report) -> FakeModel:
+        def loader(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> FakeModel:
             report("unpacking")
             loaded.wait(SOON)
             return model
@@ -441,7 +441,7 @@ class TestLoading:
     async def test_an_error_is_told_to_everyone(self, raised: Exception, says: str):
         failing = threading.Event()
 
-        def loader(spec: ModelSpec, cache_dir: Path, report: Report) -> FakeModel:
+        def loader(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> FakeModel:
             failing.wait(SOON)
             raise raised
 
@@ -463,7 +463,7 @@ class TestLoading:
     async def test_in_ones_own_thread(self):
         threads: list[threading.Thread] = []
 
-        def loader(spec: ModelSpec, cache_dir: Path, report: Report) -> FakeModel:
+        def loader(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> FakeModel:
             threads.append(threading.current_thread())
             return FakeModel()
 
@@ -493,7 +493,7 @@ class TestCancelling:
         loaded = threading.Event()
         model = FakeModel()
 
-        def loader(spec: ModelSpec, cache_dir: Path, report: Report) -> FakeModel:
+        def loader(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> FakeModel:
             loaded.wait(SOON)
             return model
 
@@ -727,7 +727,7 @@ class TestClosing:
         assert gone() is None
 
 
-def load_nothing(spec: ModelSpec, cache_dir: Path, report: Report) -> Model:
+def load_nothing(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> Model:
     raise AssertionError
 
 
@@ -768,7 +768,7 @@ class TestThreads:
         priorities = []
 
         class Watched(FakeModel):
-            def step(self) -> list[Happening]:
+            def step(self) -> list[StepResult]:
                 priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
                 return super().step()
 

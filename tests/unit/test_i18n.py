@@ -12,7 +12,7 @@ from chatui.chat import ModelStatus
 from chatui.errors import ModelError, NotFoundError, OverloadError, SettingsError, unexpected
 from chatui.i18n import N_, _, ngettext
 from chatui.settings import GenerationSettings
-from chatui.ui import header, speaking
+from chatui.ui.page import header, page_language
 from scripts import messages
 
 
@@ -33,12 +33,12 @@ from scripts import messages
     ],
 )
 def test_the_browser_says_which_language(accepted: str | None, language: str) -> None:
-    assert i18n.negotiated(accepted) == language
+    assert i18n.negotiate(accepted) == language
 
 
 @given(st.text())
 def test_any_header_is_some_language(accepted: str) -> None:
-    assert i18n.negotiated(accepted) in i18n.LANGUAGES
+    assert i18n.negotiate(accepted) in i18n.LANGUAGES
 
 
 def test_outside_the_page_all_is_english() -> None:
@@ -51,7 +51,7 @@ def test_outside_the_page_all_is_english() -> None:
 
 @pytest.mark.parametrize(("language", "written"), [("en", "1,234.50"), ("de", "1.234,50"), ("fr", "1\u202f234,50")])
 def test_numbers_are_written_as_the_language_does(language: str, written: str) -> None:
-    with i18n.speaking(language):
+    with i18n.use_language(language):
         assert i18n.number(1234.5, 2) == written
 
 
@@ -69,7 +69,7 @@ def test_n_is_the_message_itself() -> None:
 
 
 def test_languages_within_each_other() -> None:
-    with i18n.speaking("de"), i18n.speaking("ar"):
+    with i18n.use_language("de"), i18n.use_language("ar"):
         assert i18n.direction() == "rtl"
     assert i18n.direction() == "ltr"
 
@@ -124,7 +124,7 @@ def test_every_translation_has_the_places_of_its_message(language: str) -> None:
 
 @pytest.mark.parametrize("language", i18n.LANGUAGES[1:])
 def test_every_message_can_be_told_with_values(language: str) -> None:
-    with i18n.speaking(language):
+    with i18n.use_language(language):
         for id in FOUND:
             values: dict[str, str | int] = {place[1:-1]: "x" for place in PLACE.findall(str(id))}
             if isinstance(id, tuple):
@@ -136,21 +136,21 @@ def test_every_message_can_be_told_with_values(language: str) -> None:
 
 @pytest.mark.parametrize("language", i18n.LANGUAGES[1:])
 def test_what_was_raised_in_english_is_known_again(language: str) -> None:
-    with i18n.speaking(language):
+    with i18n.use_language(language):
         assert i18n.translated("Try again in a while.") != "Try again in a while."
         told = i18n.translated("The conversation takes 12,345 tokens; this model has room for 8,192.")
         assert i18n.number(12345) in told
         assert "conversation takes" not in told
         for raised in (NotFoundError(), unexpected(ValueError()), OverloadError("7 requests are waiting already.")):
-            assert speaking.told(raised)[0] != raised.message
+            assert page_language.error_in_language(raised)[0] != raised.message
         with pytest.raises(SettingsError) as refused:
             GenerationSettings.checked({"temperature": 3.5})
-        assert "Input" not in speaking.sentence(refused.value)
-        assert i18n.number(3.5, 1) in speaking.sentence(refused.value)
+        assert "Input" not in page_language.sentence(refused.value)
+        assert i18n.number(3.5, 1) in page_language.sentence(refused.value)
 
 
 def test_words_of_somebody_else_stay_as_they_are() -> None:
-    with i18n.speaking("de"):
+    with i18n.use_language("de"):
         assert i18n.translated("My own {title} & words") == "My own {title} & words"
 
 
@@ -192,7 +192,7 @@ def test_no_text_of_the_page_is_left_unmarked() -> None:
 
 def test_what_is_put_into_a_text_from_right_to_left_has_its_own_direction() -> None:
     assert i18n.joined(["float32", "5 MB"]) == "float32 · 5 MB"
-    with i18n.speaking("ar"):
+    with i18n.use_language("ar"):
         assert i18n.joined(["float32", "5 MB", ""]) == "\u2068float32\u2069 · \u20685 MB\u2069 · "
         assert "\u2068 5 MB\u2069".replace(" ", "", 1) in _("{count} parameters · {size}", count="135M", size="5 MB")
 
@@ -203,9 +203,9 @@ def test_why_nothing_could_be_started_is_told_in_the_language_of_the_page(langua
         "The weights of acme/small are incomplete or damaged (model.safetensors).",
         "Delete them and load the model again, or copy them anew.",
     )
-    with i18n.speaking(language):
+    with i18n.use_language(language):
         told = header.status(ModelStatus("acme/small", "failed", error=failed))
-        cause, remedy = speaking.told(failed)
+        cause, remedy = page_language.error_in_language(failed)
     assert "acme/small" in cause
     assert "model.safetensors" in cause
     assert "weights of" not in cause

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chatui.chat import Prompt, Span
 from chatui.errors import NotFoundError
 from chatui.inspection import ADAPTER, Inspection
-from chatui.store.records import KeptInspection, PageTimes, Progress
+from chatui.store.records import KeptInspection, PageTimes, ReplyUpdate
 from chatui.store.store import Store
 from chatui.traces import TokenTrace, Traces
 from tests.databases import FINISH, ask
@@ -58,7 +58,7 @@ def test_pieces_are_the_text() -> None:
 
 def finished(store: Store) -> tuple[str, str]:
     begun = store.of("a").begin(ask("question"))
-    store.write([Progress("a", begun.reply.id, "answer", state="finished", finish=FINISH, inspection=KEPT.packed())])
+    store.write([ReplyUpdate("a", begun.reply.id, "answer", state="finished", finish=FINISH, inspection=KEPT.packed())])
     return begun.conversation.id, begun.reply.id
 
 
@@ -85,13 +85,15 @@ def test_a_reply_without_one_has_none(store: Store) -> None:
     begun = store.of("a").begin(ask("question"))
     assert store.of("a").inspection(begun.reply.id) is None
     assert not store.of("a").saw(begun.reply.id, TIMES)
-    store.write([Progress("b", begun.reply.id, "", inspection=b"another's"), Progress("a", "gone", "", inspection=b"")])
+    store.write(
+        [ReplyUpdate("b", begun.reply.id, "", inspection=b"another's"), ReplyUpdate("a", "gone", "", inspection=b"")]
+    )
     assert store.of("a").inspection(begun.reply.id) is None
 
 
 def test_what_has_ended_is_not_told_of_anew(store: Store) -> None:
     _, reply = finished(store)
-    store.write([Progress("a", reply, "other", state="stopped", inspection=b"other")])
+    store.write([ReplyUpdate("a", reply, "other", state="stopped", inspection=b"other")])
     assert store.of("a").inspection(reply) == KeptInspection(KEPT.packed())
 
 

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from chatui import i18n
 from chatui.server import build_app
 from chatui.settings import AppSettings
-from chatui.ui import link_preview
+from chatui.ui.page import link_preview
 from tests.fakes import FakeBackend
 
 
@@ -35,7 +35,7 @@ def test_what_gradio_says_of_itself_is_gone() -> None:
 
 
 def test_it_is_said_in_the_readers_language_and_is_no_markup() -> None:
-    with i18n.speaking("de"):
+    with i18n.use_language("de"):
         told = link_preview.told(b"</head>", asked('"><script>')).decode()
     assert "Ein Web-Chat" in told
     assert "<script" not in told

@@ -30,12 +30,12 @@ from transformers import (
     T5Config,
 )
 
-from chatui.catalogue import ModelSpec, weight_bytes
 from chatui.errors import ModelError
 from chatui.local import embedded, loading, weights
-from chatui.local.failures import explain
+from chatui.local.failures import to_model_error
 from chatui.local.sampling import Sampler
 from chatui.local.serial import decode
+from chatui.model_spec import ModelSpec, weight_bytes
 from chatui.settings import DEFAULT_MODEL, AppSettings, GenerationSettings
 from tests import models
 
@@ -386,11 +386,11 @@ def test_what_the_libraries_raise(error: Exception, says: str, monkeypatch: pyte
 
 
 def test_a_full_disk_names_the_folder_that_is_full():
-    assert constants.HF_HOME in explain(ModelSpec("a/b"), OSError(errno.ENOSPC, "full")).remedy
+    assert constants.HF_HOME in to_model_error(ModelSpec("a/b"), OSError(errno.ENOSPC, "full")).remedy
 
 
 def test_the_unknown_is_logged(caplog: pytest.LogCaptureFixture):
-    error = explain(ModelSpec("a/b"), ZeroDivisionError("surprise\nand more"))
+    error = to_model_error(ModelSpec("a/b"), ZeroDivisionError("surprise\nand more"))
     assert error.message == "a/b could not be loaded: surprise."
     assert "console" in error.remedy
     assert "ZeroDivisionError" in caplog.text

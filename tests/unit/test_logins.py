@@ -15,7 +15,7 @@ from chatui.settings import AppSettings
 from chatui.store import logins as kept
 from chatui.store.logins import Logins
 from chatui.store.store import Store
-from chatui.ui import logins as shown
+from chatui.ui.gradio_compat import login_tokens as shown
 from tests.databases import ask
 from tests.fakes import FakeBackend
 

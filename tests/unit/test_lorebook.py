@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatui import lorebook
-from chatui.lorebook import Book, Entry, budget, called_up, tokens
+from chatui.lorebook import Book, Entry, activate_entries, budget, tokens
 from chatui.macros import Scene
 
 SCENE = Scene("Ann", "Robo", "m", datetime(2026, 11, 24, 15, 4), seed=7, chat="c")
@@ -46,7 +46,7 @@ def entries(*made: dict[str, Any]) -> tuple[Entry, ...]:
 
 
 def told(book: Book, *said: str, scene: Scene = SCENE, context: int = CONTEXT) -> list[int]:
-    return [each.entry.index for each in called_up(book, said, scene, context)]
+    return [each.entry.index for each in activate_entries(book, said, scene, context)]
 
 
 def test_constant_entries_and_those_whose_key_was_said() -> None:
@@ -133,7 +133,7 @@ def test_what_is_told_calls_up_more_in_a_recursive_book() -> None:
 
 def test_recursion_ends() -> None:
     made = entries(*({"keys": (f"<{at}>",), "content": f"<{at + 1}>"} for at in range(50)))
-    assert told(Book(made, recursive=True), "<0>") == list(range(lorebook.MOST_ROUNDS + 1))
+    assert told(Book(made, recursive=True), "<0>") == list(range(lorebook.MAX_ROUNDS + 1))
 
 
 def test_excluded_words_keep_an_entry_away() -> None:
@@ -144,7 +144,7 @@ def test_excluded_words_keep_an_entry_away() -> None:
 
 def test_macros_in_keys_and_contents() -> None:
     book = Book(entries({"keys": ("{{user}}",), "content": "{{char}} knows {{user}}."}))
-    assert [each.text for each in called_up(book, ["I am Ann"], SCENE, CONTEXT)] == ["Robo knows Ann."]
+    assert [each.text for each in activate_entries(book, ["I am Ann"], SCENE, CONTEXT)] == ["Robo knows Ann."]
 
 
 def test_by_chance_but_by_the_seed() -> None:
@@ -156,21 +156,21 @@ def test_by_chance_but_by_the_seed() -> None:
 
 @given(BOOKS, SAID, st.integers(0, 2000))
 def test_of_any_book(book: Book, said: list[str], context: int) -> None:
-    found = called_up(book, said, SCENE, context)
+    found = activate_entries(book, said, SCENE, context)
     places = [(each.entry.order, each.entry.index) for each in found]
     assert places == sorted(set(places))
     assert sum(tokens(each.text) for each in found) <= budget(book, context)
-    assert called_up(book, said, SCENE, context) == found
+    assert activate_entries(book, said, SCENE, context) == found
     assert all(each.text and each.entry.probability > 0 for each in found)
     shuffled = replace(book, entries=tuple(reversed(book.entries)))
-    assert called_up(shuffled, said, SCENE, context) == found
+    assert activate_entries(shuffled, said, SCENE, context) == found
 
 
 @given(BOOKS, SAID)
 def test_an_entry_is_told_only_with_a_reason(book: Book, said: list[str]) -> None:
     """Where there is room and no recursion: exactly what the specification says of each entry by itself."""
     book = replace(book, token_budget=10**6, recursive=False)
-    found = {each.entry.index for each in called_up(book, said, SCENE, 10**6)}
+    found = {each.entry.index for each in activate_entries(book, said, SCENE, 10**6)}
     for entry in book.entries:
         depth = book.scan_depth if entry.scan_depth is None else entry.scan_depth
         searched = "\n".join(said[-depth:] if depth else [])
@@ -186,7 +186,7 @@ def test_an_entry_is_told_only_with_a_reason(book: Book, said: list[str]) -> Non
 
 def test_many_keys_are_looked_for_in_less_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is searched, times what it is searched for, has a limit: the newest text is searched."""
-    monkeypatch.setattr(lorebook, "MOST_WORK", 12_000)
+    monkeypatch.setattr(lorebook, "MAX_WORK", 12_000)
     book = Book(entries(*({"keys": (f"key{at:03}",)} for at in range(100))))
     assert told(book, "key001", "key002") == [1, 2]
     far = ("key001" + "x" * 20, "key002")
@@ -195,7 +195,7 @@ def test_many_keys_are_looked_for_in_less_text(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_long_conversation_is_searched_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lorebook, "LONGEST_SCAN", 10)
+    monkeypatch.setattr(lorebook, "MAX_SCAN_LENGTH", 10)
     book = Book(entries({"keys": ("old",)}, {"keys": ("new",)}))
     assert told(book, "old" + "x" * 20 + "new") == [1]
 

@@ -92,7 +92,7 @@ def test_whatever_is_written_is_drawn_alike_twice(pieces: list[str], seed: int) 
     text, scene = "".join(pieces), replace(SCENE, seed=seed)
     once = expand(text, scene)
     assert expand(text, scene) == once
-    assert "{{user}}" not in once or "{{" * macros.DEEPEST in text
+    assert "{{user}}" not in once or "{{" * macros.MAX_DEPTH in text
 
 
 @pytest.mark.parametrize("part", ["{{", "{{a", "}}", "{{a}}", "{{trim}}\n", "{{{", "{{// ", "{{random:a,b}}"])

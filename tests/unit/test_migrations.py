@@ -23,11 +23,11 @@ from sqlalchemy import text
 from chatui.errors import StoreError
 from chatui.personas import PRESETS, Persona
 from chatui.settings import AppSettings
-from chatui.store import opening
+from chatui.store import migrating
 from chatui.store.database import REVISIONS, Database, url_of
-from chatui.store.opening import MIGRATIONS, bring_up_to_date, upgrade
-from chatui.store.records import Progress
-from chatui.store.shelf import Shelf
+from chatui.store.migrating import MIGRATIONS, migrate, upgrade
+from chatui.store.owner_store import OwnerStore
+from chatui.store.records import ReplyUpdate
 from chatui.store.store import Store
 from chatui.store.tables import metadata
 from tests.databases import FINISH, PASSWORD, Server, ask
@@ -64,7 +64,7 @@ def copied_tables() -> None:
 
 def made_at(database: Database, target: str) -> None:
     """Make the tables as they were at this revision."""
-    with opening._alone(database):
+    with migrating._alone(database):
         upgrade(database, target)
 
 
@@ -81,7 +81,7 @@ def filled(settings: AppSettings) -> list[object]:
     store = Store.open(settings)
     shelf = store.of("a")
     begun = shelf.begin(ask("findable"))
-    store.write([Progress("a", begun.reply.id, "Grüße \0 日本", "thought", "finished", FINISH)])
+    store.write([ReplyUpdate("a", begun.reply.id, "Grüße \0 日本", "thought", "finished", FINISH)])
     shelf.begin(ask(None, begun.conversation.id, begun.path[0].id))
     shelf.rate(begun.reply.id, "like", "note")
     shelf.pin(begun.conversation.id, True)
@@ -93,7 +93,7 @@ def filled(settings: AppSettings) -> list[object]:
 
 
 def everything(store: Store) -> list[object]:
-    shelf: Shelf = store.of("a")
+    shelf: OwnerStore = store.of("a")
     return [store.secret(), list(shelf.trees()), shelf.personas(), shelf.search("findable"), shelf.conversations()]
 
 
@@ -126,11 +126,11 @@ class TestMigrations:
     def test_an_older_database_is_copied_and_migrated(self, settings: AppSettings, tmp_path: Path) -> None:
         kept = filled(settings)
         database = Database(url_of(settings))
-        bring_up_to_date(database, settings.data_dir, folder_with(tmp_path, NEXT))
+        migrate(database, settings.data_dir, folder_with(tmp_path, NEXT))
         with database.reading() as connection:
             assert connection.scalar(text("SELECT colour FROM conversations WHERE owner = :o"), {"o": "a"}) == "red"
         assert everything(Store(database)) == kept
-        bring_up_to_date(database, settings.data_dir, tmp_path / "migrations")
+        migrate(database, settings.data_dir, tmp_path / "migrations")
         database.close()
         (copied,) = copies(settings)
         assert copied.name.startswith(f"chats.db.before-{HEAD}-2")
@@ -188,7 +188,7 @@ class TestMigrations:
         kept = filled(settings)
         database = Database(url_of(settings))
         with pytest.raises(StoreError):
-            bring_up_to_date(database, settings.data_dir, folder_with(tmp_path, BROKEN))
+            migrate(database, settings.data_dir, folder_with(tmp_path, BROKEN))
         database.close()
         store = Store.open(settings)
         assert everything(store) == kept
@@ -200,10 +200,10 @@ class TestMigrations:
         def fails(*_: object) -> None:
             raise StoreError("The disk is full.")
 
-        monkeypatch.setattr(opening, "copy", fails)
+        monkeypatch.setattr(migrating, "backup", fails)
         database = Database(url_of(settings))
         with pytest.raises(StoreError, match="full"):
-            bring_up_to_date(database, settings.data_dir, folder_with(tmp_path, NEXT))
+            migrate(database, settings.data_dir, folder_with(tmp_path, NEXT))
         database.close()
         store = Store.open(settings)
         assert everything(store) == kept
@@ -218,7 +218,7 @@ class TestMigrations:
             Store.open(settings)
         assert "Update chatui" in caught.value.remedy
         database = Database(url_of(settings))
-        assert opening.revision(database, tmp_path / "migrations") == "next"
+        assert migrating.revision(database, tmp_path / "migrations") == "next"
         assert copies(settings) == []
         database.close()
 
@@ -271,7 +271,7 @@ class TestFile:
         settings = AppSettings(data_dir=tmp_path)
         one, two = Store.open(settings), Store.open(settings)
         begun = one.of("a").begin(ask("1"))
-        two.write([Progress("a", begun.reply.id, "x", state="finished")])
+        two.write([ReplyUpdate("a", begun.reply.id, "x", state="finished")])
         assert one.of("a").message(begun.reply.id).content == "x"
         one.close()
         two.close()
@@ -280,10 +280,10 @@ class TestFile:
         script = (
             "import os, sys, itertools; from pathlib import Path\n"
             "from chatui.settings import AppSettings; from chatui.store.store import Store\n"
-            "from chatui.store.records import Progress; from tests.databases import ask\n"
+            "from chatui.store.records import ReplyUpdate; from tests.databases import ask\n"
             "store = Store.open(AppSettings(data_dir=Path(sys.argv[1]))); reply = store.of('a').begin(ask('1')).reply\n"
             "for n in itertools.count():\n"
-            "    store.write([Progress('a', reply.id, 'x' * n)]); print(n, flush=True)\n"
+            "    store.write([ReplyUpdate('a', reply.id, 'x' * n)]); print(n, flush=True)\n"
         )
         process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -360,7 +360,7 @@ class TestFaults:
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
             connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StoreError, match="disk is full") as caught:
-            store.write([Progress("a", kept.reply.id, "x" * 10_000_000)])
+            store.write([ReplyUpdate("a", kept.reply.id, "x" * 10_000_000)])
         assert "Free some space" in caught.value.remedy
         assert store.of("a").path(kept.conversation.id) == kept.path
         store.close()
@@ -459,7 +459,7 @@ class TestBackup:
         running = [store.of("a").begin(ask(str(number))).reply for number in range(3)]
 
         def write(number: int) -> None:
-            store.write([Progress("a", reply.id, str(number)) for reply in running])
+            store.write([ReplyUpdate("a", reply.id, str(number)) for reply in running])
             store.of(f"b{number}").begin(ask("more"))
 
         write(0)

@@ -10,9 +10,9 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message
 
-from chatui import bodies, server
+from chatui import body_limit, server
 from chatui.api import requests, routes
-from chatui.api.fields import NEUTRAL, WITHOUT_EFFECT
+from chatui.api.accepted_fields import NEUTRAL, WITHOUT_EFFECT
 from chatui.api.schemas import ChatCompletion, ChatCompletionChunk, ErrorResponse, Model, ModelList
 from chatui.chat import ChatRequest, Finish, ModelStatus, ReplyDelta
 from chatui.errors import OverloadError
@@ -87,7 +87,9 @@ def provoked(backend: FakeBackend, path: str, monkeypatch: pytest.MonkeyPatch) -
     answers += [client.post(path, json={}), locked.post(path, json=BODY)]
     answers += [client.post(path, json=BODY, headers={"Origin": "https://evil.example"})]
     answers += [client.post(path, json={**BODY, "model": "nope"}), client.post(path, content=b"x")]
-    answers += [client.post(path, content=b"[" + b"1," * bodies.MOST_VALUES, headers={"Content-Type": "text/plain"})]
+    answers += [
+        client.post(path, content=b"[" + b"1," * body_limit.MAX_JSON_VALUES, headers={"Content-Type": "text/plain"})
+    ]
     packed = {"Content-Type": "application/json", "Content-Encoding": "br"}
     answers += [client.post(path, content=gzip.compress(json.dumps(BODY).encode()), headers=packed)]
     for broken in (OverloadError("Too many are waiting."), RuntimeError("inside")):
@@ -99,7 +101,7 @@ def provoked(backend: FakeBackend, path: str, monkeypatch: pytest.MonkeyPatch) -
     backend.status = replace(ready)
     for answer in answers:
         assert answer.status_code == 200 or ErrorResponse.model_validate(answer.json())
-    monkeypatch.setattr(bodies, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(body_limit, "READ_TIMEOUT_SECONDS", 0.01)
     return {asyncio.run(left_waiting(client.app, path)), *(answer.status_code for answer in answers)}
 
 

@@ -20,10 +20,10 @@ from chatui.owners import COOKIE, Cookies, named
 from chatui.personas import Persona
 from chatui.server import build_app
 from chatui.settings import AppSettings
-from chatui.store.records import Progress
+from chatui.store.records import ReplyUpdate
 from chatui.store.rows import new_id
 from chatui.store.store import Store
-from chatui.ui.actions import ACTIONS
+from chatui.ui.chat.actions import ACTIONS
 from tests.databases import ask
 from tests.fakes import FakeBackend, Hold, Script
 from tests.unit.visitors import Answer, Dependency, Visitor, served
@@ -75,7 +75,7 @@ class World:
             value = cookies.issue()
             visitor, owner = Visitor.guest(self.url, value), cookies.owner(value) or ""
         begun = self.store.of(owner).begin(ask("mine"))
-        self.store.write([Progress(owner, begun.reply.id, "my own", state="finished")])
+        self.store.write([ReplyUpdate(owner, begun.reply.id, "my own", state="finished")])
         return visitor, begun.conversation.id
 
     def dependency(self, name: str) -> Dependency:
@@ -180,13 +180,13 @@ def furnished(world: World) -> dict[str, str]:
     for name in ("chat", "archived", "deleted"):
         begun = shelf.begin(ask(f"{SECRET} question"))
         text = f"{SECRET} answer"
-        world.store.write([Progress(world.owner, begun.reply.id, text, state="stopped")])
+        world.store.write([ReplyUpdate(world.owner, begun.reply.id, text, state="stopped")])
         ids[name] = begun.conversation.id
         if name == "chat":
             ids |= {"question": begun.path[0].id, "reply": begun.reply.id}
             shelf.rate(begun.reply.id, "like", f"{SECRET} note")
             again = shelf.begin(ask(None, begun.conversation.id, begun.path[0].id))
-            world.store.write([Progress(world.owner, again.reply.id, text, state="finished")])
+            world.store.write([ReplyUpdate(world.owner, again.reply.id, text, state="finished")])
     shelf.rename(ids["chat"], f"{SECRET} title")
     shelf.archive(ids["archived"], True)
     shelf.delete(ids["deleted"])

@@ -16,10 +16,10 @@ from chatui import cards, i18n, personas
 from chatui.errors import ChatError, NotFoundError, SettingsError, StoreError
 from chatui.personas import PRESETS, Persona
 from chatui.settings import GenerationSettings
+from chatui.store.owner_store import OwnerStore
 from chatui.store.records import OwnPersona
-from chatui.store.shelf import Shelf
-from chatui.ui import controls, persona_editor, persona_panel
-from chatui.ui.persona_panel import PersonaPanel
+from chatui.ui.persona import persona_editor, persona_panel, setting_controls
+from chatui.ui.persona.persona_panel import PersonaPanel
 
 FIRST, ROBOT = PRESETS[:2]
 ARIA = Persona("Aria", "🧜", "You are {{char}}.", "Hi.", ("One?",), card={"data": {"name": "Aria"}})
@@ -77,13 +77,13 @@ class Page:
         labels = {"Name": "", "Emoji": "", "System prompt": "", "Greeting": "", "Example prompts": "", "avatar": ""}
         values = {**labels, "source": "", "settings": False, **changed}
         order = ("source", "avatar", "Name", "Emoji", "System prompt", "Greeting", "Example prompts", "settings")
-        return [*(values[name] for name in order), *controls.values_of(GenerationSettings(temperature=0.3))]
+        return [*(values[name] for name in order), *setting_controls.values_of(GenerationSettings(temperature=0.3))]
 
 
 def _page(shelf: FakeShelf | None) -> Page:
     with gr.Blocks() as blocks:
-        panel = PersonaPanel(lambda: cast("Shelf | None", shelf))
-        settings = controls.build()
+        panel = PersonaPanel(lambda: cast("OwnerStore | None", shelf))
+        settings = setting_controls.build()
         chatbot = gr.Chatbot()
         panel.connect(chatbot, settings, model=lambda: "SmolLM2")
     return Page(shelf, panel, blocks, settings, chatbot)
@@ -156,7 +156,9 @@ async def test_a_choice_fills_the_page(page: Page) -> None:
     assert [shown[component] for component in page.panel.inputs[1:3]] == ["a2", ARIA.system_prompt]
     assert "I am Aria on SmolLM2, User." in shown[page.chatbot]["placeholder"]
     assert shown[page.chatbot]["examples"] == [{"text": "One?"}]
-    assert [shown[component] for component in page.settings] == controls.values_of(GenerationSettings(temperature=1.5))
+    assert [shown[component] for component in page.settings] == setting_controls.values_of(
+        GenerationSettings(temperature=1.5)
+    )
     assert not set(page.settings) & set(await page.event("Persona")("a1", "a2"))
 
 
@@ -299,7 +301,7 @@ async def test_what_a_card_brings_besides_is_said_at_import_and_in_the_editor(
     besides = next(block for block in shown if getattr(block, "elem_id", "") == "persona-besides")
     assert "Its lorebook has 2 entries" in shown[besides]["value"]
     assert "<b>" not in shown[besides]["value"]
-    with i18n.speaking("de"):
+    with i18n.use_language("de"):
         shown = await page.event("Edit")(own, own, "")
         assert shown[notes]["value"] == "Sei nett."
         assert "Bedingungen von Lore-Einträgen (@@odd)" in shown[besides]["value"]

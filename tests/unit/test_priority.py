@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from chatui.priority import ASIDE, MODEL, stand_back
+from chatui.priority import ASIDE, MODEL, lower_priority
 
 
 def own() -> int:
@@ -19,7 +19,7 @@ def test_a_thread_stands_back_alone_and_never_comes_forward() -> None:
     def lower() -> list[int]:
         found = []
         for niceness in (MODEL, ASIDE, MODEL):
-            stand_back(niceness)
+            lower_priority(niceness)
             found.append(own())
         return found
 
@@ -31,5 +31,5 @@ def test_a_thread_stands_back_alone_and_never_comes_forward() -> None:
 def test_nothing_happens_where_priorities_are_not_a_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     before = own()
     monkeypatch.setattr(sys, "platform", "win32")
-    stand_back(ASIDE)
+    lower_priority(ASIDE)
     assert own() == before

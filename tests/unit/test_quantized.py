@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from chatui.catalogue import ModelSpec
 from chatui.local import embedded, loading
 from chatui.local.levels import GROUP, GgufLevels, Levels, LevelsFile, packed, rounded, save, unpacked
 from chatui.local.quantized import Int4Linear, Int8Linear, quantize
+from chatui.model_spec import ModelSpec
 from chatui.settings import DEFAULT_MODEL, AppSettings
 from tests import models
 

@@ -53,13 +53,13 @@ def scripted(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, text: str) ->
     monkeypatch.setattr(reply, "decode", lambda *_: iter(ids * 1000))
 
 
-def made_of(messages: tuple[Message, ...] = HELLO, **asked: object) -> reply.Reply:
+def made_of(messages: tuple[Message, ...] = HELLO, **asked: object) -> reply.ReplyBuilder:
     """A reply that has no token yet."""
     settings = GenerationSettings(temperature=0.0, max_new_tokens=5)
-    return reply.Reply(models.ready(), dataclasses.replace(ChatRequest(messages, settings), **asked))
+    return reply.ReplyBuilder(models.ready(), dataclasses.replace(ChatRequest(messages, settings), **asked))
 
 
-def push(made: reply.Reply, text: str) -> list[ReplyDelta]:
+def push(made: reply.ReplyBuilder, text: str) -> list[ReplyDelta]:
     """What comes of the tokens of this text, as far as the reply goes."""
     ids = models.ready().tokenizer.encode(text, add_special_tokens=False)
     return [made.push(token_id) for token_id in ids if not made.over]
@@ -293,7 +293,7 @@ class TestContinued:
         )
         loaded = dataclasses.replace(models.ready(), tokenizer=tokenizer)
         messages = (Message("user", "b"), Message("assistant", content))
-        made = reply.Reply(loaded, ChatRequest(messages, GenerationSettings(temperature=0.0)))
+        made = reply.ReplyBuilder(loaded, ChatRequest(messages, GenerationSettings(temperature=0.0)))
         assert made.push(4).text == said
 
 
@@ -319,7 +319,7 @@ def of_convention(folder: Path, template: str, control: tuple[str, ...], respons
 def parts_of(loaded: LoadedModel, written: str, *messages: Message) -> tuple[str, str, str]:
     """What is said and what is thought where the model writes this, and why it ends."""
     request = ChatRequest(messages or HELLO, GenerationSettings(temperature=0.0, max_new_tokens=200))
-    made = reply.Reply(loaded, request)
+    made = reply.ReplyBuilder(loaded, request)
     ids = loaded.tokenizer.encode(written, add_special_tokens=False)
     deltas = [made.push(token_id) for token_id in ids if not made.over]
     reason = deltas[-1].finish.reason if deltas[-1].finish else ""
@@ -346,18 +346,18 @@ class TestConventions:
         cut = Message("assistant", "", reasoning="Hm")
         rest = "m.<|end|><|start|>assistant<|channel|>final<|message|>Hi<|end|>"
         assert parts_of(harmony, rest, *HELLO, cut) == ("Hi", "m.", "stop_token")
-        made = reply.Reply(harmony, ChatRequest((*HELLO, cut), GenerationSettings()))
+        made = reply.ReplyBuilder(harmony, ChatRequest((*HELLO, cut), GenerationSettings()))
         assert made.prompt.text.endswith("<|start|>assistant<|channel|>analysis<|message|>Hm")
         said = Message("assistant", "He", reasoning="Hmm.")
         assert parts_of(harmony, "llo<|end|>", *HELLO, said) == ("llo", "", "stop_token")
-        made = reply.Reply(harmony, ChatRequest((*HELLO, said), GenerationSettings()))
+        made = reply.ReplyBuilder(harmony, ChatRequest((*HELLO, said), GenerationSettings()))
         assert made.prompt.text.endswith("Hmm.<|end|><|start|>assistant<|channel|>final<|message|>He")
 
     def test_control_tokens_that_mark_a_thought_are_read(self, tmp_path: Path):
         loaded = of_convention(tmp_path, MAGISTRAL, ("[THINK]", "[/THINK]"))
         assert parts_of(loaded, "[THINK]Hm.[/THINK]Hi `[THINK]`") == ("Hi `[THINK]`", "Hm.", "")
         cut = Message("assistant", "Hi", reasoning="Hm.")
-        made = reply.Reply(loaded, ChatRequest((*HELLO, cut), GenerationSettings()))
+        made = reply.ReplyBuilder(loaded, ChatRequest((*HELLO, cut), GenerationSettings()))
         assert made.prompt.text.endswith("[THINK]Hm.[/THINK]Hi")
 
     @pytest.mark.parametrize(

@@ -11,28 +11,28 @@ from typing import Any
 import pytest
 
 from chatui import priority
-from chatui.catalogue import ModelSpec
-from chatui.characters import Insertion
+from chatui.character_prompt import Insertion
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError, GenerationError, NotFoundError, OverloadError, StoreError
 from chatui.inspection import Inspection
 from chatui.local.engine import LocalBackend
+from chatui.model_spec import ModelSpec
 from chatui.personas import PRESETS
-from chatui.runner import Live, Runner
+from chatui.runner import Runner, RunningReply
 from chatui.settings import GenerationSettings
-from chatui.store.records import Author, StoredMessage, Turn
+from chatui.store.records import Author, NewTurn, StoredMessage
 from chatui.store.store import Store
 from tests.fakes import FakeBackend, Hold
 
 WORDS = [f"word{number} " for number in range(30)]
 
 
-def turn(question: str | None = "What?", prefix: str = "", **where: Any) -> Turn:
+def turn(question: str | None = "What?", prefix: str = "", **where: Any) -> NewTurn:
     author = Author("m", "r", "Be brief.", GenerationSettings(), seed=7, prefix=prefix)
-    return Turn(where.get("conversation"), where.get("parent"), question, author, PRESETS[0])
+    return NewTurn(where.get("conversation"), where.get("parent"), question, author, PRESETS[0])
 
 
-async def heard(live: Live) -> str:
+async def heard(live: RunningReply) -> str:
     """What a listener has at the end."""
     said = ""
     async for _ in live.changes():
@@ -40,7 +40,7 @@ async def heard(live: Live) -> str:
     return live.as_message().content if live.kept else said
 
 
-def kept(runner: Runner, live: Live, owner: str = "a") -> StoredMessage:
+def kept(runner: Runner, live: RunningReply, owner: str = "a") -> StoredMessage:
     return runner.shelf(owner).message(live.message.id)
 
 
@@ -67,7 +67,7 @@ async def test_who_is_turned_away_leaves_nothing(runner: Runner, temporary: bool
     await heard(first)
     runner.backend = backend = FakeBackend(WORDS)
     backend.full = OverloadError("9 requests are waiting already.", "Try again in a while.")
-    more = Turn(first.conversation.id, first.message.id, "And?", first.author, PRESETS[0])
+    more = NewTurn(first.conversation.id, first.message.id, "And?", first.author, PRESETS[0])
     for asked in (turn(), more):
         with pytest.raises(OverloadError, match="9 requests"):
             await runner.ask("a", asked, temporary)
@@ -80,7 +80,7 @@ async def test_who_is_turned_away_leaves_nothing(runner: Runner, temporary: bool
 async def test_a_place_is_given_back_where_the_store_refuses(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(WORDS)
     with pytest.raises(NotFoundError):
-        await runner.ask("a", Turn("missing", None, "Hello?", turn().author, PRESETS[0]))
+        await runner.ask("a", NewTurn("missing", None, "Hello?", turn().author, PRESETS[0]))
     assert (backend.admitted, backend.dismissed) == (["a"], ["a"])
 
 
@@ -88,7 +88,7 @@ async def test_of_many_that_come_at_once_those_turned_away_leave_nothing(runner:
     runner.backend = engine = LocalBackend(ModelSpec("none"), Path(), longest_queue=8)
     asked = [runner.ask("a", turn()) for _ in range(12)]
     done = await asyncio.gather(*asked, return_exceptions=True)
-    lives = [live for live in done if isinstance(live, Live)]
+    lives = [live for live in done if isinstance(live, RunningReply)]
     assert {type(other) for other in done if other not in lives} == {OverloadError}
     assert len(lives) == 6
     assert len(runner.shelf("a").conversations()) == 6
@@ -226,7 +226,7 @@ async def test_what_stands_within_the_conversation_keeps_its_place_from_the_end(
     runner.backend = backend = FakeBackend(["one"], ["two"])
     insertions = (Insertion(9, "first"), Insertion(2, "deep"), Insertion(0, "last"))
 
-    def asked(question: str, **where: Any) -> Turn:
+    def asked(question: str, **where: Any) -> NewTurn:
         plain = turn(question, "So", **where)
         return replace(plain, author=replace(plain.author, insertions=insertions))
 
@@ -296,7 +296,7 @@ async def test_closing_marks_what_was_being_written() -> None:
 
 async def test_replies_that_lost_their_server_are_marked(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = runner.kept.of("a").begin(turn()).reply
-    monkeypatch.setattr("chatui.runner.SILENT_FOR", timedelta(seconds=-1))
+    monkeypatch.setattr("chatui.runner.LEASE_TIMEOUT", timedelta(seconds=-1))
     monkeypatch.setattr("chatui.runner.SWEEP_SECONDS", 0.05)
     runner.start()
     async with asyncio.timeout(10):
@@ -311,7 +311,7 @@ async def test_what_is_written_here_is_never_taken_for_lost(runner: Runner, monk
     hold = Hold()
     runner.backend = FakeBackend([hold, "done"])
     live = await runner.ask("a", turn())
-    monkeypatch.setattr("chatui.runner.SILENT_FOR", timedelta(seconds=-60))
+    monkeypatch.setattr("chatui.runner.LEASE_TIMEOUT", timedelta(seconds=-60))
     looks = 0
     silent = runner.kept.silent
 

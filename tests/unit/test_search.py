@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from chatui.store.records import Progress
-from chatui.store.search import Query, excerpt, understood
-from chatui.store.shelf import Shelf
+from chatui.store.owner_store import OwnerStore
+from chatui.store.records import ReplyUpdate
+from chatui.store.search import Query, excerpt, parse_query
 from chatui.store.store import Store
 from tests.databases import ask, fill
 
@@ -31,17 +31,17 @@ WORDS = (
 
 
 @pytest.fixture
-def shelf(store: Store) -> Shelf:
+def shelf(store: Store) -> OwnerStore:
     return store.of("a")
 
 
-def titles(shelf: Shelf, text: str, limit: int = 30) -> list[str]:
+def titles(shelf: OwnerStore, text: str, limit: int = 30) -> list[str]:
     return [hit.conversation.title for hit in shelf.search(text, limit)]
 
 
 def answered(store: Store, question: str, answer: str, owner: str = "a") -> str:
     begun = store.of(owner).begin(ask(question))
-    store.write([Progress(owner, begun.reply.id, answer, state="finished")])
+    store.write([ReplyUpdate(owner, begun.reply.id, answer, state="finished")])
     return begun.conversation.id
 
 
@@ -71,12 +71,12 @@ class TestWords:
             ("ab" * 3000 + " end", "end"),
         ],
     )
-    def test_what_is_written_is_found(self, store: Store, shelf: Shelf, text: str, query: str) -> None:
+    def test_what_is_written_is_found(self, store: Store, shelf: OwnerStore, text: str, query: str) -> None:
         id = answered(store, "Question", text)
         answered(store, "Another", "Nothing of the kind")
         assert [hit.conversation.id for hit in shelf.search(query)] == [id]
 
-    def test_every_word_and_only_the_last_half_written(self, store: Store, shelf: Shelf) -> None:
+    def test_every_word_and_only_the_last_half_written(self, store: Store, shelf: OwnerStore) -> None:
         answered(store, "one", "red apple trees")
         answered(store, "two", "red pears")
         assert titles(shelf, "red app") == ["one"]
@@ -85,7 +85,7 @@ class TestWords:
         assert titles(shelf, "red") == ["two", "one"]
         assert titles(shelf, "red blue") == []
 
-    def test_words_and_pieces_together(self, store: Store, shelf: Shelf) -> None:
+    def test_words_and_pieces_together(self, store: Store, shelf: OwnerStore) -> None:
         answered(store, "one", "weather 今天天气很好")
         answered(store, "two", "weather 昨天")
         assert titles(shelf, "weather 天气") == ["one"]
@@ -94,24 +94,24 @@ class TestWords:
     @pytest.mark.parametrize(
         "text", ["", " \n", "\0", '"', "'", "\\", "*", ":*", "()", "a OR", "NOT", "NEAR(", "a:b", "-"]
     )
-    def test_anything_may_be_typed(self, store: Store, shelf: Shelf, text: str) -> None:
+    def test_anything_may_be_typed(self, store: Store, shelf: OwnerStore, text: str) -> None:
         answered(store, "Question", "A plain sentence")
         assert shelf.search(text) == []
 
-    def test_operators_are_words(self, store: Store, shelf: Shelf) -> None:
+    def test_operators_are_words(self, store: Store, shelf: OwnerStore) -> None:
         answered(store, "plain", "apple")
         answered(store, "said", "apple or pear")
         assert titles(shelf, "apple OR pear") == ["said"]
         assert titles(shelf, "apple AND pear") == []
 
-    def test_texts_of_any_length_can_be_kept(self, store: Store, shelf: Shelf) -> None:
+    def test_texts_of_any_length_can_be_kept(self, store: Store, shelf: OwnerStore) -> None:
         huge = " ".join(f"word{number}é{'ﷺ' * (number % 3)}" for number in range(150_000))
         answered(store, "huge", huge + "x" * 100_000)
         assert titles(shelf, "word77é") == ["huge"]
 
 
 class TestHits:
-    def test_one_hit_for_each_conversation_the_newest_match_first(self, store: Store, shelf: Shelf) -> None:
+    def test_one_hit_for_each_conversation_the_newest_match_first(self, store: Store, shelf: OwnerStore) -> None:
         first = answered(store, "first", "needle one")
         answered(store, "second", "needle two")
         answered(store, "third", "hay")
@@ -123,7 +123,7 @@ class TestHits:
         assert titles(shelf, "needle", 1) == ["first"]
         assert titles(shelf, "needle", 0) == []
 
-    def test_titles_archived_ones_and_renamed_ones(self, store: Store, shelf: Shelf) -> None:
+    def test_titles_archived_ones_and_renamed_ones(self, store: Store, shelf: OwnerStore) -> None:
         id = answered(store, "Question", "Answer")
         shelf.rename(id, "Überraschung für Eva")
         (hit,) = shelf.search("uberra")
@@ -134,17 +134,17 @@ class TestHits:
         assert titles(shelf, "eva") == []
         assert titles(shelf, "else") == ["Else"]
 
-    def test_a_reply_is_found_once_it_has_ended(self, store: Store, shelf: Shelf) -> None:
+    def test_a_reply_is_found_once_it_has_ended(self, store: Store, shelf: OwnerStore) -> None:
         begun = shelf.begin(ask("Question"))
-        store.write([Progress("a", begun.reply.id, "needle")])
+        store.write([ReplyUpdate("a", begun.reply.id, "needle")])
         assert shelf.search("needle") == []
-        store.write([Progress("a", begun.reply.id, "pin", state="stopped")])
+        store.write([ReplyUpdate("a", begun.reply.id, "pin", state="stopped")])
         assert shelf.search("needle") == []
         assert len(shelf.search("pin")) == 1
         shelf.rate(begun.reply.id, "like", "needle")
         assert len(shelf.search("pin")) == 1
 
-    def test_other_owners_deleted_and_purged_ones_are_not(self, store: Store, shelf: Shelf) -> None:
+    def test_other_owners_deleted_and_purged_ones_are_not(self, store: Store, shelf: OwnerStore) -> None:
         answered(store, "theirs", "needle", "b")
         id = answered(store, "mine", "needle")
         assert titles(shelf, "needle") == ["mine"]
@@ -154,7 +154,7 @@ class TestHits:
             store.purge(timedelta(0))
         assert titles(store.of("b"), "needle") == ["theirs"]
 
-    def test_imported_and_branched_ones_are(self, store: Store, shelf: Shelf) -> None:
+    def test_imported_and_branched_ones_are(self, store: Store, shelf: OwnerStore) -> None:
         id = answered(store, "mine", "needle")
         store.of("b").add(shelf.trees())
         assert titles(store.of("b"), "needle") == ["mine"]
@@ -198,7 +198,7 @@ class TestPlans:
 class TestExcerpt:
     @given(st.text(max_size=200), st.text(max_size=30))
     def test_it_is_a_piece_of_the_text(self, content: str, typed: str) -> None:
-        query = understood(typed)
+        query = parse_query(typed)
         assume(query.words or query.pieces)
         before, match, after = excerpt(content, query)
         assert before + match + after in content
@@ -230,7 +230,7 @@ def test_a_hit_has_every_word(shared: Store, typed: list[str]) -> None:
         path = shared.of("a").path(hit.conversation.id)
         texts = [hit.conversation.title, *(message.content for message in path)]
         plain = [unaccented(text) for text in texts]
-        for word in understood(" ".join(typed)).words:
+        for word in parse_query(" ".join(typed)).words:
             assert any(unaccented(word) in text for text in plain)
 
 

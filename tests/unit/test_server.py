@@ -13,14 +13,14 @@ from fastapi import FastAPI
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from chatui import guesses, server
+from chatui import attempt_limiter, server
 from chatui.chat import ModelStatus
 from chatui.errors import ModelError
 from chatui.owners import Cookies
 from chatui.personas import PRESETS
 from chatui.security import AllowedHosts
 from chatui.settings import AppSettings, GenerationSettings
-from chatui.store.records import Author, Turn
+from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from tests.fakes import FakeBackend
 from tests.unit.visitors import served
@@ -151,7 +151,7 @@ def log_in(app: FastAPI, password: str, address: str = "203.0.113.9", user: str 
 def test_guessing_passwords_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
     app = app_for(FakeBackend(), auth="ada:secret")
     now = time.monotonic()
-    monkeypatch.setattr(guesses.time, "monotonic", lambda: now)
+    monkeypatch.setattr(attempt_limiter.time, "monotonic", lambda: now)
     assert [log_in(app, f"guess-{number}").status_code for number in range(12)] == [400] * 9 + [429] * 3
     locked = log_in(app, "secret")
     assert locked.status_code == 429
@@ -191,7 +191,7 @@ def test_addresses_of_ipv4_on_a_server_of_ipv6_are_not_one(two_users: FastAPI) -
 
 def test_each_guess_after_a_wait_doubles_the_next(two_users: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(guesses.time, "monotonic", lambda: now)
+    monkeypatch.setattr(attempt_limiter.time, "monotonic", lambda: now)
     waits = []
     for _ in range(9):
         log_in(two_users, "wrong")
@@ -201,14 +201,14 @@ def test_each_guess_after_a_wait_doubles_the_next(two_users: FastAPI, monkeypatc
         assert f"Wait {waits[-1]:,} seconds" in answer.json()["detail"]
         now += waits[-1]
     assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
-    now += guesses.LONGEST_WAIT + 1
+    now += attempt_limiter.MAX_WAIT + 1
     assert [log_in(two_users, "wrong").status_code for _ in range(10)] == [400] * 9 + [429]
 
 
 def test_made_up_names_look_like_real_ones_and_make_nothing_forgotten(
     two_users: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guesses, "MOST_GUESSERS", 5)
+    monkeypatch.setattr(attempt_limiter, "MAX_CLIENTS", 5)
     real, made_up = ([log_in(two_users, "x", user=name).status_code for _ in range(12)] for name in ("ada", "eve"))
     assert real == made_up == [400] * 9 + [429] * 3
     for number in range(20):
@@ -260,7 +260,7 @@ def said(data: Path, owner: str) -> str:
     """Keep a conversation of this owner in the application's database; returns its id."""
     store = Store.open(AppSettings(data_dir=data))
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    begun = store.of(owner).begin(Turn(None, None, "a secret", author, PRESETS[0]))
+    begun = store.of(owner).begin(NewTurn(None, None, "a secret", author, PRESETS[0]))
     store.close()
     return begun.conversation.id
 
@@ -321,7 +321,7 @@ def test_behind_a_proxy_the_page_finds_its_parts(root_path: str) -> None:
 
 
 def test_no_tunnel_leaves_the_page_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from chatui.ui import page
+    from chatui.ui.page import page
 
     def refuse(*_: object) -> str:
         raise RuntimeError("Could not get share link from Gradio API Server.\nmore")
@@ -378,9 +378,9 @@ def test_a_closed_tab_leaves_nothing_in_memory() -> None:
 
 
 def test_no_more_than_so_many_tabs_are_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from chatui.ui import sessions
+    from chatui.ui.gradio_compat import sessions
 
-    monkeypatch.setattr(sessions, "MOST_TABS", 3)
+    monkeypatch.setattr(sessions, "MAX_TABS", 3)
     app = app_for(FakeBackend())
     with served(app) as url:
         for number in range(6):

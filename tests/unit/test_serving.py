@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from chatui.catalogue import ModelSpec
 from chatui.chat import ChatRequest, Finish, Message, ReplyDelta
 from chatui.errors import ChatError, GenerationError, PromptError, TooLongError
-from chatui.ledger import positions_for
+from chatui.estimates import positions_for
 from chatui.local import batch, serving
-from chatui.local.engine import Model, Write
+from chatui.local.engine import Model, WriteReply
 from chatui.local.loading import LoadedModel
 from chatui.local.serving import Serial, Together, together
+from chatui.model_spec import ModelSpec
 from chatui.settings import GenerationSettings
 from tests import models
 
@@ -250,7 +250,7 @@ class TestBoth:
         while sum(delta.tokens for delta in deltas) < 5:
             deltas += [delta for _, delta in model.step() if isinstance(delta, ReplyDelta)]
         model.end(handle)
-        [so_far] = [delta.so_far for delta in deltas if delta.so_far is not None]
+        [so_far] = [delta.snapshot for delta in deltas if delta.snapshot is not None]
         told = so_far()
         assert told.finish is not None
         assert told.finish.reason == "cancelled"
@@ -318,7 +318,7 @@ class TestTogether:
         assert text_of(second) == text_of(again)
 
     def test_how_far_a_prompt_is_read_is_told(self, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(batch, "LARGEST_PIECE", 16)
+        monkeypatch.setattr(batch, "MAX_PIECE", 16)
         model = many()
         writer = begin(model, ask(max_new_tokens=400, ignore_eos=True))
         model.step()
@@ -384,7 +384,7 @@ class TestSerial:
     def test_a_reply_that_ends_closes_what_wrote_it(self):
         closed: list[str] = []
 
-        def wrap(write: Write) -> Write:
+        def wrap(write: WriteReply) -> WriteReply:
             def wrapped(request: ChatRequest, queue_seconds: float):
                 try:
                     yield from write(request, queue_seconds)

@@ -8,24 +8,24 @@ import gradio.routes
 import pytest
 from gradio.state_holder import SessionState
 
-from chatui.ui.blocks import Page
-from chatui.ui.sessions import Session, Sessions, install
+from chatui.ui.gradio_compat.page_blocks import PageBlocks
+from chatui.ui.gradio_compat.sessions import Session, Sessions, install
 
 
 @pytest.fixture
-def page() -> Page:
-    with Page() as made:
+def page() -> PageBlocks:
+    with PageBlocks() as made:
         box, state = gr.Textbox(label="said"), gr.State(7)
         gr.Button().click(lambda *said: said, [box, state], [box, state])
     return made
 
 
-async def told(page: Page, said: Any, session: SessionState) -> list[Any]:
+async def told(page: PageBlocks, said: Any, session: SessionState) -> list[Any]:
     shown: list[Any] = await page.postprocess_data(page.fns[0], said, session)
     return shown
 
 
-async def test_it_answers_as_gradios_own(page: Page) -> None:
+async def test_it_answers_as_gradios_own(page: PageBlocks) -> None:
     box, state = page.fns[0].outputs
     mine, theirs = Session(page), SessionState(page)
     said: list[Callable[[], Any]] = [
@@ -41,7 +41,7 @@ async def test_it_answers_as_gradios_own(page: Page) -> None:
         assert (box._id in mine, state._id in mine) == (box._id in theirs, state._id in theirs)
 
 
-async def test_nothing_of_what_was_shown_is_kept_twice(page: Page) -> None:
+async def test_nothing_of_what_was_shown_is_kept_twice(page: PageBlocks) -> None:
     box, _ = page.fns[0].outputs
     session = Session(page)
     await told(page, {box: "a secret"}, session)
@@ -49,7 +49,7 @@ async def test_nothing_of_what_was_shown_is_kept_twice(page: Page) -> None:
     assert list(session.components) == []
 
 
-def test_gradios_servers_keep_their_sessions_here(page: Page) -> None:
+def test_gradios_servers_keep_their_sessions_here(page: PageBlocks) -> None:
     install()
     app = gradio.routes.App.create_app(page)
     assert isinstance(app.state_holder, Sessions)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from chatui.ledger import positions_for
+from chatui.estimates import positions_for
 from chatui.local.slots import WORTH_COPYING, Shape, Slot, Slots, fit
 
 SHAPE = Shape(((2, 3, 4), (1, 5, 2)), torch.float32)

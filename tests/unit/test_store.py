@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session, registry
 from chatui.errors import NotFoundError, StoreError
 from chatui.personas import PRESETS
 from chatui.settings import AppSettings
-from chatui.store import writing
+from chatui.store import reply_updates
 from chatui.store.database import ALL_OWNERS
-from chatui.store.records import Progress, StoredMessage, Tree, Written
+from chatui.store.records import ReplyUpdate, StoredMessage, Tree, UpdateResult
 from chatui.store.rows import first_words, new_id, now
 from chatui.store.store import Store
 from chatui.store.tables import conversations, messages, metadata, personas
@@ -36,52 +36,52 @@ class TestWrite:
         shelf = store.of("a")
         reply = shelf.begin(ask("1")).reply
         for content in ("So", "So it", "So it is"):
-            store.write([Progress("a", reply.id, content, "Hm")])
+            store.write([ReplyUpdate("a", reply.id, content, "Hm")])
             assert shelf.message(reply.id) == replace(reply, content=content, reasoning="Hm")
-        store.write([Progress("a", reply.id, "So it is.", "Hm", "stopped", FINISH, "why")])
+        store.write([ReplyUpdate("a", reply.id, "So it is.", "Hm", "stopped", FINISH, "why")])
         ended = shelf.message(reply.id)
         assert ended == replace(reply, content="So it is.", reasoning="Hm", state="stopped", finish=FINISH, error="why")
         for state in ("running", "finished", "failed"):
-            store.write([Progress("a", reply.id, "else", state=state)])
+            store.write([ReplyUpdate("a", reply.id, "else", state=state)])
         assert store.interrupt(SILENT) == 0
         assert shelf.message(reply.id) == ended
 
     def test_many_owners_at_once(self, store: Store) -> None:
         replies = {owner: store.of(owner).begin(ask("1")).reply for owner in OWNERS}
-        store.write([Progress(owner, reply.id, f"for {owner}") for owner, reply in replies.items()])
+        store.write([ReplyUpdate(owner, reply.id, f"for {owner}") for owner, reply in replies.items()])
         store.write([])
         for owner, reply in replies.items():
             assert store.of(owner).message(reply.id).content == f"for {owner}"
 
     def test_one_that_is_not_there_is_nothing(self, store: Store) -> None:
-        store.write([Progress("a", "missing", "x", state="finished")])
+        store.write([ReplyUpdate("a", "missing", "x", state="finished")])
         assert store.of("a").conversations() == []
 
     def test_only_who_has_the_lease_writes(self, store: Store) -> None:
         reply = store.of("a").begin(ask("1"), "lease").reply
         for lease in (None, "", "another"):
-            (written,) = store.write([Progress("a", reply.id, "else", state="finished", lease=lease)])
+            (written,) = store.write([ReplyUpdate("a", reply.id, "else", state="finished", lease=lease)])
             assert written.lost
-        assert store.write([Progress("a", reply.id, "mine", lease="lease")]) == [Written()]
+        assert store.write([ReplyUpdate("a", reply.id, "mine", lease="lease")]) == [UpdateResult()]
         assert store.of("a").message(reply.id) == replace(reply, content="mine")
 
     def test_who_lost_the_lease_is_told_and_what_is_left(self, store: Store) -> None:
         reply = store.of("a").begin(ask("1"), "lease").reply
-        store.write([Progress("a", reply.id, "So", lease="lease")])
+        store.write([ReplyUpdate("a", reply.id, "So", lease="lease")])
         store.interrupt(SILENT)
-        (written,) = store.write([Progress("a", reply.id, "So it is", state="finished", lease="lease")])
+        (written,) = store.write([ReplyUpdate("a", reply.id, "So it is", state="finished", lease="lease")])
         assert written.lost
         assert written.left is not None
         assert (written.left.content, written.left.state) == ("So", "interrupted")
         assert store.of("a").message(reply.id).content == "So"
         store.of("a").delete(reply.conversation)
         store.purge(timedelta(0))
-        assert store.write([Progress("a", reply.id, "more", lease="lease")]) == [Written(lost=True)]
+        assert store.write([ReplyUpdate("a", reply.id, "more", lease="lease")]) == [UpdateResult(lost=True)]
 
     def test_an_end_that_was_written_without_our_knowing_is_no_loss(self, store: Store) -> None:
         reply = store.of("a").begin(ask("1"), "lease").reply
-        end = Progress("a", reply.id, "all", state="finished", finish=FINISH, inspection=b"x", lease="lease")
-        assert store.write([end]) == [Written()] == store.write([end])
+        end = ReplyUpdate("a", reply.id, "all", state="finished", finish=FINISH, inspection=b"x", lease="lease")
+        assert store.write([end]) == [UpdateResult()] == store.write([end])
         assert store.of("a").message(reply.id).content == "all"
 
     def test_a_stop_is_seen_by_who_writes(self, store: Store) -> None:
@@ -91,7 +91,7 @@ class TestWrite:
         shelf.request_stop(one.conversation)
         assert shelf.running(one.conversation) == [one.id]
         assert store.of("b").running(one.conversation) == []
-        running = [Progress("a", reply.id, "x", lease="lease") for reply in (one, other)]
+        running = [ReplyUpdate("a", reply.id, "x", lease="lease") for reply in (one, other)]
         assert [written.stop_requested for written in store.write(running)] == [True, False]
         store.write([replace(running[0], state="stopped")])
         assert shelf.running(one.conversation) == []
@@ -99,21 +99,21 @@ class TestWrite:
     def test_deleting_stops_what_is_written_there(self, store: Store) -> None:
         reply = store.of("a").begin(ask("1"), "lease").reply
         store.of("a").delete(reply.conversation)
-        assert store.write([Progress("a", reply.id, "x", lease="lease")]) == [Written(stop_requested=True)]
+        assert store.write([ReplyUpdate("a", reply.id, "x", lease="lease")]) == [UpdateResult(stop_requested=True)]
 
     @pytest.mark.parametrize("error", [StoreError("Bad.", "Mend it."), ValueError("inside"), OverflowError("inside")])
     def test_a_bad_row_alone_fails(self, store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-        real = writing._write_one
+        real = reply_updates._write_one
 
-        def write_one(connection: Any, one: Progress, moment: Any) -> Written:
+        def write_one(connection: Any, one: ReplyUpdate, moment: Any) -> UpdateResult:
             if one.content == "bad":
                 raise error
             return real(connection, one, moment)
 
-        monkeypatch.setattr(writing, "_write_one", write_one)
+        monkeypatch.setattr(reply_updates, "_write_one", write_one)
         replies = {owner: store.of(owner).begin(ask("1")).reply for owner in "abc"}
         said = {"a": "fine", "b": "bad", "c": "well"}
-        written = store.write([Progress(owner, reply.id, said[owner]) for owner, reply in replies.items()])
+        written = store.write([ReplyUpdate(owner, reply.id, said[owner]) for owner, reply in replies.items()])
         assert [one.refused is None for one in written] == [True, False, True]
         assert "inside" not in str(written[1].refused)
         assert [store.of(owner).message(reply.id).content for owner, reply in replies.items()] == ["fine", "", "well"]
@@ -126,7 +126,7 @@ class TestWrite:
             try:
                 begun = shelf.begin(ask("first"))
                 for number in range(5):
-                    store.write([Progress("a", begun.reply.id, f"reply {number}", state="finished")])
+                    store.write([ReplyUpdate("a", begun.reply.id, f"reply {number}", state="finished")])
                     begun = shelf.begin(ask(f"question {number}", begun.conversation.id, begun.reply.id))
             except BaseException as error:
                 failed.append(error)
@@ -171,7 +171,7 @@ class TestHousekeeping:
         replies = [store.of(owner).begin(ask("1")).reply for owner in OWNERS]
         silent = store.silent(SILENT)
         assert set(silent) == {(owner, reply.id) for owner, reply in zip(OWNERS, replies, strict=True)}
-        store.write([Progress(OWNERS[0], replies[0].id, "x")])
+        store.write([ReplyUpdate(OWNERS[0], replies[0].id, "x")])
         assert store.interrupt(SILENT, silent) == 1
         assert store.of(OWNERS[0]).message(replies[0].id).state == "running"
         assert store.of(OWNERS[1]).message(replies[1].id).state == "interrupted"
@@ -248,7 +248,7 @@ class TestOtherVersions:
 
     def test_fields_that_we_do_not_know_are_passed_over(self, store: Store) -> None:
         begun = store.of("a").begin(ask("1"))
-        store.write([Progress("a", begun.reply.id, "x", state="finished", finish=FINISH)])
+        store.write([ReplyUpdate("a", begun.reply.id, "x", state="finished", finish=FINISH)])
         self.rewrite(store, conversations, "persona", lambda persona: persona.update(voice="deep"))
         self.rewrite(store, messages, "finish", lambda finish: finish.update(energy=1, cached_tokens="many"))
         self.rewrite(
@@ -260,7 +260,7 @@ class TestOtherVersions:
 
     def test_fields_that_are_missing_are_their_defaults_or_nothing(self, store: Store) -> None:
         begun = store.of("a").begin(ask("1", prefix="So"))
-        store.write([Progress("a", begun.reply.id, "x", state="finished", finish=FINISH)])
+        store.write([ReplyUpdate("a", begun.reply.id, "x", state="finished", finish=FINISH)])
         self.rewrite(store, conversations, "persona", lambda persona: persona.pop("examples"))
         self.rewrite(store, messages, "author", lambda author: author.pop("prefix"))
         self.rewrite(store, messages, "finish", lambda finish: finish.pop("seed"))
@@ -385,8 +385,8 @@ class Machine(RuleBasedStateMachine):
     def write(self, message: tuple[str, str, str], content: str, state: Any) -> None:
         owner, id, reply = message
         content = content.replace("\0", "")
-        self.store.write([Progress(owner, reply, content, state=state)])
-        self.store.write([Progress(OWNERS[owner == OWNERS[0]], reply, "another's", state=state)])
+        self.store.write([ReplyUpdate(owner, reply, content, state=state)])
+        self.store.write([ReplyUpdate(OWNERS[owner == OWNERS[0]], reply, "another's", state=state)])
         known = self.trees[owner].get(id, {}).get(reply)
         if known is not None and known.state == "running":
             self.trees[owner][id][reply] = replace(known, content=content, state=state)

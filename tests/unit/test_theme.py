@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from chatui.ui import theme
+from chatui.ui.page import theme
 
 SHEETS = sorted(theme.ASSETS.glob("*.css"))
 

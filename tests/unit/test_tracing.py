@@ -149,18 +149,18 @@ def test_a_reply_tells_of_all_its_tokens_whenever_it_is_asked(
     for delta in write(loaded, request):
         deltas.append(delta)
         if len(deltas) in (1, 2, 16, 17, 20):
-            assert deltas[0].so_far is not None
-            told = deltas[0].so_far()
+            assert deltas[0].snapshot is not None
+            told = deltas[0].snapshot()
             assert told.finish is not None
             assert len(told.traces) == told.finish.completion_tokens == len(deltas) - 1
             assert told.finish.prefill_seconds > 0
-    so_far = deltas[0].so_far
+    so_far = deltas[0].snapshot
     assert so_far is not None
     traces = so_far().traces
     assert len(traces) == 40
     sent = pickle.loads(pickle.dumps(deltas))
-    assert [len(delta.so_far().traces) for delta in sent if delta.so_far is not None] == [40, 40, 40]
-    assert sent[-1].so_far() == so_far()
+    assert [len(delta.snapshot().traces) for delta in sent if delta.snapshot is not None] == [40, 40, 40]
+    assert sent[-1].snapshot() == so_far()
     assert traces.at == sorted(traces.at)
     prompt = deltas[0].prompt
     assert prompt is not None
@@ -172,5 +172,5 @@ def test_a_reply_tells_of_all_its_tokens_whenever_it_is_asked(
         shares = exact[len(prompt.token_ids) + at - 1]
         assert trace.probability == pytest.approx(float(shares[trace.id]), abs=1e-3)
     untraced = list(write(loaded, ChatRequest(request.messages, settings, ignore_eos=True)))
-    assert not any(delta.so_far for delta in untraced)
+    assert not any(delta.snapshot for delta in untraced)
     assert "".join(delta.text for delta in untraced) == "".join(delta.text for delta in deltas)

@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from chatui.chat import Finish, Prompt, ReplyDelta
 from chatui.errors import ChatError
-from chatui.runner import Growing
+from chatui.runner import ReplyProgress
 from chatui.store.records import Path, StoredMessage
-from chatui.ui import transcript
-from chatui.ui.transcript import Shown
+from chatui.ui.chat import transcript
+from chatui.ui.chat.transcript import Shown
 
 FINISH = Finish("stop_token", 3, 10, 0, 0.0, 0.5, 3.0)
 QUESTION = StoredMessage("q1", "c", None, "user", "What?", datetime.now(UTC), versions=("q1",))
 REPLY = StoredMessage("r1", "c", "q1", "assistant", "That.", datetime.now(UTC), finish=FINISH, versions=("r1",))
 
 
-def grown(*deltas: ReplyDelta) -> Growing:
-    growing = Growing()
+def grown(*deltas: ReplyDelta) -> ReplyProgress:
+    growing = ReplyProgress()
     for delta in deltas:
         growing.add(delta)
     return growing
@@ -103,7 +103,7 @@ def test_thinking_folds_when_the_answer_starts() -> None:
 
 
 def test_what_shows_to_be_a_thought_at_its_end_folds() -> None:
-    growing = Growing(text="Begun. ")
+    growing = ReplyProgress(text="Begun. ")
     for delta in (ReplyDelta("Hm"), ReplyDelta("Yes", folds=".\n"), ReplyDelta(".")):
         growing.add(delta)
     assert (growing.reasoning, growing.text) == ("Begun. Hm.", "Yes.")
@@ -117,7 +117,7 @@ def test_what_was_left_out_is_said() -> None:
 
 
 def test_the_phase_tells_the_place_and_then_what_is_read() -> None:
-    reply = Growing(started=time.perf_counter() - 1)
+    reply = ReplyProgress(started=time.perf_counter() - 1)
     said = [transcript.phase(reply)]
     prompt = Prompt("p", tuple(range(1024)))
     for delta in (
@@ -144,7 +144,7 @@ def test_the_phase_tells_the_place_and_then_what_is_read() -> None:
 @pytest.mark.parametrize("delta", [ReplyDelta(place=1), ReplyDelta(prompt=Prompt("p", (1, 2)), read=0)])
 def test_what_is_over_at_once_is_not_named(delta: ReplyDelta, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter", lambda: 100.0)
-    reply = Growing(started=100.0)
+    reply = ReplyProgress(started=100.0)
     at_first = transcript.phase(reply)
     reply.add(delta)
     assert transcript.phase(reply) == at_first == "Waiting for its turn …"
@@ -153,7 +153,7 @@ def test_what_is_over_at_once_is_not_named(delta: ReplyDelta, monkeypatch: pytes
 
 
 def test_speed_is_the_engines_own_in_the_end() -> None:
-    reply = Growing()
+    reply = ReplyProgress()
     assert transcript.speed(reply) == ""
     reply.add(ReplyDelta(text="a", tokens=10))
     assert "10 tokens · " in transcript.speed(reply)
@@ -162,7 +162,7 @@ def test_speed_is_the_engines_own_in_the_end() -> None:
 
 
 def test_what_was_remembered_is_told_in_the_end() -> None:
-    reply = Growing()
+    reply = ReplyProgress()
     reply.add(ReplyDelta(text="a", tokens=10))
     reply.add(ReplyDelta(finish=FINISH))
     assert transcript.speed(reply).startswith("10 tokens · ")

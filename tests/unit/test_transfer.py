@@ -16,7 +16,7 @@ from chatui.chat import Finish
 from chatui.errors import TransferError
 from chatui.personas import AVATAR_START, Persona
 from chatui.settings import GenerationSettings
-from chatui.store import checks, importing
+from chatui.store import import_limits, importing
 from chatui.store.exporting import as_json, as_markdown, as_messages
 from chatui.store.records import Author, Conversation, StoredMessage, Tree
 
@@ -254,7 +254,7 @@ def test_what_is_wrong_with_ours_is_said_and_where(changes: dict[str, Any], told
 
 def test_depth_is_limited_below_what_python_can_follow() -> None:
     deep: list[Any] = []
-    for _ in range(checks.DEEPEST):
+    for _ in range(import_limits.MAX_DEPTH):
         deep = [deep]
     assert "too deep" in refused(ours(conversation__persona__card={"x": deep}))
 
@@ -588,9 +588,9 @@ def test_a_zip_is_opened() -> None:
 
 def test_a_zip_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = zipped({"conversations": b" " * 3_000_000, "conversations-1": b" " * 3_000_000})
-    monkeypatch.setattr(checks, "MOST_BYTES", 5_000_000)
+    monkeypatch.setattr(import_limits, "MAX_BYTES", 5_000_000)
     assert "unpacks to more than 5,000,000" in refused(bomb)
-    monkeypatch.setattr(checks, "MOST_FILES", 1)
+    monkeypatch.setattr(import_limits, "MAX_FILES", 1)
     assert "more than 1 files" in refused(bomb)
 
 
@@ -612,16 +612,16 @@ def test_a_zip_is_refused_without_conversations_or_damaged() -> None:
 def test_limits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [json.dumps([HI] * 20).encode(), whole(as_json([chat(*["u: x"] * 20)]))]
     samples += [json.dumps([conversation(*(node(str(n), None, "user", "x") for n in range(20)))]).encode()]
-    for limit, told in (("MOST_MESSAGES", "it has 20 messages"), ("MOST_VALUES", "values"), ("MOST_BYTES", "bytes")):
+    for limit, told in (("MAX_MESSAGES", "it has 20 messages"), ("MAX_VALUES", "values"), ("MAX_BYTES", "bytes")):
         for data in samples:
             assert read(data)
             with monkeypatch.context() as patch:
-                patch.setattr(checks, limit, 19)
+                patch.setattr(import_limits, limit, 19)
                 assert told.lower() in refused(data).lower()
 
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
-@pytest.mark.parametrize("count", [10_000, pytest.param(checks.MOST_MESSAGES, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("count", [10_000, pytest.param(import_limits.MAX_MESSAGES, marks=pytest.mark.exhaustive)])
 def test_a_chain_as_long_as_allowed_hits_no_recursion_limit(role: str, count: int) -> None:
     nodes = (node(str(place), str(place - 1) if place else None, role, "x") for place in reversed(range(count)))
     (tree,) = read(json.dumps([conversation(*nodes, current_node=str(count - 1))]).encode())

@@ -13,10 +13,10 @@ import pytest
 from starlette.formparsers import MultiPartException
 from starlette.types import Message, Receive, Scope, Send
 
-from chatui.bodies import UPLOAD, BodyLimit, RefusedError
+from chatui.body_limit import UPLOAD, BodyLimit, RefusedError
 from chatui.server import build_app
 from chatui.settings import AppSettings
-from chatui.uploads import BLOCK, MB, OLDEST_SECONDS, YOUNGEST_SECONDS, UploadFolder, reading
+from chatui.upload_folder import BLOCK, MAX_AGE_SECONDS, MB, MIN_AGE_SECONDS, UploadFolder, reading
 from tests.fakes import FakeBackend
 from tests.unit.visitors import served
 
@@ -35,9 +35,9 @@ def left(folder: Path) -> list[str]:
 
 def test_what_nobody_came_for_goes_also_what_was_broken_off(tmp_path: Path) -> None:
     for name in ("a/x.json", "tmpbroken"):
-        put(tmp_path, name, OLDEST_SECONDS + 10)
-        put(tmp_path, f"{name}.new", OLDEST_SECONDS - 60)
-    used = put(tmp_path, "b/used.json", OLDEST_SECONDS + 10)
+        put(tmp_path, name, MAX_AGE_SECONDS + 10)
+        put(tmp_path, f"{name}.new", MAX_AGE_SECONDS - 60)
+    used = put(tmp_path, "b/used.json", MAX_AGE_SECONDS + 10)
     folder = UploadFolder(tmp_path, 0)
     with reading(used):
         folder.sweep()
@@ -47,7 +47,7 @@ def test_what_nobody_came_for_goes_also_what_was_broken_off(tmp_path: Path) -> N
 
 
 def test_the_oldest_make_room_but_neither_those_just_come_nor_those_being_read(tmp_path: Path) -> None:
-    files = [put(tmp_path, f"{number}/x", YOUNGEST_SECONDS * (4.5 - number), BLOCK) for number in range(5)]
+    files = [put(tmp_path, f"{number}/x", MIN_AGE_SECONDS * (4.5 - number), BLOCK) for number in range(5)]
     folder = UploadFolder(tmp_path, 5 * BLOCK)
     with reading(files[0]):
         asyncio.run(folder.expect(2 * BLOCK))
@@ -122,14 +122,14 @@ async def test_those_that_come_together_are_not_all_refused(tmp_path: Path) -> N
 def test_empty_folders_go(tmp_path: Path) -> None:
     put(tmp_path, "old/x").unlink()
     put(tmp_path, "new/x").unlink()
-    old = time.time() - YOUNGEST_SECONDS - 10
+    old = time.time() - MIN_AGE_SECONDS - 10
     os.utime(tmp_path / "old", (old, old))
     UploadFolder(tmp_path, 0).sweep()
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_no_limit_is_none(tmp_path: Path) -> None:
-    put(tmp_path, "a", YOUNGEST_SECONDS + 1)
+    put(tmp_path, "a", MIN_AGE_SECONDS + 1)
     folder = UploadFolder(tmp_path, 0)
     asyncio.run(folder.expect(10**12))
     folder.add(10**12)
@@ -159,7 +159,7 @@ def test_one_user_cannot_fill_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path
         refused = next(answer for answer in answers if answer.status_code == 507)
         assert "--max-uploads" in refused.text
         for file in uploads.rglob("*.json"):
-            os.utime(file, (time.time() - YOUNGEST_SECONDS - 10,) * 2)
+            os.utime(file, (time.time() - MIN_AGE_SECONDS - 10,) * 2)
         assert httpx.post(f"{url}{UPLOAD}", files={"files": ("x.json", b"{}" * 500_000)}).status_code == 200
         for language, said in (("en", "The file is larger than the 2 MB"), ("de", "größer als die 2 MB")):
             large = httpx.post(

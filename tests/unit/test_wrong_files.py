@@ -7,9 +7,9 @@ import gguf
 import pytest
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from chatui.catalogue import ModelSpec, shown_name
 from chatui.errors import ModelError
 from chatui.local import loading
+from chatui.model_spec import ModelSpec, shown_name
 from tests import models
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"

@@ -16,7 +16,7 @@ from chatui import server
 from chatui.local import zero_gpu
 from chatui.owners import Cookies, named
 from chatui.settings import AppSettings
-from chatui.store.records import Progress
+from chatui.store.records import ReplyUpdate
 from chatui.store.store import Store
 from tests.databases import ask
 from tests.fakes import FakeBackend
@@ -64,7 +64,7 @@ def said(folder: Path, owner: str) -> str:
     """A conversation of this owner's."""
     store = Store.open(AppSettings(data_dir=folder))
     begun = store.of(owner).begin(ask("a secret"))
-    store.write([Progress(owner, begun.reply.id, "kept", state="finished")])
+    store.write([ReplyUpdate(owner, begun.reply.id, "kept", state="finished")])
     store.close()
     return begun.conversation.id
 

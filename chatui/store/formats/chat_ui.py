@@ -3,23 +3,23 @@
 from datetime import datetime
 from typing import Any
 
-from chatui.store import checks
-from chatui.store.checks import Draft, Origin, shown
+from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, a_list, an_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.import_limits import Draft, Origin, shown
 from chatui.store.records import Tree
 
 
 def matches(value: Any) -> bool:
     """Whether this is one of them."""
-    listed = a_list(an_object(value).get("messages"))
-    return any({"from", "content"} <= an_object(message).keys() for message in listed)
+    listed = as_list(as_object(value).get("messages"))
+    return any({"from", "content"} <= as_object(message).keys() for message in listed)
 
 
 def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree:
     """A conversation of chat-ui's."""
     listed = [message for message in value["messages"] if isinstance(message, dict)]
-    checks.check_count(len(listed))
+    import_limits.check_count(len(listed))
     found: dict[str, tuple[str | None, Draft | None]] = {}
     before: str | None = None
     prompt = words(value.get("preprompt"))
@@ -39,14 +39,14 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         common.time(_date(value.get("updatedAt"))),
         system_prompt=prompt,
         source="chat-ui",
-        id=words(value.get("id")) or words(value.get("_id")) or words(an_object(value.get("_id")).get("$oid")),
+        id=words(value.get("id")) or words(value.get("_id")) or words(as_object(value.get("_id")).get("$oid")),
     )
-    return checks.tree(origin, drafts, leaf)
+    return import_limits.tree(origin, drafts, leaf)
 
 
 def _date(value: object) -> object:
     """A time, out of MongoDB's wrapping."""
-    return an_object(value).get("$date") or value
+    return as_object(value).get("$date") or value
 
 
 def _draft(id: str, message: dict[str, Any], skipped: Skipped) -> Draft | None:
@@ -58,8 +58,8 @@ def _draft(id: str, message: dict[str, Any], skipped: Skipped) -> Draft | None:
         return None
     made = common.parts(message.get("content"))
     files = [
-        common.attached({"name": one} if isinstance(one, str) else an_object(one))
-        for one in a_list(message.get("files"))
+        common.attached({"name": one} if isinstance(one, str) else as_object(one))
+        for one in as_list(message.get("files"))
     ]
     thought = [*made.thought, words(message.get("reasoning"))]
     said = [text for text in (*files, *made.said) if text.strip()]

@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any
 
 from chatui.chat import Role
-from chatui.store import checks
-from chatui.store.checks import Draft, Origin, refusal, shown
+from chatui.store import import_limits
 from chatui.store.formats import citations, common
-from chatui.store.formats.common import Skipped, a_list, an_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.import_limits import Draft, Origin, refusal, shown
 from chatui.store.records import Tree
 
 ROLES: dict[object, Role] = {"user": "user", "assistant": "assistant", "tool": "assistant"}
@@ -26,7 +26,7 @@ CANVAS = "canmore."
 
 def matches(value: Any) -> bool:
     """Whether this is one of them; also one whose messages are gone."""
-    fields = an_object(value)
+    fields = as_object(value)
     return "mapping" in fields or ("conversation_id" in fields and "current_node" in fields)
 
 
@@ -35,7 +35,7 @@ def conversation(value: Mapping[str, Any], now: datetime, skipped: Skipped) -> T
     mapping = value.get("mapping")
     if not isinstance(mapping, dict):
         raise refusal("It has no messages: its “mapping” is missing.")
-    checks.check_count(len(mapping))
+    import_limits.check_count(len(mapping))
     created, updated = (common.time(value.get(name)) for name in ("create_time", "update_time"))
     origin = Origin(
         created=created or updated or now,
@@ -52,7 +52,7 @@ def conversation(value: Mapping[str, Any], now: datetime, skipped: Skipped) -> T
     place = places.get(current)
     if place is None and drafts:
         place = drafts[-1].id
-    return checks.tree(origin, drafts, became.get(place, place) if place is not None else None)
+    return import_limits.tree(origin, drafts, became.get(place, place) if place is not None else None)
 
 
 def _kept(mapping: dict[str, Any], skipped: Skipped) -> tuple[list[Draft], dict[str, str | None]]:
@@ -62,7 +62,7 @@ def _kept(mapping: dict[str, Any], skipped: Skipped) -> tuple[list[Draft], dict[
         skipped.append(f"message {shown(id)} is not an object")
     rank: dict[str, int] = {}
     for node in nodes.values():
-        for child in a_list(node.get("children")):
+        for child in as_list(node.get("children")):
             if isinstance(child, str):
                 rank.setdefault(child, len(rank))
     ordered = sorted(nodes, key=lambda id: rank.get(id, len(rank)))
@@ -81,7 +81,7 @@ def _draft(id: str, message: object, skipped: Skipped) -> Draft | None:
     if not isinstance(message, dict):
         skipped.append(f"message {shown(id)} is not an object")
         return None
-    author, metadata, content = (an_object(message.get(name)) for name in ("author", "metadata", "content"))
+    author, metadata, content = (as_object(message.get(name)) for name in ("author", "metadata", "content"))
     speaker = words(author.get("role"))
     hidden = metadata.get("is_visually_hidden_from_conversation") is True
     if speaker not in ROLES or hidden or content.get("content_type") in NOT_SAID:
@@ -103,7 +103,7 @@ def _draft(id: str, message: object, skipped: Skipped) -> Draft | None:
 def _call(recipient: str, content: dict[str, Any]) -> str:
     """What the assistant sent to a tool: the text of a canvas, code that it ran, or a call."""
     text = words(content.get("text")) or "\n".join(
-        part for part in a_list(content.get("parts")) if isinstance(part, str)
+        part for part in as_list(content.get("parts")) if isinstance(part, str)
     )
     if recipient.startswith(CANVAS):
         return _canvas(text)
@@ -115,12 +115,12 @@ def _call(recipient: str, content: dict[str, Any]) -> str:
 def _canvas(text: str) -> str:
     """What a canvas says once it is made, or what a change puts there."""
     try:
-        fields = an_object(json.loads(text))
+        fields = as_object(json.loads(text))
     except (ValueError, RecursionError):
         return common.called("canvas", text)
     written = words(fields.get("content"))
-    changes = [words(an_object(change).get("replacement")) for change in a_list(fields.get("updates"))]
-    comments = [words(an_object(comment).get("comment")) for comment in a_list(fields.get("comments"))]
+    changes = [words(as_object(change).get("replacement")) for change in as_list(fields.get("updates"))]
+    comments = [words(as_object(comment).get("comment")) for comment in as_list(fields.get("comments"))]
     kind = words(fields.get("type"))
     language = kind.removeprefix("code/") if kind.startswith("code/") else ""
     name = words(fields.get("name"))
@@ -138,8 +138,8 @@ def _result(tool: str, content: dict[str, Any]) -> list[str]:
         title, url = words(content.get("title")), words(content.get("url"))
         return [f"[quoted: {common.named('source', title)[1:-1]}]\n\n{common.fenced(text)}\n\n{url}".rstrip()]
     if kind == "multimodal_text":
-        return [said for part in a_list(content.get("parts")) if (said := _part(part, {})).strip()]
-    texts = [text, *(part for part in a_list(content.get("parts")) if isinstance(part, str))]
+        return [said for part in as_list(content.get("parts")) if (said := _part(part, {})).strip()]
+    texts = [text, *(part for part in as_list(content.get("parts")) if isinstance(part, str))]
     return [common.returned(one, tool) for one in texts if one.strip()]
 
 
@@ -147,8 +147,8 @@ def _said(content: dict[str, Any], metadata: dict[str, Any]) -> list[str]:
     if content.get("content_type") == "thoughts":
         return []
     names = {
-        words(an_object(one).get("id")): words(an_object(one).get("name"))
-        for one in a_list(metadata.get("attachments"))
+        words(as_object(one).get("id")): words(as_object(one).get("name"))
+        for one in as_list(metadata.get("attachments"))
     }
     names.pop("", None)
     parts = content.get("parts")
@@ -169,7 +169,7 @@ def _part(part: object, names: Mapping[str, str]) -> str:
     """A part's text, as that of what was spoken, or in brackets what it is."""
     if isinstance(part, str):
         return part
-    fields = an_object(part)
+    fields = as_object(part)
     spoken = fields.get("text")
     return spoken if isinstance(spoken, str) else _name(fields, names)
 
@@ -179,13 +179,13 @@ def _name(fields: dict[str, Any], names: Mapping[str, str] | None = None) -> str
     if not isinstance(kind, str):
         return "[attachment]"
     place = re.sub(r"^.*://", "", words(fields.get("asset_pointer")))
-    drawn = words(an_object(an_object(fields.get("metadata")).get("dalle")).get("prompt"))
+    drawn = words(as_object(as_object(fields.get("metadata")).get("dalle")).get("prompt"))
     return common.named(next((name for name in KINDS if name in kind), kind), (names or {}).get(place) or drawn)
 
 
 def _thoughts(content: dict[str, Any]) -> list[str]:
     lines = []
-    for thought in a_list(content.get("thoughts")):
-        pieces = (an_object(thought).get(name) for name in ("summary", "content"))
+    for thought in as_list(content.get("thoughts")):
+        pieces = (as_object(thought).get(name) for name in ("summary", "content"))
         lines += [piece for piece in pieces if isinstance(piece, str) and piece.strip()]
     return lines

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from chatui.store.formats.common import a_list, an_object, words
+from chatui.store.formats.common import as_list, as_object, words
 
 # U+E200 begins a mark, U+E202 stands between its parts, U+E201 ends it; U+E203 and U+E204 stand around cited words.
 MARK = re.compile("\ue200([^\ue200\ue201]*)\ue201?")
@@ -18,7 +18,7 @@ def resolved(text: str, metadata: Mapping[str, Any]) -> str:
     """The text with its marks as links, or without them."""
     if "\ue200" not in text and "【" not in text and not STRAY.search(text):
         return text
-    for reference in map(an_object, a_list(metadata.get("content_references"))):
+    for reference in map(as_object, as_list(metadata.get("content_references"))):
         mark = words(reference.get("matched_text"))
         if mark.strip() and ("\ue200" in mark or "【" in mark):
             text = text.replace(mark, _alternative(reference))
@@ -32,7 +32,7 @@ def _alternative(reference: Mapping[str, Any]) -> str:
     alternative = words(reference.get("alt"))
     if alternative.strip():
         return STRAY.sub("", alternative)
-    listed = [reference, *map(an_object, a_list(reference.get("items")))]
+    listed = [reference, *map(as_object, as_list(reference.get("items")))]
     links = dict.fromkeys(filter(None, (_link(one.get("title"), one.get("url")) for one in listed)))
     return f" ({', '.join(links)})" if links else ""
 
@@ -48,9 +48,9 @@ def _link(title: object, url: object) -> str:
 def _older_links(metadata: Mapping[str, Any]) -> dict[int, str]:
     """By their number, links for the marks of 2023 and 2024."""
     links = {}
-    for citation in map(an_object, a_list(metadata.get("citations"))):
-        known = an_object(citation.get("metadata"))
-        number = an_object(known.get("extra")).get("cited_message_idx")
+    for citation in map(as_object, as_list(metadata.get("citations"))):
+        known = as_object(citation.get("metadata"))
+        number = as_object(known.get("extra")).get("cited_message_idx")
         link = _link(known.get("title"), known.get("url"))
         if isinstance(number, int) and link:
             links[number] = f" ({link})"
@@ -64,7 +64,7 @@ def _plain(found: re.Match[str]) -> str:
         return _link(rest[0], rest[1]) or rest[0]
     if kind == "entity" and rest:
         try:
-            listed = a_list(json.loads(rest[0]))
+            listed = as_list(json.loads(rest[0]))
         except ValueError:
             return ""
         return words(listed[1]) if len(listed) > 1 else ""

@@ -3,30 +3,30 @@
 from datetime import datetime
 from typing import Any
 
-from chatui.store import checks
-from chatui.store.checks import Draft, Origin, shown
+from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, a_list, an_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.import_limits import Draft, Origin, shown
 from chatui.store.records import Tree
 
 
 def matches(value: Any) -> bool:
     """Whether this is one of them."""
-    return isinstance(an_object(value).get("chat_messages"), list)
+    return isinstance(as_object(value).get("chat_messages"), list)
 
 
 def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree:
     """A conversation of Claude's."""
     listed = value["chat_messages"]
-    checks.check_count(len(listed))
+    import_limits.check_count(len(listed))
     found: dict[str, tuple[str | None, Draft | None]] = {}
     before: str | None = None
-    known = {words(an_object(message).get("uuid")) for message in listed} - {""}
+    known = {words(as_object(message).get("uuid")) for message in listed} - {""}
     for number, message in enumerate(listed, 1):
         draft = _draft(str(number), message, skipped)
         if draft is None:
             continue
-        parent = words(an_object(message).get("parent_message_uuid"))
+        parent = words(as_object(message).get("parent_message_uuid"))
         # The first message's parent is a number that is nowhere.
         place = before if not parent else parent if parent in known else None
         if draft.id not in found:
@@ -45,27 +45,27 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         id=words(value.get("uuid")),
         pinned=value.get("is_starred") is True,
     )
-    return checks.tree(origin, drafts, current)
+    return import_limits.tree(origin, drafts, current)
 
 
 def _draft(number: str, message: object, skipped: Skipped) -> Draft | None:
-    fields = an_object(message)
+    fields = as_object(message)
     sender = fields.get("sender")
     if sender not in ("human", "assistant"):
         skipped.append(f"message {number} is from {shown(sender)}")
         return None
     made = common.Parts()
-    for part in a_list(fields.get("content")):
-        if an_object(part).get("name") == "artifacts" and an_object(part).get("type") == "tool_use":
-            made.said.append(_artifact(an_object(part.get("input"))))
-        elif an_object(part).get("name") != "artifacts":
+    for part in as_list(fields.get("content")):
+        if as_object(part).get("name") == "artifacts" and as_object(part).get("type") == "tool_use":
+            made.said.append(_artifact(as_object(part.get("input"))))
+        elif as_object(part).get("name") != "artifacts":
             made.add(part)
     if not any(text.strip() for text in made.said):
         made.said = [words(fields.get("text"))]
     files = [
         common.attached(one)
         for name in ("attachments", "files")
-        for one in a_list(fields.get(name))
+        for one in as_list(fields.get(name))
         if isinstance(one, dict)
     ]
     said = [text for text in (*dict.fromkeys(files), *made.said) if text.strip()]

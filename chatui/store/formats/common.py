@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chatui.errors import TransferError
-from chatui.store import checks
-from chatui.store.checks import Draft, shown
+from chatui.store import import_limits
+from chatui.store.import_limits import Draft, shown
 from chatui.store.tables import clean
 
 Skipped = list[str]
@@ -24,12 +24,12 @@ LANGUAGE = re.compile(r"[\w+#.-]{1,20}")
 FENCES = re.compile(r"^ {0,3}(`{3,})", re.MULTILINE)
 
 
-def an_object(value: object) -> dict[str, Any]:
+def as_object(value: object) -> dict[str, Any]:
     """The value, or {} where it is no object."""
     return value if isinstance(value, dict) else {}
 
 
-def a_list(value: object) -> list[Any]:
+def as_list(value: object) -> list[Any]:
     """The value, or [] where it is no list."""
     return value if isinstance(value, list) else []
 
@@ -41,10 +41,10 @@ def words(value: object) -> str:
 
 def title_of(value: object) -> str:
     """What a conversation seems to be called, "" where nothing tells."""
-    fields = an_object(value)
-    inner = [an_object(fields.get(name)) for name in ("conversation", "chat", "conv")]
+    fields = as_object(value)
+    inner = [as_object(fields.get(name)) for name in ("conversation", "chat", "conv")]
     found = (words(one.get(name)).strip() for one in (fields, *inner) for name in ("title", "name", "chatTitle"))
-    return checks.one_line(clean(next((title for title in found if title), "")))
+    return import_limits.one_line(clean(next((title for title in found if title), "")))
 
 
 def time(value: object) -> datetime | None:
@@ -57,7 +57,7 @@ def time(value: object) -> datetime | None:
         scale = next((by for by in (1.0, 1e3, 1e6, 1e9) if value < 1e11 * by), 1e9)
         value = value / scale
     try:
-        return checks.time(value, "")
+        return import_limits.time(value, "")
     except TransferError:
         return None
 
@@ -91,8 +91,8 @@ def named(kind: str, name: str = "") -> str:
 
 def attached(fields: Mapping[str, Any]) -> str:
     """A file beside a message: its text where that is there, else its name."""
-    inner = an_object(fields.get("file"))
-    meta = an_object(inner.get("meta"))
+    inner = as_object(fields.get("file"))
+    meta = as_object(inner.get("meta"))
     found = (
         one.get(key) for one in (fields, inner, meta) for key in ("name", "file_name", "fileName", "filename", "title")
     )
@@ -115,21 +115,21 @@ class Parts:
         if isinstance(part, str):
             self.said.append(part)
             return
-        fields = an_object(part)
+        fields = as_object(part)
         kind = words(fields.get("type"))
         if kind in THOUGHTS:
             self.thought += [
                 text for name in ("thinking", "text", "content", "think") if (text := words(fields.get(name)))
             ][:1]
-            for inner in a_list(fields.get("summary")):
-                self.thought.append(words(an_object(inner).get("text")))
+            for inner in as_list(fields.get("summary")):
+                self.thought.append(words(as_object(inner).get("text")))
         elif kind in ("tool_use", "function_call", "tool_call", "server_tool_use"):
             arguments = fields.get("input", fields.get("arguments"))
             self.said.append(called(words(fields.get("name")), arguments))
         elif kind in ("tool_result", "function_call_output"):
             content = fields.get("content", fields.get("output"))
             self.said.append(returned("\n".join(parts(content).said), words(fields.get("name"))))
-        elif isinstance(said := an_object(fields.get("text")).get("value", fields.get("text")), str) and (
+        elif isinstance(said := as_object(fields.get("text")).get("value", fields.get("text")), str) and (
             kind in TEXTS or not kind
         ):
             self.said.append(said)
@@ -138,7 +138,7 @@ class Parts:
         elif fields:
             short = kind.removesuffix("_url").removeprefix("input_")
             kind = next((one for one in KINDS if one in short), short or "attachment")
-            inner = an_object(fields.get("file"))
+            inner = as_object(fields.get("file"))
             self.said.append(named(kind, words(fields.get("name") or fields.get("filename") or inner.get("filename"))))
 
 

@@ -5,10 +5,10 @@ import re
 from datetime import datetime
 from typing import Any
 
-from chatui.store import checks
-from chatui.store.checks import Draft, Origin
+from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, a_list, an_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.import_limits import Draft, Origin
 from chatui.store.records import Tree
 
 ASKED = re.compile(r"^(?:Prompted|Asked|Said)\s+")
@@ -20,8 +20,8 @@ TAGS = re.compile(r"<[a-zA-Z/][^<>]*>")
 
 def matches(value: Any) -> bool:
     """Whether this is one of them."""
-    fields = an_object(value)
-    products = [fields.get("header"), *a_list(fields.get("products"))]
+    fields = as_object(value)
+    products = [fields.get("header"), *as_list(fields.get("products"))]
     return "time" in fields and "title" in fields and any(words(one).startswith(("Gemini", "Bard")) for one in products)
 
 
@@ -30,14 +30,14 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
     created = common.moment(value.get("time"), now)
     asked = ASKED.sub("", words(value.get("title")))
     files = [
-        common.attached({"name": words(an_object(one).get("name")) or words(one)})
-        for one in a_list(value.get("attachedFiles"))
+        common.attached({"name": words(as_object(one).get("name")) or words(one)})
+        for one in as_list(value.get("attachedFiles"))
     ]
-    answers = [_text(words(an_object(one).get("html"))) for one in a_list(value.get("safeHtmlItem"))]
+    answers = [_text(words(as_object(one).get("html"))) for one in as_list(value.get("safeHtmlItem"))]
     drafts = [Draft("question", None, "user", [*files, asked], created=created)]
     drafts += [Draft("answer", None, "assistant", [text for text in answers if text])] if any(answers) else []
     drafts = common.chain(drafts)
-    return checks.tree(Origin(created, source="gemini", id=words(value.get("time"))), drafts, drafts[-1].id)
+    return import_limits.tree(Origin(created, source="gemini", id=words(value.get("time"))), drafts, drafts[-1].id)
 
 
 def _text(markup: str) -> str:

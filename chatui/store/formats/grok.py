@@ -4,23 +4,23 @@ from datetime import datetime
 from typing import Any
 
 from chatui.chat import Role
-from chatui.store import checks
-from chatui.store.checks import Draft, Origin, shown
+from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, an_object, words
+from chatui.store.formats.common import Skipped, as_object, words
+from chatui.store.import_limits import Draft, Origin, shown
 from chatui.store.records import Tree
 
 
 def matches(value: Any) -> bool:
     """Whether this is one of them."""
-    fields = an_object(value)
+    fields = as_object(value)
     return isinstance(fields.get("responses"), list) and isinstance(fields.get("conversation"), dict)
 
 
 def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree:
     """A conversation of Grok's."""
-    listed = [an_object(an_object(one).get("response")) for one in value["responses"]]
-    checks.check_count(len(listed))
+    listed = [as_object(as_object(one).get("response")) for one in value["responses"]]
+    import_limits.check_count(len(listed))
     found: dict[str, tuple[str | None, Draft | None]] = {}
     for number, response in enumerate(listed, 1):
         id = words(response.get("_id")) or str(number)
@@ -37,7 +37,7 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         source="grok",
         id=words(about.get("id")),
     )
-    return checks.tree(origin, drafts, drafts[-1].id if drafts else None)
+    return import_limits.tree(origin, drafts, drafts[-1].id if drafts else None)
 
 
 def _draft(id: str, response: dict[str, Any], skipped: Skipped) -> Draft | None:
@@ -53,5 +53,5 @@ def _draft(id: str, response: dict[str, Any], skipped: Skipped) -> Draft | None:
 
 def _dated(value: object) -> object:
     """A time as MongoDB writes it, or as it is."""
-    inner = an_object(value).get("$date", value)
-    return an_object(inner).get("$numberLong", inner)
+    inner = as_object(value).get("$date", value)
+    return as_object(inner).get("$numberLong", inner)

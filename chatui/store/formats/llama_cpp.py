@@ -3,27 +3,27 @@
 from datetime import datetime
 from typing import Any
 
-from chatui.store import checks
-from chatui.store.checks import Draft, Origin, shown
+from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, a_list, an_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.import_limits import Draft, Origin, shown
 from chatui.store.records import Tree
 
 
 def matches(value: Any) -> bool:
     """Whether this is one of them."""
-    fields = an_object(value)
+    fields = as_object(value)
     return isinstance(fields.get("conv"), dict) and isinstance(fields.get("messages"), list)
 
 
 def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree:
     """A conversation of llama.cpp's page."""
     conv, listed = value["conv"], value["messages"]
-    checks.check_count(len(listed))
+    import_limits.check_count(len(listed))
     found: dict[str, tuple[str | None, Draft | None]] = {}
     prompt = ""
-    ids = {str(an_object(message).get("id")) for message in listed}
-    for message in map(an_object, listed):
+    ids = {str(as_object(message).get("id")) for message in listed}
+    for message in map(as_object, listed):
         id, parent = str(message.get("id")), str(message.get("parent"))
         if message.get("role") == "system" and message.get("type") != "root":
             prompt = prompt or words(message.get("content"))
@@ -39,7 +39,7 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         source="llama.cpp",
         id=words(conv.get("id")),
     )
-    return checks.tree(origin, drafts, leaf)
+    return import_limits.tree(origin, drafts, leaf)
 
 
 def _draft(id: str, message: dict[str, Any], skipped: Skipped) -> Draft | None:
@@ -51,7 +51,7 @@ def _draft(id: str, message: dict[str, Any], skipped: Skipped) -> Draft | None:
         return None
     made = common.parts(message.get("content"))
     thoughts = [*made.thought, words(message.get("thinking")), words(message.get("reasoningContent"))]
-    files = [common.attached(one) for one in a_list(message.get("extra")) if isinstance(one, dict)]
+    files = [common.attached(one) for one in as_list(message.get("extra")) if isinstance(one, dict)]
     said = [text for text in (*files, *made.said) if text.strip()]
     return Draft(
         id, None, role, said, [text for text in thoughts if text.strip()], common.time(message.get("timestamp"))

@@ -3,28 +3,28 @@
 from datetime import datetime
 from typing import Any
 
-from chatui.store import checks
-from chatui.store.checks import Draft, Origin, shown
+from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, a_list, an_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.import_limits import Draft, Origin, shown
 from chatui.store.records import Tree
 
 
 def matches(value: Any) -> bool:
     """Whether this is one of them."""
-    listed = an_object(value).get("messages")
-    return isinstance(listed, list) and any("versions" in an_object(message) for message in listed)
+    listed = as_object(value).get("messages")
+    return isinstance(listed, list) and any("versions" in as_object(message) for message in listed)
 
 
 def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree:
     """A conversation of LM Studio's; the versions of a message stand beside each other."""
     listed = value["messages"]
-    checks.check_count(sum(len(a_list(an_object(message).get("versions"))) for message in listed))
+    import_limits.check_count(sum(len(as_list(as_object(message).get("versions"))) for message in listed))
     drafts: list[Draft] = []
     parent: str | None = None
     for number, message in enumerate(listed, 1):
-        versions = a_list(an_object(message).get("versions"))
-        chosen = an_object(message).get("currentlySelected")
+        versions = as_list(as_object(message).get("versions"))
+        chosen = as_object(message).get("currentlySelected")
         read = [_draft(f"{number}.{place}", one, skipped) for place, one in enumerate(versions, 1)]
         made = [draft for draft in read if draft is not None]
         for draft in made:
@@ -41,20 +41,20 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         source="lm-studio",
         id=str(value.get("createdAt") or ""),
     )
-    return checks.tree(origin, drafts, parent)
+    return import_limits.tree(origin, drafts, parent)
 
 
 def _draft(id: str, version: object, skipped: Skipped) -> Draft | None:
-    fields = an_object(version)
+    fields = as_object(version)
     role = fields.get("role")
     if role not in ("user", "assistant"):
         skipped.append(f"message {shown(id)} is from {shown(role)}")
         return None
     made = common.parts(fields.get("content"))
-    for step in map(an_object, a_list(fields.get("steps"))):
+    for step in map(as_object, as_list(fields.get("steps"))):
         if step.get("type") == "contentBlock":
             read = common.parts(step.get("content"))
-            thinking = an_object(step.get("style")).get("type") == "thinking"
+            thinking = as_object(step.get("style")).get("type") == "thinking"
             (made.thought if thinking else made.said).extend(read.said)
             made.thought += read.thought
     said = [text for text in made.said if text.strip()]

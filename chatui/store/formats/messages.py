@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from chatui.store import checks
-from chatui.store.checks import Draft, Origin, refusal, shown
+from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, a_list, an_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.import_limits import Draft, Origin, refusal, shown
 from chatui.store.records import Tree
 
 LISTS = ("messages", "input", "conversation", "chat")
@@ -22,15 +22,15 @@ def matches(value: Any) -> bool:
     """Whether this is one of them; in a list one of the first messages has a role."""
     if isinstance(value, dict):
         return "role" in value or any(name in value and isinstance(value[name], list) for name in LISTS)
-    return any("role" in an_object(message) for message in a_list(value)[:2])
+    return any("role" in as_object(message) for message in as_list(value)[:2])
 
 
 def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
     """A list of messages; the first system message becomes the persona's, a tool's result a part of the reply."""
-    fields = an_object(value) if "role" not in an_object(value) else {}
+    fields = as_object(value) if "role" not in as_object(value) else {}
     listed = next((fields[name] for name in LISTS if isinstance(fields.get(name), list)), value)
     listed = listed if isinstance(listed, list) else [listed]
-    checks.check_count(len(listed))
+    import_limits.check_count(len(listed))
     created = common.moment(*(fields.get(name) for name in TIMES), now)
     prompt = words(fields.get("instructions"))
     drafts: list[Draft] = []
@@ -38,7 +38,7 @@ def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
         draft = _draft(number, message, skipped)
         if draft is None:
             continue
-        if an_object(message).get("role") in ("system", "developer"):
+        if as_object(message).get("role") in ("system", "developer"):
             if not drafts:
                 prompt = "\n\n".join(filter(None, [prompt, *draft.content]))
                 continue
@@ -53,16 +53,16 @@ def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
     title = next((found for name in TITLES if (found := words(fields.get(name)))), "")
     id = next((found for name in IDS if (found := words(fields.get(name)))), "")
     origin = Origin(created, title, system_prompt=prompt, source="messages", id=id)
-    return checks.tree(origin, drafts, drafts[-1].id if drafts else None)
+    return import_limits.tree(origin, drafts, drafts[-1].id if drafts else None)
 
 
 def _calls(message: object) -> bool:
-    fields = an_object(message)
+    fields = as_object(message)
     return fields.get("role") in ("tool", "function") or bool(fields.get("tool_calls") or fields.get("function_call"))
 
 
 def _draft(number: int, message: object, skipped: Skipped) -> Draft | None:
-    fields = an_object(message)
+    fields = as_object(message)
     role = fields.get("role")
     if not isinstance(message, dict):
         skipped.append(f"message {number:,} is not an object with role and content")
@@ -95,6 +95,6 @@ def _time(fields: dict[str, Any]) -> datetime | None:
 
 
 def _called(fields: dict[str, Any]) -> Iterable[str]:
-    calls = [an_object(an_object(call).get("function")) for call in a_list(fields.get("tool_calls"))]
-    calls += [an_object(fields["function_call"])] if fields.get("function_call") else []
+    calls = [as_object(as_object(call).get("function")) for call in as_list(fields.get("tool_calls"))]
+    calls += [as_object(fields["function_call"])] if fields.get("function_call") else []
     return [common.called(words(call.get("name")), call.get("arguments")) for call in calls]

@@ -5,10 +5,10 @@ import re
 from datetime import datetime
 from typing import Any
 
-from chatui.store import checks
-from chatui.store.checks import Draft, Origin, shown
+from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, a_list, an_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.import_limits import Draft, Origin, shown
 from chatui.store.records import Tree
 
 THOUGHT = re.compile(r"<details type=\"reasoning\"[^>]*>\s*(?:<summary>.*?</summary>)?(.*?)</details>\s*", re.DOTALL)
@@ -17,34 +17,34 @@ THOUGHT = re.compile(r"<details type=\"reasoning\"[^>]*>\s*(?:<summary>.*?</summ
 def matches(value: Any) -> bool:
     """Whether this is one of them, or what is inside of one."""
     chat = _chat(value)
-    history = an_object(chat.get("history"))
+    history = as_object(chat.get("history"))
     return isinstance(history.get("messages"), dict) or (
-        "chat" in an_object(value) and isinstance(chat.get("messages"), list)
+        "chat" in as_object(value) and isinstance(chat.get("messages"), list)
     )
 
 
 def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree:
     """A chat of Open WebUI's."""
     chat = _chat(value)
-    history = an_object(chat.get("history"))
-    nodes = an_object(history.get("messages"))
+    history = as_object(chat.get("history"))
+    nodes = as_object(history.get("messages"))
     found: dict[str, tuple[str | None, Draft | None]] = {}
     if nodes:
-        checks.check_count(len(nodes))
+        import_limits.check_count(len(nodes))
         for id, node in nodes.items():
-            parent = an_object(node).get("parentId")
+            parent = as_object(node).get("parentId")
             found[id] = (parent if isinstance(parent, str) else None, _draft(id, node, skipped))
         drafts, places = common.tree_of(found, skipped)
     else:
-        listed = a_list(chat.get("messages"))
-        checks.check_count(len(listed))
+        listed = as_list(chat.get("messages"))
+        import_limits.check_count(len(listed))
         read = (
-            _draft(words(an_object(one).get("id")) or str(number), one, skipped) for number, one in enumerate(listed, 1)
+            _draft(words(as_object(one).get("id")) or str(number), one, skipped) for number, one in enumerate(listed, 1)
         )
         drafts, places = common.chain(draft for draft in read if draft is not None), {}
     leaf = places.get(words(history.get("currentId"))) or (drafts[-1].id if drafts else None)
     created = common.moment(value.get("created_at"), chat.get("timestamp"), now)
-    prompt = words(an_object(chat.get("params")).get("system")) or words(chat.get("system"))
+    prompt = words(as_object(chat.get("params")).get("system")) or words(chat.get("system"))
     origin = Origin(
         created,
         words(value.get("title")) or words(chat.get("title")),
@@ -55,16 +55,16 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         source="open-webui",
         id=words(value.get("id")) or words(chat.get("id")),
     )
-    return checks.tree(origin, drafts, leaf)
+    return import_limits.tree(origin, drafts, leaf)
 
 
 def _chat(value: object) -> dict[str, Any]:
-    fields = an_object(value)
-    return an_object(fields["chat"]) if "chat" in fields else fields
+    fields = as_object(value)
+    return as_object(fields["chat"]) if "chat" in fields else fields
 
 
 def _draft(id: str, message: object, skipped: Skipped) -> Draft | None:
-    fields = an_object(message)
+    fields = as_object(message)
     role = fields.get("role")
     if role == "system":
         return None
@@ -78,8 +78,8 @@ def _draft(id: str, message: object, skipped: Skipped) -> Draft | None:
         thought += [_unquoted(found) for found in THOUGHT.findall(text)]
         said.append(THOUGHT.sub("", text).strip("\n") if "<details" in text else text)
     thought += [words(fields.get("reasoning_content"))]
-    files = [common.attached(one | {"content": ""}) for one in a_list(fields.get("files")) if isinstance(one, dict)]
-    error = an_object(fields.get("error")).get("content")
+    files = [common.attached(one | {"content": ""}) for one in as_list(fields.get("files")) if isinstance(one, dict)]
+    error = as_object(fields.get("error")).get("content")
     failed = [f"[error: {error}]"] if isinstance(error, str) else []
     said = [text for text in (*files, *said, *failed) if text.strip()]
     return Draft(id, None, role, said, [text for text in thought if text.strip()], common.time(fields.get("timestamp")))

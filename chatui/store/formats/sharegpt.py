@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from chatui.store.formats import messages
-from chatui.store.formats.common import Skipped, a_list, an_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, words
 from chatui.store.records import Tree
 
 ROLES = {
@@ -28,16 +28,16 @@ LISTS = ("conversations", "conversation", "items", "messages")
 
 def matches(value: Any) -> bool:
     """Whether this is one of them, or only its list."""
-    return any({"from", "value"} <= an_object(turn).keys() for turn in _turns(value)[:3])
+    return any({"from", "value"} <= as_object(turn).keys() for turn in _turns(value)[:3])
 
 
 def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
     """A conversation of turns."""
-    fields = an_object(value)
+    fields = as_object(value)
     turns: list[dict[str, Any]] = []
     for turn in _turns(value):
-        speaker = an_object(turn).get("from")
-        said = an_object(turn).get("value")
+        speaker = as_object(turn).get("from")
+        said = as_object(turn).get("value")
         if isinstance(speaker, str) and speaker.lower() == "function_call":
             call = {"function": {"name": "", "arguments": said}}
             turns.append({"role": "assistant", "tool_calls": [call]})
@@ -53,4 +53,4 @@ def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
 def _turns(value: object) -> list[Any]:
     if isinstance(value, list):
         return value
-    return next((found for name in LISTS if (found := a_list(an_object(value).get(name)))), [])
+    return next((found for name in LISTS if (found := as_list(as_object(value).get(name)))), [])

@@ -4,10 +4,10 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from chatui.store import checks
-from chatui.store.checks import Draft, Origin
+from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, a_list, an_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.import_limits import Draft, Origin
 from chatui.store.records import Tree
 
 HEADER = ("chat_metadata", "character_name", "user_name")
@@ -17,8 +17,8 @@ WRITTEN_DATE = "%B %d, %Y %I:%M%p"
 
 def matches(value: Any) -> bool:
     """Whether these lines are one of them."""
-    lines = [value] if isinstance(value, dict) else a_list(value)
-    first, second = (an_object(lines[place]) if place < len(lines) else {} for place in (0, 1))
+    lines = [value] if isinstance(value, dict) else as_list(value)
+    first, second = (as_object(lines[place]) if place < len(lines) else {} for place in (0, 1))
     header = any(name in first for name in HEADER) and "role" not in first
     return "mes" in first or (header and ("mes" in second or len(lines) == 1))
 
@@ -26,10 +26,10 @@ def matches(value: Any) -> bool:
 def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
     """A chat; the swipes of a message stand beside each other."""
     lines = [value] if isinstance(value, dict) else value
-    header = an_object(lines[0]) if "mes" not in an_object(lines[0]) else {}
+    header = as_object(lines[0]) if "mes" not in as_object(lines[0]) else {}
     said = lines[1:] if header else lines
-    checks.check_count(sum(1 + len(a_list(an_object(line).get("swipes"))) for line in said))
-    names = {words(an_object(line).get("name")) for line in said if not an_object(line).get("is_user")}
+    import_limits.check_count(sum(1 + len(as_list(as_object(line).get("swipes"))) for line in said))
+    names = {words(as_object(line).get("name")) for line in said if not as_object(line).get("is_user")}
     drafts: list[Draft] = []
     parent: str | None = None
     for number, line in enumerate(said, 1):
@@ -43,24 +43,24 @@ def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
         parent = versions[chosen].id
     name = words(header.get("character_name")) or next((name for name in names if name), "")
     created = common.moment(_date(header.get("create_date")), *(draft.created for draft in drafts[:1]), now)
-    chat = an_object(header.get("chat_metadata"))
+    chat = as_object(header.get("chat_metadata"))
     known = words(chat.get("integrity")) or words(header.get("create_date"))
     origin = Origin(created, f"{name}" if name != "unused" else "", persona=name, source="sillytavern", id=known)
-    return checks.tree(origin, drafts, parent)
+    return import_limits.tree(origin, drafts, parent)
 
 
 def _versions(id: str, line: dict[str, Any], group: bool) -> tuple[list[Draft], int]:
     """A message and its swipes in their order, and which of them is shown."""
-    extra = an_object(line.get("extra"))
+    extra = as_object(line.get("extra"))
     thought = words(extra.get("reasoning"))
     files = (
         [common.named("image", words(extra.get("title")) or words(extra.get("image")))] if extra.get("image") else []
     )
-    file = an_object(extra.get("file"))
+    file = as_object(extra.get("file"))
     files += [common.attached(file)] if file else []
     prefix = f"{words(line.get('name'))}: " if group and line.get("is_user") is not True else ""
     texts, chosen = [line["mes"]], 0
-    swipes, place = a_list(line.get("swipes")), line.get("swipe_id")
+    swipes, place = as_list(line.get("swipes")), line.get("swipe_id")
     if swipes and isinstance(place, int) and 0 <= place < len(swipes):
         texts = [swipe if isinstance(swipe, str) else "" for swipe in swipes]
         texts[place], chosen = line["mes"], place

@@ -1,0 +1,470 @@
+"""What one owner has. Every statement here carries the owner; what is another's is as good as not there."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import Boolean, Connection, Select, Update, and_, delete, insert, literal, select, tuple_, update
+
+from chatui.chat import Role
+from chatui.errors import ChatError, NotFoundError
+from chatui.personas import Persona
+from chatui.store import import_merge, persona_files, search
+from chatui.store.database import Database
+from chatui.store.persona_files import StoredPersona
+from chatui.store.quotas import (
+    UNLIMITED,
+    Quotas,
+    byte_length,
+    conversation_size,
+    grow,
+    inspections_size,
+    message_size,
+    persona_size,
+    turn_size,
+)
+from chatui.store.records import (
+    Author,
+    ConversationInfo,
+    KeptInspection,
+    MergeResult,
+    NewTurn,
+    OwnPersona,
+    PageTimes,
+    Path,
+    Rating,
+    SearchHit,
+    StartedTurn,
+    StoredMessage,
+    Tree,
+)
+from chatui.store.rows import (
+    INFO_COLUMNS,
+    PERSONA_COLUMNS,
+    clock,
+    copy_inspections,
+    find_conversation,
+    find_message,
+    first_words,
+    info_of,
+    insert_conversation,
+    insert_messages,
+    message_of,
+    new_id,
+    newest_leaf,
+    one_line,
+    path_end,
+    shown_size,
+    there,
+    whole_conversation,
+    whole_tree,
+    with_fresh_ids,
+)
+from chatui.store.tables import Time, clean, conversations, inspections, key, messages, personas
+
+NOTE_LIMIT = 2000
+S = TypeVar("S", Select[Any], Update)
+
+
+class OwnerStore:
+    """The conversations and personas of one owner. Methods may wait for the disk, and raise StoreError."""
+
+    def __init__(self, database: Database, owner: str, limits: Quotas = UNLIMITED) -> None:
+        """`owner` is not empty, and such that the database can tell it from all others.
+
+        What adds something raises LimitError where it would be more than the `limits`.
+        """
+        if not owner or clean(owner) != owner:
+            raise ValueError("an owner needs a name without NUL or broken characters")
+        self._database, self._owner, self._limits = database, owner, limits
+
+    def conversations(
+        self, limit: int = 50, after: str | None = None, archived: bool = False
+    ) -> list[ConversationInfo]:
+        """Pinned ones first, then the newest; `after` is the last one already shown."""
+        table = conversations.c
+        order = (table.pinned, table.updated, table.seq)
+        statement = there(self._owner).where(table.archived == archived)
+        with self._database.reading() as connection:
+            if after is not None:
+                shown = connection.execute(select(*order).where(table.owner == self._owner, table.id == after)).first()
+                if shown is None:
+                    raise NotFoundError("conversation")
+                place = tuple_(literal(shown.pinned, Boolean), literal(shown.updated, Time), literal(shown.seq, key))
+                statement = statement.where(tuple_(*order) < place)
+            statement = statement.order_by(*(column.desc() for column in order)).limit(limit)
+            return [info_of(row) for row in connection.execute(statement)]
+
+    def deleted(self, limit: int = 50) -> list[ConversationInfo]:
+        """Those that restore() can bring back, the last one deleted first."""
+        table = conversations.c
+        statement = (
+            select(*INFO_COLUMNS)
+            .where(table.owner == self._owner, table.deleted.is_not(None), table.arriving.is_(None))
+            .order_by(table.deleted.desc(), table.seq.desc())
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [info_of(row) for row in connection.execute(statement)]
+
+    def conversation(self, id: str) -> ConversationInfo:
+        """The conversation with this id. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            return info_of(find_conversation(connection, self._owner, id))
+
+    def began_with(self, id: str) -> Persona:
+        """The persona that this conversation began with, as it was then. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            return whole_conversation(connection, self._owner, id).persona
+
+    def path(self, id: str, leaf: str | None = None) -> tuple[StoredMessage, ...]:
+        """The messages from the root to `leaf`, the conversation's own by default. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            found = find_conversation(connection, self._owner, id)
+            return path_end(connection, self._owner, id, found.leaf if leaf is None else leaf).messages
+
+    def shown(self, id: str, messages: int, characters: int) -> Path:
+        """The end of the path to the conversation's leaf: no more than that. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            leaf = find_conversation(connection, self._owner, id).leaf
+            return path_end(connection, self._owner, id, leaf, messages, characters, shown_size)
+
+    def read(self, id: str, characters: int | None, leaf: str | None = None) -> Path:
+        """The end of the path to `leaf`, the conversation's own by default, of which a model can read so much.
+
+        Raises NotFoundError.
+        """
+        with self._database.reading() as connection:
+            found = find_conversation(connection, self._owner, id)
+            return path_end(connection, self._owner, id, found.leaf if leaf is None else leaf, room=characters)
+
+    def message(self, id: str) -> StoredMessage:
+        """The message with this id. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            row = find_message(connection, self._owner, id)
+            parent = messages.c.parent.is_(None) if row.parent is None else messages.c.parent == row.parent
+            versions = connection.scalars(
+                select(messages.c.id)
+                .where(messages.c.owner == self._owner, messages.c.conversation == row.conversation)
+                .where(parent, messages.c.role == row.role)
+                .order_by(messages.c.seq)
+            )
+            return message_of(row, tuple(versions))
+
+    def begin(self, turn: NewTurn, lease: str | None = None, characters: int | None = None) -> StartedTurn:
+        """Add a question, where there is one, and the reply that is now being written.
+
+        Raises NotFoundError, LimitError, or OverloadError where too many are being written for this owner.
+
+        The reply is only ever written with this `lease`, see Store.write(). Of the path no more is read than so many
+        characters, None is all of it, and not while others wait to write.
+        """
+        persona = StoredPersona.of(turn.persona if turn.conversation is None else Persona(name=""))
+        with self._database.writing() as connection:
+            self._limits.check_running(connection, self._owner)
+            moment = clock(connection)
+            id, size = turn.conversation, turn_size(turn)
+            if id is None:
+                id = self._new_conversation(connection, turn, persona, moment, size)
+                turn = replace(turn, parent=self._greet(connection, id, turn, moment))
+            else:
+                self._limits.check(connection, self._owner, size)
+                find_conversation(connection, self._owner, id, change=True)
+                grow(connection, self._owner, id, size)
+            parent = self._question(connection, id, turn, moment)
+            reply = _message(id, parent, "assistant", turn.author, moment)
+            insert_messages(connection, self._owner, [reply], lease)
+            self._change(connection, id, leaf=reply.id, updated=reply.created)
+            conversation = info_of(find_conversation(connection, self._owner, id))
+        with self._database.reading() as connection:
+            path = path_end(connection, self._owner, id, reply.id, room=characters)
+        return StartedTurn(conversation, path.messages, path.earlier)
+
+    def select(self, message: str) -> ConversationInfo:
+        """Go to this version of a message, and on to the newest leaf below it. Raises NotFoundError."""
+        with self._database.writing() as connection:
+            id = find_message(connection, self._owner, message, messages.c.conversation).conversation
+            find_conversation(connection, self._owner, id, change=True)
+            self._change(connection, id, leaf=newest_leaf(connection, self._owner, message))
+            return info_of(find_conversation(connection, self._owner, id))
+
+    def rewind(self, message: str) -> ConversationInfo:
+        """Go back to where this message was not yet said; it stays in the tree. Raises NotFoundError."""
+        with self._database.writing() as connection:
+            row = find_message(connection, self._owner, message)
+            find_conversation(connection, self._owner, row.conversation, change=True)
+            self._change(connection, row.conversation, leaf=row.parent)
+            return info_of(find_conversation(connection, self._owner, row.conversation))
+
+    def rename(self, id: str, title: str) -> None:
+        """Give a title of at most 200 characters; an empty one goes back to the first words. Raises NotFoundError."""
+        line = one_line(title)
+        with self._database.writing() as connection:
+            find_conversation(connection, self._owner, id, change=True)
+            self._change(connection, id, title=line or self._first_words(connection, id), named=bool(line))
+
+    def pin(self, id: str, on: bool) -> None:
+        """List it before all others, or no longer. Raises NotFoundError."""
+        self._set(id, pinned=on)
+
+    def archive(self, id: str, on: bool) -> None:
+        """Put it away, or back on the list. Raises NotFoundError."""
+        self._set(id, archived=on)
+
+    def delete(self, id: str) -> None:
+        """Take it away, and stop what is written there; restore() brings it back until it is purged.
+
+        Raises NotFoundError.
+        """
+        with self._database.writing() as connection:
+            find_conversation(connection, self._owner, id, change=True)
+            self._change(connection, id, deleted=clock(connection))
+            connection.execute(self._running(update(messages), id).values(stop_requested=True))
+
+    def running(self, id: str) -> list[str]:
+        """The replies of this conversation that are being written, by whichever server."""
+        with self._database.reading() as connection:
+            return list(connection.scalars(self._running(select(messages.c.id), id)))
+
+    def request_stop(self, id: str) -> None:
+        """Ask the servers that write replies of this conversation to stop them; they see it within a second."""
+        with self._database.writing() as connection:
+            connection.execute(self._running(update(messages), id).values(stop_requested=True))
+
+    def restore(self, id: str) -> ConversationInfo:
+        """Bring back what was deleted. Raises NotFoundError where it is purged already."""
+        mine = and_(conversations.c.owner == self._owner, conversations.c.id == id, conversations.c.arriving.is_(None))
+        with self._database.writing() as connection:
+            connection.execute(update(conversations).where(mine).values(deleted=None))
+            return info_of(find_conversation(connection, self._owner, id))
+
+    def branch(self, message: str) -> ConversationInfo:
+        """A new conversation with copies of the messages from the root to this one. Raises NotFoundError, ChatError."""
+        with self._database.writing() as connection:
+            id = find_message(connection, self._owner, message, messages.c.conversation).conversation
+            found = find_conversation(connection, self._owner, id, *PERSONA_COLUMNS)
+            path = path_end(connection, self._owner, id, message).messages
+            if any(one.state == "running" for one in path):
+                raise ChatError("A reply that is still being written cannot be branched.", "Stop it or let it end.")
+            moment = clock(connection)
+            branched = replace(
+                info_of(found), leaf=message, pinned=False, archived=False, created=moment, updated=moment
+            )
+            branched, copies = with_fresh_ids(branched, path)
+            persona = StoredPersona(found.persona or Persona(name=""), found.card)
+            size = conversation_size(branched, persona.persona) + sum(map(message_size, copies))
+            size += inspections_size(connection, self._owner, [one.id for one in path])
+            self._limits.check(connection, self._owner, size, conversations=1)
+            insert_conversation(connection, self._owner, branched, persona, size)
+            insert_messages(connection, self._owner, copies)
+            copy_inspections(connection, self._owner, dict(zip((one.id for one in path), copies, strict=True)))
+            return branched
+
+    def inspection(self, message: str) -> KeptInspection | None:
+        """How a reply came about; None where that was not kept. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            find_message(connection, self._owner, message, messages.c.role)
+            mine = and_(inspections.c.owner == self._owner, inspections.c.message == message)
+            row = connection.execute(select(inspections).where(mine)).one_or_none()
+        if row is None:
+            return None
+        return KeptInspection(
+            bytes(row.data), None if row.page_last is None else PageTimes(row.page_first, row.page_last)
+        )
+
+    def saw(self, message: str, times: PageTimes) -> bool:
+        """Keep when a page showed a reply. Returns whether that is kept now, which it is only with its inspection."""
+        with self._database.writing() as connection:
+            mine = and_(inspections.c.owner == self._owner, inspections.c.message == message)
+            values = {"page_first": times.first, "page_last": times.last}
+            return connection.execute(update(inspections).where(mine).values(values)).rowcount == 1
+
+    def rate(self, message: str, rating: Rating | None, note: str = "") -> None:
+        """Note what the user thinks of a reply. Raises NotFoundError, and ChatError for a question or a long note."""
+        if len(note) > NOTE_LIMIT:
+            raise ChatError(
+                f"The note is too long: {len(note):,} characters.", f"Shorten it to {NOTE_LIMIT:,} characters."
+            )
+        with self._database.writing() as connection:
+            row = find_message(
+                connection, self._owner, message, messages.c.role, messages.c.conversation, messages.c.note
+            )
+            if row.role != "assistant":
+                raise ChatError("Only replies can be rated.")
+            size = byte_length(note) - byte_length(row.note)
+            if size > 0:
+                self._limits.check(connection, self._owner, size)
+            grow(connection, self._owner, row.conversation, size)
+            connection.execute(
+                update(messages)
+                .where(messages.c.owner == self._owner, messages.c.id == message)
+                .values(rating=rating, note=note)
+            )
+
+    def search(self, text: str, limit: int = 30) -> list[SearchHit]:
+        """Conversations in whose title or in one of whose messages every word is, the newest such first."""
+        with self._database.reading() as connection:
+            return search.search(connection, self._owner, text, limit)
+
+    def trees(self, ids: Sequence[str] | None = None) -> Iterator[Tree]:
+        """These conversations whole, or all of them, one after the other. Raises NotFoundError."""
+        if ids is None:
+            listed = select(conversations.c.id).where(
+                conversations.c.owner == self._owner, conversations.c.deleted.is_(None)
+            )
+            with self._database.reading() as connection:
+                ids = connection.scalars(listed.order_by(conversations.c.seq)).all()
+        for id in ids:
+            with self._database.reading() as connection:
+                conversation = whole_conversation(connection, self._owner, id)
+                tree = Tree(conversation, tuple(whole_tree(connection, self._owner, id)))
+            yield tree
+
+    def add(self, trees: Iterable[Tree]) -> list[ConversationInfo]:
+        """Add conversations from elsewhere, see merge(), all or none. Raises TransferError."""
+        given = list(trees)
+        with self._database.writing() as connection:
+            return [import_merge.merge(connection, self._owner, tree, self._limits).conversation for tree in given]
+
+    def merge(self, tree: Tree, wanted: Callable[[], bool] = lambda: True) -> MergeResult | None:
+        """Add a conversation from elsewhere; to one that an earlier import made, what is new.
+
+        In several transactions, so that nobody waits long to write; it is shown when the last of them is done. None
+        where it is not `wanted` any more before that. Raises TransferError, or LimitError where not all of it would
+        fit.
+        """
+        return import_merge.merge_in_pieces(self._database, self._owner, tree, self._limits, wanted)
+
+    def personas(self) -> list[OwnPersona]:
+        """The owner's personas, the oldest first."""
+        statement = select(personas).where(personas.c.owner == self._owner).order_by(personas.c.seq)
+        with self._database.reading() as connection:
+            rows = connection.execute(statement).all()
+            kept = persona_files.whole(connection, self._owner, rows)
+        return [OwnPersona(row.id, persona) for row, persona in zip(rows, kept, strict=True)]
+
+    def listed_personas(self) -> list[OwnPersona]:
+        """The same without their cards and pictures, which take a while to read."""
+        own = personas.c
+        statement = select(own.id, own.persona).where(own.owner == self._owner).order_by(own.seq)
+        with self._database.reading() as connection:
+            return [OwnPersona(row.id, row.persona or Persona(name="")) for row in connection.execute(statement)]
+
+    def persona(self, id: str) -> Persona:
+        """The owner's persona with this id. Raises NotFoundError."""
+        with self._database.reading() as connection:
+            mine = select(personas).where(personas.c.owner == self._owner, personas.c.id == id)
+            found = persona_files.whole(connection, self._owner, connection.execute(mine).all())
+        if not found:
+            raise NotFoundError("persona")
+        return found[0]
+
+    def keep(self, persona: Persona, id: str | None = None) -> OwnPersona:
+        """Add a persona, or replace the one with this id. Raises NotFoundError, or LimitError."""
+        parted = StoredPersona.of(persona)
+        size = persona_size(parted.persona)
+        with self._database.writing() as connection:
+            self._limits.wait(connection, self._owner)
+            card = persona_files.new_bytes(connection, self._owner, parted)
+            if id is None:
+                self._limits.check(connection, self._owner, size + card, personas=1)
+                persona_files.keep(connection, self._owner, parted)
+                id = new_id()
+                connection.execute(insert(personas).values(id=id, owner=self._owner, size=size, **parted.columns))
+            else:
+                mine = and_(personas.c.owner == self._owner, personas.c.id == id)
+                before = connection.scalar(select(personas.c.size).where(mine))
+                if before is None:
+                    raise NotFoundError("persona")
+                connection.execute(update(personas).where(mine).values(size=size, **parted.columns))
+                freed = persona_files.remove_unused(connection, self._owner)
+                if size + card > before + freed:
+                    self._limits.check(connection, self._owner, card)
+                persona_files.keep(connection, self._owner, parted)
+        return OwnPersona(id, persona)
+
+    def forget(self, id: str) -> None:
+        """Remove a persona; conversations that began with it keep theirs. Raises NotFoundError."""
+        mine = and_(personas.c.owner == self._owner, personas.c.id == id)
+        with self._database.writing() as connection:
+            if not connection.execute(delete(personas).where(mine)).rowcount:
+                raise NotFoundError("persona")
+            persona_files.remove_unused(connection, self._owner)
+
+    def _new_conversation(
+        self, connection: Connection, turn: NewTurn, persona: StoredPersona, moment: datetime, size: int
+    ) -> str:
+        title = first_words(turn.question or "")
+        fresh = ConversationInfo(turn.new or new_id(), title, False, None, False, False, moment, moment)
+        size += conversation_size(fresh, persona.persona)
+        added = size + persona_files.new_bytes(connection, self._owner, persona)
+        self._limits.check(connection, self._owner, added, conversations=1)
+        insert_conversation(connection, self._owner, fresh, persona, size)
+        return fresh.id
+
+    def _greet(self, connection: Connection, id: str, turn: NewTurn, moment: datetime) -> str | None:
+        """The id of the greeting that a new conversation begins with, None where there is none."""
+        said = [
+            StoredMessage(new_id(), id, None, "assistant", text, moment)
+            for text in (turn.greetings if turn.question is not None else ())
+        ]
+        insert_messages(connection, self._owner, said)
+        return said[turn.greeting].id if said else turn.parent
+
+    def _question(self, connection: Connection, conversation: str, turn: NewTurn, moment: datetime) -> str:
+        """The id of the message that is to be answered, added where it is new."""
+        parent = None
+        if turn.parent is not None:
+            columns = (messages.c.conversation, messages.c.role)
+            parent = find_message(connection, self._owner, turn.parent, *columns)
+            if parent.conversation != conversation:
+                raise NotFoundError("message")
+        if turn.question is not None:
+            question = _message(conversation, turn.parent, "user", None, moment, turn.question)
+            insert_messages(connection, self._owner, [question])
+            return question.id
+        if turn.parent is None or parent is None or parent.role != "user":
+            raise NotFoundError("question")
+        return turn.parent
+
+    def _first_words(self, connection: Connection, id: str) -> str:
+        question = connection.scalar(
+            select(messages.c.content)
+            .where(messages.c.owner == self._owner, messages.c.conversation == id, messages.c.role == "user")
+            .order_by(messages.c.seq)
+            .limit(1)
+        )
+        return first_words(question or "")
+
+    def _running(self, statement: S, id: str) -> S:
+        mine = and_(messages.c.owner == self._owner, messages.c.conversation == id)
+        return statement.where(mine, messages.c.state == "running")
+
+    def _set(self, id: str, **values: Any) -> None:
+        with self._database.writing() as connection:
+            find_conversation(connection, self._owner, id, change=True)
+            self._change(connection, id, **values)
+
+    def _change(self, connection: Connection, id: str, **values: Any) -> None:
+        mine = and_(conversations.c.owner == self._owner, conversations.c.id == id)
+        connection.execute(update(conversations).where(mine).values(**values))
+
+
+def _message(
+    conversation: str, parent: str | None, role: Role, author: Author | None, created: datetime, content: str = ""
+) -> StoredMessage:
+    """A new question, or a reply that begins with what it was given."""
+    if author is None:
+        return StoredMessage(new_id(), conversation, parent, role, content, created)
+    return StoredMessage(
+        id=new_id(),
+        conversation=conversation,
+        parent=parent,
+        role=role,
+        content=author.prefix,
+        created=created,
+        state="running",
+        reasoning=author.prefix_reasoning,
+        author=author,
+    )

@@ -1,0 +1,70 @@
+"""The chat as a Gradio API endpoint, its parameters named like the settings."""
+
+import contextlib
+import inspect
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import gradio as gr
+
+from chatui.chat import Backend, ChatRequest, Message
+from chatui.errors import ChatError, SettingsError, unexpected
+from chatui.settings import GenerationSettings
+from chatui.ui.chat.redraw import batch_deltas
+from chatui.ui.gradio_compat import request_context
+from chatui.ui.persona import setting_controls
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_LENGTH = 200_000
+"""Characters; far beyond any model's context here, and about what a browser still shows without stalling."""
+
+HistoryMessage = dict[str, str]
+
+
+def chat(backend: Backend) -> Callable[..., AsyncIterator[tuple[str, list[HistoryMessage]]]]:
+    """The `/chat` endpoint: (message, history, system_prompt, each setting) -> (the reply so far, history), growing.
+
+    The history is kept by Gradio for each client. What is None is the model's own default. Errors become gr.Error.
+    """
+
+    async def chat(
+        message: str, history: list[HistoryMessage], system_prompt: str | None, *values: Any
+    ) -> AsyncIterator[tuple[str, list[HistoryMessage]]]:
+        turns = [*history, {"role": "user", "content": message or ""}]
+        said = ""
+        try:
+            if not (message or "").strip():
+                raise SettingsError("message", "there is nothing to answer.")
+            if len(message or "") > MAX_MESSAGE_LENGTH:
+                raise SettingsError("message", f"at most {MAX_MESSAGE_LENGTH:,} characters can be sent.")
+            info = backend.models()[0].info
+            defaults = info.defaults if info else GenerationSettings()
+            settings = setting_controls.read_api(dict(zip(setting_controls.NAMES, values, strict=True)), defaults)
+            persona = Message("system", (system_prompt or "").strip())
+            messages = (Message("user" if turn["role"] == "user" else "assistant", turn["content"]) for turn in turns)
+            stream = backend.stream(ChatRequest((persona, *messages), settings, user=request_context.fair_queue_user()))
+            async with contextlib.aclosing(batch_deltas(stream)) as batches:
+                async for deltas in batches:
+                    if request_context.is_abandoned():
+                        return
+                    for delta in deltas:
+                        said, _ = delta.onto(said, "")
+                    yield said, [*turns, {"role": "assistant", "content": said}]
+        except ChatError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        except Exception as error:
+            log.exception("a call of /chat failed")
+            raise gr.Error(str(unexpected(error)), print_exception=False) from error
+
+    chat.__signature__ = _signature()  # type: ignore[attr-defined]
+    return chat
+
+
+def _signature() -> inspect.Signature:
+    """What Gradio names the endpoint's parameters after; those with None may be left out."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    required = [inspect.Parameter(name, kind) for name in ("message", "history")]
+    optional = [inspect.Parameter(name, kind, default=None) for name in ("system_prompt", *setting_controls.NAMES)]
+    return inspect.Signature(required + optional)

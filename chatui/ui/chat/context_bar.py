@@ -1,0 +1,49 @@
+"""How full the model's context is, under the message box: counted with the model's own tokenizer while one types."""
+
+from chatui.chat import ModelInfo, Prompt
+from chatui.errors import ChatError
+from chatui.i18n import N_, _, ngettext, number
+from chatui.settings import GenerationSettings
+from chatui.ui.chat.transcript import plain
+from chatui.ui.page import page_language
+
+PARTS = {
+    "persona": N_("persona"),
+    "history": N_("history"),
+    "draft": N_("your message"),
+    "reserve": N_("room for the reply"),
+}
+
+
+def bar(info: ModelInfo, prompt: Prompt, settings: GenerationSettings, blank: bool) -> str:
+    """Persona, history, draft and what is kept for the reply, out of the context; `blank` where nothing is typed."""
+    counts = dict.fromkeys(("persona", "history", "draft"), 0)
+    for span in prompt.spans:
+        part = {"persona": "persona", "message": "draft"}.get(span.source, "history")
+        counts[part] += span.tokens
+    if blank:
+        counts["draft"] = 0
+    counts["reserve"] = info.reserve(settings)
+    context = info.context_length
+    lanes = "".join(
+        f'<span class="{part}" style="width:{100 * count / context:.2f}%"></span>' for part, count in counts.items()
+    )
+    words = " · ".join(f"{_(PARTS[part])} {number(count)}" for part, count in counts.items() if count)
+    warning = ""
+    if prompt.dropped:
+        dropped = ngettext(
+            "The {count} oldest message will be left out.",
+            "The {count} oldest messages will be left out.",
+            prompt.dropped,
+        )
+        warning = f'<b class="warning">{dropped}</b> '
+    return (
+        f'<div class="context-bar"><div class="context-lanes">{lanes}</div>'
+        f"<p>{warning}{words} · {_('of {count} tokens', count=context)}</p></div>"
+    )
+
+
+def refusal(error: ChatError) -> str:
+    """What stands there where the message cannot be sent as it is."""
+    message, remedy = page_language.error_in_language(error)
+    return f'<div class="context-bar"><p><b class="warning">{plain(message)}</b> {plain(remedy)}</p></div>'

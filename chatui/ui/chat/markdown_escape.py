@@ -1,0 +1,212 @@
+"""Text shown as it was written: nothing in it becomes what it was not meant to be, and it comes back unchanged. Pure.
+
+Markdown has no way to show some texts as they are, so marks that nobody sees are put into them: `escape` adds them,
+`unescape` and chatui.js take them away. `OPEN` and `CLOSE` stand around formulas and around tags of our own; `OPEN`
+alone keeps apart what the page's Markdown would take for something else.
+"""
+
+import bisect
+import itertools
+import re
+from collections import defaultdict, deque
+from collections.abc import Sequence
+
+from markdown_it.common.html_blocks import block_names
+
+from chatui.ui.chat import footnotes, formulas, source_lines
+from chatui.ui.chat.source_lines import Line
+
+# Spelled with leading zeros, as nobody writes them, so that `unescape` needs no context.
+LESS_THAN, AMPERSAND = "&#0060;", "&#0038;"
+# Characters without a width. One that is in the text itself is followed by LITERAL.
+OPEN, CLOSE, LITERAL = "\u2063", "\u2064", "\u2062"
+# What stands for the mark of a quotation inside a formula, which is to be read without it.
+QUOTE = "\u2061"
+
+DELIMITERS: list[dict[str, str | bool]] = [
+    {"left": f"{OPEN}$$", "right": f"$${CLOSE}", "display": True},
+    {"left": f"{OPEN}\\[", "right": f"\\]{CLOSE}", "display": True},
+    {"left": f"{OPEN}\\(", "right": f"\\){CLOSE}", "display": False},
+    {"left": f"{OPEN}$", "right": f"${CLOSE}", "display": False},
+]
+"""For `latex_delimiters` of whatever shows escaped text: no text has them unless `escape` found a formula there."""
+
+# Behind a backslash Markdown shows both as written already; our own spelling is escaped even there.
+_TAG = re.compile(r"(?<!\\)((?:\\\\)*)<(?=[A-Za-z/!?])(?!https?://[^\s<>]+>)")
+_TAG_OF_CELL = re.compile(r"(?<!\\)((?:\\\\)*)<(?=[A-Za-z/!?])(?!https?://[^\s<>]+>|br *\/?>)", re.IGNORECASE)
+_ENTITY = re.compile(r"(?<!\\)((?:\\\\)*)&(?=#?\w+;)|&(?=#00(?:60|38);)")
+# Gradio puts these in the place of formulas while Markdown is at work.
+_PLACEHOLDER = re.compile(r"(?<=%%)%(?=LATEX_BLOCK_)")
+_OWN = re.compile(f"[{OPEN}{CLOSE}]")
+_OURS = re.compile(rf"{_OWN.pattern}|{_PLACEHOLDER.pattern}")
+_SPECIAL = re.compile(
+    rf"<[A-Za-z/!?]|&#?\w+;|^[ \t>]*\t|[${OPEN}{CLOSE}]|\\[\[(]|%LATEX_BLOCK_|\[\^|\n[ \t>]*\r?\n[ \t>]*(?:```|~~~)",
+    re.MULTILINE,
+)
+_WRITTEN = re.compile(
+    rf"(?P<lesser>{LESS_THAN})|(?P<and>{AMPERSAND})|(?P<quote>{OPEN}{QUOTE})|(?<! ) *{CLOSE}{OPEN}"
+    rf"|{OPEN}<[^<>]*>{CLOSE}|(?P<own>[{OPEN}{CLOSE}]){LITERAL}|[{OPEN}{CLOSE}]"
+)
+# Where a code span may begin, and what is passed over before: a backtick behind a backslash, or in an address, is none.
+_TICKS = re.compile(r"\\.|<https?://[^\s<>]+>|(?P<run>`+)", re.DOTALL)
+_RUN = re.compile("`+")
+# Were it not escaped, a line that starts with such a tag would end the paragraph, and a code span with it.
+_BLOCK = re.compile(
+    rf"\n[ \t>]*<(?:[!?]|/?(?:{'|'.join([*block_names, 'pre', 'script', 'style', 'textarea'])})\b)", re.I
+)
+# Tags that say that what is between them is code: they show as written, and so does it.
+_CODE_TAG = re.compile(r"<(?P<closing>/?)(?P<name>pre|code|kbd|samp|tt)\b[^<>]*>", re.IGNORECASE)
+_QUOTE_MARK = re.compile(r"(?<=\n)[ \t]*(?:>[ \t]?)+")
+
+
+def escape(text: str) -> str:
+    """Markdown in which `<tags>` and `&entities;` outside code show as written instead of becoming HTML.
+
+    Formulas are set, unless they are none or are code; footnotes are linked. Code stays as it is, to the last tab.
+    """
+    if not _SPECIAL.search(text):
+        return text
+    lines = source_lines.read(text)
+    numbers = footnotes.numbers(line.text for line in lines if line.kind in ("prose", "table"))
+    parts = []
+    for kind, group in itertools.groupby(lines, lambda line: line.kind):
+        part = list(group)
+        if kind in ("prose", "table"):
+            parts.append(_escape_prose(part, numbers, table=kind == "table"))
+        else:
+            parts += [_escape_code(line) for line in part]
+    return "".join(parts)
+
+
+def unescape(text: str) -> str:
+    """What `escape` was given."""
+
+    def original(found: re.Match[str]) -> str:
+        if found["own"]:
+            return found["own"]
+        return {"lesser": "<", "and": "&", "quote": ">"}.get(found.lastgroup or "", "")
+
+    return _WRITTEN.sub(original, text)
+
+
+def _escape_code(line: Line) -> str:
+    text, code = line.text, line.code
+    if code is not None and line.kind == "code":
+        indent = code[: len(code) - len(code.lstrip(" \t"))]
+        tab = indent.find("\t")
+        # Gradio's Markdown turns the tabs that a line starts with into spaces, unless something stands before them.
+        if tab >= 0 and text.endswith(code[tab:]):
+            start = len(text) - len(code) + tab
+            return _guard(text[:start]) + OPEN + _guard(text[start:]) + line.end
+        if line.closes is not None and not code:
+            # It drops a last line that is empty, too. Too short a line would be no line of a list item.
+            short = line.closes - len(text)
+            if short <= 0:
+                return _guard(text) + OPEN + line.end
+            if not text[-1:].isspace():
+                return _guard(text) + " " * short + CLOSE + OPEN + line.end
+    return _guard(text) + line.end
+
+
+def _guard(code: str) -> str:
+    """Code in which nothing is taken for a mark of ours or for a formula; it is shown, and read, as it was."""
+    code = _OWN.sub(rf"\g<0>{LITERAL}", code)
+    return re.sub(r"&(?=#00(?:60|38);)", f"&{OPEN}", _PLACEHOLDER.sub(f"{OPEN}%", code))
+
+
+def _escape_prose(lines: Sequence[Line], numbers: dict[str, int], *, table: bool) -> str:
+    text = "".join(line.text + line.end for line in lines)
+    starts = list(itertools.accumulate((len(line.text + line.end) for line in lines), initial=0))[:-1]
+
+    def reach(one: int, other: int) -> int:
+        first, last = (bisect.bisect_right(starts, at) - 1 for at in (one, other))
+        if first == last:
+            return formulas.SAME_LINE
+        block = lines[first].block
+        same = bool(block) and all(line.block == block for line in lines[first + 1 : last + 1])
+        return formulas.SAME_BLOCK if same else formulas.ANYWHERE
+
+    spans = _code_spans(text, lines, starts)
+    ours = [mark.span() for mark in _OURS.finditer(text)]
+    found = formulas.find(text, [*spans, *_tagged_code(text, spans), *ours], reach, table=table)
+    pieces = []
+    at = 0
+    for start, end, write in sorted([*((*span, _guard) for span in spans), *((*span, _formula) for span in found)]):
+        pieces += [_escape_all(text[at:start], numbers, table=table), write(text[start:end])]
+        at = end
+    return "".join([*pieces, _escape_all(text[at:], numbers, table=table)])
+
+
+def _code_spans(text: str, lines: Sequence[Line], starts: Sequence[int]) -> list[formulas.Span]:
+    """The code spans of all blocks: each ends at the latest with its block."""
+    spans = []
+    first = 0
+    for _, block in itertools.groupby(lines, lambda line: line.block):
+        count = sum(1 for _ in block)
+        end = starts[first + count] if first + count < len(starts) else len(text)
+        offset = starts[first]
+        spans += [(offset + one, offset + other) for one, other in _spans_in_block(text[offset:end])]
+        first += count
+    return spans
+
+
+def _spans_in_block(text: str) -> list[formulas.Span]:
+    spans = []
+    at = 0
+    runs = _runs_by_length(text)
+    while ticks := _TICKS.search(text, at):
+        at = ticks.end()
+        length = len(ticks["run"] or "")
+        closing = _first_from(runs.get(length), at)
+        if closing is None:
+            continue
+        at = closing + length
+        if not _BLOCK.search(text, ticks.end(), closing):
+            spans.append((ticks.start(), at))
+    return spans
+
+
+def _runs_by_length(text: str) -> dict[int, deque[int]]:
+    """Where the runs of backticks begin, by their length: a code span ends at the next run as long as its first."""
+    runs: defaultdict[int, deque[int]] = defaultdict(deque)
+    for run in _RUN.finditer(text):
+        runs[run.end() - run.start()].append(run.start())
+    return runs
+
+
+def _first_from(starts: deque[int] | None, at: int) -> int | None:
+    """The first of the ascending `starts` from `at` on; those before it are dropped, as `at` only grows."""
+    while starts and starts[0] < at:
+        starts.popleft()
+    return starts[0] if starts else None
+
+
+def _tagged_code(text: str, code: Sequence[formulas.Span]) -> list[formulas.Span]:
+    """Code between tags, up to the first that ends it; a tag in a code span is none."""
+    spans = []
+    opened: re.Match[str] | None = None
+    for tag in _CODE_TAG.finditer(text):
+        before = bisect.bisect_right(code, tag.start(), key=lambda span: span[0])
+        if before and tag.start() < code[before - 1][1]:
+            continue
+        if opened is None:
+            opened = None if tag["closing"] else tag
+        elif tag["closing"] and tag["name"].lower() == opened["name"].lower():
+            spans.append((opened.start(), tag.end()))
+            opened = None
+    return spans
+
+
+def _formula(text: str) -> str:
+    text = _QUOTE_MARK.sub(lambda mark: mark[0].replace(">", f"{OPEN}{QUOTE}"), text)
+    return f"{OPEN}{_escape_markup(text, _TAG)}{CLOSE}"
+
+
+def _escape_all(text: str, numbers: dict[str, int], *, table: bool) -> str:
+    text = _PLACEHOLDER.sub(f"{OPEN}%", _OWN.sub(rf"\g<0>{LITERAL}", text))
+    text = _escape_markup(text, _TAG_OF_CELL if table else _TAG)
+    return footnotes.link(text, numbers, lambda tag: f"{OPEN}{tag}{CLOSE}") if numbers else text
+
+
+def _escape_markup(text: str, tag: re.Pattern[str]) -> str:
+    return tag.sub(rf"\1{LESS_THAN}", _ENTITY.sub(rf"\1{AMPERSAND}", text))

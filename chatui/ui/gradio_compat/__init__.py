@@ -1,0 +1,1 @@
+"""What the page needs of Gradio beyond its public API: one module for each topic."""

@@ -1,0 +1,1 @@
+"""The Inspect view: how a reply was made."""

@@ -1,0 +1,1 @@
+"""The page around everything: layout, header, theme, language, and how it is served."""

@@ -1,0 +1,275 @@
+"""The page: its layout, and how it is put on a server."""
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import gradio.networking
+import gradio.routes
+from fastapi import FastAPI
+from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.routing import BaseRoute, Mount
+
+from chatui import personas
+from chatui.body_limit import MAX_UPLOAD_BYTES, BodyLimit, UploadLimit
+from chatui.chat import Backend
+from chatui.i18n import N_
+from chatui.owners import Cookies, OwnerMiddleware
+from chatui.runner import Runner
+from chatui.security import Login, SecurityMiddleware
+from chatui.settings import GenerationSettings
+from chatui.store.logins import Logins
+from chatui.store.owner_store import OwnerStore
+from chatui.ui.chat import markdown_escape
+from chatui.ui.chat.conversation import Conversation
+from chatui.ui.gradio_compat import request_context, sessions
+from chatui.ui.gradio_compat.bad_requests import BadRequests
+from chatui.ui.gradio_compat.event_streams import EventStreams
+from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
+from chatui.ui.gradio_compat.login_tokens import cookie_names
+from chatui.ui.gradio_compat.login_tokens import install as install_logins
+from chatui.ui.gradio_compat.page_blocks import PageBlocks
+from chatui.ui.gradio_compat.stream_multiplexer import StreamMultiplexer
+from chatui.ui.inspector.inspector_panel import InspectorPanel
+from chatui.ui.page import cache_headers, header, page_language, prerender, theme
+from chatui.ui.persona import setting_controls
+from chatui.ui.persona.persona_panel import PersonaPanel
+from chatui.ui.sidebar.sidebar import Sidebar, below
+
+MIN_COMPRESSED_BYTES = 1
+"""How much gzip compresses what Gradio does not: a page to a seventh, in a millisecond."""
+
+HEAD = (
+    f'<link rel="icon" type="image/svg+xml" href="{cache_headers.versioned_url("favicon.svg")}">'
+    f'<link rel="stylesheet" href="{cache_headers.versioned_url("chatui.css")}">'
+    f'<link rel="stylesheet" href="{cache_headers.versioned_url("personas.css")}">'
+    f'<link rel="stylesheet" href="{cache_headers.versioned_url("inspector.css")}">'
+    f'<script defer src="{cache_headers.versioned_url("chatui.js")}"></script>'
+    f'<script defer src="{cache_headers.versioned_url("focus.js")}"></script>'
+)
+
+LoginOf = Callable[[Request], str | None]
+
+
+def mount(
+    app: FastAPI, runner: Runner, cookies: Cookies, login: Login | None, logins: Logins | None, root_path: str = ""
+) -> LoginOf:
+    """Show the page at the root of `app`, which must have a CORS layer of its own and all its other routes.
+
+    Returns who is logged in with a request.
+    """
+    page = build(runner, logs_out=logins is not None)
+    sessions.install()
+    page.has_launched = True  # else Gradio does not check the paths of files that a client names
+    gr.mount_gradio_app(app, page, path="/", auth=login, root_path=root_path or None, **_appearance())
+    gradio_app: Any = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))
+    if logins is not None:
+        install_logins(app, gradio_app, logins, cookies.instance)
+    gradio_app.add_middleware(BadRequests)
+    gradio_app.add_middleware(EventStreams, page=page)
+    gradio_app.add_middleware(StreamMultiplexer)
+
+    def login_of(request: Request) -> str | None:
+        return _logged_in(gradio_app, request)
+
+    gradio_app.add_middleware(prerender.HeadMiddleware, opening=_opening(page, login, login_of))
+    gradio_app.add_middleware(page_language.PageLanguage)
+    app.add_middleware(cache_headers.CacheHeaders)
+    app.add_middleware(GZipMiddleware, compresslevel=MIN_COMPRESSED_BYTES)
+    return login_of
+
+
+def _logged_in(gradio_app: Any, request: Request) -> str | None:
+    names = cookie_names(gradio_app)
+    token = next((request.cookies[name] for name in names if request.cookies.get(name)), None)
+    name: str | None = gradio_app.tokens.get(token)
+    return name
+
+
+def _opening(
+    page: PageBlocks, login: Login | None, login_of: LoginOf
+) -> Callable[[Request], AbstractAsyncContextManager[None]]:
+    """Who opens the page is known while it is made; nobody is where there is a login and none holds."""
+
+    def opening(request: Request) -> AbstractAsyncContextManager[None]:
+        name = login_of(request)
+        return contextlib.nullcontext() if login is not None and name is None else page.on_opening(request, name)
+
+    return opening
+
+
+def launched_login_of(request: Request) -> str | None:
+    """Who is logged in with a request to what launch() serves, where Gradio's app is the whole app."""
+    return _logged_in(request.app, request)
+
+
+def upload_folder() -> Path:
+    """Where Gradio puts what is uploaded."""
+    return Path(get_upload_folder())
+
+
+def launch(
+    runner: Runner, cookies: Cookies, login: Login | None, routes: list[BaseRoute], uploads: UploadLimit | None = None
+) -> None:
+    """Serve the page and `routes` through Gradio's own server, as ZeroGPU needs it; blocks.
+
+    launch() cannot leave out Gradio's CORS layer, which grants any origin on a public host: ours takes its place.
+    """
+    vars(gradio.routes)["CustomCORSMiddleware"] = lambda app, **_: SecurityMiddleware(
+        BodyLimit(OwnerMiddleware(app, cookies), uploads)
+    )
+    sessions.install()
+    page = build(runner)
+
+    middleware = [
+        Middleware(GZipMiddleware, compresslevel=MIN_COMPRESSED_BYTES),
+        Middleware(cache_headers.CacheHeaders),
+        Middleware(page_language.PageLanguage),
+        Middleware(prerender.HeadMiddleware, opening=_opening(page, login, launched_login_of)),
+        Middleware(StreamMultiplexer),
+        Middleware(EventStreams, page=page),
+        Middleware(BadRequests),
+    ]
+    wiring = {"routes": routes, "middleware": middleware}
+    page.launch(auth=login, app_kwargs=wiring, state_session_capacity=sessions.MAX_TABS, **_appearance())
+
+
+def share(host: str, port: int) -> str:
+    """A public address for the server there, through the tunnel of `launch(share=True)`. Raises what it may."""
+    return gradio.networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
+
+
+def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
+    """The whole page for one backend and its store; one `logs_out` where there is a way to."""
+    first = personas.PRESETS[0]
+    backend = runner.backend
+
+    def shelf() -> OwnerStore | None:
+        owner = request_context.owner()
+        return runner.shelf(owner) if owner else None
+
+    page = PageBlocks(title="chatui", fill_height=True, analytics_enabled=False)
+    page.state_session_capacity = sessions.MAX_TABS
+    with page:
+        with gr.Sidebar(position="left", open=True, width="16.25rem", elem_id="conversations"):
+            sidebar = Sidebar(logs_out)
+        with gr.Sidebar(position="right", open=False, width="20rem", elem_id="settings"):
+            panel = PersonaPanel(shelf)
+            gr.Markdown(N_("### Generation"))
+            start_with = gr.Textbox(
+                label=N_("Start the reply with"),
+                info=N_("The model goes on from here. Empty lets it begin by itself."),
+                lines=1,
+                max_lines=6,
+                elem_id="start-with",
+            )
+            settings = setting_controls.build()
+            reset = gr.Button(N_("Reset to the model's defaults"), size="sm", elem_id="reset")
+        status = gr.Markdown(header.status(backend.models()[0]), elem_id="status")
+        chat = Conversation(
+            page,
+            runner,
+            panel,
+            sidebar,
+            chatbot=_chatbot(first),
+            textbox=_textbox(),
+            additional_inputs=[start_with, *settings],
+            additional_outputs=[status],
+            examples=[[example] for example in first.examples],
+        )
+        context = gr.Markdown(elem_id="context")
+        inspect = InspectorPanel()
+        chat.connect(inspect, context)
+        for part, colours in inspect.says().items():
+            page.says(part, color_map=colours)
+        panel.connect(chat.chatbot, settings, model=lambda: backend.models()[0].name)
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        reset.click(lambda: _defaults(backend), None, settings, queue=False, **private)
+
+        ours = setting_controls.values_of(GenerationSettings())
+        following = hidden_textbox("following")
+
+        def begin() -> list[Any]:
+            """The model and its defaults; while it is loading, ours, and the header follows it.
+
+            The settings are written once more here: the browser makes 0 of a number that is empty at first.
+            """
+            model = backend.models()[0]
+            loading = model.state == "loading"
+            values = ours if loading else _defaults(backend)
+            return [header.status(model), *values, "loading" if loading else ""]
+
+        async def follow_model() -> AsyncIterator[str]:
+            """The header until the model is ready or has failed."""
+            async for model in header.changes(backend):
+                yield header.status(model)
+
+        def adopt_defaults(*shown: Any) -> list[Any]:
+            """The model's own defaults for all that the user has not moved meanwhile."""
+            changes = zip(shown, ours, _defaults(backend), strict=True)
+            return [default if value == before else gr.skip() for value, before, default in changes]
+
+        # Not queued, like all that happens at the start: a message sent at the same time could go unheard.
+        page.load(begin, None, [status, *settings, following], queue=False, **private)
+        followed = following.change(follow_model, None, status, concurrency_limit=None, **private)
+        followed.then(adopt_defaults, settings, settings, queue=False, **private)
+        page.says(sidebar.below, value=below)
+        page.says(chat.chatbot, placeholder=lambda: header.greeting(personas.translated(first)))
+        page.says(status, value=lambda: header.status(backend.models()[0]))
+    return page
+
+
+def _appearance() -> dict[str, Any]:
+    return {
+        "theme": theme.theme(),
+        "head": HEAD,
+        "footer_links": [],
+        "run_history": False,
+        "favicon_path": str(theme.FAVICON),
+        "show_error": False,
+        "enable_monitoring": False,
+        "max_file_size": MAX_UPLOAD_BYTES,
+    }
+
+
+def _chatbot(first: personas.Persona) -> gr.Chatbot:
+    return gr.Chatbot(
+        elem_id="chat",
+        label=N_("Conversation"),
+        show_label=False,
+        container=False,
+        height=None,
+        scale=1,
+        layout="bubble",
+        editable="user",
+        buttons=["copy", "copy_all"],
+        latex_delimiters=markdown_escape.DELIMITERS,
+        placeholder=header.greeting(first),
+        feedback_options=["Like", "Dislike"],
+    )
+
+
+def _textbox() -> gr.Textbox:
+    return gr.Textbox(
+        elem_id="message",
+        label=N_("Message"),
+        placeholder=N_("Message the model …"),
+        lines=1,
+        max_lines=8,
+        autofocus=True,
+        submit_btn=N_("Send"),
+        stop_btn=N_("Stop"),
+        scale=7,
+    )
+
+
+def _defaults(backend: Backend) -> list[Any]:
+    info = backend.models()[0].info
+    return setting_controls.values_of(info.defaults if info else GenerationSettings())

@@ -1,0 +1,1 @@
+"""The right sidebar: the persona and the generation settings."""

@@ -1,0 +1,138 @@
+"""The form in which a persona is written, and the small pieces that it shares with the panel. Knows no store."""
+
+import asyncio
+import html
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from chatui import cards, character_prompt, personas
+from chatui.i18n import N_, language
+from chatui.personas import Persona
+from chatui.ui.chat.transcript import plain
+from chatui.ui.gradio_compat.upload_button import UploadButton, uploaded
+from chatui.ui.persona import card_summary, setting_controls
+
+PanelUpdates = dict[Any, Any]
+
+
+class PersonaEditor:
+    """Its components, rendered where it is made; not visible until it `shows` a persona.
+
+    `inputs` are what is sent with a click on `save`: what was given to `shows` as the source, and what `read` takes.
+    """
+
+    def __init__(self) -> None:
+        with gr.Column(visible=False, elem_id="persona-editor") as self.column:
+            self._build()
+        self.inputs: list[Component] = [self._source, *self._fields]
+        told: list[Any] = [self._preview, self.picture, self.no_picture, self._notes, self._besides]
+        self.outputs: list[Any] = [self.column, *self.inputs, *told]
+
+    def _build(self) -> None:
+        self._source = gr.Textbox(visible=False)
+        with gr.Row(elem_classes="persona-row"):
+            self._preview = gr.Markdown(face(Persona("")))
+            self.picture = UploadButton(N_("Choose picture"), size="sm", min_width=0, scale=0, file_types=["image"])
+            self.no_picture = quiet(N_("Remove"), visible=False)
+        avatar = gr.Textbox(visible=False)
+        with gr.Row(elem_classes="persona-name"):
+            name = gr.Textbox(label=N_("Name"), max_lines=1, autofocus=True, min_width=0, scale=4)
+            emoji = gr.Textbox(label=N_("Emoji"), max_lines=1, min_width=0, scale=1)
+        prompt = gr.Textbox(
+            label=N_("System prompt"),
+            info=N_("{{user}}, {{model}}, {{date}} and {{char}}, the persona's name, are filled in."),
+            lines=5,
+            max_lines=14,
+            elem_id="persona-prompt",
+        )
+        greeting = gr.Textbox(label=N_("Greeting"), lines=2, max_lines=6)
+        examples = gr.Textbox(label=N_("Example prompts"), info=N_("One on each line."), lines=3, max_lines=8)
+        with_settings = gr.Checkbox(label=N_("Keep the current generation settings with it"), container=False)
+        self._notes = gr.Textbox(
+            label=N_("Notes of the card's creator"), lines=2, max_lines=6, interactive=False, visible=False
+        )
+        self._besides = gr.Markdown(visible=False, elem_id="persona-besides")
+        self._fields: list[Component] = [avatar, name, emoji, prompt, greeting, examples, with_settings]
+        with gr.Row(elem_classes="persona-end"):
+            self.save = gr.Button(N_("Save"), size="sm", variant="primary", min_width=0)
+            self.cancel = gr.Button(N_("Cancel"), size="sm", min_width=0)
+
+    def shows(self, source: str, persona: Persona) -> PanelUpdates:
+        """What makes it visible, with a persona in it."""
+        shown = [
+            persona.avatar,
+            persona.name,
+            persona.emoji,
+            persona.system_prompt,
+            persona.greeting,
+            "\n".join(persona.examples),
+            persona.settings is not None,
+        ]
+        notes, besides = character_prompt.notes(persona, language()), card_summary.card_summary(persona)
+        return {
+            self.column: gr.update(visible=True),
+            self._source: source,
+            **dict(zip(self._fields, shown, strict=True)),
+            **self._pictured(persona),
+            self._notes: gr.update(value=notes, visible=bool(notes)),
+            self._besides: gr.update(value=f"<p>{plain(besides)}</p>", visible=bool(besides)),
+        }
+
+    async def read(
+        self,
+        base: Persona,
+        avatar: str,
+        name: str,
+        emoji: str,
+        prompt: str,
+        greeting: str,
+        examples: str,
+        with_settings: bool,
+        *settings: Any,
+    ) -> Persona:
+        """`base` as the form has changed it. Raises ChatError."""
+        return personas.checked(
+            replace(
+                base,
+                name=name or "",
+                emoji=emoji or "",
+                system_prompt=prompt or "",
+                greeting=greeting or "",
+                examples=tuple((examples or "").split("\n")),
+                settings=setting_controls.read(settings) if with_settings else None,
+                avatar=await asyncio.to_thread(cards.checked_avatar, avatar or ""),
+            )
+        )
+
+    async def pick(self, path: str | None) -> PanelUpdates:
+        """A picture has been uploaded. Raises TransferError."""
+        data = await asyncio.to_thread(uploaded, path, cards.MAX_FILE_BYTES)
+        return self._pictured(Persona("", avatar=await asyncio.to_thread(cards.avatar, data)))
+
+    async def unpick(self) -> PanelUpdates:
+        """The picture is not wanted."""
+        return self._pictured(Persona(""))
+
+    def _pictured(self, persona: Persona) -> PanelUpdates:
+        return {
+            self._fields[0]: persona.avatar,
+            self._preview: face(persona),
+            self.picture: None,
+            self.no_picture: gr.update(visible=bool(persona.avatar)),
+        }
+
+
+def quiet(label: str, visible: bool = True) -> gr.Button:
+    """A button that is a word until it is wanted."""
+    return gr.Button(label, size="sm", min_width=0, scale=0, visible=visible)
+
+
+def face(persona: Persona) -> str:
+    """The persona's picture, or its emoji, or the first letter of its name. A block, in which nothing is Markdown."""
+    shown = html.escape(persona.emoji or persona.name[:1])
+    if persona.avatar:
+        shown = f'<img src="{html.escape(persona.avatar)}" alt="">'
+    return f'<div class="persona-face">{shown}</div>'

@@ -1,0 +1,302 @@
+"""The persona's part of the right sidebar: choose, edit, bring in, take away. Knows the page only by `connect`."""
+
+import asyncio
+import html
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+from gradio.components import Component
+
+from chatui import cards, personas
+from chatui.errors import ChatError, NotFoundError, unexpected
+from chatui.i18n import N_
+from chatui.macros import expand
+from chatui.personas import PRESETS, Persona
+from chatui.store.owner_store import OwnerStore
+from chatui.store.records import OwnPersona
+from chatui.ui.gradio_compat.upload_button import UploadButton, uploaded
+from chatui.ui.page import header, page_language
+from chatui.ui.persona import card_summary, macro_values, setting_controls
+from chatui.ui.persona.persona_editor import PersonaEditor, face, quiet
+
+log = logging.getLogger(__name__)
+
+LEFT = "left:"
+"""Before the name of a persona that a conversation still has, and the user no more."""
+EDIT, COPY = "edit=", "copy="
+"""Before the key of the persona that the editor changes, or makes another one of."""
+
+PanelUpdates = dict[Any, Any]
+PanelAction = Callable[..., Awaitable[PanelUpdates]]
+
+
+class PersonaChoice(gr.Dropdown):
+    """A dropdown whose choices are each user's own, and checked by us: Gradio forgets them when it is restarted."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """The key as it came. Raises ValueError where it cannot be one."""
+        if payload is not None and not isinstance(payload, str):
+            raise ValueError("the key of a persona is text")
+        return payload
+
+    def postprocess(self, value: Any) -> Any:
+        """The key as it is."""
+        return value
+
+
+class PersonaPanel:
+    """Its components, rendered where it is made.
+
+    `shelf` gives what the user of the running event keeps, or None where nothing can be kept. `inputs` are what
+    `persona` takes, `outputs` what `shows` may change.
+    """
+
+    def __init__(self, shelf: Callable[[], OwnerStore | None]) -> None:
+        self._shelf = shelf
+        first = PRESETS[0]
+        gr.Markdown(N_("### Persona"))
+        with gr.Column(elem_id="persona-chooser") as self._chooser:
+            self._build_choice(first)
+            self._build_actions()
+            system_prompt = gr.Textbox(
+                first.system_prompt,
+                label=N_("System prompt"),
+                info=N_("What the model is told before the conversation. Yours to change."),
+                lines=4,
+                max_lines=10,
+                elem_id="system-prompt",
+            )
+        self._editor = PersonaEditor()
+        self.greeting = gr.Textbox(visible=False)
+        self.inputs: list[Component] = [self._choice, self._written_for, system_prompt, self.greeting]
+        self._system_prompt = system_prompt
+        self.outputs: list[Any] = [*self.inputs, self._face, self._own, self._asking, *self._exports.values()]
+
+    async def persona(self, choice: str, written_for: str, text: str, _greeting: str = "") -> Persona:
+        """The chosen persona with `text` as its system prompt, unless that is still another one's. Raises ChatError.
+
+        The box is filled by a round trip to the server; a message sent meanwhile carries the old text.
+        """
+        found = await self._find(choice)
+        if found is not None and choice != written_for:
+            return found
+        name = (choice or "").removeprefix(LEFT) or "Assistant"
+        return personas.checked(replace(found or Persona(name), system_prompt=text or ""))
+
+    async def chosen(self, key: str) -> Persona:
+        """The persona that has this key. Raises NotFoundError."""
+        found = await self._find(key)
+        if found is None:
+            raise NotFoundError("persona")
+        return found
+
+    async def listed(self) -> PanelUpdates:
+        """What makes the panel list the user's own personas beside ours."""
+        return {self._choice: gr.update(choices=_choices(await self._kept()))}
+
+    async def shows(self, persona: Persona) -> PanelUpdates:
+        """What makes the panel show the persona of a conversation, as it was then."""
+        own = await self._kept()
+        alike = [kept.id for kept in own if kept.persona.name == persona.name]
+        whole = [(id, found) for id in alike if (found := await self._find(id)) is not None]
+        known = [*whole, *((personas.key(preset), preset) for preset in PRESETS)]
+        same = [key for key, other in known if other == persona] + [key for key, it in known if it.name == persona.name]
+        key = same[0] if same else LEFT + persona.name
+        left = [] if same else [(persona.label, key)]
+        return {self._choice: gr.update(choices=[*left, *_choices(own)], value=key), **self._shown(key, persona)}
+
+    def greets(self, persona: Persona, asked: str = "") -> PanelUpdates:
+        """What makes the empty page say one of the persona's greetings, by its number; the first by default."""
+        persona, model = personas.translated(persona), self._model()
+        greetings = macro_values.greetings(persona, model) or (
+            expand(persona.greeting, macro_values.macro_scene(persona, model)),
+        )
+        number = macro_values.number(asked, greetings)
+        said = replace(persona, greeting=greetings[number])
+        placeholder = header.greeting(said, number, len(greetings))
+        return {self.greeting: str(number), self._chatbot: gr.update(placeholder=placeholder)}
+
+    def connect(
+        self, chatbot: gr.Chatbot, settings: Sequence[Component], model: Callable[[], str] = lambda: "the model"
+    ) -> None:
+        """Make it work, in the page that is being built; `model` tells the name of the one that answers."""
+        self._chatbot, self._settings, self._model = chatbot, list(settings), model
+        editor = self._editor
+        outputs = [*self.outputs, *editor.outputs, self._chooser, self._bring, chatbot, *settings]
+
+        def on(trigger: Any, step: PanelAction, inputs: Sequence[Component] = (), **more: Any) -> None:
+            event: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden"}
+            gr.on(trigger, self._told(step), list(inputs), outputs, **event, **more)
+
+        # What may run while a message is sent goes past the queue: its end could close the stream of the reply.
+        # Not `input`: the list says that of every look at it, too, and twice of a choice.
+        on(self._choice.change, self._choose, self.inputs[:2], trigger_mode="always_last", queue=False)
+        on(self._new.click, self._begin)
+        on(self._edit.click, self._change, self.inputs)
+        on(self._copy.click, self._duplicate, self.inputs)
+        on(self._delete.click, self._ask, [self._choice])
+        on(self._yes.click, self._forget, [self._choice])
+        on(self._no.click, self._keep)
+        on(self._bring.upload, self._take, [self._bring])
+        on(editor.picture.upload, editor.pick, [editor.picture])
+        on(editor.no_picture.click, editor.unpick)
+        on(editor.save.click, self._save, [*editor.inputs, *settings])
+        on(editor.cancel.click, self._close)
+
+    def _build_choice(self, first: Persona) -> None:
+        with gr.Row(elem_classes="persona-row"):
+            self._face = gr.Markdown(face(first))
+            self._choice = PersonaChoice(
+                _choices([]), value=personas.key(first), label=N_("Persona"), show_label=False, elem_id="persona"
+            )
+        self._written_for = gr.Textbox(personas.key(first), visible=False)
+
+    def _build_actions(self) -> None:
+        with gr.Row(elem_classes="persona-actions"):
+            self._new = quiet(N_("New"))
+            self._copy = quiet(N_("Duplicate"))
+            self._bring = UploadButton(N_("Import"), size="sm", min_width=0, scale=0, file_types=[".json", ".png"])
+        with gr.Row(visible=False, elem_classes="persona-actions") as self._own:
+            self._edit = quiet(N_("Edit"))
+            self._delete = quiet(N_("Delete"))
+            self._exports = {"json": quiet(N_("Export")), "png": quiet(N_("Export card"))}
+        with gr.Row(visible=False, elem_classes="persona-asking") as self._asking:
+            gr.Markdown(N_("Delete this persona? Its conversations stay."))
+            self._yes = gr.Button(N_("Delete it"), size="sm", variant="stop", min_width=0)
+            self._no = gr.Button(N_("Keep it"), size="sm", min_width=0)
+
+    def _told(self, step: PanelAction) -> PanelAction:
+        """The step as an event: what goes wrong is told to the user, and changes nothing."""
+
+        async def told(*inputs: Any) -> PanelUpdates:
+            try:
+                return await step(*inputs)
+            except Exception as error:
+                if not isinstance(error, ChatError):
+                    log.exception("an event of the personas failed")
+                    error = unexpected(error)
+                page_language.warn(error)
+                return {self._bring: None, self._editor.picture: None}
+
+        return told
+
+    async def _kept(self) -> list[OwnPersona]:
+        """The user's own personas, for the list."""
+        shelf = self._shelf()
+        return await asyncio.to_thread(shelf.listed_personas) if shelf is not None else []
+
+    def _keeper(self) -> OwnerStore:
+        shelf = self._shelf()
+        if shelf is None:
+            raise ChatError(
+                "No persona can be kept: this browser takes no cookies.", "Allow them and load the page again."
+            )
+        return shelf
+
+    async def _find(self, key: str) -> Persona | None:
+        preset = personas.find(key)
+        if preset is not None or not key or key.startswith(LEFT):
+            return preset
+        shelf = self._shelf()
+        try:
+            return await asyncio.to_thread(shelf.persona, key) if shelf is not None else None
+        except NotFoundError:
+            return None
+
+    async def _choose(self, key: str, written_for: str) -> PanelUpdates:
+        if key == written_for:
+            return {self._choice: gr.skip()}
+        persona = await self.chosen(key)
+        return {**self._shown(key, persona), **self._welcome(persona)}
+
+    async def _begin(self) -> PanelUpdates:
+        self._keeper()
+        return self._edits("", Persona(""))
+
+    async def _change(self, choice: str, written_for: str, text: str, *_greeting: str) -> PanelUpdates:
+        self._keeper()
+        await self.chosen(choice)
+        return self._edits(EDIT + choice, await self.persona(choice, written_for, text))
+
+    async def _duplicate(self, choice: str, written_for: str, text: str, *_greeting: str) -> PanelUpdates:
+        self._keeper()
+        return self._edits(COPY + choice, await self.persona(choice, written_for, text))
+
+    async def _ask(self, key: str) -> PanelUpdates:
+        await self.chosen(key)
+        return {self._asking: gr.update(visible=True), self._own: gr.update(visible=False)}
+
+    async def _keep(self) -> PanelUpdates:
+        return {self._asking: gr.update(visible=False), self._own: gr.update(visible=True)}
+
+    async def _forget(self, key: str) -> PanelUpdates:
+        await asyncio.to_thread(self._keeper().forget, key)
+        return await self._chosen(personas.key(PRESETS[0]), PRESETS[0])
+
+    async def _take(self, path: str | None) -> PanelUpdates:
+        data = await asyncio.to_thread(uploaded, path, cards.MAX_FILE_BYTES)
+        shelf = self._keeper()
+        persona = await asyncio.to_thread(cards.read, data)
+        own = await asyncio.to_thread(shelf.keep, persona)
+        if besides := await asyncio.to_thread(card_summary.card_summary, persona):
+            gr.Info(html.escape(f"{persona.label}: {besides}"))
+        return await self._chosen(own.id, own.persona)
+
+    async def _save(self, source: str, *inputs: Any) -> PanelUpdates:
+        shelf = self._keeper()
+        edited = source.removeprefix(EDIT) if source.startswith(EDIT) else None
+        base = await self._find(edited or source.removeprefix(COPY))
+        if edited is not None and base is None:
+            raise NotFoundError("persona")
+        persona = await self._editor.read(base or Persona(""), *inputs)
+        own = await asyncio.to_thread(shelf.keep, persona, edited)
+        return {**await self._chosen(own.id, own.persona), **await self._close()}
+
+    async def _close(self) -> PanelUpdates:
+        return {self._chooser: gr.update(visible=True), self._editor.column: gr.update(visible=False)}
+
+    def _edits(self, source: str, persona: Persona) -> PanelUpdates:
+        return {self._chooser: gr.update(visible=False), **self._editor.shows(source, persona)}
+
+    async def _chosen(self, key: str, persona: Persona) -> PanelUpdates:
+        """All that changes with another choice that the user did not make in the list."""
+        choice = gr.update(choices=_choices(await self._kept()), value=key)
+        return {self._bring: None, self._choice: choice, **self._shown(key, persona), **self._welcome(persona)}
+
+    def _shown(self, key: str, persona: Persona) -> PanelUpdates:
+        own = not key.startswith(LEFT) and personas.find(key) is None
+        return {
+            self._written_for: key,
+            self._system_prompt: persona.system_prompt,
+            self._face: face(persona),
+            self._own: gr.update(visible=own),
+            self._asking: gr.update(visible=False),
+            **{button: gr.update(link=_address(key, form)) for form, button in self._exports.items() if own},
+        }
+
+    def _welcome(self, persona: Persona) -> PanelUpdates:
+        """The empty page in the persona's voice, and the settings where it has its own."""
+        persona = personas.translated(persona)
+        greets, examples = self.greets(persona), [{"text": example} for example in persona.examples]
+        values = setting_controls.values_of(persona.settings) if persona.settings else []
+        return {
+            **greets,
+            self._chatbot: {**greets[self._chatbot], "examples": examples},
+            **dict(zip(self._settings, values, strict=False)),
+        }
+
+
+def _choices(own: Sequence[OwnPersona]) -> list[tuple[str, str]]:
+    presets = [(personas.translated(preset).label, personas.key(preset)) for preset in PRESETS]
+    return [*((kept.persona.label, kept.id) for kept in own), *presets]
+
+
+def _address(key: str, form: str) -> str:
+    """Where an own persona's file is: relative, so that a proxy's path is kept."""
+    return f"persona/export?id={quote(key, safe='')}&format={form}"

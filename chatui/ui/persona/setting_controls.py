@@ -1,0 +1,120 @@
+"""GenerationSettings' fields -> sliders and boxes, and their values back. No range or name is written here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import annotated_types
+import gradio as gr
+from gradio.components import Component
+from pydantic.fields import FieldInfo
+
+from chatui.errors import SettingsError
+from chatui.i18n import N_
+from chatui.settings import GenerationSettings
+from chatui.ui.page import page_language
+
+NAMES: tuple[str, ...] = tuple(GenerationSettings.model_fields)
+ENDS = ("max_new_tokens", "stop")
+"""What says where a reply ends; all else says how its tokens are chosen."""
+PARTS = ((N_("Sampling"), tuple(name for name in NAMES if name not in ENDS)), (N_("Length and stop"), ENDS))
+
+
+class SettingSlider(gr.Slider):
+    """A slider whose range is checked by GenerationSettings, which names the field, and not here."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as it came."""
+        return payload
+
+
+class SettingNumber(gr.Number):
+    """A number box whose range is checked by GenerationSettings."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as it came."""
+        return payload
+
+
+def build() -> list[Component]:
+    """One component per setting, in the settings' order, rendered where it is called in parts that fold."""
+    made: dict[str, Component] = {}
+    for title, names in PARTS:
+        with gr.Accordion(title, open=True):  # chatui.js folds it: what is folded from the start is not made
+            made |= {name: _component(name, GenerationSettings.model_fields[name]) for name in names}
+    return [made[name] for name in NAMES]
+
+
+def build_api() -> list[Component]:
+    """Hidden inputs for the API endpoint: None means the model's own default."""
+    return [
+        gr.JSON(visible=False, label=name) if name == "stop" else SettingNumber(value=None, visible=False, label=name)
+        for name in NAMES
+    ]
+
+
+def values_of(settings: GenerationSettings) -> list[Any]:
+    """What the components show for these settings."""
+    return ["\n".join(settings.stop) if name == "stop" else getattr(settings, name) for name in NAMES]
+
+
+def read(values: Sequence[Any]) -> GenerationSettings:
+    """The settings that the components' values stand for. Raises SettingsError naming the field."""
+    found = dict(zip(NAMES, values, strict=True))
+    found["stop"] = tuple(line for line in (found["stop"] or "").split("\n") if line)
+    return GenerationSettings.checked(found)
+
+
+def read_api(values: Mapping[str, Any], defaults: GenerationSettings) -> GenerationSettings:
+    """The settings of an API call, the model's defaults where it gives None. Raises SettingsError."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return GenerationSettings.checked({**defaults.model_dump(), **given})
+
+
+def problems(values: Sequence[Any]) -> list[str]:
+    """For each component, what is wrong with its value, or ""."""
+    found = [""] * len(NAMES)
+    try:
+        read(values)
+    except SettingsError as error:
+        if error.field in NAMES:
+            found[NAMES.index(error.field)] = page_language.error_in_language(error)[0]
+    return found
+
+
+def _component(name: str, field: FieldInfo) -> Component:
+    common: dict[str, Any] = {
+        "label": field.title,
+        "info": field.description,
+        "elem_id": f"setting-{name}",
+        "interactive": True,
+    }
+    step = _step(field)
+    if step is not None:
+        low, high = _bounds(field, step)
+        return SettingSlider(minimum=low, maximum=high, step=step, value=field.default, **common)
+    if name == "stop":
+        return gr.Textbox(value="", lines=1, max_lines=4, placeholder=N_("One on each line"), **common)
+    return SettingNumber(value=field.default, precision=0, placeholder=N_("Random"), **common)
+
+
+def _step(field: FieldInfo) -> float | None:
+    """The slider's step; None where the field is no slider."""
+    extra = field.json_schema_extra
+    return cast(float, extra["step"]) if isinstance(extra, dict) and "step" in extra else None
+
+
+def _bounds(field: FieldInfo, step: float) -> tuple[float, float]:
+    """Lowest and highest value; an open lower bound starts one step above it."""
+    low, high = 0.0, 1.0
+    for rule in field.metadata:
+        if isinstance(rule, annotated_types.Ge):
+            low = rule.ge  # type: ignore[assignment]
+        elif isinstance(rule, annotated_types.Gt):
+            low = rule.gt + step  # type: ignore[operator]
+        elif isinstance(rule, annotated_types.Le):
+            high = rule.le  # type: ignore[assignment]
+    return low, high

@@ -1,0 +1,1 @@
+"""The left sidebar: the list of conversations, search, import and export."""

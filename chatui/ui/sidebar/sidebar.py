@@ -1,0 +1,62 @@
+"""The left sidebar: new chats, search, the list of conversations, what is brought in and taken away."""
+
+import asyncio
+from datetime import datetime, timedelta, timezone
+
+import gradio as gr
+
+from chatui.i18n import N_, _
+from chatui.ui.chat.tab import Tab
+from chatui.ui.gradio_compat import request_context
+from chatui.ui.gradio_compat.upload_button import UploadButton
+from chatui.ui.page import header
+from chatui.ui.sidebar import conversation_list
+
+
+def below() -> str:
+    """What stands under the list."""
+    return (
+        f'<p class="chat-list-below"><a class="act" href="#archived">{_("Archive")}</a> · '
+        f'<a class="act" href="#deleted">{_("Recently deleted")}</a> · '
+        f'<a class="download" href="chats/export?format=json">{_("Export all")}</a></p>'
+    )
+
+
+class Sidebar:
+    """Its components, rendered where it is made."""
+
+    def __init__(self, logs_out: bool) -> None:
+        gr.Markdown(header.BRAND)
+        self.new = gr.Button(N_("New chat"), variant="primary", elem_id="new-chat")
+        self.temporary = gr.Button(N_("Temporary chat"), size="sm", elem_id="temporary-chat")
+        self.search = gr.Textbox(
+            label=N_("Search"),
+            show_label=False,
+            placeholder=N_("Search chats"),
+            elem_id="search",
+            container=False,
+            max_lines=1,
+        )
+        self.list = gr.Markdown(elem_id="chats")
+        kinds = [".json", ".jsonl", ".ndjson", ".zip"]
+        self.bring = UploadButton(N_("Import chats"), size="sm", file_types=kinds, elem_id="bring")
+        with gr.Column(visible=False, elem_id="bringing") as self.bringing:
+            self.progress = gr.Markdown()
+            self.cancel = gr.Button(N_("Cancel import"), size="sm", elem_id="cancel-import")
+        self.below = gr.Markdown(below(), elem_id="below-chats")
+        if logs_out:
+            gr.Button(N_("Log out"), size="sm", elem_id="log-out")  # chatui.js does it
+
+    async def listed(self, tab: Tab) -> str:
+        """The list as this tab shows it."""
+        if tab.search.strip():
+            hits = await asyncio.to_thread(tab.kept.search, tab.search)
+            return conversation_list.found(hits, tab.place)
+        place = tab.place
+        if place.deleted:
+            gone = await asyncio.to_thread(tab.kept.deleted, place.shown + 1)
+            return conversation_list.deleted(gone[: place.shown], place, len(gone) > place.shown)
+        found = await asyncio.to_thread(tab.kept.conversations, place.shown + 1, None, place.archived)
+        now = datetime.now(timezone(timedelta(minutes=request_context.minutes_ahead())))
+        offered = await asyncio.to_thread(tab.offered)
+        return conversation_list.listing(found[: place.shown], place, now, len(found) > place.shown, offered)

@@ -1,0 +1,129 @@
+"""Every figure is what its formula says, and the formulas are those of the parts that take the memory."""
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatui import estimates
+from chatui.chat import ModelAnatomy
+from chatui.estimates import Figure
+
+UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
+ANATOMY = ModelAnatomy(
+    layers=30,
+    parameters=134_515_008,
+    active=134_515_008,
+    weights={"bfloat16": 269_030_016, "int4": 152_000_000, "Q4_1": 160_000_000},
+    read={"bfloat16": 269_030_016, "int4": 95_000_000, "Q4_1": 103_000_000},
+    kv_per_token=23_040,
+    activations=4_000_000,
+    activations_per_token=2_000,
+    bandwidth=40e9,
+)
+
+# Written with two digits at the least.
+sizes = st.integers(10**7, 10**12)
+
+
+@st.composite
+def anatomies(draw: st.DrawFn) -> ModelAnatomy:
+    parameters = draw(sizes)
+    return ModelAnatomy(
+        layers=30,
+        parameters=parameters,
+        active=parameters,
+        weights={"bfloat16": 2 * parameters},
+        read={"bfloat16": draw(sizes)},
+        kv_per_token=draw(st.integers(0, 10**7)),
+        activations=draw(sizes),
+        activations_per_token=draw(st.integers(0, 10**5)),
+        bandwidth=draw(st.floats(1e9, 1e13)),
+    )
+
+
+def as_arithmetic(formula: str) -> float:
+    """What the formula gives, read as arithmetic: without words, sizes in bytes."""
+    text = formula.partition(" on average")[0].replace(",", "")
+    for unit, factor in UNITS.items():
+        text = re.sub(rf"([\d.]+) {unit}", rf"(\1 * {factor})", text)
+    rounds = "rounded down" in text
+    text = re.sub(r"[a-zA-Z/]", "", text).replace("×", "*").replace("÷", "/")
+    if rounds:
+        left, _, right = text.rpartition("+")
+        return math.floor(eval(left)) + int(right)
+    return float(eval(text))
+
+
+def figures(anatomy: ModelAnatomy) -> list[Figure]:
+    return [
+        *estimates.memory(anatomy, "bfloat16", 16, 8192),
+        estimates.ceiling(anatomy, "bfloat16"),
+        estimates.ceiling(anatomy, "bfloat16", rows=8),
+        estimates.ceiling(anatomy, "bfloat16", rows=1, context=1000),
+        estimates.ceiling(anatomy, "bfloat16", rows=8, context=2000),
+        estimates.turn(anatomy, 250),
+        estimates.last_turn(anatomy, 250, 8192),
+    ]
+
+
+@given(anatomies())
+def test_every_formula_gives_its_figure(anatomy: ModelAnatomy) -> None:
+    for figure in figures(anatomy):
+        assert as_arithmetic(figure.formula) == pytest.approx(figure.value, rel=0.12), figure
+
+
+@pytest.mark.parametrize("precision", ["int4", "Q4_1"])
+def test_packed_weights_say_how_they_are_held(precision: str) -> None:
+    figure = estimates.weights(ANATOMY, precision)
+    assert figure.value == ANATOMY.weights[precision]
+    assert as_arithmetic(figure.formula) == pytest.approx(figure.value, rel=0.01)
+    assert ("5/8 B" in figure.formula) == (precision == "int4")
+
+
+def test_the_figures_of_a_small_model() -> None:
+    shown = {figure.name: (figure.text, figure.formula) for figure in figures(ANATOMY)[:5]}
+    assert shown == {
+        "Weights": ("269 MB", "134,515,008 parameters × 2 B"),
+        "Keys and values": ("3.0 GB", "16 slots × 8,256 positions × 23,040 B"),
+        "Activations": ("20 MB", "4 MB for a piece + 8,192 tokens before it × 2,000 B"),
+        "Total": ("3.3 GB", "269 MB + 3.0 GB + 20 MB"),
+        "Ceiling": ("149 tokens/s", "40.0 GB/s ÷ 269 MB"),
+    }
+
+
+@given(anatomies(), st.integers(1, 256), st.integers(0, 100_000))
+def test_a_batch_reads_the_weights_once_and_each_rows_keys_and_values(
+    anatomy: ModelAnatomy, rows: int, context: int
+) -> None:
+    speed = estimates.ceiling(anatomy, "bfloat16", rows, context).value
+    bytes_read = anatomy.read["bfloat16"] + rows * context * anatomy.kv_per_token
+    assert speed == pytest.approx(rows / (bytes_read / anatomy.bandwidth))
+    assert speed <= rows * estimates.ceiling(anatomy, "bfloat16").value * (1 + 1e-9)
+
+
+@given(anatomies(), st.integers(1, 5000), st.integers(1, 200_000), st.integers(0, 10**12))
+def test_the_turn_at_which_the_room_ends_is_the_first_that_does_not_fit(
+    anatomy: ModelAnatomy, tokens: int, capacity: int, free: int
+) -> None:
+    figure = estimates.last_turn(anatomy, tokens, capacity, free)
+
+    def fits(turns: float) -> bool:
+        return turns * tokens <= capacity and turns * tokens * anatomy.kv_per_token <= free
+
+    assert fits(figure.value - 1)
+    assert not fits(figure.value)
+
+
+def test_the_room_ends_where_less_of_context_or_memory_is_left() -> None:
+    assert estimates.last_turn(ANATOMY, 250, 8192).text == "turn 33"
+    assert estimates.last_turn(ANATOMY, 250, 8192, free=20e6) == Figure(
+        "Room ends", 4, "turn", "20 MB ÷ 6 MB, rounded down, + 1"
+    )
+
+
+@pytest.mark.parametrize(("speed", "text"), [(0.4321, "0.43"), (7.25, "7.2"), (152.4, "152"), (12_345, "12,345")])
+def test_speeds_for_people(speed: float, text: str) -> None:
+    assert estimates.human_speed(speed) == text

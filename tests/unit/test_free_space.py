@@ -1,0 +1,148 @@
+"""How much all guests together may take, on every database."""
+
+import secrets
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from chatui.errors import FullError, LimitError
+from chatui.personas import Persona
+from chatui.settings import AppSettings
+from chatui.store import free_space, quotas
+from chatui.store.free_space import FreeSpace, used_bytes
+from chatui.store.owner_store import OwnerStore
+from chatui.store.quotas import MB, Quotas
+from chatui.store.records import ReplyUpdate, StartedTurn
+from chatui.store.store import Store
+from chatui.store.tables import conversations
+from tests.databases import FINISH, ask
+
+pytest_plugins = ("tests.databases",)
+Usage = namedtuple("Usage", "total used free")
+
+
+def shelf_of(store: Store, owner: str, **room: int) -> OwnerStore:
+    return OwnerStore(store.database, owner, Quotas(room=FreeSpace(**room)))
+
+
+def say(shelf: OwnerStore, question: str, *more: str) -> StartedTurn:
+    return shelf.begin(ask(question, *more))
+
+
+def begun_by_strangers(store: Store, **room: int) -> int:
+    """How many chats are begun until one is refused, each by somebody new."""
+    for number in range(100):
+        before = count(store, f"guest:{number}")
+        try:
+            say(
+                OwnerStore(store.database, f"guest:{number}", Quotas(room=FreeSpace(**room))), secrets.token_hex(50_000)
+            )
+        except LimitError:
+            assert count(store, f"guest:{number}") == before == 0
+            return number
+    return 100
+
+
+def taken(store: Store) -> int:
+    with store.database.reading() as connection:
+        return used_bytes(connection)
+
+
+def answered(store: Store, owner: str, begun: StartedTurn) -> None:
+    store.write([ReplyUpdate(owner, begun.reply.id, "An answer.", "", "finished", FINISH)])
+
+
+def count(store: Store, owner: str) -> int:
+    with store.database.reading() as connection:
+        return connection.scalar(select(func.count()).where(conversations.c.owner == owner)) or 0
+
+
+def test_who_comes_as_somebody_new_each_time_cannot_fill_the_database(store: Store) -> None:
+    total = taken(store) + 2_000_000
+    assert 3 <= begun_by_strangers(store, total=total) < 40
+    with pytest.raises(FullError, match="--max-total-storage") as refused:
+        say(shelf_of(store, "guest:new", total=total), secrets.token_hex(50_000))
+    assert refused.value.status == 507
+    say(shelf_of(store, "login:ann", total=total), secrets.token_hex(50_000))
+    say(shelf_of(store, "local", total=total), secrets.token_hex(50_000))
+    with pytest.raises(FullError):
+        shelf_of(store, "guest:0", total=taken(store)).keep(Persona(name="P", system_prompt="x" * 100_000))
+
+
+def test_chats_that_are_there_go_on_a_while_and_can_always_be_read_and_deleted(store: Store) -> None:
+    owner = "guest:a"
+    begun = say(shelf_of(store, owner), "What?")
+    answered(store, owner, begun)
+    full = shelf_of(store, owner, total=int(taken(store) / 1.1))
+    with pytest.raises(FullError):
+        say(full, "Anew?")
+    more = say(full, "More?", begun.reply.conversation, begun.reply.id)
+    answered(store, owner, more)
+    assert [message.content for message in full.path(begun.reply.conversation)][-1] == "An answer."
+    fuller = shelf_of(store, owner, total=int(taken(store) / 2))
+    with pytest.raises(FullError):
+        say(fuller, "Still more?", begun.reply.conversation, more.reply.id)
+    assert len(fuller.path(begun.reply.conversation)) == 4
+    fuller.delete(begun.reply.conversation)
+    assert store.empty(owner) == 1
+
+
+def test_room_that_was_given_back_is_there_again(tmp_path: Path) -> None:
+    store = Store.open(AppSettings(data_dir=tmp_path))
+    before = taken(store)
+    begun = say(shelf_of(store, "guest:a"), secrets.token_hex(500_000))
+    answered(store, "guest:a", begun)
+    assert taken(store) > before + 1_000_000
+    shelf_of(store, "guest:a").delete(begun.reply.conversation)
+    store.empty("guest:a")
+    assert taken(store) < before + 300_000
+    store.close()
+
+
+def test_a_disk_that_is_nearly_full_is_left_to_those_who_have_a_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(AppSettings(data_dir=tmp_path, min_free_disk=100))
+    free = 101 * MB
+    asked: list[Path] = []
+
+    def usage(path: Path) -> Usage:
+        asked.append(path)
+        return Usage(10**9, 10**9 - free, free)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    guest = store.of("guest:a")
+    begun = say(guest, "What?")
+    assert asked == [tmp_path]
+    answered(store, "guest:a", begun)
+    free = 99 * MB
+    with pytest.raises(FullError, match=r"nearly full.*--min-free-disk"):
+        say(guest, "Anew?")
+    say(store.of("login:ann"), "Anew?")
+    more = say(guest, "More?", begun.reply.conversation, begun.reply.id)
+    answered(store, "guest:a", more)
+    free = 24 * MB
+    with pytest.raises(FullError):
+        say(guest, "Still more?", begun.reply.conversation, more.reply.id)
+    assert len(guest.path(begun.reply.conversation)) == 4
+    store.close()
+
+
+def test_no_limit_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(free_space, "used_bytes", None)
+    monkeypatch.setattr(shutil, "disk_usage", None)
+    say(Store.in_memory(Quotas()).of("guest:a"), "What?")
+
+
+def test_temporary_chats_of_all_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.in_memory(Quotas.of_temporary(AppSettings()))
+    monkeypatch.setattr(quotas, "TEMPORARY_TOTAL", taken(store) + 1_000_000)
+    for _ in range(3):
+        say(store.of("guest:a"), secrets.token_hex(50_000))
+    monkeypatch.setattr(quotas, "TEMPORARY_TOTAL", taken(store))
+    for owner in ("guest:a", "guest:b", "login:ann"):
+        with pytest.raises(LimitError, match="temporary chats of all users"):
+            say(store.of(owner), secrets.token_hex(50_000))

@@ -1,0 +1,17 @@
+import gc
+
+import pytest
+
+from chatui.gc_pause import gc_paused
+
+
+def raising() -> None:
+    with gc_paused():
+        assert not gc.isenabled()
+        raise ImportError
+
+
+def test_the_collector_rests_inside_and_works_again_after_an_error() -> None:
+    with pytest.raises(ImportError):
+        raising()
+    assert gc.isenabled()

@@ -1,0 +1,210 @@
+"""Imports are shown while they run, can be cancelled, and leave whole conversations only."""
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatui import i18n
+from chatui.errors import ChatError, StoreError, TransferError
+from chatui.store import import_merge
+from chatui.store.owner_store import OwnerStore
+from chatui.store.records import MergeResult, Tree
+from chatui.store.store import Store
+from chatui.ui.sidebar import import_tasks
+from chatui.ui.sidebar.import_tasks import ImportTask, ImportTasks
+from tests.unit.test_import_merge import long_chat
+
+COUNT = 5
+
+
+class Gated:
+    """A shelf in front of which an import stands until it is let on, one conversation at a time."""
+
+    def __init__(self, shelf: OwnerStore) -> None:
+        self.shelf, self.stands, self._on = shelf, threading.Event(), threading.Semaphore(0)
+
+    def merge(self, tree: Tree, wanted: Callable[[], bool]) -> MergeResult | None:
+        self.stands.set()
+        self._on.acquire()
+        return self.shelf.merge(tree, wanted)
+
+    def let_on(self, count: int) -> None:
+        self._on.release(count)
+
+
+@pytest.fixture
+def shelf() -> OwnerStore:
+    return Store.in_memory().of("ann")
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_tasks, "POLL_SECONDS", 0.01)
+
+
+def upload(tmp_path: Path, *values: Any) -> str:
+    file = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
+    chats = [long_chat(4) | {"conversation_id": str(number)} for number in range(COUNT)]
+    file.write_text(json.dumps([*chats, *values]))
+    return str(file)
+
+
+async def until(steps: AsyncGenerator[None], state: Callable[[], object]) -> None:
+    async for _ in steps:
+        if state():
+            return
+
+
+async def to_the_end(imports: ImportTasks, coming: ImportTask, owner: str = "ann") -> None:
+    async with asyncio.timeout(60):
+        async for _ in imports.run(owner, coming):
+            pass
+
+
+async def left_to_itself(imports: ImportTasks) -> None:
+    async with asyncio.timeout(60):
+        while imports._of or imports._running:
+            await asyncio.sleep(0.01)
+
+
+async def test_it_says_how_far_it_has_come_and_what_came_of_it(shelf: OwnerStore, tmp_path: Path) -> None:
+    gated, imports = Gated(shelf), ImportTasks()
+    coming = ImportTask(gated, upload(tmp_path, {"title": "What is this?"}))  # type: ignore[arg-type]
+    assert coming.progress() == "Waiting for other imports to end …"
+    async with asyncio.timeout(60), contextlib.aclosing(imports.run("ann", coming)) as steps:
+        await until(steps, gated.stands.is_set)
+        assert coming.progress() == "0 of 6 conversations"
+        gated.let_on(3)
+        await until(steps, lambda: coming.done == 3)
+        assert coming.progress() == "3 of 6 conversations"
+        with i18n.use_language("de"):
+            assert coming.progress() == "3 von 6 Unterhaltungen"
+        gated.let_on(COUNT)
+        await until(steps, lambda: False)
+    assert coming.came() == "Conversations imported: 5."
+    assert coming.left().splitlines()[1].startswith("“What is this?”: ")
+    assert list(tmp_path.iterdir()) == []
+    await to_the_end(imports, again := ImportTask(shelf, upload(tmp_path)))
+    assert again.came() == "Here already: 5."
+    assert again.left() == ""
+
+
+async def test_cancel_keeps_what_is_whole_and_says_how_many(
+    shelf: OwnerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_merge, "PIECE_MESSAGES", 1)
+    monkeypatch.setattr(import_merge, "TURN_SECONDS", 0)
+    gated, imports = Gated(shelf), ImportTasks()
+    coming = ImportTask(gated, upload(tmp_path))  # type: ignore[arg-type]
+    async with asyncio.timeout(60), contextlib.aclosing(imports.run("ann", coming)) as steps:
+        gated.let_on(2)
+        await until(steps, lambda: coming.done == 2)
+        pauses = iter([None, None])
+
+        def cancelled_after_two_pieces() -> None:
+            if next(pauses, imports) is imports:
+                imports.cancel("ann")
+
+        monkeypatch.setattr(import_merge, "pause", cancelled_after_two_pieces)
+        gated.let_on(COUNT)
+        await until(steps, lambda: False)
+    assert coming.came() == "The import was cancelled; what was whole by then is here. Conversations imported: 2."
+    assert [len(tree.messages) for tree in shelf.trees()] == [4, 4]
+    assert shelf.deleted() == []
+    assert list(tmp_path.iterdir()) == []
+    imports.cancel("ann")  # nothing is there to cancel any more
+
+
+async def test_a_closed_tab_ends_its_import_and_leaves_whole_conversations(shelf: OwnerStore, tmp_path: Path) -> None:
+    gated, imports = Gated(shelf), ImportTasks()
+    coming = ImportTask(gated, upload(tmp_path))  # type: ignore[arg-type]
+    steps = imports.run("ann", coming)
+    gated.let_on(2)
+    async with asyncio.timeout(60):
+        await until(steps, lambda: coming.done == 2)
+        await steps.aclose()
+    gated.let_on(COUNT)
+    await left_to_itself(imports)
+    assert [len(tree.messages) for tree in shelf.trees()] == [4, 4]
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_nobody_hears_any_more(shelf: OwnerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gated, imports = Gated(shelf), ImportTasks()
+    coming = ImportTask(gated, upload(tmp_path))  # type: ignore[arg-type]
+    monkeypatch.setattr(import_tasks.request_context, "is_abandoned", gated.stands.is_set)
+    await to_the_end(imports, coming)
+    assert coming.cancelled
+    gated.let_on(COUNT)
+    await left_to_itself(imports)
+    assert shelf.conversations() == []
+
+
+async def test_an_owner_has_one_import_at_a_time_and_all_together_a_few(shelf: OwnerStore, tmp_path: Path) -> None:
+    gated, imports = Gated(shelf), ImportTasks()
+    names = ["ann", "bob", "cyd"]
+    coming = {name: ImportTask(gated, upload(tmp_path)) for name in names}  # type: ignore[arg-type]
+    work = {name: asyncio.create_task(to_the_end(imports, coming[name], name)) for name in names}
+    async with asyncio.timeout(60):
+        while not (coming["ann"].source.total and coming["bob"].source.total):
+            await asyncio.sleep(0.01)
+        with pytest.raises(ChatError, match="still running"):
+            await to_the_end(imports, ImportTask(shelf, upload(tmp_path)), "bob")
+        assert (imports._running, coming["cyd"].began) == (2, False)
+        imports.cancel("cyd")
+        await work["cyd"]
+        gated.let_on(2 * COUNT)
+        await asyncio.gather(*work.values())
+    assert coming["cyd"].came() == (
+        "The import was cancelled; what was whole by then is here. Conversations imported: 0."
+    )
+    await left_to_itself(imports)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_one_conversation_that_is_refused_does_not_refuse_the_others(shelf: OwnerStore, tmp_path: Path) -> None:
+    class Refusing(Gated):
+        def merge(self, tree: Tree, wanted: Callable[[], bool]) -> MergeResult | None:
+            if len(shelf.conversations()) == 2 and self.stands.is_set():
+                self.stands.clear()
+                raise TransferError("It was removed while it came in.")
+            return shelf.merge(tree, wanted)
+
+    refusing = Refusing(shelf)
+    refusing.stands.set()
+    await to_the_end(ImportTasks(), coming := ImportTask(refusing, upload(tmp_path)))  # type: ignore[arg-type]
+    assert coming.came() == "Conversations imported: 4."
+    assert coming.left().splitlines()[1].endswith(": It was removed while it came in.")
+
+
+async def test_a_store_that_fails_ends_it_and_what_came_before_is_told(shelf: OwnerStore, tmp_path: Path) -> None:
+    class Failing(Gated):
+        def merge(self, tree: Tree, wanted: Callable[[], bool]) -> MergeResult | None:
+            if len(shelf.conversations()) == 2:
+                raise StoreError("The disk is full.")
+            return shelf.merge(tree, wanted)
+
+    coming, imports = ImportTask(Failing(shelf), upload(tmp_path)), ImportTasks()  # type: ignore[arg-type]
+    with pytest.raises(StoreError):
+        await to_the_end(imports, coming)
+    assert coming.came() == "Conversations imported: 2."
+    await left_to_itself(imports)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "told"), [("[]", "There are no conversations"), ("{", "The file is not JSON")])
+async def test_what_is_no_file_of_conversations_is_said(
+    shelf: OwnerStore, tmp_path: Path, text: str, told: str
+) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    with pytest.raises(TransferError, match=told):
+        await to_the_end(ImportTasks(), ImportTask(shelf, str(file)))
+    with pytest.raises(TransferError, match="did not arrive"):
+        await to_the_end(ImportTasks(), ImportTask(shelf, str(file)))

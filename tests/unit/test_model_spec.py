@@ -1,0 +1,207 @@
+"""Headers of real files, and the arithmetic of sizes."""
+
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from chatui import model_spec
+from chatui.errors import ModelError
+from chatui.local import loading
+from chatui.model_spec import ModelSpec, StoredTensor, check_name, named, read_gguf_header, read_header, weight_bytes
+from chatui.settings import AppSettings
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_file(
+        {"a.weight": torch.zeros(3, 4, dtype=torch.bfloat16), "scale": torch.zeros(5), "n": torch.zeros(())}, path
+    )
+    return path
+
+
+@pytest.fixture
+def gguf_weights(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(128)
+    writer.add_float32("some.float", 1.5)
+    writer.add_token_list(["a", "bc", "é"])
+    writer.add_array("some.numbers", [1, 2, 3])
+    writer.add_bool("some.flag", True)
+    writer.add_tensor("a.weight", np.zeros((3, 4), dtype=np.float32))
+    writer.add_tensor("b.weight", np.zeros(32, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_safetensors_header_as_the_library_wrote_it(weights: Path):
+    assert sorted(read_header(weights), key=lambda tensor: tensor.name) == [
+        StoredTensor("a.weight", "BF16", (3, 4)),
+        StoredTensor("n", "F32", ()),
+        StoredTensor("scale", "F32", (5,)),
+    ]
+
+
+def test_gguf_header_as_the_library_wrote_it(gguf_weights: Path):
+    assert [(tensor.name, tensor.elements) for tensor in read_gguf_header(gguf_weights)] == [
+        ("a.weight", 12),
+        ("b.weight", 32),
+    ]
+
+
+@pytest.mark.parametrize("kept", [0, 3, 8, 40, -1])
+def test_a_cut_off_safetensors_file_is_refused(weights: Path, kept: int):
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(ModelError, match=r"model\.safetensors is incomplete"):
+        read_header(weights)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 8, 40, 150, -129])
+def test_a_cut_off_gguf_file_is_refused(gguf_weights: Path, kept: int):
+    gguf_weights.write_bytes(gguf_weights.read_bytes()[:kept])
+    with pytest.raises(ModelError, match=r"model\.gguf is incomplete"):
+        read_gguf_header(gguf_weights)
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_garbage_is_refused_and_nothing_else_is_raised(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, as_gguf: bool
+):
+    path = tmp_path_factory.getbasetemp() / "garbage"
+    path.write_bytes((b"GGUF\x03\0\0\0" if as_gguf else struct.pack("<Q", len(data))) + data)
+    with pytest.raises(ModelError, match="incomplete or damaged"):
+        (read_gguf_header if as_gguf else read_header)(path)
+
+
+@pytest.mark.parametrize(
+    "header", [b"[]", b"{}x", b'{"a":1}', b'{"a":{"dtype":"F32"}}', b'{"a":{"data_offsets":"xy"}}']
+)
+def test_headers_that_are_json_but_not_a_header_are_refused(tmp_path: Path, header: bytes):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ModelError, match="incomplete or damaged"):
+        read_header(path)
+
+
+MATRIX = StoredTensor("layers.0.q_proj.weight", "BF16", (64, 64))
+EMBEDDING = StoredTensor("embed_tokens.weight", "BF16", (100, 64))
+NORM = StoredTensor("norm.weight", "F32", (64,))
+HEAD = StoredTensor("lm_head.weight", "BF16", (100, 64))
+MISFIT = StoredTensor("layers.0.odd.weight", "BF16", (24, 64))
+Q4_1 = StoredTensor("blk.0.attn_q.weight", "GGUF-3", (32, 64))
+Q6_K = StoredTensor("output.weight", "GGUF-14", (32, 64))
+TOKEN_EMBD = StoredTensor("token_embd.weight", "GGUF-8", (32, 160))
+PACKED = StoredTensor("layers.0.q_proj.qweight", "I32", (8, 64))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "dtype", "quantization", "expected"),
+    [
+        ([], "auto", "none", 0),
+        ([MATRIX, EMBEDDING, NORM], "auto", "none", 64 * 64 * 2 + 100 * 64 * 2 + 64 * 4),
+        ([MATRIX, NORM], "float32", "none", 64 * 64 * 4 + 64 * 4),
+        ([MATRIX, EMBEDDING], "auto", "8bit", 64 * 64 + 100 * 64 * 2),
+        ([MATRIX, NORM], "bfloat16", "4bit", int(64 * 64 * 0.5625) + 64 * 2),
+        ([MATRIX, NORM], "bfloat16", "int4", 64 * 64 * 5 // 8 + 64 * 2),
+        ([MATRIX, HEAD], "bfloat16", "int4", 64 * 64 * 5 // 8 + 100 * (64 + 2)),
+        ([MATRIX, HEAD], "bfloat16", "int8", (64 + 100) * (64 + 2)),
+        ([EMBEDDING], "bfloat16", "int8", 100 * 64 * 2 + 100 * (64 + 2)),
+        ([MISFIT, PACKED], "bfloat16", "int4", 24 * 64 * 2 + 8 * 64 * 4),
+        ([Q4_1, Q6_K], "bfloat16", "auto", 64 * 32 * 5 // 8 + 64 * 32 * 2),
+        ([Q4_1, Q6_K], "bfloat16", "none", 64 * 32 * 2 * 2),
+        ([TOKEN_EMBD], "bfloat16", "auto", 160 * 32 * 2 + 160 * 32 * 5 // 4),
+        ([PACKED], "float32", "none", 8 * 64 * 4),
+        ([StoredTensor("fp8", "F8_E4M3", (10,))], "auto", "none", 10),
+    ],
+)
+def test_weight_bytes(tensors, dtype, quantization, expected):
+    assert weight_bytes(tensors, dtype, quantization) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (269_060_000, "269 MB"),
+        (999_600_000, "1.0 GB"),
+        (16.06e9, "16.1 GB"),
+    ],
+)
+def test_human_bytes(count: float, text: str):
+    assert model_spec.human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (32_480, "32,480"), (134_515_008, "135M"), (999_600_000, "1B"), (8_030_261_248, "8.03B")],
+)
+def test_human_count(count: int, text: str):
+    assert model_spec.human_count(count) == text
+
+
+def test_a_spec_takes_every_model_setting():
+    settings = AppSettings(
+        model="a/b", revision="r", dtype="float16", device_map="cpu", quantization="8bit", trust_remote_code=True
+    )
+    assert ModelSpec.from_settings(settings) == ModelSpec("a/b", "r", "float16", "cpu", "8bit", True)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "revision"),
+    [
+        ("owner/name", "owner/name", None),
+        ("owner/name/", "owner/name", None),
+        ("https://huggingface.co/owner/name", "owner/name", None),
+        ("https://huggingface.co/owner/name/?library=transformers#use", "owner/name", None),
+        ("http://www.huggingface.co/owner/na.me/tree/v1.0", "owner/na.me", "v1.0"),
+        ("huggingface.co/owner/name/tree/main/", "owner/name", "main"),
+        ("hf.co/owner/name", "owner/name", None),
+        ("file:///a%20b/model", "/a b/model", None),
+        ("/srv/models/x/", "/srv/models/x/", None),
+        ("gpt2", "gpt2", None),
+    ],
+)
+def test_the_address_of_a_models_page_names_the_model(given: str, name: str, revision: str | None) -> None:
+    assert named(given) == (name, revision)
+    spec = ModelSpec.from_settings(AppSettings(model=given))
+    assert (spec.name, spec.revision) == (name, revision)
+    assert ModelSpec.from_settings(AppSettings(model=given, revision="mine")).revision == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "remedy"),
+    [
+        ("owner/name:Q4_K_M", "Ollama and llama.cpp", "hf download owner/name --include '*Q4_K_M*.gguf'"),
+        ("hf.co/owner/name:Q8_0", "Ollama and llama.cpp", "hf download owner/name --include '*Q8_0*.gguf'"),
+        ("llama3.2:3b", "Ollama's", "owner/name"),
+        ("owner/name@v1.0", "with @", "--model owner/name --revision v1.0"),
+        ("owner/name/x-Q4_0.gguf", "a file on the Hub", "hf download owner/name x-Q4_0.gguf"),
+        ("https://huggingface.co/o/n/blob/main/sub/x.gguf", "a file on the Hub", "hf download o/n sub/x.gguf"),
+        ("https://hf.co/o/n/resolve/main/x.gguf?download=true", "a file on the Hub", "hf download o/n x.gguf"),
+        (r"C:\models\x", "no model folder", "path"),
+    ],
+)
+def test_names_of_other_programs_are_told_with_what_to_say_instead(name: str, says: str, remedy: str) -> None:
+    with pytest.raises(ModelError, match=says) as caught:
+        check_name(name)
+    assert remedy in caught.value.remedy
+    with pytest.raises(ModelError, match=says):
+        loading.on_disk(ModelSpec(name))
+
+
+@pytest.mark.parametrize("name", ["owner/name", "gpt2", "owner/some.name-1_2", "a b//c"])
+def test_names_that_the_hub_may_know_are_asked_for_there(name: str) -> None:
+    check_name(name)

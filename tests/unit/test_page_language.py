@@ -1,0 +1,25 @@
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from chatui import i18n
+from chatui.ui.page import page_language
+
+
+@pytest.mark.parametrize(
+    ("accepted", "said"), [("de,en;q=0.5", 'lang="de" dir="ltr"'), ("ar", 'lang="ar" dir="rtl"'), ("pt", 'lang="en"')]
+)
+def test_a_page_says_its_language(accepted: str, said: str) -> None:
+    async def page(_: Request) -> HTMLResponse:
+        return HTMLResponse(page_language.spoken(b'<!doctype html>\n<html\n\tlang="en"\n\tstyle="">'))
+
+    app = page_language.PageLanguage(Starlette(routes=[Route("/", page)]))
+    assert f"<html {said}" in TestClient(app).get("/", headers={"accept-language": accepted}).text
+    assert i18n.language() == "en"
+
+
+def test_words_of_the_script_end_no_script() -> None:
+    assert page_language.words().count("</script>") == 1

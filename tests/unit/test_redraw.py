@@ -1,0 +1,225 @@
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from chatui.chat import ReplyDelta
+from chatui.errors import ChatError
+from chatui.ui.chat import redraw
+from chatui.ui.chat.redraw import SingleFlight, Superseding, batch_deltas, flush_interval
+
+
+class Source:
+    """A stream of numbered pieces that remembers whether it was closed."""
+
+    def __init__(self, count: int, pause: float = 0.0, error: ChatError | None = None) -> None:
+        self.count, self.pause, self.error = count, pause, error
+        self.closed = False
+
+    async def stream(self) -> AsyncGenerator[ReplyDelta]:
+        try:
+            for number in range(self.count):
+                await asyncio.sleep(self.pause)
+                yield ReplyDelta(text=f"{number},")
+            if self.error:
+                raise self.error
+        finally:
+            self.closed = True
+
+
+async def test_nothing_is_lost_and_the_order_kept() -> None:
+    source = Source(500, 0.0005)
+    batches = [batch async for batch in batch_deltas(source.stream(), flush=0.01)]
+    text = "".join(delta.text for batch in batches for delta in batch)
+    assert text == "".join(f"{number}," for number in range(500))
+    assert len([batch for batch in batches if batch]) < 250
+    assert source.closed
+
+
+async def test_the_first_piece_comes_at_once_and_the_last_is_not_held() -> None:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    arrived = [loop.time() - started async for _ in batch_deltas(Source(1).stream(), flush=30.0)]
+    assert len(arrived) == 1
+    assert loop.time() - started < 30.0
+
+
+async def test_silence_is_filled_with_heartbeats() -> None:
+    batches = [batch async for batch in batch_deltas(Source(1, pause=0.2).stream(), heartbeat=0.02)]
+    assert batches.count([]) >= 3
+    assert batches[-1] == [ReplyDelta(text="0,")]
+
+
+async def test_errors_come_after_the_text_before_them() -> None:
+    seen: list[ReplyDelta] = []
+
+    async def consume() -> None:
+        async for batch in batch_deltas(Source(3, error=ChatError("broken")).stream()):
+            seen.extend(batch)
+
+    with pytest.raises(ChatError, match="broken"):
+        await consume()
+    assert [delta.text for delta in seen] == ["0,", "1,", "2,"]
+
+
+async def test_unforeseen_errors_are_passed_on() -> None:
+    async def stream() -> AsyncGenerator[ReplyDelta]:
+        yield ReplyDelta(text="a")
+        raise RuntimeError("bug")
+
+    with pytest.raises(RuntimeError, match="bug"):
+        _ = [batch async for batch in batch_deltas(stream())]
+
+
+@pytest.mark.parametrize("wait_for", ["piece", "silence"])
+async def test_closing_ends_the_stream(wait_for: str) -> None:
+    source = Source(10**6, pause=0.001 if wait_for == "piece" else 60.0)
+    batches = batch_deltas(source.stream(), heartbeat=0.01)
+    await anext(batches)
+    await batches.aclose()
+    assert source.closed
+
+
+async def test_cancelling_ends_the_stream() -> None:
+    source = Source(10**6, pause=60.0)
+
+    async def consume() -> None:
+        async for _ in batch_deltas(source.stream()):
+            pass
+
+    task = asyncio.create_task(consume())
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert source.closed
+
+
+# --- The newest event of a tab ---
+
+
+async def test_the_newest_event_of_a_tab_ends_the_one_before_and_waits_for_its_last_word() -> None:
+    latest, said = Superseding(), []
+
+    async def first(begun: asyncio.Event) -> None:
+        async with latest.in_place_of_the_last("tab") as superseded:
+            begun.set()
+            await superseded.wait()
+            await asyncio.sleep(0)
+            said.append("first")
+
+    begun = asyncio.Event()
+    task = asyncio.create_task(first(begun))
+    await begun.wait()
+    async with latest.in_place_of_the_last("tab") as superseded:
+        said.append("second")
+        assert not superseded.is_set()
+    await task
+    assert said == ["first", "second"]
+
+
+async def test_of_three_events_only_the_last_goes_on() -> None:
+    latest, going_on = Superseding(), []
+    begun = [asyncio.Event() for _ in range(3)]
+
+    async def event(number: int) -> None:
+        async with latest.in_place_of_the_last("tab") as superseded:
+            begun[number].set()
+            await asyncio.sleep(0.01)
+            if not superseded.is_set():
+                going_on.append(number)
+
+    await asyncio.gather(*(event(number) for number in range(3)))
+    assert going_on == [2]
+    assert all(each.is_set() for each in begun)
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "b"), ("", "")], ids=["two tabs", "programs"])
+async def test_events_from_elsewhere_go_on(one: str, other: str) -> None:
+    latest = Superseding()
+    async with latest.in_place_of_the_last(one) as first, latest.in_place_of_the_last(other) as second:
+        assert not first.is_set()
+        assert not second.is_set()
+
+
+async def test_an_event_that_does_not_end_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redraw, "MAX_HANDOVER_SECONDS", 0.01)
+    latest = Superseding()
+    async with latest.in_place_of_the_last("tab") as first, latest.in_place_of_the_last("tab") as second:
+        assert first.is_set()
+        assert not second.is_set()
+
+
+async def test_an_event_that_fails_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redraw, "MAX_HANDOVER_SECONDS", 3600.0)
+    latest = Superseding()
+
+    async def fail() -> None:
+        async with latest.in_place_of_the_last("tab"):
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        await fail()
+    async with asyncio.timeout(10), latest.in_place_of_the_last("tab") as superseded:
+        assert not superseded.is_set()
+
+
+def test_long_replies_are_redrawn_less_often_but_often_enough() -> None:
+    paces = [flush_interval(characters) for characters in (0, 1_000, 10_000, 15_000, 100_000, 10**9)]
+    assert paces == sorted(paces)
+    assert (paces[0], paces[-1]) == (redraw.FLUSH_SECONDS, redraw.MAX_FLUSH_SECONDS)
+    assert flush_interval(0, flush=30.0) == 30.0
+
+
+# --- Asked twice ---
+
+
+class Asked:
+    def __init__(self) -> None:
+        self.times = 0
+        self.go_on = asyncio.Event()
+
+    async def ask(self) -> int:
+        self.times += 1
+        answer = self.times
+        await self.go_on.wait()
+        if answer == 3:
+            raise ChatError("It failed.", "Try again.")
+        return answer
+
+
+async def test_the_same_question_is_asked_once() -> None:
+    once, asked = SingleFlight[int](9), Asked()
+    twice = [asyncio.create_task(once.do("tab", ("hi", 1), asked.ask)) for _ in range(2)]
+    await asyncio.sleep(0)
+    asked.go_on.set()
+    assert await asyncio.gather(*twice) == [1, 1]
+    assert await once.do("tab", ("hi", 1), asked.ask) == 1, "a request that was sent again"
+    assert await once.do("tab", ("hi", 2), asked.ask) == 2
+    with pytest.raises(ChatError):
+        await once.do("tab", ("hi", 1), asked.ask)
+    assert await once.do("tab", ("hi", 1), asked.ask) == 4, "what failed may be asked again"
+    once.forget("tab")
+    assert await once.do("tab", ("hi", 1), asked.ask) == 5
+
+
+async def test_only_the_same_tab_asks_the_same() -> None:
+    once, asked = SingleFlight[int](2), Asked()
+    asked.go_on.set()
+    assert [await once.do(tab, "hi", asked.ask) for tab in ("a", "b")] == [1, 2]
+    with pytest.raises(ChatError):
+        await once.do("c", "hi", asked.ask)
+    assert [await once.do("", "hi", asked.ask) for _ in range(2)] == [4, 5], "a program"
+    assert await once.do("b", "hi", asked.ask) == 2
+    assert await once.do("d", "hi", asked.ask) == 6
+    assert await once.do("e", "hi", asked.ask) == 7
+    assert await once.do("b", "hi", asked.ask) == 8, "the oldest is forgotten"
+
+
+async def test_a_tab_that_leaves_has_asked() -> None:
+    once, asked = SingleFlight[int](9), Asked()
+    first = asyncio.create_task(once.do("tab", "hi", asked.ask))
+    await asyncio.sleep(0)
+    first.cancel()
+    asked.go_on.set()
+    assert await once.do("tab", "hi", asked.ask) == 1

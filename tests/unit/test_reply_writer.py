@@ -1,0 +1,252 @@
+"""What happens to replies while a store fails, hangs or is another server's too."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from chatui.errors import ChatError, NotFoundError, StoreError
+from chatui.runner import Runner, RunningReply
+from chatui.settings import AppSettings
+from chatui.store import reply_updates
+from chatui.store.records import ReplyUpdate, UpdateResult
+from chatui.store.store import Store
+from tests.fakes import FakeBackend, Hold
+from tests.unit.test_runner import heard, kept, turn
+
+FULL = StoreError("The disk is full.", "Make room.")
+SILENT = timedelta(seconds=-60)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatui.reply_writer.FLUSH_SECONDS", 0.02)
+    monkeypatch.setattr("chatui.reply_writer.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("chatui.reply_writer.STORE_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("chatui.reply_writer.CLOSE_TIMEOUT_SECONDS", 0.5)
+
+
+@pytest.fixture
+async def runner() -> AsyncIterator[Runner]:
+    runner = Runner(FakeBackend(["all ", "of it"]), Store.in_memory(), Store.in_memory())
+    yield runner
+    await runner.close()
+
+
+@pytest.fixture
+async def servers(tmp_path: Path) -> AsyncIterator[tuple[Runner, Runner]]:
+    """Two servers on one database."""
+    settings = AppSettings(data_dir=tmp_path)
+    pair = [Runner(FakeBackend(["said"]), Store.open(settings), Store.in_memory()) for _ in range(2)]
+    for runner in pair:
+        runner.start()
+    yield pair[0], pair[1]
+    for runner in pair:
+        await runner.close()
+        runner.kept.close()
+
+
+async def until(happens: Callable[[], object], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not happens():
+            await asyncio.sleep(0.01)
+
+
+class Broken:
+    """Makes a store's writes fail, or hang until it is mended."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
+        self.mended = threading.Event()
+        self._write, self._hangs = store.write, hangs
+        monkeypatch.setattr(store, "write", self.write)
+
+    def write(self, progress: Sequence[ReplyUpdate]) -> list[UpdateResult]:
+        if not self.mended.is_set():
+            if not self._hangs:
+                raise FULL
+            self.mended.wait(30)
+        return self._write(progress)
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["refuses", "hangs"])
+async def test_a_main_store_that_fails_holds_up_no_temporary_chat(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    broken = Broken(runner.kept, monkeypatch, hangs)
+    main = await runner.ask("a", turn())
+    await until(lambda: main.unkept is not None)
+    temporary = await runner.ask("b", turn(), temporary=True)
+    async with asyncio.timeout(10):
+        assert await heard(temporary) == "all of it"
+    assert temporary.kept
+    runner.backend = FakeBackend(["more ", Hold()])
+    temporary = await runner.ask("b", turn(), temporary=True)
+    await until(lambda: temporary.growing.text)
+    async with asyncio.timeout(10):
+        await runner.stop("b", temporary.conversation.id, temporary=True)
+        await runner.stop("a", main.conversation.id)
+    assert temporary.state == "stopped"
+    assert not main.kept
+    broken.mended.set()
+    await until(lambda: main.kept)
+    assert kept(runner, main).content == "all of it"
+
+
+async def test_closing_waits_only_a_while_for_a_store_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(FakeBackend(["all of it"]), Store.in_memory(), Store.in_memory())
+    broken = Broken(runner.kept, monkeypatch, hangs=True)
+    await runner.ask("a", turn())
+    async with asyncio.timeout(20):
+        await runner.close()
+    broken.mended.set()
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["refuses", "hangs"])
+async def test_replies_are_written_on_and_kept_when_the_store_is_back(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    runner.backend = FakeBackend([f"word{number} " for number in range(100)], rate=200)
+    live = await runner.ask("a", turn())
+    await until(lambda: kept(runner, live).content)
+    broken = Broken(runner.kept, monkeypatch, hangs)
+    await until(lambda: live.state == "finished")
+    await until(lambda: live.unkept)
+    assert kept(runner, live).state == "running"
+    broken.mended.set()
+    await until(lambda: live.kept)
+    assert live.unkept is None
+    assert kept(runner, live).content == live.growing.text == "".join(f"word{number} " for number in range(100))
+
+
+async def test_who_listens_until_it_is_kept_hears_of_both(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Broken(runner.kept, monkeypatch, hangs=False)
+    live = await runner.ask("a", turn())
+    said: list[ChatError | None] = []
+    async with asyncio.timeout(20):
+        async for _ in live.changes(until_kept=True):
+            said.append(live.unkept)
+            if live.unkept is not None and live.state == "finished":
+                broken.mended.set()
+    assert said[0] is None
+    assert FULL in said
+    assert live.kept
+
+
+async def test_the_model_reads_what_the_store_does_not_have_yet(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner.backend = backend = FakeBackend(["all ", "of it"], ["and more"])
+    Broken(runner.kept, monkeypatch, hangs=False)
+    live = await runner.ask("a", turn())
+    await until(lambda: live.unkept and live.state == "finished")
+    await runner.ask("a", turn("More?", conversation=live.conversation.id, parent=live.message.id))
+    await until(lambda: len(backend.requests) == 2)
+    assert [message.content for message in backend.requests[1].messages][2:] == ["all of it", "More?"]
+
+
+async def test_a_bad_row_is_said_at_its_reply_alone(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, bad = reply_updates._write_one, True
+
+    def write_one(connection: object, one: ReplyUpdate, moment: object) -> UpdateResult:
+        if bad and one.owner == "b":
+            raise FULL
+        return real(connection, one, moment)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reply_updates, "_write_one", write_one)
+    hold = Hold()
+    runner.backend = FakeBackend(["one ", hold, "two"])
+    lives = {owner: await runner.ask(owner, turn()) for owner in "abc"}
+    await until(lambda: lives["b"].unkept)
+    await until(lambda: kept(runner, lives["c"], "c").content)
+    hold.release()
+    await until(lambda: lives["a"].kept and lives["c"].kept)
+    assert [kept(runner, lives[owner], owner).content for owner in "abc"] == ["one two", "", "one two"]
+    assert not lives["b"].kept
+    bad = False
+    await until(lambda: lives["b"].kept)
+    assert kept(runner, lives["b"], "b").content == "one two"
+
+
+async def test_an_inspection_that_cannot_be_kept_keeps_no_reply_back(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = reply_updates._write_one
+
+    def write_one(connection: object, one: ReplyUpdate, moment: object) -> UpdateResult:
+        if one.inspection is not None and one.owner == "b":
+            raise OverflowError("inside")
+        return real(connection, one, moment)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reply_updates, "_write_one", write_one)
+    lives = [await runner.ask(owner, turn()) for owner in "ab"]
+    await until(lambda: all(live.kept for live in lives))
+    assert kept(runner, lives[1], "b").content == "all of it"
+
+
+async def test_who_lost_the_lease_stops_and_says_so(runner: Runner) -> None:
+    runner.backend = backend = FakeBackend(["one ", Hold()])
+    live = await runner.ask("a", turn())
+    await until(lambda: kept(runner, live).content == "one ")
+    assert runner.kept.interrupt(SILENT) == 1
+    async with asyncio.timeout(20):
+        async for _ in live.changes():
+            pass
+    await until(lambda: backend.running == 0)
+    assert backend.cancelled == 1
+    assert runner.replies == 0
+    assert live.as_message().state == "interrupted"
+    assert "could not reach the database" in live.as_message().error
+    assert live.as_message().content == kept(runner, live).content
+
+
+async def test_a_reply_of_a_conversation_that_is_gone_ends(runner: Runner) -> None:
+    runner.backend = backend = FakeBackend(["one ", Hold()])
+    live = await runner.ask("a", turn())
+    with runner.kept.database.maintaining() as connection:
+        connection.exec_driver_sql("DELETE FROM messages WHERE state = 'running'")
+    await until(lambda: live.kept and backend.running == 0)
+    assert "removed" in live.as_message().error
+
+
+async def _growing(runner: Runner) -> RunningReply:
+    runner.backend = FakeBackend(["one ", Hold()])
+    live = await runner.ask("a", turn())
+    await until(lambda: live.growing.text)
+    return live
+
+
+async def test_stop_on_another_server_stops_it(servers: tuple[Runner, Runner]) -> None:
+    one, two = servers
+    live = await _growing(one)
+    await two.stop("b", live.conversation.id)
+    assert live.state == "running"
+    async with asyncio.timeout(20):
+        await two.stop("a", live.conversation.id)
+    assert (kept(two, live).content, kept(two, live).state) == ("one ", "stopped")
+    await until(lambda: live.kept and one.backend.running == 0)  # type: ignore[attr-defined]
+
+
+async def test_delete_on_another_server_stops_it(servers: tuple[Runner, Runner]) -> None:
+    one, two = servers
+    live = await _growing(one)
+    await asyncio.to_thread(two.shelf("a").delete, live.conversation.id)
+    await until(lambda: live.kept and one.backend.running == 0)  # type: ignore[attr-defined]
+    with pytest.raises(NotFoundError):
+        kept(two, live)
+    two.shelf("a").restore(live.conversation.id)
+    assert (kept(two, live).content, kept(two, live).state) == ("one ", "stopped")
+
+
+async def test_a_server_that_is_gone_is_waited_for_until_it_is_swept(
+    servers: tuple[Runner, Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, two = servers
+    monkeypatch.setattr("chatui.runner.LEASE_TIMEOUT", timedelta(seconds=0.2))
+    monkeypatch.setattr("chatui.runner.SWEEP_SECONDS", 0.1)
+    lost = two.kept.of("a").begin(turn(), "the lease of nobody any more").reply
+    async with asyncio.timeout(10):
+        await two.stop("a", lost.conversation)
+    assert two.shelf("a").message(lost.id).state == "interrupted"

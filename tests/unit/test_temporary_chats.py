@@ -1,0 +1,263 @@
+"""Temporary chats are gone when their tab leaves them, and what is removed leaves no bytes behind."""
+
+import asyncio
+import gc
+import os
+import secrets
+import sqlite3
+import time
+import weakref
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from chatui.errors import NotFoundError
+from chatui.local.spans import Known
+from chatui.personas import PRESETS
+from chatui.runner import Runner, RunningReply
+from chatui.settings import AppSettings, GenerationSettings
+from chatui.store import store as stores
+from chatui.store.migrating import backup_files
+from chatui.store.records import Author, NewTurn, ReplyUpdate
+from chatui.store.store import Store
+from chatui.store.tables import conversations
+from chatui.ui.chat import preview_memos as memos_module
+from chatui.ui.chat.preview_memos import PreviewMemos
+from chatui.ui.chat.temporary_chats import TemporaryChats
+from tests.databases import ask
+from tests.fakes import FakeBackend, Hold
+
+pytest_plugins = ("tests.databases",)
+
+
+@pytest.fixture
+async def runner() -> AsyncIterator[Runner]:
+    runner = Runner(FakeBackend(["said ", Hold()]), Store.in_memory(), Store.in_memory())
+    yield runner
+    await runner.close()
+
+
+async def asked(runner: Runner, question: str = "What?") -> RunningReply:
+    author = Author("m", "r", "", GenerationSettings(), seed=7)
+    live = await runner.ask("a", NewTurn(None, None, question, author, PRESETS[0]), temporary=True)
+    while not live.growing.text:
+        await asyncio.sleep(0.01)
+    return live
+
+
+def in_memory(runner: Runner) -> bytes:
+    with runner.passing.database.reading() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        return driver.serialize()
+
+
+def holding(secret: str) -> int:
+    """Objects of this process that hold a text with the secret in it."""
+    gc.collect()
+    return sum(
+        any(isinstance(held, str) and secret in held for held in gc.get_referents(holder))
+        for holder in gc.get_objects()
+    )
+
+
+async def test_a_closed_tab_takes_its_temporary_chat_along(runner: Runner) -> None:
+    secret = secrets.token_hex(16)
+    chats = TemporaryChats(runner)
+    live = await asked(runner, secret)
+    chat = live.conversation.id
+    await chats.stands("tab", "a", chat)
+    await chats.stands("tab", "a", chat)
+    assert secret.encode() in in_memory(runner)
+    await chats.left("tab")
+    assert (live.state, runner.replies) == ("stopped", 0)
+    with pytest.raises(NotFoundError):
+        runner.shelf("a", True).conversation(chat)
+    assert secret.encode() not in in_memory(runner)
+    assert isinstance(runner.backend, FakeBackend)
+    assert runner.backend.running == 0
+    assert [request.chat for request in runner.backend.requests] == runner.backend.forgotten == [chat]
+    runner.backend.requests.clear()
+    del live
+    async with asyncio.timeout(10):  # threads and tasks let go of it as they come to their ends
+        while holding(secret) > 2:  # this function's own
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("leave", ["goes on", "is closed"])
+def test_what_a_preview_remembers_goes_with_the_tab(leave: str) -> None:
+    memos, known = PreviewMemos(), Known()
+    held = weakref.ref(known)
+    memos.stands("tab", "chat")
+    memos.at("tab", "chat")["sections"] = known
+    del known
+    memos.stands("tab", "chat")
+    gc.collect()
+    assert held() is not None
+    if leave == "goes on":
+        memos.stands("tab", "")
+    else:
+        memos.left("tab")
+    gc.collect()
+    assert held() is None
+    assert memos.at("tab", "chat") == {}
+
+
+def test_nothing_is_remembered_where_no_tab_stands() -> None:
+    memos = PreviewMemos()
+    memos.stands("", "chat")
+    memos.stands("tab", "chat")
+    for session, chat in (("", "chat"), ("tab", "another"), ("closed", "chat")):
+        memos.at(session, chat)["sections"] = Known()
+        assert memos.at(session, chat) == {}
+
+
+def test_few_tabs_are_remembered_the_last_ones() -> None:
+    memos = PreviewMemos()
+    for number in range(memos_module.MAX_TABS + 1):
+        memos.stands(f"tab {number}", "chat")
+        memos.at(f"tab {number}", "chat")["sections"] = number
+    assert memos.at("tab 0", "chat") == {}
+    assert memos.at(f"tab {memos_module.MAX_TABS}", "chat") == {"sections": memos_module.MAX_TABS}
+
+
+async def test_going_elsewhere_removes_it_too_and_no_other(runner: Runner) -> None:
+    chats = TemporaryChats(runner)
+    first, second, others = await asked(runner), await asked(runner), await asked(runner)
+    await chats.stands("tab", "a", first.conversation.id)
+    await chats.stands("other", "a", others.conversation.id)
+    await chats.stands("tab", "a", second.conversation.id)
+    await chats.stands("tab", "a", "")
+    shelf = runner.shelf("a", True)
+    assert [one.id for one in shelf.conversations()] == [others.conversation.id]
+    assert others.state == "running"
+
+
+async def test_what_was_asked_as_the_tab_closed_is_removed(runner: Runner) -> None:
+    chats = TemporaryChats(runner)
+    await chats.left("tab")
+    live = await asked(runner)
+    await chats.stands("tab", "a", live.conversation.id)
+    assert runner.shelf("a", True).conversations() == []
+
+
+async def test_what_is_swept_is_forgotten_by_the_engine_too(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = runner.backend
+    assert isinstance(backend, FakeBackend)
+    old, deleted = [await asked(runner, question) for question in ("Old?", "Deleted?")]
+    for live in (old, deleted):
+        await runner.stop("a", live.conversation.id, temporary=True)
+    await asyncio.to_thread(runner.passing.of("a").delete, deleted.conversation.id)
+    with runner.passing.database.maintaining() as connection:
+        mine = conversations.c.id == old.conversation.id
+        connection.execute(update(conversations).where(mine).values(updated=old.conversation.updated - timedelta(1)))
+    new = await asked(runner, "New?")
+    await runner.stop("a", new.conversation.id, temporary=True)
+    backend.forgotten.clear()
+    await asyncio.to_thread(runner._purge)
+    assert set(backend.forgotten) == {old.conversation.id, deleted.conversation.id}
+    shelf = runner.passing.of("a")
+    assert [one.id for one in shelf.conversations()] == [new.conversation.id]
+    for gone in (b"Old?", b"Deleted?"):
+        assert gone not in in_memory(runner)
+
+
+def with_secret(store: Store, secret: str) -> str:
+    """A deleted conversation with the secret everywhere, among others."""
+    shelf = store.of("a")
+    for number in range(5):
+        shelf.begin(ask(f"other {number} " + "x" * 5000))
+    begun = shelf.begin(ask(secret))
+    for grown in (secret, secret * 100, secret * 3):
+        progress = ReplyUpdate("a", begun.reply.id, grown, grown)
+        store.write([progress])
+    store.write([ReplyUpdate("a", begun.reply.id, "short", "", "finished", inspection=secret.encode() * 1000)])
+    shelf.rename(begun.conversation.id, secret)
+    shelf.rate(begun.reply.id, "like", secret)
+    shelf.delete(begun.conversation.id)
+    return begun.conversation.id
+
+
+def files_with(folder: Path, secret: str) -> list[str]:
+    return [file.name for file in sorted(folder.iterdir()) if secret.encode() in file.read_bytes()]
+
+
+def test_what_is_purged_is_in_no_file_any_more(tmp_path: Path) -> None:
+    secret = secrets.token_hex(16)
+    store = Store.open(AppSettings(data_dir=tmp_path))
+    with_secret(store, secret)
+    copy = tmp_path / "chats.db.before-0001-20260101T000000.000000Z.bak"
+    store.backup(copy)
+    made = time.time() - timedelta(days=3).total_seconds()
+    os.utime(copy, (made, made))
+    assert copy.name in files_with(tmp_path, secret)
+    assert store.purge(timedelta(0)) == 1
+    assert files_with(tmp_path, secret) == []
+    assert copy.stat().st_mtime == pytest.approx(made)
+    assert len(list(store.of("a").trees())) == 5
+    store.close()
+    old = Store(stores.Database(stores.URL.create("sqlite", database=str(copy))))
+    assert len(list(old.of("a").trees())) == 5
+    old.close()
+
+
+def test_old_copies_are_removed(tmp_path: Path) -> None:
+    store = Store.open(AppSettings(data_dir=tmp_path))
+    copy = tmp_path / "chats.db.before-0001-20260101T000000.000000Z.bak"
+    store.backup(copy)
+    kept = tmp_path / "mine.bak"
+    store.backup(kept)
+    assert backup_files(store.database, tmp_path) == [copy]
+    store.purge(timedelta(0))
+    assert copy.exists()
+    made = time.time() - stores.COPIES_KEPT.total_seconds() - 60
+    for file in (copy, kept):
+        os.utime(file, (made, made))
+    store.purge(timedelta(0))
+    assert (copy.exists(), kept.exists()) == (False, True)
+    store.close()
+
+
+def test_a_copy_that_cannot_be_changed_stops_nothing(tmp_path: Path) -> None:
+    store = Store.open(AppSettings(data_dir=tmp_path))
+    with_secret(store, "secret")
+    (tmp_path / "chats.db.before-0001-x.bak").write_text("no database at all")
+    assert store.purge(timedelta(0)) == 1
+    store.close()
+
+
+def test_what_an_older_version_had_only_let_go_of_is_overwritten_once(tmp_path: Path) -> None:
+    secret = secrets.token_hex(16)
+    settings = AppSettings(data_dir=tmp_path)
+    store = Store.open(settings)
+    with_secret(store, secret)
+    store.close()
+    file = tmp_path / "chats.db"
+    with sqlite3.connect(file) as plain:
+        plain.execute("PRAGMA secure_delete = OFF")
+        for table in ("inspections", "messages", "conversations"):
+            plain.execute(f"DELETE FROM {table}")
+        plain.execute("PRAGMA user_version = 0")
+    plain.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    plain.close()
+    assert secret.encode() in file.read_bytes()
+    store = Store.open(settings)
+    assert files_with(tmp_path, secret) == []
+    store.close()
+
+
+def test_the_log_is_emptied_later_where_somebody_was_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatui.store.database.BUSY_SECONDS", 0.05)
+    secret = secrets.token_hex(16)
+    store = Store.open(AppSettings(data_dir=tmp_path))
+    with_secret(store, secret)
+    with store.database.reading() as connection:
+        connection.exec_driver_sql("SELECT count(*) FROM secrets").all()
+        store.purge(timedelta(0))
+        assert files_with(tmp_path, secret) != []
+    assert store.purge(timedelta(0)) == 0
+    assert files_with(tmp_path, secret) == []
+    store.close()
