@@ -62,7 +62,7 @@ def test_pictures_come_first_and_their_numbers_one_click_deeper(chat: Open) -> N
         page.say(text)
     view = inspect(page)
     turn_to(page, "Memory")
-    expect(view.get_by_text(re.compile("weights 5 MB .* keys and values")).first).to_be_visible(timeout=PATIENCE)
+    expect(view.get_by_text(re.compile(r"weights\s5\sMB.*keys\sand\svalues")).first).to_be_visible(timeout=PATIENCE)
     expect(view.locator(".chart .column")).to_have_count(2)
     number = view.get_by_text("1,234,567").first
     expect(number).to_be_hidden()
@@ -72,7 +72,7 @@ def test_pictures_come_first_and_their_numbers_one_click_deeper(chat: Open) -> N
     expect(view.locator(".chart .lane").filter(has_text="bfloat16").filter(visible=True)).to_be_visible(
         timeout=PATIENCE
     )
-    expect(view.get_by_text(re.compile("this reply: .* tokens/s"))).to_be_visible(timeout=PATIENCE)
+    expect(view.get_by_text(re.compile(r"this reply: .*\stokens/s"))).to_be_visible(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
