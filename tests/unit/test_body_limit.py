@@ -30,7 +30,7 @@ from chatui.body_limit import (
 from chatui.server import build_app
 from chatui.settings import AppSettings
 from tests.fakes import FakeBackend
-from tests.unit.visitors import served
+from tests.visitors import served
 
 PIECE = 2**16
 JSON = "application/json"

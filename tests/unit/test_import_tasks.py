@@ -18,7 +18,7 @@ from chatui.store.records import MergeResult, Tree
 from chatui.store.store import Store
 from chatui.ui.sidebar import import_tasks
 from chatui.ui.sidebar.import_tasks import ImportTask, ImportTasks
-from tests.unit.test_import_merge import long_chat
+from tests.integration.test_import_merge import long_chat
 
 COUNT = 5
 

@@ -18,7 +18,7 @@ from chatui.server import build_app
 from chatui.settings import AppSettings
 from chatui.upload_folder import BLOCK, MAX_AGE_SECONDS, MB, MIN_AGE_SECONDS, UploadFolder, reading
 from tests.fakes import FakeBackend
-from tests.unit.visitors import served
+from tests.visitors import served
 
 
 def put(folder: Path, name: str, age: float = 0.0, size: int = 1000) -> Path:

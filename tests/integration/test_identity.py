@@ -24,7 +24,7 @@ from chatui.store.adoptions import Adoptions
 from chatui.store.store import Store
 from tests.databases import ask
 from tests.fakes import FakeBackend
-from tests.unit.visitors import served
+from tests.visitors import served
 
 PAGE = {"accept": "text/html"}
 

@@ -15,8 +15,8 @@ from chatui.store import import_limits, import_process, importing
 from chatui.store.exporting import as_json
 from chatui.store.importing import Reading
 from chatui.store.records import Tree
+from tests.integration.test_import_merge import long_chat
 from tests.unit.test_formats import KNOWN
-from tests.unit.test_import_merge import long_chat
 from tests.unit.test_transfer import chat, zipped
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

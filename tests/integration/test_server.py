@@ -23,7 +23,7 @@ from chatui.settings import AppSettings, GenerationSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from tests.fakes import FakeBackend
-from tests.unit.visitors import served
+from tests.visitors import served
 
 ORIGINS = ["https://evil.example", "null", "https://huggingface.co"]
 HOSTS = ["me-space.hf.space", "x.gradio.live", "localhost:7860", "evil.example"]

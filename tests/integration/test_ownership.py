@@ -26,7 +26,7 @@ from chatui.store.store import Store
 from chatui.ui.chat.actions import ACTIONS
 from tests.databases import ask
 from tests.fakes import FakeBackend, Hold, Script
-from tests.unit.visitors import Answer, Dependency, Visitor, served
+from tests.visitors import Answer, Dependency, Visitor, served
 
 SECRET = "Heliotrope"
 """In every text of hers, and in nothing else."""
