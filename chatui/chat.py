@@ -89,6 +89,10 @@ class Prompt:
         """The text of each token; together they are `text`."""
         return tuple(self.text[start:end] for start, end in zip((0, *self.ends), self.ends, strict=False))
 
+    def source_tokens(self, *sources: Source) -> int:
+        """The number of tokens that came from these sources."""
+        return sum(span.tokens for span in self.spans if span.source in sources)
+
 
 @dataclass(frozen=True)
 class Finish:

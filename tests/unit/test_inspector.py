@@ -14,7 +14,17 @@ from chatui.store.records import Author, PageTimes, StoredMessage
 from chatui.store.rows import now
 from chatui.traces import TokenTrace, Traces
 from chatui.ui.chat import context_bar
-from chatui.ui.inspector import estimates_view, views
+from chatui.ui.inspector import (
+    branching,
+    ceiling_view,
+    memory_view,
+    persona_view,
+    prompt_view,
+    time_view,
+    token_text,
+    tokens_view,
+    why_view,
+)
 from tests.fakes import INFO
 
 FINISH = Finish("stop_token", 9, 3, 7, 0.5, 1.0, 2.0, cached_tokens=4, stopped_by="<end>", stop_id=2)
@@ -38,32 +48,34 @@ REPLY = StoredMessage("r", "c", "q", "assistant", "One té", now())
 
 
 def test_every_token_has_its_colour_and_white_space_is_seen() -> None:
-    coloured = views.by_source(PROMPT)
+    coloured = prompt_view.tokens_by_source(PROMPT)
     assert [text for text, _ in coloured] == ["<", "b", "e", "⏎\n", ">", "H", "i", "a", ":"]
     assert {name for _, name in coloured} == {"template", "persona", "this message", "generation prompt"}
-    assert [name for _, name in views.by_cache(KEPT)] == ["remembered"] * 4 + ["read anew"] * 5
-    assert views.visible("") == "◦"
-    assert set(views.SOURCES.values()) == set(views.COLOURS), "a legend names what can be seen, and no more"
+    assert [name for _, name in prompt_view.tokens_by_cache(KEPT)] == ["remembered"] * 4 + ["read anew"] * 5
+    assert token_text.visible_text("") == "◦"
+    assert set(prompt_view.SOURCE_LABELS.values()) == set(prompt_view.SOURCE_COLOURS), (
+        "a legend names what can be seen, and no more"
+    )
 
 
 def test_the_summary_counts_and_says_what_was_left_out() -> None:
-    told = views.prompt_summary(KEPT)
+    told = prompt_view.summary(KEPT)
     assert "**9 tokens**: template 2 · persona 3 · this message 2 · generation prompt 2." in told
     assert "4 were remembered" in told
     assert "5 were read" in told
     dropped = replace(KEPT, prompt=replace(PROMPT, dropped=6))
-    assert "6 oldest messages were left out" in views.prompt_summary(dropped)
-    assert json.loads(views.messages_json(PROMPT)) == [{"role": "user", "content": "x"}]
+    assert "6 oldest messages were left out" in prompt_view.summary(dropped)
+    assert json.loads(prompt_view.messages_json(PROMPT)) == [{"role": "user", "content": "x"}]
 
 
 def test_tokens_are_coloured_by_their_probability() -> None:
     kept = replace(KEPT, traces=Traces.of([trace(10, share) for share in (1.0, 0.91, 0.89, 0.11, 0.05, 0.0)]))
-    names = [name for _, name in views.by_probability(kept)]
+    names = [name for _, name in tokens_view.tokens_by_probability(kept)]
     assert names == ["over 90 %", "over 90 %", "50 to 90 %", "10 to 50 %", "1 to 10 %", "below 1 %"]
 
 
 def test_alternatives_link_to_what_they_would_become() -> None:
-    table = views.alternatives(KEPT, "r", 1)
+    table = tokens_view.alternatives(KEPT, "r", 1)
     assert table.count("<tr") == 3
     assert 'href="#other=r=1.14"' in table
     assert "top-k" in table
@@ -71,12 +83,12 @@ def test_alternatives_link_to_what_they_would_become() -> None:
 
 
 def test_text_with_another_token_is_put_together_from_bytes() -> None:
-    assert views.text_until(KEPT, 4, 14) == "One té other"
-    assert views.text_until(KEPT, 0, 14) == " other"
-    assert views.text_until(KEPT, 3, 14) == "One t other"  # half a character is no text
-    assert views.begun(KEPT, REPLY, 1, 14).content == "One other"
+    assert branching.text_with_token(KEPT, 4, 14) == "One té other"
+    assert branching.text_with_token(KEPT, 0, 14) == " other"
+    assert branching.text_with_token(KEPT, 3, 14) == "One t other"  # half a character is no text
+    assert branching.reply_with_token(KEPT, REPLY, 1, 14).content == "One other"
     author = Author("m", "", "", GenerationSettings(), 1, prefix="Zero ")
-    assert views.begun(KEPT, replace(REPLY, author=author), 1, 14).content == "Zero One other"
+    assert branching.reply_with_token(KEPT, replace(REPLY, author=author), 1, 14).content == "Zero One other"
 
 
 def test_what_was_thought_stays_a_thought() -> None:
@@ -85,9 +97,9 @@ def test_what_was_thought_stays_a_thought() -> None:
         KEPT, traces=Traces.of([trace(id) for id in (1, 2, 3, 4)]), texts=texts, model=replace(INFO, stop_ids=())
     )
     thinking = replace(REPLY, reasoning="hm", content="yes")
-    begun = views.begun(replace(kept, texts={**texts, 14: " maybe"}), thinking, 2, 14)
+    begun = branching.reply_with_token(replace(kept, texts={**texts, 14: " maybe"}), thinking, 2, 14)
     assert (begun.reasoning, begun.content) == ("hm maybe", "")
-    begun = views.begun(replace(kept, texts={**texts, 14: " no"}), thinking, 4, 14)
+    begun = branching.reply_with_token(replace(kept, texts={**texts, 14: " no"}), thinking, 4, 14)
     assert (begun.reasoning, begun.content) == ("hm", "yes no")
 
 
@@ -104,19 +116,19 @@ def test_a_thought_is_known_whatever_the_model_marks_it_with(before: str, betwee
     traces = Traces.of([trace(id) for id in (1, 2, 3, 4, 5, 6)])
     kept = replace(KEPT, traces=traces, texts=texts, model=replace(INFO, stop_ids=()))
     thinking = replace(REPLY, reasoning="Hm.", content="Yes sir")
-    begun = {at: views.begun(kept, thinking, at, 14) for at in (2, 5)}
+    begun = {at: branching.reply_with_token(kept, thinking, at, 14) for at in (2, 5)}
     assert (begun[2].reasoning, begun[2].content) == ("Hm other", "")
     assert (begun[5].reasoning, begun[5].content) == ("Hm.", "Yes other")
-    closed = views.begun(kept, thinking, 2, 4)
+    closed = branching.reply_with_token(kept, thinking, 2, 4)
     assert (closed.reasoning, closed.content) == ("Hm", "")
 
 
 def test_the_waterfall_adds_up_and_keeps_model_and_page_apart() -> None:
-    told = views.time_view(KEPT, PageTimes(1.6, 3.75))
+    told = time_view.time_view(KEPT, PageTimes(1.6, 3.75))
     for part in ("500.0 ms", "1,000.0 ms", "5 tokens, 5 tokens/s", "250.0 ms", "first token after 1.500 s", "1.600 s"):
         assert part in told
-    assert "no tab saw" in views.time_view(KEPT, None)
-    assert "not kept" in views.time_view(replace(KEPT, finish=None), None)
+    assert "no tab saw" in time_view.time_view(KEPT, None)
+    assert "not kept" in time_view.time_view(replace(KEPT, finish=None), None)
     assert "<polyline" in told
 
 
@@ -131,7 +143,7 @@ def test_the_waterfall_adds_up_and_keeps_model_and_page_apart() -> None:
     ],
 )
 def test_why_it_stopped(finish: Finish | None, state: str, words: str) -> None:
-    told = views.why(replace(KEPT, finish=finish), None, replace(REPLY, state=state))  # type: ignore[arg-type]
+    told = why_view.why_view(replace(KEPT, finish=finish), None, replace(REPLY, state=state))  # type: ignore[arg-type]
     assert words in told
 
 
@@ -169,29 +181,29 @@ BEFORE = Inspection(
 )
 def test_why_so_much_was_read(now_sent: Prompt, cached: int, words: str) -> None:
     kept = Inspection(INFO, now_sent, finish=replace(FINISH, cached_tokens=cached))
-    assert words in views.why(kept, BEFORE, REPLY)
+    assert words in why_view.why_view(kept, BEFORE, REPLY)
 
 
 def test_a_thought_left_out_is_named() -> None:
     before = replace(BEFORE, traces=Traces.of([trace(1), trace(ord("k"))]), texts={1: "<think>"})
     sent = prompt(("persona", "be"), ("user", "Hi"), ("template", ":"), ("reply", "ok"), ("message", "!"))
-    assert "what the model thought" in views.why(Inspection(INFO, sent, finish=FINISH), before, REPLY)
+    assert "what the model thought" in why_view.why_view(Inspection(INFO, sent, finish=FINISH), before, REPLY)
 
 
 def test_the_first_reply_says_so() -> None:
-    assert "first reply" in views.why(KEPT, None, REPLY)
+    assert "first reply" in why_view.why_view(KEPT, None, REPLY)
 
 
 def test_one_is_no_plural() -> None:
     one = replace(FINISH, completion_tokens=1, cached_tokens=len(PROMPT.token_ids) - 1)
     kept = replace(KEPT, traces=Traces.of([trace(10)]), finish=one)
     told = (
-        views.prompt_summary(kept)
-        + views.tokens_summary(kept)
-        + views.time_view(kept, None)
-        + estimates_view.memory(replace(kept, model=replace(INFO, slots=1)))
-        + estimates_view.ceiling(replace(kept, finish=replace(one, completion_tokens=2)))
-        + estimates_view.persona(kept)
+        prompt_view.summary(kept)
+        + tokens_view.summary(kept)
+        + time_view.time_view(kept, None)
+        + memory_view.memory_view(replace(kept, model=replace(INFO, slots=1)))
+        + ceiling_view.ceiling_view(replace(kept, finish=replace(one, completion_tokens=2)))
+        + persona_view.persona_view(kept)
     )
     assert not re.search(r"\b1\W* (?:tokens|slots|replies|messages|were)\b(?!/s)", told)
     assert "0.0 tokens/s" not in told, "of one token there is no speed"
@@ -201,7 +213,7 @@ def test_one_is_no_plural() -> None:
 def test_pictures_write_numbers_as_the_language_does() -> None:
     large = replace(INFO, weight_bytes=2_500_000_000, memory_bytes=16_500_000_000)
     with i18n.use_language("de"):
-        memory, ceiling = estimates_view.memory(replace(KEPT, model=large)), estimates_view.ceiling(KEPT)
+        memory, ceiling = memory_view.memory_view(replace(KEPT, model=large)), ceiling_view.ceiling_view(KEPT)
     assert "2,5\u00a0GB" in memory
     assert "16,5 GB" in memory
     assert "2.5" not in memory
@@ -210,18 +222,18 @@ def test_pictures_write_numbers_as_the_language_does() -> None:
 
 
 def test_numbers_open_to_their_formulas() -> None:
-    for told in (estimates_view.memory(KEPT), estimates_view.ceiling(KEPT), estimates_view.persona(KEPT)):
+    for told in (memory_view.memory_view(KEPT), ceiling_view.ceiling_view(KEPT), persona_view.persona_view(KEPT)):
         assert told.count("<details>") == told.count("</p></details>") > 2
-    assert "1,234,567" in estimates_view.memory(KEPT)
+    assert "1,234,567" in memory_view.memory_view(KEPT)
     # 10 GB/s ÷ (4 MB + 11 tokens × 1,024 B)
-    assert "2,493 tokens/s" in estimates_view.ceiling(KEPT)
-    assert "3 tokens" in estimates_view.persona(KEPT)
+    assert "2,493 tokens/s" in ceiling_view.ceiling_view(KEPT)
+    assert "3 tokens" in persona_view.persona_view(KEPT)
     assert INFO.anatomy is not None
     unmeasured = replace(KEPT, model=replace(INFO, anatomy=replace(INFO.anatomy, bandwidth=0.0)))
-    assert estimates_view.ceiling(unmeasured) == estimates_view.UNMEASURED
-    assert "1,234,567" in estimates_view.memory(unmeasured)
+    assert ceiling_view.ceiling_view(unmeasured) == ceiling_view.UNKNOWN_BANDWIDTH
+    assert "1,234,567" in memory_view.memory_view(unmeasured)
     unknown = replace(KEPT, model=replace(INFO, anatomy=None))
-    assert estimates_view.memory(unknown) == estimates_view.ceiling(unknown) == estimates_view.UNKNOWN
+    assert memory_view.memory_view(unknown) == ceiling_view.ceiling_view(unknown) == memory_view.UNKNOWN_ANATOMY
 
 
 def test_the_line_about_the_context() -> None:

@@ -1,4 +1,4 @@
-"""The Inspect view over the chat: its components and events. What they show is made in inspector.py."""
+"""The Inspect view over the chat: its components and events. The texts are made by the modules beside this one."""
 
 import asyncio
 import contextlib
@@ -12,40 +12,50 @@ import gradio as gr
 from gradio.components import Component
 
 from chatui import python_script
-from chatui.chat import ChatRequest, Finish
+from chatui.chat import ChatRequest
 from chatui.errors import ChatError, NotFoundError, unexpected
-from chatui.i18n import N_, _, ngettext, number
+from chatui.i18n import N_, _
 from chatui.inspection import Inspection
 from chatui.store.records import PageTimes, StoredMessage
 from chatui.ui.chat import markdown_escape
 from chatui.ui.chat.redraw import batch_deltas
 from chatui.ui.chat.tab import Tab
 from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
-from chatui.ui.inspector import estimates_view, views
+from chatui.ui.inspector import (
+    branching,
+    ceiling_view,
+    memory_view,
+    persona_view,
+    prompt_view,
+    time_view,
+    tokens_view,
+    why_view,
+)
 from chatui.ui.page import page_language
 
 log = logging.getLogger(__name__)
 
-KEPT_WITHIN = 20
-"""Quarters of a second within which a reply's inspection is kept after its end."""
+MAX_SAVE_ATTEMPTS = 20
+SAVE_INTERVAL_SECONDS = 0.25
+"""How often page times are saved anew until the reply's inspection is stored, which is shortly after its end."""
 
 PanelUpdates = dict[Any, Any]
 TabOf = Callable[[Sequence[Any]], Tab]
-"""The tab of an event, by its place and what stands in the search box."""
+"""The tab of an event, from the values of its tab inputs."""
 
-Again = Callable[[Tab, StoredMessage, Sequence[Any]], Awaitable[ChatRequest]]
-"""The request for another reply in place of a stored one, as persona and settings now stand, with its seed."""
+RepeatRequest = Callable[[Tab, StoredMessage, Sequence[Any]], Awaitable[ChatRequest]]
+"""The request for a stored reply's message and seed with the current persona and settings."""
 
 
 class InspectorPanel:
-    """Its components, rendered where it is made.
+    """The components of the Inspect view, rendered in the current Gradio context.
 
-    The page writes into `asked` which reply to look at, and into `seen` when it has shown one.
+    The page's script writes into `requested` which reply to inspect, and into `displayed` when it has shown a reply.
     """
 
     def __init__(self) -> None:
-        self.asked = hidden_textbox("inspect")
-        self.seen = hidden_textbox("seen")
+        self.requested = hidden_textbox("inspect")
+        self.displayed = hidden_textbox("seen")
         with gr.Column(visible=False, elem_id="inspector") as self.column:
             with gr.Row(elem_id="inspector-head"):
                 self._title = gr.Markdown(N_("### Inspect"))
@@ -54,57 +64,56 @@ class InspectorPanel:
                 self._build_prompt()
                 self._build_tokens()
                 self._time, self._memory, self._ceiling, self._why = (
-                    self._page(name) for name in (N_("Time"), N_("Memory"), N_("Ceiling"), N_("Why"))
+                    self._markdown_tab(name) for name in (N_("Time"), N_("Memory"), N_("Ceiling"), N_("Why"))
                 )
                 with gr.Tab(N_("Python")):
                     self._python = _code("python")
                 self._build_persona()
 
-    def connect(self, tab_of: TabOf, again: Again, place: Sequence[Component], asked: Sequence[Component]) -> None:
-        """Make it work in the page that is being built: `place` is what `tab_of` takes, `asked` what `again` takes."""
-        self._tab_of, self._again = tab_of, again
+    def connect(
+        self,
+        tab_of: TabOf,
+        repeat_request: RepeatRequest,
+        tab_inputs: Sequence[Component],
+        request_inputs: Sequence[Component],
+    ) -> None:
+        """Register the events; `tab_inputs` are the inputs of `tab_of`, `request_inputs` those of `repeat_request`."""
+        self._tab_of, self._repeat_request = tab_of, repeat_request
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        self._shown: list[Any] = [
-            *(
-                self.column,
-                self._title,
-                self._summary,
-                self._source,
-                self._cached,
-                self._text,
-                self._ids,
-                self._messages,
-            ),
-            *(self._template, self._reply, self._tokens, self._others, self._time, self._memory, self._ceiling),
-            *(self._why, self._python, self._price, self._this, self._that),
+        self._outputs: list[Any] = [
+            *(self.column, self._title, self._summary, self._source, self._cached, self._text, self._ids),
+            *(self._messages, self._template, self._reply, self._tokens, self._alternatives, self._time, self._memory),
+            *(self._ceiling, self._why, self._python, self._persona, self._original, self._repeated),
         ]
-        self._late = [part for part in self._shown if isinstance(part, gr.Code | gr.HighlightedText)]
-        self.asked.change(self._show, [self.asked, *place], self._shown, **quiet)
-        self.seen.change(self._saw, [self.seen, *place], None, **quiet)
+        self._lazy = [part for part in self._outputs if isinstance(part, gr.Code | gr.HighlightedText)]
+        self.requested.change(self._show, [self.requested, *tab_inputs], self._outputs, **quiet)
+        self.displayed.change(self._save_page_times, [self.displayed, *tab_inputs], None, **quiet)
         self._close.click(lambda: gr.update(visible=False), None, self.column, **quiet)
-        self._tokens.select(self._choose, [self.asked, *place], self._others, **quiet)
+        self._tokens.select(self._show_alternatives, [self.requested, *tab_inputs], self._alternatives, **quiet)
         streamed = {**quiet, "queue": True, "concurrency_limit": None, "trigger_mode": "once"}
-        self._compare.click(self._ask_again, [self.asked, *place, *asked], [self._this, self._that], **streamed)
+        repeat_inputs = [self.requested, *tab_inputs, *request_inputs]
+        self._compare.click(self._repeat, repeat_inputs, [self._original, self._repeated], **streamed)
 
-    def says(self) -> Mapping[Component, Callable[[], Any]]:
-        """The colours of its lists, by names which are words."""
+    def localized_colours(self) -> Mapping[Component, Callable[[], dict[str, str]]]:
+        """For each highlighted text, a function that returns its colours by label in the current language."""
 
-        def named(colours: Mapping[str, str]) -> Callable[[], dict[str, str]]:
-            return lambda: {_(name): colour for name, colour in colours.items()}
+        def localized(colours: Mapping[str, str]) -> Callable[[], dict[str, str]]:
+            return lambda: {_(label): colour for label, colour in colours.items()}
 
-        lists = {
-            self._source: views.COLOURS,
-            self._cached: views.CACHED_COLOURS,
-            self._tokens: views.LIKELY_COLOURS,
+        return {
+            self._source: localized(prompt_view.SOURCE_COLOURS),
+            self._cached: localized(prompt_view.CACHE_COLOURS),
+            self._tokens: localized(tokens_view.PROBABILITY_COLOURS),
         }
-        return {part: named(colours) for part, colours in lists.items()}
 
     def _build_prompt(self) -> None:
         with gr.Tab(N_("Prompt")):
             self._summary = gr.Markdown()
-            self._source = _coloured(N_("Every token by where it came from"), views.COLOURS)
+            self._source = _highlighted(N_("Every token by where it came from"), prompt_view.SOURCE_COLOURS)
             with gr.Accordion(N_("Remembered or read anew"), open=False):
-                self._cached = _coloured(N_("Every token by whether it was read for this reply"), views.CACHED_COLOURS)
+                self._cached = _highlighted(
+                    N_("Every token by whether it was read for this reply"), prompt_view.CACHE_COLOURS
+                )
             with gr.Accordion(N_("The text, exactly"), open=False):
                 self._text = _code(None)
             with gr.Accordion(N_("The ids"), open=False):
@@ -117,191 +126,190 @@ class InspectorPanel:
     def _build_tokens(self) -> None:
         with gr.Tab(N_("Tokens")):
             self._reply = gr.Markdown()
-            self._tokens = _coloured(
-                N_("The reply's tokens by how likely the model found them"), views.LIKELY_COLOURS, "reply-tokens"
+            self._tokens = _highlighted(
+                N_("The reply's tokens by how likely the model found them"),
+                tokens_view.PROBABILITY_COLOURS,
+                "reply-tokens",
             )
-            self._others = gr.Markdown(elem_id="alternatives")
+            self._alternatives = gr.Markdown(elem_id="alternatives")
 
     def _build_persona(self) -> None:
         with gr.Tab(N_("Persona")):
-            self._price = gr.Markdown()
+            self._persona = gr.Markdown()
             self._compare = gr.Button(N_("Ask the same with the persona and settings at the right"), size="sm")
             with gr.Row(elem_id="side-by-side"):
-                self._this, self._that = (gr.Markdown(latex_delimiters=markdown_escape.DELIMITERS) for _ in range(2))
+                self._original, self._repeated = (
+                    gr.Markdown(latex_delimiters=markdown_escape.DELIMITERS) for _ in range(2)
+                )
 
-    def _page(self, name: str) -> gr.Markdown:
+    def _markdown_tab(self, name: str) -> gr.Markdown:
         with gr.Tab(name):
             return gr.Markdown()
 
-    async def _show(self, asked: str, *place: Any) -> PanelUpdates:
-        found = await self._found(asked, *place)
-        # What only this view has is loaded by the browser when it is first looked at.
-        late = {part: gr.update(value=found[part], visible=True) for part in self._late}
-        return {**found, **late}
+    async def _show(self, requested: str, *tab_inputs: Any) -> PanelUpdates:
+        updates = await self._contents(requested, *tab_inputs)
+        # The browser loads components that only this view has when they first become visible.
+        return {**updates, **{part: gr.update(value=updates[part], visible=True) for part in self._lazy}}
 
-    async def _found(self, asked: str, *place: Any) -> PanelUpdates:
+    async def _contents(self, requested: str, *tab_inputs: Any) -> PanelUpdates:
         try:
-            id = _asked(asked)
-            tab = self._tab_of(place)
+            id = _message_id(requested)
+            tab = self._tab_of(tab_inputs)
             reply = await asyncio.to_thread(tab.shelf.message, id)
             inspection, page = await _inspection(tab, id)
             path = await asyncio.to_thread(tab.shelf.path, reply.conversation, reply.id)
-            before = await _before(tab, path)
+            previous = await _previous_inspection(tab, path)
         except Exception as error:
-            return self._refused(_told(error))
-        prompt, model, author = inspection.prompt, inspection.model, reply.author
+            return self._failed(_as_chat_error(error))
         return {
             self.column: gr.update(visible=True),
-            self._title: f"### {_('Inspect')} · {html.escape(model.name)} · {html.escape(model.precision)}",
-            self._summary: views.prompt_summary(inspection),
-            self._source: views.by_source(prompt),
-            self._cached: views.by_cache(inspection),
-            self._text: prompt.text,
-            self._ids: json.dumps(prompt.token_ids),
-            self._messages: views.messages_json(prompt),
-            self._template: model.template.text if model.template else "",
-            self._reply: views.tokens_summary(inspection),
-            self._tokens: views.by_probability(inspection),
-            self._others: "",
-            self._time: views.time_view(inspection, page),
-            self._memory: estimates_view.memory(inspection, path),
-            self._ceiling: estimates_view.ceiling(inspection),
-            self._why: views.why(inspection, before, reply),
-            self._python: python_script.as_python(inspection, author.settings, author.seed) if author else "",
-            self._price: estimates_view.persona(inspection),
-            self._this: "",
-            self._that: "",
+            **self._prompt_contents(inspection),
+            self._reply: tokens_view.summary(inspection),
+            self._tokens: tokens_view.tokens_by_probability(inspection),
+            self._alternatives: "",
+            self._time: time_view.time_view(inspection, page),
+            self._memory: memory_view.memory_view(inspection, path),
+            self._ceiling: ceiling_view.ceiling_view(inspection),
+            self._why: why_view.why_view(inspection, previous, reply),
+            self._python: _python(inspection, reply),
+            self._persona: persona_view.persona_view(inspection),
+            self._original: "",
+            self._repeated: "",
         }
 
-    def _refused(self, error: ChatError) -> PanelUpdates:
-        """Nothing but why there is nothing to see; warnings of Gradio's do not reach events past its queue."""
-        lists = (self._source, self._cached, self._tokens)
-        nothing: PanelUpdates = {part: [] if part in lists else "" for part in self._shown}
-        message, remedy = page_language.error_in_language(error)
-        said = f"**{html.escape(message)}** {html.escape(remedy)}"
-        return {**nothing, self.column: gr.update(visible=True), self._title: _("### Inspect"), self._summary: said}
+    def _prompt_contents(self, inspection: Inspection) -> PanelUpdates:
+        prompt, model = inspection.prompt, inspection.model
+        return {
+            self._title: f"### {_('Inspect')} · {html.escape(model.name)} · {html.escape(model.precision)}",
+            self._summary: prompt_view.summary(inspection),
+            self._source: prompt_view.tokens_by_source(prompt),
+            self._cached: prompt_view.tokens_by_cache(inspection),
+            self._text: prompt.text,
+            self._ids: json.dumps(prompt.token_ids),
+            self._messages: prompt_view.messages_json(prompt),
+            self._template: model.template.text if model.template else "",
+        }
 
-    async def _saw(self, seen: str, *place: Any) -> None:
-        times = _seen(seen)
+    def _failed(self, error: ChatError) -> PanelUpdates:
+        """The error alone in the view: Gradio shows no warnings of events that are not queued."""
+        lists = (self._source, self._cached, self._tokens)
+        empty: PanelUpdates = {part: [] if part in lists else "" for part in self._outputs}
+        message, remedy = page_language.error_in_language(error)
+        text = f"**{html.escape(message)}** {html.escape(remedy)}"
+        return {**empty, self.column: gr.update(visible=True), self._title: _("### Inspect"), self._summary: text}
+
+    async def _save_page_times(self, displayed: str, *tab_inputs: Any) -> None:
+        times = _page_times(displayed)
         if times is None:
             return
         with contextlib.suppress(ChatError):
-            tab = self._tab_of(place)
-            for _attempt in range(KEPT_WITHIN if tab.runner.inspects else 0):
-                # The reply is on the page a little before its inspection is in the store.
-                if await asyncio.to_thread(tab.shelf.saw, _asked(seen), times):
+            tab = self._tab_of(tab_inputs)
+            for _attempt in range(MAX_SAVE_ATTEMPTS if tab.runner.inspects else 0):
+                # The reply is on the page shortly before its inspection is in the store.
+                if await asyncio.to_thread(tab.shelf.saw, _message_id(displayed), times):
                     return
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(SAVE_INTERVAL_SECONDS)
 
-    async def _choose(self, event: gr.SelectData, asked: str, *place: Any) -> str:
+    async def _show_alternatives(self, event: gr.SelectData, requested: str, *tab_inputs: Any) -> str:
         try:
-            id = _asked(asked)
-            inspection, _page = await _inspection(self._tab_of(place), id)
-            at = int(event.index[0] if isinstance(event.index, list | tuple) else event.index)
-            if not 0 <= at < len(inspection.traces):
+            id = _message_id(requested)
+            inspection, _page = await _inspection(self._tab_of(tab_inputs), id)
+            position = int(event.index[0] if isinstance(event.index, list | tuple) else event.index)
+            if not 0 <= position < len(inspection.traces):
                 raise NotFoundError("token")
-            return views.alternatives(inspection, id, at)
+            return tokens_view.alternatives(inspection, id, position)
         except Exception as error:
-            return html.escape(page_language.sentence(_told(error)))
+            return html.escape(page_language.sentence(_as_chat_error(error)))
 
-    async def _ask_again(self, asked: str, *inputs: Any) -> AsyncGenerator[tuple[str, str]]:
-        """The same message and seed once more, with the persona and settings as they stand; nothing of it is kept."""
+    async def _repeat(self, requested: str, *inputs: Any) -> AsyncGenerator[tuple[str, str]]:
+        """Stream a reply to the same message and seed with the current persona and settings; it is not saved."""
         try:
-            id = _asked(asked)
+            id = _message_id(requested)
             tab = self._tab_of(inputs[:2])
             reply = await asyncio.to_thread(tab.shelf.message, id)
             inspection, _page = await _inspection(tab, id)
-            this = _column(_("This reply"), reply.content, inspection.finish, _persona_tokens(inspection))
-            request = await self._again(tab, reply, inputs)
-            said, finish, persona = "", None, 0
+            persona_tokens = inspection.prompt.source_tokens("persona")
+            column = persona_view.reply_column
+            original = column(_("This reply"), reply.content, inspection.finish, persona_tokens)
+            request = await self._repeat_request(tab, reply, inputs)
+            text, finish, persona_tokens = "", None, 0
             async with contextlib.aclosing(batch_deltas(tab.runner.backend.stream(request))) as batches:
                 async for deltas in batches:
                     for delta in deltas:
-                        said, _thought = delta.onto(said, "")
+                        text, _reasoning = delta.onto(text, "")
                         finish = delta.finish or finish
                         if delta.prompt is not None:
-                            persona = sum(span.tokens for span in delta.prompt.spans if span.source == "persona")
-                    yield this, _column(_("With persona and settings at the right"), said, finish, persona)
+                            persona_tokens = delta.prompt.source_tokens("persona")
+                    title = _("With persona and settings at the right")
+                    yield original, column(title, text, finish, persona_tokens)
         except Exception as error:
-            yield "", html.escape(page_language.sentence(_told(error)))
+            yield "", html.escape(page_language.sentence(_as_chat_error(error)))
 
 
-async def with_other_token(tab: Tab, message: str, choice: str) -> StoredMessage:
-    """A reply up to one of its tokens, with another in its place, by `choice`: the token's number, a point, an id.
+async def with_other_token(tab: Tab, message_id: str, choice: str) -> StoredMessage:
+    """A reply cut at one of its tokens and continued with another; `choice` is `position.token_id`.
 
     Raises NotFoundError where there is no such reply or token.
     """
-    reply = await asyncio.to_thread(tab.shelf.message, message)
-    inspection, _ = await _inspection(tab, message)
-    at, _, other = choice.partition(".")
+    reply = await asyncio.to_thread(tab.shelf.message, message_id)
+    inspection, _page = await _inspection(tab, message_id)
+    position, _dot, token_id = choice.partition(".")
     traces = inspection.traces
-    if not (at.isdecimal() and other.isdecimal() and int(at) < len(traces) and int(other) in traces[int(at)].ids):
+    is_valid = position.isdecimal() and token_id.isdecimal() and int(position) < len(traces)
+    if not (is_valid and int(token_id) in traces[int(position)].ids):
         raise NotFoundError("token")
-    return views.begun(inspection, reply, int(at), int(other))
+    return branching.reply_with_token(inspection, reply, int(position), int(token_id))
 
 
 async def _inspection(tab: Tab, id: str) -> tuple[Inspection, PageTimes | None]:
-    kept = await asyncio.to_thread(tab.shelf.inspection, id)
-    found = await asyncio.to_thread(Inspection.unpacked, kept.data) if kept is not None else None
-    if kept is None or found is None:
+    stored = await asyncio.to_thread(tab.shelf.inspection, id)
+    inspection = await asyncio.to_thread(Inspection.unpacked, stored.data) if stored is not None else None
+    if stored is None or inspection is None:
         raise ChatError(
             "How this reply came about was not kept.",
             "Imported replies and those that failed have nothing to inspect; one just written has it in a moment.",
         )
-    return found, kept.page
+    return inspection, stored.page
 
 
-async def _before(tab: Tab, path: Sequence[StoredMessage]) -> Inspection | None:
-    """The inspection of the reply in the turn before the last one of the path, if it was kept."""
+async def _previous_inspection(tab: Tab, path: Sequence[StoredMessage]) -> Inspection | None:
+    """The inspection of the last reply before the end of the path, if it is stored."""
     earlier = [message for message in path[:-1] if message.role == "assistant"]
     if not earlier:
         return None
     with contextlib.suppress(ChatError):
-        inspection, _ = await _inspection(tab, earlier[-1].id)
+        inspection, _page = await _inspection(tab, earlier[-1].id)
         return inspection
     return None
 
 
-def _asked(text: str) -> str:
-    """The message that a page speaks of: `number|id|...`."""
-    return (text or "").partition("|")[2].partition("|")[0]
+def _message_id(value: str) -> str:
+    """The message id in what the script wrote: `number|id|...`."""
+    return (value or "").partition("|")[2].partition("|")[0]
 
 
-def _seen(text: str) -> PageTimes | None:
-    """When a page showed it: `number|id|first,last`; None where that makes no sense."""
+def _page_times(value: str) -> PageTimes | None:
+    """The times in what the script wrote, `number|id|first,last`; None where they are invalid."""
     try:
-        first, last = (float(part) for part in (text or "").rpartition("|")[2].split(","))
+        first, last = (float(part) for part in (value or "").rpartition("|")[2].split(","))
     except ValueError:
         return None
     return PageTimes(first, last) if 0 <= first <= last < 1e6 else None
 
 
-def _persona_tokens(inspection: Inspection) -> int:
-    return sum(span.tokens for span in inspection.prompt.spans if span.source == "persona")
+def _python(inspection: Inspection, reply: StoredMessage) -> str:
+    author = reply.author
+    return python_script.as_python(inspection, author.settings, author.seed) if author else ""
 
 
-def _column(title: str, text: str, finish: Finish | None, persona: int) -> str:
-    facts = ngettext("persona {count} token", "persona {count} tokens", persona)
-    if finish is not None:
-        facts += " · " + ngettext(
-            "{count} token in, read in {seconds} s · {written} out, {speed} tokens/s",
-            "{count} tokens in, read in {seconds} s · {written} out, {speed} tokens/s",
-            finish.prompt_tokens,
-            seconds=number(finish.prefill_seconds, 2),
-            written=finish.completion_tokens,
-            speed=number(finish.tokens_per_second, 1),
-        )
-    return f"**{title}**\n\n<small>{facts}</small>\n\n{markdown_escape.escape(text)}"
-
-
-def _told(error: Exception) -> ChatError:
+def _as_chat_error(error: Exception) -> ChatError:
     if isinstance(error, ChatError):
         return error
     log.error("an event of the Inspect view failed", exc_info=error)
     return unexpected(error)
 
 
-def _coloured(label: str, colours: dict[str, str], id: str | None = None) -> gr.HighlightedText:
+def _highlighted(label: str, colours: dict[str, str], id: str | None = None) -> gr.HighlightedText:
     return gr.HighlightedText(
         label=label,
         elem_id=id,

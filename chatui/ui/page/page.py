@@ -187,7 +187,7 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
         context = gr.Markdown(elem_id="context")
         inspect = InspectorPanel()
         chat.connect(inspect, context)
-        for part, colours in inspect.says().items():
+        for part, colours in inspect.localized_colours().items():
             page.says(part, color_map=colours)
         panel.connect(chat.chatbot, settings, model=lambda: backend.models()[0].name)
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

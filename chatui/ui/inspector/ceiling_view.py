@@ -1,0 +1,141 @@
+"""The Ceiling page of the Inspect view: the speed that the memory bandwidth allows, and the share reached. Pure."""
+
+from dataclasses import dataclass
+
+from chatui import estimates
+from chatui.chat import Finish, ModelAnatomy, ModelInfo
+from chatui.i18n import N_, _, figures, percent
+from chatui.inspection import Inspection
+from chatui.model_spec import human_bytes
+from chatui.ui.inspector import charts
+from chatui.ui.inspector.charts import LabelledBar
+from chatui.ui.inspector.formula_rows import (
+    UNKNOWN_ANATOMY,
+    FormulaRow,
+    figure_row,
+    folded,
+    formula_list,
+    nearest_precision,
+    titled_list,
+)
+
+UNKNOWN_BANDWIDTH = N_(
+    "How fast this device reads its memory was not measured, so its highest possible speed is not known."
+)
+BATCH_SIZES = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class StepRead:
+    """What one decoding step reads: `tokens` of context for each of `batch` replies, `size` bytes in all.
+
+    `best` is the highest possible speed of a reply, in tokens per second.
+    """
+
+    tokens: int
+    batch: float
+    size: float
+    best: float
+
+
+def ceiling_view(inspection: Inspection) -> str:
+    """A chart of the highest possible speed by precision; the figures and formulas are folded below it."""
+    model, anatomy = inspection.model, inspection.model.anatomy
+    if anatomy is None:
+        return _(UNKNOWN_ANATOMY)
+    if not anatomy.bandwidth:
+        return _(UNKNOWN_BANDWIDTH)
+    step = _step_read(inspection, anatomy)
+    rows = [*_step_rows(model, anatomy, step), *_reached_rows(inspection.finish, step)]
+    own = nearest_precision(model, anatomy)
+    precisions = [
+        figure_row(estimates.ceiling(anatomy, precision, 1, step.tokens), N_(f"{precision}, one reply"))
+        for precision in anatomy.read
+    ]
+    batches = [
+        figure_row(
+            estimates.ceiling(anatomy, own, count, step.tokens),
+            N_(f"{count} replies at once, in all") if count > 1 else N_("One reply"),
+        )
+        for count in BATCH_SIZES
+    ]
+    return _speed_chart(inspection, anatomy, step) + folded(
+        formula_list(rows)
+        + titled_list(_("In other precisions"), precisions)
+        + titled_list(_("Where writing together moves it ({precision})", precision=own), batches)
+    )
+
+
+def _step_read(inspection: Inspection, anatomy: ModelAnatomy) -> StepRead:
+    # On average over the reply, half of it is in the context.
+    tokens = len(inspection.prompt.token_ids) + len(inspection.traces) // 2
+    batch = inspection.finish.rows if inspection.finish else 1.0
+    size = inspection.model.read_bytes + batch * tokens * anatomy.kv_per_token
+    return StepRead(tokens, batch, size, anatomy.bandwidth / size if size else 0.0)
+
+
+def _step_rows(model: ModelInfo, anatomy: ModelAnatomy, step: StepRead) -> list[FormulaRow]:
+    bandwidth = human_bytes(anatomy.bandwidth)
+    times = N_(f"{step.batch:.1f} replies at once × ") if step.batch > 1.05 else ""
+    return [
+        FormulaRow(
+            N_("Memory read in a second"),
+            f"{bandwidth}/s",
+            N_("Measured when the model was loaded, the best of several."),
+        ),
+        FormulaRow(N_("Read in one step"), human_bytes(step.size), _step_formula(model, anatomy, step.tokens, times)),
+        FormulaRow(
+            N_("Highest possible"),
+            f"{estimates.human_speed(step.best)} tokens/s",
+            N_(
+                f"{human_bytes(anatomy.bandwidth)}/s ÷ {human_bytes(step.size)}, for a step writes one token of each "
+                "reply"
+            ),
+        ),
+    ]
+
+
+def _step_formula(model: ModelInfo, anatomy: ModelAnatomy, tokens: int, times: str) -> str:
+    return N_(
+        f"{human_bytes(model.read_bytes)} of weights (all but the table of embeddings where it is only looked up) + "
+        f"{times}{tokens:,} tokens × {anatomy.kv_per_token:,} B of keys and values"
+    )
+
+
+def _reached_rows(finish: Finish | None, step: StepRead) -> list[FormulaRow]:
+    """The speed of this reply and its share of the ceiling; none where the reply has no speed."""
+    if finish is None or finish.completion_tokens < 2 or not step.best:
+        return []
+    speed, best = finish.tokens_per_second, step.best
+    formula = (
+        N_(f"{finish.completion_tokens - 1:,} tokens ÷ {finish.decode_seconds:.3f} s")
+        if finish.completion_tokens != 2
+        else N_(f"one token ÷ {finish.decode_seconds:.3f} s")
+    )
+    share = N_(f"{speed:,.1f} tokens/s ÷ {best:,.1f} tokens/s")
+    return [
+        FormulaRow(N_("Reached"), f"{estimates.human_speed(speed)} tokens/s", formula),
+        FormulaRow(N_("Share of the ceiling"), f"{speed / best:.1%}", share),
+    ]
+
+
+def _speed_chart(inspection: Inspection, anatomy: ModelAnatomy, step: StepRead) -> str:
+    """The highest possible speed in each precision, with a mark at the speed of this reply."""
+    finish = inspection.finish
+    precision = nearest_precision(inspection.model, anatomy)
+    speeds = [(name, estimates.ceiling(anatomy, name, 1, step.tokens).value) for name in anatomy.read]
+    rows = [
+        LabelledBar(name, speed, _("{speed} tokens/s", speed=figures(estimates.human_speed(speed))), name == precision)
+        for name, speed in speeds
+    ]
+    mark = None
+    if finish is not None and finish.completion_tokens > 1 and step.best:
+        # Of several replies at once each has its part of the step.
+        speed = finish.tokens_per_second
+        label = _(
+            "this reply: {speed} tokens/s, {share} of what its step allows",
+            speed=figures(estimates.human_speed(speed)),
+            share=percent(speed / step.best),
+        )
+        mark = label, speed
+    return charts.bars(_("The highest possible speed in each precision"), rows, mark)

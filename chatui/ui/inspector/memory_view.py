@@ -1,0 +1,147 @@
+"""The Memory page of the Inspect view: what the model takes, how the context fills, and all figures. Pure."""
+
+from collections.abc import Sequence
+
+from chatui import estimates
+from chatui.chat import ModelAnatomy
+from chatui.i18n import N_, _, figures, number
+from chatui.inspection import Inspection
+from chatui.model_spec import human_bytes, human_count
+from chatui.store.records import StoredMessage
+from chatui.ui.inspector import charts
+from chatui.ui.inspector.charts import BarPart, ContextTurn
+from chatui.ui.inspector.formula_rows import (
+    UNKNOWN_ANATOMY,
+    FormulaRow,
+    figure_row,
+    folded,
+    formula_list,
+    titled_list,
+)
+
+MAX_TURNS = 40
+"""Columns of the context chart; a longer conversation shows its last turns."""
+
+
+def memory_view(inspection: Inspection, path: Sequence[StoredMessage] = ()) -> str:
+    """Charts of the memory and of the context; the figures and formulas are folded below them.
+
+    `path` are the messages up to the reply.
+    """
+    anatomy = inspection.model.anatomy
+    if anatomy is None:
+        return _(UNKNOWN_ANATOMY)
+    rows = [*_weight_rows(inspection, anatomy), *_cache_rows(inspection, anatomy), *_turn_rows(inspection, anatomy)]
+    precisions = [figure_row(estimates.weights(anatomy, name), name) for name in anatomy.weights]
+    numbers = formula_list(rows) + titled_list(_("The weights in other precisions"), precisions)
+    return _memory_chart(inspection, anatomy) + _context_chart(inspection, path) + folded(numbers)
+
+
+def _memory_chart(inspection: Inspection, anatomy: ModelAnatomy) -> str:
+    """Predicted and held bytes, out of the memory of the machine where that is known."""
+    model = inspection.model
+
+    def part(label: str, size: float, kind: str) -> BarPart:
+        return BarPart(label, size, figures(human_bytes(size)), kind)
+
+    weights = [anatomy.weights[model.precision]] if model.precision in anatomy.weights else []
+    kv_cache = estimates.keys_and_values(anatomy, model.slots, model.context_length)
+    activations = estimates.activations(anatomy, model.context_length)
+    predicted = [
+        *(part(_("weights"), size, "weights") for size in weights),
+        part(_("keys and values"), kv_cache.value, "kv"),
+        part(_("activations, at most"), activations.value, "activations"),
+    ]
+    held = [part(_("weights"), model.weight_bytes, "weights"), part(_("keys and values"), model.kv_bytes, "kv")]
+    total = model.memory_bytes or max(sum(part.size for part in parts) for parts in (predicted, held))
+    title = (
+        _("Of the {size} of memory of this machine", size=figures(human_bytes(total)))
+        if model.memory_bytes
+        else _("What the model takes in memory")
+    )
+    return charts.stacked(title, [(_("predicted"), predicted), (_("held"), held)], total)
+
+
+def _context_chart(inspection: Inspection, path: Sequence[StoredMessage]) -> str:
+    """How the context filled turn by turn; "" where no turn has counts."""
+    finishes = [message.finish for message in path if message.role == "assistant" and message.finish is not None]
+    if not finishes and inspection.finish is not None:
+        finishes = [inspection.finish]
+    turns = [ContextTurn(each.cached_tokens, each.prompt_tokens, each.completion_tokens) for each in finishes]
+    if not turns:
+        return ""
+    limit = inspection.model.context_length
+    # A few tokens of a large context would be invisible on the scale of all of it.
+    edge = min(limit, max(10 * -(-turn.tokens // 5) for turn in turns[-MAX_TURNS:]))
+    limit_label = _("full at {most} tokens", most=number(limit))
+    if edge < limit:
+        limit_label = _(
+            "upper edge: {edge} tokens; the context is full at {most}", edge=number(edge), most=number(limit)
+        )
+    return charts.filling(
+        _("The context, turn by turn: {count} of {most} tokens", count=number(turns[-1].tokens), most=number(limit)),
+        turns[-MAX_TURNS:],
+        edge,
+        (_("remembered"), _("read anew"), _("the reply")),
+        limit_label,
+    )
+
+
+def _weight_rows(inspection: Inspection, anatomy: ModelAnatomy) -> list[FormulaRow]:
+    model = inspection.model
+    count = human_count(anatomy.parameters)
+    rows = [
+        FormulaRow(
+            N_("Parameters"), f"{count} ({anatomy.parameters:,})", N_("Counted in the checkpoint, tied ones once.")
+        )
+    ]
+    if anatomy.active != anatomy.parameters:
+        active = f"{human_count(anatomy.active)} ({anatomy.active:,})"
+        rows.append(FormulaRow(N_("Active for one token"), active, N_("The experts chosen, and the rest.")))
+    loaded = N_(f"The sum over all tensors as they are held: {model.precision}.")
+    rows.append(FormulaRow(N_("Weights, loaded"), human_bytes(model.weight_bytes), loaded))
+    if model.measured_bytes:
+        measured = human_bytes(model.measured_bytes)
+        rows.append(
+            FormulaRow(N_("Process grew by, loading"), measured, N_("Resident memory after loading less before it."))
+        )
+    return rows
+
+
+def _cache_rows(inspection: Inspection, anatomy: ModelAnatomy) -> list[FormulaRow]:
+    model = inspection.model
+    layers = (
+        N_(f"{anatomy.layers} layers, keys and values of each.")
+        if anatomy.layers != 1
+        else N_("The keys and values of the one layer.")
+    )
+    predicted = (
+        N_(f"Keys and values, {model.slots} slots, predicted")
+        if model.slots != 1
+        else N_("Keys and values, one slot, predicted")
+    )
+    return [
+        FormulaRow(N_("Keys and values, one token"), human_bytes(anatomy.kv_per_token), layers),
+        figure_row(estimates.keys_and_values(anatomy, model.slots, model.context_length), predicted),
+        FormulaRow(
+            N_("Keys and values, held"), human_bytes(model.kv_bytes), N_("The sum over the tensors of all slots.")
+        ),
+        figure_row(estimates.activations(anatomy, model.context_length), N_("Activations, the most")),
+    ]
+
+
+def _turn_rows(inspection: Inspection, anatomy: ModelAnatomy) -> list[FormulaRow]:
+    prompt, reply_tokens = inspection.prompt, len(inspection.traces)
+    tokens = len(prompt.token_ids) + reply_tokens
+    turn_tokens = max(1, prompt.source_tokens("message", "start") + reply_tokens)
+    return [
+        FormulaRow(
+            N_("This conversation"),
+            human_bytes(tokens * anatomy.kv_per_token),
+            N_(f"{tokens:,} tokens × {anatomy.kv_per_token:,} B"),
+        ),
+        figure_row(estimates.turn(anatomy, turn_tokens), N_("A turn like this one adds")),
+        figure_row(
+            estimates.last_turn(anatomy, turn_tokens, inspection.model.context_length), N_("The context is full at")
+        ),
+    ]

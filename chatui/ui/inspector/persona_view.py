@@ -1,0 +1,66 @@
+"""The Persona page of the Inspect view: what the persona costs in each turn, and replies side by side. Pure."""
+
+from chatui import estimates
+from chatui.chat import Finish, Prompt
+from chatui.i18n import N_, ngettext, number
+from chatui.inspection import Inspection
+from chatui.ui.chat import markdown_escape
+from chatui.ui.inspector.formula_rows import FormulaRow, figure_row, formula_list
+
+MIN_MEASURED_TOKENS = 32
+"""Prompt tokens that must have been computed for a meaningful prefill speed."""
+
+
+def persona_view(inspection: Inspection) -> str:
+    """Tokens, prefill time, keys and values, and share of the context of the persona."""
+    prompt, model, anatomy = inspection.prompt, inspection.model, inspection.model.anatomy
+    tokens = prompt.source_tokens("persona")
+    rows = [
+        FormulaRow(
+            N_("The persona"),
+            N_(f"{tokens:,} tokens") if tokens != 1 else N_("one token"),
+            N_(f"of {len(prompt.token_ids):,} tokens of the prompt"),
+        ),
+        *_prefill_rows(prompt, inspection.finish, tokens),
+    ]
+    if anatomy is not None:
+        share = N_(f"{tokens:,} ÷ {model.context_length:,} tokens")
+        rows += [
+            figure_row(estimates.turn(anatomy, tokens), N_("Its keys and values")),
+            FormulaRow(N_("Its part of the context"), f"{tokens / model.context_length:.1%}", share),
+        ]
+    return formula_list(rows)
+
+
+def _prefill_rows(prompt: Prompt, finish: Finish | None, tokens: int) -> list[FormulaRow]:
+    """The time that computing the persona anew takes, by the speed of this reply's prefill."""
+    if finish is None:
+        return []
+    read = len(prompt.token_ids) - finish.cached_tokens
+    if finish.prefill_seconds > 0 and read >= MIN_MEASURED_TOKENS:
+        each = finish.prefill_seconds / read
+        formula = N_(
+            f"{tokens:,} tokens × {1000 * each:.2f} ms, as this prompt was read; nothing where it is remembered"
+        )
+        return [FormulaRow(N_("Reading it anew"), f"{1000 * tokens * each:,.0f} ms", formula)]
+    formula = (
+        N_(f"Only {read:,} tokens of this prompt were read, too few to tell what reading the persona takes.")
+        if read != 1
+        else N_("Only one token of this prompt was read, too few to tell what reading the persona takes.")
+    )
+    return [FormulaRow(N_("Reading it anew"), N_("not this time: it was remembered"), formula)]
+
+
+def reply_column(title: str, text: str, finish: Finish | None, persona_tokens: int) -> str:
+    """One of two replies side by side, as Markdown: title, token counts and speeds, text."""
+    facts = ngettext("persona {count} token", "persona {count} tokens", persona_tokens)
+    if finish is not None:
+        facts += " · " + ngettext(
+            "{count} token in, read in {seconds} s · {written} out, {speed} tokens/s",
+            "{count} tokens in, read in {seconds} s · {written} out, {speed} tokens/s",
+            finish.prompt_tokens,
+            seconds=number(finish.prefill_seconds, 2),
+            written=finish.completion_tokens,
+            speed=number(finish.tokens_per_second, 1),
+        )
+    return f"**{title}**\n\n<small>{facts}</small>\n\n{markdown_escape.escape(text)}"

@@ -1,0 +1,90 @@
+"""The Prompt page of the Inspect view: each token of the prompt by source and by cache, and a summary. Pure."""
+
+import json
+
+from chatui.chat import Prompt, Source
+from chatui.i18n import N_, _, ngettext, number
+from chatui.inspection import Inspection
+from chatui.ui.chat.transcript import plain
+from chatui.ui.inspector.token_text import HighlightedTokens, visible_text
+
+SOURCE_LABELS: dict[Source, str] = {
+    "template": N_("template"),
+    "persona": N_("persona"),
+    "user": N_("earlier user"),
+    "reply": N_("earlier reply"),
+    "message": N_("this message"),
+    "start": N_("generation prompt"),
+}
+SOURCE_COLOURS = {
+    "template": "#a8a29e",
+    "persona": "#c084fc",
+    "earlier user": "#60a5fa",
+    "earlier reply": "#4ade80",
+    "this message": "#fb923c",
+    "generation prompt": "#f472b6",
+}
+CACHE_COLOURS = {N_("remembered"): "#4ade80", N_("read anew"): "#fb923c"}
+
+
+def token_sources(prompt: Prompt) -> list[Source]:
+    """The source of each token of the prompt."""
+    return [span.source for span in prompt.spans for _ in range(span.tokens)]
+
+
+def tokens_by_source(prompt: Prompt) -> HighlightedTokens:
+    """The prompt's tokens, each with the label of its source."""
+    return [
+        (visible_text(piece), _(SOURCE_LABELS[source]))
+        for piece, source in zip(prompt.pieces, token_sources(prompt), strict=True)
+    ]
+
+
+def tokens_by_cache(inspection: Inspection) -> HighlightedTokens:
+    """The prompt's tokens, each labelled as cached or computed for this reply."""
+    cached_tokens = inspection.finish.cached_tokens if inspection.finish else 0
+    cached, computed = _("remembered"), _("read anew")
+    return [
+        (visible_text(piece), cached if position < cached_tokens else computed)
+        for position, piece in enumerate(inspection.prompt.pieces)
+    ]
+
+
+def summary(inspection: Inspection) -> str:
+    """Token counts by source and by cache, and which messages were dropped and why."""
+    prompt, finish = inspection.prompt, inspection.finish
+    counts = [(label, prompt.source_tokens(source)) for source, label in SOURCE_LABELS.items()]
+    parts = " · ".join(f"{_(label)} {number(count)}" for label, count in counts if count)
+    lines = [
+        ngettext("**{count} token**: {parts}.", "**{count} tokens**: {parts}.", len(prompt.token_ids), parts=parts)
+    ]
+    if finish is not None:
+        lines.append(
+            ngettext(
+                "{known} were remembered from an earlier prompt, {count} was read for this reply.",
+                "{known} were remembered from an earlier prompt, {count} were read for this reply.",
+                len(prompt.token_ids) - finish.cached_tokens,
+                known=finish.cached_tokens,
+            )
+        )
+    if prompt.dropped:
+        lines.append(
+            ngettext(
+                "The {count} oldest message was left out: with it the conversation and the room kept for the reply "
+                "would not fit the context of {most} tokens.",
+                "The {count} oldest messages were left out: with them the conversation and the room kept for the reply "
+                "would not fit the context of {most} tokens.",
+                prompt.dropped,
+                most=inspection.model.context_length,
+            )
+        )
+    else:
+        lines.append(_("Nothing was left out."))
+    lines += map(plain, prompt.notes)
+    return "\n\n".join(lines)
+
+
+def messages_json(prompt: Prompt) -> str:
+    """The conversation as the list of messages that `pipe(chat)` takes."""
+    messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+    return json.dumps(messages, ensure_ascii=False, indent=2)

@@ -1,0 +1,132 @@
+"""The Time page of the Inspect view: a waterfall of the turn, speeds, and the time of each token. Pure."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from chatui.chat import Finish
+from chatui.i18n import _, ngettext, number
+from chatui.inspection import Inspection
+from chatui.store.records import PageTimes
+from chatui.traces import Traces
+from chatui.ui.chat.transcript import plain
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of a turn: its name, its duration in seconds, and a note."""
+
+    name: str
+    seconds: float
+    note: str = ""
+
+
+def time_view(inspection: Inspection, page: PageTimes | None) -> str:
+    """The waterfall, the speeds of the model and of the page, and a chart of the time of each token."""
+    finish = inspection.finish
+    if finish is None:
+        return _("The times of this reply were not kept.")
+    phases = _phases(inspection, finish)
+    if page is not None:
+        note = _("last text shown after {seconds} s", seconds=number(page.last, 3))
+        seconds = page.last - sum(phase.seconds for phase in phases)
+        phases.append(Phase(_("to the browser"), max(0.0, seconds), note))
+    return "\n".join([_waterfall(phases), _speeds(finish, page), _token_times(inspection.traces)])
+
+
+def _phases(inspection: Inspection, finish: Finish) -> list[Phase]:
+    prompt = inspection.prompt
+    queue_seconds = max(0.0, finish.queue_seconds - prompt.template_seconds - prompt.tokenize_seconds)
+    messages = ngettext("{count} message", "{count} messages", len(prompt.messages))
+    uncached = len(prompt.token_ids) - finish.cached_tokens
+    prefill = _tokens(uncached)
+    if finish.prefill_seconds > 0:
+        prefill += ", " + _speed(uncached / finish.prefill_seconds, 0)
+    decode = _tokens(finish.completion_tokens)
+    if finish.completion_tokens > 1:
+        decode += ", " + _speed(finish.tokens_per_second)
+    return [
+        Phase(_("waiting in the queue"), queue_seconds),
+        Phase(_("chat template"), prompt.template_seconds, messages),
+        Phase(_("tokenizer"), prompt.tokenize_seconds, _tokens(len(prompt.token_ids))),
+        Phase(_("reading the prompt"), finish.prefill_seconds, prefill),
+        Phase(_("writing the reply"), finish.decode_seconds - finish.text_seconds, decode),
+        Phase(_("tokens into text"), finish.text_seconds, _("spread over the writing")),
+    ]
+
+
+def _waterfall(phases: Sequence[Phase]) -> str:
+    total = sum(phase.seconds for phase in phases) or 1.0
+    starts = accumulate((phase.seconds for phase in phases), initial=0.0)
+    rows = [
+        f"<tr><td>{phase.name}<small>{plain(phase.note)}</small></td>"
+        f'<td class="lane"><span class="bar" style="margin-left:{100 * start / total:.2f}%;'
+        f'width:{max(0.3, 100 * phase.seconds / total):.2f}%"></span></td>'
+        f"<td>{number(1000 * phase.seconds, 1)} ms</td></tr>"
+        for phase, start in zip(phases, starts, strict=False)
+    ]
+    return f'<table class="waterfall"><tbody>{"".join(rows)}</tbody></table>\n'
+
+
+def _speeds(finish: Finish, page: PageTimes | None) -> str:
+    first = number(finish.queue_seconds + finish.prefill_seconds, 3)
+    if finish.completion_tokens > 1:
+        milliseconds = 1000 * finish.decode_seconds / (finish.completion_tokens - 1)
+        speed = _speed(finish.tokens_per_second)
+        speed = _("{speed}, {milliseconds} ms each", speed=speed, milliseconds=number(milliseconds, 2))
+        lines = [_("**Model**: first token after {seconds} s, then {speed}.", seconds=first, speed=speed)]
+    else:
+        lines = [_("**Model**: first token after {seconds} s.", seconds=first)]
+    if finish.rows > 1.05:
+        lines[0] += " " + _("{count} replies were written at once.", count=number(finish.rows, 1))
+    if page is None:
+        lines.append(_("**Page**: no tab saw all of this reply being written."))
+    else:
+        lines.append(
+            _(
+                "**Page**: first text on the screen after {first} s, the last after {last} s; in all {speed} from the "
+                "question on.",
+                first=number(page.first, 3),
+                last=number(page.last, 3),
+                speed=_speed(finish.completion_tokens / max(page.last, 1e-3)),
+            )
+        )
+    return "\n\n".join(lines) + "\n"
+
+
+def _tokens(count: int) -> str:
+    return ngettext("{count} token", "{count} tokens", count)
+
+
+def _speed(tokens_per_second: float, digits: int = 1) -> str:
+    return _("{speed} tokens/s", speed=number(tokens_per_second, digits))
+
+
+def _token_times(traces: Traces) -> str:
+    """A line chart of the milliseconds before each token; outliers are cut off at its upper edge."""
+    gaps = [1000 * (later - earlier) for earlier, later in pairwise(traces.at)]
+    if len(gaps) < 2:
+        return ""
+    ordered = sorted(gaps)
+    top = max(1.5 * ordered[int(0.98 * (len(gaps) - 1))], 1e-3)
+    median = ordered[len(gaps) // 2]
+    width, height = 720, 120
+    points = " ".join(
+        f"{width * index / (len(gaps) - 1):.1f},{height - height * min(gap, top) / top:.1f}"
+        for index, gap in enumerate(gaps)
+    )
+    median_line = f"{height - height * median / top:.1f}"
+    title = _(
+        "**Milliseconds for each token**: median {median}, slowest {slowest}; the upper edge is {top}.",
+        median=number(median, 2),
+        slowest=number(ordered[-1], 2),
+        top=number(top, 1),
+    )
+    return (
+        f"{title}\n\n"
+        f'<svg class="pace" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{html.escape(_("Milliseconds for each token"))}">'
+        f'<line x1="0" x2="{width}" y1="{median_line}" y2="{median_line}"></line>'
+        f'<polyline points="{points}"></polyline></svg>\n'
+    )

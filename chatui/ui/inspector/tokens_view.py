@@ -1,0 +1,97 @@
+"""The Tokens page of the Inspect view: each token of the reply by its probability, with its alternatives. Pure."""
+
+from chatui.i18n import N_, _, ngettext, number, percent
+from chatui.inspection import Inspection
+from chatui.traces import TokenTrace
+from chatui.ui.chat.transcript import plain
+from chatui.ui.inspector.token_text import HighlightedTokens, visible_text
+
+PROBABILITY_BANDS = {
+    N_("over 90 %"): (0.9, "#22c55e"),
+    N_("50 to 90 %"): (0.5, "#84cc16"),
+    N_("10 to 50 %"): (0.1, "#ca8a04"),
+    N_("1 to 10 %"): (0.01, "#ea580c"),
+    N_("below 1 %"): (0.0, "#dc2626"),
+}
+"""Label of each band, its lower bound and its colour, highest first."""
+PROBABILITY_COLOURS = {label: colour for label, (_bound, colour) in PROBABILITY_BANDS.items()}
+STEP_LABELS = {
+    "model": N_("model"),
+    "penalties": N_("penalties"),
+    "temperature": N_("temperature"),
+    "top_k": "top-k",
+    "top_p": "top-p",
+    "min_p": "min-p",
+}
+"""Column headings of the sampler's steps."""
+
+
+def tokens_by_probability(inspection: Inspection) -> HighlightedTokens:
+    """The reply's tokens, each with the band of the probability that the model gave it."""
+    labels = {label: _(label) for label in PROBABILITY_BANDS}
+    texts = inspection.texts
+    return [
+        (visible_text(texts.get(trace.id, "")), labels[_probability_band(trace.probability)])
+        for trace in inspection.traces
+    ]
+
+
+def _probability_band(probability: float) -> str:
+    return next(label for label, (bound, _colour) in PROBABILITY_BANDS.items() if probability >= bound)
+
+
+def summary(inspection: Inspection) -> str:
+    """The reply's number of tokens, the share with rank 1, and the mean entropy."""
+    traces = inspection.traces
+    if not traces:
+        return _("No tokens were kept of this reply.")
+    entropy = sum(traces.entropies) / len(traces)
+    return ngettext(
+        "**{count} token**; the model was undecided by {bits} bits, as between {choices} equally likely tokens. Choose "
+        "the token to see what else it could have been.",
+        "**{count} tokens**; {share} of them were the model's likeliest. On average it was undecided by {bits} bits, "
+        "as between {choices} equally likely tokens. Choose a token to see what else it could have been.",
+        len(traces),
+        share=percent(traces.ranks.count(1) / len(traces)),
+        bits=number(entropy, 2),
+        choices=number(2**entropy, 1),
+    )
+
+
+def alternatives(inspection: Inspection, message_id: str, position: int) -> str:
+    """A table of the likeliest tokens at a position, with their probabilities after each step of the sampler.
+
+    Each row has a link that branches the reply with that token.
+    """
+    trace = inspection.traces[position]
+    headings = "".join(f"<th>{_(STEP_LABELS.get(name, name))}</th>" for name in trace.names)
+    rows = "".join(_alternative(inspection, message_id, position, trace, column) for column in range(len(trace.ids)))
+    title = _(
+        "Token {place}: rank {rank}, probability {share}, undecided by {bits} bits, after {seconds} s.",
+        place=position + 1,
+        rank=trace.rank,
+        share=_probability(trace.probability),
+        bits=number(trace.entropy, 2),
+        seconds=number(trace.at, 3),
+    )
+    return (
+        f"{title}\n\n"
+        f'<table class="alternatives"><thead><tr><th>{_("token")}</th><th>{_("id")}</th>{headings}<td></td></tr>'
+        f"</thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _alternative(inspection: Inspection, message_id: str, position: int, trace: TokenTrace, column: int) -> str:
+    id = trace.ids[column]
+    probabilities = "".join(f"<td>{_probability(step[column])}</td>" for step in trace.steps)
+    text = f"<code>{plain(visible_text(inspection.texts.get(id, '')))}</code>"
+    if id == trace.id:
+        row_class, action = " class=chosen", _("chosen")
+    else:
+        row_class = ""
+        action = f'<a class="act" href="#other={message_id}={position}.{id}">{_("Go on from it")}</a>'
+    return f"<tr{row_class}><td>{text}</td><td>{id}</td>{probabilities}<td>{action}</td></tr>"
+
+
+def _probability(probability: float) -> str:
+    return "–" if probability <= 0 else percent(probability, 4 if probability < 0.001 else 2)

@@ -1,0 +1,149 @@
+"""The Why page of the Inspect view: why a reply stopped, why its prompt was or was not cached, its template. Pure."""
+
+from chatui.chat import ModelInfo, Prompt, Source
+from chatui.i18n import _, translated
+from chatui.inspection import Inspection
+from chatui.store.records import StoredMessage
+from chatui.ui.chat.transcript import plain
+from chatui.ui.inspector.prompt_view import SOURCE_LABELS, token_sources
+from chatui.ui.inspector.token_text import visible_text
+
+
+def why_view(inspection: Inspection, previous: Inspection | None, reply: StoredMessage) -> str:
+    """The three sections of the page; `previous` is the inspection of the turn before, if it is stored."""
+    sections = (
+        (_("Why it stopped"), _stop_reason(inspection, reply)),
+        (_("Why so much of the prompt was read"), _cache_use(inspection, previous)),
+        (_("What the model's chat template does"), _template(inspection.model)),
+    )
+    return "\n\n".join(f"#### {title}\n\n{text}" for title, text in sections)
+
+
+def _stop_reason(inspection: Inspection, reply: StoredMessage) -> str:
+    finish = inspection.finish
+    if finish is None or finish.reason == "cancelled":
+        return {
+            "stopped": _("It was stopped by hand."),
+            "interrupted": _("The server ended before the reply did."),
+            "failed": _("It failed: {error}", error=plain(" ".join(map(translated, reply.error.split("\n"))))),
+        }.get(reply.state, _("It has not ended."))
+    if finish.reason == "stop_token":
+        token = _code(finish.stopped_by)
+        return _(
+            "The model wrote the token {token} (id {id}), which ends a reply.", token=token, id=f"{finish.stop_id}"
+        )
+    if finish.reason == "stop_string":
+        return _("The text came to the stop string {text}.", text=_code(finish.stopped_by))
+    return _("It reached a limit: {limit}.", limit=plain(translated(finish.stopped_by)))
+
+
+def _cache_use(inspection: Inspection, previous: Inspection | None) -> str:
+    """How much of the prompt was cached, and why not more of it."""
+    prompt, finish = inspection.prompt, inspection.finish
+    total = len(prompt.token_ids)
+    if finish is None:
+        return _("How much of it was read was not kept.")
+    cached = finish.cached_tokens
+    if previous is None:
+        return _first_cache_use(cached, total)
+    known = [*previous.prompt.token_ids, *previous.traces.tokens]
+    pairs = enumerate(zip(known, prompt.token_ids, strict=False))
+    common = next((position for position, (old, new) in pairs if old != new), min(len(known), total))
+    lines = [_("{known} of {count} tokens were remembered.", known=cached, count=total)]
+    if common < min(len(known), total):
+        lines.append(_first_difference(inspection, previous, common))
+    elif cached + 1 < common:
+        lines.append(
+            _(
+                "The first {count} tokens are those of the turn before, yet its keys and values were gone: other "
+                "conversations have used the slot, or the server was started anew.",
+                count=common,
+            )
+        )
+    else:
+        lines.append(_("All of the turn before was there; only what is new was read."))
+    return " ".join(lines)
+
+
+def _first_cache_use(cached: int, total: int) -> str:
+    if cached:
+        return _(
+            "This is the first reply of its conversation: {known} of {count} tokens were remembered from another "
+            "one, which began alike.",
+            known=cached,
+            count=total,
+        )
+    return _(
+        "This is the first reply of its conversation, and no other one began like it: all {count} tokens were read.",
+        count=total,
+    )
+
+
+def _first_difference(inspection: Inspection, previous: Inspection, position: int) -> str:
+    """The first token that differs from the turn before, and why it does."""
+    prompt = inspection.prompt
+    new = prompt.pieces[position] if prompt.ends else ""
+    return _(
+        "The first token that differs from the turn before is number {place}: {here} in place of {before}. The cause: "
+        "{cause}.",
+        place=position + 1,
+        here=_code(new),
+        before=_code(_token_text(previous, position)),
+        cause=_cause(inspection, previous, position),
+    )
+
+
+def _cause(inspection: Inspection, previous: Inspection, position: int) -> str:
+    prompt = inspection.prompt
+    source = token_sources(prompt)[position] if prompt.spans else "template"
+    if previous.prompt.dropped != prompt.dropped:
+        return _("the oldest messages were left out since, so all that follows them moved")
+    if source == "persona" or _source_text(previous.prompt, "persona") != _source_text(prompt, "persona"):
+        return _("the persona is another one")
+    if previous.model.name != inspection.model.name:
+        return _("another model wrote the turn before")
+    if position >= len(previous.prompt.token_ids) and "<think>" in _raw_reply(previous):
+        return _("the template leaves out what the model thought in earlier turns")
+    if position >= len(previous.prompt.token_ids) - 1:
+        return _("the template writes the end of a reply, or the reply itself, with other tokens than the model did")
+    return _("an earlier message was changed ({source})", source=_(SOURCE_LABELS[source]))
+
+
+def _code(text: str) -> str:
+    return f"<code>{plain(visible_text(text))}</code>"
+
+
+def _source_text(prompt: Prompt, source: Source) -> str:
+    pieces = zip(prompt.pieces, token_sources(prompt), strict=False)
+    return "".join(piece for piece, piece_source in pieces if piece_source == source)
+
+
+def _token_text(inspection: Inspection, position: int) -> str:
+    """The text of the token at a position of prompt and reply together."""
+    pieces = inspection.prompt.pieces
+    if position < len(pieces):
+        return pieces[position]
+    ids = [*inspection.prompt.token_ids, *inspection.traces.tokens]
+    return inspection.texts.get(ids[position], "")
+
+
+def _raw_reply(inspection: Inspection) -> str:
+    """The generated text with the end of the prompt, which may have opened the reasoning."""
+    return inspection.prompt.text[-20:] + "".join(inspection.texts.get(token, "") for token in inspection.traces.tokens)
+
+
+def _template(model: ModelInfo) -> str:
+    facts = model.template
+    if facts is None:
+        return _("It was not kept.")
+    lines = [
+        _("The system role is its own: the persona is sent in it.")
+        if facts.system == "native"
+        else _("It has no system role: the persona is folded into the first message."),
+        _("Turns must alternate.") if facts.alternates else _("Turns need not alternate."),
+        _("It knows {tags} tags.", tags="&lt;think&gt;")
+        if facts.thinks
+        else _("It does not know {tags} tags.", tags="&lt;think&gt;"),
+        _("It can tell the model of tools.") if facts.tools else _("It cannot tell the model of tools."),
+    ]
+    return "\n".join(f"- {line}" for line in lines)
