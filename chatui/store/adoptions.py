@@ -3,18 +3,22 @@
 import contextlib
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, and_, delete, func, insert, literal, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, literal, select, update
 
 from chatui.errors import NotFoundError
 from chatui.store import persona_files, tables
 from chatui.store.database import Database
-from chatui.store.import_merge import pause
+from chatui.store.import_merge import pause, remove_in_pieces
 from chatui.store.owner_store import OwnerStore
-from chatui.store.rows import now, remove_conversation
+from chatui.store.quotas import grow
+from chatui.store.rows import now
 from chatui.store.tables import adoptions, conversations, inspections, messages, personas
 
 PIECE_CONVERSATIONS, PIECE_MESSAGES, PIECE_CHARACTERS = 50, 200, 200_000
 """No more are moved within one transaction: the words of their titles and messages are put into the index anew."""
+LONG = 1_000
+"""Messages; a longer conversation is copied in pieces, as its rows can only be moved together."""
+PIECE_INSPECTIONS = 20
 
 
 class Adoptions:
@@ -29,12 +33,12 @@ class Adoptions:
         Where that fails half way, the next time goes on with the rest.
         """
         while some := self._next(source):
-            same = self._same(source, target, some)
-            if moved := [id for id in some if id not in same]:
+            copied = self._same(source, target, some) | self._long(source, some)
+            if moved := [id for id in some if id not in copied]:
                 with self._database.maintaining() as connection:
                     _move(connection, source, target, moved)
-            for id in same:
-                self._merge(source, target, id)
+            for id in copied:
+                self._copy(source, target, id)
             pause()
         with self._database.maintaining() as connection:
             theirs = personas.c.owner == source
@@ -96,13 +100,41 @@ class Adoptions:
         with self._database.reading() as connection:
             return {*connection.scalars(whole.where(twice)), *connection.scalars(parts.where(said))}
 
-    def _merge(self, source: str, target: str, id: str) -> None:
-        """Give `target` what is new to it of a conversation, unless `source` has deleted it."""
+    def _long(self, source: str, ids: Sequence[str]) -> set[str]:
+        """Those with too many messages to be moved within one transaction; what is deleted is moved all the same."""
+        own, table = messages.c, conversations.c
+        mine = and_(table.owner == source, table.id.in_(ids), table.deleted.is_(None))
+        joined = and_(own.owner == source, own.conversation == table.id)
+        counted = select(table.id).select_from(conversations.join(messages, joined)).where(mine)
+        counted = counted.group_by(table.id).having(func.count() > LONG)
+        with self._database.reading() as connection:
+            return set(connection.scalars(counted))
+
+    def _copy(self, source: str, target: str, id: str) -> None:
+        """Give `target` what is new to it of a conversation, unless `source` has deleted it; in short transactions."""
         with contextlib.suppress(NotFoundError):
             for tree in OwnerStore(self._database, source).trees([id]):
                 OwnerStore(self._database, target).merge(tree)
-        with self._database.writing() as connection:
-            remove_conversation(connection, source, id)
+                self._copy_inspections(source, target, id)
+        remove_in_pieces(self._database, source, id)
+
+    def _copy_inspections(self, source: str, target: str, id: str) -> None:
+        mine = and_(inspections.c.owner == source, messages.c.owner == source, messages.c.conversation == id)
+        joined = inspections.join(messages, inspections.c.message == messages.c.id)
+        there, known = messages.alias("there"), inspections.alias("known")
+        lacking = and_(
+            exists().where(there.c.owner == target, there.c.id == inspections.c.message),
+            ~exists().where(known.c.owner == target, known.c.message == inspections.c.message),
+        )
+        some = select(inspections).select_from(joined).where(mine, lacking).limit(PIECE_INSPECTIONS)
+        while True:
+            with self._database.maintaining() as connection:
+                rows = [dict(row) for row in connection.execute(some).mappings()]
+                if not rows:
+                    return
+                connection.execute(insert(inspections), [{**row, "owner": target} for row in rows])
+                grow(connection, target, id, sum(len(row["data"]) for row in rows))
+            pause()
 
 
 def _note(connection: Connection, source: str, target: str, accepted: bool) -> None:

@@ -28,7 +28,7 @@ from chatui.store.rows import (
     one_line,
     pieces,
 )
-from chatui.store.tables import conversations, messages
+from chatui.store.tables import conversations, inspections, messages
 
 OURS = re.compile(r"[A-Za-z0-9_-]{22}")
 """What our own ids look like, see rows.new_id()."""
@@ -180,16 +180,31 @@ def remove_unfinished(database: Database, owner: str, id: str) -> None:
     arriving = and_(conversations.c.owner == owner, conversations.c.id == id, conversations.c.arriving.is_not(None))
     mine = and_(messages.c.owner == owner, messages.c.conversation == id)
     last = select(messages.c.seq).where(mine).order_by(messages.c.seq.desc()).limit(AT_ONCE)
+    inspected = inspections.c.message.in_(select(messages.c.id).where(mine, messages.c.seq.in_(last)))
     removed = AT_ONCE
     while removed:
         with database.writing() as connection:
             if connection.execute(select(conversations.c.id).where(arriving).with_for_update()).first() is None:
                 return
+            connection.execute(delete(inspections).where(inspections.c.owner == owner, inspected))
             removed = connection.execute(delete(messages).where(mine, messages.c.seq.in_(last))).rowcount
             if not removed:
                 connection.execute(delete(conversations).where(arriving))
                 persona_files.remove_unused(connection, owner)
         pause()
+
+
+def remove_in_pieces(database: Database, owner: str, id: str) -> None:
+    """Really remove a conversation of any length in short transactions. It is hidden from the first one on.
+
+    If the server ends in between, remove_unfinished() goes on.
+    """
+    mine = and_(conversations.c.owner == owner, conversations.c.id == id)
+    with database.writing() as connection:
+        moment = clock(connection)
+        hidden = update(conversations).where(mine).values(deleted=moment, arriving=moment, leaf=None)
+        connection.execute(hidden)
+    remove_unfinished(database, owner, id)
 
 
 def pause() -> None:

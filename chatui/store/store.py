@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import URL, ColumnElement, Connection, and_, inspect, literal, or_, select, update
+from sqlalchemy import URL, ColumnElement, Connection, and_, func, inspect, literal, or_, select, update
 
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.settings import AppSettings
@@ -182,9 +182,7 @@ class Store:
 
     def discard(self, owner: str, id: str) -> None:
         """Really remove this conversation at once, where it is there."""
-        with self.database.writing() as connection:
-            remove_conversation(connection, owner, id)
-            persona_files.remove_unused(connection, owner)
+        import_merge.remove_in_pieces(self.database, owner, id)
         search.forget_removed(self.database)
 
     def _take_from_copies(self, gone: Sequence[tuple[str, str]]) -> None:
@@ -202,17 +200,22 @@ class Store:
         return removed
 
     def _remove_some(self, which: Condition, limit: int = 20) -> list[tuple[str, str]]:
-        """At most `limit`, so that others may write in between."""
+        """At most `limit`, so that others may write in between; long ones in pieces, for the same reason."""
+        table, own = conversations.c, messages.c
+        mine = and_(own.owner == table.owner, own.conversation == table.id)
+        count = select(func.count()).select_from(messages).where(mine).scalar_subquery()
         with self.database.maintaining() as connection:
-            chosen = which(clock(connection))
-            rows = connection.execute(
-                select(conversations.c.owner, conversations.c.id).where(chosen).limit(limit).with_for_update()
-            ).all()
-            for owner, id in rows:
+            chosen = select(table.owner, table.id, count.label("messages")).where(which(clock(connection)))
+            rows = connection.execute(chosen.limit(limit).with_for_update(of=conversations)).all()
+            short = [(row.owner, row.id) for row in rows if row.messages <= import_merge.AT_ONCE]
+            for owner, id in short:
                 remove_conversation(connection, owner, id)
-            for owner in {row.owner for row in rows}:
+            for owner in {owner for owner, _ in short}:
                 persona_files.remove_unused(connection, owner)
-        return [(row.owner, row.id) for row in rows]
+        long = [(row.owner, row.id) for row in rows if row.messages > import_merge.AT_ONCE]
+        for owner, id in long:
+            import_merge.remove_in_pieces(self.database, owner, id)
+        return short + long
 
     def backup(self, target: Path) -> None:
         """Write a consistent copy of everything to a new SQLite file, while the store is in use."""

@@ -10,11 +10,12 @@ from sqlalchemy import event, select, text
 
 from chatui.personas import PRESETS, Persona
 from chatui.store import adoptions as moving
+from chatui.store import import_merge
 from chatui.store.adoptions import PIECE_CONVERSATIONS, PIECE_MESSAGES, Adoptions
 from chatui.store.records import PageTimes, ReplyUpdate
 from chatui.store.rows import now
 from chatui.store.store import Store
-from chatui.store.tables import messages, metadata
+from chatui.store.tables import conversations, inspections, messages, metadata
 from tests.databases import FINISH, ask, fill
 
 CHARACTER = Persona("Robo", card={"data": {"name": "Robo"}}, avatar="data:image/png;base64,AAAA")
@@ -143,6 +144,43 @@ def test_others_wait_for_a_piece_and_never_for_the_whole(store: Store, monkeypat
         assert said <= PIECE_MESSAGES
         assert count <= 6
     assert len(store.of("local").conversations(limit=1000)) == 120
+
+
+def test_a_long_conversation_goes_over_and_goes_away_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, guest = 15, store.of("guest:a")
+    begun = guest.begin(ask("findable 0"))
+    for turn in range(1, turns):
+        store.write([progress("guest:a", begun, f"answer {turn}", inspection=b"kept")])
+        begun = guest.begin(ask(f"findable {turn}", begun.conversation.id, begun.reply.id))
+    store.write([progress("guest:a", begun, "the last", inspection=b"kept")])
+    had, size = everything(store, "guest:a", "findable"), size_of(store, "guest:a")
+    monkeypatch.setattr(moving, "LONG", 20)
+    monkeypatch.setattr(moving, "PIECE_INSPECTIONS", 4)
+    for name in ("AT_ONCE", "PIECE_MESSAGES"):
+        monkeypatch.setattr(import_merge, name, 8)
+    counts: list[int] = []
+
+    def note(*told: Any) -> None:
+        if told[2].startswith(("INSERT", "UPDATE", "DELETE")):
+            counts.append(told[1].rowcount)
+
+    event.listen(store.database.engine, "after_cursor_execute", note)
+    Adoptions(store.database).adopt("guest:a", "local")
+    assert everything(store, "local", "findable") == had
+    assert size_of(store, "local") == size
+    assert all(store.of("local").inspection(one.id) for one in next(iter(store.of("local").trees())).messages[1::2])
+    assert everything(store, "guest:a", "findable") == [[], [], [], [], [], [], []]
+    store.of("local").delete(begun.conversation.id)
+    assert store.empty("local") == 1
+    event.remove(store.database.engine, "after_cursor_execute", note)
+    assert 2 < max(counts) <= 8
+    with store.database.maintaining() as connection:
+        assert [connection.execute(select(table)).all() for table in (messages, inspections)] == [[], []]
+
+
+def size_of(store: Store, owner: str) -> int | None:
+    with store.database.reading() as connection:
+        return connection.scalar(select(conversations.c.size).where(conversations.c.owner == owner))
 
 
 def test_what_both_have_imported_is_there_once(store: Store) -> None:
