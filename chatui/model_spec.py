@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from chatui.errors import ModelError
@@ -181,51 +182,65 @@ def read_gguf_header(path: Path) -> list[StoredTensor]:
     """The tensors that a GGUF file says it holds. Raises ModelError where it is cut off or not in the format."""
     size = path.stat().st_size
     with path.open("rb") as file:
-
-        def number(code: str) -> int:
-            return int(struct.unpack("<" + code, file.read(struct.calcsize("<" + code)))[0])
-
-        def text() -> str:
-            length = number("Q")
-            if length > size:
-                raise ValueError
-            return file.read(length).decode(errors="replace")
-
-        def skip(kind: int) -> None:
-            if kind == GGUF_STRING:
-                text()
-            elif kind == GGUF_ARRAY:
-                inner, count = number("I"), number("Q")
-                if inner in GGUF_SIZES:
-                    file.seek(GGUF_SIZES[inner] * count, 1)
-                else:
-                    for _ in range(count):
-                        skip(inner)
-            else:
-                file.seek(GGUF_SIZES[kind], 1)
-
+        reader = _GgufReader(file, size)
         try:
-            if file.read(4) != b"GGUF" or number("I") not in (2, 3):
-                raise ValueError
-            tensor_count, field_count = number("Q"), number("Q")
-            alignment = GGUF_ALIGNMENT
-            for _ in range(field_count):
-                name, kind = text(), number("I")
-                if name == "general.alignment" and kind == GGUF_UINT32:
-                    alignment = max(1, number("I"))
-                else:
-                    skip(kind)
-            tensors = []
-            for _ in range(tensor_count):
-                name = text()
-                shape = tuple(number("Q") for _ in range(number("I")))
-                tensors.append(StoredTensor(name, f"GGUF-{number('I')}", shape, number("Q")))
+            alignment, tensors = reader.header()
         except (struct.error, ValueError, KeyError, OverflowError, RecursionError):
             raise _broken(path) from None
         data = -(-file.tell() // alignment) * alignment
     if not tensors or data + max(tensor.offset for tensor in tensors) >= size:
         raise _broken(path)
     return [replace(tensor, offset=data + tensor.offset) for tensor in tensors]
+
+
+class _GgufReader:
+    """Reads the values of a GGUF file of `size` bytes one after the other. Its methods raise what parsing raises."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._size = size
+
+    def header(self) -> tuple[int, list[StoredTensor]]:
+        """(alignment of the data, tensors with offsets from its start); leaves the file at the header's end."""
+        if self._file.read(4) != b"GGUF" or self._number("I") not in (2, 3):
+            raise ValueError
+        tensor_count, field_count = self._number("Q"), self._number("Q")
+        alignment = GGUF_ALIGNMENT
+        for _ in range(field_count):
+            name, kind = self._text(), self._number("I")
+            if name == "general.alignment" and kind == GGUF_UINT32:
+                alignment = max(1, self._number("I"))
+            else:
+                self._skip(kind)
+        return alignment, [self._tensor() for _ in range(tensor_count)]
+
+    def _tensor(self) -> StoredTensor:
+        name = self._text()
+        shape = tuple(self._number("Q") for _ in range(self._number("I")))
+        return StoredTensor(name, f"GGUF-{self._number('I')}", shape, self._number("Q"))
+
+    def _number(self, code: str) -> int:
+        return int(struct.unpack("<" + code, self._file.read(struct.calcsize("<" + code)))[0])
+
+    def _text(self) -> str:
+        length = self._number("Q")
+        if length > self._size:
+            raise ValueError
+        return self._file.read(length).decode(errors="replace")
+
+    def _skip(self, kind: int) -> None:
+        """Go past a value of this kind."""
+        if kind == GGUF_STRING:
+            self._text()
+        elif kind == GGUF_ARRAY:
+            inner, count = self._number("I"), self._number("Q")
+            if inner in GGUF_SIZES:
+                self._file.seek(GGUF_SIZES[inner] * count, 1)
+            else:
+                for _ in range(count):
+                    self._skip(inner)
+        else:
+            self._file.seek(GGUF_SIZES[kind], 1)
 
 
 def weight_bytes(tensors: Iterable[StoredTensor], dtype: Dtype, quantization: Quantization) -> int:

@@ -144,15 +144,8 @@ class FakeBackend:
             if self.status.error is not None:
                 raise self.status.error
             pieces = script(request) if callable(script) else script
-            for piece in self.before:
-                if isinstance(piece, Hold):
-                    await piece.wait()
-                elif isinstance(piece, Exception):
-                    raise piece
-                else:
-                    yield piece
-            if not any(isinstance(piece, ReplyDelta) and piece.prompt for piece in self.before):
-                yield ReplyDelta(prompt=prompt_of(request))
+            async for delta in self._beginning(request):
+                yield delta
             await asyncio.sleep(self.delay_first)
             start = loop.time()
             traced: list[TokenTrace] = []
@@ -180,6 +173,17 @@ class FakeBackend:
         finally:
             self.running -= 1
             self.cancelled += not finished
+
+    async def _beginning(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
+        for piece in self.before:
+            if isinstance(piece, Hold):
+                await piece.wait()
+            elif isinstance(piece, Exception):
+                raise piece
+            else:
+                yield piece
+        if not any(isinstance(piece, ReplyDelta) and piece.prompt for piece in self.before):
+            yield ReplyDelta(prompt=prompt_of(request))
 
     async def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt | None:
         if self.status.info is None:

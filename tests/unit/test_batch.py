@@ -133,9 +133,8 @@ class TestReplies:
                     batch.step()
                 elif batch.rows:
                     batch.leave(batch.rows[doing % len(batch.rows)])
-                for row in list(batch.rows):
-                    if len(row.written) == NEW:
-                        batch.leave(row)
+                for row in [row for row in batch.rows if len(row.written) == NEW]:
+                    batch.leave(row)
             for row in list(batch.rows):
                 batch.leave(row)
             for row, (prompt, choice, seed) in asked.items():

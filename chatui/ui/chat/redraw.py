@@ -135,21 +135,13 @@ async def batch_deltas(
         over = False
         characters = 0
         while not over:
-            batch = []
             try:
-                delta = await asyncio.wait_for(arrived.get(), heartbeat)
-                flushed_at = time.monotonic()
-                while True:
-                    if delta is None:
-                        over = True
-                        break
-                    batch.append(delta)
-                    if arrived.empty():
-                        break
-                    delta = arrived.get_nowait()
+                first = await asyncio.wait_for(arrived.get(), heartbeat)
             except TimeoutError:
                 yield []
                 continue
+            flushed_at = time.monotonic()
+            batch, over = _drain(arrived, first)
             if batch:
                 yield batch
                 characters += sum(len(delta.text) + len(delta.reasoning) for delta in batch)
@@ -161,3 +153,14 @@ async def batch_deltas(
     finally:
         pumping.cancel()
         await asyncio.gather(pumping, return_exceptions=True)
+
+
+def _drain(queue: "asyncio.Queue[ReplyDelta | None]", first: ReplyDelta | None) -> tuple[list[ReplyDelta], bool]:
+    """(`first` and what waits in the queue, whether the None that ends the stream has come)."""
+    batch, delta = [], first
+    while delta is not None:
+        batch.append(delta)
+        if queue.empty():
+            return batch, False
+        delta = queue.get_nowait()
+    return batch, True
