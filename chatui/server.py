@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse
+from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -47,12 +47,13 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     from chatui.store.logins import Logins
     from chatui.store.quotas import Quotas
     from chatui.store.store import Store
+    from chatui.ui.gradio_compat import serving
     from chatui.ui.page import page, prerender
 
     store = Store.open(settings)
     passing = Store.in_memory(Quotas.of_temporary(settings))
     runner, cookies = Runner(backend, store, passing, settings.inspect), Cookies(store.secret())
-    uploads = UploadFolder(page.upload_folder(), settings.max_uploads * MB)
+    uploads = UploadFolder(serving.upload_folder(), settings.max_uploads * MB)
     passwords = read_login(settings.auth)
     login = too_many_attempts(passwords)
     logins = Logins(store.database, passwords) if passwords is not None else None
@@ -143,6 +144,7 @@ def _is_nobody(_: Scope) -> bool:
 
 
 def _routes(backend: Backend) -> list[BaseRoute]:
+    from chatui.ui.gradio_compat import serving
     from chatui.ui.page import theme
 
     async def livez(_: Request) -> JSONResponse:
@@ -160,11 +162,8 @@ def _routes(backend: Backend) -> list[BaseRoute]:
             headers["Retry-After"] = "5"
         return JSONResponse(answer, 200 if model.state == "ready" else 503, headers)
 
-    async def icon(_: Request) -> FileResponse:
-        return FileResponse(theme.FAVICON)  # it fits any size, and Gradio cannot read it to resize it
-
     return [
-        Route("/pwa_icon/{size}", icon),
+        serving.icon_route(theme.FAVICON),
         Route("/healthz", healthz),
         Route("/livez", livez),
         Mount(theme.ASSETS_ROUTE, StaticFiles(directory=theme.ASSETS)),
@@ -212,10 +211,10 @@ def _say_when_ready(backend: LocalBackend) -> None:
 
 def _share(host: str, port: int, hosts: AllowedHosts) -> None:
     """Print a public link to the server that listens there, or why there is none."""
-    from chatui.ui.page import page
+    from chatui.ui.gradio_compat import serving
 
     try:
-        link = page.share(_reached(host), port)
+        link = serving.share(_reached(host), port)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         print(f"chatui: no public link could be made ({reason}); the local page goes on.", flush=True)
@@ -234,6 +233,7 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     from chatui.local import zero_gpu
     from chatui.store.quotas import Quotas
     from chatui.store.store import Store
+    from chatui.ui.gradio_compat import serving
     from chatui.ui.page import page, prerender
 
     spec = ModelSpec.from_settings(settings)
@@ -247,4 +247,4 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
         return owners.guest_of(request) if login is None else _named(page.launched_login_of(request))
 
     routes_ = [*_routes(backend), *downloads.routes(store, owner_of), prerender.route(runner, owner_of)]
-    page.launch(runner, cookies, login, routes_, UploadFolder(page.upload_folder(), settings.max_uploads * MB))
+    page.launch(runner, cookies, login, routes_, UploadFolder(serving.upload_folder(), settings.max_uploads * MB))

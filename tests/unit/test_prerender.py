@@ -19,7 +19,8 @@ from chatui.settings import AppSettings
 from chatui.store.records import ReplyUpdate, StoredMessage
 from chatui.store.rows import now
 from chatui.store.store import Store
-from chatui.ui.page import page_language, prerender
+from chatui.ui.gradio_compat import page_html
+from chatui.ui.page import head, page_language, prerender
 from tests.databases import ask
 from tests.fakes import FakeBackend
 
@@ -103,9 +104,10 @@ def test_the_head_of_pages_alone_is_added_to(accept: str) -> None:
         opened.append(request.url.path)
         yield
 
-    client = TestClient(prerender.HeadMiddleware(Starlette(routes=[Route("/", html), Route("/text", text)]), opening))
+    app = Starlette(routes=[Route("/", html), Route("/text", text)])
+    client = TestClient(page_html.HtmlMiddleware(app, head.rewrite, opening))
     got = client.get("/", headers={"accept": accept})
-    added = page_language.words() + prerender.HEAD.decode() if accept == "text/html" else ""
+    added = page_language.words() + head.HEAD.decode() if accept == "text/html" else ""
     begun, tags, ended = got.text.partition('<meta property="og:title"')
     around = begun + (ended[ended.find("</head>") :] if tags else "")
     assert around == page.replace("</head>", added + "</head>")

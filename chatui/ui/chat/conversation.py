@@ -35,6 +35,7 @@ from chatui.ui.chat.tab_state import TabState
 from chatui.ui.chat.temporary_chats import TemporaryChats
 from chatui.ui.chat.transcript import Shown, View
 from chatui.ui.gradio_compat import request_context
+from chatui.ui.gradio_compat.chat_interface import ChatInterface
 from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
 from chatui.ui.gradio_compat.page_blocks import PageBlocks
 from chatui.ui.gradio_compat.sessions import MAX_TABS
@@ -62,7 +63,7 @@ PageUpdates = AsyncGenerator[dict[Component, Any]]
 TabAction = Callable[[Tab], Awaitable[RunningReply | None]]
 
 
-class Conversation(gr.ChatInterface):
+class Conversation(ChatInterface):
     """gr.ChatInterface with one event per turn instead of its chain of eight.
 
     The chain leaves the text box dead after a failure and cannot stop a reply to an edited message. Here every event
@@ -87,8 +88,8 @@ class Conversation(gr.ChatInterface):
             api_endpoint.chat(self._backend), api_name="chat", editable=True, concurrency_limit=None, **parts
         )
 
-    def _setup_events(self) -> None:
-        """Called by ChatInterface's constructor once the components are there."""
+    def setup_events(self) -> None:
+        """Connect the events of the chat and of what acts on it."""
         self._status: Component = self.additional_outputs[0]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         outputs = [self.chatbot, self.textbox, self._status, self._where, self._sidebar.list]
@@ -123,14 +124,8 @@ class Conversation(gr.ChatInterface):
         self._sidebar.bring.upload(self._import, [self._sidebar.bring, *place], coming, **brought)
         self._sidebar.cancel.click(self._cancel_import, place, None, queue=False, **quiet)
         api_inputs = [gr.Textbox(visible=False, label="system_prompt"), *setting_controls.build_api()]
-        self.fake_api_btn.click(
-            self.fn,
-            [self.textbox, self.chatbot_state, *api_inputs],
-            [self.api_response, self.chatbot_state],
-            api_name=self.api_name,
-            api_description="Send a message; yields the reply as it grows. What is left out is the model's default.",
-            concurrency_limit=None,
-            postprocess=False,
+        self.add_api_endpoint(
+            api_inputs, "Send a message; yields the reply as it grows. What is left out is the model's default."
         )
 
     def connect(self, inspect: InspectorPanel, context: gr.Markdown) -> None:

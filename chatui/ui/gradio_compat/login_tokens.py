@@ -140,6 +140,14 @@ def cookie_names(gradio_app: Any) -> tuple[str, str]:
     return f"access-token-{gradio_app.cookie_id}", f"access-token-unsecure-{gradio_app.cookie_id}"
 
 
+def login_of(gradio_app: Any, request: Request) -> str | None:
+    """Who is logged in with a request; None for nobody."""
+    names = cookie_names(gradio_app)
+    token = next((request.cookies[name] for name in names if request.cookies.get(name)), None)
+    name: str | None = gradio_app.tokens.get(token)
+    return name
+
+
 def _sent(request: Request, names: tuple[str, ...]) -> set[str]:
     found = {request.cookies.get(name, "") for name in names}
     return {token for token in found if 0 < len(token) <= MAX_TOKEN_LENGTH}

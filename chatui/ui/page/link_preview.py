@@ -1,21 +1,19 @@
 """What a link to the page looks like where it is shared: Gradio's page tells of Gradio instead."""
 
 import html
-import re
 
 from starlette.requests import Request
 
 from chatui.i18n import _
+from chatui.ui.gradio_compat import page_html
 from chatui.ui.page import cache_headers
 
 NAME = "chatui"
 
-_TOLD = re.compile(rb"<meta\s+(?:property=\"og:|name=\"twitter:)[^>]*>\s*")
-
 
 def told(page: bytes, request: Request) -> bytes:
     """A page with tags of the Open Graph protocol (https://ogp.me) that are its own, and no others."""
-    return _TOLD.sub(b"", page).replace(b"</head>", _tags(request).encode() + b"</head>", 1)
+    return page_html.with_head(page_html.without_previews(page), _tags(request).encode())
 
 
 def _tags(request: Request) -> str:

@@ -1,21 +1,17 @@
 """The page: its layout, and how it is put on a server."""
 
 import contextlib
-import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import gradio.networking
-import gradio.routes
 from fastapi import FastAPI
-from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from chatui import personas
 from chatui.body_limit import MAX_UPLOAD_BYTES, BodyLimit, UploadLimit
@@ -29,16 +25,11 @@ from chatui.store.logins import Logins
 from chatui.store.owner_store import OwnerStore
 from chatui.ui.chat import markdown_escape
 from chatui.ui.chat.conversation import Conversation
-from chatui.ui.gradio_compat import request_context, sessions
-from chatui.ui.gradio_compat.bad_requests import BadRequests
-from chatui.ui.gradio_compat.event_streams import EventStreams
+from chatui.ui.gradio_compat import login_tokens, page_html, request_context, serving, sessions
 from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
-from chatui.ui.gradio_compat.login_tokens import cookie_names
-from chatui.ui.gradio_compat.login_tokens import install as install_logins
 from chatui.ui.gradio_compat.page_blocks import PageBlocks
-from chatui.ui.gradio_compat.stream_multiplexer import StreamMultiplexer
 from chatui.ui.inspector.inspector_panel import InspectorPanel
-from chatui.ui.page import cache_headers, header, page_language, prerender, theme
+from chatui.ui.page import cache_headers, head, header, page_language, theme
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.persona_panel import PersonaPanel
 from chatui.ui.sidebar.sidebar import Sidebar, below
@@ -66,31 +57,18 @@ def mount(
     Returns who is logged in with a request.
     """
     page = build(runner, logs_out=logins is not None)
-    sessions.install()
-    page.has_launched = True  # else Gradio does not check the paths of files that a client names
-    gr.mount_gradio_app(app, page, path="/", auth=login, root_path=root_path or None, **_appearance())
-    gradio_app: Any = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))
+    gradio_app = serving.mount(app, page, login, root_path, _appearance())
     if logins is not None:
-        install_logins(app, gradio_app, logins, cookies.instance)
-    gradio_app.add_middleware(BadRequests)
-    gradio_app.add_middleware(EventStreams, page=page)
-    gradio_app.add_middleware(StreamMultiplexer)
+        login_tokens.install(app, gradio_app, logins, cookies.instance)
 
     def login_of(request: Request) -> str | None:
-        return _logged_in(gradio_app, request)
+        return login_tokens.login_of(gradio_app, request)
 
-    gradio_app.add_middleware(prerender.HeadMiddleware, opening=_opening(page, login, login_of))
+    gradio_app.add_middleware(page_html.HtmlMiddleware, rewrite=head.rewrite, opening=_opening(page, login, login_of))
     gradio_app.add_middleware(page_language.PageLanguage)
     app.add_middleware(cache_headers.CacheHeaders)
     app.add_middleware(GZipMiddleware, compresslevel=MIN_COMPRESSED_BYTES)
     return login_of
-
-
-def _logged_in(gradio_app: Any, request: Request) -> str | None:
-    names = cookie_names(gradio_app)
-    token = next((request.cookies[name] for name in names if request.cookies.get(name)), None)
-    name: str | None = gradio_app.tokens.get(token)
-    return name
 
 
 def _opening(
@@ -107,43 +85,26 @@ def _opening(
 
 def launched_login_of(request: Request) -> str | None:
     """Who is logged in with a request to what launch() serves, where Gradio's app is the whole app."""
-    return _logged_in(request.app, request)
-
-
-def upload_folder() -> Path:
-    """Where Gradio puts what is uploaded."""
-    return Path(get_upload_folder())
+    return login_tokens.login_of(request.app, request)
 
 
 def launch(
     runner: Runner, cookies: Cookies, login: Login | None, routes: list[BaseRoute], uploads: UploadLimit | None = None
 ) -> None:
-    """Serve the page and `routes` through Gradio's own server, as ZeroGPU needs it; blocks.
-
-    launch() cannot leave out Gradio's CORS layer, which grants any origin on a public host: ours takes its place.
-    """
-    vars(gradio.routes)["CustomCORSMiddleware"] = lambda app, **_: SecurityMiddleware(
-        BodyLimit(OwnerMiddleware(app, cookies), uploads)
-    )
-    sessions.install()
+    """Serve the page and `routes` through Gradio's own server, as ZeroGPU needs it; blocks."""
     page = build(runner)
 
+    def outermost(app: ASGIApp) -> ASGIApp:
+        return SecurityMiddleware(BodyLimit(OwnerMiddleware(app, cookies), uploads))
+
+    opening = _opening(page, login, launched_login_of)
     middleware = [
         Middleware(GZipMiddleware, compresslevel=MIN_COMPRESSED_BYTES),
         Middleware(cache_headers.CacheHeaders),
         Middleware(page_language.PageLanguage),
-        Middleware(prerender.HeadMiddleware, opening=_opening(page, login, launched_login_of)),
-        Middleware(StreamMultiplexer),
-        Middleware(EventStreams, page=page),
-        Middleware(BadRequests),
+        Middleware(page_html.HtmlMiddleware, rewrite=head.rewrite, opening=opening),
     ]
-    wiring = {"routes": routes, "middleware": middleware}
-    page.launch(auth=login, app_kwargs=wiring, state_session_capacity=sessions.MAX_TABS, **_appearance())
-
-
-def share(host: str, port: int) -> str:
-    """A public address for the server there, through the tunnel of `launch(share=True)`. Raises what it may."""
-    return gradio.networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
+    serving.launch(page, login, routes, outermost, middleware, _appearance())
 
 
 def build(runner: Runner, logs_out: bool = False) -> PageBlocks:

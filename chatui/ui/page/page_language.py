@@ -2,7 +2,6 @@
 
 import html
 import json
-import re
 from functools import cache
 from typing import Any
 
@@ -14,6 +13,7 @@ from chatui import i18n
 from chatui.errors import ChatError, SettingsError
 from chatui.i18n import N_, translated
 from chatui.settings import GenerationSettings
+from chatui.ui.gradio_compat import page_html
 from chatui.ui.page.theme import ASSETS
 
 OUT_OF_RANGE = (
@@ -28,8 +28,6 @@ OUT_OF_RANGE = (
     N_("Tuple should have at most {limit} items after validation, not {count} (got {value})"),
 )
 """What pydantic says of a setting."""
-
-_HTML = re.compile(rb"<html\s+lang=\"[^\"]*\"")
 
 
 class PageLanguage:
@@ -73,8 +71,7 @@ def warn(error: ChatError) -> None:
 
 def spoken(page: bytes) -> bytes:
     """A page of Gradio's that says which language it is in, and has the words of our script."""
-    said = f'<html lang="{i18n.language()}" dir="{i18n.direction()}"'.encode()
-    return _HTML.sub(said, page, count=1)
+    return page_html.with_language(page, i18n.language(), i18n.direction())
 
 
 def words() -> str:

@@ -4,16 +4,13 @@ Gradio takes a second to make its page on a small machine; what was said is to b
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
 from markdown_it import MarkdownIt
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatui import i18n
 from chatui.errors import NotFoundError
@@ -24,7 +21,6 @@ from chatui.store.records import StoredMessage
 from chatui.ui.chat.redraw import render_off_loop
 from chatui.ui.chat.tab_state import FIRST_SHOWN, TabState
 from chatui.ui.gradio_compat import request_context
-from chatui.ui.page import cache_headers, link_preview, page_language
 from chatui.ui.sidebar import conversation_list
 
 MAX_MESSAGES = 12
@@ -84,65 +80,3 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
             return HTMLResponse(await render_off_loop(length, markup, path, shown), headers=headers)
 
     return Route("/early", early)
-
-
-HEAD = (
-    f'<link rel="stylesheet" href="{cache_headers.versioned_url("chatui.css")}">'
-    f'<link rel="stylesheet" href="{cache_headers.versioned_url("prerender.css")}">'
-    f'<script src="{cache_headers.versioned_url("connections.js")}"></script>'
-    f'<script src="{cache_headers.versioned_url("refusals.js")}"></script>'
-    f'<script src="{cache_headers.versioned_url("prerender.js")}"></script>'
-    f'<script defer src="{cache_headers.versioned_url("access.js")}"></script>'  # these two for the page to log in, too
-    f'<script defer src="{cache_headers.versioned_url("heard.js")}"></script>'
-).encode()
-
-
-class HeadMiddleware:
-    """Puts HEAD into Gradio's page itself; what Gradio calls its head is added by a script, when much time is gone.
-
-    A page is sent within `opening`, which may put into it what only the one who asks may see.
-    """
-
-    def __init__(self, app: ASGIApp, opening: Callable[[Request], AbstractAsyncContextManager[None]]) -> None:
-        self._app, self._opening = app, opening
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of any kind."""
-        page = (
-            scope["type"] == "http"
-            and scope["method"] == "GET"
-            and "text/html" in Headers(scope=scope).get("accept", "")
-        )
-        if not page:
-            await self._app(scope, receive, send)
-            return
-        headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
-        start: Message | None = None
-
-        async def completed(message: Message) -> None:
-            nonlocal start
-            if message["type"] == "http.response.start" and _is_html(message):
-                start = message
-                return
-            if start is None:
-                await send(message)
-                return
-            body = message.get("body", b"")
-            made, start = start, None
-            added = page_language.spoken(
-                body.replace(b"</head>", page_language.words().encode() + HEAD + b"</head>", 1)
-            )
-            added = link_preview.told(added, Request(scope))
-            told = MutableHeaders(scope=made)
-            told["cache-control"] = "no-store"
-            if "content-length" in told:
-                told["content-length"] = str(int(told["content-length"]) + len(added) - len(body))
-            await send(made)
-            await send({**message, "body": added})
-
-        async with self._opening(Request(scope)):
-            await self._app({**scope, "headers": headers}, receive, completed)
-
-
-def _is_html(message: Message) -> bool:
-    return Headers(raw=message["headers"]).get("content-type", "").startswith("text/html")

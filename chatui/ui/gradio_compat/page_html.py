@@ -1,0 +1,86 @@
+"""Rewrites the HTML page that Gradio sends: its language, what our scripts and styles need first, and link previews.
+
+Replaced: parts of `gradio/templates/frontend/index.html`, which `main` in `gradio/routes.py` renders.
+Why: what Gradio takes as `head=` is added by its script, after a megabyte of JavaScript has been loaded; the page says
+`lang="en"` in every language; its Open Graph tags describe Gradio. There is no public way to change any of this.
+Upstream: one `</head>`, one `<html lang="en" ...>`, `<meta property="og:...">` and `<meta name="twitter:...">` tags.
+The page is sent in one piece.
+"""
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HTML_LANG = re.compile(rb"<html\s+lang=\"[^\"]*\"")
+PREVIEW_TAGS = re.compile(rb"<meta\s+(?:property=\"og:|name=\"twitter:)[^>]*>\s*")
+HEAD_END = b"</head>"
+
+
+def with_language(page: bytes, language: str, direction: str) -> bytes:
+    """The page with these as `lang` and `dir` of its root element."""
+    return HTML_LANG.sub(f'<html lang="{language}" dir="{direction}"'.encode(), page, count=1)
+
+
+def without_previews(page: bytes) -> bytes:
+    """The page without Gradio's tags for link previews."""
+    return PREVIEW_TAGS.sub(b"", page)
+
+
+def with_head(page: bytes, markup: bytes) -> bytes:
+    """The page with this at the end of its head."""
+    return page.replace(HEAD_END, markup + HEAD_END, 1)
+
+
+class HtmlMiddleware:
+    """Sends each HTML page as `rewrite` makes it, within the context that `opening` gives for its request."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        rewrite: Callable[[bytes, Request], bytes],
+        opening: Callable[[Request], AbstractAsyncContextManager[None]],
+    ) -> None:
+        self._app, self._rewrite, self._opening = app, rewrite, opening
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request of any kind."""
+        is_page = (
+            scope["type"] == "http"
+            and scope["method"] == "GET"
+            and "text/html" in Headers(scope=scope).get("accept", "")
+        )
+        if not is_page:
+            await self._app(scope, receive, send)
+            return
+        headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        start: Message | None = None
+
+        async def send_rewritten(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start" and _is_html(message):
+                start = message
+                return
+            if start is None:
+                await send(message)
+                return
+            body = message.get("body", b"")
+            first, start = start, None
+            rewritten = self._rewrite(body, Request(scope))
+            response_headers = MutableHeaders(scope=first)
+            response_headers["cache-control"] = "no-store"
+            if "content-length" in response_headers:
+                length = int(response_headers["content-length"]) + len(rewritten) - len(body)
+                response_headers["content-length"] = str(length)
+            await send(first)
+            await send({**message, "body": rewritten})
+
+        async with self._opening(Request(scope)):
+            await self._app({**scope, "headers": headers}, receive, send_rewritten)
+
+
+def _is_html(message: Message) -> bool:
+    return Headers(raw=message["headers"]).get("content-type", "").startswith("text/html")

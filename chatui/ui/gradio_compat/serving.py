@@ -1,0 +1,80 @@
+"""Serving a page with Gradio: mounted in an app of ours, or by `launch()`, with the layers that our page needs.
+
+Replaced and reached: the app that `mount_gradio_app` mounts and does not return; `Blocks.has_launched`, without which
+`App.create_app`'s file routes do not check the paths that a client names; the name `CustomCORSMiddleware` in
+`gradio/routes.py`, which `launch()` cannot leave out and which grants any origin on a public host; `setup_tunnel` in
+`gradio/networking.py`, which is public through `launch(share=True)` alone; the address `/pwa_icon`.
+Upstream: `mount_gradio_app` appends one `Mount` with Gradio's app to our routes, and leaves CORS to a parent app that
+has a `CORSMiddleware` (https://github.com/gradio-app/gradio/pull/13741). `App.create_app` adds
+`CustomCORSMiddleware(app, strict_cors=..., ...)` as the outermost layer. `pwa_icon` reads the icon with Pillow, which
+reads no SVG.
+"""
+
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import gradio.networking
+import gradio.routes
+from fastapi import FastAPI
+from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp
+
+from chatui.security import Login
+from chatui.ui.gradio_compat import sessions
+from chatui.ui.gradio_compat.bad_requests import BadRequests
+from chatui.ui.gradio_compat.event_streams import EventStreams
+from chatui.ui.gradio_compat.stream_multiplexer import StreamMultiplexer
+
+
+def mount(app: FastAPI, page: gr.Blocks, login: Login | None, root_path: str, appearance: dict[str, Any]) -> FastAPI:
+    """Mount the page at the root of `app`, which must have a CORS layer of its own. Returns Gradio's app."""
+    sessions.install()
+    page.has_launched = True
+    gr.mount_gradio_app(app, page, path="/", auth=login, root_path=root_path or None, **appearance)
+    gradio_app: FastAPI = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))  # type: ignore[assignment]
+    gradio_app.add_middleware(BadRequests)
+    gradio_app.add_middleware(EventStreams, page=page)
+    gradio_app.add_middleware(StreamMultiplexer)
+    return gradio_app
+
+
+def launch(
+    page: gr.Blocks,
+    login: Login | None,
+    routes: list[BaseRoute],
+    outermost: Callable[[ASGIApp], ASGIApp],
+    middleware: Sequence[Middleware],
+    appearance: dict[str, Any],
+) -> None:
+    """Serve the page and `routes` through Gradio's own server; blocks. `outermost` replaces Gradio's CORS layer."""
+    vars(gradio.routes)["CustomCORSMiddleware"] = lambda app, **_: outermost(app)
+    sessions.install()
+    inner = [Middleware(StreamMultiplexer), Middleware(EventStreams, page=page), Middleware(BadRequests)]
+    app_kwargs = {"routes": routes, "middleware": [*middleware, *inner]}
+    page.launch(auth=login, app_kwargs=app_kwargs, state_session_capacity=sessions.MAX_TABS, **appearance)
+
+
+def share(host: str, port: int) -> str:
+    """Open a public address for the server there, through the tunnel of `launch(share=True)`. Raises what it may."""
+    return gradio.networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
+
+
+def upload_folder() -> Path:
+    """The folder where Gradio puts uploads."""
+    return Path(get_upload_folder())
+
+
+def icon_route(icon: Path) -> Route:
+    """The icon at Gradio's address for icons of any size; to be added before Gradio's app is mounted."""
+
+    async def pwa_icon(_: Request) -> FileResponse:
+        return FileResponse(icon)
+
+    return Route("/pwa_icon/{size}", pwa_icon)

@@ -1,0 +1,22 @@
+"""The head of the page as it is sent: scripts and styles that must be there before Gradio's own script runs."""
+
+from starlette.requests import Request
+
+from chatui.ui.gradio_compat import page_html
+from chatui.ui.page import cache_headers, link_preview, page_language
+
+HEAD = (
+    f'<link rel="stylesheet" href="{cache_headers.versioned_url("chatui.css")}">'
+    f'<link rel="stylesheet" href="{cache_headers.versioned_url("prerender.css")}">'
+    f'<script src="{cache_headers.versioned_url("connections.js")}"></script>'
+    f'<script src="{cache_headers.versioned_url("refusals.js")}"></script>'
+    f'<script src="{cache_headers.versioned_url("prerender.js")}"></script>'
+    f'<script defer src="{cache_headers.versioned_url("access.js")}"></script>'  # these two for the page to log in, too
+    f'<script defer src="{cache_headers.versioned_url("heard.js")}"></script>'
+).encode()
+
+
+def rewrite(page: bytes, request: Request) -> bytes:
+    """A page of Gradio's with our head, in the language spoken now, and with our own link preview."""
+    page = page_html.with_head(page, page_language.words().encode() + HEAD)
+    return link_preview.told(page_language.spoken(page), request)
