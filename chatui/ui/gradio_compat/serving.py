@@ -6,7 +6,7 @@ Replaced and reached: the app that `mount_gradio_app` mounts and does not return
 `gradio/networking.py`, which is public through `launch(share=True)` alone; the address `/pwa_icon`.
 Upstream: `mount_gradio_app` appends one `Mount` with Gradio's app to our routes, and leaves CORS to a parent app that
 has a `CORSMiddleware` (https://github.com/gradio-app/gradio/pull/13741). `App.create_app` adds
-`CustomCORSMiddleware(app, strict_cors=..., ...)` as the outermost layer. `pwa_icon` reads the icon with Pillow, which
+`CustomCORSMiddleware` around its routes, below its compression. `pwa_icon` reads the icon with Pillow, which
 reads no SVG.
 """
 
@@ -49,12 +49,12 @@ def launch(
     page: gr.Blocks,
     login: Login | None,
     routes: list[BaseRoute],
-    outermost: Callable[[ASGIApp], ASGIApp],
+    cors_layer: Callable[[ASGIApp], ASGIApp],
     middleware: Sequence[Middleware],
     appearance: dict[str, Any],
 ) -> None:
-    """Serve the page and `routes` through Gradio's own server; blocks. `outermost` replaces Gradio's CORS layer."""
-    vars(gradio.routes)["CustomCORSMiddleware"] = lambda app, **_: outermost(app)
+    """Serve the page and `routes` through Gradio's own server; blocks. `cors_layer` replaces Gradio's CORS layer."""
+    vars(gradio.routes)["CustomCORSMiddleware"] = lambda app, **_: cors_layer(app)
     sessions.install()
     inner = [Middleware(StreamMultiplexer), Middleware(EventStreams, page=page), Middleware(BadRequests)]
     app_kwargs = {"routes": routes, "middleware": [*middleware, *inner]}

@@ -94,7 +94,7 @@ def launch(
     """Serve the page and `routes` through Gradio's own server, as ZeroGPU needs it; blocks."""
     page = build(runner)
 
-    def outermost(app: ASGIApp) -> ASGIApp:
+    def cors_layer(app: ASGIApp) -> ASGIApp:
         return SecurityMiddleware(BodyLimit(OwnerMiddleware(app, cookies), uploads))
 
     opening = _opening(page, login, launched_login_of)
@@ -104,7 +104,7 @@ def launch(
         Middleware(page_language.PageLanguage),
         Middleware(page_html.HtmlMiddleware, rewrite=head.rewrite, opening=opening),
     ]
-    serving.launch(page, login, routes, outermost, middleware, _appearance())
+    serving.launch(page, login, routes, cors_layer, middleware, _appearance())
 
 
 def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
