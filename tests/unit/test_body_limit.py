@@ -183,11 +183,11 @@ def test_quotes_without_an_end_take_no_longer_than_others() -> None:
         spent = []
         for size in (250_000, 1_000_000):
             body = part * size
-            begun = time.perf_counter()
+            begun = time.thread_time()
             for _ in range(3):
                 with contextlib.suppress(RefusedError):
                     check_json_size(body)
-            spent.append(time.perf_counter() - begun)
+            spent.append(time.thread_time() - begun)
         assert spent[1] < 12 * spent[0] + 0.05
 
 

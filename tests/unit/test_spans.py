@@ -480,6 +480,15 @@ ALL_READY = READY | {
 }
 
 
+def outcome(ready: Ready, asked: list[Message], limit: int, known: Known | None) -> tuple[object, ...] | str:
+    """The prompt within `limit` tokens, or the message of the error that says why there is none."""
+    try:
+        prompt = prompts.build(*ready, asked, limit, known=known)
+    except TooLongError as error:
+        return error.message
+    return prompt.token_ids, prompt.ends, prompt.spans, prompt.dropped
+
+
 @pytest.mark.parametrize("reply", REPLIES)
 @pytest.mark.parametrize("name", ALL_READY)
 def test_what_is_known_is_counted_as_what_is_not(name: str, reply: str):
@@ -489,16 +498,13 @@ def test_what_is_known_is_counted_as_what_is_not(name: str, reply: str):
         for draft in ("Hi", "  Hi\n", "Hi there, ", "\nA\n\n"):
             asked = [*messages, Message("assistant", "Yes "), Message("user", draft), *REPLIES[reply]]
             plain = prompts.build(tokenizer, template, asked, 10_000)
-            for limit in (10_000, len(plain.token_ids) - 1):
-                found = []
-                for of in (None, known):
-                    try:
-                        prompt = prompts.build(tokenizer, template, asked, limit, known=of)
-                        found.append((prompt.token_ids, prompt.ends, prompt.spans, prompt.dropped))
-                    except TooLongError as error:
-                        found.append(error.message)
-                known.forget_the_rest()
-                assert found[0] == found[1]
+            whole = outcome(ALL_READY[name], asked, 10_000, known)
+            assert whole == (plain.token_ids, plain.ends, plain.spans, plain.dropped)
+            known.forget_the_rest()
+            limit = len(plain.token_ids) - 1
+            unknown = outcome(ALL_READY[name], asked, limit, None)
+            assert outcome(ALL_READY[name], asked, limit, known) == unknown
+            known.forget_the_rest()
 
 
 def test_a_pause_in_typing_costs_no_more_than_what_is_new(monkeypatch: pytest.MonkeyPatch):
