@@ -1,4 +1,4 @@
-"""The page behind nginx and Caddy, as the README sets them up, and as others often do."""
+"""The page behind nginx and Caddy, as docs/operating.md sets them up, and as others often do."""
 
 import re
 import shutil
@@ -19,13 +19,13 @@ from tests.browser.conftest import new_chat
 from tests.browser.pages import FOREIGN_HOST, Site, wait_until
 from tests.fakes import FakeBackend
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
 NGINX, CADDY = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin"), shutil.which("caddy")
 BROWSER = {"ignore_https_errors": True}
 
 
 def block(kind: str) -> str:
-    (found,) = re.findall(f"```{kind}\n(.*?)```", README, re.DOTALL)
+    (found,) = re.findall(f"```{kind}\n(.*?)```", OPERATING, re.DOTALL)
     return str(found)
 
 
@@ -86,7 +86,7 @@ def running(command: list[str], port: int) -> Iterator[None]:
 def behind_nginx(
     folder: Path, certificate: tuple[str, str], changes: dict[str, str] | None = None, **settings: str
 ) -> Iterator[Proxied]:
-    """The README's server, with some of its words changed."""
+    """The server of docs/operating.md, with some of its words changed."""
     if NGINX is None:
         pytest.skip("nginx is not installed")
     port, backend = free_port(), FakeBackend(["Hello", " from", " behind."])
@@ -124,7 +124,7 @@ def chats(browser: Browser, proxied: Proxied) -> None:
         expect(chat.page.get_by_text("Hello from behind.").last).to_be_visible()
 
 
-@pytest.mark.parametrize("host", ["$http_host", "$host"], ids=["as in the README", "the port dropped"])
+@pytest.mark.parametrize("host", ["$http_host", "$host"], ids=["as in the documentation", "the port dropped"])
 def test_behind_nginx_the_page_works(browser: Browser, tmp_path: Path, certificate: tuple[str, str], host: str) -> None:
     with behind_nginx(tmp_path, certificate, {"$http_host": host}) as proxied:
         chats(browser, proxied)

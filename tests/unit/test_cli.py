@@ -9,7 +9,7 @@ from chatui.personas import PRESETS
 from chatui.settings import AppSettings
 from chatui.store.store import Store
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
 
 
 def flags_of_help(capsys: pytest.CaptureFixture[str]) -> set[str]:
@@ -23,13 +23,15 @@ def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert flags == {"--" + name.replace("_", "-") for name in AppSettings.model_fields}
 
 
-def test_the_readme_lists_every_flag_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
-    table = set(re.findall(r"^\| `(--[a-z-]+)", README, re.MULTILINE))
+def test_the_documentation_lists_every_flag_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    table = set(re.findall(r"^\| `(--[a-z-]+)", OPERATING, re.MULTILINE))
     assert table == {flag for flag in flags_of_help(capsys) if not flag.startswith("--no-")}
 
 
-def test_the_readme_gives_the_settings_own_help() -> None:
-    rows = {row[0]: row[-1] for row in re.findall(r"^\| `(--[a-z-]+)[^`]*` \|(?: [^|]* \|)* ([^|]*) \|$", README, re.M)}
+def test_the_documentation_gives_the_settings_own_help() -> None:
+    rows = {
+        row[0]: row[-1] for row in re.findall(r"^\| `(--[a-z-]+)[^`]*` \|(?: [^|]* \|)* ([^|]*) \|$", OPERATING, re.M)
+    }
     for name, field in AppSettings.model_fields.items():
         assert rows["--" + name.replace("_", "-")] == field.description
 

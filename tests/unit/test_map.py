@@ -1,4 +1,4 @@
-"""The map in the README can be trusted: imports point one way, and heavy libraries stay in their rooms."""
+"""The map in docs/design.md can be trusted: imports point one way, and heavy libraries stay in their rooms."""
 
 import ast
 import subprocess

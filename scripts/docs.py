@@ -1,0 +1,268 @@
+"""`python -m scripts.docs`: writes the generated parts of docs/*.md anew: settings, module map, imports, message flow.
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. tests/unit/test_docs.py checks that each
+part is current.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import annotated_types
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from chatui.settings import AppSettings, GenerationSettings
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PACKAGE = "chatui"
+PART = re.compile(r"(<!-- generated: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FOLDERS = {"cache_dir": "the user's cache folder", "data_dir": "the user's data folder"}
+VERSIONS = "chatui.store.migrations.versions."
+
+
+@dataclass(frozen=True)
+class Call:
+    """One step of the message flow: `caller`, or what runs on its behalf, calls `callee`, which runs in `thread`."""
+
+    caller: Any
+    callee: Any
+    thread: str
+    what: str
+
+
+def app_settings() -> str:
+    """The table of AppSettings."""
+    rows = []
+    for name, field in AppSettings.model_fields.items():
+        default = FOLDERS.get(name) or _default(field)
+        rows.append(f"| `--{name.replace('_', '-')}` | `CHATUI_{name.upper()}` | {default} | {field.description} |")
+    return _table(["Flag", "Variable", "Default", "What it does"], rows)
+
+
+def generation_settings() -> str:
+    """The table of GenerationSettings, with the range that the page and /v1 allow."""
+    rows = [
+        f"| {field.title} | `{name}` | {_default(field)} | {_range(field)} | {field.description} |"
+        for name, field in GenerationSettings.model_fields.items()
+    ]
+    return _table(["On the page", "In `/v1`", "Default", "Range", "What it does"], rows)
+
+
+def module_map() -> str:
+    """Every module with the first sentence of its docstring, as a tree."""
+    lines = ["```text"]
+    for name, path in modules().items():
+        if name.startswith(VERSIONS):
+            continue
+        folder = path.name == "__init__.py"
+        depth = name.count(".")
+        shown = f"{path.parent.name}/" if folder else path.name
+        lines.append(f"{'  ' * depth + shown:<30} {_summary(path)}".rstrip())
+    return "\n".join([*lines, "```"])
+
+
+def import_map() -> str:
+    """A Mermaid diagram: top-level modules and packages, an arrow to each that is imported directly.
+
+    An import that another path of arrows implies is left out.
+    """
+    graph = room_imports()
+    lines = ["```mermaid", "flowchart LR"]
+    for room, imported in graph.items():
+        shape = f'{room}[["{room}/"]]' if (ROOT / PACKAGE / room).is_dir() else f'{room}["{room}"]'
+        lines.append(f"  {shape}")
+        lines += [f"  {room} --> {other}" for other in sorted(imported - _implied(graph, imported))]
+    return "\n".join([*lines, "```"])
+
+
+def message_flow() -> str:
+    """The message flow as a Mermaid diagram, and as a table that names modules and functions."""
+    calls = message_calls()
+    functions = list(dict.fromkeys(function for call in calls for function in (call.caller, call.callee)))
+    threads = {call.callee: call.thread for call in calls}
+    lines = ["```mermaid", "flowchart TB"]
+    for thread in dict.fromkeys(threads.get(function, calls[0].thread) for function in functions):
+        lines.append(f'  subgraph {thread.replace(" ", "_")}["{thread}"]')
+        for at, function in enumerate(functions):
+            if threads.get(function, calls[0].thread) == thread:
+                lines.append(f'    n{at}["{function.__qualname__}<br/>{_file(function)}"]')
+        lines.append("  end")
+    for step, call in enumerate(calls, 1):
+        lines.append(f"  n{functions.index(call.caller)} -- {step} --> n{functions.index(call.callee)}")
+    rows = [
+        f"| {step} | `{call.callee.__qualname__}` | `{PACKAGE}/{_file(call.callee)}` | {call.what} |"
+        for step, call in enumerate(calls, 1)
+    ]
+    return "\n".join([*lines, "```", "", _table(["Step", "Function", "Module", "What it does"], rows)])
+
+
+def message_calls() -> list[Call]:
+    """The calls that bring a message from the box to the model, and the reply back, in their order."""
+    from chatui import character_prompt
+    from chatui.local import prompt, reply
+    from chatui.local.batch import Batch
+    from chatui.local.engine import LocalBackend
+    from chatui.local.forward import Forward
+    from chatui.local.reply import ReplyBuilder
+    from chatui.local.sampling import choose_each
+    from chatui.local.serving import Together
+    from chatui.local.slots import Slots
+    from chatui.local.text import IncrementalDecoder, StopStrings
+    from chatui.reply_writer import ReplyWriter
+    from chatui.runner import ReplyProgress, Runner, RunningReply, build_messages
+    from chatui.store.owner_store import OwnerStore
+    from chatui.store.store import Store
+    from chatui.ui.chat import transcript
+    from chatui.ui.chat.conversation import Conversation
+
+    loop, prompts, model, store = "event loop", "prompt thread", "model thread", "store threads"
+    return [
+        Call(Conversation, character_prompt.build_prompt, loop, "Makes the system prompt of persona and lorebook."),
+        Call(Conversation, Runner.ask, loop, "Starts a reply, which goes on whether or not a tab is open."),
+        Call(Runner.ask, LocalBackend.admit, loop, "Reserves a place in the queue, or refuses."),
+        Call(Runner.ask, OwnerStore.begin, store, "Saves the question and an empty reply in one transaction."),
+        Call(Runner.ask, build_messages, loop, "Makes the list of messages with roles."),
+        Call(Runner.ask, LocalBackend.stream, loop, "Puts the request into the queue; yields the reply in pieces."),
+        Call(LocalBackend.stream, Together.prepare, prompts, "Makes the prompt of the next request ahead of its turn."),
+        Call(Together.prepare, reply.preview, prompts, "Applies template and tokenizer for this model."),
+        Call(reply.preview, prompt.build, prompts, "Messages to text by the chat template, text to token ids."),
+        Call(LocalBackend.stream, Together.begin, model, "Gives the reply a row of the batch."),
+        Call(Together.begin, Batch.join, model, "Adds the row."),
+        Call(Batch.join, Slots.take, model, "Finds the slot with the longest cached start of this prompt."),
+        Call(LocalBackend.stream, Together.step, model, "Advances all replies by one step, again and again."),
+        Call(Together.step, Batch.step, model, "Reads a piece of a prompt, or writes one token of each row."),
+        Call(Batch.step, Forward.read, model, "Forward pass over a piece of a prompt (prefill)."),
+        Call(Batch.step, Forward.decode, model, "Forward pass for one token of each row (decode)."),
+        Call(Batch.step, choose_each, model, "Logits to one token id for each row: penalties, filters, draw."),
+        Call(Together.step, ReplyBuilder.push, model, "Token id to a piece of the reply, and whether it is over."),
+        Call(ReplyBuilder.push, IncrementalDecoder.push, model, "Token ids to whole characters."),
+        Call(ReplyBuilder.push, StopStrings.push, model, "Ends the text before a stop string."),
+        Call(Runner.ask, ReplyProgress.add, loop, "Adds each piece that comes to what is known of the reply."),
+        Call(Runner.ask, RunningReply.tell, loop, "Wakes the tabs that show this reply."),
+        Call(Conversation, RunningReply.changes, loop, "Waits in a tab until there is something new to show."),
+        Call(Conversation, transcript.reply, loop, "Makes what the chat shows of it, a few times a second."),
+        Call(ReplyWriter, RunningReply.progress, loop, "Takes what has been written, several times a second."),
+        Call(ReplyWriter, Store.write, store, "Saves it; the last time with what Inspect shows."),
+    ]
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "settings": app_settings,
+    "generation settings": generation_settings,
+    "module map": module_map,
+    "import map": import_map,
+    "message flow": message_flow,
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name, a package before what is in it."""
+    found = {}
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return dict(sorted(found.items(), key=lambda item: item[0].split(".")))
+
+
+def module_imports() -> dict[str, set[str]]:
+    """The modules that each module imports when it is imported itself: not those inside functions or TYPE_CHECKING."""
+    known = modules()
+    return {name: set(_imports(ast.parse(path.read_text()).body, known)) - {name} for name, path in known.items()}
+
+
+def room_imports() -> dict[str, set[str]]:
+    """The same between the rooms of the package, which are its top-level modules and packages."""
+    graph: dict[str, set[str]] = {}
+    for name, imported in module_imports().items():
+        if name != PACKAGE:
+            others = {other.split(".")[1] for other in imported - {PACKAGE}}
+            graph.setdefault(name.split(".")[1], set()).update(others - {name.split(".")[1]})
+    return graph
+
+
+def render(text: str) -> str:
+    """The text of a page with its generated parts made anew. Raises KeyError for a part that is not known."""
+    return PART.sub(lambda part: f"{part[1]}{PARTS[part[2]]()}\n{part[3]}", text)
+
+
+def main() -> int:
+    """Write the pages; names those that have changed."""
+    for page in sorted(DOCS.glob("*.md")):
+        before = page.read_text()
+        after = render(before)
+        if after != before:
+            page.write_text(after)
+            print(f"{page.relative_to(ROOT)} written")
+    return 0
+
+
+def _imports(body: list[ast.stmt], known: dict[str, Path]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else node.module
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from _imports(node.orelse, known)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for part in ("body", "orelse", "finalbody"):
+                yield from _imports(getattr(node, part, []), known)
+            for handler in getattr(node, "handlers", []):
+                yield from _imports(handler.body, known)
+
+
+def _implied(graph: dict[str, set[str]], imported: set[str]) -> set[str]:
+    """What is reached from one of these by one arrow or more."""
+    reached: set[str] = set()
+    left = list(imported)
+    while left:
+        further = graph[left.pop()] - reached
+        reached |= further
+        left += further
+    return reached
+
+
+def _summary(path: Path) -> str:
+    """The first sentence of a module's docstring."""
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[.!?]) (?=[A-Z])", text)[0].rstrip(".")
+
+
+def _file(function: Any) -> str:
+    return str(function.__module__).removeprefix(f"{PACKAGE}.").replace(".", "/") + ".py"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default in (None, PydanticUndefined, "", (), False):
+        return ""
+    return f"`{field.default}`"
+
+
+def _range(field: FieldInfo) -> str:
+    limits = []
+    for rule in field.metadata:
+        if isinstance(rule, annotated_types.Ge):
+            limits.append(f"from {rule.ge}")
+        elif isinstance(rule, annotated_types.Gt):
+            limits.append(f"above {rule.gt}")
+        elif isinstance(rule, annotated_types.Le):
+            limits.append(f"to {rule.le}")
+        elif isinstance(rule, annotated_types.MaxLen):
+            limits.append(f"at most {rule.max_length}")
+    return " ".join(limits)
+
+
+def _table(heads: list[str], rows: list[str]) -> str:
+    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
