@@ -321,12 +321,12 @@ def test_behind_a_proxy_the_page_finds_its_parts(root_path: str) -> None:
 
 
 def test_no_tunnel_leaves_the_page_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from chatui.ui.page import page
+    from chatui.ui.gradio_compat import serving
 
     def refuse(*_: object) -> str:
         raise RuntimeError("Could not get share link from Gradio API Server.\nmore")
 
-    monkeypatch.setattr(page, "share", refuse)
+    monkeypatch.setattr(serving, "share", refuse)
     hosts = AllowedHosts("127.0.0.1")
     server._share("127.0.0.1", 1, hosts)
     said = capsys.readouterr().out
@@ -338,7 +338,7 @@ def test_no_tunnel_leaves_the_page_alone(monkeypatch: pytest.MonkeyPatch, capsys
         asked.append(place)
         return "https://share.example.org/5"
 
-    monkeypatch.setattr(page, "share", link)
+    monkeypatch.setattr(serving, "share", link)
     assert "share.example.org" not in hosts
     for host in ("127.0.0.1", "0.0.0.0", "::", "::1", "192.168.1.5"):
         server._share(host, 5, hosts)
