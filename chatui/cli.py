@@ -33,7 +33,7 @@ def backup(arguments: list[str]) -> None:
     settings = parse(arguments[1:])
     from chatui.store.store import Store
 
-    store = Store.as_it_is(settings)
+    store = Store.open_unmigrated(settings)
     try:
         store.backup(target)
     finally:

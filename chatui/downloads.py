@@ -33,7 +33,7 @@ def routes(store: Store, owner_of: OwnerOf) -> list[Route]:
             try:
                 if owner is None:
                     raise NotFoundError
-                return await asyncio.to_thread(answer, request, store.of(owner))
+                return await asyncio.to_thread(answer, request, store.for_owner(owner))
             except ChatError as error:
                 return JSONResponse({"error": str(error)}, status_code=error.status)
 
@@ -42,13 +42,13 @@ def routes(store: Store, owner_of: OwnerOf) -> list[Route]:
     return [Route("/chats/export", answered(_chats)), Route("/persona/export", answered(_persona))]
 
 
-def _chats(request: Request, shelf: OwnerStore) -> Response:
+def _chats(request: Request, owner_store: OwnerStore) -> Response:
     chat, form = request.query_params.get("chat"), request.query_params.get("format", "json")
     if form not in CHATS:
         raise SettingsError("format", "there is no such one.", f"Choose one of {', '.join(CHATS)}.")
-    name = shelf.conversation(chat).title if chat else "chats"
+    name = owner_store.conversation(chat).title if chat else "chats"
     write, ending, kind = CHATS[form]
-    trees = shelf.trees([chat] if chat else None)
+    trees = owner_store.trees([chat] if chat else None)
     pieces = write(trees)
     first = next(pieces, "")  # what is wrong comes to light before the answer begins
     return StreamingResponse(_stepwise(chain([first], pieces)), media_type=kind, headers=_attached(f"{name}.{ending}"))
@@ -63,9 +63,9 @@ async def _stepwise(pieces: Iterator[str]) -> AsyncIterator[str]:
         yield piece
 
 
-def _persona(request: Request, shelf: OwnerStore) -> Response:
+def _persona(request: Request, owner_store: OwnerStore) -> Response:
     wanted, form = request.query_params.get("id", ""), request.query_params.get("format", "json")
-    found = shelf.persona(wanted)
+    found = owner_store.persona(wanted)
     if form == "png":
         return Response(cards.as_png(found), media_type="image/png", headers=_attached(f"{found.name}.png"))
     if form not in ("json", "card"):

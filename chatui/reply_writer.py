@@ -140,11 +140,11 @@ class ReplyWriter(Generic[R]):
 
     def _written(self, told: list[ReplyUpdate]) -> list[UpdateResult]:
         try:
-            return self.store.write(told)
+            return self.store.update_replies(told)
         except Exception:
             if len(told) > 1 or told[0].inspection is None:
                 raise
-        return self.store.write([replace(told[0], inspection=None)])
+        return self.store.update_replies([replace(told[0], inspection=None)])
 
     def _are_unkept(self, error: Exception) -> None:
         for reply in self.replies.values():
@@ -154,13 +154,13 @@ class ReplyWriter(Generic[R]):
     def _take(self, id: str, progress: ReplyUpdate, written: UpdateResult) -> None:
         """What became of what was written down."""
         reply = self.replies[id]
-        reply.unkept = written.refused
-        if written.refused is not None:
+        reply.unkept = written.error
+        if written.error is not None:
             self._refused[id] = time.monotonic() + RETRY_SECONDS
         else:
             self._refused.pop(id, None)
-            if written.lost:
-                reply.lose(written.left)
+            if written.lease_lost:
+                reply.lose(written.stored)
             elif progress.state == "running":
                 if written.stop_requested and reply.task is not None:
                     reply.task.cancel()

@@ -198,9 +198,9 @@ class Runner:
         """The store of one kind or the other."""
         return self.passing if temporary else self.kept
 
-    def shelf(self, owner: str, temporary: bool = False) -> OwnerStore:
+    def owner_store(self, owner: str, temporary: bool = False) -> OwnerStore:
         """What this owner has there."""
-        return self.store(temporary).of(owner)
+        return self.store(temporary).for_owner(owner)
 
     @property
     def replies(self) -> int:
@@ -231,7 +231,7 @@ class Runner:
         lease = secrets.token_urlsafe(16)
         ticket = self.backend.admit(owner)
         try:
-            begun = await asyncio.to_thread(self.shelf(owner, temporary).begin, turn, lease, self.readable)
+            begun = await asyncio.to_thread(self.owner_store(owner, temporary).start_turn, turn, lease, self.readable)
         except BaseException:
             self.backend.dismiss(ticket)
             raise
@@ -247,7 +247,9 @@ class Runner:
 
     async def path(self, owner: str, conversation: str, leaf: str | None = None, temporary: bool = False) -> Path:
         """What ask() reads up to `leaf`, by default the conversation's own. Raises NotFoundError."""
-        path = await asyncio.to_thread(self.shelf(owner, temporary).read, conversation, self.readable, leaf)
+        path = await asyncio.to_thread(
+            self.owner_store(owner, temporary).context_path, conversation, self.readable, leaf
+        )
         return replace(path, messages=self._newest(owner, path.messages))
 
     async def stop(self, owner: str, conversation: str, temporary: bool = False) -> None:
@@ -272,13 +274,13 @@ class Runner:
         await asyncio.to_thread(self.passing.discard, owner, conversation)
 
     async def _stop_elsewhere(self, owner: str, conversation: str) -> None:
-        shelf, until = self.shelf(owner), time.monotonic() + STOP_TIMEOUT_SECONDS
-        running = await asyncio.to_thread(shelf.running, conversation)
+        owner_store, until = self.owner_store(owner), time.monotonic() + STOP_TIMEOUT_SECONDS
+        running = await asyncio.to_thread(owner_store.running_replies, conversation)
         if running:
-            await asyncio.to_thread(shelf.request_stop, conversation)
+            await asyncio.to_thread(owner_store.request_stop, conversation)
         while running and time.monotonic() < until:
             await asyncio.sleep(STOP_POLL_SECONDS)
-            running = await asyncio.to_thread(shelf.running, conversation)
+            running = await asyncio.to_thread(owner_store.running_replies, conversation)
 
     def start(self) -> None:
         """Keep what is written from now on, on the running event loop; again does nothing."""
@@ -346,17 +348,17 @@ class Runner:
 
     def _sweep(self) -> None:
         """Those that are silent still at the second look have lost their server; what is written here has not."""
-        found = self.kept.silent(LEASE_TIMEOUT)
+        found = self.kept.stale_replies(LEASE_TIMEOUT)
         silent = {key: heard for key, heard in found.items() if key[1] not in self._keepers[False].replies}
         lost = {key: heard for key, heard in silent.items() if self._silent.get(key) == heard}
         if lost:
-            self.kept.interrupt(LEASE_TIMEOUT, lost)
+            self.kept.interrupt_stale(LEASE_TIMEOUT, lost)
         self._silent = silent
-        self.kept.remove_unfinished(IMPORT_TIMEOUT)
+        self.kept.remove_unfinished_imports(IMPORT_TIMEOUT)
 
     def _purge(self) -> None:
         self.kept.purge(TRASH_RETENTION)
-        for conversation in self.passing.forget(TEMPORARY_FOR):
+        for conversation in self.passing.purge_temporary(TEMPORARY_FOR):
             self.backend.forget(conversation)
 
     def _told(self, live: RunningReply) -> bytes | None:

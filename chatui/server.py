@@ -52,7 +52,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
 
     store = Store.open(settings)
     passing = Store.in_memory(Quotas.of_temporary(settings))
-    runner, cookies = Runner(backend, store, passing, settings.inspect), Cookies(store.secret())
+    runner, cookies = Runner(backend, store, passing, settings.inspect), Cookies(store.cookie_secret())
     uploads = UploadFolder(serving.upload_folder(), settings.max_uploads * MB)
     passwords = read_login(settings.auth)
     login = too_many_attempts(passwords)
@@ -241,7 +241,7 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     _say_when_ready(backend)
     store = Store.open(settings)
     passing = Store.in_memory(Quotas.of_temporary(settings))
-    runner, cookies = Runner(backend.start(), store, passing, settings.inspect), Cookies(store.secret())
+    runner, cookies = Runner(backend.start(), store, passing, settings.inspect), Cookies(store.cookie_secret())
 
     def owner_of(request: Request) -> str | None:
         return owners.guest_of(request) if login is None else _named(page.launched_login_of(request))

@@ -118,8 +118,8 @@ def _in_call(node: ast.Call, constants: dict[str, ast.expr]) -> Iterator[Id]:
         yield from (f"There is no such {what}." for arg in node.args for what in _texts(arg, constants))
     elif name == "refusal":
         yield from _texts(node.args[0], constants)
-    elif name == "Left" or (name == "append" and isinstance(of := getattr(node.func, "value", None), ast.Name)):
-        if name == "Left" or of.id == "skipped":
+    elif name == "SkippedItem" or (name == "append" and isinstance(of := getattr(node.func, "value", None), ast.Name)):
+        if name == "SkippedItem" or of.id == "skipped":
             yield from (text for argument in node.args for text in _texts(argument, constants))
     elif name in RAISED:
         for argument in node.args[1 if name == "SettingsError" else 0 :][:2]:

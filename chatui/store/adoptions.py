@@ -114,7 +114,7 @@ class Adoptions:
         """Give `target` what is new to it of a conversation, unless `source` has deleted it; in short transactions."""
         with contextlib.suppress(NotFoundError):
             for tree in OwnerStore(self._database, source).trees([id]):
-                OwnerStore(self._database, target).merge(tree)
+                OwnerStore(self._database, target).merge_tree(tree)
                 self._copy_inspections(source, target, id)
         remove_in_pieces(self._database, source, id)
 

@@ -22,7 +22,7 @@ MAX_DEPTH = 3
 
 
 @dataclass(frozen=True)
-class Left:
+class SkippedItem:
     """A conversation, or a part of one, that did not come in: what it is called, and why, in a whole sentence."""
 
     title: str
@@ -39,16 +39,16 @@ def is_packed(data: bytes) -> bool:
     return data.startswith((*ZIP, GZIP))
 
 
-def unpacked(data: bytes, left: list[Left]) -> dict[str, bytes]:
+def unpacked(data: bytes, skipped: list[SkippedItem]) -> dict[str, bytes]:
     """The files that may have conversations, by name; the file itself, which has none, where it is no archive.
 
-    What cannot be unpacked is `left`. Raises TransferError where nothing can, or where it is too much.
+    What cannot be unpacked is in `skipped`. Raises TransferError where nothing can, or where it is too much.
     """
-    opening = _Opening(left)
+    opening = _Opening(skipped)
     opening.open("", data, 0)
     if not opening.files:
-        if left:
-            raise refusal(left[0].reason)
+        if skipped:
+            raise refusal(skipped[0].reason)
         raise refusal("The .zip has no conversations: no file in it ends in .json or .jsonl.")
     return opening.files
 
@@ -57,7 +57,7 @@ def unpacked(data: bytes, left: list[Left]) -> dict[str, bytes]:
 class _Opening:
     """An archive that is being opened, with those in it: how much may come yet, and what has come."""
 
-    left: list[Left]
+    skipped: list[SkippedItem]
     files: dict[str, bytes] = field(default_factory=dict)
     room: int = field(default_factory=lambda: import_limits.MAX_BYTES)
     entries: int = field(default_factory=lambda: import_limits.MAX_FILES)
@@ -65,7 +65,7 @@ class _Opening:
     def open(self, name: str, data: bytes, depth: int) -> None:
         """Take in a file, or what is in it."""
         if depth > MAX_DEPTH:
-            self.left.append(Left(name, "There are archives within archives too deep to read."))
+            self.skipped.append(SkippedItem(name, "There are archives within archives too deep to read."))
         elif data.startswith(GZIP):
             self.open(name, self._gunzipped(data), depth + 1)
         elif data.startswith(ZIP):
@@ -83,7 +83,7 @@ class _Opening:
             except _TooMuchError:
                 raise
             except TransferError as error:
-                self.left.append(Left(where, error.message))
+                self.skipped.append(SkippedItem(where, error.message))
 
     def _count(self, entries: int) -> None:
         self.entries -= entries
@@ -129,7 +129,7 @@ class _Opening:
                 except _TooMuchError:
                     raise
                 except TransferError as error:
-                    self.left.append(Left("/".join(filter(None, (name, entry.filename))), error.message))
+                    self.skipped.append(SkippedItem("/".join(filter(None, (name, entry.filename))), error.message))
 
     def _member(self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
         if entry.flag_bits & 1:
@@ -161,7 +161,9 @@ class _Opening:
         except _TooMuchError:
             raise
         except Exception:
-            self.left.append(Left(name or N_("The rest of the file"), "It is damaged and cannot be unpacked."))
+            self.skipped.append(
+                SkippedItem(name or N_("The rest of the file"), "It is damaged and cannot be unpacked.")
+            )
 
 
 class _TooMuchError(TransferError):

@@ -118,7 +118,7 @@ class Merge:
             values |= {"title": self.conversation.title, "named": True}
         self._change(connection, **values)
         changed = self._row(connection)
-        return MergeResult(info_of(changed or row), self.new + self.grown, known=bool(self.known))
+        return MergeResult(info_of(changed or row), self.new + self.grown, existed=bool(self.known))
 
     def _removed(self) -> TransferError:
         return _wrong(f"“{self.conversation.title}” was removed while it came in.")

@@ -18,7 +18,7 @@ from typing import IO, Any
 from chatui import priority
 from chatui.errors import TransferError
 from chatui.store import archives, import_limits, importing
-from chatui.store.importing import Source
+from chatui.store.importing import ImportSource
 from chatui.store.records import Tree
 from chatui.store.rows import pieces
 
@@ -30,7 +30,7 @@ FIRST_TO_END = "1000"
 """In Linux, of all processes this one is ended where memory runs out."""
 
 
-def open_import(file: Path) -> Source:
+def open_import(file: Path) -> ImportSource:
     """The conversations of a file; those of a large one, or of a packed one, are read in a process of their own.
 
     Raises TransferError where it is too large.
@@ -45,7 +45,7 @@ def open_import(file: Path) -> Source:
     return ImportProcess(file)
 
 
-class ImportProcess(Source):
+class ImportProcess(ImportSource):
     """The conversations of a file, which is read by another process."""
 
     def __init__(self, file: Path) -> None:
@@ -82,7 +82,7 @@ class ImportProcess(Source):
             while (head := _received(sent)) is not None:
                 conversation, self.done, self.total, count = head
                 yield Tree(conversation, tuple(message for _ in range(count) for message in _received(sent)))
-            self.left, self.unnamed, self.done, self.total, refused = _received(sent)
+            self.skipped, self.unlisted, self.done, self.total, refused = _received(sent)
         except (EOFError, pickle.UnpicklingError):
             if self._stopped.is_set():
                 return
@@ -107,7 +107,7 @@ def main(file: IO[bytes], out: IO[bytes]) -> None:
         pickle.dump(value, out, pickle.HIGHEST_PROTOCOL)
 
     refused: tuple[str, str] | None = None
-    source = Source()
+    source = ImportSource()
     try:
         source = importing.read(file.read(import_limits.MAX_BYTES + 1))
         for tree in source:
@@ -119,7 +119,7 @@ def main(file: IO[bytes], out: IO[bytes]) -> None:
     except TransferError as error:
         refused = (error.message, error.remedy)
     send(None)
-    send((source.left, source.unnamed, source.done, source.total, refused))
+    send((source.skipped, source.unlisted, source.done, source.total, refused))
     out.flush()
 
 

@@ -17,7 +17,7 @@ from chatui import personas
 from chatui.errors import SettingsError, TransferError
 from chatui.i18n import N_
 from chatui.store import archives, formats, import_limits, lenient_json
-from chatui.store.archives import Left
+from chatui.store.archives import SkippedItem
 from chatui.store.exporting import FORMAT, VERSION
 from chatui.store.formats import FORMATS, common
 from chatui.store.import_limits import refusal, shown
@@ -37,15 +37,15 @@ _KNOWN = f"chatui, {', '.join(format.name for format in FORMATS)}"
 
 
 @dataclass
-class Source:
+class ImportSource:
     """Conversations on their way in, one after the other.
 
-    `done` of `total` have been looked at, None while that is not known. What did not come in is `left`, of which no
-    more than MAX_SKIPPED are named and `unnamed` are only counted.
+    `done` of `total` have been read; `total` is None while it is unknown. `skipped` lists at most MAX_SKIPPED items
+    that were not imported; `unlisted` counts further ones.
     """
 
-    left: list[Left] = field(default_factory=list, init=False)
-    unnamed: int = field(default=0, init=False)
+    skipped: list[SkippedItem] = field(default_factory=list, init=False)
+    unlisted: int = field(default=0, init=False)
     done: int = field(default=0, init=False)
     total: int | None = field(default=None, init=False)
 
@@ -56,16 +56,16 @@ class Source:
     def stop(self) -> None:
         """Called in any thread: no more of them are wanted."""
 
-    def leave(self, title: str, reason: str, file: str = "") -> None:
+    def skip(self, title: str, reason: str, file: str = "") -> None:
         """Note what did not come in."""
-        if len(self.left) < MAX_SKIPPED:
-            self.left.append(Left(title, reason, file))
+        if len(self.skipped) < MAX_SKIPPED:
+            self.skipped.append(SkippedItem(title, reason, file))
         else:
-            self.unnamed += 1
+            self.unlisted += 1
 
 
 @dataclass
-class Reading(Source):
+class Reading(ImportSource):
     """The conversations of a file.
 
     Their ids are the same whenever the same conversation is read; a reply that was still being written is
@@ -80,14 +80,14 @@ class Reading(Source):
 
     def __iter__(self) -> Iterator[Tree]:
         """Raises TransferError where the file is none that can be read at all."""
-        packed: list[Left] = []
+        packed: list[SkippedItem] = []
         files = archives.unpacked(self.data, packed)
         for one in packed:
-            self.leave(one.title, one.reason)
+            self.skip(one.title, one.reason)
         recognised = False
         for number, (self._name, data) in enumerate(files.items(), 1):
             self._last = number == len(files)
-            parts: list[Left] = []
+            parts: list[SkippedItem] = []
             try:
                 value = lenient_json.values(data, _recognised, parts)
                 if len(files) > 1 and not _recognised(value):
@@ -97,10 +97,10 @@ class Reading(Source):
             except TransferError as error:
                 if len(files) == 1 and not packed:
                     raise
-                self.leave(self._name, error.message)
+                self.skip(self._name, error.message)
             for part in parts:
-                self.leave(part.title, part.reason, self._name)
-        if not recognised and not self.left:
+                self.skip(part.title, part.reason, self._name)
+        if not recognised and not self.skipped:
             raise refusal(f"The .zip has no conversations in a format that is known: {_KNOWN}.")
 
     def _trees(self, value: object) -> Iterator[Tree]:
@@ -115,10 +115,10 @@ class Reading(Source):
             try:
                 yield _ours(item) if ours else _theirs(item, self.now, skipped)
             except TransferError as error:
-                self.leave(title, error.message, self._name)
+                self.skip(title, error.message, self._name)
             else:
                 if skipped:
-                    self.leave(title, _partly(skipped), self._name)
+                    self.skip(title, _partly(skipped), self._name)
 
 
 def too_large(size: int) -> TransferError:

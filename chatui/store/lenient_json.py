@@ -10,7 +10,7 @@ from typing import Any
 from chatui.errors import TransferError
 from chatui.i18n import N_
 from chatui.store import import_limits
-from chatui.store.archives import Left
+from chatui.store.archives import SkippedItem
 from chatui.store.import_limits import refusal
 
 WRAPPERS = ("conversations", "chats", "chat-sessions", "sessions", "data", "items", "history", "threads")
@@ -52,14 +52,14 @@ class _BrokenError(Exception):
         self.place, self.why = place, why
 
 
-def values(data: bytes, known: IsConversation, left: list[Left]) -> object:
-    """The file's JSON; that of several lines, or of several values, as a list. What is no JSON is `left`."""
+def values(data: bytes, known: IsConversation, skipped: list[SkippedItem]) -> object:
+    """The file's JSON; that of several lines, or of several values, as a list. What is no JSON is in `skipped`."""
     if sum(data.count(sign) for sign in (b",", b"[", b"{")) > import_limits.MAX_VALUES:
         raise refusal(f"The file has more than {import_limits.MAX_VALUES:,} values.")
     start = data[:100].lstrip(b"\xef\xbb\xbf \t\r\n")
     if kind := next((kind for magic, kind in OTHERS.items() if start.startswith(magic)), ""):
         raise _other(kind)
-    text = _decoded(data, left).lstrip("\ufeff").strip("\0 \t\r\n")
+    text = _decoded(data, skipped).lstrip("\ufeff").strip("\0 \t\r\n")
     if not text:
         raise refusal("The file is empty.")
     begins = None
@@ -70,10 +70,10 @@ def values(data: bytes, known: IsConversation, left: list[Left]) -> object:
         broken = _BrokenError(end, _place(text, end))
     except _BrokenError as error:
         broken = error
-    cut = _cut_list(text, 0, known, left) if text.startswith("[") else None
-    found = cut or _series(text, known) or _lines(text, known, left) or _cut_wrapped(text, known, left)
+    cut = _cut_list(text, 0, known, skipped) if text.startswith("[") else None
+    found = cut or _series(text, known) or _lines(text, known, skipped) or _cut_wrapped(text, known, skipped)
     if found is None and begins is not None and known(begins):
-        left.append(Left("The rest of the file", broken.why))
+        skipped.append(SkippedItem("The rest of the file", broken.why))
         return begins
     if found is None:
         raise refusal(broken.why)
@@ -115,30 +115,30 @@ def _series(text: str, known: IsConversation) -> list[Any] | None:
     return found if known(found) or any(map(known, found)) else None
 
 
-def _lines(text: str, known: IsConversation, left: list[Left]) -> list[Any] | None:
-    """JSON Lines, or None where none of them is a conversation. One that is no JSON is left."""
+def _lines(text: str, known: IsConversation, skipped: list[SkippedItem]) -> list[Any] | None:
+    """JSON Lines, or None where none of them is a conversation. One that is no JSON is skipped."""
     found: list[Any] = []
-    wrong: list[Left] = []
+    wrong: list[SkippedItem] = []
     for number, line in enumerate(LINE.split(text), 1):
         if line := line.strip():
             try:
                 value, end = _value(line, 0)
             except _BrokenError as error:
                 why = error.why if error.why == DEEP else "It is not JSON."
-                wrong.append(Left(f"Line number {number:,}", why))
+                wrong.append(SkippedItem(f"Line number {number:,}", why))
                 if len(wrong) > MAX_ERRORS:
                     return None
                 continue
             found.append(value)
             if end < len(line):
-                wrong.append(Left(f"Line number {number:,}", "It is not JSON."))
+                wrong.append(SkippedItem(f"Line number {number:,}", "It is not JSON."))
     if not known(found) and not any(map(known, found)):
         return None
-    left += wrong
+    skipped += wrong
     return found
 
 
-def _cut_list(text: str, start: int, known: IsConversation, left: list[Left]) -> list[Any] | None:
+def _cut_list(text: str, start: int, known: IsConversation, skipped: list[SkippedItem]) -> list[Any] | None:
     """The values of a list of which the rest is missing or damaged; None where none of them can be read."""
     found: list[Any] = []
     place = BLANK.match(text, start + 1).end()  # type: ignore[union-attr]
@@ -160,11 +160,11 @@ def _cut_list(text: str, start: int, known: IsConversation, left: list[Left]) ->
     if not known(found) and not any(map(known, found)):
         return None
     if why:
-        left.append(Left("The rest of the file", why))
+        skipped.append(SkippedItem("The rest of the file", why))
     return found
 
 
-def _cut_wrapped(text: str, known: IsConversation, left: list[Left]) -> object:
+def _cut_wrapped(text: str, known: IsConversation, skipped: list[SkippedItem]) -> object:
     """The same of a list in an object, with what stands before it there."""
     start = WRAPPED.search(text)
     if start is None or not text.startswith("{"):
@@ -174,13 +174,13 @@ def _cut_wrapped(text: str, known: IsConversation, left: list[Left]) -> object:
     except _BrokenError:
         return None
     name = next(reversed(head))
-    return _cut_list(text, start.end() - 1, lambda value: known({**head, name: value}), left) and {
+    return _cut_list(text, start.end() - 1, lambda value: known({**head, name: value}), skipped) and {
         **head,
         name: _cut_list(text, start.end() - 1, lambda _: True, []),
     }
 
 
-def _decoded(data: bytes, left: list[Left]) -> str:
+def _decoded(data: bytes, skipped: list[SkippedItem]) -> str:
     encoding = json.detect_encoding(data)
     try:
         return data.decode(encoding, "surrogatepass")
@@ -190,10 +190,12 @@ def _decoded(data: bytes, left: list[Left]) -> str:
             raise refusal(f"The file is no text: byte {error.start:,} is not {encoding.upper()}.") from None
     text = data.decode("utf-8", "replace")
     if re.search("[\x80-\ufffc\U00010000-\U0010ffff]", text) is None:
-        left.append(Left("The file", "It is not in UTF-8, and was read as Windows-1252."))
+        skipped.append(SkippedItem("The file", "It is not in UTF-8, and was read as Windows-1252."))
         return data.decode("cp1252", "replace")
-    left.append(
-        Left("The file", f"Some of its characters, {text.count(chr(0xFFFD)):,}, are damaged: “�” stands for them.")
+    skipped.append(
+        SkippedItem(
+            "The file", f"Some of its characters, {text.count(chr(0xFFFD)):,}, are damaged: “�” stands for them."
+        )
     )
     return text
 

@@ -27,7 +27,6 @@ from chatui.store.quotas import (
 from chatui.store.records import (
     Author,
     ConversationInfo,
-    KeptInspection,
     MergeResult,
     NewTurn,
     OwnPersona,
@@ -36,6 +35,7 @@ from chatui.store.records import (
     Rating,
     SearchHit,
     StartedTurn,
+    StoredInspection,
     StoredMessage,
     Tree,
 )
@@ -113,7 +113,7 @@ class OwnerStore:
         with self._database.reading() as connection:
             return info_of(find_conversation(connection, self._owner, id))
 
-    def began_with(self, id: str) -> Persona:
+    def initial_persona(self, id: str) -> Persona:
         """The persona that this conversation began with, as it was then. Raises NotFoundError."""
         with self._database.reading() as connection:
             return whole_conversation(connection, self._owner, id).persona
@@ -124,13 +124,13 @@ class OwnerStore:
             found = find_conversation(connection, self._owner, id)
             return path_end(connection, self._owner, id, found.leaf if leaf is None else leaf).messages
 
-    def shown(self, id: str, messages: int, characters: int) -> Path:
+    def visible_path(self, id: str, messages: int, characters: int) -> Path:
         """The end of the path to the conversation's leaf: no more than that. Raises NotFoundError."""
         with self._database.reading() as connection:
             leaf = find_conversation(connection, self._owner, id).leaf
             return path_end(connection, self._owner, id, leaf, messages, characters, shown_size)
 
-    def read(self, id: str, characters: int | None, leaf: str | None = None) -> Path:
+    def context_path(self, id: str, characters: int | None, leaf: str | None = None) -> Path:
         """The end of the path to `leaf`, the conversation's own by default, of which a model can read so much.
 
         Raises NotFoundError.
@@ -152,13 +152,13 @@ class OwnerStore:
             )
             return message_of(row, tuple(versions))
 
-    def begin(self, turn: NewTurn, lease: str | None = None, characters: int | None = None) -> StartedTurn:
-        """Add a question, where there is one, and the reply that is now being written.
+    def start_turn(self, turn: NewTurn, lease: str | None = None, characters: int | None = None) -> StartedTurn:
+        """Add the question, if the turn has one, and an empty running reply.
 
-        Raises NotFoundError, LimitError, or OverloadError where too many are being written for this owner.
+        Only the holder of `lease` may update the reply, see Store.update_replies(). The returned path has at most about
+        `characters` characters, None for no limit; it is read after the write transaction.
 
-        The reply is only ever written with this `lease`, see Store.write(). Of the path no more is read than so many
-        characters, None is all of it, and not while others wait to write.
+        Raises NotFoundError, LimitError, or OverloadError where too many replies of this owner are running.
         """
         persona = StoredPersona.of(turn.persona if turn.conversation is None else Persona(name=""))
         with self._database.writing() as connection:
@@ -222,7 +222,7 @@ class OwnerStore:
             self._change(connection, id, deleted=clock(connection))
             connection.execute(self._running(update(messages), id).values(stop_requested=True))
 
-    def running(self, id: str) -> list[str]:
+    def running_replies(self, id: str) -> list[str]:
         """The replies of this conversation that are being written, by whichever server."""
         with self._database.reading() as connection:
             return list(connection.scalars(self._running(select(messages.c.id), id)))
@@ -261,7 +261,7 @@ class OwnerStore:
             copy_inspections(connection, self._owner, dict(zip((one.id for one in path), copies, strict=True)))
             return branched
 
-    def inspection(self, message: str) -> KeptInspection | None:
+    def inspection(self, message: str) -> StoredInspection | None:
         """How a reply came about; None where that was not kept. Raises NotFoundError."""
         with self._database.reading() as connection:
             find_message(connection, self._owner, message, messages.c.role)
@@ -269,11 +269,11 @@ class OwnerStore:
             row = connection.execute(select(inspections).where(mine)).one_or_none()
         if row is None:
             return None
-        return KeptInspection(
+        return StoredInspection(
             bytes(row.data), None if row.page_last is None else PageTimes(row.page_first, row.page_last)
         )
 
-    def saw(self, message: str, times: PageTimes) -> bool:
+    def set_page_times(self, message: str, times: PageTimes) -> bool:
         """Keep when a page showed a reply. Returns whether that is kept now, which it is only with its inspection."""
         with self._database.writing() as connection:
             mine = and_(inspections.c.owner == self._owner, inspections.c.message == message)
@@ -321,20 +321,19 @@ class OwnerStore:
                 tree = Tree(conversation, tuple(whole_tree(connection, self._owner, id)))
             yield tree
 
-    def add(self, trees: Iterable[Tree]) -> list[ConversationInfo]:
+    def add_trees(self, trees: Iterable[Tree]) -> list[ConversationInfo]:
         """Add conversations from elsewhere, see merge(), all or none. Raises TransferError."""
         given = list(trees)
         with self._database.writing() as connection:
             return [import_merge.merge(connection, self._owner, tree, self._limits).conversation for tree in given]
 
-    def merge(self, tree: Tree, wanted: Callable[[], bool] = lambda: True) -> MergeResult | None:
-        """Add a conversation from elsewhere; to one that an earlier import made, what is new.
+    def merge_tree(self, tree: Tree, should_continue: Callable[[], bool] = lambda: True) -> MergeResult | None:
+        """Import a conversation; where an earlier import made it, only add what is new.
 
-        In several transactions, so that nobody waits long to write; it is shown when the last of them is done. None
-        where it is not `wanted` any more before that. Raises TransferError, or LimitError where not all of it would
-        fit.
+        It is written in several short transactions and becomes visible with the last one. Returns None where
+        `should_continue` returned False before that. Raises TransferError, or LimitError where not all of it fits.
         """
-        return import_merge.merge_in_pieces(self._database, self._owner, tree, self._limits, wanted)
+        return import_merge.merge_in_pieces(self._database, self._owner, tree, self._limits, should_continue)
 
     def personas(self) -> list[OwnPersona]:
         """The owner's personas, the oldest first."""
@@ -344,7 +343,7 @@ class OwnerStore:
             kept = persona_files.whole(connection, self._owner, rows)
         return [OwnPersona(row.id, persona) for row, persona in zip(rows, kept, strict=True)]
 
-    def listed_personas(self) -> list[OwnPersona]:
+    def persona_summaries(self) -> list[OwnPersona]:
         """The same without their cards and pictures, which take a while to read."""
         own = personas.c
         statement = select(own.id, own.persona).where(own.owner == self._owner).order_by(own.seq)
@@ -360,7 +359,7 @@ class OwnerStore:
             raise NotFoundError("persona")
         return found[0]
 
-    def keep(self, persona: Persona, id: str | None = None) -> OwnPersona:
+    def save_persona(self, persona: Persona, id: str | None = None) -> OwnPersona:
         """Add a persona, or replace the one with this id. Raises NotFoundError, or LimitError."""
         parted = StoredPersona.of(persona)
         size = persona_size(parted.persona)
@@ -384,7 +383,7 @@ class OwnerStore:
                 persona_files.keep(connection, self._owner, parted)
         return OwnPersona(id, persona)
 
-    def forget(self, id: str) -> None:
+    def delete_persona(self, id: str) -> None:
         """Remove a persona; conversations that began with it keep theirs. Raises NotFoundError."""
         mine = and_(personas.c.owner == self._owner, personas.c.id == id)
         with self._database.writing() as connection:
@@ -396,7 +395,7 @@ class OwnerStore:
         self, connection: Connection, turn: NewTurn, persona: StoredPersona, moment: datetime, size: int
     ) -> str:
         title = first_words(turn.question or "")
-        fresh = ConversationInfo(turn.new or new_id(), title, False, None, False, False, moment, moment)
+        fresh = ConversationInfo(turn.new_conversation_id or new_id(), title, False, None, False, False, moment, moment)
         size += conversation_size(fresh, persona.persona)
         added = size + persona_files.new_bytes(connection, self._owner, persona)
         self._limits.check(connection, self._owner, added, conversations=1)

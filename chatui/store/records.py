@@ -101,11 +101,11 @@ class Path:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What an import made of a conversation: `new` messages were added to it, which was `known` before."""
+    """Result of importing one conversation: the number of `added` messages, and whether the conversation `existed`."""
 
     conversation: ConversationInfo
-    new: int
-    known: bool
+    added: int
+    existed: bool
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,11 @@ class OwnPersona:
 
 @dataclass(frozen=True)
 class NewTurn:
-    """What a new reply is begun with, see OwnerStore.begin().
+    """Input of OwnerStore.start_turn().
 
-    `question` is None where the reply is to the message `parent`: another version of a reply, for example. `parent`
-    None begins a conversation's tree anew. `conversation` None makes a new conversation, of the id `new` where that is
-    set, which the assistant begins with one of the `greetings` where there are some, by its number in `greeting`; the
-    others are versions of that.
+    `question` is None for a new version of the reply to the message `parent`. `parent` None starts at the root of the
+    tree. `conversation` None creates a conversation, with the id `new_conversation_id` if set. A new conversation
+    starts with `greetings[greeting]`, if there are any; the other greetings are versions of it.
     """
 
     conversation: str | None
@@ -142,13 +141,13 @@ class NewTurn:
     author: Author
     persona: Persona
     greetings: tuple[str, ...] = ()
-    new: str | None = None
+    new_conversation_id: str | None = None
     greeting: int = 0
 
 
 @dataclass(frozen=True)
 class StartedTurn:
-    """The rows that OwnerStore.begin() made; `path` leads to the new, still empty reply.
+    """The rows that OwnerStore.start_turn() made; `path` leads to the new, still empty reply.
 
     It leads from the tree's root, or from as far back as was asked for: `earlier` messages come before it.
     """
@@ -165,9 +164,10 @@ class StartedTurn:
 
 @dataclass(frozen=True)
 class ReplyUpdate:
-    """What a reply has come to, for Store.write(). `state` other than running ends it; a finished row never changes.
+    """Input of Store.update_replies(): the text of a reply so far.
 
-    With its end may come how it came about, see Inspection.packed(). `lease` is that of OwnerStore.begin().
+    A `state` other than running ends the reply; a row that has ended never changes. The last update may carry the
+    packed `inspection`, see Inspection.packed(). `lease` is the one given to OwnerStore.start_turn().
     """
 
     owner: str
@@ -183,15 +183,16 @@ class ReplyUpdate:
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What became of a Progress.
+    """Result of one ReplyUpdate.
 
-    It was `refused` alone, while the store took others; or the lease is `lost`, and the store has `left` of the reply.
+    `error` is set where this update alone failed. `lease_lost` is set where another server holds the lease or the
+    reply has ended; `stored` is then the message as the store has it, None where it was removed.
     """
 
     stop_requested: bool = False
-    refused: ChatError | None = None
-    lost: bool = False
-    left: StoredMessage | None = None
+    error: ChatError | None = None
+    lease_lost: bool = False
+    stored: StoredMessage | None = None
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class PageTimes:
 
 
 @dataclass(frozen=True)
-class KeptInspection:
+class StoredInspection:
     """How a reply came about, see Inspection.packed(), and when the page that asked for it showed it."""
 
     data: bytes

@@ -61,4 +61,4 @@ def _not_written(connection: Connection, one: ReplyUpdate) -> UpdateResult:
     row = connection.execute(select(messages).where(mine)).first()
     if row is not None and row.state != "running" and row.lease is not None and row.lease == one.lease:
         return UpdateResult()  # written before, by a transaction whose success could not be told any more
-    return UpdateResult(lost=True, left=None if row is None else message_of(row, ()))
+    return UpdateResult(lease_lost=True, stored=None if row is None else message_of(row, ()))

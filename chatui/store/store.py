@@ -56,7 +56,7 @@ class Store:
         return cls(database, settings.data_dir, Quotas.of(settings))
 
     @classmethod
-    def as_it_is(cls, settings: AppSettings) -> Self:
+    def open_unmigrated(cls, settings: AppSettings) -> Self:
         """The database that is there, not migrated and for backup() only; a server may be using it."""
         return cls(Database(url_of(settings, make=False)))
 
@@ -67,7 +67,7 @@ class Store:
         upgrade(database, "head")
         return cls(database, limits=limits)
 
-    def secret(self) -> bytes:
+    def cookie_secret(self) -> bytes:
         """32 random bytes, made once for this database."""
         with self.database.reading() as connection:
             value = connection.scalar(select(secrets.c.value).where(secrets.c.name == "cookies"))
@@ -80,11 +80,11 @@ class Store:
         """How what one owner has goes to another."""
         return Adoptions(self.database)
 
-    def of(self, owner: str) -> OwnerStore:
+    def for_owner(self, owner: str) -> OwnerStore:
         """What this owner has."""
         return OwnerStore(self.database, owner, self._limits)
 
-    def write(self, progress: Sequence[ReplyUpdate]) -> list[UpdateResult]:
+    def update_replies(self, progress: Sequence[ReplyUpdate]) -> list[UpdateResult]:
         """Keep what replies have come to, and tell what became of each.
 
         A reply that is no longer running, or is another's to write, stays as it is. All are written in one transaction;
@@ -105,12 +105,12 @@ class Store:
 
     def _write_alone(self, one: ReplyUpdate) -> UpdateResult:
         try:
-            return self.write([one])[0]
+            return self.update_replies([one])[0]
         except ChatError as error:
-            return UpdateResult(refused=error)
+            return UpdateResult(error=error)
         except Exception as error:
             log.exception("a reply could not be kept")
-            return UpdateResult(refused=unexpected(error))
+            return UpdateResult(error=unexpected(error))
 
     def _answers(self) -> bool:
         try:
@@ -120,21 +120,21 @@ class Store:
             return False
         return True
 
-    def silent(self, silent_for: timedelta) -> dict[tuple[str, str], datetime]:
+    def stale_replies(self, stale_for: timedelta) -> dict[tuple[str, str], datetime]:
         """Running replies of which nothing was heard for so long, by owner and id, and when something last was."""
         with self.database.reading() as connection:
             statement = select(messages.c.owner, messages.c.id, messages.c.heartbeat)
-            statement = statement.where(_silent(connection, silent_for))
+            statement = statement.where(_silent(connection, stale_for))
             rows = connection.execute(statement, execution_options={ALL_OWNERS: True})
             return {(row.owner, row.id): row.heartbeat for row in rows}
 
-    def interrupt(self, silent_for: timedelta, which: Mapping[tuple[str, str], datetime] | None = None) -> int:
+    def interrupt_stale(self, stale_for: timedelta, which: Mapping[tuple[str, str], datetime] | None = None) -> int:
         """Mark running replies that nobody has written for so long as interrupted. Returns how many.
 
-        Of `which`, see silent(), those of which nothing was heard since.
+        Of `which`, see stale_replies(), those of which nothing was heard since.
         """
         with self.database.maintaining() as connection:
-            lost = update(messages).where(_silent(connection, silent_for)).values(state="interrupted", lease=None)
+            lost = update(messages).where(_silent(connection, stale_for)).values(state="interrupted", lease=None)
             if which is None:
                 return connection.execute(lost).rowcount
             return sum(
@@ -153,7 +153,7 @@ class Store:
         self._take_from_copies(gone)
         return len(gone)
 
-    def empty(self, owner: str) -> int:
+    def empty_trash(self, owner: str) -> int:
         """Really remove all that this owner has deleted, from older copies too. Returns how many."""
         table = conversations.c
         mine = and_(table.owner == owner, table.deleted.is_not(None), table.arriving.is_(None))
@@ -161,19 +161,19 @@ class Store:
         self._take_from_copies(gone)
         return len(gone)
 
-    def forget(self, untouched_for: timedelta) -> list[str]:
+    def purge_temporary(self, idle_for: timedelta) -> list[str]:
         """Really remove temporary conversations: deleted ones, and those in which nothing was asked for so long.
 
         Returns their ids.
         """
         table = conversations.c
-        gone = self._remove(lambda now: or_(table.deleted.is_not(None), table.updated <= now - untouched_for))
+        gone = self._remove(lambda now: or_(table.deleted.is_not(None), table.updated <= now - idle_for))
         return [id for _, id in gone]
 
-    def remove_unfinished(self, silent_for: timedelta) -> int:
+    def remove_unfinished_imports(self, stale_for: timedelta) -> int:
         """Remove what imports left half in, of which nothing has come for so long. Returns how many."""
         with self.database.reading() as connection:
-            old = conversations.c.arriving < clock(connection) - silent_for
+            old = conversations.c.arriving < clock(connection) - stale_for
             statement = select(conversations.c.owner, conversations.c.id).where(old)
             rows = connection.execute(statement, execution_options={ALL_OWNERS: True}).all()
         for owner, id in rows:
@@ -229,8 +229,8 @@ class Store:
         self.database.close()
 
 
-def _silent(connection: Connection, silent_for: timedelta) -> ColumnElement[bool]:
-    return and_(messages.c.state == "running", messages.c.heartbeat < clock(connection) - silent_for)
+def _silent(connection: Connection, stale_for: timedelta) -> ColumnElement[bool]:
+    return and_(messages.c.state == "running", messages.c.heartbeat < clock(connection) - stale_for)
 
 
 def _look_after_copy(file: Path, gone: Sequence[tuple[str, str]]) -> None:

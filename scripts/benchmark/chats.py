@@ -102,7 +102,7 @@ def filled(data_dir: Path, chats: int, length: int) -> list[str]:
     """Fill a new store with conversations of the person at this computer. Returns some of them."""
     store = Store.open(AppSettings(data_dir=data_dir))
     fill(store, LOCAL, chats, length)
-    listed = [conversation.id for conversation in store.of(LOCAL).conversations(chats)]
+    listed = [conversation.id for conversation in store.for_owner(LOCAL).conversations(chats)]
     store.close()
     return listed
 

@@ -240,16 +240,18 @@ def bring(page: Chat, file: Path) -> None:
 def test_an_import_says_how_far_it_is_can_be_cancelled_and_ends_with_its_tab(
     chat: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge, room, given_up = OwnerStore.merge, threading.Semaphore(2), threading.Event()
+    merge, room, given_up = OwnerStore.merge_tree, threading.Semaphore(2), threading.Event()
 
-    def merge_where_there_is_room(shelf: OwnerStore, tree: Tree, wanted: Callable[[], bool]) -> MergeResult | None:
+    def merge_where_there_is_room(
+        owner_store: OwnerStore, tree: Tree, should_continue: Callable[[], bool]
+    ) -> MergeResult | None:
         while not room.acquire(timeout=0.05):
-            if not wanted():
+            if not should_continue():
                 given_up.set()
                 return None
-        return merge(shelf, tree, wanted)
+        return merge(owner_store, tree, should_continue)
 
-    monkeypatch.setattr(OwnerStore, "merge", merge_where_there_is_room)
+    monkeypatch.setattr(OwnerStore, "merge_tree", merge_where_there_is_room)
     page = chat(["fine"], fresh=True)
     file = tmp_path / "chats.json"
     said = [{"title": f"Chat {n}", "messages": [{"role": "user", "content": f"Hi {n}"}]} for n in range(5)]

@@ -149,7 +149,7 @@ def test_what_is_not_saved_yet_is_said_until_it_is(chat: Open, monkeypatch: pyte
     page = chat(["Half ", hold, "and half"], fresh=True)
     note = page.log.get_by_text("Not saved yet: The disk is full.")
     with monkeypatch.context() as broken:
-        broken.setattr(Store, "write", full)
+        broken.setattr(Store, "update_replies", full)
         page.ask("tell me")
         expect(note).to_be_visible(timeout=PATIENCE)
         hold.release()

@@ -57,7 +57,7 @@ class Told:
 
     async def delete(self, chat: str) -> dict[str, Any]:
         await self._runner.stop(OWNER, chat)
-        await asyncio.to_thread(self._runner.shelf(OWNER).delete, chat)
+        await asyncio.to_thread(self._runner.owner_store(OWNER).delete, chat)
         return {}
 
     async def look(self, reply: str) -> dict[str, Any]:
@@ -70,11 +70,11 @@ class Told:
 
     async def read(self, reply: str) -> dict[str, Any]:
         """A reply as the store has it."""
-        message = await asyncio.to_thread(self._runner.shelf(OWNER).message, reply)
+        message = await asyncio.to_thread(self._runner.owner_store(OWNER).message, reply)
         return {"state": message.state, "words": message.content.count(" "), "text": message.content}
 
     async def titles(self) -> dict[str, Any]:
-        found = await asyncio.to_thread(self._runner.shelf(OWNER).conversations)
+        found = await asyncio.to_thread(self._runner.owner_store(OWNER).conversations)
         return {"titles": [conversation.title for conversation in found]}
 
 

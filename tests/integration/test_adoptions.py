@@ -23,19 +23,19 @@ CHARACTER = Persona("Robo", card={"data": {"name": "Robo"}}, avatar="data:image/
 
 def filled(store: Store, owner: str, word: str = "findable") -> Any:
     """Something of everything; returns all of it."""
-    shelf = store.of(owner)
-    played = shelf.begin(replace(ask("played"), persona=CHARACTER)).conversation.id
-    assert shelf.began_with(played) == CHARACTER
-    begun = shelf.begin(ask(f"{word} question"))
-    store.write([progress(owner, begun, f"{word} answer", inspection=b"kept")])
-    shelf.saw(begun.reply.id, PageTimes(1.0, 2.0))
-    again = shelf.begin(ask(None, begun.conversation.id, begun.path[0].id))
-    store.write([progress(owner, again, "another")])
-    shelf.rate(again.reply.id, "like", "a note")
-    shelf.archive(shelf.begin(ask("put away")).conversation.id, True)
-    shelf.delete(shelf.begin(ask("deleted")).conversation.id)
-    shelf.keep(PRESETS[0])
-    shelf.keep(CHARACTER)
+    owner_store = store.for_owner(owner)
+    played = owner_store.start_turn(replace(ask("played"), persona=CHARACTER)).conversation.id
+    assert owner_store.initial_persona(played) == CHARACTER
+    begun = owner_store.start_turn(ask(f"{word} question"))
+    store.update_replies([progress(owner, begun, f"{word} answer", inspection=b"kept")])
+    owner_store.set_page_times(begun.reply.id, PageTimes(1.0, 2.0))
+    again = owner_store.start_turn(ask(None, begun.conversation.id, begun.path[0].id))
+    store.update_replies([progress(owner, again, "another")])
+    owner_store.rate(again.reply.id, "like", "a note")
+    owner_store.archive(owner_store.start_turn(ask("put away")).conversation.id, True)
+    owner_store.delete(owner_store.start_turn(ask("deleted")).conversation.id)
+    owner_store.save_persona(PRESETS[0])
+    owner_store.save_persona(CHARACTER)
     return everything(store, owner, word), begun.reply.id
 
 
@@ -44,29 +44,35 @@ def progress(owner: str, begun: Any, said: str, inspection: bytes | None = None)
 
 
 def everything(store: Store, owner: str, word: str) -> list[Any]:
-    shelf = store.of(owner)
-    listed = [shelf.conversations(), shelf.conversations(archived=True), shelf.deleted()]
-    return [*listed, list(shelf.trees()), shelf.personas(), shelf.search(word), shelf.search("question")]
+    owner_store = store.for_owner(owner)
+    listed = [owner_store.conversations(), owner_store.conversations(archived=True), owner_store.deleted()]
+    return [
+        *listed,
+        list(owner_store.trees()),
+        owner_store.personas(),
+        owner_store.search(word),
+        owner_store.search("question"),
+    ]
 
 
 def test_all_goes_over_as_it_was_and_nobody_elses_does(store: Store) -> None:
     (had, reply), (others, _) = filled(store, "guest:a"), filled(store, "guest:b", "elsewhere")
-    inspection = store.of("guest:a").inspection(reply)
+    inspection = store.for_owner("guest:a").inspection(reply)
     Adoptions(store.database).adopt("guest:a", "local")
     assert everything(store, "local", "findable") == had
-    assert store.of("local").inspection(reply) == inspection
+    assert store.for_owner("local").inspection(reply) == inspection
     assert everything(store, "guest:a", "findable") == [[], [], [], [], [], [], []]
     assert everything(store, "guest:b", "elsewhere") == others
-    store.of("local").rename(had[0][0].id, "renamed thing")
-    assert [hit.conversation.id for hit in store.of("local").search("renamed")] == [had[0][0].id]
-    store.of("local").begin(ask("goes on", had[0][0].id, reply))
+    store.for_owner("local").rename(had[0][0].id, "renamed thing")
+    assert [hit.conversation.id for hit in store.for_owner("local").search("renamed")] == [had[0][0].id]
+    store.for_owner("local").start_turn(ask("goes on", had[0][0].id, reply))
 
 
 def test_what_the_target_has_stays_and_twice_is_once(store: Store) -> None:
     (had, _), (own, _) = filled(store, "guest:a"), filled(store, "local", "own")
     for _ in range(2):
         Adoptions(store.database).adopt("guest:a", "local")
-    trees = [tree.conversation.id for tree in store.of("local").trees()]
+    trees = [tree.conversation.id for tree in store.for_owner("local").trees()]
     assert sorted(trees) == sorted(tree.conversation.id for tree in (*had[3], *own[3]))
 
 
@@ -78,11 +84,11 @@ def test_the_index_of_words_stays_whole(store: Store) -> None:
             for table in ("message_words", "title_words"):
                 connection.execute(text(f"INSERT INTO {table}({table}, rank) VALUES ('integrity-check', 0)"))
             assert connection.execute(text("PRAGMA foreign_key_check")).all() == []
-    shelf = store.of("local")
-    for conversation in shelf.conversations():
-        shelf.delete(conversation.id)
+    owner_store = store.for_owner("local")
+    for conversation in owner_store.conversations():
+        owner_store.delete(conversation.id)
     store.purge(now() - now())
-    assert shelf.search("findable") == []
+    assert owner_store.search("findable") == []
 
 
 def test_every_table_with_an_owner_moves(store: Store) -> None:
@@ -112,14 +118,18 @@ def test_what_fails_half_way_goes_on_the_next_time(store: Store, monkeypatch: py
         adoptions.adopt("guest:a", "local")
     assert moved[0] != moved[1]
     assert not adoptions.adopted("guest:a", "local")
-    whole = {conversation.id for shelf in ("guest:a", "local") for conversation in listed(store, shelf)}
+    whole = {conversation.id for owner_store in ("guest:a", "local") for conversation in listed(store, owner_store)}
     assert len(whole) == len(had[0]) + len(had[1]) + len(had[2])
     adoptions.adopt("guest:a", "local")
     assert everything(store, "local", "findable") == had
 
 
 def listed(store: Store, owner: str) -> list[Any]:
-    return [*store.of(owner).conversations(), *store.of(owner).conversations(archived=True), *store.of(owner).deleted()]
+    return [
+        *store.for_owner(owner).conversations(),
+        *store.for_owner(owner).conversations(archived=True),
+        *store.for_owner(owner).deleted(),
+    ]
 
 
 def test_others_wait_for_a_piece_and_never_for_the_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,16 +153,16 @@ def test_others_wait_for_a_piece_and_never_for_the_whole(store: Store, monkeypat
         assert 0 < chats <= PIECE_CONVERSATIONS
         assert said <= PIECE_MESSAGES
         assert count <= 6
-    assert len(store.of("local").conversations(limit=1000)) == 120
+    assert len(store.for_owner("local").conversations(limit=1000)) == 120
 
 
 def test_a_long_conversation_goes_over_and_goes_away_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns, guest = 15, store.of("guest:a")
-    begun = guest.begin(ask("findable 0"))
+    turns, guest = 15, store.for_owner("guest:a")
+    begun = guest.start_turn(ask("findable 0"))
     for turn in range(1, turns):
-        store.write([progress("guest:a", begun, f"answer {turn}", inspection=b"kept")])
-        begun = guest.begin(ask(f"findable {turn}", begun.conversation.id, begun.reply.id))
-    store.write([progress("guest:a", begun, "the last", inspection=b"kept")])
+        store.update_replies([progress("guest:a", begun, f"answer {turn}", inspection=b"kept")])
+        begun = guest.start_turn(ask(f"findable {turn}", begun.conversation.id, begun.reply.id))
+    store.update_replies([progress("guest:a", begun, "the last", inspection=b"kept")])
     had, size = everything(store, "guest:a", "findable"), size_of(store, "guest:a")
     monkeypatch.setattr(moving, "LONG", 20)
     monkeypatch.setattr(moving, "PIECE_INSPECTIONS", 4)
@@ -168,10 +178,13 @@ def test_a_long_conversation_goes_over_and_goes_away_in_pieces(store: Store, mon
     Adoptions(store.database).adopt("guest:a", "local")
     assert everything(store, "local", "findable") == had
     assert size_of(store, "local") == size
-    assert all(store.of("local").inspection(one.id) for one in next(iter(store.of("local").trees())).messages[1::2])
+    assert all(
+        store.for_owner("local").inspection(one.id)
+        for one in next(iter(store.for_owner("local").trees())).messages[1::2]
+    )
     assert everything(store, "guest:a", "findable") == [[], [], [], [], [], [], []]
-    store.of("local").delete(begun.conversation.id)
-    assert store.empty("local") == 1
+    store.for_owner("local").delete(begun.conversation.id)
+    assert store.empty_trash("local") == 1
     event.remove(store.database.engine, "after_cursor_execute", note)
     assert 2 < max(counts) <= 8
     with store.database.maintaining() as connection:
@@ -185,9 +198,9 @@ def size_of(store: Store, owner: str) -> int | None:
 
 def test_what_both_have_imported_is_there_once(store: Store) -> None:
     filled(store, "guest:a")
-    guest, ada = store.of("guest:a"), store.of("login:ada")
+    guest, ada = store.for_owner("guest:a"), store.for_owner("login:ada")
     trees = list(guest.trees())
-    ada.add(trees[:1])
+    ada.add_trees(trees[:1])
     had = {tree.conversation.id: tree for tree in ada.trees()}
     Adoptions(store.database).adopt("guest:a", "login:ada")
     has = {tree.conversation.id: tree for tree in ada.trees()}
@@ -215,7 +228,7 @@ def test_what_is_offered_is_declined_once_but_what_comes_later_is_offered_again(
     assert not adoptions.adopted("guest:a", "login:ada")
     assert adoptions.offered("guest:a", "login:bob") == 3
     time.sleep(0.002)
-    store.of("guest:a").begin(ask("later"))
+    store.for_owner("guest:a").start_turn(ask("later"))
     assert adoptions.offered("guest:a", "login:ada") == 1
     adoptions.adopt("guest:a", "login:ada")
     assert adoptions.offered("guest:a", "login:bob") == adoptions.offered("guest:a", "login:ada") == 0

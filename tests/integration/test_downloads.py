@@ -22,8 +22,8 @@ FORMATS = {"json": "application/json", "md": "text/markdown", "messages": "appli
 def said(store: Store, question: str = "What?", answer: str = "That.", owner: str = "a") -> str:
     """A finished conversation; returns its id."""
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    begun = store.of(owner).begin(NewTurn(None, None, question, author, PRESETS[0]))
-    store.write([ReplyUpdate(owner, begun.reply.id, answer, state="finished")])
+    begun = store.for_owner(owner).start_turn(NewTurn(None, None, question, author, PRESETS[0]))
+    store.update_replies([ReplyUpdate(owner, begun.reply.id, answer, state="finished")])
     return begun.conversation.id
 
 
@@ -46,10 +46,10 @@ def test_what_is_exported_can_be_imported_again(store: Store) -> None:
     said(store, "Three")
     answer = client(store).get("/chats/export")
     (first, second) = importing.read(answer.content)
-    assert {tree.conversation.id for tree in (first, second)} == {c.id for c in store.of("a").conversations()}
-    assert store.of("b").add([first, second])
-    contents = [[m.content for m in tree.messages] for tree in store.of("b").trees()]
-    assert contents == [[m.content for m in tree.messages] for tree in store.of("a").trees()]
+    assert {tree.conversation.id for tree in (first, second)} == {c.id for c in store.for_owner("a").conversations()}
+    assert store.for_owner("b").add_trees([first, second])
+    contents = [[m.content for m in tree.messages] for tree in store.for_owner("b").trees()]
+    assert contents == [[m.content for m in tree.messages] for tree in store.for_owner("a").trees()]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -92,14 +92,14 @@ def test_anothers_chat_is_as_good_as_none(store: Store, form: str, owner: str | 
 
 def test_a_deleted_chat_is_no_longer_exported(store: Store) -> None:
     chat = said(store)
-    store.of("a").delete(chat)
+    store.for_owner("a").delete(chat)
     assert client(store).get("/chats/export", params={"chat": chat}).status_code == 404
     assert "What?" not in client(store).get("/chats/export").text
 
 
 @pytest.mark.parametrize("form", ["", "xml", "../json", "JSON"])
 def test_unknown_formats_are_refused(store: Store, form: str) -> None:
-    kept = store.of("a").keep(PRESETS[0])
+    kept = store.for_owner("a").save_persona(PRESETS[0])
     for path in ("/chats/export", f"/persona/export?id={kept.id}"):
         answer = client(store).get(path, params={"id": kept.id, "format": form})
         assert answer.status_code == 422
@@ -111,7 +111,7 @@ def test_unknown_formats_are_refused(store: Store, form: str) -> None:
 def test_any_title_is_a_harmless_file_name(title: str) -> None:
     store = Store.in_memory()
     chat = said(store, title or "x")
-    store.of("a").rename(chat, title)
+    store.for_owner("a").rename(chat, title)
     answer = client(store).get("/chats/export", params={"chat": chat, "format": "md"})
     assert answer.status_code == 200
     kind, plain, encoded = answer.headers["content-disposition"].split("; ", 2)
@@ -126,7 +126,7 @@ def test_any_title_is_a_harmless_file_name(title: str) -> None:
 @pytest.mark.parametrize("form", ["json", "card", "png"])
 def test_a_persona_comes_back(store: Store, form: str) -> None:
     mine = replace(PRESETS[1], name='Möwe / "x"')
-    kept = store.of("a").keep(mine)
+    kept = store.for_owner("a").save_persona(mine)
     answer = client(store).get("/persona/export", params={"id": kept.id, "format": form})
     assert answer.status_code == 200
     assert answer.headers["content-disposition"].startswith("attachment;")
@@ -136,7 +136,7 @@ def test_a_persona_comes_back(store: Store, form: str) -> None:
 
 @pytest.mark.parametrize("owner", ["b", None])
 def test_anothers_persona_is_as_good_as_none(store: Store, owner: str | None) -> None:
-    kept = store.of("a").keep(PRESETS[0])
+    kept = store.for_owner("a").save_persona(PRESETS[0])
     browser = client(store)
     browser.headers.pop("owner")
     for id in (kept.id, "nothing", ""):

@@ -24,12 +24,12 @@ pytest_plugins = ("tests.databases",)
 Usage = namedtuple("Usage", "total used free")
 
 
-def shelf_of(store: Store, owner: str, **room: int) -> OwnerStore:
+def owner_store_of(store: Store, owner: str, **room: int) -> OwnerStore:
     return OwnerStore(store.database, owner, Quotas(room=FreeSpace(**room)))
 
 
-def say(shelf: OwnerStore, question: str, *more: str) -> StartedTurn:
-    return shelf.begin(ask(question, *more))
+def say(owner_store: OwnerStore, question: str, *more: str) -> StartedTurn:
+    return owner_store.start_turn(ask(question, *more))
 
 
 def begun_by_strangers(store: Store, **room: int) -> int:
@@ -52,7 +52,7 @@ def taken(store: Store) -> int:
 
 
 def answered(store: Store, owner: str, begun: StartedTurn) -> None:
-    store.write([ReplyUpdate(owner, begun.reply.id, "An answer.", "", "finished", FINISH)])
+    store.update_replies([ReplyUpdate(owner, begun.reply.id, "An answer.", "", "finished", FINISH)])
 
 
 def count(store: Store, owner: str) -> int:
@@ -64,40 +64,42 @@ def test_who_comes_as_somebody_new_each_time_cannot_fill_the_database(store: Sto
     total = taken(store) + 2_000_000
     assert 3 <= begun_by_strangers(store, total=total) < 40
     with pytest.raises(FullError, match="--max-total-storage") as refused:
-        say(shelf_of(store, "guest:new", total=total), secrets.token_hex(50_000))
+        say(owner_store_of(store, "guest:new", total=total), secrets.token_hex(50_000))
     assert refused.value.status == 507
-    say(shelf_of(store, "login:ann", total=total), secrets.token_hex(50_000))
-    say(shelf_of(store, "local", total=total), secrets.token_hex(50_000))
+    say(owner_store_of(store, "login:ann", total=total), secrets.token_hex(50_000))
+    say(owner_store_of(store, "local", total=total), secrets.token_hex(50_000))
     with pytest.raises(FullError):
-        shelf_of(store, "guest:0", total=taken(store)).keep(Persona(name="P", system_prompt="x" * 100_000))
+        owner_store_of(store, "guest:0", total=taken(store)).save_persona(
+            Persona(name="P", system_prompt="x" * 100_000)
+        )
 
 
 def test_chats_that_are_there_go_on_a_while_and_can_always_be_read_and_deleted(store: Store) -> None:
     owner = "guest:a"
-    begun = say(shelf_of(store, owner), "What?")
+    begun = say(owner_store_of(store, owner), "What?")
     answered(store, owner, begun)
-    full = shelf_of(store, owner, total=int(taken(store) / 1.1))
+    full = owner_store_of(store, owner, total=int(taken(store) / 1.1))
     with pytest.raises(FullError):
         say(full, "Anew?")
     more = say(full, "More?", begun.reply.conversation, begun.reply.id)
     answered(store, owner, more)
     assert [message.content for message in full.path(begun.reply.conversation)][-1] == "An answer."
-    fuller = shelf_of(store, owner, total=int(taken(store) / 2))
+    fuller = owner_store_of(store, owner, total=int(taken(store) / 2))
     with pytest.raises(FullError):
         say(fuller, "Still more?", begun.reply.conversation, more.reply.id)
     assert len(fuller.path(begun.reply.conversation)) == 4
     fuller.delete(begun.reply.conversation)
-    assert store.empty(owner) == 1
+    assert store.empty_trash(owner) == 1
 
 
 def test_room_that_was_given_back_is_there_again(tmp_path: Path) -> None:
     store = Store.open(AppSettings(data_dir=tmp_path))
     before = taken(store)
-    begun = say(shelf_of(store, "guest:a"), secrets.token_hex(500_000))
+    begun = say(owner_store_of(store, "guest:a"), secrets.token_hex(500_000))
     answered(store, "guest:a", begun)
     assert taken(store) > before + 1_000_000
-    shelf_of(store, "guest:a").delete(begun.reply.conversation)
-    store.empty("guest:a")
+    owner_store_of(store, "guest:a").delete(begun.reply.conversation)
+    store.empty_trash("guest:a")
     assert taken(store) < before + 300_000
     store.close()
 
@@ -114,14 +116,14 @@ def test_a_disk_that_is_nearly_full_is_left_to_those_who_have_a_login(
         return Usage(10**9, 10**9 - free, free)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    guest = store.of("guest:a")
+    guest = store.for_owner("guest:a")
     begun = say(guest, "What?")
     assert asked == [tmp_path]
     answered(store, "guest:a", begun)
     free = 99 * MB
     with pytest.raises(FullError, match=r"nearly full.*--min-free-disk"):
         say(guest, "Anew?")
-    say(store.of("login:ann"), "Anew?")
+    say(store.for_owner("login:ann"), "Anew?")
     more = say(guest, "More?", begun.reply.conversation, begun.reply.id)
     answered(store, "guest:a", more)
     free = 24 * MB
@@ -134,15 +136,15 @@ def test_a_disk_that_is_nearly_full_is_left_to_those_who_have_a_login(
 def test_no_limit_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(free_space, "used_bytes", None)
     monkeypatch.setattr(shutil, "disk_usage", None)
-    say(Store.in_memory(Quotas()).of("guest:a"), "What?")
+    say(Store.in_memory(Quotas()).for_owner("guest:a"), "What?")
 
 
 def test_temporary_chats_of_all_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.in_memory(Quotas.of_temporary(AppSettings()))
     monkeypatch.setattr(quotas, "TEMPORARY_TOTAL", taken(store) + 1_000_000)
     for _ in range(3):
-        say(store.of("guest:a"), secrets.token_hex(50_000))
+        say(store.for_owner("guest:a"), secrets.token_hex(50_000))
     monkeypatch.setattr(quotas, "TEMPORARY_TOTAL", taken(store))
     for owner in ("guest:a", "guest:b", "login:ann"):
         with pytest.raises(LimitError, match="temporary chats of all users"):
-            say(store.of(owner), secrets.token_hex(50_000))
+            say(store.for_owner(owner), secrets.token_hex(50_000))

@@ -42,7 +42,7 @@ class Server:
 
     def __init__(self) -> None:
         self.store = Store.in_memory()
-        self.cookies = Cookies(self.store.secret())
+        self.cookies = Cookies(self.store.cookie_secret())
 
     def visit(self, jar: dict[str, str], host: str, local: bool, keeps: bool = True) -> TestClient:
         """The page opened by a browser with these cookies, in which it keeps what it is given."""
@@ -60,11 +60,11 @@ class Server:
 
     async def _say(self, request: Request) -> JSONResponse:
         owner = request.scope[OWNER]
-        return JSONResponse(self.store.of(owner).begin(ask("said")).conversation.id if owner else None)
+        return JSONResponse(self.store.for_owner(owner).start_turn(ask("said")).conversation.id if owner else None)
 
     async def _list(self, request: Request) -> JSONResponse:
         owner = request.scope[OWNER]
-        return JSONResponse([one.id for one in self.store.of(owner).conversations(1000)] if owner else [])
+        return JSONResponse([one.id for one in self.store.for_owner(owner).conversations(1000)] if owner else [])
 
 
 Step = tuple[int, str, bool, bool, bool]
@@ -115,7 +115,7 @@ def served_owners(settings: AppSettings, **headers: str) -> list[str | None]:
     if settings.allowed_hosts == "*":  # as all tests have it
         settings = settings.model_copy(update={"allowed_hosts": ""})
     store = Store.open(settings)
-    cookies, owners = Cookies(store.secret()), []
+    cookies, owners = Cookies(store.cookie_secret()), []
     with served(build_app(FakeBackend(), settings)) as url:
         for name in ("127.0.0.1", "localhost"):
             with httpx.Client(trust_env=False) as browser:

@@ -33,120 +33,124 @@ def chat(*nodes: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return conversation(*(one | {"children": []} for one in nodes), **{"conversation_id": "7", **fields})
 
 
-def bring(shelf: OwnerStore, value: Any) -> list[MergeResult]:
+def bring(owner_store: OwnerStore, value: Any) -> list[MergeResult]:
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     reading = importing.read(data, NOW)
-    merged = [shelf.merge(tree) for tree in reading]
-    assert reading.left == []
+    merged = [owner_store.merge_tree(tree) for tree in reading]
+    assert reading.skipped == []
     return [one for one in merged if one is not None]
 
 
-def told(shelf: OwnerStore, id: str) -> list[str]:
-    return [message.content for message in shelf.path(id)]
+def told(owner_store: OwnerStore, id: str) -> list[str]:
+    return [message.content for message in owner_store.path(id)]
 
 
-def go_on(store: Store, shelf: OwnerStore, id: str, question: str) -> None:
-    parent = shelf.conversation(id).leaf
-    begun = shelf.begin(NewTurn(id, parent, question, AUTHOR, Persona("P")))
-    store.write([ReplyUpdate(shelf._owner, begun.reply.id, f"Re: {question}", state="finished")])
+def go_on(store: Store, owner_store: OwnerStore, id: str, question: str) -> None:
+    parent = owner_store.conversation(id).leaf
+    begun = owner_store.start_turn(NewTurn(id, parent, question, AUTHOR, Persona("P")))
+    store.update_replies([ReplyUpdate(owner_store._owner, begun.reply.id, f"Re: {question}", state="finished")])
 
 
 @pytest.fixture
-def shelf(store: Store) -> OwnerStore:
-    return store.of("login:ann")
+def owner_store(store: Store) -> OwnerStore:
+    return store.for_owner("login:ann")
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_the_same_file_again_changes_nothing(shelf: OwnerStore, name: str) -> None:
-    (first,) = bring(shelf, KNOWN[name][0])
-    before = list(shelf.trees())
-    (again,) = bring(shelf, KNOWN[name][0])
-    assert (first.known, again.known, again.new) == (False, True, 0)
-    assert first.new == len(before[0].messages) > 0
-    assert list(shelf.trees()) == before
+def test_the_same_file_again_changes_nothing(owner_store: OwnerStore, name: str) -> None:
+    (first,) = bring(owner_store, KNOWN[name][0])
+    before = list(owner_store.trees())
+    (again,) = bring(owner_store, KNOWN[name][0])
+    assert (first.existed, again.existed, again.added) == (False, True, 0)
+    assert first.added == len(before[0].messages) > 0
+    assert list(owner_store.trees()) == before
 
 
-def test_a_later_export_adds_what_is_new_and_moves_on(shelf: OwnerStore) -> None:
-    (first,) = bring(shelf, chat(QUESTION, ANSWER))
-    (later,) = bring(shelf, chat(QUESTION, ANSWER, *MORE, title="Renamed there", update_time=1.8e9))
-    assert (later.known, later.new, later.conversation.id) == (True, 2, first.conversation.id)
-    assert told(shelf, first.conversation.id) == ["Hi", "Hello", "More?", "Sure"]
-    (only,) = shelf.conversations()
+def test_a_later_export_adds_what_is_new_and_moves_on(owner_store: OwnerStore) -> None:
+    (first,) = bring(owner_store, chat(QUESTION, ANSWER))
+    (later,) = bring(owner_store, chat(QUESTION, ANSWER, *MORE, title="Renamed there", update_time=1.8e9))
+    assert (later.existed, later.added, later.conversation.id) == (True, 2, first.conversation.id)
+    assert told(owner_store, first.conversation.id) == ["Hi", "Hello", "More?", "Sure"]
+    (only,) = owner_store.conversations()
     assert only.updated == datetime.fromtimestamp(1.8e9, UTC)
 
 
-def test_what_was_said_here_since_stays_and_stays_shown(store: Store, shelf: OwnerStore) -> None:
-    (first,) = bring(shelf, chat(QUESTION, ANSWER))
-    go_on(store, shelf, first.conversation.id, "And here?")
-    shelf.rename(first.conversation.id, "Mine")
-    shelf.rate(shelf.path(first.conversation.id)[-1].id, "like", "good")
-    before = shelf.path(first.conversation.id)
-    (later,) = bring(shelf, chat(QUESTION, ANSWER, *MORE))
-    assert later.new == 2
-    after = shelf.path(first.conversation.id)
+def test_what_was_said_here_since_stays_and_stays_shown(store: Store, owner_store: OwnerStore) -> None:
+    (first,) = bring(owner_store, chat(QUESTION, ANSWER))
+    go_on(store, owner_store, first.conversation.id, "And here?")
+    owner_store.rename(first.conversation.id, "Mine")
+    owner_store.rate(owner_store.path(first.conversation.id)[-1].id, "like", "good")
+    before = owner_store.path(first.conversation.id)
+    (later,) = bring(owner_store, chat(QUESTION, ANSWER, *MORE))
+    assert later.added == 2
+    after = owner_store.path(first.conversation.id)
     assert [replace(one, versions=()) for one in after] == [replace(one, versions=()) for one in before]
     assert len(after[2].versions) == 2
-    assert shelf.conversation(first.conversation.id).title == "Mine"
+    assert owner_store.conversation(first.conversation.id).title == "Mine"
 
 
-def test_a_reply_that_was_exported_too_early_grows_but_never_shrinks(shelf: OwnerStore) -> None:
-    (first,) = bring(shelf, chat(QUESTION, node("a", "q", "assistant", "Hel")))
-    assert bring(shelf, chat(QUESTION, ANSWER))[0].new == 1
-    assert told(shelf, first.conversation.id) == ["Hi", "Hello"]
-    assert bring(shelf, chat(QUESTION, node("a", "q", "assistant", "Bye")))[0].new == 0
-    assert told(shelf, first.conversation.id) == ["Hi", "Hello"]
+def test_a_reply_that_was_exported_too_early_grows_but_never_shrinks(owner_store: OwnerStore) -> None:
+    (first,) = bring(owner_store, chat(QUESTION, node("a", "q", "assistant", "Hel")))
+    assert bring(owner_store, chat(QUESTION, ANSWER))[0].added == 1
+    assert told(owner_store, first.conversation.id) == ["Hi", "Hello"]
+    assert bring(owner_store, chat(QUESTION, node("a", "q", "assistant", "Bye")))[0].added == 0
+    assert told(owner_store, first.conversation.id) == ["Hi", "Hello"]
 
 
-def test_what_was_deleted_comes_back_when_it_is_imported_again(shelf: OwnerStore) -> None:
-    (first,) = bring(shelf, chat(QUESTION, ANSWER))
-    shelf.delete(first.conversation.id)
-    (again,) = bring(shelf, chat(QUESTION, ANSWER))
-    assert not again.known
-    assert [one.id for one in shelf.conversations()] == [first.conversation.id]
+def test_what_was_deleted_comes_back_when_it_is_imported_again(owner_store: OwnerStore) -> None:
+    (first,) = bring(owner_store, chat(QUESTION, ANSWER))
+    owner_store.delete(first.conversation.id)
+    (again,) = bring(owner_store, chat(QUESTION, ANSWER))
+    assert not again.existed
+    assert [one.id for one in owner_store.conversations()] == [first.conversation.id]
 
 
-def test_our_own_export_goes_where_it_came_from(store: Store, shelf: OwnerStore) -> None:
-    begun = shelf.begin(NewTurn(None, None, "Hi", AUTHOR, Persona("P")))
-    store.write([ReplyUpdate("login:ann", begun.reply.id, "Hello", state="finished")])
-    data = "".join(as_json(shelf.trees())).encode()
-    go_on(store, shelf, begun.conversation.id, "More?")
-    before = list(shelf.trees())
-    (again,) = bring(shelf, data)
-    assert (again.known, again.new) == (True, 0)
-    assert list(shelf.trees()) == before
-    other = store.of("login:bob")
+def test_our_own_export_goes_where_it_came_from(store: Store, owner_store: OwnerStore) -> None:
+    begun = owner_store.start_turn(NewTurn(None, None, "Hi", AUTHOR, Persona("P")))
+    store.update_replies([ReplyUpdate("login:ann", begun.reply.id, "Hello", state="finished")])
+    data = "".join(as_json(owner_store.trees())).encode()
+    go_on(store, owner_store, begun.conversation.id, "More?")
+    before = list(owner_store.trees())
+    (again,) = bring(owner_store, data)
+    assert (again.existed, again.added) == (True, 0)
+    assert list(owner_store.trees()) == before
+    other = store.for_owner("login:bob")
     (fresh,) = bring(other, data)
-    assert not fresh.known
+    assert not fresh.existed
     assert told(other, fresh.conversation.id) == ["Hi", "Hello"]
-    assert list(shelf.trees()) == before
+    assert list(owner_store.trees()) == before
 
 
-def test_two_owners_import_the_same_file(store: Store, shelf: OwnerStore) -> None:
-    other = store.of("login:bob")
-    (mine,), (theirs,) = (bring(one, chat(QUESTION, ANSWER)) for one in (shelf, other))
-    go_on(store, shelf, mine.conversation.id, "Secret?")
+def test_two_owners_import_the_same_file(store: Store, owner_store: OwnerStore) -> None:
+    other = store.for_owner("login:bob")
+    (mine,), (theirs,) = (bring(one, chat(QUESTION, ANSWER)) for one in (owner_store, other))
+    go_on(store, owner_store, mine.conversation.id, "Secret?")
     assert told(other, theirs.conversation.id) == ["Hi", "Hello"]
 
 
-def test_ids_of_another_conversation_here_are_not_taken_over(shelf: OwnerStore) -> None:
+def test_ids_of_another_conversation_here_are_not_taken_over(owner_store: OwnerStore) -> None:
     """A file may be written by hand: its messages may be called as those of any conversation."""
-    begun = shelf.begin(NewTurn(None, None, "Mine", AUTHOR, Persona("P")))
+    begun = owner_store.start_turn(NewTurn(None, None, "Mine", AUTHOR, Persona("P")))
     question, reply = (message.id for message in begun.path)
-    (came,) = bring(shelf, chat(node(question, None, "user", "Theirs"), node(reply, question, "assistant", "Yes")))
-    assert told(shelf, came.conversation.id) == ["Theirs", "Yes"]
-    assert told(shelf, begun.conversation.id) == ["Mine", ""]
+    (came,) = bring(
+        owner_store, chat(node(question, None, "user", "Theirs"), node(reply, question, "assistant", "Yes"))
+    )
+    assert told(owner_store, came.conversation.id) == ["Theirs", "Yes"]
+    assert told(owner_store, begun.conversation.id) == ["Mine", ""]
     assert (
-        bring(shelf, chat(node(question, None, "user", "Theirs"), node(reply, question, "assistant", "Yes")))[0].new
+        bring(owner_store, chat(node(question, None, "user", "Theirs"), node(reply, question, "assistant", "Yes")))[
+            0
+        ].added
         == 0
     )
 
 
-def test_a_conversation_with_many_messages(shelf: OwnerStore) -> None:
+def test_a_conversation_with_many_messages(owner_store: OwnerStore) -> None:
     nodes = [node(str(number), str(number - 1) if number else None, "user", f"m{number}") for number in range(1300)]
-    assert bring(shelf, chat(*nodes[:1200]))[0].new == 1200
-    (later,) = bring(shelf, chat(*nodes))
-    assert later.new == 100
-    assert len(told(shelf, later.conversation.id)) == 1300
+    assert bring(owner_store, chat(*nodes[:1200]))[0].added == 1200
+    (later,) = bring(owner_store, chat(*nodes))
+    assert later.added == 100
+    assert len(told(owner_store, later.conversation.id)) == 1300
 
 
 def long_chat(count: int) -> Any:
@@ -170,14 +174,19 @@ class Clock:
         return self.now
 
 
-def seen(shelf: OwnerStore) -> list[int]:
+def seen(owner_store: OwnerStore) -> list[int]:
     """How many conversations each way to look at them shows."""
-    return [len(shelf.conversations()), len(shelf.deleted()), len(shelf.search("word7")), len(list(shelf.trees()))]
+    return [
+        len(owner_store.conversations()),
+        len(owner_store.deleted()),
+        len(owner_store.search("word7")),
+        len(list(owner_store.trees())),
+    ]
 
 
 @pytest.mark.parametrize(("milliseconds", "turns"), [(0.0, [950]), (0.6, [100] * 9 + [50]), (9.0, [50] * 19)])
 def test_a_long_conversation_comes_in_in_short_turns_and_is_hidden_until_it_is_whole(
-    shelf: OwnerStore, monkeypatch: pytest.MonkeyPatch, milliseconds: float, turns: list[int]
+    owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch, milliseconds: float, turns: list[int]
 ) -> None:
     """The slower the disk and the index of words, the less is added while others wait."""
     clock, at_once, looked = Clock(milliseconds / 1000), [], []
@@ -185,22 +194,22 @@ def test_a_long_conversation_comes_in_in_short_turns_and_is_hidden_until_it_is_w
     def pause() -> None:
         at_once.append(sum(clock.added))
         clock.added.clear()
-        looked.append(seen(shelf))
+        looked.append(seen(owner_store))
 
     monkeypatch.setattr(import_merge, "insert_messages", clock.insert)
     monkeypatch.setattr(import_merge, "time", clock)
     monkeypatch.setattr(import_merge, "pause", pause)
-    (first,) = bring(shelf, long_chat(950))
-    assert first.new == 950 == len(told(shelf, first.conversation.id))
+    (first,) = bring(owner_store, long_chat(950))
+    assert first.added == 950 == len(told(owner_store, first.conversation.id))
     assert [count for count in at_once if count] == turns
     assert looked[:-1] == [[0, 0, 0, 0]] * (len(looked) - 1)
-    assert looked[-1] == seen(shelf) == [1, 0, 1, 1]
+    assert looked[-1] == seen(owner_store) == [1, 0, 1, 1]
     monkeypatch.setattr(import_merge, "pause", lambda: None)
-    (again,) = bring(shelf, long_chat(950))
-    assert (again.known, again.new) == (True, 0)
+    (again,) = bring(owner_store, long_chat(950))
+    assert (again.existed, again.added) == (True, 0)
 
 
-def broken_off(shelf: OwnerStore, monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
+def broken_off(owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
     """Begin an import that ends with its server."""
 
     def broken() -> None:
@@ -210,93 +219,93 @@ def broken_off(shelf: OwnerStore, monkeypatch: pytest.MonkeyPatch, value: Any) -
         patched.setattr(import_merge, "pause", broken)
         patched.setattr(import_merge, "TURN_SECONDS", 0)
         with pytest.raises(StoreError):
-            bring(shelf, value)
+            bring(owner_store, value)
 
 
 def test_what_a_crash_left_half_in_is_nowhere_and_is_gone_on_with_by_importing_again(
-    shelf: OwnerStore, monkeypatch: pytest.MonkeyPatch
+    owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
-        broken_off(shelf, monkeypatch, long_chat(300))
-        assert seen(shelf) == [0, 0, 0, 0]
+        broken_off(owner_store, monkeypatch, long_chat(300))
+        assert seen(owner_store) == [0, 0, 0, 0]
     half = import_merge._titled(next(iter(importing.read(json.dumps(long_chat(300)).encode(), NOW)))).id
-    for use in (shelf.restore, shelf.delete, shelf.conversation, shelf.path):
+    for use in (owner_store.restore, owner_store.delete, owner_store.conversation, owner_store.path):
         with pytest.raises(NotFoundError):
             use(half)
-    (whole,) = bring(shelf, long_chat(300))
-    assert len(told(shelf, whole.conversation.id)) == 300
-    assert (whole.known, seen(shelf)) == (False, [1, 0, 1, 1])
+    (whole,) = bring(owner_store, long_chat(300))
+    assert len(told(owner_store, whole.conversation.id)) == 300
+    assert (whole.existed, seen(owner_store)) == (False, [1, 0, 1, 1])
 
 
 def test_what_a_crash_left_half_in_is_removed_and_nothing_else(
-    store: Store, shelf: OwnerStore, monkeypatch: pytest.MonkeyPatch
+    store: Store, owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (kept,) = bring(shelf, chat(QUESTION, ANSWER))
-    (deleted,) = bring(shelf, chat(node("x", None, "user", "Hi"), conversation_id="9"))
-    shelf.delete(deleted.conversation.id)
-    broken_off(shelf, monkeypatch, long_chat(300) | {"conversation_id": "8"})
-    assert store.remove_unfinished(timedelta(hours=1)) == 0
-    assert store.remove_unfinished(timedelta(0)) == 1
-    assert store.remove_unfinished(timedelta(0)) == 0
+    (kept,) = bring(owner_store, chat(QUESTION, ANSWER))
+    (deleted,) = bring(owner_store, chat(node("x", None, "user", "Hi"), conversation_id="9"))
+    owner_store.delete(deleted.conversation.id)
+    broken_off(owner_store, monkeypatch, long_chat(300) | {"conversation_id": "8"})
+    assert store.remove_unfinished_imports(timedelta(hours=1)) == 0
+    assert store.remove_unfinished_imports(timedelta(0)) == 1
+    assert store.remove_unfinished_imports(timedelta(0)) == 0
     with store.database.maintaining() as connection:
         ids = connection.scalars(select(messages.c.conversation).distinct()).all()
     assert set(ids) == {kept.conversation.id, deleted.conversation.id}
-    assert [one.id for one in shelf.deleted()] == [deleted.conversation.id]
-    assert bring(shelf, long_chat(300) | {"conversation_id": "8"})[0].new == 300
+    assert [one.id for one in owner_store.deleted()] == [deleted.conversation.id]
+    assert bring(owner_store, long_chat(300) | {"conversation_id": "8"})[0].added == 300
 
 
 async def test_a_server_removes_what_another_left_half_in(
-    store: Store, shelf: OwnerStore, monkeypatch: pytest.MonkeyPatch
+    store: Store, owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken_off(shelf, monkeypatch, long_chat(300))
+    broken_off(owner_store, monkeypatch, long_chat(300))
     monkeypatch.setattr(runner, "IMPORT_TIMEOUT", timedelta(0))
     at_work = runner.Runner(FakeBackend([]), store, Store.in_memory())
     at_work._sweep()
-    assert store.remove_unfinished(timedelta(0)) == 0
+    assert store.remove_unfinished_imports(timedelta(0)) == 0
 
 
 @pytest.mark.parametrize("turns", [0, 1, 3])
 def test_what_is_not_wanted_any_more_leaves_nothing_behind(
-    store: Store, shelf: OwnerStore, monkeypatch: pytest.MonkeyPatch, turns: int
+    store: Store, owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
     monkeypatch.setattr(import_merge, "TURN_SECONDS", 0)
     monkeypatch.setattr(import_merge, "AT_ONCE", 60)
     (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
     wanted = iter([True] * turns)
-    assert shelf.merge(tree, lambda: next(wanted, False)) is None
-    assert seen(shelf) == [0, 0, 0, 0]
+    assert owner_store.merge_tree(tree, lambda: next(wanted, False)) is None
+    assert seen(owner_store) == [0, 0, 0, 0]
     with store.database.maintaining() as connection:
         assert connection.scalars(select(messages.c.id)).all() == []
         assert connection.scalars(select(conversations.c.id)).all() == []
 
 
 def test_a_known_conversation_stays_where_its_import_is_not_wanted_any_more(
-    shelf: OwnerStore, monkeypatch: pytest.MonkeyPatch
+    owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bring(shelf, long_chat(60))
+    bring(owner_store, long_chat(60))
     monkeypatch.setattr(import_merge, "TURN_SECONDS", 0)
     (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
     wanted = iter([True] * 3)
-    assert shelf.merge(tree, lambda: next(wanted, False)) is None
-    (only,) = shelf.conversations()
-    assert told(shelf, only.id) == [f"word{n}" for n in range(60)]
+    assert owner_store.merge_tree(tree, lambda: next(wanted, False)) is None
+    (only,) = owner_store.conversations()
+    assert told(owner_store, only.id) == [f"word{n}" for n in range(60)]
 
 
 def test_what_is_removed_while_it_comes_in_does_not_come_back_in_part(
-    store: Store, shelf: OwnerStore, monkeypatch: pytest.MonkeyPatch
+    store: Store, owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(import_merge, "TURN_SECONDS", 0)
     monkeypatch.setattr(import_merge, "pause", lambda: store.discard("login:ann", id))
     (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
     id = import_merge._titled(tree).id
     with pytest.raises(TransferError, match="was removed while it came in"):
-        shelf.merge(tree)
-    assert seen(shelf) == [0, 0, 0, 0]
+        owner_store.merge_tree(tree)
+    assert seen(owner_store) == [0, 0, 0, 0]
 
 
-def test_long_texts_make_small_pieces(shelf: OwnerStore) -> None:
+def test_long_texts_make_small_pieces(owner_store: OwnerStore) -> None:
     nodes = [node(f"m{n}", f"m{n - 1}" if n else None, "user", "x" * 150_000) for n in range(3)]
     (tree,) = importing.read(json.dumps(chat(*nodes)).encode(), NOW)
-    with shelf._database.reading() as connection:
+    with owner_store._database.reading() as connection:
         pieces = import_merge.Merge.of(connection, "login:ann", tree).pieces()
         assert [len(piece) for piece in pieces] == [1, 1, 1]

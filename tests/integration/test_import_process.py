@@ -49,9 +49,9 @@ def test_all_that_is_read_here_is_read_there(tmp_path: Path, wrap: Any) -> None:
     here, there = importing.read(data), import_process.open_import(written(tmp_path, data))
     assert isinstance(there, import_process.ImportProcess)
     assert untimed(list(there)) == untimed(list(here))
-    assert (there.left, there.done, there.total) == (here.left, here.done, here.total)
+    assert (there.skipped, there.done, there.total) == (here.skipped, here.done, here.total)
     assert here.total == here.done == len(KNOWN) + 1
-    assert here.left[-1].title.endswith("“X”")
+    assert here.skipped[-1].title.endswith("“X”")
 
 
 def test_our_own_format_loses_nothing(tmp_path: Path) -> None:
@@ -147,4 +147,4 @@ def test_small_files_are_read_here_and_too_large_ones_not_at_all(
 def test_a_file_of_nothing_but_what_cannot_be_read_names_the_first_ones(tmp_path: Path) -> None:
     reading = import_process.open_import(written(tmp_path, [0] * 5_000))
     assert list(reading) == []
-    assert (len(reading.left), reading.unnamed) == (importing.MAX_SKIPPED, 5_000 - importing.MAX_SKIPPED)
+    assert (len(reading.skipped), reading.unlisted) == (importing.MAX_SKIPPED, 5_000 - importing.MAX_SKIPPED)

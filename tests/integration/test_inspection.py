@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chatui.chat import Prompt, Span
 from chatui.errors import NotFoundError
 from chatui.inspection import ADAPTER, Inspection
-from chatui.store.records import KeptInspection, PageTimes, ReplyUpdate
+from chatui.store.records import PageTimes, ReplyUpdate, StoredInspection
 from chatui.store.store import Store
 from chatui.traces import TokenTrace, Traces
 from tests.databases import FINISH, ask
@@ -57,54 +57,56 @@ def test_pieces_are_the_text() -> None:
 
 
 def finished(store: Store) -> tuple[str, str]:
-    begun = store.of("a").begin(ask("question"))
-    store.write([ReplyUpdate("a", begun.reply.id, "answer", state="finished", finish=FINISH, inspection=KEPT.packed())])
+    begun = store.for_owner("a").start_turn(ask("question"))
+    store.update_replies(
+        [ReplyUpdate("a", begun.reply.id, "answer", state="finished", finish=FINISH, inspection=KEPT.packed())]
+    )
     return begun.conversation.id, begun.reply.id
 
 
 def test_it_is_kept_for_its_owner_alone(store: Store) -> None:
     _, reply = finished(store)
-    kept = store.of("a").inspection(reply)
+    kept = store.for_owner("a").inspection(reply)
     assert kept is not None
     assert Inspection.unpacked(kept.data) == KEPT
     assert kept.page is None
     for id, owner in ((reply, "b"), ("made up", "a")):
         with pytest.raises(NotFoundError):
-            store.of(owner).inspection(id)
+            store.for_owner(owner).inspection(id)
 
 
 def test_when_a_page_showed_it_is_kept_by_its_owner_alone(store: Store) -> None:
     _, reply = finished(store)
-    assert not store.of("b").saw(reply, TIMES)
-    assert store.of("a").inspection(reply) == KeptInspection(KEPT.packed())
-    assert store.of("a").saw(reply, TIMES)
-    assert store.of("a").inspection(reply) == KeptInspection(KEPT.packed(), TIMES)
+    assert not store.for_owner("b").set_page_times(reply, TIMES)
+    assert store.for_owner("a").inspection(reply) == StoredInspection(KEPT.packed())
+    assert store.for_owner("a").set_page_times(reply, TIMES)
+    assert store.for_owner("a").inspection(reply) == StoredInspection(KEPT.packed(), TIMES)
 
 
 def test_a_reply_without_one_has_none(store: Store) -> None:
-    begun = store.of("a").begin(ask("question"))
-    assert store.of("a").inspection(begun.reply.id) is None
-    assert not store.of("a").saw(begun.reply.id, TIMES)
-    store.write(
+    begun = store.for_owner("a").start_turn(ask("question"))
+    assert store.for_owner("a").inspection(begun.reply.id) is None
+    assert not store.for_owner("a").set_page_times(begun.reply.id, TIMES)
+    store.update_replies(
         [ReplyUpdate("b", begun.reply.id, "", inspection=b"another's"), ReplyUpdate("a", "gone", "", inspection=b"")]
     )
-    assert store.of("a").inspection(begun.reply.id) is None
+    assert store.for_owner("a").inspection(begun.reply.id) is None
 
 
 def test_what_has_ended_is_not_told_of_anew(store: Store) -> None:
     _, reply = finished(store)
-    store.write([ReplyUpdate("a", reply, "other", state="stopped", inspection=b"other")])
-    assert store.of("a").inspection(reply) == KeptInspection(KEPT.packed())
+    store.update_replies([ReplyUpdate("a", reply, "other", state="stopped", inspection=b"other")])
+    assert store.for_owner("a").inspection(reply) == StoredInspection(KEPT.packed())
 
 
 def test_it_goes_with_a_branch_and_ends_with_its_conversation(store: Store) -> None:
     chat, reply = finished(store)
-    shelf = store.of("a")
-    assert shelf.saw(reply, TIMES)
-    branched = shelf.branch(reply)
-    shelf.delete(chat)
+    owner_store = store.for_owner("a")
+    assert owner_store.set_page_times(reply, TIMES)
+    branched = owner_store.branch(reply)
+    owner_store.delete(chat)
     store.purge(timedelta(0))
-    copied = shelf.path(branched.id)[-1]
-    assert shelf.inspection(copied.id) == KeptInspection(KEPT.packed(), TIMES)
-    shelf.delete(branched.id)
+    copied = owner_store.path(branched.id)[-1]
+    assert owner_store.inspection(copied.id) == StoredInspection(KEPT.packed(), TIMES)
+    owner_store.delete(branched.id)
     assert store.purge(timedelta(0)) == 1

@@ -165,9 +165,9 @@ def test_the_page_has_a_way_out_where_there_is_a_login(tmp_path: Path) -> None:
 
 def test_what_a_guest_had_is_offered_at_the_first_page_after_the_login(tmp_path: Path) -> None:
     store = Store.open(AppSettings(data_dir=tmp_path))
-    cookies = Cookies(store.secret())
+    cookies = Cookies(store.cookie_secret())
     guest = cookies.issue()
-    store.of(cookies.owner(guest) or "").begin(ask("before"))
+    store.for_owner(cookies.owner(guest) or "").start_turn(ask("before"))
     app = build_app(FakeBackend(), AppSettings(data_dir=tmp_path, auth="ada:secret"))
     login = log_in(app)
     page = browser(app, {**login, cookies.name: guest}).get("/", headers={"accept": "text/html"}).text

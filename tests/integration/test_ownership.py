@@ -71,11 +71,11 @@ class World:
             name = f"bob{self.visitors}"
             visitor, owner = Visitor.logged_in(self.url, name, "secret"), named(name)
         else:
-            cookies = Cookies(self.store.secret())
+            cookies = Cookies(self.store.cookie_secret())
             value = cookies.issue()
             visitor, owner = Visitor.guest(self.url, value), cookies.owner(value) or ""
-        begun = self.store.of(owner).begin(ask("mine"))
-        self.store.write([ReplyUpdate(owner, begun.reply.id, "my own", state="finished")])
+        begun = self.store.for_owner(owner).start_turn(ask("mine"))
+        self.store.update_replies([ReplyUpdate(owner, begun.reply.id, "my own", state="finished")])
         return visitor, begun.conversation.id
 
     def dependency(self, name: str) -> Dependency:
@@ -159,7 +159,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     app = build_app(backend, settings)
     store = Store.open(settings)
     with served(app) as url:
-        cookies = Cookies(store.secret())
+        cookies = Cookies(store.cookie_secret())
         value = cookies.issue()
         a = Visitor.logged_in(url, "ada", "secret") if logins else Visitor.guest(url, value)
         owner = named("ada") if logins else cookies.owner(value) or ""
@@ -175,22 +175,22 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def furnished(world: World) -> dict[str, str]:
     """Give A conversations of every kind, one of which is being written. Returns the ids."""
-    shelf = world.store.of(world.owner)
+    owner_store = world.store.for_owner(world.owner)
     ids: dict[str, str] = {}
     for name in ("chat", "archived", "deleted"):
-        begun = shelf.begin(ask(f"{SECRET} question"))
+        begun = owner_store.start_turn(ask(f"{SECRET} question"))
         text = f"{SECRET} answer"
-        world.store.write([ReplyUpdate(world.owner, begun.reply.id, text, state="stopped")])
+        world.store.update_replies([ReplyUpdate(world.owner, begun.reply.id, text, state="stopped")])
         ids[name] = begun.conversation.id
         if name == "chat":
             ids |= {"question": begun.path[0].id, "reply": begun.reply.id}
-            shelf.rate(begun.reply.id, "like", f"{SECRET} note")
-            again = shelf.begin(ask(None, begun.conversation.id, begun.path[0].id))
-            world.store.write([ReplyUpdate(world.owner, again.reply.id, text, state="finished")])
-    shelf.rename(ids["chat"], f"{SECRET} title")
-    shelf.archive(ids["archived"], True)
-    shelf.delete(ids["deleted"])
-    ids["persona"] = shelf.keep(Persona(f"{SECRET} persona", system_prompt=f"{SECRET} prompt")).id
+            owner_store.rate(begun.reply.id, "like", f"{SECRET} note")
+            again = owner_store.start_turn(ask(None, begun.conversation.id, begun.path[0].id))
+            world.store.update_replies([ReplyUpdate(world.owner, again.reply.id, text, state="finished")])
+    owner_store.rename(ids["chat"], f"{SECRET} title")
+    owner_store.archive(ids["archived"], True)
+    owner_store.delete(ids["deleted"])
+    ids["persona"] = owner_store.save_persona(Persona(f"{SECRET} persona", system_prompt=f"{SECRET} prompt")).id
 
     send, temporary = world.dependency("_send"), world.dependency("_new_temporary")
     tab = Visitor(world.url, dict(world.a.http.cookies))
@@ -201,9 +201,9 @@ def furnished(world: World) -> dict[str, str]:
     world.stream = Listening(world.a)
     begun_text = f"{SECRET} begins, "
     until(lambda: begun_text in (world.stream.said if world.stream else ""))
-    kept = next(tree for tree in shelf.trees() if tree.messages[-1].state == "running")
+    kept = next(tree for tree in owner_store.trees() if tree.messages[-1].state == "running")
     ids |= {"running": kept.conversation.id, "growing": kept.messages[-1].id}
-    until(lambda: shelf.message(ids["growing"]).content == begun_text)
+    until(lambda: owner_store.message(ids["growing"]).content == begun_text)
     return ids
 
 
@@ -452,6 +452,9 @@ class TestAfterwards:
         assert world.stream is not None
         world.stream.thread.join(20)
         assert not world.stream.thread.is_alive()
-        until(lambda: world.store.of(world.owner).message(world.ids["growing"]).state == "finished")
-        assert world.store.of(world.owner).message(world.ids["growing"]).content == f"{SECRET} begins, {SECRET} ends"
+        until(lambda: world.store.for_owner(world.owner).message(world.ids["growing"]).state == "finished")
+        assert (
+            world.store.for_owner(world.owner).message(world.ids["growing"]).content
+            == f"{SECRET} begins, {SECRET} ends"
+        )
         assert f"{SECRET} begins, {SECRET} ends" in world.stream.said or "process_completed" in world.stream.said

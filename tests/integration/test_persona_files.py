@@ -32,8 +32,8 @@ def character(size: int = 10, name: str = "Robo") -> Persona:
 
 
 def begun(store: Store, persona: Persona, owner: str = OWNER) -> str:
-    began = store.of(owner).begin(replace(ask("Hi"), persona=persona))
-    store.write([ReplyUpdate(owner, began.reply.id, "Hello", state="finished", finish=FINISH)])
+    began = store.for_owner(owner).start_turn(replace(ask("Hi"), persona=persona))
+    store.update_replies([ReplyUpdate(owner, began.reply.id, "Hello", state="finished", finish=FINISH)])
     return began.conversation.id
 
 
@@ -54,13 +54,13 @@ def size(store: Store) -> int:
 def test_two_hundred_conversations_have_one_card_and_listing_them_reads_none(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    persona, shelf = character(cards.MAX_TEXT_BYTES), store.of(OWNER)
+    persona, owner_store = character(cards.MAX_TEXT_BYTES), store.for_owner(OWNER)
     empty = size(store)
     first = begun(store, persona)
     once = size(store)
     assert once - empty > cards.MAX_TEXT_BYTES
-    reply = shelf.path(first)[-1].id
-    copies = [shelf.branch(reply).id for _ in range(199)]
+    reply = owner_store.path(first)[-1].id
+    copies = [owner_store.branch(reply).id for _ in range(199)]
     assert begun(store, persona) != first
     assert size(store) - once < cards.MAX_TEXT_BYTES / 4
     assert count(store) == 1
@@ -71,13 +71,13 @@ def test_two_hundred_conversations_have_one_card_and_listing_them_reads_none(
     monkeypatch.setattr(kept_cards, "json", counting)
     note = lambda *told: statements.append(told[2])  # noqa: E731
     event.listen(store.database.engine, "before_cursor_execute", note)
-    assert len(shelf.conversations(limit=1000)) == 201
-    shelf.delete(copies[0])
-    assert len(shelf.deleted()) == 1
-    assert shelf.search("Hi")
-    shelf.shown(first, 10, 1000)
-    shelf.begin(replace(ask("More", first), persona=persona))
-    shelf.rename(first, "Renamed")
+    assert len(owner_store.conversations(limit=1000)) == 201
+    owner_store.delete(copies[0])
+    assert len(owner_store.deleted()) == 1
+    assert owner_store.search("Hi")
+    owner_store.visible_path(first, 10, 1000)
+    owner_store.start_turn(replace(ask("More", first), persona=persona))
+    owner_store.rename(first, "Renamed")
     event.remove(store.database.engine, "before_cursor_execute", note)
     assert statements
     assert not [said for said in statements if re.search(r"\bpersona\b|cards\.(card|avatar)", said)]
@@ -85,61 +85,61 @@ def test_two_hundred_conversations_have_one_card_and_listing_them_reads_none(
 
 
 def test_the_list_of_own_personas_reads_no_card(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf = store.of(OWNER)
-    own = [shelf.keep(character(name=f"Robo {number}")) for number in range(3)]
+    owner_store = store.for_owner(OWNER)
+    own = [owner_store.save_persona(character(name=f"Robo {number}")) for number in range(3)]
     monkeypatch.setattr(kept_cards, "_found", None)
-    bare = [(kept.id, kept.persona.label) for kept in shelf.listed_personas()]
+    bare = [(kept.id, kept.persona.label) for kept in owner_store.persona_summaries()]
     assert bare == [(kept.id, kept.persona.label) for kept in own]
-    assert store.of("login:bob").listed_personas() == []
+    assert store.for_owner("login:bob").persona_summaries() == []
 
 
 def test_a_persona_comes_back_with_its_card_wherever_it_is(store: Store) -> None:
-    persona, shelf = character(), store.of(OWNER)
-    own = shelf.keep(persona)
+    persona, owner_store = character(), store.for_owner(OWNER)
+    own = owner_store.save_persona(persona)
     chat = begun(store, own.persona)
-    branched = shelf.branch(shelf.path(chat)[-1].id)
-    assert shelf.persona(own.id) == persona
-    assert [kept.persona for kept in shelf.personas()] == [persona]
-    assert shelf.began_with(chat) == shelf.began_with(branched.id) == persona
-    assert all(tree.conversation.persona == persona for tree in shelf.trees())
+    branched = owner_store.branch(owner_store.path(chat)[-1].id)
+    assert owner_store.persona(own.id) == persona
+    assert [kept.persona for kept in owner_store.personas()] == [persona]
+    assert owner_store.initial_persona(chat) == owner_store.initial_persona(branched.id) == persona
+    assert all(tree.conversation.persona == persona for tree in owner_store.trees())
     assert count(store) == 1
-    exported = "".join(as_json(shelf.trees()))
+    exported = "".join(as_json(owner_store.trees()))
     assert json.loads(exported)["conversations"][0]["conversation"]["persona"]["card"] == persona.card
-    other = store.of("login:bob")
+    other = store.for_owner("login:bob")
     for tree in read(exported.encode()):
-        other.merge(tree)
-    assert other.began_with(chat) == persona
+        other.merge_tree(tree)
+    assert other.initial_persona(chat) == persona
     assert count(store, "login:bob") == 1
 
 
 def test_a_card_goes_with_the_last_that_has_it(store: Store) -> None:
-    persona, shelf = character(), store.of(OWNER)
-    own = shelf.keep(persona)
+    persona, owner_store = character(), store.for_owner(OWNER)
+    own = owner_store.save_persona(persona)
     first, second = begun(store, persona), begun(store, persona)
     others = begun(store, persona, "login:bob")
-    shelf.keep(replace(persona, card=None, avatar=""), own.id)
+    owner_store.save_persona(replace(persona, card=None, avatar=""), own.id)
     for chat in (first, second):
         assert count(store) == 1
-        shelf.delete(chat)
-        assert shelf.restore(chat).id == chat
-        assert shelf.began_with(chat) == persona
-        shelf.delete(chat)
+        owner_store.delete(chat)
+        assert owner_store.restore(chat).id == chat
+        assert owner_store.initial_persona(chat) == persona
+        owner_store.delete(chat)
         store.purge(now() - now())
     assert count(store) == 0
-    assert store.of("login:bob").began_with(others) == persona
+    assert store.for_owner("login:bob").initial_persona(others) == persona
 
 
 @pytest.mark.parametrize("change", ["forget", "replace"])
 def test_a_card_that_only_a_persona_had_goes_with_it(store: Store, change: str) -> None:
-    shelf = store.of(OWNER)
-    own = shelf.keep(character())
+    owner_store = store.for_owner(OWNER)
+    own = owner_store.save_persona(character())
     if change == "forget":
-        shelf.forget(own.id)
+        owner_store.delete_persona(own.id)
         assert count(store) == 0
     else:
-        shelf.keep(character(name="Other"), own.id)
+        owner_store.save_persona(character(name="Other"), own.id)
         assert count(store) == 1
-        assert shelf.persona(own.id) == character(name="Other")
+        assert owner_store.persona(own.id) == character(name="Other")
 
 
 def test_a_temporary_chat_takes_its_card_along() -> None:
@@ -155,7 +155,7 @@ def test_nothing_of_a_removed_card_is_left_in_the_file(tmp_path: Any) -> None:
 
     store = Store.open(AppSettings(data_dir=tmp_path))
     persona = replace(character(), card={"data": {"name": "Heliotrope " * 2000}})
-    store.of(OWNER).delete(begun(store, persona))
+    store.for_owner(OWNER).delete(begun(store, persona))
     store.purge(now() - now())
     store.close()
     assert all(b"Heliotrope" not in file.read_bytes() for file in tmp_path.iterdir())

@@ -46,7 +46,9 @@ def limited(store: Store, **limits: Any) -> OwnerStore:
 
 
 def end(store: Store, begun: StartedTurn, content: str = "An answer.", inspection: bytes | None = None) -> None:
-    store.write([ReplyUpdate(OWNER, begun.reply.id, content, "Hm.", "finished", FINISH, inspection=inspection)])
+    store.update_replies(
+        [ReplyUpdate(OWNER, begun.reply.id, content, "Hm.", "finished", FINISH, inspection=inspection)]
+    )
 
 
 def size_of(store: Store, owner: str = OWNER) -> int:
@@ -84,81 +86,81 @@ def tree_of(*texts: str, title: str = "Brought") -> Tree:
 
 class TestConversations:
     def test_one_more_than_the_limit_is_refused_and_leaves_nothing(self, store: Store) -> None:
-        shelf = limited(store, conversations=2)
+        owner_store = limited(store, conversations=2)
         for question in ("one", "two"):
-            end(store, shelf.begin(ask(question)))
+            end(store, owner_store.start_turn(ask(question)))
         before = rows(store)
         with pytest.raises(LimitError, match=r"is 2, and you have 2, .*--max-conversations") as refused:
-            shelf.begin(ask("three"))
+            owner_store.start_turn(ask("three"))
         assert refused.value.status == 413
-        assert (rows(store), len(shelf.conversations())) == (before, 2)
+        assert (rows(store), len(owner_store.conversations())) == (before, 2)
 
     def test_what_is_there_goes_on_and_others_have_their_own(self, store: Store) -> None:
-        shelf = limited(store, conversations=1)
-        first = shelf.begin(ask("one"))
+        owner_store = limited(store, conversations=1)
+        first = owner_store.start_turn(ask("one"))
         end(store, first)
-        shelf.begin(ask("more", first.conversation.id, first.reply.id))
-        OwnerStore(store.database, "login:bob", Quotas(conversations=1)).begin(ask("mine"))
+        owner_store.start_turn(ask("more", first.conversation.id, first.reply.id))
+        OwnerStore(store.database, "login:bob", Quotas(conversations=1)).start_turn(ask("mine"))
 
     def test_deleted_ones_count_until_they_are_removed(self, store: Store) -> None:
-        shelf = limited(store, conversations=1)
-        first = shelf.begin(ask("one"))
+        owner_store = limited(store, conversations=1)
+        first = owner_store.start_turn(ask("one"))
         end(store, first)
-        shelf.delete(first.conversation.id)
+        owner_store.delete(first.conversation.id)
         with pytest.raises(LimitError, match="Recently deleted"):
-            shelf.begin(ask("two"))
-        assert store.empty(OWNER) == 1
-        assert shelf.deleted() == []
-        shelf.begin(ask("two"))
+            owner_store.start_turn(ask("two"))
+        assert store.empty_trash(OWNER) == 1
+        assert owner_store.deleted() == []
+        owner_store.start_turn(ask("two"))
 
     def test_a_branch_is_one_more(self, store: Store) -> None:
-        shelf = limited(store, conversations=1)
-        first = shelf.begin(ask("one"))
+        owner_store = limited(store, conversations=1)
+        first = owner_store.start_turn(ask("one"))
         end(store, first)
         with pytest.raises(LimitError):
-            shelf.branch(first.reply.id)
-        assert len(shelf.conversations()) == 1
+            owner_store.branch(first.reply.id)
+        assert len(owner_store.conversations()) == 1
 
     def test_no_more_come_in_however_many_ask_at_once(self, store: Store) -> None:
-        shelf = limited(store, conversations=5)
-        assert at_once(8, lambda number: shelf.begin(ask(f"question {number}"))) == 5
-        assert len(shelf.conversations()) == 5
+        owner_store = limited(store, conversations=5)
+        assert at_once(8, lambda number: owner_store.start_turn(ask(f"question {number}"))) == 5
+        assert len(owner_store.conversations()) == 5
 
 
 class TestStorage:
     def test_a_question_that_would_not_fit_is_refused_and_leaves_nothing(self, store: Store) -> None:
-        shelf = limited(store, size=20_000)
-        first = shelf.begin(ask("one"))
+        owner_store = limited(store, size=20_000)
+        first = owner_store.start_turn(ask("one"))
         end(store, first)
         before = rows(store), size_of(store)
         for conversation, parent in ((None, None), (first.conversation.id, first.reply.id)):
             with pytest.raises(LimitError, match=r"of the 0\.0 MB that one user may have.*--max-storage"):
-                shelf.begin(ask("ü" * 10_000, conversation, parent))
+                owner_store.start_turn(ask("ü" * 10_000, conversation, parent))
         assert (rows(store), size_of(store)) == before
-        shelf.begin(ask("u" * 10_000))
+        owner_store.start_turn(ask("u" * 10_000))
 
     def test_every_reply_counts_with_its_prompt_and_inspection(self, store: Store) -> None:
-        shelf = limited(store, size=50_000)
-        first = shelf.begin(ask("one"))
+        owner_store = limited(store, size=50_000)
+        first = owner_store.start_turn(ask("one"))
         end(store, first, "x" * 20_000, b"y" * 20_000)
         with pytest.raises(LimitError):
-            shelf.begin(replace(ask("two"), author=replace(ask("two").author, system_prompt="z" * 10_000)))
-        shelf.begin(ask("two"))
+            owner_store.start_turn(replace(ask("two"), author=replace(ask("two").author, system_prompt="z" * 10_000)))
+        owner_store.start_turn(ask("two"))
 
     def test_the_size_of_a_conversation_is_that_of_its_rows(self, store: Store) -> None:
-        shelf = limited(store, size=10**9)
+        owner_store = limited(store, size=10**9)
         turn = ask("Hällo", prefix="Well")
-        first = shelf.begin(replace(turn, greetings=("Hi!", "Hello!")))
+        first = owner_store.start_turn(replace(turn, greetings=("Hi!", "Hello!")))
         end(store, first, "Well, 😀", b"told")
-        again = shelf.begin(ask(None, first.conversation.id, first.path[-2].id))
-        store.write([ReplyUpdate(OWNER, again.reply.id, "No", state="failed", error="It\nfailed")])
+        again = owner_store.start_turn(ask(None, first.conversation.id, first.path[-2].id))
+        store.update_replies([ReplyUpdate(OWNER, again.reply.id, "No", state="failed", error="It\nfailed")])
         for note in ("a long note", "short", ""):
-            shelf.rate(first.reply.id, "like", note)
-        shelf.rate(first.reply.id, "like", "nöte")
-        branch = shelf.branch(first.reply.id)
-        shelf.merge(tree_of("What?", "That.", title="T"))
-        shelf.merge(tree_of("What?", "That.", "And?", title="T"))
-        trees = list(shelf.trees())
+            owner_store.rate(first.reply.id, "like", note)
+        owner_store.rate(first.reply.id, "like", "nöte")
+        branch = owner_store.branch(first.reply.id)
+        owner_store.merge_tree(tree_of("What?", "That.", title="T"))
+        owner_store.merge_tree(tree_of("What?", "That.", "And?", title="T"))
+        trees = list(owner_store.trees())
         assert {tree.conversation.id for tree in trees} >= {first.conversation.id, branch.id}
         expected = sum(
             conversation_size(t.conversation, t.conversation.persona) + sum(map(message_size, t.messages))
@@ -167,15 +169,15 @@ class TestStorage:
         assert size_of(store) == expected + 2 * len(b"told")
 
     def test_a_reply_counts_once_however_often_its_end_is_written(self, store: Store) -> None:
-        begun = limited(store, size=10**9).begin(ask("one"))
+        begun = limited(store, size=10**9).start_turn(ask("one"))
         end(store, begun)
         before = size_of(store)
         end(store, begun)
         assert size_of(store) == before
 
     def test_notes_count(self, store: Store) -> None:
-        shelf = limited(store)
-        begun = shelf.begin(ask("one"))
+        owner_store = limited(store)
+        begun = owner_store.start_turn(ask("one"))
         end(store, begun)
         full = limited(store, size=size_of(store) + 100)
         full.rate(begun.reply.id, "like", "x" * 100)
@@ -185,139 +187,139 @@ class TestStorage:
         full.rate(begun.reply.id, None)
 
     def test_adopted_conversations_take_their_size_along(self, store: Store) -> None:
-        end(store, limited(store).begin(ask("one")))
+        end(store, limited(store).start_turn(ask("one")))
         size = size_of(store)
         store.adoptions.adopt(OWNER, "login:bob")
         assert (size_of(store), size_of(store, "login:bob")) == (0, size)
         with pytest.raises(LimitError):
-            OwnerStore(store.database, "login:bob", Quotas(size=size)).begin(ask("two"))
+            OwnerStore(store.database, "login:bob", Quotas(size=size)).start_turn(ask("two"))
 
 
 class TestReplies:
     def test_one_more_than_the_limit_is_refused_and_leaves_nothing(self, store: Store) -> None:
-        shelf = limited(store, replies=2)
-        first, _ = shelf.begin(ask("one")), shelf.begin(ask("two"))
+        owner_store = limited(store, replies=2)
+        first, _ = owner_store.start_turn(ask("one")), owner_store.start_turn(ask("two"))
         before = rows(store)
         with pytest.raises(OverloadError, match=r"at once is 2, and you wait for 2") as refused:
-            shelf.begin(ask("three"))
+            owner_store.start_turn(ask("three"))
         assert refused.value.status == 429
-        assert (rows(store), len(shelf.conversations())) == (before, 2)
-        OwnerStore(store.database, "login:bob", Quotas(replies=2)).begin(ask("mine"))
+        assert (rows(store), len(owner_store.conversations())) == (before, 2)
+        OwnerStore(store.database, "login:bob", Quotas(replies=2)).start_turn(ask("mine"))
         end(store, first)
-        shelf.begin(ask("three"))
+        owner_store.start_turn(ask("three"))
 
     def test_no_more_are_begun_however_many_ask_at_once(self, store: Store) -> None:
-        shelf = limited(store, replies=3)
-        assert at_once(8, lambda number: shelf.begin(ask(f"{number}"))) == 3
-        assert len(shelf.conversations()) == 3
+        owner_store = limited(store, replies=3)
+        assert at_once(8, lambda number: owner_store.start_turn(ask(f"{number}"))) == 3
+        assert len(owner_store.conversations()) == 3
 
 
 class TestTemporary:
     def test_their_number_and_size_are_limited_for_each_user(self) -> None:
         store = Store.in_memory(Quotas.of_temporary(AppSettings()))
-        shelf = store.of(OWNER)
+        owner_store = store.for_owner(OWNER)
         for number in range(TEMPORARY_CHATS):
-            end(store, shelf.begin(ask(f"{number}")))
+            end(store, owner_store.start_turn(ask(f"{number}")))
         with pytest.raises(LimitError, match="Leave a temporary chat"):
-            shelf.begin(ask("more"))
-        store.discard(OWNER, shelf.conversations()[0].id)
-        shelf.begin(ask("more"))
+            owner_store.start_turn(ask("more"))
+        store.discard(OWNER, owner_store.conversations()[0].id)
+        owner_store.start_turn(ask("more"))
         with pytest.raises(LimitError, match="as much memory"):
-            store.of("login:bob").begin(ask("x" * TEMPORARY_BYTES))
+            store.for_owner("login:bob").start_turn(ask("x" * TEMPORARY_BYTES))
 
 
 class TestImports:
     def test_what_does_not_fit_comes_in_not_at_all(self, store: Store) -> None:
-        shelf = limited(store, size=400_000)
-        shelf.merge(tree_of("small", "one", title="first"))
+        owner_store = limited(store, size=400_000)
+        owner_store.merge_tree(tree_of("small", "one", title="first"))
         before = rows(store), size_of(store)
         with pytest.raises(LimitError):
-            shelf.merge(tree_of(*["x" * 150_000] * 4, title="large"))  # its first pieces would fit
+            owner_store.merge_tree(tree_of(*["x" * 150_000] * 4, title="large"))  # its first pieces would fit
         assert (rows(store), size_of(store)) == before
-        assert shelf.deleted() == []
-        assert [each.title for each in shelf.conversations()] == ["first"]
+        assert owner_store.deleted() == []
+        assert [each.title for each in owner_store.conversations()] == ["first"]
 
     def test_what_is_known_already_needs_no_room(self, store: Store) -> None:
-        shelf = limited(store)
+        owner_store = limited(store)
         tree = tree_of("a", "b")
-        shelf.merge(tree)
+        owner_store.merge_tree(tree)
         full = limited(store, conversations=1, size=size_of(store))
-        known = full.merge(tree)
+        known = full.merge_tree(tree)
         assert known is not None
-        assert known.known
+        assert known.existed
         with pytest.raises(LimitError):
-            full.merge(tree_of("a", "b and more"))
+            full.merge_tree(tree_of("a", "b and more"))
 
     def test_a_known_conversation_stays_where_its_rest_does_not_fit(self, store: Store) -> None:
-        shelf = limited(store)
-        shelf.merge(tree_of("a", "b"))
+        owner_store = limited(store)
+        owner_store.merge_tree(tree_of("a", "b"))
         with pytest.raises(LimitError):
-            limited(store, size=size_of(store)).merge(tree_of("a", "b", "c"))
-        assert [message.content for tree in shelf.trees() for message in tree.messages] == ["a", "b"]
+            limited(store, size=size_of(store)).merge_tree(tree_of("a", "b", "c"))
+        assert [message.content for tree in owner_store.trees() for message in tree.messages] == ["a", "b"]
 
     def test_a_deleted_conversation_stays_deleted_where_its_rest_does_not_fit(self, store: Store) -> None:
-        shelf = limited(store)
-        shelf.merge(tree_of("a", "b"))
-        id = shelf.conversations()[0].id
-        shelf.delete(id)
+        owner_store = limited(store)
+        owner_store.merge_tree(tree_of("a", "b"))
+        id = owner_store.conversations()[0].id
+        owner_store.delete(id)
         with pytest.raises(LimitError):
-            limited(store, size=size_of(store)).merge(tree_of("a", "b", "c"))
-        assert shelf.restore(id).id == id
+            limited(store, size=size_of(store)).merge_tree(tree_of("a", "b", "c"))
+        assert owner_store.restore(id).id == id
 
     def test_all_or_none_at_once(self, store: Store) -> None:
         with pytest.raises(LimitError):
-            limited(store, conversations=1).add([tree_of("a", title="1"), tree_of("b", title="2")])
+            limited(store, conversations=1).add_trees([tree_of("a", title="1"), tree_of("b", title="2")])
         assert rows(store) == 0
 
 
 class TestPersonas:
     def test_one_more_than_the_limit_is_refused(self, store: Store) -> None:
-        shelf = limited(store, personas=1)
-        own = shelf.keep(Persona("One"))
+        owner_store = limited(store, personas=1)
+        own = owner_store.save_persona(Persona("One"))
         with pytest.raises(LimitError, match=r"is 1, and you have 1, .*--max-personas"):
-            shelf.keep(Persona("Two"))
-        assert shelf.keep(Persona("Other"), own.id).persona.name == "Other"
-        assert len(shelf.personas()) == 1
-        shelf.forget(own.id)
-        shelf.keep(Persona("Two"))
+            owner_store.save_persona(Persona("Two"))
+        assert owner_store.save_persona(Persona("Other"), own.id).persona.name == "Other"
+        assert len(owner_store.personas()) == 1
+        owner_store.delete_persona(own.id)
+        owner_store.save_persona(Persona("Two"))
 
     def test_their_bytes_count_and_a_smaller_one_may_always_take_a_larger_ones_place(self, store: Store) -> None:
         large, small = Persona("Large", system_prompt="x" * 50_000), Persona("Small")
-        own = limited(store).keep(large)
+        own = limited(store).save_persona(large)
         full = limited(store, size=persona_size(large))
         with pytest.raises(LimitError):
-            full.keep(small)
+            full.save_persona(small)
         with pytest.raises(LimitError):
-            full.keep(replace(large, system_prompt="x" * 50_001), own.id)
+            full.save_persona(replace(large, system_prompt="x" * 50_001), own.id)
         with pytest.raises(LimitError):
-            full.begin(ask("hello"))
-        full.keep(small, own.id)
-        full.begin(ask("hello"))
+            full.start_turn(ask("hello"))
+        full.save_persona(small, own.id)
+        full.start_turn(ask("hello"))
 
     def test_a_conversation_counts_with_the_persona_it_began_with(self, store: Store) -> None:
         turn = replace(ask("hello"), persona=Persona("Large", system_prompt="x" * 50_000))
         with pytest.raises(LimitError):
-            limited(store, size=50_000).begin(turn)
+            limited(store, size=50_000).start_turn(turn)
 
     def test_a_card_counts_once_and_a_smaller_one_may_take_its_place(self, store: Store) -> None:
         large = Persona("Large", card={"data": {"name": "x" * 50_000}})
         full = limited(store, size=70_000)
-        own = full.keep(large)
+        own = full.save_persona(large)
         for _ in range(3):
-            full.begin(replace(ask("hello"), persona=large))
+            full.start_turn(replace(ask("hello"), persona=large))
         with pytest.raises(LimitError):
-            full.begin(replace(ask("hello"), persona=replace(large, card={"data": {"name": "y" * 50_000}})))
+            full.start_turn(replace(ask("hello"), persona=replace(large, card={"data": {"name": "y" * 50_000}})))
         with pytest.raises(LimitError):
-            full.keep(replace(large, avatar="data:image/png;base64,AAAA"), own.id)
+            full.save_persona(replace(large, avatar="data:image/png;base64,AAAA"), own.id)
         assert full.persona(own.id) == large
         other = Persona("Other", card={"data": {"name": "z" * 60_000}})
-        alone = store.of("login:bob")
+        alone = store.for_owner("login:bob")
         full = OwnerStore(store.database, "login:bob", Quotas(size=70_000))
-        own = alone.keep(other)
-        full.keep(replace(other, card={"data": {"name": "z" * 59_000}}), own.id)
-        full.keep(replace(other, card=None), own.id)
+        own = alone.save_persona(other)
+        full.save_persona(replace(other, card={"data": {"name": "z" * 59_000}}), own.id)
+        full.save_persona(replace(other, card=None), own.id)
         with pytest.raises(LimitError):
-            full.keep(replace(other, card={"data": {"name": "z" * 70_000}}), own.id)
+            full.save_persona(replace(other, card={"data": {"name": "z" * 70_000}}), own.id)
 
 
 def test_no_limit_is_no_question(store: Store) -> None:
@@ -327,7 +329,7 @@ def test_no_limit_is_no_question(store: Store) -> None:
         said.append(statement)
 
     event.listen(store.database.engine, "before_cursor_execute", listen)
-    limited(store).begin(ask("hello"))
+    limited(store).start_turn(ask("hello"))
     assert not any("sum(" in statement.lower() for statement in said)
 
 

@@ -60,8 +60,8 @@ class Broken:
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
         self.mended = threading.Event()
-        self._write, self._hangs = store.write, hangs
-        monkeypatch.setattr(store, "write", self.write)
+        self._write, self._hangs = store.update_replies, hangs
+        monkeypatch.setattr(store, "update_replies", self.write)
 
     def write(self, progress: Sequence[ReplyUpdate]) -> list[UpdateResult]:
         if not self.mended.is_set():
@@ -190,7 +190,7 @@ async def test_who_lost_the_lease_stops_and_says_so(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["one ", Hold()])
     live = await runner.ask("a", turn())
     await until(lambda: kept(runner, live).content == "one ")
-    assert runner.kept.interrupt(SILENT) == 1
+    assert runner.kept.interrupt_stale(SILENT) == 1
     async with asyncio.timeout(20):
         async for _ in live.changes():
             pass
@@ -232,11 +232,11 @@ async def test_stop_on_another_server_stops_it(servers: tuple[Runner, Runner]) -
 async def test_delete_on_another_server_stops_it(servers: tuple[Runner, Runner]) -> None:
     one, two = servers
     live = await _growing(one)
-    await asyncio.to_thread(two.shelf("a").delete, live.conversation.id)
+    await asyncio.to_thread(two.owner_store("a").delete, live.conversation.id)
     await until(lambda: live.kept and one.backend.running == 0)  # type: ignore[attr-defined]
     with pytest.raises(NotFoundError):
         kept(two, live)
-    two.shelf("a").restore(live.conversation.id)
+    two.owner_store("a").restore(live.conversation.id)
     assert (kept(two, live).content, kept(two, live).state) == ("one ", "stopped")
 
 
@@ -246,7 +246,7 @@ async def test_a_server_that_is_gone_is_waited_for_until_it_is_swept(
     _, two = servers
     monkeypatch.setattr("chatui.runner.LEASE_TIMEOUT", timedelta(seconds=0.2))
     monkeypatch.setattr("chatui.runner.SWEEP_SECONDS", 0.1)
-    lost = two.kept.of("a").begin(turn(), "the lease of nobody any more").reply
+    lost = two.kept.for_owner("a").start_turn(turn(), "the lease of nobody any more").reply
     async with asyncio.timeout(10):
         await two.stop("a", lost.conversation)
-    assert two.shelf("a").message(lost.id).state == "interrupted"
+    assert two.owner_store("a").message(lost.id).state == "interrupted"

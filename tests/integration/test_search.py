@@ -31,17 +31,17 @@ WORDS = (
 
 
 @pytest.fixture
-def shelf(store: Store) -> OwnerStore:
-    return store.of("a")
+def owner_store(store: Store) -> OwnerStore:
+    return store.for_owner("a")
 
 
-def titles(shelf: OwnerStore, text: str, limit: int = 30) -> list[str]:
-    return [hit.conversation.title for hit in shelf.search(text, limit)]
+def titles(owner_store: OwnerStore, text: str, limit: int = 30) -> list[str]:
+    return [hit.conversation.title for hit in owner_store.search(text, limit)]
 
 
 def answered(store: Store, question: str, answer: str, owner: str = "a") -> str:
-    begun = store.of(owner).begin(ask(question))
-    store.write([ReplyUpdate(owner, begun.reply.id, answer, state="finished")])
+    begun = store.for_owner(owner).start_turn(ask(question))
+    store.update_replies([ReplyUpdate(owner, begun.reply.id, answer, state="finished")])
     return begun.conversation.id
 
 
@@ -71,122 +71,122 @@ class TestWords:
             ("ab" * 3000 + " end", "end"),
         ],
     )
-    def test_what_is_written_is_found(self, store: Store, shelf: OwnerStore, text: str, query: str) -> None:
+    def test_what_is_written_is_found(self, store: Store, owner_store: OwnerStore, text: str, query: str) -> None:
         id = answered(store, "Question", text)
         answered(store, "Another", "Nothing of the kind")
-        assert [hit.conversation.id for hit in shelf.search(query)] == [id]
+        assert [hit.conversation.id for hit in owner_store.search(query)] == [id]
 
-    def test_every_word_and_only_the_last_half_written(self, store: Store, shelf: OwnerStore) -> None:
+    def test_every_word_and_only_the_last_half_written(self, store: Store, owner_store: OwnerStore) -> None:
         answered(store, "one", "red apple trees")
         answered(store, "two", "red pears")
-        assert titles(shelf, "red app") == ["one"]
-        assert titles(shelf, "re apple") == []
-        assert titles(shelf, "apple RED") == ["one"]
-        assert titles(shelf, "red") == ["two", "one"]
-        assert titles(shelf, "red blue") == []
+        assert titles(owner_store, "red app") == ["one"]
+        assert titles(owner_store, "re apple") == []
+        assert titles(owner_store, "apple RED") == ["one"]
+        assert titles(owner_store, "red") == ["two", "one"]
+        assert titles(owner_store, "red blue") == []
 
-    def test_words_and_pieces_together(self, store: Store, shelf: OwnerStore) -> None:
+    def test_words_and_pieces_together(self, store: Store, owner_store: OwnerStore) -> None:
         answered(store, "one", "weather 今天天气很好")
         answered(store, "two", "weather 昨天")
-        assert titles(shelf, "weather 天气") == ["one"]
-        assert titles(shelf, "天气 weath") == ["one"]
+        assert titles(owner_store, "weather 天气") == ["one"]
+        assert titles(owner_store, "天气 weath") == ["one"]
 
     @pytest.mark.parametrize(
         "text", ["", " \n", "\0", '"', "'", "\\", "*", ":*", "()", "a OR", "NOT", "NEAR(", "a:b", "-"]
     )
-    def test_anything_may_be_typed(self, store: Store, shelf: OwnerStore, text: str) -> None:
+    def test_anything_may_be_typed(self, store: Store, owner_store: OwnerStore, text: str) -> None:
         answered(store, "Question", "A plain sentence")
-        assert shelf.search(text) == []
+        assert owner_store.search(text) == []
 
-    def test_operators_are_words(self, store: Store, shelf: OwnerStore) -> None:
+    def test_operators_are_words(self, store: Store, owner_store: OwnerStore) -> None:
         answered(store, "plain", "apple")
         answered(store, "said", "apple or pear")
-        assert titles(shelf, "apple OR pear") == ["said"]
-        assert titles(shelf, "apple AND pear") == []
+        assert titles(owner_store, "apple OR pear") == ["said"]
+        assert titles(owner_store, "apple AND pear") == []
 
-    def test_texts_of_any_length_can_be_kept(self, store: Store, shelf: OwnerStore) -> None:
+    def test_texts_of_any_length_can_be_kept(self, store: Store, owner_store: OwnerStore) -> None:
         huge = " ".join(f"word{number}é{'ﷺ' * (number % 3)}" for number in range(150_000))
         answered(store, "huge", huge + "x" * 100_000)
-        assert titles(shelf, "word77é") == ["huge"]
+        assert titles(owner_store, "word77é") == ["huge"]
 
 
 class TestHits:
-    def test_one_hit_for_each_conversation_the_newest_match_first(self, store: Store, shelf: OwnerStore) -> None:
+    def test_one_hit_for_each_conversation_the_newest_match_first(self, store: Store, owner_store: OwnerStore) -> None:
         first = answered(store, "first", "needle one")
         answered(store, "second", "needle two")
         answered(store, "third", "hay")
-        assert titles(shelf, "needle") == ["second", "first"]
-        shelf.begin(ask("needle three", first))
-        hits = shelf.search("needle")
+        assert titles(owner_store, "needle") == ["second", "first"]
+        owner_store.start_turn(ask("needle three", first))
+        hits = owner_store.search("needle")
         assert [hit.conversation.title for hit in hits] == ["first", "second"]
         assert (hits[0].before, hits[0].match, hits[0].after) == ("", "needle", " three")
-        assert titles(shelf, "needle", 1) == ["first"]
-        assert titles(shelf, "needle", 0) == []
+        assert titles(owner_store, "needle", 1) == ["first"]
+        assert titles(owner_store, "needle", 0) == []
 
-    def test_titles_archived_ones_and_renamed_ones(self, store: Store, shelf: OwnerStore) -> None:
+    def test_titles_archived_ones_and_renamed_ones(self, store: Store, owner_store: OwnerStore) -> None:
         id = answered(store, "Question", "Answer")
-        shelf.rename(id, "Überraschung für Eva")
-        (hit,) = shelf.search("uberra")
+        owner_store.rename(id, "Überraschung für Eva")
+        (hit,) = owner_store.search("uberra")
         assert (hit.conversation.id, hit.match) == (id, "")
-        shelf.archive(id, True)
-        assert titles(shelf, "eva") == ["Überraschung für Eva"]
-        shelf.rename(id, "Else")
-        assert titles(shelf, "eva") == []
-        assert titles(shelf, "else") == ["Else"]
+        owner_store.archive(id, True)
+        assert titles(owner_store, "eva") == ["Überraschung für Eva"]
+        owner_store.rename(id, "Else")
+        assert titles(owner_store, "eva") == []
+        assert titles(owner_store, "else") == ["Else"]
 
-    def test_a_reply_is_found_once_it_has_ended(self, store: Store, shelf: OwnerStore) -> None:
-        begun = shelf.begin(ask("Question"))
-        store.write([ReplyUpdate("a", begun.reply.id, "needle")])
-        assert shelf.search("needle") == []
-        store.write([ReplyUpdate("a", begun.reply.id, "pin", state="stopped")])
-        assert shelf.search("needle") == []
-        assert len(shelf.search("pin")) == 1
-        shelf.rate(begun.reply.id, "like", "needle")
-        assert len(shelf.search("pin")) == 1
+    def test_a_reply_is_found_once_it_has_ended(self, store: Store, owner_store: OwnerStore) -> None:
+        begun = owner_store.start_turn(ask("Question"))
+        store.update_replies([ReplyUpdate("a", begun.reply.id, "needle")])
+        assert owner_store.search("needle") == []
+        store.update_replies([ReplyUpdate("a", begun.reply.id, "pin", state="stopped")])
+        assert owner_store.search("needle") == []
+        assert len(owner_store.search("pin")) == 1
+        owner_store.rate(begun.reply.id, "like", "needle")
+        assert len(owner_store.search("pin")) == 1
 
-    def test_other_owners_deleted_and_purged_ones_are_not(self, store: Store, shelf: OwnerStore) -> None:
+    def test_other_owners_deleted_and_purged_ones_are_not(self, store: Store, owner_store: OwnerStore) -> None:
         answered(store, "theirs", "needle", "b")
         id = answered(store, "mine", "needle")
-        assert titles(shelf, "needle") == ["mine"]
-        shelf.delete(id)
+        assert titles(owner_store, "needle") == ["mine"]
+        owner_store.delete(id)
         for _ in range(2):
-            assert shelf.search("needle") == shelf.search("mine") == []
+            assert owner_store.search("needle") == owner_store.search("mine") == []
             store.purge(timedelta(0))
-        assert titles(store.of("b"), "needle") == ["theirs"]
+        assert titles(store.for_owner("b"), "needle") == ["theirs"]
 
-    def test_imported_and_branched_ones_are(self, store: Store, shelf: OwnerStore) -> None:
+    def test_imported_and_branched_ones_are(self, store: Store, owner_store: OwnerStore) -> None:
         id = answered(store, "mine", "needle")
-        store.of("b").add(shelf.trees())
-        assert titles(store.of("b"), "needle") == ["mine"]
-        leaf = shelf.conversation(id).leaf
+        store.for_owner("b").add_trees(owner_store.trees())
+        assert titles(store.for_owner("b"), "needle") == ["mine"]
+        leaf = owner_store.conversation(id).leaf
         assert leaf is not None
-        shelf.branch(leaf)
-        assert titles(shelf, "needle") == ["mine", "mine"]
+        owner_store.branch(leaf)
+        assert titles(owner_store, "needle") == ["mine", "mine"]
 
     def test_old_matches_are_found_past_many_new_messages(self, store: Store) -> None:
         fill(store, "a", 45, 100)
         fill(store, "b", 10, 10, seed=1)
-        shelf = store.of("a")
-        assert len(shelf.search("rare")) == len(shelf.search("w1 rare")) == 1
-        found = shelf.search("w0")
+        owner_store = store.for_owner("a")
+        assert len(owner_store.search("rare")) == len(owner_store.search("w1 rare")) == 1
+        found = owner_store.search("w0")
         assert len(found) == 30
-        newest = shelf.conversations(30)
+        newest = owner_store.conversations(30)
         assert [hit.conversation for hit in found] == newest
-        assert len(shelf.search("w0", 100)) == 45
-        assert len(store.of("b").search("w0", 100)) == 10
+        assert len(owner_store.search("w0", 100)) == 45
+        assert len(store.for_owner("b").search("w0", 100)) == 10
 
 
 class TestPlans:
     def test_sqlite_asks_the_index_first(self) -> None:
         store = Store.in_memory()
         plans: list[str] = []
-        shelf = store.of("a")
+        owner_store = store.for_owner("a")
         with store.database.engine.connect() as connection:
             raw = connection.connection.driver_connection
         assert raw is not None
         seen: list[str] = []
         raw.set_trace_callback(seen.append)
-        shelf.search("word")
+        owner_store.search("word")
         raw.set_trace_callback(None)
         for sql in (sql for sql in seen if "MATCH" in sql):
             plans += [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {sql}")]
@@ -226,8 +226,8 @@ def shared(make_store: Callable[[], Store]) -> Store:
     ),
 )
 def test_a_hit_has_every_word(shared: Store, typed: list[str]) -> None:
-    for hit in shared.of("a").search(" ".join(typed), 100):
-        path = shared.of("a").path(hit.conversation.id)
+    for hit in shared.for_owner("a").search(" ".join(typed), 100):
+        path = shared.for_owner("a").path(hit.conversation.id)
         texts = [hit.conversation.title, *(message.content for message in path)]
         plain = [unaccented(text) for text in texts]
         for word in parse_query(" ".join(typed)).words:

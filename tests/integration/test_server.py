@@ -260,7 +260,7 @@ def said(data: Path, owner: str) -> str:
     """Keep a conversation of this owner in the application's database; returns its id."""
     store = Store.open(AppSettings(data_dir=data))
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    begun = store.of(owner).begin(NewTurn(None, None, "a secret", author, PRESETS[0]))
+    begun = store.for_owner(owner).start_turn(NewTurn(None, None, "a secret", author, PRESETS[0]))
     store.close()
     return begun.conversation.id
 
@@ -269,7 +269,7 @@ def owner_by(client: TestClient, data: Path) -> str:
     """The owner that the page's cookie stands for."""
     client.get("/", headers={"accept": "text/html"})
     store = Store.open(AppSettings(data_dir=data))
-    cookies = Cookies(store.secret())
+    cookies = Cookies(store.cookie_secret())
     owner = cookies.owner(client.cookies[cookies.name])
     store.close()
     assert owner is not None

@@ -33,73 +33,77 @@ SILENT = timedelta(seconds=-60)
 
 class TestWrite:
     def test_a_reply_grows_until_it_ends_and_then_never_changes(self, store: Store) -> None:
-        shelf = store.of("a")
-        reply = shelf.begin(ask("1")).reply
+        owner_store = store.for_owner("a")
+        reply = owner_store.start_turn(ask("1")).reply
         for content in ("So", "So it", "So it is"):
-            store.write([ReplyUpdate("a", reply.id, content, "Hm")])
-            assert shelf.message(reply.id) == replace(reply, content=content, reasoning="Hm")
-        store.write([ReplyUpdate("a", reply.id, "So it is.", "Hm", "stopped", FINISH, "why")])
-        ended = shelf.message(reply.id)
+            store.update_replies([ReplyUpdate("a", reply.id, content, "Hm")])
+            assert owner_store.message(reply.id) == replace(reply, content=content, reasoning="Hm")
+        store.update_replies([ReplyUpdate("a", reply.id, "So it is.", "Hm", "stopped", FINISH, "why")])
+        ended = owner_store.message(reply.id)
         assert ended == replace(reply, content="So it is.", reasoning="Hm", state="stopped", finish=FINISH, error="why")
         for state in ("running", "finished", "failed"):
-            store.write([ReplyUpdate("a", reply.id, "else", state=state)])
-        assert store.interrupt(SILENT) == 0
-        assert shelf.message(reply.id) == ended
+            store.update_replies([ReplyUpdate("a", reply.id, "else", state=state)])
+        assert store.interrupt_stale(SILENT) == 0
+        assert owner_store.message(reply.id) == ended
 
     def test_many_owners_at_once(self, store: Store) -> None:
-        replies = {owner: store.of(owner).begin(ask("1")).reply for owner in OWNERS}
-        store.write([ReplyUpdate(owner, reply.id, f"for {owner}") for owner, reply in replies.items()])
-        store.write([])
+        replies = {owner: store.for_owner(owner).start_turn(ask("1")).reply for owner in OWNERS}
+        store.update_replies([ReplyUpdate(owner, reply.id, f"for {owner}") for owner, reply in replies.items()])
+        store.update_replies([])
         for owner, reply in replies.items():
-            assert store.of(owner).message(reply.id).content == f"for {owner}"
+            assert store.for_owner(owner).message(reply.id).content == f"for {owner}"
 
     def test_one_that_is_not_there_is_nothing(self, store: Store) -> None:
-        store.write([ReplyUpdate("a", "missing", "x", state="finished")])
-        assert store.of("a").conversations() == []
+        store.update_replies([ReplyUpdate("a", "missing", "x", state="finished")])
+        assert store.for_owner("a").conversations() == []
 
     def test_only_who_has_the_lease_writes(self, store: Store) -> None:
-        reply = store.of("a").begin(ask("1"), "lease").reply
+        reply = store.for_owner("a").start_turn(ask("1"), "lease").reply
         for lease in (None, "", "another"):
-            (written,) = store.write([ReplyUpdate("a", reply.id, "else", state="finished", lease=lease)])
-            assert written.lost
-        assert store.write([ReplyUpdate("a", reply.id, "mine", lease="lease")]) == [UpdateResult()]
-        assert store.of("a").message(reply.id) == replace(reply, content="mine")
+            (written,) = store.update_replies([ReplyUpdate("a", reply.id, "else", state="finished", lease=lease)])
+            assert written.lease_lost
+        assert store.update_replies([ReplyUpdate("a", reply.id, "mine", lease="lease")]) == [UpdateResult()]
+        assert store.for_owner("a").message(reply.id) == replace(reply, content="mine")
 
     def test_who_lost_the_lease_is_told_and_what_is_left(self, store: Store) -> None:
-        reply = store.of("a").begin(ask("1"), "lease").reply
-        store.write([ReplyUpdate("a", reply.id, "So", lease="lease")])
-        store.interrupt(SILENT)
-        (written,) = store.write([ReplyUpdate("a", reply.id, "So it is", state="finished", lease="lease")])
-        assert written.lost
-        assert written.left is not None
-        assert (written.left.content, written.left.state) == ("So", "interrupted")
-        assert store.of("a").message(reply.id).content == "So"
-        store.of("a").delete(reply.conversation)
+        reply = store.for_owner("a").start_turn(ask("1"), "lease").reply
+        store.update_replies([ReplyUpdate("a", reply.id, "So", lease="lease")])
+        store.interrupt_stale(SILENT)
+        (written,) = store.update_replies([ReplyUpdate("a", reply.id, "So it is", state="finished", lease="lease")])
+        assert written.lease_lost
+        assert written.stored is not None
+        assert (written.stored.content, written.stored.state) == ("So", "interrupted")
+        assert store.for_owner("a").message(reply.id).content == "So"
+        store.for_owner("a").delete(reply.conversation)
         store.purge(timedelta(0))
-        assert store.write([ReplyUpdate("a", reply.id, "more", lease="lease")]) == [UpdateResult(lost=True)]
+        assert store.update_replies([ReplyUpdate("a", reply.id, "more", lease="lease")]) == [
+            UpdateResult(lease_lost=True)
+        ]
 
     def test_an_end_that_was_written_without_our_knowing_is_no_loss(self, store: Store) -> None:
-        reply = store.of("a").begin(ask("1"), "lease").reply
+        reply = store.for_owner("a").start_turn(ask("1"), "lease").reply
         end = ReplyUpdate("a", reply.id, "all", state="finished", finish=FINISH, inspection=b"x", lease="lease")
-        assert store.write([end]) == [UpdateResult()] == store.write([end])
-        assert store.of("a").message(reply.id).content == "all"
+        assert store.update_replies([end]) == [UpdateResult()] == store.update_replies([end])
+        assert store.for_owner("a").message(reply.id).content == "all"
 
     def test_a_stop_is_seen_by_who_writes(self, store: Store) -> None:
-        shelf = store.of("a")
-        one, other = (shelf.begin(ask("1"), "lease").reply for _ in range(2))
-        store.of("b").request_stop(one.conversation)
-        shelf.request_stop(one.conversation)
-        assert shelf.running(one.conversation) == [one.id]
-        assert store.of("b").running(one.conversation) == []
+        owner_store = store.for_owner("a")
+        one, other = (owner_store.start_turn(ask("1"), "lease").reply for _ in range(2))
+        store.for_owner("b").request_stop(one.conversation)
+        owner_store.request_stop(one.conversation)
+        assert owner_store.running_replies(one.conversation) == [one.id]
+        assert store.for_owner("b").running_replies(one.conversation) == []
         running = [ReplyUpdate("a", reply.id, "x", lease="lease") for reply in (one, other)]
-        assert [written.stop_requested for written in store.write(running)] == [True, False]
-        store.write([replace(running[0], state="stopped")])
-        assert shelf.running(one.conversation) == []
+        assert [written.stop_requested for written in store.update_replies(running)] == [True, False]
+        store.update_replies([replace(running[0], state="stopped")])
+        assert owner_store.running_replies(one.conversation) == []
 
     def test_deleting_stops_what_is_written_there(self, store: Store) -> None:
-        reply = store.of("a").begin(ask("1"), "lease").reply
-        store.of("a").delete(reply.conversation)
-        assert store.write([ReplyUpdate("a", reply.id, "x", lease="lease")]) == [UpdateResult(stop_requested=True)]
+        reply = store.for_owner("a").start_turn(ask("1"), "lease").reply
+        store.for_owner("a").delete(reply.conversation)
+        assert store.update_replies([ReplyUpdate("a", reply.id, "x", lease="lease")]) == [
+            UpdateResult(stop_requested=True)
+        ]
 
     @pytest.mark.parametrize("error", [StoreError("Bad.", "Mend it."), ValueError("inside"), OverflowError("inside")])
     def test_a_bad_row_alone_fails(self, store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -111,23 +115,27 @@ class TestWrite:
             return real(connection, one, moment)
 
         monkeypatch.setattr(reply_updates, "_write_one", write_one)
-        replies = {owner: store.of(owner).begin(ask("1")).reply for owner in "abc"}
+        replies = {owner: store.for_owner(owner).start_turn(ask("1")).reply for owner in "abc"}
         said = {"a": "fine", "b": "bad", "c": "well"}
-        written = store.write([ReplyUpdate(owner, reply.id, said[owner]) for owner, reply in replies.items()])
-        assert [one.refused is None for one in written] == [True, False, True]
-        assert "inside" not in str(written[1].refused)
-        assert [store.of(owner).message(reply.id).content for owner, reply in replies.items()] == ["fine", "", "well"]
+        written = store.update_replies([ReplyUpdate(owner, reply.id, said[owner]) for owner, reply in replies.items()])
+        assert [one.error is None for one in written] == [True, False, True]
+        assert "inside" not in str(written[1].error)
+        assert [store.for_owner(owner).message(reply.id).content for owner, reply in replies.items()] == [
+            "fine",
+            "",
+            "well",
+        ]
 
     def test_threads_at_once_lose_nothing(self, store: Store) -> None:
-        shelf = store.of("a")
+        owner_store = store.for_owner("a")
         failed: list[BaseException] = []
 
         def chat() -> None:
             try:
-                begun = shelf.begin(ask("first"))
+                begun = owner_store.start_turn(ask("first"))
                 for number in range(5):
-                    store.write([ReplyUpdate("a", begun.reply.id, f"reply {number}", state="finished")])
-                    begun = shelf.begin(ask(f"question {number}", begun.conversation.id, begun.reply.id))
+                    store.update_replies([ReplyUpdate("a", begun.reply.id, f"reply {number}", state="finished")])
+                    begun = owner_store.start_turn(ask(f"question {number}", begun.conversation.id, begun.reply.id))
             except BaseException as error:
                 failed.append(error)
 
@@ -137,87 +145,87 @@ class TestWrite:
         for thread in threads:
             thread.join()
         assert failed == []
-        assert [len(tree.messages) for tree in shelf.trees()] == [12] * 6
+        assert [len(tree.messages) for tree in owner_store.trees()] == [12] * 6
 
 
 class TestHousekeeping:
     def test_only_the_silent_are_interrupted(self, store: Store) -> None:
-        shelf = store.of("a")
-        reply = shelf.begin(ask("1", prefix="So")).reply
-        assert store.interrupt(timedelta(minutes=1)) == 0
-        assert store.interrupt(SILENT) == 1
-        assert store.interrupt(SILENT) == 0
-        assert shelf.message(reply.id) == replace(reply, state="interrupted")
+        owner_store = store.for_owner("a")
+        reply = owner_store.start_turn(ask("1", prefix="So")).reply
+        assert store.interrupt_stale(timedelta(minutes=1)) == 0
+        assert store.interrupt_stale(SILENT) == 1
+        assert store.interrupt_stale(SILENT) == 0
+        assert owner_store.message(reply.id) == replace(reply, state="interrupted")
 
     @pytest.mark.parametrize("ahead", [-60, -6, 6, 60])
     def test_a_clock_of_a_server_that_is_wrong_changes_nothing(
         self, postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
     ) -> None:
         store = Store.open(AppSettings(data_dir=tmp_path, database_url=postgresql.fresh()))
-        shelf = store.of("a")
-        first = shelf.begin(ask("1"))
+        owner_store = store.for_owner("a")
+        first = owner_store.start_turn(ask("1"))
         right = now
         monkeypatch.setattr("chatui.store.rows.now", lambda: right() + timedelta(seconds=ahead))
-        assert store.interrupt(timedelta(seconds=5)) == 0
-        shelf.begin(ask("2"))
+        assert store.interrupt_stale(timedelta(seconds=5)) == 0
+        owner_store.start_turn(ask("2"))
         monkeypatch.undo()
-        assert store.silent(timedelta(seconds=5)) == {}
-        last = shelf.begin(ask("3"))
-        assert [one.title for one in shelf.conversations()] == ["3", "2", "1"]
+        assert store.stale_replies(timedelta(seconds=5)) == {}
+        last = owner_store.start_turn(ask("3"))
+        assert [one.title for one in owner_store.conversations()] == ["3", "2", "1"]
         assert first.reply.created < last.reply.created < right() + timedelta(seconds=5)
         store.close()
 
     def test_who_was_heard_since_is_not_interrupted(self, store: Store) -> None:
-        replies = [store.of(owner).begin(ask("1")).reply for owner in OWNERS]
-        silent = store.silent(SILENT)
+        replies = [store.for_owner(owner).start_turn(ask("1")).reply for owner in OWNERS]
+        silent = store.stale_replies(SILENT)
         assert set(silent) == {(owner, reply.id) for owner, reply in zip(OWNERS, replies, strict=True)}
-        store.write([ReplyUpdate(OWNERS[0], replies[0].id, "x")])
-        assert store.interrupt(SILENT, silent) == 1
-        assert store.of(OWNERS[0]).message(replies[0].id).state == "running"
-        assert store.of(OWNERS[1]).message(replies[1].id).state == "interrupted"
+        store.update_replies([ReplyUpdate(OWNERS[0], replies[0].id, "x")])
+        assert store.interrupt_stale(SILENT, silent) == 1
+        assert store.for_owner(OWNERS[0]).message(replies[0].id).state == "running"
+        assert store.for_owner(OWNERS[1]).message(replies[1].id).state == "interrupted"
 
     def test_an_interrupted_reply_is_found(self, store: Store) -> None:
-        store.of("a").begin(ask("1", prefix="unmistakable"))
-        store.interrupt(SILENT)
-        assert len(store.of("a").search("unmistakable")) == 1
+        store.for_owner("a").start_turn(ask("1", prefix="unmistakable"))
+        store.interrupt_stale(SILENT)
+        assert len(store.for_owner("a").search("unmistakable")) == 1
 
     def test_purge_removes_the_deleted_and_only_them(self, store: Store) -> None:
-        shelf = store.of("a")
-        ids = [shelf.begin(ask(f"{number} findable")).conversation.id for number in range(4)]
+        owner_store = store.for_owner("a")
+        ids = [owner_store.start_turn(ask(f"{number} findable")).conversation.id for number in range(4)]
         for id in ids[:2]:
-            shelf.delete(id)
-        before = list(shelf.trees())
+            owner_store.delete(id)
+        before = list(owner_store.trees())
         assert store.purge(timedelta(hours=1)) == 0
-        shelf.restore(ids[1])
-        shelf.delete(ids[1])
+        owner_store.restore(ids[1])
+        owner_store.delete(ids[1])
         assert store.purge(timedelta(0)) == 2
-        assert list(shelf.trees()) == before
-        assert {hit.conversation.id for hit in shelf.search("findable")} == set(ids[2:])
+        assert list(owner_store.trees()) == before
+        assert {hit.conversation.id for hit in owner_store.search("findable")} == set(ids[2:])
         for id in ids[:2]:
             with pytest.raises(NotFoundError):
-                shelf.restore(id)
+                owner_store.restore(id)
         assert counts(store) == (2, 4)
         assert indexed(store, "findable") == (2, 2)
 
     def test_purge_of_many(self, store: Store) -> None:
-        shelf = store.of("a")
-        (tree,) = shelf.trees([shelf.begin(ask("1")).conversation.id])
+        owner_store = store.for_owner("a")
+        (tree,) = owner_store.trees([owner_store.start_turn(ask("1")).conversation.id])
         copies = (replace(tree, conversation=replace(tree.conversation, id=str(number))) for number in range(250))
-        for added in shelf.add(copies):
-            shelf.delete(added.id)
+        for added in owner_store.add_trees(copies):
+            owner_store.delete(added.id)
         assert store.purge(timedelta(0)) == 250
         assert counts(store) == (1, 2)
 
     def test_forget_removes_what_nobody_touched(self, store: Store) -> None:
-        begun = store.of("a").begin(ask("1"))
-        assert store.forget(timedelta(hours=1)) == []
-        assert store.forget(timedelta(0)) == [begun.conversation.id]
+        begun = store.for_owner("a").start_turn(ask("1"))
+        assert store.purge_temporary(timedelta(hours=1)) == []
+        assert store.purge_temporary(timedelta(0)) == [begun.conversation.id]
         assert counts(store) == (0, 0)
 
     def test_the_secret_is_the_databases_own(self, make_store: Callable[[], Store]) -> None:
         one, two = make_store(), make_store()
-        assert len(one.secret()) == 32
-        assert one.secret() == one.secret() != two.secret()
+        assert len(one.cookie_secret()) == 32
+        assert one.cookie_secret() == one.cookie_secret() != two.cookie_secret()
 
 
 def counts(store: Store) -> tuple[int, int]:
@@ -247,25 +255,25 @@ class TestOtherVersions:
             connection.execute(text(f"UPDATE {table.name} SET {column} = :new"), {"new": json.dumps(value)})
 
     def test_fields_that_we_do_not_know_are_passed_over(self, store: Store) -> None:
-        begun = store.of("a").begin(ask("1"))
-        store.write([ReplyUpdate("a", begun.reply.id, "x", state="finished", finish=FINISH)])
+        begun = store.for_owner("a").start_turn(ask("1"))
+        store.update_replies([ReplyUpdate("a", begun.reply.id, "x", state="finished", finish=FINISH)])
         self.rewrite(store, conversations, "persona", lambda persona: persona.update(voice="deep"))
         self.rewrite(store, messages, "finish", lambda finish: finish.update(energy=1, cached_tokens="many"))
         self.rewrite(
             store, messages, "author", lambda author: author["settings"].update(xtc=1, temperature=9.0, stop=[1])
         )
-        assert store.of("a").began_with(begun.conversation.id) == PRESETS[0]
-        reply = store.of("a").message(begun.reply.id)
+        assert store.for_owner("a").initial_persona(begun.conversation.id) == PRESETS[0]
+        reply = store.for_owner("a").message(begun.reply.id)
         assert (reply.author, reply.finish) == (begun.reply.author, FINISH)
 
     def test_fields_that_are_missing_are_their_defaults_or_nothing(self, store: Store) -> None:
-        begun = store.of("a").begin(ask("1", prefix="So"))
-        store.write([ReplyUpdate("a", begun.reply.id, "x", state="finished", finish=FINISH)])
+        begun = store.for_owner("a").start_turn(ask("1", prefix="So"))
+        store.update_replies([ReplyUpdate("a", begun.reply.id, "x", state="finished", finish=FINISH)])
         self.rewrite(store, conversations, "persona", lambda persona: persona.pop("examples"))
         self.rewrite(store, messages, "author", lambda author: author.pop("prefix"))
         self.rewrite(store, messages, "finish", lambda finish: finish.pop("seed"))
-        assert store.of("a").began_with(begun.conversation.id) == replace(PRESETS[0], examples=())
-        reply = store.of("a").message(begun.reply.id)
+        assert store.for_owner("a").initial_persona(begun.conversation.id) == replace(PRESETS[0], examples=())
+        reply = store.for_owner("a").message(begun.reply.id)
         assert begun.reply.author is not None
         assert (reply.author, reply.finish) == (replace(begun.reply.author, prefix=""), None)
 
@@ -360,7 +368,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(target=made, owner=st.sampled_from(OWNERS), question=st.text(max_size=80).map(lambda t: t.replace("\0", "")))
     def begin(self, owner: str, question: str) -> Any:
-        begun = self.store.of(owner).begin(ask(question, prefix="So"))
+        begun = self.store.for_owner(owner).start_turn(ask(question, prefix="So"))
         id = begun.conversation.id
         self.learn(owner, id, begun.path)
         self.titles[id] = first_words(question)
@@ -373,9 +381,9 @@ class Machine(RuleBasedStateMachine):
         role = self.trees[owner].get(id, {}).get(parent, StoredMessage("", "", None, "user", "", now())).role
         if self.gone(message) or (again and role != "user"):
             with pytest.raises(NotFoundError):
-                self.store.of(owner).begin(turn)
+                self.store.for_owner(owner).start_turn(turn)
             return multiple()
-        begun = self.store.of(owner).begin(turn)
+        begun = self.store.for_owner(owner).start_turn(turn)
         self.learn(owner, id, begun.path)
         return owner, id, begun.reply.id
 
@@ -385,8 +393,8 @@ class Machine(RuleBasedStateMachine):
     def write(self, message: tuple[str, str, str], content: str, state: Any) -> None:
         owner, id, reply = message
         content = content.replace("\0", "")
-        self.store.write([ReplyUpdate(owner, reply, content, state=state)])
-        self.store.write([ReplyUpdate(OWNERS[owner == OWNERS[0]], reply, "another's", state=state)])
+        self.store.update_replies([ReplyUpdate(owner, reply, content, state=state)])
+        self.store.update_replies([ReplyUpdate(OWNERS[owner == OWNERS[0]], reply, "another's", state=state)])
         known = self.trees[owner].get(id, {}).get(reply)
         if known is not None and known.state == "running":
             self.trees[owner][id][reply] = replace(known, content=content, state=state)
@@ -399,13 +407,13 @@ class Machine(RuleBasedStateMachine):
                 if message.state == "running":
                     running += 1
                     tree[message.id] = replace(message, state="interrupted")
-        assert self.store.interrupt(SILENT) == running
+        assert self.store.interrupt_stale(SILENT) == running
 
     @rule(message=made)
     def select(self, message: tuple[str, str, str]) -> None:
         owner, id, version = message
         if not self.gone(message):
-            leaf = self.store.of(owner).select(version).leaf
+            leaf = self.store.for_owner(owner).select(version).leaf
             assert leaf is not None
             self.leaves[id] = leaf
             order = list(self.trees[owner][id])
@@ -425,8 +433,8 @@ class Machine(RuleBasedStateMachine):
         path = self.ancestors(owner, id, end) if not self.gone(message) else []
         if not path or any(self.trees[owner][id][one].state == "running" for one in path):
             return multiple()
-        branched = self.store.of(owner).branch(end)
-        copied = self.store.of(owner).path(branched.id)
+        branched = self.store.for_owner(owner).branch(end)
+        copied = self.store.for_owner(owner).path(branched.id)
         originals = [self.trees[owner][id][one].content for one in reversed(path)]
         assert [one.content for one in copied] == originals
         self.learn(owner, branched.id, copied)
@@ -437,7 +445,7 @@ class Machine(RuleBasedStateMachine):
     def rename(self, message: tuple[str, str, str], title: str) -> None:
         owner, id, _ = message
         if not self.gone(message):
-            self.store.of(owner).rename(id, title)
+            self.store.for_owner(owner).rename(id, title)
             asked = next(one.content for one in self.trees[owner][id].values() if one.role == "user")
             self.titles[id] = title.strip() or first_words(asked)
 
@@ -445,14 +453,14 @@ class Machine(RuleBasedStateMachine):
     def delete(self, message: tuple[str, str, str]) -> None:
         owner, id, _ = message
         if not self.gone(message):
-            self.store.of(owner).delete(id)
+            self.store.for_owner(owner).delete(id)
             self.deleted.add(id)
 
     @rule(message=made)
     def restore(self, message: tuple[str, str, str]) -> None:
         owner, id, _ = message
         if id in self.trees[owner]:
-            self.store.of(owner).restore(id)
+            self.store.for_owner(owner).restore(id)
             self.deleted.discard(id)
 
     @rule()
@@ -467,16 +475,16 @@ class Machine(RuleBasedStateMachine):
     def rate(self, message: tuple[str, str, str]) -> None:
         owner, id, reply = message
         if not self.gone(message) and self.trees[owner][id][reply].role == "assistant":
-            self.store.of(owner).rate(reply, "like", "n")
+            self.store.for_owner(owner).rate(reply, "like", "n")
             self.trees[owner][id][reply] = replace(self.trees[owner][id][reply], rating="like", note="n")
 
     @invariant()
     def the_store_has_what_it_should(self) -> None:
         for owner, known in self.trees.items():
             expected = {id: tree for id, tree in known.items() if id not in self.deleted}
-            kept: dict[str, Tree] = {tree.conversation.id: tree for tree in self.store.of(owner).trees()}
+            kept: dict[str, Tree] = {tree.conversation.id: tree for tree in self.store.for_owner(owner).trees()}
             assert kept.keys() == expected.keys()
-            assert {one.id for one in self.store.of(owner).conversations(1000)} == expected.keys()
+            assert {one.id for one in self.store.for_owner(owner).conversations(1000)} == expected.keys()
             for id, tree in expected.items():
                 assert kept[id].conversation.title == self.titles[id]
                 assert kept[id].conversation.leaf == self.leaves[id]

@@ -75,7 +75,7 @@ async def test_a_closed_tab_takes_its_temporary_chat_along(runner: Runner) -> No
     await chats.left("tab")
     assert (live.state, runner.replies) == ("stopped", 0)
     with pytest.raises(NotFoundError):
-        runner.shelf("a", True).conversation(chat)
+        runner.owner_store("a", True).conversation(chat)
     assert secret.encode() not in in_memory(runner)
     assert isinstance(runner.backend, FakeBackend)
     assert runner.backend.running == 0
@@ -131,8 +131,8 @@ async def test_going_elsewhere_removes_it_too_and_no_other(runner: Runner) -> No
     await chats.stands("other", "a", others.conversation.id)
     await chats.stands("tab", "a", second.conversation.id)
     await chats.stands("tab", "a", "")
-    shelf = runner.shelf("a", True)
-    assert [one.id for one in shelf.conversations()] == [others.conversation.id]
+    owner_store = runner.owner_store("a", True)
+    assert [one.id for one in owner_store.conversations()] == [others.conversation.id]
     assert others.state == "running"
 
 
@@ -141,7 +141,7 @@ async def test_what_was_asked_as_the_tab_closed_is_removed(runner: Runner) -> No
     await chats.left("tab")
     live = await asked(runner)
     await chats.stands("tab", "a", live.conversation.id)
-    assert runner.shelf("a", True).conversations() == []
+    assert runner.owner_store("a", True).conversations() == []
 
 
 async def test_what_is_swept_is_forgotten_by_the_engine_too(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ async def test_what_is_swept_is_forgotten_by_the_engine_too(runner: Runner, monk
     old, deleted = [await asked(runner, question) for question in ("Old?", "Deleted?")]
     for live in (old, deleted):
         await runner.stop("a", live.conversation.id, temporary=True)
-    await asyncio.to_thread(runner.passing.of("a").delete, deleted.conversation.id)
+    await asyncio.to_thread(runner.passing.for_owner("a").delete, deleted.conversation.id)
     with runner.passing.database.maintaining() as connection:
         mine = conversations.c.id == old.conversation.id
         connection.execute(update(conversations).where(mine).values(updated=old.conversation.updated - timedelta(1)))
@@ -159,25 +159,25 @@ async def test_what_is_swept_is_forgotten_by_the_engine_too(runner: Runner, monk
     backend.forgotten.clear()
     await asyncio.to_thread(runner._purge)
     assert set(backend.forgotten) == {old.conversation.id, deleted.conversation.id}
-    shelf = runner.passing.of("a")
-    assert [one.id for one in shelf.conversations()] == [new.conversation.id]
+    owner_store = runner.passing.for_owner("a")
+    assert [one.id for one in owner_store.conversations()] == [new.conversation.id]
     for gone in (b"Old?", b"Deleted?"):
         assert gone not in in_memory(runner)
 
 
 def with_secret(store: Store, secret: str) -> str:
     """A deleted conversation with the secret everywhere, among others."""
-    shelf = store.of("a")
+    owner_store = store.for_owner("a")
     for number in range(5):
-        shelf.begin(ask(f"other {number} " + "x" * 5000))
-    begun = shelf.begin(ask(secret))
+        owner_store.start_turn(ask(f"other {number} " + "x" * 5000))
+    begun = owner_store.start_turn(ask(secret))
     for grown in (secret, secret * 100, secret * 3):
         progress = ReplyUpdate("a", begun.reply.id, grown, grown)
-        store.write([progress])
-    store.write([ReplyUpdate("a", begun.reply.id, "short", "", "finished", inspection=secret.encode() * 1000)])
-    shelf.rename(begun.conversation.id, secret)
-    shelf.rate(begun.reply.id, "like", secret)
-    shelf.delete(begun.conversation.id)
+        store.update_replies([progress])
+    store.update_replies([ReplyUpdate("a", begun.reply.id, "short", "", "finished", inspection=secret.encode() * 1000)])
+    owner_store.rename(begun.conversation.id, secret)
+    owner_store.rate(begun.reply.id, "like", secret)
+    owner_store.delete(begun.conversation.id)
     return begun.conversation.id
 
 
@@ -197,10 +197,10 @@ def test_what_is_purged_is_in_no_file_any_more(tmp_path: Path) -> None:
     assert store.purge(timedelta(0)) == 1
     assert files_with(tmp_path, secret) == []
     assert copy.stat().st_mtime == pytest.approx(made)
-    assert len(list(store.of("a").trees())) == 5
+    assert len(list(store.for_owner("a").trees())) == 5
     store.close()
     old = Store(stores.Database(stores.URL.create("sqlite", database=str(copy))))
-    assert len(list(old.of("a").trees())) == 5
+    assert len(list(old.for_owner("a").trees())) == 5
     old.close()
 
 

@@ -63,8 +63,8 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
 def said(folder: Path, owner: str) -> str:
     """A conversation of this owner's."""
     store = Store.open(AppSettings(data_dir=folder))
-    begun = store.of(owner).begin(ask("a secret"))
-    store.write([ReplyUpdate(owner, begun.reply.id, "kept", state="finished")])
+    begun = store.for_owner(owner).start_turn(ask("a secret"))
+    store.update_replies([ReplyUpdate(owner, begun.reply.id, "kept", state="finished")])
     store.close()
     return begun.conversation.id
 
@@ -87,7 +87,7 @@ def test_who_is_logged_in_has_their_own_chats(serve: Callable[..., str], tmp_pat
 def test_without_a_login_the_cookie_tells(serve: Callable[..., str], tmp_path: Path) -> None:
     url = serve()
     store = Store.open(AppSettings(data_dir=tmp_path))
-    cookies = Cookies(store.secret())
+    cookies = Cookies(store.cookie_secret())
     store.close()
     value = cookies.issue()
     mine = said(tmp_path, cookies.owner(value) or "")

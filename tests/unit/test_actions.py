@@ -53,13 +53,13 @@ def test_every_action_is_tested() -> None:
 async def test_what_is_anothers_is_not_there_and_stays_as_it_was(runner: Runner, name: str) -> None:
     live = await answered(runner)
     target = live.conversation.id if name in ON_A_CHAT else live.message.id
-    before = list(runner.shelf("a").trees())
+    before = list(runner.owner_store("a").trees())
     for chosen in (target, "nothing", "", "\x00"):
         with pytest.raises(NotFoundError) as caught:
             await actions.do(tab(runner, "b"), name, chosen, "value")
         assert str(caught.value) == str(NotFoundError("conversation" if name in ON_A_CHAT else "message"))
-    assert list(runner.shelf("a").trees()) == before
-    assert runner.shelf("b").conversations() == []
+    assert list(runner.owner_store("a").trees()) == before
+    assert runner.owner_store("b").conversations() == []
 
 
 @pytest.mark.parametrize("name", ["", "continue", "_open", "drop table", "__class__"])
@@ -74,15 +74,15 @@ async def test_marks_are_set_and_taken_away(runner: Runner, on: str, off: str, f
     at = tab(runner, chat=chat, ids=("x",))
     for name, expected in ((on, True), (on, True), (off, False), (off, False)):
         assert await actions.do(at, name, chat, "") == at.place
-        assert getattr(runner.shelf("a").conversation(chat), field) is expected
+        assert getattr(runner.owner_store("a").conversation(chat), field) is expected
 
 
 async def test_a_title_is_given_and_taken_back(runner: Runner) -> None:
     chat = (await answered(runner, "First words")).conversation.id
     await actions.do(tab(runner), "rename", chat, "a=b|c")
-    assert runner.shelf("a").conversation(chat).title == "a=b|c"
+    assert runner.owner_store("a").conversation(chat).title == "a=b|c"
     await actions.do(tab(runner), "rename", chat, " ")
-    assert runner.shelf("a").conversation(chat).title == "First words"
+    assert runner.owner_store("a").conversation(chat).title == "First words"
 
 
 async def test_opening_leaves_a_temporary_chat(runner: Runner) -> None:
@@ -99,7 +99,7 @@ async def test_a_version_is_gone_to_with_what_follows_it(runner: Runner) -> None
     question = first.path[0].id
     at = tab(runner, chat=chat)
     assert await actions.do(at, "version", question, "") == at.place
-    assert runner.shelf("a").path(chat)[-1].id == below.message.id
+    assert runner.owner_store("a").path(chat)[-1].id == below.message.id
 
 
 async def test_turning_to_a_version_stops_what_is_written_in_the_chat_alone(runner: Runner) -> None:
@@ -122,16 +122,18 @@ async def test_a_branch_is_another_chat_of_the_same_kind(runner: Runner, tempora
     place = await actions.do(at, "branch", live.message.id, "")
     assert place.temporary is temporary
     assert place.chat != live.conversation.id
-    shelf = runner.shelf("a", temporary)
-    assert [m.content for m in shelf.path(place.chat)] == [m.content for m in shelf.path(live.conversation.id)]
-    assert len(runner.shelf("a").conversations()) == (0 if temporary else 2)
+    owner_store = runner.owner_store("a", temporary)
+    assert [m.content for m in owner_store.path(place.chat)] == [
+        m.content for m in owner_store.path(live.conversation.id)
+    ]
+    assert len(runner.owner_store("a").conversations()) == (0 if temporary else 2)
 
 
 async def test_a_note_leaves_the_rating(runner: Runner) -> None:
     live = await answered(runner)
-    runner.shelf("a").rate(live.message.id, "dislike")
+    runner.owner_store("a").rate(live.message.id, "dislike")
     await actions.do(tab(runner, chat=live.conversation.id), "note", live.message.id, "too short")
-    rated = runner.shelf("a").message(live.message.id)
+    rated = runner.owner_store("a").message(live.message.id)
     assert (rated.rating, rated.note) == ("dislike", "too short")
 
 
@@ -143,10 +145,10 @@ async def test_deleting_ends_its_reply_and_can_be_undone(runner: Runner) -> None
         place = await actions.do(tab(runner, chat=chat, ids=("x",)), "delete", chat, "")
     assert place == TabState(removed=chat)
     assert backend.running == 0
-    assert runner.shelf("a").conversations() == []
+    assert runner.owner_store("a").conversations() == []
     back = await actions.do(Tab("a", place, runner), "restore", chat, "")
     assert back == TabState(chat=chat)
-    assert [one.id for one in runner.shelf("a").conversations()] == [chat]
+    assert [one.id for one in runner.owner_store("a").conversations()] == [chat]
 
 
 async def test_deleting_another_chat_leaves_the_tab_where_it_is(runner: Runner) -> None:
@@ -177,15 +179,15 @@ async def test_what_was_said_before_the_login_is_offered_once(runner: Runner, an
     assert (logged_in.offered(), Tab("login:ada", TabState(), runner).offered()) == (1, 0)
     await actions.do(logged_in, answer, "", "")
     assert logged_in.offered() == 0
-    assert len(runner.shelf("login:ada").conversations()) == mine
-    assert len(runner.shelf("a").conversations()) == 1 - mine
+    assert len(runner.owner_store("login:ada").conversations()) == mine
+    assert len(runner.owner_store("a").conversations()) == 1 - mine
 
 
 @pytest.mark.parametrize("answer", ["take-over", "leave-alone"])
 async def test_without_a_login_nothing_is_taken_over(runner: Runner, answer: str) -> None:
     await answered(runner)
     await actions.do(tab(runner, "b"), answer, "a", "a")
-    assert len(runner.shelf("a").conversations()) == 1
+    assert len(runner.owner_store("a").conversations()) == 1
 
 
 async def test_any_delete_can_be_undone_also_by_a_tab_that_knows_of_none(runner: Runner) -> None:
@@ -193,25 +195,25 @@ async def test_any_delete_can_be_undone_also_by_a_tab_that_knows_of_none(runner:
     await actions.do(tab(runner), "archive", chats[1], "")
     for chat in chats:
         await actions.do(tab(runner), "delete", chat, "")
-    assert [one.id for one in runner.shelf("a").deleted()] == chats[::-1]
-    assert runner.shelf("b").deleted() == []
+    assert [one.id for one in runner.owner_store("a").deleted()] == chats[::-1]
+    assert runner.owner_store("b").deleted() == []
     for chat in chats:
         place = await actions.do(tab(runner, deleted=True), "restore", chat, "")
         assert (place.chat, place.deleted) == (chat, False)
-    assert runner.shelf("a").deleted() == []
-    assert [one.id for one in runner.shelf("a").conversations()] == [chats[2], chats[0]]
-    assert [one.id for one in runner.shelf("a").conversations(archived=True)] == [chats[1]]
+    assert runner.owner_store("a").deleted() == []
+    assert [one.id for one in runner.owner_store("a").conversations()] == [chats[2], chats[0]]
+    assert [one.id for one in runner.owner_store("a").conversations(archived=True)] == [chats[1]]
 
 
 async def test_what_was_deleted_is_gone_at_once_where_that_is_wanted_and_only_ones_own(runner: Runner) -> None:
     kept, gone = [(await answered(runner, question)).conversation.id for question in ("kept", "gone")]
     await actions.do(tab(runner), "delete", gone, "")
     await actions.do(tab(runner, "b"), "empty", "", "")
-    assert [one.id for one in runner.shelf("a").deleted()] == [gone]
+    assert [one.id for one in runner.owner_store("a").deleted()] == [gone]
     place = await actions.do(tab(runner, deleted=True), "empty", "", "")
     assert place.deleted
-    assert runner.shelf("a").deleted() == []
-    assert [one.id for one in runner.shelf("a").conversations()] == [kept]
+    assert runner.owner_store("a").deleted() == []
+    assert [one.id for one in runner.owner_store("a").conversations()] == [kept]
 
 
 async def test_the_list_never_gets_longer_than_a_place_can_say(runner: Runner) -> None:

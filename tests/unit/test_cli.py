@@ -86,7 +86,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 class TestBackup:
     def test_it_copies_what_a_running_server_has(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         store = Store.open(AppSettings(data_dir=tmp_path / "data"))
-        store.of("a").keep(PRESETS[0])
+        store.for_owner("a").save_persona(PRESETS[0])
         target = tmp_path / "copy.db"
         assert cli.main(["backup", str(target), "--data-dir", str(tmp_path / "data")]) == 0
         assert capsys.readouterr().out.startswith(f"Wrote {target} (0.")
@@ -94,7 +94,7 @@ class TestBackup:
         assert capsys.readouterr().err == f"chatui: {target} is there already. Name a new file.\n"
         store.close()
         copied = Store.open(AppSettings(data_dir=tmp_path, database_url=f"sqlite:///{target}"))
-        assert [kept.persona for kept in copied.of("a").personas()] == [PRESETS[0]]
+        assert [kept.persona for kept in copied.for_owner("a").personas()] == [PRESETS[0]]
         copied.close()
 
     @pytest.mark.parametrize(

@@ -378,7 +378,7 @@ KNOWN: dict[str, tuple[Any, Talk]] = {
 def read(value: Any) -> list[Tree]:
     reading = importing.read(value if isinstance(value, bytes) else json.dumps(value).encode(), NOW)
     trees = list(reading)
-    assert reading.left == []
+    assert reading.skipped == []
     return trees
 
 

@@ -24,23 +24,23 @@ COUNT = 5
 
 
 class Gated:
-    """A shelf in front of which an import stands until it is let on, one conversation at a time."""
+    """An owner's store in front of which an import stands until it is let on, one conversation at a time."""
 
-    def __init__(self, shelf: OwnerStore) -> None:
-        self.shelf, self.stands, self._on = shelf, threading.Event(), threading.Semaphore(0)
+    def __init__(self, owner_store: OwnerStore) -> None:
+        self.owner_store, self.stands, self._on = owner_store, threading.Event(), threading.Semaphore(0)
 
-    def merge(self, tree: Tree, wanted: Callable[[], bool]) -> MergeResult | None:
+    def merge_tree(self, tree: Tree, should_continue: Callable[[], bool]) -> MergeResult | None:
         self.stands.set()
         self._on.acquire()
-        return self.shelf.merge(tree, wanted)
+        return self.owner_store.merge_tree(tree, should_continue)
 
     def let_on(self, count: int) -> None:
         self._on.release(count)
 
 
 @pytest.fixture
-def shelf() -> OwnerStore:
-    return Store.in_memory().of("ann")
+def owner_store() -> OwnerStore:
+    return Store.in_memory().for_owner("ann")
 
 
 @pytest.fixture(autouse=True)
@@ -73,8 +73,8 @@ async def left_to_itself(imports: ImportTasks) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_it_says_how_far_it_has_come_and_what_came_of_it(shelf: OwnerStore, tmp_path: Path) -> None:
-    gated, imports = Gated(shelf), ImportTasks()
+async def test_it_says_how_far_it_has_come_and_what_came_of_it(owner_store: OwnerStore, tmp_path: Path) -> None:
+    gated, imports = Gated(owner_store), ImportTasks()
     coming = ImportTask(gated, upload(tmp_path, {"title": "What is this?"}))  # type: ignore[arg-type]
     assert coming.progress() == "Waiting for other imports to end …"
     async with asyncio.timeout(60), contextlib.aclosing(imports.run("ann", coming)) as steps:
@@ -90,17 +90,17 @@ async def test_it_says_how_far_it_has_come_and_what_came_of_it(shelf: OwnerStore
     assert coming.came() == "Conversations imported: 5."
     assert coming.left().splitlines()[1].startswith("“What is this?”: ")
     assert list(tmp_path.iterdir()) == []
-    await to_the_end(imports, again := ImportTask(shelf, upload(tmp_path)))
+    await to_the_end(imports, again := ImportTask(owner_store, upload(tmp_path)))
     assert again.came() == "Here already: 5."
     assert again.left() == ""
 
 
 async def test_cancel_keeps_what_is_whole_and_says_how_many(
-    shelf: OwnerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    owner_store: OwnerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(import_merge, "PIECE_MESSAGES", 1)
     monkeypatch.setattr(import_merge, "TURN_SECONDS", 0)
-    gated, imports = Gated(shelf), ImportTasks()
+    gated, imports = Gated(owner_store), ImportTasks()
     coming = ImportTask(gated, upload(tmp_path))  # type: ignore[arg-type]
     async with asyncio.timeout(60), contextlib.aclosing(imports.run("ann", coming)) as steps:
         gated.let_on(2)
@@ -115,14 +115,16 @@ async def test_cancel_keeps_what_is_whole_and_says_how_many(
         gated.let_on(COUNT)
         await until(steps, lambda: False)
     assert coming.came() == "The import was cancelled; what was whole by then is here. Conversations imported: 2."
-    assert [len(tree.messages) for tree in shelf.trees()] == [4, 4]
-    assert shelf.deleted() == []
+    assert [len(tree.messages) for tree in owner_store.trees()] == [4, 4]
+    assert owner_store.deleted() == []
     assert list(tmp_path.iterdir()) == []
     imports.cancel("ann")  # nothing is there to cancel any more
 
 
-async def test_a_closed_tab_ends_its_import_and_leaves_whole_conversations(shelf: OwnerStore, tmp_path: Path) -> None:
-    gated, imports = Gated(shelf), ImportTasks()
+async def test_a_closed_tab_ends_its_import_and_leaves_whole_conversations(
+    owner_store: OwnerStore, tmp_path: Path
+) -> None:
+    gated, imports = Gated(owner_store), ImportTasks()
     coming = ImportTask(gated, upload(tmp_path))  # type: ignore[arg-type]
     steps = imports.run("ann", coming)
     gated.let_on(2)
@@ -131,23 +133,25 @@ async def test_a_closed_tab_ends_its_import_and_leaves_whole_conversations(shelf
         await steps.aclose()
     gated.let_on(COUNT)
     await left_to_itself(imports)
-    assert [len(tree.messages) for tree in shelf.trees()] == [4, 4]
+    assert [len(tree.messages) for tree in owner_store.trees()] == [4, 4]
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_nobody_hears_any_more(shelf: OwnerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gated, imports = Gated(shelf), ImportTasks()
+async def test_nobody_hears_any_more(owner_store: OwnerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gated, imports = Gated(owner_store), ImportTasks()
     coming = ImportTask(gated, upload(tmp_path))  # type: ignore[arg-type]
     monkeypatch.setattr(import_tasks.request_context, "is_abandoned", gated.stands.is_set)
     await to_the_end(imports, coming)
     assert coming.cancelled
     gated.let_on(COUNT)
     await left_to_itself(imports)
-    assert shelf.conversations() == []
+    assert owner_store.conversations() == []
 
 
-async def test_an_owner_has_one_import_at_a_time_and_all_together_a_few(shelf: OwnerStore, tmp_path: Path) -> None:
-    gated, imports = Gated(shelf), ImportTasks()
+async def test_an_owner_has_one_import_at_a_time_and_all_together_a_few(
+    owner_store: OwnerStore, tmp_path: Path
+) -> None:
+    gated, imports = Gated(owner_store), ImportTasks()
     names = ["ann", "bob", "cyd"]
     coming = {name: ImportTask(gated, upload(tmp_path)) for name in names}  # type: ignore[arg-type]
     work = {name: asyncio.create_task(to_the_end(imports, coming[name], name)) for name in names}
@@ -155,7 +159,7 @@ async def test_an_owner_has_one_import_at_a_time_and_all_together_a_few(shelf: O
         while not (coming["ann"].source.total and coming["bob"].source.total):
             await asyncio.sleep(0.01)
         with pytest.raises(ChatError, match="still running"):
-            await to_the_end(imports, ImportTask(shelf, upload(tmp_path)), "bob")
+            await to_the_end(imports, ImportTask(owner_store, upload(tmp_path)), "bob")
         assert (imports._running, coming["cyd"].began) == (2, False)
         imports.cancel("cyd")
         await work["cyd"]
@@ -168,29 +172,31 @@ async def test_an_owner_has_one_import_at_a_time_and_all_together_a_few(shelf: O
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_one_conversation_that_is_refused_does_not_refuse_the_others(shelf: OwnerStore, tmp_path: Path) -> None:
+async def test_one_conversation_that_is_refused_does_not_refuse_the_others(
+    owner_store: OwnerStore, tmp_path: Path
+) -> None:
     class Refusing(Gated):
-        def merge(self, tree: Tree, wanted: Callable[[], bool]) -> MergeResult | None:
-            if len(shelf.conversations()) == 2 and self.stands.is_set():
+        def merge_tree(self, tree: Tree, should_continue: Callable[[], bool]) -> MergeResult | None:
+            if len(owner_store.conversations()) == 2 and self.stands.is_set():
                 self.stands.clear()
                 raise TransferError("It was removed while it came in.")
-            return shelf.merge(tree, wanted)
+            return owner_store.merge_tree(tree, should_continue)
 
-    refusing = Refusing(shelf)
+    refusing = Refusing(owner_store)
     refusing.stands.set()
     await to_the_end(ImportTasks(), coming := ImportTask(refusing, upload(tmp_path)))  # type: ignore[arg-type]
     assert coming.came() == "Conversations imported: 4."
     assert coming.left().splitlines()[1].endswith(": It was removed while it came in.")
 
 
-async def test_a_store_that_fails_ends_it_and_what_came_before_is_told(shelf: OwnerStore, tmp_path: Path) -> None:
+async def test_a_store_that_fails_ends_it_and_what_came_before_is_told(owner_store: OwnerStore, tmp_path: Path) -> None:
     class Failing(Gated):
-        def merge(self, tree: Tree, wanted: Callable[[], bool]) -> MergeResult | None:
-            if len(shelf.conversations()) == 2:
+        def merge_tree(self, tree: Tree, should_continue: Callable[[], bool]) -> MergeResult | None:
+            if len(owner_store.conversations()) == 2:
                 raise StoreError("The disk is full.")
-            return shelf.merge(tree, wanted)
+            return owner_store.merge_tree(tree, should_continue)
 
-    coming, imports = ImportTask(Failing(shelf), upload(tmp_path)), ImportTasks()  # type: ignore[arg-type]
+    coming, imports = ImportTask(Failing(owner_store), upload(tmp_path)), ImportTasks()  # type: ignore[arg-type]
     with pytest.raises(StoreError):
         await to_the_end(imports, coming)
     assert coming.came() == "Conversations imported: 2."
@@ -200,11 +206,11 @@ async def test_a_store_that_fails_ends_it_and_what_came_before_is_told(shelf: Ow
 
 @pytest.mark.parametrize(("text", "told"), [("[]", "There are no conversations"), ("{", "The file is not JSON")])
 async def test_what_is_no_file_of_conversations_is_said(
-    shelf: OwnerStore, tmp_path: Path, text: str, told: str
+    owner_store: OwnerStore, tmp_path: Path, text: str, told: str
 ) -> None:
     file = tmp_path / "x.json"
     file.write_text(text)
     with pytest.raises(TransferError, match=told):
-        await to_the_end(ImportTasks(), ImportTask(shelf, str(file)))
+        await to_the_end(ImportTasks(), ImportTask(owner_store, str(file)))
     with pytest.raises(TransferError, match="did not arrive"):
-        await to_the_end(ImportTasks(), ImportTask(shelf, str(file)))
+        await to_the_end(ImportTasks(), ImportTask(owner_store, str(file)))

@@ -30,7 +30,7 @@ def titles(data: bytes) -> tuple[list[str], list[str]]:
     """What comes in, and what is said of the rest."""
     reading = importing.read(data)
     found = [tree.conversation.title for tree in reading]
-    return found, [str(one) for one in reading.left]
+    return found, [str(one) for one in reading.skipped]
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
@@ -187,16 +187,16 @@ def test_what_is_left_is_told_in_the_readers_language(language: str) -> None:
     ):
         reading = importing.read(json.dumps(value).encode())
         assert list(reading) or value
-        left += reading.left
+        left += reading.skipped
     for data in (LIST[:-30], b"{bad\n" + LINES, LIST.replace(b"\\u00fc", b"\xfc")):
         reading = importing.read(data)
         assert list(reading)
-        left += reading.left
+        left += reading.skipped
     assert len(left) > 9
-    coming = import_tasks.ImportTask(Store.in_memory().of("a"), None)
+    coming = import_tasks.ImportTask(Store.in_memory().for_owner("a"), None)
     for one in left:
-        coming.source = importing.Source()
-        coming.source.leave(one.title, one.reason, "file.json")
+        coming.source = importing.ImportSource()
+        coming.source.skip(one.title, one.reason, "file.json")
         with i18n.use_language(language):
             reason = coming.left().split(": ", 1)[1]
         assert one.reason not in reason

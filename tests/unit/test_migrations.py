@@ -79,22 +79,28 @@ def folder_with(tmp_path: Path, step: str) -> Path:
 def filled(settings: AppSettings) -> list[object]:
     """Put something of everything into a store, and return what it then has."""
     store = Store.open(settings)
-    shelf = store.of("a")
-    begun = shelf.begin(ask("findable"))
-    store.write([ReplyUpdate("a", begun.reply.id, "Grüße \0 日本", "thought", "finished", FINISH)])
-    shelf.begin(ask(None, begun.conversation.id, begun.path[0].id))
-    shelf.rate(begun.reply.id, "like", "note")
-    shelf.pin(begun.conversation.id, True)
-    shelf.delete(shelf.begin(ask("deleted")).conversation.id)
-    shelf.keep(PRESETS[0])
+    owner_store = store.for_owner("a")
+    begun = owner_store.start_turn(ask("findable"))
+    store.update_replies([ReplyUpdate("a", begun.reply.id, "Grüße \0 日本", "thought", "finished", FINISH)])
+    owner_store.start_turn(ask(None, begun.conversation.id, begun.path[0].id))
+    owner_store.rate(begun.reply.id, "like", "note")
+    owner_store.pin(begun.conversation.id, True)
+    owner_store.delete(owner_store.start_turn(ask("deleted")).conversation.id)
+    owner_store.save_persona(PRESETS[0])
     kept = everything(store)
     store.close()
     return kept
 
 
 def everything(store: Store) -> list[object]:
-    shelf: OwnerStore = store.of("a")
-    return [store.secret(), list(shelf.trees()), shelf.personas(), shelf.search("findable"), shelf.conversations()]
+    owner_store: OwnerStore = store.for_owner("a")
+    return [
+        store.cookie_secret(),
+        list(owner_store.trees()),
+        owner_store.personas(),
+        owner_store.search("findable"),
+        owner_store.conversations(),
+    ]
 
 
 def copies(settings: AppSettings) -> list[Path]:
@@ -145,11 +151,11 @@ class TestMigrations:
                 connection.execute(text(statement))
         database.close()
         store = Store.open(settings)
-        shelf = store.of("a")
-        assert [message.content for message in shelf.path("c")] == ["findable", "So it"]
-        assert shelf.message("r").state == "running"
-        assert [hit.conversation.id for hit in shelf.search("findable")] == ["c"]
-        assert store.interrupt(timedelta(hours=1)) == 1
+        owner_store = store.for_owner("a")
+        assert [message.content for message in owner_store.path("c")] == ["findable", "So it"]
+        assert owner_store.message("r").state == "running"
+        assert [hit.conversation.id for hit in owner_store.search("findable")] == ["c"]
+        assert store.interrupt_stale(timedelta(hours=1)) == 1
         (copied,) = copies(settings)
         assert copied.name.startswith(f"chats.db.before-{revision}-2")
         store.close()
@@ -174,12 +180,12 @@ class TestMigrations:
             connection.execute(insert, {"persona": kept})
         database.close()
         store = Store.open(settings)
-        shelf = store.of("a")
-        assert {shelf.began_with(f"c{n}") == robo for n in range(25)} == {True}
-        assert shelf.persona("p") == robo == store.of("b").began_with("d")
-        assert shelf.began_with("odd") == Persona("")
-        new = shelf.begin(replace(ask("1"), persona=robo)).conversation.id
-        assert shelf.began_with(new) == robo
+        owner_store = store.for_owner("a")
+        assert {owner_store.initial_persona(f"c{n}") == robo for n in range(25)} == {True}
+        assert owner_store.persona("p") == robo == store.for_owner("b").initial_persona("d")
+        assert owner_store.initial_persona("odd") == Persona("")
+        new = owner_store.start_turn(replace(ask("1"), persona=robo)).conversation.id
+        assert owner_store.initial_persona(new) == robo
         with store.database.maintaining() as connection:
             assert sorted(connection.scalars(text("SELECT owner FROM cards"))) == ["a", "b"]
         store.close()
@@ -232,9 +238,9 @@ class TestMigrations:
 def first_start(place: tuple[Path, str | None]) -> bytes:
     """What a process does at its start, and a little more."""
     store = Store.open(AppSettings(data_dir=place[0], database_url=place[1]))
-    store.of("a").begin(ask("1"))
+    store.for_owner("a").start_turn(ask("1"))
     try:
-        return store.secret()
+        return store.cookie_secret()
     finally:
         store.close()
 
@@ -262,7 +268,7 @@ class TestFile:
     def test_it_may_be_elsewhere(self, tmp_path: Path, form: str) -> None:
         file = tmp_path / "else" / "where.db"
         store = Store.open(AppSettings(data_dir=tmp_path / "data", database_url=form.format(file)))
-        store.of("a").begin(ask("1"))
+        store.for_owner("a").start_turn(ask("1"))
         store.close()
         assert file.exists()
         assert not (tmp_path / "data").exists()
@@ -270,9 +276,9 @@ class TestFile:
     def test_two_processes_may_write(self, tmp_path: Path) -> None:
         settings = AppSettings(data_dir=tmp_path)
         one, two = Store.open(settings), Store.open(settings)
-        begun = one.of("a").begin(ask("1"))
-        two.write([ReplyUpdate("a", begun.reply.id, "x", state="finished")])
-        assert one.of("a").message(begun.reply.id).content == "x"
+        begun = one.for_owner("a").start_turn(ask("1"))
+        two.update_replies([ReplyUpdate("a", begun.reply.id, "x", state="finished")])
+        assert one.for_owner("a").message(begun.reply.id).content == "x"
         one.close()
         two.close()
 
@@ -281,9 +287,10 @@ class TestFile:
             "import os, sys, itertools; from pathlib import Path\n"
             "from chatui.settings import AppSettings; from chatui.store.store import Store\n"
             "from chatui.store.records import ReplyUpdate; from tests.databases import ask\n"
-            "store = Store.open(AppSettings(data_dir=Path(sys.argv[1]))); reply = store.of('a').begin(ask('1')).reply\n"
+            "store = Store.open(AppSettings(data_dir=Path(sys.argv[1])))\n"
+            "reply = store.for_owner('a').start_turn(ask('1')).reply\n"
             "for n in itertools.count():\n"
-            "    store.write([ReplyUpdate('a', reply.id, 'x' * n)]); print(n, flush=True)\n"
+            "    store.update_replies([ReplyUpdate('a', reply.id, 'x' * n)]); print(n, flush=True)\n"
         )
         process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -292,7 +299,7 @@ class TestFile:
         seen += [int(line) for line in process.stdout if line.endswith("\n")]
         process.wait()
         store = Store.open(AppSettings(data_dir=tmp_path))
-        (tree,) = store.of("a").trees()
+        (tree,) = store.for_owner("a").trees()
         assert len(tree.messages[1].content) >= seen[-1]
         store.close()
 
@@ -355,14 +362,14 @@ class TestFaults:
 
     def test_a_full_disk(self, tmp_path: Path) -> None:
         store = Store.open(AppSettings(data_dir=tmp_path))
-        kept = store.of("a").begin(ask("kept"))
+        kept = store.for_owner("a").start_turn(ask("kept"))
         with store.database.engine.connect() as connection:
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
             connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StoreError, match="disk is full") as caught:
-            store.write([ReplyUpdate("a", kept.reply.id, "x" * 10_000_000)])
+            store.update_replies([ReplyUpdate("a", kept.reply.id, "x" * 10_000_000)])
         assert "Free some space" in caught.value.remedy
-        assert store.of("a").path(kept.conversation.id) == kept.path
+        assert store.for_owner("a").path(kept.conversation.id) == kept.path
         store.close()
 
     def test_a_file_that_another_program_holds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,10 +378,10 @@ class TestFaults:
         with sqlite3.connect(tmp_path / "chats.db", isolation_level=None) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreError, match="busy"):
-                store.of("a").begin(ask("1"))
-            assert store.of("a").conversations() == []
+                store.for_owner("a").start_turn(ask("1"))
+            assert store.for_owner("a").conversations() == []
             other.execute("ROLLBACK")
-        assert store.of("a").begin(ask("1")).conversation.title == "1"
+        assert store.for_owner("a").start_turn(ask("1")).conversation.title == "1"
         store.close()
 
     @pytest.mark.parametrize(
@@ -414,13 +421,13 @@ class TestFaults:
     def test_every_spelling_of_postgresql(self, tmp_path: Path, postgresql: Server, scheme: str) -> None:
         url = postgresql.fresh().replace("postgresql", scheme)
         store = Store.open(AppSettings(data_dir=tmp_path, database_url=url))
-        assert store.of("a").begin(ask("1")).conversation.title == "1"
+        assert store.for_owner("a").start_turn(ask("1")).conversation.title == "1"
         store.close()
 
     def test_a_server_that_goes_away_and_comes_back(self, tmp_path: Path, postgresql: Server) -> None:
         store = Store.open(AppSettings(data_dir=tmp_path, database_url=postgresql.fresh()))
-        shelf = store.of("a")
-        shelf.begin(ask("1"))
+        owner_store = store.for_owner("a")
+        owner_store.start_turn(ask("1"))
         other = Database(url_of(AppSettings(data_dir=tmp_path, database_url=postgresql.url("postgres"))))
         with other.reading() as connection:
             sql = (
@@ -428,7 +435,7 @@ class TestFaults:
             )
             connection.execute(text(sql), {"d": store.database.url.database})
         other.close()
-        assert len(shelf.conversations()) == 1
+        assert len(owner_store.conversations()) == 1
         store.close()
 
 
@@ -446,21 +453,21 @@ class TestBackup:
         store.backup(tmp_path / "copy.db")
         copied = opened(tmp_path / "copy.db")
         assert everything(copied) == kept == everything(store)
-        store.of("a").begin(ask("later"))
+        store.for_owner("a").start_turn(ask("later"))
         assert everything(copied) == kept
-        copied.of("a").begin(ask("elsewhere"))
-        assert len(copied.of("a").search("elsewhere")) == 1
+        copied.for_owner("a").start_turn(ask("elsewhere"))
+        assert len(copied.for_owner("a").search("elsewhere")) == 1
         assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
         copied.close()
         store.close()
 
     def test_it_is_one_moment_while_others_write(self, settings: AppSettings, tmp_path: Path) -> None:
         store = Store.open(settings)
-        running = [store.of("a").begin(ask(str(number))).reply for number in range(3)]
+        running = [store.for_owner("a").start_turn(ask(str(number))).reply for number in range(3)]
 
         def write(number: int) -> None:
-            store.write([ReplyUpdate("a", reply.id, str(number)) for reply in running])
-            store.of(f"b{number}").begin(ask("more"))
+            store.update_replies([ReplyUpdate("a", reply.id, str(number)) for reply in running])
+            store.for_owner(f"b{number}").start_turn(ask("more"))
 
         write(0)
         stop = in_background(write)
@@ -469,8 +476,8 @@ class TestBackup:
         stop()
         for number in range(3):
             copied = opened(tmp_path / f"copy{number}.db")
-            assert len({copied.of("a").message(reply.id).content for reply in running}) == 1
-            assert all(len(tree.messages) == 2 for tree in copied.of("a").trees())
+            assert len({copied.for_owner("a").message(reply.id).content for reply in running}) == 1
+            assert all(len(tree.messages) == 2 for tree in copied.for_owner("a").trees())
             copied.close()
         store.close()
 

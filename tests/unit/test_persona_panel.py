@@ -27,11 +27,11 @@ HOSTILE = "<b id='x' \"> &amp; <script>"
 
 
 @dataclass
-class FakeShelf:
+class FakeOwnerStore:
     kept: dict[str, Persona] = field(default_factory=dict)
     broken: bool = False
 
-    def listed_personas(self) -> list[OwnPersona]:
+    def persona_summaries(self) -> list[OwnPersona]:
         if self.broken:
             raise StoreError("The database is gone.")
         return [OwnPersona(id, persona) for id, persona in self.kept.items()]
@@ -41,14 +41,14 @@ class FakeShelf:
             raise NotFoundError("persona")
         return self.kept[id]
 
-    def keep(self, persona: Persona, id: str | None = None) -> OwnPersona:
+    def save_persona(self, persona: Persona, id: str | None = None) -> OwnPersona:
         if id is not None and id not in self.kept:
             raise NotFoundError("persona")
         id = id or f"id{len(self.kept)}"
         self.kept[id] = persona
         return OwnPersona(id, persona)
 
-    def forget(self, id: str) -> None:
+    def delete_persona(self, id: str) -> None:
         if self.kept.pop(id, None) is None:
             raise NotFoundError("persona")
 
@@ -57,7 +57,7 @@ class FakeShelf:
 class Page:
     """A page with nothing but the panel, and what its events do."""
 
-    shelf: FakeShelf | None
+    owner_store: FakeOwnerStore | None
     panel: PersonaPanel
     blocks: gr.Blocks
     settings: list[Any]
@@ -80,25 +80,25 @@ class Page:
         return [*(values[name] for name in order), *setting_controls.values_of(GenerationSettings(temperature=0.3))]
 
 
-def _page(shelf: FakeShelf | None) -> Page:
+def _page(owner_store: FakeOwnerStore | None) -> Page:
     with gr.Blocks() as blocks:
-        panel = PersonaPanel(lambda: cast("OwnerStore | None", shelf))
+        panel = PersonaPanel(lambda: cast("OwnerStore | None", owner_store))
         settings = setting_controls.build()
         chatbot = gr.Chatbot()
         panel.connect(chatbot, settings, model=lambda: "SmolLM2")
-    return Page(shelf, panel, blocks, settings, chatbot)
+    return Page(owner_store, panel, blocks, settings, chatbot)
 
 
 @pytest.fixture(scope="module")
 def built() -> Page:
-    return _page(FakeShelf())
+    return _page(FakeOwnerStore())
 
 
 @pytest.fixture
 def page(built: Page) -> Page:
     """A page whose user keeps one persona, "a1"."""
-    assert built.shelf is not None
-    built.shelf.kept = {"a1": ARIA}
+    assert built.owner_store is not None
+    built.owner_store.kept = {"a1": ARIA}
     return built
 
 
@@ -149,9 +149,9 @@ async def test_own_personas_come_before_the_presets(page: Page) -> None:
 
 
 async def test_a_choice_fills_the_page(page: Page) -> None:
-    assert page.shelf is not None
+    assert page.owner_store is not None
     warm = replace(ARIA, greeting="I am {{char}} on {{model}}, {{user}}.", settings=GenerationSettings(temperature=1.5))
-    page.shelf.kept["a2"] = warm
+    page.owner_store.kept["a2"] = warm
     shown = await page.event("Persona")("a2", "a1")
     assert [shown[component] for component in page.panel.inputs[1:3]] == ["a2", ARIA.system_prompt]
     assert "I am Aria on SmolLM2, User." in shown[page.chatbot]["placeholder"]
@@ -163,7 +163,7 @@ async def test_a_choice_fills_the_page(page: Page) -> None:
 
 
 async def test_a_new_persona_is_kept_as_it_was_written(page: Page) -> None:
-    assert page.shelf is not None
+    assert page.owner_store is not None
     form = page.form(
         Name=" Bo ",
         Emoji="🤖",
@@ -172,18 +172,18 @@ async def test_a_new_persona_is_kept_as_it_was_written(page: Page) -> None:
         **{"System prompt": "Be.\n", "Example prompts": "a\n\n b"},
     )
     shown = await page.event("Save")(*form)
-    id, kept = list(page.shelf.kept.items())[-1]
+    id, kept = list(page.owner_store.kept.items())[-1]
     assert kept == Persona("Bo", "🤖", "Be.\n", "Hi.", ("a", "b"), GenerationSettings(temperature=0.3))
     assert shown[page.panel.inputs[0]]["value"] == shown[page.panel.inputs[1]] == id
-    assert page.shelf.kept["a1"] == ARIA
+    assert page.owner_store.kept["a1"] == ARIA
 
 
 @pytest.mark.parametrize(("source", "ids"), [("edit=a1", {"a1"}), ("copy=a1", {"a1", "id1"})])
 async def test_editing_and_duplicating_keep_what_the_form_does_not_show(page: Page, source: str, ids: set[str]) -> None:
-    assert page.shelf is not None
+    assert page.owner_store is not None
     await page.event("Save")(*page.form(source=source, Name="Aria 2"))
-    assert set(page.shelf.kept) == ids
-    assert page.shelf.kept[max(ids)] == Persona("Aria 2", card=ARIA.card)
+    assert set(page.owner_store.kept) == ids
+    assert page.owner_store.kept[max(ids)] == Persona("Aria 2", card=ARIA.card)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -199,35 +199,35 @@ async def test_editing_and_duplicating_keep_what_the_form_does_not_show(page: Pa
     ],
 )
 async def test_what_cannot_be_kept_changes_nothing(page: Page, change: dict[str, str]) -> None:
-    assert page.shelf is not None
+    assert page.owner_store is not None
     shown = await page.event("Save")(*page.form(**{"Name": "Bo", **change}))
-    assert page.shelf.kept == {"a1": ARIA}
+    assert page.owner_store.kept == {"a1": ARIA}
     assert not set(shown) & {*page.panel.inputs, page.chatbot, *page.settings}
 
 
 async def test_a_file_is_brought_in_and_removed(page: Page, tmp_path: Path) -> None:
-    assert page.shelf is not None
+    assert page.owner_store is not None
     file = tmp_path / "x.png"
     file.write_bytes(cards.as_png(ARIA))
     await page.event("Import")(str(file))
-    kept = list(page.shelf.kept.values())[-1]
+    kept = list(page.owner_store.kept.values())[-1]
     assert (kept.name, kept.system_prompt, kept.avatar[:14]) == ("Aria", "You are {{char}}.", "data:image/png")
     assert not file.exists()
 
 
 async def test_deleting_goes_back_to_the_first_preset(page: Page) -> None:
-    assert page.shelf is not None
+    assert page.owner_store is not None
     shown = await page.event("Delete it")("a1")
-    assert page.shelf.kept == {}
+    assert page.owner_store.kept == {}
     assert shown[page.panel.inputs[1]] == personas.key(FIRST)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
-    "shelf", [FakeShelf({"a1": ARIA}), FakeShelf(broken=True), None], ids=["kept", "broken", "none"]
+    "owner_store", [FakeOwnerStore({"a1": ARIA}), FakeOwnerStore(broken=True), None], ids=["kept", "broken", "none"]
 )
-async def test_no_event_fails_whatever_comes(shelf: FakeShelf | None) -> None:
-    page = _page(shelf)
+async def test_no_event_fails_whatever_comes(owner_store: FakeOwnerStore | None) -> None:
+    page = _page(owner_store)
     junk = [None, "", "x", "a1", 5, ["a1"], {"a": 1}, "left:x", "edit=", "copy=x", "\ud800\0"]
     for fn, value in product(page.blocks.fns.values(), junk):
         shown = await cast(Callable[..., Any], fn.fn)(*(value for _ in fn.inputs))
@@ -235,14 +235,14 @@ async def test_no_event_fails_whatever_comes(shelf: FakeShelf | None) -> None:
         assert set(shown) <= set(fn.outputs)
 
 
-@pytest.mark.parametrize("shelf", [FakeShelf(broken=True), None], ids=["broken", "none"])
-async def test_why_nothing_can_be_kept_is_said(shelf: FakeShelf | None) -> None:
-    page = _page(shelf)
+@pytest.mark.parametrize("owner_store", [FakeOwnerStore(broken=True), None], ids=["broken", "none"])
+async def test_why_nothing_can_be_kept_is_said(owner_store: FakeOwnerStore | None) -> None:
+    page = _page(owner_store)
     with pytest.warns(UserWarning, match=r"cookies|database"):
         await page.event("Save")(*page.form(source="copy=x", Name="Bo"))
 
 
-async def test_presets_need_no_shelf() -> None:
+async def test_presets_need_no_owner_store() -> None:
     panel = _page(None).panel
     assert await panel.chosen(personas.key(ROBOT)) == ROBOT
     assert await panel.persona(personas.key(ROBOT), "", "") == ROBOT
@@ -294,7 +294,7 @@ async def test_what_a_card_brings_besides_is_said_at_import_and_in_the_editor(
     (told,) = said
     assert told.startswith("Robo: Its lorebook has 2 entries, told where they fit what was said. It gives the model")
     assert told.endswith("not used here: extensions (&lt;b&gt;), conditions of lore entries (@@odd).")
-    own = list(page.shelf.kept)[-1]  # type: ignore[union-attr]
+    own = list(page.owner_store.kept)[-1]  # type: ignore[union-attr]
     shown = await page.event("Edit")(own, own, "")
     notes = next(block for block in shown if getattr(block, "label", "") == "Notes of the card's creator")
     assert (shown[notes]["value"], shown[notes]["visible"]) == (HOSTILE, True)
@@ -314,9 +314,9 @@ async def test_a_persona_without_a_card_has_nothing_to_say_besides(page: Page) -
 
 
 async def test_a_persona_greets_as_its_character_will(page: Page) -> None:
-    assert page.shelf is not None
+    assert page.owner_store is not None
     card = {"data": {"name": "Robo", "nickname": "Rob", "alternate_greetings": []}}
-    page.shelf.kept["a2"] = Persona("Robo", greeting="{{random:I am {{char}}.}}", card=card)
+    page.owner_store.kept["a2"] = Persona("Robo", greeting="{{random:I am {{char}}.}}", card=card)
     shown = await page.event("Persona")("a2", "a1")
     assert "I am Rob." in shown[page.chatbot]["placeholder"]
     assert "#greeting" not in shown[page.chatbot]["placeholder"]

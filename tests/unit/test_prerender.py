@@ -41,8 +41,8 @@ def served(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 def test_its_owner_gets_the_conversation_and_the_list(served: tuple[TestClient, Store]) -> None:
     client, store = served
-    begun = store.of("a").begin(ask("What is **it**?"))
-    store.write([ReplyUpdate("a", begun.reply.id, "It is `this`.", state="finished")])
+    begun = store.for_owner("a").start_turn(ask("What is **it**?"))
+    store.update_replies([ReplyUpdate("a", begun.reply.id, "It is `this`.", state="finished")])
     found = client.get("/early", params={"chat": begun.conversation.id}, headers={"who": "a"})
     assert "<strong>it</strong>" in found.text
     assert "<code>this</code>" in found.text

@@ -41,7 +41,7 @@ async def heard(live: RunningReply) -> str:
 
 
 def kept(runner: Runner, live: RunningReply, owner: str = "a") -> StoredMessage:
-    return runner.shelf(owner).message(live.message.id)
+    return runner.owner_store(owner).message(live.message.id)
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ async def test_who_is_turned_away_leaves_nothing(runner: Runner, temporary: bool
     for asked in (turn(), more):
         with pytest.raises(OverloadError, match="9 requests"):
             await runner.ask("a", asked, temporary)
-    shelf = runner.shelf("a", temporary)
-    assert [(tree.conversation.id, len(tree.messages)) for tree in shelf.trees()] == [(first.conversation.id, 2)]
-    assert shelf.conversation(first.conversation.id).leaf == first.message.id
+    owner_store = runner.owner_store("a", temporary)
+    assert [(tree.conversation.id, len(tree.messages)) for tree in owner_store.trees()] == [(first.conversation.id, 2)]
+    assert owner_store.conversation(first.conversation.id).leaf == first.message.id
     assert backend.requests == []
 
 
@@ -91,7 +91,7 @@ async def test_of_many_that_come_at_once_those_turned_away_leave_nothing(runner:
     lives = [live for live in done if isinstance(live, RunningReply)]
     assert {type(other) for other in done if other not in lives} == {OverloadError}
     assert len(lives) == 6
-    assert len(runner.shelf("a").conversations()) == 6
+    assert len(runner.owner_store("a").conversations()) == 6
     for live in lives:
         await runner.stop("a", live.conversation.id)
     assert engine._coming == {}
@@ -139,7 +139,7 @@ async def test_how_it_came_about_is_kept_with_its_end(runner: Runner, stopped: b
     if stopped:
         await runner.stop("a", live.conversation.id)
     await heard(live)
-    found = runner.shelf("a").inspection(live.message.id)
+    found = runner.owner_store("a").inspection(live.message.id)
     inspection = Inspection.unpacked(found.data) if found is not None else None
     assert inspection is not None
     assert inspection.prompt == live.growing.prompt
@@ -173,14 +173,14 @@ async def test_a_reply_whose_making_cannot_be_told_is_kept_all_the_same(
     live = await runner.ask("a", turn())
     assert await heard(live) == "".join(WORDS)
     assert kept(runner, live).state == "finished"
-    assert runner.shelf("a").inspection(live.message.id) is None
+    assert runner.owner_store("a").inspection(live.message.id) is None
 
 
 async def test_nothing_is_told_where_nobody_wants_it() -> None:
     runner = Runner(FakeBackend(WORDS), Store.in_memory(), Store.in_memory(), inspect=False)
     live = await runner.ask("a", turn())
     await heard(live)
-    assert runner.shelf("a").inspection(live.message.id) is None
+    assert runner.owner_store("a").inspection(live.message.id) is None
     assert not any(request.trace for request in runner.backend.requests)  # type: ignore[attr-defined]
     await runner.close()
 
@@ -238,7 +238,7 @@ async def test_what_stands_within_the_conversation_keeps_its_place_from_the_end(
     assert sent[1] == ["Be brief.", "first", "What?", "deep", "Soone", "More?", "last", "So"]
     roles = [message.role for message in backend.requests[1].messages]
     assert roles == ["system", "system", "user", "system", "assistant", "user", "system", "assistant"]
-    kept = runner.shelf("a").message(first.message.id).author
+    kept = runner.owner_store("a").message(first.message.id).author
     assert kept is not None
     assert kept.insertions == insertions
 
@@ -295,14 +295,14 @@ async def test_closing_marks_what_was_being_written() -> None:
 
 
 async def test_replies_that_lost_their_server_are_marked(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = runner.kept.of("a").begin(turn()).reply
+    lost = runner.kept.for_owner("a").start_turn(turn()).reply
     monkeypatch.setattr("chatui.runner.LEASE_TIMEOUT", timedelta(seconds=-1))
     monkeypatch.setattr("chatui.runner.SWEEP_SECONDS", 0.05)
     runner.start()
     async with asyncio.timeout(10):
-        while runner.shelf("a").message(lost.id).state == "running":
+        while runner.owner_store("a").message(lost.id).state == "running":
             await asyncio.sleep(0.01)
-    assert runner.shelf("a").message(lost.id).state == "interrupted"
+    assert runner.owner_store("a").message(lost.id).state == "interrupted"
 
 
 async def test_what_is_written_here_is_never_taken_for_lost(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,14 +313,14 @@ async def test_what_is_written_here_is_never_taken_for_lost(runner: Runner, monk
     live = await runner.ask("a", turn())
     monkeypatch.setattr("chatui.runner.LEASE_TIMEOUT", timedelta(seconds=-60))
     looks = 0
-    silent = runner.kept.silent
+    silent = runner.kept.stale_replies
 
-    def looked(silent_for: timedelta) -> Any:
+    def looked(stale_for: timedelta) -> Any:
         nonlocal looks
         looks += 1
-        return silent(silent_for)
+        return silent(stale_for)
 
-    monkeypatch.setattr(runner.kept, "silent", looked)
+    monkeypatch.setattr(runner.kept, "stale_replies", looked)
     async with asyncio.timeout(30):
         while looks < 5:
             await asyncio.sleep(0.01)
@@ -338,7 +338,7 @@ async def test_a_store_that_refuses_is_told_and_tried_again(
 
     runner.backend = FakeBackend([ReplyDelta(text="all of it", tokens=1)])
     with monkeypatch.context() as broken:
-        broken.setattr(runner.kept, "write", refuse)
+        broken.setattr(runner.kept, "update_replies", refuse)
         live = await runner.ask("a", turn())
         async with asyncio.timeout(10):
             async for _ in live.changes():
@@ -357,5 +357,5 @@ async def test_a_store_that_refuses_is_told_and_tried_again(
 async def test_temporary_chats_are_not_in_the_store_on_disk(runner: Runner) -> None:
     live = await runner.ask("a", turn(), temporary=True)
     await heard(live)
-    assert runner.shelf("a").conversations() == []
-    assert runner.shelf("a", temporary=True).message(live.message.id).content == "".join(WORDS)
+    assert runner.owner_store("a").conversations() == []
+    assert runner.owner_store("a", temporary=True).message(live.message.id).content == "".join(WORDS)

@@ -130,7 +130,7 @@ def never_surprises(data: bytes) -> None:
         trees = list(reading)
     except TransferError as error:
         told = [error.message]
-    told += [one.reason for one in reading.left]
+    told += [one.reason for one in reading.skipped]
     assert read(whole(as_json(trees))) == trees
     assert all(said[0].isupper() and said.endswith(".") for said in told)
 
@@ -144,7 +144,7 @@ def left(value: object, now: datetime | None = None) -> list[str]:
     """What is said of what does not come in."""
     reading = importing.read(value if isinstance(value, bytes) else json.dumps(value).encode(), now)
     list(reading)
-    return [str(one) for one in reading.left]
+    return [str(one) for one in reading.skipped]
 
 
 def refused(value: object) -> str:
@@ -155,7 +155,7 @@ def refused(value: object) -> str:
         assert list(reading) == []
     except TransferError as error:
         return error.message
-    return "\n".join(map(str, reading.left))
+    return "\n".join(map(str, reading.skipped))
 
 
 # Ours

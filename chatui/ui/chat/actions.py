@@ -27,18 +27,18 @@ async def _open(tab: Tab, chat: str, _: str) -> TabState:
 
 async def _version(tab: Tab, message: str, _: str) -> TabState:
     await tab.stop()
-    await asyncio.to_thread(tab.shelf.select, message)
+    await asyncio.to_thread(tab.owner_store.select, message)
     return tab.place
 
 
 async def _branch(tab: Tab, message: str, _: str) -> TabState:
-    branched = await asyncio.to_thread(tab.shelf.branch, message)
+    branched = await asyncio.to_thread(tab.owner_store.branch, message)
     return tab.place.at(branched.id, tab.place.temporary)
 
 
 async def _note(tab: Tab, message: str, note: str) -> TabState:
-    rated = await asyncio.to_thread(tab.shelf.message, message)
-    await asyncio.to_thread(tab.shelf.rate, message, rated.rating, note)
+    rated = await asyncio.to_thread(tab.owner_store.message, message)
+    await asyncio.to_thread(tab.owner_store.rate, message, rated.rating, note)
     return tab.place
 
 
@@ -81,7 +81,7 @@ async def _restore(tab: Tab, chat: str, _: str) -> TabState:
 
 
 async def _empty(tab: Tab, _: str, __: str) -> TabState:
-    await asyncio.to_thread(tab.runner.kept.empty, tab.owner)
+    await asyncio.to_thread(tab.runner.kept.empty_trash, tab.owner)
     return tab.place
 
 

@@ -172,7 +172,7 @@ class Conversation(ChatInterface):
 
         async def step(tab: Tab) -> RunningReply:
             nonlocal refused
-            edited = await asyncio.to_thread(tab.shelf.message, tab.place.message(_index(event.index)))
+            edited = await asyncio.to_thread(tab.owner_store.message, tab.place.message(_index(event.index)))
             try:
                 return await self._ask(tab, inputs, text, edited.parent)
             except ChatError:
@@ -192,8 +192,8 @@ class Conversation(ChatInterface):
         async def step(tab: Tab) -> None:
             nonlocal draft
             await tab.stop()
-            message = await asyncio.to_thread(tab.shelf.message, tab.place.message(_index(event.index)))
-            await asyncio.to_thread(tab.shelf.rewind, message.id)
+            message = await asyncio.to_thread(tab.owner_store.message, tab.place.message(_index(event.index)))
+            await asyncio.to_thread(tab.owner_store.rewind, message.id)
             draft = message.content
 
         async for update in self._run(inputs, step):
@@ -229,7 +229,7 @@ class Conversation(ChatInterface):
             if name != "continue":
                 tab.place = await actions.do(tab, name, target, value)
                 return None
-            cut = await asyncio.to_thread(tab.shelf.message, target)
+            cut = await asyncio.to_thread(tab.owner_store.message, target)
             if not transcript.can_go_on(cut):
                 raise ChatError("This reply cannot be continued.", "Ask for another version instead.")
             return await self._ask(tab, inputs, None, cut.parent, goes_on=cut)
@@ -274,9 +274,9 @@ class Conversation(ChatInterface):
 
     async def _like(self, event: gr.LikeData, *inputs: Any) -> PageUpdates:
         async def step(tab: Tab) -> None:
-            rated = await asyncio.to_thread(tab.shelf.message, tab.place.message(_index(event.index)))
+            rated = await asyncio.to_thread(tab.owner_store.message, tab.place.message(_index(event.index)))
             rating: Rating | None = "like" if event.liked is True else "dislike" if event.liked is False else None
-            await asyncio.to_thread(tab.shelf.rate, rated.id, rating, rated.note if rating else "")
+            await asyncio.to_thread(tab.owner_store.rate, rated.id, rating, rated.note if rating else "")
 
         async for update in self._run(inputs, step):
             yield update
@@ -361,7 +361,7 @@ class Conversation(ChatInterface):
         settings = setting_controls.read(values)
         persona = await self._panel.persona(*chosen)
         if tab.place.chat and str(chosen[0]).startswith(LEFT):
-            left = await asyncio.to_thread(tab.shelf.began_with, tab.place.chat)
+            left = await asyncio.to_thread(tab.owner_store.initial_persona, tab.place.chat)
             persona = replace(persona, card=left.card if left.name == persona.name else None)
         return persona, start_with or "", settings
 
@@ -490,7 +490,7 @@ class Conversation(ChatInterface):
         end = transcript.end(Path(live.path, live.earlier), *most) if live else Path(())
         try:
             if live is None and tab.place.chat:
-                end = await asyncio.to_thread(tab.shelf.shown, tab.place.chat, *most)
+                end = await asyncio.to_thread(tab.owner_store.visible_path, tab.place.chat, *most)
         except NotFoundError as error:
             tab.place = tab.place.at("")
             failure = [*failure, transcript.card(error)]
@@ -578,7 +578,7 @@ class Conversation(ChatInterface):
                 yield message
                 await asyncio.sleep(POLL_SECONDS)
                 with contextlib.suppress(StoreError):  # it may be there again the next time
-                    message = await asyncio.to_thread(tab.shelf.message, message.id)
+                    message = await asyncio.to_thread(tab.owner_store.message, message.id)
         else:
             async for _change in live.changes():
                 began = time.monotonic()
@@ -593,7 +593,7 @@ class Conversation(ChatInterface):
         """The persona that the conversation began with, as it was then, also for the next chat that is begun."""
         if not tab.place.chat:
             return {}
-        persona = await asyncio.to_thread(tab.shelf.began_with, tab.place.chat)
+        persona = await asyncio.to_thread(tab.owner_store.initial_persona, tab.place.chat)
         return {**await self._panel.shows(persona), **self._panel.greets(persona)}
 
 

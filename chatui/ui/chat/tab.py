@@ -18,9 +18,9 @@ class Tab:
     before: str | None = None
 
     @property
-    def shelf(self) -> OwnerStore:
+    def owner_store(self) -> OwnerStore:
         """Where its conversation is kept."""
-        return self.runner.shelf(self.owner, self.place.temporary)
+        return self.runner.owner_store(self.owner, self.place.temporary)
 
     async def stop(self, chat: str | None = None) -> RunningReply | None:
         """Stop what is written in its conversation, or in this one of the list, by whichever server.
@@ -34,7 +34,7 @@ class Tab:
     @property
     def kept(self) -> OwnerStore:
         """Where the conversations of the list are kept."""
-        return self.runner.shelf(self.owner)
+        return self.runner.owner_store(self.owner)
 
     def offered(self) -> int:
         """How many chats from before the login could be taken over."""

@@ -64,7 +64,7 @@ def most(messages: int) -> tuple[int, int]:
 
 
 def end(path: Path, most: int, room: int) -> Path:
-    """As OwnerStore.shown(), of a path that has been read."""
+    """As OwnerStore.visible_path(), of a path that has been read."""
     count = 0
     for message in reversed(path.messages[-most:]):
         room -= shown_size(message)

@@ -112,9 +112,9 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
     first = personas.PRESETS[0]
     backend = runner.backend
 
-    def shelf() -> OwnerStore | None:
+    def owner_store() -> OwnerStore | None:
         owner = request_context.owner()
-        return runner.shelf(owner) if owner else None
+        return runner.owner_store(owner) if owner else None
 
     page = PageBlocks(title="chatui", fill_height=True, analytics_enabled=False)
     page.state_session_capacity = sessions.MAX_TABS
@@ -122,7 +122,7 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
         with gr.Sidebar(position="left", open=True, width="16.25rem", elem_id="conversations"):
             sidebar = Sidebar(logs_out)
         with gr.Sidebar(position="right", open=False, width="20rem", elem_id="settings"):
-            panel = PersonaPanel(shelf)
+            panel = PersonaPanel(owner_store)
             gr.Markdown(N_("### Generation"))
             start_with = gr.Textbox(
                 label=N_("Start the reply with"),

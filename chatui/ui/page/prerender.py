@@ -64,15 +64,17 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
         headers = {"Cache-Control": "no-store"}
         if not chat or owner is None:
             return HTMLResponse("", 404, headers)
-        shelf = runner.shelf(owner)
+        owner_store = runner.owner_store(owner)
         try:
-            path = list((await asyncio.to_thread(shelf.shown, chat, MAX_MESSAGES, MAX_CHARACTERS)).messages)
+            path = list(
+                (await asyncio.to_thread(owner_store.visible_path, chat, MAX_MESSAGES, MAX_CHARACTERS)).messages
+            )
         except NotFoundError:
             return HTMLResponse("", 404, headers)
         live = runner.live(owner, path[-1].id) if path else None
         if live is not None:
             path[-1] = live.as_message()
-        listed = await asyncio.to_thread(shelf.conversations, FIRST_SHOWN + 1)
+        listed = await asyncio.to_thread(owner_store.conversations, FIRST_SHOWN + 1)
         now = datetime.now(timezone(timedelta(minutes=request_context.minutes_ahead_in(request.cookies))))
         with i18n.use_language(i18n.negotiate(request.headers.get("accept-language"))):
             shown = conversation_list.listing(listed[:FIRST_SHOWN], TabState(chat), now, len(listed) > FIRST_SHOWN)

@@ -53,12 +53,12 @@ class PersonaChoice(gr.Dropdown):
 class PersonaPanel:
     """Its components, rendered where it is made.
 
-    `shelf` gives what the user of the running event keeps, or None where nothing can be kept. `inputs` are what
+    `owner_store` gives what the user of the running event keeps, or None where nothing can be kept. `inputs` are what
     `persona` takes, `outputs` what `shows` may change.
     """
 
-    def __init__(self, shelf: Callable[[], OwnerStore | None]) -> None:
-        self._shelf = shelf
+    def __init__(self, owner_store: Callable[[], OwnerStore | None]) -> None:
+        self._owner_store = owner_store
         first = PRESETS[0]
         gr.Markdown(N_("### Persona"))
         with gr.Column(elem_id="persona-chooser") as self._chooser:
@@ -188,24 +188,24 @@ class PersonaPanel:
 
     async def _kept(self) -> list[OwnPersona]:
         """The user's own personas, for the list."""
-        shelf = self._shelf()
-        return await asyncio.to_thread(shelf.listed_personas) if shelf is not None else []
+        owner_store = self._owner_store()
+        return await asyncio.to_thread(owner_store.persona_summaries) if owner_store is not None else []
 
     def _keeper(self) -> OwnerStore:
-        shelf = self._shelf()
-        if shelf is None:
+        owner_store = self._owner_store()
+        if owner_store is None:
             raise ChatError(
                 "No persona can be kept: this browser takes no cookies.", "Allow them and load the page again."
             )
-        return shelf
+        return owner_store
 
     async def _find(self, key: str) -> Persona | None:
         preset = personas.find(key)
         if preset is not None or not key or key.startswith(LEFT):
             return preset
-        shelf = self._shelf()
+        owner_store = self._owner_store()
         try:
-            return await asyncio.to_thread(shelf.persona, key) if shelf is not None else None
+            return await asyncio.to_thread(owner_store.persona, key) if owner_store is not None else None
         except NotFoundError:
             return None
 
@@ -236,26 +236,26 @@ class PersonaPanel:
         return {self._asking: gr.update(visible=False), self._own: gr.update(visible=True)}
 
     async def _forget(self, key: str) -> PanelUpdates:
-        await asyncio.to_thread(self._keeper().forget, key)
+        await asyncio.to_thread(self._keeper().delete_persona, key)
         return await self._chosen(personas.key(PRESETS[0]), PRESETS[0])
 
     async def _take(self, path: str | None) -> PanelUpdates:
         data = await asyncio.to_thread(uploaded, path, cards.MAX_FILE_BYTES)
-        shelf = self._keeper()
+        owner_store = self._keeper()
         persona = await asyncio.to_thread(cards.read, data)
-        own = await asyncio.to_thread(shelf.keep, persona)
+        own = await asyncio.to_thread(owner_store.save_persona, persona)
         if besides := await asyncio.to_thread(card_summary.card_summary, persona):
             gr.Info(html.escape(f"{persona.label}: {besides}"))
         return await self._chosen(own.id, own.persona)
 
     async def _save(self, source: str, *inputs: Any) -> PanelUpdates:
-        shelf = self._keeper()
+        owner_store = self._keeper()
         edited = source.removeprefix(EDIT) if source.startswith(EDIT) else None
         base = await self._find(edited or source.removeprefix(COPY))
         if edited is not None and base is None:
             raise NotFoundError("persona")
         persona = await self._editor.read(base or Persona(""), *inputs)
-        own = await asyncio.to_thread(shelf.keep, persona, edited)
+        own = await asyncio.to_thread(owner_store.save_persona, persona, edited)
         return {**await self._chosen(own.id, own.persona), **await self._close()}
 
     async def _close(self) -> PanelUpdates:

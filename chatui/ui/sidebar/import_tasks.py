@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from chatui.errors import ChatError, LimitError, TransferError
 from chatui.i18n import _, ngettext, translated
 from chatui.store import import_process
-from chatui.store.archives import Left
-from chatui.store.importing import Source
+from chatui.store.archives import SkippedItem
+from chatui.store.importing import ImportSource
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import MergeResult
 from chatui.ui.gradio_compat import request_context
@@ -27,11 +27,11 @@ MAX_CONCURRENT = 2
 
 @dataclass
 class ImportTask:
-    """A file on its way into a shelf. Conversations come in whole, or not at all."""
+    """A file on its way into an owner's store. Conversations come in whole, or not at all."""
 
-    shelf: OwnerStore
+    owner_store: OwnerStore
     path: str | None
-    source: Source = field(default_factory=Source)
+    source: ImportSource = field(default_factory=ImportSource)
     began: bool = False
     done: int = 0
     new: int = 0
@@ -58,10 +58,10 @@ class ImportTask:
                 return
             for tree in self.source:
                 try:
-                    merged = self.shelf.merge(tree, lambda: not self.cancelled)
+                    merged = self.owner_store.merge_tree(tree, lambda: not self.cancelled)
                 except (LimitError, TransferError) as error:
                     title = tree.conversation.title
-                    self.source.leave(f"“{title}”" if title else _("Untitled"), page_language.sentence(error))
+                    self.source.skip(f"“{title}”" if title else _("Untitled"), page_language.sentence(error))
                 else:
                     if merged is None:
                         return
@@ -69,9 +69,9 @@ class ImportTask:
                 self.done = self.source.done
 
     def _count(self, merged: MergeResult) -> None:
-        self.new += not merged.known
-        self.grown += merged.known and merged.new > 0
-        self.same += merged.known and not merged.new
+        self.new += not merged.existed
+        self.grown += merged.existed and merged.added > 0
+        self.same += merged.existed and not merged.added
 
     def progress(self) -> str:
         """How far it has come."""
@@ -96,7 +96,7 @@ class ImportTask:
 
     def left(self) -> str:
         """What did not come in, a line for each reason, "" where nothing was left."""
-        named, unnamed = self.source.left, self.source.unnamed
+        named, unnamed = self.source.skipped, self.source.unlisted
         if not named:
             return ""
         titles = defaultdict(list)
@@ -110,9 +110,9 @@ class ImportTask:
         return "\n".join(lines)
 
 
-def called(left: Left) -> str:
+def called(skipped: SkippedItem) -> str:
     """What did not come in, by its name."""
-    return ", ".join(filter(None, (left.file, translated(left.title))))
+    return ", ".join(filter(None, (skipped.file, translated(skipped.title))))
 
 
 class ImportTasks:
@@ -141,7 +141,7 @@ class ImportTasks:
                 yield
             if work.done():
                 await work
-                if not coming.cancelled and not (coming.done or coming.source.left):
+                if not coming.cancelled and not (coming.done or coming.source.skipped):
                     raise TransferError("There are no conversations in this file.", "Choose another one.")
         finally:
             if work is None or not work.done():
