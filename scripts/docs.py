@@ -70,14 +70,15 @@ def module_map() -> str:
 def import_map() -> str:
     """A Mermaid diagram: top-level modules and packages, an arrow to each that is imported directly.
 
-    An import that another path of arrows implies is left out.
+    An import that another path of arrows implies is left out. A dotted arrow is an import inside a function.
     """
-    graph = room_imports()
+    graph, late = room_imports(), room_imports(late=True)
     lines = ["```mermaid", "flowchart LR"]
     for room, imported in graph.items():
         shape = f'{room}[["{room}/"]]' if (ROOT / PACKAGE / room).is_dir() else f'{room}["{room}"]'
         lines.append(f"  {shape}")
         lines += [f"  {room} --> {other}" for other in sorted(imported - _implied(graph, imported))]
+        lines += [f"  {room} -.-> {other}" for other in sorted(late[room] - imported - _implied(graph, imported))]
     return "\n".join([*lines, "```"])
 
 
@@ -93,8 +94,11 @@ def message_flow() -> str:
             if threads.get(function, calls[0].thread) == thread:
                 lines.append(f'    n{at}["{function.__qualname__}<br/>{_file(function)}"]')
         lines.append("  end")
+    lines.append('  box(["message box"]) --> n0')
     for step, call in enumerate(calls, 1):
         lines.append(f"  n{functions.index(call.caller)} -- {step} --> n{functions.index(call.callee)}")
+    shown = next(at for at, function in enumerate(functions) if function.__module__.endswith(".transcript"))
+    lines.append(f'  n{shown} --> chat(["chat on the page"])')
     rows = [
         f"| {step} | `{call.callee.__qualname__}` | `{PACKAGE}/{_file(call.callee)}` | {call.what} |"
         for step, call in enumerate(calls, 1)
@@ -170,16 +174,19 @@ def modules() -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: item[0].split(".")))
 
 
-def module_imports() -> dict[str, set[str]]:
-    """The modules that each module imports when it is imported itself: not those inside functions or TYPE_CHECKING."""
+def module_imports(late: bool = False) -> dict[str, set[str]]:
+    """The modules that each module imports; those that functions import when they are called only if `late`.
+
+    Imports under TYPE_CHECKING are left out.
+    """
     known = modules()
-    return {name: set(_imports(ast.parse(path.read_text()).body, known)) - {name} for name, path in known.items()}
+    return {name: set(_imports(ast.parse(path.read_text()).body, known, late)) - {name} for name, path in known.items()}
 
 
-def room_imports() -> dict[str, set[str]]:
+def room_imports(late: bool = False) -> dict[str, set[str]]:
     """The same between the rooms of the package, which are its top-level modules and packages."""
     graph: dict[str, set[str]] = {}
-    for name, imported in module_imports().items():
+    for name, imported in module_imports(late).items():
         if name != PACKAGE:
             others = {other.split(".")[1] for other in imported - {PACKAGE}}
             graph.setdefault(name.split(".")[1], set()).update(others - {name.split(".")[1]})
@@ -202,7 +209,7 @@ def main() -> int:
     return 0
 
 
-def _imports(body: list[ast.stmt], known: dict[str, Path]) -> Iterator[str]:
+def _imports(body: list[ast.stmt], known: dict[str, Path], late: bool) -> Iterator[str]:
     for node in body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
@@ -211,12 +218,12 @@ def _imports(body: list[ast.stmt], known: dict[str, Path]) -> Iterator[str]:
                 inner = f"{node.module}.{alias.name}"
                 yield inner if inner in known else node.module
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            yield from _imports(node.orelse, known)
-        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _imports(node.orelse, known, late)
+        elif late or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             for part in ("body", "orelse", "finalbody"):
-                yield from _imports(getattr(node, part, []), known)
+                yield from _imports(getattr(node, part, []), known, late)
             for handler in getattr(node, "handlers", []):
-                yield from _imports(handler.body, known)
+                yield from _imports(handler.body, known, late)
 
 
 def _implied(graph: dict[str, set[str]], imported: set[str]) -> set[str]:

@@ -103,9 +103,21 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert {page.stem for page in PAGES[1:]} <= {"index", *(path.name for path in tmp_path.iterdir())}
 
 
-@pytest.mark.parametrize("graph", [docs.module_imports, docs.room_imports], ids=["modules", "rooms"])
-def test_nothing_imports_itself_in_a_circle(graph: Any) -> None:
+@pytest.mark.parametrize(
+    "graph",
+    [docs.module_imports(), docs.room_imports(), docs.room_imports(late=True)],
+    ids=["modules", "rooms", "rooms, with late imports"],
+)
+def test_nothing_imports_itself_in_a_circle(graph: dict[str, set[str]]) -> None:
     try:
-        TopologicalSorter(graph()).prepare()
+        TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_import_graph_sees_imports_of_every_kind() -> None:
+    imports, late = docs.module_imports(), docs.module_imports(late=True)
+    assert "chatui.errors" in imports["chatui.settings"]
+    assert "chatui.store.formats.sharegpt" in imports["chatui.store.formats"]
+    assert "chatui.server" not in imports["chatui.cli"]
+    assert "chatui.server" in late["chatui.cli"]
