@@ -46,7 +46,7 @@ class GenerationSettings(BaseModel):
         512,
         ge=1,
         le=8192,
-        title="Longest reply",
+        title="Max new tokens",
         description="The most tokens that one reply may have (a token is about three quarters of a word).",
         json_schema_extra={"step": 1},
     )

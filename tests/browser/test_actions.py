@@ -175,7 +175,7 @@ def test_settings_reach_the_request_and_can_be_reset(chat: Open) -> None:
     page.say("defaults")
     assert _settings(page, 0) == INFO.defaults
     typed = {
-        "Longest reply": "77",
+        "Max new tokens": "77",
         "Temperature": "1.35",
         "Top-p": "0.8",
         "Top-k": "40",
@@ -248,7 +248,7 @@ def test_wrong_values_are_refused_beside_the_setting(chat: Open) -> None:
 # Gradio's sliders bring a number that is out of range back into it as soon as the box is left.
 @pytest.mark.parametrize(
     ("title", "name", "value"),
-    [("Temperature", "temperature", "5"), ("Longest reply", "max_new_tokens", "0"), ("Top-p", "top_p", "-1")],
+    [("Temperature", "temperature", "5"), ("Max new tokens", "max_new_tokens", "0"), ("Top-p", "top_p", "-1")],
 )
 def test_a_slider_shows_the_value_that_is_sent(chat: Open, title: str, name: str, value: str) -> None:
     page = chat(fresh=True)

@@ -64,7 +64,7 @@ def test_conversations_are_listed_renamed_pinned_archived_deleted_and_had_back(c
     expect(page.page.locator("#chats .chat-link")).to_have_count(1)
     link(page, "Archive")
     expect(page.page.locator("#chats .chat-link")).to_have_text(["about bread"])
-    choose(page, "bread", "Back from the archive")
+    choose(page, "bread", "Unarchive")
     link(page, "Back to the chats")
     expect(page.page.locator("#chats .chat-link")).to_have_count(2)
     assert page.watch.errors == []

@@ -41,12 +41,12 @@ def test_each_page_tells_of_the_reply(chat: Open) -> None:
         assert part in shown(view)
     told = {
         "Tokens": "2 tokens",
-        "Time": "waiting in the queue",
+        "Time": "queue",
         "Memory": "1,234,567",
         "Ceiling": "10.0 GB/s",
         "Why": "ends a reply",
         "Python": "apply_chat_template",
-        "Persona": "Its keys and values",
+        "Persona": "Its KV cache",
     }
     for name, words in told.items():
         turn_to(page, name)
@@ -62,7 +62,7 @@ def test_pictures_come_first_and_their_numbers_one_click_deeper(chat: Open) -> N
         page.say(text)
     view = inspect(page)
     turn_to(page, "Memory")
-    expect(view.get_by_text(re.compile(r"weights\s5\sMB.*keys\sand\svalues")).first).to_be_visible(timeout=PATIENCE)
+    expect(view.get_by_text(re.compile(r"weights\s5\sMB.*KV\scache")).first).to_be_visible(timeout=PATIENCE)
     expect(view.locator(".chart .column")).to_have_count(2)
     number = view.get_by_text("1,234,567").first
     expect(number).to_be_hidden()

@@ -77,8 +77,8 @@ def choose(chat: Chat, persona: str) -> None:
 
 
 def limit(chat: Chat, tokens: int, temperature: float | None = None) -> None:
-    chat.setting("Longest reply").fill(str(tokens))
-    chat.setting("Longest reply").press("Tab")
+    chat.setting("Max new tokens").fill(str(tokens))
+    chat.setting("Max new tokens").press("Tab")
     if temperature is not None:
         chat.setting("Temperature").fill(str(temperature))
         chat.setting("Temperature").press("Tab")
@@ -174,7 +174,7 @@ def test_the_model_is_free_again_after_a_stop_while_reading(chat: Chat) -> None:
     # Reading the 3,000 tokens to the end would take far longer than this short reply.
     chat.box.fill("Hi")
     chat.send.click()
-    expect(chat.log).not_to_contain_text("Waiting for its turn", timeout=3_000)
+    expect(chat.log).not_to_contain_text("In the queue", timeout=3_000)
     finished(chat)
 
 
@@ -189,12 +189,12 @@ def test_a_conversation_beyond_the_context_says_what_it_leaves_out(chat: Chat) -
 INSPECTED = {
     "Prompt": ("<|im_start|>", "persona", "this message", "generation prompt", "Nothing was left out"),
     "Tokens": ("<|im_end|>", "of them were the model's likeliest"),
-    "Time": ("chat template", "reading the prompt", "writing the reply", "Milliseconds for each token"),
-    "Memory": ("134,515,008", "158 MB", "Keys and values, 16 slots", "float32"),
+    "Time": ("chat template", "prefill", "decode", "Milliseconds for each token"),
+    "Memory": ("134,515,008", "158 MB", "KV cache, 16 slots", "float32"),
     "Ceiling": ("GB/s", "Share of the ceiling", "int4, one reply", "8 replies at once"),
     "Why": ("which ends a reply", "system role is its own"),
     "Python": ("import torch",),
-    "Persona": ("Its keys and values", "Its part of the context"),
+    "Persona": ("Its KV cache", "Its part of the context"),
 }
 
 

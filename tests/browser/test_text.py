@@ -237,6 +237,6 @@ def test_all_is_copied_as_written_over_plain_http(serve: Callable[..., Site], op
     assert "\tmy <T> &lt;" in whole
     assert reply in whole
     page.log.get_by_role("link", name="Inspect").click()
-    page.page.get_by_text("The ids").click()
+    page.page.get_by_text("Token ids").click()
     page.page.locator("#inspector").get_by_role("button", name="Copy").first.click()
     assert pasted().strip().startswith(("[", "<", "{", "'"))

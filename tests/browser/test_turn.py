@@ -81,9 +81,9 @@ def test_header_tells_what_was_remembered(chat: Open) -> None:
     finish = Finish("stop_token", 1024, 2, 0, 0.0, 0.1, 0.5, cached_tokens=900)
     page = chat(["a", "b", ReplyDelta(finish=finish)], ["c"])
     page.say("hi")
-    expect(page.header).to_contain_text("1,024 tokens in, 900 remembered · 2 tokens · 2.0 tokens/s · first after ")
+    expect(page.header).to_contain_text("1,024 tokens in, 900 cached · 2 tokens · 2.0 tokens/s · first after ")
     page.say("again")
-    expect(page.header).not_to_contain_text("remembered")
+    expect(page.header).not_to_contain_text("cached")
 
 
 def test_turns_follow_each_other(chat: Open) -> None:
@@ -153,8 +153,8 @@ def test_waiting_and_reading_are_counted_in_one_line(chat: Open) -> None:
     page.page.evaluate(PHASES)
     page.ask("hi")
     said_then = {
-        "Waiting for its turn: place 3 …": second,
-        "Waiting for its turn: next in line …": next_up,
+        "In the queue: position 3 …": second,
+        "In the queue: next …": next_up,
         "Reading 128 of 1,024 tokens …": some,
         "Reading 1,000 of 1,024 tokens …": most,
     }
@@ -167,7 +167,7 @@ def test_waiting_and_reading_are_counted_in_one_line(chat: Open) -> None:
     expect(page.log.locator(".thought-group")).to_have_count(0)
     phases = [phase for phase in page.page.evaluate("window.phases") if phase]
     # On a busy machine the first line may be drawn only when it tells more already.
-    assert phases[phases[0] == "Waiting for its turn …" :] == list(said_then)
+    assert phases[phases[0] == "In the queue …" :] == list(said_then)
     assert page.page.evaluate("window.drawn.size") == 2
 
 

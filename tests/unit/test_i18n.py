@@ -100,8 +100,8 @@ COUNTED = re.compile(
 HAS_ANOTHER_FOR_ONE = {
     "{tokens} tokens",
     "{layers} layers, keys and values of each.",
-    "Keys and values, {slots} slots, predicted",
-    "Only {read} tokens of this prompt were read, too few to tell what reading the persona takes.",
+    "KV cache, {slots} slots, predicted",
+    "Only {read} tokens of this prompt were computed, too few to tell the speed of the prefill.",
 }
 
 

@@ -51,7 +51,7 @@ def test_every_token_has_its_colour_and_white_space_is_seen() -> None:
     coloured = prompt_view.tokens_by_source(PROMPT)
     assert [text for text, _ in coloured] == ["<", "b", "e", "⏎\n", ">", "H", "i", "a", ":"]
     assert {name for _, name in coloured} == {"template", "persona", "this message", "generation prompt"}
-    assert [name for _, name in prompt_view.tokens_by_cache(KEPT)] == ["remembered"] * 4 + ["read anew"] * 5
+    assert [name for _, name in prompt_view.tokens_by_cache(KEPT)] == ["cached"] * 4 + ["computed"] * 5
     assert token_text.visible_text("") == "◦"
     assert set(prompt_view.SOURCE_LABELS.values()) == set(prompt_view.SOURCE_COLOURS), (
         "a legend names what can be seen, and no more"
@@ -61,8 +61,8 @@ def test_every_token_has_its_colour_and_white_space_is_seen() -> None:
 def test_the_summary_counts_and_says_what_was_left_out() -> None:
     told = prompt_view.summary(KEPT)
     assert "**9 tokens**: template 2 · persona 3 · this message 2 · generation prompt 2." in told
-    assert "4 were remembered" in told
-    assert "5 were read" in told
+    assert "4 cached from" in told
+    assert "5 computed for this reply" in told
     dropped = replace(KEPT, prompt=replace(PROMPT, dropped=6))
     assert "6 oldest messages were left out" in prompt_view.summary(dropped)
     assert json.loads(prompt_view.messages_json(PROMPT)) == [{"role": "user", "content": "x"}]
@@ -125,7 +125,14 @@ def test_a_thought_is_known_whatever_the_model_marks_it_with(before: str, betwee
 
 def test_the_waterfall_adds_up_and_keeps_model_and_page_apart() -> None:
     told = time_view.time_view(KEPT, PageTimes(1.6, 3.75))
-    for part in ("500.0 ms", "1,000.0 ms", "5 tokens, 5 tokens/s", "250.0 ms", "first token after 1.500 s", "1.600 s"):
+    for part in (
+        "500.0 ms",
+        "1,000.0 ms",
+        "5 tokens, 5 tokens/s",
+        "250.0 ms",
+        "time to first token 1.500 s",
+        "1.600 s",
+    ):
         assert part in told
     assert "no tab saw" in time_view.time_view(KEPT, None)
     assert "not kept" in time_view.time_view(replace(KEPT, finish=None), None)
@@ -175,7 +182,7 @@ BEFORE = Inspection(
         (
             prompt(("persona", "be"), ("user", "Hi"), ("template", ":"), ("reply", "ok"), ("message", "!")),
             0,
-            "were gone",
+            "KV cache was gone",
         ),
     ],
 )

@@ -131,9 +131,9 @@ def test_the_phase_tells_the_place_and_then_what_is_read() -> None:
         reply.add(delta)
         said.append(transcript.phase(reply))
     assert said == [
-        "Waiting for its turn …",
-        "Waiting for its turn: place 1,200 …",
-        "Waiting for its turn: next in line …",
+        "In the queue …",
+        "In the queue: position 1,200 …",
+        "In the queue: next …",
         "Reading 1,024 tokens …",
         "Reading 0 of 1,024 tokens …",
         "Reading 128 of 1,024 tokens …",
@@ -147,7 +147,7 @@ def test_what_is_over_at_once_is_not_named(delta: ReplyDelta, monkeypatch: pytes
     reply = ReplyProgress(started=100.0)
     at_first = transcript.phase(reply)
     reply.add(delta)
-    assert transcript.phase(reply) == at_first == "Waiting for its turn …"
+    assert transcript.phase(reply) == at_first == "In the queue …"
     monkeypatch.setattr(time, "perf_counter", lambda: 101.0)
     assert transcript.phase(reply) != at_first
 
@@ -167,7 +167,7 @@ def test_what_was_remembered_is_told_in_the_end() -> None:
     reply.add(ReplyDelta(finish=FINISH))
     assert transcript.speed(reply).startswith("10 tokens · ")
     reply.add(ReplyDelta(finish=replace(FINISH, prompt_tokens=1024, cached_tokens=900)))
-    assert transcript.speed(reply).startswith("1,024 tokens in, 900 remembered · 10 tokens · 3.0 tokens/s · ")
+    assert transcript.speed(reply).startswith("1,024 tokens in, 900 cached · 10 tokens · 3.0 tokens/s · ")
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'])
@@ -206,5 +206,5 @@ def test_more_messages_have_room_for_more_characters() -> None:
 def test_how_long_a_reply_took_and_how_fast_it_was(finish: Finish, took: str) -> None:
     bar = markup(transcript.reply(replace(REPLY, finish=finish)))
     assert f">{took}</span>" in bar
-    assert 'title="Waited ' in bar
+    assert 'title="Queue ' in bar
     assert 'class="took"' not in markup(transcript.reply(replace(REPLY, finish=None, state="stopped")))

@@ -117,7 +117,7 @@ def reply(
     if message.content:
         shown.append({"role": "assistant", "content": _text(message.content)})
     elif message.state == "running" and not message.reasoning:
-        shown.append(_titled("", {"title": waiting_for or _("Waiting for its turn …"), "status": "pending"}))
+        shown.append(_titled("", {"title": waiting_for or _("In the queue …"), "status": "pending"}))
     if unkept is not None:
         shown.append(note(_("Not saved yet: {cause} It will be saved as soon as that is over.", cause=_cause(unkept))))
     if message.state == "running":
@@ -142,17 +142,17 @@ def note(text: str) -> Shown:
 def phase(growing: ReplyProgress) -> str:
     """What goes on before the first text, once the model is there."""
     if time.perf_counter() - growing.started < PHASE_DELAY_SECONDS:
-        return _("Waiting for its turn …")
+        return _("In the queue …")
     if growing.prompt is not None:
         count = len(growing.prompt.token_ids)
         if growing.read is None:
             return ngettext("Reading {count} token …", "Reading {count} tokens …", count)
         return _("Reading {read} of {count} tokens …", read=growing.read, count=count)
     if growing.place is None:
-        return _("Waiting for its turn …")
+        return _("In the queue …")
     if growing.place == 1:
-        return _("Waiting for its turn: next in line …")
-    return _("Waiting for its turn: place {place} …", place=growing.place)
+        return _("In the queue: next …")
+    return _("In the queue: position {place} …", place=growing.place)
 
 
 def speed(growing: ReplyProgress) -> str:
@@ -167,7 +167,7 @@ def speed(growing: ReplyProgress) -> str:
     parts: list[str] = []
     if growing.finish is not None and growing.finish.cached_tokens:
         known = {"count": growing.finish.prompt_tokens, "known": growing.finish.cached_tokens}
-        parts.append(_("{count} tokens in, {known} remembered", **known))
+        parts.append(_("{count} tokens in, {known} cached", **known))
     parts.append(ngettext("{count} token", "{count} tokens", growing.tokens))
     if growing.tokens > 1:
         parts.append(_("{speed} tokens/s", speed=number(rate, 1)))
@@ -251,8 +251,8 @@ def _took(finish: Finish) -> str:
         speed = finish.tokens_per_second
         parts.append(_("{speed} tokens/s", speed=number(speed, 1 if speed < 10 else 0)))
     told = ngettext(
-        "Waited {waiting}, read the prompt in {reading}, wrote {count} token in {writing}.",
-        "Waited {waiting}, read the prompt in {reading}, wrote {count} tokens in {writing}.",
+        "Queue {waiting}, prefill {reading}, decode {writing}: {count} token.",
+        "Queue {waiting}, prefill {reading}, decode {writing}: {count} tokens.",
         finish.completion_tokens,
         waiting=_duration(finish.queue_seconds),
         reading=_duration(finish.prefill_seconds),

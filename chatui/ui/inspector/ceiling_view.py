@@ -62,7 +62,7 @@ def ceiling_view(inspection: Inspection) -> str:
     return _speed_chart(inspection, anatomy, step) + folded(
         formula_list(rows)
         + titled_list(_("In other precisions"), precisions)
-        + titled_list(_("Where writing together moves it ({precision})", precision=own), batches)
+        + titled_list(_("By batch size ({precision})", precision=own), batches)
     )
 
 
@@ -76,14 +76,16 @@ def _step_read(inspection: Inspection, anatomy: ModelAnatomy) -> StepRead:
 
 def _step_rows(model: ModelInfo, anatomy: ModelAnatomy, step: StepRead) -> list[FormulaRow]:
     bandwidth = human_bytes(anatomy.bandwidth)
-    times = N_(f"{step.batch:.1f} replies at once × ") if step.batch > 1.05 else ""
+    times = N_(f"batch of {step.batch:.1f} replies × ") if step.batch > 1.05 else ""
     return [
         FormulaRow(
-            N_("Memory read in a second"),
+            N_("Memory bandwidth"),
             f"{bandwidth}/s",
             N_("Measured when the model was loaded, the best of several."),
         ),
-        FormulaRow(N_("Read in one step"), human_bytes(step.size), _step_formula(model, anatomy, step.tokens, times)),
+        FormulaRow(
+            N_("Bytes read per step"), human_bytes(step.size), _step_formula(model, anatomy, step.tokens, times)
+        ),
         FormulaRow(
             N_("Highest possible"),
             f"{estimates.human_speed(step.best)} tokens/s",
@@ -98,7 +100,7 @@ def _step_rows(model: ModelInfo, anatomy: ModelAnatomy, step: StepRead) -> list[
 def _step_formula(model: ModelInfo, anatomy: ModelAnatomy, tokens: int, times: str) -> str:
     return N_(
         f"{human_bytes(model.read_bytes)} of weights (all but the table of embeddings where it is only looked up) + "
-        f"{times}{tokens:,} tokens × {anatomy.kv_per_token:,} B of keys and values"
+        f"{times}{tokens:,} tokens × {anatomy.kv_per_token:,} B of KV cache"
     )
 
 

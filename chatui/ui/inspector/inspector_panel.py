@@ -109,14 +109,14 @@ class InspectorPanel:
     def _build_prompt(self) -> None:
         with gr.Tab(N_("Prompt")):
             self._summary = gr.Markdown()
-            self._source = _highlighted(N_("Every token by where it came from"), prompt_view.SOURCE_COLOURS)
-            with gr.Accordion(N_("Remembered or read anew"), open=False):
+            self._source = _highlighted(N_("Every token by its source"), prompt_view.SOURCE_COLOURS)
+            with gr.Accordion(N_("Cached or computed"), open=False):
                 self._cached = _highlighted(
-                    N_("Every token by whether it was read for this reply"), prompt_view.CACHE_COLOURS
+                    N_("Every token by whether it was cached or computed for this reply"), prompt_view.CACHE_COLOURS
                 )
-            with gr.Accordion(N_("The text, exactly"), open=False):
+            with gr.Accordion(N_("The prompt as text"), open=False):
                 self._text = _code(None)
-            with gr.Accordion(N_("The ids"), open=False):
+            with gr.Accordion(N_("Token ids"), open=False):
                 self._ids = _code("json")
             with gr.Accordion(N_("The conversation as the messages that pipe(chat) takes"), open=False):
                 self._messages = _code("json")
@@ -127,7 +127,7 @@ class InspectorPanel:
         with gr.Tab(N_("Tokens")):
             self._reply = gr.Markdown()
             self._tokens = _highlighted(
-                N_("The reply's tokens by how likely the model found them"),
+                N_("The reply's tokens by probability"),
                 tokens_view.PROBABILITY_COLOURS,
                 "reply-tokens",
             )
@@ -266,7 +266,7 @@ async def _inspection(tab: Tab, id: str) -> tuple[Inspection, PageTimes | None]:
     inspection = await asyncio.to_thread(Inspection.unpacked, stored.data) if stored is not None else None
     if stored is None or inspection is None:
         raise ChatError(
-            "How this reply came about was not kept.",
+            "The generation trace of this reply was not kept.",
             "Imported replies and those that failed have nothing to inspect; one just written has it in a moment.",
         )
     return inspection, stored.page

@@ -49,17 +49,17 @@ def _memory_chart(inspection: Inspection, anatomy: ModelAnatomy) -> str:
     activations = estimates.activations(anatomy, model.context_length)
     predicted = [
         *(part(_("weights"), size, "weights") for size in weights),
-        part(_("keys and values"), kv_cache.value, "kv"),
-        part(_("activations, at most"), activations.value, "activations"),
+        part(_("KV cache"), kv_cache.value, "kv"),
+        part(_("activations, peak"), activations.value, "activations"),
     ]
-    held = [part(_("weights"), model.weight_bytes, "weights"), part(_("keys and values"), model.kv_bytes, "kv")]
+    held = [part(_("weights"), model.weight_bytes, "weights"), part(_("KV cache"), model.kv_bytes, "kv")]
     total = model.memory_bytes or max(sum(part.size for part in parts) for parts in (predicted, held))
     title = (
         _("Of the {size} of memory of this machine", size=figures(human_bytes(total)))
         if model.memory_bytes
         else _("What the model takes in memory")
     )
-    return charts.stacked(title, [(_("predicted"), predicted), (_("held"), held)], total)
+    return charts.stacked(title, [(_("predicted"), predicted), (_("allocated"), held)], total)
 
 
 def _context_chart(inspection: Inspection, path: Sequence[StoredMessage]) -> str:
@@ -82,7 +82,7 @@ def _context_chart(inspection: Inspection, path: Sequence[StoredMessage]) -> str
         _("The context, turn by turn: {count} of {most} tokens", count=number(turns[-1].tokens), most=number(limit)),
         turns[-MAX_TURNS:],
         edge,
-        (_("remembered"), _("read anew"), _("the reply")),
+        (_("cached"), _("computed"), _("the reply")),
         limit_label,
     )
 
@@ -97,13 +97,15 @@ def _weight_rows(inspection: Inspection, anatomy: ModelAnatomy) -> list[FormulaR
     ]
     if anatomy.active != anatomy.parameters:
         active = f"{human_count(anatomy.active)} ({anatomy.active:,})"
-        rows.append(FormulaRow(N_("Active for one token"), active, N_("The experts chosen, and the rest.")))
+        rows.append(FormulaRow(N_("Active parameters per token"), active, N_("The experts chosen, and the rest.")))
     loaded = N_(f"The sum over all tensors as they are held: {model.precision}.")
     rows.append(FormulaRow(N_("Weights, loaded"), human_bytes(model.weight_bytes), loaded))
     if model.measured_bytes:
         measured = human_bytes(model.measured_bytes)
         rows.append(
-            FormulaRow(N_("Process grew by, loading"), measured, N_("Resident memory after loading less before it."))
+            FormulaRow(
+                N_("Process memory (RSS), loaded"), measured, N_("Resident memory after loading less before it.")
+            )
         )
     return rows
 
@@ -116,17 +118,15 @@ def _cache_rows(inspection: Inspection, anatomy: ModelAnatomy) -> list[FormulaRo
         else N_("The keys and values of the one layer.")
     )
     predicted = (
-        N_(f"Keys and values, {model.slots} slots, predicted")
-        if model.slots != 1
-        else N_("Keys and values, one slot, predicted")
+        N_(f"KV cache, {model.slots} slots, predicted") if model.slots != 1 else N_("KV cache, one slot, predicted")
     )
     return [
-        FormulaRow(N_("Keys and values, one token"), human_bytes(anatomy.kv_per_token), layers),
+        FormulaRow(N_("KV cache, one token"), human_bytes(anatomy.kv_per_token), layers),
         figure_row(estimates.keys_and_values(anatomy, model.slots, model.context_length), predicted),
         FormulaRow(
-            N_("Keys and values, held"), human_bytes(model.kv_bytes), N_("The sum over the tensors of all slots.")
+            N_("KV cache, allocated"), human_bytes(model.kv_bytes), N_("The sum over the tensors of all slots.")
         ),
-        figure_row(estimates.activations(anatomy, model.context_length), N_("Activations, the most")),
+        figure_row(estimates.activations(anatomy, model.context_length), N_("Activations, peak")),
     ]
 
 

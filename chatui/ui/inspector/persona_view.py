@@ -26,7 +26,7 @@ def persona_view(inspection: Inspection) -> str:
     if anatomy is not None:
         share = N_(f"{tokens:,} ÷ {model.context_length:,} tokens")
         rows += [
-            figure_row(estimates.turn(anatomy, tokens), N_("Its keys and values")),
+            figure_row(estimates.turn(anatomy, tokens), N_("Its KV cache")),
             FormulaRow(N_("Its part of the context"), f"{tokens / model.context_length:.1%}", share),
         ]
     return formula_list(rows)
@@ -40,15 +40,15 @@ def _prefill_rows(prompt: Prompt, finish: Finish | None, tokens: int) -> list[Fo
     if finish.prefill_seconds > 0 and read >= MIN_MEASURED_TOKENS:
         each = finish.prefill_seconds / read
         formula = N_(
-            f"{tokens:,} tokens × {1000 * each:.2f} ms, as this prompt was read; nothing where it is remembered"
+            f"{tokens:,} tokens × {1000 * each:.2f} ms, the prefill of this prompt; nothing where it is cached"
         )
-        return [FormulaRow(N_("Reading it anew"), f"{1000 * tokens * each:,.0f} ms", formula)]
+        return [FormulaRow(N_("Its prefill, not cached"), f"{1000 * tokens * each:,.0f} ms", formula)]
     formula = (
-        N_(f"Only {read:,} tokens of this prompt were read, too few to tell what reading the persona takes.")
+        N_(f"Only {read:,} tokens of this prompt were computed, too few to tell the speed of the prefill.")
         if read != 1
-        else N_("Only one token of this prompt was read, too few to tell what reading the persona takes.")
+        else N_("Only one token of this prompt was computed, too few to tell the speed of the prefill.")
     )
-    return [FormulaRow(N_("Reading it anew"), N_("not this time: it was remembered"), formula)]
+    return [FormulaRow(N_("Its prefill, not cached"), N_("not this time: it was cached"), formula)]
 
 
 def reply_column(title: str, text: str, finish: Finish | None, persona_tokens: int) -> str:
@@ -56,8 +56,8 @@ def reply_column(title: str, text: str, finish: Finish | None, persona_tokens: i
     facts = ngettext("persona {count} token", "persona {count} tokens", persona_tokens)
     if finish is not None:
         facts += " · " + ngettext(
-            "{count} token in, read in {seconds} s · {written} out, {speed} tokens/s",
-            "{count} tokens in, read in {seconds} s · {written} out, {speed} tokens/s",
+            "{count} token in, prefill {seconds} s · {written} out, {speed} tokens/s",
+            "{count} tokens in, prefill {seconds} s · {written} out, {speed} tokens/s",
             finish.prompt_tokens,
             seconds=number(finish.prefill_seconds, 2),
             written=finish.completion_tokens,

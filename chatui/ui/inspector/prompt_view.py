@@ -24,7 +24,7 @@ SOURCE_COLOURS = {
     "this message": "#fb923c",
     "generation prompt": "#f472b6",
 }
-CACHE_COLOURS = {N_("remembered"): "#4ade80", N_("read anew"): "#fb923c"}
+CACHE_COLOURS = {N_("cached"): "#4ade80", N_("computed"): "#fb923c"}
 
 
 def token_sources(prompt: Prompt) -> list[Source]:
@@ -43,7 +43,7 @@ def tokens_by_source(prompt: Prompt) -> HighlightedTokens:
 def tokens_by_cache(inspection: Inspection) -> HighlightedTokens:
     """The prompt's tokens, each labelled as cached or computed for this reply."""
     cached_tokens = inspection.finish.cached_tokens if inspection.finish else 0
-    cached, computed = _("remembered"), _("read anew")
+    cached, computed = _("cached"), _("computed")
     return [
         (visible_text(piece), cached if position < cached_tokens else computed)
         for position, piece in enumerate(inspection.prompt.pieces)
@@ -60,11 +60,10 @@ def summary(inspection: Inspection) -> str:
     ]
     if finish is not None:
         lines.append(
-            ngettext(
-                "{known} were remembered from an earlier prompt, {count} was read for this reply.",
-                "{known} were remembered from an earlier prompt, {count} were read for this reply.",
-                len(prompt.token_ids) - finish.cached_tokens,
+            _(
+                "{known} cached from an earlier prompt, {count} computed for this reply.",
                 known=finish.cached_tokens,
+                count=len(prompt.token_ids) - finish.cached_tokens,
             )
         )
     if prompt.dropped:

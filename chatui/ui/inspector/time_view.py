@@ -47,12 +47,12 @@ def _phases(inspection: Inspection, finish: Finish) -> list[Phase]:
     if finish.completion_tokens > 1:
         decode += ", " + _speed(finish.tokens_per_second)
     return [
-        Phase(_("waiting in the queue"), queue_seconds),
+        Phase(_("queue"), queue_seconds),
         Phase(_("chat template"), prompt.template_seconds, messages),
         Phase(_("tokenizer"), prompt.tokenize_seconds, _tokens(len(prompt.token_ids))),
-        Phase(_("reading the prompt"), finish.prefill_seconds, prefill),
-        Phase(_("writing the reply"), finish.decode_seconds - finish.text_seconds, decode),
-        Phase(_("tokens into text"), finish.text_seconds, _("spread over the writing")),
+        Phase(_("prefill"), finish.prefill_seconds, prefill),
+        Phase(_("decode"), finish.decode_seconds - finish.text_seconds, decode),
+        Phase(_("detokenization"), finish.text_seconds, _("spread over the decode")),
     ]
 
 
@@ -75,11 +75,11 @@ def _speeds(finish: Finish, page: PageTimes | None) -> str:
         milliseconds = 1000 * finish.decode_seconds / (finish.completion_tokens - 1)
         speed = _speed(finish.tokens_per_second)
         speed = _("{speed}, {milliseconds} ms each", speed=speed, milliseconds=number(milliseconds, 2))
-        lines = [_("**Model**: first token after {seconds} s, then {speed}.", seconds=first, speed=speed)]
+        lines = [_("**Model**: time to first token {seconds} s, then {speed}.", seconds=first, speed=speed)]
     else:
-        lines = [_("**Model**: first token after {seconds} s.", seconds=first)]
+        lines = [_("**Model**: time to first token {seconds} s.", seconds=first)]
     if finish.rows > 1.05:
-        lines[0] += " " + _("{count} replies were written at once.", count=number(finish.rows, 1))
+        lines[0] += " " + _("Mean batch size: {count}.", count=number(finish.rows, 1))
     if page is None:
         lines.append(_("**Page**: no tab saw all of this reply being written."))
     else:

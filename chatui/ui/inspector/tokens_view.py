@@ -47,10 +47,10 @@ def summary(inspection: Inspection) -> str:
         return _("No tokens were kept of this reply.")
     entropy = sum(traces.entropies) / len(traces)
     return ngettext(
-        "**{count} token**; the model was undecided by {bits} bits, as between {choices} equally likely tokens. Choose "
+        "**{count} token**; the entropy was {bits} bits, as between {choices} equally likely tokens. Choose "
         "the token to see what else it could have been.",
-        "**{count} tokens**; {share} of them were the model's likeliest. On average it was undecided by {bits} bits, "
-        "as between {choices} equally likely tokens. Choose a token to see what else it could have been.",
+        "**{count} tokens**; {share} of them were the model's likeliest. The mean entropy was {bits} bits, as "
+        "between {choices} equally likely tokens. Choose a token to see what else it could have been.",
         len(traces),
         share=percent(traces.ranks.count(1) / len(traces)),
         bits=number(entropy, 2),
@@ -67,7 +67,7 @@ def alternatives(inspection: Inspection, message_id: str, position: int) -> str:
     headings = "".join(f"<th>{_(STEP_LABELS.get(name, name))}</th>" for name in trace.names)
     rows = "".join(_alternative(inspection, message_id, position, trace, column) for column in range(len(trace.ids)))
     title = _(
-        "Token {place}: rank {rank}, probability {share}, undecided by {bits} bits, after {seconds} s.",
+        "Token {place}: rank {rank}, probability {share}, entropy {bits} bits, after {seconds} s.",
         place=position + 1,
         rank=trace.rank,
         share=_probability(trace.probability),

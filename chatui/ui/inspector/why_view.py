@@ -13,7 +13,7 @@ def why_view(inspection: Inspection, previous: Inspection | None, reply: StoredM
     """The three sections of the page; `previous` is the inspection of the turn before, if it is stored."""
     sections = (
         (_("Why it stopped"), _stop_reason(inspection, reply)),
-        (_("Why so much of the prompt was read"), _cache_use(inspection, previous)),
+        (_("How much of the prompt was cached, and why"), _cache_use(inspection, previous)),
         (_("What the model's chat template does"), _template(inspection.model)),
     )
     return "\n\n".join(f"#### {title}\n\n{text}" for title, text in sections)
@@ -42,39 +42,40 @@ def _cache_use(inspection: Inspection, previous: Inspection | None) -> str:
     prompt, finish = inspection.prompt, inspection.finish
     total = len(prompt.token_ids)
     if finish is None:
-        return _("How much of it was read was not kept.")
+        return _("How much of it was cached was not kept.")
     cached = finish.cached_tokens
     if previous is None:
         return _first_cache_use(cached, total)
     known = [*previous.prompt.token_ids, *previous.traces.tokens]
     pairs = enumerate(zip(known, prompt.token_ids, strict=False))
     common = next((position for position, (old, new) in pairs if old != new), min(len(known), total))
-    lines = [_("{known} of {count} tokens were remembered.", known=cached, count=total)]
+    lines = [_("{known} of {count} tokens were cached.", known=cached, count=total)]
     if common < min(len(known), total):
         lines.append(_first_difference(inspection, previous, common))
     elif cached + 1 < common:
         lines.append(
             _(
-                "The first {count} tokens are those of the turn before, yet its keys and values were gone: other "
-                "conversations have used the slot, or the server was started anew.",
+                "The first {count} tokens are those of the turn before, but its KV cache was gone: other "
+                "conversations have used the slot, or the server was restarted.",
                 count=common,
             )
         )
     else:
-        lines.append(_("All of the turn before was there; only what is new was read."))
+        lines.append(_("All of the turn before was cached; only what is new was computed."))
     return " ".join(lines)
 
 
 def _first_cache_use(cached: int, total: int) -> str:
     if cached:
         return _(
-            "This is the first reply of its conversation: {known} of {count} tokens were remembered from another "
-            "one, which began alike.",
+            "This is the first reply of its conversation: {known} of {count} tokens were cached from another one "
+            "with the same prefix.",
             known=cached,
             count=total,
         )
     return _(
-        "This is the first reply of its conversation, and no other one began like it: all {count} tokens were read.",
+        "This is the first reply of its conversation, and no other one has its prefix: all {count} tokens were "
+        "computed.",
         count=total,
     )
 

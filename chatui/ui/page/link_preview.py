@@ -18,7 +18,7 @@ def told(page: bytes, request: Request) -> bytes:
 
 def _tags(request: Request) -> str:
     """The picture's address is whole, as the protocol wants it. No chat is named, for the link may lead to one."""
-    said = _("A web chat for language models that shows how each reply came about.")
+    said = _("A web chat for language models that shows how each reply was generated.")
     picture = f"{str(request.base_url).rstrip('/')}/{cache_headers.versioned_url('icon.png')}"
     properties = {"title": NAME, "site_name": NAME, "type": "website", "description": said, "image": picture}
     tags = [f'<meta property="og:{name}" content="{html.escape(value)}">' for name, value in properties.items()]

@@ -19,7 +19,7 @@ ACTS = (
     ("pin", N_("Pin")),
     ("unpin", N_("Unpin")),
     ("archive", N_("Move to the archive")),
-    ("unarchive", N_("Back from the archive")),
+    ("unarchive", N_("Unarchive")),
     ("delete", N_("Delete")),
 )
 EXPORTS = (
