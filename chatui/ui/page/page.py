@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.components import Component
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
@@ -108,31 +109,17 @@ def launch(
 
 
 def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
-    """The whole page for one backend and its store; one `logs_out` where there is a way to."""
+    """The whole page for one backend and its store; with `logs_out` it has a button to log out."""
     first = personas.PRESETS[0]
     backend = runner.backend
-
-    def owner_store() -> OwnerStore | None:
-        owner = request_context.owner()
-        return runner.owner_store(owner) if owner else None
-
     page = PageBlocks(title="chatui", fill_height=True, analytics_enabled=False)
     page.state_session_capacity = sessions.MAX_TABS
     with page:
         with gr.Sidebar(position="left", open=True, width="16.25rem", elem_id="conversations"):
             sidebar = Sidebar(logs_out)
         with gr.Sidebar(position="right", open=False, width="20rem", elem_id="settings"):
-            panel = PersonaPanel(owner_store)
-            gr.Markdown(N_("### Generation"))
-            start_with = gr.Textbox(
-                label=N_("Start the reply with"),
-                info=N_("The model goes on from here. Empty lets it begin by itself."),
-                lines=1,
-                max_lines=6,
-                elem_id="start-with",
-            )
-            settings = setting_controls.build()
-            reset = gr.Button(N_("Reset to the model's defaults"), size="sm", elem_id="reset")
+            panel = PersonaPanel(lambda: _owner_store(runner))
+            start_with, settings, reset = _generation_settings()
         status = gr.Markdown(header.status(backend.models()[0]), elem_id="status")
         chat = Conversation(
             page,
@@ -146,45 +133,72 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
             examples=[[example] for example in first.examples],
         )
         context = gr.Markdown(elem_id="context")
-        inspect = InspectorPanel()
-        chat.connect(inspect, context)
-        for part, colours in inspect.localized_colours().items():
-            page.says(part, color_map=colours)
+        inspector = InspectorPanel()
+        chat.connect(inspector, context)
         panel.connect(chat.chatbot, settings, model=lambda: backend.models()[0].name)
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        reset.click(lambda: _defaults(backend), None, settings, queue=False, **private)
-
-        ours = setting_controls.values_of(GenerationSettings())
-        following = hidden_textbox("following")
-
-        def begin() -> list[Any]:
-            """The model and its defaults; while it is loading, ours, and the header follows it.
-
-            The settings are written once more here: the browser makes 0 of a number that is empty at first.
-            """
-            model = backend.models()[0]
-            loading = model.state == "loading"
-            values = ours if loading else _defaults(backend)
-            return [header.status(model), *values, "loading" if loading else ""]
-
-        async def follow_model() -> AsyncIterator[str]:
-            """The header until the model is ready or has failed."""
-            async for model in header.changes(backend):
-                yield header.status(model)
-
-        def adopt_defaults(*shown: Any) -> list[Any]:
-            """The model's own defaults for all that the user has not moved meanwhile."""
-            changes = zip(shown, ours, _defaults(backend), strict=True)
-            return [default if value == before else gr.skip() for value, before, default in changes]
-
-        # Not queued, like all that happens at the start: a message sent at the same time could go unheard.
-        page.load(begin, None, [status, *settings, following], queue=False, **private)
-        followed = following.change(follow_model, None, status, concurrency_limit=None, **private)
-        followed.then(adopt_defaults, settings, settings, queue=False, **private)
+        _connect_model(page, backend, settings, reset, status)
+        for part, colours in inspector.localized_colours().items():
+            page.says(part, color_map=colours)
         page.says(sidebar.below, value=below)
         page.says(chat.chatbot, placeholder=lambda: header.greeting(personas.translated(first)))
         page.says(status, value=lambda: header.status(backend.models()[0]))
     return page
+
+
+def _owner_store(runner: Runner) -> OwnerStore | None:
+    """The store of the running event's user; None where the browser takes no cookies."""
+    owner = request_context.owner()
+    return runner.owner_store(owner) if owner else None
+
+
+def _generation_settings() -> tuple[gr.Textbox, list[Component], gr.Button]:
+    """The reply's prefix, the generation settings and the button that resets them, rendered in the current context."""
+    gr.Markdown(N_("### Generation"))
+    start_with = gr.Textbox(
+        label=N_("Start the reply with"),
+        info=N_("The model goes on from here. Empty lets it begin by itself."),
+        lines=1,
+        max_lines=6,
+        elem_id="start-with",
+    )
+    settings = setting_controls.build()
+    reset = gr.Button(N_("Reset to the model's defaults"), size="sm", elem_id="reset")
+    return start_with, settings, reset
+
+
+def _connect_model(
+    page: PageBlocks, backend: Backend, settings: list[Component], reset: gr.Button, status: gr.Markdown
+) -> None:
+    """Register the events that show the model's state and set the generation settings to its defaults."""
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    initial = setting_controls.values_of(GenerationSettings())
+    following = hidden_textbox("following")
+
+    def begin() -> list[Any]:
+        """The model and its defaults; while it is loading, ours, and the header follows it.
+
+        The settings are written once more here: the browser makes 0 of a number that is empty at first.
+        """
+        model = backend.models()[0]
+        loading = model.state == "loading"
+        values = initial if loading else _defaults(backend)
+        return [header.status(model), *values, "loading" if loading else ""]
+
+    async def follow_model() -> AsyncIterator[str]:
+        """The header until the model is ready or has failed."""
+        async for model in header.changes(backend):
+            yield header.status(model)
+
+    def adopt_defaults(*shown: Any) -> list[Any]:
+        """The model's own defaults for all settings that the user has not changed meanwhile."""
+        changes = zip(shown, initial, _defaults(backend), strict=True)
+        return [default if value == before else gr.skip() for value, before, default in changes]
+
+    reset.click(lambda: _defaults(backend), None, settings, queue=False, **private)
+    # Not queued, like all events at the start: a message sent at the same time could get no reply.
+    page.load(begin, None, [status, *settings, following], queue=False, **private)
+    followed = following.change(follow_model, None, status, concurrency_limit=None, **private)
+    followed.then(adopt_defaults, settings, settings, queue=False, **private)
 
 
 def _appearance() -> dict[str, Any]:
