@@ -130,7 +130,7 @@ def message_calls() -> list[Call]:
         Call(Conversation, character_prompt.build_prompt, loop, "Makes the system prompt of persona and lorebook."),
         Call(Conversation, Runner.ask, loop, "Starts a reply, which goes on whether or not a tab is open."),
         Call(Runner.ask, LocalBackend.admit, loop, "Reserves a place in the queue, or refuses."),
-        Call(Runner.ask, OwnerStore.begin, store, "Saves the question and an empty reply in one transaction."),
+        Call(Runner.ask, OwnerStore.start_turn, store, "Saves the question and an empty reply in one transaction."),
         Call(Runner.ask, build_messages, loop, "Makes the list of messages with roles."),
         Call(Runner.ask, LocalBackend.stream, loop, "Puts the request into the queue; yields the reply in pieces."),
         Call(LocalBackend.stream, Together.prepare, prompts, "Makes the prompt of the next request ahead of its turn."),
@@ -152,7 +152,7 @@ def message_calls() -> list[Call]:
         Call(Conversation, RunningReply.changes, loop, "Waits in a tab until there is something new to show."),
         Call(Conversation, transcript.reply, loop, "Makes what the chat shows of it, a few times a second."),
         Call(ReplyWriter, RunningReply.progress, loop, "Takes what has been written, several times a second."),
-        Call(ReplyWriter, Store.write, store, "Saves it; the last time with what Inspect shows."),
+        Call(ReplyWriter, Store.update_replies, store, "Saves it; the last time with what Inspect shows."),
     ]
 
 
