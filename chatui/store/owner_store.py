@@ -1,31 +1,22 @@
 """What one owner has. Every statement here carries the owner; what is another's is as good as not there."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Boolean, Connection, Select, Update, and_, delete, insert, literal, select, tuple_, update
+from sqlalchemy import Boolean, Connection, Select, Update, and_, literal, select, tuple_, update
 
-from chatui.chat import Role
 from chatui.errors import ChatError, NotFoundError
 from chatui.personas import Persona
-from chatui.store import import_merge, persona_files, search
+from chatui.store import branching, import_merge, own_personas, search, turns
 from chatui.store.database import Database
 from chatui.store.persona_files import StoredPersona
 from chatui.store.quotas import (
     UNLIMITED,
     Quotas,
     byte_length,
-    conversation_size,
     grow,
-    inspections_size,
-    message_size,
-    persona_size,
-    turn_size,
 )
 from chatui.store.records import (
-    Author,
     ConversationInfo,
     MergeResult,
     NewTurn,
@@ -41,17 +32,12 @@ from chatui.store.records import (
 )
 from chatui.store.rows import (
     INFO_COLUMNS,
-    PERSONA_COLUMNS,
     clock,
-    copy_inspections,
     find_conversation,
     find_message,
     first_words,
     info_of,
-    insert_conversation,
-    insert_messages,
     message_of,
-    new_id,
     newest_leaf,
     one_line,
     path_end,
@@ -59,9 +45,8 @@ from chatui.store.rows import (
     there,
     whole_conversation,
     whole_tree,
-    with_fresh_ids,
 )
-from chatui.store.tables import Time, clean, conversations, inspections, key, messages, personas
+from chatui.store.tables import Time, clean, conversations, inspections, key, messages
 
 NOTE_LIMIT = 2000
 S = TypeVar("S", Select[Any], Update)
@@ -162,23 +147,9 @@ class OwnerStore:
         """
         persona = StoredPersona.of(turn.persona if turn.conversation is None else Persona(name=""))
         with self._database.writing() as connection:
-            self._limits.check_running(connection, self._owner)
-            moment = clock(connection)
-            id, size = turn.conversation, turn_size(turn)
-            if id is None:
-                id = self._new_conversation(connection, turn, persona, moment, size)
-                turn = replace(turn, parent=self._greet(connection, id, turn, moment))
-            else:
-                self._limits.check(connection, self._owner, size)
-                find_conversation(connection, self._owner, id, change=True)
-                grow(connection, self._owner, id, size)
-            parent = self._question(connection, id, turn, moment)
-            reply = _message(id, parent, "assistant", turn.author, moment)
-            insert_messages(connection, self._owner, [reply], lease)
-            self._change(connection, id, leaf=reply.id, updated=reply.created)
-            conversation = info_of(find_conversation(connection, self._owner, id))
+            conversation, reply = turns.start(connection, self._owner, self._limits, turn, persona, lease)
         with self._database.reading() as connection:
-            path = path_end(connection, self._owner, id, reply.id, room=characters)
+            path = path_end(connection, self._owner, conversation.id, reply, room=characters)
         return StartedTurn(conversation, path.messages, path.earlier)
 
     def select(self, message: str) -> ConversationInfo:
@@ -240,26 +211,9 @@ class OwnerStore:
             return info_of(find_conversation(connection, self._owner, id))
 
     def branch(self, message: str) -> ConversationInfo:
-        """A new conversation with copies of the messages from the root to this one. Raises NotFoundError, ChatError."""
+        """Copy the messages from the root to this one into a new conversation. Raises NotFoundError, ChatError."""
         with self._database.writing() as connection:
-            id = find_message(connection, self._owner, message, messages.c.conversation).conversation
-            found = find_conversation(connection, self._owner, id, *PERSONA_COLUMNS)
-            path = path_end(connection, self._owner, id, message).messages
-            if any(one.state == "running" for one in path):
-                raise ChatError("A reply that is still being written cannot be branched.", "Stop it or let it end.")
-            moment = clock(connection)
-            branched = replace(
-                info_of(found), leaf=message, pinned=False, archived=False, created=moment, updated=moment
-            )
-            branched, copies = with_fresh_ids(branched, path)
-            persona = StoredPersona(found.persona or Persona(name=""), found.card)
-            size = conversation_size(branched, persona.persona) + sum(map(message_size, copies))
-            size += inspections_size(connection, self._owner, [one.id for one in path])
-            self._limits.check(connection, self._owner, size, conversations=1)
-            insert_conversation(connection, self._owner, branched, persona, size)
-            insert_messages(connection, self._owner, copies)
-            copy_inspections(connection, self._owner, dict(zip((one.id for one in path), copies, strict=True)))
-            return branched
+            return branching.branch(connection, self._owner, self._limits, message)
 
     def inspection(self, message: str) -> StoredInspection | None:
         """How a reply came about; None where that was not kept. Raises NotFoundError."""
@@ -337,95 +291,34 @@ class OwnerStore:
 
     def personas(self) -> list[OwnPersona]:
         """The owner's personas, the oldest first."""
-        statement = select(personas).where(personas.c.owner == self._owner).order_by(personas.c.seq)
         with self._database.reading() as connection:
-            rows = connection.execute(statement).all()
-            kept = persona_files.whole(connection, self._owner, rows)
-        return [OwnPersona(row.id, persona) for row, persona in zip(rows, kept, strict=True)]
+            return own_personas.list_whole(connection, self._owner)
 
     def persona_summaries(self) -> list[OwnPersona]:
-        """The same without their cards and pictures, which take a while to read."""
-        own = personas.c
-        statement = select(own.id, own.persona).where(own.owner == self._owner).order_by(own.seq)
+        """The owner's personas without their cards and pictures, which are slow to read."""
         with self._database.reading() as connection:
-            return [OwnPersona(row.id, row.persona or Persona(name="")) for row in connection.execute(statement)]
+            return own_personas.list_summaries(connection, self._owner)
 
     def persona(self, id: str) -> Persona:
         """The owner's persona with this id. Raises NotFoundError."""
         with self._database.reading() as connection:
-            mine = select(personas).where(personas.c.owner == self._owner, personas.c.id == id)
-            found = persona_files.whole(connection, self._owner, connection.execute(mine).all())
-        if not found:
-            raise NotFoundError("persona")
-        return found[0]
+            return own_personas.get(connection, self._owner, id)
 
     def save_persona(self, persona: Persona, id: str | None = None) -> OwnPersona:
         """Add a persona, or replace the one with this id. Raises NotFoundError, or LimitError."""
-        parted = StoredPersona.of(persona)
-        size = persona_size(parted.persona)
+        stored = StoredPersona.of(persona)
         with self._database.writing() as connection:
             self._limits.wait(connection, self._owner)
-            card = persona_files.new_bytes(connection, self._owner, parted)
             if id is None:
-                self._limits.check(connection, self._owner, size + card, personas=1)
-                persona_files.keep(connection, self._owner, parted)
-                id = new_id()
-                connection.execute(insert(personas).values(id=id, owner=self._owner, size=size, **parted.columns))
+                id = own_personas.add(connection, self._owner, self._limits, stored)
             else:
-                mine = and_(personas.c.owner == self._owner, personas.c.id == id)
-                before = connection.scalar(select(personas.c.size).where(mine))
-                if before is None:
-                    raise NotFoundError("persona")
-                connection.execute(update(personas).where(mine).values(size=size, **parted.columns))
-                freed = persona_files.remove_unused(connection, self._owner)
-                if size + card > before + freed:
-                    self._limits.check(connection, self._owner, card)
-                persona_files.keep(connection, self._owner, parted)
+                own_personas.replace(connection, self._owner, self._limits, stored, id)
         return OwnPersona(id, persona)
 
     def delete_persona(self, id: str) -> None:
-        """Remove a persona; conversations that began with it keep theirs. Raises NotFoundError."""
-        mine = and_(personas.c.owner == self._owner, personas.c.id == id)
+        """Delete a persona; conversations that started with it keep their copy. Raises NotFoundError."""
         with self._database.writing() as connection:
-            if not connection.execute(delete(personas).where(mine)).rowcount:
-                raise NotFoundError("persona")
-            persona_files.remove_unused(connection, self._owner)
-
-    def _new_conversation(
-        self, connection: Connection, turn: NewTurn, persona: StoredPersona, moment: datetime, size: int
-    ) -> str:
-        title = first_words(turn.question or "")
-        fresh = ConversationInfo(turn.new_conversation_id or new_id(), title, False, None, False, False, moment, moment)
-        size += conversation_size(fresh, persona.persona)
-        added = size + persona_files.new_bytes(connection, self._owner, persona)
-        self._limits.check(connection, self._owner, added, conversations=1)
-        insert_conversation(connection, self._owner, fresh, persona, size)
-        return fresh.id
-
-    def _greet(self, connection: Connection, id: str, turn: NewTurn, moment: datetime) -> str | None:
-        """The id of the greeting that a new conversation begins with, None where there is none."""
-        said = [
-            StoredMessage(new_id(), id, None, "assistant", text, moment)
-            for text in (turn.greetings if turn.question is not None else ())
-        ]
-        insert_messages(connection, self._owner, said)
-        return said[turn.greeting].id if said else turn.parent
-
-    def _question(self, connection: Connection, conversation: str, turn: NewTurn, moment: datetime) -> str:
-        """The id of the message that is to be answered, added where it is new."""
-        parent = None
-        if turn.parent is not None:
-            columns = (messages.c.conversation, messages.c.role)
-            parent = find_message(connection, self._owner, turn.parent, *columns)
-            if parent.conversation != conversation:
-                raise NotFoundError("message")
-        if turn.question is not None:
-            question = _message(conversation, turn.parent, "user", None, moment, turn.question)
-            insert_messages(connection, self._owner, [question])
-            return question.id
-        if turn.parent is None or parent is None or parent.role != "user":
-            raise NotFoundError("question")
-        return turn.parent
+            own_personas.delete(connection, self._owner, id)
 
     def _first_words(self, connection: Connection, id: str) -> str:
         question = connection.scalar(
@@ -448,22 +341,3 @@ class OwnerStore:
     def _change(self, connection: Connection, id: str, **values: Any) -> None:
         mine = and_(conversations.c.owner == self._owner, conversations.c.id == id)
         connection.execute(update(conversations).where(mine).values(**values))
-
-
-def _message(
-    conversation: str, parent: str | None, role: Role, author: Author | None, created: datetime, content: str = ""
-) -> StoredMessage:
-    """A new question, or a reply that begins with what it was given."""
-    if author is None:
-        return StoredMessage(new_id(), conversation, parent, role, content, created)
-    return StoredMessage(
-        id=new_id(),
-        conversation=conversation,
-        parent=parent,
-        role=role,
-        content=author.prefix,
-        created=created,
-        state="running",
-        reasoning=author.prefix_reasoning,
-        author=author,
-    )
