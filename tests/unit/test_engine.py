@@ -679,9 +679,7 @@ class TestClosing:
         await until(model.began.is_set)
         waiting = await asked(backend, "second", "third")
         await until(lambda: len(backend._prepared) == 1)
-        started = time.perf_counter()
-        await backend.close()
-        assert time.perf_counter() - started < 2.0
+        await asyncio.wait_for(backend.close(), 50)  # the whole reply takes 100 s
         for task in (writing, *waiting):
             with pytest.raises(ModelError, match="shutting down"):
                 await asyncio.wait_for(task, SOON)
