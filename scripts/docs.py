@@ -123,12 +123,15 @@ def message_calls() -> list[Call]:
     from chatui.store.owner_store import OwnerStore
     from chatui.store.store import Store
     from chatui.ui.chat import transcript
-    from chatui.ui.chat.conversation import Conversation
+    from chatui.ui.chat.conversation_view import ConversationView
+    from chatui.ui.chat.reply_requests import ReplyRequests
 
     loop, prompts, model, store = "event loop", "prompt thread", "model thread", "store threads"
     return [
-        Call(Conversation, character_prompt.build_prompt, loop, "Makes the system prompt of persona and lorebook."),
-        Call(Conversation, Runner.ask, loop, "Starts a reply, which goes on whether or not a tab is open."),
+        Call(
+            ReplyRequests.start, character_prompt.build_prompt, loop, "Makes the system prompt of persona and lorebook."
+        ),
+        Call(ReplyRequests.start, Runner.ask, loop, "Starts a reply, which goes on whether or not a tab is open."),
         Call(Runner.ask, LocalBackend.admit, loop, "Reserves a place in the queue, or refuses."),
         Call(Runner.ask, OwnerStore.start_turn, store, "Saves the question and an empty reply in one transaction."),
         Call(Runner.ask, build_messages, loop, "Makes the list of messages with roles."),
@@ -149,8 +152,13 @@ def message_calls() -> list[Call]:
         Call(ReplyBuilder.push, StopStrings.push, model, "Ends the text before a stop string."),
         Call(Runner.ask, ReplyProgress.add, loop, "Adds each piece that comes to what is known of the reply."),
         Call(Runner.ask, RunningReply.tell, loop, "Wakes the tabs that show this reply."),
-        Call(Conversation, RunningReply.changes, loop, "Waits in a tab until there is something new to show."),
-        Call(Conversation, transcript.reply, loop, "Makes what the chat shows of it, a few times a second."),
+        Call(ConversationView.show, RunningReply.changes, loop, "Waits in a tab until there is something new to show."),
+        Call(
+            ConversationView.show,
+            transcript.render_reply,
+            loop,
+            "Makes what the chat shows of it, a few times a second.",
+        ),
         Call(ReplyWriter, RunningReply.progress, loop, "Takes what has been written, several times a second."),
         Call(ReplyWriter, Store.update_replies, store, "Saves it; the last time with what Inspect shows."),
     ]

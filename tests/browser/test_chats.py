@@ -311,7 +311,8 @@ def test_what_is_typed_while_the_server_is_away_can_be_sent_when_it_is_back(tmp_
         page.say("one")
         site.stop()
         page.box.fill("two\n<lines>")
-        expect(page.page.get_by_text("Connection to the server was lost")).to_be_visible(timeout=PATIENCE)
+        lost = page.page.get_by_test_id("toast-text").filter(has_text="Connection to the server was lost")
+        expect(lost).to_be_visible(timeout=PATIENCE)
         with page.page.expect_navigation(timeout=PATIENCE):
             site.start()
         expect(page.questions).to_have_text(["one"], timeout=PATIENCE)

@@ -69,10 +69,10 @@ async def test_a_closed_tab_takes_its_temporary_chat_along(runner: Runner) -> No
     chats = TemporaryChats(runner)
     live = await asked(runner, secret)
     chat = live.conversation.id
-    await chats.stands("tab", "a", chat)
-    await chats.stands("tab", "a", chat)
+    await chats.enter("tab", "a", chat)
+    await chats.enter("tab", "a", chat)
     assert secret.encode() in in_memory(runner)
-    await chats.left("tab")
+    await chats.close("tab")
     assert (live.state, runner.replies) == ("stopped", 0)
     with pytest.raises(NotFoundError):
         runner.owner_store("a", True).conversation(chat)
@@ -91,46 +91,46 @@ async def test_a_closed_tab_takes_its_temporary_chat_along(runner: Runner) -> No
 def test_what_a_preview_remembers_goes_with_the_tab(leave: str) -> None:
     memos, known = PreviewMemos(), Known()
     held = weakref.ref(known)
-    memos.stands("tab", "chat")
-    memos.at("tab", "chat")["sections"] = known
+    memos.enter("tab", "chat")
+    memos.get("tab", "chat")["sections"] = known
     del known
-    memos.stands("tab", "chat")
+    memos.enter("tab", "chat")
     gc.collect()
     assert held() is not None
     if leave == "goes on":
-        memos.stands("tab", "")
+        memos.enter("tab", "")
     else:
-        memos.left("tab")
+        memos.close("tab")
     gc.collect()
     assert held() is None
-    assert memos.at("tab", "chat") == {}
+    assert memos.get("tab", "chat") == {}
 
 
 def test_nothing_is_remembered_where_no_tab_stands() -> None:
     memos = PreviewMemos()
-    memos.stands("", "chat")
-    memos.stands("tab", "chat")
+    memos.enter("", "chat")
+    memos.enter("tab", "chat")
     for session, chat in (("", "chat"), ("tab", "another"), ("closed", "chat")):
-        memos.at(session, chat)["sections"] = Known()
-        assert memos.at(session, chat) == {}
+        memos.get(session, chat)["sections"] = Known()
+        assert memos.get(session, chat) == {}
 
 
 def test_few_tabs_are_remembered_the_last_ones() -> None:
     memos = PreviewMemos()
     for number in range(memos_module.MAX_TABS + 1):
-        memos.stands(f"tab {number}", "chat")
-        memos.at(f"tab {number}", "chat")["sections"] = number
-    assert memos.at("tab 0", "chat") == {}
-    assert memos.at(f"tab {memos_module.MAX_TABS}", "chat") == {"sections": memos_module.MAX_TABS}
+        memos.enter(f"tab {number}", "chat")
+        memos.get(f"tab {number}", "chat")["sections"] = number
+    assert memos.get("tab 0", "chat") == {}
+    assert memos.get(f"tab {memos_module.MAX_TABS}", "chat") == {"sections": memos_module.MAX_TABS}
 
 
 async def test_going_elsewhere_removes_it_too_and_no_other(runner: Runner) -> None:
     chats = TemporaryChats(runner)
     first, second, others = await asked(runner), await asked(runner), await asked(runner)
-    await chats.stands("tab", "a", first.conversation.id)
-    await chats.stands("other", "a", others.conversation.id)
-    await chats.stands("tab", "a", second.conversation.id)
-    await chats.stands("tab", "a", "")
+    await chats.enter("tab", "a", first.conversation.id)
+    await chats.enter("other", "a", others.conversation.id)
+    await chats.enter("tab", "a", second.conversation.id)
+    await chats.enter("tab", "a", "")
     owner_store = runner.owner_store("a", True)
     assert [one.id for one in owner_store.conversations()] == [others.conversation.id]
     assert others.state == "running"
@@ -138,9 +138,9 @@ async def test_going_elsewhere_removes_it_too_and_no_other(runner: Runner) -> No
 
 async def test_what_was_asked_as_the_tab_closed_is_removed(runner: Runner) -> None:
     chats = TemporaryChats(runner)
-    await chats.left("tab")
+    await chats.close("tab")
     live = await asked(runner)
-    await chats.stands("tab", "a", live.conversation.id)
+    await chats.enter("tab", "a", live.conversation.id)
     assert runner.owner_store("a", True).conversations() == []
 
 

@@ -12,7 +12,7 @@ from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from chatui.ui.chat import actions
 from chatui.ui.chat.tab import Tab
-from chatui.ui.chat.tab_state import FIRST_SHOWN, TabState
+from chatui.ui.chat.tab_state import LIST_PAGE_SIZE, TabState
 from tests.fakes import FakeBackend, Hold
 
 ON_A_CHAT = ("open", "rename", "pin", "unpin", "archive", "unarchive", "delete", "restore")
@@ -41,8 +41,8 @@ async def answered(runner: Runner, question: str = "What?", **where: str | None)
     return live
 
 
-def tab(runner: Runner, owner: str = "a", **place: object) -> Tab:
-    return Tab(owner, replace(TabState(), **place), runner)  # type: ignore[arg-type]
+def tab(runner: Runner, owner: str = "a", **state: object) -> Tab:
+    return Tab(owner, replace(TabState(), **state), runner)  # type: ignore[arg-type]
 
 
 def test_every_action_is_tested() -> None:
@@ -71,9 +71,9 @@ async def test_what_is_unknown_is_refused(runner: Runner, name: str) -> None:
 @pytest.mark.parametrize(("on", "off", "field"), [("pin", "unpin", "pinned"), ("archive", "unarchive", "archived")])
 async def test_marks_are_set_and_taken_away(runner: Runner, on: str, off: str, field: str) -> None:
     chat = (await answered(runner)).conversation.id
-    at = tab(runner, chat=chat, ids=("x",))
+    at = tab(runner, chat=chat, message_ids=("x",))
     for name, expected in ((on, True), (on, True), (off, False), (off, False)):
-        assert await actions.do(at, name, chat, "") == at.place
+        assert await actions.do(at, name, chat, "") == at.state
         assert getattr(runner.owner_store("a").conversation(chat), field) is expected
 
 
@@ -87,8 +87,9 @@ async def test_a_title_is_given_and_taken_back(runner: Runner) -> None:
 
 async def test_opening_leaves_a_temporary_chat(runner: Runner) -> None:
     chat = (await answered(runner)).conversation.id
-    place = await actions.do(tab(runner, chat="other", temporary=True, ids=("x",), shown=99), "open", chat, "")
-    assert place == TabState(chat=chat, shown=99)
+    before = tab(runner, chat="other", temporary=True, message_ids=("x",), list_limit=99)
+    state = await actions.do(before, "open", chat, "")
+    assert state == TabState(chat=chat, list_limit=99)
 
 
 async def test_a_version_is_gone_to_with_what_follows_it(runner: Runner) -> None:
@@ -98,7 +99,7 @@ async def test_a_version_is_gone_to_with_what_follows_it(runner: Runner) -> None
     await answered(runner, "edited", chat=chat, parent=None)
     question = first.path[0].id
     at = tab(runner, chat=chat)
-    assert await actions.do(at, "version", question, "") == at.place
+    assert await actions.do(at, "version", question, "") == at.state
     assert runner.owner_store("a").path(chat)[-1].id == below.message.id
 
 
@@ -119,11 +120,11 @@ async def test_a_branch_is_another_chat_of_the_same_kind(runner: Runner, tempora
     async for _ in live.changes():
         pass
     at = tab(runner, chat=live.conversation.id, temporary=temporary)
-    place = await actions.do(at, "branch", live.message.id, "")
-    assert place.temporary is temporary
-    assert place.chat != live.conversation.id
+    state = await actions.do(at, "branch", live.message.id, "")
+    assert state.temporary is temporary
+    assert state.chat != live.conversation.id
     owner_store = runner.owner_store("a", temporary)
-    assert [m.content for m in owner_store.path(place.chat)] == [
+    assert [m.content for m in owner_store.path(state.chat)] == [
         m.content for m in owner_store.path(live.conversation.id)
     ]
     assert len(runner.owner_store("a").conversations()) == (0 if temporary else 2)
@@ -142,32 +143,32 @@ async def test_deleting_ends_its_reply_and_can_be_undone(runner: Runner) -> None
     live = await asked(runner)
     chat = live.conversation.id
     async with asyncio.timeout(10):
-        place = await actions.do(tab(runner, chat=chat, ids=("x",)), "delete", chat, "")
-    assert place == TabState(removed=chat)
+        state = await actions.do(tab(runner, chat=chat, message_ids=("x",)), "delete", chat, "")
+    assert state == TabState(deleted_chat=chat)
     assert backend.running == 0
     assert runner.owner_store("a").conversations() == []
-    back = await actions.do(Tab("a", place, runner), "restore", chat, "")
+    back = await actions.do(Tab("a", state, runner), "restore", chat, "")
     assert back == TabState(chat=chat)
     assert [one.id for one in runner.owner_store("a").conversations()] == [chat]
 
 
 async def test_deleting_another_chat_leaves_the_tab_where_it_is(runner: Runner) -> None:
     chat, other = [(await answered(runner)).conversation.id for _ in range(2)]
-    place = await actions.do(tab(runner, chat=chat, ids=("x",)), "delete", other, "")
-    assert (place.chat, place.ids, place.removed) == (chat, ("x",), other)
+    state = await actions.do(tab(runner, chat=chat, message_ids=("x",)), "delete", other, "")
+    assert (state.chat, state.message_ids, state.deleted_chat) == (chat, ("x",), other)
 
 
 async def test_the_next_action_takes_back_the_offer_to_undo(runner: Runner) -> None:
-    assert (await actions.do(tab(runner, removed="x"), "refresh", "", "")).removed == ""
+    assert (await actions.do(tab(runner, deleted_chat="x"), "refresh", "", "")).deleted_chat == ""
 
 
 async def test_the_list_is_lengthened_and_turned_over(runner: Runner) -> None:
     more = await actions.do(tab(runner), "more", "", "")
-    assert more.shown == 2 * FIRST_SHOWN
+    assert more.list_limit == 2 * LIST_PAGE_SIZE
     archive = await actions.do(Tab("a", more, runner), "archived", "", "")
-    assert (archive.archived, archive.shown) == (True, FIRST_SHOWN)
+    assert (archive.show_archived, archive.list_limit) == (True, LIST_PAGE_SIZE)
     gone = await actions.do(Tab("a", archive, runner), "deleted", "", "")
-    assert (gone.archived, gone.deleted, gone.shown) == (False, True, FIRST_SHOWN)
+    assert (gone.show_archived, gone.show_deleted, gone.list_limit) == (False, True, LIST_PAGE_SIZE)
     for shown in (archive, gone):
         assert await actions.do(Tab("a", shown, runner), "unarchived", "", "") == TabState()
 
@@ -175,10 +176,10 @@ async def test_the_list_is_lengthened_and_turned_over(runner: Runner) -> None:
 @pytest.mark.parametrize(("answer", "mine"), [("take-over", 1), ("leave-alone", 0)])
 async def test_what_was_said_before_the_login_is_offered_once(runner: Runner, answer: str, mine: int) -> None:
     await answered(runner)
-    logged_in = Tab("login:ada", TabState(), runner, before="a")
-    assert (logged_in.offered(), Tab("login:ada", TabState(), runner).offered()) == (1, 0)
+    logged_in = Tab("login:ada", TabState(), runner, previous_owner="a")
+    assert (logged_in.count_adoptable(), Tab("login:ada", TabState(), runner).count_adoptable()) == (1, 0)
     await actions.do(logged_in, answer, "", "")
-    assert logged_in.offered() == 0
+    assert logged_in.count_adoptable() == 0
     assert len(runner.owner_store("login:ada").conversations()) == mine
     assert len(runner.owner_store("a").conversations()) == 1 - mine
 
@@ -198,8 +199,8 @@ async def test_any_delete_can_be_undone_also_by_a_tab_that_knows_of_none(runner:
     assert [one.id for one in runner.owner_store("a").deleted()] == chats[::-1]
     assert runner.owner_store("b").deleted() == []
     for chat in chats:
-        place = await actions.do(tab(runner, deleted=True), "restore", chat, "")
-        assert (place.chat, place.deleted) == (chat, False)
+        state = await actions.do(tab(runner, show_deleted=True), "restore", chat, "")
+        assert (state.chat, state.show_deleted) == (chat, False)
     assert runner.owner_store("a").deleted() == []
     assert [one.id for one in runner.owner_store("a").conversations()] == [chats[2], chats[0]]
     assert [one.id for one in runner.owner_store("a").conversations(archived=True)] == [chats[1]]
@@ -210,18 +211,18 @@ async def test_what_was_deleted_is_gone_at_once_where_that_is_wanted_and_only_on
     await actions.do(tab(runner), "delete", gone, "")
     await actions.do(tab(runner, "b"), "empty", "", "")
     assert [one.id for one in runner.owner_store("a").deleted()] == [gone]
-    place = await actions.do(tab(runner, deleted=True), "empty", "", "")
-    assert place.deleted
+    state = await actions.do(tab(runner, show_deleted=True), "empty", "", "")
+    assert state.show_deleted
     assert runner.owner_store("a").deleted() == []
     assert [one.id for one in runner.owner_store("a").conversations()] == [kept]
 
 
 async def test_the_list_never_gets_longer_than_a_place_can_say(runner: Runner) -> None:
-    place = await actions.do(tab(runner, shown=99_999), "more", "", "")
-    assert TabState.read(place.written()) == place
+    state = await actions.do(tab(runner, list_limit=99_999), "more", "", "")
+    assert TabState.from_json(state.to_json()) == state
 
 
 async def test_earlier_messages_are_shown_until_the_chat_is_left(runner: Runner) -> None:
-    place = await actions.do(tab(runner, chat="x"), "earlier", "", "")
-    assert place.messages == 2 * TabState().messages
-    assert place.at("y").messages == TabState().messages
+    state = await actions.do(tab(runner, chat="x"), "earlier", "", "")
+    assert state.message_limit == 2 * TabState().message_limit
+    assert state.in_chat("y").message_limit == TabState().message_limit

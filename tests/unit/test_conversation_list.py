@@ -63,11 +63,13 @@ def test_titles_and_quotes_are_text(title: str) -> None:
 
 
 def test_a_deleted_chat_can_be_had_back() -> None:
-    assert "#restore=x" in conversation_list.listing([], TabState(removed="x"), NOW, False)
+    assert "#restore=x" in conversation_list.listing([], TabState(deleted_chat="x"), NOW, False)
 
 
 def test_all_deleted_chats_are_listed_with_a_way_back() -> None:
-    shown = conversation_list.deleted([chat("a", title="<b>A"), chat("b", title="")], TabState(deleted=True), more=True)
+    shown = conversation_list.deleted(
+        [chat("a", title="<b>A"), chat("b", title="")], TabState(show_deleted=True), more=True
+    )
     for id in ("a", "b"):
         assert shown.count(f'href="#restore={id}"') == 1
         assert f"?chat={id}" not in shown
@@ -75,7 +77,7 @@ def test_all_deleted_chats_are_listed_with_a_way_back() -> None:
     assert "Untitled" in shown
     assert "#more" in shown
     assert shown.count('href="#empty"') == 1
-    empty = conversation_list.deleted([], TabState(deleted=True), more=False)
+    empty = conversation_list.deleted([], TabState(show_deleted=True), more=False)
     assert "Nothing was deleted lately." in empty
     assert "#empty" not in empty
 
@@ -95,6 +97,6 @@ def test_what_can_be_done_fits_the_chat() -> None:
     assert '<div class="chat-row current"><a class="chat-link" dir="auto" href="?chat=b">' in shown
     for act in ("rename", "pin", "unpin", "archive", "unarchive", "delete"):
         assert shown.count(f'<a class="act {act}" href="#{act}={conversation_list.CHAT}">') == 1
-    archived = conversation_list.listing([chat("a", archived=True)], TabState(archived=True), NOW, False)
+    archived = conversation_list.listing([chat("a", archived=True)], TabState(show_archived=True), NOW, False)
     assert '<div class="chat-row archived">' in archived
     assert "#unarchived" in archived

@@ -102,7 +102,7 @@ async def test_the_newest_event_of_a_tab_ends_the_one_before_and_waits_for_its_l
     latest, said = Superseding(), []
 
     async def first(begun: asyncio.Event) -> None:
-        async with latest.in_place_of_the_last("tab") as superseded:
+        async with latest.supersede("tab") as superseded:
             begun.set()
             await superseded.wait()
             await asyncio.sleep(0)
@@ -111,7 +111,7 @@ async def test_the_newest_event_of_a_tab_ends_the_one_before_and_waits_for_its_l
     begun = asyncio.Event()
     task = asyncio.create_task(first(begun))
     await begun.wait()
-    async with latest.in_place_of_the_last("tab") as superseded:
+    async with latest.supersede("tab") as superseded:
         said.append("second")
         assert not superseded.is_set()
     await task
@@ -123,7 +123,7 @@ async def test_of_three_events_only_the_last_goes_on() -> None:
     begun = [asyncio.Event() for _ in range(3)]
 
     async def event(number: int) -> None:
-        async with latest.in_place_of_the_last("tab") as superseded:
+        async with latest.supersede("tab") as superseded:
             begun[number].set()
             await asyncio.sleep(0.01)
             if not superseded.is_set():
@@ -137,7 +137,7 @@ async def test_of_three_events_only_the_last_goes_on() -> None:
 @pytest.mark.parametrize(("one", "other"), [("a", "b"), ("", "")], ids=["two tabs", "programs"])
 async def test_events_from_elsewhere_go_on(one: str, other: str) -> None:
     latest = Superseding()
-    async with latest.in_place_of_the_last(one) as first, latest.in_place_of_the_last(other) as second:
+    async with latest.supersede(one) as first, latest.supersede(other) as second:
         assert not first.is_set()
         assert not second.is_set()
 
@@ -145,7 +145,7 @@ async def test_events_from_elsewhere_go_on(one: str, other: str) -> None:
 async def test_an_event_that_does_not_end_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redraw, "MAX_HANDOVER_SECONDS", 0.01)
     latest = Superseding()
-    async with latest.in_place_of_the_last("tab") as first, latest.in_place_of_the_last("tab") as second:
+    async with latest.supersede("tab") as first, latest.supersede("tab") as second:
         assert first.is_set()
         assert not second.is_set()
 
@@ -155,12 +155,12 @@ async def test_an_event_that_fails_keeps_nobody_waiting(monkeypatch: pytest.Monk
     latest = Superseding()
 
     async def fail() -> None:
-        async with latest.in_place_of_the_last("tab"):
+        async with latest.supersede("tab"):
             raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011
         await fail()
-    async with asyncio.timeout(10), latest.in_place_of_the_last("tab") as superseded:
+    async with asyncio.timeout(10), latest.supersede("tab") as superseded:
         assert not superseded.is_set()
 
 
@@ -190,36 +190,36 @@ class Asked:
 
 async def test_the_same_question_is_asked_once() -> None:
     once, asked = SingleFlight[int](9), Asked()
-    twice = [asyncio.create_task(once.do("tab", ("hi", 1), asked.ask)) for _ in range(2)]
+    twice = [asyncio.create_task(once.run("tab", ("hi", 1), asked.ask)) for _ in range(2)]
     await asyncio.sleep(0)
     asked.go_on.set()
     assert await asyncio.gather(*twice) == [1, 1]
-    assert await once.do("tab", ("hi", 1), asked.ask) == 1, "a request that was sent again"
-    assert await once.do("tab", ("hi", 2), asked.ask) == 2
+    assert await once.run("tab", ("hi", 1), asked.ask) == 1, "a request that was sent again"
+    assert await once.run("tab", ("hi", 2), asked.ask) == 2
     with pytest.raises(ChatError):
-        await once.do("tab", ("hi", 1), asked.ask)
-    assert await once.do("tab", ("hi", 1), asked.ask) == 4, "what failed may be asked again"
+        await once.run("tab", ("hi", 1), asked.ask)
+    assert await once.run("tab", ("hi", 1), asked.ask) == 4, "what failed may be asked again"
     once.forget("tab")
-    assert await once.do("tab", ("hi", 1), asked.ask) == 5
+    assert await once.run("tab", ("hi", 1), asked.ask) == 5
 
 
 async def test_only_the_same_tab_asks_the_same() -> None:
     once, asked = SingleFlight[int](2), Asked()
     asked.go_on.set()
-    assert [await once.do(tab, "hi", asked.ask) for tab in ("a", "b")] == [1, 2]
+    assert [await once.run(tab, "hi", asked.ask) for tab in ("a", "b")] == [1, 2]
     with pytest.raises(ChatError):
-        await once.do("c", "hi", asked.ask)
-    assert [await once.do("", "hi", asked.ask) for _ in range(2)] == [4, 5], "a program"
-    assert await once.do("b", "hi", asked.ask) == 2
-    assert await once.do("d", "hi", asked.ask) == 6
-    assert await once.do("e", "hi", asked.ask) == 7
-    assert await once.do("b", "hi", asked.ask) == 8, "the oldest is forgotten"
+        await once.run("c", "hi", asked.ask)
+    assert [await once.run("", "hi", asked.ask) for _ in range(2)] == [4, 5], "a program"
+    assert await once.run("b", "hi", asked.ask) == 2
+    assert await once.run("d", "hi", asked.ask) == 6
+    assert await once.run("e", "hi", asked.ask) == 7
+    assert await once.run("b", "hi", asked.ask) == 8, "the oldest is forgotten"
 
 
 async def test_a_tab_that_leaves_has_asked() -> None:
     once, asked = SingleFlight[int](9), Asked()
-    first = asyncio.create_task(once.do("tab", "hi", asked.ask))
+    first = asyncio.create_task(once.run("tab", "hi", asked.ask))
     await asyncio.sleep(0)
     first.cancel()
     asked.go_on.set()
-    assert await once.do("tab", "hi", asked.ask) == 1
+    assert await once.run("tab", "hi", asked.ask) == 1

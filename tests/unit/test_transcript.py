@@ -12,7 +12,7 @@ from chatui.errors import ChatError
 from chatui.runner import ReplyProgress
 from chatui.store.records import Path, StoredMessage
 from chatui.ui.chat import transcript
-from chatui.ui.chat.transcript import Shown
+from chatui.ui.chat.transcript import ChatbotMessage
 
 FINISH = Finish("stop_token", 3, 10, 0, 0.0, 0.5, 3.0)
 QUESTION = StoredMessage("q1", "c", None, "user", "What?", datetime.now(UTC), versions=("q1",))
@@ -26,19 +26,19 @@ def grown(*deltas: ReplyDelta) -> ReplyProgress:
     return growing
 
 
-def markup(shown: list[Shown]) -> str:
+def markup(shown: list[ChatbotMessage]) -> str:
     return "\n".join(one["content"]["text"] for one in shown)
 
 
 @given(st.text(min_size=1))
 def test_texts_come_back_as_they_were_written(text: str) -> None:
     for message in (replace(QUESTION, content=text), replace(REPLY, content=text)):
-        shown = transcript.view([message]).shown[0]
-        assert transcript.text_of([shown["content"]]) == text
+        shown = transcript.render_path([message]).shown[0]
+        assert transcript.edited_text([shown["content"]]) == text
 
 
 def test_every_thing_shown_names_its_message() -> None:
-    view = transcript.view([QUESTION, REPLY])
+    view = transcript.render_path([QUESTION, REPLY])
     assert len(view.shown) == len(view.ids) == 4  # question, its bar, reply, its bar
     # Gradio names a group of replies by its first thing, which is the question's bar.
     assert view.ids == ["q1", "r1", "r1", "r1"]
@@ -47,13 +47,13 @@ def test_every_thing_shown_names_its_message() -> None:
 
 def test_a_reply_still_written_is_named_by_the_bar_above_it() -> None:
     writing = replace(REPLY, state="running", content="")
-    assert transcript.view([QUESTION], writing).ids == ["q1", "r1"]
+    assert transcript.render_path([QUESTION], writing).ids == ["q1", "r1"]
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_versions_can_be_gone_through(at: int) -> None:
     versions = ("r1", "r2", "r3")
-    bar = markup(transcript.reply(replace(REPLY, id=versions[at], versions=versions)))
+    bar = markup(transcript.render_reply(replace(REPLY, id=versions[at], versions=versions)))
     assert f"{at + 1}/3" in bar
     for other in (at - 1, at + 1):
         if 0 <= other < 3:
@@ -78,28 +78,28 @@ def test_how_a_reply_ended_is_said_and_continued_where_it_was_cut(
     changes: dict[str, Any], goes_on: bool, said: str
 ) -> None:
     message = replace(REPLY, **changes)
-    shown = markup(transcript.reply(message))
+    shown = markup(transcript.render_reply(message))
     assert said in shown
-    assert ("#continue=r1" in shown) == goes_on == transcript.can_go_on(message)
+    assert ("#continue=r1" in shown) == goes_on == transcript.can_continue(message)
     assert "#branch=r1" in shown
 
 
 def test_a_rated_reply_takes_a_note() -> None:
-    assert "annotate" not in markup(transcript.reply(REPLY))
-    assert "Add a note" in markup(transcript.reply(replace(REPLY, rating="like")))
-    noted = markup(transcript.reply(replace(REPLY, rating="dislike", note="<b>too $long")))
+    assert "annotate" not in markup(transcript.render_reply(REPLY))
+    assert "Add a note" in markup(transcript.render_reply(replace(REPLY, rating="like")))
+    noted = markup(transcript.render_reply(replace(REPLY, rating="dislike", note="<b>too $long")))
     assert 'Note: <span class="noted">&lt;b&gt;too $<span></span>long</span>' in noted
 
 
 def test_a_reply_that_waits_says_what_for() -> None:
-    waiting = transcript.reply(replace(REPLY, state="running", content=""), None, "Reading 5 tokens …")
+    waiting = transcript.render_reply(replace(REPLY, state="running", content=""), None, "Reading 5 tokens …")
     assert [one.get("metadata") for one in waiting] == [{"title": "Reading 5 tokens …", "status": "pending"}]
 
 
 def test_thinking_folds_when_the_answer_starts() -> None:
     thinking = replace(REPLY, state="running", content="", reasoning="hm")
-    assert transcript.reply(thinking)[0]["metadata"]["status"] == "pending"
-    assert transcript.reply(replace(thinking, content="so"))[0]["metadata"]["status"] == "done"
+    assert transcript.render_reply(thinking)[0]["metadata"]["status"] == "pending"
+    assert transcript.render_reply(replace(thinking, content="so"))[0]["metadata"]["status"] == "done"
 
 
 def test_what_shows_to_be_a_thought_at_its_end_folds() -> None:
@@ -108,12 +108,12 @@ def test_what_shows_to_be_a_thought_at_its_end_folds() -> None:
         growing.add(delta)
     assert (growing.reasoning, growing.text) == ("Begun. Hm.", "Yes.")
     thinking = replace(REPLY, reasoning=growing.reasoning, content=growing.text)
-    assert transcript.reply(thinking, growing)[0]["metadata"]["title"].startswith("Thought for ")
+    assert transcript.render_reply(thinking, growing)[0]["metadata"]["title"].startswith("Thought for ")
 
 
 def test_what_was_left_out_is_said() -> None:
     growing = grown(ReplyDelta(prompt=Prompt("p", (1,), dropped=3)))
-    assert "3 oldest messages were" in markup(transcript.reply(REPLY, growing))
+    assert "3 oldest messages were" in markup(transcript.render_reply(REPLY, growing))
 
 
 def test_the_phase_tells_the_place_and_then_what_is_read() -> None:
@@ -172,18 +172,18 @@ def test_what_was_remembered_is_told_in_the_end() -> None:
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'])
 def test_notes_and_cards_escape(text: str) -> None:
-    for shown in (transcript.note(text), transcript.card(ChatError(text, text))):
+    for shown in (transcript.note(text), transcript.error_card(ChatError(text, text))):
         assert "<script" not in shown["content"]["text"]
         assert "<img" not in shown["content"]["text"]
 
 
 def test_the_end_of_a_long_path_is_shown_with_a_way_to_what_came_before() -> None:
     path = Path((QUESTION, REPLY) * 5, 3)
-    assert transcript.end(path, 4, 1000) == Path(path.messages[6:], 9)
-    assert transcript.end(path, 100, 12) == Path(path.messages[8:], 11)
-    assert transcript.end(path, 100, 1) == Path(path.messages[9:], 12)
-    assert transcript.end(path, 100, 1000) == path
-    view = transcript.view(path.messages[:2], earlier=1234)
+    assert transcript.last_messages(path, 4, 1000) == Path(path.messages[6:], 9)
+    assert transcript.last_messages(path, 100, 12) == Path(path.messages[8:], 11)
+    assert transcript.last_messages(path, 100, 1) == Path(path.messages[9:], 12)
+    assert transcript.last_messages(path, 100, 1000) == path
+    view = transcript.render_path(path.messages[:2], earlier=1234)
     assert "1,234 earlier messages" in view.shown[0]["content"]["text"]
     assert 'href="#earlier"' in view.shown[0]["content"]["text"]
     assert len(view.ids) == len(view.shown) == 5
@@ -191,7 +191,12 @@ def test_the_end_of_a_long_path_is_shown_with_a_way_to_what_came_before() -> Non
 
 
 def test_more_messages_have_room_for_more_characters() -> None:
-    assert [transcript.most(count)[1] // transcript.CHARACTERS_SHOWN for count in (1, 100, 101, 300)] == [1, 1, 2, 3]
+    assert [transcript.page_limits(count)[1] // transcript.CHARACTERS_PER_PAGE for count in (1, 100, 101, 300)] == [
+        1,
+        1,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +209,7 @@ def test_more_messages_have_room_for_more_characters() -> None:
     ],
 )
 def test_how_long_a_reply_took_and_how_fast_it_was(finish: Finish, took: str) -> None:
-    bar = markup(transcript.reply(replace(REPLY, finish=finish)))
+    bar = markup(transcript.render_reply(replace(REPLY, finish=finish)))
     assert f">{took}</span>" in bar
     assert 'title="Queue ' in bar
-    assert 'class="took"' not in markup(transcript.reply(replace(REPLY, finish=None, state="stopped")))
+    assert 'class="took"' not in markup(transcript.render_reply(replace(REPLY, finish=None, state="stopped")))

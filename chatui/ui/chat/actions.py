@@ -1,4 +1,4 @@
-"""What a link in the list of conversations, or in the bar below a message, does: each moves the tab to a new place."""
+"""What a link in the list of conversations, or in the bar below a message, does: each returns the tab's new state."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,119 +6,119 @@ from dataclasses import replace
 
 from chatui.errors import ChatError
 from chatui.ui.chat.tab import Tab
-from chatui.ui.chat.tab_state import FIRST_SHOWN, MESSAGES_SHOWN, TabState
+from chatui.ui.chat.tab_state import LIST_PAGE_SIZE, MESSAGE_PAGE_SIZE, TabState
 
 Action = Callable[[Tab, str, str], Awaitable[TabState]]
 
 
 async def do(tab: Tab, name: str, target: str, value: str) -> TabState:
-    """Do what was clicked, to the conversation or message `target`. Raises ChatError, NotFoundError among them."""
+    """Run the action `name` on the conversation or message `target`. Raises ChatError; NotFoundError if not found."""
     action = ACTIONS.get(name)
     if action is None:
         raise ChatError("The page asked for something unknown.", "Load it again.")
-    tab.place = replace(tab.place, removed="")
+    tab.state = replace(tab.state, deleted_chat="")
     return await action(tab, target, value)
 
 
 async def _open(tab: Tab, chat: str, _: str) -> TabState:
-    await asyncio.to_thread(tab.kept.conversation, chat)
-    return tab.place.at(chat)
+    await asyncio.to_thread(tab.list_store.conversation, chat)
+    return tab.state.in_chat(chat)
 
 
 async def _version(tab: Tab, message: str, _: str) -> TabState:
     await tab.stop()
-    await asyncio.to_thread(tab.owner_store.select, message)
-    return tab.place
+    await asyncio.to_thread(tab.chat_store.select, message)
+    return tab.state
 
 
 async def _branch(tab: Tab, message: str, _: str) -> TabState:
-    branched = await asyncio.to_thread(tab.owner_store.branch, message)
-    return tab.place.at(branched.id, tab.place.temporary)
+    branched = await asyncio.to_thread(tab.chat_store.branch, message)
+    return tab.state.in_chat(branched.id, tab.state.temporary)
 
 
 async def _note(tab: Tab, message: str, note: str) -> TabState:
-    rated = await asyncio.to_thread(tab.owner_store.message, message)
-    await asyncio.to_thread(tab.owner_store.rate, message, rated.rating, note)
-    return tab.place
+    rated = await asyncio.to_thread(tab.chat_store.message, message)
+    await asyncio.to_thread(tab.chat_store.rate, message, rated.rating, note)
+    return tab.state
 
 
 async def _rename(tab: Tab, chat: str, title: str) -> TabState:
-    await asyncio.to_thread(tab.kept.rename, chat, title)
-    return tab.place
+    await asyncio.to_thread(tab.list_store.rename, chat, title)
+    return tab.state
 
 
 async def _pin(tab: Tab, chat: str, _: str) -> TabState:
-    await asyncio.to_thread(tab.kept.pin, chat, True)
-    return tab.place
+    await asyncio.to_thread(tab.list_store.pin, chat, True)
+    return tab.state
 
 
 async def _unpin(tab: Tab, chat: str, _: str) -> TabState:
-    await asyncio.to_thread(tab.kept.pin, chat, False)
-    return tab.place
+    await asyncio.to_thread(tab.list_store.pin, chat, False)
+    return tab.state
 
 
 async def _archive(tab: Tab, chat: str, _: str) -> TabState:
-    await asyncio.to_thread(tab.kept.archive, chat, True)
-    return tab.place
+    await asyncio.to_thread(tab.list_store.archive, chat, True)
+    return tab.state
 
 
 async def _unarchive(tab: Tab, chat: str, _: str) -> TabState:
-    await asyncio.to_thread(tab.kept.archive, chat, False)
-    return tab.place
+    await asyncio.to_thread(tab.list_store.archive, chat, False)
+    return tab.state
 
 
 async def _delete(tab: Tab, chat: str, _: str) -> TabState:
-    await asyncio.to_thread(tab.kept.conversation, chat)
+    await asyncio.to_thread(tab.list_store.conversation, chat)
     await tab.stop(chat)
-    await asyncio.to_thread(tab.kept.delete, chat)
-    place = replace(tab.place, removed=chat)
-    return place.at("") if place.chat == chat else place
+    await asyncio.to_thread(tab.list_store.delete, chat)
+    state = replace(tab.state, deleted_chat=chat)
+    return state.in_chat("") if state.chat == chat else state
 
 
 async def _restore(tab: Tab, chat: str, _: str) -> TabState:
-    await asyncio.to_thread(tab.kept.restore, chat)
-    return replace(tab.place.at(chat), deleted=False)
+    await asyncio.to_thread(tab.list_store.restore, chat)
+    return replace(tab.state.in_chat(chat), show_deleted=False)
 
 
 async def _empty(tab: Tab, _: str, __: str) -> TabState:
     await asyncio.to_thread(tab.runner.kept.empty_trash, tab.owner)
-    return tab.place
+    return tab.state
 
 
 async def _take_over(tab: Tab, _: str, __: str) -> TabState:
-    if tab.before:
-        await asyncio.to_thread(tab.runner.kept.adoptions.adopt, tab.before, tab.owner)
-    return tab.place
+    if tab.previous_owner:
+        await asyncio.to_thread(tab.runner.kept.adoptions.adopt, tab.previous_owner, tab.owner)
+    return tab.state
 
 
 async def _leave_alone(tab: Tab, _: str, __: str) -> TabState:
-    if tab.before:
-        await asyncio.to_thread(tab.runner.kept.adoptions.decline, tab.before, tab.owner)
-    return tab.place
+    if tab.previous_owner:
+        await asyncio.to_thread(tab.runner.kept.adoptions.decline, tab.previous_owner, tab.owner)
+    return tab.state
 
 
 async def _more(tab: Tab, _: str, __: str) -> TabState:
-    return replace(tab.place, shown=min(tab.place.shown + FIRST_SHOWN, 100_000))
+    return replace(tab.state, list_limit=min(tab.state.list_limit + LIST_PAGE_SIZE, 100_000))
 
 
 async def _earlier(tab: Tab, _: str, __: str) -> TabState:
-    return replace(tab.place, messages=min(tab.place.messages + MESSAGES_SHOWN, 100_000))
+    return replace(tab.state, message_limit=min(tab.state.message_limit + MESSAGE_PAGE_SIZE, 100_000))
 
 
 async def _archived(tab: Tab, _: str, __: str) -> TabState:
-    return replace(tab.place, archived=True, deleted=False, shown=FIRST_SHOWN)
+    return replace(tab.state, show_archived=True, show_deleted=False, list_limit=LIST_PAGE_SIZE)
 
 
 async def _deleted(tab: Tab, _: str, __: str) -> TabState:
-    return replace(tab.place, archived=False, deleted=True, shown=FIRST_SHOWN)
+    return replace(tab.state, show_archived=False, show_deleted=True, list_limit=LIST_PAGE_SIZE)
 
 
 async def _listed(tab: Tab, _: str, __: str) -> TabState:
-    return replace(tab.place, archived=False, deleted=False, shown=FIRST_SHOWN)
+    return replace(tab.state, show_archived=False, show_deleted=False, list_limit=LIST_PAGE_SIZE)
 
 
 async def _refresh(tab: Tab, _: str, __: str) -> TabState:
-    return tab.place
+    return tab.state
 
 
 ACTIONS: dict[str, Action] = {

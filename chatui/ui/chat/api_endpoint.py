@@ -18,22 +18,22 @@ from chatui.ui.persona import setting_controls
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_LENGTH = 200_000
-"""Characters; far beyond any model's context here, and about what a browser still shows without stalling."""
+"""Characters: far more than fits a model's context, and about what a browser shows without stalling."""
 
 HistoryMessage = dict[str, str]
 
 
 def chat(backend: Backend) -> Callable[..., AsyncIterator[tuple[str, list[HistoryMessage]]]]:
-    """The `/chat` endpoint: (message, history, system_prompt, each setting) -> (the reply so far, history), growing.
+    """The `/chat` endpoint: (message, history, system_prompt, each setting) -> stream of (the reply so far, history).
 
-    The history is kept by Gradio for each client. What is None is the model's own default. Errors become gr.Error.
+    Gradio keeps the history of each client. A setting that is None is the model's default. Errors become gr.Error.
     """
 
     async def chat(
         message: str, history: list[HistoryMessage], system_prompt: str | None, *values: Any
     ) -> AsyncIterator[tuple[str, list[HistoryMessage]]]:
         turns = [*history, {"role": "user", "content": message or ""}]
-        said = ""
+        text = ""
         try:
             if not (message or "").strip():
                 raise SettingsError("message", "there is nothing to answer.")
@@ -50,8 +50,8 @@ def chat(backend: Backend) -> Callable[..., AsyncIterator[tuple[str, list[Histor
                     if request_context.is_abandoned():
                         return
                     for delta in deltas:
-                        said, _ = delta.onto(said, "")
-                    yield said, [*turns, {"role": "assistant", "content": said}]
+                        text, _ = delta.onto(text, "")
+                    yield text, [*turns, {"role": "assistant", "content": text}]
         except ChatError as error:
             raise gr.Error(str(error), print_exception=False) from error
         except Exception as error:
@@ -63,7 +63,7 @@ def chat(backend: Backend) -> Callable[..., AsyncIterator[tuple[str, list[Histor
 
 
 def _signature() -> inspect.Signature:
-    """What Gradio names the endpoint's parameters after; those with None may be left out."""
+    """The signature from which Gradio takes the endpoint's parameter names; those with a default are optional."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     required = [inspect.Parameter(name, kind) for name in ("message", "history")]
     optional = [inspect.Parameter(name, kind, default=None) for name in ("system_prompt", *setting_controls.NAMES)]

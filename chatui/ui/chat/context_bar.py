@@ -1,4 +1,4 @@
-"""How full the model's context is, under the message box: counted with the model's own tokenizer while one types."""
+"""The context bar under the message box: how full the model's context is, counted with its tokenizer."""
 
 from chatui.chat import ModelInfo, Prompt
 from chatui.errors import ChatError
@@ -16,7 +16,7 @@ PARTS = {
 
 
 def bar(info: ModelInfo, prompt: Prompt, settings: GenerationSettings, blank: bool) -> str:
-    """Persona, history, draft and what is kept for the reply, out of the context; `blank` where nothing is typed."""
+    """The tokens of persona, history, draft and the reserve for the reply; `blank` if the draft is empty."""
     counts = dict.fromkeys(("persona", "history", "draft"), 0)
     for span in prompt.spans:
         part = {"persona": "persona", "message": "draft"}.get(span.source, "history")
@@ -28,7 +28,7 @@ def bar(info: ModelInfo, prompt: Prompt, settings: GenerationSettings, blank: bo
     lanes = "".join(
         f'<span class="{part}" style="width:{100 * count / context:.2f}%"></span>' for part, count in counts.items()
     )
-    words = " · ".join(f"{_(PARTS[part])} {number(count)}" for part, count in counts.items() if count)
+    legend = " · ".join(f"{_(PARTS[part])} {number(count)}" for part, count in counts.items() if count)
     warning = ""
     if prompt.dropped:
         dropped = ngettext(
@@ -39,11 +39,11 @@ def bar(info: ModelInfo, prompt: Prompt, settings: GenerationSettings, blank: bo
         warning = f'<b class="warning">{dropped}</b> '
     return (
         f'<div class="context-bar"><div class="context-lanes">{lanes}</div>'
-        f"<p>{warning}{words} · {_('of {count} tokens', count=context)}</p></div>"
+        f"<p>{warning}{legend} · {_('of {count} tokens', count=context)}</p></div>"
     )
 
 
 def refusal(error: ChatError) -> str:
-    """What stands there where the message cannot be sent as it is."""
+    """The bar if the message cannot be sent as it is."""
     message, remedy = page_language.error_in_language(error)
     return f'<div class="context-bar"><p><b class="warning">{plain(message)}</b> {plain(remedy)}</p></div>'

@@ -1,4 +1,4 @@
-"""Where a text has formulas, and where its dollars are prices, variables and words. Pure."""
+"""Finds LaTeX formulas in a text, and tells them from prices, shell variables and prose. Pure."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ _DELIMITER = re.compile(r"\\.|\$+", re.DOTALL)
 _CLOSING = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
 _ADDRESS = re.compile(r"\b(?:https?|ftp)://[^\s<>]*|\bwww\.[^\s<>]*")
 _BLANK_LINE = re.compile(r"\n[ \t>]*\n")
-# All that may stand before a formula that has its lines for itself: marks of lists and of quotations.
+# What may precede a formula on lines of its own: markers of lists and quotations.
 _LINE_START = re.compile(r"[ \t]*(?:(?:>|[-*+]|\d{1,9}[.)])[ \t]*)*")
 
 _COMMAND = re.compile(r"\\[A-Za-z]")
@@ -26,7 +26,7 @@ _FUNCTIONS = re.compile(
 )
 _RELATION = re.compile(r"[=<>≤≥≈≠∈∼≡→⇒]|(?:\w|[)}\]])[\^_]")
 _NUMBERS = re.compile(r"[-+]?\d[\d.]*(?:, ?[-+]?\d[\d.]*)*")
-# Scripts that put no space between words, so that a formula may touch them.
+# From this code point on, scripts put no space between words, so that a formula may touch them.
 _UNSPACED = "\u0590"
 _ORDINAL = re.compile(r"(?:th|st|nd|rd|s)\b")
 
@@ -41,22 +41,22 @@ class _Delimiter:
         return self.start + len(self.text)
 
 
-def find(text: str, hidden: Iterable[Span], reach: Callable[[int, int], int], *, table: bool = False) -> list[Span]:
-    """The formulas of `text` with their delimiters, none of which overlaps or spans a part that is `hidden`.
+def find(text: str, hidden: Iterable[Span], distance: Callable[[int, int], int], *, table: bool = False) -> list[Span]:
+    """The spans of the formulas of `text` with their delimiters. They neither overlap nor touch a `hidden` span.
 
-    `reach` tells whether two places are in the SAME_LINE, the SAME_BLOCK or further apart. Takes linear time: what is
-    looked at as a formula ends where the next one of its kind may begin.
+    `distance` tells whether two positions are in the SAME_LINE, the SAME_BLOCK or neither. Takes linear time:
+    a candidate ends at the next delimiter of its kind.
     """
     found: list[Span] = []
     at = 0
     for start, end in [*sorted(hidden), (len(text), len(text))]:
         if start > at:
-            found += _in_gap(text, (at, start), reach, table)
+            found += _in_gap(text, (at, start), distance, table)
         at = max(at, end)
     return found
 
 
-def _in_gap(text: str, gap: Span, reach: Callable[[int, int], int], table: bool) -> Iterator[Span]:
+def _in_gap(text: str, gap: Span, distance: Callable[[int, int], int], table: bool) -> Iterator[Span]:
     delimiters = list(_delimiters(text, gap))
     following = _following(delimiters)
     at = 0
@@ -66,7 +66,7 @@ def _in_gap(text: str, gap: Span, reach: Callable[[int, int], int], table: bool)
         if closing_at is None:
             continue
         closing = delimiters[closing_at]
-        if closing.text == _CLOSING[opening.text] and _is_formula(text, opening, closing, reach, table):
+        if closing.text == _CLOSING[opening.text] and _is_formula(text, opening, closing, distance, table):
             yield opening.start, closing.end
             at = closing_at + 1
 
@@ -83,7 +83,7 @@ def _delimiters(text: str, gap: Span) -> Iterator[_Delimiter]:
 
 
 def _following(delimiters: list[_Delimiter]) -> list[int | None]:
-    """For each delimiter that may open a formula where the next one of its kind is, opening or closing."""
+    """For each delimiter that may open a formula, the index of the next one of its kind, opening or closing."""
     following: list[int | None] = [None] * len(delimiters)
     last: dict[str, int] = {}
     for number in reversed(range(len(delimiters))):
@@ -98,30 +98,32 @@ def _following(delimiters: list[_Delimiter]) -> list[int | None]:
 
 
 def _is_formula(
-    text: str, opening: _Delimiter, closing: _Delimiter, reach: Callable[[int, int], int], table: bool
+    text: str, opening: _Delimiter, closing: _Delimiter, distance: Callable[[int, int], int], table: bool
 ) -> bool:
     content = text[opening.end : closing.start]
     if not _is_well_formed(content):
         return False
     if content[0] in ",.;:!?)" or (table and " | " in content):
         return False
-    apart = reach(opening.start, closing.start)
+    separation = distance(opening.start, closing.start)
     if opening.text == "$":
-        return apart == SAME_LINE and _is_no_money(text, opening, closing) and not _is_prose(content, lenient=False)
-    if apart == ANYWHERE and (opening.text == "\\(" or not _has_its_lines(text, opening, closing)):
+        return (
+            separation == SAME_LINE and _is_not_money(text, opening, closing) and not _is_prose(content, lenient=False)
+        )
+    if separation == ANYWHERE and (opening.text == "\\(" or not _has_own_lines(text, opening, closing)):
         return False
     if (
         opening.text == "\\["
-        and apart == SAME_LINE
+        and separation == SAME_LINE
         and (content.isdigit() or text[closing.end : closing.end + 1] == "(")
     ):
-        return False  # a bracket that Markdown is to show: a reference, a link that is none
+        return False  # an escaped bracket of Markdown: a reference, or a literal link
     alone = content[0].isspace() and content[-1].isspace() and "\n" not in content
     return not (alone and _is_words(content)) and not _is_prose(content, lenient=True)
 
 
 def _is_well_formed(content: str) -> bool:
-    """Whether KaTeX finds the end of it where it is: its braces are paired, and it says something."""
+    """Whether KaTeX parses it up to its end: its braces are balanced, and it is not blank."""
     depth = 0
     for brace in re.finditer(r"\\.|[{}]", content, re.DOTALL):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
@@ -131,8 +133,8 @@ def _is_well_formed(content: str) -> bool:
     return depth == 0 and trailing % 2 == 0 and not content.isspace() and content != ""
 
 
-def _has_its_lines(text: str, opening: _Delimiter, closing: _Delimiter) -> bool:
-    """Whether the lines of a formula of several blocks hold nothing else; with blank ones in it, its delimiters too."""
+def _has_own_lines(text: str, opening: _Delimiter, closing: _Delimiter) -> bool:
+    """Whether its lines contain nothing else; with a blank line in it, its delimiters need lines of their own too."""
     content = text[opening.end : closing.start]
     line = text[text.rfind("\n", 0, opening.start) + 1 : opening.start]
     newline = text.find("\n", closing.end)
@@ -144,8 +146,8 @@ def _has_its_lines(text: str, opening: _Delimiter, closing: _Delimiter) -> bool:
     return own or not _BLANK_LINE.search(content)
 
 
-def _is_no_money(text: str, opening: _Delimiter, closing: _Delimiter) -> bool:
-    """Pandoc's rule for `$x$`, and some more for prices, variables of a shell, and regular expressions."""
+def _is_not_money(text: str, opening: _Delimiter, closing: _Delimiter) -> bool:
+    """Pandoc's rule for `$x$`, and further ones for prices, shell variables and regular expressions."""
     content = text[opening.end : closing.start]
     before, after = text[opening.start - 1 : opening.start], text[closing.end : closing.end + 1]
     if before and ((before.isalnum() and before < _UNSPACED) or before in "\\^)]}%._"):
@@ -165,7 +167,7 @@ def _is_no_money(text: str, opening: _Delimiter, closing: _Delimiter) -> bool:
 
 
 def _is_prose(content: str, *, lenient: bool) -> bool:
-    """Whether words follow each other in it, as they do in no formula; `lenient` where the signs of one are there."""
+    """Whether it has two words in a row, as no formula has; if `lenient`, relations and scripts make it a formula."""
     if _COMMAND.search(content):
         return False
     if any("\u2e80" <= character < "\ud800" or "\uff00" <= character < "\uffa0" for character in content):

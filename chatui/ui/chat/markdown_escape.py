@@ -1,8 +1,8 @@
-"""Text shown as it was written: nothing in it becomes what it was not meant to be, and it comes back unchanged. Pure.
+"""Escapes a reply for the page's Markdown: tags, entities and code show literally, and formulas are marked. Pure.
 
-Markdown has no way to show some texts as they are, so marks that nobody sees are put into them: `escape` adds them,
-`unescape` and chatui.js take them away. `OPEN` and `CLOSE` stand around formulas and around tags of our own; `OPEN`
-alone keeps apart what the page's Markdown would take for something else.
+Markdown cannot show some texts literally, so `escape` inserts invisible characters as marks; `unescape` and chatui.js
+remove them. `OPEN` and `CLOSE` enclose formulas and tags that chatui inserts. `OPEN` alone separates characters that
+the page's Markdown would otherwise read as one token.
 """
 
 import bisect
@@ -16,11 +16,11 @@ from markdown_it.common.html_blocks import block_names
 from chatui.ui.chat import footnotes, formulas, source_lines
 from chatui.ui.chat.source_lines import Line
 
-# Spelled with leading zeros, as nobody writes them, so that `unescape` needs no context.
+# The leading zeros, which no text has, let `unescape` tell these from entities of the text.
 LESS_THAN, AMPERSAND = "&#0060;", "&#0038;"
-# Characters without a width. One that is in the text itself is followed by LITERAL.
+# Zero-width characters. LITERAL follows one that is part of the text itself.
 OPEN, CLOSE, LITERAL = "\u2063", "\u2064", "\u2062"
-# What stands for the mark of a quotation inside a formula, which is to be read without it.
+# Replaces the `>` of a quotation inside a formula, where KaTeX would read it.
 QUOTE = "\u2061"
 
 DELIMITERS: list[dict[str, str | bool]] = [
@@ -29,40 +29,40 @@ DELIMITERS: list[dict[str, str | bool]] = [
     {"left": f"{OPEN}\\(", "right": f"\\){CLOSE}", "display": False},
     {"left": f"{OPEN}$", "right": f"${CLOSE}", "display": False},
 ]
-"""For `latex_delimiters` of whatever shows escaped text: no text has them unless `escape` found a formula there."""
+"""`latex_delimiters` for components that show escaped text: only formulas that `escape` found have them."""
 
-# Behind a backslash Markdown shows both as written already; our own spelling is escaped even there.
+# Markdown shows both literally after a backslash; LESS_THAN and AMPERSAND are escaped even there.
 _TAG = re.compile(r"(?<!\\)((?:\\\\)*)<(?=[A-Za-z/!?])(?!https?://[^\s<>]+>)")
 _TAG_OF_CELL = re.compile(r"(?<!\\)((?:\\\\)*)<(?=[A-Za-z/!?])(?!https?://[^\s<>]+>|br *\/?>)", re.IGNORECASE)
 _ENTITY = re.compile(r"(?<!\\)((?:\\\\)*)&(?=#?\w+;)|&(?=#00(?:60|38);)")
-# Gradio puts these in the place of formulas while Markdown is at work.
+# Gradio's placeholder for formulas while it renders Markdown.
 _PLACEHOLDER = re.compile(r"(?<=%%)%(?=LATEX_BLOCK_)")
-_OWN = re.compile(f"[{OPEN}{CLOSE}]")
-_OURS = re.compile(rf"{_OWN.pattern}|{_PLACEHOLDER.pattern}")
+_MARK = re.compile(f"[{OPEN}{CLOSE}]")
+_MARKS = re.compile(rf"{_MARK.pattern}|{_PLACEHOLDER.pattern}")
 _SPECIAL = re.compile(
     rf"<[A-Za-z/!?]|&#?\w+;|^[ \t>]*\t|[${OPEN}{CLOSE}]|\\[\[(]|%LATEX_BLOCK_|\[\^|\n[ \t>]*\r?\n[ \t>]*(?:```|~~~)",
     re.MULTILINE,
 )
-_WRITTEN = re.compile(
-    rf"(?P<lesser>{LESS_THAN})|(?P<and>{AMPERSAND})|(?P<quote>{OPEN}{QUOTE})|(?<! ) *{CLOSE}{OPEN}"
-    rf"|{OPEN}<[^<>]*>{CLOSE}|(?P<own>[{OPEN}{CLOSE}]){LITERAL}|[{OPEN}{CLOSE}]"
+_ESCAPED = re.compile(
+    rf"(?P<less_than>{LESS_THAN})|(?P<ampersand>{AMPERSAND})|(?P<quote>{OPEN}{QUOTE})|(?<! ) *{CLOSE}{OPEN}"
+    rf"|{OPEN}<[^<>]*>{CLOSE}|(?P<mark>[{OPEN}{CLOSE}]){LITERAL}|[{OPEN}{CLOSE}]"
 )
-# Where a code span may begin, and what is passed over before: a backtick behind a backslash, or in an address, is none.
+# The start of a code span, or what is skipped: an escaped backtick, or an address, starts none.
 _TICKS = re.compile(r"\\.|<https?://[^\s<>]+>|(?P<run>`+)", re.DOTALL)
 _RUN = re.compile("`+")
-# Were it not escaped, a line that starts with such a tag would end the paragraph, and a code span with it.
+# Unescaped, a line that starts with such a tag would end the paragraph, and a code span in it.
 _BLOCK = re.compile(
     rf"\n[ \t>]*<(?:[!?]|/?(?:{'|'.join([*block_names, 'pre', 'script', 'style', 'textarea'])})\b)", re.I
 )
-# Tags that say that what is between them is code: they show as written, and so does it.
+# Tags around code: no formulas are looked for between them.
 _CODE_TAG = re.compile(r"<(?P<closing>/?)(?P<name>pre|code|kbd|samp|tt)\b[^<>]*>", re.IGNORECASE)
 _QUOTE_MARK = re.compile(r"(?<=\n)[ \t]*(?:>[ \t]?)+")
 
 
 def escape(text: str) -> str:
-    """Markdown in which `<tags>` and `&entities;` outside code show as written instead of becoming HTML.
+    """Escape Markdown so that `<tags>` and `&entities;` outside code show literally instead of becoming HTML.
 
-    Formulas are set, unless they are none or are code; footnotes are linked. Code stays as it is, to the last tab.
+    Formulas outside code are marked for KaTeX, and footnotes are linked. Code keeps every character, tabs included.
     """
     if not _SPECIAL.search(text):
         return text
@@ -79,14 +79,14 @@ def escape(text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """What `escape` was given."""
+    """The text that `escape` was given."""
 
     def original(found: re.Match[str]) -> str:
-        if found["own"]:
-            return found["own"]
-        return {"lesser": "<", "and": "&", "quote": ">"}.get(found.lastgroup or "", "")
+        if found["mark"]:
+            return found["mark"]
+        return {"less_than": "<", "ampersand": "&", "quote": ">"}.get(found.lastgroup or "", "")
 
-    return _WRITTEN.sub(original, text)
+    return _ESCAPED.sub(original, text)
 
 
 def _escape_code(line: Line) -> str:
@@ -94,12 +94,12 @@ def _escape_code(line: Line) -> str:
     if code is not None and line.kind == "code":
         indent = code[: len(code) - len(code.lstrip(" \t"))]
         tab = indent.find("\t")
-        # Gradio's Markdown turns the tabs that a line starts with into spaces, unless something stands before them.
+        # Gradio's Markdown turns leading tabs of a line into spaces, unless another character precedes them.
         if tab >= 0 and text.endswith(code[tab:]):
             start = len(text) - len(code) + tab
             return _guard(text[:start]) + OPEN + _guard(text[start:]) + line.end
         if line.closes is not None and not code:
-            # It drops a last line that is empty, too. Too short a line would be no line of a list item.
+            # It also drops an empty last line. A line shorter than the indent would end the list item.
             short = line.closes - len(text)
             if short <= 0:
                 return _guard(text) + OPEN + line.end
@@ -109,8 +109,8 @@ def _escape_code(line: Line) -> str:
 
 
 def _guard(code: str) -> str:
-    """Code in which nothing is taken for a mark of ours or for a formula; it is shown, and read, as it was."""
-    code = _OWN.sub(rf"\g<0>{LITERAL}", code)
+    """Escape code so that nothing in it is read as a mark of `escape` or as a formula."""
+    code = _MARK.sub(rf"\g<0>{LITERAL}", code)
     return re.sub(r"&(?=#00(?:60|38);)", f"&{OPEN}", _PLACEHOLDER.sub(f"{OPEN}%", code))
 
 
@@ -118,7 +118,7 @@ def _escape_prose(lines: Sequence[Line], numbers: dict[str, int], *, table: bool
     text = "".join(line.text + line.end for line in lines)
     starts = list(itertools.accumulate((len(line.text + line.end) for line in lines), initial=0))[:-1]
 
-    def reach(one: int, other: int) -> int:
+    def distance(one: int, other: int) -> int:
         first, last = (bisect.bisect_right(starts, at) - 1 for at in (one, other))
         if first == last:
             return formulas.SAME_LINE
@@ -127,18 +127,18 @@ def _escape_prose(lines: Sequence[Line], numbers: dict[str, int], *, table: bool
         return formulas.SAME_BLOCK if same else formulas.ANYWHERE
 
     spans = _code_spans(text, lines, starts)
-    ours = [mark.span() for mark in _OURS.finditer(text)]
-    found = formulas.find(text, [*spans, *_tagged_code(text, spans), *ours], reach, table=table)
+    marks = [mark.span() for mark in _MARKS.finditer(text)]
+    found = formulas.find(text, [*spans, *_tagged_code(text, spans), *marks], distance, table=table)
     pieces = []
     at = 0
-    for start, end, write in sorted([*((*span, _guard) for span in spans), *((*span, _formula) for span in found)]):
-        pieces += [_escape_all(text[at:start], numbers, table=table), write(text[start:end])]
+    for start, end, convert in sorted([*((*span, _guard) for span in spans), *((*span, _formula) for span in found)]):
+        pieces += [_escape_all(text[at:start], numbers, table=table), convert(text[start:end])]
         at = end
     return "".join([*pieces, _escape_all(text[at:], numbers, table=table)])
 
 
 def _code_spans(text: str, lines: Sequence[Line], starts: Sequence[int]) -> list[formulas.Span]:
-    """The code spans of all blocks: each ends at the latest with its block."""
+    """The code spans of all blocks. None spans two blocks."""
     spans = []
     first = 0
     for _, block in itertools.groupby(lines, lambda line: line.block):
@@ -167,7 +167,7 @@ def _spans_in_block(text: str) -> list[formulas.Span]:
 
 
 def _runs_by_length(text: str) -> dict[int, deque[int]]:
-    """Where the runs of backticks begin, by their length: a code span ends at the next run as long as its first."""
+    """The starts of the runs of backticks, by length: a code span ends at the next run of the same length."""
     runs: defaultdict[int, deque[int]] = defaultdict(deque)
     for run in _RUN.finditer(text):
         runs[run.end() - run.start()].append(run.start())
@@ -175,14 +175,14 @@ def _runs_by_length(text: str) -> dict[int, deque[int]]:
 
 
 def _first_from(starts: deque[int] | None, at: int) -> int | None:
-    """The first of the ascending `starts` from `at` on; those before it are dropped, as `at` only grows."""
+    """The first of the ascending `starts` that is not before `at`; earlier ones are dropped, as `at` only grows."""
     while starts and starts[0] < at:
         starts.popleft()
     return starts[0] if starts else None
 
 
 def _tagged_code(text: str, code: Sequence[formulas.Span]) -> list[formulas.Span]:
-    """Code between tags, up to the first that ends it; a tag in a code span is none."""
+    """The spans from an opening tag of code to its closing one; tags in code spans do not count."""
     spans = []
     opened: re.Match[str] | None = None
     for tag in _CODE_TAG.finditer(text):
@@ -203,7 +203,7 @@ def _formula(text: str) -> str:
 
 
 def _escape_all(text: str, numbers: dict[str, int], *, table: bool) -> str:
-    text = _PLACEHOLDER.sub(f"{OPEN}%", _OWN.sub(rf"\g<0>{LITERAL}", text))
+    text = _PLACEHOLDER.sub(f"{OPEN}%", _MARK.sub(rf"\g<0>{LITERAL}", text))
     text = _escape_markup(text, _TAG_OF_CELL if table else _TAG)
     return footnotes.link(text, numbers, lambda tag: f"{OPEN}{tag}{CLOSE}") if numbers else text
 

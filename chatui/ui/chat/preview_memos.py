@@ -1,30 +1,30 @@
-"""What previews of the context remember of each tab's chat: gone as soon as the tab leaves the chat, or is closed."""
+"""The PreviewMemo of each tab's chat, dropped as soon as the tab leaves the chat or is closed."""
 
 from chatui.chat import PreviewMemo
 
 MAX_TABS = 50
-"""Tabs that have one: each may take some megabytes."""
+"""Tabs that have a memo, which may take some megabytes."""
 
 
 class PreviewMemos:
-    """One for each tab, by the session that its browser made up."""
+    """One memo for each tab, by its Gradio session hash."""
 
     def __init__(self) -> None:
-        self._of_tab: dict[str, tuple[str, PreviewMemo]] = {}
+        self._memos: dict[str, tuple[str, PreviewMemo]] = {}
 
-    def stands(self, session: str, chat: str) -> None:
-        """The tab is in this chat now, "" for a new one; what is remembered of another is let go of."""
-        if session and self._of_tab.get(session, (None,))[0] != chat:
-            self.left(session)
-            self._of_tab[session] = (chat, {})
-            if len(self._of_tab) > MAX_TABS:
-                del self._of_tab[next(iter(self._of_tab))]
+    def enter(self, session: str, chat: str) -> None:
+        """Record that the tab shows this chat, "" for a new one; drop the memo of another chat."""
+        if session and self._memos.get(session, (None,))[0] != chat:
+            self.close(session)
+            self._memos[session] = (chat, {})
+            if len(self._memos) > MAX_TABS:
+                del self._memos[next(iter(self._memos))]
 
-    def left(self, session: str) -> None:
-        """The tab is closed."""
-        self._of_tab.pop(session, None)
+    def close(self, session: str) -> None:
+        """Drop the memo of a tab that was closed."""
+        self._memos.pop(session, None)
 
-    def at(self, session: str, chat: str) -> PreviewMemo:
-        """The tab's, where it stands in this chat; else a new one that nobody keeps."""
-        known, memo = self._of_tab.get(session, (None, {}))
-        return memo if known == chat else {}
+    def get(self, session: str, chat: str) -> PreviewMemo:
+        """The tab's memo if it shows this chat; else an empty one that is not stored."""
+        shown, memo = self._memos.get(session, (None, {}))
+        return memo if shown == chat else {}

@@ -1,4 +1,4 @@
-"""Gathers a reply's deltas so that the page redraws a few times a second, however fast they come. Knows no Gradio."""
+"""Batches a reply's deltas for a few redraws a second, and coordinates the events of a tab. Knows no Gradio."""
 
 import asyncio
 import contextlib
@@ -21,86 +21,95 @@ FLUSH_SECONDS_PER_CHARACTER = 8e-6
 FLUSH_SECONDS_PER_REPLY = 0.03
 HEARTBEAT_SECONDS = 0.25
 MAX_HANDOVER_SECONDS = 2.0
-"""Seconds that an event may take to end when another takes its place."""
+"""How long an event waits for the one that it supersedes to end."""
 
 LONG_TEXT = 10_000
-"""Characters that are made ready to be shown within a few milliseconds; for more, nobody else is to wait."""
+"""Characters that are rendered within a few milliseconds; longer texts would block the event loop."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-# Of its own: whoever waits for the store is not to wait for long texts.
-_aside = ThreadPoolExecutor(2, "chatui-showing")
+# Its own pool: calls of the store in the default one must not wait for long texts.
+_render_pool = ThreadPoolExecutor(2, "chatui-showing")
 
 
-async def render_off_loop(characters: int, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `make` makes of so many characters, off the event loop where they are many."""
+async def render_off_loop(characters: int, render: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `render`, in a thread if it has many `characters` to render."""
     if characters <= LONG_TEXT:
-        return make(*args, **kwargs)
+        return render(*args, **kwargs)
     context = copy_context()
-    return await asyncio.get_running_loop().run_in_executor(_aside, lambda: context.run(make, *args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(_render_pool, lambda: context.run(render, *args, **kwargs))
 
 
 class Superseding:
-    """Lets the newest event of each tab end the one before, which has said its last word before the new one speaks."""
+    """Lets the newest event of each tab end the one before. The new one starts after the old one has ended."""
 
     def __init__(self) -> None:
         self._running: dict[str, tuple[asyncio.Event, asyncio.Event]] = {}
 
     @contextlib.asynccontextmanager
-    async def in_place_of_the_last(self, tab: str) -> AsyncGenerator[asyncio.Event]:
-        """Gives an event that is set when this one is to end in its turn."""
-        before = self._running.get(tab) if tab else None
-        superseded, ended = self._running[tab] = (asyncio.Event(), asyncio.Event())
+    async def supersede(self, session: str) -> AsyncGenerator[asyncio.Event]:
+        """End the running event of this session, and wait for that. Yields an event that is set when to end oneself.
+
+        An empty session, of a program, is never superseded. Waits at most MAX_HANDOVER_SECONDS.
+        """
+        previous = self._running.get(session) if session else None
+        superseded, ended = self._running[session] = (asyncio.Event(), asyncio.Event())
         try:
-            if before is not None:
-                before[0].set()
+            if previous is not None:
+                previous[0].set()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(MAX_HANDOVER_SECONDS):
-                        await before[1].wait()
+                        await previous[1].wait()
             yield superseded
         finally:
             ended.set()
-            if self._running.get(tab) == (superseded, ended):
-                del self._running[tab]
+            if self._running.get(session) == (superseded, ended):
+                del self._running[session]
 
 
 class SingleFlight(Generic[T]):
-    """Lets what a tab asks twice in a row be done once: by a double click, or by a request that was sent again.
+    """Runs a call once that a tab makes twice in a row: by a double click, or by a request that was sent again.
 
-    A tab that has heard the answer to its first question asks the next from another place, so not the same.
+    The key of a call contains the tab's state. After an answer the state differs, so the next call has another key.
     """
 
-    def __init__(self, most: int) -> None:
-        """`most`: tabs whose last question is remembered."""
-        self._most = most
+    def __init__(self, max_sessions: int) -> None:
+        """The last call of `max_sessions` tabs is remembered."""
+        self._max_sessions = max_sessions
         self._last: dict[str, tuple[bytes, asyncio.Task[T]]] = {}
 
-    async def do(self, tab: str, asked: object, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What `work` gives, now or when this tab asked the same before. Raises what it raises, which is forgotten."""
-        if not tab:
-            return await work()
-        key = hashlib.sha256(repr(asked).encode("utf-8", "backslashreplace")).digest()
-        last = self._last.pop(tab, None)
-        task = last[1] if last is not None and last[0] == key else asyncio.create_task(work())
-        self._last[tab] = (key, task)
-        if len(self._last) > self._most:
+    async def run(self, session: str, key: object, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of `call`, or of this session's last call if that had the same key. Raises what it raises.
+
+        A call that fails is forgotten. The calls of an empty session, of a program, all run.
+        """
+        if not session:
+            return await call()
+        digest = hashlib.sha256(repr(key).encode("utf-8", "backslashreplace")).digest()
+        last = self._last.pop(session, None)
+        task = last[1] if last is not None and last[0] == digest else asyncio.create_task(call())
+        self._last[session] = (digest, task)
+        if len(self._last) > self._max_sessions:
             del self._last[next(iter(self._last))]
         try:
             return await asyncio.shield(task)
         finally:
             if task.done() and (task.cancelled() or task.exception() is not None):
-                self.forget(tab)
+                self.forget(session)
 
-    def forget(self, tab: str) -> None:
-        """What this tab asks next is new, whatever it asked before."""
-        self._last.pop(tab, None)
+    def forget(self, session: str) -> None:
+        """Let the next call of this session run, whatever its key."""
+        self._last.pop(session, None)
 
 
-async def pause_after_redraw(characters: int, replies: int, began: float) -> None:
-    """Wait after the redraw, begun at `began` of time.monotonic(), of one of so many replies, of so many characters."""
+async def pause_after_redraw(characters: int, replies: int, started: float) -> None:
+    """Wait until the next redraw of a reply of so many characters, while so many `replies` are running.
+
+    `started` is when the last redraw started, by time.monotonic().
+    """
     flush = max(FLUSH_SECONDS, replies * FLUSH_SECONDS_PER_REPLY)
-    await asyncio.sleep(max(0.0, flush_interval(characters, flush) - (time.monotonic() - began)))
+    await asyncio.sleep(max(0.0, flush_interval(characters, flush) - (time.monotonic() - started)))
 
 
 def flush_interval(characters: int, flush: float = FLUSH_SECONDS) -> float:
@@ -111,11 +120,10 @@ def flush_interval(characters: int, flush: float = FLUSH_SECONDS) -> float:
 async def batch_deltas(
     stream: AsyncGenerator[ReplyDelta], flush: float = FLUSH_SECONDS, heartbeat: float = HEARTBEAT_SECONDS
 ) -> AsyncGenerator[list[ReplyDelta]]:
-    """The deltas of each `flush` seconds together, the first at once; empty lists while nothing comes.
+    """Yield the deltas of each `flush` seconds as one list, the first at once; an empty list at each `heartbeat`.
 
-    Long replies are flushed less often, see above.
-
-    The empty ones let the asker notice a closed tab. Ending the iterator ends the stream. Raises what it raises.
+    The empty ones let the caller notice a closed tab. Long replies are flushed less often, see flush_interval().
+    Closing the iterator closes the stream. Raises what the stream raises.
     """
     arrived: asyncio.Queue[ReplyDelta | None] = asyncio.Queue()
     failure: list[ChatError] = []
@@ -156,7 +164,7 @@ async def batch_deltas(
 
 
 def _drain(queue: "asyncio.Queue[ReplyDelta | None]", first: ReplyDelta | None) -> tuple[list[ReplyDelta], bool]:
-    """(`first` and what waits in the queue, whether the None that ends the stream has come)."""
+    """`first` and all deltas in the queue; and whether None, the end of the stream, was read."""
     batch, delta = [], first
     while delta is not None:
         batch.append(delta)

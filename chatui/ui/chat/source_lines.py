@@ -1,4 +1,4 @@
-"""What Markdown makes of each line of a text: prose, a table or code. Pure."""
+"""Parses Markdown into lines with the kind of block that each belongs to: prose, table or code. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("i
 
 @dataclass
 class Line:
-    """A line of a text with the line's end. Lines of one `block` belong to the same paragraph, heading, cell or code.
+    """A line and its line end. Lines with the same `block` belong to one paragraph, heading, table cell or code block.
 
-    Of code, `code` is what is left when the marks of lists and quotations, and the indent, are taken away; None for the
-    fence itself. `closes` is the column in which the fence of the code stands, on its last line.
+    `code` is a line of code without the markers of lists and quotations and without the indent; None for the fence.
+    `closes` is the column of the fence, set on the last line of a closed block.
     """
 
     text: str
@@ -30,7 +30,7 @@ class Line:
 
 
 def read(text: str) -> list[Line]:
-    """The lines of a text."""
+    """Parse the lines of a text."""
     parts = [*_END.split(text), ""]
     lines = [Line(line, end) for line, end in zip(parts[::2], parts[1::2], strict=True)]
     table = range(0)
@@ -53,9 +53,9 @@ def _mark_code(lines: list[Line], numbers: range, token: Token, block: int) -> N
     mermaid = fenced and token.info.split()[:1] == ["mermaid"]
     for at in numbers:
         lines[at].block, lines[at].kind = block, "mermaid" if mermaid else "code"
-    written = token.content.split("\n")[:-1]
-    for at, code in zip(numbers[1:] if fenced else numbers, written, strict=False):
+    code_lines = token.content.split("\n")[:-1]
+    for at, code in zip(numbers[1:] if fenced else numbers, code_lines, strict=False):
         lines[at].code = code
-    closed = fenced and len(numbers) > len(written) + 1
-    if closed and written:
-        lines[numbers[len(written)]].closes = lines[numbers[0]].text.find(token.markup)
+    closed = fenced and len(numbers) > len(code_lines) + 1
+    if closed and code_lines:
+        lines[numbers[len(code_lines)]].closes = lines[numbers[0]].text.find(token.markup)

@@ -1,41 +1,58 @@
-"""The tab that an event came from: whose it is, and where it stands."""
+"""The tab that an event came from: its owner and its state."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from chatui.errors import ChatError
 from chatui.runner import Runner, RunningReply
 from chatui.store.owner_store import OwnerStore
 from chatui.ui.chat.tab_state import TabState
+from chatui.ui.gradio_compat import request_context
 
 
 @dataclass
 class Tab:
-    """`search` is what stands in the search box; `before` whose chats this browser had before the login, if any."""
+    """`search` is the text of the search box; `previous_owner` the owner of this browser before the login, if any."""
 
     owner: str
-    place: TabState
+    state: TabState
     runner: Runner
     search: str = ""
-    before: str | None = None
+    previous_owner: str | None = None
 
     @property
-    def owner_store(self) -> OwnerStore:
-        """Where its conversation is kept."""
-        return self.runner.owner_store(self.owner, self.place.temporary)
+    def chat_store(self) -> OwnerStore:
+        """The store of the tab's conversation: in memory if it is temporary."""
+        return self.runner.owner_store(self.owner, self.state.temporary)
 
     async def stop(self, chat: str | None = None) -> RunningReply | None:
-        """Stop what is written in its conversation, or in this one of the list, by whichever server.
+        """Stop the running reply of the tab's conversation, or of `chat` in the list, on whichever server it runs.
 
-        Returns a reply that the store does not take: it is in memory alone.
+        Returns a stopped reply that the store refuses to save: it is in memory alone.
         """
-        found, temporary = (chat, False) if chat is not None else (self.place.chat, self.place.temporary)
+        found, temporary = (chat, False) if chat is not None else (self.state.chat, self.state.temporary)
         await self.runner.stop(self.owner, found, temporary)
         return next(iter(self.runner.writing(self.owner, found)), None)
 
     @property
-    def kept(self) -> OwnerStore:
-        """Where the conversations of the list are kept."""
+    def list_store(self) -> OwnerStore:
+        """The store of the conversations in the list."""
         return self.runner.owner_store(self.owner)
 
-    def offered(self) -> int:
-        """How many chats from before the login could be taken over."""
-        return self.runner.kept.adoptions.offered(self.before, self.owner) if self.before else 0
+    def count_adoptable(self) -> int:
+        """Count the chats from before the login that can be adopted."""
+        return self.runner.kept.adoptions.offered(self.previous_owner, self.owner) if self.previous_owner else 0
+
+
+def current_tab(runner: Runner, inputs: Sequence[Any]) -> Tab:
+    """The tab of the running event, whose first inputs are the TabState as JSON and the text of the search box.
+
+    Raises ChatError if the browser has no owner cookie.
+    """
+    owner = request_context.owner()
+    if owner is None:
+        raise ChatError(
+            "This browser keeps no cookies, so nobody can tell whose chats to show.", "Load the page again."
+        )
+    return Tab(owner, TabState.from_json(inputs[0]), runner, inputs[1] or "", request_context.before_login())

@@ -1,59 +1,69 @@
-"""Where in the stored conversations a tab stands: what the browser keeps for us and sends along. Never trusted."""
+"""The state of a tab that its browser keeps in a hidden textbox and sends with every event. Never trusted."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 Id = Annotated[str, Field(max_length=100)]
+Limit = Annotated[int, Field(ge=1, le=100_000)]
 
-FIRST_SHOWN = 60
-"""Conversations that the list shows until more are asked for."""
+LIST_PAGE_SIZE = 60
+"""Conversations that the list shows at first, and adds when more are asked for."""
 
-MESSAGES_SHOWN = 100
-"""Messages of a conversation that the chat shows until earlier ones are asked for, the last ones."""
+MESSAGE_PAGE_SIZE = 100
+"""Messages that the chat shows at first, the last ones, and adds when earlier ones are asked for."""
 
 
 @dataclass(frozen=True)
 class TabState:
-    """The conversation `chat` ("" a new one), and the message that each thing in the chat belongs to, in order.
+    """The shown conversation, and how much of it and of the list is shown.
 
-    Its last message was `growing` when it was shown. The list of conversations shows the `shown` newest, of the archive
-    where `archived` is set, of what was deleted where `deleted` is; the chat shows the last `messages`.
+    `chat` is the id of the conversation, "" for a new one. `message_ids` has the id of the stored message for each
+    message that gr.Chatbot shows, in order. `reply_running` tells whether the last one was running when it was shown.
+    The list shows the `list_limit` newest conversations: of the archive with `show_archived`, of the trash with
+    `show_deleted`. The chat shows the last `message_limit` messages. `deleted_chat` was just deleted and can be
+    restored. The aliases are the keys of the JSON, which pages that are open may still have from earlier versions.
     """
 
     chat: Id = ""
     temporary: bool = False
-    ids: Annotated[tuple[Id, ...], Field(max_length=200_000)] = ()
-    growing: bool = False
-    archived: bool = False
-    deleted: bool = False
-    shown: Annotated[int, Field(ge=1, le=100_000)] = FIRST_SHOWN
-    messages: Annotated[int, Field(ge=1, le=100_000)] = MESSAGES_SHOWN
-    removed: Id = field(default="")
-    """The conversation just deleted, which can still be had back."""
+    message_ids: Annotated[tuple[Id, ...], Field(max_length=200_000, alias="ids")] = ()
+    reply_running: Annotated[bool, Field(alias="growing")] = False
+    show_archived: Annotated[bool, Field(alias="archived")] = False
+    show_deleted: Annotated[bool, Field(alias="deleted")] = False
+    list_limit: Annotated[Limit, Field(alias="shown")] = LIST_PAGE_SIZE
+    message_limit: Annotated[Limit, Field(alias="messages")] = MESSAGE_PAGE_SIZE
+    deleted_chat: Annotated[Id, Field(alias="removed")] = ""
 
     @classmethod
-    def read(cls, text: str | None) -> Self:
-        """What the browser sent; the start of everything where that is nonsense."""
+    def from_json(cls, text: str | None) -> Self:
+        """Parse what the browser sent; the default state if it is not valid."""
         try:
             return ADAPTER.validate_json(text or "{}")  # type: ignore[return-value]
         except ValidationError:
             return cls()
 
-    def written(self) -> str:
+    def to_json(self) -> str:
         """What the browser is given to keep."""
-        return ADAPTER.dump_json(self).decode()
+        return ADAPTER.dump_json(self, by_alias=True).decode()
 
-    def at(self, chat: str, temporary: bool = False) -> Self:
-        """The same tab in another conversation."""
-        return replace(self, chat=chat, temporary=temporary, ids=(), growing=False, messages=MESSAGES_SHOWN)
+    def in_chat(self, chat: str, temporary: bool = False) -> Self:
+        """The same tab showing another conversation."""
+        return replace(
+            self,
+            chat=chat,
+            temporary=temporary,
+            message_ids=(),
+            reply_running=False,
+            message_limit=MESSAGE_PAGE_SIZE,
+        )
 
-    def message(self, index: int) -> str:
-        """The id of the message that the thing at `index` belongs to; "" where there is none."""
-        if not self.ids or index < 0:
+    def message_id(self, index: int) -> str:
+        """The id of the stored message for the message at `index` in gr.Chatbot; "" if there is none."""
+        if not self.message_ids or index < 0:
             return ""
-        return self.ids[min(index, len(self.ids) - 1)]
+        return self.message_ids[min(index, len(self.message_ids) - 1)]
 
 
 ADAPTER: TypeAdapter[TabState] = TypeAdapter(TabState)

@@ -1,4 +1,4 @@
-"""A conversation's path -> what gr.Chatbot shows, with the bars and notes around it, and a reply while it grows."""
+"""Renders a conversation's path as messages of gr.Chatbot, with bars and notes, and a reply while it is generated."""
 
 import html
 import time
@@ -14,36 +14,36 @@ from chatui.runner import ReplyProgress
 from chatui.store.records import Path, StoredMessage
 from chatui.store.rows import shown_size
 from chatui.ui.chat import markdown_escape
-from chatui.ui.chat.tab_state import MESSAGES_SHOWN
+from chatui.ui.chat.tab_state import MESSAGE_PAGE_SIZE
 from chatui.ui.page import page_language
 
-Shown = dict[str, Any]
+ChatbotMessage = dict[str, Any]
 """One message as gr.Chatbot takes it."""
 
 PHASE_DELAY_SECONDS = 0.2
-"""What is over sooner is not named: a line that changes as soon as it is there only flickers."""
+"""Phases that end sooner are not shown, so that the line does not flicker."""
 
-CHARACTERS_SHOWN = 300_000
-"""Characters for every MESSAGES_SHOWN messages that the chat shows: what a browser can still set in a second."""
+CHARACTERS_PER_PAGE = 300_000
+"""Characters for every MESSAGE_PAGE_SIZE messages that the chat shows: what a browser lays out within a second."""
 
-ENDED = {
+ENDING_NOTES = {
     "stopped": N_("Stopped."),
     "interrupted": N_("Interrupted: the server ended before this reply did."),
 }
-LENGTH = N_("The reply reached the longest length allowed.")
-EMPTY_REPLY = N_("The model ended its reply without writing anything.")
+LENGTH_NOTE = N_("The reply reached the longest length allowed.")
+EMPTY_REPLY_NOTE = N_("The model ended its reply without writing anything.")
 
 
 @dataclass
-class View:
-    """What the chat shows; for each thing the id of its message, and what the user thought of it."""
+class ChatbotContent:
+    """The messages that gr.Chatbot shows, the id of the stored message for each, and the ratings of the assistant's."""
 
-    shown: list[Shown] = field(default_factory=list)
+    shown: list[ChatbotMessage] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     ratings: list[str | None] = field(default_factory=list)
 
-    def add(self, message: StoredMessage, shown: Sequence[Shown]) -> None:
-        """Show these for this message."""
+    def add(self, message: StoredMessage, shown: Sequence[ChatbotMessage]) -> None:
+        """Append what is shown of this stored message."""
         rating = message.rating.capitalize() if message.rating else None
         for thing in shown:
             self.shown.append(thing)
@@ -51,75 +51,80 @@ class View:
             if thing["role"] == "assistant":
                 self.ratings.append(rating)
 
-    def and_then(self, message: StoredMessage, shown: Sequence[Shown]) -> "View":
-        """The same with this message at its end."""
-        longer = View([*self.shown], [*self.ids], [*self.ratings])
-        longer.add(message, shown)
-        return longer
+    def with_message(self, message: StoredMessage, shown: Sequence[ChatbotMessage]) -> "ChatbotContent":
+        """A copy with this stored message appended."""
+        copy = ChatbotContent([*self.shown], [*self.ids], [*self.ratings])
+        copy.add(message, shown)
+        return copy
 
 
-def most(messages: int) -> tuple[int, int]:
-    """Where a chat shows so many messages: how many, and how many characters together."""
-    return messages, CHARACTERS_SHOWN * -(-messages // MESSAGES_SHOWN)
+def page_limits(messages: int) -> tuple[int, int]:
+    """How many messages and characters a chat shows at most, where up to so many messages were asked for."""
+    return messages, CHARACTERS_PER_PAGE * -(-messages // MESSAGE_PAGE_SIZE)
 
 
-def end(path: Path, most: int, room: int) -> Path:
-    """As OwnerStore.visible_path(), of a path that has been read."""
+def last_messages(path: Path, max_messages: int, max_characters: int) -> Path:
+    """The end of a path within these limits, at least one message: OwnerStore.visible_path() for a path in memory."""
     count = 0
-    for message in reversed(path.messages[-most:]):
-        room -= shown_size(message)
-        if count and room < 0:
+    for message in reversed(path.messages[-max_messages:]):
+        max_characters -= shown_size(message)
+        if count and max_characters < 0:
             break
         count += 1
     left_out = len(path.messages) - count
     return Path(path.messages[left_out:], path.earlier + left_out)
 
 
-def view(path: Sequence[StoredMessage], then: StoredMessage | None = None, earlier: int = 0) -> View:
-    """All that is shown of the end of a path, up to a reply that is `then` still written; `earlier` are left out."""
-    made = View()
-    if earlier and (first := next(iter(path), then)) is not None:
-        made.add(first, [_earlier(earlier)])
+def render_path(
+    path: Sequence[StoredMessage], running: StoredMessage | None = None, earlier: int = 0
+) -> ChatbotContent:
+    """Render the end of a path. A `running` reply that follows it is not rendered; `earlier` messages are left out."""
+    content = ChatbotContent()
+    if earlier and (first := next(iter(path), running)) is not None:
+        content.add(first, [_earlier_link(earlier)])
     for at, message in enumerate(path):
         if message.role == "assistant":
-            made.add(message, reply(message))
+            content.add(message, render_reply(message))
             continue
-        made.add(message, [{"role": "user", "content": _text(message.content)}])
-        # What Gradio reports of a group of replies names its first thing: so this belongs to the reply.
-        follower = path[at + 1] if at + 1 < len(path) else then or message
-        made.add(follower, [_bar(message)])
-    return made
+        content.add(message, [{"role": "user", "content": _text(message.content)}])
+        # Gradio reports a group of replies by the index of its first one: so this bar has the id of the reply.
+        follower = path[at + 1] if at + 1 < len(path) else running or message
+        content.add(follower, [_bar(message)])
+    return content
 
 
-def reply(
+def render_reply(
     message: StoredMessage,
-    growing: ReplyProgress | None = None,
-    waiting_for: str = "",
-    unkept: ChatError | None = None,
-) -> list[Shown]:
-    """What is shown of a reply, `growing` while it is written here; `waiting_for` says what goes on before the text.
+    progress: ReplyProgress | None = None,
+    phase: str = "",
+    save_error: ChatError | None = None,
+) -> list[ChatbotMessage]:
+    """Render a reply: its reasoning, text, notes and bar.
 
-    `unkept` says why the store does not take it.
+    `progress` is given if the reply runs on this server, `phase` tells what happens before its first text, and
+    `save_error` why it cannot be saved.
     """
-    shown: list[Shown] = []
-    if growing is not None and growing.dropped:
+    shown: list[ChatbotMessage] = []
+    if progress is not None and progress.dropped:
         shown.append(
             note(
                 ngettext(
                     "The {count} oldest message was left out: the conversation is too long.",
                     "The {count} oldest messages were left out: the conversation is too long.",
-                    growing.dropped,
+                    progress.dropped,
                 )
             )
         )
     if message.reasoning:
-        shown.append(_thought(message, growing))
+        shown.append(_reasoning(message, progress))
     if message.content:
         shown.append({"role": "assistant", "content": _text(message.content)})
     elif message.state == "running" and not message.reasoning:
-        shown.append(_titled("", {"title": waiting_for or _("In the queue …"), "status": "pending"}))
-    if unkept is not None:
-        shown.append(note(_("Not saved yet: {cause} It will be saved as soon as that is over.", cause=_cause(unkept))))
+        shown.append(_collapsible("", {"title": phase or _("In the queue …"), "status": "pending"}))
+    if save_error is not None:
+        shown.append(
+            note(_("Not saved yet: {cause} It will be saved as soon as that is over.", cause=_cause(save_error)))
+        )
     if message.state == "running":
         return shown
     ending = _ending(message)
@@ -129,68 +134,68 @@ def reply(
     return shown
 
 
-def card(error: ChatError) -> Shown:
-    """A failure: its cause and what to do about it."""
+def error_card(error: ChatError) -> ChatbotMessage:
+    """An error: its cause and its remedy."""
     return _card(*page_language.error_in_language(error))
 
 
-def note(text: str) -> Shown:
-    """A quiet line about the reply: what was left out, that it was stopped."""
-    return _aside(f'<p class="chat-note">{plain(text)}</p>')
+def note(text: str) -> ChatbotMessage:
+    """A small line about a reply, for example that it was stopped."""
+    return _markup(f'<p class="chat-note">{plain(text)}</p>')
 
 
-def phase(growing: ReplyProgress) -> str:
-    """What goes on before the first text, once the model is there."""
-    if time.perf_counter() - growing.started < PHASE_DELAY_SECONDS:
+def phase(progress: ReplyProgress) -> str:
+    """What happens before the first text of a running reply, once the model is loaded."""
+    if time.perf_counter() - progress.started < PHASE_DELAY_SECONDS:
         return _("In the queue …")
-    if growing.prompt is not None:
-        count = len(growing.prompt.token_ids)
-        if growing.read is None:
+    if progress.prompt is not None:
+        count = len(progress.prompt.token_ids)
+        if progress.read is None:
             return ngettext("Reading {count} token …", "Reading {count} tokens …", count)
-        return _("Reading {read} of {count} tokens …", read=growing.read, count=count)
-    if growing.place is None:
+        return _("Reading {read} of {count} tokens …", read=progress.read, count=count)
+    if progress.place is None:
         return _("In the queue …")
-    if growing.place == 1:
+    if progress.place == 1:
         return _("In the queue: next …")
-    return _("In the queue: position {place} …", place=growing.place)
+    return _("In the queue: position {place} …", place=progress.place)
 
 
-def speed(growing: ReplyProgress) -> str:
-    """Tokens, tokens/s and time to the first text, so far or in the end; then also what was not read again."""
-    if growing.first_text_at is None:
+def speed(progress: ReplyProgress) -> str:
+    """Tokens, tokens/s and time to the first text so far; for an ended reply also the cached tokens of the prompt."""
+    if progress.first_text_at is None:
         return ""
-    first = growing.first_text_at - growing.started
-    if growing.finish is not None:
-        rate = growing.finish.tokens_per_second
+    first = progress.first_text_at - progress.started
+    if progress.finish is not None:
+        rate = progress.finish.tokens_per_second
     else:
-        rate = (growing.tokens - 1) / max(time.perf_counter() - growing.first_text_at, 1e-3)
+        rate = (progress.tokens - 1) / max(time.perf_counter() - progress.first_text_at, 1e-3)
     parts: list[str] = []
-    if growing.finish is not None and growing.finish.cached_tokens:
-        known = {"count": growing.finish.prompt_tokens, "known": growing.finish.cached_tokens}
+    if progress.finish is not None and progress.finish.cached_tokens:
+        known = {"count": progress.finish.prompt_tokens, "known": progress.finish.cached_tokens}
         parts.append(_("{count} tokens in, {known} cached", **known))
-    parts.append(ngettext("{count} token", "{count} tokens", growing.tokens))
-    if growing.tokens > 1:
+    parts.append(ngettext("{count} token", "{count} tokens", progress.tokens))
+    if progress.tokens > 1:
         parts.append(_("{speed} tokens/s", speed=number(rate, 1)))
     parts.append(_("first after {seconds} s", seconds=number(first, 2)))
     return joined(parts)
 
 
-def text_of(content: Any) -> str:
-    """The text of an edited message as it was written."""
+def edited_text(content: Any) -> str:
+    """The text of a message that gr.Chatbot reports as edited, without the marks of markdown_escape."""
     parts = content if isinstance(content, list) else [content]
     texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
     return markdown_escape.unescape("".join(text for text in texts if isinstance(text, str)))
 
 
 def plain(text: str) -> str:
-    """Text inside markup, where neither Markdown nor LaTeX may find anything to set."""
+    """Escape text for use inside markup: it contains no HTML, Markdown or LaTeX."""
     escaped = html.escape(text).replace("\n", "<br>")
     return escaped.replace("$", "$<span></span>").replace("\\", "\\<span></span>")
 
 
-def can_go_on(message: StoredMessage) -> bool:
-    """Whether Continue makes sense: the reply was cut, by its length, by Stop or by the end of the server."""
-    cut = message.state in ("stopped", "interrupted") or _by_length(message)
+def can_continue(message: StoredMessage) -> bool:
+    """Whether the reply was cut: by the length limit, by Stop or by the end of the server."""
+    cut = message.state in ("stopped", "interrupted") or _hit_length_limit(message)
     return cut and bool(message.content or message.reasoning)
 
 
@@ -198,34 +203,36 @@ def _cause(error: ChatError) -> str:
     return page_language.error_in_language(error)[0]
 
 
-def _by_length(message: StoredMessage) -> bool:
+def _hit_length_limit(message: StoredMessage) -> bool:
     return message.finish is not None and message.finish.reason == "length"
 
 
-def _ending(message: StoredMessage) -> Shown | None:
-    """What is said below a reply that did not simply end."""
+def _ending(message: StoredMessage) -> ChatbotMessage | None:
+    """The note or card below a reply that was cut, failed, or is empty."""
     if message.state == "failed":
         cause, remedy = message.error.partition("\n")[::2]
         return _card(translated(cause), translated(remedy))
-    if message.state in ENDED:
-        return note(" ".join(map(translated, message.error.split("\n"))) if message.error else _(ENDED[message.state]))
-    if _by_length(message):
-        return note(_(LENGTH))
-    return None if message.content or message.reasoning else note(_(EMPTY_REPLY))
+    if message.state in ENDING_NOTES:
+        return note(
+            " ".join(map(translated, message.error.split("\n"))) if message.error else _(ENDING_NOTES[message.state])
+        )
+    if _hit_length_limit(message):
+        return note(_(LENGTH_NOTE))
+    return None if message.content or message.reasoning else note(_(EMPTY_REPLY_NOTE))
 
 
-def _bar(message: StoredMessage) -> Shown:
-    """The versions of a message, with what can be done from here; links that chatui.js sends as actions."""
+def _bar(message: StoredMessage) -> ChatbotMessage:
+    """The bar below a message: its versions and links, which chatui.js sends as actions."""
     versions = message.versions or (message.id,)
     at = versions.index(message.id) if message.id in versions else 0
     parts: list[str] = []
     if len(versions) > 1:
         parts += [
-            _turn_to(versions[at - 1] if at else "", "‹", _("Previous version")),
+            _version_link(versions[at - 1] if at else "", "‹", _("Previous version")),
             f"<span>{at + 1}/{len(versions)}</span>",
-            _turn_to(versions[at + 1] if at + 1 < len(versions) else "", "›", _("Next version")),
+            _version_link(versions[at + 1] if at + 1 < len(versions) else "", "›", _("Next version")),
         ]
-    if can_go_on(message):
+    if can_continue(message):
         parts.append(f'<a class="act go-on" href="#continue={quote(message.id)}">{_("Continue")}</a>')
     if message.role == "assistant" and message.author is not None:
         parts.append(f'<a class="act inspect" href="#inspect={quote(message.id)}">{_("Inspect")}</a>')
@@ -239,18 +246,18 @@ def _bar(message: StoredMessage) -> Shown:
         parts.append(f"<span>{_('Liked') if message.rating == 'like' else _('Disliked')}</span>")
         parts.append(f'<a class="act annotate" href="#note={quote(message.id)}">{label}</a>')
     if message.finish is not None:
-        parts.append(_took(message.finish))
+        parts.append(_timing(message.finish))
     side = "question" if message.role == "user" else "answer"
-    return _aside(f'<p class="chat-bar {side}">{" ".join(parts)}</p>')
+    return _markup(f'<p class="chat-bar {side}">{" ".join(parts)}</p>')
 
 
-def _took(finish: Finish) -> str:
-    """How long a reply took, and how fast it was written."""
+def _timing(finish: Finish) -> str:
+    """The duration of a reply and its tokens/s, with the durations of its phases as a tooltip."""
     parts = [_duration(finish.queue_seconds + finish.prefill_seconds + finish.decode_seconds)]
     if finish.completion_tokens > 1 and finish.decode_seconds > 0:
         speed = finish.tokens_per_second
         parts.append(_("{speed} tokens/s", speed=number(speed, 1 if speed < 10 else 0)))
-    told = ngettext(
+    tooltip = ngettext(
         "Queue {waiting}, prefill {reading}, decode {writing}: {count} token.",
         "Queue {waiting}, prefill {reading}, decode {writing}: {count} tokens.",
         finish.completion_tokens,
@@ -258,52 +265,52 @@ def _took(finish: Finish) -> str:
         reading=_duration(finish.prefill_seconds),
         writing=_duration(finish.decode_seconds),
     )
-    return f'<span class="took" title="{html.escape(told)}">{joined(parts)}</span>'
+    return f'<span class="took" title="{html.escape(tooltip)}">{joined(parts)}</span>'
 
 
 def _duration(seconds: float) -> str:
-    """A time for people: tenths of a second below ten, minutes above one hundred."""
+    """A readable duration: tenths of a second below 10 s, minutes from 100 s on."""
     if seconds >= 100:
         minutes, rest = divmod(round(seconds), 60)
         return _("{minutes} min {seconds} s", minutes=minutes, seconds=rest)
     return _("{seconds} s", seconds=number(seconds, 1 if seconds < 10 else 0))
 
 
-def _earlier(messages: int) -> Shown:
+def _earlier_link(messages: int) -> ChatbotMessage:
     label = ngettext("Show the {count} earlier message", "Show more of the {count} earlier messages", messages)
-    return _aside(f'<p class="chat-bar earlier"><a class="act" href="#earlier">{plain(label)}</a></p>')
+    return _markup(f'<p class="chat-bar earlier"><a class="act" href="#earlier">{plain(label)}</a></p>')
 
 
-def _turn_to(version: str, label: str, name: str) -> str:
+def _version_link(version: str, label: str, name: str) -> str:
     if not version:
         return f'<span class="off">{label}</span>'
     return f'<a class="act named" href="#version={quote(version)}" title="{name}">{label}</a>'
 
 
-def _thought(message: StoredMessage, growing: ReplyProgress | None) -> Shown:
+def _reasoning(message: StoredMessage, progress: ReplyProgress | None) -> ChatbotMessage:
     thinking = message.state == "running" and not message.content
     if thinking:
-        return _titled(message.reasoning, {"title": _("Thinking …"), "status": "pending"})
+        return _collapsible(message.reasoning, {"title": _("Thinking …"), "status": "pending"})
     title = _("Thought") if message.content else _("Thought, until it was cut off")
-    if growing is not None and growing.thought_at is not None:
-        seconds = growing.thought_at - (growing.first_text_at or growing.started)
+    if progress is not None and progress.thought_at is not None:
+        seconds = progress.thought_at - (progress.first_text_at or progress.started)
         title = _("Thought for {seconds} s", seconds=number(seconds, 1))
-    return _titled(message.reasoning, {"title": title, "status": "done"})
+    return _collapsible(message.reasoning, {"title": title, "status": "done"})
 
 
-def _titled(text: str, metadata: dict[str, Any]) -> Shown:
+def _collapsible(text: str, metadata: dict[str, Any]) -> ChatbotMessage:
     return {"role": "assistant", "content": _text(text), "metadata": metadata}
 
 
-def _text(text: str) -> Shown:
-    """Text as a part of its own: a bare string would lose its tabs, indents and edge newlines (inspect.cleandoc)."""
+def _text(text: str) -> ChatbotMessage:
+    """Text as a content part: Gradio passes bare strings through inspect.cleandoc, which removes tabs and indents."""
     return {"type": "text", "text": markdown_escape.escape(text)}
 
 
-def _card(cause: str, remedy: str) -> Shown:
-    return _aside(f'<div class="chat-card"><strong>{plain(cause)}</strong><span>{plain(remedy)}</span></div>')
+def _card(cause: str, remedy: str) -> ChatbotMessage:
+    return _markup(f'<div class="chat-card"><strong>{plain(cause)}</strong><span>{plain(remedy)}</span></div>')
 
 
-def _aside(markup: str) -> Shown:
-    """Our own words beside the conversation. gr.HTML would need `unsafe-eval`; Markdown shows markup as well."""
+def _markup(markup: str) -> ChatbotMessage:
+    """A message of ours beside the conversation. gr.HTML would need `unsafe-eval`; Markdown renders markup too."""
     return {"role": "assistant", "content": {"type": "text", "text": markup}}

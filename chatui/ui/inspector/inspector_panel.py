@@ -155,9 +155,9 @@ class InspectorPanel:
         try:
             id = _message_id(requested)
             tab = self._tab_of(tab_inputs)
-            reply = await asyncio.to_thread(tab.owner_store.message, id)
+            reply = await asyncio.to_thread(tab.chat_store.message, id)
             inspection, page = await _inspection(tab, id)
-            path = await asyncio.to_thread(tab.owner_store.path, reply.conversation, reply.id)
+            path = await asyncio.to_thread(tab.chat_store.path, reply.conversation, reply.id)
             previous = await _previous_inspection(tab, path)
         except Exception as error:
             return self._failed(_as_chat_error(error))
@@ -206,7 +206,7 @@ class InspectorPanel:
             tab = self._tab_of(tab_inputs)
             for _attempt in range(MAX_SAVE_ATTEMPTS if tab.runner.inspects else 0):
                 # The reply is on the page shortly before its inspection is in the store.
-                if await asyncio.to_thread(tab.owner_store.set_page_times, _message_id(displayed), times):
+                if await asyncio.to_thread(tab.chat_store.set_page_times, _message_id(displayed), times):
                     return
                 await asyncio.sleep(SAVE_INTERVAL_SECONDS)
 
@@ -226,7 +226,7 @@ class InspectorPanel:
         try:
             id = _message_id(requested)
             tab = self._tab_of(inputs[:2])
-            reply = await asyncio.to_thread(tab.owner_store.message, id)
+            reply = await asyncio.to_thread(tab.chat_store.message, id)
             inspection, _page = await _inspection(tab, id)
             persona_tokens = inspection.prompt.source_tokens("persona")
             column = persona_view.reply_column
@@ -251,7 +251,7 @@ async def with_other_token(tab: Tab, message_id: str, choice: str) -> StoredMess
 
     Raises NotFoundError where there is no such reply or token.
     """
-    reply = await asyncio.to_thread(tab.owner_store.message, message_id)
+    reply = await asyncio.to_thread(tab.chat_store.message, message_id)
     inspection, _page = await _inspection(tab, message_id)
     position, _dot, token_id = choice.partition(".")
     traces = inspection.traces
@@ -262,7 +262,7 @@ async def with_other_token(tab: Tab, message_id: str, choice: str) -> StoredMess
 
 
 async def _inspection(tab: Tab, id: str) -> tuple[Inspection, PageTimes | None]:
-    stored = await asyncio.to_thread(tab.owner_store.inspection, id)
+    stored = await asyncio.to_thread(tab.chat_store.inspection, id)
     inspection = await asyncio.to_thread(Inspection.unpacked, stored.data) if stored is not None else None
     if stored is None or inspection is None:
         raise ChatError(

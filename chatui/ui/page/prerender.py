@@ -19,7 +19,7 @@ from chatui.owners import OwnerOf
 from chatui.runner import Runner
 from chatui.store.records import StoredMessage
 from chatui.ui.chat.redraw import render_off_loop
-from chatui.ui.chat.tab_state import FIRST_SHOWN, TabState
+from chatui.ui.chat.tab_state import LIST_PAGE_SIZE, TabState
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.sidebar import conversation_list
 
@@ -74,10 +74,12 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
         live = runner.live(owner, path[-1].id) if path else None
         if live is not None:
             path[-1] = live.as_message()
-        listed = await asyncio.to_thread(owner_store.conversations, FIRST_SHOWN + 1)
+        listed = await asyncio.to_thread(owner_store.conversations, LIST_PAGE_SIZE + 1)
         now = datetime.now(timezone(timedelta(minutes=request_context.minutes_ahead_in(request.cookies))))
         with i18n.use_language(i18n.negotiate(request.headers.get("accept-language"))):
-            shown = conversation_list.listing(listed[:FIRST_SHOWN], TabState(chat), now, len(listed) > FIRST_SHOWN)
+            shown = conversation_list.listing(
+                listed[:LIST_PAGE_SIZE], TabState(chat), now, len(listed) > LIST_PAGE_SIZE
+            )
             length = sum(len(message.content) for message in path)
             return HTMLResponse(await render_off_loop(length, markup, path, shown), headers=headers)
 

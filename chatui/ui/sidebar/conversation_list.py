@@ -42,7 +42,7 @@ def listing(
     Above them so many are `offered` that were made before there was a login.
     """
     parts = [_offer(offered), _removed(place)]
-    if place.archived:
+    if place.show_archived:
         parts.append(f'<p class="chat-list-top">{_("Archive")} · {_back()}</p>')
     group = ""
     for conversation in conversations:
@@ -52,7 +52,7 @@ def listing(
             parts.append(f"<h4>{html.escape(heading)}</h4>")
         parts.append(_row(conversation, place))
     if not conversations:
-        nothing = _("The archive is empty.") if place.archived else _("Your chats will be listed here.")
+        nothing = _("The archive is empty.") if place.show_archived else _("Your chats will be listed here.")
         parts.append(f'<p class="hint">{nothing}</p>')
     if more:
         parts.append(_more())
@@ -170,7 +170,7 @@ def _more() -> str:
 
 
 def _removed(place: TabState) -> str:
-    if not place.removed:
+    if not place.deleted_chat:
         return ""
-    undo = f'<a class="act" href="#restore={quote(place.removed)}">{_("Undo")}</a>'
+    undo = f'<a class="act" href="#restore={quote(place.deleted_chat)}">{_("Undo")}</a>'
     return f'<p class="chat-list-top">{_("Deleted.")} {undo}</p>'

@@ -50,13 +50,13 @@ class Sidebar:
     async def listed(self, tab: Tab) -> str:
         """The list as this tab shows it."""
         if tab.search.strip():
-            hits = await asyncio.to_thread(tab.kept.search, tab.search)
-            return conversation_list.found(hits, tab.place)
-        place = tab.place
-        if place.deleted:
-            gone = await asyncio.to_thread(tab.kept.deleted, place.shown + 1)
-            return conversation_list.deleted(gone[: place.shown], place, len(gone) > place.shown)
-        found = await asyncio.to_thread(tab.kept.conversations, place.shown + 1, None, place.archived)
+            hits = await asyncio.to_thread(tab.list_store.search, tab.search)
+            return conversation_list.found(hits, tab.state)
+        place = tab.state
+        if place.show_deleted:
+            gone = await asyncio.to_thread(tab.list_store.deleted, place.list_limit + 1)
+            return conversation_list.deleted(gone[: place.list_limit], place, len(gone) > place.list_limit)
+        found = await asyncio.to_thread(tab.list_store.conversations, place.list_limit + 1, None, place.show_archived)
         now = datetime.now(timezone(timedelta(minutes=request_context.minutes_ahead())))
-        offered = await asyncio.to_thread(tab.offered)
-        return conversation_list.listing(found[: place.shown], place, now, len(found) > place.shown, offered)
+        offered = await asyncio.to_thread(tab.count_adoptable)
+        return conversation_list.listing(found[: place.list_limit], place, now, len(found) > place.list_limit, offered)

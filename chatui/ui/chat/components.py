@@ -1,0 +1,41 @@
+"""The components of the page that events of the chat read and update."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gradio.components import Component
+
+from chatui.ui.persona.persona_panel import PersonaPanel
+from chatui.ui.sidebar.sidebar import Sidebar
+
+
+@dataclass(frozen=True)
+class ChatComponents:
+    """`where` is the hidden textbox with the TabState; `action` and `draft` are written by the page's scripts.
+
+    `draft` is not the message box itself: an event that takes the box as an input clears its validation message.
+    """
+
+    chatbot: Component
+    textbox: Component
+    status: Component
+    where: Component
+    action: Component
+    draft: Component
+    sidebar: Sidebar
+    panel: PersonaPanel
+
+    @property
+    def tab_inputs(self) -> list[Component]:
+        """What identifies the tab of an event, as `current_tab` takes it."""
+        return [self.where, self.sidebar.search]
+
+    @property
+    def outputs(self) -> list[Component]:
+        """What every event may update. Gradio processes each output at every redraw, changed or not."""
+        return [self.chatbot, self.textbox, self.status, self.where, self.sidebar.list]
+
+    @property
+    def outputs_with_persona(self) -> list[Any]:
+        """What an event may update that opens a conversation."""
+        return [*self.outputs, *self.panel.outputs]

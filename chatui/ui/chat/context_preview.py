@@ -1,0 +1,37 @@
+"""The line under the message box: how full the context would be if the draft were sent."""
+
+from dataclasses import replace
+from typing import Any
+
+from chatui.errors import ChatError
+from chatui.ui.chat import api_endpoint, context_bar
+from chatui.ui.chat.preview_memos import PreviewMemos
+from chatui.ui.chat.reply_requests import ReplyRequests
+from chatui.ui.chat.tab import current_tab
+from chatui.ui.gradio_compat import request_context
+
+
+class ContextPreview:
+    """Counts the tokens of the request that the draft would make. `memos` keep the counts of each tab's chat."""
+
+    def __init__(self, requests: ReplyRequests, memos: PreviewMemos) -> None:
+        self._requests, self._memos = requests, memos
+
+    async def update(self, draft: str | None, *inputs: Any) -> str:
+        """The markup of the context bar; "" if the model is loading, counts nothing, or the draft is too long."""
+        backend = self._requests.runner.backend
+        info = backend.models()[0].info
+        if info is None or len(draft or "") > api_endpoint.MAX_MESSAGE_LENGTH:
+            return ""
+        try:
+            tab = current_tab(self._requests.runner, inputs)
+            blank = not (draft or "").strip()
+            request, earlier = await self._requests.preview(tab, inputs, "?" if blank else draft or "")
+            memo = self._memos.get(request_context.tab(), tab.state.chat)
+            prompt = await backend.preview(request, memo)
+            if prompt is None:
+                return ""
+            prompt = replace(prompt, dropped=prompt.dropped + earlier)
+            return context_bar.bar(info, prompt, request.settings, blank)
+        except ChatError as error:
+            return context_bar.refusal(error)

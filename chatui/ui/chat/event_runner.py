@@ -1,0 +1,106 @@
+"""Runs the events of tabs: the newest of a tab ends the one before, a repeated one runs once, failures become cards."""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from chatui.errors import ChatError, StoreError, unexpected
+from chatui.runner import Runner, RunningReply
+from chatui.ui.chat import message_box, transcript
+from chatui.ui.chat.components import ChatComponents
+from chatui.ui.chat.conversation_view import ConversationView, PageUpdates
+from chatui.ui.chat.redraw import SingleFlight, Superseding
+from chatui.ui.chat.tab import Tab, current_tab
+from chatui.ui.chat.tab_state import TabState
+from chatui.ui.chat.transcript import ChatbotMessage
+from chatui.ui.gradio_compat import request_context
+from chatui.ui.gradio_compat.sessions import MAX_TABS
+from chatui.ui.page import page_language
+
+log = logging.getLogger(__name__)
+
+TabAction = Callable[[Tab], Awaitable[RunningReply | None]]
+"""What an event does to its tab; returns the reply that it started, if any."""
+
+
+class EventRunner:
+    """Each event runs an action, then shows the tab's conversation and its running reply. It never raises."""
+
+    def __init__(self, runner: Runner, components: ChatComponents, view: ConversationView) -> None:
+        self._runner, self._components, self._view = runner, components, view
+        self._superseding = Superseding()
+        self._single_flight: SingleFlight[TabState] = SingleFlight(MAX_TABS)
+
+    async def run(
+        self,
+        inputs: Sequence[Any],
+        action: TabAction,
+        idempotency_key: object = None,
+        clear: bool = False,
+        with_persona: bool = False,
+    ) -> PageUpdates:
+        """Run an action in place of the tab's running event, then show the conversation.
+
+        An action with an `idempotency_key` runs once where the tab sends it twice in a row with the same inputs.
+        `clear` empties the message box; `with_persona` updates the persona panel.
+        """
+        session = request_context.tab()
+        async with self._superseding.supersede(session) as superseded:
+            if idempotency_key is None:
+                self._single_flight.forget(session)
+            else:
+                action = self._run_once(session, (inputs, idempotency_key), action)
+            async for update in self.run_and_show(inputs, action, clear, with_persona):
+                if superseded.is_set():
+                    return
+                yield update
+
+    def _run_once(self, session: str, key: object, action: TabAction) -> TabAction:
+        """The action; if the last one of this session had the same key, its result is shown again instead."""
+
+        async def once(tab: Tab) -> RunningReply | None:
+            reply: RunningReply | None = None
+
+            async def work() -> TabState:
+                nonlocal reply
+                reply = await action(tab)
+                return tab.state
+
+            tab.state = await self._single_flight.run(session, key, work)
+            return reply
+
+        return once
+
+    async def run_and_show(
+        self, inputs: Sequence[Any], action: TabAction, clear: bool = False, with_persona: bool = False
+    ) -> PageUpdates:
+        """Run an action and show the conversation, without ending the tab's running event."""
+        tab: Tab | None = None
+        reply: RunningReply | None = None
+        errors: list[ChatbotMessage] = []
+        try:
+            tab = current_tab(self._runner, inputs)
+            reply = await action(tab)
+        except Exception as error:
+            errors.append(transcript.error_card(as_chat_error(error)))
+        if tab is None:
+            yield {self._components.chatbot: errors, self._components.textbox: message_box.ready()}
+            return
+        try:
+            async for update in self._view.show(tab, reply, clear and not errors, with_persona, errors):
+                yield update
+        except Exception as error:
+            if isinstance(error, StoreError) and not with_persona:
+                page_language.warn(error)  # what is shown stays; there may be nothing to read
+                yield {self._components.textbox: message_box.ready()}
+                return
+            card = transcript.error_card(as_chat_error(error))
+            yield {self._components.chatbot: [card], self._components.textbox: message_box.ready()}
+
+
+def as_chat_error(error: Exception) -> ChatError:
+    """The error itself, or an unexpected one in its place, which is logged."""
+    if isinstance(error, ChatError):
+        return error
+    log.error("an event of the page failed", exc_info=error)
+    return unexpected(error)

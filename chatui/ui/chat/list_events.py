@@ -1,0 +1,65 @@
+"""The events of the list of conversations: search, and imports into it."""
+
+import contextlib
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from chatui.errors import ChatError
+from chatui.runner import Runner
+from chatui.ui.chat.conversation_view import PageUpdates
+from chatui.ui.chat.event_runner import as_chat_error
+from chatui.ui.chat.tab import current_tab
+from chatui.ui.page import page_language
+from chatui.ui.sidebar.import_tasks import ImportTask, ImportTasks
+from chatui.ui.sidebar.sidebar import Sidebar
+
+
+class ListEvents:
+    """Each method is a Gradio event handler. Its last inputs are those that `current_tab` takes."""
+
+    def __init__(self, runner: Runner, sidebar: Sidebar) -> None:
+        self._runner, self._sidebar = runner, sidebar
+        self._imports = ImportTasks()
+
+    async def search(self, *inputs: Any) -> Any:
+        """The list of the conversations that match the text of the search box."""
+        return await self._listed(inputs)
+
+    async def import_chats(self, path: str | None, *inputs: Any) -> PageUpdates:
+        """Import an uploaded file, and show how far that has come."""
+        update: dict[Component, Any] = {}
+        try:
+            tab = current_tab(self._runner, inputs)
+            task = ImportTask(tab.list_store, path)
+            async with contextlib.aclosing(self._imports.run(tab.owner, task)) as steps:
+                async for _step in steps:
+                    update = {self._sidebar.bringing: gr.update(visible=False)}
+                    yield {self._sidebar.bringing: gr.update(visible=True), self._sidebar.progress: task.progress()}
+            _report(task)
+        except Exception as error:
+            page_language.warn(as_chat_error(error))
+        yield {**update, self._sidebar.list: await self._listed(inputs)}
+
+    async def cancel_import(self, *inputs: Any) -> None:
+        """Cancel the user's running import."""
+        with contextlib.suppress(ChatError):
+            self._imports.cancel(current_tab(self._runner, inputs).owner)
+
+    async def _listed(self, inputs: Sequence[Any]) -> Any:
+        try:
+            return await self._sidebar.listed(current_tab(self._runner, inputs))
+        except Exception as error:
+            page_language.warn(as_chat_error(error))
+            return gr.skip()
+
+
+def _report(task: ImportTask) -> None:
+    """Show what an import has added, and what it has left out."""
+    if came := task.came():
+        gr.Info(html.escape(came))
+    if left := task.left():
+        gr.Warning(html.escape(left).replace("\n", "<br>"), duration=60)

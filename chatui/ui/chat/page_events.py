@@ -1,0 +1,50 @@
+"""The events of the page itself: what it shows at first, loading and closing."""
+
+import contextlib
+from typing import Any
+
+import gradio as gr
+
+from chatui.errors import ChatError
+from chatui.ui.chat.components import ChatComponents
+from chatui.ui.chat.event_runner import EventRunner
+from chatui.ui.chat.preview_memos import PreviewMemos
+from chatui.ui.chat.tab import Tab
+from chatui.ui.chat.tab_state import TabState
+from chatui.ui.chat.temporary_chats import TemporaryChats
+from chatui.ui.gradio_compat import request_context
+
+
+class PageEvents:
+    """`loaded` and `closed` are Gradio event handlers; the page is sent with what `opening` returns."""
+
+    def __init__(
+        self, components: ChatComponents, events: EventRunner, temporary: TemporaryChats, memos: PreviewMemos
+    ) -> None:
+        self._components, self._events = components, events
+        self._temporary, self._memos = temporary, memos
+
+    async def opening(self) -> dict[Any, Any]:
+        """What the page shows at first, at an address that may name a conversation."""
+
+        async def action(tab: Tab) -> None:
+            tab.state = tab.state.in_chat(request_context.address().get("chat", "")[:100])
+
+        personas: dict[Any, Any] = {}
+        with contextlib.suppress(ChatError):  # the chat shows a card for the same error
+            personas = await self._components.panel.listed()
+        async with contextlib.aclosing(self._events.run_and_show(("", ""), action, with_persona=True)) as updates:
+            return {**personas, **await anext(updates)}
+
+    async def loaded(self, where: str, _: str) -> dict[Any, Any]:
+        """Show what the page was not sent with, and let it follow a running reply."""
+        shown = {self._components.where: gr.skip()} if where else await self.opening()
+        if TabState.from_json(where or shown.get(self._components.where)).reply_running:
+            shown[self._components.action] = "0|refresh"
+        return shown
+
+    async def closed(self) -> None:
+        """Remove the temporary chat of a closed tab, its preview memo and its Gradio session."""
+        self._memos.close(request_context.tab())
+        await self._temporary.close(request_context.tab())
+        await request_context.forget_tab()

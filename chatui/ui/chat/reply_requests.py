@@ -1,0 +1,157 @@
+"""Builds requests to the model from an event's inputs: persona, start of the reply, settings and conversation.
+
+The inputs are those of the tab (see `current_tab`), then those of the persona panel, the start of the reply, and the
+generation settings.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from chatui import character_prompt
+from chatui.character_prompt import CharacterPrompt
+from chatui.chat import ChatRequest, Message, ModelInfo
+from chatui.macros import Scene
+from chatui.personas import Persona
+from chatui.runner import Runner, RunningReply, build_messages
+from chatui.settings import GenerationSettings
+from chatui.store.records import Author, NewTurn, Path, StoredMessage
+from chatui.store.rows import new_id
+from chatui.ui.chat.tab import Tab
+from chatui.ui.persona import macro_values, setting_controls
+from chatui.ui.persona.persona_panel import LEFT, PersonaPanel
+
+DEFAULT_CONTEXT_LENGTH = 4096
+"""Tokens for which lore is chosen while the model is loading."""
+
+REPLACEMENT_CHARACTER = "\ufffd"
+"""Decoded in place of an incomplete character at the end of a reply that was cut."""
+
+
+class ReplyRequests:
+    """Starts replies, and builds the requests for a repeated reply and for the context preview."""
+
+    def __init__(self, runner: Runner, panel: PersonaPanel) -> None:
+        self.runner, self._backend, self._panel = runner, runner.backend, panel
+
+    async def start(
+        self,
+        tab: Tab,
+        inputs: Sequence[Any],
+        question: str | None,
+        parent: str | None,
+        continued: StoredMessage | None = None,
+    ) -> RunningReply:
+        """Start a reply to a new `question` below `parent`, or to the message `parent` itself if there is none.
+
+        The reply goes on from the text of the message `continued`, if given. What runs in the tab is stopped first.
+        """
+        persona, start_with, settings = await self.selection(tab, inputs)
+        model = self._backend.models()[0]
+        seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
+        chat = tab.state.chat or new_id()
+        scene = macro_values.macro_scene(persona, model.name, seed, chat)
+        greetings = macro_values.greetings(persona, model.name)
+        greeting = self._greeting_index(inputs, greetings)
+        await tab.stop()
+        history: Sequence[str] = greetings[greeting : greeting + 1] if question is not None else ()
+        if tab.state.chat:
+            history = await self._lore_history(tab, persona, parent)
+        texts = [*history, *([question] if question is not None else [])]
+        prompt = await self._character_prompt(persona, texts, scene)
+        author = _author(model.name, model.info, prompt, settings, seed, scene, start_with, continued)
+        turn = NewTurn(tab.state.chat or None, parent or None, question, author, persona, greetings, chat, greeting)
+        reply = await self.runner.ask(tab.owner, turn, tab.state.temporary)
+        tab.state = replace(tab.state, chat=reply.conversation.id)
+        return reply
+
+    async def repeat(self, tab: Tab, reply: StoredMessage, inputs: Sequence[Any]) -> ChatRequest:
+        """The request for `reply` again, with its seed and with the current persona and settings."""
+        persona, start_with, settings = await self.selection(tab, inputs)
+        path = await self.runner.path(tab.owner, reply.conversation, reply.parent, tab.state.temporary)
+        seed, moment = (reply.author.seed, reply.author.moment) if reply.author else (settings.seed, "")
+        settings = settings.model_copy(update={"seed": seed})
+        scene = macro_values.macro_scene(persona, self._backend.models()[0].name, seed, reply.conversation, moment)
+        messages = await self._messages(persona, path.messages, scene, start_with)
+        chat = tab.state.chat if tab.state.temporary else ""
+        return ChatRequest(messages, settings, user=tab.owner, chat=chat)
+
+    async def preview(self, tab: Tab, inputs: Sequence[Any], draft: str) -> tuple[ChatRequest, int]:
+        """The request that sending `draft` would make, and the number of earlier messages that it leaves out."""
+        persona, start_with, settings = await self.selection(tab, inputs)
+        model = self._backend.models()[0].name
+        path = Path(())
+        if tab.state.chat:
+            path = await self.runner.path(tab.owner, tab.state.chat, None, tab.state.temporary)
+        greetings = () if tab.state.chat else macro_values.greetings(persona, model)
+        history: list[StoredMessage | Message] = [
+            *(Message("assistant", text) for text in greetings[self._greeting_index(inputs, greetings) :][:1]),
+            *path.messages,
+            Message("user", draft),
+        ]
+        scene = macro_values.macro_scene(persona, model, settings.seed, tab.state.chat)
+        messages = await self._messages(persona, history, scene, start_with)
+        return ChatRequest(messages, settings), path.earlier
+
+    async def selection(self, tab: Tab, inputs: Sequence[Any]) -> tuple[Persona, str, GenerationSettings]:
+        """The persona, the start of the reply, and the settings."""
+        count = 2 + len(self._panel.inputs)
+        persona_inputs, (start_with, *values) = inputs[2:count], inputs[count:]
+        settings = setting_controls.read(values)
+        persona = await self._panel.persona(*persona_inputs)
+        if tab.state.chat and str(persona_inputs[0]).startswith(LEFT):
+            original = await asyncio.to_thread(tab.chat_store.initial_persona, tab.state.chat)
+            persona = replace(persona, card=original.card if original.name == persona.name else None)
+        return persona, start_with or "", settings
+
+    def _greeting_index(self, inputs: Sequence[Any], greetings: Sequence[str]) -> int:
+        """Which greeting the empty page shows."""
+        return macro_values.number(inputs[1 + len(self._panel.inputs)], greetings)
+
+    async def _lore_history(self, tab: Tab, persona: Persona, leaf: str | None) -> list[str]:
+        """The texts of the conversation up to `leaf`, which activate lore; empty if the persona has no lorebook."""
+        if not leaf or not character_prompt.has_lorebook(persona):
+            return []
+        path = await self.runner.path(tab.owner, tab.state.chat, leaf, tab.state.temporary)
+        return [message.content for message in path.messages]
+
+    async def _messages(
+        self, persona: Persona, history: Sequence[StoredMessage | Message], scene: Scene, start_with: str
+    ) -> tuple[Message, ...]:
+        """The messages that the model gets: system prompt, history with insertions, and the start of the reply."""
+        prompt = await self._character_prompt(persona, [message.content for message in history], scene)
+        prefix = Message("assistant", start_with) if start_with else None
+        return build_messages(prompt.system_prompt, history, prefix, prompt.insertions)
+
+    async def _character_prompt(self, persona: Persona, texts: Sequence[str], scene: Scene) -> CharacterPrompt:
+        """The persona's system prompt and its insertions into a conversation of these texts."""
+        info = self._backend.models()[0].info
+        context = info.context_length if info else DEFAULT_CONTEXT_LENGTH
+        texts = list(filter(None, texts))
+        return await asyncio.to_thread(character_prompt.build_prompt, persona, texts, scene, context)
+
+
+def _author(
+    model: str,
+    info: ModelInfo | None,
+    prompt: CharacterPrompt,
+    settings: GenerationSettings,
+    seed: int,
+    scene: Scene,
+    start_with: str,
+    continued: StoredMessage | None,
+) -> Author:
+    """What is stored with a reply about how it is generated."""
+    return Author(
+        model=model,
+        revision=info.revision if info else "",
+        system_prompt=prompt.system_prompt,
+        settings=settings,
+        seed=seed,
+        prefix=continued.content.rstrip(REPLACEMENT_CHARACTER) if continued else start_with,
+        prefix_reasoning=continued.reasoning if continued else "",
+        insertions=prompt.insertions,
+        moment=scene.moment.isoformat(),
+    )
