@@ -1,5 +1,6 @@
 """Looks things up in Gradio, and fails with a sentence where they are not as our module needs them."""
 
+import contextlib
 import importlib
 import inspect
 import re
@@ -23,13 +24,13 @@ def needs(fact: object, changed: str, module: str) -> None:
 def find(path: str, module: str) -> Any:
     """What stands at `gradio.package:Name.attribute`."""
     package, _, names = path.partition(":")
-    try:
-        found: Any = importlib.import_module(package)
+    with contextlib.suppress(ImportError, AttributeError):
+        found = importlib.import_module(package)
         for name in filter(None, names.split(".")):
             found = getattr(found, name)
-    except (ImportError, AttributeError):
-        needs(False, f"Gradio has no {path.replace(':', '.')} any more", module)
-    return found
+        return found
+    needs(False, f"Gradio has no {path.replace(':', '.')} any more", module)
+    return None
 
 
 def needs_parameters(path: str, names: Iterable[str], module: str, only: bool = False) -> None:

@@ -1,6 +1,11 @@
-"""Requests that Gradio cannot read are the client's fault: they are answered with 422, and no traceback is logged.
+"""Requests that Gradio cannot read are answered with 422 and leave no traceback in the log.
 
-What our own code raises is a mistake of ours: it stays a 500 with its traceback.
+Replaced: nothing; `Blocks.preprocess_data` in `gradio/blocks.py` is wrapped (page_blocks.py), and Gradio's app too.
+Why: what a client sends is not checked before Gradio uses it. A value of another type or shape raises whatever Python
+raises there, which is logged with a traceback and answered with 500. What our own code raises stays a 500.
+Upstream: `Blocks.process_api` reads an event's values by `await self.preprocess_data(...)`. `get_fn` in
+`gradio/route_utils.py` raises `FnIndexInferError` where an event is not known. `gr.Error(..., print_exception=False)`
+is told to the client and not logged.
 """
 
 import contextlib

@@ -1,8 +1,11 @@
-"""Gradio's streams of events, closed so that no event is lost.
+"""Closes Gradio's streams of events so that no event is lost.
 
-The server ends a tab's stream when it knows of no more events, and the tab opens another one for the next event; but a
-tab that is told of its next event before it has read that the stream is over waits for that event on the old one, for
-ever. So the tab is told when it has closed the old one.
+Replaced: `Queue.push` of the page's queue (`gradio/queueing.py`) is wrapped; the answer of `/queue/data` is watched.
+Why: the server ends a tab's stream when it knows of no more events, and the tab opens another one for its next event.
+A tab that is told of its next event before it has read that the stream is over waits for that event on the old
+stream, for ever. So `push` returns only once the tab has closed the old one.
+Upstream: `/queue/join` in `gradio/routes.py` calls `blocks._queue.push(body=, request=, username=)`. `sse_stream`
+there sends `CloseStreamMessage` ("close_stream") last.
 """
 
 import asyncio

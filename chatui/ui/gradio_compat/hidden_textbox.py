@@ -1,4 +1,10 @@
-"""Boxes that nobody sees, through which the page's script and the server tell each other things."""
+"""Text boxes that nobody sees, by which the page's script and the server exchange messages.
+
+Reached: `visible="hidden"`, which keeps a component in the document, and the `textarea` within its `elem_id`.
+Why: Gradio's own way for a script to reach the server, `js=`, needs `unsafe-eval`, which our Content-Security-Policy
+does not grant.
+Upstream: `gr.Textbox` in `gradio/components/textbox.py` is a `textarea` from two lines up, and takes an `input` event.
+"""
 
 import gradio as gr
 

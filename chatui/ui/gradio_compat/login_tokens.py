@@ -1,4 +1,11 @@
-"""Logging in and out: Gradio's table of login tokens as the store has it, and the way out, which Gradio has by GET."""
+"""Logins that outlive the server and end at POST /logout: Gradio's table of tokens, kept in the store.
+
+Replaced: `App.tokens`, `App.cookie_id` and the route `/logout` of `gradio/routes.py`.
+Why: Gradio keeps logins in memory, so that a restart logs everybody out; its cookies have a new name at each start, and
+any other site can log its users out by a link to GET /logout.
+Upstream: `App.__init__` sets `tokens = {}` and a random `cookie_id`; `login` puts a token into `tokens` and sends it as
+the cookies `access-token-ID` and `access-token-unsecure-ID`; `get_current_user` looks it up in `tokens`.
+"""
 
 import asyncio
 import logging

@@ -1,4 +1,12 @@
-"""gr.Blocks as this page needs it: it redraws no more than has changed, and is sent with what it opens on."""
+"""gr.Blocks that redraws no more than has changed, and sends the page with what it opens on, in the visitor's language.
+
+Replaced: `Blocks.process_api`, `preprocess_data`, `postprocess_data` and the attribute `config` (`gradio/blocks.py`).
+Why: Gradio makes every output of an event anew at each update, changed or not; it sends all visitors the same first
+page, which an event then fills a second later; and its components say the same words to everybody.
+Upstream: `process_api` reads values by `preprocess_data` and makes an answer by `postprocess_data(block_fn,
+predictions, state)`, which goes through `block_fn.outputs`. `main` in `gradio/routes.py` sends `blocks.config`, whose
+components have `id` and `props`. `{"__type__": "update"}` changes nothing.
+"""
 
 import asyncio
 import contextlib

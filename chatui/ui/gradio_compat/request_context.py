@@ -1,4 +1,12 @@
-"""Who asked for a running event, and whether anybody still hears it. To be called inside an event."""
+"""Who asked for a running event, and whether anybody still reads its answer. To be called inside an event.
+
+Reached: `LocalContext.request` and `.blocks` (`gradio/context.py`), `StateHolder.session_data` and `.time_last_used`
+(`gradio/state_holder.py`), and `Queue.pending_messages_per_session` (`gradio/queueing.py`).
+Why: a function of an event is given its request only where its signature has a `gr.Request`, which generators and
+shared helpers several calls below do not; the state of a closed tab is kept; an event goes on although nobody reads
+its stream, where that was never opened.
+Upstream: `get_function_with_locals` in `gradio/utils.py` sets both variables around each event.
+"""
 
 import re
 from collections.abc import Mapping

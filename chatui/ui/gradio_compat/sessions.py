@@ -1,4 +1,11 @@
-"""What the server remembers of an open tab: what Gradio's events need, and no more."""
+"""What the server remembers of an open tab: what Gradio's events need, and no copy of what the tab shows.
+
+Replaced: the name `StateHolder` in `gradio/routes.py`, and `SessionState` (`gradio/state_holder.py`) by `Session`.
+Why: `SessionState` keeps the configuration of all components as a tab shows them, for deep links to a copy of the page.
+That holds what was said in temporary chats, and is made anew for each tab and in part at each redraw.
+Upstream: `App.__init__` makes `StateHolder()`; its `__getitem__` makes a `SessionState(blocks)` for an unknown session;
+`config_values`, `_update_config` and `_update_value_in_config` are what is kept for deep links.
+"""
 
 from copy import copy
 from datetime import datetime

@@ -1,8 +1,12 @@
 """Gradio's streams to a tab without a connection for each: a browser has six for a site, whatever its tabs need.
 
-connections.js tells that the tab lives by short requests in place of Gradio's heartbeat, and takes the stream of its
-events in pieces where other tabs of the browser hold connections already. For Gradio the streams stay whole: they are
-read here. Programs, which send no such header, get Gradio's own streams.
+Replaced: in the browser, the answers of `/heartbeat/SESSION` and `/queue/data` (connections.js wraps `fetch`).
+Why: Gradio holds one connection open for each tab and one more for each that awaits events; the seventh tab hangs.
+connections.js says by short requests that its tab lives, and takes the stream of its events in pieces where other
+tabs of the browser hold connections already. For Gradio the streams stay whole: they are read here. Programs, which
+send no such header, get Gradio's own streams.
+Upstream: `heartbeat` and `queue_data` in `gradio/routes.py` are server-sent events by HTTP/1.1; the page opens them
+with `fetch(new Request(...))`.
 """
 
 import asyncio

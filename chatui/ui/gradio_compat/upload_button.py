@@ -1,4 +1,11 @@
-"""Files that a user gives to the page: taken once, and then gone from the disk."""
+"""Files that a user gives to the page: taken once, and then gone from the disk.
+
+Replaced: `Block.async_move_resource_to_block_cache` (`gradio/blocks.py`) and `UploadButton.preprocess`.
+Why: Gradio copies each upload once more into a cache that it never empties; where it is mounted, it copies any file,
+and fetches any address, that a client names.
+Upstream: `async_move_files_to_cache` in `gradio/processing_utils.py` takes each file of a value by that method. A
+class with `is_template` is drawn as the component that it comes from (`Block.get_block_name`).
+"""
 
 import contextlib
 import os
