@@ -69,7 +69,7 @@ async def to_the_end(imports: ImportTasks, coming: ImportTask, owner: str = "ann
 
 async def left_to_itself(imports: ImportTasks) -> None:
     async with asyncio.timeout(60):
-        while imports._of or imports._running:
+        while imports._tasks or imports._running:
             await asyncio.sleep(0.01)
 
 
@@ -87,12 +87,12 @@ async def test_it_says_how_far_it_has_come_and_what_came_of_it(owner_store: Owne
             assert coming.progress() == "3 von 6 Unterhaltungen"
         gated.let_on(COUNT)
         await until(steps, lambda: False)
-    assert coming.came() == "Conversations imported: 5."
-    assert coming.left().splitlines()[1].startswith("“What is this?”: ")
+    assert coming.summary() == "Conversations imported: 5."
+    assert coming.skipped_items().splitlines()[1].startswith("“What is this?”: ")
     assert list(tmp_path.iterdir()) == []
     await to_the_end(imports, again := ImportTask(owner_store, upload(tmp_path)))
-    assert again.came() == "Here already: 5."
-    assert again.left() == ""
+    assert again.summary() == "Here already: 5."
+    assert again.skipped_items() == ""
 
 
 async def test_cancel_keeps_what_is_whole_and_says_how_many(
@@ -114,7 +114,7 @@ async def test_cancel_keeps_what_is_whole_and_says_how_many(
         monkeypatch.setattr(import_merge, "pause", cancelled_after_two_pieces)
         gated.let_on(COUNT)
         await until(steps, lambda: False)
-    assert coming.came() == "The import was cancelled; what was whole by then is here. Conversations imported: 2."
+    assert coming.summary() == "The import was cancelled; what was whole by then is here. Conversations imported: 2."
     assert [len(tree.messages) for tree in owner_store.trees()] == [4, 4]
     assert owner_store.deleted() == []
     assert list(tmp_path.iterdir()) == []
@@ -160,12 +160,12 @@ async def test_an_owner_has_one_import_at_a_time_and_all_together_a_few(
             await asyncio.sleep(0.01)
         with pytest.raises(ChatError, match="still running"):
             await to_the_end(imports, ImportTask(owner_store, upload(tmp_path)), "bob")
-        assert (imports._running, coming["cyd"].began) == (2, False)
+        assert (imports._running, coming["cyd"].started) == (2, False)
         imports.cancel("cyd")
         await work["cyd"]
         gated.let_on(2 * COUNT)
         await asyncio.gather(*work.values())
-    assert coming["cyd"].came() == (
+    assert coming["cyd"].summary() == (
         "The import was cancelled; what was whole by then is here. Conversations imported: 0."
     )
     await left_to_itself(imports)
@@ -185,8 +185,8 @@ async def test_one_conversation_that_is_refused_does_not_refuse_the_others(
     refusing = Refusing(owner_store)
     refusing.stands.set()
     await to_the_end(ImportTasks(), coming := ImportTask(refusing, upload(tmp_path)))  # type: ignore[arg-type]
-    assert coming.came() == "Conversations imported: 4."
-    assert coming.left().splitlines()[1].endswith(": It was removed while it came in.")
+    assert coming.summary() == "Conversations imported: 4."
+    assert coming.skipped_items().splitlines()[1].endswith(": It was removed while it came in.")
 
 
 async def test_a_store_that_fails_ends_it_and_what_came_before_is_told(owner_store: OwnerStore, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ async def test_a_store_that_fails_ends_it_and_what_came_before_is_told(owner_sto
     coming, imports = ImportTask(Failing(owner_store), upload(tmp_path)), ImportTasks()  # type: ignore[arg-type]
     with pytest.raises(StoreError):
         await to_the_end(imports, coming)
-    assert coming.came() == "Conversations imported: 2."
+    assert coming.summary() == "Conversations imported: 2."
     await left_to_itself(imports)
     assert list(tmp_path.iterdir()) == []
 

@@ -198,6 +198,6 @@ def test_what_is_left_is_told_in_the_readers_language(language: str) -> None:
         coming.source = importing.ImportSource()
         coming.source.skip(one.title, one.reason, "file.json")
         with i18n.use_language(language):
-            reason = coming.left().split(": ", 1)[1]
+            reason = coming.skipped_items().split(": ", 1)[1]
         assert one.reason not in reason
         assert not {"could", "is", "not", "the", "The", "from"} & set(reason.replace(":", " ").split())

@@ -133,7 +133,7 @@ async def test_a_text_that_is_too_long_is_refused(page: Page) -> None:
     ],
 )
 async def test_a_conversation_goes_on_with_the_persona_that_it_has(page: Page, then: Persona, choice: str) -> None:
-    shown = await page.panel.shows(then)
+    shown = await page.panel.persona_updates(then)
     assert set(shown) <= set(page.panel.outputs)
     chosen, written_for, prompt = (shown[component] for component in page.panel.inputs[:3])
     assert chosen["value"] == written_for == choice
@@ -143,7 +143,7 @@ async def test_a_conversation_goes_on_with_the_persona_that_it_has(page: Page, t
 
 
 async def test_own_personas_come_before_the_presets(page: Page) -> None:
-    shown = await page.panel.shows(FIRST)
+    shown = await page.panel.persona_updates(FIRST)
     choices = shown[page.panel.inputs[0]]["choices"]
     assert choices == [(ARIA.label, "a1"), *((preset.label, personas.key(preset)) for preset in PRESETS)]
 
@@ -328,7 +328,7 @@ async def test_a_persona_greets_as_its_character_will(page: Page) -> None:
 )
 async def test_the_empty_page_turns_to_each_greeting(page: Page, asked: str, said: str, links: str) -> None:
     persona = Persona("Robo", greeting="A", card={"data": {"name": "Robo", "alternate_greetings": ["B", "C"]}})
-    shown = page.panel.greets(persona, asked)
+    shown = page.panel.greeting_updates(persona, asked)
     placeholder = shown[page.chatbot]["placeholder"]
     assert f"<h2>{said}</h2>" in placeholder
     assert re.findall(r"#greeting=(\d)", placeholder) == list(links)

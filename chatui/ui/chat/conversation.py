@@ -105,8 +105,8 @@ class Conversation(ChatInterface):
     def _bind_list(self, events: ListEvents) -> None:
         sidebar, tab = self._sidebar, self._components.tab_inputs
         sidebar.search.change(events.search, tab, sidebar.list, queue=False, trigger_mode="always_last", **PRIVATE)
-        outputs: list[Component] = [sidebar.list, sidebar.bringing, sidebar.progress]
-        sidebar.bring.upload(events.import_chats, [sidebar.bring, *tab], outputs, **CONCURRENT)
+        outputs: list[Component] = [sidebar.list, sidebar.import_status, sidebar.progress]
+        sidebar.upload.upload(events.import_chats, [sidebar.upload, *tab], outputs, **CONCURRENT)
         sidebar.cancel.click(events.cancel_import, tab, None, queue=False, **PRIVATE)
 
     def _bind_api(self) -> None:

@@ -197,7 +197,7 @@ class ConversationView:
             return {}
         panel = self._components.panel
         persona = await asyncio.to_thread(tab.chat_store.initial_persona, tab.state.chat)
-        return {**await panel.shows(persona), **panel.greets(persona)}
+        return {**await panel.persona_updates(persona), **panel.greeting_updates(persona)}
 
 
 def _phase(model: ModelStatus, progress: ReplyProgress | None) -> str:

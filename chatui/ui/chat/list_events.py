@@ -37,8 +37,11 @@ class ListEvents:
             task = ImportTask(tab.list_store, path)
             async with contextlib.aclosing(self._imports.run(tab.owner, task)) as steps:
                 async for _step in steps:
-                    update = {self._sidebar.bringing: gr.update(visible=False)}
-                    yield {self._sidebar.bringing: gr.update(visible=True), self._sidebar.progress: task.progress()}
+                    update = {self._sidebar.import_status: gr.update(visible=False)}
+                    yield {
+                        self._sidebar.import_status: gr.update(visible=True),
+                        self._sidebar.progress: task.progress(),
+                    }
             _report(task)
         except Exception as error:
             page_language.warn(as_chat_error(error))
@@ -59,7 +62,7 @@ class ListEvents:
 
 def _report(task: ImportTask) -> None:
     """Show what an import has added, and what it has left out."""
-    if came := task.came():
+    if came := task.summary():
         gr.Info(html.escape(came))
-    if left := task.left():
+    if left := task.skipped_items():
         gr.Warning(html.escape(left).replace("\n", "<br>"), duration=60)

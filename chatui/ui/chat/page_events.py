@@ -32,7 +32,7 @@ class PageEvents:
 
         personas: dict[Any, Any] = {}
         with contextlib.suppress(ChatError):  # the chat shows a card for the same error
-            personas = await self._components.panel.listed()
+            personas = await self._components.panel.choice_updates()
         async with contextlib.aclosing(self._events.run_and_show(("", ""), action, with_persona=True)) as updates:
             return {**personas, **await anext(updates)}
 

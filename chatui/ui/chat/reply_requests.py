@@ -21,7 +21,7 @@ from chatui.store.records import Author, NewTurn, Path, StoredMessage
 from chatui.store.rows import new_id
 from chatui.ui.chat.tab import Tab
 from chatui.ui.persona import macro_values, setting_controls
-from chatui.ui.persona.persona_panel import LEFT, PersonaPanel
+from chatui.ui.persona.persona_panel import DELETED, PersonaPanel
 
 DEFAULT_CONTEXT_LENGTH = 4096
 """Tokens for which lore is chosen while the model is loading."""
@@ -101,7 +101,7 @@ class ReplyRequests:
         persona_inputs, (start_with, *values) = inputs[2:count], inputs[count:]
         settings = setting_controls.read(values)
         persona = await self._panel.persona(*persona_inputs)
-        if tab.state.chat and str(persona_inputs[0]).startswith(LEFT):
+        if tab.state.chat and str(persona_inputs[0]).startswith(DELETED):
             original = await asyncio.to_thread(tab.chat_store.initial_persona, tab.state.chat)
             persona = replace(persona, card=original.card if original.name == persona.name else None)
         return persona, start_with or "", settings

@@ -160,7 +160,7 @@ class TurnEvents:
         try:
             tab = current_tab(self._requests.runner, inputs)
             persona, *_ = await self._requests.selection(tab, inputs)
-            return panel.greets(persona, number)
+            return panel.greeting_updates(persona, number)
         except ChatError as error:
             page_language.warn(error)
             return {panel.greeting: gr.skip()}

@@ -1,4 +1,4 @@
-"""The form in which a persona is written, and the small pieces that it shares with the panel. Knows no store."""
+"""The form that edits a persona, and the small pieces that it shares with the panel. Knows no store."""
 
 import asyncio
 import html
@@ -19,17 +19,17 @@ PanelUpdates = dict[Any, Any]
 
 
 class PersonaEditor:
-    """Its components, rendered where it is made; not visible until it `shows` a persona.
+    """The components of the editor, rendered in the current Gradio context; hidden until `show` is applied.
 
-    `inputs` are what is sent with a click on `save`: what was given to `shows` as the source, and what `read` takes.
+    `inputs` are sent with a click on `save`: the source that was given to `show`, then the inputs of `read`.
     """
 
     def __init__(self) -> None:
         with gr.Column(visible=False, elem_id="persona-editor") as self.column:
             self._build()
         self.inputs: list[Component] = [self._source, *self._fields]
-        told: list[Any] = [self._preview, self.picture, self.no_picture, self._notes, self._besides]
-        self.outputs: list[Any] = [self.column, *self.inputs, *told]
+        displayed: list[Any] = [self._preview, self.picture, self.no_picture, self._notes, self._extras]
+        self.outputs: list[Any] = [self.column, *self.inputs, *displayed]
 
     def _build(self) -> None:
         self._source = gr.Textbox(visible=False)
@@ -54,14 +54,14 @@ class PersonaEditor:
         self._notes = gr.Textbox(
             label=N_("Notes of the card's creator"), lines=2, max_lines=6, interactive=False, visible=False
         )
-        self._besides = gr.Markdown(visible=False, elem_id="persona-besides")
+        self._extras = gr.Markdown(visible=False, elem_id="persona-besides")
         self._fields: list[Component] = [avatar, name, emoji, prompt, greeting, examples, with_settings]
         with gr.Row(elem_classes="persona-end"):
             self.save = gr.Button(N_("Save"), size="sm", variant="primary", min_width=0)
             self.cancel = gr.Button(N_("Cancel"), size="sm", min_width=0)
 
-    def shows(self, source: str, persona: Persona) -> PanelUpdates:
-        """What makes it visible, with a persona in it."""
+    def show(self, source: str, persona: Persona) -> PanelUpdates:
+        """Updates that show the editor with a persona in it."""
         shown = [
             persona.avatar,
             persona.name,
@@ -71,14 +71,14 @@ class PersonaEditor:
             "\n".join(persona.examples),
             persona.settings is not None,
         ]
-        notes, besides = character_prompt.notes(persona, language()), card_summary.card_summary(persona)
+        notes, extras = character_prompt.notes(persona, language()), card_summary.card_summary(persona)
         return {
             self.column: gr.update(visible=True),
             self._source: source,
             **dict(zip(self._fields, shown, strict=True)),
-            **self._pictured(persona),
+            **self._picture_updates(persona),
             self._notes: gr.update(value=notes, visible=bool(notes)),
-            self._besides: gr.update(value=f"<p>{plain(besides)}</p>", visible=bool(besides)),
+            self._extras: gr.update(value=f"<p>{plain(extras)}</p>", visible=bool(extras)),
         }
 
     async def read(
@@ -110,13 +110,13 @@ class PersonaEditor:
     async def pick(self, path: str | None) -> PanelUpdates:
         """A picture has been uploaded. Raises TransferError."""
         data = await asyncio.to_thread(uploaded, path, cards.MAX_FILE_BYTES)
-        return self._pictured(Persona("", avatar=await asyncio.to_thread(cards.avatar, data)))
+        return self._picture_updates(Persona("", avatar=await asyncio.to_thread(cards.avatar, data)))
 
     async def unpick(self) -> PanelUpdates:
-        """The picture is not wanted."""
-        return self._pictured(Persona(""))
+        """Remove the picture."""
+        return self._picture_updates(Persona(""))
 
-    def _pictured(self, persona: Persona) -> PanelUpdates:
+    def _picture_updates(self, persona: Persona) -> PanelUpdates:
         return {
             self._fields[0]: persona.avatar,
             self._preview: face(persona),
@@ -126,7 +126,7 @@ class PersonaEditor:
 
 
 def quiet(label: str, visible: bool = True) -> gr.Button:
-    """A button that is a word until it is wanted."""
+    """A small button in the style of a link."""
     return gr.Button(label, size="sm", min_width=0, scale=0, visible=visible)
 
 

@@ -1,4 +1,4 @@
-"""The persona's part of the right sidebar: choose, edit, bring in, take away. Knows the page only by `connect`."""
+"""The persona section of the right sidebar: choose, edit, import, delete. Knows the page only by `connect`."""
 
 import asyncio
 import html
@@ -25,10 +25,10 @@ from chatui.ui.persona.persona_editor import PersonaEditor, face, quiet
 
 log = logging.getLogger(__name__)
 
-LEFT = "left:"
-"""Before the name of a persona that a conversation still has, and the user no more."""
+DELETED = "left:"
+"""Key prefix of a persona that a conversation has but the user has deleted; the name follows."""
 EDIT, COPY = "edit=", "copy="
-"""Before the key of the persona that the editor changes, or makes another one of."""
+"""Prefix of the editor's source: the key of the persona that is edited or copied follows."""
 
 PanelUpdates = dict[Any, Any]
 PanelAction = Callable[..., Awaitable[PanelUpdates]]
@@ -76,7 +76,7 @@ class PersonaPanel:
         self.greeting = gr.Textbox(visible=False)
         self.inputs: list[Component] = [self._choice, self._written_for, system_prompt, self.greeting]
         self._system_prompt = system_prompt
-        self.outputs: list[Any] = [*self.inputs, self._face, self._own, self._asking, *self._exports.values()]
+        self.outputs: list[Any] = [*self.inputs, self._face, self._own, self._confirmation, *self._exports.values()]
 
     async def persona(self, choice: str, written_for: str, text: str, _greeting: str = "") -> Persona:
         """The chosen persona with `text` as its system prompt, unless that is still another one's. Raises ChatError.
@@ -86,7 +86,7 @@ class PersonaPanel:
         found = await self._find(choice)
         if found is not None and choice != written_for:
             return found
-        name = (choice or "").removeprefix(LEFT) or "Assistant"
+        name = (choice or "").removeprefix(DELETED) or "Assistant"
         return personas.checked(replace(found or Persona(name), system_prompt=text or ""))
 
     async def chosen(self, key: str) -> Persona:
@@ -96,23 +96,23 @@ class PersonaPanel:
             raise NotFoundError("persona")
         return found
 
-    async def listed(self) -> PanelUpdates:
-        """What makes the panel list the user's own personas beside ours."""
-        return {self._choice: gr.update(choices=_choices(await self._kept()))}
+    async def choice_updates(self) -> PanelUpdates:
+        """Updates that list the user's own personas beside the presets."""
+        return {self._choice: gr.update(choices=_choices(await self._own_personas()))}
 
-    async def shows(self, persona: Persona) -> PanelUpdates:
-        """What makes the panel show the persona of a conversation, as it was then."""
-        own = await self._kept()
-        alike = [kept.id for kept in own if kept.persona.name == persona.name]
-        whole = [(id, found) for id in alike if (found := await self._find(id)) is not None]
+    async def persona_updates(self, persona: Persona) -> PanelUpdates:
+        """Updates that select the persona of a conversation, as it was stored with it."""
+        own = await self._own_personas()
+        same_name = [kept.id for kept in own if kept.persona.name == persona.name]
+        whole = [(id, found) for id in same_name if (found := await self._find(id)) is not None]
         known = [*whole, *((personas.key(preset), preset) for preset in PRESETS)]
         same = [key for key, other in known if other == persona] + [key for key, it in known if it.name == persona.name]
-        key = same[0] if same else LEFT + persona.name
+        key = same[0] if same else DELETED + persona.name
         left = [] if same else [(persona.label, key)]
-        return {self._choice: gr.update(choices=[*left, *_choices(own)], value=key), **self._shown(key, persona)}
+        return {self._choice: gr.update(choices=[*left, *_choices(own)], value=key), **self._selection(key, persona)}
 
-    def greets(self, persona: Persona, asked: str = "") -> PanelUpdates:
-        """What makes the empty page say one of the persona's greetings, by its number; the first by default."""
+    def greeting_updates(self, persona: Persona, asked: str = "") -> PanelUpdates:
+        """Updates that show one of the persona's greetings on the empty page, by its number; the first by default."""
         persona, model = personas.translated(persona), self._model()
         greetings = macro_values.greetings(persona, model) or (
             expand(persona.greeting, macro_values.macro_scene(persona, model)),
@@ -128,22 +128,22 @@ class PersonaPanel:
         """Make it work, in the page that is being built; `model` tells the name of the one that answers."""
         self._chatbot, self._settings, self._model = chatbot, list(settings), model
         editor = self._editor
-        outputs = [*self.outputs, *editor.outputs, self._chooser, self._bring, chatbot, *settings]
+        outputs = [*self.outputs, *editor.outputs, self._chooser, self._upload, chatbot, *settings]
 
-        def on(trigger: Any, step: PanelAction, inputs: Sequence[Component] = (), **more: Any) -> None:
+        def on(trigger: Any, action: PanelAction, inputs: Sequence[Component] = (), **more: Any) -> None:
             event: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden"}
-            gr.on(trigger, self._told(step), list(inputs), outputs, **event, **more)
+            gr.on(trigger, self._handle_errors(action), list(inputs), outputs, **event, **more)
 
         # What may run while a message is sent goes past the queue: its end could close the stream of the reply.
         # Not `input`: the list says that of every look at it, too, and twice of a choice.
         on(self._choice.change, self._choose, self.inputs[:2], trigger_mode="always_last", queue=False)
-        on(self._new.click, self._begin)
-        on(self._edit.click, self._change, self.inputs)
+        on(self._new.click, self._create)
+        on(self._edit.click, self._start_edit, self.inputs)
         on(self._copy.click, self._duplicate, self.inputs)
-        on(self._delete.click, self._ask, [self._choice])
-        on(self._yes.click, self._forget, [self._choice])
-        on(self._no.click, self._keep)
-        on(self._bring.upload, self._take, [self._bring])
+        on(self._delete.click, self._confirm_delete, [self._choice])
+        on(self._confirm.click, self._delete_persona, [self._choice])
+        on(self._keep_button.click, self._cancel_delete)
+        on(self._upload.upload, self._import_card, [self._upload])
         on(editor.picture.upload, editor.pick, [editor.picture])
         on(editor.no_picture.click, editor.unpick)
         on(editor.save.click, self._save, [*editor.inputs, *settings])
@@ -161,37 +161,37 @@ class PersonaPanel:
         with gr.Row(elem_classes="persona-actions"):
             self._new = quiet(N_("New"))
             self._copy = quiet(N_("Duplicate"))
-            self._bring = UploadButton(N_("Import"), size="sm", min_width=0, scale=0, file_types=[".json", ".png"])
+            self._upload = UploadButton(N_("Import"), size="sm", min_width=0, scale=0, file_types=[".json", ".png"])
         with gr.Row(visible=False, elem_classes="persona-actions") as self._own:
             self._edit = quiet(N_("Edit"))
             self._delete = quiet(N_("Delete"))
             self._exports = {"json": quiet(N_("Export")), "png": quiet(N_("Export card"))}
-        with gr.Row(visible=False, elem_classes="persona-asking") as self._asking:
+        with gr.Row(visible=False, elem_classes="persona-asking") as self._confirmation:
             gr.Markdown(N_("Delete this persona? Its conversations stay."))
-            self._yes = gr.Button(N_("Delete it"), size="sm", variant="stop", min_width=0)
-            self._no = gr.Button(N_("Keep it"), size="sm", min_width=0)
+            self._confirm = gr.Button(N_("Delete it"), size="sm", variant="stop", min_width=0)
+            self._keep_button = gr.Button(N_("Keep it"), size="sm", min_width=0)
 
-    def _told(self, step: PanelAction) -> PanelAction:
-        """The step as an event: what goes wrong is told to the user, and changes nothing."""
+    def _handle_errors(self, action: PanelAction) -> PanelAction:
+        """The action as an event handler: an error is shown to the user as a warning and changes nothing."""
 
-        async def told(*inputs: Any) -> PanelUpdates:
+        async def handled(*inputs: Any) -> PanelUpdates:
             try:
-                return await step(*inputs)
+                return await action(*inputs)
             except Exception as error:
                 if not isinstance(error, ChatError):
                     log.exception("an event of the personas failed")
                     error = unexpected(error)
                 page_language.warn(error)
-                return {self._bring: None, self._editor.picture: None}
+                return {self._upload: None, self._editor.picture: None}
 
-        return told
+        return handled
 
-    async def _kept(self) -> list[OwnPersona]:
+    async def _own_personas(self) -> list[OwnPersona]:
         """The user's own personas, for the list."""
         owner_store = self._owner_store()
         return await asyncio.to_thread(owner_store.persona_summaries) if owner_store is not None else []
 
-    def _keeper(self) -> OwnerStore:
+    def _writable_store(self) -> OwnerStore:
         owner_store = self._owner_store()
         if owner_store is None:
             raise ChatError(
@@ -201,7 +201,7 @@ class PersonaPanel:
 
     async def _find(self, key: str) -> Persona | None:
         preset = personas.find(key)
-        if preset is not None or not key or key.startswith(LEFT):
+        if preset is not None or not key or key.startswith(DELETED):
             return preset
         owner_store = self._owner_store()
         try:
@@ -213,35 +213,35 @@ class PersonaPanel:
         if key == written_for:
             return {self._choice: gr.skip()}
         persona = await self.chosen(key)
-        return {**self._shown(key, persona), **self._welcome(persona)}
+        return {**self._selection(key, persona), **self._empty_page(persona)}
 
-    async def _begin(self) -> PanelUpdates:
-        self._keeper()
-        return self._edits("", Persona(""))
+    async def _create(self) -> PanelUpdates:
+        self._writable_store()
+        return self._open_editor("", Persona(""))
 
-    async def _change(self, choice: str, written_for: str, text: str, *_greeting: str) -> PanelUpdates:
-        self._keeper()
+    async def _start_edit(self, choice: str, written_for: str, text: str, *_greeting: str) -> PanelUpdates:
+        self._writable_store()
         await self.chosen(choice)
-        return self._edits(EDIT + choice, await self.persona(choice, written_for, text))
+        return self._open_editor(EDIT + choice, await self.persona(choice, written_for, text))
 
     async def _duplicate(self, choice: str, written_for: str, text: str, *_greeting: str) -> PanelUpdates:
-        self._keeper()
-        return self._edits(COPY + choice, await self.persona(choice, written_for, text))
+        self._writable_store()
+        return self._open_editor(COPY + choice, await self.persona(choice, written_for, text))
 
-    async def _ask(self, key: str) -> PanelUpdates:
+    async def _confirm_delete(self, key: str) -> PanelUpdates:
         await self.chosen(key)
-        return {self._asking: gr.update(visible=True), self._own: gr.update(visible=False)}
+        return {self._confirmation: gr.update(visible=True), self._own: gr.update(visible=False)}
 
-    async def _keep(self) -> PanelUpdates:
-        return {self._asking: gr.update(visible=False), self._own: gr.update(visible=True)}
+    async def _cancel_delete(self) -> PanelUpdates:
+        return {self._confirmation: gr.update(visible=False), self._own: gr.update(visible=True)}
 
-    async def _forget(self, key: str) -> PanelUpdates:
-        await asyncio.to_thread(self._keeper().delete_persona, key)
+    async def _delete_persona(self, key: str) -> PanelUpdates:
+        await asyncio.to_thread(self._writable_store().delete_persona, key)
         return await self._chosen(personas.key(PRESETS[0]), PRESETS[0])
 
-    async def _take(self, path: str | None) -> PanelUpdates:
+    async def _import_card(self, path: str | None) -> PanelUpdates:
         data = await asyncio.to_thread(uploaded, path, cards.MAX_FILE_BYTES)
-        owner_store = self._keeper()
+        owner_store = self._writable_store()
         persona = await asyncio.to_thread(cards.read, data)
         own = await asyncio.to_thread(owner_store.save_persona, persona)
         if besides := await asyncio.to_thread(card_summary.card_summary, persona):
@@ -249,7 +249,7 @@ class PersonaPanel:
         return await self._chosen(own.id, own.persona)
 
     async def _save(self, source: str, *inputs: Any) -> PanelUpdates:
-        owner_store = self._keeper()
+        owner_store = self._writable_store()
         edited = source.removeprefix(EDIT) if source.startswith(EDIT) else None
         base = await self._find(edited or source.removeprefix(COPY))
         if edited is not None and base is None:
@@ -261,33 +261,33 @@ class PersonaPanel:
     async def _close(self) -> PanelUpdates:
         return {self._chooser: gr.update(visible=True), self._editor.column: gr.update(visible=False)}
 
-    def _edits(self, source: str, persona: Persona) -> PanelUpdates:
-        return {self._chooser: gr.update(visible=False), **self._editor.shows(source, persona)}
+    def _open_editor(self, source: str, persona: Persona) -> PanelUpdates:
+        return {self._chooser: gr.update(visible=False), **self._editor.show(source, persona)}
 
     async def _chosen(self, key: str, persona: Persona) -> PanelUpdates:
-        """All that changes with another choice that the user did not make in the list."""
-        choice = gr.update(choices=_choices(await self._kept()), value=key)
-        return {self._bring: None, self._choice: choice, **self._shown(key, persona), **self._welcome(persona)}
+        """All updates of a selection that the user did not make in the list."""
+        choice = gr.update(choices=_choices(await self._own_personas()), value=key)
+        return {self._upload: None, self._choice: choice, **self._selection(key, persona), **self._empty_page(persona)}
 
-    def _shown(self, key: str, persona: Persona) -> PanelUpdates:
-        own = not key.startswith(LEFT) and personas.find(key) is None
+    def _selection(self, key: str, persona: Persona) -> PanelUpdates:
+        own = not key.startswith(DELETED) and personas.find(key) is None
         return {
             self._written_for: key,
             self._system_prompt: persona.system_prompt,
             self._face: face(persona),
             self._own: gr.update(visible=own),
-            self._asking: gr.update(visible=False),
+            self._confirmation: gr.update(visible=False),
             **{button: gr.update(link=_address(key, form)) for form, button in self._exports.items() if own},
         }
 
-    def _welcome(self, persona: Persona) -> PanelUpdates:
-        """The empty page in the persona's voice, and the settings where it has its own."""
+    def _empty_page(self, persona: Persona) -> PanelUpdates:
+        """Updates of the greeting and examples of the empty page, and of the settings where the persona has its own."""
         persona = personas.translated(persona)
-        greets, examples = self.greets(persona), [{"text": example} for example in persona.examples]
+        greeting, examples = self.greeting_updates(persona), [{"text": example} for example in persona.examples]
         values = setting_controls.values_of(persona.settings) if persona.settings else []
         return {
-            **greets,
-            self._chatbot: {**greets[self._chatbot], "examples": examples},
+            **greeting,
+            self._chatbot: {**greeting[self._chatbot], "examples": examples},
             **dict(zip(self._settings, values, strict=False)),
         }
 

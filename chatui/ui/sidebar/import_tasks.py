@@ -1,4 +1,4 @@
-"""Imports on their way in: each runs in a thread, while the page that asked looks at how far it has come."""
+"""Running imports: each runs in a thread, while the page that started it polls its progress."""
 
 import asyncio
 import threading
@@ -18,11 +18,11 @@ from chatui.ui.gradio_compat import request_context
 from chatui.ui.gradio_compat.upload_button import take_upload
 from chatui.ui.page import page_language
 
-LISTED = 8
-"""Conversations that are named where not all could be read."""
+MAX_NAMED = 8
+"""Skipped items that are listed by name."""
 POLL_SECONDS = 0.5
 MAX_CONCURRENT = 2
-"""Imports of all users together: each may take some gigabytes of memory while its file is parsed."""
+"""Running imports of all users: parsing a file may take some gigabytes of memory."""
 
 
 @dataclass
@@ -32,26 +32,26 @@ class ImportTask:
     owner_store: OwnerStore
     path: str | None
     source: ImportSource = field(default_factory=ImportSource)
-    began: bool = False
+    started: bool = False
     done: int = 0
     new: int = 0
-    grown: int = 0
-    same: int = 0
-    _unwanted: threading.Event = field(default_factory=threading.Event)
+    updated: int = 0
+    unchanged: int = 0
+    _cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was told to stop."""
-        return self._unwanted.is_set()
+        """Whether `stop` was called."""
+        return self._cancelled.is_set()
 
     def stop(self) -> None:
-        """Called in any thread: what is in stays, the conversation that is half in goes."""
-        self._unwanted.set()
+        """Cancel the import, from any thread. Imported conversations stay; a partly imported one is rolled back."""
+        self._cancelled.set()
         self.source.stop()
 
     def run(self) -> None:
-        """Take in what the file has, in this thread. The file is removed. Raises TransferError and StoreError."""
-        self.began = True
+        """Import the file in this thread and remove it. Raises TransferError and StoreError."""
+        self.started = True
         with take_upload(self.path) as file:
             self.source = import_process.open_import(file)
             if self.cancelled:
@@ -70,12 +70,12 @@ class ImportTask:
 
     def _count(self, merged: MergeResult) -> None:
         self.new += not merged.existed
-        self.grown += merged.existed and merged.added > 0
-        self.same += merged.existed and not merged.added
+        self.updated += merged.existed and merged.added > 0
+        self.unchanged += merged.existed and not merged.added
 
     def progress(self) -> str:
-        """How far it has come."""
-        if not self.began:
+        """The progress as a sentence."""
+        if not self.started:
             return _("Waiting for other imports to end …")
         total = self.source.total
         if total is not None:
@@ -84,84 +84,84 @@ class ImportTask:
             return ngettext("{count} conversation so far", "{count} conversations so far", self.done)
         return _("Reading the file …")
 
-    def came(self) -> str:
-        """How many conversations are new, have new messages, or were all known."""
+    def summary(self) -> str:
+        """The numbers of conversations that are new, have new messages, or were imported before."""
         parts = [
             _("The import was cancelled; what was whole by then is here.") if self.cancelled else "",
             _("Conversations imported: {count}.", count=self.new) if self.new or self.cancelled else "",
-            _("Brought up to date: {count}.", count=self.grown) if self.grown else "",
-            _("Here already: {count}.", count=self.same) if self.same else "",
+            _("Brought up to date: {count}.", count=self.updated) if self.updated else "",
+            _("Here already: {count}.", count=self.unchanged) if self.unchanged else "",
         ]
         return " ".join(part for part in parts if part)
 
-    def left(self) -> str:
-        """What did not come in, a line for each reason, "" where nothing was left."""
+    def skipped_items(self) -> str:
+        """The skipped items, a line for each reason; "" where there are none."""
         named, unnamed = self.source.skipped, self.source.unlisted
         if not named:
             return ""
         titles = defaultdict(list)
-        for one in named[:LISTED]:
-            titles[translated(one.reason)].append(called(one))
+        for item in named[:MAX_NAMED]:
+            titles[translated(item.reason)].append(item_name(item))
         lines = [_("Not everything in the file came in:")]
-        lines += [f"{', '.join(those)}: {reason}" for reason, those in titles.items()]
-        more = len(named) - LISTED + unnamed
+        lines += [f"{', '.join(names)}: {reason}" for reason, names in titles.items()]
+        more = len(named) - MAX_NAMED + unnamed
         if more > 0:
             lines.append(_("And more: {count}.", count=more))
         return "\n".join(lines)
 
 
-def called(skipped: SkippedItem) -> str:
-    """What did not come in, by its name."""
-    return ", ".join(filter(None, (skipped.file, translated(skipped.title))))
+def item_name(item: SkippedItem) -> str:
+    """The file and title of a skipped item."""
+    return ", ".join(filter(None, (item.file, translated(item.title))))
 
 
 class ImportTasks:
-    """One import of each owner at a time, and a few of all."""
+    """Runs at most one import of each owner and MAX_CONCURRENT of all."""
 
     def __init__(self) -> None:
-        self._of: dict[str, ImportTask] = {}
+        self._tasks: dict[str, ImportTask] = {}
         self._running = 0
 
-    async def run(self, owner: str, coming: ImportTask) -> AsyncGenerator[None]:
-        """Run it; yields whenever its progress may be shown, and ends with it. Ended before that, it is cancelled.
+    async def run(self, owner: str, task: ImportTask) -> AsyncGenerator[None]:
+        """Run an import; yields whenever its progress may have changed. Closing the generator cancels the import.
 
-        Raises ChatError where it did not come to its end.
+        Raises ChatError where the import fails.
         """
-        if owner in self._of:
-            with take_upload(coming.path):
+        if owner in self._tasks:
+            with take_upload(task.path):
                 raise ChatError("Another import of yours is still running.", "Wait until it ends, or cancel it.")
-        self._of[owner] = coming
+        self._tasks[owner] = task
         work: asyncio.Future[None] | None = None
         try:
-            while self._running >= MAX_CONCURRENT and not coming.cancelled and not request_context.is_abandoned():
+            while self._running >= MAX_CONCURRENT and not task.cancelled and not request_context.is_abandoned():
                 yield
                 await asyncio.sleep(POLL_SECONDS)
-            work = self._begin(owner, coming)
+            work = self._start(owner, task)
             while not (await asyncio.wait({work}, timeout=POLL_SECONDS))[0] and not request_context.is_abandoned():
                 yield
             if work.done():
                 await work
-                if not coming.cancelled and not (coming.done or coming.source.skipped):
+                if not task.cancelled and not (task.done or task.source.skipped):
                     raise TransferError("There are no conversations in this file.", "Choose another one.")
         finally:
             if work is None or not work.done():
-                coming.stop()
+                task.stop()
             if work is None:
-                self._begin(owner, coming)  # only to remove the file
+                self._start(owner, task)  # removes the file
 
     def cancel(self, owner: str) -> None:
-        """Stop the owner's import, if there is one."""
-        if (coming := self._of.get(owner)) is not None:
-            coming.stop()
+        """Cancel the owner's running import, if there is one."""
+        if (task := self._tasks.get(owner)) is not None:
+            task.stop()
 
-    def _begin(self, owner: str, coming: ImportTask) -> asyncio.Future[None]:
+    def _start(self, owner: str, task: ImportTask) -> asyncio.Future[None]:
         self._running += 1
-        work = asyncio.get_running_loop().run_in_executor(None, copy_context().run, coming.run)
-        work.add_done_callback(lambda ended: self._over(owner, ended))
+        work = asyncio.get_running_loop().run_in_executor(None, copy_context().run, task.run)
+        work.add_done_callback(lambda future: self._ended(owner, future))
         return work
 
-    def _over(self, owner: str, ended: asyncio.Future[None]) -> None:
+    def _ended(self, owner: str, ended: asyncio.Future[None]) -> None:
         self._running -= 1
-        self._of.pop(owner, None)
+        self._tasks.pop(owner, None)
         if not ended.cancelled():
-            ended.exception()  # nobody may be there to hear it
+            ended.exception()  # marks it as retrieved: no one may await it

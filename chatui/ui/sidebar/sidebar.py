@@ -39,8 +39,8 @@ class Sidebar:
         )
         self.list = gr.Markdown(elem_id="chats")
         kinds = [".json", ".jsonl", ".ndjson", ".zip"]
-        self.bring = UploadButton(N_("Import chats"), size="sm", file_types=kinds, elem_id="bring")
-        with gr.Column(visible=False, elem_id="bringing") as self.bringing:
+        self.upload = UploadButton(N_("Import chats"), size="sm", file_types=kinds, elem_id="bring")
+        with gr.Column(visible=False, elem_id="bringing") as self.import_status:
             self.progress = gr.Markdown()
             self.cancel = gr.Button(N_("Cancel import"), size="sm", elem_id="cancel-import")
         self.below = gr.Markdown(below(), elem_id="below-chats")
