@@ -12,6 +12,9 @@ from chatui.settings import DEFAULT_MODEL, GenerationSettings
 
 WIDTH = 100
 FILE_HASH = "sha256:"
+WRITTEN_OUT = {"max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"}
+PASSED_ON = tuple(name for name in GenerationSettings.model_fields if name not in WRITTEN_OUT)
+"""The settings that the script gives to `generate()` as they are; it has code of its own for the others."""
 # What a model is called whose weights chatui rounded itself; one from a GGUF file is called by their kind, as Q4_1.
 ROUNDED = re.compile("int[48]|[48]bit")
 
@@ -241,9 +244,11 @@ def _generation(inspection: Inspection, settings: GenerationSettings, seed: int)
     arguments = ["prompt", "attention_mask=torch.ones_like(prompt)", f"max_new_tokens={most}"]
     if info.stop_ids:
         arguments.append(f"eos_token_id={list(info.stop_ids)}")
-    # Left out, it would be the model's own.
-    if settings.repetition_penalty != 1.0 or info.defaults.repetition_penalty != 1.0:
-        arguments.append(f"repetition_penalty={settings.repetition_penalty}")
+    for name in PASSED_ON:
+        value, off = getattr(settings, name), GenerationSettings.model_fields[name].default
+        # Left out, it would be the model's own.
+        if value != off or getattr(info.defaults, name) != off:
+            arguments.append(f"{name}={value}")
     arguments.append("do_sample=False")
     if settings.temperature:
         comments.append("# Draw leaves one token only, which then is the likeliest: nothing is left to sample.\n")

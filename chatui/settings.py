@@ -90,6 +90,14 @@ class GenerationSettings(BaseModel):
         description="Above 1, tokens already in the conversation become less likely. 1 is off.",
         json_schema_extra={"step": 0.01},
     )
+    no_repeat_ngram_size: int = Field(
+        0,
+        ge=0,
+        le=20,
+        title="No-repeat n-gram size",
+        description="No sequence of this many tokens occurs twice, those of the prompt among them. 0 is off.",
+        json_schema_extra={"step": 1},
+    )
     seed: int | None = Field(
         None,
         ge=0,

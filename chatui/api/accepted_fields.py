@@ -69,7 +69,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "n_probs": (0,),
     "negative_prompt": ("",),
-    "no_repeat_ngram_size": (0,),
     "num_beams": (1,),
     "options": ({},),
     "parallel_tool_calls": (False, True),

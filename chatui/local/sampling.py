@@ -1,9 +1,9 @@
 """Logits and settings -> one token, with transformers' own logits processors in the order of `generate()`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, isnan
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import LogitsProcessor, PreTrainedModel
@@ -27,6 +27,15 @@ from chatui.settings import GenerationSettings
 
 # The likeliest tokens that are looked at first: almost always all that top-k, top-p and min-p leave.
 FEW, MANY = 64, 1024
+
+PROCESSORS: dict[str, Callable[[Any], LogitsProcessor]] = {
+    "repetition_penalty": RepetitionPenaltyLogitsProcessor,
+    "no_repeat_ngram_size": NoRepeatNGramLogitsProcessor,
+}
+"""The processor of each setting that looks back at the tokens so far, in the order of `generate()`.
+
+It is made from the setting's value, and left out where that is the default, which is off.
+"""
 
 
 class Sampler:
@@ -214,15 +223,13 @@ def _rows(scores: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
 
 
 def model_rules(model: PreTrainedModel, prompt_tokens: int) -> list[LogitsProcessor]:
-    """What the model's generation config forbids or favours beside our settings: tokens, words, repeated n-grams."""
+    """What the model's generation config forbids or favours beside our settings: tokens and words."""
     config, device = model.generation_config, str(model.device)
     rules: list[LogitsProcessor] = []
     if config is None:
         return rules
     if config.sequence_bias:
         rules.append(SequenceBiasLogitsProcessor(config.sequence_bias))
-    if config.no_repeat_ngram_size:
-        rules.append(NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size))
     if config.bad_words_ids:
         rules.append(NoBadWordsLogitsProcessor(config.bad_words_ids))
     if config.suppress_tokens:
@@ -243,7 +250,9 @@ def broken() -> GenerationError:
 def _rules(settings: GenerationSettings, rules: Sequence[LogitsProcessor]) -> LogitsProcessorList:
     biases = [rule for rule in rules if type(rule) is SequenceBiasLogitsProcessor]
     processors = LogitsProcessorList(biases)
-    if settings.repetition_penalty != 1.0:
-        processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    for name, processor in PROCESSORS.items():
+        value = getattr(settings, name)
+        if value != GenerationSettings.model_fields[name].default:
+            processors.append(processor(value))
     processors.extend(rule for rule in rules if rule not in biases)
     return processors

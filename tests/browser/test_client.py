@@ -24,6 +24,7 @@ BAD: dict[str, list[Any]] = {
     "top_k": [-1, 1e9, 201, 1.5, math.nan, "1", True, [1]],
     "min_p": [-1, 1e9, math.nan, "1", True, [1]],
     "repetition_penalty": [-1, 0, 1e9, math.nan, "1", True, [1]],
+    "no_repeat_ngram_size": [-1, 21, 1.5, math.nan, "1", True, [1]],
     "seed": [-1, 2**32, 1.5, math.nan, "1", True, [1]],
     "stop": [5, True, {}, [""], [1], ["x" * 201], ["x"] * 17],
 }

@@ -398,6 +398,7 @@ def test_what_a_request_leaves_out_is_the_models_default() -> None:
 def test_every_setting_can_be_asked_for_in_both_dialects() -> None:
     backend = FakeBackend()
     asked = {"temperature": 1.5, "top_p": 0.5, "seed": 3, "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2}
+    asked["no_repeat_ngram_size"] = 3
     for name in ("max_tokens", "max_completion_tokens", "max_new_tokens"):
         assert ask(backend, **asked, stop=["a", "b"], ignore_eos=True, **{name: 9}).status_code == 200
         request = backend.requests[-1]

@@ -68,6 +68,7 @@ TURNS: dict[str, Turn] = {
     "all filters": (models.CHATML, TALK[:2], {**HOT, "top_k": 50, "top_p": 0.9, "min_p": 0.02}),
     "top-p of many, then min-p": (models.CHATML, TALK[:2], {**HOT, "top_p": 0.995, "min_p": 0.2}),
     "repetition penalty": (models.CHATML, TALK[:2], {**GREEDY, "repetition_penalty": 1.3}),
+    "no n-gram twice": (models.CHATML, TALK[:2], {**GREEDY, "no_repeat_ngram_size": 2}),
     "repetition penalty, drawn": (models.CHATML, TALK[:2], {**WARM, "repetition_penalty": 0.8}),
     "stop strings": (models.CHATML, TALK[:2], {**WARM, "stop": ("\n'never'\"", "a", "e")}),
     "several turns": (models.CHATML, TALK, WARM),

@@ -17,7 +17,7 @@ from chatui.settings import GenerationSettings
 from tests import models
 
 IDS = torch.tensor([[5, 9, 4, 1, 5]])
-OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 VALUES = st.fixed_dictionaries(
     {
         "temperature": st.sampled_from([0.3, 1.0, 1.7]),
@@ -25,12 +25,12 @@ VALUES = st.fixed_dictionaries(
         "top_p": st.sampled_from([0.05, 0.5, 0.95, 1.0]),
         "min_p": st.sampled_from([0.0, 0.001, 0.1, 1.0]),
         "repetition_penalty": st.sampled_from([0.8, 1.0, 1.3]),
+        "no_repeat_ngram_size": st.sampled_from([0, 1, 2]),
     }
 )
 RULES: list[dict[str, Any]] = [
     {"suppress_tokens": [1, 2]},
     {"begin_suppress_tokens": [1, 2]},
-    {"no_repeat_ngram_size": 2},
     {"bad_words_ids": [[7], [5, 9]]},
     {"sequence_bias": [[[11], 5.0], [[4], -3.0]]},
 ]
@@ -214,7 +214,9 @@ def test_logits_are_left_as_they_were():
     assert torch.equal(scores, logits())
 
 
-@pytest.mark.parametrize(("values", "looks"), [({}, False), ({"repetition_penalty": 1.1}, True)])
+@pytest.mark.parametrize(
+    ("values", "looks"), [({}, False), ({"repetition_penalty": 1.1}, True), ({"no_repeat_ngram_size": 3}, True)]
+)
 def test_only_rules_about_the_past_need_the_past(values: dict[str, Any], looks: bool):
     assert Sampler(GenerationSettings(**values), 0).looks_back is looks
 

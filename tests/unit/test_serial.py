@@ -1,6 +1,6 @@
 """The decode loop: `generate()`'s ids for every kind of cache, and a way out of a forward pass."""
 
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -57,6 +57,14 @@ def test_a_repetition_penalty_counts_the_prompt_too():
     ids = greedy(model, PROMPT, penalty)
     assert ids == generated(model, PROMPT, repetition_penalty=1.3)
     assert ids != greedy(model, PROMPT)
+
+
+def test_no_ngram_repeats_the_prompts_either():
+    model = models.model("llama")
+    ids = greedy(model, PROMPT, GenerationSettings(temperature=0.0, no_repeat_ngram_size=2))
+    assert ids == generated(model, PROMPT, no_repeat_ngram_size=2)
+    pairs = list(pairwise([*PROMPT, *ids]))
+    assert not set(pairs[len(PROMPT) - 1 :]) & set(pairs[: len(PROMPT) - 1])
 
 
 @pytest.mark.parametrize("kind", models.CONFIGS)

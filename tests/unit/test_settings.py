@@ -66,12 +66,14 @@ def test_any_generation_config_gives_defaults(config: dict[str, object]) -> None
 
 def test_generation_config_is_followed() -> None:
     config = {"do_sample": True, "temperature": 1, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.1}
+    config["no_repeat_ngram_size"] = 3
     settings = GenerationSettings.from_generation_config(config)
     assert settings.model_dump(include=set(config)) == {
         "temperature": 1.0,
         "top_k": 20,
         "top_p": 0.8,
         "repetition_penalty": 1.1,
+        "no_repeat_ngram_size": 3,
     }
 
 
