@@ -256,7 +256,7 @@ def _file(function: Any) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default in (None, PydanticUndefined, "", (), False):
+    if field.default is False or field.default in (None, PydanticUndefined, "", ()):
         return ""
     return f"`{field.default}`"
 
