@@ -33,8 +33,11 @@ class Patterns:
             flags |= flag if letter in letters else 0
         began = time.perf_counter()
         try:
-            with contextlib.suppress(regex.error, TimeoutError, OverflowError, RecursionError, MemoryError):
+            with contextlib.suppress(regex.error, OverflowError, RecursionError, MemoryError):
                 return regex.search(source, text, flags, timeout=self._left, concurrent=True) is not None
+            return False
+        except TimeoutError:  # its clock is not quite ours
+            self._left = 0.0
             return False
         finally:
             self._left -= time.perf_counter() - began

@@ -113,6 +113,7 @@ def run(settings: AppSettings) -> None:
     port = listening.getsockname()[1]
     if settings.share:
         threading.Thread(target=_share, args=(settings.host, port, app.state.hosts), daemon=True).start()
+    listening.listen(2048)  # who comes as soon as the address is printed waits, and is not refused
     print(f"chatui is at {address(settings.host, port)}{settings.root_path}", flush=True)
     config = uvicorn_protocol.config(app, timeout_graceful_shutdown=2, lifespan="on")
     uvicorn.Server(config).run(sockets=[listening])

@@ -192,7 +192,7 @@ def furnished(world: World) -> dict[str, str]:
     owner_store.delete(ids["deleted"])
     ids["persona"] = owner_store.save_persona(Persona(f"{SECRET} persona", system_prompt=f"{SECRET} prompt")).id
 
-    send, temporary = world.dependency("_send"), world.dependency("_new_temporary")
+    send, temporary = world.dependency("_send"), world.dependency("new_temporary_chat")
     tab = Visitor(world.url, dict(world.a.http.cookies))
     started = place_of(tab.call(temporary, world.data(temporary)))
     passing = tab.call(send, world.data(send, message="in passing", where=json.dumps(started)))
@@ -270,8 +270,9 @@ def page_at(visitor: Visitor, chat: str) -> Answer:
 
 def test_the_walk_sees_every_event(world: World) -> None:
     names = {found["api_name"] for found in world.config["dependencies"] if found["backend_fn"]}
-    assert {"_send", "_retry", "_edit", "_undo", "_do", "_open", "_stop", "_like", "_search", "_import"} <= names
-    assert world.a.call(world.dependency("_open"), world.data(world.dependency("_open"))).said.count(SECRET) > 1
+    events = {"_send", "retry", "edit", "undo", "follow_link", "loaded", "stop", "rate", "search", "import_chats"}
+    assert events <= names
+    assert world.a.call(world.dependency("loaded"), world.data(world.dependency("loaded"))).said.count(SECRET) > 1
 
 
 def test_a_stranger_at_her_place_sees_and_does_nothing(world: World, choice: Choice) -> None:
@@ -290,7 +291,7 @@ def test_a_stranger_opens_her_links_in_vain(world: World) -> None:
     for name in TARGETS:
 
         def opened(visitor: Visitor, ids: Mapping[str, str], _: str) -> Answer:
-            dependency = world.dependency("_open")
+            dependency = world.dependency("loaded")
             return visitor.call(dependency, world.data(dependency), params={"chat": ids[name]})  # noqa: B023
 
         check(world, opened, name)
@@ -310,7 +311,7 @@ def test_no_action_works_on_what_is_hers(world: World, choice: Choice) -> None:
     for action, name in choice((action, name) for action in (*ACTIONS, "continue") for name in TARGETS):
 
         def acted(visitor: Visitor, ids: Mapping[str, str], own: str) -> Answer:
-            dependency = world.dependency("_do")
+            dependency = world.dependency("follow_link")
             where = json.dumps({"chat": own})
             values = world.data(dependency, action=f"1|{action}={ids[name]}=changed", where=where)  # noqa: B023
             return visitor.call(dependency, values)
@@ -339,7 +340,7 @@ def test_no_text_of_any_event_is_a_key_to_what_is_hers(world: World, choice: Cho
 
 def test_her_words_are_found_by_nobody(world: World) -> None:
     def searched(visitor: Visitor, ids: Mapping[str, str], _: str) -> Answer:
-        dependency = world.dependency("_search")
+        dependency = world.dependency("search")
         word = SECRET if ids is world.ids else "Xylophones"
         found = visitor.call(dependency, world.data(dependency, search=word))
         return Answer(found.status, found.said.replace(SECRET, ""), found.data)
@@ -384,7 +385,7 @@ def test_no_route_gives_or_takes_what_is_hers(world: World, choice: Choice) -> N
                 before, _, rest = filled.partition("{")
                 word, _, after = rest.partition("}")
                 filled = before + (session if word == "session_hash" else target) + after
-            opening = world.dependency("_open")["id"]
+            opening = world.dependency("loaded")["id"]
             body = {**query, "data": [target, target], "fn_index": opening, "component_id": 1, "fn_name": target}
             body = {**body, "model": target, "messages": [{"role": "user", "content": target}]}
             seconds = 2 if any(part in path for part in ENDLESS) else 20  # noqa: B023
@@ -399,7 +400,7 @@ def test_her_session_is_no_key(world: World) -> None:
     """The browser makes the session's name up, and whoever knows it must gain nothing by it."""
     assert world.stream is not None
     heard = len(world.stream.lines)
-    for name in ("_open", "_new", "_stop", "chat"):
+    for name in ("loaded", "new_chat", "stop", "chat"):
         stranger, _ = world.stranger()
         stranger.session = world.a.session
         dependency = world.dependency(name)
@@ -434,7 +435,7 @@ def test_a_forged_cookie_is_nobody(world: World, damage: str) -> None:
         answer = nobody.taste("GET", path)
         assert answer.status == 404
         assert answer == bare.taste("GET", path)
-    dependency = world.dependency("_open")
+    dependency = world.dependency("loaded")
     answer = nobody.call(dependency, world.data(dependency), params={"chat": world.ids["chat"]})
     assert SECRET not in answer.said
     assert "keeps no cookies" in answer.said
