@@ -149,7 +149,7 @@ def test_stop_retry_and_edit(chat: Chat) -> None:
     expect(chat.replies.first).to_contain_text(re.compile(r"\w+ \w+ \w+"), timeout=SLOW)
     chat.stop.click()
     expect(chat.send).to_be_visible(timeout=5_000)
-    expect(chat.log).to_contain_text("Stopped")
+    expect(chat.log).to_contain_text("Stopped", timeout=SLOW)
     partial = chat.replies.first.inner_text()
     limit(chat, 16)
     chat.button("Retry").click()
