@@ -21,6 +21,7 @@ from chatui.errors import SettingsError, TransferError
 from chatui.macros import renamed
 from chatui.personas import AVATAR_START, MAX_AVATAR_LENGTH, MAX_NAME_LENGTH, Persona
 from chatui.settings import settings_error, shorten
+from chatui.text_cleaning import clean, clean_lines, one_line
 
 FORMAT, VERSION = "chatui-persona", 1
 MAX_FILE_BYTES = 16 * 2**20
@@ -144,10 +145,10 @@ def _clean(value: Any, depth: int = 0) -> Any:
     if depth > MAX_DEPTH or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError("cannot be kept")
     if isinstance(value, dict):
-        return {personas.sanitize(key): _clean(inner, depth + 1) for key, inner in value.items()}
+        return {clean(key, nul=""): _clean(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list):
         return [_clean(inner, depth + 1) for inner in value]
-    return personas.sanitize(value) if isinstance(value, str) else value
+    return clean(value, nul="") if isinstance(value, str) else value
 
 
 def _read_own(found: dict[str, Any]) -> Persona:
@@ -186,7 +187,7 @@ def _meant(card: dict[str, Any]) -> Persona:
         parts.insert(0, own_prompt or _DEFAULT_PROMPT)
     return replace(
         _extras(data),
-        name=" ".join(texts["name"].split())[:MAX_NAME_LENGTH].strip() or "Unnamed",
+        name=one_line(texts["name"], MAX_NAME_LENGTH) or "Unnamed",
         system_prompt="\n\n".join(parts),
         greeting=texts["first_mes"],
         card=card,
@@ -195,7 +196,7 @@ def _meant(card: dict[str, Any]) -> Persona:
 
 def _ours(value: object) -> str:
     """A card's text with our variables; "" for what is no text."""
-    return renamed(personas.clean_text(value)).strip() if isinstance(value, str) else ""
+    return renamed(clean_lines(value)).strip() if isinstance(value, str) else ""
 
 
 def _extras(data: dict[str, Any]) -> Persona:

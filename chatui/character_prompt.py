@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chatui import cards, lorebook, personas
+from chatui import cards, lorebook
 from chatui.i18n import N_
 from chatui.lorebook import ActivatedEntries, Book, Entry
 from chatui.macros import Scene, expand, renamed
 from chatui.personas import Persona
+from chatui.text_cleaning import clean_lines
 
 NOTE_DEPTH = 4
 """Messages before the end at which SillyTavern puts what has no depth of its own."""
@@ -267,7 +268,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _text(value: object) -> str:
-    return renamed(personas.clean_text(value)).strip() if isinstance(value, str) else ""
+    return renamed(clean_lines(value)).strip() if isinstance(value, str) else ""
 
 
 def _texts(values: object) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 from chatui.errors import SettingsError
 from chatui.i18n import gettext
 from chatui.settings import GenerationSettings
+from chatui.text_cleaning import clean_lines, one_line
 
 MAX_NAME_LENGTH = 80
 MAX_EMOJI_LENGTH = 16
@@ -181,28 +182,18 @@ def day(time: datetime) -> str:
     return f"{time:%A}, {time.day} {time:%B %Y}"
 
 
-def sanitize(text: str) -> str:
-    """`text` without what no database keeps: NUL, and half a character."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
-
-
-def clean_text(text: str) -> str:
-    """`text` that can be kept, with line ends as the browser has them."""
-    return sanitize(text).replace("\r\n", "\n").replace("\r", "\n")
-
-
 def checked(persona: Persona) -> Persona:
     """The persona as it may be kept, its texts cleaned. Raises SettingsError naming the field that may not be so.
 
     Name, emoji and examples are single lines; empty examples are left out.
     """
-    examples = tuple(line for example in persona.examples if (line := _line(example)))
+    examples = tuple(line for example in persona.examples if (line := one_line(clean_lines(example))))
     fit = replace(
         persona,
-        name=_within("Name", _line(persona.name), MAX_NAME_LENGTH),
-        emoji=_within("Emoji", _line(persona.emoji), MAX_EMOJI_LENGTH),
-        system_prompt=_within("System prompt", clean_text(persona.system_prompt), MAX_PROMPT_LENGTH),
-        greeting=_within("Greeting", clean_text(persona.greeting), MAX_GREETING_LENGTH),
+        name=_within("Name", one_line(clean_lines(persona.name)), MAX_NAME_LENGTH),
+        emoji=_within("Emoji", one_line(clean_lines(persona.emoji)), MAX_EMOJI_LENGTH),
+        system_prompt=_within("System prompt", clean_lines(persona.system_prompt), MAX_PROMPT_LENGTH),
+        greeting=_within("Greeting", clean_lines(persona.greeting), MAX_GREETING_LENGTH),
         examples=tuple(_within("Example prompts", example, MAX_EXAMPLE_LENGTH) for example in examples),
     )
     if not fit.name:
@@ -213,10 +204,6 @@ def checked(persona: Persona) -> Persona:
     if persona.avatar and not _AVATAR.fullmatch(persona.avatar):
         raise SettingsError("Picture", "this is no PNG in a data: URL.")
     return fit
-
-
-def _line(text: str) -> str:
-    return " ".join(clean_text(text).split())
 
 
 def _within(field: str, text: str, most: int) -> str:

@@ -9,8 +9,8 @@ from chatui.errors import TransferError
 from chatui.i18n import N_
 from chatui.personas import MAX_NAME_LENGTH, Persona
 from chatui.store.records import Conversation, StoredMessage, Tree
-from chatui.store.rows import derived_id, first_words
-from chatui.store.tables import clean
+from chatui.store.rows import MAX_TITLE_LENGTH, derived_id, first_words
+from chatui.text_cleaning import clean, one_line
 
 MAX_BYTES = 200_000_000
 """Years of daily chats; a file is read as a whole, and takes several times its size while it is."""
@@ -22,8 +22,6 @@ MAX_MESSAGES = 100_000
 """Messages in one conversation: a path is read as a whole for every reply."""
 MAX_CHARACTERS = 2_000_000
 """Characters in one text: more than any model reads, and about what a page can still show."""
-MAX_TITLE_LENGTH = 200
-"""Characters in a title, as for one that is typed."""
 MAX_DEPTH = 100
 """Levels of brackets within a conversation: far more than any has, far fewer than Python can follow."""
 FIRST_YEAR, LAST_YEAR = 1970, 2999
@@ -57,11 +55,6 @@ def text(value: object, what: str) -> str:
     if len(value) > MAX_CHARACTERS:
         raise refusal(f"{what} has {len(value):,} characters; at most {MAX_CHARACTERS:,} are allowed.")
     return clean(value)
-
-
-def one_line(title: str) -> str:
-    """A title as it is kept."""
-    return " ".join(title.split())[:MAX_TITLE_LENGTH].strip()
 
 
 def time(value: object, what: str) -> datetime | None:
@@ -139,8 +132,8 @@ def tree(origin: Origin, drafts: Sequence[Draft], leaf: str | None) -> Tree:
         messages.append(
             StoredMessage(draft.id, id, draft.parent, draft.role, content, times[draft.id], reasoning=reasoning)
         )
-    title = one_line(text(origin.title[: 2 * MAX_TITLE_LENGTH], N_("Its title")))
-    persona = " ".join(clean(origin.persona).split())[:MAX_NAME_LENGTH].strip()
+    title = one_line(text(origin.title[: 2 * MAX_TITLE_LENGTH], N_("Its title")), MAX_TITLE_LENGTH)
+    persona = one_line(origin.persona, MAX_NAME_LENGTH)
     conversation = Conversation(
         id=id,
         title=title or first_words(next((one.content for one in messages if one.role == "user"), "")),

@@ -19,16 +19,17 @@ from chatui.store.quotas import UNLIMITED, Quotas, byte_length, conversation_siz
 from chatui.store.records import Conversation, ConversationInfo, MergeResult, StoredMessage, Tree
 from chatui.store.rows import (
     INFO_COLUMNS,
+    MAX_TITLE_LENGTH,
     clock,
     derived_id,
     first_words,
     info_of,
     insert_conversation,
     insert_messages,
-    one_line,
     pieces,
 )
 from chatui.store.tables import conversations, inspections, messages
+from chatui.text_cleaning import one_line
 
 OURS = re.compile(r"[A-Za-z0-9_-]{22}")
 """What our own ids look like, see rows.new_id()."""
@@ -215,7 +216,7 @@ def pause() -> None:
 def _titled(tree: Tree) -> Conversation:
     """The conversation with an id and a title that can be kept."""
     conversation = tree.conversation
-    title = one_line(conversation.title)
+    title = one_line(conversation.title, MAX_TITLE_LENGTH)
     if not title:
         asked = next((message.content for message in tree.messages if message.role == "user"), "")
         conversation = replace(conversation, named=False)

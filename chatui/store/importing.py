@@ -23,6 +23,8 @@ from chatui.store.formats import FORMATS, common
 from chatui.store.import_limits import refusal, shown
 from chatui.store.lenient_json import WRAPPERS
 from chatui.store.records import StoredMessage, Tree
+from chatui.store.rows import MAX_TITLE_LENGTH
+from chatui.text_cleaning import one_line
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +207,7 @@ def _ours(item: object) -> Tree:
         raise refusal(f"Its persona: {error.message}") from None
     conversation = replace(
         conversation,
-        title=import_limits.one_line(conversation.title),
+        title=one_line(conversation.title, MAX_TITLE_LENGTH),
         created=import_limits.checked_time(conversation.created, N_("Its time “created”")),
         updated=import_limits.checked_time(conversation.updated, N_("Its time “updated”")),
     )

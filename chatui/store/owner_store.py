@@ -32,6 +32,7 @@ from chatui.store.records import (
 )
 from chatui.store.rows import (
     INFO_COLUMNS,
+    MAX_TITLE_LENGTH,
     clock,
     find_conversation,
     find_message,
@@ -39,14 +40,14 @@ from chatui.store.rows import (
     info_of,
     message_of,
     newest_leaf,
-    one_line,
     path_end,
     shown_size,
     there,
     whole_conversation,
     whole_tree,
 )
-from chatui.store.tables import Time, clean, conversations, inspections, key, messages
+from chatui.store.tables import Time, conversations, inspections, key, messages
+from chatui.text_cleaning import clean, one_line
 
 NOTE_LIMIT = 2000
 S = TypeVar("S", Select[Any], Update)
@@ -170,7 +171,7 @@ class OwnerStore:
 
     def rename(self, id: str, title: str) -> None:
         """Give a title of at most 200 characters; an empty one goes back to the first words. Raises NotFoundError."""
-        line = one_line(title)
+        line = one_line(title, MAX_TITLE_LENGTH)
         with self._database.writing() as connection:
             find_conversation(connection, self._owner, id, change=True)
             self._change(connection, id, title=line or self._first_words(connection, id), named=bool(line))

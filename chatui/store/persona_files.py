@@ -14,7 +14,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from chatui.personas import Persona
 from chatui.store.quotas import ROW_BYTES, byte_length
-from chatui.store.tables import cards, clean, conversations, personas
+from chatui.store.tables import cards, conversations, personas
+from chatui.text_cleaning import clean
 
 
 @dataclass(frozen=True)

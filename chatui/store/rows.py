@@ -15,10 +15,11 @@ from chatui.errors import NotFoundError
 from chatui.store import persona_files
 from chatui.store.persona_files import StoredPersona
 from chatui.store.records import Conversation, ConversationInfo, Path, StoredMessage
-from chatui.store.tables import Time, clean, conversations, inspections, messages
+from chatui.store.tables import Time, conversations, inspections, messages
+from chatui.text_cleaning import one_line
 
 FIRST_WORDS_LIMIT = 60
-TITLE_LIMIT = 200
+MAX_TITLE_LENGTH = 200
 NAMELESS = "New chat"
 OF_RUNNING = ("heartbeat", "lease", "stop_requested")
 """Columns that say something of running replies only."""
@@ -55,18 +56,13 @@ def clock(connection: Connection) -> datetime:
 
 def first_words(text: str, limit: int = FIRST_WORDS_LIMIT) -> str:
     """The beginning of a text on one line, cut at a word."""
-    line = " ".join(clean(text).split())
+    line = one_line(text)
     if len(line) <= limit:
         return line or NAMELESS
     cut = line[: limit - 1]
     if not line[limit - 1].isspace() and " " in cut:
         cut = cut.rpartition(" ")[0]
     return cut.rstrip() + "…"
-
-
-def one_line(title: str) -> str:
-    """A title as it is kept."""
-    return clean(" ".join(title.split())[:TITLE_LIMIT].strip())
 
 
 def info_of(row: Row[Any]) -> ConversationInfo:

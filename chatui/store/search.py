@@ -27,7 +27,8 @@ from sqlalchemy.dialects.postgresql import TSQUERY
 from chatui.store.database import Database
 from chatui.store.records import SearchHit
 from chatui.store.rows import info_of, there
-from chatui.store.tables import clean, conversations, messages
+from chatui.store.tables import conversations, messages
+from chatui.text_cleaning import clean
 
 WORDS_LIMIT = 16
 INDEXES = ("message_words", "title_words")

@@ -1,7 +1,6 @@
 """The tables as they are now, and how values are kept in them. What they once were is in the migrations."""
 
 import json
-import unicodedata
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -29,18 +28,9 @@ from typing_extensions import override
 from chatui.chat import Finish
 from chatui.personas import Persona
 from chatui.store.records import Author
+from chatui.text_cleaning import clean
 
 T = TypeVar("T")
-
-
-def clean(words: str) -> str:
-    """Text as both databases can keep it: U+FFFD for NUL and for halves of surrogate pairs."""
-    words = words.replace("\0", "\ufffd")
-    try:
-        words.encode()
-    except UnicodeEncodeError:
-        return "".join("\ufffd" if unicodedata.category(letter) == "Cs" else letter for letter in words)
-    return words
 
 
 class Words(TypeDecorator[str]):

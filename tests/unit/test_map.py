@@ -14,6 +14,7 @@ RANK = {
     "i18n": 0,
     "gc_pause": 0,
     "priority": 0,
+    "text_cleaning": 0,
     "traces": 0,
     "chat": 2,
     "inspection": 2.5,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from chatui import personas
 from chatui.errors import SettingsError
 from chatui.personas import PRESETS, Persona
+from chatui.text_cleaning import clean_lines
 
 ANY_TEXT = st.text(st.characters(), max_size=60)  # lone surrogates too
 
@@ -96,8 +97,8 @@ def test_what_is_kept_can_be_kept_and_stays_so(name: str, prompt: str, line: str
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r")))
 def test_good_text_is_not_touched(text: str) -> None:
-    assert personas.clean_text(text) == text
+    assert clean_lines(text) == text
 
 
 def test_halves_that_belong_together_are_joined() -> None:
-    assert personas.clean_text("a\ud83d\ude00b\ud83dc") == "a😀b\ufffdc"
+    assert clean_lines("a\ud83d\ude00b\ud83dc") == "a😀b\ufffdc"

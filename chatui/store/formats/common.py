@@ -12,7 +12,8 @@ from typing import Any
 from chatui.errors import TransferError
 from chatui.store import import_limits
 from chatui.store.import_limits import Draft, shown
-from chatui.store.tables import clean
+from chatui.store.rows import MAX_TITLE_LENGTH
+from chatui.text_cleaning import one_line
 
 Skipped = list[str]
 """For each message that could not be read, why."""
@@ -44,7 +45,7 @@ def title_of(value: object) -> str:
     fields = as_object(value)
     inner = [as_object(fields.get(name)) for name in ("conversation", "chat", "conv")]
     found = (words(one.get(name)).strip() for one in (fields, *inner) for name in ("title", "name", "chatTitle"))
-    return import_limits.one_line(clean(next((title for title in found if title), "")))
+    return one_line(next((title for title in found if title), ""), MAX_TITLE_LENGTH)
 
 
 def time(value: object) -> datetime | None:
