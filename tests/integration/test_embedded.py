@@ -31,7 +31,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return made
 
 
-def test_the_first_call_converts_and_the_second_does_not(tmp_path: Path, calls: list[Path]):
+def test_the_first_call_converts_and_the_second_does_not(tmp_path: Path, calls: list[Path]) -> None:
     phases: list[str] = []
     first = embedded.converted(GGUF, tmp_path / "cache", phases.append)
     assert (first / "model.safetensors").read_text() == "weights"
@@ -40,7 +40,7 @@ def test_the_first_call_converts_and_the_second_does_not(tmp_path: Path, calls: 
     assert phases == ["saving"]
 
 
-def test_two_at_once_convert_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_at_once_convert_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
     both = threading.Barrier(2)
 
@@ -64,7 +64,7 @@ def test_two_at_once_convert_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(set(results)) == 1
 
 
-def test_what_a_killed_conversion_left_is_removed_and_does_not_count(tmp_path: Path, calls: list[Path]):
+def test_what_a_killed_conversion_left_is_removed_and_does_not_count(tmp_path: Path, calls: list[Path]) -> None:
     target = embedded.converted(GGUF, tmp_path, lambda _: None)
     half = target.rename(target.with_name(f"{target.name}.tmp-killed"))
     embedded.converted(GGUF, tmp_path, lambda _: None)
@@ -72,7 +72,7 @@ def test_what_a_killed_conversion_left_is_removed_and_does_not_count(tmp_path: P
     assert not half.exists()
 
 
-def test_a_failed_conversion_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_conversion_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(gguf: Path, folder: Path, report: embedded.ReportPhase) -> None:
         (folder / "model.safetensors").write_text("half")
         raise RuntimeError("cut off")
@@ -90,7 +90,7 @@ def test_a_failed_conversion_leaves_no_folder(tmp_path: Path, monkeypatch: pytes
         SafetensorError("Error while serializing: No space left on device (os error 28)"),
     ],
 )
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*_: object) -> None:
         raise error
 
@@ -100,7 +100,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exc
     assert "--cache-dir" in caught.value.remedy
 
 
-def test_an_error_that_is_not_the_disks_is_not_blamed_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_that_is_not_the_disks_is_not_blamed_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("Can't load the model for 'x'")
 
@@ -109,14 +109,14 @@ def test_an_error_that_is_not_the_disks_is_not_blamed_on_it(tmp_path: Path, monk
         embedded.converted(GGUF, tmp_path, lambda _: None)
 
 
-def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, calls: list[Path]):
+def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, calls: list[Path]) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="could not be prepared"):
         embedded.converted(GGUF, tmp_path / "file" / "cache", lambda _: None)
     assert calls == []
 
 
-def test_a_converted_model_in_a_folder_that_is_read_only_now(tmp_path: Path, calls: list[Path]):
+def test_a_converted_model_in_a_folder_that_is_read_only_now(tmp_path: Path, calls: list[Path]) -> None:
     target = embedded.converted(GGUF, tmp_path, lambda _: None)
     Path(f"{target}.lock").unlink(missing_ok=True)
     tmp_path.chmod(0o500)
@@ -127,7 +127,7 @@ def test_a_converted_model_in_a_folder_that_is_read_only_now(tmp_path: Path, cal
     assert not Path(f"{target}.lock").exists()
 
 
-def test_without_the_package_nothing_is_found(monkeypatch: pytest.MonkeyPatch):
+def test_without_the_package_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 

@@ -48,7 +48,9 @@ def write_gguf(path: Path, tensors: dict[str, tuple[str, torch.Tensor]]) -> dict
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_gguf_files_levels_are_kept_with_their_rows_in_any_order(tmp_path: Path, kind: str, dtype: torch.dtype):
+def test_a_gguf_files_levels_are_kept_with_their_rows_in_any_order(
+    tmp_path: Path, kind: str, dtype: torch.dtype
+) -> None:
     order = torch.randperm(48, generator=torch.Generator().manual_seed(1))
     read = write_gguf(tmp_path / "a.gguf", {"x": (kind, noise(48, 64)), "y": (kind, noise(48, 64, seed=2))})
     weights = {"first": read["y"].to(dtype), "second": read["x"][order].to(dtype), "other": noise(48, 64, seed=3)}
@@ -89,7 +91,7 @@ def kept_numbers(levels: Levels, kind: str, columns: int) -> torch.Tensor:
     return numbers - 8 if kind == "Q4_0" else numbers
 
 
-def test_a_tied_embedding_gives_the_output_layer_its_levels_of_two_planes(tmp_path: Path):
+def test_a_tied_embedding_gives_the_output_layer_its_levels_of_two_planes(tmp_path: Path) -> None:
     model = tied_model()
     read = write_gguf(tmp_path / "a.gguf", {"token_embd.weight": ("Q8_0", noise(272, 32))})
     with torch.no_grad():
@@ -107,7 +109,7 @@ def test_a_tied_embedding_gives_the_output_layer_its_levels_of_two_planes(tmp_pa
     assert (model.lm_head(x) - exact).abs().max() < 0.01 * exact.abs().max()
 
 
-def test_levels_are_written_and_read_as_they_are(tmp_path: Path):
+def test_levels_are_written_and_read_as_they_are(tmp_path: Path) -> None:
     read = write_gguf(tmp_path / "a.gguf", {"x": ("Q4_1", noise(16, 64))})
     levels = GgufLevels(tmp_path / "a.gguf", {"layer": read["x"]})
     save(levels, tmp_path / "levels.safetensors")
@@ -119,13 +121,13 @@ def test_levels_are_written_and_read_as_they_are(tmp_path: Path):
 
 
 @given(st.binary(min_size=32, max_size=32))
-def test_nibbles_come_back(data: bytes):
+def test_nibbles_come_back(data: bytes) -> None:
     levels = torch.frombuffer(bytearray(data), dtype=torch.uint8) & 15
     assert torch.equal(unpacked(packed(levels)), levels)
 
 
 @given(st.integers(0, 10**6), st.floats(-4, 4), st.floats(1e-3, 100))
-def test_rounding_errs_by_no_more_than_plain_rounding(seed: int, shift: float, size: float):
+def test_rounding_errs_by_no_more_than_plain_rounding(seed: int, shift: float, size: float) -> None:
     weight = (noise(16, 64, seed=seed) + shift) * size
     groups = weight.reshape(16, -1, GROUP)
     low, high = groups.aminmax(dim=-1, keepdim=True)
@@ -136,7 +138,7 @@ def test_rounding_errs_by_no_more_than_plain_rounding(seed: int, shift: float, s
     assert (error <= GROUP * (2 * bound).square()).all()
 
 
-def test_refitted_levels_are_better_than_nearest_ones_and_equal_weights_stay_equal():
+def test_refitted_levels_are_better_than_nearest_ones_and_equal_weights_stay_equal() -> None:
     weight = noise(64, 256)
     relative = (rounded(weight).dequantized(256) - weight).norm() / weight.norm()
     assert relative < 0.075
@@ -146,7 +148,7 @@ def test_refitted_levels_are_better_than_nearest_ones_and_equal_weights_stay_equ
 
 @pytest.mark.parametrize("kind", ["int4", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_packed_layer_is_its_dense_one_in_any_type_and_shape(kind: str, dtype: torch.dtype):
+def test_a_packed_layer_is_its_dense_one_in_any_type_and_shape(kind: str, dtype: torch.dtype) -> None:
     layer = nn.Linear(64, 48)
     made: Any = pack(layer, kind)
     x = noise(2, 3, 64).to(dtype)
@@ -168,13 +170,13 @@ def pack(layer: nn.Linear, kind: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["int4", "int8"])
-def test_a_packed_layer_can_be_exported(kind: str):
+def test_a_packed_layer_can_be_exported(kind: str) -> None:
     made = pack(nn.Linear(64, 48), kind)
     x = noise(2, 64).bfloat16()
     assert torch.equal(torch.export.export(made, (x,)).module()(x), made(x))
 
 
-def test_many_rows_are_packed_in_parts(monkeypatch: pytest.MonkeyPatch):
+def test_many_rows_are_packed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Linear(64, 400)
     whole = [pack(layer, kind).state_dict() for kind in ("int4", "int8")]
     for module in ("levels", "quantized"):
@@ -189,7 +191,7 @@ def tied_model() -> Any:
     return models.AutoModelForCausalLM.from_config(config).bfloat16().eval()
 
 
-def test_shapes_that_do_not_fit_stay_dense_and_phases_are_told():
+def test_shapes_that_do_not_fit_stay_dense_and_phases_are_told() -> None:
     model: Any = models.AutoModelForCausalLM.from_config(models.CONFIGS["llama"]).bfloat16()
     phases: list[str] = []
     dense = quantize(model, "int4", None, phases.append)
@@ -203,7 +205,7 @@ def test_shapes_that_do_not_fit_stay_dense_and_phases_are_told():
 
 @pytest.mark.parametrize("kind", ["mamba2", "lfm2", "gemma3", "qwen3_moe", "mixtral"])
 @pytest.mark.parametrize("quantization", ["int4", "int8"])
-def test_other_kinds_of_model_answer(tmp_path: Path, kind: str, quantization: str):
+def test_other_kinds_of_model_answer(tmp_path: Path, kind: str, quantization: str) -> None:
     loaded = models.loaded(models.save(tmp_path, kind), quantization=quantization)
     with torch.no_grad():
         logits = loaded.model(torch.arange(12)[None]).logits
@@ -217,7 +219,7 @@ real = pytest.mark.skipif(embedded.find() is None, reason=f"needs the default mo
 
 @pytest.mark.real
 @real
-def test_a_gguf_file_keeps_its_levels_as_the_default_model_does(tmp_path: Path):
+def test_a_gguf_file_keeps_its_levels_as_the_default_model_does(tmp_path: Path) -> None:
     loaded = loading.load(ModelSpec(str(embedded.find()), device_map="cpu"), tmp_path, lambda _: None)
     assert (loaded.info.precision, loaded.info.parameters) == ("Q4_1", 134_515_008)
     default = loading.load(ModelSpec(DEFAULT_MODEL, device_map="cpu"), AppSettings().cache_dir, lambda _: None)
@@ -227,7 +229,7 @@ def test_a_gguf_file_keeps_its_levels_as_the_default_model_does(tmp_path: Path):
 
 @pytest.mark.real
 @real
-def test_the_default_model_keeps_its_levels():
+def test_the_default_model_keeps_its_levels() -> None:
     cache = AppSettings().cache_dir
     dense, own = (
         loading.load(ModelSpec(DEFAULT_MODEL, device_map="cpu", quantization=quantization), cache, lambda _: None)

@@ -85,7 +85,7 @@ def theirs(pipeline: transformers.TextGenerationPipeline, messages: list[Message
 
 
 @pytest.mark.parametrize("question", [*SAMPLE, *(pytest.param(text, marks=pytest.mark.exhaustive) for text in OTHERS)])
-def test_greedy_replies_are_those_of_the_pipeline(loaded, pipeline, question: str):
+def test_greedy_replies_are_those_of_the_pipeline(loaded, pipeline, question: str) -> None:
     messages = [Message("user", question)]
     for follow_up in (*FOLLOW_UPS[: TURNS - 1], None):
         answer = ours(loaded, messages)
@@ -94,7 +94,7 @@ def test_greedy_replies_are_those_of_the_pipeline(loaded, pipeline, question: st
             messages += [Message("assistant", answer[0]), Message("user", follow_up)]
 
 
-def test_a_seed_repeats_a_sampled_reply(loaded: loading.LoadedModel):
+def test_a_seed_repeats_a_sampled_reply(loaded: loading.LoadedModel) -> None:
     messages = [Message("user", "Tell me a story about a lighthouse.")]
     sampled = [ours(loaded, messages, temperature=1.2, top_p=0.95, seed=seed) for seed in (7, 7, 8)]
     assert sampled[0] == sampled[1]
@@ -132,7 +132,7 @@ async def test_a_reply_that_was_cut_goes_on_as_if_it_had_not_been() -> None:
     assert ours(loaded, [Message("user", question), Message("assistant", begun)])[0] == rest, "one by one too"
 
 
-def test_the_default_model_is_as_its_authors_made_it(loaded: loading.LoadedModel):
+def test_the_default_model_is_as_its_authors_made_it(loaded: loading.LoadedModel) -> None:
     assert loaded.info.context_length == 8192
     assert loaded.info.precision == "bfloat16"
     assert loaded.info.parameters == 134_515_008

@@ -72,7 +72,7 @@ def read(place: Storage, slot: int, conversation: tuple[torch.Tensor, ...], firs
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), OPTIONS, st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
-def test_pieces_of_a_prompt(pieces: list[int], options: dict[str, Any], seed: int):
+def test_pieces_of_a_prompt(pieces: list[int], options: dict[str, Any], seed: int) -> None:
     options, place, first = with_sinks(options), storage(), 0
     conversation = tokens(sum(pieces), seed)
     for count in pieces:
@@ -89,7 +89,9 @@ def test_pieces_of_a_prompt(pieces: list[int], options: dict[str, Any], seed: in
     OPTIONS,
 )
 @settings(max_examples=40, deadline=None)
-def test_a_token_in_each_of_several_slots(lengths: list[int], order: list[int], count: int, options: dict[str, Any]):
+def test_a_token_in_each_of_several_slots(
+    lengths: list[int], order: list[int], count: int, options: dict[str, Any]
+) -> None:
     options, place, slots = with_sinks(options), storage(), order[:count]
     conversations = [tokens(length + 1, slot) for slot, length in enumerate(lengths)]
     for slot, length in enumerate(lengths):
@@ -105,7 +107,7 @@ def test_a_token_in_each_of_several_slots(lengths: list[int], order: list[int], 
     torch.testing.assert_close(found[:, 0], wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_only_its_own_place_is_written():
+def test_only_its_own_place_is_written() -> None:
     place = storage()
     conversation = tokens(10, 0)
     read(place, 2, conversation, 3, 4)
@@ -120,14 +122,14 @@ def test_only_its_own_place_is_written():
         assert (tensor == 50.0).all()
 
 
-def test_scores_that_are_huge_stay_numbers():
+def test_scores_that_are_huge_stay_numbers() -> None:
     query, key, value = tokens(4, 0)
     for softcap in (None, 50.0):
         found = read(storage(), 0, (query * 1e6, key * 1e6, value), 0, 4, softcap=softcap, s_aux=torch.zeros(6))
         assert torch.isfinite(found).all()
 
 
-def test_half_precision_comes_back_as_such():
+def test_half_precision_comes_back_as_such() -> None:
     place = Storage(*([each.bfloat16() for each in part] for part in (storage().keys, storage().values)))
     conversation = tuple(each.bfloat16() for each in tokens(4, 0))
     assert read(place, 0, conversation, 0, 3).dtype == torch.bfloat16
@@ -136,7 +138,7 @@ def test_half_precision_comes_back_as_such():
     assert attend(LAYER, query, key, value, None, place=rows)[0].dtype == torch.bfloat16
 
 
-def test_a_survey_notes_shapes_and_attends_to_nothing():
+def test_a_survey_notes_shapes_and_attends_to_nothing() -> None:
     found = Survey({})
     query, key, value = (each[None] for each in tokens(3, 0))
     result, _ = attend(LAYER, query, key, value, None, place=found)
@@ -145,7 +147,7 @@ def test_a_survey_notes_shapes_and_attends_to_nothing():
     assert not result.any()
 
 
-def test_without_a_place_there_is_no_attention():
+def test_without_a_place_there_is_no_attention() -> None:
     query, key, value = (each[None] for each in tokens(3, 0))
     with pytest.raises(ValueError, match="place"):
         attend(LAYER, query, key, value, None)

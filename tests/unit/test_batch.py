@@ -92,7 +92,7 @@ def alone(kind: str, prompt: tuple[int, ...], choice: int, seed: int) -> list[in
 
 class TestReplies:
     @pytest.mark.parametrize("kind", models.PLAIN)
-    def test_greedy_rows_write_what_generate_does(self, kind: str):
+    def test_greedy_rows_write_what_generate_does(self, kind: str) -> None:
         batch = batch_of(kind)
         rows = [join(batch, prompt) for prompt in PROMPTS[:4]]
         write(batch, *rows)
@@ -103,17 +103,17 @@ class TestReplies:
         assert len({tuple(row.written[:NEW]) for row in rows}) == len(rows)
 
     @pytest.mark.parametrize("choice", range(len(SETTINGS)))
-    def test_a_row_writes_what_the_serial_path_does(self, choice: int):
+    def test_a_row_writes_what_the_serial_path_does(self, choice: int) -> None:
         steps = decode(models.model(), PROMPTS[2], Sampler(SETTINGS[choice], 3))
         assert alone("llama", PROMPTS[2], choice, 3) == list(islice(steps, NEW))
 
-    def test_settings_and_seeds_do_matter(self):
+    def test_settings_and_seeds_do_matter(self) -> None:
         """Or the schedules below would prove nothing about them."""
         written = {tuple(alone("llama", PROMPTS[0], choice, seed)) for choice in range(6) for seed in range(3)}
         assert len(written) == 2 + 4 * 3
 
     @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt_oss"])
-    def test_whatever_comes_and_goes_beside_it(self, kind: str, monkeypatch: pytest.MonkeyPatch):
+    def test_whatever_comes_and_goes_beside_it(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(batches, "MAX_PIECE", 20)
         batch = batch_of(kind, 3)
         comings = st.tuples(st.sampled_from(PROMPTS), st.integers(0, len(SETTINGS) - 1), st.integers(0, 2))
@@ -143,7 +143,7 @@ class TestReplies:
         check()
 
     @pytest.mark.parametrize("kind", models.PLAIN)
-    def test_what_is_remembered_changes_nothing(self, kind: str):
+    def test_what_is_remembered_changes_nothing(self, kind: str) -> None:
         batch = batch_of(kind)
         first = join(batch, PROMPTS[0])
         write(batch, first)
@@ -157,7 +157,7 @@ class TestReplies:
         assert second.written[:NEW] == alone(kind, prompt, 0, 0)
         assert third.written[:NEW] == alone(kind, (*prompt[:30], 1, 2), 0, 0)
 
-    def test_events_tell_what_was_read_and_written(self, monkeypatch: pytest.MonkeyPatch):
+    def test_events_tell_what_was_read_and_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
         batch = batch_of()
         row = join(batch, PROMPTS[0])
         assert batch.step() == [Event(row, token=row.written[0])]
@@ -171,7 +171,7 @@ class TestReplies:
         assert long.slot.tokens == list(long.prompt)
         assert events[-1] == Event(long, token=long.written[0])
 
-    def test_a_row_that_leaves_frees_its_slot_at_once(self):
+    def test_a_row_that_leaves_frees_its_slot_at_once(self) -> None:
         batch = batch_of(slots=1)
         row = join(batch, PROMPTS[2])
         assert batch.join(PROMPTS[0], Sampler(GREEDY, 0)) is None
@@ -241,7 +241,7 @@ class TestFailures:
     )
     def test_a_row_fails_alone_and_leaves_its_slot_clean(
         self, begun: bool, error: Exception | None, says: str, monkeypatch: pytest.MonkeyPatch
-    ):
+    ) -> None:
         batch = batch_of(slots=3)
         others = [join(batch, PROMPTS[0], SETTINGS[3], 1), join(batch, PROMPTS[3])]
         victim = join(batch, PROMPTS[5])
@@ -260,7 +260,7 @@ class TestFailures:
         write(batch, following)
         assert following.written[:NEW] == alone("llama", PROMPTS[2], 0, 0)
 
-    def test_two_that_fail_do_not_hide_one_another(self, monkeypatch: pytest.MonkeyPatch):
+    def test_two_that_fail_do_not_hide_one_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
         batch = batch_of()
         rows = [join(batch, prompt) for prompt in PROMPTS[:4]]
         write(batch, *rows, count=1)
@@ -271,7 +271,7 @@ class TestFailures:
         assert rows[0].written[:NEW] == alone("llama", PROMPTS[0], 0, 0)
         assert rows[2].written[:NEW] == alone("llama", PROMPTS[2], 0, 0)
 
-    def test_numbers_that_went_wrong_within_a_prompt_do_not_stay_for_the_next(self):
+    def test_numbers_that_went_wrong_within_a_prompt_do_not_stay_for_the_next(self) -> None:
         """Where the one who asked leaves before the first token, which would have shown it."""
         batch = batch_of(slots=2)
         with torch.no_grad():
@@ -288,7 +288,7 @@ class TestFailures:
         write(batch, following, writer)
         assert following.written[:NEW] == alone("llama", PROMPTS[4], 0, 0)
 
-    def test_only_what_nobody_foresaw_is_logged(self, caplog: pytest.LogCaptureFixture):
+    def test_only_what_nobody_foresaw_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         to_generation_error(IndexError("index 7"))
         assert "index 7" in caplog.text
         caplog.clear()
@@ -352,7 +352,7 @@ def prompt_of(count: int, start: int = 0) -> list[int]:
 class TestTime:
     @pytest.mark.parametrize("speed", [100.0, 1000.0, 20_000.0])
     @pytest.mark.parametrize("step", [0.005, 0.03, 0.5])
-    def test_reading_does_not_stall_writing(self, clock: Clock, speed: float, step: float):
+    def test_reading_does_not_stall_writing(self, clock: Clock, speed: float, step: float) -> None:
         batch, forward = timed(clock, speed=speed, step=step)
         writer = join(batch, [1])
         write(batch, writer, count=1)
@@ -372,13 +372,13 @@ class TestTime:
         names = "".join(done[0] for done, _ in forward.log)
         assert "rr" not in names, "between two pieces somebody writes"
 
-    def test_while_nobody_writes_large_pieces_are_read(self, clock: Clock):
+    def test_while_nobody_writes_large_pieces_are_read(self, clock: Clock) -> None:
         batch, forward = timed(clock)
         row = join(batch, prompt_of(1000))
         write(batch, row, count=1)
         assert forward.pieces == [MAX_PIECE] * 3 + [1000 - 3 * MAX_PIECE]
 
-    def test_short_prompts_are_read_together_as_far_as_a_piece_goes(self, clock: Clock):
+    def test_short_prompts_are_read_together_as_far_as_a_piece_goes(self, clock: Clock) -> None:
         batch, forward = timed(clock, slots=8)
         rows = [join(batch, prompt_of(100 + n, n)) for n in range(4)]
         batch.step()
@@ -387,14 +387,14 @@ class TestTime:
         batch.step()
         assert forward.pieces == [MAX_PIECE], "those who write come next"
 
-    def test_no_crumbs_are_read(self, clock: Clock):
+    def test_no_crumbs_are_read(self, clock: Clock) -> None:
         batch, forward = timed(clock, slots=8)
         rows = [join(batch, prompt_of(count, n)) for n, count in enumerate((MAX_PIECE - 5, 300))]
         batch.step()
         assert [row.unread for row in rows] == [0, 300]
         assert forward.pieces == [MAX_PIECE - 5]
 
-    def test_a_short_prompt_is_read_before_the_rest_of_a_long_one(self, clock: Clock):
+    def test_a_short_prompt_is_read_before_the_rest_of_a_long_one(self, clock: Clock) -> None:
         batch, _ = timed(clock)
         long = join(batch, prompt_of(5000))
         batch.step()
@@ -403,7 +403,7 @@ class TestTime:
         assert short.written
         assert not long.written
 
-    def test_a_long_prompt_does_not_starve_among_short_ones(self, clock: Clock):
+    def test_a_long_prompt_does_not_starve_among_short_ones(self, clock: Clock) -> None:
         """New short ones come all the time, more than can ever be read."""
         batch, _ = timed(clock, speed=100.0)
         long = join(batch, prompt_of(1000))
@@ -419,7 +419,7 @@ class TestTime:
         assert long.written, "it is still being read"
         assert came > 5, "nor did the short ones"
 
-    def test_nobody_is_passed_over_for_long(self, clock: Clock):
+    def test_nobody_is_passed_over_for_long(self, clock: Clock) -> None:
         batch, _ = timed(clock, slots=8, speed=2000.0)
         rows = [join(batch, prompt_of(500 * (number + 1), number)) for number in range(8)]
         while any(row.unread for row in rows):
@@ -442,7 +442,7 @@ def cancelled(batch: Batch, count: int) -> weakref.WeakSet[Row]:
     return rows
 
 
-def test_cancelled_requests_leave_nothing_behind():
+def test_cancelled_requests_leave_nothing_behind() -> None:
     batch = batch_of()
     cancelled(batch, 100)
     before = len(gc.get_objects())
@@ -453,7 +453,7 @@ def test_cancelled_requests_leave_nothing_behind():
 
 
 @pytest.mark.exhaustive
-def test_memory_stays_flat():
+def test_memory_stays_flat() -> None:
     batch, process = batch_of(), psutil.Process()
     cancelled(batch, 1000)
     before = process.memory_info().rss
@@ -461,6 +461,6 @@ def test_memory_stays_flat():
     assert process.memory_info().rss - before < 8_000_000
 
 
-def test_the_scripted_forward_is_called_like_the_real_one():
+def test_the_scripted_forward_is_called_like_the_real_one() -> None:
     for name in ("read", "decode"):
         assert inspect.signature(getattr(ScriptedForward, name)) == inspect.signature(getattr(Forward, name))

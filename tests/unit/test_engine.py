@@ -195,7 +195,7 @@ class StandsStill(FakeModel):
 
 
 class TestForgetting:
-    async def test_a_chat_that_is_over_is_forgotten_though_nothing_else_happens(self):
+    async def test_a_chat_that_is_over_is_forgotten_though_nothing_else_happens(self) -> None:
         model = FakeModel()
         backend = backend_of(model).start()
         assert await reply(backend, "said") == "said"
@@ -204,7 +204,7 @@ class TestForgetting:
         assert model.forgotten == ["said"]
         await backend.close()
 
-    async def test_not_before_its_last_reply_is_over_and_one_that_nobody_wants_is(self):
+    async def test_not_before_its_last_reply_is_over_and_one_that_nobody_wants_is(self) -> None:
         model = StandsStill(rows=2)
         model.may_read.clear()
         backend = backend_of(model).start()
@@ -219,7 +219,7 @@ class TestForgetting:
         await until(lambda: model.forgotten == ["left", "written"])
         await backend.close()
 
-    async def test_a_model_that_is_loading_has_nothing_to_forget(self):
+    async def test_a_model_that_is_loading_has_nothing_to_forget(self) -> None:
         loading = threading.Event()
         model = FakeModel()
 
@@ -235,7 +235,7 @@ class TestForgetting:
 
 
 class TestOrder:
-    async def test_replies_come_in_the_order_of_the_requests(self):
+    async def test_replies_come_in_the_order_of_the_requests(self) -> None:
         model = FakeModel()
         backend = backend_of(model).start()
         names = [f"request {number}" for number in range(5)]
@@ -244,7 +244,7 @@ class TestOrder:
         assert model.most == 1
         await backend.close()
 
-    async def test_as_many_at_once_as_there_is_room(self):
+    async def test_as_many_at_once_as_there_is_room(self) -> None:
         model = FakeModel(rows=3, pause=0.002)
         backend = backend_of(model).start()
         names = [letter * 20 for letter in "abcdefg"]
@@ -253,7 +253,7 @@ class TestOrder:
         assert model.served == names
         await backend.close()
 
-    async def test_users_take_turns(self):
+    async def test_users_take_turns(self) -> None:
         model = FakeModel()
         backend = backend_of(model)
         tasks = [*await asked(backend, "a1", "a2", "a3", user="a"), *await asked(backend, "b1", "b2", user="b")]
@@ -263,7 +263,7 @@ class TestOrder:
         assert model.served == ["a1", "b1", "c1", "a2", "b2", "a3"]
         await backend.close()
 
-    async def test_a_crowd_of_one_does_not_hold_up_a_newcomer(self):
+    async def test_a_crowd_of_one_does_not_hold_up_a_newcomer(self) -> None:
         model = FakeModel(pause=0.001)
         model.may_read.clear()
         backend = backend_of(model).start()
@@ -276,7 +276,7 @@ class TestOrder:
         assert model.served.index("new") <= 3, "behind the one that runs, the one made ready and one in line"
         await backend.close()
 
-    async def test_everything_happens_in_the_askers_context(self):
+    async def test_everything_happens_in_the_askers_context(self) -> None:
         model = FakeModel()
         backend = backend_of(model).start()
         for name in ("anna", "bert"):
@@ -294,7 +294,7 @@ class TestPlaces:
         assert all(delta.place is not None for delta in deltas[: len(places)])
         return places
 
-    async def test_they_are_told_and_fall(self):
+    async def test_they_are_told_and_fall(self) -> None:
         model = FakeModel()
         model.may_read.clear()
         backend = backend_of(model).start()
@@ -309,7 +309,7 @@ class TestPlaces:
         assert told == [[1], [1], [2, 1], [3, 2, 1], [4, 3, 2, 1], [5, 4, 3, 2, 1]]
         await backend.close()
 
-    async def test_they_never_rise_while_a_prompt_is_made(self):
+    async def test_they_never_rise_while_a_prompt_is_made(self) -> None:
         model = FakeModel()
         model.may_prepare.clear()
         backend = backend_of(model).start()
@@ -321,7 +321,7 @@ class TestPlaces:
         assert await asyncio.gather(*tasks) == [[1], [2, 1], [3, 2, 1]]
         await backend.close()
 
-    async def test_they_fall_when_somebody_before_leaves(self):
+    async def test_they_fall_when_somebody_before_leaves(self) -> None:
         model = FakeModel()
         model.may_read.clear()
         backend = backend_of(model).start()
@@ -340,7 +340,7 @@ class TestPlaces:
         assert model.served == ["running", "third"]
         await backend.close()
 
-    async def test_too_many_are_turned_away(self):
+    async def test_too_many_are_turned_away(self) -> None:
         model = FakeModel()
         model.may_read.clear()
         backend = backend_of(model, longest_queue=2).start()
@@ -358,7 +358,7 @@ class TestPlaces:
 
 
 class TestShares:
-    async def test_one_user_cannot_take_all_places_of_the_queue(self):
+    async def test_one_user_cannot_take_all_places_of_the_queue(self) -> None:
         model = FakeModel()
         model.may_read.clear()
         backend = backend_of(model, longest_queue=8).start()
@@ -413,7 +413,7 @@ class TestShares:
 
 
 class TestLoading:
-    async def test_a_request_waits_for_the_model(self):
+    async def test_a_request_waits_for_the_model(self) -> None:
         loaded = threading.Event()
         model = FakeModel()
 
@@ -438,7 +438,7 @@ class TestLoading:
         ("raised", "says"),
         [(ModelError("no such file", "look again"), "no such file"), (KeyError("x"), "could not be loaded")],
     )
-    async def test_an_error_is_told_to_everyone(self, raised: Exception, says: str):
+    async def test_an_error_is_told_to_everyone(self, raised: Exception, says: str) -> None:
         failing = threading.Event()
 
         def loader(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> FakeModel:
@@ -460,7 +460,7 @@ class TestLoading:
         assert says in str(status.error)
         await backend.close()
 
-    async def test_in_ones_own_thread(self):
+    async def test_in_ones_own_thread(self) -> None:
         threads: list[threading.Thread] = []
 
         def loader(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> FakeModel:
@@ -475,7 +475,7 @@ class TestLoading:
 
 
 class TestCancelling:
-    async def test_a_request_that_waits_is_never_served(self):
+    async def test_a_request_that_waits_is_never_served(self) -> None:
         model = FakeModel()
         model.may_read.clear()
         backend = backend_of(model).start()
@@ -489,7 +489,7 @@ class TestCancelling:
         assert model.served == ["first", "fourth"]
         await backend.close()
 
-    async def test_nor_one_that_was_given_up_while_the_model_was_loading(self):
+    async def test_nor_one_that_was_given_up_while_the_model_was_loading(self) -> None:
         loaded = threading.Event()
         model = FakeModel()
 
@@ -504,7 +504,7 @@ class TestCancelling:
         assert model.served == ["second"]
         await backend.close()
 
-    async def test_nor_one_that_was_given_up_while_its_prompt_was_made(self):
+    async def test_nor_one_that_was_given_up_while_its_prompt_was_made(self) -> None:
         model = FakeModel()
         model.may_prepare.clear()
         backend = backend_of(model).start()
@@ -516,7 +516,7 @@ class TestCancelling:
         assert model.served == ["second"]
         await backend.close()
 
-    async def test_while_the_prompt_is_read_the_model_is_freed(self):
+    async def test_while_the_prompt_is_read_the_model_is_freed(self) -> None:
         model = FakeModel()
         model.may_read.clear()
         backend = backend_of(model).start()
@@ -528,7 +528,7 @@ class TestCancelling:
         assert await reply(backend, "second") == "second"
         await backend.close()
 
-    async def test_closing_the_iterator_frees_the_row_within_a_step(self):
+    async def test_closing_the_iterator_frees_the_row_within_a_step(self) -> None:
         model = FakeModel(rows=2, pause=0.01)
         backend = backend_of(model).start()
         beside = asyncio.create_task(reply(backend, "y" * 20))
@@ -543,7 +543,7 @@ class TestCancelling:
         assert await beside == "y" * 20
         await backend.close()
 
-    def test_a_reply_whose_event_loop_is_gone_ends(self):
+    def test_a_reply_whose_event_loop_is_gone_ends(self) -> None:
         model = FakeModel(pause=0.002)
         backend = backend_of(model).start()
 
@@ -561,7 +561,7 @@ class TestCancelling:
         assert asyncio.run(reply(backend, "next")) == "next"
         asyncio.run(backend.close())
 
-    async def test_thousands_leave_nothing_behind(self):
+    async def test_thousands_leave_nothing_behind(self) -> None:
         model = FakeModel(rows=4)
         backend = backend_of(model, longest_queue=100).start()
         left: weakref.WeakSet[ChatRequest] = weakref.WeakSet()
@@ -596,7 +596,7 @@ class TestErrors:
             ("fails", "failed by itself"),
         ],
     )
-    async def test_an_error_fails_that_reply_only(self, text: str, says: str):
+    async def test_an_error_fails_that_reply_only(self, text: str, says: str) -> None:
         model = FakeModel(rows=2)
         backend = backend_of(model).start()
         results = await asyncio.gather(*(reply(backend, each) for each in ("a", text, "b")), return_exceptions=True)
@@ -606,7 +606,7 @@ class TestErrors:
         assert (model.replies, model.resets) == ([], 0)
         await backend.close()
 
-    async def test_a_step_that_fails_outright_fails_those_running_and_the_engine_starts_again(self):
+    async def test_a_step_that_fails_outright_fails_those_running_and_the_engine_starts_again(self) -> None:
         model = FakeModel(rows=2, pause=0.001)
         model.may_reset.clear()
         backend = backend_of(model)
@@ -628,7 +628,7 @@ class TestErrors:
         assert (status.state, status.info) == ("ready", INFO)
         await backend.close()
 
-    async def test_an_engine_that_keeps_failing_stops(self):
+    async def test_an_engine_that_keeps_failing_stops(self) -> None:
         model = FakeModel()
         backend = backend_of(model).start()
         for _ in range(RESTARTS):
@@ -649,7 +649,7 @@ class TestErrors:
             await asyncio.wait_for(reply(backend, "hello"), SOON)
         await backend.close()
 
-    async def test_failures_long_ago_are_forgiven(self):
+    async def test_failures_long_ago_are_forgiven(self) -> None:
         backend = backend_of(FakeModel()).start()
         for _ in range(3 * RESTARTS):
             backend._failures[:] = [at - 30.0 for at in backend._failures]
@@ -658,7 +658,7 @@ class TestErrors:
         assert await reply(backend, "hello") == "hello"
         await backend.close()
 
-    async def test_an_engine_that_cannot_start_again_stops(self):
+    async def test_an_engine_that_cannot_start_again_stops(self) -> None:
         class Broken(FakeModel):
             def reset(self) -> None:
                 raise RuntimeError("the device is gone")
@@ -672,7 +672,7 @@ class TestErrors:
 
 
 class TestClosing:
-    async def test_it_ends_the_replies_and_those_waiting_and_refuses_new_ones(self):
+    async def test_it_ends_the_replies_and_those_waiting_and_refuses_new_ones(self) -> None:
         model = FakeModel(pause=0.01)
         backend = backend_of(model).start()
         [writing] = await asked(backend, "x" * 10_000)
@@ -688,7 +688,7 @@ class TestClosing:
         assert model.ended == model.served == ["x" * 10_000]
         await backend.close()
 
-    async def test_it_does_not_wait_for_a_prompt_that_is_read(self):
+    async def test_it_does_not_wait_for_a_prompt_that_is_read(self) -> None:
         model = FakeModel()
         model.may_read.clear()
         backend = backend_of(model).start()
@@ -698,7 +698,7 @@ class TestClosing:
         with pytest.raises(ModelError, match="shutting down"):
             await asyncio.wait_for(tasks[0], SOON)
 
-    async def test_nor_does_a_request_whose_prompt_is_being_made_wait_for_ever(self):
+    async def test_nor_does_a_request_whose_prompt_is_being_made_wait_for_ever(self) -> None:
         model = FakeModel()
         model.may_prepare.clear()
         backend = backend_of(model).start()
@@ -710,10 +710,10 @@ class TestClosing:
         model.may_prepare.set()
         await closing
 
-    async def test_before_start(self):
+    async def test_before_start(self) -> None:
         await backend_of(FakeModel()).close()
 
-    async def test_the_model_is_let_go(self):
+    async def test_the_model_is_let_go(self) -> None:
         model = FakeModel()
         backend = backend_of(model).start()
         await reply(backend, "hello")
@@ -730,7 +730,7 @@ def load_nothing(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> Model
 
 
 class TestThreads:
-    async def test_a_step_is_one_call_for_each_event_loop(self, monkeypatch: pytest.MonkeyPatch):
+    async def test_a_step_is_one_call_for_each_event_loop(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = FakeModel(rows=10)
         backend = backend_of(model)
         loop, calls = asyncio.get_running_loop(), itertools.count()
@@ -744,7 +744,7 @@ class TestThreads:
         assert next(calls) <= model.steps + places
         await backend.close()
 
-    def test_two_event_loops_are_served_by_one_model(self):
+    def test_two_event_loops_are_served_by_one_model(self) -> None:
         model = FakeModel(rows=2, pause=0.001)
         backend = backend_of(model).start()
         results: dict[str, str] = {}
@@ -762,7 +762,7 @@ class TestThreads:
         asyncio.run(backend.close())
 
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")
-    async def test_the_model_comes_after_other_programs_and_the_server_does_not(self):
+    async def test_the_model_comes_after_other_programs_and_the_server_does_not(self) -> None:
         priorities = []
 
         class Watched(FakeModel):
@@ -777,7 +777,7 @@ class TestThreads:
         assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
         await backend.close()
 
-    async def test_a_prompt_that_takes_long_does_not_stop_those_who_write(self):
+    async def test_a_prompt_that_takes_long_does_not_stop_those_who_write(self) -> None:
         model = FakeModel(rows=2, pause=0.001)
         model.may_prepare.clear()
         backend = backend_of(model).start()
@@ -796,7 +796,7 @@ class TestThreads:
         await backend.close()
 
 
-def test_the_module_imports_neither_torch_nor_transformers():
+def test_the_module_imports_neither_torch_nor_transformers() -> None:
     code = "import sys, chatui.local.engine; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

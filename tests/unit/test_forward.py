@@ -33,7 +33,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("kind", models.PLAIN)
-def test_a_prompt_in_pieces_and_then_tokens_one_by_one(kind: str):
+def test_a_prompt_in_pieces_and_then_tokens_one_by_one(kind: str) -> None:
     over_slots, ids = models.over_slots(kind), conversation(0)
     wanted, first = plain(kind, ids), 0
     for count in (1, 12, 3, 4):
@@ -45,7 +45,7 @@ def test_a_prompt_in_pieces_and_then_tokens_one_by_one(kind: str):
 
 
 @pytest.mark.parametrize("kind", models.PLAIN)
-def test_rows_in_any_order_with_prompts_of_any_length(kind: str):
+def test_rows_in_any_order_with_prompts_of_any_length(kind: str) -> None:
     over_slots = models.over_slots(kind)
     conversations = [conversation(slot) for slot in range(4)]
     wanted = [plain(kind, ids) for ids in conversations]
@@ -74,7 +74,7 @@ def test_rows_in_any_order_with_prompts_of_any_length(kind: str):
 
 
 @pytest.mark.parametrize("kind", models.PLAIN)
-def test_a_token_written_again_changes_nothing(kind: str):
+def test_a_token_written_again_changes_nothing(kind: str) -> None:
     """What the batch counts on when a step failed and each row goes alone."""
     over_slots, ids = models.over_slots(kind), conversation(0)
     over_slots.read([Piece(0, 0, ids[:-1])])
@@ -92,7 +92,7 @@ def test_a_token_written_again_changes_nothing(kind: str):
         ("gpt_oss", "s_aux"),
     ],
 )
-def test_windows_softcaps_and_sinks_do_matter(kind: str, option: str, monkeypatch: pytest.MonkeyPatch):
+def test_windows_softcaps_and_sinks_do_matter(kind: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the comparisons above would prove nothing about them."""
     over_slots, ids = models.over_slots(kind), conversation(0)
     attend = attention.attend
@@ -106,7 +106,7 @@ def swapped(monkeypatch: pytest.MonkeyPatch, attend: Any) -> None:
 
 class TestSurvey:
     @pytest.mark.parametrize("kind", models.PLAIN)
-    def test_plain_attention_is_taken(self, kind: str):
+    def test_plain_attention_is_taken(self, kind: str) -> None:
         model = copy.deepcopy(models.model(kind))
         shape = survey(model)
         assert shape is not None
@@ -115,7 +115,7 @@ class TestSurvey:
         assert model.config._attn_implementation == attention.NAME
         assert agrees(model, shape)
 
-    def test_shapes(self):
+    def test_shapes(self) -> None:
         def layers(kind: str) -> object:
             shape = survey(copy.deepcopy(models.model(kind)))
             return shape and shape.layers
@@ -125,7 +125,7 @@ class TestSurvey:
         assert layers("deepseek_v3") == ((4, 12, 8),) * 2
 
     @pytest.mark.parametrize("kind", sorted(set(models.CONFIGS) - set(models.PLAIN)))
-    def test_other_states_are_refused_and_left_as_they_were(self, kind: str):
+    def test_other_states_are_refused_and_left_as_they_were(self, kind: str) -> None:
         model = copy.deepcopy(models.model(kind))
         before = model.config._attn_implementation
         assert survey(model) is None
@@ -134,14 +134,14 @@ class TestSurvey:
         with torch.inference_mode():
             assert close(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0], plain(kind, ids))
 
-    def test_a_model_that_never_calls_the_attention_is_refused(self, monkeypatch: pytest.MonkeyPatch):
+    def test_a_model_that_never_calls_the_attention_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = copy.deepcopy(models.model())
         layer: Any = model.get_submodule("model.layers.1.self_attn")
         monkeypatch.setattr(layer, "forward", lambda hidden_states, **_: (hidden_states, None))
         assert survey(model) is None
         assert model.config._attn_implementation != attention.NAME
 
-    def test_a_model_that_fails_is_refused(self, monkeypatch: pytest.MonkeyPatch):
+    def test_a_model_that_fails_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = copy.deepcopy(models.model())
         monkeypatch.setattr(model, "forward", lambda **_: 1 / 0)
         assert survey(model) is None
@@ -153,7 +153,7 @@ class TestAgrees:
         assert shape is not None
         return agrees(model, shape)
 
-    def test_an_attention_that_ignores_positions_does_not(self, monkeypatch: pytest.MonkeyPatch):
+    def test_an_attention_that_ignores_positions_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         attend = attention.attend
 
         def blind(*args: Any, place: Any, **options: Any):
@@ -164,7 +164,7 @@ class TestAgrees:
         swapped(monkeypatch, blind)
         assert not self.check(copy.deepcopy(models.model()))
 
-    def test_a_model_that_takes_one_position_for_all_rows_does_not(self, monkeypatch: pytest.MonkeyPatch):
+    def test_a_model_that_takes_one_position_for_all_rows_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = copy.deepcopy(models.model())
         whole = model.forward
 
@@ -176,7 +176,7 @@ class TestAgrees:
         monkeypatch.setattr(model, "forward", uniform)
         assert not self.check(model)
 
-    def test_a_model_whose_layers_remember_something_else_does_not(self, monkeypatch: pytest.MonkeyPatch):
+    def test_a_model_whose_layers_remember_something_else_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = copy.deepcopy(models.model())
         layer: Any = model.get_submodule("model.layers.0")
         whole = layer.forward
@@ -187,20 +187,20 @@ class TestAgrees:
         monkeypatch.setattr(layer, "forward", convolved)
         assert not self.check(model)
 
-    def test_a_model_that_fails_there_does_not(self, monkeypatch: pytest.MonkeyPatch):
+    def test_a_model_that_fails_there_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = copy.deepcopy(models.model())
         shape = survey(model)
         assert shape is not None
         monkeypatch.setattr(model, "forward", lambda **_: 1 / 0)
         assert not agrees(model, shape)
 
-    def test_rounding_in_bfloat16_is_no_disagreement(self):
+    def test_rounding_in_bfloat16_is_no_disagreement(self) -> None:
         for seed in range(3):
             assert self.check(copy.deepcopy(models.model(seed=seed)).bfloat16())
 
 
 class TestOffer:
-    def test_a_faster_way_that_computes_the_same_is_taken(self):
+    def test_a_faster_way_that_computes_the_same_is_taken(self) -> None:
         over_slots, calls = models.over_slots(), []
 
         def faster(*inputs: Any) -> torch.Tensor:
@@ -217,7 +217,7 @@ class TestOffer:
         assert len(calls) == 3
 
     @pytest.mark.parametrize("wrong", [lambda *_: 1 / 0, lambda *_: torch.zeros(1, models.VOCABULARY)])
-    def test_one_that_fails_or_differs_is_not(self, wrong: Any, caplog: pytest.LogCaptureFixture):
+    def test_one_that_fails_or_differs_is_not(self, wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
         over_slots, ids = models.over_slots(), conversation(0, 3)
         over_slots.read([Piece(0, 0, ids[:2])])
         over_slots.offer(wrong)

@@ -157,7 +157,7 @@ BAD_FOLDERS: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_FOLDERS)
-def test_bad_folders(folder: Path, case: str):
+def test_bad_folders(folder: Path, case: str) -> None:
     spoil, says = BAD_FOLDERS[case]
     spoil(folder)
     message = failure(folder)
@@ -175,7 +175,7 @@ def test_bad_folders(folder: Path, case: str):
 )
 def test_the_operators_chat_template_takes_the_place_of_the_models(
     folder: Path, tmp_path: Path, file: str, written: bytes
-):
+) -> None:
     remove("chat_template.jinja")(folder)
     own = tmp_path / file
     own.write_bytes(written)
@@ -189,7 +189,7 @@ def test_the_operators_chat_template_takes_the_place_of_the_models(
     ("names", "replaced"),
     [(("default", "tool_use"), False), (("chat", "rag"), True), (("rag",), True)],
 )
-def test_of_several_templates_the_one_for_chats_is_taken(folder: Path, names: tuple[str, ...], replaced: bool):
+def test_of_several_templates_the_one_for_chats_is_taken(folder: Path, names: tuple[str, ...], replaced: bool) -> None:
     remove("chat_template.jinja")(folder)
     texts = [models.CHATML, *("{{ messages[-1].content }}" for _ in names[1:])]
     several = [{"name": name, "template": text} for name, text in zip(names, texts, strict=True)]
@@ -199,14 +199,14 @@ def test_of_several_templates_the_one_for_chats_is_taken(folder: Path, names: tu
     assert (template.text, template.replaced) == (models.CHATML, replaced)
 
 
-def test_of_several_templates_none_is_guessed(folder: Path):
+def test_of_several_templates_none_is_guessed(folder: Path) -> None:
     remove("chat_template.jinja")(folder)
     several = [{"name": name, "template": models.CHATML} for name in ("rag", "tool_use")]
     change_json(folder / "tokenizer_config.json", chat_template=several)
     assert "multiple chat templates" in failure(folder)
 
 
-def test_a_template_that_only_the_processor_has_is_taken(folder: Path):
+def test_a_template_that_only_the_processor_has_is_taken(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": models.CHATML}))
     template = load(folder).info.template
@@ -225,7 +225,9 @@ def test_a_template_that_only_the_processor_has_is_taken(folder: Path):
         ("own.json", b"{", "holds no chat_template"),
     ],
 )
-def test_a_chat_template_that_cannot_be_used(folder: Path, tmp_path: Path, file: str, written: bytes | None, says: str):
+def test_a_chat_template_that_cannot_be_used(
+    folder: Path, tmp_path: Path, file: str, written: bytes | None, says: str
+) -> None:
     own = tmp_path / file
     if written is not None:
         own.write_bytes(written)
@@ -246,27 +248,27 @@ def test_a_chat_template_that_cannot_be_used(folder: Path, tmp_path: Path, file:
         ("\0", "neither a folder here nor a name that the Hub allows"),
     ],
 )
-def test_bad_names(name: str, says: str):
+def test_bad_names(name: str, says: str) -> None:
     assert says in failure(name)
 
 
-def test_a_file_that_is_no_gguf(folder: Path):
+def test_a_file_that_is_no_gguf(folder: Path) -> None:
     assert "not in GGUF format" in failure(folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 100, b"GGUF\x03\0\0\0" + b"\0" * 8, b"GGUF" + b"\xff" * 60])
-def test_bad_gguf_files(tmp_path: Path, content: bytes):
+def test_bad_gguf_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.gguf").write_bytes(content)
     assert "model.gguf is incomplete or damaged" in failure(tmp_path / "model.gguf")
 
 
-def test_a_gguf_file_cannot_be_quantized_again(tmp_path: Path):
+def test_a_gguf_file_cannot_be_quantized_again(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"")
     assert "quantized already" in failure(tmp_path / "model.gguf", quantization="4bit")
 
 
 @pytest.mark.parametrize(("model_type", "loads"), [("evil", False), ("llama", True)])
-def test_code_in_a_model_is_not_run(folder: Path, tmp_path: Path, model_type: str, loads: bool):
+def test_code_in_a_model_is_not_run(folder: Path, tmp_path: Path, model_type: str, loads: bool) -> None:
     (folder / "evil.py").write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w')\n"
         "from transformers import LlamaConfig, LlamaForCausalLM\n"
@@ -289,7 +291,7 @@ def test_code_in_a_model_is_not_run(folder: Path, tmp_path: Path, model_type: st
 
 def test_code_in_a_model_runs_where_the_operator_trusts_it(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
     (folder / "own.py").write_text(
@@ -306,22 +308,22 @@ def test_code_in_a_model_runs_where_the_operator_trusts_it(
 
 
 class TestMemory:
-    def test_too_big(self, good: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_too_big(self, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(weights, "free_memory", lambda device_map: 100_000)
         message = failure(good)
         assert "needs 130 kB of memory for its weights; 100 kB are free" in message
         assert "--quantization int4 (about 65 kB)" in message
 
-    def test_far_too_big(self, good: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_far_too_big(self, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(weights, "free_memory", lambda device_map: 10)
         assert "Choose a smaller model." in failure(good)
 
-    def test_the_config_says_how_wide_the_weights_will_be(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_the_config_says_how_wide_the_weights_will_be(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(weights, "free_memory", lambda device_map: 100_000)
         set_config(dtype="bfloat16")(folder)
         assert load(folder).model.dtype == torch.bfloat16
 
-    def test_cached_files_in_a_container_count_as_free(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_cached_files_in_a_container_count_as_free(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(weights, "CGROUP", tmp_path)
         before = weights.free_memory("cpu")
         for name, content in {
@@ -377,7 +379,7 @@ def caused_by(error: Exception, cause: Exception) -> Exception:
         (SafetensorError("header too small"), "incomplete or damaged (header too small)"),
     ],
 )
-def test_what_the_libraries_raise(error: Exception, says: str, monkeypatch: pytest.MonkeyPatch):
+def test_what_the_libraries_raise(error: Exception, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: object, **__: object):
         raise error
 
@@ -385,27 +387,29 @@ def test_what_the_libraries_raise(error: Exception, says: str, monkeypatch: pyte
     assert says in failure("a/b", revision="v9")
 
 
-def test_a_full_disk_names_the_folder_that_is_full():
+def test_a_full_disk_names_the_folder_that_is_full() -> None:
     assert constants.HF_HOME in to_model_error(ModelSpec("a/b"), OSError(errno.ENOSPC, "full")).remedy
 
 
-def test_the_unknown_is_logged(caplog: pytest.LogCaptureFixture):
+def test_the_unknown_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     error = to_model_error(ModelSpec("a/b"), ZeroDivisionError("surprise\nand more"))
     assert error.message == "a/b could not be loaded: surprise."
     assert "console" in error.remedy
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_without_package_and_hub_the_default_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
+def test_without_package_and_hub_the_default_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "find", lambda: None)
     assert embedded.INSTALL in failure(DEFAULT_MODEL)
 
 
-def test_a_revision_of_the_default_model_comes_from_the_hub():
+def test_a_revision_of_the_default_model_comes_from_the_hub() -> None:
     assert "(revision v9) is not on this computer" in failure(DEFAULT_MODEL, revision="v9")
 
 
-def test_the_revision_is_that_of_the_hub_or_of_a_gguf_file(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_revision_is_that_of_the_hub_or_of_a_gguf_file(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert load(good).info.revision == ""
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = shutil.copytree(good, tmp_path / "snapshots" / commit)
@@ -420,17 +424,17 @@ def test_the_revision_is_that_of_the_hub_or_of_a_gguf_file(good: Path, tmp_path:
 
 
 @pytest.mark.parametrize("device_map", ["cuda", "cuda:1"])
-def test_a_device_that_is_not_there(good: Path, device_map: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_device_that_is_not_there(good: Path, device_map: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert f"finds no {device_map} device" in failure(good, device_map=device_map)
 
 
-def test_a_device_map_that_means_nothing(good: Path):
+def test_a_device_map_that_means_nothing(good: Path) -> None:
     assert "device" in failure(good, device_map="elsewhere")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_every_dtype_decodes(good: Path, dtype: str):
+def test_every_dtype_decodes(good: Path, dtype: str) -> None:
     loaded = load(good, dtype=dtype)
     assert loaded.info.precision == dtype
     assert loaded.model.dtype == getattr(torch, dtype)
@@ -445,11 +449,11 @@ def test_every_dtype_decodes(good: Path, dtype: str):
         ({"quantization": "int8", "dtype": "float16"}, "int8 works in bfloat16, not in float16"),
     ],
 )
-def test_packed_weights_are_bfloat16(good: Path, spec: dict[str, Any], says: str):
+def test_packed_weights_are_bfloat16(good: Path, spec: dict[str, Any], says: str) -> None:
     assert says in failure(good, **spec)
 
 
-def test_packed_weights_are_for_the_cpu(good: Path, monkeypatch: pytest.MonkeyPatch):
+def test_packed_weights_are_for_the_cpu(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     with pytest.raises(ModelError, match="int4 is for the CPU only") as caught:
         load(good, quantization="int4")
@@ -457,7 +461,9 @@ def test_packed_weights_are_for_the_cpu(good: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_packed_models_decode_and_say_what_they_hold(good: Path, quantization: str, monkeypatch: pytest.MonkeyPatch):
+def test_packed_models_decode_and_say_what_they_hold(
+    good: Path, quantization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     predicted: list[int] = []
 
     def count(*arguments: Any) -> int:
@@ -473,7 +479,9 @@ def test_packed_models_decode_and_say_what_they_hold(good: Path, quantization: s
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
-def test_quantized_models_decode_without_noise(tmp_path: Path, quantization: str, capfd: pytest.CaptureFixture[str]):
+def test_quantized_models_decode_without_noise(
+    tmp_path: Path, quantization: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     # bitsandbytes' kernel for CPUs with AVX-512 wants widths that its blocks of 64 divide.
     config = LlamaConfig(**{**models.SMALL, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
@@ -497,7 +505,7 @@ def tokens(loaded: loading.LoadedModel) -> list[int]:
     return list(islice(decode(loaded.model, [1, 2, 3], Sampler(GenerationSettings(), 0)), 3))
 
 
-def test_what_is_known_about_a_model(good: Path):
+def test_what_is_known_about_a_model(good: Path) -> None:
     phases: list[str] = []
     loaded = loading.load(ModelSpec(str(good)), AppSettings().cache_dir, phases.append)
     assert phases == ["reading the tokenizer", "loading the weights", "building the kernels"]
@@ -508,18 +516,18 @@ def test_what_is_known_about_a_model(good: Path):
     assert not loaded.model.training
 
 
-def test_the_name_of_the_folder_one_stands_in(good: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_name_of_the_folder_one_stands_in(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(good)
     assert load(".").info.name == good.name
 
 
-def test_defaults_are_the_models_own(folder: Path):
+def test_defaults_are_the_models_own(folder: Path) -> None:
     GenerationConfig(do_sample=True, temperature=0.6, top_k=20, repetition_penalty=1.1).save_pretrained(folder)
     defaults = load(folder).info.defaults
     assert (defaults.temperature, defaults.top_k, defaults.repetition_penalty) == (0.6, 20, 1.1)
 
 
-def test_stop_ids_come_from_everywhere(folder: Path):
+def test_stop_ids_come_from_everywhere(folder: Path) -> None:
     set_config(eos_token_id=11)(folder)
     GenerationConfig(eos_token_id=[12, 13]).save_pretrained(folder)
     change_json(folder / "tokenizer_config.json", eos_token="<|endoftext|>")
@@ -528,19 +536,19 @@ def test_stop_ids_come_from_everywhere(folder: Path):
     assert loaded.stop_ids == {11, 12, 13, eos, end_of_turn}
 
 
-def test_special_tokens_are_hidden_but_thinking_tags_are_not(folder: Path):
+def test_special_tokens_are_hidden_but_thinking_tags_are_not(folder: Path) -> None:
     loaded = load(folder)
     ids = loaded.tokenizer.encode("<think>a</think><|im_end|>b", add_special_tokens=False)
     assert loaded.decode(ids) == "<think>a</think>b"
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gemma3", "mamba2", "lfm2"])
-def test_other_kinds_load(tmp_path: Path, kind: str):
+def test_other_kinds_load(tmp_path: Path, kind: str) -> None:
     loaded = models.loaded(models.save(tmp_path, kind))
     assert type(loaded.model) is type(models.model(kind))
 
 
-def test_a_gguf_style_folder_in_shards_loads(folder: Path):
+def test_a_gguf_style_folder_in_shards_loads(folder: Path) -> None:
     AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="40KB")
     (folder / "model.safetensors").unlink()
     assert len(list(folder.glob("*.safetensors"))) > 1
@@ -559,6 +567,6 @@ def test_a_gguf_style_folder_in_shards_loads(folder: Path):
         ({}, 77, 77),
     ],
 )
-def test_context_length(config: dict[str, Any], longest: int, expected: int):
+def test_context_length(config: dict[str, Any], longest: int, expected: int) -> None:
     tokenizer = models.tokenizer(model_max_length=longest)
     assert loading.context_length(type("Config", (), config)(), tokenizer) == expected

@@ -45,7 +45,7 @@ def gguf_weights(tmp_path: Path) -> Path:
     return path
 
 
-def test_safetensors_header_as_the_library_wrote_it(weights: Path):
+def test_safetensors_header_as_the_library_wrote_it(weights: Path) -> None:
     assert sorted(read_header(weights), key=lambda tensor: tensor.name) == [
         StoredTensor("a.weight", "BF16", (3, 4)),
         StoredTensor("n", "F32", ()),
@@ -53,7 +53,7 @@ def test_safetensors_header_as_the_library_wrote_it(weights: Path):
     ]
 
 
-def test_gguf_header_as_the_library_wrote_it(gguf_weights: Path):
+def test_gguf_header_as_the_library_wrote_it(gguf_weights: Path) -> None:
     assert [(tensor.name, tensor.elements) for tensor in read_gguf_header(gguf_weights)] == [
         ("a.weight", 12),
         ("b.weight", 32),
@@ -61,14 +61,14 @@ def test_gguf_header_as_the_library_wrote_it(gguf_weights: Path):
 
 
 @pytest.mark.parametrize("kept", [0, 3, 8, 40, -1])
-def test_a_cut_off_safetensors_file_is_refused(weights: Path, kept: int):
+def test_a_cut_off_safetensors_file_is_refused(weights: Path, kept: int) -> None:
     weights.write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(ModelError, match=r"model\.safetensors is incomplete"):
         read_header(weights)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 8, 40, 150, -129])
-def test_a_cut_off_gguf_file_is_refused(gguf_weights: Path, kept: int):
+def test_a_cut_off_gguf_file_is_refused(gguf_weights: Path, kept: int) -> None:
     gguf_weights.write_bytes(gguf_weights.read_bytes()[:kept])
     with pytest.raises(ModelError, match=r"model\.gguf is incomplete"):
         read_gguf_header(gguf_weights)
@@ -77,7 +77,7 @@ def test_a_cut_off_gguf_file_is_refused(gguf_weights: Path, kept: int):
 @given(st.binary(max_size=200), st.booleans())
 def test_garbage_is_refused_and_nothing_else_is_raised(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, as_gguf: bool
-):
+) -> None:
     path = tmp_path_factory.getbasetemp() / "garbage"
     path.write_bytes((b"GGUF\x03\0\0\0" if as_gguf else struct.pack("<Q", len(data))) + data)
     with pytest.raises(ModelError, match="incomplete or damaged"):
@@ -87,7 +87,7 @@ def test_garbage_is_refused_and_nothing_else_is_raised(
 @pytest.mark.parametrize(
     "header", [b"[]", b"{}x", b'{"a":1}', b'{"a":{"dtype":"F32"}}', b'{"a":{"data_offsets":"xy"}}']
 )
-def test_headers_that_are_json_but_not_a_header_are_refused(tmp_path: Path, header: bytes):
+def test_headers_that_are_json_but_not_a_header_are_refused(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(ModelError, match="incomplete or damaged"):
@@ -125,7 +125,7 @@ PACKED = StoredTensor("layers.0.q_proj.qweight", "I32", (8, 64))
         ([StoredTensor("fp8", "F8_E4M3", (10,))], "auto", "none", 10),
     ],
 )
-def test_weight_bytes(tensors, dtype, quantization, expected):
+def test_weight_bytes(tensors, dtype, quantization, expected) -> None:
     assert weight_bytes(tensors, dtype, quantization) == expected
 
 
@@ -140,7 +140,7 @@ def test_weight_bytes(tensors, dtype, quantization, expected):
         (16.06e9, "16.1 GB"),
     ],
 )
-def test_human_bytes(count: float, text: str):
+def test_human_bytes(count: float, text: str) -> None:
     assert model_spec.human_bytes(count) == text
 
 
@@ -148,11 +148,11 @@ def test_human_bytes(count: float, text: str):
     ("count", "text"),
     [(0, "0"), (32_480, "32,480"), (134_515_008, "135M"), (999_600_000, "1B"), (8_030_261_248, "8.03B")],
 )
-def test_human_count(count: int, text: str):
+def test_human_count(count: int, text: str) -> None:
     assert model_spec.human_count(count) == text
 
 
-def test_a_spec_takes_every_model_setting():
+def test_a_spec_takes_every_model_setting() -> None:
     settings = AppSettings(
         model="a/b", revision="r", dtype="float16", device_map="cpu", quantization="8bit", trust_remote_code=True
     )

@@ -55,7 +55,7 @@ def timeless(prompt: Prompt) -> Prompt:
         ("zephyr", True, False, "<|endoftext|>"),
     ],
 )
-def test_probe(name: str, takes_system: bool, needs_alternation: bool, end: str):
+def test_probe(name: str, takes_system: bool, needs_alternation: bool, end: str) -> None:
     tokenizer, template = READY[name]
     assert (template.takes_system, template.needs_alternation) == (takes_system, needs_alternation)
     assert template.end_ids == {tokenizer.convert_tokens_to_ids(end)}
@@ -63,7 +63,7 @@ def test_probe(name: str, takes_system: bool, needs_alternation: bool, end: str)
 
 
 @pytest.mark.parametrize(("name", "system"), [("chatml", "native"), ("gemma", "folded")])
-def test_what_is_known_of_a_template(name: str, system: SystemRole):
+def test_what_is_known_of_a_template(name: str, system: SystemRole) -> None:
     template = READY[name][1]
     assert template.facts("the text") == TemplateFacts(
         "the text", system, alternates=name == "gemma", thinks=True, tools=False
@@ -79,11 +79,11 @@ def test_what_is_known_of_a_template(name: str, system: SystemRole):
         ("{# tools #}", False),
     ],
 )
-def test_whether_a_template_takes_functions(more: str, tools: bool):
+def test_whether_a_template_takes_functions(more: str, tools: bool) -> None:
     assert prepared(models.CHATML + more)[1].tools == tools
 
 
-def test_a_template_that_ends_turns_without_a_token_has_no_end():
+def test_a_template_that_ends_turns_without_a_token_has_no_end() -> None:
     assert (
         prepared("{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}")[1].end_ids == frozenset()
     )
@@ -102,7 +102,7 @@ def test_a_template_that_ends_turns_without_a_token_has_no_end():
         ("{{ messages }}{{ raise_exception('no') if messages[0].content is string }}", "does not work: no"),
     ],
 )
-def test_broken_templates(chat_template: str | None, says: str):
+def test_broken_templates(chat_template: str | None, says: str) -> None:
     with pytest.raises(ModelError, match=says) as caught:
         prepared(chat_template)
     assert caught.value.remedy
@@ -138,7 +138,7 @@ MIXED = (
         (MIXED, True),
     ],
 )
-def test_contents_are_given_in_the_form_that_the_template_reads(chat_template: str, parts: bool):
+def test_contents_are_given_in_the_form_that_the_template_reads(chat_template: str, parts: bool) -> None:
     tokenizer, template = prepared(chat_template)
     assert template.takes_parts == parts
     assert template.takes_system
@@ -149,13 +149,13 @@ def test_contents_are_given_in_the_form_that_the_template_reads(chat_template: s
     assert "type" not in text
 
 
-def test_a_reply_is_continued_behind_parts():
+def test_a_reply_is_continued_behind_parts() -> None:
     tokenizer, template = prepared(AS_PARTS)
     prompt = prompts.build(tokenizer, template, [USER, Message("assistant", "Well, ")], 1000)
     assert prompt.text == "[user]Hi[assistant]Well, "
 
 
-def test_chatml_is_written_as_the_template_says():
+def test_chatml_is_written_as_the_template_says() -> None:
     prompt = build("chatml", SYSTEM, USER, ASSISTANT, USER)
     assert prompt.text == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
@@ -164,26 +164,26 @@ def test_chatml_is_written_as_the_template_says():
     assert prompt.dropped == 0
 
 
-def test_a_persona_is_folded_into_the_first_message():
+def test_a_persona_is_folded_into_the_first_message() -> None:
     prompt = build("gemma", SYSTEM, USER, ASSISTANT, USER)
     assert prompt.text.startswith("<start_of_turn>user\nBe kind.\n\nHi<end_of_turn>\n<start_of_turn>model\nHello")
     assert prompt.text.count("Be kind.") == 1
 
 
-def test_a_persona_that_the_template_would_drop_is_folded_too():
+def test_a_persona_that_the_template_would_drop_is_folded_too() -> None:
     assert build("mistral", SYSTEM, USER).text == "[INST] Be kind.\n\nHi [/INST]"
 
 
-def test_an_empty_persona_is_left_out():
+def test_an_empty_persona_is_left_out() -> None:
     assert build("chatml", Message("system", " \n"), USER) == build("chatml", USER)
 
 
-def test_neighbours_of_one_role_are_joined_where_turns_must_alternate():
+def test_neighbours_of_one_role_are_joined_where_turns_must_alternate() -> None:
     assert "user\nHi\n\nHi<end_of_turn>" in build("gemma", USER, USER).text
     assert "user\nHi<|im_end|>\n<|im_start|>user\nHi" in build("chatml", USER, USER).text
 
 
-def test_what_was_thought_is_not_sent_back():
+def test_what_was_thought_is_not_sent_back() -> None:
     assert "secret" not in build("chatml", USER, Message("assistant", "Hello", reasoning="secret"), USER).text
 
 
@@ -199,7 +199,7 @@ def test_what_was_thought_is_not_sent_back():
         [Message("user", " "), SYSTEM],
     ],
 )
-def test_nothing_to_answer(messages: list[Message]):
+def test_nothing_to_answer(messages: list[Message]) -> None:
     with pytest.raises(PromptError, match="no message to answer"):
         build("chatml", *messages)
 
@@ -207,7 +207,7 @@ def test_nothing_to_answer(messages: list[Message]):
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("token", [*models.SPECIAL, *models.PLAIN_ADDED])
-def test_control_tokens_that_are_typed_are_encoded_as_text(name: str, place: int, token: str):
+def test_control_tokens_that_are_typed_are_encoded_as_text(name: str, place: int, token: str) -> None:
     def ids(typed: str) -> tuple[int, ...]:
         messages = [SYSTEM, USER, ASSISTANT, USER]
         messages[place] = Message(messages[place].role, f"a{typed}b")
@@ -218,7 +218,7 @@ def test_control_tokens_that_are_typed_are_encoded_as_text(name: str, place: int
     assert len(ids(token)) == len(ids("xyz")) - 3 + len(token.encode())
 
 
-def test_added_tokens_that_plain_text_makes_too_do_not_stop_a_chat():
+def test_added_tokens_that_plain_text_makes_too_do_not_stop_a_chat() -> None:
     tokenizer = models.tokenizer()
     tokenizer.add_tokens(["\n", "a"])
     prompts.guard(tokenizer)
@@ -229,7 +229,7 @@ def test_added_tokens_that_plain_text_makes_too_do_not_stop_a_chat():
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(st.lists(st.text(alphabet="ab ", min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=8), st.data())
 @settings(max_examples=25, deadline=None)
-def test_oldest_turns_are_left_out_and_no_more_than_needed(name: str, contents: list[str], data: st.DataObject):
+def test_oldest_turns_are_left_out_and_no_more_than_needed(name: str, contents: list[str], data: st.DataObject) -> None:
     turns = []
     for content in contents[:-1]:
         turns += [Message("user", content), Message("assistant", content)]
@@ -250,7 +250,7 @@ def test_oldest_turns_are_left_out_and_no_more_than_needed(name: str, contents: 
     assert prompt.dropped == 0 or size(prompt.dropped - 2) > limit
 
 
-def test_a_template_that_refuses_a_conversation_says_why():
+def test_a_template_that_refuses_a_conversation_says_why() -> None:
     tokenizer, template = prepared(
         models.CHATML + "{% if messages|length > 2 %}{{ raise_exception('too many') }}{% endif %}"
     )
@@ -277,7 +277,7 @@ ALL = {**READY, **{name: (made, prompts.probe(made)) for name, made in MADE.item
         ("command r", False, False),
     ],
 )
-def test_what_a_template_takes_where(name: str, later_system: bool, reply_first: bool):
+def test_what_a_template_takes_where(name: str, later_system: bool, reply_first: bool) -> None:
     template = ALL[name][1]
     assert (template.takes_later_system, template.takes_reply_first) == (later_system, reply_first)
 
@@ -285,7 +285,7 @@ def test_what_a_template_takes_where(name: str, later_system: bool, reply_first:
 @pytest.mark.parametrize("name", ALL)
 @given(st.lists(st.sampled_from(["system", "user", "assistant"]), max_size=7), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_nothing_that_is_said_is_lost_whoever_speaks_when(name: str, roles: list[Role], trailing: bool):
+def test_nothing_that_is_said_is_lost_whoever_speaks_when(name: str, roles: list[Role], trailing: bool) -> None:
     roles = [*roles, "user", *(["system"] if trailing else [])]
     messages = [Message(role, f"said {place}.") for place, role in enumerate(roles)]
     prompt = prompts.build(*ALL[name], messages, 5000)
@@ -298,7 +298,7 @@ def test_nothing_that_is_said_is_lost_whoever_speaks_when(name: str, roles: list
     assert {"persona"} & counted == ({"persona"} if "system" in roles else set())
 
 
-def test_a_first_message_of_the_assistants_stays():
+def test_a_first_message_of_the_assistants_stays() -> None:
     prompt = build("chatml", SYSTEM, ASSISTANT, USER)
     assert prompt.text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n")
     assert (prompt.dropped, prompt.notes) == (0, ())
@@ -310,7 +310,7 @@ def test_a_first_message_of_the_assistants_stays():
         assert len(folded.notes) == (messages[0] is not SYSTEM)
 
 
-def test_a_later_system_message_is_folded_where_the_template_refuses_it_and_that_is_said():
+def test_a_later_system_message_is_folded_where_the_template_refuses_it_and_that_is_said() -> None:
     messages = [USER, ASSISTANT, Message("system", "Now rhyme."), USER]
     native, folded = build("chatml", *messages), build("gemma", *messages)
     assert "<|im_start|>system\nNow rhyme.<|im_end|>\n<|im_start|>user\nHi" in native.text
@@ -325,7 +325,7 @@ def test_a_later_system_message_is_folded_where_the_template_refuses_it_and_that
     assert "<｜User｜>Hi<｜User｜>Hi<｜Assistant｜>Hello<｜end▁of▁sentence｜><｜User｜>Rhyme.\n\nHi" in text
 
 
-def test_what_stands_before_a_question_goes_with_it_when_turns_are_left_out():
+def test_what_stands_before_a_question_goes_with_it_when_turns_are_left_out() -> None:
     turns = [ASSISTANT, USER, ASSISTANT, Message("system", "Now rhyme."), USER]
     least = build("chatml", SYSTEM, *turns[3:])
     shorter = build("chatml", SYSTEM, *turns, limit=len(least.token_ids))
@@ -336,7 +336,7 @@ def test_what_stands_before_a_question_goes_with_it_when_turns_are_left_out():
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("begun", ["", "Well, "])
-def test_what_stands_behind_the_question_stays_with_it_and_before_the_reply(name: str, begun: str):
+def test_what_stands_behind_the_question_stays_with_it_and_before_the_reply(name: str, begun: str) -> None:
     tokenizer, template = ALL[name]
     reply = [Message("assistant", begun)] if begun else []
     end = [Message("user", "Now what?"), Message("system", "Stay calm."), *reply]
@@ -355,7 +355,7 @@ class TestContinued:
     @pytest.mark.parametrize("name", CONTINUED)
     @given(text=st.text(max_size=12).filter(str.strip))
     @settings(max_examples=30, deadline=None)
-    def test_ordinary_text_is_continued_as_transformers_does(self, name: str, text: str):
+    def test_ordinary_text_is_continued_as_transformers_does(self, name: str, text: str) -> None:
         text = text.strip()
         tokenizer, template = READY[name]
         persona = [SYSTEM] if template.takes_system else []
@@ -372,18 +372,18 @@ class TestContinued:
     @example("\ufffd")
     @example("</think>")
     @example("CONTINUE_FINAL_MESSAGE_TAG ")
-    def test_it_ends_where_the_text_ends_to_the_letter(self, name: str, text: str):
+    def test_it_ends_where_the_text_ends_to_the_letter(self, name: str, text: str) -> None:
         begins, whole = build(name, USER, Message("assistant", "x")), build(name, USER, Message("assistant", text))
         assert whole.text == begins.text.removesuffix("x") + text
 
     @pytest.mark.parametrize("name", CONTINUED)
-    def test_without_text_it_is_a_reply_like_any_other(self, name: str):
+    def test_without_text_it_is_a_reply_like_any_other(self, name: str) -> None:
         assert build(name, SYSTEM, USER, Message("assistant", "")) == build(name, SYSTEM, USER)
 
     @pytest.mark.parametrize("name", CONTINUED)
     @pytest.mark.parametrize("token", [*models.SPECIAL, *models.PLAIN_ADDED])
     @pytest.mark.parametrize("field", ["content", "reasoning"])
-    def test_control_tokens_in_it_are_text(self, name: str, token: str, field: str):
+    def test_control_tokens_in_it_are_text(self, name: str, token: str, field: str) -> None:
         def ids(typed: str) -> tuple[int, ...]:
             return build(name, SYSTEM, USER, Message("assistant", **{"content": "", field: f"a{typed}"})).token_ids
 
@@ -394,14 +394,14 @@ class TestContinued:
     @pytest.mark.parametrize("name", [*CONTINUED, "refuses"])
     @pytest.mark.parametrize("token", [*models.SPECIAL, *models.PLAIN_ADDED])
     @pytest.mark.parametrize("reply", [ASSISTANT, Message("assistant", "Yes", "Hm.")])
-    def test_control_tokens_before_it_are_text(self, name: str, token: str, reply: Message):
+    def test_control_tokens_before_it_are_text(self, name: str, token: str, reply: Message) -> None:
         def ids(typed: str) -> tuple[int, ...]:
             return build(name, SYSTEM, Message("user", f"a{typed}b"), reply).token_ids
 
         added = set(READY[name][0].added_tokens_decoder)
         assert [i for i in ids(token) if i in added] == [i for i in ids("xyz") if i in added]
 
-    def test_the_persona_is_folded_and_neighbours_are_joined(self):
+    def test_the_persona_is_folded_and_neighbours_are_joined(self) -> None:
         prompt = build("gemma", SYSTEM, USER, USER, ASSISTANT, Message("assistant", " More "))
         assert prompt.text == (
             "<start_of_turn>user\nBe kind.\n\nHi\n\nHi<end_of_turn>\n<start_of_turn>model\nHello\n\n More "
@@ -421,13 +421,13 @@ class TestContinued:
             ("refuses", "Yes", "<|im_start|>assistant\n<think>\nHm.\n</think>\n\nYes"),
         ],
     )
-    def test_a_thought_goes_on_or_is_closed(self, name: str, content: str, end: str):
+    def test_a_thought_goes_on_or_is_closed(self, name: str, content: str, end: str) -> None:
         prompt = build(name, USER, Message("assistant", content, reasoning="Hm."))
         assert prompt.text == f"<|im_start|>user\nHi<|im_end|>\n{end}"
         opened = READY[name][0].convert_tokens_to_ids("<think>")
         assert prompt.token_ids.count(opened) == 1, "a token, as the model writes it"
 
-    def test_a_finished_thought_is_written_as_its_template_does(self):
+    def test_a_finished_thought_is_written_as_its_template_does(self) -> None:
         tokenizer, _ = READY["thought"]
         chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes", "reasoning_content": "Hm."}]
         theirs = tokenizer.apply_chat_template(chat, continue_final_message=True)["input_ids"]
@@ -437,11 +437,11 @@ class TestContinued:
         ("name", "before"),
         [("thinking", ""), ("thought", "<think>\n\n</think>\n\n"), ("refuses", "<think>\n\n</think>\n\n")],
     )
-    def test_what_the_user_begins_is_no_thought(self, name: str, before: str):
+    def test_what_the_user_begins_is_no_thought(self, name: str, before: str) -> None:
         text = build(name, USER, Message("assistant", "Sure: ")).text
         assert text == f"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n{before}Sure: "
 
-    def test_a_model_that_does_not_think_begins_anew_behind_a_thought(self):
+    def test_a_model_that_does_not_think_begins_anew_behind_a_thought(self) -> None:
         tokenizer = models.tokenizer(models.CHATML, thinks=False)
         prompts.guard(tokenizer)
         template = prompts.probe(tokenizer)
@@ -453,7 +453,7 @@ class TestContinued:
         with_text = prompts.build(tokenizer, template, [USER, Message("assistant", "Yes", "Hm.")], 500).text
         assert with_text.endswith("assistant\nYes")
 
-    def test_a_template_that_refuses_the_rest_says_why(self):
+    def test_a_template_that_refuses_the_rest_says_why(self) -> None:
         tokenizer, template = prepared(
             models.CHATML + "{% if messages[0].content == 'no' %}{{ raise_exception('not this') }}{% endif %}"
         )
@@ -461,7 +461,7 @@ class TestContinued:
             prompts.build(tokenizer, template, [Message("user", "no"), ASSISTANT], 500)
 
     @pytest.mark.parametrize("name", CONTINUED)
-    def test_oldest_turns_are_left_out(self, name: str):
+    def test_oldest_turns_are_left_out(self, name: str) -> None:
         turns = [SYSTEM, *[USER, ASSISTANT] * 5, USER, Message("assistant", "Well, ")]
         whole = build(name, *turns)
         for dropped in (2, 4, 10):
@@ -475,7 +475,7 @@ class TestContinued:
             build(name, *turns, limit=least - 1)
 
     @pytest.mark.parametrize("name", FAMILIES)
-    def test_the_persona_stays(self, name: str):
+    def test_the_persona_stays(self, name: str) -> None:
         tokenizer = FAMILIES[name].tokenizer()
         template = prompts.probe(tokenizer)
         turns = [SYSTEM, USER, ASSISTANT, USER, Message("assistant", "Well, ")]
@@ -483,7 +483,7 @@ class TestContinued:
         assert "Be kind." in text
         assert text.endswith("Well, ")
 
-    def test_a_persona_that_the_last_question_carries_stays_in_it(self):
+    def test_a_persona_that_the_last_question_carries_stays_in_it(self) -> None:
         tokenizer = FAMILIES["mistral"].tokenizer()
         turns = [SYSTEM, USER, ASSISTANT, USER, Message("assistant", "Well, ")]
         prompt = prompts.build(tokenizer, prompts.probe(tokenizer), turns, 2000)
@@ -537,7 +537,7 @@ DEMANDED = {name: prepared(text) for name, text in DEMANDING.items()}
 @example(["assistant", "assistant"], False)
 @example(["system", "system"], True)
 @settings(max_examples=25, deadline=None)
-def test_nothing_is_lost_in_templates_that_ask_for_an_order(name: str, roles: list[Role], trailing: bool):
+def test_nothing_is_lost_in_templates_that_ask_for_an_order(name: str, roles: list[Role], trailing: bool) -> None:
     roles = [*roles, "user", *(["system"] if trailing else [])]
     messages = [Message(role, f"said {place}.") for place, role in enumerate(roles)]
     prompt = prompts.build(*DEMANDED[name], messages, 5000)
@@ -553,14 +553,14 @@ def test_nothing_is_lost_in_templates_that_ask_for_an_order(name: str, roles: li
         (models.CHATML.replace("m.content", "m.content[:40]"), "one earlier message"),
     ],
 )
-def test_what_a_template_leaves_out_is_told(chat_template: str, told: str):
+def test_what_a_template_leaves_out_is_told(chat_template: str, told: str) -> None:
     long = Message("assistant", "A long answer, of more words than all others.")
     asked = [Message("user", "Who was it?"), long, Message("user", "And then?")]
     (note,) = prompts.build(*prepared(chat_template), asked, 1000).notes
     assert told in note
 
 
-def test_a_question_that_a_template_leaves_out_is_not_answered():
+def test_a_question_that_a_template_leaves_out_is_not_answered() -> None:
     cuts = prepared(models.CHATML.replace("m.content", "m.content[:40]"))
     assert not prompts.build(*cuts, [USER], 1000).notes
     with pytest.raises(PromptError, match="leaves out your message") as caught:
@@ -569,7 +569,7 @@ def test_a_question_that_a_template_leaves_out_is_not_answered():
 
 
 @pytest.mark.parametrize("change", ["| trim", "| upper", "| tojson", "| e", ".lstrip('\n').split('</think>')[-1]"])
-def test_what_a_template_only_changes_is_not_missed(change: str):
+def test_what_a_template_only_changes_is_not_missed(change: str) -> None:
     tokenizer, template = prepared(models.CHATML.replace("m.content", f"(m.content {change})"))
     asked = [USER, Message("assistant", '<think>\nHm\n</think>\n\nWell, "it"\nis\n'), Message("user", "\nWhy <b>?\n\n")]
     assert prompts.build(tokenizer, template, asked, 1000).notes == ()

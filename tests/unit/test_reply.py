@@ -65,7 +65,7 @@ def push(made: reply.ReplyBuilder, text: str) -> list[ReplyDelta]:
     return [made.push(token_id) for token_id in ids if not made.over]
 
 
-def test_a_reply_of_full_length():
+def test_a_reply_of_full_length() -> None:
     loaded = models.ready()
     deltas = write(loaded)
     finish = finish_of(deltas)
@@ -81,7 +81,7 @@ def test_a_reply_of_full_length():
     assert text_of(deltas) == loaded.decode(whole)
 
 
-def test_a_stop_token_ends_the_reply_and_is_counted_but_not_shown(monkeypatch: pytest.MonkeyPatch):
+def test_a_stop_token_ends_the_reply_and_is_counted_but_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.ready()
     scripted(loaded, monkeypatch, "Hi!<|im_end|>never")
     deltas = write(loaded)
@@ -90,13 +90,13 @@ def test_a_stop_token_ends_the_reply_and_is_counted_but_not_shown(monkeypatch: p
     assert sum(delta.tokens for delta in deltas) == 4
 
 
-def test_a_stop_token_at_the_limit_is_still_the_reason(monkeypatch: pytest.MonkeyPatch):
+def test_a_stop_token_at_the_limit_is_still_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.ready()
     scripted(loaded, monkeypatch, "Hi!<|im_end|>")
     assert finish_of(write(loaded, max_new_tokens=4)).reason == "stop_token"
 
 
-def test_a_stop_string_over_several_tokens_is_not_shown(monkeypatch: pytest.MonkeyPatch):
+def test_a_stop_string_over_several_tokens_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.ready()
     scripted(loaded, monkeypatch, "Hi!\nUser: more")
     deltas = write(loaded, stop=("\nUser:", "zzz"))
@@ -104,13 +104,13 @@ def test_a_stop_string_over_several_tokens_is_not_shown(monkeypatch: pytest.Monk
     assert (finish_of(deltas).reason, finish_of(deltas).completion_tokens) == ("stop_string", 9)
 
 
-def test_the_start_of_a_stop_string_is_shown_when_the_reply_ends_there(monkeypatch: pytest.MonkeyPatch):
+def test_the_start_of_a_stop_string_is_shown_when_the_reply_ends_there(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.ready()
     scripted(loaded, monkeypatch, "Hi!\nUser<|im_end|>")
     assert text_of(write(loaded, stop=("\nUser:",))) == "Hi!\nUser"
 
 
-def test_emoji_split_over_tokens_and_other_control_tokens(monkeypatch: pytest.MonkeyPatch):
+def test_emoji_split_over_tokens_and_other_control_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.ready()
     scripted(loaded, monkeypatch, "a👩‍👩‍👧b<|im_start|>c<|im_end|>")
     deltas = write(loaded, max_new_tokens=100)
@@ -118,13 +118,13 @@ def test_emoji_split_over_tokens_and_other_control_tokens(monkeypatch: pytest.Mo
     assert all("\ufffd" not in delta.text for delta in deltas)
 
 
-def test_a_character_cut_off_by_the_limit_is_shown_as_cut_off(monkeypatch: pytest.MonkeyPatch):
+def test_a_character_cut_off_by_the_limit_is_shown_as_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.ready()
     scripted(loaded, monkeypatch, "a你")
     assert text_of(write(loaded, max_new_tokens=2)) == "a\ufffd"
 
 
-def test_thinking_that_the_template_opened_goes_to_reasoning(monkeypatch: pytest.MonkeyPatch):
+def test_thinking_that_the_template_opened_goes_to_reasoning(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.ready(chat_template=models.THINKING)
     scripted(loaded, monkeypatch, "hm\n</think>\n\nYes<|im_end|>")
     deltas = write(loaded, max_new_tokens=50)
@@ -132,14 +132,14 @@ def test_thinking_that_the_template_opened_goes_to_reasoning(monkeypatch: pytest
     assert text_of(deltas) == "Yes"
 
 
-def test_thinking_that_the_model_opens_goes_to_reasoning(monkeypatch: pytest.MonkeyPatch):
+def test_thinking_that_the_model_opens_goes_to_reasoning(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.ready()
     scripted(loaded, monkeypatch, "<think>hm</think>Yes<|im_end|>")
     deltas = write(loaded, max_new_tokens=50)
     assert ("".join(delta.reasoning for delta in deltas), text_of(deltas)) == ("hm", "Yes")
 
 
-def test_an_end_without_a_start_folds_what_came_before(monkeypatch: pytest.MonkeyPatch):
+def test_an_end_without_a_start_folds_what_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.ready()
     scripted(loaded, monkeypatch, "Hm.\n\nWell.\n</think>\n\nYes<|im_end|>")
     assert grown(write(loaded, max_new_tokens=50)) == ("Yes", "Hm.\n\nWell.")
@@ -147,14 +147,14 @@ def test_an_end_without_a_start_folds_what_came_before(monkeypatch: pytest.Monke
     assert grown(write(loaded, asked, max_new_tokens=50)) == ("Hm.\n\nWell.\n</think>\n\nYes", "")
 
 
-def test_a_stop_string_behind_an_end_without_a_start(monkeypatch: pytest.MonkeyPatch):
+def test_a_stop_string_behind_an_end_without_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.ready()
     scripted(loaded, monkeypatch, "Hm.\n</think>\n\nYes or noEND<|im_end|>")
     deltas = write(loaded, max_new_tokens=50, stop=("or noEND",))
     assert (grown(deltas), finish_of(deltas).reason) == (("Yes ", "Hm."), "stop_string")
 
 
-def test_the_context_limits_the_reply_and_drops_old_turns():
+def test_the_context_limits_the_reply_and_drops_old_turns() -> None:
     loaded = models.ready()
     context = loaded.info.context_length
     long = tuple(Message(role, "x" * 100) for _ in range(4) for role in ("user", "assistant"))
@@ -167,12 +167,12 @@ def test_the_context_limits_the_reply_and_drops_old_turns():
     assert finish.completion_tokens >= context // 4
 
 
-def test_a_message_that_cannot_fit_is_refused_with_both_counts():
+def test_a_message_that_cannot_fit_is_refused_with_both_counts() -> None:
     with pytest.raises(PromptError, match=r"take 6\d\d tokens; this model has room for 492"):
         write(models.ready(), (Message("user", "x" * 600),))
 
 
-def test_a_seed_repeats_a_sampled_reply_and_is_reported():
+def test_a_seed_repeats_a_sampled_reply_and_is_reported() -> None:
     loaded = models.ready()
     first = write(loaded, temperature=1.5, seed=7)
     assert text_of(first) == text_of(write(loaded, temperature=1.5, seed=7))
@@ -180,7 +180,7 @@ def test_a_seed_repeats_a_sampled_reply_and_is_reported():
     assert text_of(first) != text_of(write(loaded, temperature=1.5, seed=8))
 
 
-def test_without_a_seed_the_reported_one_repeats_the_reply():
+def test_without_a_seed_the_reported_one_repeats_the_reply() -> None:
     loaded = models.ready()
     first = write(loaded, temperature=1.5)
     assert text_of(first) == text_of(write(loaded, temperature=1.5, seed=finish_of(first).seed))
@@ -189,7 +189,7 @@ def test_without_a_seed_the_reported_one_repeats_the_reply():
 class TestReply:
     """The same without a forward pass: tokens come from wherever."""
 
-    def test_it_is_over_with_its_finish(self):
+    def test_it_is_over_with_its_finish(self) -> None:
         made = made_of()
         deltas = push(made, "Hi!<|im_end|>")
         assert made.over
@@ -197,7 +197,7 @@ class TestReply:
         assert [delta.finish is None for delta in deltas] == [True, True, True, False]
         assert not made_of().over
 
-    def test_what_it_was_told_of_its_beginning_is_in_the_finish(self, monkeypatch: pytest.MonkeyPatch):
+    def test_what_it_was_told_of_its_beginning_is_in_the_finish(self, monkeypatch: pytest.MonkeyPatch) -> None:
         made = made_of()
         now = iter([10.0, 13.0, *[13.5] * 9, 17.0])  # begun, first token, four more and what texts took, ended
         monkeypatch.setattr(reply, "time", SimpleNamespace(perf_counter=lambda: next(now)))
@@ -208,18 +208,18 @@ class TestReply:
         assert (finish.reason, finish.completion_tokens, finish.tokens_per_second) == ("length", 5, 1.0)
         assert finish.prompt_tokens == len(made.prompt.token_ids)
 
-    def test_it_may_write_on_behind_the_models_own_end(self):
+    def test_it_may_write_on_behind_the_models_own_end(self) -> None:
         deltas = push(made_of(ignore_eos=True), "a<|im_end|>b<|endoftext|>cdef")
         assert text_of(deltas) == "abc"
         assert (finish_of(deltas).reason, finish_of(deltas).completion_tokens) == ("length", 5)
 
-    def test_a_whole_conversation_is_never_cut(self):
+    def test_a_whole_conversation_is_never_cut(self) -> None:
         long = tuple(Message(role, "x" * 100) for _ in range(4) for role in ("user", "assistant"))
         assert made_of((*long, HELLO[1])).prompt.dropped > 0
         with pytest.raises(TooLongError, match=r"takes 9\d\d tokens; this model has room for 511"):
             made_of((*long, HELLO[1]), whole=True)
 
-    def test_a_whole_conversation_may_leave_room_for_few_tokens(self):
+    def test_a_whole_conversation_may_leave_room_for_few_tokens(self) -> None:
         settings = GenerationSettings(temperature=0.0, max_new_tokens=400)
         for whole, dropped in ((True, 0), (False, 2)):
             messages = (Message("user", "x" * 200), Message("assistant", "y" * 200), HELLO[1])
@@ -265,27 +265,29 @@ class TestContinued:
     )
     def test_what_is_new_is_parted_as_the_rest(
         self, content: str, reasoning: str, written: str, said: str, thought: str
-    ):
+    ) -> None:
         assert self.rest(written, content, reasoning) == (said, thought)
 
     @given(st.lists(st.sampled_from(["a", "\n", " ", "`", "```\n", "<", "<think>", "é"]), max_size=12), st.data())
-    def test_a_cut_anywhere_changes_nothing(self, pieces: list[str], data: st.DataObject):
+    def test_a_cut_anywhere_changes_nothing(self, pieces: list[str], data: st.DataObject) -> None:
         assume(self.rest("".join(pieces), "x")[0] == "".join(pieces))  # no tag in it counts
         cut = data.draw(st.integers(0, len(pieces)))
         before, after = "".join(pieces[:cut]), "".join(pieces[cut:])
         assert self.rest(after, "x" + before) == (after, "")
 
-    def test_stop_strings_count_in_what_is_new_alone(self):
+    def test_stop_strings_count_in_what_is_new_alone(self) -> None:
         assert self.rest("er: b", "a\nUs", stop=("\nUser:",)) == ("er: b", "")
         assert self.rest("er: b\nUser: c", "a\nUser:\nUs", stop=("\nUser:",)) == ("er: b", "")
 
-    def test_the_length_is_that_of_what_is_new(self):
+    def test_the_length_is_that_of_what_is_new(self) -> None:
         made = made_of((*HELLO, Message("assistant", "x" * 50)))
         assert finish_of(push(made, "abcdefgh")).completion_tokens == 5
         assert made.prompt.text.endswith("x" * 50)
 
     @pytest.mark.parametrize(("content", "said"), [("", "b"), ("a", " b")])
-    def test_sentencepiece_keeps_the_space_between_what_was_there_and_what_is_new(self, content: str, said: str):
+    def test_sentencepiece_keeps_the_space_between_what_was_there_and_what_is_new(
+        self, content: str, said: str
+    ) -> None:
         backend = Tokenizer(BPE(vocab={"▁": 0, "a": 1, "b": 2, "▁a": 3, "▁b": 4}, merges=[("▁", "a"), ("▁", "b")]))
         backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
         tokenizer = PreTrainedTokenizerFast(
@@ -335,14 +337,14 @@ class TestConventions:
         return of_convention(tmp_path_factory.mktemp("harmony"), HARMONY, control)
 
     @pytest.mark.parametrize("end", ["<|return|>", "<|end|>"])
-    def test_channels_fold_and_the_end_of_a_thought_is_not_the_end(self, harmony: LoadedModel, end: str):
+    def test_channels_fold_and_the_end_of_a_thought_is_not_the_end(self, harmony: LoadedModel, end: str) -> None:
         harmony = dataclasses.replace(
             harmony, stop_ids=harmony.stop_ids | {harmony.tokenizer.convert_tokens_to_ids("<|return|>")}
         )
         written = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hi\n**you**"
         assert parts_of(harmony, written + end + "more") == ("Hi\n**you**", "Hm.", "stop_token")
 
-    def test_a_reply_in_channels_goes_on_from_where_it_was_cut(self, harmony: LoadedModel):
+    def test_a_reply_in_channels_goes_on_from_where_it_was_cut(self, harmony: LoadedModel) -> None:
         cut = Message("assistant", "", reasoning="Hm")
         rest = "m.<|end|><|start|>assistant<|channel|>final<|message|>Hi<|end|>"
         assert parts_of(harmony, rest, *HELLO, cut) == ("Hi", "m.", "stop_token")
@@ -353,7 +355,7 @@ class TestConventions:
         made = reply.ReplyBuilder(harmony, ChatRequest((*HELLO, said), GenerationSettings()))
         assert made.prompt.text.endswith("Hmm.<|end|><|start|>assistant<|channel|>final<|message|>He")
 
-    def test_control_tokens_that_mark_a_thought_are_read(self, tmp_path: Path):
+    def test_control_tokens_that_mark_a_thought_are_read(self, tmp_path: Path) -> None:
         loaded = of_convention(tmp_path, MAGISTRAL, ("[THINK]", "[/THINK]"))
         assert parts_of(loaded, "[THINK]Hm.[/THINK]Hi `[THINK]`") == ("Hi `[THINK]`", "Hm.", "")
         cut = Message("assistant", "Hi", reasoning="Hm.")
@@ -363,7 +365,7 @@ class TestConventions:
     @pytest.mark.parametrize(
         ("pattern", "written"), [("open", "<mind>\nHm.</mind>Hi<act>"), ("open_pattern", "<mind>\nHm.</mind>Hi<act>")]
     )
-    def test_a_response_template_is_read(self, tmp_path: Path, pattern: str, written: str):
+    def test_a_response_template_is_read(self, tmp_path: Path, pattern: str, written: str) -> None:
         thinking = {pattern: "<mind>", "close": "</mind>", "content": "text"}
         response = {
             "defaults": {"role": "assistant"},

@@ -76,7 +76,7 @@ class TestKept:
     @example({**OFF, "top_p": 0.95}, 0, 0.02)
     @example({**OFF, "min_p": 0.001}, 0, 0.02)
     @settings(max_examples=150, deadline=None)
-    def test_what_is_kept_is_what_generate_keeps(self, values: dict[str, Any], seed: int, spread: float):
+    def test_what_is_kept_is_what_generate_keeps(self, values: dict[str, Any], seed: int, spread: float) -> None:
         scores = logits(seed, 5000, spread)
         found, wanted = ours(values, scores), theirs(values, scores)
         differs = (found > 0) != (wanted > 0)
@@ -90,7 +90,7 @@ class TestKept:
 
     @given(VALUES, st.integers(0, 200))
     @settings(max_examples=60, deadline=None)
-    def test_ties(self, values: dict[str, Any], seed: int):
+    def test_ties(self, values: dict[str, Any], seed: int) -> None:
         """Coarse logits, as bfloat16 gives; which of several equal tokens stays at the border does not matter."""
         scores = (logits(seed, 5000) * 4).round() / 4
         found, wanted = ours(values, scores), theirs(values, scores)
@@ -99,7 +99,7 @@ class TestKept:
         else:
             torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-3)
 
-    def test_few_candidates_are_looked_at_where_that_is_enough(self):
+    def test_few_candidates_are_looked_at_where_that_is_enough(self) -> None:
         def looked_at(**values: Any) -> int:
             [highest] = seen(logits(0, 5000), 1.0)
             ids, kept = Sampler(GenerationSettings(**{**OFF, **values}), 0).candidates(highest)
@@ -115,7 +115,7 @@ class TestKept:
     @pytest.mark.parametrize("temperature", [0.4, 1.0])
     def test_the_models_own_rules(
         self, rule: dict[str, Any], penalty: float, temperature: float, monkeypatch: pytest.MonkeyPatch
-    ):
+    ) -> None:
         values = {**OFF, "temperature": temperature, "repetition_penalty": penalty}
         monkeypatch.setattr(models.model("llama"), "generation_config", GenerationConfig(**rule))
         rules = model_rules(models.model("llama"), IDS.shape[1])
@@ -128,17 +128,17 @@ class TestKept:
 
 
 @given(st.integers(0, 100))
-def test_temperature_zero_takes_the_likeliest(seed: int):
+def test_temperature_zero_takes_the_likeliest(seed: int) -> None:
     assert Sampler(GenerationSettings(temperature=0.0), 0).choose(None, logits(seed)) == int(logits(seed).argmax())
 
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=20)
-def test_the_same_seed_chooses_the_same_tokens(seed: int):
+def test_the_same_seed_chooses_the_same_tokens(seed: int) -> None:
     assert chosen({"temperature": 1.5}, seed) == chosen({"temperature": 1.5}, seed)
 
 
-def test_other_seeds_choose_other_tokens():
+def test_other_seeds_choose_other_tokens() -> None:
     assert len({tuple(chosen({"temperature": 1.5}, seed)) for seed in range(5)}) == 5
 
 
@@ -154,7 +154,7 @@ def test_other_seeds_choose_other_tokens():
     ],
 )
 @pytest.mark.parametrize("vocabulary", [models.VOCABULARY, 30])
-def test_draws_follow_the_probabilities(values: dict[str, Any], vocabulary: int):
+def test_draws_follow_the_probabilities(values: dict[str, Any], vocabulary: int) -> None:
     values, count, scores = {**OFF, **values}, 6000, logits(1, vocabulary, 1.0)
     wanted = theirs(values, scores)
     sampler = Sampler(GenerationSettings(**values), 17)
@@ -174,7 +174,7 @@ def test_draws_follow_the_probabilities(values: dict[str, Any], vocabulary: int)
 @pytest.mark.parametrize("values", [{"temperature": 0.0}, {}, {"top_k": 5}, {"top_p": 0.5}, {"min_p": 0.5}])
 @pytest.mark.parametrize("vocabulary", [models.VOCABULARY, 5000])
 @pytest.mark.parametrize("where", [slice(7, 8), slice(None)], ids=["one", "all"])
-def test_nan_is_an_error_of_this_reply(values: dict[str, Any], vocabulary: int, where: slice):
+def test_nan_is_an_error_of_this_reply(values: dict[str, Any], vocabulary: int, where: slice) -> None:
     broken = logits(0, vocabulary)
     broken[0, where] = float("nan")
     with pytest.raises(GenerationError, match="NaN"):
@@ -183,31 +183,31 @@ def test_nan_is_an_error_of_this_reply(values: dict[str, Any], vocabulary: int, 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("traced", [False, True])
-def test_a_score_without_bounds_is_taken_and_is_no_error(kind: torch.dtype, traced: bool):
+def test_a_score_without_bounds_is_taken_and_is_no_error(kind: torch.dtype, traced: bool) -> None:
     scores = logits(0, 4000).to(kind)
     scores[0, 1234] = float("inf")
     assert Sampler(GenerationSettings(temperature=0.0), 0, traced=traced).choose(None, scores) == 1234
 
 
-def test_tokens_of_no_probability_are_never_drawn():
+def test_tokens_of_no_probability_are_never_drawn() -> None:
     scores = torch.full((1, 300), float("-inf"))
     scores[0, [0, 299]] = 0.0
     sampler = Sampler(GenerationSettings(**OFF), 0)
     assert {sampler.choose(None, scores) for _ in range(200)} == {0, 299}
 
 
-def test_nor_where_the_draw_is_zero(monkeypatch: pytest.MonkeyPatch):
+def test_nor_where_the_draw_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = torch.full((1, 300), float("-inf"))
     scores[0, [3, 299]] = 0.0
     monkeypatch.setattr(torch, "rand", lambda *_, **options: torch.zeros((), dtype=options["dtype"]))
     assert Sampler(GenerationSettings(**OFF), 0).choose(None, scores) == 3
 
 
-def test_half_precision_logits_are_chosen_from():
+def test_half_precision_logits_are_chosen_from() -> None:
     assert 0 <= Sampler(GenerationSettings(), 0).choose(None, logits().to(torch.bfloat16)) < models.VOCABULARY
 
 
-def test_logits_are_left_as_they_were():
+def test_logits_are_left_as_they_were() -> None:
     scores = logits()
     values = {"top_k": 5, "repetition_penalty": 1.5}
     Sampler(GenerationSettings(**values), 0).choose(IDS, scores)
@@ -217,11 +217,11 @@ def test_logits_are_left_as_they_were():
 @pytest.mark.parametrize(
     ("values", "looks"), [({}, False), ({"repetition_penalty": 1.1}, True), ({"no_repeat_ngram_size": 3}, True)]
 )
-def test_only_rules_about_the_past_need_the_past(values: dict[str, Any], looks: bool):
+def test_only_rules_about_the_past_need_the_past(values: dict[str, Any], looks: bool) -> None:
     assert Sampler(GenerationSettings(**values), 0).looks_back is looks
 
 
-def test_rows_together_choose_what_each_chooses_alone():
+def test_rows_together_choose_what_each_chooses_alone() -> None:
     each: list[dict[str, Any]] = [
         {"temperature": 0.0},
         {"temperature": 0.7, "top_p": 0.9},

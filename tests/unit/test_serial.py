@@ -29,7 +29,7 @@ def generated(model: PreTrainedModel, ids: list[int], **options: float) -> list[
 
 
 @pytest.mark.parametrize("kind", models.CONFIGS)
-def test_greedy_ids_are_those_of_generate(kind: str):
+def test_greedy_ids_are_those_of_generate(kind: str) -> None:
     model = models.model(kind)
     ids = greedy(model, PROMPT)
     assert ids == generated(model, PROMPT)
@@ -37,7 +37,7 @@ def test_greedy_ids_are_those_of_generate(kind: str):
 
 
 @pytest.mark.parametrize("kind", models.CONFIGS)
-def test_a_reply_leaves_nothing_behind_for_the_next(kind: str):
+def test_a_reply_leaves_nothing_behind_for_the_next(kind: str) -> None:
     model = models.model(kind)
     alone = greedy(model, PROMPT)
     greedy(model, PROMPT[5:] * 2)
@@ -46,12 +46,12 @@ def test_a_reply_leaves_nothing_behind_for_the_next(kind: str):
 
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=40))
 @settings(max_examples=8, deadline=None)
-def test_prompts_of_any_length_past_the_sliding_window(ids: list[int]):
+def test_prompts_of_any_length_past_the_sliding_window(ids: list[int]) -> None:
     model = models.model("gemma3")
     assert greedy(model, ids) == generated(model, ids)
 
 
-def test_a_repetition_penalty_counts_the_prompt_too():
+def test_a_repetition_penalty_counts_the_prompt_too() -> None:
     model = models.model("llama")
     penalty = GenerationSettings(temperature=0.0, repetition_penalty=1.3)
     ids = greedy(model, PROMPT, penalty)
@@ -59,7 +59,7 @@ def test_a_repetition_penalty_counts_the_prompt_too():
     assert ids != greedy(model, PROMPT)
 
 
-def test_no_ngram_repeats_the_prompts_either():
+def test_no_ngram_repeats_the_prompts_either() -> None:
     model = models.model("llama")
     ids = greedy(model, PROMPT, GenerationSettings(temperature=0.0, no_repeat_ngram_size=2))
     assert ids == generated(model, PROMPT, no_repeat_ngram_size=2)
@@ -68,7 +68,7 @@ def test_no_ngram_repeats_the_prompts_either():
 
 
 @pytest.mark.parametrize("kind", models.CONFIGS)
-def test_a_forward_pass_stops_within_a_layer(kind: str):
+def test_a_forward_pass_stops_within_a_layer(kind: str) -> None:
     model = models.model(kind)
     entered: list[str] = []
     hooks = [
@@ -87,7 +87,7 @@ def test_a_forward_pass_stops_within_a_layer(kind: str):
     assert greedy(model, PROMPT) == generated(model, PROMPT)
 
 
-def test_no_hook_stays_after_the_block():
+def test_no_hook_stays_after_the_block() -> None:
     model = models.model("llama")
     with interruptible(model, lambda: True):
         pass

@@ -112,16 +112,16 @@ class TestContinued:
             assert [text_of(events) for events in run(model, *requests)] == [whole[cut:] for cut in cuts]
 
     @pytest.mark.parametrize("kind", models.PLAIN)
-    def test_in_slots(self, kind: str):
+    def test_in_slots(self, kind: str) -> None:
         model = together(plain_spoken(kind), spec_of(kv_memory=8 * MEMORY))
         assert model is not None
         self.check(model, together=True)
 
     @pytest.mark.parametrize("kind", models.CONFIGS)
-    def test_one_by_one(self, kind: str):
+    def test_one_by_one(self, kind: str) -> None:
         self.check(Serial(plain_spoken(kind)), together=False)
 
-    def test_a_sampled_rest_is_repeated_by_its_seed_and_penalties_count_what_was_there(self):
+    def test_a_sampled_rest_is_repeated_by_its_seed_and_penalties_count_what_was_there(self) -> None:
         model = shared("llama")
         start = (*HELLO, Message("assistant", "abc"))
         first, again = (run(model, ask(start, temperature=1.5, seed=7))[0] for _ in range(2))
@@ -130,7 +130,7 @@ class TestContinued:
         alone = Serial(models.ready())
         assert text_of(run(model, ask(start, **penalty))[0]) == text_of(run(alone, ask(start, **penalty))[0])
 
-    def test_a_start_that_cannot_be_continued_is_an_error_of_its_own(self):
+    def test_a_start_that_cannot_be_continued_is_an_error_of_its_own(self) -> None:
         request = ask((Message("assistant", "Hi"),))
         with pytest.raises(PromptError, match="no message to answer"):
             shared("llama").prepare(request)
@@ -140,24 +140,26 @@ class TestContinued:
 
 class TestWhich:
     @pytest.mark.parametrize("kind", models.PLAIN)
-    def test_plain_attention_is_served_together(self, kind: str):
+    def test_plain_attention_is_served_together(self, kind: str) -> None:
         assert together(own(kind), spec_of()) is not None
 
     @pytest.mark.parametrize("kind", OTHERS)
-    def test_other_models_are_left_to_go_one_by_one(self, kind: str):
+    def test_other_models_are_left_to_go_one_by_one(self, kind: str) -> None:
         loaded = own(kind)
         assert together(loaded, spec_of()) is None
         [events] = run(Serial(loaded), ask())
         assert text_of(events) == text_of(run(Serial(models.ready(kind)), ask())[0])
 
-    def test_a_model_that_disagrees_goes_one_by_one_with_its_own_attention(self, monkeypatch: pytest.MonkeyPatch):
+    def test_a_model_that_disagrees_goes_one_by_one_with_its_own_attention(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         loaded = own()
         monkeypatch.setattr(serving.forward, "agrees", lambda *_: False)
         assert together(loaded, spec_of()) is None
         [events] = run(Serial(loaded), ask())
         assert text_of(events) == text_of(run(Serial(models.ready()), ask())[0])
 
-    def test_loading_chooses(self, tmp_path_factory: pytest.TempPathFactory):
+    def test_loading_chooses(self, tmp_path_factory: pytest.TempPathFactory) -> None:
         for kind, expected in (("llama", Together), ("mamba2", Serial)):
             folder, phases = models.save(tmp_path_factory.mktemp(kind), kind), list[str]()
             model = serving.open_model(ModelSpec(str(folder), compile="off", kv_memory=MEMORY), folder, phases.append)
@@ -165,7 +167,7 @@ class TestWhich:
             assert phases[-1] == "making room for conversations"
             assert finish_of(run(model, ask())[0]).completion_tokens > 0
 
-    def test_the_memory_is_kept_to_and_told(self):
+    def test_the_memory_is_kept_to_and_told(self) -> None:
         model = many(slots=16)
         assert (model.info.slots, model.info.context_length, model.info.kv_bytes) == (4, 512, MEMORY)
         model = many(slots=2)
@@ -174,7 +176,7 @@ class TestWhich:
         assert (model.info.slots, model.info.context_length) == (1, 192)
         assert model.info.name == models.ready("llama").info.name
 
-    def test_a_small_memory_shortens_the_context(self):
+    def test_a_small_memory_shortens_the_context(self) -> None:
         model = many(kv_memory=positions_for(128) * TOKEN)
         [events] = run(model, ask(max_new_tokens=400, ignore_eos=True))
         finish = finish_of(events)
@@ -193,7 +195,7 @@ SETTINGS: list[dict[str, Any]] = [
 
 class TestBoth:
     @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2", "gemma3", "gpt_oss"])
-    def test_together_or_alone_the_text_is_the_same(self, kind: str):
+    def test_together_or_alone_the_text_is_the_same(self, kind: str) -> None:
         """With prompts far longer than the sliding windows."""
         serial, requests = Serial(models.ready(kind)), [ask(**values) for values in SETTINGS]
         alone = [run(serial, request)[0] for request in requests]
@@ -205,7 +207,7 @@ class TestBoth:
                 assert getattr(finish_of(one), name) == getattr(finish_of(other), name)
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
-    def test_a_reply_from_its_prompt_to_its_finish(self, serial: bool):
+    def test_a_reply_from_its_prompt_to_its_finish(self, serial: bool) -> None:
         model = Serial(models.ready()) if serial else many()
         handle = begin(model, ask(ignore_eos=True), queue_seconds=1.5)
         events: list[Any] = []
@@ -224,7 +226,7 @@ class TestBoth:
         assert model.step() == []
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
-    def test_whole_conversations_and_those_that_are_too_long(self, serial: bool):
+    def test_whole_conversations_and_those_that_are_too_long(self, serial: bool) -> None:
         model = Serial(models.ready()) if serial else shared("llama")
         long = tuple(Message(role, "x" * 200) for _ in range(4) for role in ("user", "assistant"))
         for messages, whole in (((*long, HELLO[1]), True), ((Message("user", "x" * 600),), False)):
@@ -234,7 +236,7 @@ class TestBoth:
         assert finish_of(events).completion_tokens > 0
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
-    def test_ended_before_its_first_step_nothing_comes_of_it(self, serial: bool):
+    def test_ended_before_its_first_step_nothing_comes_of_it(self, serial: bool) -> None:
         """Between begin() and step() the one who asked may leave."""
         model = Serial(models.ready()) if serial else many()
         model.end(begin(model, ask()))
@@ -243,7 +245,7 @@ class TestBoth:
         assert text_of(run(model, ask())[0]) == text_of(run(shared("llama"), ask())[0])
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
-    def test_ended_within_it_all_that_was_written_is_told_of(self, serial: bool):
+    def test_ended_within_it_all_that_was_written_is_told_of(self, serial: bool) -> None:
         model = Serial(models.ready()) if serial else many()
         handle = begin(model, ask(trace=True, ignore_eos=True))
         deltas: list[ReplyDelta] = []
@@ -257,7 +259,7 @@ class TestBoth:
         assert len(told.traces) == told.finish.completion_tokens == 5
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
-    def test_reset_forgets_all(self, serial: bool):
+    def test_reset_forgets_all(self, serial: bool) -> None:
         model = Serial(own()) if serial else many()
         for _ in range(1 if serial else 4):
             begin(model, ask())
@@ -271,7 +273,7 @@ class TestBoth:
         assert text_of(events) == text_of(run(shared("llama"), ask())[0])
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
-    def test_nan_in_the_weights_fails_the_reply_alone(self, serial: bool):
+    def test_nan_in_the_weights_fails_the_reply_alone(self, serial: bool) -> None:
         loaded = own()
         model = Serial(loaded) if serial else together(loaded, spec_of())
         assert model is not None
@@ -286,7 +288,7 @@ class TestBoth:
         assert text_of(run(model, ask())[0]) == text_of(run(shared("llama"), ask())[0])
 
     @pytest.mark.parametrize("model", [Serial(models.ready()), None], ids=["serial", "together"])
-    def test_only_what_was_prepared_begins(self, model: Model | None):
+    def test_only_what_was_prepared_begins(self, model: Model | None) -> None:
         with pytest.raises(TypeError):
             (model or shared("llama")).begin("anything", 0.0, lambda: False)
 
@@ -295,7 +297,7 @@ NAN = float("nan")
 
 
 class TestTogether:
-    def test_as_many_as_there_are_slots(self):
+    def test_as_many_as_there_are_slots(self) -> None:
         model = many(slots=2)
         handles = [begin(model, ask()) for _ in range(2)]
         assert not model.room()
@@ -304,7 +306,7 @@ class TestTogether:
         model.end(handles[0])
         assert model.room()
 
-    def test_what_was_cached_is_told(self):
+    def test_what_was_cached_is_told(self) -> None:
         model = many()
         [first] = run(model, ask(max_new_tokens=5))
         assert finish_of(first).cached_tokens == 0
@@ -317,7 +319,7 @@ class TestTogether:
         [again] = run(Serial(models.ready()), ask(more, max_new_tokens=5))
         assert text_of(second) == text_of(again)
 
-    def test_how_far_a_prompt_is_read_is_told(self, monkeypatch: pytest.MonkeyPatch):
+    def test_how_far_a_prompt_is_read_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(batch, "MAX_PIECE", 16)
         model = many()
         writer = begin(model, ask(max_new_tokens=400, ignore_eos=True))
@@ -330,7 +332,7 @@ class TestTogether:
         assert read == [*range(0, tokens, 16), None]
         model.end(writer)
 
-    def test_a_reply_that_cannot_be_shown_fails_alone(self, monkeypatch: pytest.MonkeyPatch):
+    def test_a_reply_that_cannot_be_shown_fails_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = many()
         broken, fine = model.prepare(ask()), model.prepare(ask(temperature=1.0, seed=5))
         monkeypatch.setattr(broken, "push", lambda _: 1 / 0)
@@ -345,7 +347,7 @@ class TestTogether:
 
 
 class TestSerial:
-    def test_one_at_a_time(self):
+    def test_one_at_a_time(self) -> None:
         model = Serial(models.ready())
         handle = begin(model, ask())
         assert not model.room()
@@ -355,7 +357,7 @@ class TestSerial:
         assert model.room()
 
     @pytest.mark.parametrize("kind", ["llama", "mamba2"])
-    def test_it_stops_within_the_pass_that_reads_the_prompt(self, kind: str):
+    def test_it_stops_within_the_pass_that_reads_the_prompt(self, kind: str) -> None:
         loaded = own(kind)
         model, asked = Serial(loaded), 0
 
@@ -372,7 +374,7 @@ class TestSerial:
         assert not any(module._forward_pre_hooks for module in loaded.model.modules())
         assert text_of(run(model, ask())[0]) == text_of(run(Serial(models.ready(kind)), ask())[0])
 
-    def test_once_it_writes_nobody_is_asked_within_a_pass(self):
+    def test_once_it_writes_nobody_is_asked_within_a_pass(self) -> None:
         loaded = own()
         model = Serial(loaded)
         handle = begin(model, ask())
@@ -381,7 +383,7 @@ class TestSerial:
         assert not any(module._forward_pre_hooks for module in loaded.model.modules())
         model.end(handle)
 
-    def test_a_reply_that_ends_closes_what_wrote_it(self):
+    def test_a_reply_that_ends_closes_what_wrote_it(self) -> None:
         closed: list[str] = []
 
         def wrap(write: WriteReply) -> WriteReply:
@@ -411,7 +413,7 @@ class TestSerial:
             (IndexError("index out of range"), "failed while writing .IndexError"),
         ],
     )
-    def test_what_the_model_raises_becomes_one_error(self, raised: Exception, says: str):
+    def test_what_the_model_raises_becomes_one_error(self, raised: Exception, says: str) -> None:
         def broken(request: ChatRequest, queue_seconds: float):
             yield ReplyDelta(tokens=1)
             raise raised

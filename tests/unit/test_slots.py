@@ -69,7 +69,7 @@ def passing(slots: Slots, prompt: Sequence[int], chat: str = "passing") -> Slot:
     return slot
 
 
-def test_of_a_chat_that_is_forgotten_nothing_is_left_and_others_stay():
+def test_of_a_chat_that_is_forgotten_nothing_is_left_and_others_stay() -> None:
     slots = made()
     kept, other = used(slots, [1, 2, 3]), passing(slots, [4, 5, 6], "other")
     slot = passing(slots, [7, 8, 9, 10, 11])
@@ -83,7 +83,7 @@ def test_of_a_chat_that_is_forgotten_nothing_is_left_and_others_stay():
     assert kept.tokens == [1, 2, 3]
 
 
-def test_who_gets_the_slot_of_such_a_chat_finds_what_is_common_and_nothing_else():
+def test_who_gets_the_slot_of_such_a_chat_finds_what_is_common_and_nothing_else() -> None:
     slots = made(count=1)
     passing(slots, [1, 2, 3, 4, 5, 6])
     slot = used(slots, [1, 2, 3, 9])
@@ -92,7 +92,7 @@ def test_who_gets_the_slot_of_such_a_chat_finds_what_is_common_and_nothing_else(
     assert slot.tokens == [1, 2, 3, 9]
 
 
-def test_a_copied_start_leaves_nothing_of_such_a_chat_behind_it():
+def test_a_copied_start_leaves_nothing_of_such_a_chat_behind_it() -> None:
     slots = made(count=2)
     common = list(range(LONG))
     passing(slots, [*range(50, 50 + LONG), 98, 99])
@@ -102,7 +102,7 @@ def test_a_copied_start_leaves_nothing_of_such_a_chat_behind_it():
     assert left_of(slots, slot) == {*common, 92}
 
 
-def test_it_is_remembered_while_it_goes_on():
+def test_it_is_remembered_while_it_goes_on() -> None:
     slots = made()
     slot = passing(slots, [1, 2, 3])
     again = slots.take([1, 2, 3, 4], "passing")
@@ -110,7 +110,7 @@ def test_it_is_remembered_while_it_goes_on():
     assert slot.tokens == [1, 2, 3]
 
 
-def test_a_conversation_that_goes_on_finds_its_slot():
+def test_a_conversation_that_goes_on_finds_its_slot() -> None:
     slots = made()
     first, second = used(slots, [1, 2, 3]), used(slots, [4, 5, 6])
     assert slots.take([4, 5, 6, 7]) is second
@@ -119,14 +119,14 @@ def test_a_conversation_that_goes_on_finds_its_slot():
     assert first.tokens == [1, 2, 3]
 
 
-def test_the_last_token_of_a_prompt_is_always_left_to_read():
+def test_the_last_token_of_a_prompt_is_always_left_to_read() -> None:
     slots = made()
     slot = used(slots, [1, 2, 3])
     assert slots.take([1, 2, 3]) is slot
     assert slot.tokens == [1, 2]
 
 
-def test_the_longest_common_start_wins():
+def test_the_longest_common_start_wins() -> None:
     slots = made()
     conversations = ([1, 2, *[50] * 5], [1, 2, 3, 4, 50], [1, *[9] * 5])
     longest = [used(slots, ids) for ids in conversations][1]
@@ -134,7 +134,7 @@ def test_the_longest_common_start_wins():
     assert longest.tokens == [1, 2, 3, 4]
 
 
-def test_new_prompts_take_the_empty_slots_then_the_one_unused_for_longest():
+def test_new_prompts_take_the_empty_slots_then_the_one_unused_for_longest() -> None:
     slots = made(3)
     first, second, third = (used(slots, [number] * 5) for number in (1, 2, 3))
     assert len({first.index, second.index, third.index}) == 3
@@ -146,7 +146,7 @@ def test_new_prompts_take_the_empty_slots_then_the_one_unused_for_longest():
     assert slots.free == 0
 
 
-def test_the_start_is_copied_from_a_busy_slot():
+def test_the_start_is_copied_from_a_busy_slot() -> None:
     slots = made()
     common = list(range(LONG))
     busy = use(slots, [*common, 91])
@@ -157,7 +157,7 @@ def test_the_start_is_copied_from_a_busy_slot():
     assert busy.tokens == stored(slots, busy) == [*common, 91]
 
 
-def test_a_short_start_is_not_worth_a_copy():
+def test_a_short_start_is_not_worth_a_copy() -> None:
     slots = made()
     common = list(range(WORTH_COPYING - 1))
     use(slots, [*common, 91])
@@ -166,7 +166,7 @@ def test_a_short_start_is_not_worth_a_copy():
     assert other.tokens == []
 
 
-def test_a_long_conversation_is_not_cut_down_to_a_start_that_can_be_copied():
+def test_a_long_conversation_is_not_cut_down_to_a_start_that_can_be_copied() -> None:
     slots = made()
     persona, rest = list(range(LONG)), [90] * (LONG + 1)
     long = used(slots, [*persona, *rest])
@@ -177,7 +177,7 @@ def test_a_long_conversation_is_not_cut_down_to_a_start_that_can_be_copied():
     assert long.tokens == stored(slots, long) == [*persona, *rest]
 
 
-def test_conversations_that_only_share_the_templates_first_tokens_do_not_take_each_others_slots():
+def test_conversations_that_only_share_the_templates_first_tokens_do_not_take_each_others_slots() -> None:
     slots = made(3)
     conversations = [[1, 2, 3, *[number] * 9] for number in (10, 11, 12)]
     kept = [used(slots, ids) for ids in conversations]
@@ -186,21 +186,21 @@ def test_conversations_that_only_share_the_templates_first_tokens_do_not_take_ea
     assert slots.take([1, 2, 3, 4, 5]) is kept[1]
 
 
-def test_a_conversation_that_was_changed_in_its_second_half_keeps_its_slot():
+def test_a_conversation_that_was_changed_in_its_second_half_keeps_its_slot() -> None:
     slots = made()
     slot = used(slots, list(range(LONG)))
     assert slots.take([*range(LONG - 5), 99, 98]) is slot
     assert slot.tokens == list(range(LONG - 5))
 
 
-def test_a_slot_that_is_the_only_one_is_cut():
+def test_a_slot_that_is_the_only_one_is_cut() -> None:
     slots = made(1)
     slot = used(slots, list(range(50)))
     assert slots.take([0, 1, 2, 99]) is slot
     assert slot.tokens == stored(slots, slot) == [0, 1, 2]
 
 
-def test_forgetting_leaves_zeros_and_no_tokens():
+def test_forgetting_leaves_zeros_and_no_tokens() -> None:
     slots = made()
     kept, slot = use(slots, [1, 2, 3]), use(slots, [4, 5, 6])
     slots.forget(slot)
@@ -210,7 +210,7 @@ def test_forgetting_leaves_zeros_and_no_tokens():
     assert stored(slots, kept) == [1, 2, 3]
 
 
-def test_bytes_are_those_of_the_tensors():
+def test_bytes_are_those_of_the_tensors() -> None:
     slots = made(3, 100)
     assert SHAPE.bytes_per_token == 4 * (2 * (3 + 4) + 1 * (5 + 2))
     assert slots.nbytes == 3 * positions_for(100) * SHAPE.bytes_per_token
@@ -218,7 +218,7 @@ def test_bytes_are_those_of_the_tensors():
 
 class TestFit:
     @given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(0, 10**11), st.integers(1, 256))
-    def test_within_budget_and_context(self, bytes_per_token: int, context: int, budget: int, wanted: int):
+    def test_within_budget_and_context(self, bytes_per_token: int, context: int, budget: int, wanted: int) -> None:
         slots, capacity = fit(bytes_per_token, context, budget, wanted)
         assert 1 <= slots <= wanted
         assert 1 <= capacity <= context
@@ -236,7 +236,7 @@ class TestFit:
     )
     def test_slots_are_given_up_before_their_length(
         self, tokens: int, context: int, wanted: int, fits: tuple[int, int]
-    ):
+    ) -> None:
         assert fit(10, context, 10 * tokens + 9, wanted) == fits
 
 

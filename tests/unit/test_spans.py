@@ -152,7 +152,7 @@ def smollm2() -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize("reply", REPLIES)
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_each_source_says_what_it_said(name: str, conversation: str, reply: str):
+def test_each_source_says_what_it_said(name: str, conversation: str, reply: str) -> None:
     tokenizer, template = READY[name]
     messages = CONVERSATIONS[conversation]
     prompt = prompts.build(tokenizer, template, [*messages, *REPLIES[reply]], 10_000)
@@ -168,7 +168,7 @@ def test_each_source_says_what_it_said(name: str, conversation: str, reply: str)
 @pytest.mark.real
 @pytest.mark.parametrize("reply", ["begins", "goes on"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_each_source_says_what_it_said_in_real_tokens(name: str, reply: str, smollm2: PreTrainedTokenizerFast):
+def test_each_source_says_what_it_said_in_real_tokens(name: str, reply: str, smollm2: PreTrainedTokenizerFast) -> None:
     tokenizer, template = prepared(FAMILIES[name].tokenizer(copy.deepcopy(smollm2)))
     for messages in CONVERSATIONS.values():
         prompt = prompts.build(tokenizer, template, [*messages, *REPLIES[reply]], 10_000)
@@ -181,7 +181,7 @@ def test_each_source_says_what_it_said_in_real_tokens(name: str, reply: str, smo
 @given(contents=st.lists(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), min_size=2, max_size=7))
 @example(contents=["a</think>\nHi", "</think>", "Hi"])
 @settings(max_examples=12, deadline=None)
-def test_any_text_is_found(name: str, contents: list[str]):
+def test_any_text_is_found(name: str, contents: list[str]) -> None:
     tokenizer, template = READY[name]
     roles = ("user", "assistant") * 4
     messages = [Message("system", contents[0])]
@@ -195,7 +195,7 @@ def test_any_text_is_found(name: str, contents: list[str]):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_oldest_turns_are_left_out(name: str):
+def test_the_oldest_turns_are_left_out(name: str) -> None:
     tokenizer, template = READY[name]
     messages = [PERSONA, *[Message("user", "first"), Message("assistant", "second")] * 3, Message("user", "last")]
     whole = prompts.build(tokenizer, template, messages, 10_000)
@@ -215,7 +215,7 @@ class TestShape:
     def shape(self, name: str, *messages: Message) -> list[tuple[Source, str]]:
         return shape(prompts.build(*READY[name], messages, 10_000))
 
-    def test_of_chatml(self):
+    def test_of_chatml(self) -> None:
         assert self.shape("chatml", *self.TURNS) == [
             ("template", "<|im_start|>system\n"),
             ("persona", PERSONA.content),
@@ -229,7 +229,7 @@ class TestShape:
             ("start", "<|im_start|>assistant\n"),
         ]
 
-    def test_of_a_persona_in_the_first_message(self):
+    def test_of_a_persona_in_the_first_message(self) -> None:
         assert self.shape("gemma", *self.TURNS[:2])[:4] == [
             ("template", "<bos><start_of_turn>user\n"),
             ("persona", PERSONA.content),
@@ -237,7 +237,7 @@ class TestShape:
             ("message", "Hi"),
         ]
 
-    def test_of_a_persona_in_the_last_message(self):
+    def test_of_a_persona_in_the_last_message(self) -> None:
         assert self.shape("mistral", *self.TURNS) == [
             ("template", "<s>[INST] "),
             ("user", "Hi"),
@@ -250,12 +250,12 @@ class TestShape:
             ("template", "[/INST]"),
         ]
 
-    def test_a_system_message_of_the_template_is_no_persona(self):
+    def test_a_system_message_of_the_template_is_no_persona(self) -> None:
         spans = self.shape("qwen 2.5", *self.TURNS[1:])
         assert spans[0][0] == "template"
         assert "You are Qwen" in spans[0][1]
 
-    def test_where_the_template_ends_in_another_way_without_a_generation_prompt(self):
+    def test_where_the_template_ends_in_another_way_without_a_generation_prompt(self) -> None:
         assert self.shape("phi 3", *self.TURNS)[-2:] == [("template", "<|end|>\n"), ("start", "<|assistant|>\n")]
 
     @pytest.mark.parametrize(
@@ -267,18 +267,18 @@ class TestShape:
             ("deepseek r1", "<｜Assistant｜>Oh"),
         ],
     )
-    def test_a_reply_that_goes_on_belongs_to_its_start(self, name: str, start: str):
+    def test_a_reply_that_goes_on_belongs_to_its_start(self, name: str, start: str) -> None:
         assert self.shape(name, *self.TURNS, Message("assistant", "Oh"))[-1] == ("start", start)
 
-    def test_a_reply_joined_to_one_before_it(self):
+    def test_a_reply_joined_to_one_before_it(self) -> None:
         messages = [*self.TURNS[1:3], Message("assistant", " More ")]
         assert self.shape("gemma", *messages)[-2:] == [("reply", "Hello"), ("start", "\n\n More ")]
 
-    def test_whitespace_around_a_message_is_its_own_where_the_template_keeps_it(self):
+    def test_whitespace_around_a_message_is_its_own_where_the_template_keeps_it(self) -> None:
         assert ("message", " \n Hi\n ") in self.shape("chatml", Message("user", " \n Hi\n "))
         assert ("message", "Hi") in self.shape("gemma", Message("user", " \n Hi\n "))
 
-    def test_what_the_template_leaves_out_is_nowhere(self):
+    def test_what_the_template_leaves_out_is_nowhere(self) -> None:
         messages = [Message("user", "Hi"), Message("assistant", "a</think>\n\nb"), Message("user", "Hi")]
         assert ("reply", "b") in self.shape("qwen 3", *messages)
 
@@ -287,19 +287,19 @@ class TestMessages:
     def given(self, name: str, *messages: Message) -> list[Message]:
         return list(prompts.build(*READY[name], messages, 10_000).messages)
 
-    def test_as_they_are(self):
+    def test_as_they_are(self) -> None:
         messages = CONVERSATIONS["many turns"]
         assert self.given("chatml", *messages) == [Message(each.role, each.content) for each in messages]
 
-    def test_folded_and_joined(self):
+    def test_folded_and_joined(self) -> None:
         messages = CONVERSATIONS["neighbours"]
         assert self.given("gemma", *messages) == [Message("user", f"{PERSONA.content}\n\nHi\n\nAre you there?")]
 
-    def test_the_start_of_the_reply_is_the_last(self):
+    def test_the_start_of_the_reply_is_the_last(self) -> None:
         reply = Message("assistant", "Well, ", reasoning="Hm.")
         assert self.given("chatml", Message("user", "Hi"), reply) == [Message("user", "Hi"), reply]
 
-    def test_without_what_was_dropped(self):
+    def test_without_what_was_dropped(self) -> None:
         messages = CONVERSATIONS["many turns"]
         whole = prompts.build(*READY["chatml"], messages, 10_000)
         shorter = prompts.build(*READY["chatml"], messages, len(whole.token_ids) - 1)
@@ -321,12 +321,12 @@ class TestTemplatesThatTakeNoTags:
     COUNTS = models.CHATML.replace("m.role +", "m.role + (m.content | length | string) +")
 
     @pytest.mark.parametrize("template", [REFUSES, COUNTS])
-    def test_contents_are_found_one_behind_the_other(self, template: str):
+    def test_contents_are_found_one_behind_the_other(self, template: str) -> None:
         turns = [Message("user", " Hi"), Message("assistant", "Hi"), Message("user", "Hi")]
         kinds = [(source, text) for source, text in self.shape(template, *turns) if source != "template"]
         assert kinds == [("user", "Hi"), ("reply", "Hi"), ("message", "Hi"), ("start", "<|im_start|>assistant\n")]
 
-    def test_what_is_not_found_is_the_templates(self):
+    def test_what_is_not_found_is_the_templates(self) -> None:
         tokenizer, found = prepared(models.tokenizer(models.CHATML))
         counts = "(m.content if m.role == 'user' else m.content | length | string) +"
         tokenizer.chat_template = models.CHATML.replace("m.content +", counts)
@@ -335,17 +335,17 @@ class TestTemplatesThatTakeNoTags:
         assert [source for source, _ in shape(prompt)] == ["template", "message", "template", "start"]
         assert "leaves out one earlier message" in prompt.notes[0]
 
-    def test_a_template_that_changes_what_is_said(self):
+    def test_a_template_that_changes_what_is_said(self) -> None:
         template = models.CHATML.replace("m.content +", "(m.content | upper) +")
         assert ("message", "HI") in self.shape(template, Message("user", "Hi"))
 
-    def test_a_message_that_is_written_twice(self):
+    def test_a_message_that_is_written_twice(self) -> None:
         template = models.CHATML + "{{ messages[0].content }}"
         found = self.shape(template, PERSONA, Message("user", "Hi"))
         assert [text for source, text in found if source == "persona"] == [PERSONA.content] * 2
 
 
-def test_a_prompt_of_which_nothing_is_known_is_the_templates():
+def test_a_prompt_of_which_nothing_is_known_is_the_templates() -> None:
     assert spans.begins("abc", "", []) == Region("start", 3, 3)
     assert spans.attribute("abc", (1, 2, 3), [Region("start", 3, 3)]) == (Span("template", 3),)
     assert spans.attribute("", (), []) == ()
@@ -360,11 +360,11 @@ def test_a_prompt_of_which_nothing_is_known_is_the_templates():
         ((0, 1, 1, 3, 3, 6), [("template", 3), ("user", 3)]),
     ],
 )
-def test_a_token_belongs_to_what_it_has_letters_of(ends: tuple[int, ...], found: list[tuple[Source, int]]):
+def test_a_token_belongs_to_what_it_has_letters_of(ends: tuple[int, ...], found: list[tuple[Source, int]]) -> None:
     assert spans.attribute("<abc|>", ends, [Region("user", 1, 4)]) == tuple(Span(*each) for each in found)
 
 
-def test_a_token_of_whitespace_belongs_to_where_it_begins():
+def test_a_token_of_whitespace_belongs_to_where_it_begins() -> None:
     region = [Region("message", 3, 8)]
     assert spans.attribute("u:\n\n Hi\n\n", (2, 4, 7, 9), region) == (Span("template", 2), Span("message", 2))
     assert spans.attribute("u:\n\n Hi\n\n", (3, 4, 7, 8, 9), region) == (
@@ -433,7 +433,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
-def test_tokenizers_of_every_kind(kind: str, conversation: str):
+def test_tokenizers_of_every_kind(kind: str, conversation: str) -> None:
     tokenizer = KINDS[kind]()
     tokenizer.chat_template = models.CHATML
     tokenizer, template = prepared(tokenizer)
@@ -491,7 +491,7 @@ def outcome(ready: Ready, asked: list[Message], limit: int, known: Known | None)
 
 @pytest.mark.parametrize("reply", REPLIES)
 @pytest.mark.parametrize("name", ALL_READY)
-def test_what_is_known_is_counted_as_what_is_not(name: str, reply: str):
+def test_what_is_known_is_counted_as_what_is_not(name: str, reply: str) -> None:
     tokenizer, template = ALL_READY[name]
     known = Known()
     for messages in CONVERSATIONS.values():
@@ -507,7 +507,7 @@ def test_what_is_known_is_counted_as_what_is_not(name: str, reply: str):
             known.forget_the_rest()
 
 
-def test_a_pause_in_typing_costs_no_more_than_what_is_new(monkeypatch: pytest.MonkeyPatch):
+def test_a_pause_in_typing_costs_no_more_than_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the conversation is, and where it is so long that its beginning is left out."""
     tokenizer, template = READY["chatml"]
     said = [Message(("user", "assistant")[n % 2], f"message {n} " + "word " * 20) for n in range(60)]
@@ -536,7 +536,7 @@ def test_a_pause_in_typing_costs_no_more_than_what_is_new(monkeypatch: pytest.Mo
         assert held.count("What") == 1
 
 
-def test_of_tokens_that_make_one_character_the_first_has_it():
+def test_of_tokens_that_make_one_character_the_first_has_it() -> None:
     for kind in ("byte fallback", "trimmed offsets", "slow"):
         tokenizer = KINDS[kind]()
         tokenizer.chat_template = "{{ messages[0].content }}"
@@ -544,14 +544,14 @@ def test_of_tokens_that_make_one_character_the_first_has_it():
         assert pieces[-5:] == ("👩", "", "", "", "b"), kind
 
 
-def test_what_a_tokenizer_leaves_out_goes_to_a_token_beside_it():
+def test_what_a_tokenizer_leaves_out_goes_to_a_token_beside_it() -> None:
     tokenizer = lower_case()
     tokenizer.chat_template = "{{ messages[0].content }}"
     prompt = prompts.build(*prepared(tokenizer), [Message("user", "\nHello  É ?\n\n")], 100)
     assert prompt.pieces == ("\nHello", "  É", " ?\n\n")
 
 
-def test_a_decoder_that_tells_little_is_followed_as_well_as_can_be():
+def test_a_decoder_that_tells_little_is_followed_as_well_as_can_be() -> None:
     tokenizer = lower_case()
     encoded = tokenizer("Hello, my WORLD. Hi", add_special_tokens=False)
     ends = spans._ends_by_decoding(tokenizer, "Hello, my WORLD. Hi", encoded["input_ids"])

@@ -31,7 +31,9 @@ def split(draw: st.DrawFn, whole: bytes) -> list[bytes]:
 
 class TestIncrementalDecoder:
     @given(st.data(), texts)
-    def test_pieces_of_any_split_join_to_the_text_and_show_no_half_character(self, data: st.DataObject, text: str):
+    def test_pieces_of_any_split_join_to_the_text_and_show_no_half_character(
+        self, data: st.DataObject, text: str
+    ) -> None:
         pieces = data.draw(split(text.encode()))
         shown = stream(decode_bytes(pieces), len(pieces))
         assert "".join(shown) == text
@@ -39,24 +41,24 @@ class TestIncrementalDecoder:
 
     @given(st.lists(st.binary(min_size=1, max_size=3), max_size=12))
     @example([b"\xe4", b"\xbd", b"A", b"\xff", b"\xf0\x9f", b"\x98"])
-    def test_invalid_bytes_come_out_as_in_one_decode(self, pieces: list[bytes]):
+    def test_invalid_bytes_come_out_as_in_one_decode(self, pieces: list[bytes]) -> None:
         decode = decode_bytes(pieces)
         assert "".join(stream(decode, len(pieces))) == decode(list(range(len(pieces))))
 
     @given(st.lists(st.sampled_from([" the", " cat", "s", " ", "  ", "\n", "。", " 👍"]), max_size=12))
-    def test_a_decoder_that_strips_the_first_space_loses_no_other(self, pieces: list[str]):
+    def test_a_decoder_that_strips_the_first_space_loses_no_other(self, pieces: list[str]) -> None:
         def decode(ids: list[int]) -> str:
             return "".join(pieces[token_id] for token_id in ids).removeprefix(" ")
 
         assert "".join(stream(decode, len(pieces))) == decode(list(range(len(pieces))))
 
-    def test_a_character_is_shown_with_its_last_byte(self):
+    def test_a_character_is_shown_with_its_last_byte(self) -> None:
         assert stream(decode_bytes([bytes([byte]) for byte in "a你b".encode()]), 5) == ["a", "", "", "你", "b", ""]
 
-    def test_a_character_cut_off_at_the_end_is_shown_by_flush(self):
+    def test_a_character_cut_off_at_the_end_is_shown_by_flush(self) -> None:
         assert stream(decode_bytes([b"a", b"\xe4\xbd"]), 2) == ["a", "", REPLACEMENT]
 
-    def test_each_step_decodes_a_few_ids_only(self):
+    def test_each_step_decodes_a_few_ids_only(self) -> None:
         longest = 0
 
         def decode(ids: list[int]) -> str:
@@ -89,18 +91,18 @@ class TestStopStrings:
     @example("abab", ["ba", "abab"], {1, 2, 3})
     def test_every_split_shows_the_text_before_the_stop_complete_first(
         self, text: str, stops: list[str], where: set[int]
-    ):
+    ) -> None:
         ends = [(text.index(stop) + len(stop), -len(stop)) for stop in stops if stop in text]
         end, size = min(ends) if ends else (len(text), 0)
         hit = text[end + size : end] if ends else None
         assert through_stops(stops, cut(text, where)) == (text[: end + size], hit)
 
-    def test_text_that_may_become_a_stop_is_held_back_and_no_more_than_that(self):
+    def test_text_that_may_become_a_stop_is_held_back_and_no_more_than_that(self) -> None:
         filter_ = StopStrings(["###"])
         assert filter_.push("ab##") == "ab"
         assert filter_.push("c") == "##c"
 
-    def test_nothing_comes_after_a_hit(self):
+    def test_nothing_comes_after_a_hit(self) -> None:
         filter_ = StopStrings(["x"])
         assert filter_.push("axb") == "a"
         assert filter_.push("more") == ""

@@ -62,12 +62,14 @@ class TestThinkingSplitter:
     @given(texts, st.sets(st.integers(1, 80), max_size=30), st.booleans(), st.sampled_from([None, THINK]))
     @example("a\r\n<think>\r\nb\r\n</think>\r\nc", {2, 3, 10, 11, 13, 14}, False, None)
     @example("a\n</think>\n\n<think>b</think>c", {2, 3, 11}, False, None)
-    def test_every_split_gives_the_same_two_texts(self, text: str, where: set[int], thinking: bool, own: Tags | None):
+    def test_every_split_gives_the_same_two_texts(
+        self, text: str, where: set[int], thinking: bool, own: Tags | None
+    ) -> None:
         assert through_thinking(cut(text, where), thinking, own) == through_thinking([text], thinking, own)
 
     @given(texts, st.booleans())
     @example("nk></think><thi", True)
-    def test_no_character_is_lost_but_tags_and_newlines_around_them(self, text: str, thinking: bool):
+    def test_no_character_is_lost_but_tags_and_newlines_around_them(self, text: str, thinking: bool) -> None:
         said, thought = through_thinking([text], thinking)
         assert sorted(_without_tags(said) + _without_tags(thought)) == sorted(_without_tags(text))
 
@@ -88,13 +90,13 @@ class TestThinkingSplitter:
             ("\n<thin", "\n<thin", ""),
         ],
     )
-    def test_examples(self, text: str, said: str, thought: str):
+    def test_examples(self, text: str, said: str, thought: str) -> None:
         assert through_thinking(list(text)) == (said, thought)
 
-    def test_a_span_that_the_template_opened(self):
+    def test_a_span_that_the_template_opened(self) -> None:
         assert through_thinking(list("\nhm\n</think>\nYes"), thinking=True) == ("Yes", "hm")
 
-    def test_ordinary_text_is_passed_on_at_once(self):
+    def test_ordinary_text_is_passed_on_at_once(self) -> None:
         assert ThinkingSplitter().push("Hello, wor") == Parts("Hello, wor")
 
 
@@ -104,17 +106,17 @@ LONE = "Hm, `code`.\n```\nx = 1\n```\nSo yes."
 class TestAnEndWithoutAStart:
     @pytest.mark.parametrize("own", [None, THINK], ids=["unknown", "thinks"])
     @pytest.mark.parametrize("end", ["\n</think>\n\n", "</think>", "</think>\n", "\n</think>", "\n\n</think>\r\n"])
-    def test_it_folds_what_was_said(self, own: Tags | None, end: str):
+    def test_it_folds_what_was_said(self, own: Tags | None, end: str) -> None:
         for pieces in (list(f"{LONE}{end}Yes."), [f"{LONE}{end}Yes."]):
             assert through_thinking(pieces, own=own) == ("Yes.", LONE)
 
     @pytest.mark.parametrize("tags", [tags for tags in TAGS if not tags.in_words], ids=lambda tags: tags.close)
-    def test_it_does_so_in_every_convention(self, tags: Tags):
+    def test_it_does_so_in_every_convention(self, tags: Tags) -> None:
         text = f"Hm.\n{tags.close}\n{tags.answer[0]}Yes{tags.answer[1]}"
         assert through_thinking(list(text), own=tags) == ("Yes", "Hm.")
         assert through_thinking(list(text)) == ("Yes", "Hm.")
 
-    def test_what_is_said_is_shown_until_then(self):
+    def test_what_is_said_is_shown_until_then(self) -> None:
         splitter = ThinkingSplitter()
         assert splitter.push("Hm.") == Parts("Hm.")
         assert splitter.push("</think>\n") == Parts()
@@ -136,26 +138,26 @@ class TestAnEndWithoutAStart:
             "Cut off at </think",
         ],
     )
-    def test_one_that_is_spoken_of_stays(self, own: Tags | None, text: str):
+    def test_one_that_is_spoken_of_stays(self, own: Tags | None, text: str) -> None:
         assert through_thinking(list(text), own=own) == (text, "")
 
     @pytest.mark.parametrize("own", [None, THINK], ids=["unknown", "thinks"])
-    def test_one_that_the_user_asked_for_stays(self, own: Tags | None):
+    def test_one_that_the_user_asked_for_stays(self, own: Tags | None) -> None:
         text = "Here it is:\n</think>\nAnything else?"
         assert through_thinking(list(text), own=own, asked="Write </think>, please.") == (text, "")
 
-    def test_one_behind_a_thought_stays(self):
+    def test_one_behind_a_thought_stays(self) -> None:
         assert through_thinking(list("<think>a</think>b\n</think>\nc"), own=THINK) == ("b\n</think>\nc", "a")
         assert through_thinking(list("a\n</think>\nb\n</think>\nc"), own=THINK) == ("b\n</think>\nc", "a")
 
-    def test_where_nothing_follows_only_a_model_that_thinks_has_thought(self):
+    def test_where_nothing_follows_only_a_model_that_thinks_has_thought(self) -> None:
         assert through_thinking(list("Hm.\n</think>\n"), own=THINK) == ("", "Hm.")
         assert through_thinking(list("Hm.\n</think>\n")) == ("Hm.\n</think>\n", "")
 
-    def test_an_empty_thought_leaves_no_tag(self):
+    def test_an_empty_thought_leaves_no_tag(self) -> None:
         assert through_thinking(list("</think>\n\nYes"), own=THINK) == ("Yes", "")
 
-    def test_a_thought_may_speak_of_its_end(self):
+    def test_a_thought_may_speak_of_its_end(self) -> None:
         for quote in ("`</think>`", "`<think>...</think>`", '"</think>"', "'</think>'", "“</think>”"):
             text = f"The user wants {quote} here.\n</think>\nYes"
             for pieces in (list(text), [text]):
@@ -163,7 +165,7 @@ class TestAnEndWithoutAStart:
         assert through_thinking(list('"So"</think>"Yes"'), thinking=True) == ('"Yes"', '"So"')
         assert through_thinking(list("an odd ` here</think>Yes\nno"), thinking=True) == ("Yes\nno", "an odd ` here")
 
-    def test_a_thought_that_the_template_opened_may_be_opened_again(self):
+    def test_a_thought_that_the_template_opened_may_be_opened_again(self) -> None:
         assert through_thinking(list("<think>\nHm.\n</think>\nYes"), thinking=True) == ("Yes", "Hm.")
         assert through_thinking(list("<thin ice\n</think>\nYes"), thinking=True) == ("Yes", "<thin ice")
 
@@ -174,31 +176,31 @@ def _without_tags(text: str) -> str:
 
 @pytest.mark.parametrize("tags", TAGS, ids=lambda tags: tags.open.strip())
 class TestEveryConvention:
-    def test_a_thought_folds_where_a_reply_begins(self, tags: Tags):
+    def test_a_thought_folds_where_a_reply_begins(self, tags: Tags) -> None:
         text = f"{tags.open}\nhm\n\nwell\n{tags.close}\n{tags.answer[0]}\nYes\n\nand{tags.answer[1]}"
         for own in (tags, tags) if tags.in_words else (None, tags):
             assert through_thinking(list(text), own=own) == ("Yes\n\nand", "hm\n\nwell")
             assert through_thinking([text], own=own) == ("Yes\n\nand", "hm\n\nwell")
 
-    def test_one_that_the_template_opened_folds(self, tags: Tags):
+    def test_one_that_the_template_opened_folds(self, tags: Tags) -> None:
         assert opened_by(f"<|assistant|>\n{tags.open}\n") is tags
         assert opened_by(f"<|assistant|>\n{tags.open}\n\n{tags.close}\n\n") is None
         assert through_thinking(list(f"hm\n{tags.close}\nYes"), thinking=True, own=tags) == ("Yes", "hm")
 
-    def test_one_that_never_ends_is_a_thought(self, tags: Tags):
+    def test_one_that_never_ends_is_a_thought(self, tags: Tags) -> None:
         assert through_thinking(list(f"{tags.open}hm"), own=tags) == ("", "hm")
 
-    def test_a_reply_may_write_about_it(self, tags: Tags):
+    def test_a_reply_may_write_about_it(self, tags: Tags) -> None:
         mark = tags.open.strip()
         for text in (f"Write `{mark}`, or {mark} x", f"```\n{mark}\n```\n", f"So:\n`{mark}`\n", f"> {mark}"):
             assert through_thinking(list(text), own=tags) == (text, "")
 
-    def test_in_mid_text_it_counts_only_in_models_that_think_so(self, tags: Tags):
+    def test_in_mid_text_it_counts_only_in_models_that_think_so(self, tags: Tags) -> None:
         text = f"First.\n{tags.open}hm{tags.close}"
         assert through_thinking(list(text), own=tags) == ("First.\n", "hm")
         assert through_thinking(list(text)) == (("First.\n", "hm") if tags is THINK else (text, ""))
 
-    def test_it_is_known_by_its_token_its_template_or_its_response_template(self, tags: Tags):
+    def test_it_is_known_by_its_token_its_template_or_its_response_template(self, tags: Tags) -> None:
         assert known("", [tags.close]) is tags
         assert known(f"{{{{ '{tags.open}' }}}}", []) is tags
         assert known("", [], {"fields": {"thinking": {"open": tags.open, "close": tags.close}}}) is tags
@@ -206,7 +208,7 @@ class TestEveryConvention:
 
 class TestConventionsOfTheModelsOwn:
     @pytest.mark.parametrize("answer", ["answer", "response", "output"])
-    def test_the_answer_may_be_marked_as_well(self, answer: str):
+    def test_the_answer_may_be_marked_as_well(self, answer: str) -> None:
         own = known(f"<think> then <{answer}>", [])
         text = f"<think>\nHm.\n</think>\n<{answer}>\nYes\n</{answer}>"
         assert through_thinking(list(text), own=own) == ("Yes\n", "Hm.")
@@ -222,14 +224,14 @@ class TestConventionsOfTheModelsOwn:
             ("[REASONING]", "[/REASONING]"),
         ],
     )
-    def test_tags_that_nobody_has_told_of_are_found(self, open: str, close: str):
+    def test_tags_that_nobody_has_told_of_are_found(self, open: str, close: str) -> None:
         own = known(f"{{{{ '{open}' + thought + '{close}' }}}}", [])
         assert own == Tags(open, close) == known("", [close, open])
         assert opened_by(f"<|assistant|>{open}\n", own) == own
         assert through_thinking(list(f"{open}Hm.{close}Yes"), own=own) == ("Yes", "Hm.")
 
     @pytest.mark.parametrize("template", ["if (enable_thinking)", "<thinkers>", "messages[thinking]", "<b></b>"])
-    def test_a_word_is_no_tag(self, template: str):
+    def test_a_word_is_no_tag(self, template: str) -> None:
         assert known(template, []) is None
 
 
@@ -242,10 +244,10 @@ CHANNELS = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|
 
 class TestHarmony:
     @given(st.sets(st.integers(1, 120), max_size=30))
-    def test_every_split_gives_the_same_two_texts(self, where: set[int]):
+    def test_every_split_gives_the_same_two_texts(self, where: set[int]) -> None:
         assert parted(HarmonySplitter(), cut(harmony(CHANNELS), where)) == ("Hi <|x y", "Hm.")
 
-    def test_only_the_end_of_what_is_said_is_the_end(self):
+    def test_only_the_end_of_what_is_said_is_the_end(self) -> None:
         splitter = HarmonySplitter()
         splitter.push(harmony("<|channel|>analysis<|message|>Hm.<|end|>"))
         assert not splitter.over
@@ -254,15 +256,15 @@ class TestHarmony:
         splitter.push(harmony("<|start|>assistant<|channel|>final<|message|>Hi<|end|>"))
         assert splitter.over
 
-    def test_messages_of_a_kind_are_paragraphs(self):
+    def test_messages_of_a_kind_are_paragraphs(self) -> None:
         parts = ("analysis", "a"), ("commentary", "b"), ("analysis", "c"), ("final", "d")
         text = "<|end|><|start|>assistant".join(f"<|channel|>{name}<|message|>{said}" for name, said in parts)
         assert parted(HarmonySplitter(), [harmony(text)]) == ("b\n\nd", "a\n\nc")
 
-    def test_text_in_no_channel_is_said_and_text_like_a_token_is_text(self):
+    def test_text_in_no_channel_is_said_and_text_like_a_token_is_text(self) -> None:
         assert parted(HarmonySplitter(), ["Hi <|channel|>x<|message|>"]) == ("Hi <|channel|>x<|message|>", "")
 
-    def test_it_is_known_by_its_tokens(self):
+    def test_it_is_known_by_its_tokens(self) -> None:
         assert known("<think>", ["<|channel|>", "<|message|>", "<think>"]) is HARMONY
         assert opened_by("<|start|>assistant<|channel|>analysis<|message|>") is HARMONY
 
@@ -280,21 +282,21 @@ RESPONSE = {
 
 class TestResponseTemplate:
     @pytest.mark.parametrize("prompt", ["Hi<|assistant|>", "<mind:old><|assistant|>"])
-    def test_it_parts_the_reply(self, prompt: str):
+    def test_it_parts_the_reply(self, prompt: str) -> None:
         text = "<mind:one>\nhm\n\nwell\n</mind>\nYes\n\nand"
         for pieces in (list(text), [text]):
             assert parted(TemplateSplitter(RESPONSE, prompt), pieces) == ("Yes\n\nand", "hm\n\nwell")
 
-    def test_what_the_template_opened_goes_on(self):
+    def test_what_the_template_opened_goes_on(self) -> None:
         assert parted(TemplateSplitter(RESPONSE, "<|assistant|><mind:one>"), ["hm</mind>Yes"]) == ("Yes", "hm")
 
-    def test_what_does_not_parse_is_said(self):
+    def test_what_does_not_parse_is_said(self) -> None:
         said, thought = parted(TemplateSplitter(RESPONSE, "<|assistant|>"), list("A <call>no json</call> and more"))
         assert said.startswith("A no json")
         assert said.endswith(" and more")
         assert thought == ""
 
-    def test_one_that_knows_no_more_than_tags_is_read_as_tags(self):
+    def test_one_that_knows_no_more_than_tags_is_read_as_tags(self) -> None:
         assert known("", [], RESPONSE) is None
         response = {"fields": {"reasoning_content": {"open": "<hm>", "close": "</hm>"}}}
         assert known("", [], response) == Tags("<hm>", "</hm>", lines=False)

@@ -46,7 +46,7 @@ def played(doings: list[str | int]) -> tuple[FairQueue[str], dict[str, list[str]
 
 
 @given(DOINGS)
-def test_the_order_told_is_the_order_served(doings: list[str | int]):
+def test_the_order_told_is_the_order_served(doings: list[str | int]) -> None:
     queue, lines = played(doings)
     told = list(queue)
     assert len(queue) == len(told) == sum(map(len, lines.values()))
@@ -55,7 +55,7 @@ def test_the_order_told_is_the_order_served(doings: list[str | int]):
 
 
 @given(DOINGS)
-def test_each_users_own_order_is_kept_and_nobody_is_served_twice_before_another_once(doings: list[str | int]):
+def test_each_users_own_order_is_kept_and_nobody_is_served_twice_before_another_once(doings: list[str | int]) -> None:
     queue, lines = played(doings)
     order = popped(queue)
     for user, line in lines.items():
@@ -71,11 +71,11 @@ def test_each_users_own_order_is_kept_and_nobody_is_served_twice_before_another_
     ("users", "order"),
     [("aaabc", "a0 b3 c4 a1 a2"), ("abab", "a0 b1 a2 b3"), ("aaa", "a0 a1 a2"), ("", "")],
 )
-def test_users_take_turns(users: str, order: str):
+def test_users_take_turns(users: str, order: str) -> None:
     assert popped(queue_of(users)) == order.split()
 
 
-def test_who_was_served_goes_behind_those_who_came_meanwhile():
+def test_who_was_served_goes_behind_those_who_came_meanwhile() -> None:
     queue = queue_of("aa")
     assert queue.pop() == "a0"
     queue.put("b", "b")
@@ -84,7 +84,7 @@ def test_who_was_served_goes_behind_those_who_came_meanwhile():
 
 
 @pytest.mark.parametrize(("item", "left"), [("b1", "a0 b3 c2"), ("c2", "a0 b1 b3"), ("not there", "a0 b1 c2 b3")])
-def test_dropping(item: str, left: str):
+def test_dropping(item: str, left: str) -> None:
     queue = queue_of("abcb")
     queue.drop(item)
     queue.drop(item)
@@ -92,7 +92,7 @@ def test_dropping(item: str, left: str):
 
 
 @pytest.mark.parametrize("empty", [lambda queue: queue.pop(), lambda queue: queue.drop("a0")])
-def test_a_line_that_has_ended_leaves_nothing(empty: Callable[[FairQueue[str]], object]):
+def test_a_line_that_has_ended_leaves_nothing(empty: Callable[[FairQueue[str]], object]) -> None:
     queue = queue_of("a")
     empty(queue)
     assert (len(queue), list(queue), queue._lines) == (0, [], {})
