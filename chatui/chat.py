@@ -49,11 +49,11 @@ class ChatRequest:
     settings: GenerationSettings
     model: str = ""
     user: str = ""
-    whole: bool = False
+    no_truncation: bool = False
     ignore_eos: bool = False
     trace: bool = False
     ticket: str = ""
-    chat: str = ""
+    temporary_conversation: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Prompt:
     notes: tuple[str, ...] = ()
 
     @property
-    def pieces(self) -> tuple[str, ...]:
+    def token_texts(self) -> tuple[str, ...]:
         """The text of each token; together they are `text`."""
         return tuple(self.text[start:end] for start, end in zip((0, *self.ends), self.ends, strict=False))
 
@@ -144,15 +144,15 @@ class ReplyDelta:
     tokens: int = 0
     prompt: Prompt | None = None
     finish: Finish | None = None
-    place: int | None = None
-    read: int | None = None
+    queue_position: int | None = None
+    prefilled_tokens: int | None = None
     snapshot: Callable[[], TraceSnapshot] | None = None
-    folds: str | None = None
+    reasoning_remainder: str | None = None
 
-    def onto(self, text: str, reasoning: str) -> tuple[str, str]:
+    def apply_to(self, text: str, reasoning: str) -> tuple[str, str]:
         """A reply's text and reasoning with what this adds to them."""
-        if self.folds is not None:
-            text, reasoning = "", (reasoning + text + self.folds).strip("\r\n")
+        if self.reasoning_remainder is not None:
+            text, reasoning = "", (reasoning + text + self.reasoning_remainder).strip("\r\n")
         return text + self.text, reasoning + self.reasoning
 
 
@@ -227,7 +227,7 @@ class ModelInfo:
     template: TemplateFacts | None = None
     anatomy: ModelAnatomy | None = None
 
-    def reserve(self, settings: GenerationSettings) -> int:
+    def reserved_tokens(self, settings: GenerationSettings) -> int:
         """Tokens of the context that are kept free for the reply."""
         return min(settings.max_new_tokens, self.context_length // 4)
 
@@ -256,7 +256,7 @@ class Backend(Protocol):
     def admit(self, user: str) -> str:
         """A ticket for a request of this user that is about to come, which keeps its place. Raises OverloadError."""
 
-    def dismiss(self, ticket: str) -> None:
+    def release_ticket(self, ticket: str) -> None:
         """The request will not come; nothing where it has come."""
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:

@@ -260,7 +260,7 @@ def _generation(inspection: Inspection, settings: GenerationSettings, seed: int)
     script = f"\n{''.join(comments)}output = model.generate(\n{given})\n{SHOWN}"
     if finish is None or finish.completion_tokens != written:
         return script
-    kept = _checksum(inspection.traces.tokens)
+    kept = _checksum(inspection.traces.chosen_ids)
     return f'{script}print("The reply is that of chatui:", checksum(reply) == {kept})\n'
 
 

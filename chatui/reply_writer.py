@@ -32,17 +32,17 @@ CLOSE_TIMEOUT_SECONDS = 5.0
 class WritableReply(Protocol):
     """A reply that is being written: `unkept` while the store does not take it, and `kept` once its end is there."""
 
-    kept: bool
-    unkept: ChatError | None
+    saved: bool
+    save_error: ChatError | None
     task: asyncio.Task[None] | None
 
-    def progress(self) -> ReplyUpdate:
+    def to_update(self) -> ReplyUpdate:
         """How far it has come."""
 
-    def lose(self, left: StoredMessage | None) -> None:
+    def give_up(self, left: StoredMessage | None) -> None:
         """It is no longer ours to write; the store has `left` of it."""
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Wake the listeners."""
 
 
@@ -117,7 +117,7 @@ class ReplyWriter(Generic[R]):
         due = {id: reply for id, reply in self.replies.items() if self._refused.get(id, now) <= now}
         if not due:
             return
-        progress = {id: reply.progress() for id, reply in due.items()}
+        progress = {id: reply.to_update() for id, reply in due.items()}
         writing = asyncio.get_running_loop().run_in_executor(self._thread, self._write_down, due, progress)
         try:
             while not (await asyncio.wait({writing}, timeout=STORE_TIMEOUT_SECONDS))[0]:
@@ -148,23 +148,23 @@ class ReplyWriter(Generic[R]):
 
     def _are_unkept(self, error: Exception) -> None:
         for reply in self.replies.values():
-            reply.unkept = error if isinstance(error, ChatError) else unexpected(error)
-            reply.tell()
+            reply.save_error = error if isinstance(error, ChatError) else unexpected(error)
+            reply.notify()
 
     def _take(self, id: str, progress: ReplyUpdate, written: UpdateResult) -> None:
         """What became of what was written down."""
         reply = self.replies[id]
-        reply.unkept = written.error
+        reply.save_error = written.error
         if written.error is not None:
             self._refused[id] = time.monotonic() + RETRY_SECONDS
         else:
             self._refused.pop(id, None)
             if written.lease_lost:
-                reply.lose(written.stored)
+                reply.give_up(written.stored)
             elif progress.state == "running":
                 if written.stop_requested and reply.task is not None:
                     reply.task.cancel()
                 return
             del self.replies[id]
-            reply.kept = True
-        reply.tell()
+            reply.saved = True
+        reply.notify()

@@ -74,29 +74,29 @@ class ReplyProgress:
     reasoning: str = ""
     tokens: int = 0
     dropped: int = 0
-    place: int | None = None
+    queue_position: int | None = None
     prompt: Prompt | None = None
     snapshot: Callable[[], TraceSnapshot] = TraceSnapshot
-    read: int | None = None
-    earlier: int = 0
+    prefilled_tokens: int | None = None
+    earlier_messages: int = 0
     finish: Finish | None = None
-    started: float = field(default_factory=time.perf_counter)
+    started_at: float = field(default_factory=time.perf_counter)
     first_text_at: float | None = None
-    thought_at: float | None = None
+    reasoning_ended_at: float | None = None
 
     def add(self, delta: ReplyDelta) -> None:
         """Take in a delta that has come."""
-        self.place = self.place if delta.place is None else delta.place
-        self.read = self.read if delta.read is None else delta.read
+        self.queue_position = self.queue_position if delta.queue_position is None else delta.queue_position
+        self.prefilled_tokens = self.prefilled_tokens if delta.prefilled_tokens is None else delta.prefilled_tokens
         if delta.prompt is not None:
-            self.dropped = delta.prompt.dropped + self.earlier
+            self.dropped = delta.prompt.dropped + self.earlier_messages
             self.prompt = replace(delta.prompt, dropped=self.dropped)
         self.snapshot = delta.snapshot or self.snapshot
         if (delta.text or delta.reasoning) and self.first_text_at is None:
             self.first_text_at = time.perf_counter()
-        self.text, self.reasoning = delta.onto(self.text, self.reasoning)
-        if delta.text and self.reasoning and self.thought_at is None:
-            self.thought_at = time.perf_counter()
+        self.text, self.reasoning = delta.apply_to(self.text, self.reasoning)
+        if delta.text and self.reasoning and self.reasoning_ended_at is None:
+            self.reasoning_ended_at = time.perf_counter()
         self.tokens += delta.tokens
         self.finish = delta.finish or self.finish
 
@@ -111,26 +111,26 @@ class RunningReply:
     def __init__(self, store: Store, owner: str, begun: StartedTurn, author: Author, lease: str | None = None) -> None:
         self.store, self.owner, self.lease = store, owner, lease
         self.conversation: ConversationInfo = begun.conversation
-        self.path, self.earlier = begun.path, begun.earlier
+        self.path, self.earlier_messages = begun.path, begun.earlier
         self.message: StoredMessage = begun.reply
         self.author = author
-        self.growing = ReplyProgress(author.prefix, author.prefix_reasoning, earlier=begun.earlier)
+        self.progress = ReplyProgress(author.prefix, author.prefix_reasoning, earlier_messages=begun.earlier)
         self.state: MessageState = "running"
         self.error: ChatError | None = None
-        self.kept = False
-        self.unkept: ChatError | None = None
+        self.saved = False
+        self.save_error: ChatError | None = None
         self.task: asyncio.Task[None] | None = None
         self._listeners: set[asyncio.Event] = set()
 
-    async def changes(self, until_kept: bool = False) -> AsyncIterator[None]:
+    async def changes(self, until_saved: bool = False) -> AsyncIterator[None]:
         """Comes at once, then whenever there may be news, several times a second; ends once the reply's end is kept.
 
-        It also ends where the store refuses the end, unless it is to go on `until_kept`.
+        It also ends where the store refuses the end, unless it is to go on `until_saved`.
         """
         news = asyncio.Event()
         self._listeners.add(news)
         try:
-            while not self.kept and (until_kept or not (self.unkept and self.state != "running")):
+            while not self.saved and (until_saved or not (self.save_error and self.state != "running")):
                 yield
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(HEARTBEAT_SECONDS):
@@ -139,7 +139,7 @@ class RunningReply:
         finally:
             self._listeners.discard(news)
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Wake the listeners."""
         for news in self._listeners:
             news.set()
@@ -148,16 +148,16 @@ class RunningReply:
         """The reply as the store would give it now."""
         return replace(
             self.message,
-            content=self.growing.text,
-            reasoning=self.growing.reasoning,
+            content=self.progress.text,
+            reasoning=self.progress.reasoning,
             state=self.state,
-            finish=self.growing.finish,
+            finish=self.progress.finish,
             error=error_text(self.error),
         )
 
-    def progress(self) -> ReplyUpdate:
+    def to_update(self) -> ReplyUpdate:
         """What to keep of it now."""
-        grown = self.growing
+        grown = self.progress
         return ReplyUpdate(
             self.owner,
             self.message.id,
@@ -169,14 +169,14 @@ class RunningReply:
             lease=self.lease,
         )
 
-    def lose(self, left: StoredMessage | None) -> None:
+    def give_up(self, left: StoredMessage | None) -> None:
         """It was given up by another server, or removed, and ends as the store has it."""
         if self.task is not None:
             self.task.cancel()
         self.error = StoreError(*(LEASE_LOST if left else CONVERSATION_REMOVED))
-        self.state, self.growing.finish = "stopped", None
+        self.state, self.progress.finish = "stopped", None
         if left is not None:
-            self.growing.text, self.growing.reasoning, self.state = left.content, left.reasoning, left.state
+            self.progress.text, self.progress.reasoning, self.state = left.content, left.reasoning, left.state
 
 
 class Runner:
@@ -187,8 +187,8 @@ class Runner:
 
     def __init__(self, backend: Backend, kept: Store, passing: Store, inspect: bool = True) -> None:
         self.backend = backend
-        self.inspects = inspect
-        self.kept, self.passing = kept, passing
+        self.keeps_inspections = inspect
+        self.persistent_store, self.temporary_store = kept, passing
         self._keepers = {temporary: ReplyWriter(self.store(temporary), self._told) for temporary in (False, True)}
         self._housekeeping: asyncio.Task[None] | None = None
         self._silent: dict[tuple[str, str], datetime] = {}
@@ -196,33 +196,33 @@ class Runner:
 
     def store(self, temporary: bool) -> Store:
         """The store of one kind or the other."""
-        return self.passing if temporary else self.kept
+        return self.temporary_store if temporary else self.persistent_store
 
     def owner_store(self, owner: str, temporary: bool = False) -> OwnerStore:
         """What this owner has there."""
         return self.store(temporary).for_owner(owner)
 
     @property
-    def replies(self) -> int:
+    def running_count(self) -> int:
         """How many are being written here now."""
         return len(self._lives())
 
     @property
-    def readable(self) -> int | None:
+    def max_read_characters(self) -> int | None:
         """How many characters of a conversation the model can read at most; None while that is not known."""
         info = self.backend.models()[0].info
         return info.context_length * MAX_CHARACTERS_PER_TOKEN if info else None
 
-    def live(self, owner: str, message: str) -> RunningReply | None:
+    def running_reply(self, owner: str, message: str) -> RunningReply | None:
         """The reply with this id while it is written here, for its owner only."""
         found = next((live for live in self._lives() if live.message.id == message), None)
         return found if found is not None and found.owner == owner else None
 
-    def writing(self, owner: str, conversation: str) -> list[RunningReply]:
+    def running_replies(self, owner: str, conversation: str) -> list[RunningReply]:
         """The replies of this conversation that are written here now."""
         return [live for live in self._lives() if live.conversation.id == conversation and live.owner == owner]
 
-    async def ask(self, owner: str, turn: NewTurn, temporary: bool = False) -> RunningReply:
+    async def start_reply(self, owner: str, turn: NewTurn, temporary: bool = False) -> RunningReply:
         """Begin a reply. It is written to its end, heard or not.
 
         Raises OverloadError, LimitError, NotFoundError or StoreError; nothing is kept then.
@@ -231,24 +231,26 @@ class Runner:
         lease = secrets.token_urlsafe(16)
         ticket = self.backend.admit(owner)
         try:
-            begun = await asyncio.to_thread(self.owner_store(owner, temporary).start_turn, turn, lease, self.readable)
+            begun = await asyncio.to_thread(
+                self.owner_store(owner, temporary).start_turn, turn, lease, self.max_read_characters
+            )
         except BaseException:
-            self.backend.dismiss(ticket)
+            self.backend.release_ticket(ticket)
             raise
         keeper = self._keepers[temporary]
         begun = replace(begun, path=self._newest(owner, begun.path))
         live = RunningReply(keeper.store, owner, begun, turn.author, lease)
         keeper.replies[live.message.id] = live
         chat = begun.conversation.id if temporary else ""
-        request = replace(_chat_request(live, self.inspects), ticket=ticket, chat=chat)
+        request = replace(_chat_request(live, self.keeps_inspections), ticket=ticket, temporary_conversation=chat)
         live.task = asyncio.create_task(self._write(live, request))
         live.task.add_done_callback(lambda _: self._over(live, keeper, ticket))
         return live
 
-    async def path(self, owner: str, conversation: str, leaf: str | None = None, temporary: bool = False) -> Path:
+    async def read_path(self, owner: str, conversation: str, leaf: str | None = None, temporary: bool = False) -> Path:
         """What ask() reads up to `leaf`, by default the conversation's own. Raises NotFoundError."""
         path = await asyncio.to_thread(
-            self.owner_store(owner, temporary).context_path, conversation, self.readable, leaf
+            self.owner_store(owner, temporary).context_path, conversation, self.max_read_characters, leaf
         )
         return replace(path, messages=self._newest(owner, path.messages))
 
@@ -257,21 +259,21 @@ class Runner:
 
         Returns once that is kept, or the store refuses it.
         """
-        stopping = self.writing(owner, conversation)
+        stopping = self.running_replies(owner, conversation)
         for live in stopping:
             if live.task is not None:
                 live.task.cancel()
         for live in stopping:
             async for _ in live.changes():
                 pass
-        if conversation and not temporary and not any(live.unkept for live in stopping):
+        if conversation and not temporary and not any(live.save_error for live in stopping):
             await self._stop_elsewhere(owner, conversation)
 
     async def discard(self, owner: str, conversation: str) -> None:
         """End what is written in a temporary chat, and remove all of it at once."""
         await self.stop(owner, conversation, temporary=True)
         self.backend.forget(conversation)
-        await asyncio.to_thread(self.passing.discard, owner, conversation)
+        await asyncio.to_thread(self.temporary_store.discard, owner, conversation)
 
     async def _stop_elsewhere(self, owner: str, conversation: str) -> None:
         owner_store, until = self.owner_store(owner), time.monotonic() + STOP_TIMEOUT_SECONDS
@@ -303,7 +305,7 @@ class Runner:
 
     def _newest(self, owner: str, path: Sequence[StoredMessage]) -> tuple[StoredMessage, ...]:
         """The messages; what the store does not take yet is newer here."""
-        known = (self.live(owner, message.id) for message in path)
+        known = (self.running_reply(owner, message.id) for message in path)
         return tuple(live.as_message() if live else message for live, message in zip(known, path, strict=True))
 
     def _lives(self) -> list[RunningReply]:
@@ -313,8 +315,8 @@ class Runner:
         try:
             async with contextlib.aclosing(self.backend.stream(request)) as stream:
                 async for delta in stream:
-                    live.growing.add(delta)
-                    live.tell()
+                    live.progress.add(delta)
+                    live.notify()
             live.state = "finished"
         except ChatError as error:
             live.state, live.error = "failed", error
@@ -324,7 +326,7 @@ class Runner:
 
     def _over(self, live: RunningReply, keeper: ReplyWriter[RunningReply], ticket: str) -> None:
         """Its task has ended, perhaps before it began."""
-        self.backend.dismiss(ticket)
+        self.backend.release_ticket(ticket)
         if live.state == "running":
             live.state = "interrupted" if self._closing else "stopped"
         keeper.wake()
@@ -348,25 +350,25 @@ class Runner:
 
     def _sweep(self) -> None:
         """Those that are silent still at the second look have lost their server; what is written here has not."""
-        found = self.kept.stale_replies(LEASE_TIMEOUT)
+        found = self.persistent_store.stale_replies(LEASE_TIMEOUT)
         silent = {key: heard for key, heard in found.items() if key[1] not in self._keepers[False].replies}
         lost = {key: heard for key, heard in silent.items() if self._silent.get(key) == heard}
         if lost:
-            self.kept.interrupt_stale(LEASE_TIMEOUT, lost)
+            self.persistent_store.interrupt_stale(LEASE_TIMEOUT, lost)
         self._silent = silent
-        self.kept.remove_unfinished_imports(IMPORT_TIMEOUT)
+        self.persistent_store.remove_unfinished_imports(IMPORT_TIMEOUT)
 
     def _purge(self) -> None:
-        self.kept.purge(TRASH_RETENTION)
-        for conversation in self.passing.purge_temporary(TEMPORARY_FOR):
+        self.persistent_store.purge(TRASH_RETENTION)
+        for conversation in self.temporary_store.purge_temporary(TEMPORARY_FOR):
             self.backend.forget(conversation)
 
     def _told(self, live: RunningReply) -> bytes | None:
-        return self._inspection(live) if self.inspects else None
+        return self._inspection(live) if self.keeps_inspections else None
 
     def _inspection(self, live: RunningReply) -> bytes | None:
         """How a reply that is over came about, packed, as far as that is known."""
-        grown, model = live.growing, self.backend.models()[0].info
+        grown, model = live.progress, self.backend.models()[0].info
         if grown.prompt is None or model is None:
             return None
         try:
@@ -374,7 +376,7 @@ class Runner:
             # Of a reply that was stopped, a token more may have been chosen than has come.
             traces = told.traces[: grown.tokens]
             cancelled = told.finish and replace(told.finish, completion_tokens=grown.tokens)
-            texts = self.backend.decode_tokens(traces.told)
+            texts = self.backend.decode_tokens(traces.all_ids)
             return Inspection(model, grown.prompt, traces, texts, grown.finish or cancelled).packed()
         except Exception:
             log.exception("how a reply came about could not be told")

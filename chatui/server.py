@@ -78,7 +78,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
         lifespan=lifespan,
         routes=[
             *_routes(backend),
-            *downloads.routes(runner.kept, owner_of),
+            *downloads.routes(runner.persistent_store, owner_of),
             prerender.route(runner, owner_of),
             routes.mount(backend, settings),
         ],

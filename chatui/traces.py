@@ -60,12 +60,12 @@ class Traces(Sequence[TokenTrace]):
             raise ValueError("traces that end within a token's")
 
     @property
-    def tokens(self) -> list[int]:
+    def chosen_ids(self) -> list[int]:
         """The tokens that were chosen."""
         return self._integers[self.width - 1 :: self._size].tolist()
 
     @property
-    def told(self) -> set[int]:
+    def all_ids(self) -> set[int]:
         """All tokens of which something is told."""
         ids = self._integers
         return {id for first in range(0, len(ids), self._size) for id in ids[first : first + self.width]}

@@ -131,11 +131,13 @@ def message_calls() -> list[Call]:
         Call(
             ReplyRequests.start, character_prompt.build_prompt, loop, "Makes the system prompt of persona and lorebook."
         ),
-        Call(ReplyRequests.start, Runner.ask, loop, "Starts a reply, which goes on whether or not a tab is open."),
-        Call(Runner.ask, LocalBackend.admit, loop, "Reserves a place in the queue, or refuses."),
-        Call(Runner.ask, OwnerStore.start_turn, store, "Saves the question and an empty reply in one transaction."),
-        Call(Runner.ask, build_messages, loop, "Makes the list of messages with roles."),
-        Call(Runner.ask, LocalBackend.stream, loop, "Puts the request into the queue; yields the reply in pieces."),
+        Call(
+            ReplyRequests.start, Runner.start_reply, loop, "Starts a reply, which goes on whether or not a tab is open."
+        ),
+        Call(Runner.start_reply, LocalBackend.admit, loop, "Reserves a place in the queue, or refuses."),
+        Call(Runner.start_reply, OwnerStore.start_turn, store, "Saves question and empty reply in one transaction."),
+        Call(Runner.start_reply, build_messages, loop, "Makes the list of messages with roles."),
+        Call(Runner.start_reply, LocalBackend.stream, loop, "Queues the request; yields the reply in pieces."),
         Call(LocalBackend.stream, Together.prepare, prompts, "Makes the prompt of the next request ahead of its turn."),
         Call(Together.prepare, reply.preview, prompts, "Applies template and tokenizer for this model."),
         Call(reply.preview, prompt.build, prompts, "Messages to text by the chat template, text to token ids."),
@@ -150,8 +152,8 @@ def message_calls() -> list[Call]:
         Call(Together.step, ReplyBuilder.push, model, "Token id to a piece of the reply, and whether it is over."),
         Call(ReplyBuilder.push, IncrementalDecoder.push, model, "Token ids to whole characters."),
         Call(ReplyBuilder.push, StopStrings.push, model, "Ends the text before a stop string."),
-        Call(Runner.ask, ReplyProgress.add, loop, "Adds each piece that comes to what is known of the reply."),
-        Call(Runner.ask, RunningReply.tell, loop, "Wakes the tabs that show this reply."),
+        Call(Runner.start_reply, ReplyProgress.add, loop, "Adds each piece that comes to what is known of the reply."),
+        Call(Runner.start_reply, RunningReply.notify, loop, "Wakes the tabs that show this reply."),
         Call(ConversationView.show, RunningReply.changes, loop, "Waits in a tab until there is something new to show."),
         Call(
             ConversationView.show,
@@ -159,7 +161,7 @@ def message_calls() -> list[Call]:
             loop,
             "Makes what the chat shows of it, a few times a second.",
         ),
-        Call(ReplyWriter, RunningReply.progress, loop, "Takes what has been written, several times a second."),
+        Call(ReplyWriter, RunningReply.to_update, loop, "Takes what has been written, several times a second."),
         Call(ReplyWriter, Store.update_replies, store, "Saves it; the last time with what Inspect shows."),
     ]
 

@@ -118,7 +118,7 @@ class FakeBackend:
         self._words: dict[int, str] = {}
         self.full: Exception | None = None
         self.admitted: list[str] = []
-        self.dismissed: list[str] = []
+        self.released_tickets: list[str] = []
 
     def models(self) -> list[ModelStatus]:
         return [self.status]
@@ -129,8 +129,8 @@ class FakeBackend:
         self.admitted.append(user)
         return user
 
-    def dismiss(self, ticket: str) -> None:
-        self.dismissed.append(ticket)
+    def release_ticket(self, ticket: str) -> None:
+        self.released_tickets.append(ticket)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         self.requests.append(request)

@@ -147,7 +147,7 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
         settings,
         model.name,
         user,
-        whole=True,
+        no_truncation=True,
         ignore_eos=chat.ignore_eos,
     )
     return ParsedRequest(request, chat.stream, bool(chat.stream_options.include_usage))

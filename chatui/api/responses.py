@@ -69,7 +69,7 @@ class ChatCompletionWriter:
 
         Content that turns out to have been a thought cannot be taken back: it comes again as `reasoning_content`.
         """
-        folds, notes = any(delta.folds is not None for delta in deltas), _notes(deltas)
+        folds, notes = any(delta.reasoning_remainder is not None for delta in deltas), _notes(deltas)
         content, reasoning = _grown(deltas, self._content if folds else "")
         if folds and self._content:
             notes = {"notes": [*notes.get("notes", []), FOLDED]}
@@ -77,9 +77,9 @@ class ChatCompletionWriter:
         if (said := _said(content, reasoning)) or notes:
             return self._chunk(said, **notes)
         last = deltas[-1] if deltas else ReplyDelta()
-        if last.place is not None:
-            return b": place %d\n\n" % last.place
-        return b": read %d\n\n" % last.read if last.read is not None else b""
+        if last.queue_position is not None:
+            return b": place %d\n\n" % last.queue_position
+        return b": read %d\n\n" % last.prefilled_tokens if last.prefilled_tokens is not None else b""
 
     def ending(self, finish: Finish) -> bytes:
         """The last events: why the reply ended, what it used where the client asked, and that it is over."""
@@ -146,7 +146,7 @@ def _grown(deltas: Sequence[ReplyDelta], text: str = "") -> tuple[str, str]:
     """The text and the reasoning that the deltas make of what came before."""
     reasoning = ""
     for delta in deltas:
-        text, reasoning = delta.onto(text, reasoning)
+        text, reasoning = delta.apply_to(text, reasoning)
     return text, reasoning
 
 

@@ -172,7 +172,7 @@ async def _first(incoming: ReplyStream) -> list[ReplyDelta]:
     """The deltas until more than a place in the queue is known, or for HOLD_SECONDS."""
     deltas: list[ReplyDelta] = []
     until = time.monotonic() + HOLD_SECONDS
-    while all(delta.place is not None for delta in deltas) and (patience := until - time.monotonic()) > 0:
+    while all(delta.queue_position is not None for delta in deltas) and (patience := until - time.monotonic()) > 0:
         deltas += await incoming.batch(patience)
     return deltas
 

@@ -161,7 +161,7 @@ class LocalBackend:
             self._coming[ticket] = user
         return ticket
 
-    def dismiss(self, ticket: str) -> None:
+    def release_ticket(self, ticket: str) -> None:
         """The request will not come; nothing where it has come."""
         with self._changed:
             self._coming.pop(ticket, None)
@@ -342,7 +342,7 @@ class LocalBackend:
     def _forget(self, model: Model) -> None:
         """Those chats that are over, and of which nothing is written any more."""
         with self._changed:
-            written = {job.request.chat for job in self._going.values()}
+            written = {job.request.temporary_conversation for job in self._going.values()}
             over, self._over = self._over - written, self._over & written
         for chat in over:
             model.forget(chat)
@@ -361,7 +361,7 @@ class LocalBackend:
         for place, job in enumerate(self._line(), 1):
             if job.place != place:
                 job.place = place
-                _send([(job, ReplyDelta(place=place))])
+                _send([(job, ReplyDelta(queue_position=place))])
 
     def _fail(self, job: _Job, error: Exception) -> None:
         if not isinstance(error, ChatError):

@@ -36,7 +36,7 @@ class ReplyBuilder:
     """
 
     def __init__(self, loaded: LoadedModel, request: ChatRequest) -> None:
-        settings, self.chat = request.settings, request.chat
+        settings, self.chat = request.settings, request.temporary_conversation
         context = loaded.info.context_length
         self.prompt = preview(loaded, request)
         self.seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
@@ -137,7 +137,7 @@ class ReplyBuilder:
 
 
 def _delta(parts: Parts, **told: Any) -> ReplyDelta:
-    return ReplyDelta(parts.said, parts.thought, tokens=1, folds=parts.folds, **told)
+    return ReplyDelta(parts.said, parts.thought, tokens=1, reasoning_remainder=parts.folds, **told)
 
 
 class _Sent:
@@ -154,10 +154,10 @@ class _Sent:
 def preview(loaded: LoadedModel, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt:
     """The prompt of this request. Raises PromptError where it does not fit."""
     info = loaded.info
-    limit = info.context_length - (1 if request.whole else info.reserve(request.settings))
+    limit = info.context_length - (1 if request.no_truncation else info.reserved_tokens(request.settings))
     known = None if memo is None else memo.setdefault("sections", Known())
     try:
-        return prompts.build(loaded.tokenizer, loaded.template, request.messages, limit, request.whole, known)
+        return prompts.build(loaded.tokenizer, loaded.template, request.messages, limit, request.no_truncation, known)
     finally:
         if known is not None:
             known.forget_the_rest()

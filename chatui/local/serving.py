@@ -95,7 +95,7 @@ class Together:
             raise RuntimeError("begin() needs room()")
         reply.begin(queue_seconds, row.cached)
         self._replies[row] = reply
-        self._begun.append((row, ReplyDelta(prompt=reply.prompt, read=row.cached, snapshot=reply.teller)))
+        self._begun.append((row, ReplyDelta(prompt=reply.prompt, prefilled_tokens=row.cached, snapshot=reply.teller)))
         return row
 
     def step(self) -> list[StepResult]:
@@ -142,7 +142,7 @@ class Together:
             del self._replies[event.row]
             return event.error
         if event.token is None:
-            return ReplyDelta(read=event.read)
+            return ReplyDelta(prefilled_tokens=event.read)
         delta = reply.push(event.token, event.rows)
         if reply.over:
             self.end(event.row)

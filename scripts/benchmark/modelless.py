@@ -28,7 +28,7 @@ class NoModel:
         """There is room."""
         return ""
 
-    def dismiss(self, _: str) -> None:
+    def release_ticket(self, _: str) -> None:
         """There still is."""
 
     async def stream(self, _: ChatRequest) -> AsyncGenerator[ReplyDelta]:

@@ -48,10 +48,10 @@ async def talked(runner: Runner, settings: GenerationSettings, users: int, name:
         chance = random.Random(f"{name} {number}")
         question = ", ".join(chance.sample(WORDS, 12)) + TASK
         author = Author("", "", persona.system_prompt, settings, seed=chance.getrandbits(32))
-        live = await runner.ask(f"user {number}", NewTurn(None, None, question, author, persona))
+        live = await runner.start_reply(f"user {number}", NewTurn(None, None, question, author, persona))
         async for _ in live.changes():
             pass
-        return live.growing.tokens
+        return live.progress.tokens
 
     began = time.perf_counter()
     tokens = sum(await asyncio.gather(*(user(number) for number in range(users))))

@@ -147,8 +147,14 @@ def test_waiting_and_reading_are_counted_in_one_line(chat: Open) -> None:
     second, next_up, some, most = Hold(), Hold(), Hold(), Hold()
     prompt = Prompt("p", tuple(range(1024)))
     page = chat(["Hello."])
-    waiting = [ReplyDelta(place=3), second, ReplyDelta(place=2), ReplyDelta(place=1), next_up]
-    reading = [ReplyDelta(prompt=prompt, read=128), some, ReplyDelta(read=1000), most]
+    waiting = [
+        ReplyDelta(queue_position=3),
+        second,
+        ReplyDelta(queue_position=2),
+        ReplyDelta(queue_position=1),
+        next_up,
+    ]
+    reading = [ReplyDelta(prompt=prompt, prefilled_tokens=128), some, ReplyDelta(prefilled_tokens=1000), most]
     page.backend.before = [*waiting, *reading]
     page.page.evaluate(PHASES)
     page.ask("hi")

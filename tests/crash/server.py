@@ -47,7 +47,9 @@ class Told:
         if chat is not None:
             await self._runner.stop(OWNER, chat, temporary)
         author = Author("words", "", "", GenerationSettings(), 1)
-        live = await self._runner.ask(OWNER, NewTurn(chat, parent, f"{words}/{pace}", author, PRESETS[0]), temporary)
+        live = await self._runner.start_reply(
+            OWNER, NewTurn(chat, parent, f"{words}/{pace}", author, PRESETS[0]), temporary
+        )
         self._lives[live.message.id] = live
         return {"chat": live.conversation.id, "reply": live.message.id}
 
@@ -64,9 +66,9 @@ class Told:
         """A reply that was asked for here."""
         live = self._lives[reply]
         message = live.as_message()
-        unkept = str(live.unkept) if live.unkept else ""
+        unkept = str(live.save_error) if live.save_error else ""
         said = {"state": message.state, "error": message.error, "words": message.content.count(" ")}
-        return {**said, "kept": live.kept, "unkept": unkept}
+        return {**said, "kept": live.saved, "unkept": unkept}
 
     async def read(self, reply: str) -> dict[str, Any]:
         """A reply as the store has it."""

@@ -96,7 +96,7 @@ async def repaired(data_dir: Path) -> float:
         return time.monotonic() - began
     finally:
         await runner.close()
-        runner.kept.close()
+        runner.persistent_store.close()
 
 
 def rounds(data_dir: Path, count: int, repair_each: int) -> None:

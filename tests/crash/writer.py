@@ -63,10 +63,10 @@ async def talk(runner: Runner, journal: Journal, owner: str, start: str) -> None
     while True:
         key = f"{start}-{owner}-{turn}"
         author = Author("words", "", "", GenerationSettings(), turn)
-        live = await runner.ask(owner, NewTurn(conversation, parent, key, author, PRESETS[0]))
+        live = await runner.start_reply(owner, NewTurn(conversation, parent, key, author, PRESETS[0]))
         async for _ in live.changes():
             pass
-        assert live.kept
+        assert live.saved
         journal.write(f"k {key}")
         conversation, parent = live.conversation.id, live.message.id
         turn += 1

@@ -53,7 +53,7 @@ def test_what_is_damaged_is_none(data: bytes) -> None:
 
 
 def test_pieces_are_the_text() -> None:
-    assert PROMPT.pieces == ("a", "b", " ", "é")
+    assert PROMPT.token_texts == ("a", "b", " ", "é")
 
 
 def finished(store: Store) -> tuple[str, str]:

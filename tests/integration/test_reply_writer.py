@@ -46,7 +46,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[tuple[Runner, Runner]]:
     yield pair[0], pair[1]
     for runner in pair:
         await runner.close()
-        runner.kept.close()
+        runner.persistent_store.close()
 
 
 async def until(happens: Callable[[], object], seconds: float = 20) -> None:
@@ -75,30 +75,30 @@ class Broken:
 async def test_a_main_store_that_fails_holds_up_no_temporary_chat(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
-    broken = Broken(runner.kept, monkeypatch, hangs)
-    main = await runner.ask("a", turn())
-    await until(lambda: main.unkept is not None)
-    temporary = await runner.ask("b", turn(), temporary=True)
+    broken = Broken(runner.persistent_store, monkeypatch, hangs)
+    main = await runner.start_reply("a", turn())
+    await until(lambda: main.save_error is not None)
+    temporary = await runner.start_reply("b", turn(), temporary=True)
     async with asyncio.timeout(10):
         assert await heard(temporary) == "all of it"
-    assert temporary.kept
+    assert temporary.saved
     runner.backend = FakeBackend(["more ", Hold()])
-    temporary = await runner.ask("b", turn(), temporary=True)
-    await until(lambda: temporary.growing.text)
+    temporary = await runner.start_reply("b", turn(), temporary=True)
+    await until(lambda: temporary.progress.text)
     async with asyncio.timeout(10):
         await runner.stop("b", temporary.conversation.id, temporary=True)
         await runner.stop("a", main.conversation.id)
     assert temporary.state == "stopped"
-    assert not main.kept
+    assert not main.saved
     broken.mended.set()
-    await until(lambda: main.kept)
+    await until(lambda: main.saved)
     assert kept(runner, main).content == "all of it"
 
 
 async def test_closing_waits_only_a_while_for_a_store_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = Runner(FakeBackend(["all of it"]), Store.in_memory(), Store.in_memory())
-    broken = Broken(runner.kept, monkeypatch, hangs=True)
-    await runner.ask("a", turn())
+    broken = Broken(runner.persistent_store, monkeypatch, hangs=True)
+    await runner.start_reply("a", turn())
     async with asyncio.timeout(20):
         await runner.close()
     broken.mended.set()
@@ -109,40 +109,40 @@ async def test_replies_are_written_on_and_kept_when_the_store_is_back(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
     runner.backend = FakeBackend([f"word{number} " for number in range(100)], rate=200)
-    live = await runner.ask("a", turn())
+    live = await runner.start_reply("a", turn())
     await until(lambda: kept(runner, live).content)
-    broken = Broken(runner.kept, monkeypatch, hangs)
+    broken = Broken(runner.persistent_store, monkeypatch, hangs)
     await until(lambda: live.state == "finished")
-    await until(lambda: live.unkept)
+    await until(lambda: live.save_error)
     assert kept(runner, live).state == "running"
     broken.mended.set()
-    await until(lambda: live.kept)
-    assert live.unkept is None
-    assert kept(runner, live).content == live.growing.text == "".join(f"word{number} " for number in range(100))
+    await until(lambda: live.saved)
+    assert live.save_error is None
+    assert kept(runner, live).content == live.progress.text == "".join(f"word{number} " for number in range(100))
 
 
 async def test_who_listens_until_it_is_kept_hears_of_both(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = Broken(runner.kept, monkeypatch, hangs=False)
-    live = await runner.ask("a", turn())
+    broken = Broken(runner.persistent_store, monkeypatch, hangs=False)
+    live = await runner.start_reply("a", turn())
     said: list[ChatError | None] = []
     async with asyncio.timeout(20):
-        async for _ in live.changes(until_kept=True):
-            said.append(live.unkept)
-            if live.unkept is not None and live.state == "finished":
+        async for _ in live.changes(until_saved=True):
+            said.append(live.save_error)
+            if live.save_error is not None and live.state == "finished":
                 broken.mended.set()
     assert said[0] is None
     assert FULL in said
-    assert live.kept
+    assert live.saved
 
 
 async def test_the_model_reads_what_the_store_does_not_have_yet(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner.backend = backend = FakeBackend(["all ", "of it"], ["and more"])
-    Broken(runner.kept, monkeypatch, hangs=False)
-    live = await runner.ask("a", turn())
-    await until(lambda: live.unkept and live.state == "finished")
-    await runner.ask("a", turn("More?", conversation=live.conversation.id, parent=live.message.id))
+    Broken(runner.persistent_store, monkeypatch, hangs=False)
+    live = await runner.start_reply("a", turn())
+    await until(lambda: live.save_error and live.state == "finished")
+    await runner.start_reply("a", turn("More?", conversation=live.conversation.id, parent=live.message.id))
     await until(lambda: len(backend.requests) == 2)
     assert [message.content for message in backend.requests[1].messages][2:] == ["all of it", "More?"]
 
@@ -158,15 +158,15 @@ async def test_a_bad_row_is_said_at_its_reply_alone(runner: Runner, monkeypatch:
     monkeypatch.setattr(reply_updates, "_write_one", write_one)
     hold = Hold()
     runner.backend = FakeBackend(["one ", hold, "two"])
-    lives = {owner: await runner.ask(owner, turn()) for owner in "abc"}
-    await until(lambda: lives["b"].unkept)
+    lives = {owner: await runner.start_reply(owner, turn()) for owner in "abc"}
+    await until(lambda: lives["b"].save_error)
     await until(lambda: kept(runner, lives["c"], "c").content)
     hold.release()
-    await until(lambda: lives["a"].kept and lives["c"].kept)
+    await until(lambda: lives["a"].saved and lives["c"].saved)
     assert [kept(runner, lives[owner], owner).content for owner in "abc"] == ["one two", "", "one two"]
-    assert not lives["b"].kept
+    assert not lives["b"].saved
     bad = False
-    await until(lambda: lives["b"].kept)
+    await until(lambda: lives["b"].saved)
     assert kept(runner, lives["b"], "b").content == "one two"
 
 
@@ -181,22 +181,22 @@ async def test_an_inspection_that_cannot_be_kept_keeps_no_reply_back(
         return real(connection, one, moment)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reply_updates, "_write_one", write_one)
-    lives = [await runner.ask(owner, turn()) for owner in "ab"]
-    await until(lambda: all(live.kept for live in lives))
+    lives = [await runner.start_reply(owner, turn()) for owner in "ab"]
+    await until(lambda: all(live.saved for live in lives))
     assert kept(runner, lives[1], "b").content == "all of it"
 
 
 async def test_who_lost_the_lease_stops_and_says_so(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["one ", Hold()])
-    live = await runner.ask("a", turn())
+    live = await runner.start_reply("a", turn())
     await until(lambda: kept(runner, live).content == "one ")
-    assert runner.kept.interrupt_stale(SILENT) == 1
+    assert runner.persistent_store.interrupt_stale(SILENT) == 1
     async with asyncio.timeout(20):
         async for _ in live.changes():
             pass
     await until(lambda: backend.running == 0)
     assert backend.cancelled == 1
-    assert runner.replies == 0
+    assert runner.running_count == 0
     assert live.as_message().state == "interrupted"
     assert "could not reach the database" in live.as_message().error
     assert live.as_message().content == kept(runner, live).content
@@ -204,17 +204,17 @@ async def test_who_lost_the_lease_stops_and_says_so(runner: Runner) -> None:
 
 async def test_a_reply_of_a_conversation_that_is_gone_ends(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["one ", Hold()])
-    live = await runner.ask("a", turn())
-    with runner.kept.database.maintaining() as connection:
+    live = await runner.start_reply("a", turn())
+    with runner.persistent_store.database.maintaining() as connection:
         connection.exec_driver_sql("DELETE FROM messages WHERE state = 'running'")
-    await until(lambda: live.kept and backend.running == 0)
+    await until(lambda: live.saved and backend.running == 0)
     assert "removed" in live.as_message().error
 
 
 async def _growing(runner: Runner) -> RunningReply:
     runner.backend = FakeBackend(["one ", Hold()])
-    live = await runner.ask("a", turn())
-    await until(lambda: live.growing.text)
+    live = await runner.start_reply("a", turn())
+    await until(lambda: live.progress.text)
     return live
 
 
@@ -226,14 +226,14 @@ async def test_stop_on_another_server_stops_it(servers: tuple[Runner, Runner]) -
     async with asyncio.timeout(20):
         await two.stop("a", live.conversation.id)
     assert (kept(two, live).content, kept(two, live).state) == ("one ", "stopped")
-    await until(lambda: live.kept and one.backend.running == 0)  # type: ignore[attr-defined]
+    await until(lambda: live.saved and one.backend.running == 0)  # type: ignore[attr-defined]
 
 
 async def test_delete_on_another_server_stops_it(servers: tuple[Runner, Runner]) -> None:
     one, two = servers
     live = await _growing(one)
     await asyncio.to_thread(two.owner_store("a").delete, live.conversation.id)
-    await until(lambda: live.kept and one.backend.running == 0)  # type: ignore[attr-defined]
+    await until(lambda: live.saved and one.backend.running == 0)  # type: ignore[attr-defined]
     with pytest.raises(NotFoundError):
         kept(two, live)
     two.owner_store("a").restore(live.conversation.id)
@@ -246,7 +246,7 @@ async def test_a_server_that_is_gone_is_waited_for_until_it_is_swept(
     _, two = servers
     monkeypatch.setattr("chatui.runner.LEASE_TIMEOUT", timedelta(seconds=0.2))
     monkeypatch.setattr("chatui.runner.SWEEP_SECONDS", 0.1)
-    lost = two.kept.for_owner("a").start_turn(turn(), "the lease of nobody any more").reply
+    lost = two.persistent_store.for_owner("a").start_turn(turn(), "the lease of nobody any more").reply
     async with asyncio.timeout(10):
         await two.stop("a", lost.conversation)
     assert two.owner_store("a").message(lost.id).state == "interrupted"

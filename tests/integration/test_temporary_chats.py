@@ -42,14 +42,14 @@ async def runner() -> AsyncIterator[Runner]:
 
 async def asked(runner: Runner, question: str = "What?") -> RunningReply:
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    live = await runner.ask("a", NewTurn(None, None, question, author, PRESETS[0]), temporary=True)
-    while not live.growing.text:
+    live = await runner.start_reply("a", NewTurn(None, None, question, author, PRESETS[0]), temporary=True)
+    while not live.progress.text:
         await asyncio.sleep(0.01)
     return live
 
 
 def in_memory(runner: Runner) -> bytes:
-    with runner.passing.database.reading() as connection:
+    with runner.temporary_store.database.reading() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
         return driver.serialize()
@@ -73,13 +73,13 @@ async def test_a_closed_tab_takes_its_temporary_chat_along(runner: Runner) -> No
     await chats.enter("tab", "a", chat)
     assert secret.encode() in in_memory(runner)
     await chats.close("tab")
-    assert (live.state, runner.replies) == ("stopped", 0)
+    assert (live.state, runner.running_count) == ("stopped", 0)
     with pytest.raises(NotFoundError):
         runner.owner_store("a", True).conversation(chat)
     assert secret.encode() not in in_memory(runner)
     assert isinstance(runner.backend, FakeBackend)
     assert runner.backend.running == 0
-    assert [request.chat for request in runner.backend.requests] == runner.backend.forgotten == [chat]
+    assert [request.temporary_conversation for request in runner.backend.requests] == runner.backend.forgotten == [chat]
     runner.backend.requests.clear()
     del live
     async with asyncio.timeout(10):  # threads and tasks let go of it as they come to their ends
@@ -150,8 +150,8 @@ async def test_what_is_swept_is_forgotten_by_the_engine_too(runner: Runner, monk
     old, deleted = [await asked(runner, question) for question in ("Old?", "Deleted?")]
     for live in (old, deleted):
         await runner.stop("a", live.conversation.id, temporary=True)
-    await asyncio.to_thread(runner.passing.for_owner("a").delete, deleted.conversation.id)
-    with runner.passing.database.maintaining() as connection:
+    await asyncio.to_thread(runner.temporary_store.for_owner("a").delete, deleted.conversation.id)
+    with runner.temporary_store.database.maintaining() as connection:
         mine = conversations.c.id == old.conversation.id
         connection.execute(update(conversations).where(mine).values(updated=old.conversation.updated - timedelta(1)))
     new = await asked(runner, "New?")
@@ -159,7 +159,7 @@ async def test_what_is_swept_is_forgotten_by_the_engine_too(runner: Runner, monk
     backend.forgotten.clear()
     await asyncio.to_thread(runner._purge)
     assert set(backend.forgotten) == {old.conversation.id, deleted.conversation.id}
-    owner_store = runner.passing.for_owner("a")
+    owner_store = runner.temporary_store.for_owner("a")
     assert [one.id for one in owner_store.conversations()] == [new.conversation.id]
     for gone in (b"Old?", b"Deleted?"):
         assert gone not in in_memory(runner)

@@ -99,7 +99,7 @@ async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
     loaded.model.set_attn_implementation("sdpa")
     try:
         for prompt, traces in told:
-            ids = [*prompt.token_ids, *traces.tokens]
+            ids = [*prompt.token_ids, *traces.chosen_ids]
             with torch.inference_mode():
                 shares = loaded.model(torch.tensor([ids])).logits[0].double().softmax(-1)
             assert len(traces) > 3

@@ -81,5 +81,5 @@ async def test_the_script_writes_the_same_tokens(backend: LocalBackend, loaded: 
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(script, "script.py", "exec"), names)
-    assert names["reply"] == traces.tokens
+    assert names["reply"] == traces.chosen_ids
     assert "The reply is that of chatui: True" in printed.getvalue()

@@ -31,7 +31,7 @@ async def asked(
     runner: Runner, question: str = "What?", parent: str | None = None, chat: str | None = None
 ) -> RunningReply:
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    return await runner.ask("a", NewTurn(chat, parent, question, author, PRESETS[0]))
+    return await runner.start_reply("a", NewTurn(chat, parent, question, author, PRESETS[0]))
 
 
 async def answered(runner: Runner, question: str = "What?", **where: str | None) -> RunningReply:
@@ -116,7 +116,7 @@ async def test_turning_to_a_version_stops_what_is_written_in_the_chat_alone(runn
 @pytest.mark.parametrize("temporary", [False, True])
 async def test_a_branch_is_another_chat_of_the_same_kind(runner: Runner, temporary: bool) -> None:
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    live = await runner.ask("a", NewTurn(None, None, "What?", author, PRESETS[0]), temporary)
+    live = await runner.start_reply("a", NewTurn(None, None, "What?", author, PRESETS[0]), temporary)
     async for _ in live.changes():
         pass
     at = tab(runner, chat=live.conversation.id, temporary=temporary)

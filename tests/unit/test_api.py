@@ -196,7 +196,7 @@ def test_a_streamed_reply(usage: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_thought_that_shows_only_at_its_end_is_reasoning(stream: bool) -> None:
-    fold = ReplyDelta("Yes", folds="m.\n")
+    fold = ReplyDelta("Yes", reasoning_remainder="m.\n")
     backend = FakeBackend(["\nH", fold, " sir", ReplyDelta(finish=FINISH)])
     response = ask(backend, stream=stream)
     if not stream:
@@ -235,7 +235,7 @@ async def test_text_is_sent_as_soon_as_it_is_there() -> None:
 
 
 def test_progress_is_told_in_comments() -> None:
-    text = ask(FakeBackend([ReplyDelta(read=512), "x"]), stream=True).text
+    text = ask(FakeBackend([ReplyDelta(prefilled_tokens=512), "x"]), stream=True).text
     assert ": read 512\n\n" in text
     assert events_of(text)[-1] == "[DONE]"
 
@@ -245,7 +245,7 @@ async def test_a_long_wait_keeps_the_connection(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(routes, "KEEP_ALIVE_SECONDS", 0.03)
     hold = Hold()
     backend = FakeBackend(["x"])
-    backend.before = [ReplyDelta(place=3), hold]
+    backend.before = [ReplyDelta(queue_position=3), hold]
     connection = Connection(backend, stream=True)
     await eventually(lambda: ": place 3\n\n" in connection.text and ": waiting\n\n" in connection.text)
     hold.release()
@@ -261,7 +261,7 @@ async def test_a_long_wait_keeps_the_connection(monkeypatch: pytest.MonkeyPatch)
 async def test_a_client_that_leaves_cancels_its_reply(stream: bool, waiting: bool) -> None:
     backend = FakeBackend(["one", Hold()])
     if waiting:
-        backend.before = [ReplyDelta(place=1), Hold()]
+        backend.before = [ReplyDelta(queue_position=1), Hold()]
     connection = Connection(backend, stream=stream)
     await eventually(lambda: backend.running == 1 and (waiting or backend.last_piece_at > 0))
     assert backend.cancelled == 0
@@ -326,7 +326,7 @@ def test_a_full_queue_is_429_with_the_time_to_wait() -> None:
 @pytest.mark.parametrize("place", [None, 2])
 def test_a_prompt_that_is_too_long_is_400_even_from_the_queue(place: int | None) -> None:
     backend = FakeBackend()
-    places = [ReplyDelta(place=place)] if place else []
+    places = [ReplyDelta(queue_position=place)] if place else []
     backend.before = [*places, TooLongError("It takes 9,000 tokens; there is room for 4,000.")]
     for stream in (False, True):
         said = refused(ask(backend, stream=stream), 400, "messages", "context_length_exceeded")
@@ -385,7 +385,7 @@ def test_what_a_request_leaves_out_is_the_models_default() -> None:
     request = backend.requests[-1]
     assert request.settings == defaults
     assert request.messages == (Message("user", "Hi"),)
-    assert (request.model, request.user, request.whole, request.ignore_eos) == (
+    assert (request.model, request.user, request.no_truncation, request.ignore_eos) == (
         "fake/echo",
         "api:127.0.0.1",
         True,
@@ -1145,7 +1145,7 @@ def test_openai_reads_a_whole_reply(openai_: openai.OpenAI, backend: FakeBackend
 
 
 def test_openai_reads_a_stream(openai_: openai.OpenAI, backend: FakeBackend) -> None:
-    backend.before = [ReplyDelta(read=5)]
+    backend.before = [ReplyDelta(prefilled_tokens=5)]
     stream = openai_.chat.completions.create(**ASKED, stream=True, stream_options={"include_usage": True})
     chunks = list(stream)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "Hello from the fake."

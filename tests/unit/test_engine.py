@@ -150,7 +150,7 @@ def backend_of(model: Model, loader: Loader | None = None, **options: int) -> Lo
 
 def ask(text: str, user: str = "") -> ChatRequest:
     """In a chat that is called like it."""
-    return ChatRequest((Message("user", text),), GenerationSettings(), user=user, chat=text)
+    return ChatRequest((Message("user", text),), GenerationSettings(), user=user, temporary_conversation=text)
 
 
 async def reply(backend: LocalBackend, text: str, user: str = "", ticket: str = "") -> str:
@@ -290,8 +290,8 @@ class TestPlaces:
     async def places(self, backend: LocalBackend, text: str) -> list[int]:
         """The places told, all before the first letter."""
         deltas = [delta async for delta in backend.stream(ask(text))]
-        places = [delta.place for delta in deltas if delta.place is not None]
-        assert all(delta.place is not None for delta in deltas[: len(places)])
+        places = [delta.queue_position for delta in deltas if delta.queue_position is not None]
+        assert all(delta.queue_position is not None for delta in deltas[: len(places)])
         return places
 
     async def test_they_are_told_and_fall(self) -> None:
@@ -330,10 +330,10 @@ class TestPlaces:
         tasks += await asked(backend, "made ready", "second", "third")
         await until(lambda: len(backend._prepared) == 1)
         last = backend.stream(ask("last"))
-        assert (await asyncio.wait_for(anext(last), SOON)).place == 4
+        assert (await asyncio.wait_for(anext(last), SOON)).queue_position == 4
         for left, place in ((tasks[2], 3), (tasks[1], 2)):
             await cancel(left)
-            assert (await asyncio.wait_for(anext(last), SOON)).place == place
+            assert (await asyncio.wait_for(anext(last), SOON)).queue_position == place
         await last.aclose()
         model.may_read.set()
         assert [await tasks[at] for at in (0, 3)] == ["running", "third"]
@@ -391,8 +391,8 @@ class TestShares:
         with pytest.raises(OverloadError):
             backend.admit("c")
         for _ in range(2):
-            backend.dismiss(second)
-            backend.dismiss(first)
+            backend.release_ticket(second)
+            backend.release_ticket(first)
         tasks += await asked(backend, "now there is room")
         model.may_read.set()
         assert await asyncio.gather(*tasks) == ["running", "made ready", "kept", "now there is room"]
@@ -408,7 +408,7 @@ class TestShares:
         backend.admit("another")
         with pytest.raises(OverloadError, match="8 requests are waiting"):
             backend.admit("last")
-        backend.dismiss(tickets[0])
+        backend.release_ticket(tickets[0])
         backend.admit("last")
 
 

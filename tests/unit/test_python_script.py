@@ -124,7 +124,7 @@ def run(script: str) -> tuple[dict[str, Any], str]:
 def ids_of(inspection: Inspection) -> list[int]:
     assert inspection.finish is not None
     assert len(inspection.traces) == inspection.finish.completion_tokens
-    return inspection.traces.tokens
+    return inspection.traces.chosen_ids
 
 
 @pytest.mark.parametrize("name", TURNS)

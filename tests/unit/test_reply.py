@@ -37,7 +37,7 @@ def grown(deltas: Iterable[ReplyDelta]) -> tuple[str, str]:
     """What is said and what is thought in the end."""
     said = thought = ""
     for delta in deltas:
-        said, thought = delta.onto(said, thought)
+        said, thought = delta.apply_to(said, thought)
     return said, thought
 
 
@@ -217,13 +217,13 @@ class TestReply:
         long = tuple(Message(role, "x" * 100) for _ in range(4) for role in ("user", "assistant"))
         assert made_of((*long, HELLO[1])).prompt.dropped > 0
         with pytest.raises(TooLongError, match=r"takes 9\d\d tokens; this model has room for 511"):
-            made_of((*long, HELLO[1]), whole=True)
+            made_of((*long, HELLO[1]), no_truncation=True)
 
     def test_a_whole_conversation_may_leave_room_for_few_tokens(self) -> None:
         settings = GenerationSettings(temperature=0.0, max_new_tokens=400)
         for whole, dropped in ((True, 0), (False, 2)):
             messages = (Message("user", "x" * 200), Message("assistant", "y" * 200), HELLO[1])
-            made = made_of(messages, settings=settings, whole=whole)
+            made = made_of(messages, settings=settings, no_truncation=whole)
             assert made.prompt.dropped == dropped
             deltas = push(made, "z" * 500)
             limit = min(400, models.ready().info.context_length - len(made.prompt.token_ids))

@@ -37,7 +37,7 @@ async def heard(live: RunningReply) -> str:
     said = ""
     async for _ in live.changes():
         said = live.as_message().content
-    return live.as_message().content if live.kept else said
+    return live.as_message().content if live.saved else said
 
 
 def kept(runner: Runner, live: RunningReply, owner: str = "a") -> StoredMessage:
@@ -52,25 +52,25 @@ async def runner() -> AsyncIterator[Runner]:
 
 
 async def test_a_reply_is_kept_to_its_end_though_nobody_listens(runner: Runner) -> None:
-    live = await runner.ask("a", turn())
-    while not live.kept:
+    live = await runner.start_reply("a", turn())
+    while not live.saved:
         await asyncio.sleep(0.01)
     message = kept(runner, live)
     assert (message.content, message.state) == ("".join(WORDS), "finished")
     assert message.finish is not None
-    assert runner.live("a", live.message.id) is None
+    assert runner.running_reply("a", live.message.id) is None
 
 
 @pytest.mark.parametrize("temporary", [False, True])
 async def test_who_is_turned_away_leaves_nothing(runner: Runner, temporary: bool) -> None:
-    first = await runner.ask("a", turn(), temporary)
+    first = await runner.start_reply("a", turn(), temporary)
     await heard(first)
     runner.backend = backend = FakeBackend(WORDS)
     backend.full = OverloadError("9 requests are waiting already.", "Try again in a while.")
     more = NewTurn(first.conversation.id, first.message.id, "And?", first.author, PRESETS[0])
     for asked in (turn(), more):
         with pytest.raises(OverloadError, match="9 requests"):
-            await runner.ask("a", asked, temporary)
+            await runner.start_reply("a", asked, temporary)
     owner_store = runner.owner_store("a", temporary)
     assert [(tree.conversation.id, len(tree.messages)) for tree in owner_store.trees()] == [(first.conversation.id, 2)]
     assert owner_store.conversation(first.conversation.id).leaf == first.message.id
@@ -80,13 +80,13 @@ async def test_who_is_turned_away_leaves_nothing(runner: Runner, temporary: bool
 async def test_a_place_is_given_back_where_the_store_refuses(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(WORDS)
     with pytest.raises(NotFoundError):
-        await runner.ask("a", NewTurn("missing", None, "Hello?", turn().author, PRESETS[0]))
-    assert (backend.admitted, backend.dismissed) == (["a"], ["a"])
+        await runner.start_reply("a", NewTurn("missing", None, "Hello?", turn().author, PRESETS[0]))
+    assert (backend.admitted, backend.released_tickets) == (["a"], ["a"])
 
 
 async def test_of_many_that_come_at_once_those_turned_away_leave_nothing(runner: Runner) -> None:
     runner.backend = engine = LocalBackend(ModelSpec("none"), Path(), longest_queue=8)
-    asked = [runner.ask("a", turn()) for _ in range(12)]
+    asked = [runner.start_reply("a", turn()) for _ in range(12)]
     done = await asyncio.gather(*asked, return_exceptions=True)
     lives = [live for live in done if isinstance(live, RunningReply)]
     assert {type(other) for other in done if other not in lives} == {OverloadError}
@@ -99,9 +99,9 @@ async def test_of_many_that_come_at_once_those_turned_away_leave_nothing(runner:
 
 
 async def test_all_listeners_hear_the_same_also_late_ones(runner: Runner) -> None:
-    live = await runner.ask("a", turn())
+    live = await runner.start_reply("a", turn())
     early = [asyncio.create_task(heard(live)) for _ in range(2)]
-    while len(live.growing.text) < 60:
+    while len(live.progress.text) < 60:
         await asyncio.sleep(0.005)
     late = asyncio.create_task(heard(live))
     assert set(await asyncio.gather(*early, late)) == {"".join(WORDS)}
@@ -110,7 +110,7 @@ async def test_all_listeners_hear_the_same_also_late_ones(runner: Runner) -> Non
 async def test_text_is_kept_while_it_grows(runner: Runner) -> None:
     hold = Hold()
     runner.backend = FakeBackend(["one ", "two ", hold, "three"])
-    live = await runner.ask("a", turn())
+    live = await runner.start_reply("a", turn())
     async with asyncio.timeout(10):
         while kept(runner, live).content != "one two ":
             await asyncio.sleep(0.05)
@@ -121,8 +121,8 @@ async def test_text_is_kept_while_it_grows(runner: Runner) -> None:
 
 async def test_stop_keeps_what_was_written_and_frees_the_model(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["one ", Hold()])
-    live = await runner.ask("a", turn())
-    while not live.growing.text:
+    live = await runner.start_reply("a", turn())
+    while not live.progress.text:
         await asyncio.sleep(0.01)
     await runner.stop("b", live.conversation.id)
     assert live.state == "running"
@@ -133,8 +133,8 @@ async def test_stop_keeps_what_was_written_and_frees_the_model(runner: Runner) -
 
 @pytest.mark.parametrize("stopped", [False, True])
 async def test_how_it_came_about_is_kept_with_its_end(runner: Runner, stopped: bool) -> None:
-    live = await runner.ask("a", turn())
-    while stopped and len(live.growing.text) < 60:
+    live = await runner.start_reply("a", turn())
+    while stopped and len(live.progress.text) < 60:
         await asyncio.sleep(0.005)
     if stopped:
         await runner.stop("a", live.conversation.id)
@@ -142,12 +142,12 @@ async def test_how_it_came_about_is_kept_with_its_end(runner: Runner, stopped: b
     found = runner.owner_store("a").inspection(live.message.id)
     inspection = Inspection.unpacked(found.data) if found is not None else None
     assert inspection is not None
-    assert inspection.prompt == live.growing.prompt
+    assert inspection.prompt == live.progress.prompt
     assert inspection.finish is not None
     assert inspection.finish.reason == ("cancelled" if stopped else "stop_token")
-    assert inspection.finish.completion_tokens == live.growing.tokens
-    assert "".join(inspection.texts[token] for token in inspection.traces.tokens) == live.growing.text
-    assert len(inspection.traces) == live.growing.tokens == len(live.growing.text.split())
+    assert inspection.finish.completion_tokens == live.progress.tokens
+    assert "".join(inspection.texts[token] for token in inspection.traces.chosen_ids) == live.progress.text
+    assert len(inspection.traces) == live.progress.tokens == len(live.progress.text.split())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")
@@ -161,7 +161,7 @@ async def test_keeping_comes_after_the_model_and_nothing_else_does(
     monkeypatch.setattr(Inspection, "packed", lambda _: priorities.append(niceness()) or b"")
     before = niceness()
     for _ in range(2):
-        await heard(await runner.ask("a", turn()))
+        await heard(await runner.start_reply("a", turn()))
     assert priorities == [max(before, priority.ASIDE)] * 2
     assert before == niceness() == await asyncio.to_thread(niceness)
 
@@ -170,7 +170,7 @@ async def test_a_reply_whose_making_cannot_be_told_is_kept_all_the_same(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Inspection, "packed", lambda _: 1 / 0)
-    live = await runner.ask("a", turn())
+    live = await runner.start_reply("a", turn())
     assert await heard(live) == "".join(WORDS)
     assert kept(runner, live).state == "finished"
     assert runner.owner_store("a").inspection(live.message.id) is None
@@ -178,7 +178,7 @@ async def test_a_reply_whose_making_cannot_be_told_is_kept_all_the_same(
 
 async def test_nothing_is_told_where_nobody_wants_it() -> None:
     runner = Runner(FakeBackend(WORDS), Store.in_memory(), Store.in_memory(), inspect=False)
-    live = await runner.ask("a", turn())
+    live = await runner.start_reply("a", turn())
     await heard(live)
     assert runner.owner_store("a").inspection(live.message.id) is None
     assert not any(request.trace for request in runner.backend.requests)  # type: ignore[attr-defined]
@@ -186,7 +186,7 @@ async def test_nothing_is_told_where_nobody_wants_it() -> None:
 
 
 async def test_a_reply_stopped_before_it_began_ends_too(runner: Runner) -> None:
-    live = await runner.ask("a", turn())
+    live = await runner.start_reply("a", turn())
     async with asyncio.timeout(10):
         await runner.stop("a", live.conversation.id)
     assert kept(runner, live).state == "stopped"
@@ -195,7 +195,7 @@ async def test_a_reply_stopped_before_it_began_ends_too(runner: Runner) -> None:
 @pytest.mark.parametrize("error", [GenerationError("Bad.", "Mend it."), ValueError("inside")])
 async def test_a_failure_is_kept_with_what_was_written(runner: Runner, error: Exception) -> None:
     runner.backend = FakeBackend(["half ", error])
-    live = await runner.ask("a", turn())
+    live = await runner.start_reply("a", turn())
     await heard(live)
     message = kept(runner, live)
     assert (message.content, message.state) == ("half ", "failed")
@@ -204,18 +204,20 @@ async def test_a_failure_is_kept_with_what_was_written(runner: Runner, error: Ex
 
 
 async def test_another_owner_has_no_part_in_it(runner: Runner) -> None:
-    live = await runner.ask("a", turn())
-    assert runner.live("b", live.message.id) is None
-    assert runner.writing("b", live.conversation.id) == []
+    live = await runner.start_reply("a", turn())
+    assert runner.running_reply("b", live.message.id) is None
+    assert runner.running_replies("b", live.conversation.id) == []
     with pytest.raises(NotFoundError):
-        await runner.ask("b", turn("More?", conversation=live.conversation.id, parent=live.message.id))
+        await runner.start_reply("b", turn("More?", conversation=live.conversation.id, parent=live.message.id))
 
 
 async def test_the_backend_gets_the_path_the_prompt_and_the_seed(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["first"], ["second"])
-    first = await runner.ask("a", turn())
+    first = await runner.start_reply("a", turn())
     await heard(first)
-    await heard(await runner.ask("a", turn("More?", conversation=first.conversation.id, parent=first.message.id)))
+    await heard(
+        await runner.start_reply("a", turn("More?", conversation=first.conversation.id, parent=first.message.id))
+    )
     said = [(message.role, message.content) for message in backend.requests[1].messages]
     assert said == [("system", "Be brief."), ("user", "What?"), ("assistant", "first"), ("user", "More?")]
     assert backend.requests[1].settings.seed == 7
@@ -230,9 +232,11 @@ async def test_what_stands_within_the_conversation_keeps_its_place_from_the_end(
         plain = turn(question, "So", **where)
         return replace(plain, author=replace(plain.author, insertions=insertions))
 
-    first = await runner.ask("a", asked("What?"))
+    first = await runner.start_reply("a", asked("What?"))
     await heard(first)
-    await heard(await runner.ask("a", asked("More?", conversation=first.conversation.id, parent=first.message.id)))
+    await heard(
+        await runner.start_reply("a", asked("More?", conversation=first.conversation.id, parent=first.message.id))
+    )
     sent = [[message.content for message in request.messages] for request in backend.requests]
     assert sent[0] == ["Be brief.", "first", "deep", "What?", "last", "So"]
     assert sent[1] == ["Be brief.", "first", "What?", "deep", "Soone", "More?", "last", "So"]
@@ -245,38 +249,40 @@ async def test_what_stands_within_the_conversation_keeps_its_place_from_the_end(
 
 async def test_the_path_that_is_read_ahead_is_the_one_that_is_sent(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["one"], ["two"])
-    first = await runner.ask("a", turn())
+    first = await runner.start_reply("a", turn())
     await heard(first)
-    ahead = await runner.path("a", first.conversation.id, first.message.id)
-    await heard(await runner.ask("a", turn("More?", conversation=first.conversation.id, parent=first.message.id)))
+    ahead = await runner.read_path("a", first.conversation.id, first.message.id)
+    await heard(
+        await runner.start_reply("a", turn("More?", conversation=first.conversation.id, parent=first.message.id))
+    )
     assert [message.content for message in ahead.messages] == ["What?", "one"]
     assert [message.content for message in backend.requests[1].messages[1:-1]] == ["What?", "one"]
     with pytest.raises(NotFoundError):
-        await runner.path("b", first.conversation.id)
+        await runner.read_path("b", first.conversation.id)
 
 
 async def test_of_a_long_conversation_only_what_the_model_can_read_is_read(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["one"], ["two"])
     assert backend.status.info is not None
     backend.status = replace(backend.status, info=replace(backend.status.info, context_length=2))
-    first = await runner.ask("a", turn("x" * 100))
+    first = await runner.start_reply("a", turn("x" * 100))
     await heard(first)
-    second = await runner.ask("a", turn("More?", conversation=first.conversation.id, parent=first.message.id))
+    second = await runner.start_reply("a", turn("More?", conversation=first.conversation.id, parent=first.message.id))
     await heard(second)
-    assert runner.readable == 64
+    assert runner.max_read_characters == 64
     assert [message.content for message in backend.requests[1].messages] == ["Be brief.", "one", "More?"]
-    assert second.earlier == 1
-    assert second.growing.dropped == 1
-    assert second.growing.prompt is not None
-    assert second.growing.prompt.dropped == 1
+    assert second.earlier_messages == 1
+    assert second.progress.dropped == 1
+    assert second.progress.prompt is not None
+    assert second.progress.prompt.dropped == 1
 
 
 async def test_a_reply_that_goes_on_keeps_its_beginning(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["the end"])
-    first = await runner.ask("a", turn())
+    first = await runner.start_reply("a", turn())
     await heard(first)
     again = turn(None, "Once ", conversation=first.conversation.id, parent=first.message.parent)
-    live = await runner.ask("a", again)
+    live = await runner.start_reply("a", again)
     assert await heard(live) == "Once the end"
     assert kept(runner, live).content == "Once the end"
     assert kept(runner, live).versions == (first.message.id, live.message.id)
@@ -286,8 +292,8 @@ async def test_a_reply_that_goes_on_keeps_its_beginning(runner: Runner) -> None:
 
 async def test_closing_marks_what_was_being_written() -> None:
     runner = Runner(FakeBackend(["one ", Hold()]), Store.in_memory(), Store.in_memory())
-    live = await runner.ask("a", turn())
-    while not live.growing.text:
+    live = await runner.start_reply("a", turn())
+    while not live.progress.text:
         await asyncio.sleep(0.01)
     async with asyncio.timeout(10):
         await runner.close()
@@ -295,7 +301,7 @@ async def test_closing_marks_what_was_being_written() -> None:
 
 
 async def test_replies_that_lost_their_server_are_marked(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = runner.kept.for_owner("a").start_turn(turn()).reply
+    lost = runner.persistent_store.for_owner("a").start_turn(turn()).reply
     monkeypatch.setattr("chatui.runner.LEASE_TIMEOUT", timedelta(seconds=-1))
     monkeypatch.setattr("chatui.runner.SWEEP_SECONDS", 0.05)
     runner.start()
@@ -310,17 +316,17 @@ async def test_what_is_written_here_is_never_taken_for_lost(runner: Runner, monk
     monkeypatch.setattr("chatui.runner.SWEEP_SECONDS", 0.0)
     hold = Hold()
     runner.backend = FakeBackend([hold, "done"])
-    live = await runner.ask("a", turn())
+    live = await runner.start_reply("a", turn())
     monkeypatch.setattr("chatui.runner.LEASE_TIMEOUT", timedelta(seconds=-60))
     looks = 0
-    silent = runner.kept.stale_replies
+    silent = runner.persistent_store.stale_replies
 
     def looked(stale_for: timedelta) -> Any:
         nonlocal looks
         looks += 1
         return silent(stale_for)
 
-    monkeypatch.setattr(runner.kept, "stale_replies", looked)
+    monkeypatch.setattr(runner.persistent_store, "stale_replies", looked)
     async with asyncio.timeout(30):
         while looks < 5:
             await asyncio.sleep(0.01)
@@ -338,24 +344,24 @@ async def test_a_store_that_refuses_is_told_and_tried_again(
 
     runner.backend = FakeBackend([ReplyDelta(text="all of it", tokens=1)])
     with monkeypatch.context() as broken:
-        broken.setattr(runner.kept, "update_replies", refuse)
-        live = await runner.ask("a", turn())
+        broken.setattr(runner.persistent_store, "update_replies", refuse)
+        live = await runner.start_reply("a", turn())
         async with asyncio.timeout(10):
             async for _ in live.changes():
                 pass
             await runner.stop("a", live.conversation.id)  # does not wait for what does not come
-        assert isinstance(live.unkept, ChatError)
-        assert "inside" not in str(live.unkept)
-        assert not live.kept
+        assert isinstance(live.save_error, ChatError)
+        assert "inside" not in str(live.save_error)
+        assert not live.saved
     async with asyncio.timeout(10):
-        while not live.kept:
+        while not live.saved:
             await asyncio.sleep(0.05)
     assert kept(runner, live).content == "all of it"
-    assert live.unkept is None
+    assert live.save_error is None
 
 
 async def test_temporary_chats_are_not_in_the_store_on_disk(runner: Runner) -> None:
-    live = await runner.ask("a", turn(), temporary=True)
+    live = await runner.start_reply("a", turn(), temporary=True)
     await heard(live)
     assert runner.owner_store("a").conversations() == []
     assert runner.owner_store("a", temporary=True).message(live.message.id).content == "".join(WORDS)

@@ -47,7 +47,11 @@ def shared(kind: str) -> Together:
 
 
 def ask(messages: tuple[Message, ...] = HELLO, **values: Any) -> ChatRequest:
-    asked = {name: values.pop(name) for name in ("whole", "ignore_eos", "trace", "chat") if name in values}
+    asked = {
+        name: values.pop(name)
+        for name in ("no_truncation", "ignore_eos", "trace", "temporary_conversation")
+        if name in values
+    }
     return ChatRequest(messages, GenerationSettings(**{"temperature": 0.0, "max_new_tokens": 12, **values}), **asked)
 
 
@@ -231,7 +235,7 @@ class TestBoth:
         long = tuple(Message(role, "x" * 200) for _ in range(4) for role in ("user", "assistant"))
         for messages, whole in (((*long, HELLO[1]), True), ((Message("user", "x" * 600),), False)):
             with pytest.raises(TooLongError):
-                raise error_of(run(model, ask(messages, whole=whole))[0])
+                raise error_of(run(model, ask(messages, no_truncation=whole))[0])
         [events] = run(model, ask((*long, HELLO[1])))
         assert finish_of(events).completion_tokens > 0
 
@@ -315,7 +319,7 @@ class TestTogether:
         finish = finish_of(second)
         assert finish_of(first).prompt_tokens <= finish.cached_tokens < finish.prompt_tokens
         assert isinstance(second[0], ReplyDelta)
-        assert second[0].read == finish.cached_tokens
+        assert second[0].prefilled_tokens == finish.cached_tokens
         [again] = run(Serial(models.ready()), ask(more, max_new_tokens=5))
         assert text_of(second) == text_of(again)
 
@@ -327,7 +331,11 @@ class TestTogether:
         reader = begin(model, ask((Message("user", "x" * 300),), max_new_tokens=1))
         read: list[int | None] = []
         while len(read) < 2 or read[-1] is not None:
-            read += [event.read for handle, event in model.step() if handle is reader and isinstance(event, ReplyDelta)]
+            read += [
+                event.prefilled_tokens
+                for handle, event in model.step()
+                if handle is reader and isinstance(event, ReplyDelta)
+            ]
         tokens = len(model.prepare(ask((Message("user", "x" * 300),))).prompt.token_ids)
         assert read == [*range(0, tokens, 16), None]
         model.end(writer)
@@ -428,9 +436,9 @@ class TestSerial:
 def test_a_temporary_chat_is_remembered_until_it_is_over_and_then_nothing_of_it() -> None:
     model = many()
     slots = model.batch.slots
-    [events] = run(model, ask(chat="passing"))
+    [events] = run(model, ask(temporary_conversation="passing"))
     more = (*HELLO, Message("assistant", text_of(events)), Message("user", "Go on"))
-    assert finish_of(run(model, ask(more, chat="passing"))[0]).cached_tokens > 0
+    assert finish_of(run(model, ask(more, temporary_conversation="passing"))[0]).cached_tokens > 0
     model.forget("another")
     assert any(slot.tokens for slot in slots.all)
     model.forget("passing")

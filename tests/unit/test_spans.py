@@ -99,7 +99,7 @@ def sources(prompt: Prompt) -> list[Source]:
 
 def said(prompt: Prompt, source: Source) -> str:
     """All the text of one source."""
-    return "".join(piece for piece, its in zip(prompt.pieces, sources(prompt), strict=True) if its == source)
+    return "".join(piece for piece, its in zip(prompt.token_texts, sources(prompt), strict=True) if its == source)
 
 
 def shape(prompt: Prompt) -> list[tuple[Source, str]]:
@@ -108,7 +108,7 @@ def shape(prompt: Prompt) -> list[tuple[Source, str]]:
     for span in prompt.spans:
         ends.append(ends[-1] + span.tokens)
     return [
-        (span.source, "".join(prompt.pieces[start:end]))
+        (span.source, "".join(prompt.token_texts[start:end]))
         for span, (start, end) in zip(prompt.spans, pairwise(ends), strict=True)
     ]
 
@@ -131,7 +131,7 @@ def check(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> None:
     assert sum(span.tokens for span in prompt.spans) == len(prompt.token_ids) == len(prompt.ends)
     assert all(span.tokens for span in prompt.spans)
     assert all(one.source != other.source for one, other in pairwise(prompt.spans))
-    assert "".join(prompt.pieces) == prompt.text
+    assert "".join(prompt.token_texts) == prompt.text
     assert list(prompt.ends) == sorted(prompt.ends)
     if prompt.messages[-1].role == "user":
         chat: list[dict[str, Any]] = [{"role": one.role, "content": one.content} for one in prompt.messages]
@@ -540,7 +540,7 @@ def test_of_tokens_that_make_one_character_the_first_has_it() -> None:
     for kind in ("byte fallback", "trimmed offsets", "slow"):
         tokenizer = KINDS[kind]()
         tokenizer.chat_template = "{{ messages[0].content }}"
-        pieces = prompts.build(*prepared(tokenizer), [Message("user", "a👩b")], 100).pieces
+        pieces = prompts.build(*prepared(tokenizer), [Message("user", "a👩b")], 100).token_texts
         assert pieces[-5:] == ("👩", "", "", "", "b"), kind
 
 
@@ -548,7 +548,7 @@ def test_what_a_tokenizer_leaves_out_goes_to_a_token_beside_it() -> None:
     tokenizer = lower_case()
     tokenizer.chat_template = "{{ messages[0].content }}"
     prompt = prompts.build(*prepared(tokenizer), [Message("user", "\nHello  É ?\n\n")], 100)
-    assert prompt.pieces == ("\nHello", "  É", " ?\n\n")
+    assert prompt.token_texts == ("\nHello", "  É", " ?\n\n")
 
 
 def test_a_decoder_that_tells_little_is_followed_as_well_as_can_be() -> None:

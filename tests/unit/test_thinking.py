@@ -20,7 +20,7 @@ def cut(text: str, places: set[int]) -> list[str]:
 def parted(splitter: Splitter, pieces: Sequence[str]) -> tuple[str, str]:
     said = thought = ""
     for said_more, thought_more, folds in [*map(splitter.push, pieces), splitter.flush()]:
-        said, thought = ReplyDelta(said_more, thought_more, folds=folds).onto(said, thought)
+        said, thought = ReplyDelta(said_more, thought_more, reasoning_remainder=folds).apply_to(said, thought)
     return said, thought
 
 

@@ -26,8 +26,8 @@ def test_columns_give_back_the_traces(found: list[TokenTrace], data: st.DataObje
     traces = Traces.of(found)
     assert list(traces) == found
     assert len(traces) == len(found)
-    assert traces.tokens == [trace.id for trace in found]
-    assert traces.told == {id for trace in found for id in trace.ids}
+    assert traces.chosen_ids == [trace.id for trace in found]
+    assert traces.all_ids == {id for trace in found for id in trace.ids}
     some = data.draw(st.slices(len(found) + 1))
     assert list(traces[some]) == found[some]
     with pytest.raises(IndexError):

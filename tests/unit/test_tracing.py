@@ -164,7 +164,7 @@ def test_a_reply_tells_of_all_its_tokens_whenever_it_is_asked(
     assert traces.at == sorted(traces.at)
     prompt = deltas[0].prompt
     assert prompt is not None
-    ids = [*prompt.token_ids, *traces.tokens]
+    ids = [*prompt.token_ids, *traces.chosen_ids]
     with torch.inference_mode():
         output: Any = loaded.model(torch.tensor([ids]))
     exact = output.logits[0].double().softmax(-1)

@@ -104,7 +104,7 @@ def test_thinking_folds_when_the_answer_starts() -> None:
 
 def test_what_shows_to_be_a_thought_at_its_end_folds() -> None:
     growing = ReplyProgress(text="Begun. ")
-    for delta in (ReplyDelta("Hm"), ReplyDelta("Yes", folds=".\n"), ReplyDelta(".")):
+    for delta in (ReplyDelta("Hm"), ReplyDelta("Yes", reasoning_remainder=".\n"), ReplyDelta(".")):
         growing.add(delta)
     assert (growing.reasoning, growing.text) == ("Begun. Hm.", "Yes.")
     thinking = replace(REPLY, reasoning=growing.reasoning, content=growing.text)
@@ -117,15 +117,15 @@ def test_what_was_left_out_is_said() -> None:
 
 
 def test_the_phase_tells_the_place_and_then_what_is_read() -> None:
-    reply = ReplyProgress(started=time.perf_counter() - 1)
+    reply = ReplyProgress(started_at=time.perf_counter() - 1)
     said = [transcript.phase(reply)]
     prompt = Prompt("p", tuple(range(1024)))
     for delta in (
-        ReplyDelta(place=1200),
-        ReplyDelta(place=1),
+        ReplyDelta(queue_position=1200),
+        ReplyDelta(queue_position=1),
         ReplyDelta(prompt=prompt),
-        ReplyDelta(read=0),
-        ReplyDelta(read=128),
+        ReplyDelta(prefilled_tokens=0),
+        ReplyDelta(prefilled_tokens=128),
         ReplyDelta(),
     ):
         reply.add(delta)
@@ -141,10 +141,12 @@ def test_the_phase_tells_the_place_and_then_what_is_read() -> None:
     ]
 
 
-@pytest.mark.parametrize("delta", [ReplyDelta(place=1), ReplyDelta(prompt=Prompt("p", (1, 2)), read=0)])
+@pytest.mark.parametrize(
+    "delta", [ReplyDelta(queue_position=1), ReplyDelta(prompt=Prompt("p", (1, 2)), prefilled_tokens=0)]
+)
 def test_what_is_over_at_once_is_not_named(delta: ReplyDelta, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter", lambda: 100.0)
-    reply = ReplyProgress(started=100.0)
+    reply = ReplyProgress(started_at=100.0)
     at_first = transcript.phase(reply)
     reply.add(delta)
     assert transcript.phase(reply) == at_first == "In the queue …"

@@ -81,19 +81,19 @@ async def _restore(tab: Tab, chat: str, _: str) -> TabState:
 
 
 async def _empty(tab: Tab, _: str, __: str) -> TabState:
-    await asyncio.to_thread(tab.runner.kept.empty_trash, tab.owner)
+    await asyncio.to_thread(tab.runner.persistent_store.empty_trash, tab.owner)
     return tab.state
 
 
 async def _take_over(tab: Tab, _: str, __: str) -> TabState:
     if tab.previous_owner:
-        await asyncio.to_thread(tab.runner.kept.adoptions.adopt, tab.previous_owner, tab.owner)
+        await asyncio.to_thread(tab.runner.persistent_store.adoptions.adopt, tab.previous_owner, tab.owner)
     return tab.state
 
 
 async def _leave_alone(tab: Tab, _: str, __: str) -> TabState:
     if tab.previous_owner:
-        await asyncio.to_thread(tab.runner.kept.adoptions.decline, tab.previous_owner, tab.owner)
+        await asyncio.to_thread(tab.runner.persistent_store.adoptions.decline, tab.previous_owner, tab.owner)
     return tab.state
 
 

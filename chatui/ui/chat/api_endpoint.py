@@ -50,7 +50,7 @@ def chat(backend: Backend) -> Callable[..., AsyncIterator[tuple[str, list[Histor
                     if request_context.is_abandoned():
                         return
                     for delta in deltas:
-                        text, _ = delta.onto(text, "")
+                        text, _ = delta.apply_to(text, "")
                     yield text, [*turns, {"role": "assistant", "content": text}]
         except ChatError as error:
             raise gr.Error(str(error), print_exception=False) from error

@@ -23,7 +23,7 @@ def bar(info: ModelInfo, prompt: Prompt, settings: GenerationSettings, blank: bo
         counts[part] += span.tokens
     if blank:
         counts["draft"] = 0
-    counts["reserve"] = info.reserve(settings)
+    counts["reserve"] = info.reserved_tokens(settings)
     context = info.context_length
     lanes = "".join(
         f'<span class="{part}" style="width:{100 * count / context:.2f}%"></span>' for part, count in counts.items()

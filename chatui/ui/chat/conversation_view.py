@@ -75,7 +75,7 @@ class ConversationView:
         }
         if running is None:
             return
-        reply = reply or self._runner.live(tab.owner, running.id)
+        reply = reply or self._runner.running_reply(tab.owner, running.id)
         async for update in self._follow(tab, reply, running, content, errors):
             yield update
 
@@ -83,7 +83,7 @@ class ConversationView:
         """The messages to show, and a card if there is no such conversation, which the tab then leaves."""
         limits = transcript.page_limits(tab.state.message_limit)
         if reply is not None:
-            return transcript.last_messages(Path(reply.path, reply.earlier), *limits), []
+            return transcript.last_messages(Path(reply.path, reply.earlier_messages), *limits), []
         if not tab.state.chat:
             return Path(()), []
         try:
@@ -108,13 +108,13 @@ class ConversationView:
         errors: list[ChatbotMessage],
     ) -> PageUpdates:
         """Show a running reply below `content` until it has ended and is saved."""
-        progress = reply.growing if reply else None
+        progress = reply.progress if reply else None
         last = message
         async for last in self._changes(tab, reply, message):
             if request_context.is_abandoned():
                 return
             yield await self._progress_update(content, reply, last)
-        if reply is not None and reply.unkept is not None:
+        if reply is not None and reply.save_error is not None:
             async for update in self._until_saved(tab, reply, content, errors):
                 yield update
             last = reply.as_message()
@@ -135,8 +135,8 @@ class ConversationView:
             async for _change in reply.changes():
                 started = time.monotonic()
                 yield reply.as_message()
-                characters = len(reply.growing.text) + len(reply.growing.reasoning)
-                await pause_after_redraw(characters, self._runner.replies, started)
+                characters = len(reply.progress.text) + len(reply.progress.reasoning)
+                await pause_after_redraw(characters, self._runner.running_count, started)
             message = reply.as_message()
         yield message
 
@@ -144,7 +144,7 @@ class ConversationView:
         self, content: ChatbotContent, reply: RunningReply | None, message: StoredMessage
     ) -> dict[Component, Any]:
         model = self._runner.backend.models()[0]
-        progress, unsaved = (reply.growing, reply.unkept) if reply else (None, None)
+        progress, unsaved = (reply.progress, reply.save_error) if reply else (None, None)
         phase = _phase(model, progress)
         shown = await render_off_loop(shown_size(message), transcript.render_reply, message, progress, phase, unsaved)
         speed = transcript.speed(progress) if progress else ""
@@ -158,15 +158,15 @@ class ConversationView:
     ) -> PageUpdates:
         """Show why an ended reply cannot be saved, until it is. Meanwhile the next message can be sent."""
         shown_error = ""
-        async for _change in reply.changes(until_kept=True):
+        async for _change in reply.changes(until_saved=True):
             if request_context.is_abandoned():
                 return
-            if reply.unkept is not None and str(reply.unkept) != shown_error:
-                shown_error, last = str(reply.unkept), reply.as_message()
+            if reply.save_error is not None and str(reply.save_error) != shown_error:
+                shown_error, last = str(reply.save_error), reply.as_message()
                 shown = await render_off_loop(
-                    shown_size(last), transcript.render_reply, last, reply.growing, "", reply.unkept
+                    shown_size(last), transcript.render_reply, last, reply.progress, "", reply.save_error
                 )
-                yield self._final_update(tab, content.with_message(last, shown), reply.growing, errors)
+                yield self._final_update(tab, content.with_message(last, shown), reply.progress, errors)
             else:
                 # An update without a change: only between two updates does the event notice that it is superseded.
                 yield {self._components.status: gr.skip()}

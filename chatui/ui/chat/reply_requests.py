@@ -63,20 +63,20 @@ class ReplyRequests:
         prompt = await self._character_prompt(persona, texts, scene)
         author = _author(model.name, model.info, prompt, settings, seed, scene, start_with, continued)
         turn = NewTurn(tab.state.chat or None, parent or None, question, author, persona, greetings, chat, greeting)
-        reply = await self.runner.ask(tab.owner, turn, tab.state.temporary)
+        reply = await self.runner.start_reply(tab.owner, turn, tab.state.temporary)
         tab.state = replace(tab.state, chat=reply.conversation.id)
         return reply
 
     async def repeat(self, tab: Tab, reply: StoredMessage, inputs: Sequence[Any]) -> ChatRequest:
         """The request for `reply` again, with its seed and with the current persona and settings."""
         persona, start_with, settings = await self.selection(tab, inputs)
-        path = await self.runner.path(tab.owner, reply.conversation, reply.parent, tab.state.temporary)
+        path = await self.runner.read_path(tab.owner, reply.conversation, reply.parent, tab.state.temporary)
         seed, moment = (reply.author.seed, reply.author.moment) if reply.author else (settings.seed, "")
         settings = settings.model_copy(update={"seed": seed})
         scene = macro_values.macro_scene(persona, self._backend.models()[0].name, seed, reply.conversation, moment)
         messages = await self._messages(persona, path.messages, scene, start_with)
         chat = tab.state.chat if tab.state.temporary else ""
-        return ChatRequest(messages, settings, user=tab.owner, chat=chat)
+        return ChatRequest(messages, settings, user=tab.owner, temporary_conversation=chat)
 
     async def preview(self, tab: Tab, inputs: Sequence[Any], draft: str) -> tuple[ChatRequest, int]:
         """The request that sending `draft` would make, and the number of earlier messages that it leaves out."""
@@ -84,7 +84,7 @@ class ReplyRequests:
         model = self._backend.models()[0].name
         path = Path(())
         if tab.state.chat:
-            path = await self.runner.path(tab.owner, tab.state.chat, None, tab.state.temporary)
+            path = await self.runner.read_path(tab.owner, tab.state.chat, None, tab.state.temporary)
         greetings = () if tab.state.chat else macro_values.greetings(persona, model)
         history: list[StoredMessage | Message] = [
             *(Message("assistant", text) for text in greetings[self._greeting_index(inputs, greetings) :][:1]),
@@ -114,7 +114,7 @@ class ReplyRequests:
         """The texts of the conversation up to `leaf`, which activate lore; empty if the persona has no lorebook."""
         if not leaf or not character_prompt.has_lorebook(persona):
             return []
-        path = await self.runner.path(tab.owner, tab.state.chat, leaf, tab.state.temporary)
+        path = await self.runner.read_path(tab.owner, tab.state.chat, leaf, tab.state.temporary)
         return [message.content for message in path.messages]
 
     async def _messages(

@@ -33,7 +33,7 @@ class Tab:
         """
         found, temporary = (chat, False) if chat is not None else (self.state.chat, self.state.temporary)
         await self.runner.stop(self.owner, found, temporary)
-        return next(iter(self.runner.writing(self.owner, found)), None)
+        return next(iter(self.runner.running_replies(self.owner, found)), None)
 
     @property
     def list_store(self) -> OwnerStore:
@@ -42,7 +42,11 @@ class Tab:
 
     def count_adoptable(self) -> int:
         """Count the chats from before the login that can be adopted."""
-        return self.runner.kept.adoptions.offered(self.previous_owner, self.owner) if self.previous_owner else 0
+        return (
+            self.runner.persistent_store.adoptions.offered(self.previous_owner, self.owner)
+            if self.previous_owner
+            else 0
+        )
 
 
 def current_tab(runner: Runner, inputs: Sequence[Any]) -> Tab:

@@ -146,25 +146,25 @@ def note(text: str) -> ChatbotMessage:
 
 def phase(progress: ReplyProgress) -> str:
     """What happens before the first text of a running reply, once the model is loaded."""
-    if time.perf_counter() - progress.started < PHASE_DELAY_SECONDS:
+    if time.perf_counter() - progress.started_at < PHASE_DELAY_SECONDS:
         return _("In the queue …")
     if progress.prompt is not None:
         count = len(progress.prompt.token_ids)
-        if progress.read is None:
+        if progress.prefilled_tokens is None:
             return ngettext("Reading {count} token …", "Reading {count} tokens …", count)
-        return _("Reading {read} of {count} tokens …", read=progress.read, count=count)
-    if progress.place is None:
+        return _("Reading {read} of {count} tokens …", read=progress.prefilled_tokens, count=count)
+    if progress.queue_position is None:
         return _("In the queue …")
-    if progress.place == 1:
+    if progress.queue_position == 1:
         return _("In the queue: next …")
-    return _("In the queue: position {place} …", place=progress.place)
+    return _("In the queue: position {place} …", place=progress.queue_position)
 
 
 def speed(progress: ReplyProgress) -> str:
     """Tokens, tokens/s and time to the first text so far; for an ended reply also the cached tokens of the prompt."""
     if progress.first_text_at is None:
         return ""
-    first = progress.first_text_at - progress.started
+    first = progress.first_text_at - progress.started_at
     if progress.finish is not None:
         rate = progress.finish.tokens_per_second
     else:
@@ -292,8 +292,8 @@ def _reasoning(message: StoredMessage, progress: ReplyProgress | None) -> Chatbo
     if thinking:
         return _collapsible(message.reasoning, {"title": _("Thinking …"), "status": "pending"})
     title = _("Thought") if message.content else _("Thought, until it was cut off")
-    if progress is not None and progress.thought_at is not None:
-        seconds = progress.thought_at - (progress.first_text_at or progress.started)
+    if progress is not None and progress.reasoning_ended_at is not None:
+        seconds = progress.reasoning_ended_at - (progress.first_text_at or progress.started_at)
         title = _("Thought for {seconds} s", seconds=number(seconds, 1))
     return _collapsible(message.reasoning, {"title": title, "status": "done"})
 

@@ -10,7 +10,7 @@ from chatui.ui.inspector.token_text import join_texts
 def text_with_token(inspection: Inspection, position: int, token_id: int) -> str:
     """The reply's text before the token at `position`, followed by `token_id`; stop tokens are left out."""
     stop_ids = set(inspection.model.stop_ids)
-    ids = [*inspection.traces.tokens[:position], token_id]
+    ids = [*inspection.traces.chosen_ids[:position], token_id]
     return join_texts(inspection.texts, (id for id in ids if id not in stop_ids))
 
 
@@ -42,4 +42,4 @@ def reply_with_token(inspection: Inspection, reply: StoredMessage, position: int
 
 def _generated_text(inspection: Inspection, position: int | None = None) -> str:
     """All that the model generated, stop tokens too, before the token at `position`."""
-    return join_texts(inspection.texts, inspection.traces.tokens[:position])
+    return join_texts(inspection.texts, inspection.traces.chosen_ids[:position])

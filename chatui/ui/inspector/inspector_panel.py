@@ -204,7 +204,7 @@ class InspectorPanel:
             return
         with contextlib.suppress(ChatError):
             tab = self._tab_of(tab_inputs)
-            for _attempt in range(MAX_SAVE_ATTEMPTS if tab.runner.inspects else 0):
+            for _attempt in range(MAX_SAVE_ATTEMPTS if tab.runner.keeps_inspections else 0):
                 # The reply is on the page shortly before its inspection is in the store.
                 if await asyncio.to_thread(tab.chat_store.set_page_times, _message_id(displayed), times):
                     return
@@ -236,7 +236,7 @@ class InspectorPanel:
             async with contextlib.aclosing(batch_deltas(tab.runner.backend.stream(request))) as batches:
                 async for deltas in batches:
                     for delta in deltas:
-                        text, _reasoning = delta.onto(text, "")
+                        text, _reasoning = delta.apply_to(text, "")
                         finish = delta.finish or finish
                         if delta.prompt is not None:
                             persona_tokens = delta.prompt.source_tokens("persona")

@@ -36,7 +36,7 @@ def tokens_by_source(prompt: Prompt) -> HighlightedTokens:
     """The prompt's tokens, each with the label of its source."""
     return [
         (visible_text(piece), _(SOURCE_LABELS[source]))
-        for piece, source in zip(prompt.pieces, token_sources(prompt), strict=True)
+        for piece, source in zip(prompt.token_texts, token_sources(prompt), strict=True)
     ]
 
 
@@ -46,7 +46,7 @@ def tokens_by_cache(inspection: Inspection) -> HighlightedTokens:
     cached, computed = _("cached"), _("computed")
     return [
         (visible_text(piece), cached if position < cached_tokens else computed)
-        for position, piece in enumerate(inspection.prompt.pieces)
+        for position, piece in enumerate(inspection.prompt.token_texts)
     ]
 
 

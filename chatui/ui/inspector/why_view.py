@@ -46,7 +46,7 @@ def _cache_use(inspection: Inspection, previous: Inspection | None) -> str:
     cached = finish.cached_tokens
     if previous is None:
         return _first_cache_use(cached, total)
-    known = [*previous.prompt.token_ids, *previous.traces.tokens]
+    known = [*previous.prompt.token_ids, *previous.traces.chosen_ids]
     pairs = enumerate(zip(known, prompt.token_ids, strict=False))
     common = next((position for position, (old, new) in pairs if old != new), min(len(known), total))
     lines = [_("{known} of {count} tokens were cached.", known=cached, count=total)]
@@ -83,7 +83,7 @@ def _first_cache_use(cached: int, total: int) -> str:
 def _first_difference(inspection: Inspection, previous: Inspection, position: int) -> str:
     """The first token that differs from the turn before, and why it does."""
     prompt = inspection.prompt
-    new = prompt.pieces[position] if prompt.ends else ""
+    new = prompt.token_texts[position] if prompt.ends else ""
     return _(
         "The first token that differs from the turn before is number {place}: {here} in place of {before}. The cause: "
         "{cause}.",
@@ -115,22 +115,24 @@ def _code(text: str) -> str:
 
 
 def _source_text(prompt: Prompt, source: Source) -> str:
-    pieces = zip(prompt.pieces, token_sources(prompt), strict=False)
+    pieces = zip(prompt.token_texts, token_sources(prompt), strict=False)
     return "".join(piece for piece, piece_source in pieces if piece_source == source)
 
 
 def _token_text(inspection: Inspection, position: int) -> str:
     """The text of the token at a position of prompt and reply together."""
-    pieces = inspection.prompt.pieces
+    pieces = inspection.prompt.token_texts
     if position < len(pieces):
         return pieces[position]
-    ids = [*inspection.prompt.token_ids, *inspection.traces.tokens]
+    ids = [*inspection.prompt.token_ids, *inspection.traces.chosen_ids]
     return inspection.texts.get(ids[position], "")
 
 
 def _raw_reply(inspection: Inspection) -> str:
     """The generated text with the end of the prompt, which may have opened the reasoning."""
-    return inspection.prompt.text[-20:] + "".join(inspection.texts.get(token, "") for token in inspection.traces.tokens)
+    return inspection.prompt.text[-20:] + "".join(
+        inspection.texts.get(token, "") for token in inspection.traces.chosen_ids
+    )
 
 
 def _template(model: ModelInfo) -> str:

@@ -71,7 +71,7 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
             )
         except NotFoundError:
             return HTMLResponse("", 404, headers)
-        live = runner.live(owner, path[-1].id) if path else None
+        live = runner.running_reply(owner, path[-1].id) if path else None
         if live is not None:
             path[-1] = live.as_message()
         listed = await asyncio.to_thread(owner_store.conversations, LIST_PAGE_SIZE + 1)
