@@ -18,6 +18,7 @@ from chatui.macros import expand
 from chatui.personas import PRESETS, Persona
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import OwnPersona
+from chatui.ui.gradio_compat.unchecked_inputs import UncheckedDropdown
 from chatui.ui.gradio_compat.upload_button import UploadButton, uploaded
 from chatui.ui.page import header, page_language
 from chatui.ui.persona import card_summary, macro_values, setting_controls
@@ -32,22 +33,6 @@ EDIT, COPY = "edit=", "copy="
 
 PanelUpdates = dict[Any, Any]
 PanelAction = Callable[..., Awaitable[PanelUpdates]]
-
-
-class PersonaChoice(gr.Dropdown):
-    """A dropdown whose choices are each user's own, and checked by us: Gradio forgets them when it is restarted."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """The key as it came. Raises ValueError where it cannot be one."""
-        if payload is not None and not isinstance(payload, str):
-            raise ValueError("the key of a persona is text")
-        return payload
-
-    def postprocess(self, value: Any) -> Any:
-        """The key as it is."""
-        return value
 
 
 class PersonaPanel:
@@ -152,7 +137,7 @@ class PersonaPanel:
     def _build_choice(self, first: Persona) -> None:
         with gr.Row(elem_classes="persona-row"):
             self._face = gr.Markdown(face(first))
-            self._choice = PersonaChoice(
+            self._choice = UncheckedDropdown(
                 _choices([]), value=personas.key(first), label=N_("Persona"), show_label=False, elem_id="persona"
             )
         self._written_for = gr.Textbox(personas.key(first), visible=False)

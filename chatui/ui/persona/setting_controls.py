@@ -11,32 +11,13 @@ from pydantic.fields import FieldInfo
 from chatui.errors import SettingsError
 from chatui.i18n import N_
 from chatui.settings import GenerationSettings
+from chatui.ui.gradio_compat.unchecked_inputs import UncheckedNumber, UncheckedSlider
 from chatui.ui.page import page_language
 
 NAMES: tuple[str, ...] = tuple(GenerationSettings.model_fields)
 ENDS = ("max_new_tokens", "stop")
 """What says where a reply ends; all else says how its tokens are chosen."""
 PARTS = ((N_("Sampling"), tuple(name for name in NAMES if name not in ENDS)), (N_("Length and stop"), ENDS))
-
-
-class SettingSlider(gr.Slider):
-    """A slider whose range is checked by GenerationSettings, which names the field, and not here."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """The value as it came."""
-        return payload
-
-
-class SettingNumber(gr.Number):
-    """A number box whose range is checked by GenerationSettings."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """The value as it came."""
-        return payload
 
 
 def build() -> list[Component]:
@@ -51,7 +32,7 @@ def build() -> list[Component]:
 def build_api() -> list[Component]:
     """Hidden inputs for the API endpoint: None means the model's own default."""
     return [
-        gr.JSON(visible=False, label=name) if name == "stop" else SettingNumber(value=None, visible=False, label=name)
+        gr.JSON(visible=False, label=name) if name == "stop" else UncheckedNumber(value=None, visible=False, label=name)
         for name in NAMES
     ]
 
@@ -95,10 +76,10 @@ def _component(name: str, field: FieldInfo) -> Component:
     step = _step(field)
     if step is not None:
         low, high = _bounds(field, step)
-        return SettingSlider(minimum=low, maximum=high, step=step, value=field.default, **common)
+        return UncheckedSlider(minimum=low, maximum=high, step=step, value=field.default, **common)
     if name == "stop":
         return gr.Textbox(value="", lines=1, max_lines=4, placeholder=N_("One on each line"), **common)
-    return SettingNumber(value=field.default, precision=0, placeholder=N_("Random"), **common)
+    return UncheckedNumber(value=field.default, precision=0, placeholder=N_("Random"), **common)
 
 
 def _step(field: FieldInfo) -> float | None:
