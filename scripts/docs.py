@@ -119,7 +119,8 @@ def message_calls() -> list[Call]:
     from chatui.local.slots import Slots
     from chatui.local.text import IncrementalDecoder, StopStrings
     from chatui.reply_writer import ReplyWriter
-    from chatui.runner import ReplyProgress, Runner, RunningReply, build_messages
+    from chatui.runner import Runner, build_messages
+    from chatui.running_reply import ReplyProgress, RunningReply
     from chatui.store.owner_store import OwnerStore
     from chatui.store.store import Store
     from chatui.ui.chat import transcript

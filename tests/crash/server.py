@@ -12,7 +12,8 @@ from typing import Any
 
 from chatui.chat import ChatRequest, Finish, Prompt, ReplyDelta
 from chatui.personas import PRESETS
-from chatui.runner import Runner, RunningReply
+from chatui.runner import Runner
+from chatui.running_reply import RunningReply
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from chatui.errors import ChatError, NotFoundError, StoreError
-from chatui.runner import Runner, RunningReply
+from chatui.runner import Runner
+from chatui.running_reply import RunningReply
 from chatui.settings import AppSettings
 from chatui.store import reply_updates
 from chatui.store.records import ReplyUpdate, UpdateResult

@@ -17,7 +17,8 @@ from sqlalchemy import update
 from chatui.errors import NotFoundError
 from chatui.local.spans import Known
 from chatui.personas import PRESETS
-from chatui.runner import Runner, RunningReply
+from chatui.runner import Runner
+from chatui.running_reply import RunningReply
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.store import store as stores
 from chatui.store.migrating import backup_files

@@ -6,7 +6,8 @@ import pytest
 
 from chatui.errors import ChatError, NotFoundError
 from chatui.personas import PRESETS
-from chatui.runner import Runner, RunningReply
+from chatui.runner import Runner
+from chatui.running_reply import RunningReply
 from chatui.settings import GenerationSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store

@@ -33,6 +33,7 @@ RANK = {
     "upload_folder": 3.2,
     "store": 3.5,
     "reply_writer": 3.6,
+    "running_reply": 3.65,
     "runner": 3.7,
     "owners": 3,
     "peers": 3.1,

@@ -18,7 +18,8 @@ from chatui.inspection import Inspection
 from chatui.local.engine import LocalBackend
 from chatui.model_spec import ModelSpec
 from chatui.personas import PRESETS
-from chatui.runner import Runner, RunningReply
+from chatui.runner import Runner
+from chatui.running_reply import RunningReply
 from chatui.settings import GenerationSettings
 from chatui.store.records import Author, NewTurn, StoredMessage
 from chatui.store.store import Store

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from chatui.chat import Finish, Prompt, ReplyDelta
 from chatui.errors import ChatError
-from chatui.runner import ReplyProgress
+from chatui.running_reply import ReplyProgress
 from chatui.store.records import Path, StoredMessage
 from chatui.ui.chat import transcript
 from chatui.ui.chat.transcript import ChatbotMessage

@@ -17,7 +17,8 @@ from chatui import i18n
 from chatui.chat import ModelStatus
 from chatui.errors import NotFoundError, StoreError
 from chatui.i18n import _
-from chatui.runner import ReplyProgress, Runner, RunningReply
+from chatui.runner import Runner
+from chatui.running_reply import ReplyProgress, RunningReply
 from chatui.store.records import Path, StoredMessage
 from chatui.store.rows import shown_size
 from chatui.ui.chat import message_box, transcript

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from chatui.errors import ChatError, StoreError, unexpected
-from chatui.runner import Runner, RunningReply
+from chatui.runner import Runner
+from chatui.running_reply import RunningReply
 from chatui.ui.chat import message_box, transcript
 from chatui.ui.chat.components import ChatComponents
 from chatui.ui.chat.conversation_view import ConversationView, PageUpdates

@@ -15,7 +15,8 @@ from chatui.character_prompt import CharacterPrompt
 from chatui.chat import ChatRequest, Message, ModelInfo
 from chatui.macros import Scene
 from chatui.personas import Persona
-from chatui.runner import Runner, RunningReply, build_messages
+from chatui.runner import Runner, build_messages
+from chatui.running_reply import RunningReply
 from chatui.settings import GenerationSettings
 from chatui.store.records import Author, NewTurn, Path, StoredMessage
 from chatui.store.rows import new_id

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from chatui.chat import Finish
 from chatui.errors import ChatError
 from chatui.i18n import N_, _, joined, ngettext, number, translated
-from chatui.runner import ReplyProgress
+from chatui.running_reply import ReplyProgress
 from chatui.store.records import Path, StoredMessage
 from chatui.store.rows import shown_size
 from chatui.ui.chat import markdown_escape

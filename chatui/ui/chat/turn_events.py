@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.components import Component
 
 from chatui.errors import ChatError
-from chatui.runner import RunningReply
+from chatui.running_reply import RunningReply
 from chatui.store.records import Rating
 from chatui.ui.chat import actions, message_box, transcript
 from chatui.ui.chat.components import ChatComponents
