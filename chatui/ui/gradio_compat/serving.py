@@ -1,6 +1,7 @@
 """Serving a page with Gradio: mounted in an app of ours, or by `launch()`, with the layers that our page needs.
 
-Replaced and reached: the app that `mount_gradio_app` mounts and does not return; `Blocks.has_launched`, without which
+Replaced and reached: the app that `mount_gradio_app` mounts and does not return; `Blocks.app`, by which the queue runs
+an event's validator and which `launch()` sets, but not a mount: validators would use the sessions of another app; `Blocks.has_launched`, without which
 `App.create_app`'s file routes do not check the paths that a client names; the name `CustomCORSMiddleware` in
 `gradio/routes.py`, which `launch()` cannot leave out and which grants any origin on a public host; `setup_tunnel` in
 `gradio/networking.py`, which is public through `launch(share=True)` alone; the address `/pwa_icon`.
@@ -39,6 +40,7 @@ def mount(app: FastAPI, page: gr.Blocks, login: Login | None, root_path: str, ap
     page.has_launched = True
     gr.mount_gradio_app(app, page, path="/", auth=login, root_path=root_path or None, **appearance)
     gradio_app: FastAPI = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))  # type: ignore[assignment]
+    page.app = gradio_app  # type: ignore[assignment]
     gradio_app.add_middleware(BadRequests)
     gradio_app.add_middleware(EventStreams, page=page)
     gradio_app.add_middleware(StreamMultiplexer)
