@@ -70,3 +70,18 @@ def test_gradios_icon_has_the_address_that_we_take() -> None:
 
     path = icon_route(Path("x")).path
     needs_source("gradio.routes:App.create_app", rf"\"{path}\"", f"Gradio no longer serves an icon at {path}", MODULE)
+
+
+def test_the_queue_runs_validators_by_the_app_of_the_page() -> None:
+    needs_source(
+        "gradio.queueing:Queue.push",
+        r"app=self\.blocks\.app",
+        "Queue.push no longer runs an event's validator by Blocks.app, which a mount leaves at another app",
+        MODULE,
+    )
+    needs_source(
+        "gradio.blocks:Blocks.launch",
+        r"self\.server_app = self\.app = App\.create_app\(",
+        "Blocks.launch no longer sets Blocks.app to the app that serves",
+        MODULE,
+    )

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ from chatui.security import AllowedHosts
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
+from chatui.ui.gradio_compat.sessions import Sessions
 from tests.fakes import FakeBackend
 from tests.visitors import served
 
@@ -355,9 +357,22 @@ def visited(url: str, tab: str) -> httpx.Response:
     return httpx.post(f"{url}/gradio_api/run/predict", json=body)
 
 
+def gradio_app_of(app: FastAPI) -> Any:
+    """Gradio's app, which is mounted last."""
+    return next(route.app for route in reversed(app.routes) if isinstance(route, Mount))
+
+
+def test_validators_use_the_sessions_of_the_app_that_serves() -> None:
+    gradio_app = gradio_app_of(app_for(FakeBackend()))
+    page = gradio_app.get_blocks()
+    assert any(event.validator for event in page.fns.values())
+    assert page.app is gradio_app  # the queue runs validators by it
+    assert isinstance(page.app.state_holder, Sessions)
+
+
 def tabs_of(app: FastAPI) -> Mapping[str, object]:
     """What Gradio keeps of each tab."""
-    gradio_app = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))
+    gradio_app = gradio_app_of(app)
     kept: Mapping[str, object] = gradio_app.state_holder.session_data
     return kept
 

@@ -16,6 +16,8 @@ from urllib.parse import parse_qs
 import gradio as gr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chatui.ui.gradio_compat import request_turns
+
 STREAM = "/queue/data"
 OVER = b'"close_stream"'
 PATIENCE_SECONDS = 1.0
@@ -33,6 +35,7 @@ class EventStreams:
 
         async def push_and_wait(body: Any, request: Any, username: str | None) -> Any:
             result = await push(body=body, request=request, username=username)
+            request_turns.release()
             await self._closed(body.session_hash)
             return result
 

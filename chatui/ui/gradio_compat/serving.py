@@ -1,10 +1,11 @@
 """Serving a page with Gradio: mounted in an app of ours, or by `launch()`, with the layers that our page needs.
 
 Replaced and reached: the app that `mount_gradio_app` mounts and does not return; `Blocks.app`, by which the queue runs
-an event's validator and which `launch()` sets, but not a mount: validators would use the sessions of another app; `Blocks.has_launched`, without which
-`App.create_app`'s file routes do not check the paths that a client names; the name `CustomCORSMiddleware` in
-`gradio/routes.py`, which `launch()` cannot leave out and which grants any origin on a public host; `setup_tunnel` in
-`gradio/networking.py`, which is public through `launch(share=True)` alone; the address `/pwa_icon`.
+an event's validator and which `launch()` sets, but not a mount: validators would use the sessions of another app;
+`Blocks.has_launched`, without which `App.create_app`'s file routes do not check the paths that a client names; the name
+`CustomCORSMiddleware` in `gradio/routes.py`, which `launch()` cannot leave out and which grants any origin on a public
+host; `setup_tunnel` in `gradio/networking.py`, which is public through `launch(share=True)` alone; the address
+`/pwa_icon`.
 Upstream: `mount_gradio_app` appends one `Mount` with Gradio's app to our routes, and leaves CORS to a parent app that
 has a `CORSMiddleware` (https://github.com/gradio-app/gradio/pull/13741). `App.create_app` adds
 `CustomCORSMiddleware` around its routes, below its compression. `pwa_icon` reads the icon with Pillow, which

@@ -29,13 +29,14 @@ from chatui.ui.chat.conversation import Conversation
 from chatui.ui.gradio_compat import login_tokens, page_html, request_context, serving, sessions
 from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
 from chatui.ui.gradio_compat.page_blocks import PageBlocks
+from chatui.ui.gradio_compat.request_turns import RequestTurns
 from chatui.ui.inspector.inspector_panel import InspectorPanel
 from chatui.ui.page import cache_headers, head, header, page_language, theme
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.persona_panel import PersonaPanel
 from chatui.ui.sidebar.sidebar import Sidebar, below
 
-MIN_COMPRESSED_BYTES = 1
+COMPRESSION_LEVEL = 1
 """How much gzip compresses what Gradio does not: a page to a seventh, in a millisecond."""
 
 HEAD = (
@@ -67,8 +68,9 @@ def mount(
 
     gradio_app.add_middleware(page_html.HtmlMiddleware, rewrite=head.rewrite, opening=_opening(page, login, login_of))
     gradio_app.add_middleware(page_language.PageLanguage)
+    gradio_app.add_middleware(RequestTurns)
     app.add_middleware(cache_headers.CacheHeaders)
-    app.add_middleware(GZipMiddleware, compresslevel=MIN_COMPRESSED_BYTES)
+    app.add_middleware(GZipMiddleware, compresslevel=COMPRESSION_LEVEL)
     return login_of
 
 
@@ -96,11 +98,11 @@ def launch(
     page = build(runner)
 
     def cors_layer(app: ASGIApp) -> ASGIApp:
-        return SecurityMiddleware(BodyLimit(OwnerMiddleware(app, cookies), uploads))
+        return SecurityMiddleware(BodyLimit(OwnerMiddleware(RequestTurns(app), cookies), uploads))
 
     opening = _opening(page, login, launched_login_of)
     middleware = [
-        Middleware(GZipMiddleware, compresslevel=MIN_COMPRESSED_BYTES),
+        Middleware(GZipMiddleware, compresslevel=COMPRESSION_LEVEL),
         Middleware(cache_headers.CacheHeaders),
         Middleware(page_language.PageLanguage),
         Middleware(page_html.HtmlMiddleware, rewrite=head.rewrite, opening=opening),
