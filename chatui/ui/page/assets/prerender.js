@@ -38,8 +38,9 @@ for (const name of ["conversations", "settings"]) {
   if (!chat) return;
   const early = document.createElement("div");
   early.id = "early";
-  early.classList.toggle("dark-too", searchParams.get("__theme") !== "light");
-  early.classList.toggle("dark-only", searchParams.get("__theme") === "dark");
+  const theme = searchParams.get("__theme");
+  const prefersDark = matchMedia("(prefers-color-scheme: dark)").matches;
+  early.classList.toggle("dark", theme === "dark" || (theme !== "light" && prefersDark));
   const THERE = ["#chat .message-row", "#chats .chat-list", "#message textarea"];
   let over = false;
   const end = () => {
