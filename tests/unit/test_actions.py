@@ -12,8 +12,8 @@ from chatui.settings import GenerationSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from chatui.ui.chat import actions
-from chatui.ui.chat.tab import Tab
-from chatui.ui.chat.tab_state import LIST_PAGE_SIZE, TabState
+from chatui.ui.shared.tab import Tab
+from chatui.ui.shared.tab_state import LIST_PAGE_SIZE, TabState
 from tests.fakes import FakeBackend, Hold
 
 ON_A_CHAT = ("open", "rename", "pin", "unpin", "archive", "unarchive", "delete", "restore")

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from chatui.store.records import ConversationInfo, SearchHit
-from chatui.ui.chat.tab_state import TabState
+from chatui.ui.shared.tab_state import TabState
 from chatui.ui.sidebar import conversation_list
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)

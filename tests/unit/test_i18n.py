@@ -12,7 +12,7 @@ from chatui.chat import ModelStatus
 from chatui.errors import ModelError, NotFoundError, OverloadError, SettingsError, unexpected
 from chatui.i18n import N_, _, ngettext
 from chatui.settings import GenerationSettings
-from chatui.ui.page import header, page_language
+from chatui.ui.shared import error_messages, header
 from scripts import messages
 
 
@@ -142,11 +142,11 @@ def test_what_was_raised_in_english_is_known_again(language: str) -> None:
         assert i18n.number(12345) in told
         assert "conversation takes" not in told
         for raised in (NotFoundError(), unexpected(ValueError()), OverloadError("7 requests are waiting already.")):
-            assert page_language.error_in_language(raised)[0] != raised.message
+            assert error_messages.localized(raised)[0] != raised.message
         with pytest.raises(SettingsError) as refused:
             GenerationSettings.checked({"temperature": 3.5})
-        assert "Input" not in page_language.sentence(refused.value)
-        assert i18n.number(3.5, 1) in page_language.sentence(refused.value)
+        assert "Input" not in error_messages.one_line(refused.value)
+        assert i18n.number(3.5, 1) in error_messages.one_line(refused.value)
 
 
 def test_words_of_somebody_else_stay_as_they_are() -> None:
@@ -205,7 +205,7 @@ def test_why_nothing_could_be_started_is_told_in_the_language_of_the_page(langua
     )
     with i18n.use_language(language):
         told = header.status(ModelStatus("acme/small", "failed", error=failed))
-        cause, remedy = page_language.error_in_language(failed)
+        cause, remedy = error_messages.localized(failed)
     assert "acme/small" in cause
     assert "model.safetensors" in cause
     assert "weights of" not in cause

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from chatui.ui.chat.markdown_escape import CLOSE, OPEN, escape, unescape
+from chatui.ui.markdown.markdown_escape import CLOSE, OPEN, escape, unescape
 
 markdown = MarkdownIt("commonmark", {"html": True, "breaks": True}).enable("table")
 

@@ -14,12 +14,12 @@ from chatui.ui.page import page_language
 )
 def test_a_page_says_its_language(accepted: str, said: str) -> None:
     async def page(_: Request) -> HTMLResponse:
-        return HTMLResponse(page_language.spoken(b'<!doctype html>\n<html\n\tlang="en"\n\tstyle="">'))
+        return HTMLResponse(page_language.with_current_language(b'<!doctype html>\n<html\n\tlang="en"\n\tstyle="">'))
 
-    app = page_language.PageLanguage(Starlette(routes=[Route("/", page)]))
+    app = page_language.LanguageMiddleware(Starlette(routes=[Route("/", page)]))
     assert f"<html {said}" in TestClient(app).get("/", headers={"accept-language": accepted}).text
     assert i18n.language() == "en"
 
 
 def test_words_of_the_script_end_no_script() -> None:
-    assert page_language.words().count("</script>") == 1
+    assert page_language.script_messages().count("</script>") == 1

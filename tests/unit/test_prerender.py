@@ -107,7 +107,7 @@ def test_the_head_of_pages_alone_is_added_to(accept: str) -> None:
     app = Starlette(routes=[Route("/", html), Route("/text", text)])
     client = TestClient(page_html.HtmlMiddleware(app, head.rewrite, opening))
     got = client.get("/", headers={"accept": accept})
-    added = page_language.words() + head.HEAD.decode() if accept == "text/html" else ""
+    added = page_language.script_messages() + head.HEAD.decode() if accept == "text/html" else ""
     begun, tags, ended = got.text.partition('<meta property="og:title"')
     around = begun + (ended[ended.find("</head>") :] if tags else "")
     assert around == page.replace("</head>", added + "</head>")

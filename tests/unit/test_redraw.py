@@ -5,8 +5,8 @@ import pytest
 
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError
-from chatui.ui.chat import redraw
-from chatui.ui.chat.redraw import SingleFlight, Superseding, batch_deltas, flush_interval
+from chatui.ui.shared import redraw
+from chatui.ui.shared.redraw import SingleFlight, Superseding, batch_deltas, flush_interval
 
 
 class Source:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatui.ui.chat.tab_state import TabState
+from chatui.ui.shared.tab_state import TabState
 
 
 @given(

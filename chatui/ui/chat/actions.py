@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from chatui.errors import ChatError
-from chatui.ui.chat.tab import Tab
-from chatui.ui.chat.tab_state import LIST_PAGE_SIZE, MESSAGE_PAGE_SIZE, TabState
+from chatui.ui.shared.tab import Tab
+from chatui.ui.shared.tab_state import LIST_PAGE_SIZE, MESSAGE_PAGE_SIZE, TabState
 
 Action = Callable[[Tab, str, str], Awaitable[TabState]]
 

@@ -11,9 +11,9 @@ import gradio as gr
 from chatui.chat import Backend, ChatRequest, Message
 from chatui.errors import ChatError, SettingsError, unexpected
 from chatui.settings import GenerationSettings
-from chatui.ui.chat.redraw import batch_deltas
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.persona import setting_controls
+from chatui.ui.shared.redraw import batch_deltas
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from chatui.chat import ModelInfo, Prompt
 from chatui.errors import ChatError
 from chatui.i18n import N_, _, ngettext, number
 from chatui.settings import GenerationSettings
-from chatui.ui.chat.transcript import plain
-from chatui.ui.page import page_language
+from chatui.ui.markdown.markdown_escape import plain
+from chatui.ui.shared import error_messages
 
 PARTS = {
     "persona": N_("persona"),
@@ -45,5 +45,5 @@ def bar(info: ModelInfo, prompt: Prompt, settings: GenerationSettings, blank: bo
 
 def refusal(error: ChatError) -> str:
     """The bar if the message cannot be sent as it is."""
-    message, remedy = page_language.error_in_language(error)
+    message, remedy = error_messages.localized(error)
     return f'<div class="context-bar"><p><b class="warning">{plain(message)}</b> {plain(remedy)}</p></div>'

@@ -7,8 +7,8 @@ from chatui.errors import ChatError
 from chatui.ui.chat import api_endpoint, context_bar
 from chatui.ui.chat.preview_memos import PreviewMemos
 from chatui.ui.chat.reply_requests import ReplyRequests
-from chatui.ui.chat.tab import current_tab
 from chatui.ui.gradio_compat import request_context
+from chatui.ui.shared.tab import current_tab
 
 
 class ContextPreview:

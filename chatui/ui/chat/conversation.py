@@ -15,7 +15,6 @@ from chatui.ui.chat.list_events import ListEvents
 from chatui.ui.chat.page_events import PageEvents
 from chatui.ui.chat.preview_memos import PreviewMemos
 from chatui.ui.chat.reply_requests import ReplyRequests
-from chatui.ui.chat.tab import current_tab
 from chatui.ui.chat.temporary_chats import TemporaryChats
 from chatui.ui.chat.turn_events import TurnEvents
 from chatui.ui.chat.validators import check_message, check_settings
@@ -25,6 +24,7 @@ from chatui.ui.gradio_compat.page_blocks import PageBlocks
 from chatui.ui.inspector.inspector_panel import InspectorPanel
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.persona_panel import PersonaPanel
+from chatui.ui.shared.tab import current_tab
 from chatui.ui.sidebar.sidebar import Sidebar
 
 PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -24,12 +24,12 @@ from chatui.store.rows import shown_size
 from chatui.ui.chat import message_box, transcript
 from chatui.ui.chat.components import ChatComponents
 from chatui.ui.chat.preview_memos import PreviewMemos
-from chatui.ui.chat.redraw import pause_after_redraw, render_off_loop
-from chatui.ui.chat.tab import Tab
 from chatui.ui.chat.temporary_chats import TemporaryChats
 from chatui.ui.chat.transcript import ChatbotContent, ChatbotMessage
 from chatui.ui.gradio_compat import request_context
-from chatui.ui.page import header
+from chatui.ui.shared import header
+from chatui.ui.shared.redraw import pause_after_redraw, render_off_loop
+from chatui.ui.shared.tab import Tab
 
 LIST_TIMEOUT_SECONDS = 2.0
 POLL_SECONDS = 0.5

@@ -10,13 +10,13 @@ from chatui.running_reply import RunningReply
 from chatui.ui.chat import message_box, transcript
 from chatui.ui.chat.components import ChatComponents
 from chatui.ui.chat.conversation_view import ConversationView, PageUpdates
-from chatui.ui.chat.redraw import SingleFlight, Superseding
-from chatui.ui.chat.tab import Tab, current_tab
-from chatui.ui.chat.tab_state import TabState
 from chatui.ui.chat.transcript import ChatbotMessage
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.gradio_compat.sessions import MAX_TABS
-from chatui.ui.page import page_language
+from chatui.ui.shared import error_messages
+from chatui.ui.shared.redraw import SingleFlight, Superseding
+from chatui.ui.shared.tab import Tab, current_tab
+from chatui.ui.shared.tab_state import TabState
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class EventRunner:
                 yield update
         except Exception as error:
             if isinstance(error, StoreError) and not with_persona:
-                page_language.warn(error)  # what is shown stays; there may be nothing to read
+                error_messages.warn(error)  # what is shown stays; there may be nothing to read
                 yield {self._components.textbox: message_box.ready()}
                 return
             card = transcript.error_card(as_chat_error(error))

@@ -12,8 +12,8 @@ from chatui.errors import ChatError
 from chatui.runner import Runner
 from chatui.ui.chat.conversation_view import PageUpdates
 from chatui.ui.chat.event_runner import as_chat_error
-from chatui.ui.chat.tab import current_tab
-from chatui.ui.page import page_language
+from chatui.ui.shared import error_messages
+from chatui.ui.shared.tab import current_tab
 from chatui.ui.sidebar.import_tasks import ImportTask, ImportTasks
 from chatui.ui.sidebar.sidebar import Sidebar
 
@@ -44,7 +44,7 @@ class ListEvents:
                     }
             _report(task)
         except Exception as error:
-            page_language.warn(as_chat_error(error))
+            error_messages.warn(as_chat_error(error))
         yield {**update, self._sidebar.list: await self._listed(inputs)}
 
     async def cancel_import(self, *inputs: Any) -> None:
@@ -56,7 +56,7 @@ class ListEvents:
         try:
             return await self._sidebar.listed(current_tab(self._runner, inputs))
         except Exception as error:
-            page_language.warn(as_chat_error(error))
+            error_messages.warn(as_chat_error(error))
             return gr.skip()
 
 

@@ -9,10 +9,10 @@ from chatui.errors import ChatError
 from chatui.ui.chat.components import ChatComponents
 from chatui.ui.chat.event_runner import EventRunner
 from chatui.ui.chat.preview_memos import PreviewMemos
-from chatui.ui.chat.tab import Tab
-from chatui.ui.chat.tab_state import TabState
 from chatui.ui.chat.temporary_chats import TemporaryChats
 from chatui.ui.gradio_compat import request_context
+from chatui.ui.shared.tab import Tab
+from chatui.ui.shared.tab_state import TabState
 
 
 class PageEvents:

@@ -20,9 +20,9 @@ from chatui.running_reply import RunningReply
 from chatui.settings import GenerationSettings
 from chatui.store.records import Author, NewTurn, Path, StoredMessage
 from chatui.store.rows import new_id
-from chatui.ui.chat.tab import Tab
 from chatui.ui.persona import macro_values, setting_controls
 from chatui.ui.persona.persona_panel import DELETED, PersonaPanel
+from chatui.ui.shared.tab import Tab
 
 DEFAULT_CONTEXT_LENGTH = 4096
 """Tokens for which lore is chosen while the model is loading."""

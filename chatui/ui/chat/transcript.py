@@ -13,9 +13,10 @@ from chatui.i18n import N_, _, joined, ngettext, number, translated
 from chatui.running_reply import ReplyProgress
 from chatui.store.records import Path, StoredMessage
 from chatui.store.rows import shown_size
-from chatui.ui.chat import markdown_escape
-from chatui.ui.chat.tab_state import MESSAGE_PAGE_SIZE
-from chatui.ui.page import page_language
+from chatui.ui.markdown import markdown_escape
+from chatui.ui.markdown.markdown_escape import plain
+from chatui.ui.shared import error_messages
+from chatui.ui.shared.tab_state import MESSAGE_PAGE_SIZE
 
 ChatbotMessage = dict[str, Any]
 """One message as gr.Chatbot takes it."""
@@ -136,7 +137,7 @@ def render_reply(
 
 def error_card(error: ChatError) -> ChatbotMessage:
     """An error: its cause and its remedy."""
-    return _card(*page_language.error_in_language(error))
+    return _card(*error_messages.localized(error))
 
 
 def note(text: str) -> ChatbotMessage:
@@ -187,12 +188,6 @@ def edited_text(content: Any) -> str:
     return markdown_escape.unescape("".join(text for text in texts if isinstance(text, str)))
 
 
-def plain(text: str) -> str:
-    """Escape text for use inside markup: it contains no HTML, Markdown or LaTeX."""
-    escaped = html.escape(text).replace("\n", "<br>")
-    return escaped.replace("$", "$<span></span>").replace("\\", "\\<span></span>")
-
-
 def can_continue(message: StoredMessage) -> bool:
     """Whether the reply was cut: by the length limit, by Stop or by the end of the server."""
     cut = message.state in ("stopped", "interrupted") or _hit_length_limit(message)
@@ -200,7 +195,7 @@ def can_continue(message: StoredMessage) -> bool:
 
 
 def _cause(error: ChatError) -> str:
-    return page_language.error_in_language(error)[0]
+    return error_messages.localized(error)[0]
 
 
 def _hit_length_limit(message: StoredMessage) -> bool:

@@ -15,9 +15,9 @@ from chatui.ui.chat.components import ChatComponents
 from chatui.ui.chat.conversation_view import PageUpdates
 from chatui.ui.chat.event_runner import EventRunner
 from chatui.ui.chat.reply_requests import ReplyRequests
-from chatui.ui.chat.tab import Tab, current_tab
 from chatui.ui.inspector import inspector_panel
-from chatui.ui.page import page_language
+from chatui.ui.shared import error_messages
+from chatui.ui.shared.tab import Tab, current_tab
 
 
 class TurnEvents:
@@ -162,7 +162,7 @@ class TurnEvents:
             persona, *_ = await self._requests.selection(tab, inputs)
             return panel.greeting_updates(persona, number)
         except ChatError as error:
-            page_language.warn(error)
+            error_messages.warn(error)
             return {panel.greeting: gr.skip()}
 
 

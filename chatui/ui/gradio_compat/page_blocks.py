@@ -23,9 +23,9 @@ from gradio.state_holder import SessionState
 from starlette.requests import Request
 
 from chatui import i18n
+from chatui.ui.gradio_compat import request_context
 from chatui.ui.gradio_compat.bad_requests import reading
 from chatui.ui.gradio_compat.sessions import Session
-from chatui.ui.page import page_language
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class PageBlocks(gr.Blocks):
         **options: Any,
     ) -> dict[str, Any]:
         """Answer an event in the language of the one who caused it."""
-        with i18n.use_language(page_language.asked_in(request)):
+        with i18n.use_language(request_context.language_of(request)):
             return await super().process_api(block_fn, inputs, state, request, **options)
 
     async def preprocess_data(self, *call: Any, **options: Any) -> Any:

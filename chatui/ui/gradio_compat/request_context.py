@@ -10,9 +10,12 @@ Upstream: `get_function_with_locals` in `gradio/utils.py` sets both variables ar
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
+import gradio as gr
 from gradio.context import LocalContext
 
+from chatui import i18n
 from chatui.owners import OWNER, named
 
 CLOCK_COOKIE = "chatui_minutes_ahead"
@@ -80,6 +83,13 @@ def minutes_ahead_in(cookies: Mapping[str, str]) -> int:
     """The same by a request's cookies."""
     said = cookies.get(CLOCK_COOKIE, "")
     return int(said) if re.fullmatch(r"-?\d{1,3}", said, re.ASCII) else 0
+
+
+def language_of(request: Any) -> str:
+    """The language of an event. `Blocks.process_api` gets a gr.Request, a list of them, or None as its request."""
+    first = request[0] if isinstance(request, list) and request else request
+    headers = first.headers if isinstance(first, gr.Request) and first.request is not None else {}
+    return i18n.negotiate(headers.get("accept-language"))
 
 
 def fair_queue_user() -> str:

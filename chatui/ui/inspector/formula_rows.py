@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from chatui.chat import ModelAnatomy, ModelInfo
 from chatui.estimates import Figure
 from chatui.i18n import N_, _, figures, translated
-from chatui.ui.chat.transcript import plain
+from chatui.ui.markdown.markdown_escape import plain
 
 UNKNOWN_ANATOMY = N_("What this model is made of was not kept.")
 

@@ -17,9 +17,6 @@ from chatui.errors import ChatError, NotFoundError, unexpected
 from chatui.i18n import N_, _
 from chatui.inspection import Inspection
 from chatui.store.records import PageTimes, StoredMessage
-from chatui.ui.chat import markdown_escape
-from chatui.ui.chat.redraw import batch_deltas
-from chatui.ui.chat.tab import Tab
 from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
 from chatui.ui.inspector import (
     branching,
@@ -31,7 +28,10 @@ from chatui.ui.inspector import (
     tokens_view,
     why_view,
 )
-from chatui.ui.page import page_language
+from chatui.ui.markdown import markdown_escape
+from chatui.ui.shared import error_messages
+from chatui.ui.shared.redraw import batch_deltas
+from chatui.ui.shared.tab import Tab
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class InspectorPanel:
         """The error alone in the view: Gradio shows no warnings of events that are not queued."""
         lists = (self._source, self._cached, self._tokens)
         empty: PanelUpdates = {part: [] if part in lists else "" for part in self._outputs}
-        message, remedy = page_language.error_in_language(error)
+        message, remedy = error_messages.localized(error)
         text = f"**{html.escape(message)}** {html.escape(remedy)}"
         return {**empty, self.column: gr.update(visible=True), self._title: _("### Inspect"), self._summary: text}
 
@@ -219,7 +219,7 @@ class InspectorPanel:
                 raise NotFoundError("token")
             return tokens_view.alternatives(inspection, id, position)
         except Exception as error:
-            return html.escape(page_language.sentence(_as_chat_error(error)))
+            return html.escape(error_messages.one_line(_as_chat_error(error)))
 
     async def _repeat(self, requested: str, *inputs: Any) -> AsyncGenerator[tuple[str, str]]:
         """Stream a reply to the same message and seed with the current persona and settings; it is not saved."""
@@ -243,7 +243,7 @@ class InspectorPanel:
                     title = _("With persona and settings at the right")
                     yield original, column(title, text, finish, persona_tokens)
         except Exception as error:
-            yield "", html.escape(page_language.sentence(_as_chat_error(error)))
+            yield "", html.escape(error_messages.one_line(_as_chat_error(error)))
 
 
 async def with_other_token(tab: Tab, message_id: str, choice: str) -> StoredMessage:

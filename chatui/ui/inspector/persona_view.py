@@ -4,8 +4,8 @@ from chatui import estimates
 from chatui.chat import Finish, Prompt
 from chatui.i18n import N_, ngettext, number
 from chatui.inspection import Inspection
-from chatui.ui.chat import markdown_escape
 from chatui.ui.inspector.formula_rows import FormulaRow, figure_row, formula_list
+from chatui.ui.markdown import markdown_escape
 
 MIN_MEASURED_TOKENS = 32
 """Prompt tokens that must have been computed for a meaningful prefill speed."""

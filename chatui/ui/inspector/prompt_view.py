@@ -5,8 +5,8 @@ import json
 from chatui.chat import Prompt, Source
 from chatui.i18n import N_, _, ngettext, number
 from chatui.inspection import Inspection
-from chatui.ui.chat.transcript import plain
 from chatui.ui.inspector.token_text import HighlightedTokens, visible_text
+from chatui.ui.markdown.markdown_escape import plain
 
 SOURCE_LABELS: dict[Source, str] = {
     "template": N_("template"),

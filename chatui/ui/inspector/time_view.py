@@ -10,7 +10,7 @@ from chatui.i18n import _, ngettext, number
 from chatui.inspection import Inspection
 from chatui.store.records import PageTimes
 from chatui.traces import Traces
-from chatui.ui.chat.transcript import plain
+from chatui.ui.markdown.markdown_escape import plain
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from chatui.i18n import N_, _, ngettext, number, percent
 from chatui.inspection import Inspection
 from chatui.traces import TokenTrace
-from chatui.ui.chat.transcript import plain
 from chatui.ui.inspector.token_text import HighlightedTokens, visible_text
+from chatui.ui.markdown.markdown_escape import plain
 
 PROBABILITY_BANDS = {
     N_("over 90 %"): (0.9, "#22c55e"),

@@ -4,9 +4,9 @@ from chatui.chat import ModelInfo, Prompt, Source
 from chatui.i18n import _, translated
 from chatui.inspection import Inspection
 from chatui.store.records import StoredMessage
-from chatui.ui.chat.transcript import plain
 from chatui.ui.inspector.prompt_view import SOURCE_LABELS, token_sources
 from chatui.ui.inspector.token_text import visible_text
+from chatui.ui.markdown.markdown_escape import plain
 
 
 def why_view(inspection: Inspection, previous: Inspection | None, reply: StoredMessage) -> str:

@@ -19,5 +19,5 @@ HEAD = (
 
 def rewrite(page: bytes, request: Request) -> bytes:
     """A page of Gradio's with our head, in the language spoken now, and with our own link preview."""
-    page = page_html.with_head(page, page_language.words().encode() + HEAD)
-    return link_preview.told(page_language.spoken(page), request)
+    page = page_html.with_head(page, page_language.script_messages().encode() + HEAD)
+    return link_preview.told(page_language.with_current_language(page), request)

@@ -24,16 +24,17 @@ from chatui.security import Login, SecurityMiddleware
 from chatui.settings import GenerationSettings
 from chatui.store.logins import Logins
 from chatui.store.owner_store import OwnerStore
-from chatui.ui.chat import markdown_escape
 from chatui.ui.chat.conversation import Conversation
 from chatui.ui.gradio_compat import login_tokens, page_html, request_context, serving, sessions
 from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
 from chatui.ui.gradio_compat.page_blocks import PageBlocks
 from chatui.ui.gradio_compat.request_turns import RequestTurns
 from chatui.ui.inspector.inspector_panel import InspectorPanel
-from chatui.ui.page import cache_headers, head, header, page_language, theme
+from chatui.ui.markdown import markdown_escape
+from chatui.ui.page import cache_headers, head, page_language, theme
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.persona_panel import PersonaPanel
+from chatui.ui.shared import header
 from chatui.ui.sidebar.sidebar import Sidebar, below
 
 COMPRESSION_LEVEL = 1
@@ -67,7 +68,7 @@ def mount(
         return login_tokens.login_of(gradio_app, request)
 
     gradio_app.add_middleware(page_html.HtmlMiddleware, rewrite=head.rewrite, opening=_opening(page, login, login_of))
-    gradio_app.add_middleware(page_language.PageLanguage)
+    gradio_app.add_middleware(page_language.LanguageMiddleware)
     gradio_app.add_middleware(RequestTurns)
     app.add_middleware(cache_headers.CacheHeaders)
     app.add_middleware(GZipMiddleware, compresslevel=COMPRESSION_LEVEL)
@@ -104,7 +105,7 @@ def launch(
     middleware = [
         Middleware(GZipMiddleware, compresslevel=COMPRESSION_LEVEL),
         Middleware(cache_headers.CacheHeaders),
-        Middleware(page_language.PageLanguage),
+        Middleware(page_language.LanguageMiddleware),
         Middleware(page_html.HtmlMiddleware, rewrite=head.rewrite, opening=opening),
     ]
     serving.launch(page, login, routes, cors_layer, middleware, _appearance())

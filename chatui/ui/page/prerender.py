@@ -18,9 +18,9 @@ from chatui.i18n import _
 from chatui.owners import OwnerOf
 from chatui.runner import Runner
 from chatui.store.records import StoredMessage
-from chatui.ui.chat.redraw import render_off_loop
-from chatui.ui.chat.tab_state import LIST_PAGE_SIZE, TabState
 from chatui.ui.gradio_compat import request_context
+from chatui.ui.shared.redraw import render_off_loop
+from chatui.ui.shared.tab_state import LIST_PAGE_SIZE, TabState
 from chatui.ui.sidebar import conversation_list
 
 MAX_MESSAGES = 12

@@ -11,8 +11,8 @@ from gradio.components import Component
 from chatui import cards, character_prompt, personas
 from chatui.i18n import N_, language
 from chatui.personas import Persona
-from chatui.ui.chat.transcript import plain
 from chatui.ui.gradio_compat.upload_button import UploadButton, uploaded
+from chatui.ui.markdown.markdown_escape import plain
 from chatui.ui.persona import card_summary, setting_controls
 
 PanelUpdates = dict[Any, Any]

@@ -20,9 +20,9 @@ from chatui.store.owner_store import OwnerStore
 from chatui.store.records import OwnPersona
 from chatui.ui.gradio_compat.unchecked_inputs import UncheckedDropdown
 from chatui.ui.gradio_compat.upload_button import UploadButton, uploaded
-from chatui.ui.page import header, page_language
 from chatui.ui.persona import card_summary, macro_values, setting_controls
 from chatui.ui.persona.persona_editor import PersonaEditor, face, quiet
+from chatui.ui.shared import error_messages, header
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class PersonaPanel:
                 if not isinstance(error, ChatError):
                     log.exception("an event of the personas failed")
                     error = unexpected(error)
-                page_language.warn(error)
+                error_messages.warn(error)
                 return {self._upload: None, self._editor.picture: None}
 
         return handled

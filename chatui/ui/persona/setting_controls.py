@@ -12,7 +12,7 @@ from chatui.errors import SettingsError
 from chatui.i18n import N_
 from chatui.settings import GenerationSettings
 from chatui.ui.gradio_compat.unchecked_inputs import UncheckedNumber, UncheckedSlider
-from chatui.ui.page import page_language
+from chatui.ui.shared import error_messages
 
 NAMES: tuple[str, ...] = tuple(GenerationSettings.model_fields)
 ENDS = ("max_new_tokens", "stop")
@@ -62,7 +62,7 @@ def problems(values: Sequence[Any]) -> list[str]:
         read(values)
     except SettingsError as error:
         if error.field in NAMES:
-            found[NAMES.index(error.field)] = page_language.error_in_language(error)[0]
+            found[NAMES.index(error.field)] = error_messages.localized(error)[0]
     return found
 
 

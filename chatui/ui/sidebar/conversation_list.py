@@ -8,8 +8,8 @@ from urllib.parse import quote
 from chatui import i18n
 from chatui.i18n import N_, _, ngettext
 from chatui.store.records import ConversationInfo, SearchHit
-from chatui.ui.chat.tab_state import TabState
-from chatui.ui.chat.transcript import plain
+from chatui.ui.markdown.markdown_escape import plain
+from chatui.ui.shared.tab_state import TabState
 
 CHAT = "CHAT"
 """What chatui.js replaces in the links of a menu."""

@@ -16,7 +16,7 @@ from chatui.store.owner_store import OwnerStore
 from chatui.store.records import MergeResult
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.gradio_compat.upload_button import take_upload
-from chatui.ui.page import page_language
+from chatui.ui.shared import error_messages
 
 MAX_NAMED = 8
 """Skipped items that are listed by name."""
@@ -61,7 +61,7 @@ class ImportTask:
                     merged = self.owner_store.merge_tree(tree, lambda: not self.cancelled)
                 except (LimitError, TransferError) as error:
                     title = tree.conversation.title
-                    self.source.skip(f"“{title}”" if title else _("Untitled"), page_language.sentence(error))
+                    self.source.skip(f"“{title}”" if title else _("Untitled"), error_messages.one_line(error))
                 else:
                     if merged is None:
                         return

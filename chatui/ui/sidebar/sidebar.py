@@ -6,10 +6,10 @@ from datetime import datetime, timedelta, timezone
 import gradio as gr
 
 from chatui.i18n import N_, _
-from chatui.ui.chat.tab import Tab
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.gradio_compat.upload_button import UploadButton
-from chatui.ui.page import header
+from chatui.ui.shared import header
+from chatui.ui.shared.tab import Tab
 from chatui.ui.sidebar import conversation_list
 
 

@@ -8,8 +8,8 @@ from chatui.errors import ChatError
 from chatui.runner import Runner
 from chatui.running_reply import RunningReply
 from chatui.store.owner_store import OwnerStore
-from chatui.ui.chat.tab_state import TabState
 from chatui.ui.gradio_compat import request_context
+from chatui.ui.shared.tab_state import TabState
 
 
 @dataclass

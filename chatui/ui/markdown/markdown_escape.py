@@ -6,6 +6,7 @@ the page's Markdown would otherwise read as one token.
 """
 
 import bisect
+import html
 import itertools
 import re
 from collections import defaultdict, deque
@@ -13,8 +14,8 @@ from collections.abc import Sequence
 
 from markdown_it.common.html_blocks import block_names
 
-from chatui.ui.chat import footnotes, formulas, source_lines
-from chatui.ui.chat.source_lines import Line
+from chatui.ui.markdown import footnotes, formulas, source_lines
+from chatui.ui.markdown.source_lines import Line
 
 # The leading zeros, which no text has, let `unescape` tell these from entities of the text.
 LESS_THAN, AMPERSAND = "&#0060;", "&#0038;"
@@ -76,6 +77,12 @@ def escape(text: str) -> str:
         else:
             parts += [_escape_code(line) for line in part]
     return "".join(parts)
+
+
+def plain(text: str) -> str:
+    """Escape text for use inside markup: it contains no HTML, Markdown or LaTeX."""
+    escaped = html.escape(text).replace("\n", "<br>")
+    return escaped.replace("$", "$<span></span>").replace("\\", "\\<span></span>")
 
 
 def unescape(text: str) -> str:

@@ -8,7 +8,7 @@ from chatui.chat import Backend, ModelStatus
 from chatui.i18n import _, figures, joined, translated
 from chatui.model_spec import human_bytes, human_count
 from chatui.personas import Persona
-from chatui.ui.page import page_language
+from chatui.ui.shared import error_messages
 
 POLL_SECONDS = 0.25
 MAX_HEADING_LENGTH = 200
@@ -22,7 +22,7 @@ def status(model: ModelStatus, speed: str = "") -> str:
     """The model with precision and size, its state, and the speed of the last reply."""
     name = f'<span class="model-name">{html.escape(model.name)}</span>'
     if model.error is not None:
-        detail = f'<span class="model-failed">{html.escape(page_language.sentence(model.error))}</span>'
+        detail = f'<span class="model-failed">{html.escape(error_messages.one_line(model.error))}</span>'
     elif model.info is None:
         detail = f'<span class="model-loading">{html.escape(translated(model.phase) or _("loading"))} …</span>'
     else:

@@ -1,0 +1,1 @@
+"""What several parts of the page use: the header, error messages, the state of a tab, batched redraws."""
