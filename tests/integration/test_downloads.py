@@ -12,7 +12,7 @@ from chatui import cards, downloads
 from chatui.errors import NotFoundError
 from chatui.personas import PRESETS, Persona
 from chatui.settings import GenerationSettings
-from chatui.store import importing
+from chatui.store.imports import importing
 from chatui.store.records import Author, NewTurn, ReplyUpdate
 from chatui.store.store import Store
 

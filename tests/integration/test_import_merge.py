@@ -12,8 +12,9 @@ from chatui import runner
 from chatui.errors import NotFoundError, StoreError, TransferError
 from chatui.personas import Persona
 from chatui.settings import GenerationSettings
-from chatui.store import import_merge, importing, rows
+from chatui.store import import_merge, rows
 from chatui.store.exporting import as_json
+from chatui.store.imports import importing
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import Author, MergeResult, NewTurn, ReplyUpdate
 from chatui.store.store import Store

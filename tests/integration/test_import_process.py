@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from chatui.errors import TransferError
-from chatui.store import import_limits, import_process, importing
+from chatui.store import import_limits
 from chatui.store.exporting import as_json
-from chatui.store.importing import Reading
+from chatui.store.imports import import_process, importing
+from chatui.store.imports.importing import Reading
 from chatui.store.records import Tree
 from tests.integration.test_import_merge import long_chat
 from tests.unit.test_formats import KNOWN
@@ -118,7 +119,7 @@ def test_the_process_ends_when_nobody_listens(tmp_path: Path) -> None:
     file = written(tmp_path, [long_chat(300) | {"conversation_id": str(number)} for number in range(40)])
     with file.open("rb") as opened:
         process = subprocess.Popen(
-            [sys.executable, "-m", "chatui.store.import_process"],
+            [sys.executable, "-m", "chatui.store.imports.import_process"],
             stdin=opened,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -14,7 +14,7 @@ from chatui import cards
 from chatui.personas import Persona
 from chatui.store import persona_files as kept_cards
 from chatui.store.exporting import as_json
-from chatui.store.importing import read
+from chatui.store.imports.importing import read
 from chatui.store.records import ReplyUpdate
 from chatui.store.rows import now
 from chatui.store.store import Store

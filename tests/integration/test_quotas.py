@@ -16,9 +16,9 @@ from chatui.character_prompt import Insertion
 from chatui.errors import LimitError, OverloadError
 from chatui.personas import Persona
 from chatui.settings import AppSettings, GenerationSettings
-from chatui.store import importing
 from chatui.store.database import Database, url_of
 from chatui.store.free_space import FreeSpace
+from chatui.store.imports import importing
 from chatui.store.owner_store import OwnerStore
 from chatui.store.quotas import (
     ROW_BYTES,

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from chatui.errors import TransferError
-from chatui.store import importing
 from chatui.store.formats import FORMATS, citations, common, find
+from chatui.store.imports import importing
 from chatui.store.records import Tree
 from tests.unit.test_transfer import EXPORT, conversation, node, said
 

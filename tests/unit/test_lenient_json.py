@@ -12,7 +12,8 @@ import pytest
 
 from chatui import i18n
 from chatui.errors import TransferError
-from chatui.store import import_limits, importing
+from chatui.store import import_limits
+from chatui.store.imports import importing
 from chatui.store.store import Store
 from chatui.ui.sidebar import import_tasks
 

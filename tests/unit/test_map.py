@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,29 @@ def test_imports_point_one_way(path: Path) -> None:
             assert RANK[room(name)] < RANK[own], f"{own} must not import {name}"
         rooms = HEAVY.get(name.split(".")[0])
         assert rooms is None or own in rooms, f"{name} belongs in {rooms}, not in {own}"
+
+
+def package_imports() -> dict[str, set[str]]:
+    """Packages by the package that imports them; a module at the top of chatui counts as a package of its own."""
+
+    def package(module: str) -> str:
+        return module if module.count(".") == 1 or module in packages else module.rpartition(".")[0]
+
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    packages = {module for module, path in modules.items() if path.stem == "__init__"}
+    found: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        known = {name for name in imported(path) if name in modules and name != "chatui"}
+        found.setdefault(package(module), set()).update({package(name) for name in known} - {package(module)})
+    return found
+
+
+def test_no_packages_import_each_other_in_a_circle() -> None:
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
+    imports = package_imports()
+    assert "chatui.ui.gradio_compat" in imports["chatui.ui.page"]
+    TopologicalSorter(imports).prepare()  # CycleError names the packages of a circle
 
 
 def test_every_room_is_ranked() -> None:

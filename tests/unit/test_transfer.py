@@ -16,8 +16,9 @@ from chatui.chat import Finish
 from chatui.errors import TransferError
 from chatui.personas import AVATAR_START, Persona
 from chatui.settings import GenerationSettings
-from chatui.store import import_limits, importing
+from chatui.store import import_limits
 from chatui.store.exporting import as_json, as_markdown, as_messages
+from chatui.store.imports import importing
 from chatui.store.records import Author, Conversation, StoredMessage, Tree
 
 # Machines are slow at times; what is drawn is large.

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from chatui.errors import ChatError, LimitError, TransferError
 from chatui.i18n import _, ngettext, translated
-from chatui.store import import_process
-from chatui.store.archives import SkippedItem
-from chatui.store.importing import ImportSource
+from chatui.store.imports import import_process
+from chatui.store.imports.archives import SkippedItem
+from chatui.store.imports.importing import ImportSource
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import MergeResult
 from chatui.ui.gradio_compat import request_context

@@ -16,12 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 from chatui import personas
 from chatui.errors import SettingsError, TransferError
 from chatui.i18n import N_
-from chatui.store import archives, formats, import_limits, lenient_json
-from chatui.store.archives import SkippedItem
+from chatui.store import formats, import_limits
 from chatui.store.exporting import FORMAT, VERSION
 from chatui.store.formats import FORMATS, common
 from chatui.store.import_limits import refusal, shown
-from chatui.store.lenient_json import WRAPPERS
+from chatui.store.imports import archives, lenient_json
+from chatui.store.imports.archives import SkippedItem
+from chatui.store.imports.lenient_json import WRAPPERS
 from chatui.store.records import StoredMessage, Tree
 from chatui.store.rows import MAX_TITLE_LENGTH
 from chatui.text_cleaning import one_line

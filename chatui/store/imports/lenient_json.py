@@ -10,8 +10,8 @@ from typing import Any
 from chatui.errors import TransferError
 from chatui.i18n import N_
 from chatui.store import import_limits
-from chatui.store.archives import SkippedItem
 from chatui.store.import_limits import refusal
+from chatui.store.imports.archives import SkippedItem
 
 WRAPPERS = ("conversations", "chats", "chat-sessions", "sessions", "data", "items", "history", "threads")
 """Names of the list of all conversations, where there is one around it."""

@@ -17,15 +17,16 @@ from typing import IO, Any
 
 from chatui import priority
 from chatui.errors import TransferError
-from chatui.store import archives, import_limits, importing
-from chatui.store.importing import ImportSource
+from chatui.store import import_limits
+from chatui.store.imports import archives, importing
+from chatui.store.imports.importing import ImportSource
 from chatui.store.records import Tree
 from chatui.store.rows import pieces
 
 IN_PROCESS_BYTES = 1_000_000
 """Bytes that are parsed within some ten milliseconds, for which no process is worth its start."""
 PIECE_MESSAGES, PIECE_CHARACTERS = 200, 200_000
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIRST_TO_END = "1000"
 """In Linux, of all processes this one is ended where memory runs out."""
 
