@@ -107,6 +107,11 @@ def missing(catalogue: Catalog) -> list[Id]:
     return [message.id for message in catalogue if message.id and is_missing(message.string)]  # type: ignore[misc]
 
 
+def _is_skipped(append: ast.expr) -> bool:
+    """Whether it is the method of a list of skipped items."""
+    return isinstance(append, ast.Attribute) and isinstance(append.value, ast.Name) and append.value.id == "skipped"
+
+
 def _in_call(node: ast.Call, constants: dict[str, ast.expr]) -> Iterator[Id]:
     name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
     if name in ("_", "gettext", "N_"):
@@ -118,9 +123,8 @@ def _in_call(node: ast.Call, constants: dict[str, ast.expr]) -> Iterator[Id]:
         yield from (f"There is no such {what}." for arg in node.args for what in _texts(arg, constants))
     elif name == "refusal":
         yield from _texts(node.args[0], constants)
-    elif name == "SkippedItem" or (name == "append" and isinstance(of := getattr(node.func, "value", None), ast.Name)):
-        if name == "SkippedItem" or of.id == "skipped":
-            yield from (text for argument in node.args for text in _texts(argument, constants))
+    elif name == "SkippedItem" or (name == "append" and _is_skipped(node.func)):
+        yield from (text for argument in node.args for text in _texts(argument, constants))
     elif name in RAISED:
         for argument in node.args[1 if name == "SettingsError" else 0 :][:2]:
             yield from _texts(argument, constants)

@@ -13,8 +13,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = (
@@ -22,7 +23,7 @@ QUESTIONS = (
     "Write a Python function that tells whether a number is even.",
 )
 """Of which a small model gives good answers."""
-SIZE = {"width": 1280, "height": 800}
+SIZE: ViewportSize = {"width": 1280, "height": 800}
 WAIT_SECONDS = 300
 
 
@@ -66,7 +67,7 @@ def converse(page: Page, address: str) -> None:
         page.locator("#chat .chat-bar.answer .inspect").nth(number - 1).wait_for(timeout=WAIT_SECONDS * 1000)
 
 
-def take(browser: Browser, address: str, folder: Path, scheme: str) -> None:
+def take(browser: Browser, address: str, folder: Path, scheme: Literal["light", "dark"]) -> None:
     """The chat and the Inspect view in one of the two colour schemes."""
     context = browser.new_context(viewport=SIZE, color_scheme=scheme, device_scale_factor=2, locale="en-GB")
     page = context.new_page()
@@ -93,8 +94,8 @@ def main() -> None:
             executable_path=chromium,
             args=["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"],
         )
-        for scheme in ("light", "dark"):
-            take(browser, address, folder, scheme)
+        take(browser, address, folder, "light")
+        take(browser, address, folder, "dark")
     print(f"Wrote {', '.join(sorted(path.name for path in folder.glob('*.png')))} to {folder}.")
 
 

@@ -89,7 +89,9 @@ def migrated() -> bytes:
     store = Store(Database(URL.create("sqlite")))
     migrate(store.database, "head")
     with closing(store.database.engine.raw_connection()) as connection:
-        content: bytes = connection.driver_connection.serialize()
+        new = connection.driver_connection
+        assert isinstance(new, sqlite3.Connection)
+        content = new.serialize()
     store.close()
     return content
 
@@ -105,7 +107,8 @@ def copied_tables(migrated: bytes) -> Iterator[None]:
         if not database.sqlite or target != "head" or migrations != MIGRATIONS:
             return migrate(database, target, migrations)
         with closing(database.engine.raw_connection()) as connection:
-            new: sqlite3.Connection = connection.driver_connection
+            new = connection.driver_connection
+            assert isinstance(new, sqlite3.Connection)
             if new.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
                 return migrate(database, target, migrations)
             (version,) = new.execute("PRAGMA user_version").fetchone()

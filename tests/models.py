@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import (
     AutoModelForCausalLM,
+    BatchEncoding,
     DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
@@ -25,6 +27,7 @@ from transformers import (
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3MoeConfig,
@@ -170,7 +173,7 @@ def tokenizer(chat_template: str | None = CHATML, thinks: bool = True, **options
 def model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
     """A model of this kind; weights are large enough for greedy replies that vary."""
     torch.manual_seed(seed)
-    made = AutoModelForCausalLM.from_config(CONFIGS[kind]).eval()
+    made: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[kind]).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.dim() >= 2:
@@ -203,6 +206,22 @@ def save(
 def loaded(folder: Path, **spec: Any) -> LoadedModel:
     """What chatui makes of the folder."""
     return load(ModelSpec(str(folder), **spec), folder, lambda _: None)
+
+
+def generate(model: PreTrainedModel, ids: Sequence[int], count: int, **options: float) -> list[int]:
+    """The greedy choice of transformers' own `generate` behind these tokens."""
+    own: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]  # a Module's attribute, says torch
+    made = own(torch.tensor([ids]), do_sample=False, max_new_tokens=count, **options)
+    written: list[int] = made[0, len(ids) :].tolist()
+    return written
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]], **options: Any) -> list[int]:
+    """The tokens of the prompt that transformers' own `apply_chat_template` makes."""
+    encoded = tokenizer.apply_chat_template(chat, add_generation_prompt=True, **options)
+    assert isinstance(encoded, BatchEncoding)
+    ids: list[int] = encoded["input_ids"]
+    return ids
 
 
 @cache

@@ -26,7 +26,7 @@ class _Recorded:
 
 def record(compute: Callable[[], torch.Tensor]) -> Replay:
     """A CUDA graph of `compute`. It is run before, as CUDA asks for: https://pytorch.org/docs/stable/notes/cuda.html."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):

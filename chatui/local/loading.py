@@ -361,7 +361,7 @@ def _quantization(spec: ModelSpec, source: Files) -> BitsAndBytesConfig | GgufCo
         return None
     four_bit = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
     options = four_bit if spec.quantization == "4bit" else {"load_in_8bit": True}
-    return BitsAndBytesConfig(**options)  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(**options)
 
 
 def _quiet_quantization() -> None:

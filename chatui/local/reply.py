@@ -21,7 +21,7 @@ from chatui.local.text import REPLACEMENT, IncrementalDecoder, StopStrings
 from chatui.local.thinking import NOTHING, HarmonySplitter, Parts, Splitter, TemplateSplitter, ThinkingSplitter, marked
 from chatui.traces import Traces
 
-BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
+BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}
 """How byte-level tokenizers spell bytes."""
 
 TOLD_EVERY = 32

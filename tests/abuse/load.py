@@ -160,6 +160,8 @@ def compare(process: Process, beside: Process, kind: str, count: int) -> tuple[l
     """Pairs of periods, in random order; and how many requests the abuse was."""
     on, target, chance = SPAWN.Event(), SPAWN.Value("i", 0), random.Random(1)
     (ours, ears), (feels, felt) = SPAWN.Pipe(), SPAWN.Pipe()
+    pairs: list[Pair] = []
+    requests = 0
     others = [
         SPAWN.Process(target=witness, args=(process.port, ears), daemon=True),
         SPAWN.Process(target=ABUSE[kind], args=(target, process.paths, on, felt), daemon=True),
@@ -184,7 +186,6 @@ def compare(process: Process, beside: Process, kind: str, count: int) -> tuple[l
             on.clear()
             requests += feels.recv()
 
-    pairs, requests = [], 0
     hear()
     try:
         for _ in range(count):

@@ -23,7 +23,7 @@ VALUES = (
 )  # fmt: skip
 """For a parameter in a path."""
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "FOO", "get")
-ODD = (
+ODD: tuple[object, ...] = (
     None, True, False, 0, -1, 1.5, 10**30, 1e308, "", "x", "\x00", "\ud800", "../..", [], {}, [[]], [None], {"x": 1},
     "a" * 5000, [1] * 500, {"": None}, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},
     {"__type__": "update"}, {"path": None}, {"meta": {}}, "é", "\u202e", -(2**63), float("nan"), float("inf"),

@@ -25,8 +25,9 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         assert "Traceback" not in process.log, process.log[:5000]
 
 
-def sendable(body: dict[str, Any]) -> dict[str, Any]:
+def sendable(body: object) -> dict[str, Any]:
     """A valid body without what the description says in words only: what must fit together."""
+    assert isinstance(body, dict)
     meant = {"model", "continue_final_message", "add_generation_prompt"}
     kept = {name: value for name, value in body.items() if name not in meant and name not in SPELLINGS}
     spelled = {SPELLINGS[name]: (name, value) for name, value in body.items() if name in SPELLINGS}
@@ -42,7 +43,7 @@ def check_events(text: str) -> None:
             ChatCompletionChunk.model_validate_json(event)
 
 
-def check(case: Case) -> None:
+def check(case: Case[Any]) -> None:
     """Send it: the answer is one that the description has, and a refusal where and only where that says so."""
     valid = case.meta is not None and case.meta.generation.mode.is_positive
     is_chat = case.path.startswith("/chat")
@@ -65,7 +66,7 @@ def test_v1_does_what_its_description_says(process: Process, mode: GenerationMod
 
     @given(cases)
     @examples(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-    def send(case: Case) -> None:
+    def send(case: Case[Any]) -> None:
         check(case)
 
     send()

@@ -8,6 +8,7 @@ from playwright.sync_api import Browser, expect
 
 from chatui.chat import ReplyDelta
 from tests.browser.pages import PATIENCE, Chat, Listener, wait_until
+from tests.fakes import Script
 
 pytestmark = pytest.mark.browser
 Open = Callable[..., Chat]
@@ -138,6 +139,7 @@ ROUNDABOUT = ("replies in pieces", "messages", "thoughts")
 )
 def test_corpus_is_harmless(chat: Open, foreign: Listener, evil: list[str], way: str, every: int) -> None:
     evil = evil[::every]
+    scripts: list[Script]
     if way == "replies":
         scripts = [[payload, " END"] for payload in evil]
     elif way == "replies in pieces":

@@ -147,14 +147,19 @@ def test_waiting_and_reading_are_counted_in_one_line(chat: Open) -> None:
     second, next_up, some, most = Hold(), Hold(), Hold(), Hold()
     prompt = Prompt("p", tuple(range(1024)))
     page = chat(["Hello."])
-    waiting = [
+    waiting: list[ReplyDelta | Hold] = [
         ReplyDelta(queue_position=3),
         second,
         ReplyDelta(queue_position=2),
         ReplyDelta(queue_position=1),
         next_up,
     ]
-    reading = [ReplyDelta(prompt=prompt, prefilled_tokens=128), some, ReplyDelta(prefilled_tokens=1000), most]
+    reading: list[ReplyDelta | Hold] = [
+        ReplyDelta(prompt=prompt, prefilled_tokens=128),
+        some,
+        ReplyDelta(prefilled_tokens=1000),
+        most,
+    ]
     page.backend.before = [*waiting, *reading]
     page.page.evaluate(PHASES)
     page.ask("hi")
@@ -208,6 +213,7 @@ def _lag(page: Chat) -> float:
     lag = float(page.page.evaluate("window.sawMark")) / 1000 - page.backend.last_piece_at
     expect(page.send).to_be_visible(timeout=PATIENCE)
     ready = time.time() - page.backend.last_piece_at
+    assert sys.__stderr__ is not None
     sys.__stderr__.write(
         f"\npage complete {lag:.3f} s after the last of {SPEED_TOKENS} tokens; Send back after {ready:.3f} s\n"
     )

@@ -147,7 +147,7 @@ def test_a_cable_that_is_cut(postgresql: Server, url: str, start: Start) -> None
 
 def _whole(peer: Peer, asked: Any, words: int) -> bool:
     read = peer.tell("read", reply=asked["reply"])
-    return read.get("state") == "finished" and read["text"] == text(words)
+    return bool(read.get("state") == "finished" and read["text"] == text(words))
 
 
 def test_a_database_that_is_gone_for_a_while(start: Start) -> None:

@@ -239,12 +239,12 @@ def test_the_default_model_keeps_its_levels() -> None:
     assert own.info.parameters == dense.info.parameters
     assert own.info.weight_bytes < 0.6 * dense.info.weight_bytes
     chat = [{"role": "user", "content": "What is the capital of France?"}]
-    asked = own.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    asked = models.prompt_ids(own.tokenizer, chat)
     with torch.no_grad():
-        ids = own.model.generate(asked, do_sample=False, max_new_tokens=20)  # token by token: other kernels
+        ids = torch.tensor([[*asked, *models.generate(own.model, asked, 20)]])  # token by token: other kernels
         ours, theirs = (loaded.model(ids).logits.float().log_softmax(-1) for loaded in (own, dense))
     divergence = nn.functional.kl_div(ours, theirs, log_target=True, reduction="none")
     assert divergence.sum(-1).mean() < 0.01
-    written, begins = ids[0, asked.shape[1] :], asked.shape[1] - 1
+    written, begins = ids[0, len(asked) :], len(asked) - 1
     lost = theirs[0, begins:-1].amax(-1) - theirs[0, begins:-1].gather(-1, written[:, None])[:, 0]
     assert lost.mean() < 0.1, "the dense model finds the written tokens unlikely"

@@ -6,17 +6,19 @@ In float32, where sums taken in another order do not decide between two tokens; 
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import psutil
 import pytest
 import torch
 
 from chatui.chat import ChatRequest, Finish, Message, Prompt, TraceSnapshot
-from chatui.local import embedded, loading, serving
+from chatui.local import attention, embedded, loading, serving
 from chatui.local.engine import LocalBackend
 from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.traces import Traces
+from tests import models
 
 pytestmark = [
     pytest.mark.real,
@@ -32,7 +34,7 @@ CANCELLED = 1000
 GROWTH_BYTES = 30e6
 
 
-def spec_of(**values: str) -> ModelSpec:
+def spec_of(**values: Any) -> ModelSpec:
     return replace(ModelSpec.from_settings(AppSettings(**values)), compile="off")
 
 
@@ -68,15 +70,12 @@ async def test_alone_together_from_a_remembered_start_and_by_generate(
     together = await asyncio.gather(*(reply(backend, message, user=message.content) for message in asked))
     assert [text for text, _ in together] == [text for text, _ in alone]
     for message, (text, _) in zip(asked, alone, strict=True):
-        ids = loaded.tokenizer.apply_chat_template(
-            [{"role": each.role, "content": each.content} for each in (PERSONA, message)],
-            add_generation_prompt=True,
-            return_tensors="pt",
-        )["input_ids"]
+        chat = [{"role": each.role, "content": each.content} for each in (PERSONA, message)]
+        ids = models.prompt_ids(loaded.tokenizer, chat)
         loaded.model.set_attn_implementation("sdpa")
-        whole = loaded.model.generate(ids, do_sample=False, max_new_tokens=NEW_TOKENS)[0, ids.shape[1] :]
-        loaded.model.set_attn_implementation(serving.forward.attention.NAME)
-        assert text == loaded.decode(whole.tolist())
+        whole = models.generate(loaded.model, ids, NEW_TOKENS)
+        loaded.model.set_attn_implementation(attention.NAME)
+        assert text == loaded.decode(whole)
 
 
 async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
@@ -108,7 +107,7 @@ async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
                 found = dict(zip(trace.ids, trace.steps[0], strict=True))
                 assert found == pytest.approx({id: float(shares[at, id]) for id in trace.ids}, abs=1e-3)
     finally:
-        loaded.model.set_attn_implementation(serving.forward.attention.NAME)
+        loaded.model.set_attn_implementation(attention.NAME)
 
 
 async def test_a_second_turn_reads_little_more_than_the_new_message(backend: LocalBackend) -> None:

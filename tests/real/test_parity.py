@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from chatui.local import embedded, loading, reply, serving
 from chatui.local.engine import LocalBackend
 from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings, GenerationSettings
+from tests import models
 
 pytestmark = [
     pytest.mark.real,
@@ -65,10 +67,11 @@ def loaded() -> loading.LoadedModel:
 
 @pytest.fixture(scope="module")
 def pipeline(loaded: loading.LoadedModel) -> transformers.TextGenerationPipeline:
+    assert isinstance(loaded.tokenizer, transformers.PreTrainedTokenizerFast)
     return transformers.pipeline("text-generation", model=loaded.model, tokenizer=loaded.tokenizer)
 
 
-def ours(loaded: loading.LoadedModel, messages: list[Message], **values: float) -> tuple[str, int]:
+def ours(loaded: loading.LoadedModel, messages: list[Message], **values: Any) -> tuple[str, int]:
     """The reply and its number of tokens."""
     settings = GenerationSettings(**{"temperature": 0.0, "max_new_tokens": NEW_TOKENS, **values})
     deltas = list(reply.write(loaded, ChatRequest(tuple(messages), settings)))
@@ -79,13 +82,16 @@ def theirs(pipeline: transformers.TextGenerationPipeline, messages: list[Message
     chat = [{"role": message.role, "content": message.content} for message in messages]
     options = {"do_sample": False, "temperature": None, "top_p": None, "max_new_tokens": NEW_TOKENS}
     (made,) = pipeline(chat, return_tensors=True, tokenizer_encode_kwargs={"sanitize_control_tokens": True}, **options)
-    prompt = pipeline.tokenizer.apply_chat_template(chat, add_generation_prompt=True, sanitize_control_tokens=True)
-    ids = made["generated_token_ids"][len(prompt["input_ids"]) :]
-    return pipeline.tokenizer.decode(ids, skip_special_tokens=True), len(ids)
+    assert pipeline.tokenizer is not None
+    generated: Any = made["generated_token_ids"]  # the pipeline's types know only texts
+    ids: list[int] = generated[len(models.prompt_ids(pipeline.tokenizer, chat, sanitize_control_tokens=True)) :]
+    return str(pipeline.tokenizer.decode(ids, skip_special_tokens=True)), len(ids)
 
 
 @pytest.mark.parametrize("question", [*SAMPLE, *(pytest.param(text, marks=pytest.mark.exhaustive) for text in OTHERS)])
-def test_greedy_replies_are_those_of_the_pipeline(loaded, pipeline, question: str) -> None:
+def test_greedy_replies_are_those_of_the_pipeline(
+    loaded: loading.LoadedModel, pipeline: transformers.TextGenerationPipeline, question: str
+) -> None:
     messages = [Message("user", question)]
     for follow_up in (*FOLLOW_UPS[: TURNS - 1], None):
         answer = ours(loaded, messages)

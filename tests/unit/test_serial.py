@@ -3,7 +3,6 @@
 from itertools import islice, pairwise
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
@@ -24,8 +23,7 @@ def greedy(model: PreTrainedModel, ids: list[int], settings: GenerationSettings 
 
 
 def generated(model: PreTrainedModel, ids: list[int], **options: float) -> list[int]:
-    out = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=NEW, **options)
-    return out[0, len(ids) :].tolist()
+    return models.generate(model, ids, NEW, **options)
 
 
 @pytest.mark.parametrize("kind", models.CONFIGS)
