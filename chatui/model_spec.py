@@ -5,14 +5,14 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from chatui.errors import ModelError
-from chatui.settings import AppSettings, Compile, Dtype, Quantization
+from chatui.settings import AppSettings, Compile, Dtype, GenerationSettings, Quantization
 
 # Bytes per element by the names of the safetensors format:
 # https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs
@@ -61,6 +61,8 @@ class ModelSpec:
     kv_memory: int | None = None
     compile: Compile = "auto"
     chat_template: Path | None = None
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    """Its fields that are set replace the model's own defaults."""
 
     @classmethod
     def from_settings(cls, settings: AppSettings) -> "ModelSpec":
@@ -77,6 +79,7 @@ class ModelSpec:
             None if settings.kv_memory is None else int(settings.kv_memory * 1e9),
             settings.compile,
             settings.chat_template,
+            settings.generation,
         )
 
 

@@ -244,11 +244,8 @@ def _generation(inspection: Inspection, settings: GenerationSettings, seed: int)
     arguments = ["prompt", "attention_mask=torch.ones_like(prompt)", f"max_new_tokens={most}"]
     if info.stop_ids:
         arguments.append(f"eos_token_id={list(info.stop_ids)}")
-    for name in PASSED_ON:
-        value, off = getattr(settings, name), GenerationSettings.model_fields[name].default
-        # Left out, it would be the model's own.
-        if value != off or getattr(info.defaults, name) != off:
-            arguments.append(f"{name}={value}")
+    # Left out, they would be the model's own.
+    arguments += [f"{name}={getattr(settings, name)}" for name in PASSED_ON]
     arguments.append("do_sample=False")
     if settings.temperature:
         comments.append("# Draw leaves one token only, which then is the likeliest: nothing is left to sample.\n")

@@ -1,7 +1,9 @@
 """Every setting's name, range, default and help, once: sliders, flags, API validation and docs are made from here."""
 
+import contextlib
 import difflib
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,6 +16,7 @@ from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -216,6 +219,10 @@ class AppSettings(BaseSettings):
     inspect: bool = Field(
         True, description="Keep how each reply came about, to be looked at with Inspect; --no-inspect does not."
     )
+    generation: Annotated[GenerationSettings, NoDecode] = Field(
+        default_factory=GenerationSettings,
+        description="Defaults of the page and of /v1 instead of the model's own, such as --generation.temperature 0.3.",
+    )
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Only for models whose code you have read."
     )
@@ -284,6 +291,21 @@ class AppSettings(BaseSettings):
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
         return value[1:-1] if quoted else value
 
+    @field_validator("generation", mode="before")
+    @classmethod
+    def _numbers_from_text(cls, value: object) -> object:
+        """Flags give text, which the strict types of GenerationSettings refuse; the variable gives JSON."""
+        text = cls._bare(value)
+        if isinstance(text, str):
+            try:
+                value = json.loads(text or "{}")
+            except ValueError:
+                raise ValueError('needs JSON, such as {"temperature": 0.3}') from None
+        if not isinstance(value, Mapping):
+            return value
+        numbers = [name for name, field in GenerationSettings.model_fields.items() if name != "stop"]
+        return {name: _number(part) if name in numbers else part for name, part in value.items()}
+
     @field_validator("chat_template", "cache_dir", "data_dir", mode="before")
     @classmethod
     def _path_is_named(cls, value: object) -> object:
@@ -346,6 +368,14 @@ class AppSettings(BaseSettings):
         return self
 
 
+def _number(value: object) -> object:
+    """The number that a text is; anything else as it is."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value) if isinstance(value, str) else value
+    return value
+
+
 def _refuse_empty_secrets() -> None:
     """An empty variable counts as none; but who sets one of these relies on it. Raises SettingsError."""
     for name, value in os.environ.items():
@@ -394,7 +424,9 @@ def listed(value: str) -> list[str]:
 def settings_error(error: ValidationError) -> SettingsError:
     """The first problem of a pydantic error as a SettingsError naming the field."""
     problem = error.errors(include_url=False)[0]
-    field = str(problem["loc"][0]) if problem["loc"] else "settings"
+    # Of the defaults for generation, the setting's name is the second part.
+    parts = problem["loc"][: 2 if problem["loc"][:1] == ("generation",) else 1]
+    field = ".".join(map(str, parts)) or "settings"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return SettingsError(field, f"{message} (got {shorten(problem['input'])})" if problem["loc"] else message)
 

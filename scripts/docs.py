@@ -48,10 +48,11 @@ def app_settings() -> str:
 def generation_settings() -> str:
     """The table of GenerationSettings, with the range that the page and /v1 allow."""
     rows = [
-        f"| {field.title} | `{name}` | {_default(field)} | {_range(field)} | {field.description} |"
+        f"| {field.title} | `{name}` | `--generation.{name.replace('_', '-')}` | {_default(field)} | {_range(field)} "
+        f"| {field.description} |"
         for name, field in GenerationSettings.model_fields.items()
     ]
-    return _table(["On the page", "In `/v1`", "Default", "Range", "What it does"], rows)
+    return _table(["On the page", "In `/v1`", "Flag", "Default", "Range", "What it does"], rows)
 
 
 def module_map() -> str:

@@ -173,6 +173,7 @@ def _load(spec: ModelSpec, source: Files, report: ReportPhase) -> LoadedModel:
         name=shown_name(path) if (path := Path(spec.name).expanduser()).exists() else spec.name,
         context_length=context_length(model.config.get_text_config(decoder=True), tokenizer),
         notes=(*template.notes, *unknown, *notes),
+        defaults=described.defaults.model_copy(update=spec.generation.model_dump(exclude_unset=True)),
         revision=source.revision,
         source=_from_home(source.path) if path.exists() or source.levels else spec.name,
         measured_bytes=facts.taken(device_map) - before,

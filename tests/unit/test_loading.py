@@ -527,6 +527,12 @@ def test_defaults_are_the_models_own(folder: Path) -> None:
     assert (defaults.temperature, defaults.top_k, defaults.repetition_penalty) == (0.6, 20, 1.1)
 
 
+def test_what_the_operator_sets_replaces_the_models_own_defaults(folder: Path) -> None:
+    GenerationConfig(do_sample=True, temperature=0.6, top_k=20, repetition_penalty=1.1).save_pretrained(folder)
+    defaults = load(folder, generation=GenerationSettings(top_k=0, repetition_penalty=1.0)).info.defaults
+    assert (defaults.temperature, defaults.top_k, defaults.repetition_penalty) == (0.6, 0, 1.0)
+
+
 def test_stop_ids_come_from_everywhere(folder: Path) -> None:
     set_config(eos_token_id=11)(folder)
     GenerationConfig(eos_token_id=[12, 13]).save_pretrained(folder)

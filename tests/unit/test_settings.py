@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from chatui import cli
 from chatui.errors import SettingsError
 from chatui.settings import SECRETS, AppSettings, GenerationSettings, unknown_variables
 
@@ -196,3 +197,42 @@ def test_variables_that_are_no_setting_are_told(monkeypatch: pytest.MonkeyPatch)
         "CHATUI_FROBNICATE is no setting and does nothing.",
         "CHATUI_PROT is no setting and does nothing. Is CHATUI_PORT meant?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable", "read"),
+    [
+        (["--generation.temperature", "0.3"], "", {"temperature": 0.3}),
+        (["--generation.temperature=1", "--generation.top-k=5"], "", {"temperature": 1.0, "top_k": 5}),
+        (["--generation.stop", "###", "--generation.stop", "a b"], "", {"stop": ("###", "a b")}),
+        (["--generation.no-repeat-ngram-size", "3"], "", {"no_repeat_ngram_size": 3}),
+        ([], '{"seed": 4, "min_p": 0.1}', {"seed": 4, "min_p": 0.1}),
+        ([], "'{\"top_p\": 0.5}'", {"top_p": 0.5}),
+        ([], " ", {}),
+    ],
+)
+def test_defaults_for_generation_are_flags_and_a_variable(
+    flags: list[str], variable: str, read: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATUI_GENERATION", variable)
+    assert cli.parse(flags).generation.model_dump(exclude_unset=True) == read
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable", "field"),
+    [
+        (["--generation.temperature", "hot"], "", "generation.temperature"),
+        (["--generation.top-k", "5.5"], "", "generation.top_k"),
+        (["--generation.top-k", "900"], "", "generation.top_k"),
+        ([], '{"topk": 3}', "generation.topk"),
+        ([], "temperature=1", "generation"),
+        ([], "[1]", "generation"),
+    ],
+)
+def test_a_wrong_default_for_generation_names_its_setting(
+    flags: list[str], variable: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATUI_GENERATION", variable)
+    with pytest.raises(SettingsError) as found:
+        cli.parse(flags)
+    assert found.value.field == field
