@@ -128,17 +128,7 @@ async def batch_deltas(
     arrived: asyncio.Queue[ReplyDelta | None] = asyncio.Queue()
     failure: list[ChatError] = []
 
-    async def pump() -> None:
-        try:
-            async with contextlib.aclosing(stream):
-                async for delta in stream:
-                    arrived.put_nowait(delta)
-        except ChatError as error:
-            failure.append(error)
-        finally:
-            arrived.put_nowait(None)
-
-    pumping = asyncio.create_task(pump())
+    pumping = asyncio.create_task(_pump(stream, arrived, failure))
     try:
         over = False
         characters = 0
@@ -161,6 +151,20 @@ async def batch_deltas(
     finally:
         pumping.cancel()
         await asyncio.gather(pumping, return_exceptions=True)
+
+
+async def _pump(
+    stream: AsyncGenerator[ReplyDelta], arrived: "asyncio.Queue[ReplyDelta | None]", failure: list[ChatError]
+) -> None:
+    """Put the deltas of a stream into a queue, None last; what the stream raises goes into `failure`."""
+    try:
+        async with contextlib.aclosing(stream):
+            async for delta in stream:
+                arrived.put_nowait(delta)
+    except ChatError as error:
+        failure.append(error)
+    finally:
+        arrived.put_nowait(None)
 
 
 def _drain(queue: "asyncio.Queue[ReplyDelta | None]", first: ReplyDelta | None) -> tuple[list[ReplyDelta], bool]:
