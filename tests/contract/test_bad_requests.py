@@ -27,11 +27,11 @@ def test_gradio_reads_values_where_we_watch_it() -> None:
 async def test_an_error_of_gradios_is_told_from_ours() -> None:
     import gradio as gr
 
-    from chatui.ui.gradio_compat.bad_requests import reading
+    from chatui.ui.gradio_compat.bad_requests import refuse_bad_values
 
     with gr.Blocks() as page:
         gr.Button().click(lambda value: value, gr.Slider(), None)
-    with pytest.raises(gr.Error, match="do not fit"), reading():
+    with pytest.raises(gr.Error, match="do not fit"), refuse_bad_values():
         await page.preprocess_data(page.fns[0], [{"no": "number"}], None)
-    with pytest.raises(ValueError, match="ours"), reading():
+    with pytest.raises(ValueError, match="ours"), refuse_bad_values():
         raise ValueError("ours")

@@ -25,12 +25,12 @@ def test_events_are_pushed_and_streams_are_closed_where_we_listen() -> None:
 
 
 def test_the_stream_of_events_has_its_address() -> None:
-    from chatui.ui.gradio_compat.event_streams import OVER, STREAM
+    from chatui.ui.gradio_compat.event_streams import CLOSE_STREAM, STREAM_PATH
 
     found = routes()
-    needs(f"/gradio_api{STREAM}" in found, f"Gradio has no route /gradio_api{STREAM} any more", MODULE)
+    needs(f"/gradio_api{STREAM_PATH}" in found, f"Gradio has no route /gradio_api{STREAM_PATH} any more", MODULE)
     needs("/gradio_api/queue/join" in found, "Gradio has no route /gradio_api/queue/join any more", MODULE)
-    assert OVER == b'"close_stream"'
+    assert CLOSE_STREAM == b'"close_stream"'
 
 
 def test_the_queue_has_the_parts_that_are_read() -> None:

@@ -37,7 +37,7 @@ def test_a_request_has_the_parts_that_are_read() -> None:
     try:
         assert request_context.login() == "ada"
         assert request_context.tab() == "tab"
-        assert request_context.minutes_ahead() == 90
+        assert request_context.utc_offset_minutes() == 90
     finally:
         find("gradio.context:LocalContext.request", MODULE).reset(token)
 

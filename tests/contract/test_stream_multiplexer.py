@@ -4,11 +4,11 @@ MODULE = "stream_multiplexer"
 
 
 def test_a_tab_lives_by_the_heartbeat_that_we_answer() -> None:
-    from chatui.ui.gradio_compat.stream_multiplexer import HEARTBEAT
+    from chatui.ui.gradio_compat.stream_multiplexer import HEARTBEAT_PATH
 
     path = "/gradio_api/heartbeat/{session_hash}"
     needs(path in routes(), f"Gradio has no route {path} any more", MODULE)
-    assert HEARTBEAT.match(path)
+    assert HEARTBEAT_PATH.match(path)
 
 
 def test_gradios_page_asks_for_both_streams_where_connections_js_takes_them() -> None:

@@ -90,7 +90,7 @@ def is_in(app: FastAPI, cookies: Mapping[str, str]) -> bool:
 
 
 def test_a_restart_and_another_server_keep_everyone_in(settings: AppSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shown, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(shown, "CACHE_SECONDS", 0.0)
     before = build_app(FakeBackend(), settings)
     cookies = log_in(before)
     after = build_app(FakeBackend(), settings)
@@ -132,7 +132,7 @@ def test_no_other_site_logs_anyone_out(app: FastAPI, headers: dict[str, str]) ->
 
 
 def test_a_login_holds_while_the_database_is_away(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shown, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(shown, "CACHE_SECONDS", 0.0)
     cookies = log_in(app)
 
     def fails(*_: object) -> None:

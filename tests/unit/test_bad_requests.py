@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from chatui import server
 from chatui.settings import AppSettings
-from chatui.ui.gradio_compat.bad_requests import BadRequests, reading, whole_characters
+from chatui.ui.gradio_compat.bad_requests import BadRequests, refuse_bad_values, replace_lone_surrogates
 from tests.fakes import FakeBackend
 
 SOURCE = """
@@ -63,7 +63,7 @@ def test_a_mistake_of_ours_is_not_hidden(end: str) -> None:
 @pytest.mark.parametrize(("package", "raised"), [("gradio", gr.Error), ("chatui", KeyError)])
 def test_values_that_do_not_fit_are_told_from_mistakes_of_ours(package: str, raised: type[Exception]) -> None:
     call: Callable[[], None] = code_of(package, inner=code_of(package, RAISING)["inner"])["call"]
-    with pytest.raises(raised), reading():
+    with pytest.raises(raised), refuse_bad_values():
         call()
 
 
@@ -73,8 +73,8 @@ TEXT = st.text(st.characters(exclude_categories=()) | st.sampled_from("\\u\ud83d
 @given(st.dictionaries(TEXT, TEXT), st.booleans())
 def test_half_a_surrogate_pair_becomes_a_replacement_character(value: dict[str, str], escaped: bool) -> None:
     body = json.dumps(value, ensure_ascii=escaped).encode("utf-8", "surrogatepass")
-    found = json.loads(whole_characters(body))
-    assert len(whole_characters(body)) == len(body)
+    found = json.loads(replace_lone_surrogates(body))
+    assert len(replace_lone_surrogates(body)) == len(body)
     json.dumps(found, ensure_ascii=False).encode()
     told = json.loads(body)  # as Python reads pairs
     if not any("\ud800" <= sign <= "\udfff" for sign in "".join([*told, *told.values()])):

@@ -94,7 +94,7 @@ async def test_a_tab_that_leaves_in_mid_stream_is_heard_of() -> None:
 
 
 async def test_what_never_tells_that_it_is_closed_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatui.ui.gradio_compat.event_streams.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("chatui.ui.gradio_compat.event_streams.MAX_CLOSE_SECONDS", 0.01)
     gradio, tab = Gradio(LAST), Tab()
     streams = EventStreams(gradio, gradio.page)
     stream = asyncio.create_task(streams(SCOPE, tab.receive, tab.send))

@@ -73,11 +73,11 @@ async def test_the_page_is_sent_with_what_it_opens_on_to_the_one_who_asks_alone(
         assert request is not None
         return {box: f"for {request.username}", other: gr.update(label="new", value="after")}
 
-    page.opens_with(loaded, opening)
+    page.prefill_with(loaded, opening)
     page.config = page.get_config_file()
 
     async def sent(login: str) -> None:
-        async with page.on_opening(Request({"type": "http"}), login):
+        async with page.prefilled(Request({"type": "http"}), login):
             await asyncio.sleep(0)
             assert props_of(page, box)["value"] == f"for {login}"
             assert (props_of(page, other)["label"], props_of(page, other)["value"]) == ("new", "after")
@@ -94,7 +94,7 @@ async def test_the_page_is_sent_with_what_it_opens_on_to_the_one_who_asks_alone(
 async def test_a_page_comes_also_without_what_it_opens_on(
     wrong: Exception | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page_blocks, "MAX_OPENING_SECONDS", 0.01)
+    monkeypatch.setattr(page_blocks, "MAX_PREFILL_SECONDS", 0.01)
     with PageBlocks() as page:
         box = gr.Textbox(label="a", value="before")
         loaded = page.load(lambda: None, None, [box])
@@ -105,8 +105,8 @@ async def test_a_page_comes_also_without_what_it_opens_on(
         await asyncio.sleep(10)
         return {box: "late"}
 
-    page.opens_with(loaded, opening)
+    page.prefill_with(loaded, opening)
     page.config = page.get_config_file()
-    async with page.on_opening(Request({"type": "http"}), None):
+    async with page.prefilled(Request({"type": "http"}), None):
         assert props_of(page, box)["value"] == "before"
     assert LocalContext.request.get(None) is None

@@ -7,8 +7,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from chatui.owners import OWNER
 from chatui.ui.gradio_compat import stream_multiplexer
-from chatui.ui.gradio_compat.event_streams import OVER
-from chatui.ui.gradio_compat.stream_multiplexer import IN_PIECES, MAX_BUFFERED, MORE, StreamMultiplexer
+from chatui.ui.gradio_compat.event_streams import CLOSE_STREAM
+from chatui.ui.gradio_compat.stream_multiplexer import CHUNKS_HEADER, MAX_HELD_STREAMS, MORE_HEADER, StreamMultiplexer
 
 
 class Gradio:
@@ -41,8 +41,8 @@ class Asked:
     """One request of a tab."""
 
     def __init__(self, app: StreamMultiplexer, session: str, more: bool = False, tab: bool = True) -> None:
-        headers = [(IN_PIECES.encode(), b"1")] if tab else []
-        headers += [(MORE.encode(), b"1")] if more else []
+        headers = [(CHUNKS_HEADER.encode(), b"1")] if tab else []
+        headers += [(MORE_HEADER.encode(), b"1")] if more else []
         scope = {"type": "http", "method": "GET", "path": "/gradio_api/queue/data", "query_string": session.encode()}
         self.leave, self.status, self.headers, self.body = asyncio.Event(), 0, dict[bytes, bytes](), b""
         self._sent = False
@@ -50,7 +50,7 @@ class Asked:
 
     @property
     def more(self) -> bool:
-        return MORE.encode() in self.headers
+        return MORE_HEADER.encode() in self.headers
 
     async def _receive(self) -> Message:
         if not self._sent:
@@ -78,7 +78,7 @@ async def begun(*sessions: str) -> tuple[Gradio, StreamMultiplexer, list[Asked]]
     return gradio, app, asked
 
 
-HELD = [f"held{number}" for number in range(MAX_BUFFERED)]
+HELD = [f"held{number}" for number in range(MAX_HELD_STREAMS)]
 
 
 async def test_the_first_streams_are_held() -> None:
@@ -117,11 +117,11 @@ async def test_more_streams_come_in_pieces_and_nothing_is_lost() -> None:
 async def test_the_last_piece_is_held_until_the_tab_has_read_it() -> None:
     gradio, app, (*_, one) = await begun(*HELD, "s")
     await one.task
-    gradio.say("s", b"x" + OVER)
+    gradio.say("s", b"x" + CLOSE_STREAM)
     await settled()
     two = Asked(app, "s", more=True)
     await settled()
-    assert (two.task.done(), two.more, two.body) == (False, False, b"x" + OVER)
+    assert (two.task.done(), two.more, two.body) == (False, False, b"x" + CLOSE_STREAM)
     assert "s" not in gradio.left
     two.leave.set()
     await two.task
@@ -130,7 +130,7 @@ async def test_the_last_piece_is_held_until_the_tab_has_read_it() -> None:
 
 
 async def test_a_tab_that_does_not_come_back_is_taken_for_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_multiplexer, "MAX_ABSENCE_SECONDS", 0.05)
+    monkeypatch.setattr(stream_multiplexer, "CHUNK_TIMEOUT_SECONDS", 0.05)
     gradio, app, (*_, one) = await begun(*HELD, "s")
     await one.task
     await asyncio.sleep(0.3)
@@ -155,14 +155,14 @@ async def test_programs_get_the_streams_of_gradio() -> None:
 
 async def test_no_room_is_lost_by_tabs_that_come_and_go() -> None:
     gradio, app, _ = await begun()
-    for number in range(3 * MAX_BUFFERED):
+    for number in range(3 * MAX_HELD_STREAMS):
         one = Asked(app, f"s{number}")
         await settled()
         assert not one.task.done()
         one.leave.set()
         await one.task
     await settled()
-    assert len(gradio.left) == 3 * MAX_BUFFERED
+    assert len(gradio.left) == 3 * MAX_HELD_STREAMS
 
 
 # --- Heartbeats ---
@@ -201,7 +201,7 @@ async def test_a_tab_that_beats_is_one_heartbeat_for_gradio(counted: Callable[[G
 
 
 async def test_a_tab_that_falls_silent_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_multiplexer, "MAX_SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(stream_multiplexer, "TAB_TIMEOUT_SECONDS", 0.2)
     gradio = Gradio()
     app = StreamMultiplexer(gradio)
     await beat(app, tab="silent")

@@ -6,7 +6,7 @@ from gradio.data_classes import FileData
 from gradio.exceptions import InvalidPathError
 
 from chatui.errors import TransferError
-from chatui.ui.gradio_compat.upload_button import UploadButton, take_upload, uploaded
+from chatui.ui.gradio_compat.upload_button import UploadButton, read_upload, take_upload
 from chatui.upload_folder import UploadFolder
 
 
@@ -55,14 +55,14 @@ def test_no_file_is_none() -> None:
 def test_a_file_is_read_once_and_no_further_than_wanted(tmp_path: Path, size: int, read: int) -> None:
     file = tmp_path / "x"
     file.write_bytes(b"x" * size)
-    assert uploaded(str(file), 10) == b"x" * read
+    assert read_upload(str(file), 10) == b"x" * read
     assert not file.exists()
 
 
 def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     for path in (None, "", str(tmp_path / "gone"), str(tmp_path)):
         with pytest.raises(TransferError):
-            uploaded(path, 10)
+            read_upload(path, 10)
     assert tmp_path.exists()
 
 

@@ -99,7 +99,7 @@ class Conversation(ChatInterface):
         # Not queued: of several queued events at once Gradio's page may lose one.
         outputs = [*self._components.outputs_with_persona, self._action]
         loaded = self._page.load(events.loaded, self._components.tab_inputs, outputs, queue=False, **PRIVATE)
-        self._page.opens_with(loaded, events.opening)
+        self._page.prefill_with(loaded, events.initial_values)
         self._page.unload(events.closed)
 
     def _bind_list(self, events: ListEvents) -> None:

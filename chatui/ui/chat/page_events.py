@@ -16,7 +16,7 @@ from chatui.ui.shared.tab_state import TabState
 
 
 class PageEvents:
-    """`loaded` and `closed` are Gradio event handlers; the page is sent with what `opening` returns."""
+    """`loaded` and `closed` are Gradio event handlers; the page is sent with what `initial_values` returns."""
 
     def __init__(
         self, components: ChatComponents, events: EventRunner, temporary: TemporaryChats, memos: PreviewMemos
@@ -24,11 +24,11 @@ class PageEvents:
         self._components, self._events = components, events
         self._temporary, self._memos = temporary, memos
 
-    async def opening(self) -> dict[Any, Any]:
+    async def initial_values(self) -> dict[Any, Any]:
         """What the page shows at first, at an address that may name a conversation."""
 
         async def action(tab: Tab) -> None:
-            tab.state = tab.state.in_chat(request_context.address().get("chat", "")[:100])
+            tab.state = tab.state.in_chat(request_context.query_params().get("chat", "")[:100])
 
         personas: dict[Any, Any] = {}
         with contextlib.suppress(ChatError):  # the chat shows a card for the same error
@@ -38,7 +38,7 @@ class PageEvents:
 
     async def loaded(self, where: str, _: str) -> dict[Any, Any]:
         """Show what the page was not sent with, and let it follow a running reply."""
-        shown = {self._components.where: gr.skip()} if where else await self.opening()
+        shown = {self._components.where: gr.skip()} if where else await self.initial_values()
         if TabState.from_json(where or shown.get(self._components.where)).reply_running:
             shown[self._components.action] = "0|refresh"
         return shown

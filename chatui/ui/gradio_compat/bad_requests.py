@@ -1,11 +1,11 @@
-"""Requests that Gradio cannot read are answered with 422 and leave no traceback in the log.
+"""Answers requests that Gradio cannot parse with 422, without a traceback in the log.
 
 Replaced: nothing; `Blocks.preprocess_data` in `gradio/blocks.py` is wrapped (page_blocks.py), and Gradio's app too.
-Why: what a client sends is not checked before Gradio uses it. A value of another type or shape raises whatever Python
-raises there, which is logged with a traceback and answered with 500. What our own code raises stays a 500.
+Why: Gradio uses what a client sends without validating it. A value of another type or shape raises some Python error,
+which is logged with a traceback and answered with 500. Errors of our own code are still answered with 500.
 Upstream: `Blocks.process_api` reads an event's values by `await self.preprocess_data(...)`. `get_fn` in
-`gradio/route_utils.py` raises `FnIndexInferError` where an event is not known. `gr.Error(..., print_exception=False)`
-is told to the client and not logged.
+`gradio/route_utils.py` raises `FnIndexInferError` for an unknown event. `gr.Error(..., print_exception=False)` is sent
+to the client and not logged.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from chatui.security import refusal
 
 log = logging.getLogger(__name__)
 
-UNREADABLE = (
+PARSE_ERRORS = (
     ValueError,
     LookupError,
     TypeError,
@@ -39,97 +39,97 @@ UNREADABLE = (
     FnIndexInferError,
     httpx.InvalidURL,
 )
-"""What Gradio raises where a value has another type or shape than it expects."""
+"""What Gradio raises for a value of an unexpected type or shape."""
 
-NO_FILE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
-"""What is wrong with the name of a file that no file has."""
+NO_FILE_ERRNOS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+"""Errors of the file system for names that no file can have."""
 
-ESCAPE = re.compile(
+JSON_ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
-"""An escape in JSON; with a group where it is half a surrogate pair."""
-HALF = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
-"""The same, as bytes that UTF-8 does not have but Python reads."""
+"""An escape sequence in JSON; it has group 1 if it is one half of a surrogate pair."""
+LONE_SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+"""One half of a surrogate pair in bytes: invalid UTF-8, which Python's json accepts."""
 
-_seen: ContextVar[list[str] | None] = ContextVar("seen", default=None)
-"""Of the request that is being answered: what could not be read."""
+_parse_failures: ContextVar[list[str] | None] = ContextVar("parse_failures", default=None)
+"""What could not be parsed in the current request."""
 
 
 @contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Around the reading of what a client sent. Raises gr.Error where that is not what it must be."""
+def refuse_bad_values() -> Iterator[None]:
+    """Raise gr.Error, which is answered with 422, if Gradio fails to parse a client's values within this context."""
     try:
         yield
-    except (*UNREADABLE, gr.Error) as error:
-        if not is_gradios(error):
+    except (*PARSE_ERRORS, gr.Error) as error:
+        if not raised_by_gradio(error):
             raise
-        told = error.message if isinstance(error, gr.Error) else type(error).__name__
-        reason = f"The values sent do not fit this event ({told})."
-        if (seen := _seen.get()) is not None:
-            seen.append(reason)
+        detail = error.message if isinstance(error, gr.Error) else type(error).__name__
+        reason = f"The values sent do not fit this event ({detail})."
+        if (failures := _parse_failures.get()) is not None:
+            failures.append(reason)
         raise gr.Error(reason, print_exception=False) from None
 
 
-def is_gradios(error: Exception) -> bool:
-    """Whether Gradio raised it, or a library that Gradio called, and not our code."""
+def raised_by_gradio(error: Exception) -> bool:
+    """Whether Gradio or a library called by Gradio raised the error, and not our code."""
     frames = traceback.walk_tb(error.__traceback__)
     packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in frames]
     return next((name for name in reversed(packages) if name in ("gradio", "chatui")), "") == "gradio"
 
 
-def whole_characters(body: bytes) -> bytes:
-    """JSON with U+FFFD for each half of a surrogate pair, which is no text and cannot be kept or sent back."""
+def replace_lone_surrogates(body: bytes) -> bytes:
+    """JSON with U+FFFD for each half of a surrogate pair, which cannot be encoded as UTF-8."""
     if b"\\u" in body:
-        body = ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
-    return HALF.sub("\ufffd".encode(), body)
+        body = JSON_ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
+    return LONE_SURROGATE.sub("\ufffd".encode(), body)
 
 
 class BadRequests:
-    """Around Gradio's own application, whose events log their own errors: what escapes is a request it cannot read."""
+    """Middleware around Gradio's application. Events handle their own errors; others come from unreadable requests."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of any kind."""
+        """Handle one request of any type."""
         started = False
-        seen: list[str] = []
-        _seen.set(seen)
+        failures: list[str] = []
+        _parse_failures.set(failures)
 
-        async def sent(message: Message) -> None:
+        async def send_status(message: Message) -> None:
             nonlocal started
             started = True
-            if message["type"] == "http.response.start" and message["status"] == 500 and seen:
+            if message["type"] == "http.response.start" and message["status"] == 500 and failures:
                 message = {**message, "status": 422}
             await send(message)
 
         try:
-            await self._app(scope, _as_text(scope, receive), sent)
-        except (*UNREADABLE, OSError) as error:
-            if started or not is_gradios(error) or not (answer := _answer(error)):
+            await self._app(scope, _receive_text(scope, receive), send_status)
+        except (*PARSE_ERRORS, OSError) as error:
+            if started or not raised_by_gradio(error) or not (response := _error_response(error)):
                 raise
             log.info("a request could not be read: %s", type(error).__name__)
-            await answer(scope, receive, send)
+            await response(scope, receive, send)
         except RuntimeError as error:
             if not (started and isinstance(error.__cause__, HTTPException)):
                 raise
-            log.debug("a stream was asked for that there is not")
+            log.debug("a request for an unknown event stream")
 
 
-def _answer(error: Exception) -> JSONResponse | None:
-    """What the client is told of an error of Gradio's; None where it is not for the client."""
+def _error_response(error: Exception) -> JSONResponse | None:
+    """The response to a request that raised an error of Gradio's; None if the client did not cause it."""
     if not isinstance(error, OSError):
         return refusal(422, f"This request cannot be read ({type(error).__name__}).")
-    return refusal(404, "There is no such file.") if error.errno in NO_FILE else None
+    return refusal(404, "There is no such file.") if error.errno in NO_FILE_ERRNOS else None
 
 
-def _as_text(scope: Scope, receive: Receive) -> Receive:
-    """Receives the body, which is one piece unless it is a file, in whole characters."""
+def _receive_text(scope: Scope, receive: Receive) -> Receive:
+    """Wrap `receive` to replace lone surrogates in the body, unless it is an upload. Other bodies are one message."""
     if scope["type"] != "http" or Headers(scope=scope).get("content-type", "").lower().startswith("multipart/"):
         return receive
 
-    async def received() -> Message:
+    async def receive_text() -> Message:
         message = await receive()
-        return {**message, "body": whole_characters(message["body"])} if message.get("body") else message
+        return {**message, "body": replace_lone_surrogates(message["body"])} if message.get("body") else message
 
-    return received
+    return receive_text

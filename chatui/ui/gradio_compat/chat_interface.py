@@ -1,10 +1,10 @@
 """gr.ChatInterface with our events in place of its own.
 
 Replaced: `ChatInterface._setup_events` in `gradio/chat_interface.py`.
-Why: its chain of eight events for a turn leaves the text box dead after a failure, and cannot stop a reply to an edited
-message. There is no public way to have the components without the events.
-Upstream: the constructor makes the components `chatbot`, `textbox`, `additional_inputs`, `additional_outputs` and, for
-programs, `fake_api_btn`, `api_response` and `chatbot_state`; then it calls `_setup_events()` once.
+Why: its chain of eight events for a turn leaves the textbox disabled after a failure, and cannot stop a reply to an
+edited message. There is no public way to get the components without the events.
+Upstream: the constructor creates the components `chatbot`, `textbox`, `additional_inputs`, `additional_outputs` and,
+for programs, `fake_api_btn`, `api_response` and `chatbot_state`; then it calls `_setup_events()` once.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from gradio.components import Component
 
 
 class ChatInterface(gr.ChatInterface):
-    """Its components; a subclass connects their events in `setup_events`."""
+    """The components of gr.ChatInterface. A subclass connects their events in `setup_events`."""
 
     def _setup_events(self) -> None:
         self.setup_events()
 
     def setup_events(self) -> None:
-        """Called by the constructor once the components are there."""
+        """Called by the constructor once the components exist."""
         raise NotImplementedError
 
     def add_api_endpoint(self, inputs: Sequence[Component], description: str) -> None:

@@ -1,9 +1,9 @@
-"""Closes Gradio's streams of events so that no event is lost.
+"""Closes Gradio's event streams so that no event is lost.
 
-Replaced: `Queue.push` of the page's queue (`gradio/queueing.py`) is wrapped; the answer of `/queue/data` is watched.
-Why: the server ends a tab's stream when it knows of no more events, and the tab opens another one for its next event.
-A tab that is told of its next event before it has read that the stream is over waits for that event on the old
-stream, for ever. So `push` returns only once the tab has closed the old one.
+Replaced: `Queue.push` of the page's queue (`gradio/queueing.py`) is wrapped; the response of `/queue/data` is watched.
+Why: the server ends a tab's stream when no events are left, and the tab opens another one for its next event. A tab
+that gets the id of its next event before it has read the end of the stream waits for that event on the old stream,
+forever. So `push` returns only once the tab has closed the old stream.
 Upstream: `/queue/join` in `gradio/routes.py` calls `blocks._queue.push(body=, request=, username=)`. `sse_stream`
 there sends `CloseStreamMessage` ("close_stream") last.
 """
@@ -18,14 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatui.ui.gradio_compat import request_turns
 
-STREAM = "/queue/data"
-OVER = b'"close_stream"'
-PATIENCE_SECONDS = 1.0
-"""A proxy may not tell that the tab has closed its stream."""
+STREAM_PATH = "/queue/data"
+CLOSE_STREAM = b'"close_stream"'
+MAX_CLOSE_SECONDS = 1.0
+"""How long to wait for a tab to close its stream: a proxy may not report it."""
 
 
 class EventStreams:
-    """Around Gradio's own application, which serves `page`."""
+    """Middleware around Gradio's application, which serves `page`."""
 
     def __init__(self, app: ASGIApp, page: gr.Blocks) -> None:
         self._app = app
@@ -36,44 +36,44 @@ class EventStreams:
         async def push_and_wait(body: Any, request: Any, username: str | None) -> Any:
             result = await push(body=body, request=request, username=username)
             request_turns.release()
-            await self._closed(body.session_hash)
+            await self._wait_closed(body.session_hash)
             return result
 
         queue.push = push_and_wait
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of any kind."""
-        if scope["type"] != "http" or not scope["path"].endswith(STREAM):
+        """Handle one request of any type."""
+        if scope["type"] != "http" or not scope["path"].endswith(STREAM_PATH):
             await self._app(scope, receive, send)
             return
         session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
-        over = asyncio.Event()
+        stream_ended = asyncio.Event()
 
-        async def sent(message: Message) -> None:
-            if OVER not in message.get("body", b""):
+        async def watch_end(message: Message) -> None:
+            if CLOSE_STREAM not in message.get("body", b""):
                 await send(message)
                 return
-            over.set()
+            stream_ended.set()
             closed = self._closing[session] = asyncio.Event()
             try:
                 await send(message)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(PATIENCE_SECONDS):
+                    async with asyncio.timeout(MAX_CLOSE_SECONDS):
                         while (await receive())["type"] != "http.disconnect":
                             pass
             finally:
                 closed.set()
                 del self._closing[session]
 
-        async def received() -> Message:
+        async def receive_disconnect() -> Message:
             message = await receive()
-            if message["type"] == "http.disconnect" and over.is_set():
-                await asyncio.Event().wait()  # else Gradio would drop the events that have come meanwhile
+            if message["type"] == "http.disconnect" and stream_ended.is_set():
+                await asyncio.Event().wait()  # otherwise Gradio would drop the events queued meanwhile
             return message
 
-        await self._app(scope, received, sent)
+        await self._app(scope, receive_disconnect, watch_end)
 
-    async def _closed(self, session: str) -> None:
-        """Return when no stream of this session is about to be closed."""
+    async def _wait_closed(self, session: str) -> None:
+        """Wait until no stream of this session is about to be closed."""
         if session in self._closing:
             await self._closing[session].wait()

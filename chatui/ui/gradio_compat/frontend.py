@@ -1,9 +1,9 @@
-"""The parts of Gradio's built page by which our style sheets and scripts find their way (chatui/ui/page/assets).
+"""The names in Gradio's built page that our style sheets and scripts use (chatui/ui/page/assets).
 
 Reached: class names, `data-testid`s, labels and the global `gradio_config` of the Svelte components in the package's
 `templates/frontend`. Gradio promises none of them, and gives most components no other handle than `elem_id`.
-Why: the look of the page, names for screen readers, the clipboard, the focus, and the sidebars' memory.
-Upstream: each name stands in the built style sheets or scripts. tests/contract/test_frontend.py checks that, and that
+Why: the page's appearance, accessible names, the clipboard, the focus, and the remembered state of the sidebars.
+Upstream: each name occurs in the built style sheets or scripts. tests/contract/test_frontend.py checks that, and that
 our assets use no other name of Gradio's.
 """
 
@@ -29,7 +29,7 @@ CLASSES: dict[str, str] = {
         important variable decorator
     """,
 }
-"""Class names, by what they are found in."""
+"""Class names by the part of the page that has them."""
 
 TEST_IDS = ("block-info", "number-input", "range-input")
 """Values of `data-testid`. A message of the conversation has its role as its own: "user" or "bot"."""
@@ -38,7 +38,7 @@ LABELS = (
     *("Copy message", "Copied message", "Copy conversation", "Copied conversation"),
     *("Copy", "Download", "Submit", "Cancel", "Close"),
 )
-"""What Gradio calls its buttons in English in every language; access.js translates them."""
+"""Labels of Gradio's buttons that are English in every language; access.js translates them."""
 
 GLOBALS = ("gradio_config",)
 

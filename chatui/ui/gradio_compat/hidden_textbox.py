@@ -1,8 +1,8 @@
-"""Text boxes that nobody sees, by which the page's script and the server exchange messages.
+"""Hidden textboxes by which the page's scripts and the server exchange messages.
 
 Reached: `visible="hidden"`, which keeps a component in the document, and the `textarea` within its `elem_id`.
 Why: Gradio's own way for a script to reach the server, `js=`, needs `unsafe-eval`, which our Content-Security-Policy
-does not grant.
+does not allow.
 Upstream: `gr.Textbox` in `gradio/components/textbox.py` is a `textarea` from two lines up, and takes an `input` event.
 """
 
@@ -10,9 +10,8 @@ import gradio as gr
 
 
 def hidden_textbox(name: str, value: str = "") -> gr.Textbox:
-    """A box of this id, rendered where it is called.
+    """Render a hidden textbox with `name` as its id.
 
-    It has two lines always: Gradio measures a box that may grow, again and again, and one of a single line would lose
-    the ends of lines.
+    It always has two lines: Gradio measures a box that may grow again and again, and a single line has no line breaks.
     """
     return gr.Textbox(value, visible="hidden", elem_id=name, label=name, lines=2, max_lines=2)

@@ -1,8 +1,8 @@
-"""Logins that outlive the server and end at POST /logout: Gradio's table of tokens, kept in the store.
+"""Logins that survive a restart and end at POST /logout: Gradio's table of tokens, saved in the store.
 
 Replaced: `App.tokens`, `App.cookie_id` and the route `/logout` of `gradio/routes.py`.
-Why: Gradio keeps logins in memory, so that a restart logs everybody out; its cookies have a new name at each start, and
-any other site can log its users out by a link to GET /logout.
+Why: Gradio keeps logins in memory, so a restart logs everybody out. The names of its cookies change at each start. Any
+other site can log its users out by a link to GET /logout.
 Upstream: `App.__init__` sets `tokens = {}` and a random `cookie_id`; `login` puts a token into `tokens` and sends it as
 the cookies `access-token-ID` and `access-token-unsecure-ID`; `get_current_user` looks it up in `tokens`.
 """
@@ -26,30 +26,30 @@ from chatui.store.logins import Logins
 
 log = logging.getLogger(__name__)
 
-FRESH_SECONDS = 2.0
-"""So long what was found in the store is taken as it is: another server may have logged somebody out meanwhile."""
+CACHE_SECONDS = 2.0
+"""How long a token found in the store is not looked up again: another server may log its user out meanwhile."""
 
 MAX_TOKENS = 10_000
 MAX_TOKEN_LENGTH = 100
 
 
 class LoginTokens(MutableMapping[str, str]):
-    """Users by login token, in memory as Gradio needs it; Sessions brings it in step with the store.
+    """Users by login token, cached in memory; LoginMiddleware syncs it with the store.
 
-    Gradio looks tokens up while it answers, where nothing may wait for the disk.
+    Gradio looks tokens up on the event loop, where reading from disk would block.
     """
 
     def __init__(self) -> None:
         self._users: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self.fresh: list[str] = []
-        """What Gradio has added, and the store does not have yet."""
+        self.unsaved: list[str] = []
+        """Tokens that Gradio has added and the store does not have yet."""
 
     def __getitem__(self, token: str) -> str:
         return self._users[token][0]
 
     def __setitem__(self, token: str, user: str) -> None:
-        self.know(token, user)
-        self.fresh.append(token)
+        self.cache(token, user)
+        self.unsaved.append(token)
 
     def __delitem__(self, token: str) -> None:
         del self._users[token]
@@ -60,64 +60,64 @@ class LoginTokens(MutableMapping[str, str]):
     def __len__(self) -> int:
         return len(self._users)
 
-    def know(self, token: str, user: str) -> None:
-        """The store has said so just now."""
+    def cache(self, token: str, user: str) -> None:
+        """Store the user of a token that was read from or written to the store just now."""
         self._users[token] = user, time.monotonic()
         self._users.move_to_end(token)
         if len(self._users) > MAX_TOKENS:
             self._users.popitem(last=False)
 
-    def is_fresh(self, token: str) -> bool:
-        """Whether what is known of a token was heard of a moment ago."""
-        return token in self._users and time.monotonic() - self._users[token][1] < FRESH_SECONDS
+    def is_cached(self, token: str) -> bool:
+        """Whether a token was cached less than CACHE_SECONDS ago."""
+        return token in self._users and time.monotonic() - self._users[token][1] < CACHE_SECONDS
 
 
 class LoginMiddleware:
-    """Before each request looks its token up in the store; before the answer to a login, keeps that there."""
+    """Looks the token of each request up in the store, and saves the token of each login before its response."""
 
     def __init__(self, app: ASGIApp, tokens: LoginTokens, logins: Logins, names: tuple[str, ...]) -> None:
         self._app, self._tokens, self._logins, self._names = app, tokens, logins, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of any kind."""
+        """Handle one request of any type."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        for token in _sent(Request(scope), self._names):
-            if not self._tokens.is_fresh(token):
+        for token in _tokens_of(Request(scope), self._names):
+            if not self._tokens.is_cached(token):
                 await self._look_up(token)
 
         logs_in = scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/login")
 
-        async def kept(message: Message) -> None:
-            while logs_in and message["type"] == "http.response.start" and self._tokens.fresh:
-                await self._keep(self._tokens.fresh.pop())
+        async def save_login(message: Message) -> None:
+            while logs_in and message["type"] == "http.response.start" and self._tokens.unsaved:
+                await self._save(self._tokens.unsaved.pop())
             await send(message)
 
-        await self._app(scope, receive, kept)
+        await self._app(scope, receive, save_login)
 
     async def _look_up(self, token: str) -> None:
         try:
             user = await asyncio.to_thread(self._logins.user, token)
-        except ChatError as error:  # who was in stays in
-            log.warning("nobody can tell who is logged in: %s", error)
+        except ChatError as error:  # a logged-in user stays logged in
+            log.warning("a login token cannot be looked up: %s", error)
             return
         if user is None:
             self._tokens.pop(token, None)
         else:
-            self._tokens.know(token, user)
+            self._tokens.cache(token, user)
 
-    async def _keep(self, token: str) -> None:
+    async def _save(self, token: str) -> None:
         try:
             await asyncio.to_thread(self._logins.keep, token, self._tokens[token])
         except ChatError as error:
-            log.warning("a login holds until the server ends only: %s", error)
+            log.warning("a login is lost when the server restarts: %s", error)
 
 
 def install(app: FastAPI, gradio_app: Any, logins: Logins, instance: str) -> None:
-    """Let the logins of Gradio's app, which `app` mounts, be kept, and end by POST /logout alone.
+    """Keep the logins of Gradio's app, which `app` mounts, in the store, and replace GET /logout by POST /logout.
 
-    Their cookies are the instance's own, for all servers on one host share their cookies.
+    `instance` is part of the cookies' names, because all servers on one host share cookies.
     """
     gradio_app.cookie_id = instance
     gradio_app.tokens = tokens = LoginTokens()
@@ -128,33 +128,33 @@ def install(app: FastAPI, gradio_app: Any, logins: Logins, instance: str) -> Non
 
     async def logout(request: Request) -> Response:
         try:
-            for token in _sent(request, names):
+            for token in _tokens_of(request, names):
                 await asyncio.to_thread(logins.forget, token)
                 tokens.pop(token, None)
         except ChatError as error:
             return refusal(error.status, str(error))
-        answer = Response(status_code=204)
-        answer.delete_cookie(names[0], secure=True, httponly=True, samesite="none")
-        answer.delete_cookie(names[1], httponly=True)
-        return answer
+        response = Response(status_code=204)
+        response.delete_cookie(names[0], secure=True, httponly=True, samesite="none")
+        response.delete_cookie(names[1], httponly=True)
+        return response
 
     app.router.routes.insert(0, Route("/logout", logout, methods=["POST"]))
     app.add_middleware(LoginMiddleware, tokens=tokens, logins=logins, names=names)
 
 
 def cookie_names(gradio_app: Any) -> tuple[str, str]:
-    """What Gradio calls the cookies of a login, where it is secure and where it is not."""
+    """The names of Gradio's login cookies, for HTTPS and for HTTP."""
     return f"access-token-{gradio_app.cookie_id}", f"access-token-unsecure-{gradio_app.cookie_id}"
 
 
 def login_of(gradio_app: Any, request: Request) -> str | None:
-    """Who is logged in with a request; None for nobody."""
+    """The user who is logged in with a request, or None."""
     names = cookie_names(gradio_app)
     token = next((request.cookies[name] for name in names if request.cookies.get(name)), None)
     name: str | None = gradio_app.tokens.get(token)
     return name
 
 
-def _sent(request: Request, names: tuple[str, ...]) -> set[str]:
-    found = {request.cookies.get(name, "") for name in names}
-    return {token for token in found if 0 < len(token) <= MAX_TOKEN_LENGTH}
+def _tokens_of(request: Request, names: tuple[str, ...]) -> set[str]:
+    tokens = {request.cookies.get(name, "") for name in names}
+    return {token for token in tokens if 0 < len(token) <= MAX_TOKEN_LENGTH}

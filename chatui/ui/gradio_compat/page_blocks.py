@@ -1,10 +1,10 @@
-"""gr.Blocks that redraws no more than has changed, and sends the page with what it opens on, in the visitor's language.
+"""gr.Blocks that redraws only what has changed, and sends the page prefilled and in the visitor's language.
 
 Replaced: `Blocks.process_api`, `preprocess_data`, `postprocess_data` and the attribute `config` (`gradio/blocks.py`).
-Why: Gradio makes every output of an event anew at each update, changed or not; it sends all visitors the same first
-page, which an event then fills a second later; and its components say the same words to everybody.
-Upstream: `process_api` reads values by `preprocess_data` and makes an answer by `postprocess_data(block_fn,
-predictions, state)`, which goes through `block_fn.outputs`. `main` in `gradio/routes.py` sends `blocks.config`, whose
+Why: Gradio rebuilds every output of an event at each update, changed or not. It sends all visitors the same first page,
+which an event fills a second later. Its components have the same texts for everybody.
+Upstream: `process_api` reads values by `preprocess_data` and builds a response by `postprocess_data(block_fn,
+predictions, state)`, which iterates over `block_fn.outputs`. `main` in `gradio/routes.py` sends `blocks.config`, whose
 components have `id` and `props`. `{"__type__": "update"}` changes nothing.
 """
 
@@ -24,35 +24,35 @@ from starlette.requests import Request
 
 from chatui import i18n
 from chatui.ui.gradio_compat import request_context
-from chatui.ui.gradio_compat.bad_requests import reading
+from chatui.ui.gradio_compat.bad_requests import refuse_bad_values
 from chatui.ui.gradio_compat.sessions import Session
 
 log = logging.getLogger(__name__)
 
 Props = Mapping[int, Mapping[str, Any]]
-"""What the browser is told of components, by their ids."""
+"""Properties of components by the ids of these."""
 
-_first: ContextVar[Props | None] = ContextVar("first", default=None)
-"""What the page being sent shows at first, for the one who asked for it."""
+_prefilled: ContextVar[Props | None] = ContextVar("prefilled", default=None)
+"""The visitor's own properties for the page that is being sent."""
 
-MAX_OPENING_SECONDS = 1.0
-"""So long a page waits for the store."""
+MAX_PREFILL_SECONDS = 1.0
+"""How long a page waits for its values from the store."""
 
-WORDED = frozenset({"label", "info", "placeholder", "value", "submit_btn", "stop_btn", "choices", "examples"})
-"""Properties of components that may hold words of ours."""
+TRANSLATED_PROPS = frozenset({"label", "info", "placeholder", "value", "submit_btn", "stop_btn", "choices", "examples"})
+"""Properties of components that may contain messages to translate."""
 
-Opening = Callable[[], Awaitable[dict[Any, Any]]]
+LoadValues = Callable[[], Awaitable[dict[Any, Any]]]
 
 
 class PageBlocks(gr.Blocks):
-    """Leaves alone the outputs that an event leaves alone: Gradio makes those components anew, at every redraw.
+    """Skips the outputs that an event does not set, which Gradio would rebuild at every redraw.
 
-    Its configuration is each visitor's own while a page is sent `on_opening`, and in the visitor's language.
+    Its configuration is the visitor's own within `prefilled`, and always in the current language.
     """
 
-    def says(self, component: gr.components.Component, **made: Callable[[], Any]) -> None:
-        """Make these properties of a component anew for each language; plain words are found without."""
-        vars(self).setdefault("_made", {})[component._id] = made
+    def localize(self, component: gr.components.Component, **properties: Callable[[], Any]) -> None:
+        """Compute these properties of a component for each language. Properties that are messages need no call."""
+        vars(self).setdefault("_localized", {})[component._id] = properties
 
     async def process_api(  # type: ignore[override]
         self,
@@ -62,66 +62,72 @@ class PageBlocks(gr.Blocks):
         request: Any = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Answer an event in the language of the one who caused it."""
+        """Run an event in the language of its request."""
         with i18n.use_language(request_context.language_of(request)):
             return await super().process_api(block_fn, inputs, state, request, **options)
 
     async def preprocess_data(self, *call: Any, **options: Any) -> Any:
-        """What the functions of an event are given. Raises gr.Error where a client sent something else."""
-        with reading():
+        """The arguments of an event's function. Raises gr.Error if a client's values cannot be parsed."""
+        with refuse_bad_values():
             return await super().preprocess_data(*call, **options)
 
     async def postprocess_data(
         self, block_fn: BlockFunction, predictions: list[Any] | dict[Any, Any], state: SessionState | None
     ) -> list[Any]:
-        """What the browser is told of each output."""
+        """The response for each output."""
         if not isinstance(predictions, dict) or not predictions.keys() & set(block_fn.outputs):
             return await super().postprocess_data(block_fn, predictions, state)
-        named = copy.copy(block_fn)
-        named.outputs = [output for output in block_fn.outputs if output in predictions]
-        told = dict(zip(named.outputs, await super().postprocess_data(named, predictions, state), strict=True))
-        return [told[output] if output in told else gr.skip() for output in block_fn.outputs]
+        partial = copy.copy(block_fn)
+        partial.outputs = [output for output in block_fn.outputs if output in predictions]
+        processed = dict(zip(partial.outputs, await super().postprocess_data(partial, predictions, state), strict=True))
+        return [processed[output] if output in processed else gr.skip() for output in block_fn.outputs]
 
-    def opens_with(self, event: gr.events.Dependency, opening: Opening) -> None:
-        """Send the page with what `opening` gives for the outputs of `event`, which then need not tell it again."""
-        self._opening = (self.fns[event["id"]], opening)
+    def prefill_with(self, event: gr.events.Dependency, load: LoadValues) -> None:
+        """Send the page with the values that `load` returns for the outputs of `event`, which can then skip them."""
+        self._prefill = (self.fns[event["id"]], load)
 
     @contextlib.asynccontextmanager
-    async def on_opening(self, request: Request, login: str | None) -> AsyncIterator[None]:
-        """Send the page within this to the one who asks for it."""
-        sent = _first.set(await self._first(request, login))
+    async def prefilled(self, request: Request, login: str | None) -> AsyncIterator[None]:
+        """A context in which the page is sent with the values of this request's user."""
+        token = _prefilled.set(await self._load_values(request, login))
         try:
             yield
         finally:
-            _first.reset(sent)
+            _prefilled.reset(token)
 
-    async def _first(self, request: Request, login: str | None) -> Props | None:
-        """None where that fails or takes too long: the page then comes first, and its event tells what is wrong."""
-        event, opening = self._opening
-        asked = LocalContext.request.set(gr.Request(request, username=login))
+    async def _load_values(self, request: Request, login: str | None) -> Props | None:
+        """None if that fails or takes too long: the page is then sent without, and its event reports the error."""
+        event, load = self._prefill
+        token = LocalContext.request.set(gr.Request(request, username=login))
         try:
-            async with asyncio.timeout(MAX_OPENING_SECONDS):
-                told = await self.postprocess_data(event, await opening(), Session(self))
+            async with asyncio.timeout(MAX_PREFILL_SECONDS):
+                values = await self.postprocess_data(event, await load(), Session(self))
         except TimeoutError:
-            log.warning("a page is sent without what it opens on: the server is too busy")
+            log.warning("a page is sent without its values: the server is too busy")
             return None
         except Exception as error:
-            log.warning("a page is sent without what it opens on", exc_info=error)
+            log.warning("a page is sent without its values", exc_info=error)
             return None
         finally:
-            LocalContext.request.reset(asked)
-        return {output._id: _props(shown) for output, shown in zip(event.outputs, told, strict=True)}
+            LocalContext.request.reset(token)
+        return {output._id: _props(value) for output, value in zip(event.outputs, values, strict=True)}
 
     @property
     def config(self) -> Any:
-        """What Gradio sends to the browser."""
-        first = _first.get() or {}
-        spoken = i18n.language() != i18n.SOURCE
-        if not first and not spoken:
+        """The configuration that Gradio sends to the browser."""
+        prefilled = _prefilled.get() or {}
+        translate = i18n.language() != i18n.SOURCE
+        if not prefilled and not translate:
             return self._config
         components = [
-            {**each, "props": {**(self._spoken(each) if spoken else each["props"]), **first.get(each["id"], {})}}
-            for each in self._config["components"]
+            {
+                **component,
+                "props": {
+                    **(self._translated_props(component) if translate else component["props"]),
+                    **prefilled.get(component["id"], {}),
+                },
+            }
+            for component in self._config["components"]
         ]
         return {**self._config, "components": components}
 
@@ -129,23 +135,26 @@ class PageBlocks(gr.Blocks):
     def config(self, config: Any) -> None:
         self._config = config
 
-    def _spoken(self, component: Any) -> dict[str, Any]:
-        """What a component shows, in the language spoken now."""
-        made = vars(self).get("_made", {}).get(component["id"], {})
-        props = {name: _worded(value) if name in WORDED else value for name, value in component["props"].items()}
-        return {**props, **{name: make() for name, make in made.items()}}
+    def _translated_props(self, component: Any) -> dict[str, Any]:
+        """The properties of a component in the current language."""
+        localized = vars(self).get("_localized", {}).get(component["id"], {})
+        props = {
+            name: _translate(value) if name in TRANSLATED_PROPS else value for name, value in component["props"].items()
+        }
+        return {**props, **{name: compute() for name, compute in localized.items()}}
 
 
-def _worded(value: Any) -> Any:
-    """A value with the messages in it told in the language spoken now."""
+def _translate(value: Any) -> Any:
+    """A copy of a value with the messages in it translated into the current language."""
     if isinstance(value, str):
         return i18n.gettext(value) if value else value
     if isinstance(value, list | tuple):
-        return [_worded(each) for each in value]
-    return {name: _worded(each) for name, each in value.items()} if isinstance(value, dict) else value
+        return [_translate(item) for item in value]
+    return {name: _translate(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
-def _props(shown: Any) -> Mapping[str, Any]:
-    if isinstance(shown, dict) and shown.get("__type__") == "update":
-        return {name: value for name, value in shown.items() if name != "__type__"}
-    return {"value": shown}
+def _props(output: Any) -> Mapping[str, Any]:
+    """The properties that an output of an event sets: those of an update, or else its value."""
+    if isinstance(output, dict) and output.get("__type__") == "update":
+        return {name: value for name, value in output.items() if name != "__type__"}
+    return {"value": output}

@@ -1,8 +1,8 @@
-"""Rewrites the HTML page that Gradio sends: its language, what our scripts and styles need first, and link previews.
+"""Rewrites the HTML page that Gradio sends: its language, our scripts and styles in its head, and link previews.
 
 Replaced: parts of `gradio/templates/frontend/index.html`, which `main` in `gradio/routes.py` renders.
-Why: what Gradio takes as `head=` is added by its script, after a megabyte of JavaScript has been loaded; the page says
-`lang="en"` in every language; its Open Graph tags describe Gradio. There is no public way to change any of this.
+Why: Gradio's script adds `head=` after a megabyte of JavaScript has been loaded. The page has `lang="en"` in every
+language. Its Open Graph tags describe Gradio. There is no public way to change any of this.
 Upstream: one `</head>`, one `<html lang="en" ...>`, `<meta property="og:...">` and `<meta name="twitter:...">` tags.
 The page is sent in one piece.
 """
@@ -36,18 +36,18 @@ def with_head(page: bytes, markup: bytes) -> bytes:
 
 
 class HtmlMiddleware:
-    """Sends each HTML page as `rewrite` makes it, within the context that `opening` gives for its request."""
+    """Rewrites each HTML page by `rewrite`. It is rendered within the context that `prefill` returns for a request."""
 
     def __init__(
         self,
         app: ASGIApp,
         rewrite: Callable[[bytes, Request], bytes],
-        opening: Callable[[Request], AbstractAsyncContextManager[None]],
+        prefill: Callable[[Request], AbstractAsyncContextManager[None]],
     ) -> None:
-        self._app, self._rewrite, self._opening = app, rewrite, opening
+        self._app, self._rewrite, self._prefill = app, rewrite, prefill
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of any kind."""
+        """Handle one request of any type."""
         is_page = (
             scope["type"] == "http"
             and scope["method"] == "GET"
@@ -68,17 +68,17 @@ class HtmlMiddleware:
                 await send(message)
                 return
             body = message.get("body", b"")
-            first, start = start, None
+            head, start = start, None
             rewritten = self._rewrite(body, Request(scope))
-            response_headers = MutableHeaders(scope=first)
+            response_headers = MutableHeaders(scope=head)
             response_headers["cache-control"] = "no-store"
             if "content-length" in response_headers:
                 length = int(response_headers["content-length"]) + len(rewritten) - len(body)
                 response_headers["content-length"] = str(length)
-            await send(first)
+            await send(head)
             await send({**message, "body": rewritten})
 
-        async with self._opening(Request(scope)):
+        async with self._prefill(Request(scope)):
             await self._app({**scope, "headers": headers}, receive, send_rewritten)
 
 

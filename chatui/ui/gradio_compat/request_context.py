@@ -1,10 +1,9 @@
-"""Who asked for a running event, and whether anybody still reads its answer. To be called inside an event.
+"""The request of the running event: owner, tab, language, and whether its client still reads. Called inside an event.
 
 Reached: `LocalContext.request` and `.blocks` (`gradio/context.py`), `StateHolder.session_data` and `.time_last_used`
 (`gradio/state_holder.py`), and `Queue.pending_messages_per_session` (`gradio/queueing.py`).
-Why: a function of an event is given its request only where its signature has a `gr.Request`, which generators and
-shared helpers several calls below do not; the state of a closed tab is kept; an event goes on although nobody reads
-its stream, where that was never opened.
+Why: an event's function gets its request only if its signature has a `gr.Request`, which helpers several calls below it
+do not have. Gradio keeps the state of a closed tab. An event continues without a reader if its stream was never opened.
 Upstream: `get_function_with_locals` in `gradio/utils.py` sets both variables around each event.
 """
 
@@ -21,19 +20,19 @@ from chatui.owners import OWNER, named
 CLOCK_COOKIE = "chatui_minutes_ahead"
 
 MAX_BACKLOG = 100
-"""Messages; six seconds of streaming, or half a minute of waiting, that nobody has taken."""
+"""Unread messages: six seconds of streaming, or half a minute of waiting."""
 
 
 def login() -> str:
-    """The login name; "" without a login."""
+    """The user's login name; "" without a login."""
     request = LocalContext.request.get(None)
     return (request.username or "") if request is not None else ""
 
 
 def owner() -> str | None:
-    """Whose conversations this event may touch: by the login, else by our cookie; None for nobody known.
+    """The owner of the conversations that this event may access: by the login, else by our cookie; None for neither.
 
-    Never by Gradio's session, which the browser makes up.
+    Never by Gradio's session hash, which the client chooses.
     """
     request = LocalContext.request.get(None)
     if request is None:
@@ -44,8 +43,8 @@ def owner() -> str | None:
     return found
 
 
-def before_login() -> str | None:
-    """Whose conversations this browser had before its user logged in: by our cookie; None without a login."""
+def owner_before_login() -> str | None:
+    """The owner of this browser's conversations from before its user logged in, by our cookie; None without a login."""
     request = LocalContext.request.get(None)
     if request is None or not request.username or request.request is None:
         return None
@@ -54,35 +53,35 @@ def before_login() -> str | None:
 
 
 def tab() -> str:
-    """The tab, by the name that OwnerMiddleware makes the visitor's own; "" for a program."""
+    """The session hash of the tab, which OwnerMiddleware binds to its owner; "" for a program."""
     request = LocalContext.request.get(None)
     return (request.session_hash or "") if request is not None else ""
 
 
 async def forget_tab() -> None:
-    """The tab is closed: let go of what Gradio keeps of it, up to a megabyte, which it would keep for ever."""
+    """Delete what Gradio keeps of a closed tab, up to a megabyte, which it would never delete."""
     blocks, request = LocalContext.blocks.get(None), LocalContext.request.get(None)
     if blocks is not None and request is not None and request.session_hash:
         blocks.state_holder.session_data.pop(request.session_hash, None)
         blocks.state_holder.time_last_used.pop(request.session_hash, None)
 
 
-def address() -> Mapping[str, str]:
-    """The parameters of the page's address."""
+def query_params() -> Mapping[str, str]:
+    """The query parameters of the page's URL."""
     request = LocalContext.request.get(None)
     return dict(request.query_params) if request is not None else {}
 
 
-def minutes_ahead() -> int:
-    """What the browser's clock is ahead of UTC, as chatui.js says in a cookie; 0 where it does not."""
+def utc_offset_minutes() -> int:
+    """The browser's UTC offset in minutes, from the cookie that chatui.js sets; 0 without one."""
     request = LocalContext.request.get(None)
-    return minutes_ahead_in(request.cookies) if request is not None else 0
+    return utc_offset_in(request.cookies) if request is not None else 0
 
 
-def minutes_ahead_in(cookies: Mapping[str, str]) -> int:
-    """The same by a request's cookies."""
-    said = cookies.get(CLOCK_COOKIE, "")
-    return int(said) if re.fullmatch(r"-?\d{1,3}", said, re.ASCII) else 0
+def utc_offset_in(cookies: Mapping[str, str]) -> int:
+    """The UTC offset in minutes from a request's cookies."""
+    offset = cookies.get(CLOCK_COOKIE, "")
+    return int(offset) if re.fullmatch(r"-?\d{1,3}", offset, re.ASCII) else 0
 
 
 def language_of(request: Any) -> str:
@@ -93,9 +92,9 @@ def language_of(request: Any) -> str:
 
 
 def fair_queue_user() -> str:
-    """Whose turn it is in a fair queue: the owner by the login or our cookie, else the client's address.
+    """Who counts as one user in the fair queue: the owner by the login or our cookie, else the client's address.
 
-    Never the session, of which a client makes up as many as it likes.
+    Never the session hash, of which a client can choose any number.
     """
     request = LocalContext.request.get(None)
     if request is None:
@@ -107,12 +106,12 @@ def fair_queue_user() -> str:
 
 
 def is_abandoned() -> bool:
-    """Whether the messages of this event's page or client pile up: its stream was never opened, or its network is gone.
+    """Whether more than MAX_BACKLOG messages of this event's client are unread.
 
-    Gradio ends an event when its stream is closed, but not when there never was one.
+    Gradio ends an event when its stream is closed, but not if the stream was never opened or the network is gone.
     """
     blocks, request = LocalContext.blocks.get(None), LocalContext.request.get(None)
     if blocks is None or request is None:
         return False
-    waiting = blocks._queue.pending_messages_per_session.get(request.session_hash)
-    return waiting is not None and waiting.qsize() > MAX_BACKLOG
+    unread = blocks._queue.pending_messages_per_session.get(request.session_hash)
+    return unread is not None and unread.qsize() > MAX_BACKLOG

@@ -1,10 +1,10 @@
-"""Serving a page with Gradio: mounted in an app of ours, or by `launch()`, with the layers that our page needs.
+"""Serves a page with Gradio, mounted in an app of ours or by `launch()`, with the middleware that our page needs.
 
 Replaced and reached: the app that `mount_gradio_app` mounts and does not return; `Blocks.app`, by which the queue runs
 an event's validator and which `launch()` sets, but not a mount: validators would use the sessions of another app;
-`Blocks.has_launched`, without which `App.create_app`'s file routes do not check the paths that a client names; the name
-`CustomCORSMiddleware` in `gradio/routes.py`, which `launch()` cannot leave out and which grants any origin on a public
-host; `setup_tunnel` in `gradio/networking.py`, which is public through `launch(share=True)` alone; the address
+`Blocks.has_launched`, without which the file routes of `App.create_app` do not check the paths that a client sends; the
+name `CustomCORSMiddleware` in `gradio/routes.py`, which `launch()` cannot leave out and which grants any origin on a
+public host; `setup_tunnel` in `gradio/networking.py`, which is public through `launch(share=True)` alone; the URL
 `/pwa_icon`.
 Upstream: `mount_gradio_app` appends one `Mount` with Gradio's app to our routes, and leaves CORS to a parent app that
 has a `CORSMiddleware` (https://github.com/gradio-app/gradio/pull/13741). `App.create_app` adds
@@ -65,7 +65,7 @@ def launch(
 
 
 def share(host: str, port: int) -> str:
-    """Open a public address for the server there, through the tunnel of `launch(share=True)`. Raises what it may."""
+    """Open a public URL for the server at this address, through the tunnel of `launch(share=True)`."""
     return gradio.networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
 
 
@@ -75,7 +75,7 @@ def upload_folder() -> Path:
 
 
 def icon_route(icon: Path) -> Route:
-    """The icon at Gradio's address for icons of any size; to be added before Gradio's app is mounted."""
+    """A route that serves the icon at Gradio's URL for icons of any size. Add it before Gradio's app is mounted."""
 
     async def pwa_icon(_: Request) -> FileResponse:
         return FileResponse(icon)

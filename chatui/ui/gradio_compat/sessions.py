@@ -1,8 +1,8 @@
-"""What the server remembers of an open tab: what Gradio's events need, and no copy of what the tab shows.
+"""Sessions of open tabs with what Gradio's events need, but no copy of what the tab shows.
 
 Replaced: the name `StateHolder` in `gradio/routes.py`, and `SessionState` (`gradio/state_holder.py`) by `Session`.
 Why: `SessionState` keeps the configuration of all components as a tab shows them, for deep links to a copy of the page.
-That holds what was said in temporary chats, and is made anew for each tab and in part at each redraw.
+That contains the messages of temporary chats, and is built again for each tab and in part at each redraw.
 Upstream: `App.__init__` makes `StateHolder()`; its `__getitem__` makes a `SessionState(blocks)` for an unknown session;
 `config_values`, `_update_config` and `_update_value_in_config` are what is kept for deep links.
 """
@@ -17,16 +17,13 @@ from gradio.components import State
 from gradio.state_holder import SessionState, StateHolder
 
 MAX_TABS = 500
-"""What so many tabs and programs were told is kept, those last heard of; a tab goes on without it."""
+"""The sessions that are kept, the most recently used ones; a tab still works without its session."""
 
 SECONDS_WHEN_CLOSED = 3600
 
 
 class Session(SessionState):
-    """Without a copy of all components as the tab shows them, which Gradio keeps for links to a copy of the page.
-
-    It would hold what is said in temporary chats; it is made anew for each tab, and in part at each redraw.
-    """
+    """A SessionState without the copy of all components that Gradio keeps for deep links."""
 
     def __init__(self, blocks: Blocks) -> None:
         self.blocks_config = copy(blocks.default_config)
@@ -45,10 +42,10 @@ class Session(SessionState):
             self.blocks_config.blocks[key] = value
 
     def _update_config(self, key: int) -> None:
-        """Nothing of it is kept."""
+        """Do nothing: there is no copy to update."""
 
     def _update_value_in_config(self, key: int, value: Any) -> None:
-        """Nothing of it is kept."""
+        """Do nothing: there is no copy to update."""
 
 
 class Sessions(StateHolder):
@@ -61,5 +58,5 @@ class Sessions(StateHolder):
 
 
 def install() -> None:
-    """Make Gradio's servers, from now on, keep their sessions here."""
+    """Make servers that Gradio creates from now on use Sessions."""
     vars(gradio.routes)["StateHolder"] = Sessions

@@ -1,10 +1,10 @@
-"""Files that a user gives to the page: taken once, and then gone from the disk.
+"""Uploaded files: read once, and then deleted from disk.
 
 Replaced: `Block.async_move_resource_to_block_cache` (`gradio/blocks.py`) and `UploadButton.preprocess`.
-Why: Gradio copies each upload once more into a cache that it never empties; where it is mounted, it copies any file,
-and fetches any address, that a client names.
+Why: Gradio copies each upload into a cache that it never empties. If it is mounted, it copies any file and fetches any
+URL that a client sends.
 Upstream: `async_move_files_to_cache` in `gradio/processing_utils.py` takes each file of a value by that method. A
-class with `is_template` is drawn as the component that it comes from (`Block.get_block_name`).
+class with `is_template` is rendered as its direct base class (`Block.get_block_name`).
 """
 
 import contextlib
@@ -22,15 +22,12 @@ from chatui.upload_folder import reading
 
 
 class UploadButton(gr.UploadButton):
-    """A button that gives the path of the uploaded file, and leaves no second, empty file behind.
-
-    Where it is mounted, Gradio itself would take a copy of any file, and of any address, that a client names.
-    """
+    """A button whose value is the path of the uploaded file, without a copy of it."""
 
     is_template = True
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """The path, which must be that of an upload."""
+        """The path. Raises InvalidPathError if it is not that of an upload."""
         if url_or_file_path is None:
             return None
         path = Path(url_or_file_path).resolve()
@@ -45,9 +42,9 @@ class UploadButton(gr.UploadButton):
 
 @contextlib.contextmanager
 def take_upload(path: str | None) -> Iterator[Path]:
-    """An uploaded file, to be read within this; it is removed then. Raises TransferError where there is none."""
+    """A context in which an uploaded file can be read; then it is deleted. Raises TransferError if there is none."""
     file = Path(path or "")
-    if not os.path.isfile(file):  # noqa: PTH113 - Path's own raises where a name is too long
+    if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises if a name is too long
         raise TransferError("The file did not arrive.", "Choose it again.")
     try:
         with reading(file):
@@ -57,10 +54,10 @@ def take_upload(path: str | None) -> Iterator[Path]:
             file.unlink()
 
 
-def uploaded(path: str | None, most: int) -> bytes:
-    """The content of an uploaded file, of which no more than `most` bytes and one are read. The file is removed.
+def read_upload(path: str | None, max_bytes: int) -> bytes:
+    """The content of an uploaded file, of which at most `max_bytes` + 1 bytes are read. The file is deleted.
 
-    Raises TransferError where there is none.
+    Raises TransferError if there is none.
     """
     with take_upload(path) as file, file.open("rb") as opened:
-        return opened.read(most + 1)
+        return opened.read(max_bytes + 1)

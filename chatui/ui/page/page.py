@@ -67,7 +67,7 @@ def mount(
     def login_of(request: Request) -> str | None:
         return login_tokens.login_of(gradio_app, request)
 
-    gradio_app.add_middleware(page_html.HtmlMiddleware, rewrite=head.rewrite, opening=_opening(page, login, login_of))
+    gradio_app.add_middleware(page_html.HtmlMiddleware, rewrite=head.rewrite, prefill=_prefill(page, login, login_of))
     gradio_app.add_middleware(page_language.LanguageMiddleware)
     gradio_app.add_middleware(RequestTurns)
     app.add_middleware(cache_headers.CacheHeaders)
@@ -75,16 +75,16 @@ def mount(
     return login_of
 
 
-def _opening(
+def _prefill(
     page: PageBlocks, login: Login | None, login_of: LoginOf
 ) -> Callable[[Request], AbstractAsyncContextManager[None]]:
     """Who opens the page is known while it is made; nobody is where there is a login and none holds."""
 
-    def opening(request: Request) -> AbstractAsyncContextManager[None]:
+    def prefill(request: Request) -> AbstractAsyncContextManager[None]:
         name = login_of(request)
-        return contextlib.nullcontext() if login is not None and name is None else page.on_opening(request, name)
+        return contextlib.nullcontext() if login is not None and name is None else page.prefilled(request, name)
 
-    return opening
+    return prefill
 
 
 def launched_login_of(request: Request) -> str | None:
@@ -101,12 +101,12 @@ def launch(
     def cors_layer(app: ASGIApp) -> ASGIApp:
         return SecurityMiddleware(BodyLimit(OwnerMiddleware(RequestTurns(app), cookies), uploads))
 
-    opening = _opening(page, login, launched_login_of)
+    prefill = _prefill(page, login, launched_login_of)
     middleware = [
         Middleware(GZipMiddleware, compresslevel=COMPRESSION_LEVEL),
         Middleware(cache_headers.CacheHeaders),
         Middleware(page_language.LanguageMiddleware),
-        Middleware(page_html.HtmlMiddleware, rewrite=head.rewrite, opening=opening),
+        Middleware(page_html.HtmlMiddleware, rewrite=head.rewrite, prefill=prefill),
     ]
     serving.launch(page, login, routes, cors_layer, middleware, _appearance())
 
@@ -141,10 +141,10 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
         panel.connect(chat.chatbot, settings, model=lambda: backend.models()[0].name)
         _connect_model(page, backend, settings, reset, status)
         for part, colours in inspector.localized_colours().items():
-            page.says(part, color_map=colours)
-        page.says(sidebar.below, value=below)
-        page.says(chat.chatbot, placeholder=lambda: header.greeting(personas.translated(first)))
-        page.says(status, value=lambda: header.status(backend.models()[0]))
+            page.localize(part, color_map=colours)
+        page.localize(sidebar.below, value=below)
+        page.localize(chat.chatbot, placeholder=lambda: header.greeting(personas.translated(first)))
+        page.localize(status, value=lambda: header.status(backend.models()[0]))
     return page
 
 

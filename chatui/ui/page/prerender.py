@@ -75,7 +75,7 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
         if live is not None:
             path[-1] = live.as_message()
         listed = await asyncio.to_thread(owner_store.conversations, LIST_PAGE_SIZE + 1)
-        now = datetime.now(timezone(timedelta(minutes=request_context.minutes_ahead_in(request.cookies))))
+        now = datetime.now(timezone(timedelta(minutes=request_context.utc_offset_in(request.cookies))))
         with i18n.use_language(i18n.negotiate(request.headers.get("accept-language"))):
             shown = conversation_list.listing(
                 listed[:LIST_PAGE_SIZE], TabState(chat), now, len(listed) > LIST_PAGE_SIZE

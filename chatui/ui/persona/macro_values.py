@@ -13,7 +13,7 @@ from chatui.ui.gradio_compat import request_context
 
 def macro_scene(persona: Persona, model: str, seed: int | None = None, chat: str = "", moment: str = "") -> Scene:
     """The persona and whoever listens, now or at an earlier `moment` in ISO 8601."""
-    now = datetime.now(UTC).replace(tzinfo=None) + timedelta(minutes=request_context.minutes_ahead())
+    now = datetime.now(UTC).replace(tzinfo=None) + timedelta(minutes=request_context.utc_offset_minutes())
     with contextlib.suppress(ValueError):
         now = datetime.fromisoformat(moment) if moment else now
     return Scene(request_context.login() or "User", cards.nickname(persona), model, now, seed or 0, chat)

@@ -11,7 +11,7 @@ from gradio.components import Component
 from chatui import cards, character_prompt, personas
 from chatui.i18n import N_, language
 from chatui.personas import Persona
-from chatui.ui.gradio_compat.upload_button import UploadButton, uploaded
+from chatui.ui.gradio_compat.upload_button import UploadButton, read_upload
 from chatui.ui.markdown.markdown_escape import plain
 from chatui.ui.persona import card_summary, setting_controls
 
@@ -109,7 +109,7 @@ class PersonaEditor:
 
     async def pick(self, path: str | None) -> PanelUpdates:
         """A picture has been uploaded. Raises TransferError."""
-        data = await asyncio.to_thread(uploaded, path, cards.MAX_FILE_BYTES)
+        data = await asyncio.to_thread(read_upload, path, cards.MAX_FILE_BYTES)
         return self._picture_updates(Persona("", avatar=await asyncio.to_thread(cards.avatar, data)))
 
     async def unpick(self) -> PanelUpdates:

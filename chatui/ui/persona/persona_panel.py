@@ -19,7 +19,7 @@ from chatui.personas import PRESETS, Persona
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import OwnPersona
 from chatui.ui.gradio_compat.unchecked_inputs import UncheckedDropdown
-from chatui.ui.gradio_compat.upload_button import UploadButton, uploaded
+from chatui.ui.gradio_compat.upload_button import UploadButton, read_upload
 from chatui.ui.persona import card_summary, macro_values, setting_controls
 from chatui.ui.persona.persona_editor import PersonaEditor, face, quiet
 from chatui.ui.shared import error_messages, header
@@ -225,7 +225,7 @@ class PersonaPanel:
         return await self._chosen(personas.key(PRESETS[0]), PRESETS[0])
 
     async def _import_card(self, path: str | None) -> PanelUpdates:
-        data = await asyncio.to_thread(uploaded, path, cards.MAX_FILE_BYTES)
+        data = await asyncio.to_thread(read_upload, path, cards.MAX_FILE_BYTES)
         owner_store = self._writable_store()
         persona = await asyncio.to_thread(cards.read, data)
         own = await asyncio.to_thread(owner_store.save_persona, persona)

@@ -60,4 +60,4 @@ def current_tab(runner: Runner, inputs: Sequence[Any]) -> Tab:
         raise ChatError(
             "This browser keeps no cookies, so nobody can tell whose chats to show.", "Load the page again."
         )
-    return Tab(owner, TabState.from_json(inputs[0]), runner, inputs[1] or "", request_context.before_login())
+    return Tab(owner, TabState.from_json(inputs[0]), runner, inputs[1] or "", request_context.owner_before_login())

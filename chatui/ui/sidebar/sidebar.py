@@ -57,6 +57,6 @@ class Sidebar:
             gone = await asyncio.to_thread(tab.list_store.deleted, place.list_limit + 1)
             return conversation_list.deleted(gone[: place.list_limit], place, len(gone) > place.list_limit)
         found = await asyncio.to_thread(tab.list_store.conversations, place.list_limit + 1, None, place.show_archived)
-        now = datetime.now(timezone(timedelta(minutes=request_context.minutes_ahead())))
+        now = datetime.now(timezone(timedelta(minutes=request_context.utc_offset_minutes())))
         offered = await asyncio.to_thread(tab.count_adoptable)
         return conversation_list.listing(found[: place.list_limit], place, now, len(found) > place.list_limit, offered)
