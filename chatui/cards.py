@@ -20,7 +20,7 @@ from chatui import personas
 from chatui.errors import SettingsError, TransferError
 from chatui.macros import renamed
 from chatui.personas import AVATAR_START, MAX_AVATAR_LENGTH, MAX_NAME_LENGTH, Persona
-from chatui.settings import settings_error, shorten
+from chatui.setting_values import settings_error, shorten
 from chatui.text_cleaning import clean, clean_lines, one_line
 
 FORMAT, VERSION = "chatui-persona", 1

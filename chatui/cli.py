@@ -10,7 +10,8 @@ from pydantic_settings import SettingsError as CliSettingsError
 
 from chatui import __version__
 from chatui.errors import ChatError
-from chatui.settings import AppSettings, settings_error, unknown_variables
+from chatui.setting_values import settings_error, unknown_variables
+from chatui.settings import AppSettings
 
 Command = Callable[[list[str]], None]
 
@@ -55,7 +56,7 @@ COMMANDS: dict[str, Command] = {"run": run, "backup": backup, "explain": explain
 
 def parse(arguments: list[str]) -> AppSettings:
     """The settings from flags, then CHATUI_* variables, then defaults. Raises ChatError; --help exits."""
-    for told in unknown_variables():
+    for told in unknown_variables(AppSettings.model_fields):
         print(f"chatui: {told}", file=sys.stderr)
     try:
         return CliApp.run(AppSettings, cli_args=arguments)

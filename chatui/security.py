@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from chatui.errors import SettingsError
-from chatui.settings import shorten
+from chatui.setting_values import shorten
 
 Login = Callable[[str, str], bool]
 """(user name, password) -> whether they are known."""

@@ -33,7 +33,8 @@ from chatui.owners import Cookies, OwnerMiddleware
 from chatui.peers import OwnAccount
 from chatui.runner import Runner
 from chatui.security import AllowedHosts, ClientAddress, Login, SecurityMiddleware, is_local, read_login
-from chatui.settings import AppSettings, listed
+from chatui.setting_values import split_list
+from chatui.settings import AppSettings
 from chatui.upload_folder import MB, UploadFolder
 
 if TYPE_CHECKING:
@@ -89,10 +90,10 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     at_home = one.asks if _is_for_one(settings, store) else _is_nobody
     app.add_middleware(OwnerMiddleware, cookies=cookies, adopting=store.adoptions, is_local=at_home)
     app.add_middleware(BodyLimit, uploads=uploads)
-    app.state.hosts = AllowedHosts(settings.host, listed(settings.allowed_hosts), settings.share)
+    app.state.hosts = AllowedHosts(settings.host, split_list(settings.allowed_hosts), settings.share)
     app.add_middleware(SecurityMiddleware, hosts=app.state.hosts)
     login_of = page.mount(app, runner, cookies, login, logins, settings.root_path)
-    app.add_middleware(ClientAddress, proxies=listed(settings.forwarded_allow_ips))
+    app.add_middleware(ClientAddress, proxies=split_list(settings.forwarded_allow_ips))
     return app
 
 

@@ -1,12 +1,8 @@
 """Every setting's name, range, default and help, once: sliders, flags, API validation and docs are made from here."""
 
-import contextlib
-import difflib
-import ipaddress
-import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,7 +17,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from chatui.errors import SettingsError
+from chatui import setting_values
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 OTHERS_VARIABLES = {
@@ -29,7 +25,6 @@ OTHERS_VARIABLES = {
     "port": "GRADIO_SERVER_PORT",
     "forwarded_allow_ips": "FORWARDED_ALLOW_IPS",
 }
-SECRETS = ("auth", "api_key", "database_url")
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Quantization = Literal["auto", "none", "int8", "int4", "8bit", "4bit"]
@@ -128,7 +123,7 @@ class GenerationSettings(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise settings_error(error) from None
+            raise setting_values.settings_error(error) from None
 
     @classmethod
     def from_generation_config(cls, config: Mapping[str, Any]) -> Self:
@@ -249,11 +244,11 @@ class AppSettings(BaseSettings):
     share: bool = Field(False, description="Print a public gradio.live link; needs --auth.")
     share_without_login: bool = Field(False, description="Allow --share to everyone who has the link.")
     cache_dir: Path = Field(
-        default_factory=lambda: _user_folder(user_cache_path, "cache_dir"),
+        default_factory=lambda: setting_values.user_folder(user_cache_path, "cache_dir"),
         description="Folder for the converted default model.",
     )
     data_dir: Path = Field(
-        default_factory=lambda: _user_folder(user_data_path, "data_dir"),
+        default_factory=lambda: setting_values.user_folder(user_data_path, "data_dir"),
         description="Folder where conversations and personas are kept.",
     )
     database_url: str | None = Field(
@@ -275,7 +270,7 @@ class AppSettings(BaseSettings):
 
         An empty variable counts as none. An empty flag does not: the model's settings do not ignore what is empty.
         """
-        _refuse_empty_secrets()
+        setting_values.refuse_empty_secrets()
         others = {name: value for name, key in OTHERS_VARIABLES.items() if (value := os.environ.get(key))}
         listening = InitSettingsSource(settings_cls, others)
         env_settings = EnvSettingsSource(settings_cls, env_ignore_empty=True)
@@ -284,27 +279,19 @@ class AppSettings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _bare(cls, value: object) -> object:
-        """Without spaces and quotation marks around it, which no shell takes from a line of an --env-file."""
-        if not isinstance(value, str):
-            return value
-        value = value.strip()
-        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-        return value[1:-1] if quoted else value
+        return setting_values.unquoted(value) if isinstance(value, str) else value
 
     @field_validator("generation", mode="before")
     @classmethod
     def _numbers_from_text(cls, value: object) -> object:
         """Flags give text, which the strict types of GenerationSettings refuse; the variable gives JSON."""
-        text = cls._bare(value)
-        if isinstance(text, str):
-            try:
-                value = json.loads(text or "{}")
-            except ValueError:
-                raise ValueError('needs JSON, such as {"temperature": 0.3}') from None
+        value = setting_values.json_value(setting_values.unquoted(value)) if isinstance(value, str) else value
         if not isinstance(value, Mapping):
             return value
         numbers = [name for name, field in GenerationSettings.model_fields.items() if name != "stop"]
-        return {name: _number(part) if name in numbers else part for name, part in value.items()}
+        return {
+            name: setting_values.number_from_text(part) if name in numbers else part for name, part in value.items()
+        }
 
     @field_validator("chat_template", "cache_dir", "data_dir", mode="before")
     @classmethod
@@ -322,33 +309,23 @@ class AppSettings(BaseSettings):
     @field_validator("root_path")
     @classmethod
     def _as_path(cls, value: str) -> str:
-        """As /chat, however it was written."""
-        if "://" in value:
-            raise ValueError("needs the path alone, such as /chat")
-        path = value.strip("/")
-        return f"/{path}" if path else ""
+        return setting_values.url_path(value)
 
     @field_validator("allowed_hosts")
     @classmethod
     def _as_names(cls, value: str) -> str:
-        """Names alone, without the scheme, port and path of the address that they are copied from."""
-        parts = (re.sub(r"^[a-z]+://|/.*$", "", re.sub(r"^[a-z]+://", "", part)) for part in listed(value))
-        return ",".join(re.sub(r"^\[(.*)\](:\d+)?$|^([^:]+):\d+$", r"\1\3", part) for part in parts)
+        return setting_values.host_names(value)
 
     @field_validator("chat_template", "cache_dir", "data_dir")
     @classmethod
     def _from_home(cls, value: Path | None) -> Path | None:
         """No shell expands ~ in a variable or behind `--flag=`."""
-        return value and expand_user(value)
+        return value and setting_values.expand_user(value)
 
     @field_validator("forwarded_allow_ips")
     @classmethod
     def _proxies_are_addresses(cls, value: str) -> str:
-        for part in listed(value):
-            try:
-                ipaddress.ip_network(part) if part != "*" else None
-            except ValueError as error:
-                raise ValueError(f"needs addresses or networks such as 10.0.0.0/8: {error}") from None
+        setting_values.check_networks(value)
         return value
 
     # Not ranges of the field: pydantic's error would show the key on the console.
@@ -366,72 +343,3 @@ class AppSettings(BaseSettings):
                 "or --share-without-login if that is what you want"
             )
         return self
-
-
-def _number(value: object) -> object:
-    """The number that a text is; anything else as it is."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(value) if isinstance(value, str) else value
-    return value
-
-
-def _refuse_empty_secrets() -> None:
-    """An empty variable counts as none; but who sets one of these relies on it. Raises SettingsError."""
-    for name, value in os.environ.items():
-        field = name.lower().removeprefix("chatui_")
-        if name.lower().startswith("chatui_") and field in SECRETS and not value.strip():
-            raise SettingsError(field, f"{name} is set, but empty.", "Give it a value, or unset it.")
-
-
-def unknown_variables() -> list[str]:
-    """For each CHATUI_* variable that is no setting: a sentence that says so, and what may have been meant."""
-    told = []
-    for name in sorted(os.environ):
-        field = name.lower().removeprefix("chatui_")
-        if name.lower().startswith("chatui_") and field not in AppSettings.model_fields:
-            meant = difflib.get_close_matches(field, AppSettings.model_fields, 1)
-            hint = f" Is CHATUI_{meant[0].upper()} meant?" if meant else ""
-            told.append(f"{name} is no setting and does nothing.{hint}")
-    return told
-
-
-def expand_user(path: Path) -> Path:
-    """The path with ~ and ~name replaced. Raises ValueError where that user is not known or has no home folder."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ValueError("there is no home folder for ~; write the whole path") from None
-
-
-def _user_folder(find: Callable[[str], Path], field: str) -> Path:
-    """The user's own folder for this program. Raises SettingsError for a user who has no home folder."""
-    try:
-        found = find("chatui")
-    except RuntimeError:
-        found = Path()
-    if found.is_absolute():
-        return found
-    flag = "--" + field.replace("_", "-")
-    raise SettingsError(field, "the user has no home folder.", f"Set HOME, or name a folder with {flag}.")
-
-
-def listed(value: str) -> list[str]:
-    """The parts of a list with commas."""
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def settings_error(error: ValidationError) -> SettingsError:
-    """The first problem of a pydantic error as a SettingsError naming the field."""
-    problem = error.errors(include_url=False)[0]
-    # Of the defaults for generation, the setting's name is the second part.
-    parts = problem["loc"][: 2 if problem["loc"][:1] == ("generation",) else 1]
-    field = ".".join(map(str, parts)) or "settings"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return SettingsError(field, f"{message} (got {shorten(problem['input'])})" if problem["loc"] else message)
-
-
-def shorten(value: object, limit: int = 60) -> str:
-    """`repr` of a value, cut to at most `limit` characters."""
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -22,7 +22,8 @@ from chatui.api.accepted_fields import (
 from chatui.api.responses import ApiError, Fields
 from chatui.chat import ChatRequest, Message, ModelStatus
 from chatui.errors import SettingsError
-from chatui.settings import GenerationSettings, shorten
+from chatui.setting_values import shorten
+from chatui.settings import GenerationSettings
 
 MAX_MESSAGES = 10_000
 """Messages."""

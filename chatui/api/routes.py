@@ -21,7 +21,8 @@ from chatui.api.responses import ApiError, ChatCompletionWriter, Fields, describ
 from chatui.body_limit import MAX_BODY_BYTES, RefusedError, decompress
 from chatui.chat import Backend, ReplyDelta
 from chatui.errors import ChatError, unexpected
-from chatui.settings import AppSettings, shorten
+from chatui.setting_values import shorten
+from chatui.settings import AppSettings
 
 log = logging.getLogger(__name__)
 

@@ -117,7 +117,7 @@ def test_nothing_imports_itself_in_a_circle(graph: dict[str, set[str]]) -> None:
 
 def test_the_import_graph_sees_imports_of_every_kind() -> None:
     imports, late = docs.module_imports(), docs.module_imports(late=True)
-    assert "chatui.errors" in imports["chatui.settings"]
+    assert "chatui.errors" in imports["chatui.setting_values"]
     assert "chatui.store.formats.sharegpt" in imports["chatui.store.formats"]
     assert "chatui.server" not in imports["chatui.cli"]
     assert "chatui.server" in late["chatui.cli"]

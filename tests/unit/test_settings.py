@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from chatui import cli
 from chatui.errors import SettingsError
-from chatui.settings import SECRETS, AppSettings, GenerationSettings, unknown_variables
+from chatui.setting_values import SECRETS, unknown_variables
+from chatui.settings import AppSettings, GenerationSettings
 
 FIELDS = GenerationSettings.model_fields
 BAD = [-1, 1e9, math.nan, math.inf, "1", None, True, [], {}]
@@ -190,10 +191,10 @@ def test_what_means_nothing_is_refused(name: str, value: object) -> None:
 
 
 def test_variables_that_are_no_setting_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert unknown_variables() == []
+    assert unknown_variables(AppSettings.model_fields) == []
     monkeypatch.setenv("CHATUI_PROT", "1")
     monkeypatch.setenv("CHATUI_FROBNICATE", "1")
-    assert unknown_variables() == [
+    assert unknown_variables(AppSettings.model_fields) == [
         "CHATUI_FROBNICATE is no setting and does nothing.",
         "CHATUI_PROT is no setting and does nothing. Is CHATUI_PORT meant?",
     ]
