@@ -158,9 +158,8 @@ def _read_own(found: dict[str, Any]) -> Persona:
         persona = _PERSONA.validate_python(found)
     except ValidationError as error:
         raise settings_error(error) from None
-    if persona.card is not None:
-        _as_card(persona.card)
-    return personas.checked(replace(persona, avatar=checked_avatar(persona.avatar)))
+    card = None if persona.card is None else _as_card(persona.card)
+    return personas.checked(replace(persona, avatar=checked_avatar(persona.avatar), card=card))
 
 
 def _as_card(found: dict[str, Any]) -> dict[str, Any]:

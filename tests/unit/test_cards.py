@@ -429,6 +429,7 @@ FIELDS = st.dictionaries(FIELD, ANY_JSON | st.dictionaries(FIELD, ANY_JSON, max_
 )
 @example({"name": "\ud83d\ude00\ud800\0", "description": "\ud800\0<BOT>", "x\0\ud800": ["\udfff"]})
 @example({"spec": "chara_card_v2", "data": {"extensions": {"chatui": {"emoji": "🤖", "examples": [], "settings": {}}}}})
+@example({"format": "chatui-persona", "version": 1, "name": "x", "card": {"name": ""}})
 def test_any_json(found: object) -> None:
     _read_or_refuse(_file(found))
 
