@@ -52,7 +52,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     from chatui.ui.page import page, prerender
 
     store = Store.open(settings)
-    passing = Store.in_memory(Quotas.of_temporary(settings))
+    passing = Store.in_memory(Quotas.for_temporary_chats(settings))
     runner, cookies = Runner(backend, store, passing, settings.inspect), Cookies(store.cookie_secret())
     uploads = UploadFolder(serving.upload_folder(), settings.max_uploads * MB)
     passwords = read_login(settings.auth)
@@ -242,7 +242,7 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     backend = LocalBackend(spec, settings.cache_dir, zero_gpu.loader(spaces.GPU), settings.queue).load()
     _say_when_ready(backend)
     store = Store.open(settings)
-    passing = Store.in_memory(Quotas.of_temporary(settings))
+    passing = Store.in_memory(Quotas.for_temporary_chats(settings))
     runner, cookies = Runner(backend.start(), store, passing, settings.inspect), Cookies(store.cookie_secret())
 
     def owner_of(request: Request) -> str | None:

@@ -1,4 +1,4 @@
-"""Copies of a whole database as one SQLite file, made while others write to it. Knows no conversation."""
+"""Copies a whole database to one SQLite file while others write to it. Knows no tables."""
 
 import os
 import sqlite3
@@ -14,31 +14,31 @@ from sqlalchemy.engine import Connection
 from chatui.errors import StoreError
 from chatui.store.database import ALL_OWNERS, REVISIONS, Database
 
-ROWS_AT_ONCE = 1000
+BATCH_ROWS = 1000
 
 
 def backup(database: Database, target: Path, make_tables: Callable[[Database], None]) -> None:
-    """Write all that is there now to the new file `target`; `make_tables` makes the same tables in an empty database.
+    """Write a consistent copy to the new file `target`; `make_tables` creates the same tables in an empty database.
 
-    Raises StoreError, also where `target` is there already; nothing half-written is left behind.
+    Raises StoreError, also if `target` exists. A failed copy leaves no file.
     """
-    half = target.with_name(f"{target.name}.{os.getpid()}.part")
+    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     refused = StoreError(f"{target} is there already.", "Name a new file.")
     if target.exists():
         raise refused
-    with database.named_errors():
-        half.touch(mode=0o600, exist_ok=False)
+    with database.as_store_errors():
+        partial.touch(mode=0o600, exist_ok=False)
         try:
             if database.sqlite:
-                _copy_pages(database, half)
+                _copy_pages(database, partial)
             else:
-                _copy_rows(database, half, make_tables)
+                _copy_rows(database, partial, make_tables)
             try:
-                os.link(half, target)  # unlike a rename, this never replaces a file
+                os.link(partial, target)  # unlike a rename, this never replaces a file
             except FileExistsError:
                 raise refused from None
         finally:
-            half.unlink()
+            partial.unlink()
 
 
 def _copy_pages(database: Database, target: Path) -> None:
@@ -59,20 +59,19 @@ def _copy_rows(database: Database, target: Path, make_tables: Callable[[Database
 
 
 def _copy_tables(source: Connection, sink: Connection) -> None:
-    """What the two databases call the same, whatever version of the tables that is."""
-    here, there = MetaData(), MetaData()
-    here.reflect(source)
-    there.reflect(sink, only=lambda name, _: name in here.tables and name != REVISIONS)
-    for table in there.sorted_tables:
+    """Copy all tables and columns that both databases have, whatever their revision."""
+    source_metadata, sink_metadata = MetaData(), MetaData()
+    source_metadata.reflect(source)
+    sink_metadata.reflect(sink, only=lambda name, _: name in source_metadata.tables and name != REVISIONS)
+    for table in sink_metadata.sorted_tables:
         sink.execute(table.delete())
-        columns = [here.tables[table.name].c[column.name] for column in table.columns]
-        statement = (
-            select(*columns).order_by(*here.tables[table.name].primary_key).execution_options(yield_per=ROWS_AT_ONCE)
-        )
+        original = source_metadata.tables[table.name]
+        columns = [original.c[column.name] for column in table.columns]
+        statement = select(*columns).order_by(*original.primary_key).execution_options(yield_per=BATCH_ROWS)
         for rows in source.execute(statement).mappings().partitions():
-            sink.execute(insert(table), [{name: _plain(value) for name, value in row.items()} for row in rows])
+            sink.execute(insert(table), [{name: _to_sqlite(value) for name, value in row.items()} for row in rows])
 
 
-def _plain(value: Any) -> Any:
-    """SQLite keeps times in UTC without saying so."""
+def _to_sqlite(value: Any) -> Any:
+    """A value for SQLite, which stores times in UTC without a zone."""
     return value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime) else value

@@ -1,6 +1,6 @@
-"""Writes conversations out: our own lossless JSON, Markdown for readers, messages for transformers. Knows no files.
+"""Exports conversations: as lossless JSON, as Markdown for readers, or as messages for transformers. Knows no files.
 
-All of them give the text piece by piece and hold one conversation at a time.
+Each function yields the text in pieces and holds one conversation in memory at a time.
 """
 
 import json
@@ -17,30 +17,30 @@ from chatui.store.rows import path_to
 FORMAT = "chatui"
 VERSION = 1
 TREE = TypeAdapter(Tree)
-TOLD_BY_PARENTS = {"messages": {"__all__": {"versions"}}}
-"""Written at each version, the list of all of them would grow with the square of their number."""
-BLOCKS = MarkdownIt("commonmark").disable("inline")
-# What may stay open at the top level; in lists and quotes it ends with them. Plain code blocks need no parser, which
-# takes a hundred times as long.
+EXCLUDED = {"messages": {"__all__": {"versions"}}}
+"""The parents tell the versions. Written at each version, their list would grow with the square of their number."""
+BLOCK_PARSER = MarkdownIt("commonmark").disable("inline")
+# What may be left open at the top level; lists and quotes close it. Complete code blocks are found without the parser,
+# which takes a hundred times as long.
 OPENING = re.compile(r"(?:^|[\n\r]) {0,3}(?:```|~~~|<)")
-PLAIN_CODE = re.compile(r"^```[^`\n]*\n(?:[^`]*\n)?```[ \t]*$", re.MULTILINE)
-# The one HTML that is read to a certain end, and not to the next empty line.
+COMPLETE_CODE_BLOCK = re.compile(r"^```[^`\n]*\n(?:[^`]*\n)?```[ \t]*$", re.MULTILINE)
+# HTML blocks that end with a certain string, and not at the next empty line.
 HTML_ENDS = (("<!--", "-->"), ("<?", "?>"), ("<![CDATA[", "]]>"), ("<!", ">"))
 RAW_HTML = re.compile(r"\s*<(script|pre|style|textarea)\b", re.IGNORECASE)
 
 
 def as_json(trees: Iterable[Tree]) -> Iterator[str]:
-    """Everything there is to know, for importing.read()."""
+    """Lossless JSON, for importing.read()."""
     yield f'{{"format": "{FORMAT}", "version": {VERSION}, "conversations": ['
-    between = "\n"
+    separator = "\n"
     for tree in trees:
-        yield between + TREE.dump_json(tree, exclude=TOLD_BY_PARENTS).decode()
-        between = ",\n"
+        yield separator + TREE.dump_json(tree, exclude=EXCLUDED).decode()
+        separator = ",\n"
     yield "\n]}\n"
 
 
 def as_messages(trees: Iterable[Tree]) -> Iterator[str]:
-    """JSON with the messages that transformers takes: a list of them for one conversation, else a list of lists."""
+    """JSON with the messages for transformers: a list of messages for one conversation, else a list of such lists."""
     lists = (json.dumps(_messages(tree), ensure_ascii=False, indent=1) for tree in trees)
     first, second = next(lists, None), next(lists, None)
     if first is None:
@@ -49,62 +49,66 @@ def as_messages(trees: Iterable[Tree]) -> Iterator[str]:
         yield first + "\n"
     else:
         yield f"[\n{first},\n{second}"
-        for further in lists:
-            yield ",\n" + further
+        for other in lists:
+            yield ",\n" + other
         yield "\n]\n"
 
 
 def as_markdown(trees: Iterable[Tree]) -> Iterator[str]:
-    """For readers: of each conversation the version that is shown. Texts are as they were written.
+    """Markdown with the path of each conversation that is shown. Texts are not escaped.
 
-    A code block or a comment that a text leaves open is closed behind it, so that the next heading is one.
+    A code block or comment that a text leaves open is closed after it, so that it does not contain the next heading.
     """
-    between = ""
+    separator = ""
     for tree in trees:
         conversation = tree.conversation
         date = f"{conversation.created.day} {conversation.created:%B %Y, %H:%M} UTC"
         persona = _escaped(conversation.persona.label.strip())
-        yield f"{between}# {_escaped(conversation.title)}\n\n{date}{' · ' if persona else ''}{persona}\n"
+        yield f"{separator}# {_escaped(conversation.title)}\n\n{date}{' · ' if persona else ''}{persona}\n"
         for message in path_to(tree.messages, conversation.leaf):
             yield _section(message)
-        between = "\n---\n\n"
+        separator = "\n---\n\n"
 
 
 def _messages(tree: Tree) -> list[dict[str, str]]:
-    """The path that is shown, without replies that say nothing, after the system prompt of its last reply.
+    """The path that is shown, without empty replies, after the system prompt of its last reply.
 
-    Imported replies know of none; the persona's stands in for it.
+    Imported replies have no system prompt; the persona's is used then.
     """
     path = path_to(tree.messages, tree.conversation.leaf)
     prompts = [message.author.system_prompt for message in path if message.author is not None]
     prompt = prompts[-1] if prompts else tree.conversation.persona.system_prompt
     system = [{"role": "system", "content": prompt}] if prompt else []
-    said = (message for message in path if message.content or message.role == "user")
-    return system + [{"role": message.role, "content": message.content} for message in said]
+    return system + [
+        {"role": message.role, "content": message.content}
+        for message in path
+        if message.content or message.role == "user"
+    ]
 
 
 def _section(message: StoredMessage) -> str:
     state = "" if message.state == "finished" else f" ({message.state})"
-    thought = f"> **Thinking**\n>\n{_quoted(message.reasoning)}\n\n" if message.reasoning else ""
-    return f"\n## {message.role.capitalize()}{state}\n\n{thought}{_closed(message.content)}\n"
+    reasoning = f"> **Thinking**\n>\n{_quoted(message.reasoning)}\n\n" if message.reasoning else ""
+    return f"\n## {message.role.capitalize()}{state}\n\n{reasoning}{_closed(message.content)}\n"
 
 
 def _closed(text: str) -> str:
-    """Text, with what ends it behind a block that it leaves open."""
-    if not OPENING.search(PLAIN_CODE.sub("", text)):
+    """The text, followed by the end of the block that it leaves open."""
+    if not OPENING.search(COMPLETE_CODE_BLOCK.sub("", text)):
         return text
     open_block = _open_block(text)
-    return text if open_block is None else f"{text}\n{_end_of(open_block)}"
+    return text if open_block is None else f"{text}\n{_block_end(open_block)}"
 
 
 def _open_block(text: str) -> Token | None:
-    """The block that would swallow a heading behind the text."""
-    tokens = BLOCKS.parse(f"{text}\n\n# Next\n")
-    after = tokens[-1]
-    return None if after.type == "heading_close" and after.level == 0 else after
+    """The block that would contain a heading after the text, or None."""
+    tokens = BLOCK_PARSER.parse(f"{text}\n\n# Next\n")
+    last = tokens[-1]
+    return None if last.type == "heading_close" and last.level == 0 else last
 
 
-def _end_of(block: Token) -> str:
+def _block_end(block: Token) -> str:
+    """The string that closes a block."""
     if block.type == "fence":
         return block.markup
     raw = RAW_HTML.match(block.content)
@@ -118,5 +122,5 @@ def _quoted(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Words that Markdown shows as they are, on one line."""
+    """The text on one line, with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_\[\]<>&#])", r"\\\1", " ".join(text.split()))

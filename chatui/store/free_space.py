@@ -1,6 +1,6 @@
-"""How much all that is kept may take together: one who comes as somebody new each time has no other limit.
+"""Limits the space that all owners take together. A guest who comes with a new identity each time has no other limit.
 
-It holds for guests only, and stops what is new before what is there: chats that have begun go on longer.
+It applies to guests only. New chats are refused before existing ones: those may use a part of the reserve.
 """
 
 import shutil
@@ -14,22 +14,22 @@ from chatui.owners import GUEST
 
 MB = 10**6
 RESERVE_DIVISOR = 4
-"""Of what guests' new chats leave, a quarter is left by those that have begun too."""
+"""New chats leave the whole reserve free; existing chats leave 1 / RESERVE_DIVISOR of it."""
 
 
 @dataclass(frozen=True)
-class FreeSpace:
-    """So many bytes must stay free on the disk, and so many may be taken by all; 0 is no limit."""
+class SpaceLimits:
+    """Limits in bytes; 0 is no limit. `min_free` must stay free on the disk, `total` is for the whole database."""
 
-    free: int = 0
+    min_free: int = 0
     total: int = 0
 
     def check(self, connection: Connection, owner: str, size: int, new: bool) -> None:
-        """Whether an owner may add so many bytes, to what is there or as something `new`. Raises FullError."""
+        """Check that an owner may add `size` bytes, as something `new` or to something existing. Raises FullError."""
         if not owner.startswith(GUEST):
             return
-        free = self.free if new else self.free // RESERVE_DIVISOR
-        if free and _free(connection) - size < free:
+        min_free = self.min_free if new else self.min_free // RESERVE_DIVISOR
+        if min_free and _free_disk_bytes(connection) - size < min_free:
             raise FullError(
                 "The disk of this server is nearly full, so visitors cannot begin or add anything that is kept.",
                 "What you have here is safe. Have a temporary chat, or ask whoever runs this server to free some space "
@@ -45,11 +45,11 @@ class FreeSpace:
             )
 
 
-NO_LIMIT = FreeSpace()
+NO_LIMIT = SpaceLimits()
 
 
 def used_bytes(connection: Connection) -> int:
-    """The bytes that the database takes; in SQLite without the pages that are free for what comes next."""
+    """The bytes that the database takes, in SQLite without its free pages."""
     if connection.dialect.name != "sqlite":
         return int(connection.scalar(select(func.pg_database_size(func.current_database()))) or 0)
     pages, free, size = (
@@ -58,8 +58,8 @@ def used_bytes(connection: Connection) -> int:
     return int((pages - free) * size)
 
 
-def _free(connection: Connection) -> float:
-    """The bytes that are free where the database is; without end where it is no file of this computer."""
+def _free_disk_bytes(connection: Connection) -> float:
+    """The free bytes of the disk with the database; infinite if the database is not a local file."""
     name = connection.engine.url.database
     if connection.dialect.name != "sqlite" or not name:
         return float("inf")

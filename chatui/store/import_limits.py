@@ -1,4 +1,4 @@
-"""What imported texts, times and conversations may be: each limit with its reason. Knows none of the formats."""
+"""Checks the texts, times and sizes of imported conversations, each limit with its reason. Knows no format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,43 +13,42 @@ from chatui.store.rows import MAX_TITLE_LENGTH, derived_id, first_words
 from chatui.text_cleaning import clean, one_line
 
 MAX_BYTES = 200_000_000
-"""Years of daily chats; a file is read as a whole, and takes several times its size while it is."""
+"""Bytes of a file: years of daily chats. It is read as a whole, which takes several times its size in memory."""
 MAX_VALUES = 20_000_000
-"""Commas and brackets in a file: the values of its JSON take some 60 bytes each, however little they say."""
+"""Commas and brackets in a file: each JSON value takes about 60 bytes of memory, however short it is."""
 MAX_FILES = 100_000
-"""Files in a .zip, pictures and all: each takes memory as soon as the .zip is opened."""
+"""Files in a .zip, pictures included: each takes memory when the .zip is opened."""
 MAX_MESSAGES = 100_000
-"""Messages in one conversation: a path is read as a whole for every reply."""
+"""Messages of a conversation: the ids of a path are read as a whole for every reply."""
 MAX_CHARACTERS = 2_000_000
-"""Characters in one text: more than any model reads, and about what a page can still show."""
+"""Characters of a text: more than any model reads, and about the limit of what a page can show."""
 MAX_DEPTH = 100
-"""Levels of brackets within a conversation: far more than any has, far fewer than Python can follow."""
+"""Levels of brackets in a conversation: far more than any has, far below Python's recursion limit."""
 FIRST_YEAR, LAST_YEAR = 1970, 2999
 """Times that every system can show, in every time zone."""
 
-# A file may have values that are as large as the file.
+# A value in a file may be as large as the file.
 _MAX_SHOWN = 60
 
 
 def refusal(reason: str) -> TransferError:
-    """The error that says `reason`; nothing has been changed when it is raised."""
+    """The error for `reason`, raised before anything is imported."""
     return TransferError(reason, "Nothing was imported.")
 
 
 def shown(value: object) -> str:
-    """A value of the file as an error quotes it: as JSON has it, shortened, and only its outside."""
+    """A value as an error message quotes it: as JSON, shortened, and without the content of lists and objects."""
     if isinstance(value, str):
         return f"“{value[:_MAX_SHOWN]}{'…' * (len(value) > _MAX_SHOWN)}”"
     if isinstance(value, dict | list):
         return ("{…}" if value else "{}") if isinstance(value, dict) else ("[…]" if value else "[]")
-    told = (
-        "null" if value is None else str(value).lower() if isinstance(value, bool | float) else str(value)[:_MAX_SHOWN]
-    )
-    return told[:_MAX_SHOWN]
+    if value is None:
+        return "null"
+    return (str(value).lower() if isinstance(value, bool | float) else str(value))[:_MAX_SHOWN]
 
 
 def text(value: object, what: str) -> str:
-    """A text that both databases keep: U+FFFD for NUL and for halves of characters. Raises TransferError."""
+    """A cleaned text; `what` names it in errors. Raises TransferError."""
     if not isinstance(value, str):
         raise refusal(f"{what} is not text (got {shown(value)}).")
     if len(value) > MAX_CHARACTERS:
@@ -58,7 +57,10 @@ def text(value: object, what: str) -> str:
 
 
 def time(value: object, what: str) -> datetime | None:
-    """A time in UTC from seconds since 1970 or from ISO 8601; None stays None. Raises TransferError."""
+    """A time in UTC from seconds since 1970 or ISO 8601, None for None; `what` names it in errors.
+
+    Raises TransferError.
+    """
     if value is None:
         return None
     try:
@@ -72,21 +74,21 @@ def time(value: object, what: str) -> datetime | None:
 
 
 def checked_time(value: datetime, what: str) -> datetime:
-    """The time in UTC, which it is taken for where it names no zone. Raises TransferError."""
+    """The time in UTC; a time without a zone is read as UTC. Raises TransferError."""
     if not FIRST_YEAR <= value.year <= LAST_YEAR:
         raise refusal(f"{what} is in the year {value.year}; {FIRST_YEAR} to {LAST_YEAR} are allowed.")
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def check_count(messages: int) -> None:
-    """Raises TransferError where a conversation has too many messages."""
+    """Raises TransferError if a conversation has too many messages."""
     if messages > MAX_MESSAGES:
         raise refusal(f"It has {messages:,} messages; at most {MAX_MESSAGES:,} are allowed.")
 
 
 @dataclass
 class Draft:
-    """A message from elsewhere, as paragraphs to be joined; `created` is None where nobody knows."""
+    """A message of another program, as paragraphs to be joined; `created` is None if it is unknown."""
 
     id: str
     parent: str | None
@@ -98,9 +100,9 @@ class Draft:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a file from elsewhere says of a conversation as a whole; None and "" where it does not.
+    """The fields of another program's conversation; None and "" if they are unknown.
 
-    `source` and `id` name it wherever it is exported again; without an id it is known by what is said in it.
+    `source` and `id` identify the conversation when it is imported again; without an id its texts do.
     """
 
     created: datetime
@@ -115,20 +117,20 @@ class Origin:
 
 
 def tree(origin: Origin, drafts: Sequence[Draft], leaf: str | None) -> Tree:
-    """The conversation that drafts make, each of them after its parent. Raises TransferError.
+    """Make a conversation from drafts, each after its parent. Raises TransferError.
 
-    A message without a time is a moment younger than its parent.
+    A message without a time is some microseconds younger than its parent.
     """
     check_count(len(drafts))
-    said = (part for draft in drafts for part in (draft.role, *draft.content, *draft.reasoning))
-    id = derived_id(origin.source, *([origin.id] if origin.id else ["", origin.system_prompt, *said]))
+    texts = (part for draft in drafts for part in (draft.role, *draft.content, *draft.reasoning))
+    id = derived_id(origin.source, *([origin.id] if origin.id else ["", origin.system_prompt, *texts]))
     times: dict[str, datetime] = {}
     messages = []
-    for place, draft in enumerate(drafts):
-        before = origin.created if draft.parent is None else times[draft.parent]
-        times[draft.id] = draft.created or before + timedelta(microseconds=place)
-        where = N_(f"The text of message {shown(draft.id)}")
-        content, reasoning = (text("\n\n".join(part), where) for part in (draft.content, draft.reasoning))
+    for index, draft in enumerate(drafts):
+        parent_time = origin.created if draft.parent is None else times[draft.parent]
+        times[draft.id] = draft.created or parent_time + timedelta(microseconds=index)
+        what = N_(f"The text of message {shown(draft.id)}")
+        content, reasoning = (text("\n\n".join(part), what) for part in (draft.content, draft.reasoning))
         messages.append(
             StoredMessage(draft.id, id, draft.parent, draft.role, content, times[draft.id], reasoning=reasoning)
         )

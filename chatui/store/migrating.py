@@ -1,4 +1,4 @@
-"""Brings a database up to date, after a copy of what is there; refuses what a newer chatui wrote."""
+"""Migrates a database to the current schema with Alembic, after a backup. Refuses databases of a newer chatui."""
 
 import glob
 from collections.abc import Iterator
@@ -20,26 +20,29 @@ from chatui.store.search import INDEXES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK_SECONDS = 60
-OVERWRITTEN = 1
-"""SQLite's `user_version` of a file in which nothing is left of what was removed before that was overwritten."""
+VACUUMED_VERSION = 1
+"""SQLite's `user_version` of a file that was vacuumed after older versions, which did not overwrite deleted rows."""
 ADVISORY_LOCK = 0x63686174
-"""The number of PostgreSQL's lock that stands for our tables."""
+"""The key of PostgreSQL's advisory lock for our tables."""
 
 
-def migrate(database: Database, copies: Path, migrations: Path = MIGRATIONS) -> None:
-    """Make or migrate the tables, one process at a time; copies go to `copies`. Raises StoreError."""
-    with database.named_errors(), _alone(database):
-        now = revision(database, migrations)
-        _overwrite_old_pages(database, now)
-        if now == ScriptDirectory.from_config(_config(migrations)).get_current_head():
+def migrate(database: Database, backups: Path, migrations: Path = MIGRATIONS) -> None:
+    """Create or migrate the tables, one process at a time.
+
+    The backup goes beside an SQLite file, else to the folder `backups`. Raises StoreError.
+    """
+    with database.as_store_errors(), _migration_lock(database):
+        current = revision(database, migrations)
+        _vacuum_once(database, current)
+        if current == ScriptDirectory.from_config(_config(migrations)).get_current_head():
             return
-        if now is not None:
-            _copy_before(database, copies, now, migrations)
+        if current is not None:
+            _back_up(database, backups, current, migrations)
         upgrade(database, "head", migrations)
 
 
 def upgrade(database: Database, target: str, migrations: Path = MIGRATIONS) -> None:
-    """Migrate to a revision in one transaction, without a copy."""
+    """Migrate to a revision in one transaction, without a backup."""
     config = _config(migrations)
     with database.maintaining() as connection:
         config.attributes["connection"] = connection
@@ -47,7 +50,7 @@ def upgrade(database: Database, target: str, migrations: Path = MIGRATIONS) -> N
 
 
 def revision(database: Database, migrations: Path = MIGRATIONS) -> str | None:
-    """The revision of the tables, None where there are none yet. Raises StoreError where they are not ours to read."""
+    """The revision of the tables, None if there are none. Raises StoreError if they are not of a known chatui."""
     with database.reading() as connection:
         found = MigrationContext.configure(connection, opts={"version_table": REVISIONS}).get_current_revision()
         if found is None and database.sqlite and inspect(connection).get_table_names():
@@ -64,36 +67,38 @@ def revision(database: Database, migrations: Path = MIGRATIONS) -> str | None:
 
 
 def backup_files(database: Database, folder: Path) -> list[Path]:
-    """The copies that were made before migrations, in `folder` where the database is no file."""
+    """The backups from before migrations: beside an SQLite file, else in `folder`."""
     folder, name = (database.file.parent, database.file.name) if database.file else (folder, FILE)
     return sorted(folder.glob(f"{glob.escape(name)}.before-*.bak"))
 
 
-def _overwrite_old_pages(database: Database, now: str | None) -> None:
-    """Once for each file, of the revision `now`: until OVERWRITTEN, what had been removed stayed in free pages."""
+def _vacuum_once(database: Database, current: str | None) -> None:
+    """Vacuum an SQLite file of the revision `current` unless it has VACUUMED_VERSION; see there."""
     if database.file is None:
         return
     with closing(database.engine.raw_connection()) as connection:
         cursor = connection.cursor()
         ((version,),) = cursor.execute("PRAGMA user_version").fetchall()
-        if version >= OVERWRITTEN:
+        if version >= VACUUMED_VERSION:
             return
         ((free,),) = cursor.execute("PRAGMA freelist_count").fetchall()
         ((pages,),) = cursor.execute("PRAGMA page_count").fetchall()
-        if pages > free and now is not None:
+        if pages > free and current is not None:
             for index in INDEXES:
                 cursor.execute(f"INSERT INTO {index}({index}) VALUES ('optimize')")  # noqa: S608
             cursor.execute("VACUUM")
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        cursor.execute(f"PRAGMA user_version = {OVERWRITTEN}")
+        cursor.execute(f"PRAGMA user_version = {VACUUMED_VERSION}")
 
 
-def _copy_before(database: Database, folder: Path, now: str, migrations: Path) -> None:
+def _back_up(database: Database, folder: Path, current: str, migrations: Path) -> None:
+    """Copy the database to a new file with its revision `current`, as backup_files() finds it."""
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     folder, name = (database.file.parent, database.file.name) if database.file else (folder, FILE)
-    with database.named_errors():
+    with database.as_store_errors():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    backup(database, folder / f"{name}.before-{now}-{moment}.bak", lambda fresh: upgrade(fresh, now, migrations))
+    target = folder / f"{name}.before-{current}-{moment}.bak"
+    backup(database, target, lambda fresh: upgrade(fresh, current, migrations))
 
 
 def _config(migrations: Path) -> Config:
@@ -103,8 +108,8 @@ def _config(migrations: Path) -> Config:
 
 
 @contextmanager
-def _alone(database: Database) -> Iterator[None]:
-    """Let one process at a time look at the tables and change them."""
+def _migration_lock(database: Database) -> Iterator[None]:
+    """Lock the schema, so that one process at a time reads or migrates it."""
     if database.file is not None:
         with FileLock(f"{database.file}.lock", timeout=LOCK_SECONDS, mode=0o600):
             with closing(database.engine.raw_connection()) as connection:

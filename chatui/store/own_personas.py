@@ -1,4 +1,4 @@
-"""The rows of the personas that a user has saved. Every function takes the owner, and a connection of the caller's."""
+"""Reads and writes the personas that a user has saved. Every function takes the caller's connection and the owner."""
 
 from sqlalchemy import Connection, and_, insert, select, update
 from sqlalchemy import delete as delete_rows
@@ -13,10 +13,10 @@ from chatui.store.rows import new_id
 from chatui.store.tables import personas
 
 
-def list_whole(connection: Connection, owner: str) -> list[OwnPersona]:
+def list_personas(connection: Connection, owner: str) -> list[OwnPersona]:
     """All personas with their cards and pictures, the oldest first."""
     rows = connection.execute(select(personas).where(personas.c.owner == owner).order_by(personas.c.seq)).all()
-    whole = persona_files.whole(connection, owner, rows)
+    whole = persona_files.load_personas(connection, owner, rows)
     return [OwnPersona(row.id, persona) for row, persona in zip(rows, whole, strict=True)]
 
 
@@ -29,8 +29,8 @@ def list_summaries(connection: Connection, owner: str) -> list[OwnPersona]:
 
 def get(connection: Connection, owner: str, id: str) -> Persona:
     """The persona with this id. Raises NotFoundError."""
-    mine = select(personas).where(personas.c.owner == owner, personas.c.id == id)
-    found = persona_files.whole(connection, owner, connection.execute(mine).all())
+    selected = select(personas).where(personas.c.owner == owner, personas.c.id == id)
+    found = persona_files.load_personas(connection, owner, connection.execute(selected).all())
     if not found:
         raise NotFoundError("persona")
     return found[0]
@@ -41,7 +41,7 @@ def add(connection: Connection, owner: str, limits: Quotas, stored: StoredPerson
     size = persona_size(stored.persona)
     card_bytes = persona_files.new_bytes(connection, owner, stored)
     limits.check(connection, owner, size + card_bytes, personas=1)
-    persona_files.keep(connection, owner, stored)
+    persona_files.save(connection, owner, stored)
     id = new_id()
     connection.execute(insert(personas).values(id=id, owner=owner, size=size, **stored.columns))
     return id
@@ -51,20 +51,20 @@ def replace(connection: Connection, owner: str, limits: Quotas, stored: StoredPe
     """Replace the persona with this id. Raises NotFoundError, or LimitError where it would take more bytes."""
     size = persona_size(stored.persona)
     card_bytes = persona_files.new_bytes(connection, owner, stored)
-    mine = and_(personas.c.owner == owner, personas.c.id == id)
-    previous_size = connection.scalar(select(personas.c.size).where(mine))
+    saved = and_(personas.c.owner == owner, personas.c.id == id)
+    previous_size = connection.scalar(select(personas.c.size).where(saved))
     if previous_size is None:
         raise NotFoundError("persona")
-    connection.execute(update(personas).where(mine).values(size=size, **stored.columns))
+    connection.execute(update(personas).where(saved).values(size=size, **stored.columns))
     freed = persona_files.remove_unused(connection, owner)
     if size + card_bytes > previous_size + freed:
         limits.check(connection, owner, card_bytes)
-    persona_files.keep(connection, owner, stored)
+    persona_files.save(connection, owner, stored)
 
 
 def delete(connection: Connection, owner: str, id: str) -> None:
     """Delete the persona with this id, and its card if nothing else refers to it. Raises NotFoundError."""
-    mine = and_(personas.c.owner == owner, personas.c.id == id)
-    if not connection.execute(delete_rows(personas).where(mine)).rowcount:
+    saved = and_(personas.c.owner == owner, personas.c.id == id)
+    if not connection.execute(delete_rows(personas).where(saved)).rowcount:
         raise NotFoundError("persona")
     persona_files.remove_unused(connection, owner)

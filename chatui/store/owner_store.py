@@ -1,4 +1,4 @@
-"""What one owner has. Every statement here carries the owner; what is another's is as good as not there."""
+"""Reads and writes the conversations and personas of one owner. Rows of other owners count as not found."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -13,8 +13,8 @@ from chatui.store.persona_files import StoredPersona
 from chatui.store.quotas import (
     UNLIMITED,
     Quotas,
+    add_size,
     byte_length,
-    grow,
 )
 from chatui.store.records import (
     ConversationInfo,
@@ -38,13 +38,13 @@ from chatui.store.rows import (
     find_message,
     first_words,
     info_of,
+    load_conversation,
+    load_messages,
     message_of,
     newest_leaf,
     path_end,
+    select_conversations,
     shown_size,
-    there,
-    whole_conversation,
-    whole_tree,
 )
 from chatui.store.tables import Time, conversations, inspections, key, messages
 from chatui.text_cleaning import clean, one_line
@@ -57,10 +57,7 @@ class OwnerStore:
     """The conversations and personas of one owner. Methods may wait for the disk, and raise StoreError."""
 
     def __init__(self, database: Database, owner: str, limits: Quotas = UNLIMITED) -> None:
-        """`owner` is not empty, and such that the database can tell it from all others.
-
-        What adds something raises LimitError where it would be more than the `limits`.
-        """
+        """`owner` is not empty and needs no cleaning. Methods that add something raise LimitError over the `limits`."""
         if not owner or clean(owner) != owner:
             raise ValueError("an owner needs a name without NUL or broken characters")
         self._database, self._owner, self._limits = database, owner, limits
@@ -68,22 +65,25 @@ class OwnerStore:
     def conversations(
         self, limit: int = 50, after: str | None = None, archived: bool = False
     ) -> list[ConversationInfo]:
-        """Pinned ones first, then the newest; `after` is the last one already shown."""
+        """List conversations, pinned ones first, then the newest. `after` is the id of the last one listed so far.
+
+        Raises NotFoundError if `after` does not exist.
+        """
         table = conversations.c
         order = (table.pinned, table.updated, table.seq)
-        statement = there(self._owner).where(table.archived == archived)
+        statement = select_conversations(self._owner).where(table.archived == archived)
         with self._database.reading() as connection:
             if after is not None:
-                shown = connection.execute(select(*order).where(table.owner == self._owner, table.id == after)).first()
-                if shown is None:
+                last = connection.execute(select(*order).where(table.owner == self._owner, table.id == after)).first()
+                if last is None:
                     raise NotFoundError("conversation")
-                place = tuple_(literal(shown.pinned, Boolean), literal(shown.updated, Time), literal(shown.seq, key))
-                statement = statement.where(tuple_(*order) < place)
+                cursor = tuple_(literal(last.pinned, Boolean), literal(last.updated, Time), literal(last.seq, key))
+                statement = statement.where(tuple_(*order) < cursor)
             statement = statement.order_by(*(column.desc() for column in order)).limit(limit)
             return [info_of(row) for row in connection.execute(statement)]
 
     def deleted(self, limit: int = 50) -> list[ConversationInfo]:
-        """Those that restore() can bring back, the last one deleted first."""
+        """The conversations that restore() can bring back, the last deleted first."""
         table = conversations.c
         statement = (
             select(*INFO_COLUMNS)
@@ -100,30 +100,30 @@ class OwnerStore:
             return info_of(find_conversation(connection, self._owner, id))
 
     def initial_persona(self, id: str) -> Persona:
-        """The persona that this conversation began with, as it was then. Raises NotFoundError."""
+        """The copy of the persona with which a conversation started. Raises NotFoundError."""
         with self._database.reading() as connection:
-            return whole_conversation(connection, self._owner, id).persona
+            return load_conversation(connection, self._owner, id).persona
 
     def path(self, id: str, leaf: str | None = None) -> tuple[StoredMessage, ...]:
         """The messages from the root to `leaf`, the conversation's own by default. Raises NotFoundError."""
         with self._database.reading() as connection:
-            found = find_conversation(connection, self._owner, id)
-            return path_end(connection, self._owner, id, found.leaf if leaf is None else leaf).messages
+            row = find_conversation(connection, self._owner, id)
+            return path_end(connection, self._owner, id, row.leaf if leaf is None else leaf).messages
 
     def visible_path(self, id: str, messages: int, characters: int) -> Path:
-        """The end of the path to the conversation's leaf: no more than that. Raises NotFoundError."""
+        """The last messages of the path to the conversation's leaf, within both limits. Raises NotFoundError."""
         with self._database.reading() as connection:
             leaf = find_conversation(connection, self._owner, id).leaf
             return path_end(connection, self._owner, id, leaf, messages, characters, shown_size)
 
     def context_path(self, id: str, characters: int | None, leaf: str | None = None) -> Path:
-        """The end of the path to `leaf`, the conversation's own by default, of which a model can read so much.
+        """The last messages of the path to `leaf`, the conversation's own by default, for the context of a model.
 
-        Raises NotFoundError.
+        `characters` is their limit, None for no limit. Raises NotFoundError.
         """
         with self._database.reading() as connection:
-            found = find_conversation(connection, self._owner, id)
-            return path_end(connection, self._owner, id, found.leaf if leaf is None else leaf, room=characters)
+            row = find_conversation(connection, self._owner, id)
+            return path_end(connection, self._owner, id, row.leaf if leaf is None else leaf, max_size=characters)
 
     def message(self, id: str) -> StoredMessage:
         """The message with this id. Raises NotFoundError."""
@@ -150,65 +150,66 @@ class OwnerStore:
         with self._database.writing() as connection:
             conversation, reply = turns.start(connection, self._owner, self._limits, turn, persona, lease)
         with self._database.reading() as connection:
-            path = path_end(connection, self._owner, conversation.id, reply, room=characters)
+            path = path_end(connection, self._owner, conversation.id, reply, max_size=characters)
         return StartedTurn(conversation, path.messages, path.earlier)
 
     def select(self, message: str) -> ConversationInfo:
-        """Go to this version of a message, and on to the newest leaf below it. Raises NotFoundError."""
+        """Show this version of a message and the path to its newest descendant. Raises NotFoundError."""
         with self._database.writing() as connection:
             id = find_message(connection, self._owner, message, messages.c.conversation).conversation
-            find_conversation(connection, self._owner, id, change=True)
+            find_conversation(connection, self._owner, id, lock=True)
             self._change(connection, id, leaf=newest_leaf(connection, self._owner, message))
             return info_of(find_conversation(connection, self._owner, id))
 
     def rewind(self, message: str) -> ConversationInfo:
-        """Go back to where this message was not yet said; it stays in the tree. Raises NotFoundError."""
+        """Show the path up to the parent of this message, which stays in the tree. Raises NotFoundError."""
         with self._database.writing() as connection:
             row = find_message(connection, self._owner, message)
-            find_conversation(connection, self._owner, row.conversation, change=True)
+            find_conversation(connection, self._owner, row.conversation, lock=True)
             self._change(connection, row.conversation, leaf=row.parent)
             return info_of(find_conversation(connection, self._owner, row.conversation))
 
     def rename(self, id: str, title: str) -> None:
-        """Give a title of at most 200 characters; an empty one goes back to the first words. Raises NotFoundError."""
+        """Set the title, cut to 200 characters; an empty one restores the first words. Raises NotFoundError."""
         line = one_line(title, MAX_TITLE_LENGTH)
         with self._database.writing() as connection:
-            find_conversation(connection, self._owner, id, change=True)
+            find_conversation(connection, self._owner, id, lock=True)
             self._change(connection, id, title=line or self._first_words(connection, id), named=bool(line))
 
     def pin(self, id: str, on: bool) -> None:
-        """List it before all others, or no longer. Raises NotFoundError."""
+        """Pin a conversation to the top of the list, or unpin it. Raises NotFoundError."""
         self._set(id, pinned=on)
 
     def archive(self, id: str, on: bool) -> None:
-        """Put it away, or back on the list. Raises NotFoundError."""
+        """Move a conversation to the archive, or back to the list. Raises NotFoundError."""
         self._set(id, archived=on)
 
     def delete(self, id: str) -> None:
-        """Take it away, and stop what is written there; restore() brings it back until it is purged.
+        """Move a conversation to the trash and stop its running replies; restore() works until it is purged.
 
         Raises NotFoundError.
         """
         with self._database.writing() as connection:
-            find_conversation(connection, self._owner, id, change=True)
+            find_conversation(connection, self._owner, id, lock=True)
             self._change(connection, id, deleted=clock(connection))
             connection.execute(self._running(update(messages), id).values(stop_requested=True))
 
     def running_replies(self, id: str) -> list[str]:
-        """The replies of this conversation that are being written, by whichever server."""
+        """The ids of the running replies of a conversation, on all servers."""
         with self._database.reading() as connection:
             return list(connection.scalars(self._running(select(messages.c.id), id)))
 
     def request_stop(self, id: str) -> None:
-        """Ask the servers that write replies of this conversation to stop them; they see it within a second."""
+        """Request that the running replies of a conversation stop; their servers see it within a second."""
         with self._database.writing() as connection:
             connection.execute(self._running(update(messages), id).values(stop_requested=True))
 
     def restore(self, id: str) -> ConversationInfo:
-        """Bring back what was deleted. Raises NotFoundError where it is purged already."""
-        mine = and_(conversations.c.owner == self._owner, conversations.c.id == id, conversations.c.arriving.is_(None))
+        """Restore a deleted conversation. Raises NotFoundError if it is purged."""
+        table = conversations.c
+        in_trash = and_(table.owner == self._owner, table.id == id, table.arriving.is_(None))
         with self._database.writing() as connection:
-            connection.execute(update(conversations).where(mine).values(deleted=None))
+            connection.execute(update(conversations).where(in_trash).values(deleted=None))
             return info_of(find_conversation(connection, self._owner, id))
 
     def branch(self, message: str) -> ConversationInfo:
@@ -217,11 +218,11 @@ class OwnerStore:
             return branching.branch(connection, self._owner, self._limits, message)
 
     def inspection(self, message: str) -> StoredInspection | None:
-        """How a reply came about; None where that was not kept. Raises NotFoundError."""
+        """The stored inspection of a reply, or None. Raises NotFoundError."""
         with self._database.reading() as connection:
             find_message(connection, self._owner, message, messages.c.role)
-            mine = and_(inspections.c.owner == self._owner, inspections.c.message == message)
-            row = connection.execute(select(inspections).where(mine)).one_or_none()
+            selected = and_(inspections.c.owner == self._owner, inspections.c.message == message)
+            row = connection.execute(select(inspections).where(selected)).one_or_none()
         if row is None:
             return None
         return StoredInspection(
@@ -229,14 +230,14 @@ class OwnerStore:
         )
 
     def set_page_times(self, message: str, times: PageTimes) -> bool:
-        """Keep when a page showed a reply. Returns whether that is kept now, which it is only with its inspection."""
+        """Store when the page showed a reply. Returns False if the reply has no stored inspection."""
         with self._database.writing() as connection:
-            mine = and_(inspections.c.owner == self._owner, inspections.c.message == message)
+            selected = and_(inspections.c.owner == self._owner, inspections.c.message == message)
             values = {"page_first": times.first, "page_last": times.last}
-            return connection.execute(update(inspections).where(mine).values(values)).rowcount == 1
+            return connection.execute(update(inspections).where(selected).values(values)).rowcount == 1
 
     def rate(self, message: str, rating: Rating | None, note: str = "") -> None:
-        """Note what the user thinks of a reply. Raises NotFoundError, and ChatError for a question or a long note."""
+        """Store the user's rating of a reply. Raises NotFoundError, or ChatError for a question or a long note."""
         if len(note) > NOTE_LIMIT:
             raise ChatError(
                 f"The note is too long: {len(note):,} characters.", f"Shorten it to {NOTE_LIMIT:,} characters."
@@ -250,7 +251,7 @@ class OwnerStore:
             size = byte_length(note) - byte_length(row.note)
             if size > 0:
                 self._limits.check(connection, self._owner, size)
-            grow(connection, self._owner, row.conversation, size)
+            add_size(connection, self._owner, row.conversation, size)
             connection.execute(
                 update(messages)
                 .where(messages.c.owner == self._owner, messages.c.id == message)
@@ -258,12 +259,12 @@ class OwnerStore:
             )
 
     def search(self, text: str, limit: int = 30) -> list[SearchHit]:
-        """Conversations in whose title or in one of whose messages every word is, the newest such first."""
+        """The conversations with all words in the title or in one message, those with the newest match first."""
         with self._database.reading() as connection:
             return search.search(connection, self._owner, text, limit)
 
     def trees(self, ids: Sequence[str] | None = None) -> Iterator[Tree]:
-        """These conversations whole, or all of them, one after the other. Raises NotFoundError."""
+        """Load these conversations, or all of them, one at a time. Raises NotFoundError."""
         if ids is None:
             listed = select(conversations.c.id).where(
                 conversations.c.owner == self._owner, conversations.c.deleted.is_(None)
@@ -272,15 +273,15 @@ class OwnerStore:
                 ids = connection.scalars(listed.order_by(conversations.c.seq)).all()
         for id in ids:
             with self._database.reading() as connection:
-                conversation = whole_conversation(connection, self._owner, id)
-                tree = Tree(conversation, tuple(whole_tree(connection, self._owner, id)))
+                conversation = load_conversation(connection, self._owner, id)
+                tree = Tree(conversation, tuple(load_messages(connection, self._owner, id)))
             yield tree
 
     def add_trees(self, trees: Iterable[Tree]) -> list[ConversationInfo]:
-        """Add conversations from elsewhere, see merge(), all or none. Raises TransferError."""
-        given = list(trees)
+        """Import conversations in one transaction, see merge_tree(). Raises TransferError, or LimitError."""
+        listed = list(trees)
         with self._database.writing() as connection:
-            return [import_merge.merge(connection, self._owner, tree, self._limits).conversation for tree in given]
+            return [import_merge.merge(connection, self._owner, tree, self._limits).conversation for tree in listed]
 
     def merge_tree(self, tree: Tree, should_continue: Callable[[], bool] = lambda: True) -> MergeResult | None:
         """Import a conversation; where an earlier import made it, only add what is new.
@@ -288,12 +289,12 @@ class OwnerStore:
         It is written in several short transactions and becomes visible with the last one. Returns None where
         `should_continue` returned False before that. Raises TransferError, or LimitError where not all of it fits.
         """
-        return import_merge.merge_in_pieces(self._database, self._owner, tree, self._limits, should_continue)
+        return import_merge.merge_in_batches(self._database, self._owner, tree, self._limits, should_continue)
 
     def personas(self) -> list[OwnPersona]:
         """The owner's personas, the oldest first."""
         with self._database.reading() as connection:
-            return own_personas.list_whole(connection, self._owner)
+            return own_personas.list_personas(connection, self._owner)
 
     def persona_summaries(self) -> list[OwnPersona]:
         """The owner's personas without their cards and pictures, which are slow to read."""
@@ -309,7 +310,7 @@ class OwnerStore:
         """Add a persona, or replace the one with this id. Raises NotFoundError, or LimitError."""
         stored = StoredPersona.of(persona)
         with self._database.writing() as connection:
-            self._limits.wait(connection, self._owner)
+            self._limits.lock_owner(connection, self._owner)
             if id is None:
                 id = own_personas.add(connection, self._owner, self._limits, stored)
             else:
@@ -331,14 +332,14 @@ class OwnerStore:
         return first_words(question or "")
 
     def _running(self, statement: S, id: str) -> S:
-        mine = and_(messages.c.owner == self._owner, messages.c.conversation == id)
-        return statement.where(mine, messages.c.state == "running")
+        of_conversation = and_(messages.c.owner == self._owner, messages.c.conversation == id)
+        return statement.where(of_conversation, messages.c.state == "running")
 
     def _set(self, id: str, **values: Any) -> None:
         with self._database.writing() as connection:
-            find_conversation(connection, self._owner, id, change=True)
+            find_conversation(connection, self._owner, id, lock=True)
             self._change(connection, id, **values)
 
     def _change(self, connection: Connection, id: str, **values: Any) -> None:
-        mine = and_(conversations.c.owner == self._owner, conversations.c.id == id)
-        connection.execute(update(conversations).where(mine).values(**values))
+        selected = and_(conversations.c.owner == self._owner, conversations.c.id == id)
+        connection.execute(update(conversations).where(selected).values(**values))

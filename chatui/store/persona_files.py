@@ -1,6 +1,7 @@
-"""What is large of a persona, its card and its picture: kept once for each content, however many conversations it has.
+"""Stores the large parts of personas, the card and the picture, once per owner and content in the table `cards`.
 
-A row of a conversation or a persona has the rest, and the hash of these. Every function here asks for the owner.
+The rows of conversations and personas have the rest of the persona and the hash of these parts. Every function takes
+the owner.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from chatui.text_cleaning import clean
 
 @dataclass(frozen=True)
 class StoredPersona:
-    """A persona as it is kept: without its card and picture, and those by their hash; None where it has neither."""
+    """A persona without its card and picture, and these two with their `hash`, which is None if it has neither."""
 
     persona: Persona
     hash: str | None = None
@@ -29,7 +30,7 @@ class StoredPersona:
 
     @classmethod
     def of(cls, persona: Persona) -> Self:
-        """Takes a tenth of a second for the largest card: best done before others wait for the database."""
+        """Split a persona. Takes 0.1 s for the largest card, so call it before the write transaction."""
         if persona.card is None and not persona.avatar:
             return cls(persona)
         card = clean(json.dumps(persona.card, ensure_ascii=False))
@@ -38,74 +39,75 @@ class StoredPersona:
 
     @property
     def size(self) -> int:
-        """The bytes that the card and the picture take in a row of their own."""
+        """The bytes of the row with the card and the picture."""
         return ROW_BYTES + byte_length(self.avatar) + byte_length(self.card)
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The values of a row that refers to it."""
+        """The columns of a row that refers to this persona."""
         return {"persona": self.persona, "card": self.hash}
 
 
-def new_bytes(connection: Connection, owner: str, parted: StoredPersona) -> int:
-    """What keep() would add."""
-    if parted.hash is None:
+def new_bytes(connection: Connection, owner: str, stored: StoredPersona) -> int:
+    """The bytes that save() would add."""
+    if stored.hash is None:
         return 0
-    mine = and_(cards.c.owner == owner, cards.c.hash == parted.hash)
-    return parted.size if connection.scalar(select(cards.c.hash).where(mine)) is None else 0
+    same = and_(cards.c.owner == owner, cards.c.hash == stored.hash)
+    return stored.size if connection.scalar(select(cards.c.hash).where(same)) is None else 0
 
 
-def keep(connection: Connection, owner: str, parted: StoredPersona) -> None:
-    """Have its card there, and locked, until the row that refers to it is."""
-    if parted.hash is None:
+def save(connection: Connection, owner: str, stored: StoredPersona) -> None:
+    """Insert the card if it is new, and lock it until the transaction ends: the row that refers to it follows."""
+    if stored.hash is None:
         return
-    mine = and_(cards.c.owner == owner, cards.c.hash == parted.hash)
-    if connection.scalar(select(cards.c.hash).where(mine).with_for_update()) is not None:
+    same = and_(cards.c.owner == owner, cards.c.hash == stored.hash)
+    if connection.scalar(select(cards.c.hash).where(same).with_for_update()) is not None:
         return
-    insert_or = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
-    values = {"owner": owner, "hash": parted.hash, "avatar": parted.avatar, "card": parted.card, "size": parted.size}
-    same = {"hash": parted.hash}
+    upsert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
+    values = {"owner": owner, "hash": stored.hash, "avatar": stored.avatar, "card": stored.card, "size": stored.size}
+    unchanged = {"hash": stored.hash}
     connection.execute(
-        insert_or(cards).values(values).on_conflict_do_update(index_elements=["owner", "hash"], set_=same)
+        upsert(cards).values(values).on_conflict_do_update(index_elements=["owner", "hash"], set_=unchanged)
     )
 
 
-def whole(connection: Connection, owner: str, rows: Iterable[Any]) -> list[Persona]:
+def load_personas(connection: Connection, owner: str, rows: Iterable[Any]) -> list[Persona]:
     """The personas of rows, each with its card and picture."""
-    kept = [(row.persona or Persona(name=""), row.card) for row in rows]
-    hashes = {hash for _, hash in kept if hash is not None}
-    found = _found(connection, owner, hashes) if hashes else {}
-    return [replace(persona, **found.get(hash, {})) for persona, hash in kept]
+    stored = [(row.persona or Persona(name=""), row.card) for row in rows]
+    hashes = {hash for _, hash in stored if hash is not None}
+    files = _load_cards(connection, owner, hashes) if hashes else {}
+    return [replace(persona, **files.get(hash, {})) for persona, hash in stored]
 
 
-def _found(connection: Connection, owner: str, hashes: Iterable[str]) -> Mapping[str | None, Mapping[str, Any]]:
-    mine = and_(cards.c.owner == owner, cards.c.hash.in_(hashes))
-    rows = connection.execute(select(cards).where(mine))
+def _load_cards(connection: Connection, owner: str, hashes: Iterable[str]) -> Mapping[str | None, Mapping[str, Any]]:
+    """The fields `avatar` and `card` of personas by their hash."""
+    selected = and_(cards.c.owner == owner, cards.c.hash.in_(hashes))
+    rows = connection.execute(select(cards).where(selected))
     return {row.hash: {"avatar": row.avatar, "card": json.loads(row.card)} for row in rows}
 
 
-def give(connection: Connection, source: str, target: str, some: ColumnElement[bool]) -> None:
-    """Let `target` have the cards of `source` for which `some` is so."""
-    theirs = select(cards.c.hash).where(cards.c.owner == target)
+def copy_cards(connection: Connection, source: str, target: str, condition: ColumnElement[bool]) -> None:
+    """Copy the cards of the owner `source` that meet `condition` to the owner `target`."""
+    existing = select(cards.c.hash).where(cards.c.owner == target)
     names = ("hash", "avatar", "card", "size")
-    copied = select(literal(target), *(cards.c[name] for name in names))
-    copied = copied.where(cards.c.owner == source, some, cards.c.hash.not_in(theirs))
-    connection.execute(insert(cards).from_select(["owner", *names], copied))
+    copies = select(literal(target), *(cards.c[name] for name in names))
+    copies = copies.where(cards.c.owner == source, condition, cards.c.hash.not_in(existing))
+    connection.execute(insert(cards).from_select(["owner", *names], copies))
 
 
 def remove_unused(connection: Connection, owner: str) -> int:
-    """Remove the owner's cards that nothing refers to any more. Returns how many bytes those had.
+    """Delete the owner's cards to which no row refers. Returns their bytes.
 
-    Looked for again once they are locked: a conversation may have begun with one meanwhile.
+    The condition is checked again after locking: a conversation may have started with one meanwhile.
     """
-    unused = and_(cards.c.owner == owner, ~_refers(conversations, owner), ~_refers(personas, owner))
+    unused = and_(cards.c.owner == owner, ~_is_used_in(conversations, owner), ~_is_used_in(personas, owner))
     hashes = connection.scalars(select(cards.c.hash).where(unused).with_for_update()).all()
     if not hashes:
         return 0
-    gone = delete(cards).where(unused, cards.c.hash.in_(hashes)).returning(cards.c.size)
-    return sum(connection.scalars(gone))
+    deleted = delete(cards).where(unused, cards.c.hash.in_(hashes)).returning(cards.c.size)
+    return sum(connection.scalars(deleted))
 
 
-def _refers(table: Table, owner: str) -> ColumnElement[bool]:
-    refers = and_(table.c.owner == owner, table.c.card == cards.c.hash)
-    return exists(select(table.c.seq).where(refers).correlate(cards))
+def _is_used_in(table: Table, owner: str) -> ColumnElement[bool]:
+    uses = and_(table.c.owner == owner, table.c.card == cards.c.hash)
+    return exists(select(table.c.seq).where(uses).correlate(cards))

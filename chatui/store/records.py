@@ -1,4 +1,4 @@
-"""What the store keeps: conversations, their messages and personas, as frozen values. Knows no SQL."""
+"""The values that the store reads and writes: conversations, messages, personas and updates. Knows no SQL."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,18 +11,18 @@ from chatui.personas import Persona
 from chatui.settings import GenerationSettings
 
 MessageState = Literal["running", "finished", "stopped", "interrupted", "failed"]
-"""`interrupted`: the server ended before the reply did."""
+"""`interrupted`: the server stopped before the reply was complete."""
 
 Rating = Literal["like", "dislike"]
 
 
 @dataclass(frozen=True)
 class Author:
-    """How a reply was asked for: the model and its revision, the system prompt as it was sent, settings and seed.
+    """The request that a reply answers: the model and its revision, the system prompt as sent, settings and seed.
 
-    `insertions` are the system messages that were sent within the conversation, and `moment` is when that was, in ISO
-    8601 by the user's own time. The reply begins with `prefix_reasoning` and `prefix`, which the model was given and
-    did not write now.
+    `insertions` are the system messages that were sent within the conversation. `moment` is the time of the request in
+    ISO 8601, in the user's time zone. The reply starts with `prefix_reasoning` and `prefix`, which were given to the
+    model.
     """
 
     model: str
@@ -38,9 +38,9 @@ class Author:
 
 @dataclass(frozen=True)
 class StoredMessage:
-    """One node of a conversation's tree. `author` is set for replies, `finish` once one has ended by itself.
+    """One node of a conversation's tree. `author` is set for replies, `finish` for replies that ended by themselves.
 
-    `versions` are the ids of all the messages with the same parent and role, oldest first, this one among them.
+    `versions` are the ids of all messages with the same parent and role, this one included, oldest first.
     """
 
     id: str
@@ -61,9 +61,9 @@ class StoredMessage:
 
 @dataclass(frozen=True)
 class ConversationInfo:
-    """A pointer to a leaf of a message tree. `title` is the first words until `named`, then the user's own.
+    """A conversation without its messages and persona; `leaf` is the last message of the path that is shown.
 
-    Times are in UTC.
+    `title` is made of the first words until the user has `named` it. Times are in UTC.
     """
 
     id: str
@@ -78,14 +78,14 @@ class ConversationInfo:
 
 @dataclass(frozen=True)
 class Conversation(ConversationInfo):
-    """With the persona that it began with, as it was then, which may be megabytes."""
+    """A conversation with a copy of the persona that it started with, which may be megabytes."""
 
     persona: Persona
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A conversation with all of its messages, each after its parent: what is exported and imported."""
+    """A conversation with all of its messages, each after its parent. The unit of export and import."""
 
     conversation: Conversation
     messages: tuple[StoredMessage, ...]
@@ -93,7 +93,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Path:
-    """The end of a path of a message tree; `earlier` is how many messages come before those."""
+    """The last messages of a path of a message tree; `earlier` is the number of messages before them."""
 
     messages: tuple[StoredMessage, ...]
     earlier: int = 0
@@ -120,7 +120,7 @@ class SearchHit:
 
 @dataclass(frozen=True)
 class OwnPersona:
-    """A persona that a user keeps."""
+    """A persona that a user has saved."""
 
     id: str
     persona: Persona
@@ -147,9 +147,9 @@ class NewTurn:
 
 @dataclass(frozen=True)
 class StartedTurn:
-    """The rows that OwnerStore.start_turn() made; `path` leads to the new, still empty reply.
+    """The rows that OwnerStore.start_turn() inserted; `path` ends with the new, still empty reply.
 
-    It leads from the tree's root, or from as far back as was asked for: `earlier` messages come before it.
+    The path starts at the root of the tree, or after the `earlier` messages that were over the requested limit.
     """
 
     conversation: ConversationInfo
@@ -205,7 +205,7 @@ class PageTimes:
 
 @dataclass(frozen=True)
 class StoredInspection:
-    """How a reply came about, see Inspection.packed(), and when the page that asked for it showed it."""
+    """The packed inspection of a reply, see Inspection.packed(), and when the page of its request showed it."""
 
     data: bytes
     page: PageTimes | None = None

@@ -1,4 +1,4 @@
-"""Finds conversations by words: by the database's index of words, and by comparing what has no words to speak of."""
+"""Full-text search in conversations: by the database's index, and by substring for what the index cannot find."""
 
 import hashlib
 import re
@@ -26,26 +26,26 @@ from sqlalchemy.dialects.postgresql import TSQUERY
 
 from chatui.store.database import Database
 from chatui.store.records import SearchHit
-from chatui.store.rows import info_of, there
+from chatui.store.rows import info_of, select_conversations
 from chatui.store.tables import conversations, messages
 from chatui.text_cleaning import clean
 
-WORDS_LIMIT = 16
+MAX_WORDS = 16
+MAX_CHARACTERS = 500
 INDEXES = ("message_words", "title_words")
-MERGED_AT_ONCE = 200
-"""Pages of an index that are written while others wait."""
-CHARACTERS_LIMIT = 500
-ROWS_AT_ONCE = 2000
-ROWS_LIMIT = 20_000
-"""No more matches than these are looked at, the newest ones."""
+MERGE_PAGES = 200
+"""Pages of an index that one transaction merges, while other writers wait."""
+BATCH_ROWS = 2000
+MAX_ROWS = 20_000
+"""A search reads at most so many matches, the newest ones."""
 
-RECENT = 10_000
-"""Where no index helps, no more rows than these are compared, the newest ones."""
+RECENT_ROWS = 10_000
+"""Where no index applies, a search compares at most so many rows, the newest ones."""
 
-AROUND = 60
+EXCERPT_CHARACTERS = 60
 """Characters quoted before and after a match."""
 
-UNPARTED = re.compile(
+UNSPACED_SCRIPTS = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 """Letters of scripts that put no spaces between words."""
@@ -55,33 +55,33 @@ ACCENTS = "".join(map(chr, range(0x300, 0x370)))
 
 @dataclass(frozen=True)
 class Query:
-    """Words that an index knows, the last one perhaps only `begun`, and pieces that must occur as they are."""
+    """`words` for the index, the last one as a `prefix` or whole, and `substrings` that must occur literally."""
 
     words: tuple[str, ...]
-    begun: bool
-    pieces: tuple[str, ...]
+    prefix: bool
+    substrings: tuple[str, ...]
 
 
-def parse_query(typed: str) -> Query:
-    """What a user has typed, whatever that is."""
-    typed = unicodedata.normalize("NFC", clean(typed[:CHARACTERS_LIMIT]).replace("\ufffd", " "))
+def parse_query(text: str) -> Query:
+    """Parse the text of a search box; any text is valid."""
+    text = unicodedata.normalize("NFC", clean(text[:MAX_CHARACTERS]).replace("\ufffd", " "))
     words: list[str] = []
-    pieces: list[str] = []
-    begun = False
-    for written in typed.split()[:WORDS_LIMIT]:
-        found = re.findall(r"[^\W_]+", written)
-        begun = bool(found) and not UNPARTED.search(written) and not _has_signs(written)
-        if begun:
+    substrings: list[str] = []
+    prefix = False
+    for term in text.split()[:MAX_WORDS]:
+        found = re.findall(r"[^\W_]+", term)
+        prefix = bool(found) and not UNSPACED_SCRIPTS.search(term) and not _has_marks(term)
+        if prefix:
             words += found
         else:
-            pieces.append(written)
-    return Query(tuple(words), begun, tuple(pieces))
+            substrings.append(term)
+    return Query(tuple(words), prefix, tuple(substrings))
 
 
-def search(connection: Connection, owner: str, typed: str, limit: int) -> list[SearchHit]:
-    """See OwnerStore.search(). A conversation is placed by its newest match, a matching title by its last turn."""
-    query = parse_query(typed)
-    if limit < 1 or not (query.words or query.pieces):
+def search(connection: Connection, owner: str, text: str, limit: int) -> list[SearchHit]:
+    """See OwnerStore.search(). Sorted by the newest match; for a matching title that is the time of the last turn."""
+    query = parse_query(text)
+    if limit < 1 or not (query.words or query.substrings):
         return []
     titles = _matches(connection, owner, query, limit, conversations)
     texts = _matches(connection, owner, query, limit, messages)
@@ -89,106 +89,121 @@ def search(connection: Connection, owner: str, typed: str, limit: int) -> list[S
     for id, row in texts.items():
         moments[id] = max(row.moment, moments.get(id, row.moment))
     newest = sorted(moments, key=lambda id: moments[id], reverse=True)[:limit]
-    listed = {row.id: info_of(row) for row in connection.execute(there(owner).where(conversations.c.id.in_(newest)))}
+    selected = select_conversations(owner).where(conversations.c.id.in_(newest))
+    listed = {row.id: info_of(row) for row in connection.execute(selected)}
     quoted = {id: texts[id].seq for id in newest if id in texts}
     contents = _contents(connection, owner, list(quoted.values()))
     return [SearchHit(listed[id], *(excerpt(contents[quoted[id]], query) if id in quoted else ())) for id in newest]
 
 
 def excerpt(content: str, query: Query) -> tuple[str, str, str]:
-    """What stands before the first match, the match, and what stands after it; no match where none is plain to see."""
-    whole = [rf"{re.escape(_folded(word))}(?![^\W_])" for word in query.words]
-    if query.begun:
-        whole[-1] = re.escape(_folded(query.words[-1]))
-    patterns = [rf"(?<![^\W_])(?:{'|'.join(whole)})"] if whole else []
-    patterns += [re.escape(_folded(piece)) for piece in query.pieces]
-    match = re.search("|".join(patterns), _folded(content))
+    """The text before the first match, the match, and the text after it.
+
+    The match is empty if the index found a form of the word that this does not; the last part is then the start of
+    `content`.
+    """
+    words = [rf"{re.escape(_fold(word))}(?![^\W_])" for word in query.words]
+    if query.prefix:
+        words[-1] = re.escape(_fold(query.words[-1]))
+    patterns = [rf"(?<![^\W_])(?:{'|'.join(words)})"] if words else []
+    patterns += [re.escape(_fold(substring)) for substring in query.substrings]
+    match = re.search("|".join(patterns), _fold(content))
     start, end = match.span() if match else (0, 0)
-    return content[max(0, start - AROUND) : start], content[start:end], content[end : end + AROUND]
+    before, after = content[max(0, start - EXCERPT_CHARACTERS) : start], content[end : end + EXCERPT_CHARACTERS]
+    return before, content[start:end], after
 
 
 def _matches(connection: Connection, owner: str, query: Query, limit: int, table: Table) -> dict[str, Row[Any]]:
-    """The newest match in each conversation, until `limit` conversations have one."""
+    """The newest matching row of each conversation, until `limit` conversations are found."""
     found: dict[str, Row[Any]] = {}
     for matching, seq in _search_queries(connection, owner, query, table):
         last = None
-        for _ in range(ROWS_LIMIT // ROWS_AT_ONCE):
+        for _ in range(MAX_ROWS // BATCH_ROWS):
             statement = matching if last is None else matching.where(seq < last)
-            rows = connection.execute(statement.order_by(seq.desc()).limit(ROWS_AT_ONCE)).all()
+            rows = connection.execute(statement.order_by(seq.desc()).limit(BATCH_ROWS)).all()
             for row in rows:
                 found.setdefault(row.conversation, row)
             if len(found) >= limit:
                 return found
-            if len(rows) < ROWS_AT_ONCE:
+            if len(rows) < BATCH_ROWS:
                 break
             last = rows[-1].seq
     return found
 
 
 SearchQuery = tuple[Select[Any], ColumnElement[int]]
-"""A statement that finds matching rows, and the column that says how new they are."""
+"""A statement that selects matching rows, and the column that sorts them by age."""
 
 
 def _search_queries(connection: Connection, owner: str, query: Query, table: Table) -> list[SearchQuery]:
-    """How to find matches; a later way is needed where an earlier one finds few."""
-    said = table.c.content if table is messages else table.c.title
-    pieces = [said.contains(piece, autoescape=True) for piece in query.pieces]
+    """The queries to run one after the other until enough conversations are found."""
+    text = table.c.content if table is messages else table.c.title
+    substrings = [text.contains(substring, autoescape=True) for substring in query.substrings]
     if not query.words:
-        return [_among_recent(owner, table, pieces)]
+        return [_select_recent(owner, table, substrings)]
     found: FromClause
     if connection.dialect.name == "sqlite":
         index = TableClause("message_words" if table is messages else "title_words", column("rowid"))
         match = literal_column(index.name).op("MATCH")(_fts5(owner, query))
-        found = _newest(select(index.c.rowid.label("seq")).where(match), index.c.rowid, pieces).subquery("found")
-        return [_among(found, owner, table, pieces)]
+        found = _limit_rows(select(index.c.rowid.label("seq")).where(match), index.c.rowid, substrings).subquery(
+            "found"
+        )
+        return [_select_found(found, owner, table, substrings)]
     matches = literal_column(f"{table.name}.words").op("@@")(_tsquery(owner, query))
-    own = select(table.c.seq).where(table.c.owner == owner, matches)
-    found = _newest(own, table.c.seq, pieces).cte("found").prefix_with("MATERIALIZED")
-    # This index gives matches in no order: for frequent words it is quicker to look at the newest rows one by one.
-    return [_among_recent(owner, table, [matches, *pieces]), _among(found, owner, table, pieces)]
+    indexed = select(table.c.seq).where(table.c.owner == owner, matches)
+    found = _limit_rows(indexed, table.c.seq, substrings).cte("found").prefix_with("MATERIALIZED")
+    # This index returns matches unsorted, so for frequent words a scan of the newest rows is quicker.
+    return [
+        _select_recent(owner, table, [matches, *substrings]),
+        _select_found(found, owner, table, substrings),
+    ]
 
 
-def _newest(matching: Select[Any], seq: ColumnElement[int], pieces: list[ColumnElement[bool]]) -> Select[Any]:
-    """Not all matches of frequent words are compared with the pieces."""
-    return matching.order_by(seq.desc()).limit(RECENT) if pieces else matching
+def _limit_rows(matching: Select[Any], seq: ColumnElement[int], substrings: list[ColumnElement[bool]]) -> Select[Any]:
+    """Limit the matches of frequent words that are compared with the substrings, if there are any."""
+    return matching.order_by(seq.desc()).limit(RECENT_ROWS) if substrings else matching
 
 
-def _among(found: FromClause, owner: str, table: Table, conditions: list[ColumnElement[bool]]) -> SearchQuery:
-    return _rows(owner, table).join_from(table, found, found.c.seq == table.c.seq).where(*conditions), found.c.seq
+def _select_found(found: FromClause, owner: str, table: Table, conditions: list[ColumnElement[bool]]) -> SearchQuery:
+    """Select the rows with a `seq` in `found` that meet the conditions."""
+    return _select_rows(owner, table).join_from(table, found, found.c.seq == table.c.seq).where(
+        *conditions
+    ), found.c.seq
 
 
-def _rows(owner: str, table: Table) -> Select[Any]:
-    """The owner's rows in conversations that are not deleted."""
-    there = and_(conversations.c.owner == owner, conversations.c.deleted.is_(None))
+def _select_rows(owner: str, table: Table) -> Select[Any]:
+    """Select the owner's rows in conversations that are not deleted."""
+    not_deleted = and_(conversations.c.owner == owner, conversations.c.deleted.is_(None))
     if table is conversations:
-        return select(table.c.seq, table.c.id.label("conversation"), table.c.updated.label("moment")).where(there)
+        return select(table.c.seq, table.c.id.label("conversation"), table.c.updated.label("moment")).where(not_deleted)
     return (
         select(table.c.seq, table.c.conversation, table.c.created.label("moment"))
         .join_from(table, conversations, conversations.c.id == table.c.conversation)
-        .where(table.c.owner == owner, there)
+        .where(table.c.owner == owner, not_deleted)
     )
 
 
-def _among_recent(owner: str, table: Table, conditions: list[ColumnElement[bool]]) -> SearchQuery:
-    newest = select(table.c.seq).where(table.c.owner == owner).order_by(table.c.seq.desc()).limit(1).offset(RECENT)
-    since = func.coalesce(newest.scalar_subquery(), 0)
-    return _rows(owner, table).where(table.c.seq > since, *conditions), table.c.seq
+def _select_recent(owner: str, table: Table, conditions: list[ColumnElement[bool]]) -> SearchQuery:
+    """Select among the owner's RECENT_ROWS newest rows those that meet the conditions."""
+    newest = select(table.c.seq).where(table.c.owner == owner).order_by(table.c.seq.desc())
+    since = func.coalesce(newest.limit(1).offset(RECENT_ROWS).scalar_subquery(), 0)
+    return _select_rows(owner, table).where(table.c.seq > since, *conditions), table.c.seq
 
 
 def _fts5(owner: str, query: Query) -> str:
-    """In the language of SQLite's FTS5. The words are letters and digits only."""
+    """The query in the syntax of SQLite's FTS5. The words have letters and digits only, so they need no escaping."""
     words = [f'"{word}"' for word in query.words]
-    star = "*" if query.begun else ""
+    star = "*" if query.prefix else ""
     return f'owner : "{owner.encode().hex()}" AND words : ({" AND ".join(words)}{star})'
 
 
 def _tsquery(owner: str, query: Query) -> ColumnElement[Any]:
-    """In the language of PostgreSQL; accents go as they go in the index."""
+    """The query for PostgreSQL. Accents are removed as in the index."""
     plain = ["".join(c for c in unicodedata.normalize("NFD", word) if c not in ACCENTS) for word in query.words]
-    star = ":*" if query.begun else ""
+    star = ":*" if query.prefix else ""
     words = func.to_tsquery(literal_column("'simple'"), " & ".join(f"'{word}'" for word in plain) + star)
-    own = f"'owner:{hashlib.md5(owner.encode(), usedforsecurity=False).hexdigest()}'"
-    return words.op("&&")(cast(own, TSQUERY))
+    of_owner = f"'owner:{hashlib.md5(owner.encode(), usedforsecurity=False).hexdigest()}'"
+    return words.op("&&")(cast(of_owner, TSQUERY))
 
 
 def _contents(connection: Connection, owner: str, seqs: list[int]) -> dict[int, str]:
@@ -197,13 +212,13 @@ def _contents(connection: Connection, owner: str, seqs: list[int]) -> dict[int, 
     return {row.seq: row.content for row in rows}
 
 
-def _has_signs(written: str) -> bool:
-    """Whether it has signs that the two databases do not both take for a part of the word: marks, ½ or ²."""
-    return any(unicodedata.category(letter) in ("Mn", "Mc", "Me", "No") for letter in written)
+def _has_marks(term: str) -> bool:
+    """Whether a term has characters that only one of the databases indexes as part of a word: marks, ½ or ²."""
+    return any(unicodedata.category(character) in ("Mn", "Mc", "Me", "No") for character in term)
 
 
-class _Letters(dict[int, str]):
-    """Takes accents and capitals from a text letter by letter, so that places in it stay the same."""
+class _FoldTable(dict[int, str]):
+    """A table for str.translate() that removes accents and case and keeps the length of the text."""
 
     def __missing__(self, code: int) -> str:
         letters = unicodedata.normalize("NFD", chr(code)).rstrip(ACCENTS).lower()
@@ -211,26 +226,26 @@ class _Letters(dict[int, str]):
         return self[code]
 
 
-LETTERS = _Letters()
+FOLD_TABLE = _FoldTable()
 
 
-def _folded(words: str) -> str:
-    return words.translate(LETTERS)
+def _fold(text: str) -> str:
+    return text.translate(FOLD_TABLE)
 
 
-def forget_removed(database: Database) -> None:
-    """Take the words of what was removed out of SQLite's index, which only marks them until it is merged.
+def purge_removed_words(database: Database) -> None:
+    """Remove the words of deleted rows from SQLite's index, which only marks them as deleted until it is merged.
 
-    In many short transactions, so that others may write in between.
+    Runs in short transactions, so that others can write in between.
     """
     for index in INDEXES if database.sqlite else ():
-        pages, changes = -MERGED_AT_ONCE, 2  # a negative number merges all parts of an index; two changes are progress
+        pages, changes = -MERGE_PAGES, 2  # FTS5: a negative number merges all segments; under two changes is the end
         while changes >= 2:
             with database.maintaining() as connection:
-                before = _changes(connection)
+                before = _total_changes(connection)
                 connection.exec_driver_sql(f"INSERT INTO {index}({index}, rank) VALUES ('merge', {pages})")  # noqa: S608
-                pages, changes = MERGED_AT_ONCE, _changes(connection) - before
+                pages, changes = MERGE_PAGES, _total_changes(connection) - before
 
 
-def _changes(connection: Connection) -> int:
+def _total_changes(connection: Connection) -> int:
     return int(connection.execute(select(func.total_changes())).scalar_one())

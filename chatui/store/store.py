@@ -1,4 +1,4 @@
-"""Where conversations and personas are kept: opens the database, writes growing replies, and keeps house."""
+"""Stores conversations and personas of all owners: opens the database, writes running replies, purges and backs up."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from chatui.settings import AppSettings
 from chatui.store import import_merge, persona_files, reply_updates, search, tables
 from chatui.store.adoptions import Adoptions
 from chatui.store.backups import backup
-from chatui.store.database import ALL_OWNERS, Database, url_of
+from chatui.store.database import ALL_OWNERS, Database, database_url
 from chatui.store.migrating import backup_files, migrate, revision, upgrade
 from chatui.store.owner_store import OwnerStore
 from chatui.store.quotas import UNLIMITED, Quotas
@@ -26,49 +26,50 @@ from chatui.store.tables import conversations, messages, secrets
 log = logging.getLogger(__name__)
 
 Condition = Callable[[datetime], ColumnElement[bool]]
-"""By the time that it is now: the conversations that are meant."""
+"""A condition on conversations, made from the current time of the database."""
 
 SLOW_SECONDS = 1.0
-COPIES_KEPT = timedelta(days=7)
-"""How long a copy that was made before a migration is there to go back to."""
+"""A failed transaction that took longer is not retried with its updates one by one."""
+BACKUP_AGE = timedelta(days=7)
+"""Backups from before migrations are deleted at this age."""
 
 
 class Store:
-    """All that is kept, of all owners. Thread-safe; every method may wait for the disk, and raises StoreError."""
+    """The conversations and personas of all owners. Thread-safe; methods may wait for the disk, raise StoreError."""
 
-    def __init__(self, database: Database, copies: Path | None = None, limits: Quotas = UNLIMITED) -> None:
-        """A store over a database whose tables are up to date; `copies` is where copies of one that is no file are.
+    def __init__(self, database: Database, backups: Path | None = None, limits: Quotas = UNLIMITED) -> None:
+        """Uses a database with the current tables.
 
-        `limits` hold for each owner.
+        `backups` is the folder with backups of a database that is not a file. `limits` apply to each owner.
         """
-        self.database, self._copies, self._limits = database, copies, limits
-        self._traces = True
+        self.database, self._backups, self._limits = database, backups, limits
+        self._log_has_deleted_rows = True
 
     @classmethod
     def open(cls, settings: AppSettings) -> Self:
-        """Open the database that the settings name; an older one is copied first and then migrated."""
-        database = Database(url_of(settings))
+        """Open the database of the settings. An older one is backed up and migrated."""
+        database = Database(database_url(settings))
         try:
             migrate(database, settings.data_dir)
         except BaseException:
             database.close()
             raise
-        return cls(database, settings.data_dir, Quotas.of(settings))
+        return cls(database, settings.data_dir, Quotas.from_settings(settings))
 
     @classmethod
     def open_unmigrated(cls, settings: AppSettings) -> Self:
-        """The database that is there, not migrated and for backup() only; a server may be using it."""
-        return cls(Database(url_of(settings, make=False)))
+        """Open the existing database without migration, for backup() only; a server may be using it."""
+        return cls(Database(database_url(settings, create=False)))
 
     @classmethod
     def in_memory(cls, limits: Quotas = UNLIMITED) -> Self:
-        """An empty store that is gone when it is closed."""
+        """Open an empty store in memory, for temporary chats."""
         database = Database(URL.create("sqlite"))
         upgrade(database, "head")
         return cls(database, limits=limits)
 
     def cookie_secret(self) -> bytes:
-        """32 random bytes, made once for this database."""
+        """The 32 random bytes that sign cookies, generated with the database."""
         with self.database.reading() as connection:
             value = connection.scalar(select(secrets.c.value).where(secrets.c.name == "cookies"))
         if value is None:
@@ -77,42 +78,43 @@ class Store:
 
     @property
     def adoptions(self) -> Adoptions:
-        """How what one owner has goes to another."""
+        """Adoptions of one owner's conversations by another."""
         return Adoptions(self.database)
 
     def for_owner(self, owner: str) -> OwnerStore:
-        """What this owner has."""
+        """The conversations and personas of one owner."""
         return OwnerStore(self.database, owner, self._limits)
 
-    def update_replies(self, progress: Sequence[ReplyUpdate]) -> list[UpdateResult]:
-        """Keep what replies have come to, and tell what became of each.
+    def update_replies(self, updates: Sequence[ReplyUpdate]) -> list[UpdateResult]:
+        """Write the progress of running replies. Returns the result of each update.
 
-        A reply that is no longer running, or is another's to write, stays as it is. All are written in one transaction;
-        where that fails although the store answers, each is in one of its own, so that a bad one spoils only itself.
-        Raises where none could be kept.
+        A reply that has ended, or whose lease another server has, is not changed. All updates are one transaction. If
+        it fails and the database still answers, each update is retried in a transaction of its own. Raises the error
+        if none could be written.
         """
-        if not progress:
+        if not updates:
             return []
-        began = time.monotonic()
+        start = time.monotonic()
         try:
             with self.database.writing() as connection:
-                return reply_updates.write(connection, progress)
+                return reply_updates.write(connection, updates)
         except Exception:
-            # Where a failure took its time, each of the others would only wait as long.
-            if len(progress) == 1 or time.monotonic() - began > SLOW_SECONDS or not self._answers():
+            # After a slow failure, such as a timeout, each retry would take as long.
+            if len(updates) == 1 or time.monotonic() - start > SLOW_SECONDS or not self._responds():
                 raise
-        return [self._write_alone(one) for one in progress]
+        return [self._update_one(one) for one in updates]
 
-    def _write_alone(self, one: ReplyUpdate) -> UpdateResult:
+    def _update_one(self, one: ReplyUpdate) -> UpdateResult:
         try:
             return self.update_replies([one])[0]
         except ChatError as error:
             return UpdateResult(error=error)
         except Exception as error:
-            log.exception("a reply could not be kept")
+            log.exception("a reply could not be saved")
             return UpdateResult(error=unexpected(error))
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
+        """Whether the database answers a query."""
         try:
             with self.database.reading() as connection:
                 connection.execute(select(literal(1)))
@@ -121,137 +123,135 @@ class Store:
         return True
 
     def stale_replies(self, stale_for: timedelta) -> dict[tuple[str, str], datetime]:
-        """Running replies of which nothing was heard for so long, by owner and id, and when something last was."""
+        """The running replies without a heartbeat for so long: their last heartbeat by owner and id."""
         with self.database.reading() as connection:
             statement = select(messages.c.owner, messages.c.id, messages.c.heartbeat)
-            statement = statement.where(_silent(connection, stale_for))
+            statement = statement.where(_is_stale(connection, stale_for))
             rows = connection.execute(statement, execution_options={ALL_OWNERS: True})
             return {(row.owner, row.id): row.heartbeat for row in rows}
 
     def interrupt_stale(self, stale_for: timedelta, which: Mapping[tuple[str, str], datetime] | None = None) -> int:
-        """Mark running replies that nobody has written for so long as interrupted. Returns how many.
+        """Mark running replies without a heartbeat for so long as interrupted. Returns their number.
 
-        Of `which`, see stale_replies(), those of which nothing was heard since.
+        With `which`, see stale_replies(), only those of them without a heartbeat since then.
         """
         with self.database.maintaining() as connection:
-            lost = update(messages).where(_silent(connection, stale_for)).values(state="interrupted", lease=None)
+            stale = update(messages).where(_is_stale(connection, stale_for)).values(state="interrupted", lease=None)
             if which is None:
-                return connection.execute(lost).rowcount
+                return connection.execute(stale).rowcount
             return sum(
                 connection.execute(
-                    lost.where(messages.c.owner == owner, messages.c.id == id, messages.c.heartbeat == heard)
+                    stale.where(messages.c.owner == owner, messages.c.id == id, messages.c.heartbeat == heartbeat)
                 ).rowcount
-                for (owner, id), heard in which.items()
+                for (owner, id), heartbeat in which.items()
             )
 
     def purge(self, deleted_for: timedelta) -> int:
-        """Really remove conversations that were deleted so long ago, from older copies too. Returns how many.
+        """Remove conversations that were deleted so long ago, from backups too. Returns their number.
 
-        Copies that were made before migrations are removed when they are COPIES_KEPT old.
+        Also removes backups from before migrations that are BACKUP_AGE old.
         """
-        gone = self._remove(lambda now: conversations.c.deleted <= now - deleted_for)
-        self._take_from_copies(gone)
-        return len(gone)
+        removed = self._remove(lambda now: conversations.c.deleted <= now - deleted_for)
+        self._purge_backups(removed)
+        return len(removed)
 
     def empty_trash(self, owner: str) -> int:
-        """Really remove all that this owner has deleted, from older copies too. Returns how many."""
+        """Remove all conversations that this owner has deleted, from backups too. Returns their number."""
         table = conversations.c
-        mine = and_(table.owner == owner, table.deleted.is_not(None), table.arriving.is_(None))
-        gone = self._remove(lambda _: mine)
-        self._take_from_copies(gone)
-        return len(gone)
+        in_trash = and_(table.owner == owner, table.deleted.is_not(None), table.arriving.is_(None))
+        removed = self._remove(lambda _: in_trash)
+        self._purge_backups(removed)
+        return len(removed)
 
     def purge_temporary(self, idle_for: timedelta) -> list[str]:
-        """Really remove temporary conversations: deleted ones, and those in which nothing was asked for so long.
-
-        Returns their ids.
-        """
+        """Remove temporary conversations that are deleted or without a new turn for so long. Returns their ids."""
         table = conversations.c
-        gone = self._remove(lambda now: or_(table.deleted.is_not(None), table.updated <= now - idle_for))
-        return [id for _, id in gone]
+        removed = self._remove(lambda now: or_(table.deleted.is_not(None), table.updated <= now - idle_for))
+        return [id for _, id in removed]
 
     def remove_unfinished_imports(self, stale_for: timedelta) -> int:
-        """Remove what imports left half in, of which nothing has come for so long. Returns how many."""
+        """Remove conversations whose import has not continued for so long. Returns their number."""
         with self.database.reading() as connection:
-            old = conversations.c.arriving < clock(connection) - stale_for
-            statement = select(conversations.c.owner, conversations.c.id).where(old)
+            stale = conversations.c.arriving < clock(connection) - stale_for
+            statement = select(conversations.c.owner, conversations.c.id).where(stale)
             rows = connection.execute(statement, execution_options={ALL_OWNERS: True}).all()
         for owner, id in rows:
             import_merge.remove_unfinished(self.database, owner, id)
         return len(rows)
 
     def discard(self, owner: str, id: str) -> None:
-        """Really remove this conversation at once, where it is there."""
-        import_merge.remove_in_pieces(self.database, owner, id)
-        search.forget_removed(self.database)
+        """Remove a conversation now, without the trash, if it exists."""
+        import_merge.remove_in_batches(self.database, owner, id)
+        search.purge_removed_words(self.database)
 
-    def _take_from_copies(self, gone: Sequence[tuple[str, str]]) -> None:
-        for file in backup_files(self.database, self._copies) if self._copies else ():
-            _look_after_copy(file, gone)
+    def _purge_backups(self, removed: Sequence[tuple[str, str]]) -> None:
+        for file in backup_files(self.database, self._backups) if self._backups else ():
+            _purge_backup(file, removed)
 
     def _remove(self, which: Condition) -> list[tuple[str, str]]:
+        """Remove conversations, with their words in the index and their pages in the log. Returns owners and ids."""
         removed: list[tuple[str, str]] = []
-        while batch := self._remove_some(which):
+        while batch := self._remove_batch(which):
             removed += batch
-        # At the first time too: a server may have ended in between.
-        if removed or self._traces:
-            search.forget_removed(self.database)
-            self._traces = not self.database.leave_no_trace()
+        # The first call does it in any case: the last server may have stopped before it did.
+        if removed or self._log_has_deleted_rows:
+            search.purge_removed_words(self.database)
+            self._log_has_deleted_rows = not self.database.truncate_log()
         return removed
 
-    def _remove_some(self, which: Condition, limit: int = 20) -> list[tuple[str, str]]:
-        """At most `limit`, so that others may write in between; long ones in pieces, for the same reason."""
-        table, own = conversations.c, messages.c
-        mine = and_(own.owner == table.owner, own.conversation == table.id)
-        count = select(func.count()).select_from(messages).where(mine).scalar_subquery()
+    def _remove_batch(self, which: Condition, limit: int = 20) -> list[tuple[str, str]]:
+        """Remove at most `limit` conversations, long ones in batches of messages, so others can write in between."""
+        table = conversations.c
+        of_conversation = and_(messages.c.owner == table.owner, messages.c.conversation == table.id)
+        count = select(func.count()).select_from(messages).where(of_conversation).scalar_subquery()
         with self.database.maintaining() as connection:
-            chosen = select(table.owner, table.id, count.label("messages")).where(which(clock(connection)))
-            rows = connection.execute(chosen.limit(limit).with_for_update(of=conversations)).all()
-            short = [(row.owner, row.id) for row in rows if row.messages <= import_merge.AT_ONCE]
+            selected = select(table.owner, table.id, count.label("messages")).where(which(clock(connection)))
+            rows = connection.execute(selected.limit(limit).with_for_update(of=conversations)).all()
+            short = [(row.owner, row.id) for row in rows if row.messages <= import_merge.MAX_IDS]
             for owner, id in short:
                 remove_conversation(connection, owner, id)
             for owner in {owner for owner, _ in short}:
                 persona_files.remove_unused(connection, owner)
-        long = [(row.owner, row.id) for row in rows if row.messages > import_merge.AT_ONCE]
+        long = [(row.owner, row.id) for row in rows if row.messages > import_merge.MAX_IDS]
         for owner, id in long:
-            import_merge.remove_in_pieces(self.database, owner, id)
+            import_merge.remove_in_batches(self.database, owner, id)
         return short + long
 
     def backup(self, target: Path) -> None:
-        """Write a consistent copy of everything to a new SQLite file, while the store is in use."""
-        now = revision(self.database)
-        if now is None:
+        """Write a consistent copy to a new SQLite file, while the store is in use."""
+        current = revision(self.database)
+        if current is None:
             raise StoreError("There is nothing in the database to copy.", "Check --data-dir or --database-url.")
-        backup(self.database, target, lambda fresh: upgrade(fresh, now))
+        backup(self.database, target, lambda fresh: upgrade(fresh, current))
 
     def close(self) -> None:
         """Close all connections."""
         self.database.close()
 
 
-def _silent(connection: Connection, stale_for: timedelta) -> ColumnElement[bool]:
+def _is_stale(connection: Connection, stale_for: timedelta) -> ColumnElement[bool]:
     return and_(messages.c.state == "running", messages.c.heartbeat < clock(connection) - stale_for)
 
 
-def _look_after_copy(file: Path, gone: Sequence[tuple[str, str]]) -> None:
-    """Remove an old copy, or from one that is not old yet the conversations that are `gone`."""
+def _purge_backup(file: Path, removed: Sequence[tuple[str, str]]) -> None:
+    """Delete a backup that is BACKUP_AGE old, else remove the `removed` conversations from it."""
     copied = Database(URL.create("sqlite", database=str(file)))
     try:
-        with copied.named_errors():
-            made = file.stat().st_mtime
-            if time.time() - made > COPIES_KEPT.total_seconds():
+        with copied.as_store_errors():
+            created = file.stat().st_mtime
+            if time.time() - created > BACKUP_AGE.total_seconds():
                 file.unlink()
                 return
-            if not gone:
+            if not removed:
                 return
             with copied.maintaining() as connection:
-                for owner, id in gone:
+                for owner, id in removed:
                     remove_conversation(connection, owner, id)
                 if inspect(connection).has_table(tables.cards.name):
-                    for owner in {owner for owner, _ in gone}:
+                    for owner in {owner for owner, _ in removed}:
                         persona_files.remove_unused(connection, owner)
-            search.forget_removed(copied)
-            os.utime(file, (made, made))
+            search.purge_removed_words(copied)
+            os.utime(file, (created, created))
     except StoreError as error:
         log.warning("%s still has conversations that were deleted: %s", file, error)
     finally:

@@ -1,4 +1,4 @@
-"""The tables as they are now, and how values are kept in them. What they once were is in the migrations."""
+"""The current tables and column types, for SQLAlchemy. Earlier schemas are in the migrations."""
 
 import json
 from datetime import UTC, datetime
@@ -33,8 +33,8 @@ from chatui.text_cleaning import clean
 T = TypeVar("T")
 
 
-class Words(TypeDecorator[str]):
-    """Text, cleaned."""
+class CleanText(TypeDecorator[str]):
+    """Text that is cleaned when it is written, see text_cleaning.clean()."""
 
     impl = Text
     cache_ok = True
@@ -45,14 +45,14 @@ class Words(TypeDecorator[str]):
 
 
 class Time(TypeDecorator[datetime]):
-    """A time in UTC, aware both ways; SQLite keeps it without its zone, as text that sorts."""
+    """A time in UTC, with its zone in Python. SQLite stores it without the zone, as text that sorts."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     @override
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """What is sent to the database. A time without a zone is taken as UTC."""
+        """The value for the database. A time without a zone is read as UTC."""
         if value is None:
             return None
         value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -66,7 +66,7 @@ class Time(TypeDecorator[datetime]):
 
 
 class Json(TypeDecorator[Any]):
-    """A dataclass as JSON. Fields that another version of chatui knew are passed over, see lenient()."""
+    """A dataclass as JSON. Unknown fields of other versions of chatui are ignored, see lenient()."""
 
     impl = Text
     cache_ok = True
@@ -84,27 +84,27 @@ class Json(TypeDecorator[Any]):
 
     @override
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        """What the database gives back; None where it can no longer be understood at all."""
+        """The dataclass from its JSON; None if a required field is invalid."""
         return None if value is None else lenient(self._adapter, json.loads(value))
 
 
 def lenient(adapter: TypeAdapter[T], value: Any) -> T | None:
-    """`value` without the parts that are not allowed; None where a part without a default is missing."""
+    """Validate `value` without its invalid fields; None if a field without a default is missing or invalid."""
     while True:
         try:
             return adapter.validate_python(value)
         except ValidationError as error:
-            place = error.errors(include_url=False)[0]["loc"]
-        if not _removed(value, place):
+            location = error.errors(include_url=False)[0]["loc"]
+        if not _remove(value, location):
             return None
 
 
-def _removed(value: Any, place: tuple[int | str, ...]) -> bool:
-    """Take what is at `place` out of nested dicts; False where it is not in one."""
-    for depth, key in enumerate(place):
+def _remove(value: Any, location: tuple[int | str, ...]) -> bool:
+    """Remove the value at `location` from nested dicts. Returns False if it is not in a dict."""
+    for depth, key in enumerate(location):
         if not isinstance(value, dict) or key not in value:
             return False
-        if depth == len(place) - 1 or not isinstance(value[key], dict):
+        if depth == len(location) - 1 or not isinstance(value[key], dict):
             del value[key]
             return True
         value = value[key]
@@ -118,13 +118,13 @@ conversations = Table(
     "conversations",
     metadata,
     Column("seq", key, primary_key=True, autoincrement=True),
-    Column("id", Words, nullable=False),
-    Column("owner", Words, nullable=False),
-    Column("title", Words, nullable=False),
+    Column("id", CleanText, nullable=False),
+    Column("owner", CleanText, nullable=False),
+    Column("title", CleanText, nullable=False),
     Column("named", Boolean, nullable=False),
     Column("persona", Json(Persona), nullable=False),
-    Column("card", Words),
-    Column("leaf", Words),
+    Column("card", CleanText),
+    Column("leaf", CleanText),
     Column("pinned", Boolean, nullable=False),
     Column("archived", Boolean, nullable=False),
     Column("created", Time, nullable=False),
@@ -170,21 +170,21 @@ messages = Table(
     "messages",
     metadata,
     Column("seq", key, primary_key=True, autoincrement=True),
-    Column("id", Words, nullable=False),
-    Column("owner", Words, nullable=False),
-    Column("conversation", Words, nullable=False),
-    Column("parent", Words),
-    Column("role", Words, nullable=False),
-    Column("state", Words, nullable=False),
+    Column("id", CleanText, nullable=False),
+    Column("owner", CleanText, nullable=False),
+    Column("conversation", CleanText, nullable=False),
+    Column("parent", CleanText),
+    Column("role", CleanText, nullable=False),
+    Column("state", CleanText, nullable=False),
     Column("created", Time, nullable=False),
     Column("heartbeat", Time),
-    Column("lease", Words),
+    Column("lease", CleanText),
     Column("stop_requested", Boolean),
-    Column("rating", Words),
-    Column("note", Words, nullable=False),
-    Column("error", Words, nullable=False),
-    Column("content", Words, nullable=False),
-    Column("reasoning", Words, nullable=False),
+    Column("rating", CleanText),
+    Column("note", CleanText, nullable=False),
+    Column("error", CleanText, nullable=False),
+    Column("content", CleanText, nullable=False),
+    Column("reasoning", CleanText, nullable=False),
     Column("author", Json(Author)),
     Column("finish", Json(Finish)),
     UniqueConstraint("owner", "id", name="messages_of_owner"),
@@ -211,8 +211,8 @@ messages = Table(
 inspections = Table(
     "inspections",
     metadata,
-    Column("owner", Words, primary_key=True),
-    Column("message", Words, primary_key=True),
+    Column("owner", CleanText, primary_key=True),
+    Column("message", CleanText, primary_key=True),
     Column("data", LargeBinary, nullable=False),
     Column("page_first", Float),
     Column("page_last", Float),
@@ -223,10 +223,10 @@ personas = Table(
     "personas",
     metadata,
     Column("seq", key, primary_key=True, autoincrement=True),
-    Column("id", Words, nullable=False),
-    Column("owner", Words, nullable=False),
+    Column("id", CleanText, nullable=False),
+    Column("owner", CleanText, nullable=False),
     Column("persona", Json(Persona), nullable=False),
-    Column("card", Words),
+    Column("card", CleanText),
     Column("size", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("owner", "id", name="personas_of_owner"),
     Index("personas_sizes", "owner", "size"),
@@ -236,26 +236,26 @@ personas = Table(
 cards = Table(
     "cards",
     metadata,
-    Column("owner", Words, primary_key=True),
-    Column("hash", Words, primary_key=True),
+    Column("owner", CleanText, primary_key=True),
+    Column("hash", CleanText, primary_key=True),
     Column("size", BigInteger, nullable=False),
-    Column("avatar", Words, nullable=False),
-    Column("card", Words, nullable=False),
+    Column("avatar", CleanText, nullable=False),
+    Column("card", CleanText, nullable=False),
     Index("cards_sizes", "owner", "size"),
 )
 
 secrets = Table(
     "secrets",
     metadata,
-    Column("name", Words, primary_key=True),
+    Column("name", CleanText, primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
 
 adoptions = Table(
     "adoptions",
     metadata,
-    Column("source", Words, primary_key=True),
-    Column("target", Words, primary_key=True),
+    Column("source", CleanText, primary_key=True),
+    Column("target", CleanText, primary_key=True),
     Column("accepted", Boolean, nullable=False),
     Column("moment", Time, nullable=False),
 )
@@ -263,8 +263,8 @@ adoptions = Table(
 logins = Table(
     "logins",
     metadata,
-    Column("token", Words, primary_key=True),
-    Column("name", Words, nullable=False),
+    Column("token", CleanText, primary_key=True),
+    Column("name", CleanText, nullable=False),
     Column("proof", LargeBinary, nullable=False),
     Column("seen", Time, nullable=False),
     Index("logins_seen", "seen"),

@@ -12,7 +12,7 @@ from chatui.chat import Role
 from chatui.errors import NotFoundError
 from chatui.store import persona_files
 from chatui.store.persona_files import StoredPersona
-from chatui.store.quotas import Quotas, conversation_size, grow, turn_size
+from chatui.store.quotas import Quotas, add_size, conversation_size, turn_size
 from chatui.store.records import Author, ConversationInfo, NewTurn, StoredMessage
 from chatui.store.rows import (
     clock,
@@ -42,9 +42,9 @@ def start(
         turn = replace(turn, parent=_insert_greetings(connection, owner, id, turn, moment))
     else:
         limits.check(connection, owner, size)
-        find_conversation(connection, owner, id, change=True)
-        grow(connection, owner, id, size)
-    parent = _question(connection, owner, id, turn, moment)
+        find_conversation(connection, owner, id, lock=True)
+        add_size(connection, owner, id, size)
+    parent = _insert_question(connection, owner, id, turn, moment)
     reply = _running_reply(id, parent, turn.author, moment)
     insert_messages(connection, owner, [reply], lease)
     connection.execute(
@@ -87,8 +87,8 @@ def _insert_greetings(
     return greetings[turn.greeting].id if greetings else turn.parent
 
 
-def _question(connection: Connection, owner: str, conversation: str, turn: NewTurn, moment: datetime) -> str:
-    """The id of the message that the reply answers, which is inserted if it is new. Raises NotFoundError."""
+def _insert_question(connection: Connection, owner: str, conversation: str, turn: NewTurn, moment: datetime) -> str:
+    """Insert the question if the turn has one. Returns the id of the message to reply to. Raises NotFoundError."""
     parent = None
     if turn.parent is not None:
         parent = find_message(connection, owner, turn.parent, messages.c.conversation, messages.c.role)

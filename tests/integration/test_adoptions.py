@@ -11,7 +11,7 @@ from sqlalchemy import event, select, text
 from chatui.personas import PRESETS, Persona
 from chatui.store import adoptions as moving
 from chatui.store import import_merge
-from chatui.store.adoptions import PIECE_CONVERSATIONS, PIECE_MESSAGES, Adoptions
+from chatui.store.adoptions import BATCH_CONVERSATIONS, BATCH_MESSAGES, Adoptions
 from chatui.store.records import PageTimes, ReplyUpdate
 from chatui.store.rows import now
 from chatui.store.store import Store
@@ -111,7 +111,7 @@ def test_what_fails_half_way_goes_on_the_next_time(store: Store, monkeypatch: py
         if len(moved) == 3:
             raise RuntimeError
 
-    monkeypatch.setattr(moving, "PIECE_CONVERSATIONS", 1)
+    monkeypatch.setattr(moving, "BATCH_CONVERSATIONS", 1)
     monkeypatch.setattr(moving, "_move", fails_at_the_third)
     adoptions = Adoptions(store.database)
     with pytest.raises(RuntimeError):
@@ -150,8 +150,8 @@ def test_others_wait_for_a_piece_and_never_for_the_whole(store: Store, monkeypat
     event.remove(store.database.engine, "before_cursor_execute", note)
     assert sum(chats for chats, _, _ in pieces) == 120
     for chats, said, count in pieces:
-        assert 0 < chats <= PIECE_CONVERSATIONS
-        assert said <= PIECE_MESSAGES
+        assert 0 < chats <= BATCH_CONVERSATIONS
+        assert said <= BATCH_MESSAGES
         assert count <= 6
     assert len(store.for_owner("local").conversations(limit=1000)) == 120
 
@@ -164,9 +164,9 @@ def test_a_long_conversation_goes_over_and_goes_away_in_pieces(store: Store, mon
         begun = guest.start_turn(ask(f"findable {turn}", begun.conversation.id, begun.reply.id))
     store.update_replies([progress("guest:a", begun, "the last", inspection=b"kept")])
     had, size = everything(store, "guest:a", "findable"), size_of(store, "guest:a")
-    monkeypatch.setattr(moving, "LONG", 20)
-    monkeypatch.setattr(moving, "PIECE_INSPECTIONS", 4)
-    for name in ("AT_ONCE", "PIECE_MESSAGES"):
+    monkeypatch.setattr(moving, "MAX_MOVED_MESSAGES", 20)
+    monkeypatch.setattr(moving, "BATCH_INSPECTIONS", 4)
+    for name in ("MAX_IDS", "BATCH_MESSAGES"):
         monkeypatch.setattr(import_merge, name, 8)
     counts: list[int] = []
 

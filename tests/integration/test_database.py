@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from chatui.store.database import Turns
+from chatui.store.database import FairLock
 from chatui.store.store import Store
 
 
@@ -44,19 +44,19 @@ def test_a_writer_waits_for_no_more_than_who_came_before() -> None:
     store.close()
 
 
-def test_turns_come_in_the_order_in_which_they_were_asked_for() -> None:
-    turns, order = Turns(), list[int]()
+def test_the_lock_is_acquired_in_the_order_of_the_requests() -> None:
+    lock, order = FairLock(), list[int]()
     threads = []
-    with turns:
+    with lock:
         for number in range(5):
 
             def take(number: int = number) -> None:
-                with turns:
+                with lock:
                     order.append(number)
 
             threads.append(threading.Thread(target=take))
             threads[-1].start()
-            while len(turns._waiting) <= number:
+            while len(lock._waiting) <= number:
                 pass
     for thread in threads:
         thread.join()

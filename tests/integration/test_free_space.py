@@ -12,7 +12,7 @@ from chatui.errors import FullError, LimitError
 from chatui.personas import Persona
 from chatui.settings import AppSettings
 from chatui.store import free_space, quotas
-from chatui.store.free_space import FreeSpace, used_bytes
+from chatui.store.free_space import SpaceLimits, used_bytes
 from chatui.store.owner_store import OwnerStore
 from chatui.store.quotas import MB, Quotas
 from chatui.store.records import ReplyUpdate, StartedTurn
@@ -24,21 +24,22 @@ pytest_plugins = ("tests.databases",)
 Usage = namedtuple("Usage", "total used free")
 
 
-def owner_store_of(store: Store, owner: str, **room: int) -> OwnerStore:
-    return OwnerStore(store.database, owner, Quotas(room=FreeSpace(**room)))
+def owner_store_of(store: Store, owner: str, **space: int) -> OwnerStore:
+    return OwnerStore(store.database, owner, Quotas(space=SpaceLimits(**space)))
 
 
 def say(owner_store: OwnerStore, question: str, *more: str) -> StartedTurn:
     return owner_store.start_turn(ask(question, *more))
 
 
-def begun_by_strangers(store: Store, **room: int) -> int:
+def begun_by_strangers(store: Store, **space: int) -> int:
     """How many chats are begun until one is refused, each by somebody new."""
     for number in range(100):
         before = count(store, f"guest:{number}")
         try:
             say(
-                OwnerStore(store.database, f"guest:{number}", Quotas(room=FreeSpace(**room))), secrets.token_hex(50_000)
+                OwnerStore(store.database, f"guest:{number}", Quotas(space=SpaceLimits(**space))),
+                secrets.token_hex(50_000),
             )
         except LimitError:
             assert count(store, f"guest:{number}") == before == 0
@@ -140,7 +141,7 @@ def test_no_limit_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_temporary_chats_of_all_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store.in_memory(Quotas.of_temporary(AppSettings()))
+    store = Store.in_memory(Quotas.for_temporary_chats(AppSettings()))
     monkeypatch.setattr(quotas, "TEMPORARY_TOTAL", taken(store) + 1_000_000)
     for _ in range(3):
         say(store.for_owner("guest:a"), secrets.token_hex(50_000))

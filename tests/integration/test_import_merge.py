@@ -218,7 +218,7 @@ def broken_off(owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch, value: 
 
     with monkeypatch.context() as patched:
         patched.setattr(import_merge, "pause", broken)
-        patched.setattr(import_merge, "TURN_SECONDS", 0)
+        patched.setattr(import_merge, "TRANSACTION_SECONDS", 0)
         with pytest.raises(StoreError):
             bring(owner_store, value)
 
@@ -229,7 +229,7 @@ def test_what_a_crash_left_half_in_is_nowhere_and_is_gone_on_with_by_importing_a
     for _ in range(2):
         broken_off(owner_store, monkeypatch, long_chat(300))
         assert seen(owner_store) == [0, 0, 0, 0]
-    half = import_merge._titled(next(iter(importing.read(json.dumps(long_chat(300)).encode(), NOW)))).id
+    half = import_merge._with_id_and_title(next(iter(importing.read(json.dumps(long_chat(300)).encode(), NOW)))).id
     for use in (owner_store.restore, owner_store.delete, owner_store.conversation, owner_store.path):
         with pytest.raises(NotFoundError):
             use(half)
@@ -269,8 +269,8 @@ async def test_a_server_removes_what_another_left_half_in(
 def test_what_is_not_wanted_any_more_leaves_nothing_behind(
     store: Store, owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
-    monkeypatch.setattr(import_merge, "TURN_SECONDS", 0)
-    monkeypatch.setattr(import_merge, "AT_ONCE", 60)
+    monkeypatch.setattr(import_merge, "TRANSACTION_SECONDS", 0)
+    monkeypatch.setattr(import_merge, "MAX_IDS", 60)
     (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
     wanted = iter([True] * turns)
     assert owner_store.merge_tree(tree, lambda: next(wanted, False)) is None
@@ -284,7 +284,7 @@ def test_a_known_conversation_stays_where_its_import_is_not_wanted_any_more(
     owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bring(owner_store, long_chat(60))
-    monkeypatch.setattr(import_merge, "TURN_SECONDS", 0)
+    monkeypatch.setattr(import_merge, "TRANSACTION_SECONDS", 0)
     (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
     wanted = iter([True] * 3)
     assert owner_store.merge_tree(tree, lambda: next(wanted, False)) is None
@@ -295,18 +295,18 @@ def test_a_known_conversation_stays_where_its_import_is_not_wanted_any_more(
 def test_what_is_removed_while_it_comes_in_does_not_come_back_in_part(
     store: Store, owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_merge, "TURN_SECONDS", 0)
+    monkeypatch.setattr(import_merge, "TRANSACTION_SECONDS", 0)
     monkeypatch.setattr(import_merge, "pause", lambda: store.discard("login:ann", id))
     (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
-    id = import_merge._titled(tree).id
+    id = import_merge._with_id_and_title(tree).id
     with pytest.raises(TransferError, match="was removed while it came in"):
         owner_store.merge_tree(tree)
     assert seen(owner_store) == [0, 0, 0, 0]
 
 
-def test_long_texts_make_small_pieces(owner_store: OwnerStore) -> None:
+def test_long_texts_make_small_batches(owner_store: OwnerStore) -> None:
     nodes = [node(f"m{n}", f"m{n - 1}" if n else None, "user", "x" * 150_000) for n in range(3)]
     (tree,) = importing.read(json.dumps(chat(*nodes)).encode(), NOW)
     with owner_store._database.reading() as connection:
-        pieces = import_merge.Merge.of(connection, "login:ann", tree).pieces()
-        assert [len(piece) for piece in pieces] == [1, 1, 1]
+        batches = import_merge.Merge.prepare(connection, "login:ann", tree).batches()
+        assert [len(batch) for batch in batches] == [1, 1, 1]

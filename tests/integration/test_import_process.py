@@ -14,7 +14,7 @@ from chatui.errors import TransferError
 from chatui.store import import_limits
 from chatui.store.exporting import as_json
 from chatui.store.imports import import_process, importing
-from chatui.store.imports.importing import Reading
+from chatui.store.imports.importing import FileSource
 from chatui.store.records import Tree
 from tests.integration.test_import_merge import long_chat
 from tests.unit.test_formats import KNOWN
@@ -62,14 +62,14 @@ def test_our_own_format_loses_nothing(tmp_path: Path) -> None:
 
 def test_long_conversations_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
-    received = import_process._received
+    received = import_process._receive
 
     def counted(file: Any) -> Any:
         got = received(file)
         sent.extend([len(got)] if isinstance(got, list) else [])
         return got
 
-    monkeypatch.setattr(import_process, "_received", counted)
+    monkeypatch.setattr(import_process, "_receive", counted)
     (tree,) = import_process.open_import(written(tmp_path, long_chat(950)))
     assert len(tree.messages) == 950
     assert sent == [200, 200, 200, 200, 150]
@@ -138,7 +138,7 @@ def test_small_files_are_read_here_and_too_large_ones_not_at_all(
 ) -> None:
     file = written(tmp_path, long_chat(3))
     monkeypatch.setattr(import_process, "IN_PROCESS_BYTES", file.stat().st_size)
-    assert isinstance(import_process.open_import(file), Reading)
+    assert isinstance(import_process.open_import(file), FileSource)
     assert isinstance(import_process.open_import(written(tmp_path, b"PK\x03\x04")), import_process.ImportProcess)
     monkeypatch.setattr(import_limits, "MAX_BYTES", 3)
     with pytest.raises(TransferError, match="at most 3 are allowed"):

@@ -24,7 +24,7 @@ AUTH = "ada:secret\nbob:other\n"
 
 
 def test_a_token_stands_for_its_user_on_every_server(store: Store) -> None:
-    Logins(store.database, PASSWORDS).keep("token", "ada")
+    Logins(store.database, PASSWORDS).add("token", "ada")
     for passwords in (PASSWORDS, {"ada": "secret"}, {**PASSWORDS, "bob": "changed"}):
         assert Logins(store.database, passwords).user("token") == "ada"
     assert Logins(store.database, PASSWORDS).user("made-up") is None
@@ -32,22 +32,22 @@ def test_a_token_stands_for_its_user_on_every_server(store: Store) -> None:
 
 @pytest.mark.parametrize("passwords", [{}, {"ada": "changed"}, {"bob": "secret"}, {"ada": ""}])
 def test_a_password_that_changes_or_goes_ends_its_logins(store: Store, passwords: Mapping[str, str]) -> None:
-    Logins(store.database, PASSWORDS).keep("token", "ada")
+    Logins(store.database, PASSWORDS).add("token", "ada")
     assert Logins(store.database, passwords).user("token") is None
 
 
 def test_who_logs_out_is_out_everywhere_and_alone(store: Store) -> None:
     logins = Logins(store.database, PASSWORDS)
     for token, name in (("one", "ada"), ("two", "ada"), ("three", "bob")):
-        logins.keep(token, name)
-    Logins(store.database, PASSWORDS).forget("one")
+        logins.add(token, name)
+    Logins(store.database, PASSWORDS).remove("one")
     assert [logins.user(token) for token in ("one", "two", "three")] == [None, "ada", "bob"]
 
 
 def test_a_login_that_is_not_used_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     logins, began = Logins(store.database, PASSWORDS), kept.now()
-    logins.keep("used", "ada")
-    logins.keep("unused", "ada")
+    logins.add("used", "ada")
+    logins.add("unused", "ada")
     for day in range(1, 41, 10):
         monkeypatch.setattr(kept, "now", lambda day=day: began + timedelta(days=day))
         assert logins.user("used") == "ada"
@@ -55,7 +55,7 @@ def test_a_login_that_is_not_used_ends(store: Store, monkeypatch: pytest.MonkeyP
 
 
 def test_the_database_tells_neither_token_nor_password(store: Store) -> None:
-    Logins(store.database, PASSWORDS).keep("the-token", "ada")
+    Logins(store.database, PASSWORDS).add("the-token", "ada")
     with store.database.reading() as connection:
         row = connection.exec_driver_sql("SELECT * FROM logins").one()
     assert "the-token" not in str(row)
@@ -139,7 +139,7 @@ def test_a_login_holds_while_the_database_is_away(app: FastAPI, monkeypatch: pyt
         raise StoreError("The disk is full.")
 
     with monkeypatch.context() as away:
-        for name in ("user", "forget", "keep"):
+        for name in ("user", "remove", "add"):
             away.setattr(Logins, name, fails)
         assert browser(app, cookies).get("/config").status_code == 200
         assert browser(app, dict.fromkeys(cookies, "made-up")).get("/config").status_code == 401

@@ -12,7 +12,7 @@ from sqlalchemy import event, func, select, text
 
 from chatui import cards
 from chatui.personas import Persona
-from chatui.store import persona_files as kept_cards
+from chatui.store import persona_files
 from chatui.store.exporting import as_json
 from chatui.store.imports.importing import read
 from chatui.store.records import ReplyUpdate
@@ -68,7 +68,7 @@ def test_two_hundred_conversations_have_one_card_and_listing_them_reads_none(
     statements: list[str] = []
     decoded: list[object] = []
     counting = SimpleNamespace(dumps=json.dumps, loads=lambda *told: decoded.append(told))
-    monkeypatch.setattr(kept_cards, "json", counting)
+    monkeypatch.setattr(persona_files, "json", counting)
     note = lambda *told: statements.append(told[2])  # noqa: E731
     event.listen(store.database.engine, "before_cursor_execute", note)
     assert len(owner_store.conversations(limit=1000)) == 201
@@ -87,7 +87,7 @@ def test_two_hundred_conversations_have_one_card_and_listing_them_reads_none(
 def test_the_list_of_own_personas_reads_no_card(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     owner_store = store.for_owner(OWNER)
     own = [owner_store.save_persona(character(name=f"Robo {number}")) for number in range(3)]
-    monkeypatch.setattr(kept_cards, "_found", None)
+    monkeypatch.setattr(persona_files, "_load_cards", None)
     bare = [(kept.id, kept.persona.label) for kept in owner_store.persona_summaries()]
     assert bare == [(kept.id, kept.persona.label) for kept in own]
     assert store.for_owner("login:bob").persona_summaries() == []

@@ -16,8 +16,8 @@ from chatui.character_prompt import Insertion
 from chatui.errors import LimitError, OverloadError
 from chatui.personas import Persona
 from chatui.settings import AppSettings, GenerationSettings
-from chatui.store.database import Database, url_of
-from chatui.store.free_space import FreeSpace
+from chatui.store.database import Database, database_url
+from chatui.store.free_space import SpaceLimits
 from chatui.store.imports import importing
 from chatui.store.owner_store import OwnerStore
 from chatui.store.quotas import (
@@ -216,7 +216,7 @@ class TestReplies:
 
 class TestTemporary:
     def test_their_number_and_size_are_limited_for_each_user(self) -> None:
-        store = Store.in_memory(Quotas.of_temporary(AppSettings()))
+        store = Store.in_memory(Quotas.for_temporary_chats(AppSettings()))
         owner_store = store.for_owner(OWNER)
         for number in range(TEMPORARY_CHATS):
             end(store, owner_store.start_turn(ask(f"{number}")))
@@ -353,11 +353,11 @@ def test_the_settings_name_the_limits() -> None:
     settings = AppSettings(
         max_conversations=7, max_personas=0, max_storage=3, max_replies=5, max_total_storage=9, min_free_disk=8
     )
-    assert Quotas.of(settings) == Quotas(7, 0, 3_000_000, 5, room=FreeSpace(8_000_000, 9_000_000))
+    assert Quotas.from_settings(settings) == Quotas(7, 0, 3_000_000, 5, space=SpaceLimits(8_000_000, 9_000_000))
 
 
 def test_an_older_database_gets_its_sizes(settings: AppSettings) -> None:
-    database = Database(url_of(settings))
+    database = Database(database_url(settings))
     made_at(database, "0003")
     with database.maintaining() as connection:
         for statement in OLD:

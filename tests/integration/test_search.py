@@ -199,7 +199,7 @@ class TestExcerpt:
     @given(st.text(max_size=200), st.text(max_size=30))
     def test_it_is_a_piece_of_the_text(self, content: str, typed: str) -> None:
         query = parse_query(typed)
-        assume(query.words or query.pieces)
+        assume(query.words or query.substrings)
         before, match, after = excerpt(content, query)
         assert before + match + after in content
         assert len(before) <= 60 >= len(after)

@@ -214,7 +214,7 @@ def test_old_copies_are_removed(tmp_path: Path) -> None:
     assert backup_files(store.database, tmp_path) == [copy]
     store.purge(timedelta(0))
     assert copy.exists()
-    made = time.time() - stores.COPIES_KEPT.total_seconds() - 60
+    made = time.time() - stores.BACKUP_AGE.total_seconds() - 60
     for file in (copy, kept):
         os.utime(file, (made, made))
     store.purge(timedelta(0))

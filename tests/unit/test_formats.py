@@ -625,7 +625,7 @@ CITE = "\ue200cite\ue202turn0search1\ue202turn0search2\ue201"
     ],
 )  # fmt: skip
 def test_citations_become_links_or_go(text: str, metadata: dict[str, Any], shown: str) -> None:
-    assert citations.resolved(text, metadata) == shown
+    assert citations.resolve(text, metadata) == shown
     assert reply(node("a", None, "assistant", text, metadata=metadata)).strip() == shown.strip()
 
 

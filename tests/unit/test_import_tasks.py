@@ -98,8 +98,8 @@ async def test_it_says_how_far_it_has_come_and_what_came_of_it(owner_store: Owne
 async def test_cancel_keeps_what_is_whole_and_says_how_many(
     owner_store: OwnerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_merge, "PIECE_MESSAGES", 1)
-    monkeypatch.setattr(import_merge, "TURN_SECONDS", 0)
+    monkeypatch.setattr(import_merge, "BATCH_MESSAGES", 1)
+    monkeypatch.setattr(import_merge, "TRANSACTION_SECONDS", 0)
     gated, imports = Gated(owner_store), ImportTasks()
     coming = ImportTask(gated, upload(tmp_path))  # type: ignore[arg-type]
     async with asyncio.timeout(60), contextlib.aclosing(imports.run("ann", coming)) as steps:

@@ -24,7 +24,7 @@ from chatui.errors import StoreError
 from chatui.personas import PRESETS, Persona
 from chatui.settings import AppSettings
 from chatui.store import migrating
-from chatui.store.database import REVISIONS, Database, url_of
+from chatui.store.database import REVISIONS, Database, database_url
 from chatui.store.migrating import MIGRATIONS, migrate, upgrade
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import ReplyUpdate
@@ -64,7 +64,7 @@ def copied_tables() -> None:
 
 def made_at(database: Database, target: str) -> None:
     """Make the tables as they were at this revision."""
-    with migrating._alone(database):
+    with migrating._migration_lock(database):
         upgrade(database, target)
 
 
@@ -131,7 +131,7 @@ class TestMigrations:
 
     def test_an_older_database_is_copied_and_migrated(self, settings: AppSettings, tmp_path: Path) -> None:
         kept = filled(settings)
-        database = Database(url_of(settings))
+        database = Database(database_url(settings))
         migrate(database, settings.data_dir, folder_with(tmp_path, NEXT))
         with database.reading() as connection:
             assert connection.scalar(text("SELECT colour FROM conversations WHERE owner = :o"), {"o": "a"}) == "red"
@@ -144,7 +144,7 @@ class TestMigrations:
 
     @pytest.mark.parametrize("revision", PAST)
     def test_what_every_older_version_kept_is_all_there(self, settings: AppSettings, revision: str) -> None:
-        database = Database(url_of(settings))
+        database = Database(database_url(settings))
         made_at(database, revision)
         with database.maintaining() as connection:
             for statement in OLD:
@@ -162,7 +162,7 @@ class TestMigrations:
 
     @pytest.mark.parametrize("revision", [one for one in PAST if one <= "0005"])
     def test_cards_that_each_row_had_are_there_once(self, settings: AppSettings, revision: str) -> None:
-        database = Database(url_of(settings))
+        database = Database(database_url(settings))
         made_at(database, revision)
         robo = Persona("Robo", "🤖", "Be brief.", avatar="data:image/png;base64,AAAA", card={"data": {"name": "Röbo"}})
         kept = TypeAdapter(Persona).dump_json(robo).decode()
@@ -192,7 +192,7 @@ class TestMigrations:
 
     def test_what_fails_half_way_changes_nothing(self, settings: AppSettings, tmp_path: Path) -> None:
         kept = filled(settings)
-        database = Database(url_of(settings))
+        database = Database(database_url(settings))
         with pytest.raises(StoreError):
             migrate(database, settings.data_dir, folder_with(tmp_path, BROKEN))
         database.close()
@@ -207,7 +207,7 @@ class TestMigrations:
             raise StoreError("The disk is full.")
 
         monkeypatch.setattr(migrating, "backup", fails)
-        database = Database(url_of(settings))
+        database = Database(database_url(settings))
         with pytest.raises(StoreError, match="full"):
             migrate(database, settings.data_dir, folder_with(tmp_path, NEXT))
         database.close()
@@ -217,13 +217,13 @@ class TestMigrations:
 
     def test_a_newer_database_is_refused_and_left_alone(self, settings: AppSettings, tmp_path: Path) -> None:
         filled(settings)
-        database = Database(url_of(settings))
+        database = Database(database_url(settings))
         upgrade(database, "head", folder_with(tmp_path, NEXT))
         database.close()
         with pytest.raises(StoreError, match="newer chatui") as caught:
             Store.open(settings)
         assert "Update chatui" in caught.value.remedy
-        database = Database(url_of(settings))
+        database = Database(database_url(settings))
         assert migrating.revision(database, tmp_path / "migrations") == "next"
         assert copies(settings) == []
         database.close()
@@ -428,7 +428,7 @@ class TestFaults:
         store = Store.open(AppSettings(data_dir=tmp_path, database_url=postgresql.fresh()))
         owner_store = store.for_owner("a")
         owner_store.start_turn(ask("1"))
-        other = Database(url_of(AppSettings(data_dir=tmp_path, database_url=postgresql.url("postgres"))))
+        other = Database(database_url(AppSettings(data_dir=tmp_path, database_url=postgresql.url("postgres"))))
         with other.reading() as connection:
             sql = (
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid() AND datname = :d"

@@ -1,7 +1,7 @@
-"""Conversations of other programs, by the shape of their files: one module for each, all of them in one table.
+"""The import formats of other programs: one module for each, listed in FORMATS.
 
-A module has `matches`, whether a JSON value is a conversation of that program, and `conversation`, which makes a tree
-of it. What cannot be read of it is counted in `skipped`; TransferError is raised where nothing can be.
+A module has matches(), whether a JSON value is a conversation of that program, and conversation(), which reads it as a
+tree. The reasons for parts that cannot be read are added to `skipped`; TransferError is raised if nothing can be read.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from chatui.store.records import Tree
 
 @dataclass(frozen=True)
 class Format:
-    """A program's way to write down one conversation."""
+    """The format of one conversation of a program."""
 
     name: str
     matches: Callable[[Any], bool]
@@ -54,9 +54,9 @@ FORMATS = (
     Format("Gemini (Google Takeout)", gemini.matches, gemini.conversation),
     Format("messages of OpenAI's API", messages.matches, messages.conversation),
 )
-"""The first that matches a value reads it."""
+"""The first one that matches a value reads it."""
 
 
 def find(value: Any) -> Format | None:
-    """The format that a value is a conversation of."""
+    """The format of a conversation, or None."""
     return next((format for format in FORMATS if format.matches(value)), None)

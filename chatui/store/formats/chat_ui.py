@@ -1,51 +1,51 @@
-"""Conversations as HuggingChat and its open twin chat-ui keep them: `from` and `content`, with ancestors."""
+"""Reads conversations of HuggingChat and chat-ui: messages with `from`, `content` and `ancestors`."""
 
 from datetime import datetime
 from typing import Any
 
 from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, as_text
 from chatui.store.import_limits import Draft, Origin, shown
 from chatui.store.records import Tree
 
 
 def matches(value: Any) -> bool:
-    """Whether this is one of them."""
+    """Whether this is a conversation of chat-ui."""
     listed = as_list(as_object(value).get("messages"))
     return any({"from", "content"} <= as_object(message).keys() for message in listed)
 
 
 def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree:
-    """A conversation of chat-ui's."""
+    """Read a conversation of chat-ui."""
     listed = [message for message in value["messages"] if isinstance(message, dict)]
     import_limits.check_count(len(listed))
     found: dict[str, tuple[str | None, Draft | None]] = {}
-    before: str | None = None
-    prompt = words(value.get("preprompt"))
+    previous: str | None = None
+    prompt = as_text(value.get("preprompt"))
     for number, message in enumerate(listed, 1):
-        id = words(message.get("id")) or str(number)
+        id = as_text(message.get("id")) or str(number)
         ancestors = message.get("ancestors")
-        parent = before if not isinstance(ancestors, list) else words(ancestors[-1]) if ancestors else None
+        parent = previous if not isinstance(ancestors, list) else as_text(ancestors[-1]) if ancestors else None
         if message.get("from") == "system":
-            prompt = prompt or words(message.get("content"))
+            prompt = prompt or as_text(message.get("content"))
         found[id] = (parent, _draft(id, message, skipped))
-        before = id
-    drafts, places = common.tree_of(found, skipped)
-    leaf = places.get(before or "") or (drafts[-1].id if drafts else None)
+        previous = id
+    drafts, nearest = common.build_tree(found, skipped)
+    leaf = nearest.get(previous or "") or (drafts[-1].id if drafts else None)
     origin = Origin(
-        common.moment(_date(value.get("createdAt")), now),
-        words(value.get("title")),
+        common.first_time(_date(value.get("createdAt")), now),
+        as_text(value.get("title")),
         common.time(_date(value.get("updatedAt"))),
         system_prompt=prompt,
         source="chat-ui",
-        id=words(value.get("id")) or words(value.get("_id")) or words(as_object(value.get("_id")).get("$oid")),
+        id=as_text(value.get("id")) or as_text(value.get("_id")) or as_text(as_object(value.get("_id")).get("$oid")),
     )
     return import_limits.tree(origin, drafts, leaf)
 
 
 def _date(value: object) -> object:
-    """A time, out of MongoDB's wrapping."""
+    """A time without MongoDB's wrapper."""
     return as_object(value).get("$date") or value
 
 
@@ -56,12 +56,12 @@ def _draft(id: str, message: dict[str, Any], skipped: Skipped) -> Draft | None:
     if role not in ("user", "assistant"):
         skipped.append(f"message {shown(id)} is from {shown(role)}")
         return None
-    made = common.parts(message.get("content"))
+    parts = common.parse_content(message.get("content"))
     files = [
-        common.attached({"name": one} if isinstance(one, str) else as_object(one))
+        common.attachment({"name": one} if isinstance(one, str) else as_object(one))
         for one in as_list(message.get("files"))
     ]
-    thought = [*made.thought, words(message.get("reasoning"))]
-    said = [text for text in (*files, *made.said) if text.strip()]
+    reasoning = [*parts.reasoning, as_text(message.get("reasoning"))]
+    texts = [text for text in (*files, *parts.content) if text.strip()]
     created = common.time(_date(message.get("createdAt")))
-    return Draft(id, None, role, said, [text for text in thought if text.strip()], created)
+    return Draft(id, None, role, texts, [text for text in reasoning if text.strip()], created)

@@ -1,25 +1,25 @@
-"""ChatGPT's marks in a text: citations become links where the export says whereto, and nothing else of them stays."""
+"""Replaces ChatGPT's citation marks: by links if the export has their addresses, else by nothing."""
 
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from chatui.store.formats.common import as_list, as_object, words
+from chatui.store.formats.common import as_list, as_object, as_text
 
-# U+E200 begins a mark, U+E202 stands between its parts, U+E201 ends it; U+E203 and U+E204 stand around cited words.
+# U+E200 starts a mark, U+E202 separates its parts, U+E201 ends it; U+E203 and U+E204 enclose cited words.
 MARK = re.compile("\ue200([^\ue200\ue201]*)\ue201?")
 STRAY = re.compile("[\ue200-\ue206]")
 OLDER = re.compile(r" ?【(\d+)[^【】]{0,80}?†[^【】]{0,200}】")
 WEB = re.compile(r"https?://[^\s()<>]+")
 
 
-def resolved(text: str, metadata: Mapping[str, Any]) -> str:
-    """The text with its marks as links, or without them."""
+def resolve(text: str, metadata: Mapping[str, Any]) -> str:
+    """The text with links instead of its marks, or without them."""
     if "\ue200" not in text and "【" not in text and not STRAY.search(text):
         return text
     for reference in map(as_object, as_list(metadata.get("content_references"))):
-        mark = words(reference.get("matched_text"))
+        mark = as_text(reference.get("matched_text"))
         if mark.strip() and ("\ue200" in mark or "【" in mark):
             text = text.replace(mark, _alternative(reference))
     links = _older_links(metadata)
@@ -28,8 +28,8 @@ def resolved(text: str, metadata: Mapping[str, Any]) -> str:
 
 
 def _alternative(reference: Mapping[str, Any]) -> str:
-    """What the export itself puts in place of a mark, else its links."""
-    alternative = words(reference.get("alt"))
+    """The replacement of a mark that the export gives, else its links."""
+    alternative = as_text(reference.get("alt"))
     if alternative.strip():
         return STRAY.sub("", alternative)
     listed = [reference, *map(as_object, as_list(reference.get("items")))]
@@ -38,15 +38,15 @@ def _alternative(reference: Mapping[str, Any]) -> str:
 
 
 def _link(title: object, url: object) -> str:
-    address = words(url)
+    address = as_text(url)
     if not WEB.fullmatch(address):
         return ""
-    label = re.sub(r"[\[\]\s]+", " ", words(title)).strip()
+    label = re.sub(r"[\[\]\s]+", " ", as_text(title)).strip()
     return f"[{label or address.split('/')[2]}]({address})"
 
 
 def _older_links(metadata: Mapping[str, Any]) -> dict[int, str]:
-    """By their number, links for the marks of 2023 and 2024."""
+    """Links for the marks of 2023 and 2024, by their number."""
     links = {}
     for citation in map(as_object, as_list(metadata.get("citations"))):
         known = as_object(citation.get("metadata"))
@@ -58,7 +58,7 @@ def _older_links(metadata: Mapping[str, Any]) -> dict[int, str]:
 
 
 def _plain(found: re.Match[str]) -> str:
-    """The words of a mark that has some: the name of an entity, the label and address of a link."""
+    """The text of a mark without a reference: the name of an entity, or a link."""
     kind, *rest = found[1].split("\ue202")
     if kind == "url" and len(rest) > 1:
         return _link(rest[0], rest[1]) or rest[0]
@@ -67,5 +67,5 @@ def _plain(found: re.Match[str]) -> str:
             listed = as_list(json.loads(rest[0]))
         except ValueError:
             return ""
-        return words(listed[1]) if len(listed) > 1 else ""
+        return as_text(listed[1]) if len(listed) > 1 else ""
     return ""

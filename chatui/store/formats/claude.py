@@ -1,48 +1,48 @@
-"""Conversations as Claude exports them: `chat_messages` with parts, attachments and, in newer files, branches."""
+"""Reads conversations exported by Claude: `chat_messages` with parts, attachments and, in newer files, branches."""
 
 from datetime import datetime
 from typing import Any
 
 from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, as_text
 from chatui.store.import_limits import Draft, Origin, shown
 from chatui.store.records import Tree
 
 
 def matches(value: Any) -> bool:
-    """Whether this is one of them."""
+    """Whether this is a conversation of Claude."""
     return isinstance(as_object(value).get("chat_messages"), list)
 
 
 def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree:
-    """A conversation of Claude's."""
+    """Read a conversation of Claude."""
     listed = value["chat_messages"]
     import_limits.check_count(len(listed))
     found: dict[str, tuple[str | None, Draft | None]] = {}
-    before: str | None = None
-    known = {words(as_object(message).get("uuid")) for message in listed} - {""}
+    previous: str | None = None
+    known = {as_text(as_object(message).get("uuid")) for message in listed} - {""}
     for number, message in enumerate(listed, 1):
         draft = _draft(str(number), message, skipped)
         if draft is None:
             continue
-        parent = words(as_object(message).get("parent_message_uuid"))
-        # The first message's parent is a number that is nowhere.
-        place = before if not parent else parent if parent in known else None
+        parent = as_text(as_object(message).get("parent_message_uuid"))
+        # The parent of the first message is an id that does not occur.
+        known_parent = previous if not parent else parent if parent in known else None
         if draft.id not in found:
-            found[draft.id] = (place, draft)
-            before = draft.id
+            found[draft.id] = (known_parent, draft)
+            previous = draft.id
     for parent in [parent for parent, _ in found.values() if parent is not None and parent not in found]:
         found.setdefault(parent, (None, None))
-    drafts, places = common.tree_of(found, skipped)
-    current = places.get(words(value.get("current_leaf_message_uuid"))) or (drafts[-1].id if drafts else None)
-    created = common.moment(value.get("created_at"), now)
+    drafts, nearest = common.build_tree(found, skipped)
+    current = nearest.get(as_text(value.get("current_leaf_message_uuid"))) or (drafts[-1].id if drafts else None)
+    created = common.first_time(value.get("created_at"), now)
     origin = Origin(
         created,
-        words(value.get("name")),
+        as_text(value.get("name")),
         common.time(value.get("updated_at")),
         source="claude",
-        id=words(value.get("uuid")),
+        id=as_text(value.get("uuid")),
         pinned=value.get("is_starred") is True,
     )
     return import_limits.tree(origin, drafts, current)
@@ -54,36 +54,36 @@ def _draft(number: str, message: object, skipped: Skipped) -> Draft | None:
     if sender not in ("human", "assistant"):
         skipped.append(f"message {number} is from {shown(sender)}")
         return None
-    made = common.Parts()
+    parts = common.Parts()
     for part in as_list(fields.get("content")):
         if as_object(part).get("name") == "artifacts" and as_object(part).get("type") == "tool_use":
-            made.said.append(_artifact(as_object(part.get("input"))))
+            parts.content.append(_artifact(as_object(part.get("input"))))
         elif as_object(part).get("name") != "artifacts":
-            made.add(part)
-    if not any(text.strip() for text in made.said):
-        made.said = [words(fields.get("text"))]
+            parts.add(part)
+    if not any(text.strip() for text in parts.content):
+        parts.content = [as_text(fields.get("text"))]
     files = [
-        common.attached(one)
+        common.attachment(one)
         for name in ("attachments", "files")
         for one in as_list(fields.get(name))
         if isinstance(one, dict)
     ]
-    said = [text for text in (*dict.fromkeys(files), *made.said) if text.strip()]
+    texts = [text for text in (*dict.fromkeys(files), *parts.content) if text.strip()]
     return Draft(
-        words(fields.get("uuid")) or number,
+        as_text(fields.get("uuid")) or number,
         None,
         "user" if sender == "human" else "assistant",
-        said,
-        [text for text in made.thought if text.strip()],
+        texts,
+        [text for text in parts.reasoning if text.strip()],
         common.time(fields.get("created_at")),
     )
 
 
 def _artifact(fields: dict[str, Any]) -> str:
-    """A text beside the chat, as it was made or changed."""
-    text = words(fields.get("content")) or words(fields.get("new_str"))
-    kind, language = words(fields.get("type")), words(fields.get("language"))
-    name = common.named("artifact", words(fields.get("title")) or words(fields.get("id")))
+    """The text of an artifact, or of a change of it."""
+    text = as_text(fields.get("content")) or as_text(fields.get("new_str"))
+    kind, language = as_text(fields.get("type")), as_text(fields.get("language"))
+    name = common.placeholder("artifact", as_text(fields.get("title")) or as_text(fields.get("id")))
     if not text.strip():
         return name
-    return f"{name}\n\n{text if kind == 'text/markdown' else common.fenced(text, language)}"
+    return f"{name}\n\n{text if kind == 'text/markdown' else common.code_block(text, language)}"

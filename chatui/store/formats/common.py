@@ -1,4 +1,4 @@
-"""What the formats share: parts of a message as text, times as they are written elsewhere, and chains of messages."""
+"""Helpers of all formats: parts of a message as text, times in other notations, and trees of messages."""
 
 import json
 import mimetypes
@@ -16,7 +16,7 @@ from chatui.store.rows import MAX_TITLE_LENGTH
 from chatui.text_cleaning import one_line
 
 Skipped = list[str]
-"""For each message that could not be read, why."""
+"""The reasons for messages that could not be read."""
 
 TEXTS = ("text", "input_text", "output_text", "summary_text", "refusal")
 THOUGHTS = ("thinking", "reasoning", "thought", "think")
@@ -26,30 +26,30 @@ FENCES = re.compile(r"^ {0,3}(`{3,})", re.MULTILINE)
 
 
 def as_object(value: object) -> dict[str, Any]:
-    """The value, or {} where it is no object."""
+    """The value if it is an object, else {}."""
     return value if isinstance(value, dict) else {}
 
 
 def as_list(value: object) -> list[Any]:
-    """The value, or [] where it is no list."""
+    """The value if it is a list, else []."""
     return value if isinstance(value, list) else []
 
 
-def words(value: object) -> str:
-    """The value, or "" where it is no text."""
+def as_text(value: object) -> str:
+    """The value if it is a string, else ""."""
     return value if isinstance(value, str) else ""
 
 
-def title_of(value: object) -> str:
-    """What a conversation seems to be called, "" where nothing tells."""
+def find_title(value: object) -> str:
+    """The probable title of a conversation in any format, or ""."""
     fields = as_object(value)
     inner = [as_object(fields.get(name)) for name in ("conversation", "chat", "conv")]
-    found = (words(one.get(name)).strip() for one in (fields, *inner) for name in ("title", "name", "chatTitle"))
+    found = (as_text(one.get(name)).strip() for one in (fields, *inner) for name in ("title", "name", "chatTitle"))
     return one_line(next((title for title in found if title), ""), MAX_TITLE_LENGTH)
 
 
 def time(value: object) -> datetime | None:
-    """A time from ISO 8601, or from seconds, milliseconds, micro- or nanoseconds since 1970; None for all else."""
+    """A time from ISO 8601, or from seconds, milliseconds, microseconds or nanoseconds since 1970; else None."""
     if isinstance(value, str) and re.fullmatch(r"\d{9,19}(\.\d+)?", value):
         value = float(value)
     if isinstance(value, bool):
@@ -63,114 +63,117 @@ def time(value: object) -> datetime | None:
         return None
 
 
-def fenced(text: str, language: str = "") -> str:
-    """Text as a code block that nothing in it ends."""
+def code_block(text: str, language: str = "") -> str:
+    """Text as a fenced code block, with a fence that is longer than any in it."""
     longest = max((len(found) for found in FENCES.findall(text)), default=2)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language if LANGUAGE.fullmatch(language) else ''}\n{text.rstrip()}\n{fence}"
 
 
-def called(name: str, arguments: object) -> str:
-    """A call of a tool, for readers."""
+def tool_call(name: str, arguments: object) -> str:
+    """A tool call as Markdown."""
     line = f"[tool call: {name or 'unnamed'}]"
     text, language = arguments if isinstance(arguments, str) else "", ""
     if isinstance(arguments, dict | list) and arguments:
         text, language = json.dumps(arguments, ensure_ascii=False, indent=1), "json"
-    return f"{line}\n\n{fenced(text, language)}" if text.strip() else line
+    return f"{line}\n\n{code_block(text, language)}" if text.strip() else line
 
 
-def returned(text: str, name: str = "") -> str:
-    """What a tool gave back, for readers."""
+def tool_result(text: str, name: str = "") -> str:
+    """A tool result as Markdown."""
     line = f"[tool result: {name}]" if name else "[tool result]"
-    return f"{line}\n\n{fenced(text)}" if text.strip() else line
+    return f"{line}\n\n{code_block(text)}" if text.strip() else line
 
 
-def named(kind: str, name: str = "") -> str:
-    """What stands for a picture, a sound or a file."""
+def placeholder(kind: str, name: str = "") -> str:
+    """The text that replaces an image, audio or file."""
     return f"[{kind}: {' '.join(name.split())[:200]}]" if name.strip() else f"[{kind}]"
 
 
-def attached(fields: Mapping[str, Any]) -> str:
-    """A file beside a message: its text where that is there, else its name."""
+def attachment(fields: Mapping[str, Any]) -> str:
+    """The placeholder of an attached file, with its text if the export has it."""
     inner = as_object(fields.get("file"))
     meta = as_object(inner.get("meta"))
     found = (
         one.get(key) for one in (fields, inner, meta) for key in ("name", "file_name", "fileName", "filename", "title")
     )
-    name = next((words(one) for one in found if words(one).strip()), "")
-    kind = " ".join(words(fields.get(key)) for key in ("type", "mime", "mime_type", "file_type", "file_kind"))
+    name = next((as_text(one) for one in found if as_text(one).strip()), "")
+    kind = " ".join(as_text(fields.get(key)) for key in ("type", "mime", "mime_type", "file_type", "file_kind"))
     kind = next((one for one in KINDS[:3] if one in f"{kind} {mimetypes.guess_type(name)[0]}"), "file")
-    text = next((words(fields.get(key)) for key in ("extracted_content", "content") if words(fields.get(key))), "")
-    return f"{named('file', name)}\n\n{fenced(text)}" if text.strip() and kind == "file" else named(kind, name)
+    text = next((as_text(fields.get(key)) for key in ("extracted_content", "content") if as_text(fields.get(key))), "")
+    if text.strip() and kind == "file":
+        return f"{placeholder('file', name)}\n\n{code_block(text)}"
+    return placeholder(kind, name)
 
 
 @dataclass
 class Parts:
-    """What a message says: its paragraphs, and what was thought before."""
+    """The content of a message as paragraphs, and its reasoning."""
 
-    said: list[str] = field(default_factory=list)
-    thought: list[str] = field(default_factory=list)
+    content: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
 
     def add(self, part: object) -> None:
-        """Take in one part of its content, as OpenAI, Anthropic and those who follow them write it."""
+        """Add one part of the content, in the notation of OpenAI, Anthropic and compatible programs."""
         if isinstance(part, str):
-            self.said.append(part)
+            self.content.append(part)
             return
         fields = as_object(part)
-        kind = words(fields.get("type"))
+        kind = as_text(fields.get("type"))
         if kind in THOUGHTS:
-            self.thought += [
-                text for name in ("thinking", "text", "content", "think") if (text := words(fields.get(name)))
+            self.reasoning += [
+                text for name in ("thinking", "text", "content", "think") if (text := as_text(fields.get(name)))
             ][:1]
             for inner in as_list(fields.get("summary")):
-                self.thought.append(words(as_object(inner).get("text")))
+                self.reasoning.append(as_text(as_object(inner).get("text")))
         elif kind in ("tool_use", "function_call", "tool_call", "server_tool_use"):
             arguments = fields.get("input", fields.get("arguments"))
-            self.said.append(called(words(fields.get("name")), arguments))
+            self.content.append(tool_call(as_text(fields.get("name")), arguments))
         elif kind in ("tool_result", "function_call_output"):
             content = fields.get("content", fields.get("output"))
-            self.said.append(returned("\n".join(parts(content).said), words(fields.get("name"))))
-        elif isinstance(said := as_object(fields.get("text")).get("value", fields.get("text")), str) and (
+            self.content.append(tool_result("\n".join(parse_content(content).content), as_text(fields.get("name"))))
+        elif isinstance(value := as_object(fields.get("text")).get("value", fields.get("text")), str) and (
             kind in TEXTS or not kind
         ):
-            self.said.append(said)
+            self.content.append(value)
         elif kind in ("token_budget", "step-start", "debugInfoBlock", "status"):
             return
         elif fields:
             short = kind.removesuffix("_url").removeprefix("input_")
             kind = next((one for one in KINDS if one in short), short or "attachment")
             inner = as_object(fields.get("file"))
-            self.said.append(named(kind, words(fields.get("name") or fields.get("filename") or inner.get("filename"))))
+            name = as_text(fields.get("name") or fields.get("filename") or inner.get("filename"))
+            self.content.append(placeholder(kind, name))
 
 
-def parts(content: object) -> Parts:
-    """What a message's content says, be it a text, a part or a list of parts."""
-    made = Parts()
+def parse_content(content: object) -> Parts:
+    """The parts of a message's content, which is a text, a part or a list of parts."""
+    parts = Parts()
     for part in content if isinstance(content, list) else [content] if content is not None else []:
-        made.add(part)
-    return made
+        parts.add(part)
+    return parts
 
 
 def chain(drafts: Iterable[Draft]) -> list[Draft]:
-    """Messages one after the other, each below the one before."""
-    made: list[Draft] = []
+    """Make each message the child of the one before."""
+    chained: list[Draft] = []
     for draft in drafts:
-        draft.parent = made[-1].id if made else None
-        made.append(draft)
-    return made
+        draft.parent = chained[-1].id if chained else None
+        chained.append(draft)
+    return chained
 
 
 def parents_first(parents: Mapping[str, str | None], rank: Mapping[str, int], skipped: Skipped) -> Iterator[str]:
-    """All ids, each after its parent, versions by their rank. Who has no parent there, or a circle, begins anew."""
-    below: dict[str | None, list[str]] = {}
+    """All ids, each after its parent, and siblings by their rank. Missing parents and cycles make new roots."""
+    children: dict[str | None, list[str]] = {}
     for id, parent in parents.items():
         known = parent is None or parent in parents
         if not known:
             skipped.append(f"message {shown(id)} stands apart: its parent {shown(parent)} is not there")
-        below.setdefault(parent if known else None, []).append(id)
+        children.setdefault(parent if known else None, []).append(id)
     reached: set[str] = set()
     waiting: list[str] = []
-    roots = iter([*sorted(below.get(None, []), key=lambda id: rank.get(id, len(rank))), *parents])
+    roots = iter([*sorted(children.get(None, []), key=lambda id: rank.get(id, len(rank))), *parents])
     while True:
         root = next((id for id in roots if id not in reached), None)
         if root is None:
@@ -184,51 +187,55 @@ def parents_first(parents: Mapping[str, str | None], rank: Mapping[str, int], sk
                 continue
             reached.add(id)
             yield id
-            waiting += sorted(below.get(id, []), key=lambda child: rank.get(child, len(rank)), reverse=True)
+            waiting += sorted(children.get(id, []), key=lambda child: rank.get(child, len(rank)), reverse=True)
 
 
-def tree_of(
+def build_tree(
     drafts: Mapping[str, tuple[str | None, Draft | None]], skipped: Skipped
 ) -> tuple[list[Draft], dict[str, str | None]]:
-    """Messages with their parents, parents first; those of None hand their children on to their parent.
+    """The messages with their parents set, parents first. `drafts` has the parent and message of each node by its id.
 
-    With them comes for every id the nearest message, itself or above it.
+    The children of a node without a message move to its parent. Also returns for each node the id of the nearest
+    message, which is its own or that of an ancestor, or None.
     """
     parents = {id: parent for id, (parent, _) in drafts.items()}
-    rank = {id: place for place, id in enumerate(drafts)}
-    made: list[Draft] = []
-    places: dict[str, str | None] = {}
+    rank = {id: index for index, id in enumerate(drafts)}
+    messages: list[Draft] = []
+    nearest: dict[str, str | None] = {}
     for id in parents_first(parents, rank, skipped):
         parent, draft = drafts[id]
-        place = places.get(parent) if parent is not None else None
+        nearest_parent = nearest.get(parent) if parent is not None else None
         if draft is not None:
-            draft.parent = place
-            made.append(draft)
-        places[id] = place if draft is None else id
-    return made, places
+            draft.parent = nearest_parent
+            messages.append(draft)
+        nearest[id] = nearest_parent if draft is None else id
+    return messages, nearest
 
 
-def joined(drafts: Sequence[Draft]) -> tuple[list[Draft], dict[str, str]]:
-    """Replies whose only answer is another reply become one with it; and which id became which."""
-    answers = Counter(draft.parent for draft in drafts)
+def join_replies(drafts: Sequence[Draft]) -> tuple[list[Draft], dict[str, str]]:
+    """Join each reply that is the only child of another reply to that one.
+
+    Returns the remaining messages, and the ids of the joined ones with the id of the reply that they are now part of.
+    """
+    children = Counter(draft.parent for draft in drafts)
     by_id = {draft.id: draft for draft in drafts}
-    became: dict[str, str] = {}
-    left = []
+    joined_into: dict[str, str] = {}
+    remaining = []
     for draft in drafts:
-        only = answers[draft.parent] == 1
+        is_only_child = children[draft.parent] == 1
         if draft.parent is not None:
-            draft.parent = became.get(draft.parent, draft.parent)
-            before = by_id[draft.parent]
-            if only and draft.role == before.role == "assistant":
-                before.content += draft.content
-                before.reasoning += draft.reasoning
-                became[draft.id] = before.id
+            draft.parent = joined_into.get(draft.parent, draft.parent)
+            parent = by_id[draft.parent]
+            if is_only_child and draft.role == parent.role == "assistant":
+                parent.content += draft.content
+                parent.reasoning += draft.reasoning
+                joined_into[draft.id] = parent.id
                 continue
-        left.append(draft)
-    return left, became
+        remaining.append(draft)
+    return remaining, joined_into
 
 
-def moment(*values: object) -> datetime:
-    """The first of these that is a time."""
+def first_time(*values: object) -> datetime:
+    """The first value that is a time, else the present."""
     found = (value if isinstance(value, datetime) else time(value) for value in values)
     return next((value for value in found if value is not None), datetime.now(UTC))

@@ -1,4 +1,4 @@
-"""Lists of messages with role and content, as OpenAI's API takes them, alone or in an object with a title."""
+"""Reads lists of messages with role and content, as in OpenAI's API, alone or in an object with a title."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -6,33 +6,33 @@ from typing import Any
 
 from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, as_text
 from chatui.store.import_limits import Draft, Origin, refusal, shown
 from chatui.store.records import Tree
 
 LISTS = ("messages", "input", "conversation", "chat")
 CONTENTS = ("content", "contentParts", "contentChunks", "parts", "text")
-"""Where what a message says is, in the files of Chatbox, Mistral's Le Chat and others too."""
+"""The names of a message's content, also in files of Chatbox, Mistral's Le Chat and others."""
 TIMES = ("created_at", "createdAt", "create_time", "created", "timestamp", "date")
 TITLES = ("title", "name", "chatTitle", "topic")
 IDS = ("id", "chatID")
 
 
 def matches(value: Any) -> bool:
-    """Whether this is one of them; in a list one of the first messages has a role."""
+    """Whether this is a message, an object with a list of messages, or a list in which one of the first has a role."""
     if isinstance(value, dict):
         return "role" in value or any(name in value and isinstance(value[name], list) for name in LISTS)
     return any("role" in as_object(message) for message in as_list(value)[:2])
 
 
 def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
-    """A list of messages; the first system message becomes the persona's, a tool's result a part of the reply."""
+    """Read a list of messages. The first system message becomes the persona's; tool results become parts of replies."""
     fields = as_object(value) if "role" not in as_object(value) else {}
     listed = next((fields[name] for name in LISTS if isinstance(fields.get(name), list)), value)
     listed = listed if isinstance(listed, list) else [listed]
     import_limits.check_count(len(listed))
-    created = common.moment(*(fields.get(name) for name in TIMES), now)
-    prompt = words(fields.get("instructions"))
+    created = common.first_time(*(fields.get(name) for name in TIMES), now)
+    prompt = as_text(fields.get("instructions"))
     drafts: list[Draft] = []
     for number, message in enumerate(listed, 1):
         draft = _draft(number, message, skipped)
@@ -48,15 +48,16 @@ def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
     if not drafts and not prompt:
         raise refusal(f"None of its messages can be read: {skipped[0]}." if skipped else "It has no messages.")
     drafts, _ = (
-        common.joined(common.chain(drafts)) if any(_calls(one) for one in listed) else (common.chain(drafts), {})
+        common.join_replies(common.chain(drafts)) if any(map(_has_tools, listed)) else (common.chain(drafts), {})
     )
-    title = next((found for name in TITLES if (found := words(fields.get(name)))), "")
-    id = next((found for name in IDS if (found := words(fields.get(name)))), "")
+    title = next((found for name in TITLES if (found := as_text(fields.get(name)))), "")
+    id = next((found for name in IDS if (found := as_text(fields.get(name)))), "")
     origin = Origin(created, title, system_prompt=prompt, source="messages", id=id)
     return import_limits.tree(origin, drafts, drafts[-1].id if drafts else None)
 
 
-def _calls(message: object) -> bool:
+def _has_tools(message: object) -> bool:
+    """Whether a message has tool calls or is a tool result."""
     fields = as_object(message)
     return fields.get("role") in ("tool", "function") or bool(fields.get("tool_calls") or fields.get("function_call"))
 
@@ -67,25 +68,24 @@ def _draft(number: int, message: object, skipped: Skipped) -> Draft | None:
     if not isinstance(message, dict):
         skipped.append(f"message {number:,} is not an object with role and content")
         return None
-    made = common.parts(next((found for name in CONTENTS if (found := fields.get(name))), fields.get("content")))
-    thought = next(
-        (text for name in ("reasoning_content", "reasoning", "thinking") if (text := words(fields.get(name)))), ""
+    content = next((found for name in CONTENTS if (found := fields.get(name))), fields.get("content"))
+    parts = common.parse_content(content)
+    separate = next(
+        (text for name in ("reasoning_content", "reasoning", "thinking") if (text := as_text(fields.get(name)))), ""
     )
-    thoughts = [*made.thought, *([thought] if thought else [])]
+    reasoning = [*parts.reasoning, *([separate] if separate else [])]
     if role in ("tool", "function"):
-        said = [common.returned("\n".join(made.said), words(fields.get("name")))]
+        texts = [common.tool_result("\n".join(parts.content), as_text(fields.get("name")))]
     else:
-        said = [
-            *([] if made.said == [""] and _calls(message) else ["\n".join(made.said)] if made.said else []),
-            *_called(fields),
-        ]
-    if not said and not thoughts:
+        is_empty = not parts.content or (parts.content == [""] and _has_tools(message))
+        texts = [*([] if is_empty else ["\n".join(parts.content)]), *_tool_calls(fields)]
+    if not texts and not reasoning:
         skipped.append(f"message {number:,} has no content")
         return None
     if role in ("user", "human", "system", "developer"):
-        return Draft(str(number), None, "user", said, thoughts, _time(fields))
+        return Draft(str(number), None, "user", texts, reasoning, _time(fields))
     if role in ("assistant", "model", "bot", "tool", "function"):
-        return Draft(str(number), None, "assistant", said, thoughts, _time(fields))
+        return Draft(str(number), None, "assistant", texts, reasoning, _time(fields))
     skipped.append(f"message {number:,} is from {shown(role)}")
     return None
 
@@ -94,7 +94,7 @@ def _time(fields: dict[str, Any]) -> datetime | None:
     return next((found for name in TIMES if (found := common.time(fields.get(name)))), None)
 
 
-def _called(fields: dict[str, Any]) -> Iterable[str]:
+def _tool_calls(fields: dict[str, Any]) -> Iterable[str]:
     calls = [as_object(as_object(call).get("function")) for call in as_list(fields.get("tool_calls"))]
     calls += [as_object(fields["function_call"])] if fields.get("function_call") else []
-    return [common.called(words(call.get("name")), call.get("arguments")) for call in calls]
+    return [common.tool_call(as_text(call.get("name")), call.get("arguments")) for call in calls]

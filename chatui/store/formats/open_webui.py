@@ -1,4 +1,4 @@
-"""Chats as Open WebUI exports them: a tree of messages in `chat.history`."""
+"""Reads chats exported by Open WebUI: a tree of messages in `chat.history`."""
 
 import html
 import re
@@ -7,15 +7,15 @@ from typing import Any
 
 from chatui.store import import_limits
 from chatui.store.formats import common
-from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, as_text
 from chatui.store.import_limits import Draft, Origin, shown
 from chatui.store.records import Tree
 
-THOUGHT = re.compile(r"<details type=\"reasoning\"[^>]*>\s*(?:<summary>.*?</summary>)?(.*?)</details>\s*", re.DOTALL)
+REASONING = re.compile(r"<details type=\"reasoning\"[^>]*>\s*(?:<summary>.*?</summary>)?(.*?)</details>\s*", re.DOTALL)
 
 
 def matches(value: Any) -> bool:
-    """Whether this is one of them, or what is inside of one."""
+    """Whether this is a chat of Open WebUI, or the `chat` of one."""
     chat = _chat(value)
     history = as_object(chat.get("history"))
     return isinstance(history.get("messages"), dict) or (
@@ -24,7 +24,7 @@ def matches(value: Any) -> bool:
 
 
 def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree:
-    """A chat of Open WebUI's."""
+    """Read a chat of Open WebUI."""
     chat = _chat(value)
     history = as_object(chat.get("history"))
     nodes = as_object(history.get("messages"))
@@ -34,26 +34,26 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         for id, node in nodes.items():
             parent = as_object(node).get("parentId")
             found[id] = (parent if isinstance(parent, str) else None, _draft(id, node, skipped))
-        drafts, places = common.tree_of(found, skipped)
+        drafts, nearest = common.build_tree(found, skipped)
     else:
         listed = as_list(chat.get("messages"))
         import_limits.check_count(len(listed))
-        read = (
-            _draft(words(as_object(one).get("id")) or str(number), one, skipped) for number, one in enumerate(listed, 1)
-        )
-        drafts, places = common.chain(draft for draft in read if draft is not None), {}
-    leaf = places.get(words(history.get("currentId"))) or (drafts[-1].id if drafts else None)
-    created = common.moment(value.get("created_at"), chat.get("timestamp"), now)
-    prompt = words(as_object(chat.get("params")).get("system")) or words(chat.get("system"))
+        ids = [as_text(as_object(one).get("id")) or str(number) for number, one in enumerate(listed, 1)]
+        read = (_draft(id, one, skipped) for id, one in zip(ids, listed, strict=True))
+        drafts = common.chain(draft for draft in read if draft is not None)
+        nearest = {}
+    leaf = nearest.get(as_text(history.get("currentId"))) or (drafts[-1].id if drafts else None)
+    created = common.first_time(value.get("created_at"), chat.get("timestamp"), now)
+    prompt = as_text(as_object(chat.get("params")).get("system")) or as_text(chat.get("system"))
     origin = Origin(
         created,
-        words(value.get("title")) or words(chat.get("title")),
+        as_text(value.get("title")) or as_text(chat.get("title")),
         common.time(value.get("updated_at")),
         system_prompt=prompt,
         archived=value.get("archived") is True,
         pinned=value.get("pinned") is True,
         source="open-webui",
-        id=words(value.get("id")) or words(chat.get("id")),
+        id=as_text(value.get("id")) or as_text(chat.get("id")),
     )
     return import_limits.tree(origin, drafts, leaf)
 
@@ -71,18 +71,19 @@ def _draft(id: str, message: object, skipped: Skipped) -> Draft | None:
     if role not in ("user", "assistant"):
         skipped.append(f"message {shown(id)} is from {shown(role)}")
         return None
-    made = common.parts(fields.get("content"))
-    thought = list(made.thought)
-    said = []
-    for text in made.said:
-        thought += [_unquoted(found) for found in THOUGHT.findall(text)]
-        said.append(THOUGHT.sub("", text).strip("\n") if "<details" in text else text)
-    thought += [words(fields.get("reasoning_content"))]
-    files = [common.attached(one | {"content": ""}) for one in as_list(fields.get("files")) if isinstance(one, dict)]
+    parts = common.parse_content(fields.get("content"))
+    reasoning = list(parts.reasoning)
+    texts = []
+    for text in parts.content:
+        reasoning += [_unquoted(found) for found in REASONING.findall(text)]
+        texts.append(REASONING.sub("", text).strip("\n") if "<details" in text else text)
+    reasoning += [as_text(fields.get("reasoning_content"))]
+    files = [common.attachment(one | {"content": ""}) for one in as_list(fields.get("files")) if isinstance(one, dict)]
     error = as_object(fields.get("error")).get("content")
     failed = [f"[error: {error}]"] if isinstance(error, str) else []
-    said = [text for text in (*files, *said, *failed) if text.strip()]
-    return Draft(id, None, role, said, [text for text in thought if text.strip()], common.time(fields.get("timestamp")))
+    texts = [text for text in (*files, *texts, *failed) if text.strip()]
+    reasoning = [text for text in reasoning if text.strip()]
+    return Draft(id, None, role, texts, reasoning, common.time(fields.get("timestamp")))
 
 
 def _unquoted(text: str) -> str:

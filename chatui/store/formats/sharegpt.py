@@ -1,10 +1,10 @@
-"""Conversations in the shape that ShareGPT began and data sets for training took over: `from` and `value`."""
+"""Reads conversations in the format of ShareGPT, which training data sets use: turns with `from` and `value`."""
 
 from datetime import datetime
 from typing import Any
 
 from chatui.store.formats import messages
-from chatui.store.formats.common import Skipped, as_list, as_object, words
+from chatui.store.formats.common import Skipped, as_list, as_object, as_text
 from chatui.store.records import Tree
 
 ROLES = {
@@ -27,27 +27,27 @@ LISTS = ("conversations", "conversation", "items", "messages")
 
 
 def matches(value: Any) -> bool:
-    """Whether this is one of them, or only its list."""
+    """Whether this is a conversation of ShareGPT, or only its list of turns."""
     return any({"from", "value"} <= as_object(turn).keys() for turn in _turns(value)[:3])
 
 
 def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
-    """A conversation of turns."""
+    """Read a conversation by converting its turns to messages of OpenAI's API."""
     fields = as_object(value)
     turns: list[dict[str, Any]] = []
     for turn in _turns(value):
         speaker = as_object(turn).get("from")
-        said = as_object(turn).get("value")
+        content = as_object(turn).get("value")
         if isinstance(speaker, str) and speaker.lower() == "function_call":
-            call = {"function": {"name": "", "arguments": said}}
+            call = {"function": {"name": "", "arguments": content}}
             turns.append({"role": "assistant", "tool_calls": [call]})
         else:
             role = ROLES.get(speaker.lower(), speaker) if isinstance(speaker, str) else speaker
-            turns.append({"role": role, "content": said})
+            turns.append({"role": role, "content": content})
     if isinstance(fields.get("system"), str) and fields["system"].strip():
         turns.insert(0, {"role": "system", "content": fields["system"]})
-    described = {"messages": turns, "title": words(fields.get("title")), "id": fields.get("id")}
-    return messages.conversation(described, now, skipped)
+    converted = {"messages": turns, "title": as_text(fields.get("title")), "id": fields.get("id")}
+    return messages.conversation(converted, now, skipped)
 
 
 def _turns(value: object) -> list[Any]:

@@ -1,7 +1,7 @@
-"""Reads large files of conversations in a process of its own: while JSON is parsed, all threads of a process wait.
+"""Reads large import files in a subprocess, because parsing JSON holds the interpreter lock.
 
-The file is that process's standard input. What it reads comes back through its standard output a few messages at a
-time, and no faster than it is taken. Where memory runs out, the system ends that process and not the server.
+The file is the subprocess's standard input. Its standard output sends the conversations in batches of messages, no
+faster than they are consumed. If memory runs out, the system kills the subprocess and not the server.
 """
 
 import contextlib
@@ -21,20 +21,20 @@ from chatui.store import import_limits
 from chatui.store.imports import archives, importing
 from chatui.store.imports.importing import ImportSource
 from chatui.store.records import Tree
-from chatui.store.rows import pieces
+from chatui.store.rows import batches
 
 IN_PROCESS_BYTES = 1_000_000
-"""Bytes that are parsed within some ten milliseconds, for which no process is worth its start."""
-PIECE_MESSAGES, PIECE_CHARACTERS = 200, 200_000
+"""Smaller files are parsed in about ten milliseconds, less than a subprocess takes to start."""
+BATCH_MESSAGES, BATCH_CHARACTERS = 200, 200_000
 ROOT = Path(__file__).parents[3]
-FIRST_TO_END = "1000"
-"""In Linux, of all processes this one is ended where memory runs out."""
+OOM_SCORE = "1000"
+"""Linux kills the process with the highest score first if memory runs out."""
 
 
 def open_import(file: Path) -> ImportSource:
-    """The conversations of a file; those of a large one, or of a packed one, are read in a process of their own.
+    """The conversations of a file. Large files and archives are read in a subprocess.
 
-    Raises TransferError where it is too large.
+    Raises TransferError if the file is too large.
     """
     size = file.stat().st_size
     if size > import_limits.MAX_BYTES:
@@ -47,7 +47,7 @@ def open_import(file: Path) -> ImportSource:
 
 
 class ImportProcess(ImportSource):
-    """The conversations of a file, which is read by another process."""
+    """The conversations of a file that a subprocess reads."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class ImportProcess(ImportSource):
         self._process: subprocess.Popen[bytes] | None = None
 
     def __iter__(self) -> Iterator[Tree]:
-        """Raises TransferError where the file is none that can be read at all, or the process was ended."""
+        """Raises TransferError if nothing of the file can be read, or if the subprocess was killed."""
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-P", "-m", __name__]
         environment = {**os.environ, "PYTHONPATH": path}
@@ -73,17 +73,17 @@ class ImportProcess(ImportSource):
                 process.kill()
 
     def stop(self) -> None:
-        """End the process; what it was at is not given any more."""
+        """Kill the subprocess and end the iteration."""
         self._stopped.set()
         if self._process is not None:
             self._process.kill()
 
-    def _trees(self, sent: IO[bytes]) -> Iterator[Tree]:
+    def _trees(self, output: IO[bytes]) -> Iterator[Tree]:
         try:
-            while (head := _received(sent)) is not None:
+            while (head := _receive(output)) is not None:
                 conversation, self.done, self.total, count = head
-                yield Tree(conversation, tuple(message for _ in range(count) for message in _received(sent)))
-            self.skipped, self.unlisted, self.done, self.total, refused = _received(sent)
+                yield Tree(conversation, tuple(message for _ in range(count) for message in _receive(output)))
+            self.skipped, self.unlisted, self.done, self.total, refused = _receive(output)
         except (EOFError, pickle.UnpicklingError):
             if self._stopped.is_set():
                 return
@@ -96,13 +96,13 @@ class ImportProcess(ImportSource):
             raise TransferError(*refused)
 
 
-def _received(sent: IO[bytes]) -> Any:
-    """The next thing that the process sent, which runs this same file."""
-    return pickle.load(sent)  # noqa: S301
+def _receive(output: IO[bytes]) -> Any:
+    """The next value from the subprocess. Unpickling it is safe: the subprocess runs main() of this module."""
+    return pickle.load(output)  # noqa: S301
 
 
 def main(file: IO[bytes], out: IO[bytes]) -> None:
-    """What the process does: send each conversation, its messages in pieces, then None and what is left of the file."""
+    """Run the subprocess: send each conversation, then its messages in batches; at the end None and the final state."""
 
     def send(value: object) -> None:
         pickle.dump(value, out, pickle.HIGHEST_PROTOCOL)
@@ -112,7 +112,7 @@ def main(file: IO[bytes], out: IO[bytes]) -> None:
     try:
         source = importing.read(file.read(import_limits.MAX_BYTES + 1))
         for tree in source:
-            parts = list(pieces(tree.messages, PIECE_MESSAGES, PIECE_CHARACTERS))
+            parts = list(batches(tree.messages, BATCH_MESSAGES, BATCH_CHARACTERS))
             send((tree.conversation, source.done, source.total, len(parts)))
             for part in parts:
                 send(part)
@@ -124,17 +124,17 @@ def main(file: IO[bytes], out: IO[bytes]) -> None:
     out.flush()
 
 
-def _stand_back() -> None:
-    """Let the model and the server come first, and leave it to them to be ended by Ctrl-C."""
+def _lower_priorities() -> None:
+    """Give way to the model and the server for CPU and memory, and leave Ctrl-C to the server."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     priority.lower_priority(priority.ASIDE)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text(FIRST_TO_END)
+            Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
 
 
 if __name__ == "__main__":
-    _stand_back()
+    _lower_priorities()
     results, sys.stdout = sys.stdout.buffer, sys.stderr
-    with contextlib.suppress(BrokenPipeError):  # nobody wants more
+    with contextlib.suppress(BrokenPipeError):  # the server has stopped reading
         main(sys.stdin.buffer, results)

@@ -1,6 +1,6 @@
-"""Reads conversations from a file: our own format, or those of other programs, see formats. Knows no store.
+"""Reads conversations from a file in our own format or in one of other programs, see formats. Knows no store.
 
-`read` is all that others need; it finds out the format, gives what can be read, and says of the rest why it cannot.
+read() detects the format, yields the conversations that can be read, and lists the others with their reasons.
 """
 
 import json
@@ -31,20 +31,20 @@ log = logging.getLogger(__name__)
 
 TREE = TypeAdapter(Tree)
 MAX_NUMBER = 2**63
-"""What a column for whole numbers keeps."""
+"""The limit of an integer column."""
 SESSION = "session:"
-"""What the names of conversations begin with where Chatbox has exported all that it keeps."""
+"""The prefix of the names of conversations in a full export of Chatbox."""
 MAX_SKIPPED = 100
-"""A file may have millions of values that are no conversations."""
+"""The maximum of listed items: a file may have millions of values that are not conversations."""
 _KNOWN = f"chatui, {', '.join(format.name for format in FORMATS)}"
 
 
 @dataclass
 class ImportSource:
-    """Conversations on their way in, one after the other.
+    """An iterable of conversations to import.
 
     `done` of `total` have been read; `total` is None while it is unknown. `skipped` lists at most MAX_SKIPPED items
-    that were not imported; `unlisted` counts further ones.
+    that were not imported; `unlisted` counts the others.
     """
 
     skipped: list[SkippedItem] = field(default_factory=list, init=False)
@@ -53,14 +53,14 @@ class ImportSource:
     total: int | None = field(default=None, init=False)
 
     def __iter__(self) -> Iterator[Tree]:
-        """None of itself. Raises TransferError where there is nothing that can be read at all."""
+        """Yield the conversations; this base class has none. Raises TransferError if nothing can be read."""
         return iter(())
 
     def stop(self) -> None:
-        """Called in any thread: no more of them are wanted."""
+        """End the iteration early; may be called in any thread."""
 
     def skip(self, title: str, reason: str, file: str = "") -> None:
-        """Note what did not come in."""
+        """List something that was not imported."""
         if len(self.skipped) < MAX_SKIPPED:
             self.skipped.append(SkippedItem(title, reason, file))
         else:
@@ -68,110 +68,112 @@ class ImportSource:
 
 
 @dataclass
-class Reading(ImportSource):
+class FileSource(ImportSource):
     """The conversations of a file.
 
-    Their ids are the same whenever the same conversation is read; a reply that was still being written is
-    "interrupted". What has no time gets `now`.
+    Reading a conversation again gives the same ids. A reply that was running is "interrupted". `now` is the time of
+    conversations without one.
     """
 
     data: bytes
     now: datetime
-    _name: str = field(default="", init=False)
-    _last: bool = field(default=True, init=False)
-    _seen: int = field(default=0, init=False)
+    _file_name: str = field(default="", init=False)
+    _is_last_file: bool = field(default=True, init=False)
+    _found: int = field(default=0, init=False)
 
     def __iter__(self) -> Iterator[Tree]:
-        """Raises TransferError where the file is none that can be read at all."""
-        packed: list[SkippedItem] = []
-        files = archives.unpacked(self.data, packed)
-        for one in packed:
-            self.skip(one.title, one.reason)
+        """Raises TransferError if nothing of the file can be read."""
+        not_unpacked: list[SkippedItem] = []
+        files = archives.unpacked(self.data, not_unpacked)
+        for item in not_unpacked:
+            self.skip(item.title, item.reason)
         recognised = False
-        for number, (self._name, data) in enumerate(files.items(), 1):
-            self._last = number == len(files)
-            parts: list[SkippedItem] = []
+        for number, (self._file_name, data) in enumerate(files.items(), 1):
+            self._is_last_file = number == len(files)
+            not_parsed: list[SkippedItem] = []
             try:
-                value = lenient_json.values(data, _recognised, parts)
-                if len(files) > 1 and not _recognised(value):
+                value = lenient_json.parse(data, _is_recognised, not_parsed)
+                if len(files) > 1 and not _is_recognised(value):
                     continue
                 recognised = True
                 yield from self._trees(value)
             except TransferError as error:
-                if len(files) == 1 and not packed:
+                if len(files) == 1 and not not_unpacked:
                     raise
-                self.skip(self._name, error.message)
-            for part in parts:
-                self.skip(part.title, part.reason, self._name)
+                self.skip(self._file_name, error.message)
+            for item in not_parsed:
+                self.skip(item.title, item.reason, self._file_name)
         if not recognised and not self.skipped:
             raise refusal(f"The .zip has no conversations in a format that is known: {_KNOWN}.")
 
     def _trees(self, value: object) -> Iterator[Tree]:
-        ours = isinstance(value, dict) and value.get("format") == FORMAT
-        items = _our_conversations(value) if ours and isinstance(value, dict) else _items(value)
-        self._seen += len(items)
-        self.total = self._seen if self._last else None
+        """Yield the conversations of one JSON file."""
+        is_own = isinstance(value, dict) and value.get("format") == FORMAT
+        items = _own_conversations(value) if is_own and isinstance(value, dict) else _foreign_conversations(value)
+        self._found += len(items)
+        self.total = self._found if self._is_last_file else None
         for number, item in enumerate(items, 1):
             self.done += 1
-            title = f"“{title}”" if (title := common.title_of(item)) else N_(f"Conversation {number:,}")
+            title = f"“{title}”" if (title := common.find_title(item)) else N_(f"Conversation {number:,}")
             skipped: list[str] = []
             try:
-                yield _ours(item) if ours else _theirs(item, self.now, skipped)
+                yield _own_tree(item) if is_own else _foreign_tree(item, self.now, skipped)
             except TransferError as error:
-                self.skip(title, error.message, self._name)
+                self.skip(title, error.message, self._file_name)
             else:
                 if skipped:
-                    self.skip(title, _partly(skipped), self._name)
+                    self.skip(title, _partly_imported(skipped), self._file_name)
 
 
 def too_large(size: int) -> TransferError:
-    """The error that says so of a file of so many bytes."""
+    """The error for a file of `size` bytes."""
     return refusal(f"The file has {size:,} bytes; at most {import_limits.MAX_BYTES:,} are allowed.")
 
 
-def read(data: bytes, now: datetime | None = None) -> Reading:
-    """The conversations of a file; what has no time gets `now`, by default the present. Raises TransferError."""
+def read(data: bytes, now: datetime | None = None) -> FileSource:
+    """The conversations of a file; those without a time get `now`, by default the present. Raises TransferError."""
     if len(data) > import_limits.MAX_BYTES:
         raise too_large(len(data))
-    return Reading(data, now or datetime.now(UTC))
+    return FileSource(data, now or datetime.now(UTC))
 
 
-def _partly(skipped: list[str]) -> str:
-    """What is said of a conversation that came in without some of its messages, or not as they were."""
+def _partly_imported(skipped: list[str]) -> str:
+    """The reason for a conversation that was imported without some messages, or with changed ones."""
     if len(skipped) == 1:
         return N_(f"One of its messages could not be taken as it is: {skipped[0]}.")
     return N_(f"Some of its messages, {len(skipped):,}, could not be taken as they are; the first: {skipped[0]}.")
 
 
-def _recognised(value: object) -> bool:
-    """Whether a file has conversations at all."""
+def _is_recognised(value: object) -> bool:
+    """Whether a value has conversations in a known format."""
     try:
-        items = _items(value)
+        items = _foreign_conversations(value)
     except TransferError:
         return False
-    ours = isinstance(value, dict) and value.get("format") == FORMAT
-    return ours or any(formats.find(item) is not None for item in items[:100])
+    is_own = isinstance(value, dict) and value.get("format") == FORMAT
+    return is_own or any(formats.find(item) is not None for item in items[:100])
 
 
-def _items(value: object) -> list[Any]:
-    """The conversations of a file from elsewhere, each as its program wrote it. Raises TransferError."""
+def _foreign_conversations(value: object) -> list[Any]:
+    """The conversations in a file of another program, as JSON values of its format. Raises TransferError."""
     if formats.find(value) is not None:
         return [value]
     while isinstance(value, dict) and formats.find(value) is None:
-        if kept := [one for key, one in value.items() if key.startswith(SESSION)]:
-            return kept
+        if sessions := [one for key, one in value.items() if key.startswith(SESSION)]:
+            return sessions
         value = next((found for name in WRAPPERS if isinstance(found := value.get(name), list | dict)), [value])
     if not isinstance(value, list):
         raise refusal(f"The file has no conversations in a format that is known: {_KNOWN}.")
-    return [item for each in value for item in (each if _is_series(each) else [each])]
+    return [item for each in value for item in (each if _is_nested_list(each) else [each])]
 
 
-def _is_series(value: object) -> bool:
+def _is_nested_list(value: object) -> bool:
     """Whether this is a list of conversations within the list of all."""
     return isinstance(value, list) and formats.find(value) is None and any(formats.find(one) for one in value[:100])
 
 
-def _theirs(item: object, now: datetime, skipped: list[str]) -> Tree:
+def _foreign_tree(item: object, now: datetime, skipped: list[str]) -> Tree:
+    """A conversation of another program. Raises TransferError."""
     format = formats.find(item)
     if format is None:
         raise refusal("It is in no format that is known.")
@@ -179,12 +181,13 @@ def _theirs(item: object, now: datetime, skipped: list[str]) -> Tree:
         return format.conversation(item, now, skipped)
     except TransferError:
         raise
-    except Exception:  # of other programs' files nobody knows all; one must not refuse the others
+    except Exception:  # an unknown variant of a format must not end the import of the others
         log.exception("a conversation of %s could not be read", format.name)
         raise refusal(f"It looks like one of {format.name}, but is written otherwise than those.") from None
 
 
-def _our_conversations(value: dict[str, Any]) -> list[Any]:
+def _own_conversations(value: dict[str, Any]) -> list[Any]:
+    """The conversations in a file of our own format, as JSON values. Raises TransferError."""
     version, conversations = value.get("version"), value.get("conversations")
     if type(version) is not int or version < 1:
         raise refusal(f"The file's version is {shown(version)}, which there is not.")
@@ -195,11 +198,12 @@ def _our_conversations(value: dict[str, Any]) -> list[Any]:
     return conversations
 
 
-def _ours(item: object) -> Tree:
+def _own_tree(item: object) -> Tree:
+    """A conversation of our own format. Raises TransferError."""
     try:
         tree = TREE.validate_json(json.dumps(_clean(item)), strict=True)
     except ValidationError as error:
-        raise _invalid(error, item) from None
+        raise _validation_error(error, item) from None
     import_limits.check_count(len(tree.messages))
     conversation = tree.conversation
     try:
@@ -217,7 +221,7 @@ def _ours(item: object) -> Tree:
     messages = []
     for message in tree.messages:
         try:
-            messages.append(_our_message(message, conversation.id, ids, seen))
+            messages.append(_own_message(message, conversation.id, ids, seen))
         except TransferError as error:
             where = shown(message.id)
             raise refusal(f"Message {where}: {error.message}") from None
@@ -227,7 +231,8 @@ def _ours(item: object) -> Tree:
     return Tree(conversation, tuple(messages))
 
 
-def _our_message(message: StoredMessage, conversation: str, ids: set[str], seen: set[str]) -> StoredMessage:
+def _own_message(message: StoredMessage, conversation: str, ids: set[str], seen: set[str]) -> StoredMessage:
+    """A checked message. `ids` are those of all messages, `seen` those of the ones before it. Raises TransferError."""
     if message.id in seen:
         raise refusal("Its id is that of another message too.")
     if message.parent is not None and message.parent not in seen:
@@ -245,7 +250,7 @@ def _our_message(message: StoredMessage, conversation: str, ids: set[str], seen:
 
 
 def _clean(value: Any, depth: int = 0) -> Any:
-    """JSON whose texts and numbers can be kept. Raises TransferError."""
+    """A JSON value with cleaned texts. Raises TransferError if it cannot be stored."""
     if depth > import_limits.MAX_DEPTH:
         raise refusal("It has brackets within brackets too deep to keep.")
     if isinstance(value, str):
@@ -262,21 +267,21 @@ def _clean(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _invalid(error: ValidationError, item: Any) -> TransferError:
+def _validation_error(error: ValidationError, item: Any) -> TransferError:
     """The first problem, with the message that has it."""
     problem = error.errors(include_url=False)[0]
     path = list(problem["loc"])
     where: str | int | None = None
     if path[:1] == ["messages"] and len(path) > 1:
-        place = int(path[1])
-        message = item["messages"][place]
+        index = int(path[1])
+        message = item["messages"][index]
         id = message.get("id") if isinstance(message, dict) else None
-        where = shown(id) if isinstance(id, str) else place + 1
+        where = shown(id) if isinstance(id, str) else index + 1
         path = path[2:]
     name = ".".join(str(part) for part in path)
     got = shown(problem["input"])
     if problem["type"] == "missing":
-        told = refusal(f"Its “{name}” is missing.")
+        result = refusal(f"Its “{name}” is missing.")
     else:
-        told = refusal(f"Its “{name}” cannot be {got}.") if name else refusal(f"It cannot be {got}.")
-    return told if where is None else refusal(f"Message {where}: {told.message}")
+        result = refusal(f"Its “{name}” cannot be {got}.") if name else refusal(f"It cannot be {got}.")
+    return result if where is None else refusal(f"Message {where}: {result.message}")

@@ -1,4 +1,4 @@
-"""The JSON in a file as far as it can be read: in lines, cut off, in any encoding. Knows no format."""
+"""Parses JSON as far as possible: also JSON Lines, truncated files and other encodings. Knows no format."""
 
 import json
 import re
@@ -14,9 +14,9 @@ from chatui.store.import_limits import refusal
 from chatui.store.imports.archives import SkippedItem
 
 WRAPPERS = ("conversations", "chats", "chat-sessions", "sessions", "data", "items", "history", "threads")
-"""Names of the list of all conversations, where there is one around it."""
+"""Names of the list of conversations in an object around it."""
 PICTURE, ARCHIVE = N_("a picture"), N_("an archive of another kind than .zip, .gz and .tar")
-OTHERS = {
+OTHER_KINDS = {
     b"\x89PNG": PICTURE,
     b"\xff\xd8\xff": PICTURE,
     b"GIF8": PICTURE,
@@ -31,156 +31,167 @@ OTHERS = {
     b"(\xb5/\xfd": ARCHIVE,
     b"<": N_("a web page"),
 }
-"""What files that are no export of chats begin with."""
+"""The first bytes of files that are not an export of chats."""
 BLANK = re.compile(r"[\s\0]*")
 COMMA = re.compile(r"\s*,\s*")
 LINE = re.compile(r"\r\n?|\n")
-DEEP = N_("There are brackets within brackets too deep to read.")
+TOO_DEEP = N_("There are brackets within brackets too deep to read.")
 MAX_DIGITS = 4000
 MAX_ERRORS = 10_000
-"""Lines that may be no JSON in a file of which the others are."""
+"""The maximum of invalid lines in a file that is read as JSON Lines."""
 WRAPPED = re.compile(rf'"(?:{"|".join(WRAPPERS)})"\s*:\s*\[')
 
 IsConversation = Callable[[object], bool]
-"""Whether a value is a conversation, or some."""
+"""Whether a value is a conversation or contains some."""
 
 
-class _BrokenError(Exception):
-    """What a file has at `place` cannot be read on."""
+class _ParseError(Exception):
+    """The text is not JSON, for a `reason`."""
 
-    def __init__(self, place: int, why: str) -> None:
-        self.place, self.why = place, why
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
 
 
-def values(data: bytes, known: IsConversation, skipped: list[SkippedItem]) -> object:
-    """The file's JSON; that of several lines, or of several values, as a list. What is no JSON is in `skipped`."""
+def parse(data: bytes, is_conversation: IsConversation, skipped: list[SkippedItem]) -> object:
+    """The JSON value of a file; a list for several values or lines. Invalid parts are added to `skipped`.
+
+    Raises TransferError if nothing can be parsed or a limit is exceeded.
+    """
     if sum(data.count(sign) for sign in (b",", b"[", b"{")) > import_limits.MAX_VALUES:
         raise refusal(f"The file has more than {import_limits.MAX_VALUES:,} values.")
     start = data[:100].lstrip(b"\xef\xbb\xbf \t\r\n")
-    if kind := next((kind for magic, kind in OTHERS.items() if start.startswith(magic)), ""):
-        raise _other(kind)
-    text = _decoded(data, skipped).lstrip("\ufeff").strip("\0 \t\r\n")
+    if kind := next((kind for magic, kind in OTHER_KINDS.items() if start.startswith(magic)), ""):
+        raise _wrong_kind(kind)
+    text = _decode(data, skipped).lstrip("\ufeff").strip("\0 \t\r\n")
     if not text:
         raise refusal("The file is empty.")
-    begins = None
+    first = None
     try:
-        begins, end = _value(text, 0)
+        first, end = _parse_value(text, 0)
         if end == len(text):
-            return begins
-        broken = _BrokenError(end, _place(text, end))
-    except _BrokenError as error:
-        broken = error
-    cut = _cut_list(text, 0, known, skipped) if text.startswith("[") else None
-    found = cut or _series(text, known) or _lines(text, known, skipped) or _cut_wrapped(text, known, skipped)
-    if found is None and begins is not None and known(begins):
-        skipped.append(SkippedItem("The rest of the file", broken.why))
-        return begins
+            return first
+        reason = _position(text, end)
+    except _ParseError as error:
+        reason = error.reason
+    found = (
+        (_truncated_list(text, 0, is_conversation, skipped) if text.startswith("[") else None)
+        or _consecutive_values(text, is_conversation)
+        or _json_lines(text, is_conversation, skipped)
+        or _truncated_object(text, is_conversation, skipped)
+    )
+    if found is None and first is not None and is_conversation(first):
+        skipped.append(SkippedItem("The rest of the file", reason))
+        return first
     if found is None:
-        raise refusal(broken.why)
+        raise refusal(reason)
     return found
 
 
-def _value(text: str, start: int) -> tuple[Any, int]:
-    """The value that stands there, and where what follows it begins."""
+def _parse_value(text: str, start: int) -> tuple[Any, int]:
+    """The value at `start`, and the position of the next non-blank character after it."""
     try:
-        value, end = JSONDecoder(parse_int=_number).raw_decode(text, start)
+        value, end = JSONDecoder(parse_int=_parse_int).raw_decode(text, start)
     except NotJSONError as error:
-        raise _BrokenError(error.pos, _place(text, error.pos)) from None
+        raise _ParseError(_position(text, error.pos)) from None
     except RecursionError:
-        raise _BrokenError(start, DEEP) from None
+        raise _ParseError(TOO_DEEP) from None
     return value, BLANK.match(text, end).end()  # type: ignore[union-attr]
 
 
-def _number(digits: str) -> float:
-    """A number; one that Python would not read is too large for everything."""
+def _parse_int(digits: str) -> float:
+    """An integer; infinity if it has more digits than Python parses."""
     return int(digits) if len(digits) < MAX_DIGITS else float("inf")
 
 
-def _place(text: str, place: int) -> str:
-    line = text.count("\n", 0, place) + 1
-    column = place - text.rfind("\n", 0, place)
+def _position(text: str, position: int) -> str:
+    """The reason that names the line and column of a syntax error."""
+    line = text.count("\n", 0, position) + 1
+    column = position - text.rfind("\n", 0, position)
     return N_(f"The file is not JSON from line {line:,}, column {column:,} on.")
 
 
-def _series(text: str, known: IsConversation) -> list[Any] | None:
-    """Values that stand one behind the other; None where not all can be read, or none of them is a conversation."""
+def _consecutive_values(text: str, is_conversation: IsConversation) -> list[Any] | None:
+    """Several values in a row; None if one of them is invalid or none is a conversation."""
     found: list[Any] = []
-    place = 0
-    while place < len(text):
+    position = 0
+    while position < len(text):
         try:
-            value, place = _value(text, place)
-        except _BrokenError:
+            value, position = _parse_value(text, position)
+        except _ParseError:
             return None
         found.append(value)
-    return found if known(found) or any(map(known, found)) else None
+    return found if is_conversation(found) or any(map(is_conversation, found)) else None
 
 
-def _lines(text: str, known: IsConversation, skipped: list[SkippedItem]) -> list[Any] | None:
-    """JSON Lines, or None where none of them is a conversation. One that is no JSON is skipped."""
+def _json_lines(text: str, is_conversation: IsConversation, skipped: list[SkippedItem]) -> list[Any] | None:
+    """The values of JSON Lines without invalid lines; None if no value is a conversation."""
     found: list[Any] = []
-    wrong: list[SkippedItem] = []
+    invalid: list[SkippedItem] = []
     for number, line in enumerate(LINE.split(text), 1):
         if line := line.strip():
             try:
-                value, end = _value(line, 0)
-            except _BrokenError as error:
-                why = error.why if error.why == DEEP else "It is not JSON."
-                wrong.append(SkippedItem(f"Line number {number:,}", why))
-                if len(wrong) > MAX_ERRORS:
+                value, end = _parse_value(line, 0)
+            except _ParseError as error:
+                reason = error.reason if error.reason == TOO_DEEP else "It is not JSON."
+                invalid.append(SkippedItem(f"Line number {number:,}", reason))
+                if len(invalid) > MAX_ERRORS:
                     return None
                 continue
             found.append(value)
             if end < len(line):
-                wrong.append(SkippedItem(f"Line number {number:,}", "It is not JSON."))
-    if not known(found) and not any(map(known, found)):
+                invalid.append(SkippedItem(f"Line number {number:,}", "It is not JSON."))
+    if not is_conversation(found) and not any(map(is_conversation, found)):
         return None
-    skipped += wrong
+    skipped += invalid
     return found
 
 
-def _cut_list(text: str, start: int, known: IsConversation, skipped: list[SkippedItem]) -> list[Any] | None:
-    """The values of a list of which the rest is missing or damaged; None where none of them can be read."""
+def _truncated_list(
+    text: str, start: int, is_conversation: IsConversation, skipped: list[SkippedItem]
+) -> list[Any] | None:
+    """The values of a list at `start` whose rest is missing or damaged; None if no value is a conversation."""
     found: list[Any] = []
-    place = BLANK.match(text, start + 1).end()  # type: ignore[union-attr]
-    why = ""
-    while text[place : place + 1] != "]":
+    position = BLANK.match(text, start + 1).end()  # type: ignore[union-attr]
+    reason = ""
+    while text[position : position + 1] != "]":
         try:
-            value, place = _value(text, place)
-        except _BrokenError as error:
-            why = error.why
+            value, position = _parse_value(text, position)
+        except _ParseError as error:
+            reason = error.reason
             break
         found.append(value)
-        comma = COMMA.match(text, place)
-        if comma is None and text[place : place + 1] != "]":
-            why = _place(text, place)
+        comma = COMMA.match(text, position)
+        if comma is None and text[position : position + 1] != "]":
+            reason = _position(text, position)
             break
-        place = comma.end() if comma else place
-    if not why and BLANK.match(text, place + 1).end() < len(text):  # type: ignore[union-attr]
-        return None  # something follows the whole list
-    if not known(found) and not any(map(known, found)):
+        position = comma.end() if comma else position
+    if not reason and BLANK.match(text, position + 1).end() < len(text):  # type: ignore[union-attr]
+        return None  # something follows a complete list
+    if not is_conversation(found) and not any(map(is_conversation, found)):
         return None
-    if why:
-        skipped.append(SkippedItem("The rest of the file", why))
+    if reason:
+        skipped.append(SkippedItem("The rest of the file", reason))
     return found
 
 
-def _cut_wrapped(text: str, known: IsConversation, skipped: list[SkippedItem]) -> object:
-    """The same of a list in an object, with what stands before it there."""
+def _truncated_object(text: str, is_conversation: IsConversation, skipped: list[SkippedItem]) -> object:
+    """An object around a truncated list of conversations, with the fields before the list; None if it is not one."""
     start = WRAPPED.search(text)
     if start is None or not text.startswith("{"):
         return None
     try:
-        head, _ = _value(text[: start.end()] + "]}", 0)
-    except _BrokenError:
+        fields, _ = _parse_value(text[: start.end()] + "]}", 0)
+    except _ParseError:
         return None
-    name = next(reversed(head))
-    return _cut_list(text, start.end() - 1, lambda value: known({**head, name: value}), skipped) and {
-        **head,
-        name: _cut_list(text, start.end() - 1, lambda _: True, []),
+    name = next(reversed(fields))
+    return _truncated_list(text, start.end() - 1, lambda value: is_conversation({**fields, name: value}), skipped) and {
+        **fields,
+        name: _truncated_list(text, start.end() - 1, lambda _: True, []),
     }
 
 
-def _decoded(data: bytes, skipped: list[SkippedItem]) -> str:
+def _decode(data: bytes, skipped: list[SkippedItem]) -> str:
+    """The text of the file. Damaged UTF-8 is read as Windows-1252 if it has no other non-ASCII characters."""
     encoding = json.detect_encoding(data)
     try:
         return data.decode(encoding, "surrogatepass")
@@ -200,5 +211,5 @@ def _decoded(data: bytes, skipped: list[SkippedItem]) -> str:
     return text
 
 
-def _other(kind: str) -> TransferError:
+def _wrong_kind(kind: str) -> TransferError:
     return refusal(f"The file is {kind}: choose the .json, .jsonl or .zip file that the other program has exported.")

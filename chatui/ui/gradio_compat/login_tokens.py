@@ -109,7 +109,7 @@ class LoginMiddleware:
 
     async def _save(self, token: str) -> None:
         try:
-            await asyncio.to_thread(self._logins.keep, token, self._tokens[token])
+            await asyncio.to_thread(self._logins.add, token, self._tokens[token])
         except ChatError as error:
             log.warning("a login is lost when the server restarts: %s", error)
 
@@ -129,7 +129,7 @@ def install(app: FastAPI, gradio_app: Any, logins: Logins, instance: str) -> Non
     async def logout(request: Request) -> Response:
         try:
             for token in _tokens_of(request, names):
-                await asyncio.to_thread(logins.forget, token)
+                await asyncio.to_thread(logins.remove, token)
                 tokens.pop(token, None)
         except ChatError as error:
             return refusal(error.status, str(error))
