@@ -36,7 +36,7 @@ def test_the_longest_bar_takes_the_width_and_a_mark_stands_on_the_same_scale() -
 
 
 def test_a_column_is_as_high_as_the_context_is_taken() -> None:
-    drawn = charts.filling(
+    drawn = charts.context_columns(
         "Context", [ContextTurn(0, 20, 30), ContextTurn(40, 60, 40)], 200, ("kept", "read", "written"), "full"
     )
     assert shares(drawn, "height") == [10, 15, 20, 10, 20]

@@ -28,18 +28,18 @@ def chat(id: str, ago: timedelta = timedelta(), title: str = "Title", **more: bo
     ],
 )
 def test_days_have_headings(days: int, heading: str) -> None:
-    assert conversation_list.day_of(NOW - timedelta(days=days), NOW) == heading
+    assert conversation_list.date_heading(NOW - timedelta(days=days), NOW) == heading
 
 
 def test_a_day_is_the_browsers() -> None:
     evening = datetime(2026, 11, 23, 23, 0, tzinfo=UTC)
-    assert conversation_list.day_of(evening, NOW) == "Yesterday"
-    assert conversation_list.day_of(evening, NOW.astimezone(timezone(timedelta(hours=2)))) == "Today"
+    assert conversation_list.date_heading(evening, NOW) == "Yesterday"
+    assert conversation_list.date_heading(evening, NOW.astimezone(timezone(timedelta(hours=2)))) == "Today"
 
 
 def test_chats_are_listed_under_their_days_in_order() -> None:
     chats = [chat("p", timedelta(days=9), pinned=True), chat("a"), chat("b"), chat("c", timedelta(days=1))]
-    shown = conversation_list.listing(chats, TabState(chat="b"), NOW, more=False).partition("<h4>")[2]
+    shown = conversation_list.render_list(chats, TabState(chat="b"), NOW, more=False).partition("<h4>")[2]
     places = [
         shown.index(part) for part in ("Pinned", "?chat=p", "Today", "?chat=a", "?chat=b", "Yesterday", "?chat=c")
     ]
@@ -47,15 +47,15 @@ def test_chats_are_listed_under_their_days_in_order() -> None:
     assert shown.count("<h4>") == 2
     assert shown.count("current") == 1
     assert "#more" not in shown
-    assert "#more" in conversation_list.listing(chats, TabState(), NOW, more=True)
+    assert "#more" in conversation_list.render_list(chats, TabState(), NOW, more=True)
 
 
 @pytest.mark.parametrize("title", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$x$ \\(y\\)"])
 def test_titles_and_quotes_are_text(title: str) -> None:
     hit = SearchHit(chat("a", title=title), title, title, title)
     for shown in (
-        conversation_list.listing([chat("a", title=title)], TabState(), NOW, False),
-        conversation_list.found([hit], TabState()),
+        conversation_list.render_list([chat("a", title=title)], TabState(), NOW, False),
+        conversation_list.render_hits([hit], TabState()),
     ):
         assert "<script" not in shown
         assert "<img" not in shown
@@ -63,11 +63,11 @@ def test_titles_and_quotes_are_text(title: str) -> None:
 
 
 def test_a_deleted_chat_can_be_had_back() -> None:
-    assert "#restore=x" in conversation_list.listing([], TabState(deleted_chat="x"), NOW, False)
+    assert "#restore=x" in conversation_list.render_list([], TabState(deleted_chat="x"), NOW, False)
 
 
 def test_all_deleted_chats_are_listed_with_a_way_back() -> None:
-    shown = conversation_list.deleted(
+    shown = conversation_list.render_deleted(
         [chat("a", title="<b>A"), chat("b", title="")], TabState(show_deleted=True), more=True
     )
     for id in ("a", "b"):
@@ -77,26 +77,26 @@ def test_all_deleted_chats_are_listed_with_a_way_back() -> None:
     assert "Untitled" in shown
     assert "#more" in shown
     assert shown.count('href="#empty"') == 1
-    empty = conversation_list.deleted([], TabState(show_deleted=True), more=False)
+    empty = conversation_list.render_deleted([], TabState(show_deleted=True), more=False)
     assert "Nothing was deleted lately." in empty
     assert "#empty" not in empty
 
 
 def test_chats_from_before_the_login_are_offered_with_yes_and_no() -> None:
-    assert "#take-over" not in conversation_list.listing([], TabState(), NOW, False)
+    assert "#take-over" not in conversation_list.render_list([], TabState(), NOW, False)
     for count, said in ((1, "1 chat was made here"), (3, "3 chats were made here")):
-        shown = conversation_list.listing([chat("a")], TabState(), NOW, False, count)
+        shown = conversation_list.render_list([chat("a")], TabState(), NOW, False, count)
         assert said in shown
         assert shown.index("#take-over") < shown.index("#leave-alone") < shown.index("?chat=a")
 
 
 def test_what_can_be_done_fits_the_chat() -> None:
     """The menu is made in the browser, of the one for all and of what its row is."""
-    shown = conversation_list.listing([chat("a", pinned=True), chat("b")], TabState("b"), NOW, False)
+    shown = conversation_list.render_list([chat("a", pinned=True), chat("b")], TabState("b"), NOW, False)
     assert '<div class="chat-row pinned"><a class="chat-link" dir="auto" href="?chat=a">' in shown
     assert '<div class="chat-row current"><a class="chat-link" dir="auto" href="?chat=b">' in shown
     for act in ("rename", "pin", "unpin", "archive", "unarchive", "delete"):
         assert shown.count(f'<a class="act {act}" href="#{act}={conversation_list.CHAT}">') == 1
-    archived = conversation_list.listing([chat("a", archived=True)], TabState(show_archived=True), NOW, False)
+    archived = conversation_list.render_list([chat("a", archived=True)], TabState(show_archived=True), NOW, False)
     assert '<div class="chat-row archived">' in archived
     assert "#unarchived" in archived

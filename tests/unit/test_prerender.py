@@ -55,7 +55,7 @@ def test_its_owner_gets_the_conversation_and_the_list(served: tuple[TestClient, 
 
 @given(st.text(), st.text())
 def test_what_was_said_is_no_markup_of_its_own(question: str, answer: str) -> None:
-    shown = prerender.markup(
+    shown = prerender.render(
         [said("<script>x</script>" + question, "user"), said("<img src=x>" + answer, reasoning="hm")], ""
     )
     for tag in ("<script", "<img", "<iframe", "<style", "javascript:alert"):
@@ -63,23 +63,23 @@ def test_what_was_said_is_no_markup_of_its_own(question: str, answer: str) -> No
 
 
 def test_text_is_shown_as_it_was_written() -> None:
-    shown = prerender.markup([said("<b> &lt; &copy; `<i> &amp;` \\<x>")], "")
+    shown = prerender.render([said("<b> &lt; &copy; `<i> &amp;` \\<x>")], "")
     for part in ("&lt;b&gt; &amp;lt; &amp;copy;", "<code>&lt;i&gt; &amp;amp;</code>", "&lt;x&gt;"):
         assert part in shown
 
 
 def test_links_that_run_are_none_and_images_are_not_loaded() -> None:
-    shown = prerender.markup([said("[a](javascript:alert(1)) ![b](http://c.test/d.png) <http://e.test>")], "")
+    shown = prerender.render([said("[a](javascript:alert(1)) ![b](http://c.test/d.png) <http://e.test>")], "")
     assert 'href="javascript' not in shown
     assert "<img" not in shown
 
 
 def test_only_the_end_of_a_long_conversation_is_shown() -> None:
     path = [said(f"number {number}.") for number in range(50)]
-    shown = prerender.markup(path, "")
+    shown = prerender.render(path, "")
     assert "number 49." in shown
     assert "number 37." not in shown
-    long = prerender.markup(
+    long = prerender.render(
         [said("early words"), said("x" * prerender.MAX_CHARACTERS), said("y" * 2 * prerender.MAX_CHARACTERS)], ""
     )
     assert "yyy" in long

@@ -109,7 +109,7 @@ class ReplyRequests:
 
     def _greeting_index(self, inputs: Sequence[Any], greetings: Sequence[str]) -> int:
         """Which greeting the empty page shows."""
-        return macro_values.number(inputs[1 + len(self._panel.inputs)], greetings)
+        return macro_values.greeting_number(inputs[1 + len(self._panel.inputs)], greetings)
 
     async def _lore_history(self, tab: Tab, persona: Persona, leaf: str | None) -> list[str]:
         """The texts of the conversation up to `leaf`, which activate lore; empty if the persona has no lorebook."""

@@ -1,7 +1,7 @@
-"""Pictures of numbers as HTML: a stacked bar, bars side by side, a context that fills. Pure.
+"""Charts as HTML: stacked bars, bars with a reference line, and the tokens in the context after each turn. Pure.
 
-Every part is told by its place, its pattern or its words too, so that no colour must be known. The colours are told
-apart by colour-blind people: Okabe and Ito, https://jfly.uni-koeln.de/color/.
+Parts also differ by position, pattern or text, so that colour is never the only difference. Colour-blind people can
+distinguish the colours: Okabe and Ito, https://jfly.uni-koeln.de/color/.
 """
 
 import html
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from chatui.i18n import isolated, joined
 
-UNBROKEN = "\u00a0"
-"""A space at which no line ends: a number stays with its unit."""
+NO_BREAK_SPACE = "\u00a0"
+"""Keeps a number in the same line as its unit."""
 
 
 @dataclass(frozen=True)
 class BarPart:
-    """A part of a bar: its name, its size, the size for people, and its class in inspector.css."""
+    """A part of a bar: its name, its size, the size as text, and its class in inspector.css."""
 
     name: str
     size: float
@@ -26,7 +26,7 @@ class BarPart:
 
 @dataclass(frozen=True)
 class LabelledBar:
-    """A bar of its own with a name, its length and that for people; `strong` where it is the one to look at."""
+    """A bar with its name, its size and the size as text; `strong` highlights it."""
 
     name: str
     size: float
@@ -36,21 +36,21 @@ class LabelledBar:
 
 @dataclass(frozen=True)
 class ContextTurn:
-    """What one turn's prompt and reply take of the context, in tokens; `remembered` of the prompt were not read."""
+    """Tokens of one turn in the context: prompt and reply. `cached` tokens of the prompt were not computed again."""
 
-    remembered: int
+    cached: int
     prompt: int
     reply: int
 
     @property
     def tokens(self) -> int:
-        """All that is in the context at its end."""
+        """Tokens in the context at the end of the turn."""
         return self.prompt + self.reply
 
 
-def stacked(title: str, bars: Sequence[tuple[str, Sequence[BarPart]]], whole: float) -> str:
-    """Bars of parts, one below the other, on a scale that ends at `whole`, and one legend for all of them."""
-    lanes = "".join(_lane(name, parts, whole) for name, parts in bars)
+def stacked(title: str, bars: Sequence[tuple[str, Sequence[BarPart]]], total: float) -> str:
+    """Stacked bars, one below the other, on a scale from 0 to `total`, with one legend."""
+    lanes = "".join(_lane(name, parts, total) for name, parts in bars)
     legend: dict[str, BarPart] = {}
     for _name, parts in bars:
         for part in parts:
@@ -61,27 +61,29 @@ def stacked(title: str, bars: Sequence[tuple[str, Sequence[BarPart]]], whole: fl
     return _figure(title, f'{lanes}<ul class="legend">{keys}</ul>')
 
 
-def _lane(name: str, parts: Sequence[BarPart], whole: float) -> str:
-    shown = "".join(
-        f'<span class="part {part.kind}" style="width:{_share(part.size, whole)}"'
+def _lane(name: str, parts: Sequence[BarPart], total: float) -> str:
+    segments = "".join(
+        f'<span class="part {part.kind}" style="width:{_share(part.size, total)}"'
         f' title="{html.escape(f"{part.name}: {part.text}")}"></span>'
         for part in parts
         if part.size > 0
     )
-    texts = html.escape(joined((f"{part.name} {isolated(part.text.replace(' ', UNBROKEN))}" for part in parts), " + "))
+    texts = html.escape(
+        joined((f"{part.name} {isolated(part.text.replace(' ', NO_BREAK_SPACE))}" for part in parts), " + ")
+    )
     return (
-        f'<div class="lane"><span class="name">{html.escape(name)}</span><span class="track">{shown}</span></div>'
+        f'<div class="lane"><span class="name">{html.escape(name)}</span><span class="track">{segments}</span></div>'
         + (f'<div class="under">{texts}</div>')
     )
 
 
 def bars(title: str, rows: Sequence[LabelledBar], mark: tuple[str, float] | None = None) -> str:
-    """Bars from one line on, the longest over the whole width; `mark` is a line across all of them, with its name."""
-    whole = max([row.size for row in rows] + ([mark[1]] if mark else []), default=0.0)
-    line = f'<span class="mark" style="inset-inline-start:{_share(mark[1], whole)}"></span>' if mark else ""
+    """Bars that start at one line; the longest has the full width. `mark` is a named reference line across all bars."""
+    total = max([row.size for row in rows] + ([mark[1]] if mark else []), default=0.0)
+    line = f'<span class="mark" style="inset-inline-start:{_share(mark[1], total)}"></span>' if mark else ""
     lanes = "".join(
         f'<div class="lane"><span class="name">{html.escape(row.name)}</span><span class="track">'
-        f'<span class="part {"strong" if row.strong else "plain"}" style="width:{_share(row.size, whole)}"></span>'
+        f'<span class="part {"strong" if row.strong else "plain"}" style="width:{_share(row.size, total)}"></span>'
         f'{line}</span><span class="size">{html.escape(row.text)}</span></div>'
         for row in rows
     )
@@ -89,38 +91,40 @@ def bars(title: str, rows: Sequence[LabelledBar], mark: tuple[str, float] | None
     return _figure(title, lanes + key)
 
 
-def filling(title: str, turns: Sequence[ContextTurn], edge: int, names: tuple[str, str, str], limit: str) -> str:
-    """A column for each turn, as high as what is taken of the context at its end; the upper edge is `edge` tokens.
+def context_columns(
+    title: str, turns: Sequence[ContextTurn], max_tokens: int, names: tuple[str, str, str], limit: str
+) -> str:
+    """A column for each turn with the tokens in the context at its end; the full height is `max_tokens`.
 
-    `names` are those of what was remembered, read anew and written; `limit` says what the upper edge is.
+    `names` are the names of cached, computed and generated tokens; `limit` describes the full height.
     """
-    kinds = ("remembered", "anew", "written")
+    kinds = ("cached", "computed", "generated")
     columns = "".join(
         '<span class="column">'
         + "".join(
-            f'<span class="part {kind}" style="height:{_share(size, edge)}"></span>'
-            for kind, size in zip(kinds, (one.remembered, one.prompt - one.remembered, one.reply), strict=True)
+            f'<span class="part {kind}" style="height:{_share(size, max_tokens)}"></span>'
+            for kind, size in zip(kinds, (turn.cached, turn.prompt - turn.cached, turn.reply), strict=True)
             if size > 0
         )
         + "</span>"
-        for one in turns
+        for turn in turns
     )
     keys = "".join(
         f'<li><span class="key {kind}"></span>{html.escape(name)}</li>' for kind, name in zip(kinds, names, strict=True)
     )
-    told = ", ".join(f"{one.tokens}" for one in turns)
+    counts = ", ".join(f"{turn.tokens}" for turn in turns)
     return _figure(
         title,
         f'<div class="limit">{html.escape(limit)}</div><div class="columns">{columns}</div>'
-        f'<p class="unseen">{told}</p>'
+        f'<p class="unseen">{counts}</p>'
         f'<ul class="legend">{keys}</ul>',
     )
 
 
-def _share(size: float, whole: float) -> str:
-    return f"{min(100.0, 100 * size / whole) if whole > 0 else 0:.2f}%"
+def _share(size: float, total: float) -> str:
+    return f"{min(100.0, 100 * size / total) if total > 0 else 0:.2f}%"
 
 
 def _figure(title: str, inner: str) -> str:
-    """A picture below its title. Gradio's sanitizer leaves no aria attributes: all that it says is text."""
+    """A chart below its title. It has no ARIA attributes, because Gradio's sanitizer removes them."""
     return f'<div class="chart"><h4>{html.escape(title)}</h4>{inner}</div>'

@@ -78,7 +78,7 @@ def _context_chart(inspection: Inspection, path: Sequence[StoredMessage]) -> str
         limit_label = _(
             "upper edge: {edge} tokens; the context is full at {most}", edge=number(edge), most=number(limit)
         )
-    return charts.filling(
+    return charts.context_columns(
         _("The context, turn by turn: {count} of {most} tokens", count=number(turns[-1].tokens), most=number(limit)),
         turns[-MAX_TURNS:],
         edge,

@@ -1,4 +1,4 @@
-"""The head of the page as it is sent: scripts and styles that must be there before Gradio's own script runs."""
+"""The head of each HTML page: scripts and styles that must be loaded before Gradio's own script runs."""
 
 from starlette.requests import Request
 
@@ -12,12 +12,12 @@ HEAD = (
     f'<script src="{cache_headers.versioned_url("connections.js")}"></script>'
     f'<script src="{cache_headers.versioned_url("refusals.js")}"></script>'
     f'<script src="{cache_headers.versioned_url("prerender.js")}"></script>'
-    f'<script defer src="{cache_headers.versioned_url("access.js")}"></script>'  # these two for the page to log in, too
+    f'<script defer src="{cache_headers.versioned_url("access.js")}"></script>'  # these two for the login page too
     f'<script defer src="{cache_headers.versioned_url("heard.js")}"></script>'
 ).encode()
 
 
 def rewrite(page: bytes, request: Request) -> bytes:
-    """A page of Gradio's with our head, in the language spoken now, and with our own link preview."""
+    """Gradio's page with our head, the current language and our link preview."""
     page = page_html.with_head(page, page_language.script_messages().encode() + HEAD)
-    return link_preview.told(page_language.with_current_language(page), request)
+    return link_preview.with_preview(page_language.with_current_language(page), request)

@@ -1,4 +1,4 @@
-"""The page: its layout, and how it is put on a server."""
+"""Builds the page from its parts, and mounts it on a server."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -38,7 +38,7 @@ from chatui.ui.shared import header
 from chatui.ui.sidebar.sidebar import Sidebar, below
 
 COMPRESSION_LEVEL = 1
-"""How much gzip compresses what Gradio does not: a page to a seventh, in a millisecond."""
+"""Gzip's level for responses that Gradio does not compress: a page to a seventh, in a millisecond."""
 
 HEAD = (
     f'<link rel="icon" type="image/svg+xml" href="{cache_headers.versioned_url("favicon.svg")}">'
@@ -55,9 +55,9 @@ LoginOf = Callable[[Request], str | None]
 def mount(
     app: FastAPI, runner: Runner, cookies: Cookies, login: Login | None, logins: Logins | None, root_path: str = ""
 ) -> LoginOf:
-    """Show the page at the root of `app`, which must have a CORS layer of its own and all its other routes.
+    """Mount the page at the root of `app`, which must have a CORS layer and all its other routes already.
 
-    Returns who is logged in with a request.
+    Returns a function that returns the user who is logged in with a request.
     """
     page = build(runner, logs_out=logins is not None)
     gradio_app = serving.mount(app, page, login, root_path, _appearance())
@@ -78,7 +78,7 @@ def mount(
 def _prefill(
     page: PageBlocks, login: Login | None, login_of: LoginOf
 ) -> Callable[[Request], AbstractAsyncContextManager[None]]:
-    """Who opens the page is known while it is made; nobody is where there is a login and none holds."""
+    """A function that returns the context in which the page is sent: prefilled, unless a required login is missing."""
 
     def prefill(request: Request) -> AbstractAsyncContextManager[None]:
         name = login_of(request)
@@ -88,7 +88,7 @@ def _prefill(
 
 
 def launched_login_of(request: Request) -> str | None:
-    """Who is logged in with a request to what launch() serves, where Gradio's app is the whole app."""
+    """The user who is logged in with a request, if served by launch(): Gradio's app is then the outermost one."""
     return login_tokens.login_of(request.app, request)
 
 
@@ -112,7 +112,7 @@ def launch(
 
 
 def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
-    """The whole page for one backend and its store; with `logs_out` it has a button to log out."""
+    """Build the page for a runner; with `logs_out` it has a button to log out."""
     first = personas.PRESETS[0]
     backend = runner.backend
     page = PageBlocks(title="chatui", fill_height=True, analytics_enabled=False)
@@ -149,7 +149,7 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
 
 
 def _owner_store(runner: Runner) -> OwnerStore | None:
-    """The store of the running event's user; None where the browser takes no cookies."""
+    """The store of the running event's user; None if the browser takes no cookies."""
     owner = request_context.owner()
     return runner.owner_store(owner) if owner else None
 
@@ -178,9 +178,9 @@ def _connect_model(
     following = hidden_textbox("following")
 
     def begin() -> list[Any]:
-        """The model and its defaults; while it is loading, ours, and the header follows it.
+        """The model's status and its default settings; our defaults while it is loading, until follow_model() ends.
 
-        The settings are written once more here: the browser makes 0 of a number that is empty at first.
+        The settings are sent again here, because the browser turns a number that is empty at first into 0.
         """
         model = backend.models()[0]
         loading = model.state == "loading"
@@ -188,13 +188,13 @@ def _connect_model(
         return [header.status(model), *values, "loading" if loading else ""]
 
     async def follow_model() -> AsyncIterator[str]:
-        """The header until the model is ready or has failed."""
-        async for model in header.changes(backend):
+        """Update the header until the model is ready or has failed."""
+        async for model in header.status_updates(backend):
             yield header.status(model)
 
-    def adopt_defaults(*shown: Any) -> list[Any]:
-        """The model's own defaults for all settings that the user has not changed meanwhile."""
-        changes = zip(shown, initial, _defaults(backend), strict=True)
+    def adopt_defaults(*current: Any) -> list[Any]:
+        """Set all settings that the user has not changed meanwhile to the model's defaults."""
+        changes = zip(current, initial, _defaults(backend), strict=True)
         return [default if value == before else gr.skip() for value, before, default in changes]
 
     reset.click(lambda: _defaults(backend), None, settings, queue=False, **private)

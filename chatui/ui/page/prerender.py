@@ -1,6 +1,6 @@
-"""The conversation as plain markup, which prerender.js shows while Gradio's page is still being made.
+"""Renders a conversation as plain HTML, which prerender.js shows until Gradio has built its page.
 
-Gradio takes a second to make its page on a small machine; what was said is to be read before. Knows no component.
+Gradio takes a second to build its page on a small machine. Uses no component.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ from chatui.ui.sidebar import conversation_list
 
 MAX_MESSAGES = 12
 MAX_CHARACTERS = 60_000
-"""Of all of them; the chat is scrolled to the end of the last."""
+"""Characters of all messages together. The chat is scrolled to the end of the last one."""
 
-# Tags and entities show as they are written.
+# Tags and entities are shown literally.
 _MARKDOWN = (
     MarkdownIt("commonmark", {"html": False, "breaks": True})
     .enable(["table", "strikethrough"])
@@ -35,21 +35,21 @@ _MARKDOWN = (
 )
 
 
-def markup(path: Sequence[StoredMessage], list_of_chats: str) -> str:
-    """The end of a conversation, beside the list of all."""
-    shown: list[str] = []
-    room = MAX_CHARACTERS
+def render(path: Sequence[StoredMessage], conversations: str) -> str:
+    """HTML of the end of a conversation, beside the HTML of the list of conversations."""
+    messages: list[str] = []
+    remaining = MAX_CHARACTERS
     for message in reversed(path[-MAX_MESSAGES:]):
-        if shown and len(message.content) > room:
+        if messages and len(message.content) > remaining:
             break
-        room -= len(message.content)
+        remaining -= len(message.content)
         content = message.content[-MAX_CHARACTERS:]
         side = "user" if message.role == "user" else "bot"
         thought = f'<p class="early-thought">{_("Thought")}</p>' if message.reasoning else ""
-        shown.append(f'<div class="early-{side}">{thought}{_MARKDOWN.render(content)}</div>')
+        messages.append(f'<div class="early-{side}">{thought}{_MARKDOWN.render(content)}</div>')
     parts = {
-        "early-list": list_of_chats,
-        "early-chat": f'<div class="early-column">{"".join(reversed(shown))}</div>',
+        "early-list": conversations,
+        "early-chat": f'<div class="early-column">{"".join(reversed(messages))}</div>',
         "early-box": "",
         "early-settings": "",
     }
@@ -57,7 +57,7 @@ def markup(path: Sequence[StoredMessage], list_of_chats: str) -> str:
 
 
 def route(runner: Runner, owner_of: OwnerOf) -> Route:
-    """Where prerender.js finds a conversation of the asker's: `early?chat=ID`; 404 where there is none."""
+    """The route from which prerender.js loads a conversation of the request's owner: `early?chat=ID`, or 404."""
 
     async def early(request: Request) -> Response:
         chat, owner = request.query_params.get("chat", "")[:100], owner_of(request)
@@ -77,10 +77,10 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
         listed = await asyncio.to_thread(owner_store.conversations, LIST_PAGE_SIZE + 1)
         now = datetime.now(timezone(timedelta(minutes=request_context.utc_offset_in(request.cookies))))
         with i18n.use_language(i18n.negotiate(request.headers.get("accept-language"))):
-            shown = conversation_list.listing(
+            conversations = conversation_list.render_list(
                 listed[:LIST_PAGE_SIZE], TabState(chat), now, len(listed) > LIST_PAGE_SIZE
             )
             length = sum(len(message.content) for message in path)
-            return HTMLResponse(await render_off_loop(length, markup, path, shown), headers=headers)
+            return HTMLResponse(await render_off_loop(length, render, path, conversations), headers=headers)
 
     return Route("/early", early)

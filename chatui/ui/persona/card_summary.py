@@ -1,4 +1,4 @@
-"""What a character card brings besides what the form of a persona shows, in whole sentences."""
+"""Describes, in sentences, the content of a character card that the persona form does not show."""
 
 from chatui import character_prompt, i18n
 from chatui.i18n import _, ngettext
@@ -6,7 +6,7 @@ from chatui.personas import Persona
 
 
 def card_summary(persona: Persona) -> str:
-    """What else of the card is used, and what is only kept; "" where there is nothing to say."""
+    """The content that is used, and the content that is only kept for export; "" if there is none."""
     sentences = []
     book = character_prompt.lorebook_of(persona)
     if book is not None and book.entries:
@@ -24,5 +24,5 @@ def card_summary(persona: Persona) -> str:
     return " ".join(sentences)
 
 
-def _part(what: str, names: str) -> str:
-    return f"{i18n.translated(what)} ({names})" if names else i18n.translated(what)
+def _part(kind: str, names: str) -> str:
+    return f"{i18n.translated(kind)} ({names})" if names else i18n.translated(kind)

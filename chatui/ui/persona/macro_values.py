@@ -1,4 +1,4 @@
-"""What the macros of a persona's texts stand for in the running event, see chatui.macros."""
+"""Values of the macros in a persona's texts for the running event, see chatui.macros."""
 
 import contextlib
 import re
@@ -12,7 +12,7 @@ from chatui.ui.gradio_compat import request_context
 
 
 def macro_scene(persona: Persona, model: str, seed: int | None = None, chat: str = "", moment: str = "") -> Scene:
-    """The persona and whoever listens, now or at an earlier `moment` in ISO 8601."""
+    """The values for this persona and the event's user, now or at an earlier `moment` in ISO 8601."""
     now = datetime.now(UTC).replace(tzinfo=None) + timedelta(minutes=request_context.utc_offset_minutes())
     with contextlib.suppress(ValueError):
         now = datetime.fromisoformat(moment) if moment else now
@@ -20,13 +20,13 @@ def macro_scene(persona: Persona, model: str, seed: int | None = None, chat: str
 
 
 def greetings(persona: Persona, model: str) -> tuple[str, ...]:
-    """What the persona may begin a conversation with. All day the same is drawn: what is shown is what is said."""
+    """The persona's greetings. Random macros are seeded by the day: the shown greeting is the one that is sent."""
     day = macro_scene(persona, model).moment.date()
-    told = macro_scene(persona, model, day.toordinal(), day.isoformat())
-    return tuple(expand(text, told) for text in cards.greetings(persona))
+    scene = macro_scene(persona, model, day.toordinal(), day.isoformat())
+    return tuple(expand(text, scene) for text in cards.greetings(persona))
 
 
-def number(written: str | None, greetings: Sequence[str]) -> int:
-    """Which greeting a browser asks for; the first where that is none of them."""
-    found = int(written) if written and re.fullmatch(r"\d{1,3}", written, re.ASCII) else 0
-    return found if found < len(greetings) else 0
+def greeting_number(text: str | None, greetings: Sequence[str]) -> int:
+    """Parse the number of a greeting that a browser sent; 0, the first, if there is no such greeting."""
+    number = int(text) if text and re.fullmatch(r"\d{1,3}", text, re.ASCII) else 0
+    return number if number < len(greetings) else 0

@@ -36,10 +36,10 @@ PanelAction = Callable[..., Awaitable[PanelUpdates]]
 
 
 class PersonaPanel:
-    """Its components, rendered where it is made.
+    """The components, rendered where the panel is created.
 
-    `owner_store` gives what the user of the running event keeps, or None where nothing can be kept. `inputs` are what
-    `persona` takes, `outputs` what `shows` may change.
+    `owner_store` returns the store of the running event's user, or None if the browser takes no cookies. `inputs` are
+    the inputs of `persona`, `outputs` the components that `persona_updates` may change.
     """
 
     def __init__(self, owner_store: Callable[[], OwnerStore | None]) -> None:
@@ -88,29 +88,29 @@ class PersonaPanel:
     async def persona_updates(self, persona: Persona) -> PanelUpdates:
         """Updates that select the persona of a conversation, as it was stored with it."""
         own = await self._own_personas()
-        same_name = [kept.id for kept in own if kept.persona.name == persona.name]
-        whole = [(id, found) for id in same_name if (found := await self._find(id)) is not None]
-        known = [*whole, *((personas.key(preset), preset) for preset in PRESETS)]
+        same_name = [saved.id for saved in own if saved.persona.name == persona.name]
+        loaded = [(id, found) for id in same_name if (found := await self._find(id)) is not None]
+        known = [*loaded, *((personas.key(preset), preset) for preset in PRESETS)]
         same = [key for key, other in known if other == persona] + [key for key, it in known if it.name == persona.name]
         key = same[0] if same else DELETED + persona.name
-        left = [] if same else [(persona.label, key)]
-        return {self._choice: gr.update(choices=[*left, *_choices(own)], value=key), **self._selection(key, persona)}
+        deleted = [] if same else [(persona.label, key)]
+        return {self._choice: gr.update(choices=[*deleted, *_choices(own)], value=key), **self._selection(key, persona)}
 
-    def greeting_updates(self, persona: Persona, asked: str = "") -> PanelUpdates:
+    def greeting_updates(self, persona: Persona, number_text: str = "") -> PanelUpdates:
         """Updates that show one of the persona's greetings on the empty page, by its number; the first by default."""
         persona, model = personas.translated(persona), self._model()
         greetings = macro_values.greetings(persona, model) or (
             expand(persona.greeting, macro_values.macro_scene(persona, model)),
         )
-        number = macro_values.number(asked, greetings)
-        said = replace(persona, greeting=greetings[number])
-        placeholder = header.greeting(said, number, len(greetings))
+        number = macro_values.greeting_number(number_text, greetings)
+        greeted = replace(persona, greeting=greetings[number])
+        placeholder = header.greeting(greeted, number, len(greetings))
         return {self.greeting: str(number), self._chatbot: gr.update(placeholder=placeholder)}
 
     def connect(
         self, chatbot: gr.Chatbot, settings: Sequence[Component], model: Callable[[], str] = lambda: "the model"
     ) -> None:
-        """Make it work, in the page that is being built; `model` tells the name of the one that answers."""
+        """Register the events, in the page that is being built. `model` returns the name of the current model."""
         self._chatbot, self._settings, self._model = chatbot, list(settings), model
         editor = self._editor
         outputs = [*self.outputs, *editor.outputs, self._chooser, self._upload, chatbot, *settings]
@@ -119,8 +119,8 @@ class PersonaPanel:
             event: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden"}
             gr.on(trigger, self._handle_errors(action), list(inputs), outputs, **event, **more)
 
-        # What may run while a message is sent goes past the queue: its end could close the stream of the reply.
-        # Not `input`: the list says that of every look at it, too, and twice of a choice.
+        # Events that may run while a message is sent bypass the queue: their end could close the stream of the reply.
+        # Not `input`: the dropdown triggers it whenever it is opened, and twice for a choice.
         on(self._choice.change, self._choose, self.inputs[:2], trigger_mode="always_last", queue=False)
         on(self._new.click, self._create)
         on(self._edit.click, self._start_edit, self.inputs)
@@ -279,9 +279,9 @@ class PersonaPanel:
 
 def _choices(own: Sequence[OwnPersona]) -> list[tuple[str, str]]:
     presets = [(personas.translated(preset).label, personas.key(preset)) for preset in PRESETS]
-    return [*((kept.persona.label, kept.id) for kept in own), *presets]
+    return [*((saved.persona.label, saved.id) for saved in own), *presets]
 
 
 def _address(key: str, form: str) -> str:
-    """Where an own persona's file is: relative, so that a proxy's path is kept."""
+    """The URL of an own persona's file: relative, so that it works behind a proxy's path."""
     return f"persona/export?id={quote(key, safe='')}&format={form}"

@@ -1,4 +1,4 @@
-"""GenerationSettings' fields -> sliders and boxes, and their values back. No range or name is written here."""
+"""Builds a slider or box for each field of GenerationSettings, with its range and label, and parses their values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -15,18 +15,21 @@ from chatui.ui.gradio_compat.unchecked_inputs import UncheckedNumber, UncheckedS
 from chatui.ui.shared import error_messages
 
 NAMES: tuple[str, ...] = tuple(GenerationSettings.model_fields)
-ENDS = ("max_new_tokens", "stop")
-"""What says where a reply ends; all else says how its tokens are chosen."""
-PARTS = ((N_("Sampling"), tuple(name for name in NAMES if name not in ENDS)), (N_("Length and stop"), ENDS))
+LENGTH_SETTINGS = ("max_new_tokens", "stop")
+"""Settings of where a reply ends; all others are about sampling."""
+GROUPS = (
+    (N_("Sampling"), tuple(name for name in NAMES if name not in LENGTH_SETTINGS)),
+    (N_("Length and stop"), LENGTH_SETTINGS),
+)
 
 
 def build() -> list[Component]:
-    """One component per setting, in the settings' order, rendered where it is called in parts that fold."""
-    made: dict[str, Component] = {}
-    for title, names in PARTS:
-        with gr.Accordion(title, open=True):  # chatui.js folds it: what is folded from the start is not made
-            made |= {name: _component(name, GenerationSettings.model_fields[name]) for name in names}
-    return [made[name] for name in NAMES]
+    """One component per setting, in the settings' order, rendered in an accordion per group."""
+    components: dict[str, Component] = {}
+    for title, names in GROUPS:
+        with gr.Accordion(title, open=True):  # chatui.js closes it: Gradio does not render the content of closed ones
+            components |= {name: _component(name, GenerationSettings.model_fields[name]) for name in names}
+    return [components[name] for name in NAMES]
 
 
 def build_api() -> list[Component]:
@@ -38,32 +41,32 @@ def build_api() -> list[Component]:
 
 
 def values_of(settings: GenerationSettings) -> list[Any]:
-    """What the components show for these settings."""
+    """The components' values for these settings."""
     return ["\n".join(settings.stop) if name == "stop" else getattr(settings, name) for name in NAMES]
 
 
 def read(values: Sequence[Any]) -> GenerationSettings:
-    """The settings that the components' values stand for. Raises SettingsError naming the field."""
-    found = dict(zip(NAMES, values, strict=True))
-    found["stop"] = tuple(line for line in (found["stop"] or "").split("\n") if line)
-    return GenerationSettings.checked(found)
+    """Parse the components' values. Raises SettingsError with the name of the field."""
+    fields = dict(zip(NAMES, values, strict=True))
+    fields["stop"] = tuple(line for line in (fields["stop"] or "").split("\n") if line)
+    return GenerationSettings.checked(fields)
 
 
 def read_api(values: Mapping[str, Any], defaults: GenerationSettings) -> GenerationSettings:
-    """The settings of an API call, the model's defaults where it gives None. Raises SettingsError."""
+    """The settings of an API call, with the model's defaults for None. Raises SettingsError."""
     given = {name: value for name, value in values.items() if value is not None}
     return GenerationSettings.checked({**defaults.model_dump(), **given})
 
 
 def problems(values: Sequence[Any]) -> list[str]:
-    """For each component, what is wrong with its value, or ""."""
-    found = [""] * len(NAMES)
+    """The error message for each component's value, or "" if the value is valid."""
+    messages = [""] * len(NAMES)
     try:
         read(values)
     except SettingsError as error:
         if error.field in NAMES:
-            found[NAMES.index(error.field)] = error_messages.localized(error)[0]
-    return found
+            messages[NAMES.index(error.field)] = error_messages.localized(error)[0]
+    return messages
 
 
 def _component(name: str, field: FieldInfo) -> Component:
@@ -83,7 +86,7 @@ def _component(name: str, field: FieldInfo) -> Component:
 
 
 def _step(field: FieldInfo) -> float | None:
-    """The slider's step; None where the field is no slider."""
+    """The slider's step; None if the field has no slider."""
     extra = field.json_schema_extra
     return cast(float, extra["step"]) if isinstance(extra, dict) and "step" in extra else None
 

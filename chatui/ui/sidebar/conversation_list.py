@@ -1,4 +1,4 @@
-"""The list of conversations as markup: by day, with a menu for each, and what a search has found. Knows no store."""
+"""HTML of the list of conversations, grouped by day and with a menu for each, and of search results."""
 
 import html
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from chatui.ui.markdown.markdown_escape import plain
 from chatui.ui.shared.tab_state import TabState
 
 CHAT = "CHAT"
-"""What chatui.js replaces in the links of a menu."""
+"""Placeholder for the conversation's id in the links of the menu; chatui.js replaces it."""
 
-ACTS = (
+ACTIONS = (
     ("rename", N_("Rename")),
     ("pin", N_("Pin")),
     ("unpin", N_("Unpin")),
@@ -27,61 +27,64 @@ EXPORTS = (
     ("json", N_("Export as JSON")),
     ("messages", N_("Export as messages")),
 )
-KEPT = N_("A deleted chat is kept for a day, then it is gone for good.")
+RETENTION_NOTE = N_("A deleted chat is kept for a day, then it is gone for good.")
 
 
-def listing(
+def render_list(
     conversations: Sequence[ConversationInfo],
-    place: TabState,
+    state: TabState,
     now: datetime,
     more: bool,
-    offered: int = 0,
+    adoptable: int = 0,
 ) -> str:
-    """The conversations under the day of their last message; pinned ones first. `now` is by the browser's clock.
+    """The conversations below the day of their last message, pinned ones first. `now` is in the browser's time zone.
 
-    Above them so many are `offered` that were made before there was a login.
+    `more` adds a link to show more. `adoptable` is the number of chats from before the login, which are offered.
     """
-    parts = [_offer(offered), _removed(place)]
-    if place.show_archived:
+    parts = [_adoption_offer(adoptable), _undo_delete(state)]
+    if state.show_archived:
         parts.append(f'<p class="chat-list-top">{_("Archive")} · {_back()}</p>')
     group = ""
     for conversation in conversations:
-        heading = _("Pinned") if conversation.pinned else day_of(conversation.updated, now)
+        heading = _("Pinned") if conversation.pinned else date_heading(conversation.updated, now)
         if heading != group:
             group = heading
             parts.append(f"<h4>{html.escape(heading)}</h4>")
-        parts.append(_row(conversation, place))
+        parts.append(_row(conversation, state))
     if not conversations:
-        nothing = _("The archive is empty.") if place.show_archived else _("Your chats will be listed here.")
-        parts.append(f'<p class="hint">{nothing}</p>')
+        hint = _("The archive is empty.") if state.show_archived else _("Your chats will be listed here.")
+        parts.append(f'<p class="hint">{hint}</p>')
     if more:
         parts.append(_more())
-    return _list(parts, place)
+    return _list(parts, state)
 
 
-def deleted(conversations: Sequence[ConversationInfo], place: TabState, more: bool) -> str:
-    """What was deleted and can still be had back."""
-    parts = [f'<p class="chat-list-top">{_("Recently deleted")} · {_back()}</p>', f'<p class="hint">{_(KEPT)}</p>']
+def render_deleted(conversations: Sequence[ConversationInfo], state: TabState, more: bool) -> str:
+    """Deleted conversations that can still be restored."""
+    parts = [
+        f'<p class="chat-list-top">{_("Recently deleted")} · {_back()}</p>',
+        f'<p class="hint">{_(RETENTION_NOTE)}</p>',
+    ]
     if conversations:
-        parts.append(_empties())
+        parts.append(_empty_trash())
     parts += [_deleted_row(conversation) for conversation in conversations]
     if not conversations:
         parts.append(f'<p class="hint">{_("Nothing was deleted lately.")}</p>')
     if more:
         parts.append(_more())
-    return _list(parts, place)
+    return _list(parts, state)
 
 
-def found(hits: Sequence[SearchHit], place: TabState) -> str:
-    """What a search has found."""
+def render_hits(hits: Sequence[SearchHit], state: TabState) -> str:
+    """The conversations that a search has found."""
     if not hits:
-        return _list([f'<p class="hint">{_("Nothing was found.")}</p>'], place)
-    return _list([f"<h4>{_('Found')}</h4>", *(_hit(hit, place) for hit in hits)], place)
+        return _list([f'<p class="hint">{_("Nothing was found.")}</p>'], state)
+    return _list([f"<h4>{_('Found')}</h4>", *(_hit(hit, state) for hit in hits)], state)
 
 
-def day_of(moment: datetime, now: datetime) -> str:
-    """The heading for a moment, by the calendar that `now` belongs to."""
-    day, today = moment.astimezone(now.tzinfo).date(), now.date()
+def date_heading(time: datetime, now: datetime) -> str:
+    """The heading of the group that a time belongs to, in the time zone of `now`."""
+    day, today = time.astimezone(now.tzinfo).date(), now.date()
     days = (today - day).days
     if days <= 0:
         return _("Today")
@@ -98,16 +101,16 @@ def _month(day: date, today: date) -> str:
     return i18n.month(day) if day.year == today.year else i18n.month(day, year=True)
 
 
-def _list(parts: Sequence[str], place: TabState) -> str:
-    """With what chatui.js reads to know where the tab stands, and the menu that it gives to a row that asks for it."""
-    kind = "temporary" if place.temporary else "kept"
-    stands = f'<a class="place {kind}" href="?chat={quote(place.chat)}"></a>'
-    return f'<div class="chat-list">{stands}{"".join(parts)}{_menu()}</div>'
+def _list(parts: Sequence[str], state: TabState) -> str:
+    """The list with the link from which chatui.js reads the current chat, and the menu that it copies into rows."""
+    kind = "temporary" if state.temporary else "kept"
+    current = f'<a class="place {kind}" href="?chat={quote(state.chat)}"></a>'
+    return f'<div class="chat-list">{current}{"".join(parts)}{_menu()}</div>'
 
 
-def _row(conversation: ConversationInfo, place: TabState) -> str:
+def _row(conversation: ConversationInfo, state: TabState) -> str:
     states = (
-        ("current", conversation.id == place.chat),
+        ("current", conversation.id == state.chat),
         ("pinned", conversation.pinned),
         ("archived", conversation.archived),
     )
@@ -126,21 +129,21 @@ def _deleted_row(conversation: ConversationInfo) -> str:
     return f'<div class="chat-row deleted"><span class="chat-gone">{plain(title)}</span>{act}</div>'
 
 
-def _empties() -> str:
-    """Two clicks, for it cannot be undone."""
+def _empty_trash() -> str:
+    """Two clicks, because it cannot be undone."""
     act = f'<a class="act" href="#empty">{_("Remove them all for good")}</a>'
     return f'<details class="hint"><summary>{_("Empty")}</summary>{act}</details>'
 
 
-def _hit(hit: SearchHit, place: TabState) -> str:
+def _hit(hit: SearchHit, state: TabState) -> str:
     quoted = f"{plain(hit.before)}<mark>{plain(hit.match)}</mark>{plain(hit.after)}" if hit.match else ""
     quote_line = f'<p class="chat-quote" dir="auto">{quoted}</p>' if quoted else ""
-    return _row(hit.conversation, place) + quote_line
+    return _row(hit.conversation, state) + quote_line
 
 
 def _menu() -> str:
-    """What can be done with the conversation CHAT; a row shows what makes sense for it."""
-    acts = "".join(f'<a class="act {do}" href="#{do}={CHAT}">{_(label)}</a>' for do, label in ACTS)
+    """The menu of a conversation with the id CHAT. Style sheets hide the actions that do not apply to a row."""
+    acts = "".join(f'<a class="act {action}" href="#{action}={CHAT}">{_(label)}</a>' for action, label in ACTIONS)
     exports = "".join(
         f'<a class="download" href="chats/export?chat={CHAT}&amp;format={form}">{_(label)}</a>'
         for form, label in EXPORTS
@@ -148,17 +151,17 @@ def _menu() -> str:
     return f'<div class="chat-menu-box spare">{acts}{exports}</div>'
 
 
-def _offer(count: int) -> str:
+def _adoption_offer(count: int) -> str:
     if not count:
         return ""
-    said = ngettext(
+    question = ngettext(
         "{count} chat was made here before there were logins. Take it over?",
         "{count} chats were made here before there were logins. Take them over?",
         count,
     )
     yes, no = _("Yes, they are mine"), _("No")
-    acts = f'<a class="act" href="#take-over">{yes}</a> · <a class="act" href="#leave-alone">{no}</a>'
-    return f'<p class="chat-list-top offer">{html.escape(said)} {acts}</p>'
+    links = f'<a class="act" href="#take-over">{yes}</a> · <a class="act" href="#leave-alone">{no}</a>'
+    return f'<p class="chat-list-top offer">{html.escape(question)} {links}</p>'
 
 
 def _back() -> str:
@@ -169,8 +172,8 @@ def _more() -> str:
     return f'<p class="chat-list-more"><a class="act" href="#more">{_("Show more")}</a></p>'
 
 
-def _removed(place: TabState) -> str:
-    if not place.deleted_chat:
+def _undo_delete(state: TabState) -> str:
+    if not state.deleted_chat:
         return ""
-    undo = f'<a class="act" href="#restore={quote(place.deleted_chat)}">{_("Undo")}</a>'
+    undo = f'<a class="act" href="#restore={quote(state.deleted_chat)}">{_("Undo")}</a>'
     return f'<p class="chat-list-top">{_("Deleted.")} {undo}</p>'

@@ -1,4 +1,4 @@
-"""The left sidebar: new chats, search, the list of conversations, what is brought in and taken away."""
+"""The left sidebar: new chats, search, the list of conversations, import and export."""
 
 import asyncio
 from datetime import datetime, timedelta, timezone
@@ -14,7 +14,7 @@ from chatui.ui.sidebar import conversation_list
 
 
 def below() -> str:
-    """What stands under the list."""
+    """HTML of the links below the list."""
     return (
         f'<p class="chat-list-below"><a class="act" href="#archived">{_("Archive")}</a> · '
         f'<a class="act" href="#deleted">{_("Recently deleted")}</a> · '
@@ -23,7 +23,7 @@ def below() -> str:
 
 
 class Sidebar:
-    """Its components, rendered where it is made."""
+    """The components, rendered where the sidebar is created."""
 
     def __init__(self, logs_out: bool) -> None:
         gr.Markdown(header.BRAND)
@@ -45,18 +45,20 @@ class Sidebar:
             self.cancel = gr.Button(N_("Cancel import"), size="sm", elem_id="cancel-import")
         self.below = gr.Markdown(below(), elem_id="below-chats")
         if logs_out:
-            gr.Button(N_("Log out"), size="sm", elem_id="log-out")  # chatui.js does it
+            gr.Button(N_("Log out"), size="sm", elem_id="log-out")  # chatui.js handles the click
 
     async def listed(self, tab: Tab) -> str:
-        """The list as this tab shows it."""
+        """HTML of the list that this tab shows."""
         if tab.search.strip():
             hits = await asyncio.to_thread(tab.list_store.search, tab.search)
-            return conversation_list.found(hits, tab.state)
-        place = tab.state
-        if place.show_deleted:
-            gone = await asyncio.to_thread(tab.list_store.deleted, place.list_limit + 1)
-            return conversation_list.deleted(gone[: place.list_limit], place, len(gone) > place.list_limit)
-        found = await asyncio.to_thread(tab.list_store.conversations, place.list_limit + 1, None, place.show_archived)
+            return conversation_list.render_hits(hits, tab.state)
+        state = tab.state
+        if state.show_deleted:
+            found = await asyncio.to_thread(tab.list_store.deleted, state.list_limit + 1)
+            return conversation_list.render_deleted(found[: state.list_limit], state, len(found) > state.list_limit)
+        found = await asyncio.to_thread(tab.list_store.conversations, state.list_limit + 1, None, state.show_archived)
         now = datetime.now(timezone(timedelta(minutes=request_context.utc_offset_minutes())))
-        offered = await asyncio.to_thread(tab.count_adoptable)
-        return conversation_list.listing(found[: place.list_limit], place, now, len(found) > place.list_limit, offered)
+        adoptable = await asyncio.to_thread(tab.count_adoptable)
+        return conversation_list.render_list(
+            found[: state.list_limit], state, now, len(found) > state.list_limit, adoptable
+        )
