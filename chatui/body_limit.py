@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatui import i18n
 from chatui.i18n import N_
-from chatui.security import refusal
+from chatui.security import error_response
 
 MAX_BODY_BYTES = 4 * 2**20
 """Bytes: a million tokens of text. All of it is held in memory."""
@@ -96,7 +96,7 @@ class BodyLimit:
                 with i18n.use_language(i18n.negotiate(headers.get("accept-language"))):
                     answer: ASGIApp = PlainTextResponse(i18n.translated(str(error)), error.status, advice)
             else:
-                answer = refusal(error.status, str(error), advice)
+                answer = error_response(error.status, str(error), advice)
             await answer(scope, receive, send)
             return
         await self._app(scope, _replay(body, receive), send)

@@ -80,7 +80,7 @@ class SecurityMiddleware:
             await send(message)
 
         if reason := self._refused(scope["method"], Headers(scope=scope)):
-            await refusal(403, reason)(scope, receive, guarded)
+            await error_response(403, reason)(scope, receive, guarded)
             return
         await self._app(scope, receive, guarded)
 
@@ -109,7 +109,7 @@ class ClientAddress:
         await self._app(scope, receive, send)
 
 
-def refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """An answer that both the page and the clients of /v1 can show."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     error = {"message": message, "type": kind, "param": None, "code": None}

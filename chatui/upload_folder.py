@@ -19,8 +19,8 @@ MAX_AGE_SECONDS = 3600.0
 MIN_AGE_SECONDS = 60.0
 """A file that has just come is left to whoever sent it, even where the room is needed."""
 SWEEP_SECONDS = 300.0
-BLOCK = 4096
-"""Bytes that a file takes at least."""
+MIN_FILE_BYTES = 4096
+"""Bytes that the smallest file takes: a block of the disk."""
 MB = 10**6
 
 _read: set[Path] = set()
@@ -119,7 +119,7 @@ class UploadFolder:
                 path = Path(folder, name)
                 with contextlib.suppress(OSError):  # it has just been read
                     found = path.lstat()
-                    yield _File(found.st_mtime, max(found.st_size, BLOCK), path)
+                    yield _File(found.st_mtime, max(found.st_size, MIN_FILE_BYTES), path)
 
     def _remove_empty_folders(self, now: float) -> None:
         """Gradio makes a folder for each file."""

@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from chatui.body_limit import UPLOAD, BodyLimit, RefusedError
 from chatui.server import build_app
 from chatui.settings import AppSettings
-from chatui.upload_folder import BLOCK, MAX_AGE_SECONDS, MB, MIN_AGE_SECONDS, UploadFolder, reading
+from chatui.upload_folder import MAX_AGE_SECONDS, MB, MIN_AGE_SECONDS, MIN_FILE_BYTES, UploadFolder, reading
 from tests.fakes import FakeBackend
 from tests.visitors import served
 
@@ -47,23 +47,23 @@ def test_what_nobody_came_for_goes_also_what_was_broken_off(tmp_path: Path) -> N
 
 
 def test_the_oldest_make_room_but_neither_those_just_come_nor_those_being_read(tmp_path: Path) -> None:
-    files = [put(tmp_path, f"{number}/x", MIN_AGE_SECONDS * (4.5 - number), BLOCK) for number in range(5)]
-    folder = UploadFolder(tmp_path, 5 * BLOCK)
+    files = [put(tmp_path, f"{number}/x", MIN_AGE_SECONDS * (4.5 - number), MIN_FILE_BYTES) for number in range(5)]
+    folder = UploadFolder(tmp_path, 5 * MIN_FILE_BYTES)
     with reading(files[0]):
-        asyncio.run(folder.expect(2 * BLOCK))
+        asyncio.run(folder.expect(2 * MIN_FILE_BYTES))
     assert left(tmp_path) == ["0/x", "3/x", "4/x"]
     with pytest.raises(RefusedError, match=r"Try again in a few minutes.*--max-uploads") as refused:
-        asyncio.run(folder.expect(5 * BLOCK))
+        asyncio.run(folder.expect(5 * MIN_FILE_BYTES))
     assert refused.value.status == 507
     assert left(tmp_path) == ["4/x"]
-    asyncio.run(folder.expect(4 * BLOCK))
+    asyncio.run(folder.expect(4 * MIN_FILE_BYTES))
 
 
 def test_small_files_take_room_too(tmp_path: Path) -> None:
     for number in range(10):
         put(tmp_path, f"{number}/x", size=1)
     with pytest.raises(RefusedError):
-        asyncio.run(UploadFolder(tmp_path, 10 * BLOCK).expect(1))
+        asyncio.run(UploadFolder(tmp_path, 10 * MIN_FILE_BYTES).expect(1))
 
 
 def test_one_that_can_never_fit_is_told_so(tmp_path: Path) -> None:

@@ -145,8 +145,8 @@ def test_what_was_raised_in_english_is_known_again(language: str) -> None:
             assert error_messages.localized(raised)[0] != raised.message
         with pytest.raises(SettingsError) as refused:
             GenerationSettings.checked({"temperature": 3.5})
-        assert "Input" not in error_messages.one_line(refused.value)
-        assert i18n.number(3.5, 1) in error_messages.one_line(refused.value)
+        assert "Input" not in error_messages.error_line(refused.value)
+        assert i18n.number(3.5, 1) in error_messages.error_line(refused.value)
 
 
 def test_words_of_somebody_else_stay_as_they_are() -> None:

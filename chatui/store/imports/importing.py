@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from chatui import personas
 from chatui.errors import SettingsError, TransferError
 from chatui.i18n import N_
 from chatui.store import formats, import_limits
-from chatui.store.exporting import FORMAT, VERSION
+from chatui.store.exporting import FORMAT, TREE, VERSION
 from chatui.store.formats import FORMATS, common
 from chatui.store.import_limits import refusal, shown
 from chatui.store.imports import archives, lenient_json
@@ -29,7 +29,6 @@ from chatui.text_cleaning import one_line
 
 log = logging.getLogger(__name__)
 
-TREE = TypeAdapter(Tree)
 MAX_NUMBER = 2**63
 """The limit of an integer column."""
 SESSION = "session:"

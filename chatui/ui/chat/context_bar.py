@@ -43,7 +43,7 @@ def bar(info: ModelInfo, prompt: Prompt, settings: GenerationSettings, blank: bo
     )
 
 
-def refusal(error: ChatError) -> str:
+def error_bar(error: ChatError) -> str:
     """The bar if the message cannot be sent as it is."""
     message, remedy = error_messages.localized(error)
     return f'<div class="context-bar"><p><b class="warning">{plain(message)}</b> {plain(remedy)}</p></div>'

@@ -34,4 +34,4 @@ class ContextPreview:
             prompt = replace(prompt, dropped=prompt.dropped + earlier)
             return context_bar.bar(info, prompt, request.settings, blank)
         except ChatError as error:
-            return context_bar.refusal(error)
+            return context_bar.error_bar(error)

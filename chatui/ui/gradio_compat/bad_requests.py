@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chatui.security import refusal
+from chatui.security import error_response
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +119,8 @@ class BadRequests:
 def _error_response(error: Exception) -> JSONResponse | None:
     """The response to a request that raised an error of Gradio's; None if the client did not cause it."""
     if not isinstance(error, OSError):
-        return refusal(422, f"This request cannot be read ({type(error).__name__}).")
-    return refusal(404, "There is no such file.") if error.errno in NO_FILE_ERRNOS else None
+        return error_response(422, f"This request cannot be read ({type(error).__name__}).")
+    return error_response(404, "There is no such file.") if error.errno in NO_FILE_ERRNOS else None
 
 
 def _receive_text(scope: Scope, receive: Receive) -> Receive:

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatui.errors import ChatError
-from chatui.security import refusal
+from chatui.security import error_response
 from chatui.store.logins import Logins
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def install(app: FastAPI, gradio_app: Any, logins: Logins, instance: str) -> Non
                 await asyncio.to_thread(logins.remove, token)
                 tokens.pop(token, None)
         except ChatError as error:
-            return refusal(error.status, str(error))
+            return error_response(error.status, str(error))
         response = Response(status_code=204)
         response.delete_cookie(names[0], secure=True, httponly=True, samesite="none")
         response.delete_cookie(names[1], httponly=True)

@@ -219,7 +219,7 @@ class InspectorPanel:
                 raise NotFoundError("token")
             return tokens_view.alternatives(inspection, id, position)
         except Exception as error:
-            return html.escape(error_messages.one_line(_as_chat_error(error)))
+            return html.escape(error_messages.error_line(_as_chat_error(error)))
 
     async def _repeat(self, requested: str, *inputs: Any) -> AsyncGenerator[tuple[str, str]]:
         """Stream a reply to the same message and seed with the current persona and settings; it is not saved."""
@@ -243,7 +243,7 @@ class InspectorPanel:
                     title = _("With persona and settings at the right")
                     yield original, column(title, text, finish, persona_tokens)
         except Exception as error:
-            yield "", html.escape(error_messages.one_line(_as_chat_error(error)))
+            yield "", html.escape(error_messages.error_line(_as_chat_error(error)))
 
 
 async def with_other_token(tab: Tab, message_id: str, choice: str) -> StoredMessage:

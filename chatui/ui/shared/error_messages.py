@@ -31,11 +31,11 @@ def localized(error: ChatError) -> tuple[str, str]:
     return f"{translated(name)}: {translated(str(error.args[1]))}", translated(error.remedy)
 
 
-def one_line(error: ChatError) -> str:
+def error_line(error: ChatError) -> str:
     """An error's message and remedy in one line."""
     return " ".join(localized(error)).strip()
 
 
 def warn(error: ChatError) -> None:
     """Show an error as a toast of the page, from within an event."""
-    gr.Warning(html.escape(one_line(error)))
+    gr.Warning(html.escape(error_line(error)))

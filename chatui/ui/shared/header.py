@@ -22,7 +22,7 @@ def status(model: ModelStatus, speed: str = "") -> str:
     """The model's name, precision, size and state, and the speed of the last reply."""
     name = f'<span class="model-name">{html.escape(model.name)}</span>'
     if model.error is not None:
-        detail = f'<span class="model-failed">{html.escape(error_messages.one_line(model.error))}</span>'
+        detail = f'<span class="model-failed">{html.escape(error_messages.error_line(model.error))}</span>'
     elif model.info is None:
         detail = f'<span class="model-loading">{html.escape(translated(model.phase) or _("loading"))} …</span>'
     else:

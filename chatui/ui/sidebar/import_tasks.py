@@ -61,7 +61,7 @@ class ImportTask:
                     merged = self.owner_store.merge_tree(tree, lambda: not self.cancelled)
                 except (LimitError, TransferError) as error:
                     title = tree.conversation.title
-                    self.source.skip(f"“{title}”" if title else _("Untitled"), error_messages.one_line(error))
+                    self.source.skip(f"“{title}”" if title else _("Untitled"), error_messages.error_line(error))
                 else:
                     if merged is None:
                         return
