@@ -1,6 +1,6 @@
-"""Keeps replies while they grow: each store apart from the others, so that one that fails holds up nobody else's.
+"""Saves running replies to a store in the background. Knows no backend and no page.
 
-Knows no backend and no page.
+Each store has its own writer, so that a store that fails does not block another one.
 """
 
 import asyncio
@@ -20,27 +20,27 @@ from chatui.store.store import Store
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.5
-"""What has been written meanwhile is kept this often; a crash loses no more."""
+"""How often running replies are saved. A crash loses no more than this."""
 
 STORE_TIMEOUT_SECONDS = 3.0
-"""A store that has not answered for so long does not keep what is written, as far as anybody can tell."""
+"""After so long without an answer of the store, its replies show that they are not saved."""
 
 RETRY_SECONDS = 2.0
 CLOSE_TIMEOUT_SECONDS = 5.0
 
 
 class WritableReply(Protocol):
-    """A reply that is being written: `unkept` while the store does not take it, and `kept` once its end is there."""
+    """A running reply that can be saved. `save_error` is set while saving fails, `saved` once its end is stored."""
 
     saved: bool
     save_error: ChatError | None
     task: asyncio.Task[None] | None
 
     def to_update(self) -> ReplyUpdate:
-        """How far it has come."""
+        """The update that saves its current content and state."""
 
-    def give_up(self, left: StoredMessage | None) -> None:
-        """It is no longer ours to write; the store has `left` of it."""
+    def give_up(self, stored: StoredMessage | None) -> None:
+        """Stop, because its lease was lost. `stored` is what the store has; None if it was deleted."""
 
     def notify(self) -> None:
         """Wake the listeners."""
@@ -50,34 +50,34 @@ R = TypeVar("R", bound=WritableReply)
 
 
 class ReplyWriter(Generic[R]):
-    """Keeps the replies of one store, in a thread and a task of its own, until their ends are in it."""
+    """Saves the replies of one store, in its own task and thread, until their ends are stored."""
 
     def __init__(self, store: Store, inspection: Callable[[R], bytes | None]) -> None:
-        """`inspection` tells how a reply that is over came about."""
+        """`inspection` gives the packed inspection of a finished reply."""
         self.store = store
         self.replies: dict[str, R] = {}
         self._inspection = inspection
-        self._refused: dict[str, float] = {}
+        self._retry_at: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
-        self._said = ""
-        # Otherwise it would take a core from a step of the model's, and the other cores would wait for that one.
+        self._logged = ""
+        # At normal priority it would take a core from the model's forward pass, and the other cores would wait.
         self._thread = ThreadPoolExecutor(1, "chatui-keeping", priority.lower_priority, (priority.ASIDE,))
 
     def start(self) -> None:
-        """Keep what is written from now on, on the running event loop; again does nothing."""
+        """Start saving on the running event loop. Does nothing if it already runs there."""
         loop = asyncio.get_running_loop()
         if self._task is None or self._task.get_loop() is not loop or self._task.done():
             self._wake = asyncio.Event()
-            self._task = loop.create_task(self._keep(self._wake))
+            self._task = loop.create_task(self._save_periodically(self._wake))
 
     def wake(self) -> None:
-        """A reply has ended: keep it now."""
+        """Save now instead of at the next interval, because a reply has ended."""
         if self._wake is not None:
             self._wake.set()
 
     async def close(self) -> None:
-        """Keep what there is once more, for a few seconds at most."""
+        """Save all replies once more, for CLOSE_TIMEOUT_SECONDS at most, and stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -88,81 +88,81 @@ class ReplyWriter(Generic[R]):
             log.warning("%s replies could not be saved: %s", len(self.replies), str(error) or "no answer")
         self._thread.shutdown(wait=False)
 
-    async def _keep(self, wake: asyncio.Event) -> None:
+    async def _save_periodically(self, wake: asyncio.Event) -> None:
         while True:
             try:
                 await self._flush()
-                self._said = ""
+                self._logged = ""
             except Exception as error:
-                self._say(error)
-            # Not wait_for(), which in Python 3.11 forgets to be cancelled when both happen at once.
+                self._log_once(error)
+            # Not wait_for(): in Python 3.11 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
                     await wake.wait()
             wake.clear()
 
-    def _say(self, error: Exception) -> None:
-        """Once, however often it is tried."""
-        if str(error) == self._said:
+    def _log_once(self, error: Exception) -> None:
+        """Log an error, unless it is the same as the last one."""
+        if str(error) == self._logged:
             return
-        self._said = str(error)
+        self._logged = str(error)
         if isinstance(error, ChatError):
             log.warning("replies are not saved, and tried again: %s", error)
         else:
             log.error("replies are not saved, and tried again", exc_info=error)
 
     async def _flush(self) -> None:
-        """Write down all that has grown, which is also their sign of life. What has ended is let go of."""
+        """Save all replies, which also renews their leases. Finished ones that are saved are removed from `replies`."""
         now = time.monotonic()
-        due = {id: reply for id, reply in self.replies.items() if self._refused.get(id, now) <= now}
+        due = {id: reply for id, reply in self.replies.items() if self._retry_at.get(id, now) <= now}
         if not due:
             return
-        progress = {id: reply.to_update() for id, reply in due.items()}
-        writing = asyncio.get_running_loop().run_in_executor(self._thread, self._write_down, due, progress)
+        updates = {id: reply.to_update() for id, reply in due.items()}
+        saving = asyncio.get_running_loop().run_in_executor(self._thread, self._save, due, updates)
         try:
-            while not (await asyncio.wait({writing}, timeout=STORE_TIMEOUT_SECONDS))[0]:
-                self._are_unkept(StoreError("The database does not answer.", "Check that it runs."))
-            written = await writing
+            while not (await asyncio.wait({saving}, timeout=STORE_TIMEOUT_SECONDS))[0]:
+                self._set_save_error(StoreError("The database does not answer.", "Check that it runs."))
+            results = await saving
         except Exception as error:
-            self._are_unkept(error)
+            self._set_save_error(error)
             raise
-        for id, result in written.items():
-            self._take(id, progress[id], result)
+        for id, result in results.items():
+            self._apply_result(id, updates[id], result)
 
-    def _write_down(self, due: dict[str, R], progress: dict[str, ReplyUpdate]) -> dict[str, UpdateResult]:
-        """How far they have come and, of those that are over, how they came about."""
-        told = []
+    def _save(self, due: dict[str, R], updates: dict[str, ReplyUpdate]) -> dict[str, UpdateResult]:
+        """Save the updates, those of finished replies with their inspections."""
+        complete = []
         for id, reply in due.items():
-            # What was refused before is tried without what is not the reply itself.
-            over = progress[id].state != "running" and id not in self._refused
-            told.append(replace(progress[id], inspection=self._inspection(reply)) if over else progress[id])
-        return dict(zip(due, self._written(told), strict=True))
+            # An update that was refused is retried without the inspection.
+            finished = updates[id].state != "running" and id not in self._retry_at
+            complete.append(replace(updates[id], inspection=self._inspection(reply)) if finished else updates[id])
+        return dict(zip(due, self._update_store(complete), strict=True))
 
-    def _written(self, told: list[ReplyUpdate]) -> list[UpdateResult]:
+    def _update_store(self, updates: list[ReplyUpdate]) -> list[UpdateResult]:
         try:
-            return self.store.update_replies(told)
+            return self.store.update_replies(updates)
         except Exception:
-            if len(told) > 1 or told[0].inspection is None:
+            if len(updates) > 1 or updates[0].inspection is None:
                 raise
-        return self.store.update_replies([replace(told[0], inspection=None)])
+        return self.store.update_replies([replace(updates[0], inspection=None)])
 
-    def _are_unkept(self, error: Exception) -> None:
+    def _set_save_error(self, error: Exception) -> None:
         for reply in self.replies.values():
             reply.save_error = error if isinstance(error, ChatError) else unexpected(error)
             reply.notify()
 
-    def _take(self, id: str, progress: ReplyUpdate, written: UpdateResult) -> None:
-        """What became of what was written down."""
+    def _apply_result(self, id: str, update: ReplyUpdate, result: UpdateResult) -> None:
+        """Apply the store's answer to an update: an error, a lost lease, a requested stop, or success."""
         reply = self.replies[id]
-        reply.save_error = written.error
-        if written.error is not None:
-            self._refused[id] = time.monotonic() + RETRY_SECONDS
+        reply.save_error = result.error
+        if result.error is not None:
+            self._retry_at[id] = time.monotonic() + RETRY_SECONDS
         else:
-            self._refused.pop(id, None)
-            if written.lease_lost:
-                reply.give_up(written.stored)
-            elif progress.state == "running":
-                if written.stop_requested and reply.task is not None:
+            self._retry_at.pop(id, None)
+            if result.lease_lost:
+                reply.give_up(result.stored)
+            elif update.state == "running":
+                if result.stop_requested and reply.task is not None:
                     reply.task.cancel()
                 return
             del self.replies[id]

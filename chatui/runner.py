@@ -1,4 +1,4 @@
-"""Replies belong to the server: they are written here, kept in the store as they grow, and pages only listen.
+"""Runs replies independently of the pages that show them, and saves them while they are generated.
 
 Knows no page and no HTTP.
 """
@@ -26,226 +26,231 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
 LEASE_TIMEOUT = timedelta(seconds=5)
-"""A reply of which nothing has been heard for so long has lost its server, where nothing is heard at the next look.
+"""Age of the last heartbeat at which a running reply counts as abandoned, if the next sweep finds the same heartbeat.
 
-The second look is for servers that could not write before: after a database that was away, or a clock that jumped.
+The second sweep gives servers a chance that could not write: the database was away, or the clock jumped.
 """
 
 STOP_TIMEOUT_SECONDS = 12.0
 STOP_POLL_SECONDS = 0.1
-"""How often, and how long, to look whether another server has stopped its reply; one that is gone is swept by then."""
+"""How long, and how often, stop() polls for another server to end its reply. A dead server's reply is swept by then."""
 
 IMPORT_TIMEOUT = timedelta(seconds=60)
-"""An import that has added nothing for so long has lost its server; while it runs, it adds something all the time."""
+"""An import that has added nothing for so long counts as abandoned."""
 
 TRASH_RETENTION = timedelta(days=1)
 PURGE_SECONDS = 3600.0
-TEMPORARY_FOR = timedelta(hours=24)
-"""How long a temporary chat stays whose tab never said that it left."""
+TEMPORARY_RETENTION = timedelta(hours=24)
+"""How long a temporary chat is kept if its tab never reports that it was closed."""
 
 MAX_CHARACTERS_PER_TOKEN = 32
-"""Characters: of a conversation no more is read than fits the model's context where each token has so many."""
+"""Upper bound that limits how many characters of a conversation are read from the store."""
 
 
 class Runner:
-    """Writes replies for all owners: `kept` is the store on disk, `passing` the one in memory for temporary chats.
+    """Runs the replies of all owners. Temporary chats have a store of their own, in memory.
 
-    With `inspect`, how each reply came about is kept as well.
+    With `inspect`, the inspection of each reply is saved as well.
     """
 
-    def __init__(self, backend: Backend, kept: Store, passing: Store, inspect: bool = True) -> None:
+    def __init__(self, backend: Backend, persistent_store: Store, temporary_store: Store, inspect: bool = True) -> None:
         self.backend = backend
         self.keeps_inspections = inspect
-        self.persistent_store, self.temporary_store = kept, passing
-        self._keepers = {temporary: ReplyWriter(self.store(temporary), self._told) for temporary in (False, True)}
+        self.persistent_store, self.temporary_store = persistent_store, temporary_store
+        self._writers = {temporary: ReplyWriter(self.store(temporary), self._inspection) for temporary in (False, True)}
         self._housekeeping: asyncio.Task[None] | None = None
-        self._silent: dict[tuple[str, str], datetime] = {}
+        self._stale: dict[tuple[str, str], datetime] = {}
         self._closing = False
 
     def store(self, temporary: bool) -> Store:
-        """The store of one kind or the other."""
+        """The store for temporary chats, or the one for all others."""
         return self.temporary_store if temporary else self.persistent_store
 
     def owner_store(self, owner: str, temporary: bool = False) -> OwnerStore:
-        """What this owner has there."""
+        """The part of a store that belongs to this owner."""
         return self.store(temporary).for_owner(owner)
 
     @property
     def running_count(self) -> int:
-        """How many are being written here now."""
-        return len(self._lives())
+        """The number of replies that run in this process."""
+        return len(self._all_replies())
 
     @property
     def max_read_characters(self) -> int | None:
-        """How many characters of a conversation the model can read at most; None while that is not known."""
+        """The most characters of a conversation that fit the model's context; None while no model is loaded."""
         info = self.backend.models()[0].info
         return info.context_length * MAX_CHARACTERS_PER_TOKEN if info else None
 
     def running_reply(self, owner: str, message: str) -> RunningReply | None:
-        """The reply with this id while it is written here, for its owner only."""
-        found = next((live for live in self._lives() if live.message.id == message), None)
+        """The reply with this message id if it runs in this process and belongs to the owner."""
+        found = next((reply for reply in self._all_replies() if reply.message.id == message), None)
         return found if found is not None and found.owner == owner else None
 
     def running_replies(self, owner: str, conversation: str) -> list[RunningReply]:
-        """The replies of this conversation that are written here now."""
-        return [live for live in self._lives() if live.conversation.id == conversation and live.owner == owner]
+        """The replies of this conversation that run in this process."""
+        return [
+            reply for reply in self._all_replies() if reply.conversation.id == conversation and reply.owner == owner
+        ]
 
     async def start_reply(self, owner: str, turn: NewTurn, temporary: bool = False) -> RunningReply:
-        """Begin a reply. It is written to its end, heard or not.
+        """Save the question and start the reply. It runs to its end whether or not a page shows it.
 
-        Raises OverloadError, LimitError, NotFoundError or StoreError; nothing is kept then.
+        Raises OverloadError, LimitError, NotFoundError or StoreError. Nothing is saved in that case.
         """
         self.start()
         lease = secrets.token_urlsafe(16)
         ticket = self.backend.admit(owner)
         try:
-            begun = await asyncio.to_thread(
+            started = await asyncio.to_thread(
                 self.owner_store(owner, temporary).start_turn, turn, lease, self.max_read_characters
             )
         except BaseException:
             self.backend.release_ticket(ticket)
             raise
-        keeper = self._keepers[temporary]
-        begun = replace(begun, path=self._newest(owner, begun.path))
-        live = RunningReply(keeper.store, owner, begun, turn.author, lease)
-        keeper.replies[live.message.id] = live
-        chat = begun.conversation.id if temporary else ""
-        request = replace(_chat_request(live, self.keeps_inspections), ticket=ticket, temporary_conversation=chat)
-        live.task = asyncio.create_task(self._write(live, request))
-        live.task.add_done_callback(lambda _: self._over(live, keeper, ticket))
-        return live
+        writer = self._writers[temporary]
+        started = replace(started, path=self._with_running(owner, started.path))
+        reply = RunningReply(writer.store, owner, started, turn.author, lease)
+        writer.replies[reply.message.id] = reply
+        chat = started.conversation.id if temporary else ""
+        request = replace(_chat_request(reply, self.keeps_inspections), ticket=ticket, temporary_conversation=chat)
+        reply.task = asyncio.create_task(self._generate(reply, request))
+        reply.task.add_done_callback(lambda _: self._on_task_done(reply, writer, ticket))
+        return reply
 
     async def read_path(self, owner: str, conversation: str, leaf: str | None = None, temporary: bool = False) -> Path:
-        """What ask() reads up to `leaf`, by default the conversation's own. Raises NotFoundError."""
+        """The messages up to `leaf` that start_reply() would read, by default the conversation's own leaf.
+
+        Raises NotFoundError.
+        """
         path = await asyncio.to_thread(
             self.owner_store(owner, temporary).context_path, conversation, self.max_read_characters, leaf
         )
-        return replace(path, messages=self._newest(owner, path.messages))
+        return replace(path, messages=self._with_running(owner, path.messages))
 
     async def stop(self, owner: str, conversation: str, temporary: bool = False) -> None:
-        """End what is being written in this conversation, wherever it was asked and whichever server writes it.
+        """Stop the running replies of this conversation, those of other servers too.
 
-        Returns once that is kept, or the store refuses it.
+        Returns once their ends are saved, or the store refuses them.
         """
         stopping = self.running_replies(owner, conversation)
-        for live in stopping:
-            if live.task is not None:
-                live.task.cancel()
-        for live in stopping:
-            async for _ in live.changes():
+        for reply in stopping:
+            if reply.task is not None:
+                reply.task.cancel()
+        for reply in stopping:
+            async for _ in reply.changes():
                 pass
-        if conversation and not temporary and not any(live.save_error for live in stopping):
-            await self._stop_elsewhere(owner, conversation)
+        if conversation and not temporary and not any(reply.save_error for reply in stopping):
+            await self._stop_on_other_servers(owner, conversation)
 
     async def discard(self, owner: str, conversation: str) -> None:
-        """End what is written in a temporary chat, and remove all of it at once."""
+        """Stop the replies of a temporary chat and delete it."""
         await self.stop(owner, conversation, temporary=True)
         self.backend.forget(conversation)
         await asyncio.to_thread(self.temporary_store.discard, owner, conversation)
 
-    async def _stop_elsewhere(self, owner: str, conversation: str) -> None:
-        owner_store, until = self.owner_store(owner), time.monotonic() + STOP_TIMEOUT_SECONDS
+    async def _stop_on_other_servers(self, owner: str, conversation: str) -> None:
+        owner_store, deadline = self.owner_store(owner), time.monotonic() + STOP_TIMEOUT_SECONDS
         running = await asyncio.to_thread(owner_store.running_replies, conversation)
         if running:
             await asyncio.to_thread(owner_store.request_stop, conversation)
-        while running and time.monotonic() < until:
+        while running and time.monotonic() < deadline:
             await asyncio.sleep(STOP_POLL_SECONDS)
             running = await asyncio.to_thread(owner_store.running_replies, conversation)
 
     def start(self) -> None:
-        """Keep what is written from now on, on the running event loop; again does nothing."""
-        for keeper in self._keepers.values():
-            keeper.start()
+        """Start saving and housekeeping on the running event loop. Does nothing if they already run there."""
+        for writer in self._writers.values():
+            writer.start()
         loop, task = asyncio.get_running_loop(), self._housekeeping
         if task is None or task.get_loop() is not loop or task.done():
-            self._housekeeping = loop.create_task(self._keep_house())
+            self._housekeeping = loop.create_task(self._run_housekeeping())
 
     async def close(self) -> None:
-        """End all replies, which are then marked as interrupted, and keep them."""
+        """Stop all replies, mark them as interrupted, and save them."""
         self._closing = True
-        tasks = [live.task for live in self._lives() if live.task is not None]
+        tasks = [reply.task for reply in self._all_replies() if reply.task is not None]
         if self._housekeeping is not None:
             tasks.append(self._housekeeping)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(keeper.close() for keeper in self._keepers.values()))
+        await asyncio.gather(*(writer.close() for writer in self._writers.values()))
 
-    def _newest(self, owner: str, path: Sequence[StoredMessage]) -> tuple[StoredMessage, ...]:
-        """The messages; what the store does not take yet is newer here."""
+    def _with_running(self, owner: str, path: Sequence[StoredMessage]) -> tuple[StoredMessage, ...]:
+        """The messages of a path. For those that run here, this process has newer content than the store."""
         known = (self.running_reply(owner, message.id) for message in path)
-        return tuple(live.as_message() if live else message for live, message in zip(known, path, strict=True))
+        return tuple(reply.as_message() if reply else message for reply, message in zip(known, path, strict=True))
 
-    def _lives(self) -> list[RunningReply]:
-        return [live for keeper in self._keepers.values() for live in keeper.replies.values()]
+    def _all_replies(self) -> list[RunningReply]:
+        return [reply for writer in self._writers.values() for reply in writer.replies.values()]
 
-    async def _write(self, live: RunningReply, request: ChatRequest) -> None:
+    async def _generate(self, reply: RunningReply, request: ChatRequest) -> None:
         try:
             async with contextlib.aclosing(self.backend.stream(request)) as stream:
                 async for delta in stream:
-                    live.progress.add(delta)
-                    live.notify()
-            live.state = "finished"
+                    reply.progress.add(delta)
+                    reply.notify()
+            reply.state = "finished"
         except ChatError as error:
-            live.state, live.error = "failed", error
+            reply.state, reply.error = "failed", error
         except Exception as error:
             log.exception("a reply failed")
-            live.state, live.error = "failed", unexpected(error)
+            reply.state, reply.error = "failed", unexpected(error)
 
-    def _over(self, live: RunningReply, keeper: ReplyWriter[RunningReply], ticket: str) -> None:
-        """Its task has ended, perhaps before it began."""
+    def _on_task_done(self, reply: RunningReply, writer: ReplyWriter[RunningReply], ticket: str) -> None:
+        """Settle the state of a reply whose task has ended, perhaps before it ran."""
         self.backend.release_ticket(ticket)
-        if live.state == "running":
-            live.state = "interrupted" if self._closing else "stopped"
-        keeper.wake()
+        if reply.state == "running":
+            reply.state = "interrupted" if self._closing else "stopped"
+        writer.wake()
 
-    async def _keep_house(self) -> None:
-        """Mark what other servers have left, and remove what was deleted."""
-        purged, said = float("-inf"), ""
+    async def _run_housekeeping(self) -> None:
+        """Interrupt replies abandoned by other servers every second; purge deleted chats every hour."""
+        purged_at, logged = float("-inf"), ""
         while not self._closing:
             try:
                 await asyncio.to_thread(self._sweep)
-                if time.monotonic() - purged > PURGE_SECONDS:
+                if time.monotonic() - purged_at > PURGE_SECONDS:
                     await asyncio.to_thread(self._purge)
-                    purged = time.monotonic()
-                said = ""
+                    purged_at = time.monotonic()
+                logged = ""
             except Exception as error:
-                self._silent = {}
-                if str(error) != said:
+                self._stale = {}
+                if str(error) != logged:
                     log.warning("the store cannot be looked after, and is tried again: %s", error)
-                said = str(error)
+                logged = str(error)
             await asyncio.sleep(SWEEP_SECONDS)
 
     def _sweep(self) -> None:
-        """Those that are silent still at the second look have lost their server; what is written here has not."""
+        """Interrupt replies that two sweeps in a row found with the same old heartbeat, except this process's own."""
         found = self.persistent_store.stale_replies(LEASE_TIMEOUT)
-        silent = {key: heard for key, heard in found.items() if key[1] not in self._keepers[False].replies}
-        lost = {key: heard for key, heard in silent.items() if self._silent.get(key) == heard}
-        if lost:
-            self.persistent_store.interrupt_stale(LEASE_TIMEOUT, lost)
-        self._silent = silent
+        stale = {key: heartbeat for key, heartbeat in found.items() if key[1] not in self._writers[False].replies}
+        abandoned = {key: heartbeat for key, heartbeat in stale.items() if self._stale.get(key) == heartbeat}
+        if abandoned:
+            self.persistent_store.interrupt_stale(LEASE_TIMEOUT, abandoned)
+        self._stale = stale
         self.persistent_store.remove_unfinished_imports(IMPORT_TIMEOUT)
 
     def _purge(self) -> None:
         self.persistent_store.purge(TRASH_RETENTION)
-        for conversation in self.temporary_store.purge_temporary(TEMPORARY_FOR):
+        for conversation in self.temporary_store.purge_temporary(TEMPORARY_RETENTION):
             self.backend.forget(conversation)
 
-    def _told(self, live: RunningReply) -> bytes | None:
-        return self._inspection(live) if self.keeps_inspections else None
+    def _inspection(self, reply: RunningReply) -> bytes | None:
+        return self._packed_inspection(reply) if self.keeps_inspections else None
 
-    def _inspection(self, live: RunningReply) -> bytes | None:
-        """How a reply that is over came about, packed, as far as that is known."""
-        grown, model = live.progress, self.backend.models()[0].info
-        if grown.prompt is None or model is None:
+    def _packed_inspection(self, reply: RunningReply) -> bytes | None:
+        """The packed inspection of a finished reply; None without a prompt or model, or if it fails."""
+        progress, model = reply.progress, self.backend.models()[0].info
+        if progress.prompt is None or model is None:
             return None
         try:
-            told = grown.snapshot()
-            # Of a reply that was stopped, a token more may have been chosen than has come.
-            traces = told.traces[: grown.tokens]
-            cancelled = told.finish and replace(told.finish, completion_tokens=grown.tokens)
+            snapshot = progress.snapshot()
+            # A stopped reply may have sampled one token more than was streamed.
+            traces = snapshot.traces[: progress.tokens]
+            cancelled = snapshot.finish and replace(snapshot.finish, completion_tokens=progress.tokens)
             texts = self.backend.decode_tokens(traces.all_ids)
-            return Inspection(model, grown.prompt, traces, texts, grown.finish or cancelled).packed()
+            return Inspection(model, progress.prompt, traces, texts, progress.finish or cancelled).packed()
         except Exception:
             log.exception("how a reply came about could not be told")
             return None
@@ -254,25 +259,25 @@ class Runner:
 def build_messages(
     system_prompt: str,
     path: Sequence[StoredMessage | Message],
-    begun: Message | None = None,
+    prefix: Message | None = None,
     insertions: Sequence[Insertion] = (),
 ) -> tuple[Message, ...]:
-    """What a backend is sent of a conversation: its messages without replies that say nothing, and a reply's start.
+    """The messages for a backend: system prompt, the messages with content, and the prefix of the reply.
 
-    The insertions stand among the messages, and none of them before the first one's place.
+    Insertions are placed `depth` messages before the end, at the earliest before the first message.
     """
     turns = [Message(message.role, message.content) for message in path if message.content]
     end = len(turns)
-    for insertion in reversed(insertions):  # the deepest comes first, so that the places before it stay
+    for insertion in reversed(insertions):  # the least deep first, so that the indexes of the others stay valid
         turns.insert(max(end - insertion.depth, 0), Message("system", insertion.content))
-    return (Message("system", system_prompt), *turns, *([begun] if begun else []))
+    return (Message("system", system_prompt), *turns, *([prefix] if prefix else []))
 
 
-def _chat_request(live: RunningReply, trace: bool) -> ChatRequest:
-    """What the backend is asked: the path, and the beginning of the new reply."""
-    author = live.author
-    begins = author.prefix or author.prefix_reasoning
-    begun = Message("assistant", author.prefix, author.prefix_reasoning) if begins else None
-    messages = build_messages(author.system_prompt, live.path[:-1], begun, author.insertions)
+def _chat_request(reply: RunningReply, trace: bool) -> ChatRequest:
+    """The request for the backend: the messages of the path and the prefix of the reply."""
+    author = reply.author
+    has_prefix = author.prefix or author.prefix_reasoning
+    prefix = Message("assistant", author.prefix, author.prefix_reasoning) if has_prefix else None
+    messages = build_messages(author.system_prompt, reply.path[:-1], prefix, author.insertions)
     settings = author.settings.model_copy(update={"seed": author.seed})
-    return ChatRequest(messages, settings, user=live.owner, trace=trace)
+    return ChatRequest(messages, settings, user=reply.owner, trace=trace)

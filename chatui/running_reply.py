@@ -1,4 +1,4 @@
-"""A reply that is being written: its progress, and the tabs that wait for changes of it. Knows no page and no HTTP."""
+"""A reply while it is generated: its progress, its saved state and its listeners. Knows no page and no HTTP."""
 
 import asyncio
 import contextlib
@@ -23,9 +23,9 @@ HEARTBEAT_SECONDS = 0.25
 
 @dataclass
 class ReplyProgress:
-    """What is known of a reply, its times in seconds of time.perf_counter().
+    """The progress of a reply. Times are in seconds of time.perf_counter().
 
-    The model was not even given the `earlier` messages of the conversation, which count as dropped.
+    `earlier_messages` of the conversation were not read from the store. They count as dropped.
     """
 
     text: str = ""
@@ -43,7 +43,7 @@ class ReplyProgress:
     reasoning_ended_at: float | None = None
 
     def add(self, delta: ReplyDelta) -> None:
-        """Take in a delta that has come."""
+        """Apply the next delta of the stream."""
         self.queue_position = self.queue_position if delta.queue_position is None else delta.queue_position
         self.prefilled_tokens = self.prefilled_tokens if delta.prefilled_tokens is None else delta.prefilled_tokens
         if delta.prompt is not None:
@@ -60,19 +60,21 @@ class ReplyProgress:
 
 
 class RunningReply:
-    """A reply that is being written. `path` leads to it; `state` and `growing` tell how far it has come.
+    """A reply while it is generated. `path` are the messages up to and including it.
 
-    `kept` once its end is in the store, `unkept` while the store refuses to take it. Only with the `lease` may it be
-    written.
+    `saved` is set once its end is in the store. `save_error` is set while the store refuses to save it. The store
+    accepts updates only from the holder of the `lease`.
     """
 
-    def __init__(self, store: Store, owner: str, begun: StartedTurn, author: Author, lease: str | None = None) -> None:
+    def __init__(
+        self, store: Store, owner: str, started: StartedTurn, author: Author, lease: str | None = None
+    ) -> None:
         self.store, self.owner, self.lease = store, owner, lease
-        self.conversation: ConversationInfo = begun.conversation
-        self.path, self.earlier_messages = begun.path, begun.earlier
-        self.message: StoredMessage = begun.reply
+        self.conversation: ConversationInfo = started.conversation
+        self.path, self.earlier_messages = started.path, started.earlier
+        self.message: StoredMessage = started.reply
         self.author = author
-        self.progress = ReplyProgress(author.prefix, author.prefix_reasoning, earlier_messages=begun.earlier)
+        self.progress = ReplyProgress(author.prefix, author.prefix_reasoning, earlier_messages=started.earlier)
         self.state: MessageState = "running"
         self.error: ChatError | None = None
         self.saved = False
@@ -81,29 +83,29 @@ class RunningReply:
         self._listeners: set[asyncio.Event] = set()
 
     async def changes(self, until_saved: bool = False) -> AsyncIterator[None]:
-        """Comes at once, then whenever there may be news, several times a second; ends once the reply's end is kept.
+        """Yields at once, then on every change and at least every HEARTBEAT_SECONDS, until the reply's end is saved.
 
-        It also ends where the store refuses the end, unless it is to go on `until_saved`.
+        It also ends if the store refuses to save the end, unless `until_saved` is set.
         """
-        news = asyncio.Event()
-        self._listeners.add(news)
+        changed = asyncio.Event()
+        self._listeners.add(changed)
         try:
             while not self.saved and (until_saved or not (self.save_error and self.state != "running")):
                 yield
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(HEARTBEAT_SECONDS):
-                        await news.wait()
-                news.clear()
+                        await changed.wait()
+                changed.clear()
         finally:
-            self._listeners.discard(news)
+            self._listeners.discard(changed)
 
     def notify(self) -> None:
         """Wake the listeners."""
-        for news in self._listeners:
-            news.set()
+        for changed in self._listeners:
+            changed.set()
 
     def as_message(self) -> StoredMessage:
-        """The reply as the store would give it now."""
+        """The reply as a stored message, with its current content and state."""
         return replace(
             self.message,
             content=self.progress.text,
@@ -114,29 +116,29 @@ class RunningReply:
         )
 
     def to_update(self) -> ReplyUpdate:
-        """What to keep of it now."""
-        grown = self.progress
+        """The update that saves its current content and state."""
+        progress = self.progress
         return ReplyUpdate(
             self.owner,
             self.message.id,
-            grown.text,
-            grown.reasoning,
+            progress.text,
+            progress.reasoning,
             self.state,
-            grown.finish,
+            progress.finish,
             error_text(self.error),
             lease=self.lease,
         )
 
-    def give_up(self, left: StoredMessage | None) -> None:
-        """It was given up by another server, or removed, and ends as the store has it."""
+    def give_up(self, stored: StoredMessage | None) -> None:
+        """Stop after the lease was lost, with the content that the store has; None if the message was deleted."""
         if self.task is not None:
             self.task.cancel()
-        self.error = StoreError(*(LEASE_LOST if left else CONVERSATION_REMOVED))
+        self.error = StoreError(*(LEASE_LOST if stored else CONVERSATION_REMOVED))
         self.state, self.progress.finish = "stopped", None
-        if left is not None:
-            self.progress.text, self.progress.reasoning, self.state = left.content, left.reasoning, left.state
+        if stored is not None:
+            self.progress.text, self.progress.reasoning, self.state = stored.content, stored.reasoning, stored.state
 
 
 def error_text(error: ChatError | None) -> str:
-    """An error as the store keeps it: its cause and, on the next line, its remedy."""
+    """An error as the store saves it: its message and, on the next line, its remedy; "" for None."""
     return f"{error.message}\n{error.remedy}" if error is not None else ""
