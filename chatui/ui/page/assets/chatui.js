@@ -1,88 +1,88 @@
-// What Gradio's chat leaves undone in the browser: text copied and edited as it was written, names for screen
-// readers, sidebars as they were left. `markdown_escape.py` does the escaping that is undone here.
+// Adds to Gradio's chat in the browser: copying and editing the original text, the chat in the URL, links of the list and
+// of messages, remembered sidebars, drafts. `markdown_escape.py` does the escaping that is undone here.
 (() => {
-  // Our words in the language of the page, which the server sends with it (speaking.py).
+  // Our messages in the language of the page, which are in its head (page_language.py).
   const words = JSON.parse(document.getElementById("chatui-words")?.textContent ?? "{}");
   const _ = (message) => words[message] ?? message;
 
-  // The marks that nobody sees, see written.py; also what Gradio's Markdown has left of them on the page.
+  // The invisible marks of markdown_escape.py, also as Gradio's Markdown renders them.
   const MARKS = "(?<! ) *\\u2064\\u2063|\\u2063<[^<>]*>\\u2064|([\\u2063\\u2064])\\u2062|\\u2063\\u2061|[\\u2063\\u2064]";
   const [ALL_MARKS, MARKS_AND_ENTITIES] = [MARKS, `${MARKS}|&#0060;|&#0038;`].map((pattern) => new RegExp(pattern, "g"));
-  const WRITTEN = { "&#0060;": "<", "&#0038;": "&", "\u2063\u2061": ">" };
-  const unmark = (text) => text.replace(ALL_MARKS, (found, own) => own ?? "");
-  const unescape = (text) => text.replace(MARKS_AND_ENTITIES, (found, own) => own ?? WRITTEN[found] ?? "");
+  const CHARACTERS = { "&#0060;": "<", "&#0038;": "&", "\u2063\u2061": ">" };
+  const removeMarks = (text) => text.replace(ALL_MARKS, (found, literal) => literal ?? "");
+  const unescape = (text) => text.replace(MARKS_AND_ENTITIES, (found, literal) => literal ?? CHARACTERS[found] ?? "");
 
-  // Our own words around the messages, which nobody wants to copy. The model's own tags never look like this.
+  // Our bars, notes and cards around messages, which are not copied. A model's own tags are escaped, so they never match.
   const ASIDE = '<(?:p|div) class="chat-(?:bar|note|card)[^"]*">.*?</(?:p|div)>';
   const ASIDES = [`^(?:(?:assistant: )?${ASIDE}\\n)+`, `\\nassistant: ${ASIDE}(?=\\n|$)`, `\\n${ASIDE}(?=\\n|$)`, `^${ASIDE}$`].map(
     (pattern) => new RegExp(pattern, "gs"),
   );
-  const own = (text) => ASIDES.reduce((rest, aside) => rest.replace(aside, ""), text);
-  // Without https a page has no clipboard, except on the machine itself: a hidden box is copied instead.
+  const withoutAsides = (text) => ASIDES.reduce((rest, aside) => rest.replace(aside, ""), text);
+  // Without HTTPS a page has no clipboard API, except on localhost: the text is copied from a hidden textarea instead.
   const clipboard = navigator.clipboard;
-  const writeOwn = clipboard?.writeText.bind(clipboard);
-  const copyByHand = (text) => {
+  const writeNatively = clipboard?.writeText.bind(clipboard);
+  const copyWithTextarea = (text) => {
     const focused = document.activeElement;
     const box = document.createElement("textarea");
     box.value = text;
     box.style.cssText = "position: fixed; top: 0; left: -9999px;";
     (focused?.closest?.("dialog, [role=dialog]") ?? document.body).append(box);
-    const put = (event) => {
-      event.clipboardData.setData("text/plain", text); // the box itself has no \r
+    const setData = (event) => {
+      event.clipboardData.setData("text/plain", text); // a textarea has no \r
       event.preventDefault();
       event.stopImmediatePropagation();
     };
-    document.addEventListener("copy", put, true);
+    document.addEventListener("copy", setData, true);
     box.select();
     const copied = document.execCommand("copy");
-    document.removeEventListener("copy", put, true);
+    document.removeEventListener("copy", setData, true);
     box.remove();
     focused?.focus?.({ preventScroll: true });
     if (!copied) throw new DOMException("The browser does not let this page copy.", "NotAllowedError");
   };
-  const put = async (text) => {
+  const writeToClipboard = async (text) => {
     try {
-      if (writeOwn) return await writeOwn(text);
+      if (writeNatively) return await writeNatively(text);
     } catch {
-      // A page inside another may lack the permission.
+      // A page in an iframe may lack the permission.
     }
-    copyByHand(text);
+    copyWithTextarea(text);
   };
   const copy = async (text) => {
-    await put(text);
+    await writeToClipboard(text);
     document.dispatchEvent(new CustomEvent("chatui:say", { detail: _("Copied.") }));
   };
   let clicked = null;
   document.addEventListener("click", (event) => (clicked = event.target), true);
-  const writeText = (text) => copy(clicked?.closest?.("#chat") ? unescape(own(text)) : text);
+  const writeText = (text) => copy(clicked?.closest?.("#chat") ? unescape(withoutAsides(text)) : text);
   if (clipboard) clipboard.writeText = writeText;
   else Object.defineProperty(navigator, "clipboard", { configurable: true, value: { writeText } });
-  // Gradio copies the code without the indent of its first line.
+  // Gradio copies code without the indentation of its first line.
   document.addEventListener("click", async (event) => {
     const button = event.target.closest?.(".copy_code_button");
     const code = button?.parentElement.querySelector("pre code");
     if (!code) return;
     event.stopImmediatePropagation();
-    await copy(unmark(code.textContent).replace(/\n$/, ""));
-    const done = button.querySelector(".check");
-    done.style.opacity = "1";
-    setTimeout(() => (done.style.opacity = "0"), 2000);
+    await copy(removeMarks(code.textContent).replace(/\n$/, ""));
+    const checkMark = button.querySelector(".check");
+    checkMark.style.opacity = "1";
+    setTimeout(() => (checkMark.style.opacity = "0"), 2000);
   }, true);
 
-  // Each part of a text stands in the direction of its own words.
+  // Each paragraph has the direction of its own text.
   const RIGHT_TO_LEFT = /^[^\p{L}]*[\u0591-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
-  const read = (element) => {
+  const setDirection = (element) => {
     const texts = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
     while (texts.nextNode()) {
       const text = texts.currentNode;
-      if (/[\u2063\u2064]/.test(text.data)) text.data = unmark(text.data);
+      if (/[\u2063\u2064]/.test(text.data)) text.data = removeMarks(text.data);
     }
     if (element.matches("table")) element.dir = RIGHT_TO_LEFT.test(element.querySelector("th, td")?.textContent) ? "rtl" : "ltr";
-    else if (element.matches(".footnote, .footnote-reference")) annotated(element);
+    else if (element.matches(".footnote, .footnote-reference")) renderFootnote(element);
     else if (!element.matches("pre, [class^=chat-]")) element.dir = "auto";
   };
-  // `[^1]` becomes a link to what it stands for, which is in the same message.
-  const annotated = (element) => {
+  // A footnote reference becomes a link to the footnote in the same message.
+  const renderFootnote = (element) => {
     const kind = [...element.classList].find((name) => name.startsWith("note-"));
     const number = kind?.slice("note-".length);
     if (element.matches(".footnote")) {
@@ -102,60 +102,60 @@
     element.replaceChildren(link);
   };
 
-  const edited = new WeakSet();
-  const mend = (element) => {
-    if (element.matches(TEXTS)) {
-      read(element);
+  const unescapedBoxes = new WeakSet();
+  const fixElement = (element) => {
+    if (element.matches(TEXT_PARTS)) {
+      setDirection(element);
       return;
     }
     if (element.matches(BOXES)) element.dir = "auto";
     if (element.matches(".thought-group .title button")) {
-      // The whole title is a button already; this arrow inside it is for the eye.
+      // The whole title is a button already; the arrow inside it is decorative.
       element.disabled = true;
       element.setAttribute("aria-hidden", "true");
     }
-    if (element.matches("#settings .info-text")) return explain(element);
-    if (element.matches("#chats .place")) stands(element);
-    if (element.matches("#message textarea")) restore(element);
+    if (element.matches("#settings .info-text")) return addHelp(element);
+    if (element.matches("#chats .place")) updateAddress(element);
+    if (element.matches("#message textarea")) restoreDraft(element);
     if (element.matches("#chats .named, #chat .named")) {
       if (element.getAttribute("aria-label") !== element.title) element.setAttribute("aria-label", element.title);
       return;
     }
-    const name = NAMES.find(([selector]) => element.matches(selector))?.[1] ?? element.getAttribute("aria-label");
+    const name = LABELS.find(([selector]) => element.matches(selector))?.[1] ?? element.getAttribute("aria-label");
     if (name && unescape(name) !== element.getAttribute("aria-label")) {
       element.setAttribute("aria-label", unescape(name));
       if (element.title) element.title = unescape(name);
     }
-    if (element.matches("#chat textarea") && !edited.has(element)) {
-      edited.add(element);
+    if (element.matches("#chat textarea") && !unescapedBoxes.has(element)) {
+      unescapedBoxes.add(element);
       element.value = unescape(element.value);
       element.dispatchEvent(new Event("input", { bubbles: true }));
     }
   };
-  const NAMES = [["#message textarea", _("Message")], ["#search input", _("Search chats")], ["#chat textarea", _("Edit message")], ["[role=listbox]", _("Choices")], ["#chat .top-panel > button:last-of-type", _("Copy conversation")]];
-  // A paragraph of a list or a quotation has its direction from the style sheet: with `dir` it would not count for theirs.
-  const TEXTS = [
+  const LABELS = [["#message textarea", _("Message")], ["#search input", _("Search chats")], ["#chat textarea", _("Edit message")], ["[role=listbox]", _("Choices")], ["#chat .top-panel > button:last-of-type", _("Copy conversation")]];
+  // Paragraphs in lists and quotations get their direction from CSS: `dir` would hide their text from their parent's `auto`.
+  const TEXT_PARTS = [
     ...["p:not(li p, blockquote p)", "li", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6", "td", "th", "table", "pre"],
     ...[".footnote", ".footnote-reference"],
   ].map((part) => `:is(#chat, #inspector) .prose ${part}`).concat("#inspector .textfield").join(", ");
   const BOXES = "#message textarea, #chat textarea, #settings textarea, #search input";
-  const MENDED =
-    `${TEXTS}, ${BOXES}, ` +
+  const FIXED =
+    `${TEXT_PARTS}, ${BOXES}, ` +
     "#settings .info-text, #chats .place, #chats .named, #chat .named, #chat [data-testid], #chat .thought-group .title button, [role=listbox], #chat .top-panel > button";
 
-  // The sidebars, once they are there: open as they were left, and closed where they would cover the chat.
+  // Opens the sidebars as they were left, once they exist, and closes those that would cover the chat.
   const panels = window.chatuiPanels;
   const isOpen = (bar) => bar.classList.contains("open");
   const toggle = (bar) => bar.querySelector(".toggle-button").click();
-  const chosen = new Set(); // bars that the user has opened or closed meanwhile stay as they are
-  let settling;
-  const settle = (tries) => {
+  const toggledByUser = new Set(); // sidebars that the user has toggled since are left alone
+  let settleTimer;
+  const settlePanels = (tries) => {
     const bars = [...document.querySelectorAll(".sidebar")];
     const parts = document.querySelectorAll("#settings .gr-accordion .label-wrap");
-    const wrong = bars.filter((bar) => !chosen.has(bar.id) && isOpen(bar) !== panels.opens(bar.id));
-    if (tries > 0 && (bars.length < 2 || parts.length < 2 || wrong.length > 0)) {
-      wrong.forEach(toggle);
-      settling = setTimeout(settle, 50, tries - 1);
+    const mismatched = bars.filter((bar) => !toggledByUser.has(bar.id) && isOpen(bar) !== panels.isInitiallyOpen(bar.id));
+    if (tries > 0 && (bars.length < 2 || parts.length < 2 || mismatched.length > 0)) {
+      mismatched.forEach(toggle);
+      settleTimer = setTimeout(settlePanels, 50, tries - 1);
       return;
     }
     if (!document.documentElement.matches(".settled")) {
@@ -165,31 +165,31 @@
     setTimeout(() => document.documentElement.classList.add("at-rest"), 500);
   };
   const resettle = () => {
-    chosen.clear();
-    clearTimeout(settling);
-    settle(40);
+    toggledByUser.clear();
+    clearTimeout(settleTimer);
+    settlePanels(40);
   };
-  for (const width of Object.values(panels.BESIDE)) matchMedia(width).addEventListener("change", resettle);
-  const closeOverlaid = (but) =>
-    document.querySelectorAll(".sidebar.open").forEach((bar) => bar === but || panels.beside(bar.id) || toggle(bar));
+  for (const width of Object.values(panels.BESIDE_CHAT)) matchMedia(width).addEventListener("change", resettle);
+  const closeOverlays = (except) =>
+    document.querySelectorAll(".sidebar.open").forEach((bar) => bar === except || panels.fitsBesideChat(bar.id) || toggle(bar));
   document.addEventListener("click", (event) => {
     if (!event.isTrusted) return;
     const bar = event.target.closest?.(".sidebar");
-    if (!bar && event.target.closest?.(".gradio-container")) closeOverlaid();
+    if (!bar && event.target.closest?.(".gradio-container")) closeOverlays();
     if (!bar || !event.target.closest(".toggle-button")) return;
-    chosen.add(bar.id);
-    closeOverlaid(bar);
-    if (panels.beside(bar.id)) panels.keep(bar.id, !isOpen(bar));
+    toggledByUser.add(bar.id);
+    closeOverlays(bar);
+    if (panels.fitsBesideChat(bar.id)) panels.save(bar.id, !isOpen(bar));
   }, true);
-  // Escape closes what is on top: a menu before the panel that it is in.
+  // Escape closes the topmost element: a menu before its sidebar.
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !closeMenus() && event.isTrusted) closeOverlaid();
+    if (event.key === "Escape" && !closeMenus() && event.isTrusted) closeOverlays();
   });
 
-  // What a setting means is told when one asks for it.
-  const explain = (info) => {
+  // Adds a button to each setting that shows its description.
+  const addHelp = (info) => {
     if (info.previousElementSibling?.matches(".help")) return;
-    const help = document.createElement("span"); // a button would be what the label around it names
+    const help = document.createElement("span"); // the label around it would label a button element
     help.setAttribute("role", "button");
     help.tabIndex = 0;
     help.className = "help";
@@ -207,55 +207,55 @@
     });
     info.before(help);
   };
-  settle(400);
+  settlePanels(400);
 
   new MutationObserver((changes) => {
     for (const { type, target, addedNodes } of changes) {
       if (type === "attributes") {
-        if (target.matches(MENDED)) mend(target);
+        if (target.matches(FIXED)) fixElement(target);
         continue;
       }
       for (const node of addedNodes) {
         if (node.nodeType !== Node.ELEMENT_NODE) continue;
-        if (node.matches(MENDED)) mend(node);
-        node.querySelectorAll(MENDED).forEach(mend);
+        if (node.matches(FIXED)) fixElement(node);
+        node.querySelectorAll(FIXED).forEach(fixElement);
       }
     }
   }).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["aria-label"] });
 
-  // What the list of conversations and the bars below messages do. Only links of ours have these classes.
-  const press = (id) => document.getElementById(id)?.click();
-  let acts = 0;
-  const act = (action) => {
+  // Actions of links in the list of conversations and below messages. Only our own links have these classes.
+  const clickById = (id) => document.getElementById(id)?.click();
+  let actionCount = 0;
+  const sendAction = (action) => {
     const box = document.querySelector("#action textarea");
-    box.value = `${++acts}|${action}`; // numbered: Gradio tells of changes only
+    box.value = `${++actionCount}|${action}`; // numbered, because Gradio reports changes only
     box.dispatchEvent(new Event("input", { bubbles: true }));
   };
-  const chatOf = () => new URLSearchParams(location.search).get("chat") ?? "";
-  const inspect = (message) => {
+  const chatInUrl = () => new URLSearchParams(location.search).get("chat") ?? "";
+  const openInspector = (message) => {
     const box = document.querySelector("#inspect textarea");
-    box.value = `${++acts}|${message}`;
+    box.value = `${++actionCount}|${message}`;
     box.dispatchEvent(new Event("input", { bubbles: true }));
     pinned = false;
   };
-  // Resting on a token of the reply looks at it, until one is clicked.
-  let resting, pinned = false;
+  // Hovering a token of the reply selects it, until one is clicked.
+  let hoverTimer, pinned = false;
   const tokenAt = (event) => event.target.closest?.("#reply-tokens .token");
   document.addEventListener("mouseover", (event) => {
-    clearTimeout(resting);
+    clearTimeout(hoverTimer);
     const token = tokenAt(event);
-    if (token && !pinned) resting = setTimeout(() => token.click(), 150);
+    if (token && !pinned) hoverTimer = setTimeout(() => token.click(), 150);
   });
   document.addEventListener("click", (event) => {
     if (!event.isTrusted || !tokenAt(event)) return;
-    clearTimeout(resting);
+    clearTimeout(hoverTimer);
     pinned = true;
   }, true);
-  const closeInspector = () => press("inspector-close");
+  const closeInspector = () => clickById("inspector-close");
 
-  // What is being typed, told once it rests, for the line about the context.
-  let typing;
-  const draft = (text) => {
+  // Sends the draft to the server when typing pauses, for the context bar.
+  let typingTimer;
+  const sendDraft = (text) => {
     const box = document.querySelector("#draft textarea");
     if (!box || box.value === text) return;
     box.value = text;
@@ -263,139 +263,139 @@
   };
   document.addEventListener("input", (event) => {
     if (!event.target.matches?.("#message textarea")) return;
-    clearTimeout(typing);
-    typing = setTimeout(() => draft(event.target.value.slice(0, 200001)), 250);
+    clearTimeout(typingTimer);
+    typingTimer = setTimeout(() => sendDraft(event.target.value.slice(0, 200001)), 250);
   });
 
-  // What is being typed outlives a reload: Gradio's page loads itself again when it has missed the server.
-  const KEPT = "chatui-draft";
-  const kept = (text) => JSON.stringify([location.href, window.gradio_config?.username, text]);
+  // The draft survives a reload: Gradio's page reloads itself after the server was unreachable.
+  const DRAFT_KEY = "chatui-draft";
+  const draftEntry = (text) => JSON.stringify([location.href, window.gradio_config?.username, text]);
   window.addEventListener("pagehide", () => {
     const text = document.querySelector("#message textarea")?.value;
-    if (text && !document.body.classList.contains("temporary")) sessionStorage.setItem(KEPT, kept(text));
+    if (text && !document.body.classList.contains("temporary")) sessionStorage.setItem(DRAFT_KEY, draftEntry(text));
   });
-  const restore = (box) => {
-    const found = sessionStorage.getItem(KEPT);
-    sessionStorage.removeItem(KEPT);
+  const restoreDraft = (box) => {
+    const found = sessionStorage.getItem(DRAFT_KEY);
+    sessionStorage.removeItem(DRAFT_KEY);
     const text = found && JSON.parse(found).at(-1);
-    const again = performance.getEntriesByType("navigation")[0]?.type === "reload";
-    if (!text || box.value || !again || found !== kept(text)) return;
+    const reloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
+    if (!text || box.value || !reloaded || found !== draftEntry(text)) return;
     box.value = text;
     box.dispatchEvent(new Event("input", { bubbles: true }));
   };
 
-  // One question is asked once: a double click is no second one, nor does its second half stop the reply.
-  const HASTE = 1000;
-  const DOUBLE_CLICK = 500; // as long as systems wait for the second half of one
-  const sending = { at: -Infinity, text: "", clicked: false };
-  const hasty = () => performance.now() - sending.at < HASTE;
+  // A message is sent once: a double click does not send it twice, and its second click does not stop the reply.
+  const RESEND_WINDOW = 1000;
+  const DOUBLE_CLICK = 500; // ms; the usual limit between the two clicks of a double click
+  const lastSend = { at: -Infinity, text: "", clicked: false };
+  const isResend = () => performance.now() - lastSend.at < RESEND_WINDOW;
   const box = () => document.querySelector("#message textarea");
-  const quell = (event) => {
+  const cancelEvent = (event) => {
     event.preventDefault();
     event.stopImmediatePropagation();
   };
-  const sends = (event, clicked) => {
+  const guardSend = (event, clicked) => {
     const text = box()?.value ?? "";
-    if (hasty() && (!text || text === sending.text)) quell(event);
-    else Object.assign(sending, { at: performance.now(), text, clicked });
+    if (isResend() && (!text || text === lastSend.text)) cancelEvent(event);
+    else Object.assign(lastSend, { at: performance.now(), text, clicked });
   };
-  document.addEventListener("input", (event) => event.target === box() && (sending.text = ""), true);
+  document.addEventListener("input", (event) => event.target === box() && (lastSend.text = ""), true);
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || !event.target.matches?.("#message textarea")) return;
-    if (event.isComposing || event.keyCode === 229) event.stopImmediatePropagation(); // it ends a word, in Japanese say
-    else if (event.repeat) quell(event);
-    else sends(event, false);
+    if (event.isComposing || event.keyCode === 229) event.stopImmediatePropagation(); // Enter commits the text of an input method
+    else if (event.repeat) cancelEvent(event);
+    else guardSend(event, false);
   }, true);
   document.addEventListener("click", (event) => {
-    if (event.target.closest?.("#message .submit-button")) sends(event, true);
-    else if (event.target.closest?.("#message .stop-button") && sending.clicked && performance.now() - sending.at < DOUBLE_CLICK) quell(event);
+    if (event.target.closest?.("#message .submit-button")) guardSend(event, true);
+    else if (event.target.closest?.("#message .stop-button") && lastSend.clicked && performance.now() - lastSend.at < DOUBLE_CLICK) cancelEvent(event);
   }, true);
 
-  // When this tab showed the first and the last text of a reply, in seconds after it was asked for. Whatever was last
-  // pressed in the chat has asked for it: Send, Retry, an example ...; Gradio names its buttons in many languages.
-  let pressed = null, writes = false;
-  let sent = null, first = null, last = null, length = 0;
-  const clears = () => {
-    clearTimeout(typing);
-    setTimeout(draft, 0, "");
+  // Measures when this tab showed the first and the last text of a reply, in seconds after it was requested: by the last
+  // click or key in the chat, because Send, Retry and examples have translated labels.
+  let pressedAt = null, wasRunning = false;
+  let sentAt = null, firstSeconds = null, lastSeconds = null, textLength = 0;
+  const clearDraft = () => {
+    clearTimeout(typingTimer);
+    setTimeout(sendDraft, 0, "");
   };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") closeInspector();
     if (event.key !== "Enter" || event.shiftKey || !event.target.closest?.("#message, #chat")) return;
-    pressed = performance.now();
-    if (event.target.closest("#message")) clears();
+    pressedAt = performance.now();
+    if (event.target.closest("#message")) clearDraft();
   }, true);
   document.addEventListener("click", (event) => {
-    pressed = event.target.closest?.("#message, #chat, #alternatives") ? performance.now() : null;
-    if (event.target.closest?.("#message .submit-button")) clears();
+    pressedAt = event.target.closest?.("#message, #chat, #alternatives") ? performance.now() : null;
+    if (event.target.closest?.("#message .submit-button")) clearDraft();
   }, true);
-  const watch = () => {
-    const writing = document.querySelector("#message .stop-button") !== null;
-    if (writing && !writes) [sent, first, last, length, pressed] = [pressed, null, null, 0, null];
-    const begun = writing && !writes;
-    writes = writing;
-    if (sent === null) return;
+  const measureReply = () => {
+    const running = document.querySelector("#message .stop-button") !== null;
+    if (running && !wasRunning) [sentAt, firstSeconds, lastSeconds, textLength, pressedAt] = [pressedAt, null, null, 0, null];
+    const started = running && !wasRunning;
+    wasRunning = running;
+    if (sentAt === null) return;
     const log = document.querySelector("#chat [role=log]");
-    if (begun && log) log.scrollTop = log.scrollHeight; // who asks wants to see the answer
-    if (writing) {
+    if (started && log) log.scrollTop = log.scrollHeight; // scroll to the new reply
+    if (running) {
       const reply = [...document.querySelectorAll("#chat [data-testid=bot]")].at(-1);
       const aside = [...(reply?.querySelectorAll(".thought-group, .chat-bar") ?? [])];
       const shown = aside.reduce((rest, part) => rest - part.textContent.trim().length, reply?.textContent.trim().length ?? 0);
-      if (shown > 0 && shown !== length) {
-        length = shown;
-        last = (performance.now() - sent) / 1000;
-        first ??= last;
+      if (shown > 0 && shown !== textLength) {
+        textLength = shown;
+        lastSeconds = (performance.now() - sentAt) / 1000;
+        firstSeconds ??= lastSeconds;
       }
       return;
     }
     const link = [...document.querySelectorAll("#chat .chat-bar.answer .inspect")].at(-1);
-    if (first === null || !link) return;
-    const seen = document.querySelector("#seen textarea");
-    seen.value = `${++acts}|${link.getAttribute("href").split("=")[1]}|${first.toFixed(4)},${last.toFixed(4)}`;
-    seen.dispatchEvent(new Event("input", { bubbles: true }));
-    sent = null;
+    if (firstSeconds === null || !link) return;
+    const timesBox = document.querySelector("#seen textarea");
+    timesBox.value = `${++actionCount}|${link.getAttribute("href").split("=")[1]}|${firstSeconds.toFixed(4)},${lastSeconds.toFixed(4)}`;
+    timesBox.dispatchEvent(new Event("input", { bubbles: true }));
+    sentAt = null;
   };
-  new MutationObserver(watch).observe(document, { subtree: true, childList: true, characterData: true });
+  new MutationObserver(measureReply).observe(document, { subtree: true, childList: true, characterData: true });
 
-  let stood = null;
-  const stands = (place) => {
-    const chat = new URLSearchParams(place.getAttribute("href")).get("chat") ?? "";
-    document.body.classList.toggle("temporary", place.matches(".temporary"));
-    const shown = place.matches(".temporary") ? "" : chat;
-    if (shown !== chatOf()) {
+  let currentChat = null;
+  const updateAddress = (chatLink) => {
+    const chat = new URLSearchParams(chatLink.getAttribute("href")).get("chat") ?? "";
+    document.body.classList.toggle("temporary", chatLink.matches(".temporary"));
+    const shown = chatLink.matches(".temporary") ? "" : chat;
+    if (shown !== chatInUrl()) {
       const address = new URL(location.href);
       if (shown) address.searchParams.set("chat", shown);
       else address.searchParams.delete("chat");
-      history[stood ? "pushState" : "replaceState"](null, "", address);
+      history[currentChat ? "pushState" : "replaceState"](null, "", address);
     }
-    stood = shown;
+    currentChat = shown;
   };
   document.cookie = `chatui_minutes_ahead=${-new Date().getTimezoneOffset() || 0}; path=/; samesite=lax`;
   window.addEventListener("popstate", () => {
-    stood = chatOf();
-    if (stood) act(`open=${stood}`);
-    else press("new-chat");
+    currentChat = chatInUrl();
+    if (currentChat) sendAction(`open=${currentChat}`);
+    else clickById("new-chat");
   });
-  // Another tab may have written meanwhile.
+  // Another tab may have changed the chat meanwhile.
   document.addEventListener("visibilitychange", () => {
     const busy = document.querySelector("#message .stop-button");
-    if (!document.hidden && stood !== null && !busy) act("refresh");
+    if (!document.hidden && currentChat !== null && !busy) sendAction("refresh");
   });
 
-  // A link becomes a box until Enter, Escape or a click elsewhere.
-  const write = (link, name, text, done) => {
+  // Replaces a link by an input until Enter, Escape or a click elsewhere.
+  const editInPlace = (link, name, text, onSave) => {
     const box = document.createElement("input");
     box.className = "written-here";
     box.value = text;
     box.setAttribute("aria-label", name);
-    let ended = false;
-    const end = (keep) => {
-      if (ended) return;
-      ended = true;
+    let closed = false;
+    const end = (save) => {
+      if (closed) return;
+      closed = true;
       const focused = document.activeElement === box;
       box.replaceWith(link);
       if (focused) link.focus();
-      if (keep && box.value.trim() !== text.trim()) done(box.value);
+      if (save && box.value.trim() !== text.trim()) onSave(box.value);
     };
     box.addEventListener("keydown", (event) => {
       event.stopPropagation();
@@ -407,17 +407,17 @@
     box.focus();
     box.select();
   };
-  const rename = (link, wanted) => {
+  const rename = (link, action) => {
     const title = link.closest(".chat-row").querySelector(".chat-link");
-    write(title, _("New title"), title.textContent, (text) => act(`${wanted}=${text}`));
+    editInPlace(title, _("New title"), title.textContent, (text) => sendAction(`${action}=${text}`));
   };
-  const annotate = (link, wanted) => {
+  const editNote = (link, action) => {
     const note = link.querySelector(".noted")?.textContent ?? "";
-    write(link, _("Note on this reply"), note, (text) => act(`${wanted}=${text}`));
+    editInPlace(link, _("Note on this reply"), note, (text) => sendAction(`${action}=${text}`));
   };
 
-  // A menu is made when it is first opened.
-  const fill = (menu) => {
+  // A menu is created when it is first opened.
+  const fillMenu = (menu) => {
     if (menu.querySelector(".chat-menu-box")) return;
     const chat = new URLSearchParams(menu.closest(".chat-row").querySelector(".chat-link").getAttribute("href")).get("chat");
     const box = menu.closest(".chat-list").querySelector(".chat-menu-box.spare").cloneNode(true);
@@ -427,14 +427,14 @@
     });
     menu.append(box);
   };
-  const closeMenus = (but) => {
-    const menus = [...document.querySelectorAll("#chats .chat-menu[open]")].filter((menu) => menu !== but);
+  const closeMenus = (except) => {
+    const menus = [...document.querySelectorAll("#chats .chat-menu[open]")].filter((menu) => menu !== except);
     menus.forEach((menu) => menu.removeAttribute("open"));
     return menus.length > 0;
   };
   document.addEventListener("click", (event) => {
     const menu = event.target.closest?.("#chats .chat-menu");
-    if (menu) fill(menu);
+    if (menu) fillMenu(menu);
     closeMenus(menu);
     const link = event.target.closest?.("#chats a, #below-chats a, #chat .chat-bar a, #alternatives a");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -447,18 +447,18 @@
       closeMenus();
       return;
     }
-    const wanted = link.matches(".chat-link")
+    const action = link.matches(".chat-link")
       ? `open=${new URLSearchParams(link.getAttribute("href")).get("chat")}`
       : link.matches(".act") ? decodeURIComponent(link.getAttribute("href").slice(1)) : "";
-    if (!wanted) return;
+    if (!action) return;
     event.preventDefault();
     closeMenus();
-    if (wanted.startsWith("rename=")) rename(link, wanted);
-    else if (wanted.startsWith("note=")) annotate(link, wanted);
-    else if (wanted.startsWith("inspect=")) inspect(wanted.slice("inspect=".length));
-    else act(wanted);
-    if (wanted.startsWith("other=")) closeInspector();
-    if (link.matches(".chat-link")) closeOverlaid();
+    if (action.startsWith("rename=")) rename(link, action);
+    else if (action.startsWith("note=")) editNote(link, action);
+    else if (action.startsWith("inspect=")) openInspector(action.slice("inspect=".length));
+    else sendAction(action);
+    if (action.startsWith("other=")) closeInspector();
+    if (link.matches(".chat-link")) closeOverlays();
   });
 
   const logOut = async () => {
@@ -470,9 +470,9 @@
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#log-out")) logOut().catch((error) => alert(error.message));
   });
-  // A diagram is a picture: its links could take the whole page elsewhere.
+  // Links in diagrams are disabled: they could navigate the whole page away.
   document.addEventListener("click", (event) => event.target.closest?.("#chat svg a") && event.preventDefault(), true);
 
-  // What came before this script, where that was slow to load.
-  document.querySelectorAll(MENDED).forEach(mend);
+  // Elements that were added before this script was loaded.
+  document.querySelectorAll(FIXED).forEach(fixElement);
 })();

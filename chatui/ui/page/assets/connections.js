@@ -1,57 +1,57 @@
-// A browser has six connections for a site, whatever its tabs need; Gradio would hold one for each tab, and one more for
-// each that writes. Here a tab says by short requests that it is there, and takes the stream of its events in pieces
-// where the server says so (connections.py).
+// Wraps fetch so that a tab holds no connection of its own: a browser opens at most six to a site, and Gradio holds one for
+// each tab and another for each running event. Heartbeats are short requests, and the event stream is polled in chunks if
+// the server says so (stream_multiplexer.py).
 (() => {
-  const BEAT = 30_000;
-  const PAUSE = 250;
-  const fetched = window.fetch.bind(window);
+  const HEARTBEAT_MS = 30_000;
+  const POLL_MS = 250;
+  const nativeFetch = window.fetch.bind(window);
 
-  const live = (request) => {
+  const sendHeartbeats = (request) => {
     const url = new URL(request.url);
-    const beat = () => fetched(url, { method: "POST" }).catch(() => {});
-    beat();
-    setInterval(beat, BEAT);
-    window.addEventListener("pageshow", (event) => event.persisted && beat());
+    const sendHeartbeat = () => nativeFetch(url, { method: "POST" }).catch(() => {});
+    sendHeartbeat();
+    setInterval(sendHeartbeat, HEARTBEAT_MS);
+    window.addEventListener("pageshow", (event) => event.persisted && sendHeartbeat());
     window.addEventListener("pagehide", () => {
       const closed = new URL(url);
       closed.searchParams.set("closed", "1");
-      fetched(closed, { method: "POST", keepalive: true }).catch(() => {});
+      nativeFetch(closed, { method: "POST", keepalive: true }).catch(() => {});
     });
     return new Response(new ReadableStream());
   };
 
-  const listen = async (request) => {
-    const ask = (more) => {
-      const asked = new Request(request);
-      asked.headers.set("x-chatui-tab", "1");
-      if (more) asked.headers.set("x-chatui-more", "1");
-      return fetched(asked);
+  const readEvents = async (request) => {
+    const poll = (more) => {
+      const pollRequest = new Request(request);
+      pollRequest.headers.set("x-chatui-tab", "1");
+      if (more) pollRequest.headers.set("x-chatui-more", "1");
+      return nativeFetch(pollRequest);
     };
-    let answer = await ask(false);
-    if (!answer.ok) return answer;
-    let reading = answer.body.getReader();
+    let response = await poll(false);
+    if (!response.ok) return response;
+    let reader = response.body.getReader();
     const pull = (controller) =>
-      next(controller).catch((error) => (request.signal.aborted ? controller.close() : controller.error(error)));
-    const next = async (controller) => {
+      readChunk(controller).catch((error) => (request.signal.aborted ? controller.close() : controller.error(error)));
+    const readChunk = async (controller) => {
       for (;;) {
-        const { done, value } = await reading.read();
+        const { done, value } = await reader.read();
         if (!done) return controller.enqueue(value);
-        if (!answer.headers.has("x-chatui-more")) return controller.close();
-        await new Promise((wake) => setTimeout(wake, PAUSE));
-        answer = await ask(true);
-        if (!answer.ok) throw new Error(`The stream of events has ended: ${answer.status}`);
-        reading = answer.body.getReader();
+        if (!response.headers.has("x-chatui-more")) return controller.close();
+        await new Promise((wake) => setTimeout(wake, POLL_MS));
+        response = await poll(true);
+        if (!response.ok) throw new Error(`The stream of events has ended: ${response.status}`);
+        reader = response.body.getReader();
       }
     };
-    return new Response(new ReadableStream({ pull, cancel: () => reading.cancel().catch(() => {}) }), { headers: answer.headers });
+    return new Response(new ReadableStream({ pull, cancel: () => reader.cancel().catch(() => {}) }), { headers: response.headers });
   };
 
-  window.fetch = (what, options) => {
-    if (what instanceof Request && what.method === "GET") {
-      const { pathname } = new URL(what.url);
-      if (/\/gradio_api\/heartbeat\/[^/]+$/.test(pathname)) return Promise.resolve(live(what));
-      if (pathname.endsWith("/gradio_api/queue/data")) return listen(what);
+  window.fetch = (resource, options) => {
+    if (resource instanceof Request && resource.method === "GET") {
+      const { pathname } = new URL(resource.url);
+      if (/\/gradio_api\/heartbeat\/[^/]+$/.test(pathname)) return Promise.resolve(sendHeartbeats(resource));
+      if (pathname.endsWith("/gradio_api/queue/data")) return readEvents(resource);
     }
-    return fetched(what, options);
+    return nativeFetch(resource, options);
   };
 })();

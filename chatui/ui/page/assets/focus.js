@@ -1,26 +1,26 @@
-// The focus stays in its place when Gradio makes a part of the page anew, or takes it away. Whoever has no mouse would
-// begin at the top of the page again.
+// Restores the focus when Gradio rebuilds or removes the focused element. Keyboard users would otherwise start at the top
+// of the page again.
 (() => {
   const words = JSON.parse(document.getElementById("chatui-words")?.textContent ?? "{}");
   const _ = (message) => words[message] ?? message;
   const MESSAGE = "#message textarea";
   const REGIONS = "#inspector, #chats, #below-chats, #conversations, #settings, #chat, #message, .toast-wrap";
-  const LATE = 1500; // milliseconds in which a part that was taken away may come back
+  const RESTORE_WINDOW = 1500; // milliseconds in which a removed element may be added again
 
-  const can = (element) =>
+  const isFocusable = (element) =>
     element?.isConnected && !element.disabled && element.tabIndex >= 0 && element.checkVisibility({ visibilityProperty: true });
   const nameOf = (element) => element.getAttribute("aria-label") || element.title || element.textContent.trim();
   const chatOf = (row) => row?.querySelector(".chat-link")?.getAttribute("href");
   const rows = () => [...document.querySelectorAll("#chats .chat-row")];
-  const alike = ({ within, tag, name }) =>
+  const sameNamed = ({ within, tag, name }) =>
     [...document.querySelectorAll(`${within} ${tag}`)].filter((other) => nameOf(other) === name);
 
-  // Where the focus is, in words that still mean something when the element is gone.
-  let place = null;
-  const placeOf = (element) => {
+  // Describes the focused element so that its replacement can be found when it is gone.
+  let lastFocus = null;
+  const describeFocus = (element) => {
     const region = element.closest(REGIONS);
     const row = element.closest("#chats .chat-row");
-    const made = {
+    const description = {
       element,
       region: region?.id || (region ? "toasts" : ""),
       within: region?.id ? `#${region.id}` : "body",
@@ -32,15 +32,15 @@
       row: rows().indexOf(row),
       turns: element.matches("#chat .chat-bar .named"),
     };
-    made.nth = alike(made).indexOf(element);
-    // What the editing of a message began with, until it is over.
-    if (element.matches("#chat textarea")) made.opener = place?.opener ?? place;
-    else if (made.region === "chat" && document.querySelector("#chat textarea")) made.opener = place?.opener;
-    return made;
+    description.nth = sameNamed(description).indexOf(element);
+    // The element that started the editing of a message, until editing ends.
+    if (element.matches("#chat textarea")) description.opener = lastFocus?.opener ?? lastFocus;
+    else if (description.region === "chat" && document.querySelector("#chat textarea")) description.opener = lastFocus?.opener;
+    return description;
   };
-  document.addEventListener("focusin", (event) => (place = placeOf(event.target)));
+  document.addEventListener("focusin", (event) => (lastFocus = describeFocus(event.target)));
 
-  const inList = (lost) => {
+  const candidatesInList = (lost) => {
     const row = rows().find((other) => lost.chat && chatOf(other) === lost.chat);
     const instead = lost.row < 0 ? (document.querySelector("#chats .chat-row.current") ?? rows()[0]) : rows()[Math.min(lost.row, rows().length - 1)];
     return [
@@ -51,80 +51,80 @@
       document.querySelector("#search input"),
     ];
   };
-  const inSettings = () => [
+  const candidatesInSettings = () => [
     document.querySelector("#settings .persona-asking button:last-of-type"),
     document.querySelector("#persona-editor .persona-name input"),
     document.querySelector("#persona-chooser button"),
   ];
-  const same = (lost) => {
-    const found = alike(lost);
+  const candidatesWithSameName = (lost) => {
+    const found = sameNamed(lost);
     return [
       ...(lost.href && lost.href !== "#" ? document.querySelectorAll(`${lost.within} a[href="${CSS.escape(lost.href)}"]`) : []),
       found[lost.nth] ?? found.at(-1),
     ];
   };
   const candidates = (lost) => [
-    ...same(lost),
-    ...(lost.opener ? same(lost.opener) : []),
-    // Behind the last version of a message there is none, but one before.
+    ...candidatesWithSameName(lost),
+    ...(lost.opener ? candidatesWithSameName(lost.opener) : []),
+    // The last version of a message has no next one, but a previous one.
     lost.turns && document.querySelector("#chat .chat-bar .named"),
-    ...(lost.region === "chats" ? inList(lost) : []),
-    ...(lost.region === "settings" ? inSettings() : []),
+    ...(lost.region === "chats" ? candidatesInList(lost) : []),
+    ...(lost.region === "settings" ? candidatesInSettings() : []),
     document.querySelector(`${lost.within}.sidebar .toggle-button, .sidebar:has(${lost.within}) .toggle-button`),
     document.querySelector(MESSAGE),
   ];
 
-  let touched = false, late = null;
-  const acts = (event) => {
+  let touched = false, lastRestore = null;
+  const noteInput = (event) => {
     touched = event.pointerType === "touch";
-    late = null;
+    lastRestore = null;
   };
-  document.addEventListener("pointerdown", acts, true);
-  document.addEventListener("keydown", acts, true);
+  document.addEventListener("pointerdown", noteInput, true);
+  document.addEventListener("keydown", noteInput, true);
 
-  const restore = () => {
+  const restoreFocus = () => {
     const at = document.activeElement;
-    // A link of ours may come back a moment after it went.
-    if (late && at === late.instead && performance.now() - late.since < LATE) {
-      const better = candidates(late.lost).find(can);
+    // A link of ours may be added again shortly after it was removed.
+    if (lastRestore && at === lastRestore.instead && performance.now() - lastRestore.since < RESTORE_WINDOW) {
+      const better = candidates(lastRestore.lost).find(isFocusable);
       if (better && better !== at) better.focus({ preventScroll: true });
       return;
     }
-    if ((at && at !== document.body) || touched || !place || can(place.element)) return; // a finger wants no keyboard on the screen
-    if (place.region === "inspector" && !document.getElementById("inspector")?.checkVisibility()) return; // access.js gives it back
-    const lost = place, instead = candidates(lost).find(can);
+    if ((at && at !== document.body) || touched || !lastFocus || isFocusable(lastFocus.element)) return; // on a touch screen, focus would open the keyboard
+    if (lastFocus.region === "inspector" && !document.getElementById("inspector")?.checkVisibility()) return; // access.js restores it
+    const lost = lastFocus, instead = candidates(lost).find(isFocusable);
     instead?.focus({ preventScroll: true });
-    late = lost.tag === "a" && instead ? { lost, instead, since: performance.now() } : null;
+    lastRestore = lost.tag === "a" && instead ? { lost, instead, since: performance.now() } : null;
   };
-  new MutationObserver(restore).observe(document, {
+  new MutationObserver(restoreFocus).observe(document, {
     subtree: true,
     childList: true,
     attributes: true,
     attributeFilter: ["class", "style", "disabled", "hidden", "open"],
   });
 
-  // Who begins a chat wants to write.
+  // A new chat focuses the message box.
   document.addEventListener("click", (event) => {
     if (!touched && event.isTrusted && event.target.closest?.("#new-chat, #temporary-chat")) document.querySelector(MESSAGE)?.focus();
   });
-  // Gradio's tabs know no arrows, and what looks like a button of its own knows Enter alone.
-  const step = (key, at, count) => {
-    const on = getComputedStyle(document.documentElement).direction === "rtl" ? "ArrowLeft" : "ArrowRight";
+  // Gradio's tabs do not support arrow keys, and its expandable titles do not support the space key.
+  const nextTab = (key, at, count) => {
+    const forwardKey = getComputedStyle(document.documentElement).direction === "rtl" ? "ArrowLeft" : "ArrowRight";
     if (key === "Home" || key === "End") return key === "Home" ? 0 : count - 1;
-    return (at + (key === on ? 1 : -1) + count) % count;
+    return (at + (key === forwardKey ? 1 : -1) + count) % count;
   };
   document.addEventListener("keydown", (event) => {
     const { key, target } = event;
     if (target.matches?.("#inspector [role=tab]") && ["ArrowLeft", "ArrowRight", "Home", "End"].includes(key)) {
       const tabs = [...target.closest("[role=tablist]").querySelectorAll("[role=tab]")];
-      const next = tabs[step(key, tabs.indexOf(target), tabs.length)];
+      const next = tabs[nextTab(key, tabs.indexOf(target), tabs.length)];
       next.focus();
       next.click();
     } else if (key === " " && target.matches?.("#chat .thought-group .title")) target.click();
     else return;
     event.preventDefault();
   });
-  // Gradio's list of choices lets the focus go with a choice, and opens when it comes.
+  // Gradio's dropdown drops the focus after a choice, and opens when it is focused.
   document.addEventListener("keydown", (event) => {
     const box = event.target;
     if (event.key !== "Enter" || !box.matches?.("input[role=combobox]")) return;
@@ -135,13 +135,13 @@
     }, 50);
   }, true);
 
-  const skip = document.createElement("a");
-  skip.href = "#message";
-  skip.className = "skip";
-  skip.textContent = _("Skip to the message box");
-  skip.addEventListener("click", (event) => {
+  const skipLink = document.createElement("a");
+  skipLink.href = "#message";
+  skipLink.className = "skip";
+  skipLink.textContent = _("Skip to the message box");
+  skipLink.addEventListener("click", (event) => {
     event.preventDefault();
     document.querySelector(MESSAGE)?.focus();
   });
-  document.body.prepend(skip);
+  document.body.prepend(skipLink);
 })();

@@ -1,9 +1,9 @@
-// What a screen reader says of its own accord: a reply once, when it is there, and what became of things.
+// Announces changes to screen readers through a live region: finished replies once, notices, search results, errors.
 (() => {
   const words = JSON.parse(document.getElementById("chatui-words")?.textContent ?? "{}");
   const _ = (message) => words[message] ?? message;
-  const PATIENCE = 4000; // milliseconds between two sayings of what goes on before a reply
-  const MAX_LENGTH = 3000; // characters; who wants more reads on in the conversation
+  const MIN_PAUSE_MS = 4000; // between two announcements of the phases before a reply
+  const MAX_LENGTH = 3000; // characters; the rest can be read in the conversation
 
   const speaker = document.createElement("div");
   speaker.id = "heard";
@@ -11,102 +11,102 @@
   speaker.setAttribute("role", "status");
   speaker.setAttribute("aria-live", "polite");
   document.body.append(speaker);
-  let waits = [], speaks = 0;
-  // What is said within a moment is said together: a second text would cut the first one off.
-  const say = (text) => {
-    const said = text.replace(/\s+/g, " ").trim();
-    if (!said || waits.includes(said)) return;
-    waits.push(said);
-    clearTimeout(speaks);
-    speaks = setTimeout(() => {
+  let pending = [], speakTimer = 0;
+  // Texts within 100 ms are announced together: a second announcement would interrupt the first one.
+  const announce = (text) => {
+    const message = text.replace(/\s+/g, " ").trim();
+    if (!message || pending.includes(message)) return;
+    pending.push(message);
+    clearTimeout(speakTimer);
+    speakTimer = setTimeout(() => {
       const line = document.createElement("p");
-      line.textContent = waits.join(" ").slice(0, MAX_LENGTH);
+      line.textContent = pending.join(" ").slice(0, MAX_LENGTH);
       speaker.replaceChildren(line);
-      waits = [];
+      pending = [];
     }, 100);
   };
-  document.addEventListener("chatui:say", (event) => say(event.detail));
+  document.addEventListener("chatui:say", (event) => announce(event.detail));
 
   const texts = (elements) => elements.map((element) => element.textContent.trim()).filter(Boolean).join(" ");
-  // What stands after the last question, but for thoughts and bars.
-  const reply = () => {
+  // The messages after the last question, without thoughts and bars.
+  const replyBubbles = () => {
     const bubbles = [...document.querySelectorAll("#chat [data-testid]:is([data-testid=bot], [data-testid=user])")];
     const last = bubbles.findLastIndex((bubble) => bubble.dataset.testid === "user");
     return bubbles.slice(last + 1).filter((bubble) => !bubble.closest(".thought-group") && !bubble.querySelector(".chat-bar"));
   };
-  const spoken = (bubble) => {
+  const spokenText = (bubble) => {
     const copy = bubble.cloneNode(true);
     copy.querySelectorAll("button, .katex-html, style").forEach((part) => part.remove());
     return copy.textContent;
   };
-  let writing = false, said = "", where = null, moved = -Infinity, going = "", wentAt = -Infinity;
-  // Whether another chat is shown because one went there, and not because it began with a question.
-  let opening = false;
-  const heads = (event) => {
-    if (event.target.closest?.("#chats a, #new-chat, #temporary-chat, #chat .branch")) opening = true;
-    else if (event.target.closest?.("#message, #chat") && (event.type === "click" || event.key === "Enter")) opening = false;
+  let wasRunning = false, announcedReply = "", currentChat = null, movedAt = -Infinity, announcedPhase = "", phaseAt = -Infinity;
+  // Whether the user opened another chat, in contrast to a chat that was created by sending a message.
+  let openedByUser = false;
+  const noteIntent = (event) => {
+    if (event.target.closest?.("#chats a, #new-chat, #temporary-chat, #chat .branch")) openedByUser = true;
+    else if (event.target.closest?.("#message, #chat") && (event.type === "click" || event.key === "Enter")) openedByUser = false;
   };
-  document.addEventListener("click", heads, true);
-  document.addEventListener("keydown", heads, true);
-  window.addEventListener("popstate", () => (opening = true));
-  const conversation = () => {
+  document.addEventListener("click", noteIntent, true);
+  document.addEventListener("keydown", noteIntent, true);
+  window.addEventListener("popstate", () => (openedByUser = true));
+  const announceReply = () => {
     if (!document.documentElement.matches(".at-rest")) return;
     const chat = document.querySelector("#chats .place")?.getAttribute("href") ?? null;
-    const writes = document.querySelector("#message .stop-button") !== null;
-    if (where === null || (chat !== where && opening)) {
-      moved = performance.now();
-      if (where !== null) say(texts([...document.querySelectorAll("#chats .current .chat-link")]));
+    const running = document.querySelector("#message .stop-button") !== null;
+    if (currentChat === null || (chat !== currentChat && openedByUser)) {
+      movedAt = performance.now();
+      if (currentChat !== null) announce(texts([...document.querySelectorAll("#chats .current .chat-link")]));
     }
-    where = chat;
-    if (writes && !writing) [said, wentAt] = [null, performance.now()];
-    if (writes) waiting();
-    else if (document.querySelector("#chat textarea")) return; // a question that is changed looks like none
-    else if (writing || document.querySelector("#chat [data-testid=bot]")) {
-      // Another version, too, and a note that the reply is not saved yet. A chat that is opened is not read out.
-      const now = reply().map(spoken).join(" ");
-      if (now !== said && (writing || performance.now() - moved > PATIENCE / 4)) say(`${_("Reply")}: ${now}`);
-      said = now;
-      going = "";
+    currentChat = chat;
+    if (running && !wasRunning) [announcedReply, phaseAt] = [null, performance.now()];
+    if (running) announcePhase();
+    else if (document.querySelector("#chat textarea")) return; // while a question is edited, it is not in the document
+    else if (wasRunning || document.querySelector("#chat [data-testid=bot]")) {
+      // Also announces other versions and the note that a reply is not saved yet, but not the content of an opened chat.
+      const now = replyBubbles().map(spokenText).join(" ");
+      if (now !== announcedReply && (wasRunning || performance.now() - movedAt > MIN_PAUSE_MS / 4)) announce(`${_("Reply")}: ${now}`);
+      announcedReply = now;
+      announcedPhase = "";
     }
-    writing = writes;
+    wasRunning = running;
   };
-  // The queue, the model, the prompt: what changes in numbers only is not said at each.
-  const waiting = () => {
+  // Announces the phases before a reply (queue, model, prompt), but not each change of a number.
+  const announcePhase = () => {
     const phase = texts([...document.querySelectorAll("#chat .thought-group [aria-busy=true] .prose")].slice(-1));
-    if (!phase || phase === going || performance.now() - wentAt < PATIENCE) return;
-    [going, wentAt] = [phase, performance.now()];
-    say(phase);
+    if (!phase || phase === announcedPhase || performance.now() - phaseAt < MIN_PAUSE_MS) return;
+    [announcedPhase, phaseAt] = [phase, performance.now()];
+    announce(phase);
   };
 
-  // Texts that are said whenever they change.
+  // Texts that are announced whenever they change.
   const FOUND = "#chats mark";
-  const TOLD = [
+  const LIVE_TEXTS = [
     ".toast-message-text",
     "html.at-rest #chats :is(.chat-list-top, .hint)",
     FOUND,
     ":is(#message, #settings) div.validation-error",
     "html.at-rest #status :is(.model-failed, .model-loading)",
-    "p.creds", // of a wrong password
+    "p.creds", // wrong password
   ];
-  const found = () => `${_("Found")}: ${document.querySelectorAll("#chats .chat-row").length}`;
-  const before = TOLD.map(() => null);
-  const told = () =>
-    TOLD.forEach((selector, at) => {
+  const foundText = () => `${_("Found")}: ${document.querySelectorAll("#chats .chat-row").length}`;
+  const previous = LIVE_TEXTS.map(() => null);
+  const announceChanges = () =>
+    LIVE_TEXTS.forEach((selector, at) => {
       if (selector.startsWith("html.at-rest") && !document.documentElement.matches(".at-rest")) return;
       const all = [...document.querySelectorAll(selector)];
-      const now = all.length && selector === FOUND ? found() : texts(all);
-      if (now !== before[at] && before[at] !== null) say(now);
-      before[at] = now;
+      const now = all.length && selector === FOUND ? foundText() : texts(all);
+      if (now !== previous[at] && previous[at] !== null) announce(now);
+      previous[at] = now;
     });
 
-  let due = false;
+  let scheduled = false;
   new MutationObserver((changes) => {
-    if (due || changes.every(({ target }) => speaker.contains(target))) return;
-    due = true;
+    if (scheduled || changes.every(({ target }) => speaker.contains(target))) return;
+    scheduled = true;
     setTimeout(() => {
-      due = false;
-      conversation();
-      told();
+      scheduled = false;
+      announceReply();
+      announceChanges();
     }, 150);
   }).observe(document.body, { subtree: true, childList: true, characterData: true });
 })();

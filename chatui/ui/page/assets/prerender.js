@@ -1,68 +1,68 @@
-// Gradio speaks the language of the page, which the server chose among ours: else a page would be in two.
+// Gradio reads navigator.language; with the page's own language, its texts and ours are in the same one.
 Object.defineProperty(navigator, "language", { value: document.documentElement.lang, configurable: true });
 
-// The panels that the page opens with: as they were left, where they have room beside the chat (chatui.css).
+// Which sidebars are initially open: those that were left open and fit beside the chat (chatui.css has the same widths).
 window.chatuiPanels = {
-  KEPT: "chatui-panels",
-  BESIDE: { conversations: "(min-width: 56em)", settings: "(min-width: 72em)" },
-  AT_FIRST: { conversations: "(min-width: 56em)", settings: "(min-width: 90em)" },
-  left() {
+  STORAGE_KEY: "chatui-panels",
+  BESIDE_CHAT: { conversations: "(min-width: 56em)", settings: "(min-width: 72em)" },
+  DEFAULT_OPEN: { conversations: "(min-width: 56em)", settings: "(min-width: 90em)" },
+  saved() {
     try {
-      return JSON.parse(localStorage.getItem(this.KEPT)) ?? {};
+      return JSON.parse(localStorage.getItem(this.STORAGE_KEY)) ?? {};
     } catch {
       return {};
     }
   },
-  beside(name) {
-    return matchMedia(this.BESIDE[name]).matches;
+  fitsBesideChat(name) {
+    return matchMedia(this.BESIDE_CHAT[name]).matches;
   },
-  opens(name) {
-    return this.beside(name) && (this.left()[name] ?? matchMedia(this.AT_FIRST[name]).matches);
+  isInitiallyOpen(name) {
+    return this.fitsBesideChat(name) && (this.saved()[name] ?? matchMedia(this.DEFAULT_OPEN[name]).matches);
   },
-  keep(name, open) {
+  save(name, open) {
     try {
-      localStorage.setItem(this.KEPT, JSON.stringify({ ...this.left(), [name]: open }));
+      localStorage.setItem(this.STORAGE_KEY, JSON.stringify({ ...this.saved(), [name]: open }));
     } catch {
-      // A browser that keeps nothing opens them as at first.
+      // Without storage they open by default.
     }
   },
 };
 for (const name of ["conversations", "settings"]) {
-  document.documentElement.classList.toggle(`with-${name}`, window.chatuiPanels.opens(name));
+  document.documentElement.classList.toggle(`with-${name}`, window.chatuiPanels.isInitiallyOpen(name));
 }
 
-// Shows the conversation of the address while the page is still being made (early.py).
+// Shows the conversation of the URL until Gradio has built the page (prerender.py).
 (() => {
   const { searchParams } = new URL(location.href);
   const chat = searchParams.get("chat");
   if (!chat) return;
-  const early = document.createElement("div");
-  early.id = "early";
+  const overlay = document.createElement("div");
+  overlay.id = "early";
   const theme = searchParams.get("__theme");
   const prefersDark = matchMedia("(prefers-color-scheme: dark)").matches;
-  early.classList.toggle("dark", theme === "dark" || (theme !== "light" && prefersDark));
-  const THERE = ["#chat .message-row", "#chats .chat-list", "#message textarea"];
-  let over = false;
-  const end = () => {
-    over = true;
-    watching.disconnect();
-    early.remove();
+  overlay.classList.toggle("dark", theme === "dark" || (theme !== "light" && prefersDark));
+  const PAGE_PARTS = ["#chat .message-row", "#chats .chat-list", "#message textarea"];
+  let ended = false;
+  const removeOverlay = () => {
+    ended = true;
+    observer.disconnect();
+    overlay.remove();
   };
-  const watching = new MutationObserver(() => {
-    if (over || !THERE.every((part) => document.querySelector(part))) return;
-    over = true;
-    // What has just been put there is on the screen two frames later.
-    requestAnimationFrame(() => requestAnimationFrame(end));
+  const observer = new MutationObserver(() => {
+    if (ended || !PAGE_PARTS.every((part) => document.querySelector(part))) return;
+    ended = true;
+    // Elements that were just added are painted two frames later.
+    requestAnimationFrame(() => requestAnimationFrame(removeOverlay));
   });
-  watching.observe(document, { subtree: true, childList: true });
-  setTimeout(end, 15000);
+  observer.observe(document, { subtree: true, childList: true });
+  setTimeout(removeOverlay, 15000);
   fetch(`early?chat=${encodeURIComponent(chat)}`, { priority: "high" })
-    .then((answer) => (answer.ok ? answer.text() : ""))
+    .then((response) => (response.ok ? response.text() : ""))
     .then((markup) => {
-      if (!markup || over) return;
-      early.innerHTML = markup;
-      document.body.append(early);
-      early.querySelector(".early-chat").scrollTop = 1e9;
+      if (!markup || ended) return;
+      overlay.innerHTML = markup;
+      document.body.append(overlay);
+      overlay.querySelector(".early-chat").scrollTop = 1e9;
     })
     .catch(() => {});
 })();

@@ -1,28 +1,28 @@
-// What the server says when it takes no more wrong passwords, or takes the page for another site's: Gradio shows the
-// one not at all, and of the other only a part.
+// Shows why the server refuses a login (429) or a request from another origin (403): Gradio shows the former not at all,
+// and the latter only in part.
 (() => {
-  const TOLD = [["/login", [429]], ["/gradio_api/", [403]]];
-  const fetched = window.fetch.bind(window);
+  const SHOWN = [["/login", [429]], ["/gradio_api/", [403]]];
+  const nativeFetch = window.fetch.bind(window);
 
-  const tell = (text) => {
-    let told = document.getElementById("refusal");
-    if (!told) {
-      told = document.createElement("p");
-      told.id = "refusal";
-      told.setAttribute("role", "alert");
-      document.body.prepend(told);
+  const showRefusal = (text) => {
+    let box = document.getElementById("refusal");
+    if (!box) {
+      box = document.createElement("p");
+      box.id = "refusal";
+      box.setAttribute("role", "alert");
+      document.body.prepend(box);
     }
-    told.textContent = text;
+    box.textContent = text;
   };
 
-  window.fetch = async (what, options) => {
-    const answer = await fetched(what, options);
-    const { pathname, origin } = new URL(what.url ?? what, location.href);
-    const told = TOLD.some(([path, statuses]) => pathname.includes(path) && statuses.includes(answer.status));
-    if (origin === location.origin && told) {
-      const said = await answer.clone().json().catch(() => ({}));
-      if (typeof said.detail === "string") tell(said.detail);
-    } else if (answer.ok && pathname.endsWith("/login")) document.getElementById("refusal")?.remove();
-    return answer;
+  window.fetch = async (resource, options) => {
+    const response = await nativeFetch(resource, options);
+    const { pathname, origin } = new URL(resource.url ?? resource, location.href);
+    const isShown = SHOWN.some(([path, statuses]) => pathname.includes(path) && statuses.includes(response.status));
+    if (origin === location.origin && isShown) {
+      const body = await response.clone().json().catch(() => ({}));
+      if (typeof body.detail === "string") showRefusal(body.detail);
+    } else if (response.ok && pathname.endsWith("/login")) document.getElementById("refusal")?.remove();
+    return response;
   };
 })();
