@@ -1,4 +1,4 @@
-"""The page: the only room that builds Gradio components."""
+"""The web page: the only package that imports Gradio."""
 
 from chatui.ui.gradio_compat.stub_files import import_gradio
 

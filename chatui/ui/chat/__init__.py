@@ -1,1 +1,1 @@
-"""The chat itself: asking, the reply while it is written, the messages as Markdown, and the tab's state."""
+"""The chat itself: sending messages, the running reply, and how messages are rendered."""

@@ -1,1 +1,1 @@
-"""The page around everything: layout, header, theme, language, and how it is served."""
+"""The page around everything: layout, theme, assets, language, the HTML head and the prerendered conversation."""
