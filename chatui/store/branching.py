@@ -11,8 +11,8 @@ from chatui.store.quotas import Quotas, conversation_size, inspections_size, mes
 from chatui.store.records import ConversationInfo
 from chatui.store.rows import (
     PERSONA_COLUMNS,
-    clock,
     copy_inspections,
+    database_time,
     find_conversation,
     find_message,
     info_of,
@@ -31,7 +31,7 @@ def branch(connection: Connection, owner: str, limits: Quotas, message: str) -> 
     path = path_end(connection, owner, id, message).messages
     if any(one.state == "running" for one in path):
         raise ChatError("A reply that is still being written cannot be branched.", "Stop it or let it end.")
-    moment = clock(connection)
+    moment = database_time(connection)
     original = replace(info_of(row), leaf=message, pinned=False, archived=False, created=moment, updated=moment)
     conversation, copies = with_fresh_ids(original, path)
     persona = StoredPersona(row.persona or Persona(name=""), row.card)

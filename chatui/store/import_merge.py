@@ -21,7 +21,7 @@ from chatui.store.rows import (
     INFO_COLUMNS,
     MAX_TITLE_LENGTH,
     batches,
-    clock,
+    database_time,
     derived_id,
     first_words,
     info_of,
@@ -84,7 +84,7 @@ class Merge:
         new = [message for message in batch if message.id not in stored]
         longer = _longer(batch, stored)
         size = sum(map(message_size, new)) + sum(byte_length(m.content) - byte_length(stored[m.id][0]) for m in longer)
-        row, moment = self._row(connection), clock(connection)
+        row, moment = self._row(connection), database_time(connection)
         if row is None and self.existed is not None:
             raise self._removed()
         if row is None:
@@ -210,7 +210,7 @@ def remove_in_batches(database: Database, owner: str, id: str) -> None:
     """
     selected = and_(conversations.c.owner == owner, conversations.c.id == id)
     with database.writing() as connection:
-        moment = clock(connection)
+        moment = database_time(connection)
         hidden = update(conversations).where(selected).values(deleted=moment, arriving=moment, leaf=None)
         connection.execute(hidden)
     remove_unfinished(database, owner, id)

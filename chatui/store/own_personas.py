@@ -16,8 +16,8 @@ from chatui.store.tables import personas
 def list_personas(connection: Connection, owner: str) -> list[OwnPersona]:
     """All personas with their cards and pictures, the oldest first."""
     rows = connection.execute(select(personas).where(personas.c.owner == owner).order_by(personas.c.seq)).all()
-    whole = persona_files.load_personas(connection, owner, rows)
-    return [OwnPersona(row.id, persona) for row, persona in zip(rows, whole, strict=True)]
+    loaded = persona_files.load_personas(connection, owner, rows)
+    return [OwnPersona(row.id, persona) for row, persona in zip(rows, loaded, strict=True)]
 
 
 def list_summaries(connection: Connection, owner: str) -> list[OwnPersona]:

@@ -33,7 +33,7 @@ from chatui.store.records import (
 from chatui.store.rows import (
     INFO_COLUMNS,
     MAX_TITLE_LENGTH,
-    clock,
+    database_time,
     find_conversation,
     find_message,
     first_words,
@@ -46,7 +46,7 @@ from chatui.store.rows import (
     select_conversations,
     shown_size,
 )
-from chatui.store.tables import Time, conversations, inspections, key, messages
+from chatui.store.tables import SEQ_TYPE, Time, conversations, inspections, messages
 from chatui.text_cleaning import clean, one_line
 
 NOTE_LIMIT = 2000
@@ -77,7 +77,7 @@ class OwnerStore:
                 last = connection.execute(select(*order).where(table.owner == self._owner, table.id == after)).first()
                 if last is None:
                     raise NotFoundError("conversation")
-                cursor = tuple_(literal(last.pinned, Boolean), literal(last.updated, Time), literal(last.seq, key))
+                cursor = tuple_(literal(last.pinned, Boolean), literal(last.updated, Time), literal(last.seq, SEQ_TYPE))
                 statement = statement.where(tuple_(*order) < cursor)
             statement = statement.order_by(*(column.desc() for column in order)).limit(limit)
             return [info_of(row) for row in connection.execute(statement)]
@@ -191,7 +191,7 @@ class OwnerStore:
         """
         with self._database.writing() as connection:
             find_conversation(connection, self._owner, id, lock=True)
-            self._change(connection, id, deleted=clock(connection))
+            self._change(connection, id, deleted=database_time(connection))
             connection.execute(self._running(update(messages), id).values(stop_requested=True))
 
     def running_replies(self, id: str) -> list[str]:

@@ -7,14 +7,14 @@ from sqlalchemy import Connection, and_, insert, select, update
 
 from chatui.store.quotas import add_size, reply_size
 from chatui.store.records import ReplyUpdate, UpdateResult
-from chatui.store.rows import clock, message_of
+from chatui.store.rows import database_time, message_of
 from chatui.store.tables import conversations, inspections, messages
 
 
 def write(connection: Connection, updates: Sequence[ReplyUpdate]) -> list[UpdateResult]:
     """Write all updates and their heartbeats. Returns the result of each."""
     _lock_conversations(connection, [one for one in updates if one.state != "running"])
-    moment = clock(connection)
+    moment = database_time(connection)
     return [_write_one(connection, one, moment) for one in updates]
 
 

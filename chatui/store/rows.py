@@ -46,7 +46,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def clock(connection: Connection) -> datetime:
+def database_time(connection: Connection) -> datetime:
     """The time of the database server, which all chatui servers share; for SQLite the time of this computer."""
     if connection.dialect.name == "sqlite":
         return now()
@@ -274,7 +274,7 @@ def insert_messages(
 ) -> None:
     """Insert messages, each after its parent. Running ones get the `lease` of the server that writes them."""
     names = [column.name for column in messages.c if column.name not in ("seq", "owner", *RUNNING_COLUMNS)]
-    running = {"heartbeat": clock(connection), "lease": lease}
+    running = {"heartbeat": database_time(connection), "lease": lease}
     rows = [
         {name: getattr(message, name) for name in names}
         | {"owner": owner, **dict.fromkeys(RUNNING_COLUMNS), **(running if message.state == "running" else {})}

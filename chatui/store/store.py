@@ -20,7 +20,7 @@ from chatui.store.migrating import backup_files, migrate, revision, upgrade
 from chatui.store.owner_store import OwnerStore
 from chatui.store.quotas import UNLIMITED, Quotas
 from chatui.store.records import ReplyUpdate, UpdateResult
-from chatui.store.rows import clock, remove_conversation
+from chatui.store.rows import database_time, remove_conversation
 from chatui.store.tables import conversations, messages, secrets
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ class Store:
     def remove_unfinished_imports(self, stale_for: timedelta) -> int:
         """Remove conversations whose import has not continued for so long. Returns their number."""
         with self.database.reading() as connection:
-            stale = conversations.c.arriving < clock(connection) - stale_for
+            stale = conversations.c.arriving < database_time(connection) - stale_for
             statement = select(conversations.c.owner, conversations.c.id).where(stale)
             rows = connection.execute(statement, execution_options={ALL_OWNERS: True}).all()
         for owner, id in rows:
@@ -205,7 +205,7 @@ class Store:
         of_conversation = and_(messages.c.owner == table.owner, messages.c.conversation == table.id)
         count = select(func.count()).select_from(messages).where(of_conversation).scalar_subquery()
         with self.database.maintaining() as connection:
-            selected = select(table.owner, table.id, count.label("messages")).where(which(clock(connection)))
+            selected = select(table.owner, table.id, count.label("messages")).where(which(database_time(connection)))
             rows = connection.execute(selected.limit(limit).with_for_update(of=conversations)).all()
             short = [(row.owner, row.id) for row in rows if row.messages <= import_merge.MAX_IDS]
             for owner, id in short:
@@ -230,7 +230,7 @@ class Store:
 
 
 def _is_stale(connection: Connection, stale_for: timedelta) -> ColumnElement[bool]:
-    return and_(messages.c.state == "running", messages.c.heartbeat < clock(connection) - stale_for)
+    return and_(messages.c.state == "running", messages.c.heartbeat < database_time(connection) - stale_for)
 
 
 def _purge_backup(file: Path, removed: Sequence[tuple[str, str]]) -> None:

@@ -112,12 +112,12 @@ def _remove(value: Any, location: tuple[int | str, ...]) -> bool:
 
 
 metadata = MetaData()
-key = BigInteger().with_variant(Integer, "sqlite")
+SEQ_TYPE = BigInteger().with_variant(Integer, "sqlite")
 
 conversations = Table(
     "conversations",
     metadata,
-    Column("seq", key, primary_key=True, autoincrement=True),
+    Column("seq", SEQ_TYPE, primary_key=True, autoincrement=True),
     Column("id", CleanText, nullable=False),
     Column("owner", CleanText, nullable=False),
     Column("title", CleanText, nullable=False),
@@ -169,7 +169,7 @@ conversations = Table(
 messages = Table(
     "messages",
     metadata,
-    Column("seq", key, primary_key=True, autoincrement=True),
+    Column("seq", SEQ_TYPE, primary_key=True, autoincrement=True),
     Column("id", CleanText, nullable=False),
     Column("owner", CleanText, nullable=False),
     Column("conversation", CleanText, nullable=False),
@@ -222,7 +222,7 @@ inspections = Table(
 personas = Table(
     "personas",
     metadata,
-    Column("seq", key, primary_key=True, autoincrement=True),
+    Column("seq", SEQ_TYPE, primary_key=True, autoincrement=True),
     Column("id", CleanText, nullable=False),
     Column("owner", CleanText, nullable=False),
     Column("persona", Json(Persona), nullable=False),

@@ -15,7 +15,7 @@ from chatui.store.persona_files import StoredPersona
 from chatui.store.quotas import Quotas, add_size, conversation_size, turn_size
 from chatui.store.records import Author, ConversationInfo, NewTurn, StoredMessage
 from chatui.store.rows import (
-    clock,
+    database_time,
     find_conversation,
     find_message,
     first_words,
@@ -35,7 +35,7 @@ def start(
     `persona` is the persona of a new conversation. Raises NotFoundError, LimitError or OverloadError.
     """
     limits.check_running(connection, owner)
-    moment = clock(connection)
+    moment = database_time(connection)
     id, size = turn.conversation, turn_size(turn)
     if id is None:
         id = _insert_conversation(connection, owner, limits, turn, persona, moment, size)

@@ -1,4 +1,4 @@
-"""What Alembic calls: runs the migrations on the connection that database.py hands over. Knows no settings."""
+"""Run by Alembic: migrates on the connection of migrating.upgrade(). Knows no settings."""
 
 from alembic import context
 

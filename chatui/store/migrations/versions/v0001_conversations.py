@@ -1,4 +1,4 @@
-"""Conversations, their messages and how these came about, personas, the secret, and what searching needs."""
+"""Creates conversations, messages, inspections, personas, the cookie secret and the search indexes."""
 
 import secrets
 
@@ -13,7 +13,7 @@ KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def upgrade() -> None:
-    """Make everything that the first version has."""
+    """Create the tables of the first version."""
     _conversations()
     _messages()
     op.create_table(
@@ -108,8 +108,8 @@ def _messages() -> None:
     op.create_index("messages_running", "messages", ["heartbeat"], sqlite_where=running, postgresql_where=running)
 
 
-# The words are kept without the texts; hex(owner) is one word, so an owner's matches are found without the others'.
-# Such an index forgets a row only when it is told again what the row said, so a text changes only before it is added.
+# The index is contentless. hex(owner) is one word, so a query finds the matches of one owner only.
+# Deleting a row from such an index takes its original text, so a text changes only before it is indexed.
 SQLITE_SEARCH = (
     "CREATE VIRTUAL TABLE message_words USING fts5"
     "(owner, words, content='', prefix='1 2 3', tokenize='unicode61 remove_diacritics 2')",
@@ -134,7 +134,7 @@ SQLITE_SEARCH = (
     " VALUES ('delete', old.seq, hex(old.owner), old.title); END",
 )
 
-# As SQLite's tokenizer has it: no accents, and ASCII punctuation parts words. A tsvector holds no more than 1 MB.
+# Like SQLite's tokenizer: no accents, and ASCII punctuation separates words. A tsvector is limited to 1 MB.
 PLAIN = (
     "translate(regexp_replace(normalize(left({}, 100000), NFD), '[\u0300-\u036f]', '', 'g'),"
     " '!\"#$%&''()*+,-./:;<=>?@[\\]^_`{{|}}~', repeat(' ', 32))"

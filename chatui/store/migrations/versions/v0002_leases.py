@@ -1,4 +1,4 @@
-"""Who writes a running reply, and whether somebody wants it stopped: for several servers on one database."""
+"""Adds leases and stop requests of running replies, for several servers on one database."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,6 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add what only running replies have; without a lease a server of an older version writes them."""
+    """Add the columns of running replies. The replies of an older version's server have no lease."""
     op.add_column("messages", sa.Column("lease", sa.Text))
     op.add_column("messages", sa.Column("stop_requested", sa.Boolean))

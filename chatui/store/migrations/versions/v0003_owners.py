@@ -1,4 +1,4 @@
-"""Whose conversations went to whom, who is logged in, and words that follow a conversation to its new owner."""
+"""Adds adoptions and logins, and updates the search index when a conversation changes its owner."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ MOMENT = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Add both tables, and for SQLite what keeps the index of words in step."""
+    """Add both tables, and for SQLite the triggers that update the search index."""
     op.create_table(
         "adoptions",
         sa.Column("source", sa.Text, primary_key=True),

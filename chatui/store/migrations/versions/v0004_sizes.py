@@ -1,4 +1,4 @@
-"""How many bytes each conversation and each persona takes, and which replies run, for the limits of their owners."""
+"""Adds the sizes of conversations and personas, and an index of running replies, for the quotas of owners."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ ROW = 300
 
 
 def upgrade() -> None:
-    """Add both columns, filled for what is there, and the indexes by which what an owner has is counted."""
+    """Add both columns, computed for existing rows, and the indexes that sum them by owner."""
     bytes_of = "octet_length({})" if op.get_bind().dialect.name == "postgresql" else "length(CAST({} AS BLOB))"
     for table in ("conversations", "personas"):
         op.add_column(table, sa.Column("size", sa.BigInteger, nullable=False, server_default="0"))

@@ -1,4 +1,4 @@
-"""Which conversations are on their way in, and when something last came of each: what is half in is not deleted."""
+"""Adds the time of the last import batch, which tells unfinished imports from deleted conversations."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ ARRIVING = sa.text("arriving IS NOT NULL")
 
 
 def upgrade() -> None:
-    """Add the time, which only imports that are not at their end have."""
+    """Add the column, which is set for unfinished imports only."""
     op.add_column("conversations", sa.Column("arriving", sa.DateTime(timezone=True)))
     op.create_index(
         "conversations_arriving", "conversations", ["arriving"], sqlite_where=ARRIVING, postgresql_where=ARRIVING

@@ -1,4 +1,4 @@
-"""Cards and pictures of personas in a table of their own, once for each content."""
+"""Moves cards and pictures of personas to a table of their own, with one row per content."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ down_revision = "0005"
 
 ROW = 300
 AT_ONCE = 10
-"""Rows that are read together; each may have megabytes."""
+"""Rows of one batch; each may have megabytes."""
 
 
 def upgrade() -> None:
-    """Add the table and what refers to it, and move what there is."""
+    """Add the table and the columns that refer to it, and move the existing content."""
     cards = op.create_table(
         "cards",
         sa.Column("owner", sa.Text, primary_key=True),
@@ -62,7 +62,7 @@ def _move(connection: sa.Connection, name: str, cards: sa.Table) -> None:
 
 
 def _read(text: str) -> dict[str, Any]:
-    """What cannot be understood is left as it is."""
+    """The JSON object of a row; {} if it is invalid, and then the row stays as it is."""
     try:
         value = json.loads(text)
     except ValueError:
