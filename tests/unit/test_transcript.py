@@ -33,13 +33,13 @@ def markup(shown: list[ChatbotMessage]) -> str:
 @given(st.text(min_size=1))
 def test_texts_come_back_as_they_were_written(text: str) -> None:
     for message in (replace(QUESTION, content=text), replace(REPLY, content=text)):
-        shown = transcript.render_path([message]).shown[0]
+        shown = transcript.render_path([message]).messages[0]
         assert transcript.edited_text([shown["content"]]) == text
 
 
 def test_every_thing_shown_names_its_message() -> None:
     view = transcript.render_path([QUESTION, REPLY])
-    assert len(view.shown) == len(view.ids) == 4  # question, its bar, reply, its bar
+    assert len(view.messages) == len(view.ids) == 4  # question, its bar, reply, its bar
     # Gradio names a group of replies by its first thing, which is the question's bar.
     assert view.ids == ["q1", "r1", "r1", "r1"]
     assert len(view.ratings) == 3
@@ -186,9 +186,9 @@ def test_the_end_of_a_long_path_is_shown_with_a_way_to_what_came_before() -> Non
     assert transcript.last_messages(path, 100, 1) == Path(path.messages[9:], 12)
     assert transcript.last_messages(path, 100, 1000) == path
     view = transcript.render_path(path.messages[:2], earlier=1234)
-    assert "1,234 earlier messages" in view.shown[0]["content"]["text"]
-    assert 'href="#earlier"' in view.shown[0]["content"]["text"]
-    assert len(view.ids) == len(view.shown) == 5
+    assert "1,234 earlier messages" in view.messages[0]["content"]["text"]
+    assert 'href="#earlier"' in view.messages[0]["content"]["text"]
+    assert len(view.ids) == len(view.messages) == 5
     assert len(view.ratings) == 4
 
 

@@ -11,7 +11,7 @@ from chatui.ui.sidebar.sidebar import Sidebar
 
 @dataclass(frozen=True)
 class ChatComponents:
-    """`where` is the hidden textbox with the TabState; `action` and `draft` are written by the page's scripts.
+    """`tab_state` is the hidden textbox with the TabState; `action` and `draft` are written by the page's scripts.
 
     `draft` is not the message box itself: an event that takes the box as an input clears its validation message.
     """
@@ -19,7 +19,7 @@ class ChatComponents:
     chatbot: Component
     textbox: Component
     status: Component
-    where: Component
+    tab_state: Component
     action: Component
     draft: Component
     sidebar: Sidebar
@@ -28,12 +28,12 @@ class ChatComponents:
     @property
     def tab_inputs(self) -> list[Component]:
         """What identifies the tab of an event, as `current_tab` takes it."""
-        return [self.where, self.sidebar.search]
+        return [self.tab_state, self.sidebar.search]
 
     @property
     def outputs(self) -> list[Component]:
         """What every event may update. Gradio processes each output at every redraw, changed or not."""
-        return [self.chatbot, self.textbox, self.status, self.where, self.sidebar.list]
+        return [self.chatbot, self.textbox, self.status, self.tab_state, self.sidebar.list]
 
     @property
     def outputs_with_persona(self) -> list[Any]:

@@ -43,7 +43,7 @@ class Conversation(ChatInterface):
         """`page` is the one being built; `parts` are the arguments of gr.ChatInterface."""
         self._page, self._runner = page, runner
         self._panel, self._sidebar = panel, sidebar
-        self._where, self._action, self._draft = map(hidden_textbox, ("where", "action", "draft"))
+        self._tab_state, self._action, self._draft = map(hidden_textbox, ("where", "action", "draft"))
         self._memos = PreviewMemos()
         self._requests = ReplyRequests(runner, panel)
         super().__init__(
@@ -56,7 +56,7 @@ class Conversation(ChatInterface):
             chatbot=self.chatbot,
             textbox=self.textbox,
             status=self.additional_outputs[0],
-            where=self._where,
+            tab_state=self._tab_state,
             action=self._action,
             draft=self._draft,
             sidebar=self._sidebar,
@@ -123,7 +123,7 @@ class Conversation(ChatInterface):
         )
         boxes: list[Any] = [*self._panel.inputs[-2:], *self.additional_inputs]
         gr.on(
-            [self._draft.change, self._where.change, *(box.change for box in boxes)],
+            [self._draft.change, self._tab_state.change, *(box.change for box in boxes)],
             ContextPreview(self._requests, self._memos).update,
             [self._draft, *tab, *self._reply_inputs],
             context,

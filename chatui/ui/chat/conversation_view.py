@@ -65,13 +65,13 @@ class ConversationView:
         tab.state = replace(tab.state, message_ids=ids, reply_running=running is not None)
         await self._track(tab)
         panel = await self._persona_update(tab) if with_persona else {}
-        chatbot = gr.update(value=[*content.shown, *errors], feedback_value=content.ratings)
+        chatbot = gr.update(value=[*content.messages, *errors], feedback_value=content.ratings)
         yield {
             **panel,
             self._components.chatbot: {**panel.get(self._components.chatbot, {}), **chatbot},
             self._components.textbox: message_box.busy(clear) if running else message_box.ready(clear),
             self._components.status: header.status(self._runner.backend.models()[0]),
-            self._components.where: tab.state.to_json(),
+            self._components.tab_state: tab.state.to_json(),
             self._components.sidebar.list: await self._list_update(tab),
         }
         if running is None:
@@ -150,7 +150,7 @@ class ConversationView:
         shown = await render_off_loop(shown_size(message), transcript.render_reply, message, progress, phase, unsaved)
         speed = transcript.speed(progress) if progress else ""
         return {
-            self._components.chatbot: [*content.shown, *shown],
+            self._components.chatbot: [*content.messages, *shown],
             self._components.status: header.status(model, speed),
         }
 
@@ -178,17 +178,17 @@ class ConversationView:
         tab.state = replace(tab.state, message_ids=tuple(content.ids), reply_running=False)
         speed = transcript.speed(progress) if progress else ""
         return {
-            self._components.chatbot: gr.update(value=[*content.shown, *errors], feedback_value=content.ratings),
+            self._components.chatbot: gr.update(value=[*content.messages, *errors], feedback_value=content.ratings),
             self._components.textbox: message_box.ready(),
             self._components.status: header.status(self._runner.backend.models()[0], speed),
-            self._components.where: tab.state.to_json(),
+            self._components.tab_state: tab.state.to_json(),
         }
 
     async def _list_update(self, tab: Tab) -> Any:
         """The list of conversations; unchanged if the store is slow or fails, so that it delays no chat."""
         try:
             async with asyncio.timeout(LIST_TIMEOUT_SECONDS):
-                return await self._components.sidebar.listed(tab)
+                return await self._components.sidebar.render_list(tab)
         except (StoreError, TimeoutError):
             return gr.skip()
 

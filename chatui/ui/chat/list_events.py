@@ -27,10 +27,10 @@ class ListEvents:
 
     async def search(self, *inputs: Any) -> Any:
         """The list of the conversations that match the text of the search box."""
-        return await self._listed(inputs)
+        return await self._render_list(inputs)
 
     async def import_chats(self, path: str | None, *inputs: Any) -> PageUpdates:
-        """Import an uploaded file, and show how far that has come."""
+        """Import an uploaded file, and show the progress."""
         update: dict[Component, Any] = {}
         try:
             tab = current_tab(self._runner, inputs)
@@ -45,24 +45,24 @@ class ListEvents:
             _report(task)
         except Exception as error:
             error_messages.warn(as_chat_error(error))
-        yield {**update, self._sidebar.list: await self._listed(inputs)}
+        yield {**update, self._sidebar.list: await self._render_list(inputs)}
 
     async def cancel_import(self, *inputs: Any) -> None:
         """Cancel the user's running import."""
         with contextlib.suppress(ChatError):
             self._imports.cancel(current_tab(self._runner, inputs).owner)
 
-    async def _listed(self, inputs: Sequence[Any]) -> Any:
+    async def _render_list(self, inputs: Sequence[Any]) -> Any:
         try:
-            return await self._sidebar.listed(current_tab(self._runner, inputs))
+            return await self._sidebar.render_list(current_tab(self._runner, inputs))
         except Exception as error:
             error_messages.warn(as_chat_error(error))
             return gr.skip()
 
 
 def _report(task: ImportTask) -> None:
-    """Show what an import has added, and what it has left out."""
-    if came := task.summary():
-        gr.Info(html.escape(came))
-    if left := task.skipped_items():
-        gr.Warning(html.escape(left).replace("\n", "<br>"), duration=60)
+    """Show what an import has added and skipped."""
+    if summary := task.summary():
+        gr.Info(html.escape(summary))
+    if skipped := task.skipped_items():
+        gr.Warning(html.escape(skipped).replace("\n", "<br>"), duration=60)

@@ -1,4 +1,4 @@
-"""The events of the page itself: what it shows at first, loading and closing."""
+"""The events of the page itself: its initial values, loading and closing."""
 
 import contextlib
 from typing import Any
@@ -25,7 +25,7 @@ class PageEvents:
         self._temporary, self._memos = temporary, memos
 
     async def initial_values(self) -> dict[Any, Any]:
-        """What the page shows at first, at an address that may name a conversation."""
+        """The values that the page is sent with, at a URL that may have the id of a conversation."""
 
         async def action(tab: Tab) -> None:
             tab.state = tab.state.in_chat(request_context.query_params().get("chat", "")[:100])
@@ -36,12 +36,12 @@ class PageEvents:
         async with contextlib.aclosing(self._events.run_and_show(("", ""), action, with_persona=True)) as updates:
             return {**personas, **await anext(updates)}
 
-    async def loaded(self, where: str, _: str) -> dict[Any, Any]:
-        """Show what the page was not sent with, and let it follow a running reply."""
-        shown = {self._components.where: gr.skip()} if where else await self.initial_values()
-        if TabState.from_json(where or shown.get(self._components.where)).reply_running:
-            shown[self._components.action] = "0|refresh"
-        return shown
+    async def loaded(self, tab_state: str, _: str) -> dict[Any, Any]:
+        """Show the conversation unless the page was sent prefilled, and let the page follow a running reply."""
+        updates = {self._components.tab_state: gr.skip()} if tab_state else await self.initial_values()
+        if TabState.from_json(tab_state or updates.get(self._components.tab_state)).reply_running:
+            updates[self._components.action] = "0|refresh"
+        return updates
 
     async def closed(self) -> None:
         """Remove the temporary chat of a closed tab, its preview memo and its Gradio session."""

@@ -39,23 +39,23 @@ EMPTY_REPLY_NOTE = N_("The model ended its reply without writing anything.")
 class ChatbotContent:
     """The messages that gr.Chatbot shows, the id of the stored message for each, and the ratings of the assistant's."""
 
-    shown: list[ChatbotMessage] = field(default_factory=list)
+    messages: list[ChatbotMessage] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     ratings: list[str | None] = field(default_factory=list)
 
-    def add(self, message: StoredMessage, shown: Sequence[ChatbotMessage]) -> None:
-        """Append what is shown of this stored message."""
+    def add(self, message: StoredMessage, rendered: Sequence[ChatbotMessage]) -> None:
+        """Append the rendered messages of this stored message."""
         rating = message.rating.capitalize() if message.rating else None
-        for thing in shown:
-            self.shown.append(thing)
+        for chatbot_message in rendered:
+            self.messages.append(chatbot_message)
             self.ids.append(message.id)
-            if thing["role"] == "assistant":
+            if chatbot_message["role"] == "assistant":
                 self.ratings.append(rating)
 
-    def with_message(self, message: StoredMessage, shown: Sequence[ChatbotMessage]) -> "ChatbotContent":
+    def with_message(self, message: StoredMessage, rendered: Sequence[ChatbotMessage]) -> "ChatbotContent":
         """A copy with this stored message appended."""
-        copy = ChatbotContent([*self.shown], [*self.ids], [*self.ratings])
-        copy.add(message, shown)
+        copy = ChatbotContent([*self.messages], [*self.ids], [*self.ratings])
+        copy.add(message, rendered)
         return copy
 
 
@@ -105,9 +105,9 @@ def render_reply(
     `progress` is given if the reply runs on this server, `phase` tells what happens before its first text, and
     `save_error` why it cannot be saved.
     """
-    shown: list[ChatbotMessage] = []
+    rendered: list[ChatbotMessage] = []
     if progress is not None and progress.dropped:
-        shown.append(
+        rendered.append(
             note(
                 ngettext(
                     "The {count} oldest message was left out: the conversation is too long.",
@@ -117,22 +117,22 @@ def render_reply(
             )
         )
     if message.reasoning:
-        shown.append(_reasoning(message, progress))
+        rendered.append(_reasoning(message, progress))
     if message.content:
-        shown.append({"role": "assistant", "content": _text(message.content)})
+        rendered.append({"role": "assistant", "content": _text(message.content)})
     elif message.state == "running" and not message.reasoning:
-        shown.append(_collapsible("", {"title": phase or _("In the queue …"), "status": "pending"}))
+        rendered.append(_collapsible("", {"title": phase or _("In the queue …"), "status": "pending"}))
     if save_error is not None:
-        shown.append(
+        rendered.append(
             note(_("Not saved yet: {cause} It will be saved as soon as that is over.", cause=_cause(save_error)))
         )
     if message.state == "running":
-        return shown
+        return rendered
     ending = _ending(message)
     if ending is not None:
-        shown.append(ending)
-    shown.append(_bar(message))
-    return shown
+        rendered.append(ending)
+    rendered.append(_bar(message))
+    return rendered
 
 
 def error_card(error: ChatError) -> ChatbotMessage:

@@ -59,17 +59,18 @@ class PersonaPanel:
             )
         self._editor = PersonaEditor()
         self.greeting = gr.Textbox(visible=False)
-        self.inputs: list[Component] = [self._choice, self._written_for, system_prompt, self.greeting]
+        self.inputs: list[Component] = [self._choice, self._prompt_key, system_prompt, self.greeting]
         self._system_prompt = system_prompt
         self.outputs: list[Any] = [*self.inputs, self._face, self._own, self._confirmation, *self._exports.values()]
 
-    async def persona(self, choice: str, written_for: str, text: str, _greeting: str = "") -> Persona:
-        """The chosen persona with `text` as its system prompt, unless that is still another one's. Raises ChatError.
+    async def persona(self, choice: str, prompt_key: str, text: str, _greeting: str = "") -> Persona:
+        """The chosen persona with `text` as its system prompt, unless it is another persona's. Raises ChatError.
 
-        The box is filled by a round trip to the server; a message sent meanwhile carries the old text.
+        `prompt_key` is the key of the persona that the text belongs to. A choice fills the textbox by a round trip to
+        the server; a message that is sent meanwhile still has the text of the persona before.
         """
         found = await self._find(choice)
-        if found is not None and choice != written_for:
+        if found is not None and choice != prompt_key:
             return found
         name = (choice or "").removeprefix(DELETED) or "Assistant"
         return personas.checked(replace(found or Persona(name), system_prompt=text or ""))
@@ -140,7 +141,7 @@ class PersonaPanel:
             self._choice = UncheckedDropdown(
                 _choices([]), value=personas.key(first), label=N_("Persona"), show_label=False, elem_id="persona"
             )
-        self._written_for = gr.Textbox(personas.key(first), visible=False)
+        self._prompt_key = gr.Textbox(personas.key(first), visible=False)
 
     def _build_actions(self) -> None:
         with gr.Row(elem_classes="persona-actions"):
@@ -257,7 +258,7 @@ class PersonaPanel:
     def _selection(self, key: str, persona: Persona) -> PanelUpdates:
         own = not key.startswith(DELETED) and personas.find(key) is None
         return {
-            self._written_for: key,
+            self._prompt_key: key,
             self._system_prompt: persona.system_prompt,
             self._face: face(persona),
             self._own: gr.update(visible=own),

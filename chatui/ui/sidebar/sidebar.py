@@ -47,7 +47,7 @@ class Sidebar:
         if logs_out:
             gr.Button(N_("Log out"), size="sm", elem_id="log-out")  # chatui.js handles the click
 
-    async def listed(self, tab: Tab) -> str:
+    async def render_list(self, tab: Tab) -> str:
         """HTML of the list that this tab shows."""
         if tab.search.strip():
             hits = await asyncio.to_thread(tab.list_store.search, tab.search)
