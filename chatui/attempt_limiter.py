@@ -1,4 +1,4 @@
-"""Who guesses passwords or keys is not heard for a while, and nobody else is concerned."""
+"""Rate-limits failed logins and API keys per client."""
 
 import ipaddress
 import math
@@ -11,56 +11,59 @@ from chatui.i18n import ngettext
 from chatui.security import Login, Passwords, asking_address, unmapped
 
 MAX_FAILED_KEYS = 10
-"""Wrong guesses that are heard before the first wait; of passwords as well."""
+"""Failed attempts, with a key or a password, that a client may make before the first wait."""
 FIRST_WAIT, MAX_WAIT = 60.0, 3600.0
-"""Seconds. Each wrong guess after a wait doubles the next."""
+"""Seconds. Each failed attempt after a wait doubles the next wait."""
 MAX_CLIENTS = 10_000
 
 ClientKey = tuple[str, str]
-"""A network, and the user name that is tried from there."""
+"""(network, user name)."""
 
 
 class AttemptLimiter(OrderedDict[ClientKey, tuple[int, float]]):
-    """How many wrong guesses came from whom, and until when no more is heard."""
+    """Per client: the number of failed attempts, and the time.monotonic() until which further ones are refused.
 
-    def closed(self, guesser: ClientKey) -> int:
-        """Seconds until the next guess is heard; 0 where it is now."""
-        count, until = self.get(guesser, (0, 0.0))
+    Holds at most MAX_CLIENTS; the client with the oldest failure is forgotten first.
+    """
+
+    def wait_seconds(self, client: ClientKey) -> int:
+        """Seconds until the client's next attempt is accepted; 0 if it is accepted now."""
+        count, until = self.get(client, (0, 0.0))
         now = time.monotonic()
         if now > until + MAX_WAIT:
-            self.pop(guesser, None)
+            self.pop(client, None)
         return math.ceil(until - now) if count >= MAX_FAILED_KEYS and until > now else 0
 
-    def note(self, guesser: ClientKey) -> None:
-        """A wrong guess has come from there."""
-        count = self.get(guesser, (0, 0.0))[0] + 1
+    def record_failure(self, client: ClientKey) -> None:
+        """Count a failed attempt, and set the next wait."""
+        count = self.get(client, (0, 0.0))[0] + 1
         wait = FIRST_WAIT * 2 ** min(count - MAX_FAILED_KEYS, 10) if count >= MAX_FAILED_KEYS else 0.0
-        self[guesser] = count, time.monotonic() + min(wait, MAX_WAIT)
-        self.move_to_end(guesser)
+        self[client] = count, time.monotonic() + min(wait, MAX_WAIT)
+        self.move_to_end(client)
         if len(self) > MAX_CLIENTS:
             self.popitem(last=False)
 
 
 def too_many_attempts(passwords: Passwords | None) -> Login | None:
-    """The check that hears a few wrong passwords only of one user from one network: then it answers 429 for a while.
+    """A login check that answers 429 after too many wrong passwords for one user from one network.
 
-    Whoever tries to get in as somebody else, or from elsewhere, is not concerned, for many may come from one address.
-    Made-up names are counted apart, so that no number of them makes a real one's guesses forgotten. It looks and notes
-    in one go, so that many guesses at once are no more than as many in a row.
+    Other users and other networks are not affected, because many people may share one address. Unknown user names have
+    a limiter of their own, so that many of them cannot evict the failures of a known one. The check and the count are
+    one step without await, so that parallel attempts count like sequential ones.
     """
     if passwords is None:
         return None
-    wrong, unknown = AttemptLimiter(), AttemptLimiter()
+    known_users, unknown_users = AttemptLimiter(), AttemptLimiter()
 
     def check(user: str, password: str) -> bool:
-        guesses = wrong if user in passwords else unknown
-        guesser = network(asking_address.get()), user[:100]
-        if not guesses.closed(guesser):
+        limiter = known_users if user in passwords else unknown_users
+        client = network(asking_address.get()), user[:100]
+        if not limiter.wait_seconds(client):
             if passwords.check(user, password):
-                guesses.pop(guesser, None)
+                limiter.pop(client, None)
                 return True
-            guesses.note(guesser)
-        if seconds := guesses.closed(guesser):
+            limiter.record_failure(client)
+        if seconds := limiter.wait_seconds(client):
             message = ngettext(
                 "Too many wrong passwords. Wait {count} second.",
                 "Too many wrong passwords. Wait {count} seconds.",
@@ -73,7 +76,7 @@ def too_many_attempts(passwords: Passwords | None) -> Login | None:
 
 
 def network(address: str) -> str:
-    """Whom to count as one: an IPv6 customer has 2**64 addresses."""
+    """The network that counts as one client: an IPv4 address, or the /64 of an IPv6 address, as one customer has it."""
     parsed = unmapped(address)
     if parsed is None:
         return address[:100]

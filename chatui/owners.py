@@ -1,4 +1,7 @@
-"""Who owns a conversation: the login name or, without a login, a random id in a cookie that we sign. Knows no store."""
+"""Identifies the owner of a request: the login name or, without a login, a random id in a signed cookie.
+
+Knows no store.
+"""
 
 import asyncio
 import hashlib
@@ -21,40 +24,40 @@ from chatui.errors import ChatError
 log = logging.getLogger(__name__)
 
 COOKIE = "chatui_owner"
-"""The cookie's name in earlier versions, and the beginning of its name now."""
+"""The cookie's name in earlier versions, and the prefix of its name now."""
 GUEST = "guest:"
-"""What the owners begin with whom only their cookie tells."""
+"""Prefix of owners that are identified by a cookie alone."""
 LOCAL = "local"
-"""The owner who runs the server and uses it at the same computer, without a login."""
+"""The owner who runs the server and uses it on the same computer, without a login."""
 
 YEAR_SECONDS = 365 * 24 * 3600
 MAX_REMEMBERED = 10_000
 OWNER = "chatui.owner"
-"""The key of the ASGI scope under which the cookie's owner stands, where there is a good cookie."""
+"""Key of the ASGI scope with the owner that the cookie identifies, or None."""
 
 GRADIO = "/gradio_api/"
 SESSION = "session_hash"
 SESSION_IN_PATH = re.compile(f"({GRADIO}(?:heartbeat|stream)/)([^/]+)")
 
 OwnerOf = Callable[[Request], str | None]
-"""Who asks: their owner, or None for nobody known."""
+"""Gives the owner of a request; None if it is unknown."""
 
 
-def named(login: str) -> str:
-    """The owner that a login name stands for."""
+def login_owner(login: str) -> str:
+    """The owner for a login name."""
     return f"login:{login}"
 
 
-def guest_of(request: Request) -> str | None:
-    """The owner by the cookie of a request; None without a good one."""
+def cookie_owner(request: Request) -> str | None:
+    """The owner that the request's cookie identifies; None without a valid cookie."""
     found: str | None = request.scope.get(OWNER)
     return found
 
 
 class Cookies:
-    """Makes and checks the cookie's value with a secret of 32 bytes that outlives the server.
+    """Signs and verifies the cookie's value with a stored secret of 32 bytes.
 
-    Its name is the secret's own, for all servers on one host share their cookies, whatever their ports and paths.
+    The cookie's name is derived from the secret, because all servers of one host share their cookies.
     """
 
     def __init__(self, secret: bytes) -> None:
@@ -63,19 +66,19 @@ class Cookies:
         self.name = f"{COOKIE}_{self.instance}"
 
     def issue(self, owner: str | None = None) -> str:
-        """A value for someone new, or for LOCAL."""
+        """A signed value for a new guest, or for LOCAL."""
         guest = owner or secrets.token_urlsafe(24)
         return f"{guest}.{self._sign(guest)}"
 
     def owner(self, value: str) -> str | None:
-        """The owner that a value stands for; None where we have not made it."""
+        """The owner of a value; None if its signature is wrong."""
         guest, _, signature = value.rpartition(".")
         if not guest or not hmac.compare_digest(signature.encode(), self._sign(guest).encode()):
             return None
         return LOCAL if guest == LOCAL else f"{GUEST}{guest}"
 
-    def sent(self, headers: Headers) -> str:
-        """The good value that a request brings, under today's name before the one of earlier versions; "" if none."""
+    def valid_value(self, headers: Headers) -> str:
+        """The first validly signed value in a request, under the current name or the earlier one; "" if none."""
         pairs = [pair.strip().partition("=") for line in headers.getlist("cookie") for pair in line.split(";")]
         for name in (self.name, COOKIE):
             for key, _, value in pairs:
@@ -84,59 +87,59 @@ class Cookies:
         return ""
 
     def session(self, name: str, visitor: str) -> str:
-        """The name under which a visitor's tab is known inside, which is nobody else's whatever they call theirs."""
-        told = json.dumps(["session", visitor, name]).encode()
-        return f"{name}.{hmac.new(self._secret, told, hashlib.sha256).hexdigest()[:32]}"
+        """The internal session name for a visitor's tab. No other visitor can produce the same name."""
+        message = json.dumps(["session", visitor, name]).encode()
+        return f"{name}.{hmac.new(self._secret, message, hashlib.sha256).hexdigest()[:32]}"
 
     def _sign(self, guest: str) -> str:
         return hmac.new(self._secret, f"owner {guest}".encode(), hashlib.sha256).hexdigest()
 
 
 class Adopter(Protocol):
-    """What has become of owners; each may wait for the disk, and raises ChatError."""
+    """Moves conversations from one owner to another. Both methods may block on the disk, and raise ChatError."""
 
     def adopt(self, source: str, target: str) -> None:
-        """Give all that `source` has to `target`."""
+        """Move everything that `source` owns to `target`."""
         ...
 
     def adopted(self, source: str, target: str) -> bool:
-        """Whether that has been done."""
+        """Whether `target` has adopted `source`."""
         ...
 
 
 class OwnerMiddleware:
-    """Puts the owner into the scope, and gives a cookie to whoever opens the page; every answer to them renews it.
+    """Puts the owner into the ASGI scope, sets a cookie when the page is opened, and renews it with every response.
 
-    Where `is_local`, it is one and the same person whatever the browser and its cookies, whose conversations become
-    that person's. Elsewhere the cookie tells.
+    If `is_local`, the owner is LOCAL in every browser, and conversations of the browser's cookie are moved to LOCAL.
+    Otherwise the cookie identifies the owner.
 
-    Gradio gives what a tab is told to anyone who knows the name that the tab's browser made up for its session: so that
-    name is made to hold for the same visitor only.
+    Gradio sends a tab's events to anyone who knows its session name, which the browser chooses. So the session name is
+    replaced by one that is bound to the visitor.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         cookies: Cookies,
-        adopting: Adopter | None = None,
+        adopter: Adopter | None = None,
         is_local: Callable[[Scope], bool] = lambda _: False,
     ) -> None:
-        self._app, self._cookies, self._adopting, self._is_local = app, cookies, adopting, is_local
-        self._went: OrderedDict[str, bool] = OrderedDict()
+        self._app, self._cookies, self._adopter, self._is_local = app, cookies, adopter, is_local
+        self._adopted: OrderedDict[str, bool] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of any kind."""
+        """Handle an ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         is_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
-        value = self._cookies.sent(headers)
+        value = self._cookies.valid_value(headers)
         owner = self._cookies.owner(value)
         if self._is_local(scope):
             await self._adopt(owner, is_page)
             owner = LOCAL
-        elif owner is not None and await self._has_gone(owner, is_page):
+        elif owner is not None and await self._is_adopted(owner, is_page):
             owner = LOCAL
         if owner is None and is_page:
             value = self._cookies.issue()
@@ -144,84 +147,84 @@ class OwnerMiddleware:
         elif owner == LOCAL and is_page:
             value = self._cookies.issue(LOCAL)
         scope[OWNER] = owner
-        scope, receive = self._in_own_session(scope, receive, owner or _login(headers))
+        scope, receive = self._with_visitor_session(scope, receive, owner or _login_tokens(headers))
         renews = bool(value) and (is_page or scope["method"] == "POST")
 
-        async def introduced(message: Message) -> None:
+        async def send_with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start" and renews:
                 MutableHeaders(scope=message).append("set-cookie", self._set_cookie(value, scope, headers))
             await send(message)
 
-        await self._app(scope, receive, introduced)
+        await self._app(scope, receive, send_with_cookie)
 
-    async def _adopt(self, owner: str | None, again: bool) -> None:
-        """Give the person at this computer what a cookie's owner has; what fails is tried `again` with a page."""
-        if owner is None or owner == LOCAL or self._adopting is None:
+    async def _adopt(self, owner: str | None, retry: bool) -> None:
+        """Move the conversations of a cookie's owner to LOCAL, once. After a failure, try again only with `retry`."""
+        if owner is None or owner == LOCAL or self._adopter is None:
             return
-        went = self._went.get(owner)
-        if went or (went is False and not again):
+        adopted = self._adopted.get(owner)
+        if adopted or (adopted is False and not retry):
             return
         try:
-            await asyncio.to_thread(self._adopting.adopt, owner, LOCAL)
+            await asyncio.to_thread(self._adopter.adopt, owner, LOCAL)
             self._remember(owner, True)
         except ChatError as error:
             log.warning("the conversations of a cookie stay where they are: %s", error)
             self._remember(owner, False)
 
-    async def _has_gone(self, owner: str, anew: bool) -> bool:
-        """Whether the person at this computer has adopted what this owner had; asked `anew` with every page."""
-        if owner == LOCAL or self._adopting is None:
+    async def _is_adopted(self, owner: str, refresh: bool) -> bool:
+        """Whether LOCAL has adopted this owner. Cached; `refresh` reads it from the store again."""
+        if owner == LOCAL or self._adopter is None:
             return False
-        if anew or owner not in self._went:
+        if refresh or owner not in self._adopted:
             try:
-                self._remember(owner, await asyncio.to_thread(self._adopting.adopted, owner, LOCAL))
+                self._remember(owner, await asyncio.to_thread(self._adopter.adopted, owner, LOCAL))
             except ChatError as error:
                 log.warning("nobody can tell whether a cookie's conversations were adopted: %s", error)
-        return self._went.get(owner, False)
+        return self._adopted.get(owner, False)
 
-    def _remember(self, owner: str, went: bool) -> None:
-        self._went[owner] = went
-        if len(self._went) > MAX_REMEMBERED:
-            self._went.popitem(last=False)
+    def _remember(self, owner: str, adopted: bool) -> None:
+        self._adopted[owner] = adopted
+        if len(self._adopted) > MAX_REMEMBERED:
+            self._adopted.popitem(last=False)
 
-    def _in_own_session(self, scope: Scope, receive: Receive, visitor: str) -> tuple[Scope, Receive]:
-        """The request with the visitor's own session in place of the one it names, if any."""
+    def _with_visitor_session(self, scope: Scope, receive: Receive, visitor: str) -> tuple[Scope, Receive]:
+        """The request with its session name, in the path, query or JSON body, bound to the visitor."""
         if GRADIO not in scope["path"]:
             return scope, receive
 
-        def own(name: str) -> str:
+        def bind(name: str) -> str:
             return self._cookies.session(name, visitor)
 
-        path = SESSION_IN_PATH.sub(lambda found: found[1] + own(found[2]), scope["path"])
+        path = SESSION_IN_PATH.sub(lambda found: found[1] + bind(found[2]), scope["path"])
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if any(name == SESSION for name, _ in query):
-            query = [(name, own(value) if name == SESSION else value) for name, value in query]
+            query = [(name, bind(value) if name == SESSION else value) for name, value in query]
             scope = {**scope, "query_string": urlencode(query).encode()}
         headers = Headers(scope=scope)
         if scope["method"] == "POST" and not headers.get("content-type", "").lower().startswith("multipart/"):
-            receive = _ReadBody(receive, own)
+            receive = _ReceiveWithSession(receive, bind)
         return {**scope, "path": path}, receive
 
     def _set_cookie(self, value: str, scope: Scope, headers: Headers) -> str:
-        """A Space is shown in a frame of another site, where only a partitioned cookie of this kind is kept.
+        """The Set-Cookie header. A Space runs in another site's frame, where browsers keep only partitioned cookies.
 
-        It is never sent along with another site's form: SecurityMiddleware refuses those. Its path is the whole host,
-        for the page may be reached past the proxy that shows it under a path, and that path may change.
+        SameSite=None is safe because SecurityMiddleware refuses other sites' forms. The path is the whole host, because
+        the page can be reached without the proxy that shows it under a path, and that path may change.
         """
         proto = headers.get("x-forwarded-proto", scope.get("scheme", "http")).split(",")[0].strip()
         site = "SameSite=None; Secure; Partitioned" if proto == "https" else "SameSite=Lax"
         return f"{self._cookies.name}={value}; Path=/; Max-Age={YEAR_SECONDS}; HttpOnly; {site}"
 
 
-class _ReadBody:
-    """Receives a body of JSON with its session replaced; any other as it is."""
+class _ReceiveWithSession:
+    """An ASGI receive() that replaces the session name in a JSON body. Other bodies pass unchanged."""
 
-    def __init__(self, receive: Receive, own: Callable[[str], str]) -> None:
-        self._receive, self._own = receive, own
+    def __init__(self, receive: Receive, bind: Callable[[str], str]) -> None:
+        self._receive, self._bind = receive, bind
         self._read = False
 
     async def __call__(self) -> Message:
-        """The next message: first the whole body."""
+        """The whole body as the first message, then the messages after it."""
         if self._read:
             return await self._receive()
         self._read = True
@@ -236,14 +239,14 @@ class _ReadBody:
 
     def _replaced(self, body: bytes) -> bytes:
         try:
-            told: Any = json.loads(body)
+            data: Any = json.loads(body)
         except (ValueError, RecursionError):
             return body
-        if not isinstance(told, dict) or not isinstance(told.get(SESSION), str):
+        if not isinstance(data, dict) or not isinstance(data.get(SESSION), str):
             return body
-        return json.dumps({**told, SESSION: self._own(told[SESSION])}).encode()
+        return json.dumps({**data, SESSION: self._bind(data[SESSION])}).encode()
 
 
-def _login(headers: Headers) -> str:
-    """What tells two logins apart that have no cookie of ours; "" without a login."""
+def _login_tokens(headers: Headers) -> str:
+    """Gradio's login tokens in the cookies, which identify a logged-in visitor; "" without a login."""
     return " ".join(re.findall(r"access-token-[^;,\s]+", headers.get("cookie", "")))

@@ -1,4 +1,4 @@
-"""Who is at the other end of a request: a program of this computer, and of the account that runs the server."""
+"""Detects whether a request comes from this computer and from the account that runs the server."""
 
 import ipaddress
 import os
@@ -17,45 +17,45 @@ from starlette.types import Scope
 from chatui.security import host_of, is_local, unmapped
 
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-"""Where Linux lists its connections, with the account at each end that is on this computer."""
+"""Linux's tables of TCP connections, with the account (uid) of each local socket."""
 
 FORWARDED = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
-"""Set by reverse proxies, behind which everyone seems to be on this computer; so is all that begins x-forwarded-."""
+"""Headers set by reverse proxies, besides all that begin with x-forwarded-. Behind one, every client seems local."""
 
 SOCK_DIAG = 4
-"""Linux's netlink protocol that finds one connection; to go through the lists takes 10 ms where there are thousands."""
+"""Linux's netlink protocol that looks up one connection. Reading TABLES takes 10 ms with thousands of connections."""
 REQUEST = struct.Struct("=IHHII BBxxI 2s2s16s16sI8s")
-"""A netlink header, and what inet_diag_req_v2 has: family, protocol, states, and both ends."""
+"""A netlink header and inet_diag_req_v2: family, protocol, states, and both ends."""
 ANSWER = struct.Struct("=IHHII xB2x48x12xII")
-"""A netlink header, and of inet_diag_msg the state, the account and the inode."""
+"""A netlink header and, of inet_diag_msg, the state, the uid and the inode."""
 BY_FAMILY = 20
 ANY_STATE, NO_COOKIE = 0xFFFFFFFF, b"\xff" * 8
 LISTENING = 10
-"""Where there is no such connection, Linux finds who listens at the first end."""
+"""TCP state of the socket that Linux returns if there is no such connection: the listener at the first end."""
 
 ROOT = 0
 MAX_CONNECTIONS = 1000
 
 
 class OwnAccount:
-    """Tells the requests of the person who runs the server, at this very computer, from all others.
+    """Recognizes requests of the account that runs the server, from this computer.
 
-    A system that does not tell which account a connection belongs to is trusted, unless `sure`.
+    On systems without a table of connections every local request counts as such, unless `strict`.
     """
 
-    def __init__(self, sure: bool) -> None:
-        self._sure = sure
+    def __init__(self, strict: bool) -> None:
+        self._strict = strict
         self._known: OrderedDict[int, tuple[object, bool]] = OrderedDict()
 
-    def asks(self, scope: Scope) -> bool:
-        """Whether that person's own browser or program has sent this request to a local name, past every proxy."""
+    def is_sender(self, scope: Scope) -> bool:
+        """Whether a program of the account sent this request, to a local host name and through no proxy."""
         headers, client = Headers(scope=scope), scope.get("client")
         if not client or not is_local(client[0]) or not is_local(host_of(headers)) or is_forwarded(headers):
             return False
-        return not _is_foreign_part(headers) and self._own_connection(scope)
+        return not _is_cross_site(headers) and self._own_connection(scope)
 
     def _own_connection(self, scope: Scope) -> bool:
-        """Looked up once for each connection, all of whose requests have the same object for a client."""
+        """Whether the connection belongs to the account. Looked up once: its requests share one `client` object."""
         client = scope["client"]
         known, own = self._known.get(id(client), (None, False))
         if known is not client:
@@ -67,32 +67,32 @@ class OwnAccount:
 
     def _is_own(self, client: tuple[str, int], server: tuple[str, int] | None) -> bool:
         if not any(table.exists() for table in TABLES):
-            return not self._sure
+            return not self._strict
         if not server:
             return False
-        ends = [(_plain(host), port) for host, port in (client, server)]
+        ends = [(_unmapped(host), port) for host, port in (client, server)]
         return any(account in (ROOT, os.geteuid()) for account in _accounts(ends))
 
 
 def _accounts(ends: Sequence[tuple[str, Any]]) -> Iterator[int]:
-    """Whose socket connects the first of two ends with the second, as long as a program has it open."""
-    found = _found(ends)
-    if found is not None:
-        yield found
+    """The uids of the open sockets that connect the first of two ends, (host, port), with the second."""
+    account = _netlink_account(ends)
+    if account is not None:
+        yield account
         return
     for table in TABLES:
         if not table.exists():
             continue
         for line in table.read_text().splitlines()[1:]:
             columns = line.split()
-            account, inode = columns[7], columns[9]
-            # What nobody has open any more is nobody's, and is listed as root's.
-            if inode != "0" and [_address(column) for column in columns[1:3]] == ends:
-                yield int(account)
+            uid, inode = columns[7], columns[9]
+            # A closed socket has inode 0 and is listed with root's uid.
+            if inode != "0" and [_parse_address(column) for column in columns[1:3]] == ends:
+                yield int(uid)
 
 
-def _found(ends: Sequence[tuple[str, Any]]) -> int | None:
-    """The same by the short way; None where it finds nothing, or is not there."""
+def _netlink_account(ends: Sequence[tuple[str, Any]]) -> int | None:
+    """The uid by a netlink lookup; None if there is no such connection, or no netlink."""
     addresses = [ipaddress.ip_address(host) for host, _ in ends]
     family = socket.AF_INET if addresses[0].version == 4 else socket.AF_INET6
     ports = [port.to_bytes(2, "big") for _, port in ends]
@@ -111,29 +111,29 @@ def _found(ends: Sequence[tuple[str, Any]]) -> int | None:
     return account if kind == BY_FAMILY and inode and state != LISTENING else None
 
 
-def _address(written: str) -> tuple[str, int]:
-    """An address and a port as Linux lists them: words of four bytes as the machine keeps them."""
-    host, _, port = written.partition(":")
+def _parse_address(text: str) -> tuple[str, int]:
+    """(host, port) of an entry of TABLES, which has the address as hexadecimal words in the machine's byte order."""
+    host, _, port = text.partition(":")
     words = [bytes.fromhex(host[start : start + 8]) for start in range(0, len(host), 8)]
     packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
-    return _plain(str(ipaddress.ip_address(packed))), int(port, 16)
+    return _unmapped(str(ipaddress.ip_address(packed))), int(port, 16)
 
 
-def _plain(host: str) -> str:
-    """The address itself where it is an IPv4 one in the shape of IPv6, else as it is."""
+def _unmapped(host: str) -> str:
+    """An IPv4 address that is mapped into IPv6 as IPv4; any other host unchanged."""
     return str(unmapped(host) or host)
 
 
-def _is_foreign_part(headers: Headers) -> bool:
-    """Whether another site's page has asked, for more than to be left for this one, or a page under another name."""
+def _is_cross_site(headers: Headers) -> bool:
+    """Whether another site's page sent the request, except by a link to this one."""
     origin = headers.get("origin")
-    if origin is not None and not is_local(_name_in(origin)):
+    if origin is not None and not is_local(_host_in(origin)):
         return True
     another = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
     return another and headers.get("sec-fetch-mode") != "navigate"
 
 
-def _name_in(origin: str) -> str:
+def _host_in(origin: str) -> str:
     try:
         return urlsplit(origin).hostname or ""
     except ValueError:
@@ -141,5 +141,5 @@ def _name_in(origin: str) -> str:
 
 
 def is_forwarded(headers: Headers) -> bool:
-    """Whether a proxy has passed this on."""
+    """Whether a proxy forwarded the request."""
     return any(name in FORWARDED or name.startswith("x-forwarded-") for name in headers)

@@ -70,7 +70,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
         await runner.close()
 
     def owner_of(request: Request) -> str | None:
-        return owners.guest_of(request) if login is None else _named(login_of(request))
+        return owners.cookie_owner(request) if login is None else _login_owner(login_of(request))
 
     app = FastAPI(
         docs_url=None,
@@ -86,9 +86,9 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     )
     # Gradio grants any Origin on a public host unless its parent app has a CORS layer; ours grants none.
     app.add_middleware(CORSMiddleware, allow_origins=[])
-    one = OwnAccount(sure=login is not None)
-    at_home = one.asks if _is_for_one(settings, store) else _is_nobody
-    app.add_middleware(OwnerMiddleware, cookies=cookies, adopting=store.adoptions, is_local=at_home)
+    account = OwnAccount(strict=login is not None)
+    at_home = account.is_sender if _is_for_one(settings, store) else _is_nobody
+    app.add_middleware(OwnerMiddleware, cookies=cookies, adopter=store.adoptions, is_local=at_home)
     app.add_middleware(BodyLimit, uploads=uploads)
     app.state.hosts = AllowedHosts(settings.host, split_list(settings.allowed_hosts), settings.share)
     app.add_middleware(SecurityMiddleware, hosts=app.state.hosts)
@@ -137,8 +137,8 @@ def _is_for_one(settings: AppSettings, store: "Store") -> bool:
     return store.database.file is not None and not seen_by_others
 
 
-def _named(login: str | None) -> str | None:
-    return owners.named(login) if login else None
+def _login_owner(login: str | None) -> str | None:
+    return owners.login_owner(login) if login else None
 
 
 def _is_nobody(_: Scope) -> bool:
@@ -181,7 +181,7 @@ def _listen(settings: AppSettings) -> socket.socket:
             f"{settings.host} is no address and no known name.",
             "Leave it out, or take 0.0.0.0 to listen on every network.",
         ) from None
-    family, *_, own = min(found, key=lambda one: one[0] != socket.AF_INET)
+    family, *_, own = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -246,7 +246,7 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     runner, cookies = Runner(backend.start(), store, passing, settings.inspect), Cookies(store.cookie_secret())
 
     def owner_of(request: Request) -> str | None:
-        return owners.guest_of(request) if login is None else _named(page.launched_login_of(request))
+        return owners.cookie_owner(request) if login is None else _login_owner(page.launched_login_of(request))
 
     routes_ = [*_routes(backend), *downloads.routes(store, owner_of), prerender.route(runner, owner_of)]
     page.launch(runner, cookies, login, routes_, UploadFolder(serving.upload_folder(), settings.max_uploads * MB))

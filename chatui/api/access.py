@@ -1,4 +1,4 @@
-"""Who may use /v1: those with the operator's key, or without one only the programs of this computer."""
+"""Authorizes requests for /v1: by API key or, if none is set, only from this computer."""
 
 import hmac
 
@@ -10,27 +10,29 @@ from chatui.security import host_of, is_local
 from chatui.settings import AppSettings
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host")
-"""Set by reverse proxies, behind which everyone seems to be on this computer."""
+"""Headers set by reverse proxies, behind which every client seems to be on this computer."""
 
 
 class Access:
-    """Checks each request for /v1. Without a key it must come from this computer, to a server that shows itself to no
-    other: not shared, behind no proxy and no login, and asked for by a local name, which a foreign page that points
-    its own name here (DNS rebinding) cannot do."""
+    """Checks each request for /v1.
+
+    Without an API key the request must come from this computer, and the server must serve nobody else: no --share, no
+    proxy, no login. The Host must be a local name, which protects against DNS rebinding.
+    """
 
     def __init__(self, settings: AppSettings) -> None:
         self._key = settings.api_key.encode() if settings.api_key else None
         seen_by_others = settings.share or settings.auth or settings.root_path or not is_local(settings.host)
         self._open = not seen_by_others
-        self._wrong = AttemptLimiter()
+        self._failures = AttemptLimiter()
 
     @property
     def has_key(self) -> bool:
-        """Whether those who get in know the operator's key."""
+        """Whether requests need an API key."""
         return self._key is not None
 
     def check(self, headers: Headers, address: str) -> None:
-        """Raises ApiError where the request from this address may not pass."""
+        """Raises ApiError if a request with these headers from this address is not allowed."""
         if self._key is not None:
             self._check_key(self._key, headers, address)
         elif not self._open:
@@ -39,16 +41,19 @@ class Access:
             raise ApiError(403, "/v1 serves only this computer, by the name localhost. Start it with --api-key.")
 
     def _check_key(self, key: bytes, headers: Headers, address: str) -> None:
-        """The right key is always heard, for many may come from one address: it is its length that nobody guesses."""
+        """Raises ApiError unless the bearer token is the key.
+
+        The right key is accepted even during a wait, because clients may share an address. Guessing it takes too long.
+        """
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not given.strip():
             raise _unauthorized("This server needs its key: Authorization: Bearer KEY.")
         if hmac.compare_digest(given.strip().encode("latin-1"), key):
             return
-        guesser = network(address), ""
-        if not self._wrong.closed(guesser):
-            self._wrong.note(guesser)
-        if seconds := self._wrong.closed(guesser):
+        client = network(address), ""
+        if not self._failures.wait_seconds(client):
+            self._failures.record_failure(client)
+        if seconds := self._failures.wait_seconds(client):
             message = f"Too many wrong keys came from this address. Take the right one, or wait {seconds} seconds."
             raise ApiError(429, message, headers={"Retry-After": str(seconds)})
         raise _unauthorized("This key is wrong.")

@@ -47,7 +47,7 @@ class Server:
     def visit(self, jar: dict[str, str], host: str, local: bool, keeps: bool = True) -> TestClient:
         """The page opened by a browser with these cookies, in which it keeps what it is given."""
         routes = [Route("/", self._list), Route("/say", self._say, methods=["POST"])]
-        is_local = OwnAccount(sure=False).asks if local else lambda _: False
+        is_local = OwnAccount(strict=False).is_sender if local else lambda _: False
         app = OwnerMiddleware(Starlette(routes=routes), self.cookies, Adoptions(self.store.database), is_local)
 
         def browser() -> TestClient:

@@ -16,7 +16,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute, Mount, Route
 
 from chatui.chat import ChatRequest
-from chatui.owners import COOKIE, Cookies, named
+from chatui.owners import COOKIE, Cookies, login_owner
 from chatui.personas import Persona
 from chatui.server import build_app
 from chatui.settings import AppSettings
@@ -69,7 +69,7 @@ class World:
         self.visitors += 1
         if self.logins:
             name = f"bob{self.visitors}"
-            visitor, owner = Visitor.logged_in(self.url, name, "secret"), named(name)
+            visitor, owner = Visitor.logged_in(self.url, name, "secret"), login_owner(name)
         else:
             cookies = Cookies(self.store.cookie_secret())
             value = cookies.issue()
@@ -162,7 +162,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         cookies = Cookies(store.cookie_secret())
         value = cookies.issue()
         a = Visitor.logged_in(url, "ada", "secret") if logins else Visitor.guest(url, value)
-        owner = named("ada") if logins else cookies.owner(value) or ""
+        owner = login_owner("ada") if logins else cookies.owner(value) or ""
         made = World(url, app, backend, store, folder, logins, hold, a, owner)
         made.config = a.http.get("/config").json()
         a.http.get("/gradio_api/startup-events")  # answers the first call otherwise

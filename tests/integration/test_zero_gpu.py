@@ -14,7 +14,7 @@ import pytest
 
 from chatui import server
 from chatui.local import zero_gpu
-from chatui.owners import Cookies, named
+from chatui.owners import Cookies, login_owner
 from chatui.settings import AppSettings
 from chatui.store.records import ReplyUpdate
 from chatui.store.store import Store
@@ -71,7 +71,7 @@ def said(folder: Path, owner: str) -> str:
 
 def test_who_is_logged_in_has_their_own_chats(serve: Callable[..., str], tmp_path: Path) -> None:
     url = serve(auth="ada:secret")
-    hers, others = said(tmp_path, named("ada")), said(tmp_path, named("bob"))
+    hers, others = said(tmp_path, login_owner("ada")), said(tmp_path, login_owner("bob"))
     with httpx.Client(base_url=url) as client:
         for path in ("/chats/export", f"/chats/export?chat={hers}", f"/early?chat={hers}"):
             assert client.get(path).status_code == 404, path

@@ -1033,8 +1033,8 @@ def test_the_memory_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
         for _ in range(20):
             with pytest.raises(access.ApiError):
                 guard.check(headers, f"203.0.113.{number}")
-    assert len(guard._wrong) == 3
-    assert max(count for count, _ in guard._wrong.values()) == attempt_limiter.MAX_FAILED_KEYS
+    assert len(guard._failures) == 3
+    assert max(count for count, _ in guard._failures.values()) == attempt_limiter.MAX_FAILED_KEYS
 
 
 @pytest.mark.parametrize(

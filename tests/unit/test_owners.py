@@ -11,7 +11,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from chatui.errors import StoreError
-from chatui.owners import COOKIE, LOCAL, OWNER, Cookies, OwnerMiddleware, named
+from chatui.owners import COOKIE, LOCAL, OWNER, Cookies, OwnerMiddleware, login_owner
 
 SECRET = b"s" * 32
 PAGE = {"accept": "text/html"}
@@ -189,4 +189,4 @@ def test_a_value_is_a_cookie_as_it_is() -> None:
 
 
 def test_a_login_is_never_a_guest() -> None:
-    assert not named("guest:x").startswith("guest:")
+    assert not login_owner("guest:x").startswith("guest:")

@@ -47,11 +47,11 @@ def scope(client: Any = ("127.0.0.1", 5), server: Any = ("127.0.0.1", 7860), **h
 @pytest.mark.skipif(not LINUX, reason="only Linux tells the account")
 def test_our_own_connection_is_ours_as_long_as_it_is_open(connected: tuple[Any, Any, socket.socket]) -> None:
     client, server, sock = connected
-    assert OwnAccount(sure=True).asks(scope(client, server))
-    assert not OwnAccount(sure=True).asks(scope(("127.0.0.2", client[1]), server))
-    assert not OwnAccount(sure=True).asks(scope((client[0], client[1] + 1), server))
+    assert OwnAccount(strict=True).is_sender(scope(client, server))
+    assert not OwnAccount(strict=True).is_sender(scope(("127.0.0.2", client[1]), server))
+    assert not OwnAccount(strict=True).is_sender(scope((client[0], client[1] + 1), server))
     sock.close()
-    assert not OwnAccount(sure=False).asks(scope((*client,), server))
+    assert not OwnAccount(strict=False).is_sender(scope((*client,), server))
 
 
 @pytest.mark.skipif(not LINUX, reason="only Linux tells the account")
@@ -59,19 +59,19 @@ def test_the_short_way_to_the_account_says_what_the_lists_say(
     connected: tuple[Any, Any, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, server, sock = connected
-    found = peers._found([client, server])
+    found = peers._netlink_account([client, server])
     if found is None:
         pytest.skip("this system has the lists only")
     assert found == os.geteuid()
-    assert peers._found([client, (server[0], server[1] ^ 1)]) is None
+    assert peers._netlink_account([client, (server[0], server[1] ^ 1)]) is None
     with monkeypatch.context() as without_lists:
         without_lists.setattr(Path, "read_text", None)
-        assert OwnAccount(sure=True).asks(scope(client, server))
-    monkeypatch.setattr(peers, "_found", lambda _: None)
-    assert OwnAccount(sure=True).asks(scope(client, server))
+        assert OwnAccount(strict=True).is_sender(scope(client, server))
+    monkeypatch.setattr(peers, "_netlink_account", lambda _: None)
+    assert OwnAccount(strict=True).is_sender(scope(client, server))
     sock.close()
     monkeypatch.undo()
-    assert peers._found([client, server]) is None
+    assert peers._netlink_account([client, server]) is None
 
 
 @pytest.mark.skipif(not LINUX, reason="only Linux tells the account")
@@ -81,7 +81,7 @@ def test_who_listens_where_a_connection_would_come_from_is_not_who_asks(host: st
         listening.bind((host, 0))
         listening.listen()
         ends = [listening.getsockname()[:2], (host, 1)]
-        assert peers._found(ends) is None
+        assert peers._netlink_account(ends) is None
         assert not list(peers._accounts(ends))
 
 
@@ -103,16 +103,16 @@ def test_another_account_of_this_computer_is_somebody_else(monkeypatch: pytest.M
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
             assert other.stdout is not None
             client = ("127.0.0.1", int(other.stdout.readline()))
-            assert not OwnAccount(sure=False).asks(scope(client, ("127.0.0.1", port)))
+            assert not OwnAccount(strict=False).is_sender(scope(client, ("127.0.0.1", port)))
             monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
-            assert OwnAccount(sure=False).asks(scope(client, ("127.0.0.1", port)))
+            assert OwnAccount(strict=False).is_sender(scope(client, ("127.0.0.1", port)))
             other.communicate("")
 
 
 def test_a_system_that_tells_no_account_is_trusted_unless_sure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "TABLES", (Path("/not/there"),))
-    assert OwnAccount(sure=False).asks(scope())
-    assert not OwnAccount(sure=True).asks(scope())
+    assert OwnAccount(strict=False).is_sender(scope())
+    assert not OwnAccount(strict=True).is_sender(scope())
 
 
 @pytest.mark.parametrize(
@@ -138,17 +138,17 @@ def test_what_comes_through_a_proxy_another_name_or_another_site_is_somebody_els
     headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "TABLES", ())
-    assert not OwnAccount(sure=False).asks(scope(**headers))
-    assert not OwnAccount(sure=False).asks(scope(client=("192.168.1.5", 5)))
-    assert not OwnAccount(sure=False).asks(scope(client=None))
+    assert not OwnAccount(strict=False).is_sender(scope(**headers))
+    assert not OwnAccount(strict=False).is_sender(scope(client=("192.168.1.5", 5)))
+    assert not OwnAccount(strict=False).is_sender(scope(client=None))
     for fine in ({}, {"origin": "http://[::1]:7860"}, {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}):
-        assert OwnAccount(sure=False).asks(scope(**fine))
+        assert OwnAccount(strict=False).is_sender(scope(**fine))
 
 
 def test_a_connection_is_looked_up_once(connected: tuple[Any, Any, socket.socket], monkeypatch: Any) -> None:
     client, server, _ = connected
-    account = OwnAccount(sure=False)
-    assert account.asks(scope(client, server))
+    account = OwnAccount(strict=False)
+    assert account.is_sender(scope(client, server))
     monkeypatch.setattr(OwnAccount, "_is_own", lambda *_: False)
-    assert account.asks(scope(client, server))
-    assert not account.asks(scope((*client,), server))
+    assert account.is_sender(scope(client, server))
+    assert not account.is_sender(scope((*client,), server))

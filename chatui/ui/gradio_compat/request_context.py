@@ -15,7 +15,7 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from chatui import i18n
-from chatui.owners import OWNER, named
+from chatui.owners import OWNER, login_owner
 
 CLOCK_COOKIE = "chatui_minutes_ahead"
 
@@ -38,7 +38,7 @@ def owner() -> str | None:
     if request is None:
         return None
     if request.username:
-        return named(request.username)
+        return login_owner(request.username)
     found: str | None = request.request.scope.get(OWNER) if request.request is not None else None
     return found
 
@@ -100,7 +100,7 @@ def fair_queue_user() -> str:
     if request is None:
         return ""
     if request.username:
-        return named(request.username)
+        return login_owner(request.username)
     found: str | None = request.request.scope.get(OWNER) if request.request is not None else None
     return found or f"address:{request.client.host if request.client else ''}"
 
