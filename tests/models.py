@@ -210,15 +210,26 @@ def loaded(folder: Path, **spec: Any) -> LoadedModel:
 
 def generate(model: PreTrainedModel, ids: Sequence[int], count: int, **options: float) -> list[int]:
     """The greedy choice of transformers' own `generate` behind these tokens."""
-    own: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]  # a Module's attribute, says torch
+    # To torch's types an attribute of a module is a tensor or a module.
+    own: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]
     made = own(torch.tensor([ids]), do_sample=False, max_new_tokens=count, **options)
     written: list[int] = made[0, len(ids) :].tolist()
     return written
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]], **options: Any) -> list[int]:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    chat: list[dict[str, Any]],
+    continue_final_message: bool = False,
+    sanitize_control_tokens: bool = False,
+) -> list[int]:
     """The tokens of the prompt that transformers' own `apply_chat_template` makes."""
-    encoded = tokenizer.apply_chat_template(chat, add_generation_prompt=True, **options)
+    encoded = tokenizer.apply_chat_template(
+        chat,
+        add_generation_prompt=not continue_final_message,
+        continue_final_message=continue_final_message,
+        sanitize_control_tokens=sanitize_control_tokens,
+    )
     assert isinstance(encoded, BatchEncoding)
     ids: list[int] = encoded["input_ids"]
     return ids

@@ -135,7 +135,8 @@ def listed(store: Store, owner: str) -> list[Any]:
 def test_others_wait_for_a_piece_and_never_for_the_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction has a few statements and moves a few messages, however much there is to move."""
     fill(store, "guest:a", 120, length=10)
-    move, pieces, statements = moving._move, [], []
+    move, pieces = moving._move, list[tuple[int, int, int]]()
+    statements: list[str] = []
 
     def counted(connection: Any, source: str, target: str, ids: Sequence[str]) -> None:
         some = select(messages.c.seq).where(messages.c.owner == source, messages.c.conversation.in_(ids))

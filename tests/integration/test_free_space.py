@@ -12,9 +12,9 @@ from chatui.errors import FullError, LimitError
 from chatui.personas import Persona
 from chatui.settings import AppSettings
 from chatui.store import free_space, quotas
-from chatui.store.free_space import SpaceLimits, used_bytes
+from chatui.store.free_space import MB, SpaceLimits, used_bytes
 from chatui.store.owner_store import OwnerStore
-from chatui.store.quotas import MB, Quotas
+from chatui.store.quotas import Quotas
 from chatui.store.records import ReplyUpdate, StartedTurn
 from chatui.store.store import Store
 from chatui.store.tables import conversations

@@ -80,11 +80,13 @@ def both() -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
     default = AutoTokenizer.from_pretrained(embedded.converted(file, AppSettings().cache_dir, lambda _: None))
     by_path = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     gguf_facts.split_text(by_path, gguf_facts.read(file))
+    assert isinstance(default, PreTrainedTokenizerFast)
+    assert isinstance(by_path, PreTrainedTokenizerFast)
     return default, by_path
 
 
 @given(text=st.text(st.sampled_from("\n\r\t 1２٣½Ⅷaé'sS!<你👩\u200d x"), max_size=30) | st.text(max_size=60))
-@settings(max_examples=2 * settings.default.max_examples)
+@settings(max_examples=2 * settings().max_examples)
 def test_a_file_given_by_its_path_is_tokenized_as_the_default(
     both: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast], text: str
 ) -> None:

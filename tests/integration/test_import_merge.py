@@ -296,9 +296,9 @@ def test_what_is_removed_while_it_comes_in_does_not_come_back_in_part(
     store: Store, owner_store: OwnerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(import_merge, "TRANSACTION_SECONDS", 0)
-    monkeypatch.setattr(import_merge, "pause", lambda: store.discard("login:ann", id))
     (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
     id = import_merge._with_id_and_title(tree).id
+    monkeypatch.setattr(import_merge, "pause", lambda: store.discard("login:ann", id))
     with pytest.raises(TransferError, match="was removed while it came in"):
         owner_store.merge_tree(tree)
     assert seen(owner_store) == [0, 0, 0, 0]

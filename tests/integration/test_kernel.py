@@ -95,7 +95,12 @@ def test_rows_of_zeros_and_of_strides_are_taken() -> None:
 @pytest.mark.usefixtures("built")
 def test_layers_use_it_for_the_outputs_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
-    monkeypatch.setattr(kernel, "int4mm", lambda *given: called.append(given) or torch.zeros(1))
+
+    def int4mm(*given: Any) -> torch.Tensor:
+        called.append(given)
+        return torch.zeros(1)
+
+    monkeypatch.setattr(kernel, "int4mm", int4mm)
     layer_of(64, 64, 0)[0]._product(numbers(1, 64, 0))
     assert len(called) == 1
     layer_of(80, 64, 0)[0]._product(numbers(1, 64, 0))

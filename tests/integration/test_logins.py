@@ -14,6 +14,7 @@ from chatui.server import build_app
 from chatui.settings import AppSettings
 from chatui.store import logins as kept
 from chatui.store.logins import Logins
+from chatui.store.rows import now
 from chatui.store.store import Store
 from chatui.ui.gradio_compat import login_tokens as shown
 from tests.databases import ask
@@ -45,7 +46,7 @@ def test_who_logs_out_is_out_everywhere_and_alone(store: Store) -> None:
 
 
 def test_a_login_that_is_not_used_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    logins, began = Logins(store.database, PASSWORDS), kept.now()
+    logins, began = Logins(store.database, PASSWORDS), now()
     logins.add("used", "ada")
     logins.add("unused", "ada")
     for day in range(1, 41, 10):

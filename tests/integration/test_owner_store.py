@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from chatui.chat import Finish
+from chatui.chat import Finish, Role
 from chatui.errors import ChatError, NotFoundError, TransferError
 from chatui.personas import PRESETS, Persona
 from chatui.settings import GenerationSettings
@@ -361,7 +361,7 @@ def tree_of(*messages: StoredMessage, leaf: str | None = None, title: str = "T",
     return Tree(Conversation("c", title, True, leaf, pinned, False, moment, moment, PRESETS[1]), messages)
 
 
-def said(id: str, parent: str | None, **more: object) -> StoredMessage:
+def said(id: str, parent: str | None, **more: Any) -> StoredMessage:
     moment = datetime(2020, 5, 17, 12, 30, 0, 123456, tzinfo=UTC)
     return dataclasses.replace(StoredMessage(id, "c", parent, "user", id, moment), **more)
 
@@ -462,7 +462,7 @@ def test_finish_is_kept_exactly(store: Store, owner_store: OwnerStore) -> None:
 def chain(owner_store: OwnerStore, messages: int, letters: int = 1) -> str:
     """The id of a conversation of so many messages, each of them below the one before."""
     moment = datetime(2026, 1, 1, tzinfo=UTC)
-    roles = ("user", "assistant")
+    roles: tuple[Role, Role] = ("user", "assistant")
     path = tuple(
         StoredMessage(str(n), "c", str(n - 1) if n else None, roles[n % 2], f"{n:0{letters}}", moment)
         for n in range(messages)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from chatui.local import embedded, loading
 from chatui.local.levels import GROUP, GgufLevels, Levels, LevelsFile, packed, rounded, save, unpacked
@@ -188,11 +189,11 @@ def test_many_rows_are_packed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tied_model() -> Any:
     config = type(models.CONFIGS["llama"])(**{**models.SMALL, "vocab_size": 272, "tie_word_embeddings": True})
-    return models.AutoModelForCausalLM.from_config(config).bfloat16().eval()
+    return AutoModelForCausalLM.from_config(config).bfloat16().eval()
 
 
 def test_shapes_that_do_not_fit_stay_dense_and_phases_are_told() -> None:
-    model: Any = models.AutoModelForCausalLM.from_config(models.CONFIGS["llama"]).bfloat16()
+    model: Any = AutoModelForCausalLM.from_config(models.CONFIGS["llama"]).bfloat16()
     phases: list[str] = []
     dense = quantize(model, "int4", None, phases.append)
     # 48 columns are no whole groups of 32; the output layer of 265 rows is int8.

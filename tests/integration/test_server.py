@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -146,14 +147,14 @@ def test_a_page_that_points_its_own_name_here_gets_nothing() -> None:
 # --- Guessing passwords ---
 
 
-def log_in(app: FastAPI, password: str, address: str = "203.0.113.9", user: str = "ada") -> httpx.Response:
+def log_in(app: FastAPI, password: str, address: str = "203.0.113.9", user: str = "ada") -> httpx2.Response:
     return TestClient(app, client=(address, 5)).post("/login", data={"username": user, "password": password})
 
 
 def test_guessing_passwords_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
     app = app_for(FakeBackend(), auth="ada:secret")
     now = time.monotonic()
-    monkeypatch.setattr(attempt_limiter.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     assert [log_in(app, f"guess-{number}").status_code for number in range(12)] == [400] * 9 + [429] * 3
     locked = log_in(app, "secret")
     assert locked.status_code == 429
@@ -193,7 +194,7 @@ def test_addresses_of_ipv4_on_a_server_of_ipv6_are_not_one(two_users: FastAPI) -
 
 def test_each_guess_after_a_wait_doubles_the_next(two_users: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(attempt_limiter.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     waits = []
     for _ in range(9):
         log_in(two_users, "wrong")

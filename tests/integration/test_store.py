@@ -241,7 +241,7 @@ def indexed(store: Store, word: str) -> tuple[int, int]:
     if store.database.sqlite:
         sql, names = "SELECT count(*) FROM {0} WHERE {0} MATCH :word", ["title_words", "message_words"]
     with store.database.maintaining() as connection:
-        return tuple(connection.scalar(text(sql.format(name)), {"word": word}) for name in names)  # type: ignore
+        return tuple(connection.scalar(text(sql.format(name)), {"word": word}) for name in names)
 
 
 class TestOtherVersions:
@@ -502,7 +502,7 @@ def anonymous(message: StoredMessage) -> StoredMessage:
 
 def test_nothing_is_ever_overwritten_or_lost(make_store: Callable[[], Store]) -> None:
     kind = type("MachineOnThisDatabase", (Machine,), {"make": staticmethod(make_store)})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         kind,
         settings=settings(
             max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import URL, update
 
 from chatui.errors import NotFoundError
 from chatui.local.spans import Known
@@ -21,6 +21,7 @@ from chatui.runner import Runner
 from chatui.running_reply import RunningReply
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.store import store as stores
+from chatui.store.database import Database
 from chatui.store.migrating import backup_files
 from chatui.store.records import Author, NewTurn, ReplyUpdate
 from chatui.store.store import Store
@@ -200,7 +201,7 @@ def test_what_is_purged_is_in_no_file_any_more(tmp_path: Path) -> None:
     assert copy.stat().st_mtime == pytest.approx(made)
     assert len(list(store.for_owner("a").trees())) == 5
     store.close()
-    old = Store(stores.Database(stores.URL.create("sqlite", database=str(copy))))
+    old = Store(Database(URL.create("sqlite", database=str(copy))))
     assert len(list(old.for_owner("a").trees())) == 5
     old.close()
 

@@ -43,7 +43,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
         launch(blocks, **options, quiet=True)
 
     # To be put back: launch() leaves its own in Gradio's place.
-    monkeypatch.setitem(vars(gradio.routes), "CustomCORSMiddleware", gradio.routes.CustomCORSMiddleware)
+    monkeypatch.setitem(vars(gradio.routes), "CustomCORSMiddleware", vars(gradio.routes)["CustomCORSMiddleware"])
     monkeypatch.setitem(sys.modules, "spaces", types.SimpleNamespace(GPU=None))
     monkeypatch.setattr(zero_gpu, "loader", lambda _: None)
     monkeypatch.setattr(server, "LocalBackend", lambda *_: Loaded())

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 import uvicorn
@@ -21,11 +21,15 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 from starlette.types import Message as Event
 
 from chatui import attempt_limiter, server
 from chatui.api import access, reply_stream, requests, routes
+from chatui.api.accepted_fields import SPELLINGS
+from chatui.api.responses import ApiError
+from chatui.body_limit import MAX_BODY_BYTES
 from chatui.chat import ChatRequest, Finish, Message, ModelStatus, Prompt, ReplyDelta
 from chatui.errors import GenerationError, ModelError, OverloadError, TooLongError
 from chatui.settings import AppSettings, GenerationSettings
@@ -48,15 +52,15 @@ def client_of(
     return TestClient(app_of(backend, **values), base, client=(address, 5), raise_server_exceptions=False)
 
 
-def ask(backend: FakeBackend, **fields: object) -> httpx.Response:
+def ask(backend: FakeBackend, **fields: object) -> httpx2.Response:
     return post(backend, json.dumps({"messages": [HI], **fields}))
 
 
-def post(backend: FakeBackend, body: str | bytes, kind: str = "application/json") -> httpx.Response:
+def post(backend: FakeBackend, body: str | bytes, kind: str = "application/json") -> httpx2.Response:
     return client_of(backend).post(CHAT, content=body, headers={"Content-Type": kind})
 
 
-def refused(response: httpx.Response, status: int, param: str | None = None, code: str | None = None) -> str:
+def refused(response: httpx2.Response, status: int, param: str | None = None, code: str | None = None) -> str:
     """The error's message; it must have OpenAI's shape."""
     assert response.status_code == status, response.text
     error = response.json()["error"]
@@ -216,7 +220,7 @@ class Unpaced(FakeBackend):
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         for piece in self.replies[0]:  # type: ignore[union-attr]
-            yield piece if isinstance(piece, ReplyDelta) else ReplyDelta(text=piece)
+            yield piece if isinstance(piece, ReplyDelta) else ReplyDelta(text=str(piece))
 
 
 def test_deltas_that_wait_are_gathered_into_one_chunk() -> None:
@@ -437,11 +441,13 @@ MEANT = {
     ("seed", -1): None,
 }
 """What else a number means that is no value of the setting: off, or a cap above the limit."""
-HOSTILE = st.sampled_from([-1, 0, 1, 1e9, 10**30, "1", None, True, [], {}, [[]], 0.5, math.inf, -math.inf, math.nan])
+HOSTILE: st.SearchStrategy[object] = st.sampled_from(
+    [-1, 0, 1, 1e9, 10**30, "1", None, True, [], {}, [[]], 0.5, math.inf, -math.inf, math.nan]
+)
 
 
 @given(st.dictionaries(st.sampled_from(NUMBERS), HOSTILE, min_size=1, max_size=2))
-@examples(max_examples=3 * examples.default.max_examples)
+@examples(max_examples=3 * examples().max_examples)
 def test_a_hostile_number_is_refused_by_name_or_does_what_it_says(fields: dict[str, Any]) -> None:
     backend = FakeBackend(["x"], rate=1e9)
     body = json.dumps({"messages": [HI], **fields})
@@ -456,7 +462,7 @@ def test_a_hostile_number_is_refused_by_name_or_does_what_it_says(fields: dict[s
     assert response.status_code == 200
     settings = backend.requests[0].settings
     for name, value in fields.items():
-        name = requests.SPELLINGS.get(name, name)
+        name = SPELLINGS.get(name, name)
         if value is not None and name in GenerationSettings.model_fields:
             assert getattr(settings, name) == MEANT.get((name, value), value)
             assert not isinstance(value, bool)
@@ -559,6 +565,7 @@ def test_a_model_that_does_not_think_has_no_thinking_to_leave_out_or_to_measure_
     backend = FakeBackend()
     assert INFO.template is not None
     backend.status = replace(backend.status, info=replace(INFO, template=replace(INFO.template, thinks=False)))
+    sent: dict[str, Any]
     for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max"):
         for sent in ({"reasoning_effort": effort}, {"reasoning": {"effort": effort}}, {"think": effort}):
             assert ask(backend, **sent).status_code == 200, sent
@@ -576,7 +583,7 @@ def test_how_far_back_a_penalty_looks_counts_only_where_there_is_one() -> None:
 
 def test_caps_and_switches_mean_what_other_servers_mean_by_them() -> None:
     backend = FakeBackend()
-    for sent, setting, meant in [
+    meanings: list[tuple[dict[str, Any], str, object]] = [
         ({"max_tokens": 32000}, "max_new_tokens", 8192),
         ({"max_completion_tokens": 10**30}, "max_new_tokens", 8192),
         ({"n_predict": -1}, "max_new_tokens", 8192),
@@ -588,7 +595,8 @@ def test_caps_and_switches_mean_what_other_servers_mean_by_them() -> None:
         ({"repeat_penalty": 1.2}, "repetition_penalty", 1.2),
         ({"stop": ["", "END"]}, "stop", ("END",)),
         ({"stop": ""}, "stop", ()),
-    ]:
+    ]
+    for sent, setting, meant in meanings:
         assert ask(backend, **sent).status_code == 200, sent
         assert getattr(backend.requests[-1].settings, setting) == meant
 
@@ -670,7 +678,7 @@ def test_the_model_is_known_by_its_name_and_its_last_part() -> None:
 # Messages
 
 
-def conversation(*messages: object) -> httpx.Response:
+def conversation(*messages: object) -> httpx2.Response:
     return ask(FakeBackend(), messages=list(messages))
 
 
@@ -769,7 +777,7 @@ def test_a_reply_begins_anew_or_goes_on() -> None:
     refused(ask(FakeBackend(), add_generation_prompt=False), 400, "add_generation_prompt", "unsupported_parameter")
     assert ask(FakeBackend(), add_generation_prompt=True).status_code == 200
     for field in ("continue_final_message", "add_generation_prompt"):
-        for value in (1, "true", []):
+        for value in (1, "true", list[str]()):
             refused(ask(FakeBackend(), **{field: value}), 400, field)
 
 
@@ -790,7 +798,7 @@ def test_either_side_may_begin_and_system_messages_stand_anywhere() -> None:
     for messages in ([*said, HI], said, [HI, later]):
         assert ask(backend, messages=messages).status_code == 200
         roles = [{"developer": "system"}.get(one["role"], one["role"]) for one in messages]
-        expected = [Message(role, one["content"]) for role, one in zip(roles, messages, strict=True)]  # type: ignore[arg-type]
+        expected = [Message(role, one["content"]) for role, one in zip(roles, messages, strict=True)]
         assert list(backend.requests[-1].messages) == expected
 
 
@@ -844,8 +852,8 @@ def test_deep_nesting_breaks_nothing(field: str, depth: int) -> None:
 
 def test_a_body_has_a_largest_size() -> None:
     backend = FakeBackend()
-    assert ask(backend, metadata={"x": "x" * (routes.MAX_BODY_BYTES - 1000)}).status_code == 200
-    refused(ask(backend, metadata={"x": "x" * routes.MAX_BODY_BYTES}), 413)
+    assert ask(backend, metadata={"x": "x" * (MAX_BODY_BYTES - 1000)}).status_code == 200
+    refused(ask(backend, metadata={"x": "x" * MAX_BODY_BYTES}), 413)
 
 
 async def test_a_huge_body_is_not_read_to_its_end() -> None:
@@ -856,18 +864,18 @@ async def test_a_huge_body_is_not_read_to_its_end() -> None:
             read.append(2**20)
             yield bytes(2**20)
 
-    transport = httpx.ASGITransport(app_of(FakeBackend()))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    transport = httpx2.ASGITransport(app_of(FakeBackend()))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         response = await client.post(CHAT, content=endless(), headers={"Content-Type": "application/json"})
     refused(response, 413)
-    assert sum(read) <= routes.MAX_BODY_BYTES + 2**20
+    assert sum(read) <= MAX_BODY_BYTES + 2**20
 
 
 def compressed(body: bytes, encoding: str) -> bytes:
     return zlib.compress(body) if encoding == "deflate" else gzip.compress(body)
 
 
-def post_as(body: bytes, encoding: str) -> httpx.Response:
+def post_as(body: bytes, encoding: str) -> httpx2.Response:
     headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
     return client_of(FakeBackend()).post(CHAT, content=body, headers=headers)
 
@@ -884,7 +892,7 @@ def test_compressed_bodies_that_cannot_be_read_are_refused() -> None:
     assert "gzip" in refused(post_as(body, "gzip, gzip"), 415)
     refused(post_as(body, "gzip"), 400)
     assert "early" in refused(post_as(gzip.compress(body)[:-12], "gzip"), 400)
-    refused(post_as(gzip.compress(b" " * (routes.MAX_BODY_BYTES + 1)), "gzip"), 413)
+    refused(post_as(gzip.compress(b" " * (MAX_BODY_BYTES + 1)), "gzip"), 413)
 
 
 def test_a_conversation_has_a_largest_number_of_messages() -> None:
@@ -999,11 +1007,11 @@ def test_without_the_key_a_users_name_is_not_trusted() -> None:
 def test_guessing_keys_ends_by_the_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
     app = app_of(FakeBackend(), api_key=KEY)
 
-    def attempt(key: str, address: str = "203.0.113.9") -> httpx.Response:
+    def attempt(key: str, address: str = "203.0.113.9") -> httpx2.Response:
         return TestClient(app, client=(address, 5)).get("/v1/models", headers=bearer(key))
 
     now = time.monotonic()
-    monkeypatch.setattr(attempt_limiter.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     assert [attempt(f"guess-{number}").status_code for number in range(12)] == [401] * 9 + [429] * 3
     locked = attempt("wrong")
     refused(locked, 429)
@@ -1028,10 +1036,10 @@ def test_the_right_key_is_heard_however_many_wrong_ones_came_from_the_same_addre
 def test_the_memory_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt_limiter, "MAX_CLIENTS", 3)
     guard = access.Access(AppSettings(api_key=KEY))
-    headers = access.Headers({"authorization": "Bearer wrong"})
+    headers = Headers({"authorization": "Bearer wrong"})
     for number in range(20):
         for _ in range(20):
-            with pytest.raises(access.ApiError):
+            with pytest.raises(ApiError):
                 guard.check(headers, f"203.0.113.{number}")
     assert len(guard._failures) == 3
     assert max(count for count, _ in guard._failures.values()) == attempt_limiter.MAX_FAILED_KEYS
@@ -1048,7 +1056,7 @@ def test_the_memory_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
         {"root_path": "/chat"},
     ],
 )
-def test_a_server_that_others_see_needs_a_key(settings: dict[str, object]) -> None:
+def test_a_server_that_others_see_needs_a_key(settings: dict[str, Any]) -> None:
     backend = FakeBackend()
     client = client_of(backend, **settings)
     for method, path in ROUTES:
@@ -1141,7 +1149,7 @@ def test_openai_reads_a_whole_reply(openai_: openai.OpenAI, backend: FakeBackend
     assert completion.usage.prompt_tokens_details.cached_tokens == 6
     assert backend.requests[-1].settings.top_k == 3
     again = [HI, completion.choices[0].message.model_dump(), HI]
-    assert openai_.chat.completions.create(model="echo", messages=again).choices  # type: ignore[call-overload]
+    assert openai_.chat.completions.create(model="echo", messages=again).choices
 
 
 def test_openai_reads_a_stream(openai_: openai.OpenAI, backend: FakeBackend) -> None:
@@ -1217,6 +1225,6 @@ def test_a_real_client_that_leaves_frees_the_model(openai_: openai.OpenAI, backe
 
 def test_64_megabytes_are_refused_and_the_server_goes_on(site: tuple[FakeBackend, str], openai_: openai.OpenAI) -> None:
     headers = {"Content-Type": "application/json", **bearer(KEY)}
-    response = httpx.post(site[1] + CHAT, content=b" " * (64 * 2**20), headers=headers, timeout=30)
+    response = httpx2.post(site[1] + CHAT, content=b" " * (64 * 2**20), headers=headers, timeout=30)
     refused(response, 413)
     assert openai_.models.list().data

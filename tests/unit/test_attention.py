@@ -65,9 +65,11 @@ def with_sinks(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "s_aux": None if sink is None else torch.linspace(sink - 1, sink + 1, HEADS * GROUPS)}
 
 
-def read(place: Storage, slot: int, conversation: tuple[torch.Tensor, ...], first: int, count: int, **options: Any):
-    pieces = [each[None, :, first : first + count] for each in conversation]
-    return attend(LAYER, *pieces, None, place=Runs([Run(slot, first, count)], place), **options)[0]
+def read(
+    place: Storage, slot: int, conversation: tuple[torch.Tensor, ...], first: int, count: int, **options: Any
+) -> torch.Tensor:
+    query, key, value = (each[None, :, first : first + count] for each in conversation)
+    return attend(LAYER, query, key, value, None, place=Runs([Run(slot, first, count)], place), **options)[0]
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), OPTIONS, st.integers(0, 99))
@@ -98,11 +100,11 @@ def test_a_token_in_each_of_several_slots(
         if length:
             read(place, slot, conversations[slot], 0, length)
     positions = [lengths[slot] for slot in slots]
-    last = [
+    query, key, value = (
         torch.stack([conversations[slot][part][:, lengths[slot]] for slot in slots])[:, :, None] for part in (0, 1, 2)
-    ]
+    )
     rows = Rows(torch.tensor(slots), torch.tensor(positions), SPAN, place)
-    found = attend(LAYER, *last, None, place=rows, **options)[0]
+    found = attend(LAYER, query, key, value, None, place=rows, **options)[0]
     wanted = torch.stack([expected(conversations[slot], lengths[slot], options) for slot in slots])
     torch.testing.assert_close(found[:, 0], wanted, atol=1e-4, rtol=1e-4)
 

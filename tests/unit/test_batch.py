@@ -273,7 +273,9 @@ class TestFailures:
         """Where the one who asked leaves before the first token, which would have shown it."""
         batch = batch_of(slots=2)
         with torch.no_grad():
-            batch.forward.model.get_input_embeddings().weight[250] = NAN
+            embedding = batch.forward.model.get_input_embeddings()
+            assert isinstance(embedding, torch.nn.Embedding)
+            embedding.weight[250] = NAN
         writer = join(batch, PROMPTS[0])
         write(batch, writer, count=1)
         batch._reading_speed = 0.0

@@ -194,7 +194,7 @@ def test_a_long_name_is_cut_but_not_in_the_card() -> None:
     assert json.loads(cards.as_card_json(persona))["data"]["name"] == "x " * 100
 
 
-@settings(max_examples=3 * settings.default.max_examples, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3 * settings().max_examples, suppress_health_check=[HealthCheck.too_slow])
 @given(CARDS)
 def test_an_untouched_card_comes_back_whole(card: dict[str, Any]) -> None:
     persona = cards.read(_file(card))
@@ -207,7 +207,7 @@ def test_an_untouched_card_comes_back_whole(card: dict[str, Any]) -> None:
     assert replace(again, avatar="", card=None) == replace(persona, card=None)
 
 
-@settings(max_examples=3 * settings.default.max_examples, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3 * settings().max_examples, suppress_health_check=[HealthCheck.too_slow])
 @given(CARDS, st.text("abc<>{}\n", min_size=1).map(lambda text: f"x{text}y"), SETTINGS)
 def test_what_the_user_edited_is_exported(card: dict[str, Any], text: str, own: GenerationSettings | None) -> None:
     persona = cards.read(_file(card))
@@ -420,7 +420,7 @@ FIELD = st.sampled_from(
 FIELDS = st.dictionaries(FIELD, ANY_JSON | st.dictionaries(FIELD, ANY_JSON, max_size=3), max_size=6)
 
 
-@settings(max_examples=5 * settings.default.max_examples, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5 * settings().max_examples, suppress_health_check=[HealthCheck.too_slow])
 @given(
     ANY_JSON
     | FIELDS

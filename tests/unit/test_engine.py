@@ -383,9 +383,10 @@ class TestShares:
         backend = backend_of(model, longest_queue=2).start()
         tasks = await occupied(backend, model)
         first, second = backend.admit("a"), backend.admit("b")
-        for refused in (lambda: reply(backend, "too many"), lambda: asyncio.to_thread(backend.admit, "c")):
-            with pytest.raises(OverloadError, match="2 requests are waiting"):
-                await refused()
+        with pytest.raises(OverloadError, match="2 requests are waiting"):
+            await reply(backend, "too many")
+        with pytest.raises(OverloadError, match="2 requests are waiting"):
+            await asyncio.to_thread(backend.admit, "c")
         tasks.append(asyncio.create_task(reply(backend, "kept", "a", first)))
         await until(lambda: len(backend._waiting) == 1)
         with pytest.raises(OverloadError):

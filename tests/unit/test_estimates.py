@@ -53,7 +53,7 @@ def as_arithmetic(formula: str) -> float:
     text = re.sub(r"[a-zA-Z/]", "", text).replace("×", "*").replace("÷", "/")
     if rounds:
         left, _, right = text.rpartition("+")
-        return math.floor(eval(left)) + int(right)
+        return math.floor(float(eval(left))) + int(right)
     return float(eval(text))
 
 

@@ -22,7 +22,7 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 Talk = list[tuple[str, str]]
 TALK: Talk = [("user", "Hi"), ("assistant", "Hello"), ("user", "More?"), ("assistant", "Sure")]
 
-CLAUDE = {
+CLAUDE: dict[str, Any] = {
     "uuid": "c1",
     "name": "Greetings",
     "created_at": "2025-03-01T10:00:00.000000Z",
@@ -493,7 +493,7 @@ def test_what_the_formats_say_besides_is_kept() -> None:
 def test_branches_of_claudes_stay_apart() -> None:
     first, reply = CLAUDE["chat_messages"]
     root = "00000000-0000-4000-8000-000000000000"
-    plain = {"attachments": [], "files": [], "content": []}
+    plain: dict[str, Any] = {"attachments": [], "files": [], "content": []}
     value = CLAUDE | {
         "chat_messages": [
             {**first, **plain, "parent_message_uuid": root},
@@ -513,11 +513,14 @@ def places(value: Any, *way: Any) -> list[tuple[Any, ...]]:
     return [way, *(place for key, one in inner for place in places(one, *way, key))]
 
 
+ODD: tuple[Any, ...] = (None, 3, -1.5, True, "x", [], {}, [[]], [{}], {"x": []}, ["x"])
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_no_wrong_value_is_a_surprise(name: str) -> None:
     value = KNOWN[name][0]
     for way in places(value)[1:]:
-        for odd in (None, 3, -1.5, True, "x", [], {}, [[]], [{}], {"x": []}, ["x"]):
+        for odd in ODD:
             changed = copy.deepcopy(value)
             at = changed
             for step in way[:-1]:
@@ -525,8 +528,9 @@ def test_no_wrong_value_is_a_surprise(name: str) -> None:
             at[way[-1]] = odd
             format = find(changed)
             if format is not None:
+                skipped: list[str] = []
                 with contextlib.suppress(TransferError):
-                    tree = format.conversation(json.loads(json.dumps(changed)), NOW, skipped := [])
+                    tree = format.conversation(json.loads(json.dumps(changed)), NOW, skipped)
                     assert all(isinstance(one, str) for one in skipped)
                     assert len({one.id for one in tree.messages}) == len(tree.messages)
                     ids = {None, *(one.id for one in tree.messages)}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from chatui.local import attention
 from chatui.local.attention import Rows
@@ -19,13 +19,15 @@ COUNT = 30
 
 
 def conversation(seed: int, count: int = COUNT) -> list[int]:
-    return torch.randint(0, 256, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    ids: list[int] = torch.randint(0, 256, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return ids
 
 
 def plain(kind: str, ids: list[int]) -> torch.Tensor:
     """Logits [tokens, vocabulary] of the model as it comes."""
     with torch.inference_mode():
-        return models.model(kind)(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+        logits: torch.Tensor = models.model(kind)(input_ids=torch.tensor([ids]), use_cache=False).logits
+        return logits[0]
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
@@ -101,7 +103,7 @@ def test_windows_softcaps_and_sinks_do_matter(kind: str, option: str, monkeypatc
 
 
 def swapped(monkeypatch: pytest.MonkeyPatch, attend: Any) -> None:
-    monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, attend)
+    monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, attend)
 
 
 class TestSurvey:
@@ -156,10 +158,10 @@ class TestAgrees:
     def test_an_attention_that_ignores_positions_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         attend = attention.attend
 
-        def blind(*args: Any, place: Any, **options: Any):
+        def blind(*args: Any, place: Any, **options: Any) -> tuple[torch.Tensor, None]:
             if isinstance(place, Rows):
                 place = Rows(place.slots, torch.zeros_like(place.positions), place.span, place.storage)
-            return attend(*args, place=place, **options)
+            return attend(*args, **{**options, "place": place})
 
         swapped(monkeypatch, blind)
         assert not self.check(copy.deepcopy(models.model()))
@@ -168,7 +170,7 @@ class TestAgrees:
         model = copy.deepcopy(models.model())
         whole = model.forward
 
-        def uniform(input_ids: torch.Tensor, position_ids: torch.Tensor | None = None, **options: Any):
+        def uniform(input_ids: torch.Tensor, position_ids: torch.Tensor | None = None, **options: Any) -> object:
             if position_ids is not None:
                 position_ids = position_ids[:1].expand_as(input_ids)
             return whole(input_ids=input_ids, position_ids=position_ids, **options)
@@ -182,7 +184,9 @@ class TestAgrees:
         whole = layer.forward
 
         def convolved(hidden_states: torch.Tensor, **options: Any) -> torch.Tensor:
-            return whole(hidden_states + hidden_states.roll(1, 1) * (hidden_states.shape[1] > 1), **options)
+            mixed = hidden_states + hidden_states.roll(1, 1) * (hidden_states.shape[1] > 1)
+            convolved: torch.Tensor = whole(mixed, **options)
+            return convolved
 
         monkeypatch.setattr(layer, "forward", convolved)
         assert not self.check(model)
@@ -201,11 +205,12 @@ class TestAgrees:
 
 class TestOffer:
     def test_a_faster_way_that_computes_the_same_is_taken(self) -> None:
-        over_slots, calls = models.over_slots(), []
+        over_slots, calls = models.over_slots(), list[tuple[Any, ...]]()
 
         def faster(*inputs: Any) -> torch.Tensor:
             calls.append(inputs)
-            return over_slots.step(*inputs)
+            result: torch.Tensor = over_slots.step(*inputs)
+            return result
 
         over_slots.offer(faster)
         assert not over_slots.faster

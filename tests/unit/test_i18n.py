@@ -79,7 +79,7 @@ FOUND = messages.extracted()
 
 
 def forms(message: Message) -> list[str]:
-    return [message.string] if isinstance(message.string, str) else list(message.string)
+    return [message.string] if isinstance(message.string, str) else list(message.string or ())
 
 
 @pytest.mark.parametrize("language", i18n.LANGUAGES[1:])

@@ -16,6 +16,7 @@ from chatui.store import import_merge
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import MergeResult, Tree
 from chatui.store.store import Store
+from chatui.ui.gradio_compat import request_context
 from chatui.ui.sidebar import import_tasks
 from chatui.ui.sidebar.import_tasks import ImportTask, ImportTasks
 from tests.integration.test_import_merge import long_chat
@@ -140,7 +141,7 @@ async def test_a_closed_tab_ends_its_import_and_leaves_whole_conversations(
 async def test_nobody_hears_any_more(owner_store: OwnerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gated, imports = Gated(owner_store), ImportTasks()
     coming = ImportTask(gated, upload(tmp_path))  # type: ignore[arg-type]
-    monkeypatch.setattr(import_tasks.request_context, "is_abandoned", gated.stands.is_set)
+    monkeypatch.setattr(request_context, "is_abandoned", gated.stands.is_set)
     await to_the_end(imports, coming)
     assert coming.cancelled
     gated.let_on(COUNT)

@@ -25,6 +25,7 @@ from chatui.ui.inspector import (
     tokens_view,
     why_view,
 )
+from chatui.ui.inspector.formula_rows import UNKNOWN_ANATOMY
 from tests.fakes import INFO
 
 FINISH = Finish("stop_token", 9, 3, 7, 0.5, 1.0, 2.0, cached_tokens=4, stopped_by="<end>", stop_id=2)
@@ -240,7 +241,7 @@ def test_numbers_open_to_their_formulas() -> None:
     assert ceiling_view.ceiling_view(unmeasured) == ceiling_view.UNKNOWN_BANDWIDTH
     assert "1,234,567" in memory_view.memory_view(unmeasured)
     unknown = replace(KEPT, model=replace(INFO, anatomy=None))
-    assert memory_view.memory_view(unknown) == ceiling_view.ceiling_view(unknown) == memory_view.UNKNOWN_ANATOMY
+    assert memory_view.memory_view(unknown) == ceiling_view.ceiling_view(unknown) == UNKNOWN_ANATOMY
 
 
 def test_the_line_about_the_context() -> None:

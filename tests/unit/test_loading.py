@@ -9,14 +9,14 @@ import warnings
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
 import safetensors.torch
 import torch
 from huggingface_hub import constants, errors
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whose errors it raises
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -75,7 +75,11 @@ def set_config(**values: Any) -> Change:
 
 
 def remove(*names: str) -> Change:
-    return lambda folder: [(folder / name).unlink() for name in names]
+    def change(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return change
 
 
 def write(name: str, content: bytes) -> Change:
@@ -380,7 +384,7 @@ def caused_by(error: Exception, cause: Exception) -> Exception:
     ],
 )
 def test_what_the_libraries_raise(error: Exception, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(*_: object, **__: object):
+    def download(*_: object, **__: object) -> NoReturn:
         raise error
 
     monkeypatch.setattr(loading, "snapshot_download", download)
@@ -538,8 +542,9 @@ def test_stop_ids_come_from_everywhere(folder: Path) -> None:
     GenerationConfig(eos_token_id=[12, 13]).save_pretrained(folder)
     change_json(folder / "tokenizer_config.json", eos_token="<|endoftext|>")
     loaded = load(folder)
-    eos, end_of_turn = loaded.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
-    assert loaded.stop_ids == {11, 12, 13, eos, end_of_turn}
+    of_tokenizer = loaded.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    assert isinstance(of_tokenizer, list)
+    assert loaded.stop_ids == {11, 12, 13, *of_tokenizer}
 
 
 def test_special_tokens_are_hidden_but_thinking_tags_are_not(folder: Path) -> None:

@@ -37,7 +37,7 @@ def test_all_that_is_no_macro_stays(text: str) -> None:
 
 @given(st.fixed_dictionaries(dict.fromkeys(("user", "model", "char"), ANY_TEXT | st.sampled_from(["{{user}}", "}}"]))))
 def test_values_are_put_in_as_they_are(values: dict[str, str]) -> None:
-    scene = Scene(moment=SCENE.moment, **values)
+    scene = Scene(moment=SCENE.moment, user=values["user"], model=values["model"], char=values["char"])
     filled = expand("a{{user}}b{{model}}c{{char}}d{{user}}", scene)
     assert filled == "a{user}b{model}c{char}d{user}".format_map(values)
 

@@ -11,15 +11,15 @@ import gguf
 import pytest
 import torch
 from huggingface_hub import errors
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whose errors it raises
 from transformers import AutoConfig
 
 from chatui import cli, model_report
 from chatui.errors import ModelError
-from chatui.local import embedded, outline, serving
+from chatui.local import bandwidth, embedded, loading, outline, serving
 from chatui.local.loading import LoadedModel
 from chatui.model_spec import ModelSpec
-from chatui.settings import DEFAULT_MODEL, AppSettings
+from chatui.settings import DEFAULT_MODEL, AppSettings, Quantization
 from tests import models
 from tests.configs import PUBLISHED
 
@@ -48,7 +48,7 @@ def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def machine(monkeypatch: pytest.MonkeyPatch, free: int, speed: float = 40e9) -> None:
     monkeypatch.setattr(outline, "free_memory", lambda device_map: free)
-    monkeypatch.setattr(outline.bandwidth, "measure_bandwidth", lambda device, size: speed)
+    monkeypatch.setattr(bandwidth, "measure_bandwidth", lambda device, size: speed)
 
 
 def explain(model: object, **settings: Any) -> str:
@@ -104,13 +104,14 @@ def test_models_of_every_kind_with_and_without_slots(tmp_path: Path, kind: str) 
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
-def test_the_figures_are_those_of_the_loaded_model(tiny: Path, quantization: str) -> None:
+def test_the_figures_are_those_of_the_loaded_model(tiny: Path, quantization: Quantization) -> None:
     spec = ModelSpec(str(tiny), dtype="auto", quantization=quantization, slots=3, kv_memory=10**9)
     found = outline.outline(spec)
     loaded = models.loaded(tiny, quantization=quantization)
     model = serving.together(loaded, spec)
     assert model is not None
     known = found.anatomy_in(found.asked)
+    assert loaded.info.anatomy is not None
     assert known.weights == loaded.info.anatomy.weights
     assert known.kv_per_token == loaded.info.anatomy.kv_per_token
     assert (known.parameters, found.context_length) == (loaded.info.parameters, loaded.info.context_length)
@@ -197,7 +198,7 @@ class TestGguf:
 @pytest.mark.skipif(embedded.find() is None, reason=f"needs the default model: {embedded.INSTALL}")
 def test_the_default_model_takes_what_is_explained() -> None:
     found = outline.outline(ModelSpec(DEFAULT_MODEL, device_map="cpu"))
-    info = models.load(ModelSpec(DEFAULT_MODEL, device_map="cpu"), AppSettings().cache_dir, lambda _: None).info
+    info = loading.load(ModelSpec(DEFAULT_MODEL, device_map="cpu"), AppSettings().cache_dir, lambda _: None).info
     assert found.asked == info.precision == "Q4_1"
     assert found.anatomy.parameters == info.parameters == 134_515_008
     assert found.anatomy.weights["Q4_1"] == pytest.approx(info.weight_bytes, rel=0.001)

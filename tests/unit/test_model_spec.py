@@ -15,7 +15,7 @@ from chatui import model_spec
 from chatui.errors import ModelError
 from chatui.local import loading
 from chatui.model_spec import ModelSpec, StoredTensor, check_name, named, read_gguf_header, read_header, weight_bytes
-from chatui.settings import AppSettings
+from chatui.settings import AppSettings, Dtype, Quantization
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ PACKED = StoredTensor("layers.0.q_proj.qweight", "I32", (8, 64))
         ([StoredTensor("fp8", "F8_E4M3", (10,))], "auto", "none", 10),
     ],
 )
-def test_weight_bytes(tensors, dtype, quantization, expected) -> None:
+def test_weight_bytes(tensors: list[StoredTensor], dtype: Dtype, quantization: Quantization, expected: int) -> None:
     assert weight_bytes(tensors, dtype, quantization) == expected
 
 

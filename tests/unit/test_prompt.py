@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from chatui.chat import Message, Prompt, Role, SystemRole, TemplateFacts
 from chatui.errors import ModelError, PromptError
@@ -24,7 +25,7 @@ TEMPLATES = {
 MORE = {"thought": models.THOUGHT, "refuses": models.REFUSES}
 
 
-def prepared(chat_template: str | None):
+def prepared(chat_template: str | None) -> tuple[PreTrainedTokenizerFast, prompts.Template]:
     tokenizer = models.tokenizer(chat_template)
     prompts.guard(tokenizer)
     return tokenizer, prompts.probe(tokenizer)
@@ -286,7 +287,8 @@ def test_what_a_template_takes_where(name: str, later_system: bool, reply_first:
 @given(st.lists(st.sampled_from(["system", "user", "assistant"]), max_size=7), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_nothing_that_is_said_is_lost_whoever_speaks_when(name: str, roles: list[Role], trailing: bool) -> None:
-    roles = [*roles, "user", *(["system"] if trailing else [])]
+    later: list[Role] = ["system"] if trailing else []
+    roles = [*roles, "user", *later]
     messages = [Message(role, f"said {place}.") for place, role in enumerate(roles)]
     prompt = prompts.build(*ALL[name], messages, 5000)
     places = [prompt.text.find(message.content) for message in messages]
@@ -361,8 +363,8 @@ class TestContinued:
         persona = [SYSTEM] if template.takes_system else []
         messages = [*persona, USER, ASSISTANT, USER, Message("assistant", text)]
         chat = [{"role": message.role, "content": message.content} for message in messages]
-        theirs = tokenizer.apply_chat_template(chat, continue_final_message=True, sanitize_control_tokens=True)
-        assert build(name, *messages).token_ids == tuple(theirs["input_ids"])
+        theirs = models.prompt_ids(tokenizer, chat, continue_final_message=True, sanitize_control_tokens=True)
+        assert build(name, *messages).token_ids == tuple(theirs)
 
     @pytest.mark.parametrize("name", CONTINUED)
     @given(st.text(alphabet="a \n\t\u00e9👩\u200d👧<think>[INST]", min_size=1, max_size=12))
@@ -430,7 +432,7 @@ class TestContinued:
     def test_a_finished_thought_is_written_as_its_template_does(self) -> None:
         tokenizer, _ = READY["thought"]
         chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes", "reasoning_content": "Hm."}]
-        theirs = tokenizer.apply_chat_template(chat, continue_final_message=True)["input_ids"]
+        theirs = models.prompt_ids(tokenizer, chat, continue_final_message=True)
         assert build("thought", USER, Message("assistant", "Yes", "Hm.")).token_ids == tuple(theirs)
 
     @pytest.mark.parametrize(
@@ -538,7 +540,8 @@ DEMANDED = {name: prepared(text) for name, text in DEMANDING.items()}
 @example(["system", "system"], True)
 @settings(max_examples=25, deadline=None)
 def test_nothing_is_lost_in_templates_that_ask_for_an_order(name: str, roles: list[Role], trailing: bool) -> None:
-    roles = [*roles, "user", *(["system"] if trailing else [])]
+    later: list[Role] = ["system"] if trailing else []
+    roles = [*roles, "user", *later]
     messages = [Message(role, f"said {place}.") for place, role in enumerate(roles)]
     prompt = prompts.build(*DEMANDED[name], messages, 5000)
     assert all(prompt.text.count(message.content) == 1 for message in messages)

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -23,7 +24,7 @@ from tests import models
 HELLO = (Message("system", "Be kind."), Message("user", "Hello there, who are you?"))
 
 
-def write(loaded: LoadedModel, messages: tuple[Message, ...] = HELLO, **values) -> list[ReplyDelta]:
+def write(loaded: LoadedModel, messages: tuple[Message, ...] = HELLO, **values: Any) -> list[ReplyDelta]:
     settings = GenerationSettings(**{"temperature": 0.0, "max_new_tokens": 20, **values})
     return list(reply.write(loaded, ChatRequest(messages, settings), queue_seconds=1.5))
 
@@ -52,7 +53,7 @@ def scripted(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, text: str) ->
     monkeypatch.setattr(reply, "decode", lambda *_: iter(ids * 1000))
 
 
-def made_of(messages: tuple[Message, ...] = HELLO, **asked: object) -> reply.ReplyBuilder:
+def made_of(messages: tuple[Message, ...] = HELLO, **asked: Any) -> reply.ReplyBuilder:
     """A reply that has no token yet."""
     settings = GenerationSettings(temperature=0.0, max_new_tokens=5)
     return reply.ReplyBuilder(models.ready(), dataclasses.replace(ChatRequest(messages, settings), **asked))
@@ -304,7 +305,9 @@ HARMONY = (
 MAGISTRAL = "{% for m in messages %}{{ '[INST]' + m.content + '[/INST]' }}{% endfor %}"
 
 
-def of_convention(folder: Path, template: str, control: tuple[str, ...], response: dict | None = None) -> LoadedModel:
+def of_convention(
+    folder: Path, template: str, control: tuple[str, ...], response: dict[str, Any] | None = None
+) -> LoadedModel:
     """A model that has these control tokens besides."""
     tokenizer = models.tokenizer(template, thinks=False, extra_special_tokens=list(control))
     tokenizer.response_template = response
@@ -335,9 +338,9 @@ class TestConventions:
 
     @pytest.mark.parametrize("end", ["<|return|>", "<|end|>"])
     def test_channels_fold_and_the_end_of_a_thought_is_not_the_end(self, harmony: LoadedModel, end: str) -> None:
-        harmony = dataclasses.replace(
-            harmony, stop_ids=harmony.stop_ids | {harmony.tokenizer.convert_tokens_to_ids("<|return|>")}
-        )
+        stop_id = harmony.tokenizer.convert_tokens_to_ids("<|return|>")
+        assert isinstance(stop_id, int)
+        harmony = dataclasses.replace(harmony, stop_ids=harmony.stop_ids | {stop_id})
         written = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hi\n**you**"
         assert parts_of(harmony, written + end + "more") == ("Hi\n**you**", "Hm.", "stop_token")
 

@@ -158,8 +158,13 @@ async def test_keeping_comes_after_the_model_and_nothing_else_does(
     def niceness() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    priorities = []
-    monkeypatch.setattr(Inspection, "packed", lambda _: priorities.append(niceness()) or b"")
+    priorities: list[int] = []
+
+    def packed(_: Inspection) -> bytes:
+        priorities.append(niceness())
+        return b""
+
+    monkeypatch.setattr(Inspection, "packed", packed)
     before = niceness()
     for _ in range(2):
         await heard(await runner.start_reply("a", turn()))

@@ -1,7 +1,7 @@
 """The same logits and settings choose what `generate()` would choose, as often as it would."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +17,14 @@ from chatui.settings import GenerationSettings
 from tests import models
 
 IDS = torch.tensor([[5, 9, 4, 1, 5]])
-OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+OFF: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
 VALUES = st.fixed_dictionaries(
     {
         "temperature": st.sampled_from([0.3, 1.0, 1.7]),
@@ -63,7 +70,9 @@ def theirs(values: dict[str, Any], scores: torch.Tensor, **config: Any) -> torch
     """The same as `generate()` has it, which looks at the whole vocabulary."""
     model, made = models.model("llama"), GenerationConfig(**values, **config, do_sample=True)
     made._eos_token_tensor = None
-    processors = model._get_logits_processor(made, input_ids_seq_length=IDS.shape[1], device="cpu")
+    # To torch's types an attribute of a module is a tensor or a module.
+    own: Callable[..., Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = model._get_logits_processor  # type: ignore[assignment]
+    processors = own(made, input_ids_seq_length=IDS.shape[1], device="cpu")
     return processors(IDS, scores.clone())[0].softmax(-1)
 
 
@@ -209,8 +218,7 @@ def test_half_precision_logits_are_chosen_from() -> None:
 
 def test_logits_are_left_as_they_were() -> None:
     scores = logits()
-    values = {"top_k": 5, "repetition_penalty": 1.5}
-    Sampler(GenerationSettings(**values), 0).choose(IDS, scores)
+    Sampler(GenerationSettings(top_k=5, repetition_penalty=1.5), 0).choose(IDS, scores)
     assert torch.equal(scores, logits())
 
 

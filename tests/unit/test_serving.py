@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Generator
 from functools import cache
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from chatui.chat import ChatRequest, Finish, Message, ReplyDelta
 from chatui.errors import ChatError, GenerationError, PromptError, TooLongError
 from chatui.estimates import positions_for
-from chatui.local import batch, serving
+from chatui.local import batch, forward, serving
 from chatui.local.engine import Model, WriteReply
 from chatui.local.loading import LoadedModel
 from chatui.local.serving import Serial, Together, together
@@ -158,7 +159,7 @@ class TestWhich:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         loaded = own()
-        monkeypatch.setattr(serving.forward, "agrees", lambda *_: False)
+        monkeypatch.setattr(forward, "agrees", lambda *_: False)
         assert together(loaded, spec_of()) is None
         [events] = run(Serial(loaded), ask())
         assert text_of(events) == text_of(run(Serial(models.ready()), ask())[0])
@@ -345,7 +346,7 @@ class TestTogether:
         broken, fine = model.prepare(ask()), model.prepare(ask(temperature=1.0, seed=5))
         monkeypatch.setattr(broken, "push", lambda _: 1 / 0)
         handles = [model.begin(each, 0.0, lambda: False) for each in (broken, fine)]
-        failed, written = [], []
+        failed, written = list[ReplyDelta | ChatError](), list[ReplyDelta | ChatError]()
         while model.batch.rows:
             for handle, event in model.step():
                 (failed if handle is handles[0] else written).append(event)
@@ -395,7 +396,7 @@ class TestSerial:
         closed: list[str] = []
 
         def wrap(write: WriteReply) -> WriteReply:
-            def wrapped(request: ChatRequest, queue_seconds: float):
+            def wrapped(request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
                 try:
                     yield from write(request, queue_seconds)
                 finally:
@@ -406,10 +407,13 @@ class TestSerial:
         model = Serial(own(), wrap)
         run(model, ask())
         assert closed == [HELLO[-1].content]
-        for stop in (lambda handle: model.end(handle), lambda _: model.reset()):
+        for reset in (False, True):
             handle = begin(model, ask())
             model.step()
-            stop(handle)
+            if reset:
+                model.reset()
+            else:
+                model.end(handle)
         assert len(closed) == 3
         assert not any(module._forward_pre_hooks for module in model.loaded.model.modules())
 
@@ -422,7 +426,7 @@ class TestSerial:
         ],
     )
     def test_what_the_model_raises_becomes_one_error(self, raised: Exception, says: str) -> None:
-        def broken(request: ChatRequest, queue_seconds: float):
+        def broken(request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
             yield ReplyDelta(tokens=1)
             raise raised
 

@@ -14,7 +14,8 @@ from chatui.ui.gradio_compat.sessions import Session, Sessions, install
 
 @pytest.fixture
 def page() -> PageBlocks:
-    with PageBlocks() as made:
+    made = PageBlocks()
+    with made:
         box, state = gr.Textbox(label="said"), gr.State(7)
         gr.Button().click(lambda *said: said, [box, state], [box, state])
     return made

@@ -178,7 +178,7 @@ def test_spaces_and_quotation_marks_around_a_value_are_not_part_of_it(
     ],
 )
 def test_what_can_only_mean_one_thing_is_taken_for_it(name: str, given: str, read: str) -> None:
-    assert getattr(AppSettings(**{name: given}), name) == read
+    assert getattr(AppSettings.model_validate({name: given}), name) == read
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_what_can_only_mean_one_thing_is_taken_for_it(name: str, given: str, rea
 )
 def test_what_means_nothing_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
-        AppSettings(**{name: value})
+        AppSettings.model_validate({name: value})
 
 
 def test_variables_that_are_no_setting_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

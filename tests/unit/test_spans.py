@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE, WordPiece
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from chatui.chat import Message, Prompt, Source, Span
+from chatui.chat import Message, Prompt, Role, Source, Span
 from chatui.errors import TooLongError
 from chatui.local import embedded, spans
 from chatui.local import prompt as prompts
@@ -137,8 +137,7 @@ def check(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> None:
         chat: list[dict[str, Any]] = [{"role": one.role, "content": one.content} for one in prompt.messages]
         if tokenizer.chat_template == FAMILIES["parts"].text:
             chat = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in chat]
-        theirs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, sanitize_control_tokens=True)
-        assert prompt.token_ids == tuple(theirs["input_ids"])
+        assert prompt.token_ids == tuple(models.prompt_ids(tokenizer, chat, sanitize_control_tokens=True))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,9 @@ def smollm2() -> PreTrainedTokenizerFast:
     gguf = embedded.find()
     if gguf is None:
         pytest.skip(f"needs the default model: {embedded.INSTALL}")
-    return AutoTokenizer.from_pretrained(embedded.converted(gguf, AppSettings().cache_dir, lambda _: None))
+    tokenizer = AutoTokenizer.from_pretrained(embedded.converted(gguf, AppSettings().cache_dir, lambda _: None))
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer
 
 
 @pytest.mark.parametrize("reply", REPLIES)
@@ -183,7 +184,7 @@ def test_each_source_says_what_it_said_in_real_tokens(name: str, reply: str, smo
 @settings(max_examples=12, deadline=None)
 def test_any_text_is_found(name: str, contents: list[str]) -> None:
     tokenizer, template = READY[name]
-    roles = ("user", "assistant") * 4
+    roles: tuple[Role, ...] = ("user", "assistant") * 4
     messages = [Message("system", contents[0])]
     messages += [Message(role, content) for role, content in zip(roles, contents[1:], strict=False)]
     messages += [Message("user", "Go on.")] if len(contents) % 2 else []

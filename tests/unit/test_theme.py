@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ SHEETS = sorted(theme.ASSETS.glob("*.css"))
 
 
 @pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: sheet.name)
-def test_text_grows_with_the_size_that_the_reader_has_set(sheet: theme.Path) -> None:
+def test_text_grows_with_the_size_that_the_reader_has_set(sheet: Path) -> None:
     found = re.findall(r"(?:font(?:-size)?|line-height):[^;{}]*\dpx[^;{}]*|@media \([^)]*px\)", sheet.read_text())
     assert found == []
 

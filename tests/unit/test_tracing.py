@@ -79,7 +79,7 @@ def test_each_step_leaves_what_transformers_would(settings: GenerationSettings, 
         scores = scores / settings.temperature
         expected.append(("temperature", scores))
     for name, processor in Sampler(settings, 1)._filters(settings.top_p).items():
-        scores = processor(torch.empty(1, 0, dtype=torch.long), scores)  # type: ignore[arg-type]
+        scores = processor(torch.empty(1, 0, dtype=torch.long), scores)
         expected.append((name, scores))
     assert trace.names == tuple(name for name, _ in expected)
     for (_, wanted), found in zip(expected, trace.steps, strict=True):

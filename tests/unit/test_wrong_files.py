@@ -62,7 +62,7 @@ def test_a_part_of_a_split_file(tmp_path: Path) -> None:
     ("facts", "says"),
     [({"general__type": "adapter"}, "LoRA"), ({"general__type": "imatrix"}, "statistics")],
 )
-def test_gguf_files_of_other_kinds(tmp_path: Path, facts: dict[str, object], says: str) -> None:
+def test_gguf_files_of_other_kinds(tmp_path: Path, facts: dict[str, str], says: str) -> None:
     assert says in refusal(written(tmp_path / "x.gguf", **facts), tmp_path)
 
 
