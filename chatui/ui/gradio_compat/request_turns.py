@@ -1,8 +1,8 @@
-"""Lets the requests that cost Gradio much take turns, so that a crowd that comes at once does not hold up replies.
+"""Limits how many expensive requests run at once, so that a burst of visitors does not delay running replies.
 
-Why: the page's HTML and the start of an event take some 10 to 40 ms of the one thread that also sends all replies.
-asyncio runs whatever is ready before it looks for more: of 200 people who come at once, the replies of others would
-wait seconds. Whoever waits for a turn waits no longer in all, as the processor has no more to give.
+Why: the page's HTML and the start of an event take 10 to 40 ms of the event loop's thread, which also sends all
+replies. asyncio runs all ready callbacks before it polls for new ones: 200 simultaneous visitors would delay the
+replies of others by seconds. The limit costs no throughput, because the requests are bound by the processor.
 Upstream: Gradio starts events at `/gradio_api/queue/join` and sends HTML at the path of each page.
 """
 
@@ -16,37 +16,37 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 JOIN = "/gradio_api/queue/join"
 
 MAX_CONCURRENT = 2
-"""Requests: one may wait for the store or for a thread while the other computes."""
+"""Requests. One may wait for the store or for a thread while the other computes."""
 
 _release: ContextVar[Callable[[], None] | None] = ContextVar("release", default=None)
 
 
 def release() -> None:
-    """End the turn of the request that is being answered: what it still does is waiting."""
+    """End the turn of the current request, which only waits from now on."""
     end = _release.get()
     if end is not None:
         end()
 
 
 class RequestTurns:
-    """Around Gradio's application. A turn lasts until the response starts; what is streamed then needs none."""
+    """Middleware around Gradio's application. A turn lasts until the response starts; streaming needs none."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._turns = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of any kind."""
+        """Handle one request of any type."""
         if not _is_costly(scope):
             await self._app(scope, receive, send)
             return
         await self._turns.acquire()
-        holds = True
+        is_held = True
 
         def end() -> None:
-            nonlocal holds
-            if holds:
-                holds = False
+            nonlocal is_held
+            if is_held:
+                is_held = False
                 self._turns.release()
 
         async def send_and_end(message: Message) -> None:
