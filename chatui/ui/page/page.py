@@ -67,9 +67,9 @@ def mount(
     def login_of(request: Request) -> str | None:
         return login_tokens.login_of(gradio_app, request)
 
+    gradio_app.add_middleware(RequestTurns)  # within the next one, which waits for the store
     gradio_app.add_middleware(page_html.HtmlMiddleware, rewrite=head.rewrite, prefill=_prefill(page, login, login_of))
     gradio_app.add_middleware(page_language.LanguageMiddleware)
-    gradio_app.add_middleware(RequestTurns)
     app.add_middleware(cache_headers.CacheHeaders)
     app.add_middleware(GZipMiddleware, compresslevel=COMPRESSION_LEVEL)
     return login_of
