@@ -1,4 +1,4 @@
-"""Bodies of requests, read within limits of size, time and number of values before anything else sees them."""
+"""Limits request bodies in size, duration and number of JSON values before the application sees them."""
 
 import asyncio
 import re
@@ -16,28 +16,28 @@ from chatui.i18n import N_
 from chatui.security import error_response
 
 MAX_BODY_BYTES = 4 * 2**20
-"""Bytes: a million tokens of text. All of it is held in memory."""
+"""Bytes of a body that is not an upload: a million tokens of text. It is held in memory."""
 MAX_FORM_BYTES = 64 * 2**10
 """Bytes of a form, such as the login's."""
 MAX_UPLOAD_BYTES = 200_000_000
-"""Bytes of a file: years of conversations from elsewhere. It goes to the disk as it comes."""
+"""Bytes of an uploaded file, which is streamed to the disk."""
 MAX_JSON_VALUES = 200_000
-"""Values in JSON: each takes some 60 bytes and some of everybody's time, however little it says."""
+"""JSON values in a body. Each takes about 60 bytes of memory and parsing time under the GIL."""
 
 READ_TIMEOUT_SECONDS = 30.0
 MIN_BYTES_PER_SECOND = 2_000
-"""Bytes per second that a body must come at, once PATIENCE_SECONDS are over."""
+"""Bytes per second at which a body must come once READ_TIMEOUT_SECONDS are over."""
 
 SMALL_BODY_BYTES = 64 * 2**10
 MAX_BUFFERED_BYTES = 64 * 2**20
-"""Bytes of bodies above SMALL that may be on their way at once; one more is asked to come again."""
+"""Bytes beyond SMALL_BODY_BYTES that all bodies being received may take together; further ones get 503."""
 
 UPLOAD = "/gradio_api/upload"
 ENCODINGS = ("identity", "gzip", "x-gzip", "deflate")
 
 
 class RefusedError(Exception):
-    """This body is not taken; `status` and the message are for the client."""
+    """The body is refused; `status` and the message are for the client."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -45,23 +45,23 @@ class RefusedError(Exception):
 
 
 class UploadLimit(Protocol):
-    """The room that there is for uploaded files."""
+    """Limits the disk space of uploaded files."""
 
     async def expect(self, size: int) -> None:
-        """One of about this size is coming. Raises RefusedError."""
+        """Announce an upload of about `size` bytes. Raises RefusedError."""
 
     def add(self, size: int) -> None:
-        """So many bytes more have come. Raises RefusedError."""
+        """Count `size` more bytes of an upload. Raises RefusedError."""
 
     def end(self, size: int, stays: bool) -> None:
-        """An upload is over, of which so many bytes had come; its file is removed unless it `stays`."""
+        """End an upload of which `size` bytes came. `stays` tells whether its file is kept."""
 
 
 class BodyLimit:
-    """Reads each body whole, which must be small, and hands it on; an upload goes through piece by piece.
+    """ASGI middleware that reads each body into memory before it calls the application. Uploads are streamed.
 
-    What it wraps never sees a body that is refused: with 413 for its size, 408 for its pace, 503 when too many large
-    ones come at once. A body that is compressed is unpacked, under the same limit.
+    Answers 413 for the size, 408 for the pace, and 503 if too many large bodies come at once. Compressed bodies are
+    decompressed under the same limit.
     """
 
     def __init__(self, app: ASGIApp, uploads: UploadLimit | None = None) -> None:
@@ -69,7 +69,7 @@ class BodyLimit:
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of any kind."""
+        """Handle an ASGI request."""
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
         if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
             await self._app(scope, receive, send)
@@ -113,8 +113,8 @@ class BodyLimit:
             upload.end()
 
     async def _read(self, receive: Receive, most: int) -> bytes | None:
-        """The whole body; None where the client leaves before its end. Raises RefusedError."""
-        body, pace, held = bytearray(), _Pace(), 0
+        """The whole body; None if the client disconnects before its end. Raises RefusedError."""
+        body, pace, held = bytearray(), _MinimumPace(), 0
         try:
             while True:
                 message = await pace.next(receive)
@@ -134,34 +134,34 @@ class BodyLimit:
             self._held -= held
 
 
-class _Pace:
-    """How long a body may take: PATIENCE_SECONDS, and longer the more of it has come."""
+class _MinimumPace:
+    """The deadline of a body: READ_TIMEOUT_SECONDS, extended by each MIN_BYTES_PER_SECOND that come."""
 
     def __init__(self) -> None:
-        self._latest = time.monotonic() + READ_TIMEOUT_SECONDS
+        self._deadline = time.monotonic() + READ_TIMEOUT_SECONDS
 
     async def next(self, receive: Receive) -> Message:
-        """The next message. Raises RefusedError where it comes too late."""
+        """The next message. Raises RefusedError after the deadline."""
         try:
-            async with asyncio.timeout(self._latest - time.monotonic()):
+            async with asyncio.timeout(self._deadline - time.monotonic()):
                 message = await receive()
         except TimeoutError:
             raise RefusedError(408, "The request came too slowly. Try again on a better connection.") from None
-        self._latest += len(message.get("body", b"")) / MIN_BYTES_PER_SECOND
+        self._deadline += len(message.get("body", b"")) / MIN_BYTES_PER_SECOND
         return message
 
 
 class _Upload:
-    """A file on its way. Gradio removes what it has of it when its parser fails, and only then."""
+    """An upload in progress. Refusals are raised in Gradio's parser: only then it deletes the partial file."""
 
     def __init__(self, receive: Receive, send: Send, uploads: UploadLimit | None) -> None:
         self._receive, self._send, self._uploads = receive, send, uploads
-        self._pace, self._read = _Pace(), 0
+        self._pace, self._read = _MinimumPace(), 0
         self._complete = self._ended = False
         self._refused: RefusedError | None = None
 
     async def receive(self) -> Message:
-        """The next piece. Raises MultiPartException where there is none that is taken."""
+        """The next message. Raises MultiPartException if the upload is refused or was broken off."""
         if self._complete:
             return await self._receive()
         try:
@@ -174,7 +174,7 @@ class _Upload:
                 raise _too_large(MAX_UPLOAD_BYTES)
         except RefusedError as error:
             self._refused = error
-            self.end()  # others that are coming may have its room
+            self.end()  # frees its space for other uploads
             raise MultiPartException(i18n.translated(str(error))) from None
         if message["type"] != "http.request":
             raise MultiPartException("The upload was broken off.")
@@ -182,22 +182,22 @@ class _Upload:
         return message
 
     def end(self) -> None:
-        """It is over, however it went; again does nothing."""
+        """End the upload, complete or not. Later calls do nothing."""
         if self._uploads is not None and not self._ended:
             self._ended = True
             self._uploads.end(self._read, stays=self._complete)
 
     async def send(self, message: Message) -> None:
-        """The answer, with the status of a refusal."""
+        """Send the response, with the status of the refusal if there was one."""
         if message["type"] == "http.response.start" and self._refused is not None:
             message = {**message, "status": self._refused.status}
         await self._send(message)
 
 
 def check_json_size(body: bytes) -> None:
-    """Raises RefusedError where JSON has more values than may be read at once; what is no JSON is left to others.
+    """Raises RefusedError if a JSON body has more than MAX_JSON_VALUES. Does not check that it is valid JSON.
 
-    To read it is what takes the time, so its commas, brackets and quotes are counted, without what is in texts.
+    Counts commas, brackets and quotes outside of strings, because parsing is what takes the time.
     """
     if b"\x00" in body:
         raise RefusedError(400, "JSON must be in UTF-8.")
@@ -211,7 +211,7 @@ def check_json_size(body: bytes) -> None:
 
 
 def decompress(body: bytes, encoding: str, most: int = MAX_BODY_BYTES) -> bytes:
-    """A body without its Content-Encoding. Raises RefusedError."""
+    """The decompressed body, of at most `most` bytes. Raises RefusedError."""
     if encoding.strip().lower() not in ENCODINGS:
         raise RefusedError(415, f"Content-Encoding {encoding[:40]!r} cannot be read: send gzip, deflate or none.")
     if encoding.strip().lower() == "identity":
@@ -229,7 +229,7 @@ def decompress(body: bytes, encoding: str, most: int = MAX_BODY_BYTES) -> bytes:
 
 
 def _plain(scope: Scope, length: int) -> Scope:
-    """The request as it would be with a body of this length that nothing has compressed."""
+    """The ASGI scope of the same request with an uncompressed body of `length` bytes."""
     gone = (b"content-encoding", b"content-length", b"transfer-encoding")
     headers = [(name, value) for name, value in scope["headers"] if name not in gone]
     return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
@@ -252,7 +252,7 @@ def _refusal_headers(status: int) -> dict[str, str]:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Receives the body that has been read, and then what comes after it."""
+    """An ASGI receive() that first returns the body, then continues with `receive`."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def received() -> Message:

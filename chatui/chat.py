@@ -1,4 +1,4 @@
-"""The nouns of a chat and the one protocol between those who ask (page, API) and those who answer (backends)."""
+"""The types of a chat, and the protocol between its callers (page, API) and backends (the local engine)."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,8 +12,10 @@ Role = Literal["system", "user", "assistant"]
 State = Literal["loading", "ready", "failed"]
 FinishReason = Literal["stop_token", "stop_string", "length", "cancelled"]
 Source = Literal["template", "persona", "user", "reply", "message", "start"]
-"""Where a part of a prompt came from: the chat template, the persona, what the user said before, what was replied, the
-message that is to be answered, and what makes the model begin its reply, with the start of the reply where it has one.
+"""The origin of a part of a prompt.
+
+"template" is the chat template, "persona" the system prompt, "user" and "reply" are earlier messages, "message" is the
+one to answer, "start" is the generation prompt with the prefix of the reply.
 """
 SystemRole = Literal["native", "folded"]
 
@@ -22,7 +24,7 @@ SystemRole = Literal["native", "folded"]
 class Message:
     """One message of a conversation.
 
-    `reasoning` is what the model thought before `content`; it is sent back only where the message is to be continued.
+    `reasoning` is what the model thought before `content`. It is part of a prompt only if the message is continued.
     """
 
     role: Role
@@ -32,17 +34,18 @@ class Message:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What to answer: the whole conversation and how to write the reply.
+    """A conversation to reply to, and the settings of the reply.
 
-    Either side may begin it, and system messages may stand anywhere; what the model's template cannot take is folded.
+    Either role may begin it, and system messages may stand anywhere. Roles that the chat template does not support are
+    folded into other messages.
 
-    A last message of role "assistant" is the start of the reply, which goes on where that ends, to the letter: in its
-    `content`, or where that is empty in its `reasoning` if the model thinks in <think> tags, else from the beginning.
-    Half a character at its end (U+FFFD) is best taken off first.
-    `user` is whose turn it is in a fair queue. A conversation too long for the model loses its oldest turns, or is
-    refused where `whole` is set. `ignore_eos` writes on behind the model's own end, for benchmarks. `trace` asks for
-    what was chosen from, token by token. `ticket` is what Backend.admit() gave, "" for one that has not asked. `chat`
-    names a chat that is temporary: Backend.forget() will tell its end.
+    A last message of role "assistant" is a prefix that the reply continues exactly: its `content` or, if that is
+    empty, its `reasoning` for models with <think> tags. An incomplete character (U+FFFD) at its end should be removed.
+
+    `user` is the key of the fair queue. A conversation too long for the model loses its oldest turns; with
+    `no_truncation` it is refused. `ignore_eos` generates past the model's stop token, for benchmarks. `trace` asks for
+    the candidates of each token. `ticket` is from Backend.admit(), or "". `temporary_conversation` is the id of a
+    temporary chat, whose end Backend.forget() announces.
     """
 
     messages: tuple[Message, ...]
@@ -58,7 +61,7 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class Span:
-    """So many tokens of a prompt in a row that came from one source; the next span begins behind them."""
+    """A number of consecutive tokens of a prompt that have one source. The next span begins after them."""
 
     source: Source
     tokens: int
@@ -66,12 +69,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model was given: `token_ids` of shape [prompt tokens], `dropped` messages left out to make it fit.
+    """A rendered prompt: `token_ids` of shape [prompt tokens]. `dropped` messages were left out to make it fit.
 
-    `spans` cover the tokens in order, and `ends` says for each token where in `text` its characters end: of several
-    tokens that make one character the first has it. `messages` are those that the template was given, and `notes` say
-    in whole sentences where they are not as they were sent. The template took `template_seconds`, and the tokenizer
-    `tokenize_seconds`.
+    `spans` cover the tokens in order. `ends` has for each token the index in `text` at which its characters end; if
+    several tokens make one character, the first has it. `messages` are those passed to the template. `notes` are
+    sentences about how they differ from those of the request.
     """
 
     text: str
@@ -96,11 +98,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Finish:
-    """Why the reply ended, what it used (tokens) and how long the parts took (seconds).
+    """Why the reply ended, its token counts, and its times in seconds.
 
-    `cached_tokens` of the prompt were not read again, because an earlier conversation began with them. `stopped_by` is
-    the token or the string that ended it, or the limit that it reached; `stop_id` the token's id. Turning tokens into
-    text took `text_seconds` of the decoding. `rows` replies were written at once, on average.
+    `cached_tokens` of the prompt were found in the KV cache. `stopped_by` is the token or string that ended it, or the
+    limit that it reached; `stop_id` is the token's id. `text_seconds` of the decoding went into detokenization. `rows`
+    is the average batch size.
     """
 
     reason: FinishReason
@@ -118,13 +120,13 @@ class Finish:
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding speed: the first token belongs to the prefill."""
+        """Decoding speed. The first token is not counted, because the prefill produces it."""
         return (self.completion_tokens - 1) / self.decode_seconds if self.decode_seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class TraceSnapshot:
-    """How a reply came about up to some moment: how its tokens were chosen, and its end if it were cancelled then."""
+    """The generation trace up to some moment: its tokens' candidates, and the Finish if it were cancelled then."""
 
     traces: Traces = field(default_factory=Traces)
     finish: Finish | None = None
@@ -132,11 +134,11 @@ class TraceSnapshot:
 
 @dataclass(frozen=True)
 class ReplyDelta:
-    """A piece of a reply of `tokens` tokens. One delta before the text carries `prompt`, the last one `finish`.
+    """An increment of a reply, of `tokens` tokens. A delta before the text carries `prompt`, the last one `finish`.
 
-    While it waits, `place` is its place in the queue, 1 the next; while the prompt is read, `read` is how many of its
-    tokens are. Where it is traced, `so_far` tells how it came about up to the time it is called, which takes some work;
-    of several that come the last one tells of most. With `folds`, all text so far was a thought, and that is its rest.
+    `queue_position` counts from 1 while the request waits. `prefilled_tokens` is the progress of the prefill.
+    `snapshot` returns the trace up to the time of the call; it takes some work, and the latest one covers the most.
+    `reasoning_remainder` means that all text so far was reasoning, of which this is the rest.
     """
 
     text: str = ""
@@ -150,7 +152,7 @@ class ReplyDelta:
     reasoning_remainder: str | None = None
 
     def apply_to(self, text: str, reasoning: str) -> tuple[str, str]:
-        """A reply's text and reasoning with what this adds to them."""
+        """(text, reasoning) of a reply after this delta."""
         if self.reasoning_remainder is not None:
             text, reasoning = "", (reasoning + text + self.reasoning_remainder).strip("\r\n")
         return text + self.text, reasoning + self.reasoning
@@ -158,10 +160,11 @@ class ReplyDelta:
 
 @dataclass(frozen=True)
 class TemplateFacts:
-    """What is known of a chat template: its text, what became of the system role, and what it can do.
+    """Properties of a chat template.
 
-    `alternates` where turns must; `thinks` where it knows <think> tags, `tools` where it takes functions to call.
-    `replaced` where it is the operator's, not the model's own; `parts` where it wants contents as lists of parts.
+    `system` says how the system role is rendered. `alternates`: user and assistant must alternate. `thinks`: it knows
+    <think> tags. `tools`: it takes functions to call. `replaced`: it is the operator's, not the model's own. `parts`:
+    it takes contents as lists of parts.
     """
 
     text: str
@@ -175,13 +178,12 @@ class TemplateFacts:
 
 @dataclass(frozen=True)
 class ModelAnatomy:
-    """What the arithmetic of a model's memory and speed is made of; sizes in bytes.
+    """Sizes from which a model's memory and speed are estimated, in bytes.
 
-    `active` parameters take part in one token. `weights` is what all of them take in memory by precision ("float32",
-    "bfloat16", "int8", "int4"), and `read` what one token reads of them. One token's keys and values take
-    `kv_per_token`; `activations` is what reading a piece of a prompt takes besides, and `activations_per_token` what it
-    takes more for each token before it. `bandwidth` is what this device reads in a second, 0 where that was
-    not measured.
+    `active` parameters take part in one token. `weights` is the size of all parameters by precision ("float32",
+    "bfloat16", "int8", "int4"), `read` the part that is read for one token. `kv_per_token` is one token's KV cache.
+    The prefill of one chunk needs `activations` more, and `activations_per_token` for each token before the chunk.
+    `bandwidth` is the device's memory bandwidth in bytes per second, 0 if it was not measured.
     """
 
     layers: int
@@ -197,14 +199,13 @@ class ModelAnatomy:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A loaded model. `notes` say what the page should tell: a folded persona, for example.
+    """A loaded model. `notes` are sentences that the page shows, about a folded system prompt for example.
 
-    `read_bytes` of the weights are read for one token: all but a table of embeddings that is no output layer as well.
-    `slots` replies are written at once; `kv_bytes` is what the keys and values of their conversations take in all.
-    `revision` is the commit on the Hub, "sha256:" and the first 12 digits of a GGUF file's, or "" for a local folder.
-    `source` is what transformers can load it by, `dtype` the type of its activations. `stop_ids` end a reply.
-    `measured_bytes` is what the process grew by when the weights were loaded. `memory_bytes` is all the memory that the
-    device has, 0 where that was not known.
+    `read_bytes` of the weights are read for one token: all but an embedding table that is not the output layer too.
+    `slots` is the batch size, `kv_bytes` the size of the whole KV cache. `revision` is the commit on the Hub, "sha256:"
+    and the first 12 digits of a GGUF file's hash, or "" for a local folder. `source` is what transformers loads it by,
+    `dtype` the type of its activations. `stop_ids` are the tokens that end a reply. `measured_bytes` is the growth of
+    the process by loading the weights. `memory_bytes` is the device's memory, 0 if unknown.
     """
 
     name: str
@@ -228,13 +229,13 @@ class ModelInfo:
     anatomy: ModelAnatomy | None = None
 
     def reserved_tokens(self, settings: GenerationSettings) -> int:
-        """Tokens of the context that are kept free for the reply."""
+        """The tokens of the context that are reserved for the reply."""
         return min(settings.max_new_tokens, self.context_length // 4)
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """A model that the backend serves: `phase` says what is going on while it loads, `error` why it failed."""
+    """The state of a model that the backend serves. `phase` describes its loading, `error` why it failed."""
 
     name: str
     state: State
@@ -244,35 +245,35 @@ class ModelStatus:
 
 
 PreviewMemo = dict[str, Any]
-"""What a backend remembers between previews for whoever holds this, and only as long."""
+"""A backend's cache between calls of preview(). The caller holds it."""
 
 
 class Backend(Protocol):
-    """Whoever answers. Errors are raised as ChatError; closing the iterator is the one way to cancel."""
+    """Generates replies. Errors are raised as ChatError. Closing the iterator of stream() cancels a reply."""
 
     def models(self) -> list[ModelStatus]:
-        """The models served, the default first; never empty, never slow."""
+        """The served models, the default one first. Never empty, never blocks."""
 
     def admit(self, user: str) -> str:
-        """A ticket for a request of this user that is about to come, which keeps its place. Raises OverloadError."""
+        """Reserve a place in the queue for a request of this user, and return its ticket. Raises OverloadError."""
 
     def release_ticket(self, ticket: str) -> None:
-        """The request will not come; nothing where it has come."""
+        """Give up a reserved place. Does nothing if its request has already come."""
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
-        """The reply, piece by piece; of one that is continued only what is new. Waits while the model is loading."""
+        """Generate the reply; of a continued one only the new part. Waits while the model is loading."""
 
     async def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt | None:
-        """The prompt that this would become, or None while the model is loading. Raises ChatError.
+        """The prompt that this request would have; None while the model is loading. Raises ChatError.
 
-        With the same memo again, only what is new since costs time.
+        With the memo of an earlier call, only what has changed since is computed.
         """
 
     def decode_tokens(self, ids: set[int]) -> dict[int, str]:
-        """The text of each token by itself, for a part of a character its bytes as <0xE2>; called in any thread."""
+        """The text of each token by itself; incomplete characters as bytes, such as <0xE2>. Thread-safe."""
 
     def forget(self, chat: str) -> None:
-        """This chat is over: let go, soon, of what is remembered to answer it faster. Never slow, from any thread."""
+        """Release the KV cache of a temporary chat that has ended. Never blocks. Thread-safe."""
 
     async def close(self) -> None:
-        """End all replies and free the model."""
+        """Stop all replies and free the model."""

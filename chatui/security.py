@@ -1,4 +1,4 @@
-"""What every answer says to the browser, which requests from other sites are turned away, and who may log in."""
+"""Security headers, protection against cross-site requests and DNS rebinding, and the check of logins."""
 
 import codecs
 import contextlib
@@ -20,10 +20,10 @@ from chatui.errors import SettingsError
 from chatui.setting_values import shorten
 
 Login = Callable[[str, str], bool]
-"""(user name, password) -> whether they are known."""
+"""(user name, password) -> whether the password is right."""
 
 asking_address: ContextVar[str] = ContextVar("asking_address", default="")
-"""Where the request that is being answered comes from, which Gradio does not tell a login."""
+"""The client address of the current request. Gradio does not pass it to a login check."""
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
@@ -55,16 +55,16 @@ HEADERS: Mapping[str, str] = {
 
 
 class SecurityMiddleware:
-    """Sets HEADERS, grants no origin but the page's own, and refuses what another site's page sends or asks.
+    """Sets HEADERS, removes CORS grants, and refuses requests from other sites' pages.
 
-    What it wraps can read the client's address, or that which a proxy on this computer names for it.
+    Sets `asking_address` to the client's address for the wrapped application.
     """
 
     def __init__(self, app: ASGIApp, hosts: "AllowedHosts | None" = None) -> None:
         self._app, self._hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of any kind."""
+        """Handle an ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -95,14 +95,14 @@ class SecurityMiddleware:
 
 
 class ClientAddress:
-    """Puts the client's own address and scheme into the scope, as one of `proxies` tells them."""
+    """Puts the client's address and scheme into the ASGI scope, from the X-Forwarded headers of trusted `proxies`."""
 
     def __init__(self, app: ASGIApp, proxies: Sequence[str]) -> None:
         # uvicorn reads "*" as all only where it stands alone.
         self._app: Any = ProxyHeadersMiddleware(app, "*" if "*" in proxies else list(proxies))  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of any kind. A server on `::` sees a proxy's IPv4 address written in IPv6."""
+        """Handle an ASGI request. A server on `::` sees a proxy's IPv4 address mapped into IPv6."""
         client = scope.get("client")
         if client and (address := str(unmapped(client[0]) or client[0])) != client[0]:
             scope = {**scope, "client": (address, client[1])}
@@ -110,17 +110,17 @@ class ClientAddress:
 
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An answer that both the page and the clients of /v1 can show."""
+    """An error response in the formats of both Gradio and OpenAI."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     error = {"message": message, "type": kind, "param": None, "code": None}
     return JSONResponse({"detail": message, "error": error}, status, headers)
 
 
 def foreign(headers: Headers) -> str | None:
-    """Why this is not taken from a browser, which sent it on behalf of another site's page; None where it is.
+    """The reason to refuse a request that a browser sent for another site's page; None if it is allowed.
 
-    Browsers tell by Sec-Fetch-Site on secure addresses, which no page can change, and by Origin on all:
-    https://www.w3.org/TR/fetch-metadata/. Programs that are no browser send neither and are not meant here.
+    Browsers send Sec-Fetch-Site on secure addresses, and Origin on all; a page can change neither:
+    https://www.w3.org/TR/fetch-metadata/. Programs other than browsers send neither, and are allowed.
     """
     site = headers.get("sec-fetch-site")
     if site == "same-origin":
@@ -150,7 +150,7 @@ def _netloc(origin: str) -> str:
 
 
 def is_local(host: str) -> bool:
-    """Whether a name or address is this computer's own."""
+    """Whether a host name or address is the loopback one of this computer."""
     name = host.lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -158,7 +158,7 @@ def is_local(host: str) -> bool:
 
 
 def unmapped(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An address; that of IPv4 where it is one written in IPv6, as a server on `::` sees it. None where it is none."""
+    """The parsed address; an IPv4 address mapped into IPv6 as IPv4. None if it is not an address."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -177,11 +177,11 @@ def host_of(headers: Headers) -> str:
 
 
 class AllowedHosts:
-    """The names by which a server may be asked for.
+    """The host names that requests may name in their Host header.
 
-    A page of another site may let its own name point to this computer (DNS rebinding), and is then the same site for
-    the browser; so a server on this computer's own address answers to this computer's names only, and to those that
-    `allowed` has (`*.example.org` for all below that, `*` for any). Any other server has no such limit by itself.
+    Protects against DNS rebinding: another site's page may let its own name point to this computer, and is then the
+    same origin for the browser. A server on a loopback address accepts only local names and those `allowed`
+    (`*.example.org` for subdomains, `*` for any). A server on another address accepts any name, unless some are given.
     """
 
     def __init__(self, host: str, allowed: Sequence[str] = (), share: bool = False) -> None:
@@ -191,11 +191,11 @@ class AllowedHosts:
             self.add("*.gradio.live")
 
     def add(self, name: str) -> None:
-        """One more."""
+        """Allow one more name."""
         self._allowed.append(name.lower())
 
     def __contains__(self, host: str) -> bool:
-        """Whether this Host header's name will do. Only programs that are no browser leave it out."""
+        """Whether a host name is allowed. An empty one is: browsers always send a Host header."""
         name = host.lower().rstrip(".")
         if self._any or not name or is_local(name):
             return True
@@ -226,9 +226,9 @@ class Passwords(dict[str, str]):
 
 
 def read_login(auth: str | None) -> Passwords | None:
-    """The check of user name and password, from `user:password` or a file of such lines, # before comments.
+    """The passwords of --auth: from `user:password`, or from a file of such lines, with # before comments.
 
-    Raises SettingsError.
+    None without --auth. Raises SettingsError.
     """
     if auth is None:
         return None

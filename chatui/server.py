@@ -64,7 +64,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
         # A database that does not answer holds up many threads; temporary chats need some as well.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WAITING_THREADS, "chatui-waiting"))
         runner.start()
-        sweeping = asyncio.create_task(uploads.keep_house())
+        sweeping = asyncio.create_task(uploads.sweep_periodically())
         yield
         sweeping.cancel()
         await runner.close()

@@ -1,6 +1,6 @@
-"""The room that uploaded files may take on the disk until they are read: by their age and all together.
+"""Limits the disk space and the age of uploaded files that wait to be read. Knows no page.
 
-Knows no page. Gradio's own `delete_cache` goes by age alone, and knows no file whose upload was broken off.
+Gradio's `delete_cache` goes by age alone, and does not know files of uploads that were broken off.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from chatui.body_limit import RefusedError
 from chatui.i18n import N_
 
 MAX_AGE_SECONDS = 3600.0
-"""Nobody comes for a file that has waited for so long."""
+"""Files older than this are deleted."""
 MIN_AGE_SECONDS = 60.0
-"""A file that has just come is left to whoever sent it, even where the room is needed."""
+"""Younger files are kept even if the space is needed, so that their sender can use them."""
 SWEEP_SECONDS = 300.0
 MIN_FILE_BYTES = 4096
 """Bytes that the smallest file takes: a block of the disk."""
@@ -29,7 +29,7 @@ _read: set[Path] = set()
 
 @contextlib.contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Within this, the file is not swept."""
+    """Context manager that protects a file from sweep()."""
     file = file.resolve()
     _read.add(file)
     try:
@@ -45,38 +45,38 @@ class _File(NamedTuple):
 
 
 class UploadFolder:
-    """The folder in which Gradio puts uploads; together they may have `most` bytes, 0 is no limit."""
+    """The folder in which Gradio stores uploads, with at most `most` bytes; 0 is no limit."""
 
     def __init__(self, folder: Path, most: int) -> None:
         self._folder, self._most = folder, most
         self._kept = self._coming = 0
 
     async def expect(self, size: int) -> None:
-        """Make room for an upload of about this size. Raises RefusedError where there is none."""
+        """Free space for an upload of about `size` bytes. Raises RefusedError if there is not enough."""
         if self._most and size > self._most:
             raise self._refusal(413)
         await asyncio.to_thread(self.sweep, size)
         self._check(size)
 
     def add(self, size: int) -> None:
-        """So many bytes more of an upload have come. Raises RefusedError where there is no room for them."""
+        """Count `size` more bytes of an upload. Raises RefusedError if there is no space for them."""
         self._coming += size
         self._check(0)
 
     def end(self, size: int, stays: bool) -> None:
-        """An upload is over, of which so many bytes had come; its file is removed unless it `stays`."""
+        """End an upload of which `size` bytes came. `stays` tells whether its file is kept."""
         self._coming -= size
         if stays:
-            self._kept += size  # until the next sweep, which looks
+            self._kept += size  # until the next sweep measures the files
 
-    def sweep(self, wanted: int = 0) -> None:
-        """Remove what is old and, the oldest first, what stands in the way of so many bytes more."""
+    def sweep(self, needed: int = 0) -> None:
+        """Delete old files and then, the oldest first, as many as it takes to free `needed` bytes."""
         now, coming = time.time(), self._coming
         files = sorted(self._files())
         kept = max(0, sum(file.size for file in files) - coming)
         for file in files:
             age = now - file.changed
-            too_much = self._most and kept + coming + wanted > self._most and age > MIN_AGE_SECONDS
+            too_much = self._most and kept + coming + needed > self._most and age > MIN_AGE_SECONDS
             if (age > MAX_AGE_SECONDS or too_much) and file.path.resolve() not in _read:
                 with contextlib.suppress(OSError):
                     file.path.unlink()
@@ -84,15 +84,15 @@ class UploadFolder:
         self._kept = kept
         self._remove_empty_folders(now)
 
-    async def keep_house(self) -> None:
-        """Sweep from time to time."""
+    async def sweep_periodically(self) -> None:
+        """Sweep every SWEEP_SECONDS, until cancelled."""
         while True:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(self.sweep)
             await asyncio.sleep(SWEEP_SECONDS)
 
-    def _check(self, wanted: int) -> None:
-        if self._most and self._kept + self._coming + wanted > self._most:
+    def _check(self, needed: int) -> None:
+        if self._most and self._kept + self._coming + needed > self._most:
             raise self._refusal(507)
 
     def _refusal(self, status: int) -> RefusedError:
@@ -122,7 +122,7 @@ class UploadFolder:
                     yield _File(found.st_mtime, max(found.st_size, MIN_FILE_BYTES), path)
 
     def _remove_empty_folders(self, now: float) -> None:
-        """Gradio makes a folder for each file."""
+        """Delete the folders that Gradio made for files that are gone."""
         for folder, _, _ in os.walk(self._folder, topdown=False):
             path = Path(folder)
             with contextlib.suppress(OSError):
