@@ -1,12 +1,14 @@
 """A real Chromium, and the real application around a scripted backend."""
 
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 from scripts.benchmark.page import CHROMIUM
 from tests.browser.pages import FOREIGN_HOST, PATIENCE, Chat, Listener, Site, Watch
@@ -19,13 +21,17 @@ BOTH_PANELS = """try {
 } catch { /* a document that may keep nothing */ }"""
 """At the size of a laptop the right one is closed at first."""
 
+expect.set_options(timeout=PATIENCE)
+
+LAPTOP = {"width": 1280, "height": 860}
+
 Serve = Callable[..., Site]
 OpenChat = Callable[..., Chat]
 
 
 def new_chat(stack: ExitStack, browser: Browser, site: Site, **options: Any) -> Chat:
     """The page in a new browser context, closed with `stack`."""
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+    context = browser.new_context(**{"viewport": LAPTOP, **options})
     stack.callback(context.close)
     context.set_default_timeout(PATIENCE)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -98,23 +104,109 @@ def pool(browser: Browser) -> Iterator[Pool]:
     pool.drop()
 
 
+class Tab:
+    """One tab that opens a new application for each test that wants a fresh page, as a new user.
+
+    All the applications have the same address, so that the browser keeps Gradio's scripts compiled: a page in a new
+    browser context takes three times the CPU time. Cookies and storage are emptied for each.
+    """
+
+    OPTIONS = frozenset(("viewport", "color_scheme", "reduced_motion"))
+    """Options of a browser context that a tab can change later."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._stack = ExitStack()
+        self._page: Page | None = None
+        self._watch = Watch()
+        self._site: Site | None = None
+        self._reserved = socket.socket()
+        """Bound and not listening, so that nobody else is given the port between two applications."""
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+
+    @property
+    def taken(self) -> bool:
+        """Whether a test is using the tab."""
+        return self._site is not None
+
+    def open(self, backend: FakeBackend, **options: Any) -> Chat:
+        """A new application in the tab, until `leave`."""
+        site = self._site = Site(backend, port=self._reserved.getsockname()[1])
+        site.start()
+        viewport = options.pop("viewport", LAPTOP)
+        media = {"color_scheme": "light", "reduced_motion": "no-preference", **options}
+        if self._page is None:
+            chat = new_chat(self._stack, self._browser, site, viewport=viewport, **media)
+            self._page, self._watch = chat.page, chat.watch
+            return chat
+        self._page.set_viewport_size(viewport)
+        self._page.emulate_media(**media)
+        self._page.context.clear_cookies()
+        self._page.goto(f"{site.url}/livez")
+        self._page.evaluate("localStorage.clear(); sessionStorage.clear()")
+        self._watch.clear()
+        return Chat(self._page, site, self._watch).open()
+
+    def leave(self) -> None:
+        """End the application, and bring the tab to rest; where that does not work the next test gets a new one."""
+        if self._site is None or self._page is None:
+            return self.drop()
+        try:
+            for other in self._page.context.pages:
+                if other is not self._page:
+                    other.close()
+            self._page.unroute_all()
+            self._page.mouse.move(0, 0)
+            self._page.goto("about:blank")
+        except PlaywrightError:
+            return self.drop()
+        self._site.stop()
+        self._site = None
+        return None
+
+    def drop(self) -> None:
+        """Close the tab; the next test gets a new one."""
+        self._stack.close()
+        if self._site is not None:
+            self._site.stop()
+        self._page = self._site = None
+
+    def close(self) -> None:
+        """Close the tab, and give the port back."""
+        self.drop()
+        self._reserved.close()
+
+
+@pytest.fixture(scope="package")
+def tab(browser: Browser) -> Iterator[Tab]:
+    tab = Tab(browser)
+    yield tab
+    tab.close()
+
+
 @pytest.fixture
-def chat(serve: Serve, open_chat: OpenChat, pool: Pool, request: pytest.FixtureRequest) -> Iterator[OpenChat]:
+def chat(serve: Serve, open_chat: OpenChat, pool: Pool, tab: Tab, request: pytest.FixtureRequest) -> Iterator[OpenChat]:
     """`chat(*replies, rate=200)`: one user's page before a backend with these replies.
 
-    With `fresh=True` or options of the browser context it is a page and an application of its own: tests that change
-    settings or look at the first moments need that.
+    With `fresh=True` or options of the browser context it is a page that has just been loaded by a new user, and an
+    application of its own: tests that change settings or look at the first moments need that.
     """
     failed_before = request.session.testsfailed
 
     def start(*replies: Reply, rate: float = 200.0, fresh: bool = False, **options: Any) -> Chat:
+        if (fresh or options) and not tab.taken and options.keys() <= Tab.OPTIONS:
+            return tab.open(FakeBackend(*replies, rate=rate), **options)
         if fresh or options:
             return open_chat(serve(*replies, rate=rate), **options)
         return pool.take(replies, rate)
 
     yield start
-    if request.session.testsfailed > failed_before:
+    failed = request.session.testsfailed > failed_before
+    if failed:
         pool.drop()
+    if tab.taken:
+        (tab.drop if failed else tab.leave)()
 
 
 @pytest.fixture

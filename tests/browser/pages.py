@@ -27,6 +27,9 @@ READING = re.compile(r"Reading [\d,]+ tokens")
 PATIENCE = 15_000
 """Milliseconds that an expectation may take on a busy machine, where the time itself is not what is tested."""
 
+RESET = 5_000
+"""Milliseconds after which a page that does not come back to its start is given up."""
+
 FOREIGN_HOST = "foreign.test"
 """Mapped to this machine by the browser, see conftest.py; `Listener` sees whoever goes there."""
 
@@ -81,25 +84,26 @@ class Site:
         settings: AppSettings | None = None,
         wire: Callable[[ASGIApp], ASGIApp] = lambda app: app,
         name: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
         self.backend, self._wire, self._name = backend, wire, name
         own = Path(tempfile.mkdtemp(dir=os.environ["CHATUI_DATA_DIR"]))  # see tests/conftest.py
         self._settings = settings or AppSettings(data_dir=own, allowed_hosts=name)
-        self._port = 0
+        self.port = port
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
         """Where the page is."""
-        return f"http://{self._name}:{self._port}"
+        return f"http://{self._name}:{self.port}"
 
     def start(self) -> None:
         """Serve a new application, on the same port as before."""
         listening = socket.socket()
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", self._port))
-        self._port = listening.getsockname()[1]
+        listening.bind(("127.0.0.1", self.port))
+        self.port = listening.getsockname()[1]
         app = self._wire(build_app(self.backend, self._settings))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none"))
         self._thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -237,8 +241,8 @@ class Chat:
             self.page.keyboard.press("Escape")
             self.sidebar("conversations", opened=True)
             self.button("New chat").click()
-            expect(self.questions).to_have_count(0)
-            expect(self.send).to_be_visible()
+            expect(self.questions).to_have_count(0, timeout=RESET)
+            expect(self.send).to_be_visible(timeout=RESET)
             self.box.fill("")
             wait_until(lambda: backend.running == 0, 2)
         except (AssertionError, PlaywrightError):

@@ -34,9 +34,8 @@ class RunningSite(Site):
     """The program as a user starts it: `python app.py`."""
 
     def __init__(self, port: int) -> None:
-        super().__init__(FakeBackend())
+        super().__init__(FakeBackend(), port=port)
         self.backend.status = ModelStatus("the real one", "ready")
-        self._port = port
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +84,22 @@ def limit(chat: Chat, tokens: int, temperature: float | None = None) -> None:
 
 
 def say(chat: Chat, text: str) -> str:
+    before = inspect_link(chat)
     chat.box.fill(text)
     chat.box.press("Enter")
-    return finished(chat)
+    return finished(chat, before)
 
 
-def finished(chat: Chat) -> str:
-    expect(chat.stop).to_be_visible(timeout=SLOW)
+def inspect_link(chat: Chat) -> str | None:
+    """Where the last finished reply is inspected; None where there is no such reply."""
+    links = chat.log.locator(".inspect")
+    return links.last.get_attribute("href") if links.count() else None
+
+
+def finished(chat: Chat, before: str | None = None) -> str:
+    """The reply, when it is finished; `before` is the inspect link of the reply before it."""
+    # Not the Stop button: a short reply may have come and gone before it is looked for.
+    wait_until(lambda: inspect_link(chat) not in (None, before), SLOW / 1000, "the end of the reply")
     expect(chat.send).to_be_visible(timeout=SLOW)
     return chat.replies.first.inner_text() if chat.replies.count() == 1 else reply_text(chat)
 
@@ -152,13 +160,15 @@ def test_stop_retry_and_edit(chat: Chat) -> None:
     expect(chat.log).to_contain_text("Stopped", timeout=SLOW)
     partial = chat.replies.first.inner_text()
     limit(chat, 16)
+    before = inspect_link(chat)
     chat.button("Retry").click()
-    assert finished(chat) != partial
+    assert finished(chat, before) != partial
+    before = inspect_link(chat)
     chat.questions.last.hover()
     chat.button("Edit").last.click()
     chat.log.get_by_role("textbox").fill("Say hello.")
     chat.button("Submit").click()
-    finished(chat)
+    finished(chat, before)
     expect(chat.questions).to_have_text(["Say hello."])
 
 
@@ -200,8 +210,11 @@ INSPECTED = {
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 800}}],
-    ids=["light", "dark", "phone"],
+    [
+        pytest.param({}, id="light"),
+        pytest.param({"color_scheme": "dark"}, id="dark", marks=pytest.mark.exhaustive),
+        pytest.param({"viewport": {"width": 390, "height": 800}}, id="phone"),
+    ],
 )
 def test_every_page_of_the_inspect_view(browser: Browser, site: RunningSite, options: dict[str, object]) -> None:
     with ExitStack() as stack:
