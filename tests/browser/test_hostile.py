@@ -216,8 +216,11 @@ def test_hostile_text_comes_back_from_undo_and_edit_harmless(chat: Open, foreign
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}],
-    ids=["light", "dark", "phone"],
+    [
+        pytest.param({}, id="light", marks=pytest.mark.exhaustive),
+        pytest.param({"color_scheme": "dark"}, id="dark"),
+        pytest.param({"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}, id="phone"),
+    ],
 )
 def test_no_request_leaves_and_no_error_is_logged(chat: Open, options: dict[str, object]) -> None:
     page = chat(

@@ -19,6 +19,7 @@ SIZES = {
     **{"phone": (320, 640), "side": (844, 390), "tablet": (820, 1180), "laptop": (1280, 800), "desk": (2560, 1440)},
     **{"200 %": (640, 400), "400 %": (320, 256)},
 }
+QUICK = ("phone", "side", "desk", "400 %")
 LONG = ["A sentence of the reply that is long enough to fill a line of the column on most screens. " * 4]
 
 
@@ -28,7 +29,9 @@ def _box(part: Locator) -> FloatRect:
     return box
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "size", [pytest.param(size, marks=[] if size in QUICK else pytest.mark.exhaustive) for size in SIZES]
+)
 def test_the_chat_can_be_used_at_any_size(chat: Open, size: str) -> None:
     width, height = SIZES[size]
     page = chat(LONG, viewport={"width": width, "height": height}, reduced_motion="reduce")
@@ -133,7 +136,9 @@ def test_settings_are_folded_and_explained_on_demand(chat: Open) -> None:
     expect(told).to_be_hidden()
 
 
-@pytest.mark.parametrize("width", [320, 820, 1024, 1280])
+@pytest.mark.parametrize(
+    "width", [320, 1024, *(pytest.param(each, marks=pytest.mark.exhaustive) for each in (820, 1280))]
+)
 def test_nothing_stands_over_the_words_of_a_chat(chat: Open, width: int) -> None:
     page = chat(LONG * 40, viewport={"width": width, "height": 700})
     page.say("hi")
@@ -159,7 +164,9 @@ def test_a_table_breaks_no_word(chat: Open) -> None:
     assert head.evaluate(alone) == 1
 
 
-@pytest.mark.parametrize("locale", ["de-DE", "fr-FR", "es-ES"])
+@pytest.mark.parametrize(
+    "locale", ["de-DE", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("fr-FR", "es-ES"))]
+)
 def test_the_help_of_a_setting_is_beside_its_box(serve: Serve, browser: Browser, locale: str) -> None:
     with browser.new_context(locale=locale, viewport={"width": 1366, "height": 1000}) as context:
         context.add_init_script(BOTH_PANELS)
@@ -175,7 +182,7 @@ def test_the_help_of_a_setting_is_beside_its_box(serve: Serve, browser: Browser,
             assert help["x"] + help["width"] <= box["x"], head.inner_text()
 
 
-@pytest.mark.parametrize("size", [(1366, 768), (390, 844)])
+@pytest.mark.parametrize("size", [pytest.param((1366, 768), marks=pytest.mark.exhaustive), (390, 844)])
 def test_a_browser_with_a_large_font(serve: Serve, browser: Browser, size: tuple[int, int]) -> None:
     width, height = size
     flags = [*FLAGS, "--blink-settings=defaultFontSize=24"]

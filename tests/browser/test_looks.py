@@ -51,7 +51,7 @@ def test_every_text_can_be_read(chat: Open, scheme: str) -> None:
     assert pale == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.exhaustive)])
 def test_phone(chat: Open, scheme: str) -> None:
     page = chat(REPLY, [WIDE], fresh=True, color_scheme=scheme, **PHONE)
 
@@ -92,7 +92,14 @@ def test_phone(chat: Open, scheme: str) -> None:
     page.say("once more")
 
 
-@pytest.mark.parametrize("size", [(768, 1024), (1024, 600), (1920, 1080), (320, 568)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (1024, 600),
+        (320, 568),
+        *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ((768, 1024), (1920, 1080))),
+    ],
+)
 def test_other_sizes(chat: Open, size: tuple[int, int]) -> None:
     page = chat([WIDE], fresh=True, viewport={"width": size[0], "height": size[1]})
     page.say("wide")

@@ -13,42 +13,44 @@ from tests.fakes import Hold
 
 pytestmark = pytest.mark.browser
 
-TABS = 12
-Tabs = Callable[[Site], list[Chat]]
+Tabs = Callable[[Site, int], list[Chat]]
 
 
 @pytest.fixture
 def tabs(browser: Browser) -> Iterator[Tabs]:
-    """`tabs(site)`: the page twelve times in one browser."""
+    """`tabs(site, count)`: the page so many times in one browser."""
     with ExitStack() as stack:
 
         def opened(context: BrowserContext, site: Site) -> Chat:
             page = context.new_page()
             return Chat(page, site, Watch()).open()
 
-        def start(site: Site) -> list[Chat]:
+        def start(site: Site, count: int) -> list[Chat]:
             context = browser.new_context(viewport={"width": 1280, "height": 860})
             stack.callback(context.close)
             context.set_default_timeout(PATIENCE)
-            return [opened(context, site) for _ in range(TABS)]
+            return [opened(context, site) for _ in range(count)]
 
         yield start
 
 
-def test_twelve_tabs_can_all_be_used(serve: Serve, tabs: Tabs) -> None:
+@pytest.mark.parametrize(("count", "writing"), [(8, 7), pytest.param(12, 9, marks=pytest.mark.exhaustive)])
+def test_many_tabs_can_all_be_used(serve: Serve, tabs: Tabs, count: int, writing: int) -> None:
+    """A browser opens six connections to a host, and more tabs than those get a reply at once."""
     hold = Hold()
     site = serve(["One ", hold, "two."])
-    opened = tabs(site)
-    for number, tab in enumerate(opened[:9]):
+    opened = tabs(site, count)
+    for number, tab in enumerate(opened[:writing]):
         tab.ask(f"question {number}")
         expect(tab.replies.last).to_have_text("One", timeout=PATIENCE)
-    assert site.backend.running == 9
-    for left, tab in enumerate(opened[7:9]):
+    assert site.backend.running == writing
+    stopped = opened[writing - 2 : writing]
+    for left, tab in enumerate(stopped, 1):
         tab.stop.click()
-        wait_until(lambda left=left: site.backend.running == 8 - left, 5, "the end of the stopped reply")  # type: ignore[misc]
-    expect(opened[7].log.get_by_text("Stopped.")).to_be_visible()
+        wait_until(lambda left=left: site.backend.running == writing - left, 5, "the end of the stopped reply")  # type: ignore[misc]
+    expect(stopped[0].log.get_by_text("Stopped.")).to_be_visible()
     hold.release()
-    for tab in opened[:7]:
+    for tab in opened[: writing - 2]:
         expect(tab.answered()).to_have_text("One two.")
     for tab in opened:
         expect(tab.say("and now?")).to_have_text("One two.")

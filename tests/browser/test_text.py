@@ -149,7 +149,7 @@ SHOWN_CODE = """element => {
 }"""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.exhaustive)])
 def test_texts_of_both_directions_lists_tables_and_footnotes(chat: Open, scheme: str) -> None:
     reply = (
         "# عنوان\n\nفقرة with `x = 1` و $x^2$.\n\nEnglish costs $5.\n\n- عنصر\n- one\n  - two\n\n"

@@ -446,8 +446,8 @@ def test_cancelled_requests_leave_nothing_behind() -> None:
     batch = batch_of()
     cancelled(batch, 100)
     before = len(gc.get_objects())
-    assert not cancelled(batch, 1000)
-    assert len(gc.get_objects()) - before < 100
+    assert not cancelled(batch, 300)
+    assert len(gc.get_objects()) - before < 100  # fewer than one for each
     assert (batch.rows, batch.slots.free) == ([], 4)
     assert all(len(slot.tokens) <= batch.slots.capacity for slot in batch.slots.all)
 

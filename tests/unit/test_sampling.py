@@ -163,8 +163,9 @@ def test_other_seeds_choose_other_tokens() -> None:
     ],
 )
 @pytest.mark.parametrize("vocabulary", [models.VOCABULARY, 30])
-def test_draws_follow_the_probabilities(values: dict[str, Any], vocabulary: int) -> None:
-    values, count, scores = {**OFF, **values}, 6000, logits(1, vocabulary, 1.0)
+@pytest.mark.parametrize("count", [2000, pytest.param(6000, marks=pytest.mark.exhaustive)])
+def test_draws_follow_the_probabilities(values: dict[str, Any], vocabulary: int, count: int) -> None:
+    values, scores = {**OFF, **values}, logits(1, vocabulary, 1.0)
     wanted = theirs(values, scores)
     sampler = Sampler(GenerationSettings(**values), 17)
     drawn = Counter(sampler.choose(IDS if sampler.looks_back else None, scores) for _ in range(count))

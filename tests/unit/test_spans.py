@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from typing import Any
 
 import pytest
@@ -490,13 +490,17 @@ def outcome(ready: Ready, asked: list[Message], limit: int, known: Known | None)
     return prompt.token_ids, prompt.ends, prompt.spans, prompt.dropped
 
 
+DRAFTS = ("Hi", "  Hi\n", "Hi there, ", "\nA\n\n")
+
+
+@pytest.mark.parametrize("drafts", [2, pytest.param(len(DRAFTS), marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("reply", REPLIES)
 @pytest.mark.parametrize("name", ALL_READY)
-def test_what_is_known_is_counted_as_what_is_not(name: str, reply: str) -> None:
+def test_what_is_known_is_counted_as_what_is_not(name: str, reply: str, drafts: int) -> None:
     tokenizer, template = ALL_READY[name]
     known = Known()
-    for messages in CONVERSATIONS.values():
-        for draft in ("Hi", "  Hi\n", "Hi there, ", "\nA\n\n"):
+    for number, messages in enumerate(CONVERSATIONS.values()):
+        for draft in islice(cycle(DRAFTS), number, number + drafts):
             asked = [*messages, Message("assistant", "Yes "), Message("user", draft), *REPLIES[reply]]
             plain = prompts.build(tokenizer, template, asked, 10_000)
             whole = outcome(ALL_READY[name], asked, 10_000, known)
