@@ -20,6 +20,8 @@ from tests.browser.pages import wait_until
 from tests.crash.writer import OWNERS, word
 from tests.fakes import FakeBackend
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 LOST_SECONDS = 1.0
 REPAIRED_SECONDS = 10.0

@@ -39,6 +39,7 @@ def test_memory_is_predicted_within_a_tenth(precision: str, slots: int, capacity
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int4"])
+@pytest.mark.alone
 def test_one_user_does_not_pass_the_ceiling(precision: str) -> None:
     dtype, quantization = PRECISIONS[precision]
     asked = "auto" if quantization != "none" else dtype
