@@ -145,18 +145,14 @@ def _search_queries(connection: Connection, owner: str, query: Query, table: Tab
     if connection.dialect.name == "sqlite":
         index = TableClause("message_words" if table is messages else "title_words", column("rowid"))
         match = literal_column(index.name).op("MATCH")(_fts5(owner, query))
-        found = _limit_rows(select(index.c.rowid.label("seq")).where(match), index.c.rowid, substrings).subquery(
-            "found"
-        )
+        indexed = select(index.c.rowid.label("seq")).where(match)
+        found = _limit_rows(indexed, index.c.rowid, substrings).subquery("found")
         return [_select_found(found, owner, table, substrings)]
     matches = literal_column(f"{table.name}.words").op("@@")(_tsquery(owner, query))
     indexed = select(table.c.seq).where(table.c.owner == owner, matches)
     found = _limit_rows(indexed, table.c.seq, substrings).cte("found").prefix_with("MATERIALIZED")
     # This index returns matches unsorted, so for frequent words a scan of the newest rows is quicker.
-    return [
-        _select_recent(owner, table, [matches, *substrings]),
-        _select_found(found, owner, table, substrings),
-    ]
+    return [_select_recent(owner, table, [matches, *substrings]), _select_found(found, owner, table, substrings)]
 
 
 def _limit_rows(matching: Select[Any], seq: ColumnElement[int], substrings: list[ColumnElement[bool]]) -> Select[Any]:
@@ -166,9 +162,8 @@ def _limit_rows(matching: Select[Any], seq: ColumnElement[int], substrings: list
 
 def _select_found(found: FromClause, owner: str, table: Table, conditions: list[ColumnElement[bool]]) -> SearchQuery:
     """Select the rows with a `seq` in `found` that meet the conditions."""
-    return _select_rows(owner, table).join_from(table, found, found.c.seq == table.c.seq).where(
-        *conditions
-    ), found.c.seq
+    selected = _select_rows(owner, table).join_from(table, found, found.c.seq == table.c.seq)
+    return selected.where(*conditions), found.c.seq
 
 
 def _select_rows(owner: str, table: Table) -> Select[Any]:

@@ -21,7 +21,7 @@ from chatui.store.records import OwnPersona
 from chatui.ui.gradio_compat.unchecked_inputs import UncheckedDropdown
 from chatui.ui.gradio_compat.upload_button import UploadButton, read_upload
 from chatui.ui.persona import card_summary, macro_values, setting_controls
-from chatui.ui.persona.persona_editor import PersonaEditor, face, quiet
+from chatui.ui.persona.persona_editor import PanelUpdates, PersonaEditor, face, quiet
 from chatui.ui.shared import error_messages, header
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ DELETED = "left:"
 EDIT, COPY = "edit=", "copy="
 """Prefix of the editor's source: the key of the persona that is edited or copied follows."""
 
-PanelUpdates = dict[Any, Any]
 PanelAction = Callable[..., Awaitable[PanelUpdates]]
 
 
