@@ -171,9 +171,9 @@ def compare(process: Process, beside: Process, kind: str, count: int) -> tuple[l
 
     def hear() -> Heard:
         ours.send(True)
-        heard = ours.recv()
+        heard: Heard = ours.recv()
         assert heard.text == WHOLE
-        return heard  # type: ignore[no-any-return]
+        return heard
 
     def hear_abused(port: int) -> Heard:
         nonlocal requests

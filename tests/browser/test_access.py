@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from chatui import i18n
 from chatui.chat import ChatRequest, Finish, ReplyDelta
@@ -201,8 +201,8 @@ def listing(eye: Eye) -> None:
     eye.look("recently deleted")
     page.locator("#chats .restore").click()
     expect(page.locator("#chats .chat-link")).to_have_count(1)
-    file = {"name": "x.json", "mimeType": "application/json", "buffer": json.dumps(IMPORTED).encode()}
-    page.locator("#conversations input[type=file]").set_input_files(file)  # type: ignore[arg-type]
+    file: FilePayload = {"name": "x.json", "mimeType": "application/json", "buffer": json.dumps(IMPORTED).encode()}
+    page.locator("#conversations input[type=file]").set_input_files(file)
     expect(page.get_by_test_id("toast-body")).to_have_count(2)
     with i18n.use_language(page.evaluate("document.documentElement.lang")):
         expect(page.locator(".toast-title")).to_have_text([gettext("Info"), gettext("Warning")])

@@ -200,7 +200,9 @@ def test_lore_is_told_where_its_words_are_said_and_a_reply_once_more_is_asked_fo
     assert re.fullmatch(r"Stay Robo, it is \d\d:\d\d\.", sun[-1].content)
     assert "on the moon" not in sun[0].content
     assert "Robo was on the moon." in moon[0].content
-    assert re.search(r"pick\d+", sun[0].content)[0] in moon[0].content  # type: ignore[index]
+    picked = re.search(r"pick\d+", sun[0].content)
+    assert picked is not None
+    assert picked[0] in moon[0].content
     chat.log.locator(".chat-bar .inspect").last.click()
     view = chat.page.locator("#inspector")
     view.get_by_role("tab", name="Persona", exact=True).click(timeout=PATIENCE)

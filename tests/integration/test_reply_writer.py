@@ -3,10 +3,11 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from chatui.errors import ChatError, NotFoundError, StoreError
 from chatui.runner import Runner
@@ -151,10 +152,10 @@ async def test_the_model_reads_what_the_store_does_not_have_yet(
 async def test_a_bad_row_is_said_at_its_reply_alone(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     real, bad = reply_updates._write_one, True
 
-    def write_one(connection: object, one: ReplyUpdate, moment: object) -> UpdateResult:
+    def write_one(connection: Connection, one: ReplyUpdate, moment: datetime) -> UpdateResult:
         if bad and one.owner == "b":
             raise FULL
-        return real(connection, one, moment)  # type: ignore[arg-type]
+        return real(connection, one, moment)
 
     monkeypatch.setattr(reply_updates, "_write_one", write_one)
     hold = Hold()
@@ -176,10 +177,10 @@ async def test_an_inspection_that_cannot_be_kept_keeps_no_reply_back(
 ) -> None:
     real = reply_updates._write_one
 
-    def write_one(connection: object, one: ReplyUpdate, moment: object) -> UpdateResult:
+    def write_one(connection: Connection, one: ReplyUpdate, moment: datetime) -> UpdateResult:
         if one.inspection is not None and one.owner == "b":
             raise OverflowError("inside")
-        return real(connection, one, moment)  # type: ignore[arg-type]
+        return real(connection, one, moment)
 
     monkeypatch.setattr(reply_updates, "_write_one", write_one)
     lives = [await runner.start_reply(owner, turn()) for owner in "ab"]

@@ -121,8 +121,8 @@ def test_the_page_starts_from_anywhere(checkout: Path, tmp_path: Path) -> None:
     options = ("--port", "1", "a b")
     for command in ([script], ["bash", script], ["sh", script], [link], ["sh", link], [second]):
         assert set_up(checkout, *command, *options, cwd=tmp_path)[-1] == wanted
-    nearby = {"cwd": checkout, "CDPATH": str(tmp_path / "elsewhere")}
-    assert set_up(checkout, "sh", "scripts/run", *options, **nearby)[-1] == wanted  # type: ignore[arg-type]
+    nearby = str(tmp_path / "elsewhere")
+    assert set_up(checkout, "sh", "scripts/run", *options, cwd=checkout, CDPATH=nearby)[-1] == wanted
 
 
 def test_without_the_internet_it_says_what_lacks_and_goes_on_later(checkout: Path) -> None:

@@ -231,7 +231,8 @@ class TestHousekeeping:
 def counts(store: Store) -> tuple[int, int]:
     with store.database.maintaining() as connection:
         tables = (conversations, messages)
-        return tuple(connection.scalar(select(func.count()).select_from(table)) for table in tables)  # type: ignore
+        chats, said = (connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables)
+    return chats, said
 
 
 def indexed(store: Store, word: str) -> tuple[int, int]:

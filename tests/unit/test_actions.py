@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -42,8 +43,8 @@ async def answered(runner: Runner, question: str = "What?", **where: str | None)
     return live
 
 
-def tab(runner: Runner, owner: str = "a", **state: object) -> Tab:
-    return Tab(owner, replace(TabState(), **state), runner)  # type: ignore[arg-type]
+def tab(runner: Runner, owner: str = "a", **state: Any) -> Tab:
+    return Tab(owner, replace(TabState(), **state), runner)
 
 
 def test_every_action_is_tested() -> None:

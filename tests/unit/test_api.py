@@ -20,6 +20,7 @@ import uvicorn
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.testclient import TestClient
@@ -401,12 +402,19 @@ def test_what_a_request_leaves_out_is_the_models_default() -> None:
 
 def test_every_setting_can_be_asked_for_in_both_dialects() -> None:
     backend = FakeBackend()
-    asked = {"temperature": 1.5, "top_p": 0.5, "seed": 3, "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2}
+    asked: dict[str, Any] = {
+        "temperature": 1.5,
+        "top_p": 0.5,
+        "seed": 3,
+        "top_k": 5,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+    }
     asked["no_repeat_ngram_size"] = 3
     for name in ("max_tokens", "max_completion_tokens", "max_new_tokens"):
         assert ask(backend, **asked, stop=["a", "b"], ignore_eos=True, **{name: 9}).status_code == 200
         request = backend.requests[-1]
-        assert request.settings == GenerationSettings(**asked, max_new_tokens=9, stop=("a", "b"))  # type: ignore[arg-type]
+        assert request.settings == GenerationSettings(**asked, max_new_tokens=9, stop=("a", "b"))
         assert request.ignore_eos
     assert {*asked, "stop", "max_new_tokens"} == set(GenerationSettings.model_fields)
     ask(backend, stop="END")
@@ -1095,9 +1103,9 @@ def test_without_a_key_only_this_computer_is_served_by_its_own_name(
 
 @pytest.mark.parametrize("key", ["", "short12", "with space", "schlüssel-lang"])
 def test_a_key_must_be_long_and_fit_a_header(key: str) -> None:
-    with pytest.raises(ValueError, match="--api-key") as caught:
+    with pytest.raises(ValidationError, match="--api-key") as caught:
         AppSettings(api_key=key)
-    errors = caught.value.errors()  # type: ignore[attr-defined]
+    errors = caught.value.errors()
     assert errors[0]["loc"] == ()
 
 

@@ -39,7 +39,8 @@ def application(*packages: str, end: str) -> ASGIApp:
     inner = code_of(packages[-1], end)["inner"]
     for package in reversed(packages[1:]):
         inner = code_of(package, inner=inner)["call"]
-    return code_of(packages[0], inner=inner)["application"]  # type: ignore[no-any-return]
+    made: ASGIApp = code_of(packages[0], inner=inner)["application"]
+    return made
 
 
 def status_of(app: ASGIApp) -> int:

@@ -1,5 +1,7 @@
 """A look at scores tells the same in C++ and by PyTorch: the highest, the totals and the entropy."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from chatui.local.highest import look
 
 
 @pytest.fixture(scope="module", params=["compiled", "pytorch"])
-def _kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+def _kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Both ways to look; PyTorch's own stands in where there is no kernel."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "_loaded", {})
@@ -57,7 +59,9 @@ def test_it_is_what_the_definitions_say(
     briefly = look(given, [heat] * rows, 20)
     assert briefly.plain_totals is briefly.entropies is None
     assert torch.equal(briefly.totals, found.totals)
-    [last] = found.of([rows - 1]).entropies  # type: ignore[misc]
+    entropies = found.of([rows - 1]).entropies
+    assert entropies is not None
+    [last] = entropies
     assert last == found.entropies[-1]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from chatui import i18n
-from chatui.chat import Finish, Message, Prompt, Span
+from chatui.chat import Finish, Message, Prompt, Source, Span
 from chatui.inspection import Inspection
 from chatui.settings import GenerationSettings
 from chatui.store.records import Author, PageTimes, StoredMessage
@@ -32,10 +32,10 @@ FINISH = Finish("stop_token", 9, 3, 7, 0.5, 1.0, 2.0, cached_tokens=4, stopped_b
 TEXTS = {10: "One", 11: " t", 12: "<0xC3>", 13: "<0xA9>", 14: " other", 2: "<end>"}
 
 
-def prompt(*parts: tuple[str, str], dropped: int = 0) -> Prompt:
+def prompt(*parts: tuple[Source, str], dropped: int = 0) -> Prompt:
     """One token for each character."""
     text = "".join(words for _, words in parts)
-    spans = tuple(Span(source, len(words)) for source, words in parts)  # type: ignore[arg-type]
+    spans = tuple(Span(source, len(words)) for source, words in parts)
     return Prompt(text, tuple(map(ord, text)), dropped, spans, tuple(range(1, len(text) + 1)), (Message("user", "x"),))
 
 

@@ -1,7 +1,7 @@
 """The conversation that is shown while the page is made: its end, as text, to its owner alone."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,8 +30,8 @@ def said(text: str, role: Role = "assistant", reasoning: str = "") -> StoredMess
 
 
 @pytest.fixture
-def served(tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A client, the store, and who asks."""
+def served(tmp_path: Path) -> Iterator[tuple[TestClient, Store]]:
+    """A client, and the store."""
     store = Store.open(AppSettings(data_dir=tmp_path))
     runner = Runner(FakeBackend(), store, Store.in_memory())
     route = prerender.route(runner, lambda request: request.headers.get("who"))
