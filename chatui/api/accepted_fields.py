@@ -1,4 +1,4 @@
-"""What clients of OpenAI-compatible servers send, by name: other spellings, values that ask for nothing, caps.
+"""Request fields of OpenAI-compatible servers: aliases, fields without effect, and values that are normalized.
 
 Taken from the request fields of OpenAI, vLLM, SGLang, llama.cpp, Ollama, LM Studio, Mistral, DeepSeek, Groq, xAI,
 OpenRouter, LiteLLM and text-generation-webui.
@@ -9,7 +9,7 @@ from typing import Any
 
 from chatui.settings import GenerationSettings
 
-SPELLINGS = {
+FIELD_ALIASES = {
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
     "n_predict": "max_new_tokens",
@@ -17,9 +17,9 @@ SPELLINGS = {
     "random_seed": "seed",
     "repeat_penalty": "repetition_penalty",
 }
-"""Other servers' names of settings that have another name here."""
+"""Other servers' names of generation settings -> their names here."""
 
-NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     "adaptive_target": (-1,),
     "add_special_tokens": (False,),
     "allowed_token_ids": ([],),
@@ -120,9 +120,9 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "web_search_options": (),
     "xtc_probability": (0,),
 }
-"""What is not done here, and the values that ask for nothing and so are accepted, as null is."""
+"""Unsupported fields -> the values, besides null, that ask for nothing and are accepted."""
 
-WITHOUT_EFFECT = {
+IGNORED_FIELDS = {
     "adaptive_decay",
     "backend_sampling",
     "cache_prompt",
@@ -166,12 +166,12 @@ WITHOUT_EFFECT = {
     "usage",
     "xtc_threshold",
 }
-"""For the other server's operator, cache or accounts, or how a way of sampling is set that is off: no reply changes."""
+"""Ignored fields: for another server's operation, cache or accounts, or parameters of samplers that are off."""
 
-PENALIZED = {"repeat_last_n", "repetition_penalty_range"}
-"""How far back the repetition penalty looks: no reply changes by it where that penalty is off."""
+PENALTY_RANGE_FIELDS = {"repeat_last_n", "repetition_penalty_range"}
+"""Fields for the range of the repetition penalty. They are ignored if the penalty is off."""
 
-MESSAGE_WITHOUT_EFFECT = {
+IGNORED_MESSAGE_FIELDS = {
     "annotations",
     "cache_control",
     "created",
@@ -199,19 +199,19 @@ MESSAGE_WITHOUT_EFFECT = {
     "usage",
     "weight",
 }
-"""What a message may carry beside its text. No chat template is given it."""
+"""Ignored fields of a message. They are not passed to the chat template."""
 
-PART_WITHOUT_EFFECT = {"annotations", "cache_control", "citations", "id", "logprobs", "prompt_cache_breakpoint"}
-"""The same for a part of a message's content."""
+IGNORED_PART_FIELDS = {"annotations", "cache_control", "citations", "id", "logprobs", "prompt_cache_breakpoint"}
+"""Ignored fields of a part of a message's content."""
 
-TEXT_PARTS = {"text", "input_text", "output_text"}
-"""Types of parts that are text, the last two in the Responses API."""
+TEXT_PART_TYPES = {"text", "input_text", "output_text"}
+"""Types of content parts that are text, the last two from the Responses API."""
 
 INT64 = range(-(2**63), 2**63)
-WHOLE = {"max_new_tokens", "top_k", "seed"}
-"""Settings that are whole numbers."""
+INTEGER_SETTINGS = {"max_new_tokens", "top_k", "seed"}
+"""Settings with integer values."""
 
-MEANT: Mapping[str, Mapping[str, Any]] = {
+SCHEMA_CHANGES: Mapping[str, Mapping[str, Any]] = {
     "max_new_tokens": {"minimum": -1, "maximum": None, "not": {"const": 0}},
     "top_k": {"minimum": -1},
     "seed": {"anyOf": [{"type": "integer", "minimum": INT64[0], "maximum": INT64[-1]}, {"type": "null"}]},
@@ -223,16 +223,16 @@ MEANT: Mapping[str, Mapping[str, Any]] = {
         ],
     },
 }
-"""How the JSON Schemas of settings differ for what `accepted` makes of their values; None takes a word away."""
+"""Changes to the JSON Schemas of settings, for the values that normalize() accepts; None removes a keyword."""
 
 
-def accepted(setting: str, value: Any) -> Any:
-    """The value of a setting as it is meant: -1 is off, and a cap above the limit is the limit.
+def normalize(setting: str, value: Any) -> Any:
+    """The value of a setting in the range of GenerationSettings: -1 is off, and a cap above the limit is the limit.
 
-    A seed is any 64-bit number, as at OpenAI; one that needs more than 32 bits is folded into them. What means nothing
-    is returned as it is, for GenerationSettings to refuse.
+    A seed is any 64-bit number, as at OpenAI; it is reduced modulo 2**32. Invalid values are returned unchanged, for
+    GenerationSettings to refuse.
     """
-    if setting in WHOLE and isinstance(value, float) and value.is_integer():
+    if setting in INTEGER_SETTINGS and isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON knows one kind of number
     if setting == "stop":
         strings = [value] if isinstance(value, str) else value

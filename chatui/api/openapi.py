@@ -1,4 +1,4 @@
-"""/v1/openapi.json: made of the routes there are, of the classes that read requests, and of those of the answers."""
+"""Generates /v1/openapi.json from the routes, the pydantic models of requests, and those of responses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from starlette.routing import Route
 from chatui import __version__
 from chatui.api import efforts, schemas
 from chatui.api.accepted_fields import (
-    MEANT,
-    MESSAGE_WITHOUT_EFFECT,
-    NEUTRAL,
-    PART_WITHOUT_EFFECT,
-    PENALIZED,
-    SPELLINGS,
-    WITHOUT_EFFECT,
+    FIELD_ALIASES,
+    IGNORED_FIELDS,
+    IGNORED_MESSAGE_FIELDS,
+    IGNORED_PART_FIELDS,
+    NEUTRAL_VALUES,
+    PENALTY_RANGE_FIELDS,
+    SCHEMA_CHANGES,
 )
-from chatui.api.accepted_fields import TEXT_PARTS as TEXTS
+from chatui.api.accepted_fields import TEXT_PART_TYPES as TEXTS
 from chatui.api.requests import ChatBody
 from chatui.api.responses import Fields
 from chatui.settings import GenerationSettings
@@ -51,13 +51,13 @@ REFUSALS = {
     "503": "The model is loading or could not be loaded, or too many large bodies come in at once.",
 }
 EFFORT = "How much the model thinks; what else is taken depends on the model."
-REACH = "How far back the repetition penalty looks; any whole number where that penalty is 1."
+PENALTY_RANGE = "How far back the repetition penalty looks; any whole number where that penalty is 1."
 RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 
 
 @dataclass(frozen=True)
 class _Operation:
-    """What is told of a route; `answer` is the schema of its success by media type."""
+    """The description of a route. `answer` has the schema of a successful response by media type."""
 
     summary: str
     answer: Mapping[str, Fields]
@@ -80,28 +80,28 @@ EVENT: Fields = {
         }
     },
 }
-ALL = frozenset(REFUSALS)
-UNNAMED = ALL - {"404"}
+ALL_ERRORS = frozenset(REFUSALS)
+ERRORS_BUT_404 = ALL_ERRORS - {"404"}
 OPERATIONS = {
-    "/openapi.json": _Operation("This description.", {"application/json": {"type": "object"}}, UNNAMED),
-    "/models": _Operation("The models that are served.", {"application/json": _ref(schemas.ModelList)}, UNNAMED),
-    "/models/{name}": _Operation("One of them.", {"application/json": _ref(schemas.Model)}, ALL),
+    "/openapi.json": _Operation("This description.", {"application/json": {"type": "object"}}, ERRORS_BUT_404),
+    "/models": _Operation("The models that are served.", {"application/json": _ref(schemas.ModelList)}, ERRORS_BUT_404),
+    "/models/{name}": _Operation("One of them.", {"application/json": _ref(schemas.Model)}, ALL_ERRORS),
     "/chat/completions": _Operation(
         "The reply to a conversation: whole, or with `stream` as events while it is being written.",
         {"application/json": _ref(schemas.ChatCompletion), "text/event-stream": EVENT},
-        ALL,
+        ALL_ERRORS,
         body="ChatBody",
     ),
 }
 
 
 def document(routes: Sequence[Route], root: str, has_key: bool) -> Fields:
-    """The description of these routes below `root`."""
+    """The OpenAPI document of these routes below the path `root`."""
     paths: Fields = {}
     for route in routes:
         path = route.path_format
         operation = OPERATIONS[path.rstrip("/")]
-        methods = {method.lower(): _described(operation, path, method) for method in sorted(route.methods or ())}
+        methods = {method.lower(): _operation_schema(operation, path, method) for method in sorted(route.methods or ())}
         paths[path] = methods
     components: Fields = {"schemas": _schemas(), "responses": {code: _refusal(code) for code in REFUSALS}}
     whole: Fields = {
@@ -117,7 +117,7 @@ def document(routes: Sequence[Route], root: str, has_key: bool) -> Fields:
     return whole
 
 
-def _described(operation: _Operation, path: str, method: str) -> Fields:
+def _operation_schema(operation: _Operation, path: str, method: str) -> Fields:
     success: Fields = {"description": operation.summary}
     if method != "HEAD":
         success["content"] = {kind: {"schema": schema} for kind, schema in operation.answer.items()}
@@ -142,39 +142,47 @@ def _refusal(code: str) -> Fields:
 
 
 def _schemas() -> Fields:
-    """Of answers as pydantic has them; of the body, what its classes accept before they are strict."""
+    """The schemas of responses, by pydantic, and of the body, with all that its validators accept besides."""
     _, answers = models_json_schema([(model, "serialization") for model in ANSWERS], ref_template=REF)
     body = ChatBody.model_json_schema(ref_template=REF)
     models: Fields = {**answers["$defs"], **body.pop("$defs")}
     models["ChatMessage"] = _message(models["ChatMessage"])
     settings = GenerationSettings.model_json_schema()["properties"]
-    sampling = {name: _or_null(_bare({**schema, **MEANT.get(name, {})})) for name, schema in settings.items()}
-    given = {name: _or_null(_bare(schema)) for name, schema in body["properties"].items() if name != "messages"}
+    sampling = {
+        name: _nullable(_without_default({**schema, **SCHEMA_CHANGES.get(name, {})}))
+        for name, schema in settings.items()
+    }
+    given = {
+        name: _nullable(_without_default(schema)) for name, schema in body["properties"].items() if name != "messages"
+    }
     body["properties"] = {
         "messages": body["properties"]["messages"],
         **given,
         **sampling,
-        **{spelling: {**sampling[name], "description": f"The same as {name}."} for spelling, name in SPELLINGS.items()},
-        **{name: _neutral(values) for name, values in NEUTRAL.items()},
-        **{name: {**_neutral(NEUTRAL[name]), "description": EFFORT} for name in sorted(efforts.FIELDS)},
-        **{name: {**_neutral(NEUTRAL[name]), "description": REACH} for name in sorted(PENALIZED)},
-        **{name: {"description": "Accepted; it changes no reply."} for name in sorted(WITHOUT_EFFECT)},
+        **{alias: {**sampling[name], "description": f"The same as {name}."} for alias, name in FIELD_ALIASES.items()},
+        **{name: _neutral(values) for name, values in NEUTRAL_VALUES.items()},
+        **{name: {**_neutral(NEUTRAL_VALUES[name]), "description": EFFORT} for name in sorted(efforts.FIELDS)},
+        **{
+            name: {**_neutral(NEUTRAL_VALUES[name]), "description": PENALTY_RANGE}
+            for name in sorted(PENALTY_RANGE_FIELDS)
+        },
+        **{name: {"description": "Accepted; it changes no reply."} for name in sorted(IGNORED_FIELDS)},
     }
-    going_on = {"continue_final_message": {"const": True}, "add_generation_prompt": {"enum": [False, None]}}
-    anew = {"continue_final_message": {"enum": [False, None]}, "add_generation_prompt": {"enum": [True, None]}}
-    body["anyOf"] = [{"properties": going_on, "required": ["continue_final_message"]}, {"properties": anew}]
+    continued = {"continue_final_message": {"const": True}, "add_generation_prompt": {"enum": [False, None]}}
+    new = {"continue_final_message": {"enum": [False, None]}, "add_generation_prompt": {"enum": [True, None]}}
+    body["anyOf"] = [{"properties": continued, "required": ["continue_final_message"]}, {"properties": new}]
     models["ChatBody"] = body
     return models
 
 
 def _message(schema: Fields) -> Fields:
-    """What ChatMessage's validators make of a message: parts joined, and what asks for nothing left out."""
+    """The schema of what ChatMessage's validators accept: contents of parts, and ignored fields."""
     part = {
         "type": "object",
         "properties": {
             "type": {"enum": sorted(TEXTS)},
             "text": {"type": "string"},
-            **{name: {} for name in sorted(PART_WITHOUT_EFFECT)},
+            **{name: {} for name in sorted(IGNORED_PART_FIELDS)},
         },
         "required": ["type", "text"],
         "additionalProperties": False,
@@ -186,10 +194,10 @@ def _message(schema: Fields) -> Fields:
         "description": schema["description"],
         "properties": {
             "role": schema["properties"]["role"],
-            "content": _or_null(said),
+            "content": _nullable(said),
             "reasoning_content": thought,
             "reasoning": {**thought, "description": "The same as reasoning_content."},
-            **{name: {} for name in sorted(MESSAGE_WITHOUT_EFFECT)},
+            **{name: {} for name in sorted(IGNORED_MESSAGE_FIELDS)},
         },
         "required": ["role"],
         "anyOf": [
@@ -200,13 +208,13 @@ def _message(schema: Fields) -> Fields:
     }
 
 
-def _bare(schema: Fields) -> Fields:
-    """Without the default, which is the model's own, and the title, which is the page's."""
+def _without_default(schema: Fields) -> Fields:
+    """The schema without the default, which depends on the model, and the title and step, which are for the page."""
     gone = ("default", "title", "step")
     return {name: value for name, value in schema.items() if name not in gone and value is not None}
 
 
-def _or_null(schema: Fields) -> Fields:
+def _nullable(schema: Fields) -> Fields:
     if any(option.get("type") == "null" for option in schema.get("anyOf", ())):
         return schema
     told = {name: schema[name] for name in ("description",) if name in schema}

@@ -1,4 +1,4 @@
-"""A backend's reply as it comes in, and an eye on the client that waits for it."""
+"""Reads a backend's reply in the background, and watches for the client's disconnect."""
 
 import asyncio
 import contextlib
@@ -11,23 +11,24 @@ from chatui.errors import GenerationError
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection: nobody wants the reply."""
+    """The client closed its connection before the end of the reply."""
 
 
 class ReplyStream:
-    """A reply as it comes in from the backend, and an eye on the client. `aclose` ends the backend's iterator."""
+    """Queues the deltas of a backend's reply and the client's disconnect. `aclose` closes the backend's iterator."""
 
     def __init__(self, stream: AsyncGenerator[ReplyDelta], receive: Receive) -> None:
         self._events: asyncio.Queue[ReplyDelta | Exception] = asyncio.Queue()
         self._tasks = [asyncio.create_task(self._read(stream)), asyncio.create_task(self._watch(receive))]
 
-    async def batch(self, patience: float | None = None) -> list[ReplyDelta]:
-        """The deltas there are, at least one; none after `patience` seconds. The reply's last delta has its finish.
+    async def batch(self, timeout: float | None = None) -> list[ReplyDelta]:
+        """Wait for at least one delta and return all queued ones; [] after `timeout` seconds.
 
-        Raises what the backend raises, GenerationError where it ends without a finish, or ClientGoneError.
+        The reply's last delta has its finish. Raises the backend's errors, GenerationError if the reply ends without a
+        finish, and ClientGoneError.
         """
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 event = await self._events.get()
         except TimeoutError:
             return []
@@ -43,7 +44,7 @@ class ReplyStream:
         raise event
 
     async def aclose(self) -> None:
-        """End the backend's reply, and wait until it has."""
+        """Cancel the backend's reply and wait for its end."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

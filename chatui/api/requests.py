@@ -1,4 +1,4 @@
-"""Requests in OpenAI's dialect -> ChatRequest. The ranges of sampling fields are those of GenerationSettings."""
+"""Parses request bodies of OpenAI's chat completions into ChatRequest. GenerationSettings checks sampling fields."""
 
 import json
 import math
@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from chatui.api import efforts
 from chatui.api.accepted_fields import (
-    MESSAGE_WITHOUT_EFFECT,
-    NEUTRAL,
-    PART_WITHOUT_EFFECT,
-    PENALIZED,
-    SPELLINGS,
-    TEXT_PARTS,
-    WITHOUT_EFFECT,
-    accepted,
+    FIELD_ALIASES,
+    IGNORED_FIELDS,
+    IGNORED_MESSAGE_FIELDS,
+    IGNORED_PART_FIELDS,
+    NEUTRAL_VALUES,
+    PENALTY_RANGE_FIELDS,
+    TEXT_PART_TYPES,
+    normalize,
 )
 from chatui.api.responses import ApiError, Fields
 from chatui.chat import ChatRequest, Message, ModelStatus
@@ -42,31 +42,31 @@ class ChatMessage(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_what_asks_for_nothing(cls, value: object) -> object:
+    def _drop_ignored_fields(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
-        given = {name: part for name, part in value.items() if part is not None and name not in MESSAGE_WITHOUT_EFFECT}
-        given = {name: part for name, part in given.items() if not _says_nothing(part) or name == "content"}
-        thought = given.pop("reasoning", None)
-        if isinstance(thought, str):
-            given.setdefault("reasoning_content", thought)
-        elif thought is not None:
-            given["reasoning_content"] = thought  # which it refuses
+        given = {name: part for name, part in value.items() if part is not None and name not in IGNORED_MESSAGE_FIELDS}
+        given = {name: part for name, part in given.items() if not _is_empty(part) or name == "content"}
+        reasoning = given.pop("reasoning", None)
+        if isinstance(reasoning, str):
+            given.setdefault("reasoning_content", reasoning)
+        elif reasoning is not None:
+            given["reasoning_content"] = reasoning  # which it refuses
         if given.get("role") == "assistant" and not given.keys() - {"role", "reasoning_content"}:
             given["content"] = ""
         return given
 
     @field_validator("content", mode="before")
     @classmethod
-    def _parts_joined(cls, value: object) -> object:
+    def _join_parts(cls, value: object) -> object:
         if not isinstance(value, list):
             return value
         for number, part in enumerate(value):
             kind = part.get("type") if isinstance(part, dict) else part
-            if not isinstance(kind, str) or kind not in TEXT_PARTS:
+            if not isinstance(kind, str) or kind not in TEXT_PART_TYPES:
                 raise ValueError(f'part {number} is {shorten(kind)}, and only "text" parts can be read')
-            told = {name for name, given in part.items() if given is not None} - PART_WITHOUT_EFFECT
-            if told != {"type", "text"} or not isinstance(part["text"], str):
+            present = {name for name, given in part.items() if given is not None} - IGNORED_PART_FIELDS
+            if present != {"type", "text"} or not isinstance(part["text"], str):
                 raise ValueError(f"part {number} must have a type, a text and nothing else")
         return "\n".join(part["text"] for part in value)
 
@@ -111,37 +111,44 @@ class ChatBody(BaseModel):
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """What a body asks for: the request for the backend, and how the client wants the reply."""
+    """A parsed body: the request for the backend, and the format of the response."""
 
     request: ChatRequest
     stream: bool
     include_usage: bool
 
 
-KNOWN = {*ChatBody.model_fields, *GenerationSettings.model_fields, *SPELLINGS, *NEUTRAL, *WITHOUT_EFFECT}
+KNOWN_FIELDS = {
+    *ChatBody.model_fields,
+    *GenerationSettings.model_fields,
+    *FIELD_ALIASES,
+    *NEUTRAL_VALUES,
+    *IGNORED_FIELDS,
+}
 
 
 def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_user: bool) -> ParsedRequest:
-    """The request in a body; null is the same as left out, and what is left out is the model's default.
+    """Parse a body. A field that is null counts as left out; settings left out are the model's defaults.
 
-    `caller` is who asks; with `trusts_user` the request's `user` tells its own users apart. Raises ApiError.
+    `caller` identifies the client in the fair queue; with `trusts_user`, the field `user` is added to it. Raises
+    ApiError.
     """
     try:
         fields = _read_fields(body)
-        wishes, fields = _apart(fields, efforts.FIELDS)
-        reach, fields = _apart(fields, PENALIZED)
+        effort_fields, fields = _split(fields, efforts.FIELDS)
+        penalty_range, fields = _split(fields, PENALTY_RANGE_FIELDS)
         sampling = {name: value for name, value in fields.items() if _setting(name) in GenerationSettings.model_fields}
         chat = ChatBody.model_validate({name: value for name, value in fields.items() if name not in sampling})
         model = find_model(models, chat.model)
-        efforts.check(wishes, model.info)
+        efforts.check(effort_fields, model.info)
         defaults = model.info.defaults if model.info else GenerationSettings()
         settings = _read_settings(sampling, defaults)
-        _check_reach(reach, settings)
+        _check_penalty_range(penalty_range, settings)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise _validation_error(error) from None
     except RecursionError:
         raise ApiError(400, "The body is nested too deeply.") from None
-    _check_beginning(chat)
+    _check_generation_prompt(chat)
     user = f"{caller}:{chat.user}" if trusts_user and chat.user else caller
     request = ChatRequest(
         _conversation(chat.messages, "assistant" if chat.continue_final_message else "user"),
@@ -155,7 +162,7 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
 
 
 def find_model(models: Sequence[ModelStatus], name: str) -> ModelStatus:
-    """The model served under this name or its last part; the default where there is no name. Raises ApiError."""
+    """The model with this name, or with this last part of its name; the default for "". Raises ApiError."""
     for model in models:
         if name in ("", model.name, model.name.rstrip("/").rpartition("/")[2]):
             return model
@@ -166,11 +173,11 @@ def find_model(models: Sequence[ModelStatus], name: str) -> ModelStatus:
 
 
 def _setting(name: str) -> str:
-    return SPELLINGS.get(name, name)
+    return FIELD_ALIASES.get(name, name)
 
 
 def _read_json(body: bytes) -> Fields:
-    """A JSON object; Python would take NaN and Infinity too."""
+    """Parse a JSON object. Raises ApiError, also for NaN and Infinity, which Python's parser accepts."""
     constants: list[str] = []
 
     def note(word: str) -> float:
@@ -191,34 +198,36 @@ def _read_json(body: bytes) -> Fields:
 
 
 def _read_fields(body: bytes) -> Fields:
-    """The fields of a body that are given and do something."""
+    """The fields of a body that have an effect. Raises ApiError for unknown and unsupported ones."""
     fields = _read_json(body)
-    if unknown := [name[:60] for name in fields if name not in KNOWN]:
+    if unknown := [name[:60] for name in fields if name not in KNOWN_FIELDS]:
         raise ApiError(400, f"Unknown: {', '.join(unknown[:10])}.", unknown[0], "unknown_parameter")
-    given = {name: value for name, value in fields.items() if value is not None and name not in WITHOUT_EFFECT}
+    given = {name: value for name, value in fields.items() if value is not None and name not in IGNORED_FIELDS}
     given = {name: value for name, value in given.items() if not _is_neutral(name, value)}
-    if odd := next((name for name in given if name in NEUTRAL and name not in efforts.FIELDS | PENALIZED), None):
+    if odd := next(
+        (name for name in given if name in NEUTRAL_VALUES and name not in efforts.FIELDS | PENALTY_RANGE_FIELDS), None
+    ):
         raise ApiError(400, f"{odd}: not supported, leave it out.", odd, "unsupported_parameter")
     return given
 
 
-def _apart(fields: Fields, names: Collection[str]) -> tuple[Fields, Fields]:
-    """The fields of these names, and the others."""
+def _split(fields: Fields, names: Collection[str]) -> tuple[Fields, Fields]:
+    """(the fields with these names, the other fields)."""
     found = {name: value for name, value in fields.items() if name in names}
     return found, {name: value for name, value in fields.items() if name not in names}
 
 
 def _is_neutral(name: str, value: object) -> bool:
-    return any(_same(value, neutral) for neutral in NEUTRAL.get(name, ()))
+    return any(_same(value, neutral) for neutral in NEUTRAL_VALUES.get(name, ()))
 
 
-def _says_nothing(value: object) -> bool:
+def _is_empty(value: object) -> bool:
     return value is False or value in ([], {}, "")
 
 
-def _check_reach(reach: Fields, settings: GenerationSettings) -> None:
-    """Refuse that the repetition penalty looks back only so far. Raises ApiError."""
-    for name, value in reach.items():
+def _check_penalty_range(penalty_range: Fields, settings: GenerationSettings) -> None:
+    """Raises ApiError for a range of the repetition penalty, unless the penalty is off."""
+    for name, value in penalty_range.items():
         if isinstance(value, bool) or not isinstance(value, int):
             raise ApiError(400, f"{name}: must be a whole number.", name, "invalid_value")
         if settings.repetition_penalty != 1:
@@ -231,30 +240,30 @@ def _check_reach(reach: Fields, settings: GenerationSettings) -> None:
 
 
 def _same(value: object, other: object) -> bool:
-    """Whether they are the same in JSON, where true is not 1."""
+    """Whether two values are equal in JSON, where true is not 1."""
     return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
 def _read_settings(sampling: Fields, defaults: GenerationSettings) -> GenerationSettings:
     values: Fields = {}
-    spelled: dict[str, str] = {}
+    field_of: dict[str, str] = {}
     for name, value in sampling.items():
-        setting, meant = _setting(name), accepted(_setting(name), value)
-        if setting in values and not _same(values[setting], meant):
-            if setting != "max_new_tokens" or not (type(meant) is int is type(values[setting])):
-                raise ApiError(400, f"{name}: differs from {spelled[setting]}, which means the same.", name)
-            if meant > values[setting]:
+        setting, normalized = _setting(name), normalize(_setting(name), value)
+        if setting in values and not _same(values[setting], normalized):
+            if setting != "max_new_tokens" or not (type(normalized) is int is type(values[setting])):
+                raise ApiError(400, f"{name}: differs from {field_of[setting]}, which means the same.", name)
+            if normalized > values[setting]:
                 continue  # of two caps the lower one holds
-        values[setting], spelled[setting] = meant, name
+        values[setting], field_of[setting] = normalized, name
     try:
         return GenerationSettings.checked({**defaults.model_dump(), **values})
     except SettingsError as error:
-        name = spelled.get(error.field, error.field)
+        name = field_of.get(error.field, error.field)
         raise ApiError(400, f"{name}: {error.args[1]}", name, "invalid_value") from None
 
 
-def _check_beginning(chat: ChatBody) -> None:
-    """Refuse what `add_generation_prompt` may not say: a reply begins anew, or goes on. Raises ApiError."""
+def _check_generation_prompt(chat: ChatBody) -> None:
+    """Raises ApiError if `add_generation_prompt` contradicts `continue_final_message`."""
     name = "add_generation_prompt"
     if chat.continue_final_message and chat.add_generation_prompt:
         raise ApiError(400, f"{name}: cannot be true where continue_final_message is.", name, "invalid_value")
@@ -265,16 +274,16 @@ def _check_beginning(chat: ChatBody) -> None:
 
 
 def _conversation(messages: Sequence[ChatMessage], last_role: Literal["user", "assistant"]) -> tuple[Message, ...]:
-    """The leading system messages as one, then the turns; who the last one must be from is said. Raises ApiError."""
+    """The leading system messages joined into one, then the turns, the last of `last_role`. Raises ApiError."""
     turns = [_message(message) for message in messages]
     leading = next((place for place, turn in enumerate(turns) if turn.role != "system"), len(turns))
-    asked = [turn for turn in turns if turn.role == "user"]
+    questions = [turn for turn in turns if turn.role == "user"]
     last = turns[-1]
     if last.role != last_role == "assistant":
         raise ApiError(400, "messages: the last one must be an assistant's to be continued.", "messages")
     if last_role == "user" and (last.role == "assistant" or not last.content.strip()):
         raise ApiError(400, "messages: the last one must be a user's, and say something.", "messages")
-    if not asked or not asked[-1].content.strip():
+    if not questions or not questions[-1].content.strip():
         raise ApiError(400, "messages: one must be a user's, and the last of those must say something.", "messages")
     persona = "\n\n".join(turn.content for turn in turns[:leading])
     return (Message("system", persona), *turns[leading:]) if leading else tuple(turns)
@@ -286,8 +295,8 @@ def _message(message: ChatMessage) -> Message:
     return Message("user" if message.role == "user" else "system", message.content)
 
 
-def _refusal(error: ValidationError) -> ApiError:
-    """The first problem of a pydantic error."""
+def _validation_error(error: ValidationError) -> ApiError:
+    """The first problem of a pydantic error as an ApiError that names the field."""
     problem = error.errors(include_url=False)[0]
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:60]}" for step in problem["loc"])[1:]
     return ApiError(400, f"{param}: {str(problem['msg']).removeprefix('Value error, ')}", param, "invalid_value")

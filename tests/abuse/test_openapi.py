@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
-from chatui.api.accepted_fields import SPELLINGS
+from chatui.api.accepted_fields import FIELD_ALIASES
 from chatui.api.schemas import ChatCompletionChunk
 from tests.abuse.process import Process, running
 
@@ -29,8 +29,8 @@ def sendable(body: object) -> dict[str, Any]:
     """A valid body without what the description says in words only: what must fit together."""
     assert isinstance(body, dict)
     meant = {"model", "continue_final_message", "add_generation_prompt"}
-    kept = {name: value for name, value in body.items() if name not in meant and name not in SPELLINGS}
-    spelled = {SPELLINGS[name]: (name, value) for name, value in body.items() if name in SPELLINGS}
+    kept = {name: value for name, value in body.items() if name not in meant and name not in FIELD_ALIASES}
+    spelled = {FIELD_ALIASES[name]: (name, value) for name, value in body.items() if name in FIELD_ALIASES}
     kept |= {name: value for setting, (name, value) in spelled.items() if setting not in kept}
     return {**kept, "messages": [*body["messages"][:100], {"role": "user", "content": "Hi"}]}
 

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message
 
 from chatui import body_limit, server
 from chatui.api import requests, routes
-from chatui.api.accepted_fields import NEUTRAL, WITHOUT_EFFECT
+from chatui.api.accepted_fields import IGNORED_FIELDS, NEUTRAL_VALUES
 from chatui.api.schemas import ChatCompletion, ChatCompletionChunk, ErrorResponse, Model, ModelList
 from chatui.chat import ChatRequest, Finish, ModelStatus, ReplyDelta
 from chatui.errors import OverloadError
@@ -59,20 +59,20 @@ def test_every_route_and_method_is_described_and_no_other(described: Any, client
 
 def test_every_field_is_described_and_no_other(described: Any) -> None:
     body = described["components"]["schemas"]["ChatBody"]
-    assert set(body["properties"]) == requests.KNOWN
+    assert set(body["properties"]) == requests.KNOWN_FIELDS
     assert body["additionalProperties"] is False
     assert body["required"] == ["messages"]
 
 
 def test_every_field_alone_is_taken_and_refused_as_described(described: Any, client: TestClient) -> None:
     body = described["components"]["schemas"]["ChatBody"]["properties"]
-    for name in requests.KNOWN - {"messages"}:
+    for name in requests.KNOWN_FIELDS - {"messages"}:
         assert client.post("/v1/chat/completions", json={**BODY, name: None}).status_code == 200, name
         for value in body[name].get("enum", []):
             assert client.post("/v1/chat/completions", json={**BODY, name: value}).status_code == 200, (name, value)
         odd = client.post("/v1/chat/completions", json={**BODY, name: {"x": [1]}}).status_code
-        assert odd == (200 if name in WITHOUT_EFFECT else 400), name
-    assert {name for name in body if "enum" in body[name]} == set(NEUTRAL)
+        assert odd == (200 if name in IGNORED_FIELDS else 400), name
+    assert {name for name in body if "enum" in body[name]} == set(NEUTRAL_VALUES)
 
 
 def statuses_of(description: Any, path: str, method: str) -> set[int]:

@@ -28,7 +28,7 @@ from starlette.types import Message as Event
 
 from chatui import attempt_limiter, server
 from chatui.api import access, reply_stream, requests, routes
-from chatui.api.accepted_fields import SPELLINGS
+from chatui.api.accepted_fields import FIELD_ALIASES
 from chatui.api.responses import ApiError
 from chatui.body_limit import MAX_BODY_BYTES
 from chatui.chat import ChatRequest, Finish, Message, ModelStatus, Prompt, ReplyDelta
@@ -441,7 +441,7 @@ NUMBERS = [
     *("max_tokens", "max_completion_tokens", "n", "frequency_penalty", "presence_penalty", "top_logprobs"),
     *(name for name in GenerationSettings.model_fields if name != "stop"),
 ]
-MEANT = {
+SCHEMA_CHANGES = {
     ("max_new_tokens", -1): 8192,
     ("max_new_tokens", 10**30): 8192,
     ("max_new_tokens", 1e9): 8192,
@@ -470,9 +470,9 @@ def test_a_hostile_number_is_refused_by_name_or_does_what_it_says(fields: dict[s
     assert response.status_code == 200
     settings = backend.requests[0].settings
     for name, value in fields.items():
-        name = SPELLINGS.get(name, name)
+        name = FIELD_ALIASES.get(name, name)
         if value is not None and name in GenerationSettings.model_fields:
-            assert getattr(settings, name) == MEANT.get((name, value), value)
+            assert getattr(settings, name) == SCHEMA_CHANGES.get((name, value), value)
             assert not isinstance(value, bool)
 
 
@@ -499,7 +499,7 @@ def test_what_asks_for_nothing_is_taken() -> None:
     backend = FakeBackend()
     assert ask(backend, **HARMLESS).status_code == 200
     plain = backend.requests[-1]
-    nulls = dict.fromkeys(requests.KNOWN - {"messages"})
+    nulls = dict.fromkeys(requests.KNOWN_FIELDS - {"messages"})
     assert ask(backend, **nulls).status_code == 200
     assert backend.requests[-1] == plain
 
