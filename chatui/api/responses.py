@@ -1,4 +1,4 @@
-"""Replies, models and errors in OpenAI's dialect. Knows no connection and no backend."""
+"""Serializes replies, models and errors in OpenAI's format. Knows no connection and no backend."""
 
 import json
 import secrets
@@ -11,7 +11,7 @@ from chatui.errors import ChatError, OverloadError, PromptError, SettingsError, 
 
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
-FOLDED = (
+RECLASSIFIED = (
     "What came as content before was the model's thinking, which it did not announce: only what follows is the reply."
 )
 
@@ -19,7 +19,7 @@ Fields = dict[str, Any]
 
 
 class ApiError(ChatError):
-    """A request that is refused: `param` is the field to blame, `code` is one of OpenAI's."""
+    """A refused request. `param` is the field that caused it, `code` one of OpenAI's error codes."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class ApiError(ChatError):
 
 
 class ChatCompletionWriter:
-    """Writes one reply as OpenAI would: in one body, or as server-sent events."""
+    """Serializes one reply in OpenAI's format, as one body or as server-sent events."""
 
     def __init__(self, model: str, include_usage: bool = False) -> None:
         self._include_usage = include_usage
@@ -45,11 +45,11 @@ class ChatCompletionWriter:
         self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
 
     def whole(self, deltas: Sequence[ReplyDelta]) -> Fields:
-        """The body for a reply whose last delta carries its finish."""
+        """The body of a complete reply. Raises ValueError if the last delta has no finish."""
         finish = deltas[-1].finish
         if finish is None:
             raise ValueError("the reply has no finish")
-        message = {"role": "assistant", "content": "", "refusal": None, **_said(*_grown(deltas))}
+        message = {"role": "assistant", "content": "", "refusal": None, **_message_fields(*_applied(deltas))}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(finish)}
         return {
             **self._head,
@@ -61,35 +61,35 @@ class ChatCompletionWriter:
         }
 
     def opening(self) -> bytes:
-        """The first event, which says who speaks."""
+        """The first event of a stream, with the role."""
         return self._chunk({"role": "assistant", "content": ""})
 
     def piece(self, deltas: Sequence[ReplyDelta]) -> bytes:
-        """Deltas as one event; as a comment, which clients skip, where they only tell how far the prompt is.
+        """The event for these deltas; an SSE comment, which clients skip, if they only have the prefill's progress.
 
-        Content that turns out to have been a thought cannot be taken back: it comes again as `reasoning_content`.
+        Content that turns out to be reasoning cannot be taken back, so it is sent again as `reasoning_content`.
         """
-        folds, notes = any(delta.reasoning_remainder is not None for delta in deltas), _notes(deltas)
-        content, reasoning = _grown(deltas, self._content if folds else "")
-        if folds and self._content:
-            notes = {"notes": [*notes.get("notes", []), FOLDED]}
-        self._content = content if folds else self._content + content
-        if (said := _said(content, reasoning)) or notes:
-            return self._chunk(said, **notes)
+        reclassified, notes = any(delta.reasoning_remainder is not None for delta in deltas), _notes(deltas)
+        content, reasoning = _applied(deltas, self._content if reclassified else "")
+        if reclassified and self._content:
+            notes = {"notes": [*notes.get("notes", []), RECLASSIFIED]}
+        self._content = content if reclassified else self._content + content
+        if (message_fields := _message_fields(content, reasoning)) or notes:
+            return self._chunk(message_fields, **notes)
         last = deltas[-1] if deltas else ReplyDelta()
         if last.queue_position is not None:
             return b": place %d\n\n" % last.queue_position
         return b": read %d\n\n" % last.prefilled_tokens if last.prefilled_tokens is not None else b""
 
     def ending(self, finish: Finish) -> bytes:
-        """The last events: why the reply ended, what it used where the client asked, and that it is over."""
+        """The last events of a stream: finish reason, usage if the client asked for it, and [DONE]."""
         end = self._chunk({}, _reason(finish), timings=_timings(finish))
         if self._include_usage:
             end += _event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(finish)})
         return end + b"data: [DONE]\n\n"
 
     def failure(self, error: ChatError) -> bytes:
-        """An error after the headers are gone."""
+        """The event for an error after the response has started."""
         return _event(describe_error(error)[1])
 
     def _chunk(self, delta: Fields, reason: str | None = None, **more: Any) -> bytes:
@@ -101,9 +101,9 @@ class ChatCompletionWriter:
 
 
 def describe_model(model: ModelStatus, created: int) -> Fields:
-    """A model as /v1/models lists it; `max_model_len` is vLLM's name for its context.
+    """A model as /v1/models lists it. `max_model_len` is vLLM's name for the context length.
 
-    `weight_bytes` are those read for one token, which its speed can be measured against; `revision` is ModelInfo's.
+    `weight_bytes` is ModelInfo.read_bytes, the bytes read for one token.
     """
     described = {"id": model.name, "object": "model", "created": created, "owned_by": "chatui"}
     if model.info is None:
@@ -134,7 +134,7 @@ def describe_error(error: ChatError) -> tuple[int, Fields, dict[str, str]]:
 
 
 def to_json(value: Fields) -> bytes:
-    """ASCII JSON: half a surrogate pair cannot break it, nor U+2028 a client that splits lines at it."""
+    """JSON in ASCII, so that neither unpaired surrogates nor U+2028 (a line end to some clients) break the stream."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
@@ -142,20 +142,20 @@ def _event(value: Fields) -> bytes:
     return b"data: %b\n\n" % to_json(value)
 
 
-def _grown(deltas: Sequence[ReplyDelta], text: str = "") -> tuple[str, str]:
-    """The text and the reasoning that the deltas make of what came before."""
+def _applied(deltas: Sequence[ReplyDelta], text: str = "") -> tuple[str, str]:
+    """(text, reasoning) after the deltas are applied to `text`."""
     reasoning = ""
     for delta in deltas:
         text, reasoning = delta.apply_to(text, reasoning)
     return text, reasoning
 
 
-def _said(content: str, reasoning: str) -> dict[str, str]:
+def _message_fields(content: str, reasoning: str) -> dict[str, str]:
     return {name: text for name, text in (("reasoning_content", reasoning), ("content", content)) if text}
 
 
 def _notes(deltas: Sequence[ReplyDelta]) -> Fields:
-    """What the model's template could not take as it was sent, and what was done instead."""
+    """The field with the prompts' notes, about messages that the chat template could not take as they were sent."""
     notes = [note for delta in deltas if delta.prompt is not None for note in delta.prompt.notes]
     return {"notes": notes} if notes else {}
 

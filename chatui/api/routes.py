@@ -1,4 +1,4 @@
-"""The /v1 routes over any backend: reads requests, carries replies, notices clients that leave. Knows no model."""
+"""The /v1 routes for any backend: parse requests, stream replies, stop for clients that disconnect."""
 
 import contextlib
 import logging
@@ -26,10 +26,10 @@ from chatui.settings import AppSettings
 
 log = logging.getLogger(__name__)
 
-# A place in the queue says nothing of whether the prompt will do: wait a while for that, so that a prompt which will
-# not is answered with its HTTP status.
+# The response starts only after the prompt was accepted, or after this time in the queue, so that a refused prompt is
+# answered with its HTTP status.
 HOLD_SECONDS = 10.0
-# Proxies often cut connections that are silent for a minute.
+# Proxies often close connections after a minute without data.
 KEEP_ALIVE_SECONDS = 15.0
 
 
@@ -38,19 +38,19 @@ KEEP_ALIVE = b": waiting\n\n"
 
 
 class EventStream(StreamingResponse):
-    """A reply as server-sent events; `first` are the deltas which came before it was clear that it works."""
+    """A reply as server-sent events. `first` are the deltas received before the response started."""
 
     def __init__(self, reply: ChatCompletionWriter, incoming: ReplyStream, first: list[ReplyDelta]) -> None:
-        super().__init__(self._written(reply, incoming, first), headers=NO_STORE, media_type="text/event-stream")
+        super().__init__(self._events(reply, incoming, first), headers=NO_STORE, media_type="text/event-stream")
         self._incoming = incoming
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send the events. Starlette would listen for the client too, and notice later."""
+        """Send the events. Does not use Starlette's own disconnect check, which notices later than ReplyStream."""
         with contextlib.suppress(OSError):
             async with contextlib.aclosing(self._incoming):
                 await self.stream_response(send)
 
-    async def _written(
+    async def _events(
         self, reply: ChatCompletionWriter, incoming: ReplyStream, deltas: list[ReplyDelta]
     ) -> AsyncGenerator[bytes]:
         yield reply.opening()
@@ -65,11 +65,11 @@ class EventStream(StreamingResponse):
         except ClientGoneError:
             return
         except Exception as error:
-            yield reply.failure(_foreseen(error))
+            yield reply.failure(_as_chat_error(error))
 
 
 class Api:
-    """The application behind /v1: every answer, errors too, is in OpenAI's shape."""
+    """The ASGI application under /v1. All responses, errors too, have OpenAI's format."""
 
     def __init__(self, backend: Backend, access: Access, root_path: str = "") -> None:
         self._backend = backend
@@ -84,11 +84,11 @@ class Api:
             Route("/chat/completions/", self._chat, methods=["POST"]),
         ]
         self._router = Router(routes, redirect_slashes=False)
-        self._there = ", ".join(_told(route) for route in routes if not route.path.endswith("/"))
+        self._served_routes = ", ".join(_shown_route(route) for route in routes if not route.path.endswith("/"))
         self._description = document(routes, f"{root_path}/v1", access.has_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, if it may pass."""
+        """Check access, handle the request, and turn errors into responses."""
         try:
             if scope["type"] == "http":
                 self._access.check(Headers(scope=scope), _address(scope))
@@ -97,16 +97,19 @@ class Api:
             log.debug("a client left before its answer")
         except Exception as error:
             if isinstance(error, HTTPException):
-                error = self._not_there(error, scope)
-            status, body, headers = describe_error(_foreseen(error))
+                error = self._route_error(error, scope)
+            status, body, headers = describe_error(_as_chat_error(error))
             await _json(body, status, headers)(scope, receive, send)
 
-    def _not_there(self, error: HTTPException, scope: Scope) -> ApiError:
-        """A route or a method that there is not: what there is instead."""
+    def _route_error(self, error: HTTPException, scope: Scope) -> ApiError:
+        """The error for an unknown route or method, with the list of routes."""
         asked = f"{scope['method'][:20]} {shorten(scope['path'])}"
         code = "unknown_url" if error.status_code == 404 else "method_not_allowed"
         return ApiError(
-            error.status_code, f"{asked} is not served here. There is: {self._there}.", code=code, headers=error.headers
+            error.status_code,
+            f"{asked} is not served here. There is: {self._served_routes}.",
+            code=code,
+            headers=error.headers,
         )
 
     async def _openapi(self, _: Request) -> Response:
@@ -131,26 +134,29 @@ class Api:
         async with contextlib.AsyncExitStack() as closing:
             await closing.enter_async_context(contextlib.aclosing(incoming))
             if not asked.stream:
-                return _json(reply.whole(await _whole(incoming)))
-            response = EventStream(reply, incoming, await _first(incoming))
+                return _json(reply.whole(await _all_deltas(incoming)))
+            response = EventStream(reply, incoming, await _first_deltas(incoming))
             closing.pop_all()
             return response
 
 
-def _told(route: Route) -> str:
+def _shown_route(route: Route) -> str:
     methods = " ".join(sorted((route.methods or set()) - {"HEAD"}))
     return f"{methods} /v1{route.path_format}"
 
 
 def mount(backend: Backend, settings: AppSettings) -> Mount:
-    """The routes under /v1; /v1 itself and a path with a line end in it count as such, unlike in Starlette."""
+    """Mount the API under /v1. Unlike Starlette's own pattern it matches /v1 itself, and paths with line ends."""
     mounted = Mount("/v1", Api(backend, Access(settings), settings.root_path))
     mounted.path_regex = re.compile("^/v1(?![^/])/?(?P<path>.*)$", re.DOTALL)
     return mounted
 
 
 async def _body(request: Request) -> bytes:
-    """The body, never more than MAX_BODY_BYTES of it. A foreign page may send any type but JSON without asking."""
+    """The decompressed body. Raises ApiError if it is larger than MAX_BODY_BYTES or not application/json.
+
+    The content type matters because browsers let other sites' pages send any type but JSON without a CORS preflight.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "Send JSON, with Content-Type: application/json.", code="unsupported_media_type")
@@ -169,24 +175,24 @@ def _too_large() -> ApiError:
     return ApiError(413, f"The body has more than {MAX_BODY_BYTES:,} bytes.", code="body_too_large")
 
 
-async def _first(incoming: ReplyStream) -> list[ReplyDelta]:
-    """The deltas until more than a place in the queue is known, or for HOLD_SECONDS."""
+async def _first_deltas(incoming: ReplyStream) -> list[ReplyDelta]:
+    """The deltas up to the first that is not a queue position, or those of HOLD_SECONDS."""
     deltas: list[ReplyDelta] = []
-    until = time.monotonic() + HOLD_SECONDS
-    while all(delta.queue_position is not None for delta in deltas) and (patience := until - time.monotonic()) > 0:
-        deltas += await incoming.batch(patience)
+    deadline = time.monotonic() + HOLD_SECONDS
+    while all(delta.queue_position is not None for delta in deltas) and (timeout := deadline - time.monotonic()) > 0:
+        deltas += await incoming.batch(timeout)
     return deltas
 
 
-async def _whole(incoming: ReplyStream) -> list[ReplyDelta]:
+async def _all_deltas(incoming: ReplyStream) -> list[ReplyDelta]:
     deltas: list[ReplyDelta] = []
     while not (deltas and deltas[-1].finish):
         deltas += await incoming.batch()
     return deltas
 
 
-def _foreseen(error: Exception) -> ChatError:
-    """The error as a client may see it; what nobody foresaw is logged."""
+def _as_chat_error(error: Exception) -> ChatError:
+    """The error as a ChatError that clients may see. Unexpected ones are logged."""
     if isinstance(error, ChatError):
         return error
     log.error("a call of /v1 failed", exc_info=error)
@@ -194,7 +200,7 @@ def _foreseen(error: Exception) -> ChatError:
 
 
 def _address(scope: Scope) -> str:
-    """The client's, or that which a proxy on this computer names for it."""
+    """The client's address, from a trusted proxy if there is one."""
     return scope["client"][0] if scope.get("client") else ""
 
 
