@@ -52,22 +52,12 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     from chatui.ui.page import page, prerender
 
     store = Store.open(settings)
-    passing = Store.in_memory(Quotas.for_temporary_chats(settings))
-    runner, cookies = Runner(backend, store, passing, settings.inspect), Cookies(store.cookie_secret())
+    temporary_store = Store.in_memory(Quotas.for_temporary_chats(settings))
+    runner, cookies = Runner(backend, store, temporary_store, settings.inspect), Cookies(store.cookie_secret())
     uploads = UploadFolder(serving.upload_folder(), settings.max_uploads * MB)
     passwords = read_login(settings.auth)
     login = too_many_attempts(passwords)
     logins = Logins(store.database, passwords) if passwords is not None else None
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # A database that does not answer holds up many threads; temporary chats need some as well.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WAITING_THREADS, "chatui-waiting"))
-        runner.start()
-        sweeping = asyncio.create_task(uploads.sweep_periodically())
-        yield
-        sweeping.cancel()
-        await runner.close()
 
     def owner_of(request: Request) -> str | None:
         return owners.cookie_owner(request) if login is None else _login_owner(login_of(request))
@@ -76,7 +66,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=lifespan,
+        lifespan=lambda _: _lifespan(runner, uploads),
         routes=[
             *_routes(backend),
             *downloads.routes(runner.persistent_store, owner_of),
@@ -84,17 +74,29 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
             routes.mount(backend, settings),
         ],
     )
+    account = OwnAccount(strict=login is not None)
+    is_local = account.is_sender if _is_for_one(settings, store) else _is_nobody
     # Gradio grants any Origin on a public host unless its parent app has a CORS layer; ours grants none.
     app.add_middleware(CORSMiddleware, allow_origins=[])
-    account = OwnAccount(strict=login is not None)
-    at_home = account.is_sender if _is_for_one(settings, store) else _is_nobody
-    app.add_middleware(OwnerMiddleware, cookies=cookies, adopter=store.adoptions, is_local=at_home)
+    app.add_middleware(OwnerMiddleware, cookies=cookies, adopter=store.adoptions, is_local=is_local)
     app.add_middleware(BodyLimit, uploads=uploads)
     app.state.hosts = AllowedHosts(settings.host, split_list(settings.allowed_hosts), settings.share)
     app.add_middleware(SecurityMiddleware, hosts=app.state.hosts)
     login_of = page.mount(app, runner, cookies, login, logins, settings.root_path)
     app.add_middleware(ClientAddress, proxies=split_list(settings.forwarded_allow_ips))
     return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(runner: Runner, uploads: UploadFolder) -> AsyncIterator[None]:
+    """Run the runner, and sweep old uploads, while the application serves."""
+    # A database that does not answer holds up many threads; temporary chats need some as well.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WAITING_THREADS, "chatui-waiting"))
+    runner.start()
+    sweeping = asyncio.create_task(uploads.sweep_periodically())
+    yield
+    sweeping.cancel()
+    await runner.close()
 
 
 def run(settings: AppSettings) -> None:
@@ -110,7 +112,7 @@ def run(settings: AppSettings) -> None:
     backend = LocalBackend(ModelSpec.from_settings(settings), settings.cache_dir, longest_queue=settings.queue)
     app = build_app(backend, settings)
     backend.start()
-    threading.Thread(target=_say_when_ready, args=(backend,), daemon=True).start()
+    threading.Thread(target=_print_when_ready, args=(backend,), daemon=True).start()
     port = listening.getsockname()[1]
     if settings.share:
         threading.Thread(target=_share, args=(settings.host, port, app.state.hosts), daemon=True).start()
@@ -202,7 +204,7 @@ def _listen(settings: AppSettings) -> socket.socket:
     return listening
 
 
-def _say_when_ready(backend: LocalBackend) -> None:
+def _print_when_ready(backend: LocalBackend) -> None:
     try:
         info = backend.wait()
     except ChatError as error:
@@ -240,10 +242,10 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
 
     spec = ModelSpec.from_settings(settings)
     backend = LocalBackend(spec, settings.cache_dir, zero_gpu.loader(spaces.GPU), settings.queue).load()
-    _say_when_ready(backend)
+    _print_when_ready(backend)
     store = Store.open(settings)
-    passing = Store.in_memory(Quotas.for_temporary_chats(settings))
-    runner, cookies = Runner(backend.start(), store, passing, settings.inspect), Cookies(store.cookie_secret())
+    temporary_store = Store.in_memory(Quotas.for_temporary_chats(settings))
+    runner, cookies = Runner(backend.start(), store, temporary_store, settings.inspect), Cookies(store.cookie_secret())
 
     def owner_of(request: Request) -> str | None:
         return owners.cookie_owner(request) if login is None else _login_owner(page.launched_login_of(request))

@@ -47,7 +47,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     monkeypatch.setitem(sys.modules, "spaces", types.SimpleNamespace(GPU=None))
     monkeypatch.setattr(zero_gpu, "loader", lambda _: None)
     monkeypatch.setattr(server, "LocalBackend", lambda *_: Loaded())
-    monkeypatch.setattr(server, "_say_when_ready", lambda _: None)
+    monkeypatch.setattr(server, "_print_when_ready", lambda _: None)
     monkeypatch.setattr(gr.Blocks, "launch", partialmethod(remember, prevent_thread_lock=True))
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
 
