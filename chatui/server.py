@@ -62,18 +62,14 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     def owner_of(request: Request) -> str | None:
         return owners.cookie_owner(request) if login is None else _login_owner(login_of(request))
 
-    app = FastAPI(
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        lifespan=lambda _: _lifespan(runner, uploads),
-        routes=[
-            *_routes(backend),
-            *downloads.routes(runner.persistent_store, owner_of),
-            prerender.route(runner, owner_of),
-            routes.mount(backend, settings),
-        ],
-    )
+    served = [
+        *_routes(backend),
+        *downloads.routes(runner.persistent_store, owner_of),
+        prerender.route(runner, owner_of),
+        routes.mount(backend, settings),
+    ]
+    lifespan = _lifespan(runner, uploads)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: lifespan, routes=served)
     account = OwnAccount(strict=login is not None)
     is_local = account.is_sender if _is_for_one(settings, store) else _is_nobody
     # Gradio grants any Origin on a public host unless its parent app has a CORS layer; ours grants none.
