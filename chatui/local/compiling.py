@@ -25,6 +25,7 @@ import psutil
 import torch
 import transformers
 from filelock import FileLock
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch._inductor import aoti_compile_and_package
 
@@ -54,6 +55,19 @@ OPTIONS = {
 }
 # The process holds the model a second time while it works.
 MEMORY_NEEDED = 2.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What the compiling process is asked for: the model, the number of slots and the positions of each."""
+
+    spec: ModelSpec
+    count: int
+    capacity: int
+
+
+ORDERS = TypeAdapter(Order)
+"""To JSON and back: a spec has paths and settings, which `json` does not know."""
 
 
 class CompiledDecode:
@@ -121,12 +135,12 @@ def elsewhere(spec: ModelSpec, slots: Slots, folder: Path, weight_bytes: int) ->
     if psutil.virtual_memory().available < MEMORY_NEEDED * weight_bytes:
         raise RuntimeError("there is not enough memory to hold the model a second time")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    order = {"spec": dataclasses.asdict(spec), "count": len(slots.all), "capacity": slots.capacity}
+    order = Order(spec, len(slots.all), slots.capacity)
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     with FileLock(f"{folder}.lock", timeout=3600):
         if folder.is_dir():
             return
-        command = [sys.executable, "-m", __name__, json.dumps(order), str(folder)]
+        command = [sys.executable, "-m", __name__, ORDERS.dump_json(order).decode(), str(folder)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=here)  # noqa: S603
         atexit.register(process.terminate)
         _, said = process.communicate()
@@ -209,10 +223,10 @@ def main() -> None:
     """What the process does: compile what the first argument orders into the folder that the second one names."""
     if hasattr(os, "nice"):
         os.nice(19)
-    order = json.loads(sys.argv[1])
+    order = ORDERS.validate_json(sys.argv[1])
     _end_with(os.getppid())
     with gc_paused():
-        compile_step(ModelSpec(**order["spec"]), order["count"], order["capacity"], Path(sys.argv[2]))
+        compile_step(order.spec, order.count, order.capacity, Path(sys.argv[2]))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from chatui.local.forward import Decode, Piece
 from chatui.local.loading import LoadedModel, load
 from chatui.local.slots import Slots
 from chatui.model_spec import ModelSpec
+from chatui.settings import GenerationSettings
 from tests import models
 
 IDS = [101, 32, 7, 45, 200, 201, 45, 7, 99]
@@ -29,9 +30,16 @@ def over_slots_of(loaded: LoadedModel, count: int = 3) -> forward.Forward:
     return over_slots
 
 
-def test_a_compiled_step_gives_the_same_logits_and_is_made_once(tmp_path: Path) -> None:
+def test_a_compiled_step_gives_the_same_logits_and_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = models.save(tmp_path / "model", "gemma3")
-    spec, loaded = ModelSpec(str(folder), device_map="cpu"), models.loaded(folder)
+    template = tmp_path / "template.jinja"
+    template.write_text(str(models.loaded(folder).tokenizer.chat_template))
+    spec = ModelSpec(
+        str(folder), device_map="cpu", chat_template=template, generation=GenerationSettings(top_k=3, stop=("x",))
+    )
+    loaded = models.loaded(folder)
     over_slots = over_slots_of(loaded)
     target = compiling.place_of(over_slots.step, over_slots.slots, tmp_path)
     made: list[Decode] = []
@@ -41,8 +49,16 @@ def test_a_compiled_step_gives_the_same_logits_and_is_made_once(tmp_path: Path) 
         made.append(decode)
         done.set()
 
+    failures: list[object] = []
+
+    def failed(*error: object) -> None:
+        failures.append(error)
+        done.set()
+
+    monkeypatch.setattr(compiling.log, "info", failed)
     compiling.in_background(spec, over_slots.step, over_slots.slots, target, ready)
     assert done.wait(LONG)
+    assert not failures
     for rows in (1, 3):
         for length in (0, 5):
             arguments = ([5, 6, 7][:rows], list(range(rows)), [4 + length, 5 + length, 6 + length][:rows])
