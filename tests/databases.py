@@ -236,17 +236,18 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> AppSettings:
 
 @pytest.fixture(params=["sqlite", "memory", "postgresql"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
-    """Makes empty stores of one kind."""
+    """Makes empty stores of one kind, in which any number of replies may run; that limit has tests of its own."""
     made: list[Store] = []
 
     def make() -> Store:
         if request.param == "memory":
             made.append(Store.in_memory())
         elif request.param == "sqlite":
-            made.append(Store.open(AppSettings(data_dir=tmp_path / f"data{len(made)}")))
+            made.append(Store.open(AppSettings(data_dir=tmp_path / f"data{len(made)}", max_replies=0)))
         else:
             url = request.getfixturevalue("postgresql").migrated()
-            made.append(Store.open(AppSettings(data_dir=tmp_path / f"data{len(made)}", database_url=url)))
+            settings = AppSettings(data_dir=tmp_path / f"data{len(made)}", database_url=url, max_replies=0)
+            made.append(Store.open(settings))
         return made[-1]
 
     yield make
