@@ -1,6 +1,6 @@
-"""What a character card adds to a conversation beside its persona's system prompt: lore, and instructions within.
+"""Builds the prompt of a persona: the system prompt with lore, and a character card's instructions between messages.
 
-What becomes of a conversation is told by prompted() alone: for a reply, for the preview, and for a reply once more.
+All callers use build_prompt(): for a new reply, for the preview, and to repeat a reply.
 """
 
 import math
@@ -12,19 +12,19 @@ from typing import Any
 from chatui import cards, lorebook
 from chatui.i18n import N_
 from chatui.lorebook import ActivatedEntries, Book, Entry
-from chatui.macros import Scene, expand, renamed
+from chatui.macros import Scene, convert_legacy_macros, expand
 from chatui.personas import Persona
 from chatui.text_cleaning import clean_lines
 
 NOTE_DEPTH = 4
-"""Messages before the end at which SillyTavern puts what has no depth of its own."""
+"""SillyTavern's default depth: the number of messages after an insertion."""
 AT_DEPTH = 4
-"""SillyTavern's number for a position inside the conversation; 0 is before the character."""
+"""SillyTavern's number for the position "at depth", between messages. 0 is before the character."""
 MAX_DEPTH = 10_000
 MAX_DECORATORS = 20
 
 _DECORATOR = re.compile(r"\s*(@@@?)(\w+)[ \t]*(.*)")
-_DECORATORS = {
+_SUPPORTED_DECORATORS = {
     "activate",
     "additional_keys",
     "depth",
@@ -35,7 +35,7 @@ _DECORATORS = {
     "scan_depth",
 }
 _POSITIONS: dict[str, lorebook.Position] = {"before_desc": "before", "after_desc": "after"}
-_UNUSED = {
+_UNSUPPORTED_CONDITIONS = {
     "automationId": "automation",
     "cooldown": "cooldown",
     "delay": "delay",
@@ -43,19 +43,19 @@ _UNUSED = {
     "sticky": "sticky",
     "vectorized": "vectorized",
 }
-_FIELDS = {
+_KNOWN_FIELDS = {
     *cards.V1,
     *cards.V2,
     *("alternate_greetings", "assets", "character_book", "creation_date", "creator_notes_multilingual", "extensions"),
     *("group_only_greetings", "modification_date", "nickname", "source", "tags"),
-    *("avatar", "chat", "create_date", "creatorcomment", "fav", "metadata", "talkativeness"),  # beside those of cards
+    *("avatar", "chat", "create_date", "creatorcomment", "fav", "metadata", "talkativeness"),  # in no specification
 }
-_EXTENSIONS = {"chatui", "depth_prompt", "fav", "regex_scripts", "talkativeness", "world"}
+_KNOWN_EXTENSIONS = {"chatui", "depth_prompt", "fav", "regex_scripts", "talkativeness", "world"}
 
 
 @dataclass(frozen=True)
 class Insertion:
-    """A system message that stands `depth` messages before a conversation's end, 0 is behind the last one."""
+    """A system message within a conversation. `depth` messages follow it; with 0 it is the last one."""
 
     depth: int
     content: str
@@ -63,61 +63,65 @@ class Insertion:
 
 @dataclass(frozen=True)
 class CharacterPrompt:
-    """What a conversation is told beside its messages."""
+    """The system prompt of a conversation, and the system messages to insert into it."""
 
     system_prompt: str
     insertions: tuple[Insertion, ...] = ()
 
 
-def build_prompt(persona: Persona, said: Sequence[str], scene: Scene, context: int) -> CharacterPrompt:
-    """The persona's system prompt with its lore, and what stands inside the conversation.
+def build_prompt(persona: Persona, messages: Sequence[str], scene: Scene, context: int) -> CharacterPrompt:
+    """Build the system prompt of a persona with its lore, and the insertions of its card.
 
-    `said` are the messages as they are sent, which call up the lore; all of it fits a model's `context`.
+    `messages` are the texts of the conversation, in which the keys of the lorebook are searched. `context` is the
+    context length of the model in tokens, which limits the lore.
     """
     book = lorebook_of(persona)
-    told = lorebook.activate_entries(book, said, scene, context) if book else ()
-    lore = {place: [each.text for each in told if _place(each) == place] for place in ("before", "after")}
-    head, character, examples = _parts(persona, scene)
-    text = _then(head, lore["before"]) + _then(character, lore["after"]) + examples
-    return CharacterPrompt(text.strip(), tuple(_insertions(persona, told, scene)))
+    activated = lorebook.activate_entries(book, messages, scene, context) if book else ()
+    lore = {
+        position: [each.text for each in activated if _system_position(each) == position]
+        for position in ("before", "after")
+    }
+    instructions, character, examples = _split_system_prompt(persona, scene)
+    text = _append_lore(instructions, lore["before"]) + _append_lore(character, lore["after"]) + examples
+    return CharacterPrompt(text.strip(), tuple(_insertions(persona, activated, scene)))
 
 
 def has_lorebook(persona: Persona) -> bool:
-    """Whether it matters for the prompt what is said in the conversation."""
-    return bool(_data(persona).get("character_book"))
+    """Whether the prompt depends on the messages of the conversation."""
+    return bool(_card_data(persona).get("character_book"))
 
 
 def lorebook_of(persona: Persona) -> Book | None:
-    """The lorebook of the persona's card, None where it has none."""
-    found = _data(persona).get("character_book")
-    if not isinstance(found, dict):
+    """Parse the lorebook of the persona's card; None if there is none."""
+    book = _card_data(persona).get("character_book")
+    if not isinstance(book, dict):
         return None
-    depth, most = found.get("scan_depth"), found.get("token_budget")
+    scan_depth, token_budget = book.get("scan_depth"), book.get("token_budget")
     return Book(
-        tuple(entry for entry, _ in _entries(found)),
-        int(_number(depth, lorebook.SCAN_DEPTH, 0, MAX_DEPTH)),
-        None if (tokens := _number(most, -1, -1, 10**9)) < 0 else int(tokens),
-        found.get("recursive_scanning") is True,
+        tuple(entry for entry, _ in _parse_entries(book)),
+        int(_parse_number(scan_depth, lorebook.SCAN_DEPTH, 0, MAX_DEPTH)),
+        None if (tokens := _parse_number(token_budget, -1, -1, 10**9)) < 0 else int(tokens),
+        book.get("recursive_scanning") is True,
     )
 
 
 def has_instructions(persona: Persona) -> bool:
-    """Whether the card has something to say inside every conversation."""
-    data = _data(persona)
+    """Whether the card inserts instructions into every conversation."""
+    data = _card_data(persona)
     note = _mapping(_mapping(data.get("extensions")).get("depth_prompt")).get("prompt")
     return bool(_text(note) or _text(data.get("post_history_instructions")))
 
 
 def notes(persona: Persona, language: str) -> str:
-    """What the card's creator says to whoever uses it, in this language where there is one."""
-    many = _data(persona).get("creator_notes_multilingual")
-    told = _text(many.get(language.partition("-")[0].lower())) if isinstance(many, dict) else ""
-    return told or _text(_data(persona).get("creator_notes"))
+    """The notes of the card's creator for users, in `language` if the card has them."""
+    translations = _card_data(persona).get("creator_notes_multilingual")
+    translated = _text(translations.get(language.partition("-")[0].lower())) if isinstance(translations, dict) else ""
+    return translated or _text(_card_data(persona).get("creator_notes"))
 
 
 def unsupported(persona: Persona) -> Iterator[tuple[str, str]]:
-    """Parts of the card that are kept and not used: what they are, in English, and their names where they have some."""
-    data = _data(persona)
+    """Parts of the card that are stored but not used: (what they are, in English; their names, or "")."""
+    data = _card_data(persona)
     extensions = _mapping(data.get("extensions"))
     assets = data.get("assets")
     if isinstance(assets, list) and any(_mapping(asset).get("type") != "icon" for asset in assets):
@@ -128,94 +132,94 @@ def unsupported(persona: Persona) -> Iterator[tuple[str, str]]:
         yield N_("greetings for groups"), ""
     if extensions.get("world") and not data.get("character_book"):
         yield N_("a lorebook in another file"), ""
-    if others := _names(name for name, value in extensions.items() if value and name not in _EXTENSIONS):
+    if others := _name_list(name for name, value in extensions.items() if value and name not in _KNOWN_EXTENSIONS):
         yield N_("extensions"), others
-    if others := _names(name for name, value in data.items() if value and name not in _FIELDS):
+    if others := _name_list(name for name, value in data.items() if value and name not in _KNOWN_FIELDS):
         yield N_("unknown fields"), others
-    unused = (name for _, names in _entries(_mapping(data.get("character_book"))) for name in names)
-    if others := _names(unused):
+    conditions = (name for _, names in _parse_entries(_mapping(data.get("character_book"))) for name in names)
+    if others := _name_list(conditions):
         yield N_("conditions of lore entries"), others
 
 
-def _names(names: Iterator[str]) -> str:
-    """Names in alphabetical order, not too many and none too long."""
-    found = sorted(set(names))
-    return ", ".join([*(name[:40] for name in found[:6]), *(["…"] if len(found) > 6 else [])])
+def _name_list(names: Iterator[str]) -> str:
+    """The first 6 names in alphabetical order, separated by commas, each cut to 40 characters."""
+    unique = sorted(set(names))
+    return ", ".join([*(name[:40] for name in unique[:6]), *(["…"] if len(unique) > 6 else [])])
 
 
-def _place(told: ActivatedEntries) -> str:
-    return told.entry.position if told.entry.depth is None else ""
+def _system_position(activated: ActivatedEntries) -> str:
+    return activated.entry.position if activated.entry.depth is None else ""
 
 
-def _parts(persona: Persona, scene: Scene) -> tuple[str, str, str]:
-    """The system prompt as cards.read() puts it together: instructions, the character, examples; "" what is missing.
+def _split_system_prompt(persona: Persona, scene: Scene) -> tuple[str, str, str]:
+    """Split a system prompt that cards.read() joined into (instructions, character, examples), "" for a missing part.
 
-    Of a prompt that somebody wrote anew all is the character.
+    A prompt without the labels of cards.SECTIONS is all character.
     """
     text = expand(persona.system_prompt, scene)
-    first = {name: _line_of(expand(label, scene), text) for name, label in cards.SECTIONS.items()}
-    start = min((at for at in first.values() if at is not None), default=0)
-    end = first["mes_example"] if first["mes_example"] is not None else len(text)
+    offsets = {name: _label_offset(expand(label, scene), text) for name, label in cards.SECTIONS.items()}
+    start = min((offset for offset in offsets.values() if offset is not None), default=0)
+    end = offsets["mes_example"] if offsets["mes_example"] is not None else len(text)
     return text[:start], text[start:end], text[end:]
 
 
-def _then(text: str, lore: Sequence[str]) -> str:
-    """The text with the lore behind it, each a paragraph."""
+def _append_lore(text: str, lore: Sequence[str]) -> str:
+    """Append each text of the lore as a paragraph."""
     return "\n\n".join([*([text.rstrip("\n")] if text.strip() else []), *lore, ""]) if lore else text
 
 
-def _line_of(label: str, text: str) -> int | None:
-    """Where the label is a line of its own."""
-    found = re.search(f"^{re.escape(label)}$", text, re.MULTILINE)
-    return found.start() if found else None
+def _label_offset(label: str, text: str) -> int | None:
+    """The offset of the first line that is the label; None if there is none."""
+    match = re.search(f"^{re.escape(label)}$", text, re.MULTILINE)
+    return match.start() if match else None
 
 
-def _insertions(persona: Persona, told: Sequence[ActivatedEntries], scene: Scene) -> Iterator[Insertion]:
-    """What stands inside the conversation, the deepest first; of one depth the card's instructions last."""
-    data = _data(persona)
-    found = [Insertion(each.entry.depth, each.text) for each in told if each.entry.depth is not None]
+def _insertions(persona: Persona, activated: Sequence[ActivatedEntries], scene: Scene) -> Iterator[Insertion]:
+    """The insertions, one per depth, the deepest first. Lore comes before the card's instructions of the same depth."""
+    data = _card_data(persona)
+    insertions = [Insertion(each.entry.depth, each.text) for each in activated if each.entry.depth is not None]
     note = _mapping(_mapping(data.get("extensions")).get("depth_prompt"))
-    found.append(Insertion(_depth(note.get("depth")), expand(_text(note.get("prompt")), scene).strip()))
-    found.append(Insertion(0, expand(_text(data.get("post_history_instructions")), scene).strip()))
-    for depth in sorted({insertion.depth for insertion in found}, reverse=True):
-        texts = [insertion.content for insertion in found if insertion.depth == depth and insertion.content]
+    insertions.append(Insertion(_parse_depth(note.get("depth")), expand(_text(note.get("prompt")), scene).strip()))
+    insertions.append(Insertion(0, expand(_text(data.get("post_history_instructions")), scene).strip()))
+    for depth in sorted({insertion.depth for insertion in insertions}, reverse=True):
+        texts = [insertion.content for insertion in insertions if insertion.depth == depth and insertion.content]
         if texts:
             yield Insertion(depth, "\n\n".join(texts))
 
 
-def _entries(book: Mapping[str, Any]) -> Iterator[tuple[Entry, tuple[str, ...]]]:
-    """The entries that are enabled, each with the names of its conditions that are not known here."""
-    found = book.get("entries")
-    listed = list(found.values()) if isinstance(found, dict) else found if isinstance(found, list) else []
-    for index, entry in enumerate(listed):
+def _parse_entries(book: Mapping[str, Any]) -> Iterator[tuple[Entry, tuple[str, ...]]]:
+    """The enabled entries, each with the names of its conditions that are not supported."""
+    entries = book.get("entries")
+    entries = list(entries.values()) if isinstance(entries, dict) else entries if isinstance(entries, list) else []
+    for index, entry in enumerate(entries):
         if isinstance(entry, dict) and entry.get("enabled", True) is not False:
-            content, decorators = _decorated(_text(entry.get("content")))
+            content, decorators = _parse_decorators(_text(entry.get("content")))
             if "dont_activate" not in decorators:
-                yield _entry(index, entry, content, decorators), _unknown(entry, decorators)
+                yield _parse_entry(index, entry, content, decorators), _unsupported_conditions(entry, decorators)
 
 
-def _entry(index: int, found: Mapping[str, Any], content: str, decorators: Mapping[str, str]) -> Entry:
-    extensions = _mapping(found.get("extensions"))
-    secondary = _texts(found.get("secondary_keys")) if found.get("selective") is True else ()
+def _parse_entry(index: int, entry: Mapping[str, Any], content: str, decorators: Mapping[str, str]) -> Entry:
+    extensions = _mapping(entry.get("extensions"))
+    secondary = _text_list(entry.get("secondary_keys")) if entry.get("selective") is True else ()
     at_depth = "depth" in decorators or extensions.get("position") == AT_DEPTH
-    scan_depth = _number(decorators.get("scan_depth", extensions.get("scan_depth")), -1, -1, MAX_DEPTH)
-    lucky = _number(extensions.get("probability"), 100, 0, 100) if extensions.get("useProbability") else 100
+    scan_depth = _parse_number(decorators.get("scan_depth", extensions.get("scan_depth")), -1, -1, MAX_DEPTH)
+    probability = _parse_number(extensions.get("probability"), 100, 0, 100) if extensions.get("useProbability") else 100
     return Entry(
         index=index,
         content=content,
-        keys=(*_texts(found.get("keys")), *_listed(decorators.get("additional_keys"))),
+        keys=(*_text_list(entry.get("keys")), *_split_commas(decorators.get("additional_keys"))),
         secondary=secondary,
-        logic=int(_number(extensions.get("selectiveLogic"), lorebook.AND_ANY, 0, 3)),
-        excluding=_listed(decorators.get("exclude_keys")),
-        constant=found.get("constant") is True or "activate" in decorators,
-        case_sensitive=True in (found.get("case_sensitive"), extensions.get("case_sensitive")),
+        logic=int(_parse_number(extensions.get("selectiveLogic"), lorebook.AND_ANY, 0, 3)),
+        excluding=_split_commas(decorators.get("exclude_keys")),
+        constant=entry.get("constant") is True or "activate" in decorators,
+        case_sensitive=True in (entry.get("case_sensitive"), extensions.get("case_sensitive")),
         whole_words=extensions.get("match_whole_words") is True,
-        is_regex=found.get("use_regex") is True,
-        order=_number(found.get("insertion_order"), 100),
-        priority=_number(found.get("priority"), 0),
-        probability=lucky,
-        position=_POSITIONS.get(decorators.get("position", ""), _position(found)),
-        depth=_depth(decorators.get("depth", extensions.get("depth"))) if at_depth else None,
+        is_regex=entry.get("use_regex") is True,
+        order=_parse_number(entry.get("insertion_order"), 100),
+        priority=_parse_number(entry.get("priority"), 0),
+        probability=probability,
+        position=_POSITIONS.get(decorators.get("position", ""), _parse_position(entry)),
+        depth=_parse_depth(decorators.get("depth", extensions.get("depth"))) if at_depth else None,
         scan_depth=None if scan_depth < 0 else int(scan_depth),
         recursed=not extensions.get("exclude_recursion"),
         recurses=not extensions.get("prevent_recursion"),
@@ -223,43 +227,46 @@ def _entry(index: int, found: Mapping[str, Any], content: str, decorators: Mappi
     )
 
 
-def _position(found: Mapping[str, Any]) -> lorebook.Position:
-    number = _mapping(found.get("extensions")).get("position")
-    before = found.get("position") == "before_char" if number is None else number == 0
+def _parse_position(entry: Mapping[str, Any]) -> lorebook.Position:
+    number = _mapping(entry.get("extensions")).get("position")
+    before = entry.get("position") == "before_char" if number is None else number == 0
     return "before" if before else "after"
 
 
-def _decorated(content: str) -> tuple[str, dict[str, str]]:
-    """The content without the decorators that it begins with, and these; of fallbacks the first that is known here."""
+def _parse_decorators(content: str) -> tuple[str, dict[str, str]]:
+    """Split leading decorators off an entry: (the rest of the content, decorators with their values).
+
+    Lines with @@@ are fallbacks for the @@ line before. Of these the first that is supported is used.
+    """
     decorators: dict[str, str] = {}
-    tried: list[str] = []
-    at = 0
-    while len(decorators) < MAX_DECORATORS and (found := _DECORATOR.match(content, at)):
-        mark, name, value = found.groups()
+    current: list[str] = []  # the name chosen of the last @@ line and its fallbacks
+    end = 0
+    while len(decorators) < MAX_DECORATORS and (match := _DECORATOR.match(content, end)):
+        mark, name, value = match.groups()
         if mark == "@@":
-            tried = []
-        if not tried or tried[-1] not in _DECORATORS:
-            for other in tried[-1:]:
-                del decorators[other]
+            current = []
+        if not current or current[-1] not in _SUPPORTED_DECORATORS:
+            for replaced in current[-1:]:
+                del decorators[replaced]
             decorators[name] = value.strip()
-            tried = [name]
-        at = found.end()
-    return content[at:].strip(), decorators
+            current = [name]
+        end = match.end()
+    return content[end:].strip(), decorators
 
 
-def _unknown(entry: Mapping[str, Any], decorators: Mapping[str, str]) -> tuple[str, ...]:
+def _unsupported_conditions(entry: Mapping[str, Any], decorators: Mapping[str, str]) -> tuple[str, ...]:
     extensions = _mapping(entry.get("extensions"))
-    names = [f"@@{name}" for name in decorators if name not in _DECORATORS]
+    names = [f"@@{name}" for name in decorators if name not in _SUPPORTED_DECORATORS]
     if decorators.get("position", "before_desc") not in _POSITIONS:
         names.append("@@position")
     if decorators.get("role", "system") != "system" or (
         extensions.get("position") == AT_DEPTH and extensions.get("role")
     ):
         names.append("role")
-    return (*names, *(told for name, told in _UNUSED.items() if extensions.get(name)))
+    return (*names, *(condition for name, condition in _UNSUPPORTED_CONDITIONS.items() if extensions.get(name)))
 
 
-def _data(persona: Persona) -> Mapping[str, Any]:
+def _card_data(persona: Persona) -> Mapping[str, Any]:
     return _mapping((persona.card or {}).get("data"))
 
 
@@ -268,26 +275,26 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _text(value: object) -> str:
-    return renamed(clean_lines(value)).strip() if isinstance(value, str) else ""
+    return convert_legacy_macros(clean_lines(value)).strip() if isinstance(value, str) else ""
 
 
-def _texts(values: object) -> tuple[str, ...]:
+def _text_list(values: object) -> tuple[str, ...]:
     if isinstance(values, str):
-        return _listed(values)
+        return _split_commas(values)
     return tuple(dict.fromkeys(filter(None, map(_text, values if isinstance(values, list) else ()))))
 
 
-def _listed(text: str | None) -> tuple[str, ...]:
-    """Texts that are set apart by commas."""
-    return _texts((text or "").split(","))
+def _split_commas(text: str | None) -> tuple[str, ...]:
+    """The items of a list with commas."""
+    return _text_list((text or "").split(","))
 
 
-def _depth(value: object) -> int:
-    return int(_number(value, NOTE_DEPTH, 0, MAX_DEPTH))
+def _parse_depth(value: object) -> int:
+    return int(_parse_number(value, NOTE_DEPTH, 0, MAX_DEPTH))
 
 
-def _number(value: object, default: float, least: float = -1e9, most: float = 1e9) -> float:
-    """A number as JSON or a decorator has it, brought within limits; the default where it is none."""
+def _parse_number(value: object, default: float, least: float = -1e9, most: float = 1e9) -> float:
+    """A number from JSON or a decorator, clamped to `least` and `most`; `default` if the value is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return default
     try:

@@ -1,4 +1,4 @@
-"""What a model takes in memory and how fast it can be at best, each number with the formula it comes from. Pure."""
+"""Estimates a model's memory and maximum speed, each number with its formula. Pure functions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ HELD = {
     "int4": "linear layers 5/8 B with their scales, the output layer 1 B, the rest 2 B",
 }
 BLOCK = 64
-"""Positions of a slot that are looked at together, or not at all; so compiled loops have no remainders."""
+"""Positions that attention reads together. Slots have whole blocks, so that compiled loops have no remainder."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number in its unit, and the formula that it comes from, with the values in it."""
+    """A number with its unit, and its formula with the values filled in."""
 
     name: str
     value: float
@@ -29,33 +29,33 @@ class Figure:
 
     @property
     def text(self) -> str:
-        """The number for people."""
+        """The number with its unit, formatted for display."""
         if self.unit in ("B", "B/s"):
             return human_bytes(self.value) + self.unit.removeprefix("B")
         return N_(f"turn {self.value:,.0f}") if self.unit == "turn" else f"{human_speed(self.value)} tokens/s"
 
 
 def weights(anatomy: ModelAnatomy, precision: str) -> Figure:
-    """What all weights take. `precision` is a name in `anatomy.weights`."""
+    """The size of all weights. `precision` is a key of `anatomy.weights`."""
     taken, count = anatomy.weights[precision], anatomy.parameters
     how = N_(f" on average ({HELD[precision]})") if precision in HELD else ""
     return Figure("Weights", taken, "B", N_(f"{count:,} parameters × {taken / count:.3g} B{how}"))
 
 
 def keys_and_values(anatomy: ModelAnatomy, slots: int, capacity: int) -> Figure:
-    """What so many conversations of `capacity` tokens take once they are full."""
+    """The size of the KV cache of `slots` conversations with `capacity` tokens each."""
     positions = positions_for(capacity)
     each = anatomy.kv_per_token
     return Figure(
         "Keys and values",
         slots * positions * each,
         "B",
-        f"{_many(slots, 'slot')} × {positions:,} positions × {each:,} B",
+        f"{_plural(slots, 'slot')} × {positions:,} positions × {each:,} B",
     )
 
 
 def activations(anatomy: ModelAnatomy, capacity: int) -> Figure:
-    """What reading the last piece of a prompt of `capacity` tokens takes besides, roughly; a piece has 256 tokens."""
+    """The approximate size of the activations in the prefill of the last chunk (256 tokens) of `capacity` tokens."""
     fixed, each = anatomy.activations, anatomy.activations_per_token
     return Figure(
         "Activations",
@@ -67,47 +67,48 @@ def activations(anatomy: ModelAnatomy, capacity: int) -> Figure:
 
 def total(parts: Iterable[Figure]) -> Figure:
     """The sum of figures in bytes."""
-    known = list(parts)
-    return Figure("Total", sum(part.value for part in known), "B", " + ".join(part.text for part in known))
+    parts = list(parts)
+    return Figure("Total", sum(part.value for part in parts), "B", " + ".join(part.text for part in parts))
 
 
 def memory(anatomy: ModelAnatomy, precision: str, slots: int, capacity: int) -> tuple[Figure, ...]:
-    """Weights, keys and values, activations, and their sum, for so many conversations of `capacity` tokens."""
+    """(weights, KV cache, activations, their sum) for `slots` conversations with `capacity` tokens each."""
     parts = weights(anatomy, precision), keys_and_values(anatomy, slots, capacity), activations(anatomy, capacity)
     return *parts, total(parts)
 
 
-def ceiling(anatomy: ModelAnatomy, precision: str, rows: int = 1, context: int = 0) -> Figure:
-    """Tokens per second of `rows` conversations in all that reading the memory alone allows; 0 if nothing is known.
+def max_tokens_per_second(anatomy: ModelAnatomy, precision: str, rows: int = 1, context: int = 0) -> Figure:
+    """The maximum speed by memory bandwidth, in tokens per second over all `rows` of the batch; 0 if it is not known.
 
-    Each step reads the weights once, and the keys and values of the `context` tokens of each row. The rows of a mixture
-    of experts may want different experts, and then are slower. The bound counts reading only:
-    https://arxiv.org/abs/2211.05102 (section 2), which calls it the memory time.
+    Each step reads the weights once, and the KV cache of the `context` tokens of each row. A mixture of experts is
+    slower if the rows use different experts. Only reading is counted, which https://arxiv.org/abs/2211.05102
+    (section 2) calls the memory time.
     """
     read = anatomy.read[precision]
-    needed = read + rows * context * anatomy.kv_per_token
-    speed = rows * anatomy.bandwidth / needed if needed else 0.0
+    step_bytes = read + rows * context * anatomy.kv_per_token
+    speed = rows * anatomy.bandwidth / step_bytes if step_bytes else 0.0
     numerator = f"{human_bytes(anatomy.bandwidth)}/s"
     denominator = human_bytes(read)
     if context:
-        denominator = f"({denominator} + {_many(rows, 'row')} × {context:,} tokens × {anatomy.kv_per_token:,} B)"
+        denominator = f"({denominator} + {_plural(rows, 'row')} × {context:,} tokens × {anatomy.kv_per_token:,} B)"
     return Figure(
         "Ceiling",
         speed,
         "tokens/s",
-        f"{_many(rows, 'row')} × {numerator} ÷ {denominator}" if rows > 1 else f"{numerator} ÷ {denominator}",
+        f"{_plural(rows, 'row')} × {numerator} ÷ {denominator}" if rows > 1 else f"{numerator} ÷ {denominator}",
     )
 
 
 def turn(anatomy: ModelAnatomy, tokens: int) -> Figure:
-    """What one turn of a conversation, question and reply, adds to its keys and values."""
+    """The growth of the KV cache by one turn of a conversation: `tokens` of question and reply."""
     each = anatomy.kv_per_token
     return Figure("Memory per turn", tokens * each, "B", N_(f"{tokens:,} tokens × {each:,} B"))
 
 
 def last_turn(anatomy: ModelAnatomy, tokens: int, capacity: int, free: float = float("inf")) -> Figure:
-    """The first turn that a conversation has no room for, where each has so many tokens: `capacity` tokens fit its
-    context, and `free` bytes are left for its keys and values.
+    """The number of the first turn that does not fit, with `tokens` tokens per turn.
+
+    The conversation is limited to `capacity` tokens of context and to `free` bytes of KV cache.
     """
     size = tokens * anatomy.kv_per_token
     fitting = capacity // tokens
@@ -119,17 +120,18 @@ def last_turn(anatomy: ModelAnatomy, tokens: int, capacity: int, free: float = f
 
 
 def positions_for(capacity: int) -> int:
-    """Positions that a slot for so many tokens takes: whole blocks, and one more, which nobody looks at.
+    """The number of positions of a slot for `capacity` tokens: whole blocks, and one more that is not read.
 
-    To compilers a part is another thing than the whole, and one block another than several.
+    The additional block and the minimum keep compiled code general: compilers specialize it for a view of the whole
+    tensor, and for a size of one block.
     """
     return BLOCK * max(4, -(-capacity // BLOCK) + 1)
 
 
 def human_speed(speed: float) -> str:
-    """Tokens per second for people: 0.43, 7.2, 152."""
+    """Format a number of tokens per second: 0.43, 7.2, 152."""
     return f"{speed:.2f}" if speed < 1 else f"{speed:.1f}" if speed < 10 else f"{speed:,.0f}"
 
 
-def _many(count: int, noun: str) -> str:
+def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

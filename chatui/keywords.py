@@ -1,4 +1,4 @@
-"""Looks for the keys of a lorebook in a text, in a time that hostile keys and patterns cannot stretch."""
+"""Searches a text for the keys of a lorebook, in bounded time even with hostile keys and patterns."""
 
 import contextlib
 import re
@@ -7,69 +7,72 @@ import unicodedata
 from functools import cached_property
 
 REGEX_SECONDS = 0.5
-"""What all patterns of one search may take; those that are left are found nowhere."""
+"""Time limit for all patterns of one search together. Patterns tried after it match nothing."""
 MAX_REGEX_LENGTH = 2_000
 
-_SLASHED = re.compile(r"/(.+)/([a-z]*)", re.DOTALL)
+_DELIMITED = re.compile(r"/(.+)/([a-z]*)", re.DOTALL)
 _WORD = re.compile(r"\w+")
 
 
 class Patterns:
-    """Patterns as JavaScript writes them, bare or as /pattern/flags, and the time that is left for them."""
+    """Matches JavaScript regular expressions, bare or as /pattern/flags, within `seconds` for all of them together."""
 
     def __init__(self, seconds: float = REGEX_SECONDS) -> None:
-        self._left = seconds
+        self._seconds_left = seconds
 
     def found(self, pattern: str, text: str, case_sensitive: bool) -> bool:
-        """Whether the pattern is in the text; not where it is no pattern, or takes too long."""
-        import regex  # here because few books need it
+        """Whether the pattern matches somewhere in the text. False if it is invalid or takes too long."""
+        import regex  # imported here because few lorebooks need it
 
-        slashed = _SLASHED.fullmatch(pattern)
-        source, letters = slashed.groups() if slashed else (pattern, "" if case_sensitive else "i")
-        if self._left <= 0 or not source or len(source) > MAX_REGEX_LENGTH:
+        delimited = _DELIMITED.fullmatch(pattern)
+        source, letters = delimited.groups() if delimited else (pattern, "" if case_sensitive else "i")
+        if self._seconds_left <= 0 or not source or len(source) > MAX_REGEX_LENGTH:
             return False
         flags = 0
         for letter, flag in (("i", regex.IGNORECASE), ("m", regex.MULTILINE), ("s", regex.DOTALL)):
             flags |= flag if letter in letters else 0
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         try:
             with contextlib.suppress(regex.error, OverflowError, RecursionError, MemoryError):
-                return regex.search(source, text, flags, timeout=self._left, concurrent=True) is not None
+                return regex.search(source, text, flags, timeout=self._seconds_left, concurrent=True) is not None
             return False
-        except TimeoutError:  # its clock is not quite ours
-            self._left = 0.0
+        except TimeoutError:  # regex has its own clock, so perf_counter() may show some time left
+            self._seconds_left = 0.0
             return False
         finally:
-            self._left -= time.perf_counter() - began
+            self._seconds_left -= time.perf_counter() - started_at
 
 
 class Text:
-    """A text in which keys are looked for."""
+    """A text that is searched for keys. It is normalized to NFC and case-folded once."""
 
     def __init__(self, text: str, patterns: Patterns) -> None:
-        self._written = unicodedata.normalize("NFC", text)
+        self._text = unicodedata.normalize("NFC", text)
         self._patterns = patterns
 
     def has(self, key: str, case_sensitive: bool = False, whole_words: bool = False, is_regex: bool = False) -> bool:
-        """Whether the key is in it. Of `whole_words` a key of several, or with signs, may be a part all the same."""
-        if is_regex or _SLASHED.fullmatch(key):
-            return self._patterns.found(key, self._written, case_sensitive)
-        wanted = unicodedata.normalize("NFC", key.strip())
+        """Whether the text contains the key.
+
+        `whole_words` applies to keys of one word only. Others, such as "c++", match within words too.
+        """
+        if is_regex or _DELIMITED.fullmatch(key):
+            return self._patterns.found(key, self._text, case_sensitive)
+        key = unicodedata.normalize("NFC", key.strip())
         if not case_sensitive:
-            wanted = wanted.casefold()
-        if not wanted:
+            key = key.casefold()
+        if not key:
             return False
-        if whole_words and _WORD.fullmatch(wanted):
-            return wanted in (self._words if case_sensitive else self._folded_words)
-        return wanted in (self._written if case_sensitive else self._folded)
+        if whole_words and _WORD.fullmatch(key):
+            return key in (self._words if case_sensitive else self._folded_words)
+        return key in (self._text if case_sensitive else self._folded)
 
     @cached_property
     def _folded(self) -> str:
-        return self._written.casefold()
+        return self._text.casefold()
 
     @cached_property
     def _words(self) -> frozenset[str]:
-        return frozenset(_WORD.findall(self._written))
+        return frozenset(_WORD.findall(self._text))
 
     @cached_property
     def _folded_words(self) -> frozenset[str]:

@@ -11,16 +11,16 @@ from chatui.keywords import Patterns, Text
 from chatui.macros import Scene, expand
 
 SCAN_DEPTH = 2
-"""Default number of messages that are searched for keys."""
+"""Default number of last messages that are searched for keys."""
 MAX_SCAN_DEPTH = 100
 MAX_SCAN_LENGTH = 200_000
-"""Characters that are searched at most, the last ones of the messages."""
+"""Maximum number of characters searched, counted from the end of the messages."""
 MAX_WORK = 2 * 10**9
-"""Upper bound of (characters of all keys) × (characters searched). More keys are searched in less text."""
+"""Maximum of (characters of all keys) × (characters searched). With more keys, less text is searched."""
 MAX_ROUNDS = 5
 """Rounds of recursion, in which activated entries activate others."""
 SHARE = 0.25
-"""Default share of the context that the entries of a book may take."""
+"""Default share of the context for the entries of a book."""
 MAX_SHARE = 0.5
 
 AND_ANY, NOT_ALL, NOT_ANY, AND_ALL = range(4)
@@ -30,11 +30,15 @@ Position = Literal["before", "after"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A lorebook entry. It is activated always if `constant`, else when one of its keys is in the last messages.
+    """A lorebook entry. It is always activated if `constant`, else when one of its `keys` is in the last messages.
 
-    It is placed before or after the character, or `depth` messages before the conversation's end. If not all fit, those
-    with a higher `priority` stay. They are placed in the order of `order`. An entry that is not `recursed` is activated
-    by messages only, one that is `only_recursed` by other entries only. Without `recurses` it activates no others.
+    `secondary` keys are combined by `logic`. A key in `excluding` prevents the activation. The text goes to `position`,
+    before or after the character, or if `depth` is not None before the last `depth` messages. Entries are sorted by
+    `order`. If not all of them fit the budget, those with a higher `priority` are used. `probability` is in percent.
+    `scan_depth` overrides that of the book.
+
+    An entry that is not `recursed` is activated by messages only, one that is `only_recursed` by other entries only.
+    An entry without `recurses` does not activate others.
     """
 
     index: int
@@ -60,7 +64,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Book:
-    """A lorebook: its entries, how many messages are searched, and the token budget of all entries together."""
+    """A lorebook: its entries, the number of messages to search, and the token budget of all entries together."""
 
     entries: tuple[Entry, ...]
     scan_depth: int = SCAN_DEPTH
@@ -77,39 +81,39 @@ class ActivatedEntries:
 
 
 def tokens(text: str) -> int:
-    """An estimate of a text's tokens without a tokenizer, rather too high: a third of its UTF-8 bytes."""
+    """Estimate the number of tokens without a tokenizer: a third of the UTF-8 bytes, rather too high."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // 3)
 
 
 def budget(book: Book, context: int) -> int:
-    """The tokens that the entries may take, of a model's `context` of tokens."""
+    """The maximum number of tokens of all entries, for a model with a context length of `context` tokens."""
     requested = SHARE * context if book.token_budget is None else book.token_budget
     return int(min(requested, MAX_SHARE * context))
 
 
 def activate_entries(book: Book, messages: Sequence[str], scene: Scene, context: int) -> tuple[ActivatedEntries, ...]:
-    """The entries that the messages activate, in the order in which they are placed, each once.
+    """The entries that the messages activate, sorted by `order`, each at most once.
 
-    Together they take no more than the budget(), which goes first to constant entries, then by priority, then by order.
-    An entry that does not fit is skipped.
+    Together they take at most budget() tokens. The budget goes to constant entries first, then by priority, then by
+    order, the highest first. An entry that does not fit is skipped.
     """
     scan = _Scan(book, messages, scene)
-    left = budget(book, context)
+    tokens_left = budget(book, context)
     activated: list[ActivatedEntries] = []
-    waiting = [entry for entry in book.entries if entry.content.strip() and _passes_probability(entry, scene)]
+    candidates = [entry for entry in book.entries if entry.content.strip() and _passes_probability(entry, scene)]
     for recursion in range(MAX_ROUNDS + 1):
-        found = [entry for entry in waiting if scan.activates(entry, recursion > 0)]
-        called = {entry.index for entry in found}
-        waiting = [entry for entry in waiting if entry.index not in called]
+        matching = [entry for entry in candidates if scan.activates(entry, recursion > 0)]
+        matching_indices = {entry.index for entry in matching}
+        candidates = [entry for entry in candidates if entry.index not in matching_indices]
         new_texts: list[str] = []
-        for entry in sorted(found, key=_budget_order):
+        for entry in sorted(matching, key=_budget_order):
             hidden: list[str] = []
             text = expand(entry.content, scene, hidden).strip()
-            if (cost := tokens(text)) <= left:
-                left -= cost
+            if (cost := tokens(text)) <= tokens_left:
+                tokens_left -= cost
                 activated.append(ActivatedEntries(entry, text))
                 new_texts += [text, *hidden] if entry.recurses else []
-        if not book.recursive or not new_texts or not waiting:
+        if not book.recursive or not new_texts or not candidates:
             break
         scan.add_texts(new_texts)
     return tuple(
@@ -122,13 +126,13 @@ def _budget_order(entry: Entry) -> tuple[bool, float, float, int]:
 
 
 def _passes_probability(entry: Entry, scene: Scene) -> bool:
-    """Whether an entry with a `probability` is drawn this time."""
-    drawn = f"{{{{// entry {entry.index}}}}}{{{{roll:d100}}}}"
-    return entry.probability >= 100 or int(expand(drawn, scene)) <= entry.probability
+    """Draw whether an entry is used, by its `probability`."""
+    roll = f"{{{{// entry {entry.index}}}}}{{{{roll:d100}}}}"
+    return entry.probability >= 100 or int(expand(roll, scene)) <= entry.probability
 
 
 class _Scan:
-    """Searches keys in the last messages and in the texts of activated entries."""
+    """Searches the last messages and the texts of activated entries for keys."""
 
     def __init__(self, book: Book, messages: Sequence[str], scene: Scene) -> None:
         self._messages, self._scene, self._depth = messages, scene, book.scan_depth
@@ -136,24 +140,24 @@ class _Scan:
         self._texts: dict[int, Text] = {}
         self._patterns = Patterns()
         keys = (key for entry in book.entries for key in (*entry.keys, *entry.secondary, *entry.excluding))
-        self._room = min(MAX_SCAN_LENGTH, MAX_WORK // max(sum(map(len, keys)), 1))
+        self._max_length = min(MAX_SCAN_LENGTH, MAX_WORK // max(sum(map(len, keys)), 1))
 
     def add_texts(self, texts: Sequence[str]) -> None:
-        """Search these texts too from now on."""
+        """Add texts of activated entries, which are searched in the next round."""
         self._activated_texts += texts
         self._texts = {}
 
     def activates(self, entry: Entry, recursion: bool) -> bool:
-        """Whether the entry is activated, in a round of recursion or by the messages alone."""
+        """Whether the entry is activated: in a round of `recursion`, or by the messages alone."""
         if entry.only_recursed if not recursion else not entry.recursed:
             return False
         text = self._text(self._depth if entry.scan_depth is None else entry.scan_depth)
         if self._any(entry, entry.excluding, text):
             return False
-        return entry.constant or (self._any(entry, entry.keys, text) and self._agrees(entry, text))
+        return entry.constant or (self._any(entry, entry.keys, text) and self._secondary_keys_match(entry, text))
 
-    def _agrees(self, entry: Entry, text: Text) -> bool:
-        """Whether the secondary keys allow an entry of which a key was found."""
+    def _secondary_keys_match(self, entry: Entry, text: Text) -> bool:
+        """Whether the secondary keys satisfy the entry's `logic`."""
         if not entry.secondary:
             return True
         if entry.logic in (AND_ANY, NOT_ANY):
@@ -166,14 +170,14 @@ class _Scan:
         )
 
     def _text(self, depth: int) -> Text:
-        """The text to search for this scan depth, cut to the newest `_room` characters."""
+        """The text to search for this scan depth, cut to the last `_max_length` characters."""
         depth = min(depth, MAX_SCAN_DEPTH)
         if depth not in self._texts:
-            searched, room = [], self._room
+            parts, length_left = [], self._max_length
             for part in (*reversed(self._activated_texts), *reversed(self._messages[-depth:] if depth else [])):
-                if room <= 0:
+                if length_left <= 0:
                     break
-                searched.append(part[-room:])
-                room -= len(part)
-            self._texts[depth] = Text("\n".join(reversed(searched)), self._patterns)
+                parts.append(part[-length_left:])
+                length_left -= len(part)
+            self._texts[depth] = Text("\n".join(reversed(parts)), self._patterns)
         return self._texts[depth]

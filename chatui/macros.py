@@ -1,4 +1,4 @@
-"""The macros of a persona's texts, {{user}} and {{random:a,b}} among them, and what each stands for. Knows no card."""
+"""Expands the macros in a persona's texts, such as {{user}} and {{random:a,b}}. Knows no card."""
 
 import hashlib
 import re
@@ -10,123 +10,130 @@ from datetime import datetime
 from chatui import personas
 
 MAX_DEPTH = 8
-"""Macros within macros that are looked for; what is deeper stays as it is written."""
+"""Maximum nesting of macros. Deeper ones are left in the text."""
 
-# The last two of several braces open a macro: "{{{user}}}" is a name in braces.
+# The last two of several braces open a macro: "{{{user}}}" is the user's name in braces.
 _BRACES = re.compile(r"\{\{(?!\{)|\}\}")
 _DICE = re.compile(r"(?:([1-9]\d?)?d)?([1-9]\d{0,8})([+-]\d{1,9})?", re.IGNORECASE | re.ASCII)
 _COMMA = re.compile(r"(?<!\\),")
-_OLD_NAMES = re.compile("<(bot|char|user)>", re.IGNORECASE | re.ASCII)
+_LEGACY_MACROS = re.compile("<(bot|char|user)>", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Who talks with whom, where and when: what macros stand for.
+    """The values that macros expand to.
 
-    `moment` is the user's own time. With the same `seed` the same is drawn; {{pick}} draws the same all over a `chat`.
+    `local_time` is the time in the user's time zone. The random macros depend on `seed`. {{pick}} depends on `chat`
+    instead, the id of the conversation, and so stays the same in all of it.
     """
 
     user: str
     char: str
     model: str
-    moment: datetime
+    local_time: datetime
     seed: int = 0
     chat: str = ""
 
 
-class _Trim:
-    """Where line ends are taken off on both sides."""
+class _TrimMarker:
+    """The value of {{trim}}: line ends on both sides of it are removed."""
 
 
-Piece = str | _Trim
+Piece = str | _TrimMarker
 
 
-def renamed(text: str) -> str:
-    """The text with the names of old cards, <BOT>, <CHAR> and <USER>, as macros."""
-    return _OLD_NAMES.sub(lambda name: "{{user}}" if name[1].lower() == "user" else "{{char}}", text)
+def convert_legacy_macros(text: str) -> str:
+    """Replace <BOT>, <CHAR> and <USER>, which old cards use, by {{char}} and {{user}}."""
+    return _LEGACY_MACROS.sub(lambda match: "{{user}}" if match[1].lower() == "user" else "{{char}}", text)
 
 
 def expand(text: str, scene: Scene, hidden: list[str] | None = None) -> str:
-    """The text with its macros replaced, each once; what is no macro stays. {{hidden_key:...}} goes into `hidden`."""
+    """Replace the macros in a text. Their values are not expanded again, unknown macros stay as they are.
+
+    The arguments of {{hidden_key:...}} are appended to `hidden`.
+    """
     if "{{" not in text:
         return text
-    values = _Values(text, scene, hidden)
-    opened: list[list[Piece]] = [[]]
-    at = 0
+    expander = _Expander(text, scene, hidden)
+    stack: list[list[Piece]] = [[]]  # pieces outside of macros, then of each open macro
+    end = 0
     for braces in _BRACES.finditer(text):
-        opened[-1].append(text[at : braces.start()])
-        at = braces.end()
-        if braces[0] == "{{" and len(opened) <= MAX_DEPTH:
-            opened.append([])
-        elif braces[0] == "}}" and len(opened) > 1:
-            inner = _joined(opened.pop())
-            opened[-1].append(values.of(inner))
+        stack[-1].append(text[end : braces.start()])
+        end = braces.end()
+        if braces[0] == "{{" and len(stack) <= MAX_DEPTH:
+            stack.append([])
+        elif braces[0] == "}}" and len(stack) > 1:
+            macro = _join(stack.pop())
+            stack[-1].append(expander.value(macro))
         else:
-            opened[-1].append(braces[0])
-    opened[-1].append(text[at:])
-    while len(opened) > 1:
-        unclosed = opened.pop()
-        opened[-1] += ["{{", *unclosed]
-    return _joined(opened[0])
+            stack[-1].append(braces[0])
+    stack[-1].append(text[end:])
+    while len(stack) > 1:
+        unclosed = stack.pop()
+        stack[-1] += ["{{", *unclosed]
+    return _join(stack[0])
 
 
-def _joined(pieces: list[Piece]) -> str:
-    """The pieces as one text."""
+def _join(pieces: list[Piece]) -> str:
+    """Join the pieces, without the line ends around each {{trim}}."""
     parts: list[list[str]] = [[]]
     for piece in pieces:
-        if isinstance(piece, _Trim):
+        if isinstance(piece, _TrimMarker):
             parts.append([])
         else:
             parts[-1].append(piece)
     texts = ["".join(part) for part in parts]
-    for at in range(1, len(texts)):
-        texts[at - 1], texts[at] = texts[at - 1].rstrip("\r\n"), texts[at].lstrip("\r\n")
+    for i in range(1, len(texts)):
+        texts[i - 1], texts[i] = texts[i - 1].rstrip("\r\n"), texts[i].lstrip("\r\n")
     return "".join(texts)
 
 
-class _Values:
-    """What the macros of one text stand for."""
+class _Expander:
+    """Computes the values of the macros in one text."""
 
     def __init__(self, text: str, scene: Scene, hidden: list[str] | None) -> None:
         self._text, self.scene, self._hidden = text, scene, hidden
         self._digest: int | None = None
-        self._drawn = 0
+        self._draws = 0
 
-    def of(self, inner: str) -> Piece:
-        """The value of what stands between the braces; with its braces where that is no macro."""
-        if inner.lstrip().startswith("//"):
+    def value(self, macro: str) -> Piece:
+        """The value of a macro, given without braces; the text with its braces if there is no such macro."""
+        if macro.lstrip().startswith("//"):
             return ""
-        name, colon, body = inner.partition(":")
+        name, colon, argument = macro.partition(":")
         name = name.strip().lower() if name.isascii() else ""
         value: Piece | None = None
-        if colon and name in _WITH_BODY:
-            value = _WITH_BODY[name](self, body)
-        elif not colon and name in _PLAIN:
-            value = _PLAIN[name](self.scene)
-        return "{{" + inner + "}}" if value is None else value
+        if colon and name in _WITH_ARGUMENT:
+            value = _WITH_ARGUMENT[name](self, argument)
+        elif not colon and name in _WITHOUT_ARGUMENT:
+            value = _WITHOUT_ARGUMENT[name](self.scene)
+        return "{{" + macro + "}}" if value is None else value
 
-    def draw(self, sides: int, of: str) -> int:
-        """A number below `sides`: another one at each call, the same ones each time the text is expanded."""
+    def draw(self, limit: int, seed: str) -> int:
+        """A pseudorandom number from 0 to `limit` - 1.
+
+        Depends on `seed`, on the text and on the number of draws before, so that an expansion can be repeated.
+        """
         if self._digest is None:
             self._digest = zlib.crc32(self._text.encode("utf-8", "surrogatepass"))
-        self._drawn += 1
-        drawn = hashlib.sha256(f"{of}/{self._digest}/{self._drawn}".encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(drawn[:16]) % sides
+        self._draws += 1
+        digest = hashlib.sha256(f"{seed}/{self._digest}/{self._draws}".encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:16]) % limit
 
-    def one_of(self, body: str, of: str) -> str:
-        """One of the texts that are listed with commas, or with "::" before each."""
-        items = body[1:].split("::") if body.startswith(":") else _COMMA.split(body)
-        item = items[self.draw(len(items), of)].strip()
-        return item if body.startswith(":") else item.replace("\\,", ",")
+    def choice(self, argument: str, seed: str) -> str:
+        """One item of a list: items separated by commas, or each preceded by "::"."""
+        items = argument[1:].split("::") if argument.startswith(":") else _COMMA.split(argument)
+        item = items[self.draw(len(items), seed)].strip()
+        return item if argument.startswith(":") else item.replace("\\,", ",")
 
-    def random(self, body: str) -> str:
-        return self.one_of(body, f"{self.scene.seed}")
+    def random(self, argument: str) -> str:
+        return self.choice(argument, f"{self.scene.seed}")
 
-    def pick(self, body: str) -> str:
-        return self.one_of(body, f"chat {self.scene.chat}")
+    def pick(self, argument: str) -> str:
+        return self.choice(argument, f"chat {self.scene.chat}")
 
-    def roll(self, body: str) -> str | None:
-        dice = _DICE.fullmatch(body.lstrip(":").strip())
+    def roll(self, argument: str) -> str | None:
+        dice = _DICE.fullmatch(argument.lstrip(":").strip())
         if dice is None:
             return None
         rolls = (self.draw(int(dice[2]), f"{self.scene.seed}") + 1 for _ in range(int(dice[1] or 1)))
@@ -135,31 +142,31 @@ class _Values:
     def drop(self, _: str) -> str:
         return ""
 
-    def hide(self, body: str) -> str:
+    def hide(self, argument: str) -> str:
         if self._hidden is not None:
-            self._hidden.append(body.strip())
+            self._hidden.append(argument.strip())
         return ""
 
 
-_PLAIN: dict[str, Callable[[Scene], Piece]] = {
+_WITHOUT_ARGUMENT: dict[str, Callable[[Scene], Piece]] = {
     "user": lambda scene: scene.user,
     "char": lambda scene: scene.char,
     "model": lambda scene: scene.model,
-    "date": lambda scene: personas.day(scene.moment),
-    "weekday": lambda scene: f"{scene.moment:%A}",
-    "time": lambda scene: f"{scene.moment:%H:%M}",
-    "isodate": lambda scene: f"{scene.moment:%Y-%m-%d}",
-    "isotime": lambda scene: f"{scene.moment:%H:%M}",
+    "date": lambda scene: personas.day(scene.local_time),
+    "weekday": lambda scene: f"{scene.local_time:%A}",
+    "time": lambda scene: f"{scene.local_time:%H:%M}",
+    "isodate": lambda scene: f"{scene.local_time:%Y-%m-%d}",
+    "isotime": lambda scene: f"{scene.local_time:%H:%M}",
     "newline": lambda _: "\n",
-    "trim": lambda _: _Trim(),
+    "trim": lambda _: _TrimMarker(),
     "noop": lambda _: "",
     "original": lambda _: "",
 }
-_WITH_BODY: dict[str, Callable[[_Values, str], str | None]] = {
-    "random": _Values.random,
-    "pick": _Values.pick,
-    "roll": _Values.roll,
-    "reverse": lambda _, body: body.lstrip(":").strip()[::-1],
-    "comment": _Values.drop,
-    "hidden_key": _Values.hide,
+_WITH_ARGUMENT: dict[str, Callable[[_Expander, str], str | None]] = {
+    "random": _Expander.random,
+    "pick": _Expander.pick,
+    "roll": _Expander.roll,
+    "reverse": lambda _, argument: argument.lstrip(":").strip()[::-1],
+    "comment": _Expander.drop,
+    "hidden_key": _Expander.hide,
 }

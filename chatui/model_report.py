@@ -1,4 +1,4 @@
-"""`python -m chatui explain`: what a model takes on this machine and how fast it can be, as text. Loads no weights."""
+"""`python -m chatui explain`: a report of a model's memory and maximum speed on this machine. Loads no weights."""
 
 import textwrap
 
@@ -8,11 +8,11 @@ from chatui.model_spec import ModelSpec, human_bytes, human_count
 from chatui.settings import AppSettings
 
 COMFORTABLE = 12
-"""Tokens per second: twice as fast as people read, which is four words or six tokens a second."""
+"""Tokens per second. Twice the speed of reading, which is about four words or six tokens per second."""
 MIN_CONTEXT = 1024
-"""Tokens that one conversation should have room for, where the model allows as many."""
+"""Context length in tokens that an advised precision must allow, unless the model's own is shorter."""
 LINE = 100
-"""Characters of a line at most."""
+"""Maximum length of a line in characters."""
 FLAGS = {
     "float32": "--dtype float32 --quantization none",
     "bfloat16": "--dtype bfloat16 --quantization none",
@@ -22,92 +22,92 @@ FLAGS = {
     "4bit": "--quantization 4bit",
 }
 ON_CPU, ELSEWHERE = ("bfloat16", "int8", "int4"), ("bfloat16", "8bit", "4bit")
-"""What can be advised, the most exact first."""
+"""The precisions that may be advised, the most exact first."""
 
 
 def report(settings: AppSettings) -> str:
-    """What is to be said of the model that the settings name, in lines of at most 100 characters. Raises ModelError."""
-    found = outline(ModelSpec.from_settings(settings))
-    sizes = found.anatomy.weights
+    """The report of the model that the settings name, in lines of at most 100 characters. Raises ModelError."""
+    model = outline(ModelSpec.from_settings(settings))
+    sizes = model.anatomy.weights
     lines = [
         settings.model,
         "",
-        *_facts(found),
+        *_fact_lines(model),
         "",
-        f"Memory with {_conversations(found.slots, found.context_length)}, and the speed that reading it allows:",
+        f"Memory with {_conversations(model.slots, model.context_length)}, and the speed that reading it allows:",
         "",
         _columns("", "weights", "K/V", "in all", "at most", "room here for"),
-        *(_row(found, precision) for precision in sorted(sizes, key=lambda precision: -sizes[precision])),
+        *(_row(model, precision) for precision in sorted(sizes, key=lambda precision: -sizes[precision])),
         "",
         "* is what `run` loads with these flags. How its figures come about:",
         "",
-        *_formulas(found),
+        *_formula_lines(model),
         "",
-        *found.notes,
-        advice(found),
+        *model.notes,
+        advice(model),
     ]
-    return "\n".join(wrapped for line in lines for wrapped in _wrapped(line))
+    return "\n".join(part for line in lines for part in _wrap(line))
 
 
-def advice(found: Outline) -> str:
-    """Which precision to take: the file's own levels, else the most exact that fits and is comfortable to read."""
-    fitting = [name for name in (ON_CPU if found.device == "cpu" else ELSEWHERE) if _fits(found, name)]
-    if found.asked not in FLAGS and _fits(found, found.asked):
-        return f"Advised: {found.asked}, as the file has it, so that nothing is lost."
+def advice(model: Outline) -> str:
+    """Which precision to use: the levels of a GGUF file, else the most exact that fits and is faster than reading."""
+    fitting = [name for name in (ON_CPU if model.device == "cpu" else ELSEWHERE) if _fits(model, name)]
+    if model.asked not in FLAGS and _fits(model, model.asked):
+        return f"Advised: {model.asked}, as the file has it, so that nothing is lost."
     if not fitting:
         return "Advised: a smaller model. None of these fits this machine."
     for name in fitting:
-        if estimates.ceiling(found.anatomy_in(name), name).value >= COMFORTABLE:
+        if estimates.max_tokens_per_second(model.anatomy_in(name), name).value >= COMFORTABLE:
             return f"Advised: {name} ({FLAGS[name]}), the most exact that fits and is faster than one reads."
     return f"Advised: {fitting[-1]} ({FLAGS[fitting[-1]]}), the fastest that fits, but slower than one reads."
 
 
-def _facts(found: Outline) -> list[str]:
-    known = found.anatomy
-    speed = human_bytes(found.anatomy_in(found.asked).bandwidth)
+def _fact_lines(model: Outline) -> list[str]:
+    anatomy = model.anatomy
+    bandwidth = human_bytes(model.anatomy_in(model.asked).bandwidth)
     facts = {
-        "Kind": found.kind,
-        "Parameters": f"{known.parameters:,} ({human_count(known.parameters)})",
-        "Active": f"{known.active:,} ({human_count(known.active)}) for each token",
-        "Layers": f"{known.layers}",
-        "Context": f"{found.context_length:,} tokens",
-        "K/V": f"{known.kv_per_token:,} bytes for each token in bfloat16, twice as many in float32",
-        "Files": human_bytes(found.stored) if found.stored is not None else "of unknown size",
-        "Memory": f"{human_bytes(found.free)} free, read at {speed}/s ({found.device})",
+        "Kind": model.kind,
+        "Parameters": f"{anatomy.parameters:,} ({human_count(anatomy.parameters)})",
+        "Active": f"{anatomy.active:,} ({human_count(anatomy.active)}) for each token",
+        "Layers": f"{anatomy.layers}",
+        "Context": f"{model.context_length:,} tokens",
+        "K/V": f"{anatomy.kv_per_token:,} bytes for each token in bfloat16, twice as many in float32",
+        "Files": human_bytes(model.stored) if model.stored is not None else "of unknown size",
+        "Memory": f"{human_bytes(model.free)} free, read at {bandwidth}/s ({model.device})",
     }
     return [f"{name:12}{text}" for name, text in facts.items()]
 
 
-def _row(found: Outline, precision: str) -> str:
-    known = found.anatomy_in(precision)
-    weights, kv, _, total = estimates.memory(known, precision, found.slots, found.context_length)
-    name = f"{precision} *" if precision == found.asked else precision
-    speed = estimates.ceiling(known, precision)
-    return _columns(name, weights.text, kv.text, total.text, speed.text, _room(found, precision, total.value))
+def _row(model: Outline, precision: str) -> str:
+    anatomy = model.anatomy_in(precision)
+    weights, kv, _, total = estimates.memory(anatomy, precision, model.slots, model.context_length)
+    name = f"{precision} *" if precision == model.asked else precision
+    speed = estimates.max_tokens_per_second(anatomy, precision)
+    return _columns(name, weights.text, kv.text, total.text, speed.text, _capacity_text(model, precision, total.value))
 
 
-def _room(found: Outline, precision: str, needed: float) -> str:
-    slots, capacity = found.room(precision)
+def _capacity_text(model: Outline, precision: str, needed: float) -> str:
+    slots, capacity = model.room(precision)
     if not slots:
         return "not its weights"
-    whole = (slots, capacity) == (found.slots, found.context_length) and needed <= found.free
-    return "all" if whole else _conversations(slots, capacity)
+    fits_all = (slots, capacity) == (model.slots, model.context_length) and needed <= model.free
+    return "all" if fits_all else _conversations(slots, capacity)
 
 
-def _fits(found: Outline, precision: str) -> bool:
-    return found.room(precision)[1] >= min(found.context_length, MIN_CONTEXT)
+def _fits(model: Outline, precision: str) -> bool:
+    return model.room(precision)[1] >= min(model.context_length, MIN_CONTEXT)
 
 
-def _formulas(found: Outline) -> list[str]:
-    known = found.anatomy_in(found.asked)
-    parts = estimates.memory(known, found.asked, found.slots, found.context_length)
+def _formula_lines(model: Outline) -> list[str]:
+    anatomy = model.anatomy_in(model.asked)
+    parts = estimates.memory(anatomy, model.asked, model.slots, model.context_length)
     return [
         f"{figure.name:16}{figure.text:>14} = {figure.formula}"
-        for figure in (*parts, estimates.ceiling(known, found.asked))
+        for figure in (*parts, estimates.max_tokens_per_second(anatomy, model.asked))
     ]
 
 
-def _wrapped(line: str) -> list[str]:
+def _wrap(line: str) -> list[str]:
     return textwrap.wrap(line, LINE, subsequent_indent=" " * 33 if " = " in line else "") or [""]
 
 
@@ -115,5 +115,5 @@ def _conversations(slots: int, capacity: int) -> str:
     return f"{slots} conversation{'' if slots == 1 else 's'} of {capacity:,} tokens"
 
 
-def _columns(name: str, weights: str, kv: str, total: str, speed: str, room: str) -> str:
-    return f"{name:12}{weights:>9}{kv:>10}{total:>10}{speed:>20}   {room}"
+def _columns(name: str, weights: str, kv: str, total: str, speed: str, capacity: str) -> str:
+    return f"{name:12}{weights:>9}{kv:>10}{total:>10}{speed:>20}   {capacity}"

@@ -1,4 +1,4 @@
-"""Which model to load, and the arithmetic of its size. Pure: reads no weights and knows no torch."""
+"""Which model to load, file headers, and the size of weights in memory. Reads no weights and knows no torch."""
 
 import json
 import os
@@ -19,9 +19,9 @@ from chatui.settings import AppSettings, Compile, Dtype, GenerationSettings, Qua
 STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = ("F64", "F32", "F16", "BF16")
 DTYPE_BYTES: Mapping[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
-# 4-bit NF4 keeps one float32 per 64 weights beside the 4 bits: https://arxiv.org/abs/2305.14314
+# 4-bit NF4 has one float32 scale per 64 weights beside the 4 bits: https://arxiv.org/abs/2305.14314
 BITSANDBYTES: Mapping[Quantization, float] = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
-# A plane of 4-bit levels has two bfloat16 beside each group of 32.
+# A plane of 4-bit levels has a scale and a zero point in bfloat16 per group of 32 weights.
 PLANE_BYTES = 0.5 + 4 / 32
 PRECISIONS: Mapping[str, tuple[Dtype, Quantization]] = {
     "float32": ("float32", "none"),
@@ -29,7 +29,7 @@ PRECISIONS: Mapping[str, tuple[Dtype, Quantization]] = {
     "int8": ("bfloat16", "int8"),
     "int4": ("bfloat16", "int4"),
 }
-"""How a model's weights can be held on every CPU: names, and the flags that ask for it."""
+"""The precisions that every CPU supports, with the values of the flags for each."""
 HUB_PAGE = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<name>[\w.-]+/[\w.-]+)(?:/tree/(?P<revision>[\w.-]+))?/?"
     r"(?:[?#].*)?"
@@ -39,17 +39,17 @@ HUB_FILE = re.compile(
     r"(?:(?:blob|resolve|raw)/[\w.-]+/)?(?P<path>[\w./ -]+\.(?:gguf|safetensors|bin|json))(?:[?#].*)?"
 )
 MAX_HEADER_BYTES = 100_000_000
-# Sizes of the numbers in a GGUF header by their type: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+# Bytes of a number in a GGUF header by its value type: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 GGUF_STRING, GGUF_ARRAY, GGUF_UINT32 = 8, 9, 4
 GGUF_ALIGNMENT = 32
-# Bytes of a block of 32 weights of the kinds that linear layers can keep: Q4_0, Q4_1, Q8_0.
+# Bytes per block of 32 weights, for the types that linear layers use without conversion: Q4_0, Q4_1, Q8_0.
 GGUF_LEVELS = {"GGUF-2": 18, "GGUF-3": 20, "GGUF-8": 34}
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What to load, as the operator asked for it, and what to run it with: `kv_memory` in bytes."""
+    """The model to load and how to run it, as the settings request it. `kv_memory` is in bytes."""
 
     name: str
     revision: str | None = None
@@ -62,12 +62,12 @@ class ModelSpec:
     compile: Compile = "auto"
     chat_template: Path | None = None
     generation: GenerationSettings = field(default_factory=GenerationSettings)
-    """Its fields that are set replace the model's own defaults."""
+    """Fields that are set override the model's generation defaults."""
 
     @classmethod
     def from_settings(cls, settings: AppSettings) -> "ModelSpec":
-        """The part of the program's settings that is about the model."""
-        name, revision = named(settings.model)
+        """Take the settings of the model from those of the application."""
+        name, revision = parse_model_name(settings.model)
         return cls(
             name,
             settings.revision or revision,
@@ -85,10 +85,10 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a checkpoint: its name, its type in safetensors' spelling and its shape.
+    """A tensor in a checkpoint. `dtype` has the names of safetensors, such as "BF16".
 
-    A GGUF file's has its type's number for a type, the shape turned round as that format has it, and the place of its
-    first byte in the file.
+    For a GGUF file `dtype` is "GGUF-" and the number of the type, `shape` is in reverse order, as that format has it,
+    and `offset` is the position of the first byte in the file.
     """
 
     name: str
@@ -98,12 +98,12 @@ class StoredTensor:
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return prod(self.shape)
 
 
-def named(model: str) -> tuple[str, str | None]:
-    """Name and revision of a model, of which the address of its page on the Hub may be given, or a file:// address."""
+def parse_model_name(model: str) -> tuple[str, str | None]:
+    """Parse --model into (name, revision). It may be a name, a path, the URL of a page on the Hub, or a file:// URL."""
     if model.startswith("file://"):
         return unquote(urlsplit(model).path), None
     page = HUB_PAGE.fullmatch(model)
@@ -113,7 +113,7 @@ def named(model: str) -> tuple[str, str | None]:
 
 
 def check_name(name: str) -> None:
-    """Raise ModelError where a name that is not on this disk is one of another program's, or that of a file."""
+    """Raise ModelError for names of other programs and of single files. To be called for names that are not on disk."""
     file = HUB_FILE.fullmatch(name)
     if file:
         raise ModelError(
@@ -139,13 +139,13 @@ def check_name(name: str) -> None:
 
 
 def shown_name(path: Path) -> str:
-    """What a model on this disk is called: its file's or folder's name, or its repository's in the Hub's cache.
+    """The display name of a model on disk: that of the file or folder, or of the repository in the Hub's cache.
 
-    The cache names folders models--OWNER--NAME/snapshots/COMMIT and files blobs/HASH, to which snapshots link.
+    The cache has folders models--OWNER--NAME/snapshots/COMMIT with links to the files blobs/HASH.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100 - a link has the name that counts
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, whose own names are needed
     parts = path.parts
-    repository = next((place for place, part in enumerate(parts) if part.startswith("models--")), None)
+    repository = next((index for index, part in enumerate(parts) if part.startswith("models--")), None)
     if repository is None:
         return path.name
     owner_and_name = parts[repository].removeprefix("models--").replace("--", "/")
@@ -158,9 +158,9 @@ def shown_name(path: Path) -> str:
 
 
 def read_header(path: Path) -> list[StoredTensor]:
-    """The tensors that a safetensors file says it holds.
+    """The tensors listed in the header of a safetensors file.
 
-    Raises ModelError where the file is cut off or not in the format
+    Raises ModelError if the file is truncated or not in the format
     (8 bytes of little-endian header length, a JSON header, the data: https://github.com/huggingface/safetensors#format).
     """
     size = path.stat().st_size
@@ -168,43 +168,43 @@ def read_header(path: Path) -> list[StoredTensor]:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
-            raise _broken(path)
+            raise _damaged_file_error(path)
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
             tensors = [StoredTensor(name, entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise _broken(path) from None
+            raise _damaged_file_error(path) from None
     if 8 + length + end > size:
-        raise _broken(path)
+        raise _damaged_file_error(path)
     return tensors
 
 
 def read_gguf_header(path: Path) -> list[StoredTensor]:
-    """The tensors that a GGUF file says it holds. Raises ModelError where it is cut off or not in the format."""
+    """The tensors listed in the header of a GGUF file. Raises ModelError if it is truncated or not in the format."""
     size = path.stat().st_size
     with path.open("rb") as file:
         reader = _GgufReader(file, size)
         try:
             alignment, tensors = reader.header()
         except (struct.error, ValueError, KeyError, OverflowError, RecursionError):
-            raise _broken(path) from None
-        data = -(-file.tell() // alignment) * alignment
-    if not tensors or data + max(tensor.offset for tensor in tensors) >= size:
-        raise _broken(path)
-    return [replace(tensor, offset=data + tensor.offset) for tensor in tensors]
+            raise _damaged_file_error(path) from None
+        data_start = -(-file.tell() // alignment) * alignment
+    if not tensors or data_start + max(tensor.offset for tensor in tensors) >= size:
+        raise _damaged_file_error(path)
+    return [replace(tensor, offset=data_start + tensor.offset) for tensor in tensors]
 
 
 class _GgufReader:
-    """Reads the values of a GGUF file of `size` bytes one after the other. Its methods raise what parsing raises."""
+    """Reads the values of a GGUF file of `size` bytes in order. Does not catch parse errors."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
         self._size = size
 
     def header(self) -> tuple[int, list[StoredTensor]]:
-        """(alignment of the data, tensors with offsets from its start); leaves the file at the header's end."""
+        """(alignment of the data, tensors with offsets from the data's start). Leaves the file at the header's end."""
         if self._file.read(4) != b"GGUF" or self._number("I") not in (2, 3):
             raise ValueError
         tensor_count, field_count = self._number("Q"), self._number("Q")
@@ -232,45 +232,46 @@ class _GgufReader:
         return self._file.read(length).decode(errors="replace")
 
     def _skip(self, kind: int) -> None:
-        """Go past a value of this kind."""
+        """Skip a value of this type."""
         if kind == GGUF_STRING:
             self._text()
         elif kind == GGUF_ARRAY:
-            inner, count = self._number("I"), self._number("Q")
-            if inner in GGUF_SIZES:
-                self._file.seek(GGUF_SIZES[inner] * count, 1)
+            item_kind, count = self._number("I"), self._number("Q")
+            if item_kind in GGUF_SIZES:
+                self._file.seek(GGUF_SIZES[item_kind] * count, 1)
             else:
                 for _ in range(count):
-                    self._skip(inner)
+                    self._skip(item_kind)
         else:
             self._file.seek(GGUF_SIZES[kind], 1)
 
 
 def weight_bytes(tensors: Iterable[StoredTensor], dtype: Dtype, quantization: Quantization) -> int:
-    """Bytes that the weights will take in memory.
+    """The size of the weights in memory in bytes.
 
-    Integers are packed weights of a quantized checkpoint, which stay as they are. bitsandbytes quantizes the matrices
-    but not the embeddings and the output layer. int4 and int8 give the output layer a weight of its own, in int8;
-    a GGUF file's own levels stay with int4, and with auto, where all else of it becomes dense. Experts, which
-    transformers stacks, and what chooses them stay dense.
+    - Integers are packed weights of a quantized checkpoint and are not converted.
+    - bitsandbytes quantizes matrices except for the embeddings and the output layer.
+    - int4 and int8 store the output layer separately, in int8.
+    - A GGUF file's own levels are used with int4 and auto. With auto, all other weights of it become dense.
+    - Experts, which transformers stacks into one tensor, and routers stay dense.
     """
-    known = list(tensors)
-    total = sum(_bytes(tensor, dtype, quantization) for tensor in known)
-    if not any(_is_head(tensor) for tensor in known):
-        for tensor in known:
+    tensors = list(tensors)
+    total = sum(_tensor_bytes(tensor, dtype, quantization) for tensor in tensors)
+    if not any(_is_head(tensor) for tensor in tensors):
+        for tensor in tensors:
             if _is_embedding(tensor) and "pos" not in tensor.name:
                 total += _packed_bytes(replace(tensor, name="lm_head.weight"), quantization) or 0
     return int(total)
 
 
-def _bytes(tensor: StoredTensor, dtype: Dtype, quantization: Quantization) -> float:
-    """Bytes of one tensor in memory."""
-    as_gguf = tensor.dtype.startswith("GGUF")
-    stays = not as_gguf and (dtype == "auto" or tensor.dtype not in FLOATS)
-    wide = STORED_BYTES.get(tensor.dtype, 1) if stays else DTYPE_BYTES.get(dtype, 2)
-    dense = float(tensor.elements * wide)
-    floats = as_gguf or tensor.dtype in FLOATS
-    if len(tensor.shape) != 2 or not floats or _is_embedding(tensor) or _is_of_experts(tensor):
+def _tensor_bytes(tensor: StoredTensor, dtype: Dtype, quantization: Quantization) -> float:
+    """The size of one tensor in memory in bytes."""
+    is_gguf = tensor.dtype.startswith("GGUF")
+    keeps_dtype = not is_gguf and (dtype == "auto" or tensor.dtype not in FLOATS)
+    element_bytes = STORED_BYTES.get(tensor.dtype, 1) if keeps_dtype else DTYPE_BYTES.get(dtype, 2)
+    dense = float(tensor.elements * element_bytes)
+    is_float = is_gguf or tensor.dtype in FLOATS
+    if len(tensor.shape) != 2 or not is_float or _is_embedding(tensor) or _is_expert_or_router(tensor):
         return dense
     if quantization in BITSANDBYTES:
         return dense if _is_head(tensor) else tensor.elements * BITSANDBYTES[quantization]
@@ -279,7 +280,7 @@ def _bytes(tensor: StoredTensor, dtype: Dtype, quantization: Quantization) -> fl
 
 
 def _packed_bytes(tensor: StoredTensor, quantization: Quantization) -> float | None:
-    """Bytes of a linear layer's weight as the CPU's kernels take it, None where it stays dense."""
+    """The size of a linear layer's weight in the layout of the CPU kernels, in bytes; None if it stays dense."""
     columns, rows = tensor.shape if tensor.dtype.startswith("GGUF") else tensor.shape[::-1]
     if columns % 32:
         return None
@@ -294,7 +295,7 @@ def _is_head(tensor: StoredTensor) -> bool:
     return "lm_head" in tensor.name or tensor.name == "output.weight"
 
 
-def _is_of_experts(tensor: StoredTensor) -> bool:
+def _is_expert_or_router(tensor: StoredTensor) -> bool:
     return not {"experts", "gate", "router"}.isdisjoint(tensor.name.split("."))
 
 
@@ -303,7 +304,7 @@ def _is_embedding(tensor: StoredTensor) -> bool:
 
 
 def human_bytes(count: float) -> str:
-    """Bytes for people, in powers of 1000: 269 MB, 16.1 GB."""
+    """Format a number of bytes in powers of 1000: 269 MB, 16.1 GB."""
     for unit in ("B", "kB", "MB"):
         if count < 999.5:
             return f"{count:.0f} {unit}"
@@ -312,13 +313,13 @@ def human_bytes(count: float) -> str:
 
 
 def human_count(count: int) -> str:
-    """A number of parameters for people: 135M, 8.03B."""
+    """Format a number of parameters: 135M, 8.03B."""
     if count < 1_000_000:
         return f"{count:,}"
     return f"{count / 1e6:.0f}M" if count < 999_500_000 else f"{count / 1e9:.3g}B"
 
 
-def _broken(path: Path) -> ModelError:
+def _damaged_file_error(path: Path) -> ModelError:
     return ModelError(
         f"The file {path.name} is incomplete or damaged.", "Delete it and load the model again, or copy it anew."
     )

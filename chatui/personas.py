@@ -1,4 +1,4 @@
-"""Personas: a name, a system prompt, and how the page greets and suggests in that voice. Knows no file format."""
+"""Personas: a name, a system prompt, a greeting and example prompts. Has the presets. Knows no file format."""
 
 import re
 from dataclasses import dataclass, replace
@@ -12,13 +12,13 @@ from chatui.text_cleaning import clean_lines, one_line
 
 MAX_NAME_LENGTH = 80
 MAX_EMOJI_LENGTH = 16
-"""A flag or a family is many characters that are shown as one."""
+"""One emoji, such as a flag or a family, can be a sequence of many characters."""
 MAX_PROMPT_LENGTH = 100_000
 MAX_GREETING_LENGTH = 10_000
 MAX_EXAMPLES = 12
 MAX_EXAMPLE_LENGTH = 1_000
 MAX_AVATAR_LENGTH = 300_000
-"""Characters of the data: URL, so bytes of the page."""
+"""Maximum length of the data: URL. It is ASCII, so this is its size in bytes too."""
 
 AVATAR_START = "data:image/png;base64,"
 _AVATAR = re.compile(re.escape(AVATAR_START) + r"[A-Za-z0-9+/]+={0,2}")
@@ -26,10 +26,11 @@ _AVATAR = re.compile(re.escape(AVATAR_START) + r"[A-Za-z0-9+/]+={0,2}")
 
 @dataclass(frozen=True)
 class Persona:
-    """A system prompt with a name; `greeting` and `examples` fill the empty page.
+    """A system prompt with a name. The page of a new chat shows `greeting` and `examples`.
 
-    `settings` are its own where it has any, `avatar` is a small picture as a data: URL or "", and `card` what a
-    Tavern card that it came from says besides, kept for its export.
+    `settings` are the persona's own generation settings; None uses those of the page. `avatar` is a small picture as a
+    data: URL, or "". `card` is the Tavern card that the persona was imported from, stored for its lorebook,
+    instructions and export.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Persona:
 
     @property
     def label(self) -> str:
-        """The name as the page lists it."""
+        """The name with the emoji, as lists on the page show it."""
         return f"{self.emoji} {self.name}".strip()
 
 
@@ -160,7 +161,7 @@ PRESETS: tuple[Persona, ...] = (
 
 
 def translated(persona: Persona) -> Persona:
-    """The persona as the page shows it: ours with name, greeting and examples in the language spoken now."""
+    """The persona with name, greeting and examples in the current language if it is a preset; others are unchanged."""
     if persona not in PRESETS:
         return persona
     examples = tuple(gettext(example) for example in persona.examples)
@@ -168,45 +169,45 @@ def translated(persona: Persona) -> Persona:
 
 
 def key(preset: Persona) -> str:
-    """What stands for a preset where own personas have their ids."""
+    """The key of a preset, used in place of the id that a saved persona has."""
     return f"preset:{preset.name}"
 
 
-def find(chosen: str) -> Persona | None:
-    """The preset that has this key, or None."""
-    return next((preset for preset in PRESETS if key(preset) == chosen), None)
+def find(preset_key: str) -> Persona | None:
+    """The preset with this key, or None."""
+    return next((preset for preset in PRESETS if key(preset) == preset_key), None)
 
 
-def day(time: datetime) -> str:
-    """The date as {{date}} has it: "Tuesday, 24 November 2026"."""
-    return f"{time:%A}, {time.day} {time:%B %Y}"
+def day(date: datetime) -> str:
+    """Format a date as the value of {{date}}: "Tuesday, 24 November 2026"."""
+    return f"{date:%A}, {date.day} {date:%B %Y}"
 
 
 def checked(persona: Persona) -> Persona:
-    """The persona as it may be kept, its texts cleaned. Raises SettingsError naming the field that may not be so.
+    """Validate a persona and clean its texts. Raises SettingsError with the name of the invalid field.
 
-    Name, emoji and examples are single lines; empty examples are left out.
+    Name, emoji and examples become single lines. Empty examples are removed.
     """
     examples = tuple(line for example in persona.examples if (line := one_line(clean_lines(example))))
-    fit = replace(
+    cleaned = replace(
         persona,
-        name=_within("Name", one_line(clean_lines(persona.name)), MAX_NAME_LENGTH),
-        emoji=_within("Emoji", one_line(clean_lines(persona.emoji)), MAX_EMOJI_LENGTH),
-        system_prompt=_within("System prompt", clean_lines(persona.system_prompt), MAX_PROMPT_LENGTH),
-        greeting=_within("Greeting", clean_lines(persona.greeting), MAX_GREETING_LENGTH),
-        examples=tuple(_within("Example prompts", example, MAX_EXAMPLE_LENGTH) for example in examples),
+        name=_check_length("Name", one_line(clean_lines(persona.name)), MAX_NAME_LENGTH),
+        emoji=_check_length("Emoji", one_line(clean_lines(persona.emoji)), MAX_EMOJI_LENGTH),
+        system_prompt=_check_length("System prompt", clean_lines(persona.system_prompt), MAX_PROMPT_LENGTH),
+        greeting=_check_length("Greeting", clean_lines(persona.greeting), MAX_GREETING_LENGTH),
+        examples=tuple(_check_length("Example prompts", example, MAX_EXAMPLE_LENGTH) for example in examples),
     )
-    if not fit.name:
+    if not cleaned.name:
         raise SettingsError("Name", "there is none.", "Give the persona a name.")
     if len(examples) > MAX_EXAMPLES:
         raise SettingsError("Example prompts", f"there may be {MAX_EXAMPLES}, and these are {len(examples)}.")
-    _within("Picture", persona.avatar, MAX_AVATAR_LENGTH)
+    _check_length("Picture", persona.avatar, MAX_AVATAR_LENGTH)
     if persona.avatar and not _AVATAR.fullmatch(persona.avatar):
         raise SettingsError("Picture", "this is no PNG in a data: URL.")
-    return fit
+    return cleaned
 
 
-def _within(field: str, text: str, most: int) -> str:
+def _check_length(field: str, text: str, most: int) -> str:
     if len(text) > most:
         raise SettingsError(field, f"there may be {most:,} characters, and these are {len(text):,}.", "Shorten it.")
     return text

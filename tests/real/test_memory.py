@@ -55,5 +55,5 @@ def test_one_user_does_not_pass_the_ceiling(precision: str) -> None:
         start = time.perf_counter()
         forward.decode([100], [0], [position])
         seconds.append(time.perf_counter() - start)
-    reached, ceiling = 1 / min(seconds), estimates.ceiling(loaded.info.anatomy, precision)
+    reached, ceiling = 1 / min(seconds), estimates.max_tokens_per_second(loaded.info.anatomy, precision)
     assert reached <= ceiling.value, f"{reached:.0f} tokens/s, {ceiling.text} = {ceiling.formula}"

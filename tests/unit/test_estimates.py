@@ -60,10 +60,10 @@ def as_arithmetic(formula: str) -> float:
 def figures(anatomy: ModelAnatomy) -> list[Figure]:
     return [
         *estimates.memory(anatomy, "bfloat16", 16, 8192),
-        estimates.ceiling(anatomy, "bfloat16"),
-        estimates.ceiling(anatomy, "bfloat16", rows=8),
-        estimates.ceiling(anatomy, "bfloat16", rows=1, context=1000),
-        estimates.ceiling(anatomy, "bfloat16", rows=8, context=2000),
+        estimates.max_tokens_per_second(anatomy, "bfloat16"),
+        estimates.max_tokens_per_second(anatomy, "bfloat16", rows=8),
+        estimates.max_tokens_per_second(anatomy, "bfloat16", rows=1, context=1000),
+        estimates.max_tokens_per_second(anatomy, "bfloat16", rows=8, context=2000),
         estimates.turn(anatomy, 250),
         estimates.last_turn(anatomy, 250, 8192),
     ]
@@ -98,10 +98,10 @@ def test_the_figures_of_a_small_model() -> None:
 def test_a_batch_reads_the_weights_once_and_each_rows_keys_and_values(
     anatomy: ModelAnatomy, rows: int, context: int
 ) -> None:
-    speed = estimates.ceiling(anatomy, "bfloat16", rows, context).value
+    speed = estimates.max_tokens_per_second(anatomy, "bfloat16", rows, context).value
     bytes_read = anatomy.read["bfloat16"] + rows * context * anatomy.kv_per_token
     assert speed == pytest.approx(rows / (bytes_read / anatomy.bandwidth))
-    assert speed <= rows * estimates.ceiling(anatomy, "bfloat16").value * (1 + 1e-9)
+    assert speed <= rows * estimates.max_tokens_per_second(anatomy, "bfloat16").value * (1 + 1e-9)
 
 
 @given(anatomies(), st.integers(1, 5000), st.integers(1, 200_000), st.integers(0, 10**12))

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatui import macros
-from chatui.macros import Scene, expand, renamed
+from chatui.macros import Scene, convert_legacy_macros, expand
 
 SCENE = Scene("Ann", "Robo", "SmolLM2", datetime(2026, 11, 24, 15, 4), seed=7, chat="c")
 NAMES = {"user": "Ann", "char": "Robo", "model": "SmolLM2", "date": "Tuesday, 24 November 2026"}
@@ -37,7 +37,7 @@ def test_all_that_is_no_macro_stays(text: str) -> None:
 
 @given(st.fixed_dictionaries(dict.fromkeys(("user", "model", "char"), ANY_TEXT | st.sampled_from(["{{user}}", "}}"]))))
 def test_values_are_put_in_as_they_are(values: dict[str, str]) -> None:
-    scene = Scene(moment=SCENE.moment, user=values["user"], model=values["model"], char=values["char"])
+    scene = Scene(local_time=SCENE.local_time, user=values["user"], model=values["model"], char=values["char"])
     filled = expand("a{{user}}b{{model}}c{{char}}d{{user}}", scene)
     assert filled == "a{user}b{model}c{char}d{user}".format_map(values)
 
@@ -79,12 +79,12 @@ def test_the_same_seed_draws_the_same_and_another_one_another() -> None:
 
 def test_pick_is_the_same_all_over_a_chat() -> None:
     text = "{{pick:" + ",".join(map(str, range(1000))) + "}}"
-    assert expand(text, SCENE) == expand(text, replace(SCENE, seed=8, moment=datetime(2027, 1, 1)))
+    assert expand(text, SCENE) == expand(text, replace(SCENE, seed=8, local_time=datetime(2027, 1, 1)))
     assert len({expand(text, replace(SCENE, chat=str(chat))) for chat in range(20)}) > 15
 
 
 def test_names_of_old_cards_are_macros() -> None:
-    assert renamed("<USER> <bot> <Char> <start> <uſer>") == "{{user}} {{char}} {{char}} <start> <uſer>"
+    assert convert_legacy_macros("<USER> <bot> <Char> <start> <uſer>") == "{{user}} {{char}} {{char}} <start> <uſer>"
 
 
 @given(PIECES, st.integers())

@@ -14,7 +14,15 @@ from safetensors.torch import save_file
 from chatui import model_spec
 from chatui.errors import ModelError
 from chatui.local import loading
-from chatui.model_spec import ModelSpec, StoredTensor, check_name, named, read_gguf_header, read_header, weight_bytes
+from chatui.model_spec import (
+    ModelSpec,
+    StoredTensor,
+    check_name,
+    parse_model_name,
+    read_gguf_header,
+    read_header,
+    weight_bytes,
+)
 from chatui.settings import AppSettings, Dtype, Quantization
 
 
@@ -175,7 +183,7 @@ def test_a_spec_takes_every_model_setting() -> None:
     ],
 )
 def test_the_address_of_a_models_page_names_the_model(given: str, name: str, revision: str | None) -> None:
-    assert named(given) == (name, revision)
+    assert parse_model_name(given) == (name, revision)
     spec = ModelSpec.from_settings(AppSettings(model=given))
     assert (spec.name, spec.revision) == (name, revision)
     assert ModelSpec.from_settings(AppSettings(model=given, revision="mine")).revision == "mine"

@@ -154,5 +154,5 @@ def _author(
         prefix=continued.content.rstrip(REPLACEMENT_CHARACTER) if continued else start_with,
         prefix_reasoning=continued.reasoning if continued else "",
         insertions=prompt.insertions,
-        moment=scene.moment.isoformat(),
+        moment=scene.local_time.isoformat(),
     )

@@ -49,12 +49,12 @@ def ceiling_view(inspection: Inspection) -> str:
     rows = [*_step_rows(model, anatomy, step), *_reached_rows(inspection.finish, step)]
     own = nearest_precision(model, anatomy)
     precisions = [
-        figure_row(estimates.ceiling(anatomy, precision, 1, step.tokens), N_(f"{precision}, one reply"))
+        figure_row(estimates.max_tokens_per_second(anatomy, precision, 1, step.tokens), N_(f"{precision}, one reply"))
         for precision in anatomy.read
     ]
     batches = [
         figure_row(
-            estimates.ceiling(anatomy, own, count, step.tokens),
+            estimates.max_tokens_per_second(anatomy, own, count, step.tokens),
             N_(f"{count} replies at once, in all") if count > 1 else N_("One reply"),
         )
         for count in BATCH_SIZES
@@ -125,7 +125,7 @@ def _speed_chart(inspection: Inspection, anatomy: ModelAnatomy, step: StepRead) 
     """The highest possible speed in each precision, with a mark at the speed of this reply."""
     finish = inspection.finish
     precision = nearest_precision(inspection.model, anatomy)
-    speeds = [(name, estimates.ceiling(anatomy, name, 1, step.tokens).value) for name in anatomy.read]
+    speeds = [(name, estimates.max_tokens_per_second(anatomy, name, 1, step.tokens).value) for name in anatomy.read]
     rows = [
         LabelledBar(name, speed, _("{speed} tokens/s", speed=figures(estimates.human_speed(speed))), name == precision)
         for name, speed in speeds

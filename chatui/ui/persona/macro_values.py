@@ -21,7 +21,7 @@ def macro_scene(persona: Persona, model: str, seed: int | None = None, chat: str
 
 def greetings(persona: Persona, model: str) -> tuple[str, ...]:
     """The persona's greetings. Random macros are seeded by the day: the shown greeting is the one that is sent."""
-    day = macro_scene(persona, model).moment.date()
+    day = macro_scene(persona, model).local_time.date()
     scene = macro_scene(persona, model, day.toordinal(), day.isoformat())
     return tuple(expand(text, scene) for text in cards.greetings(persona))
 
