@@ -66,7 +66,7 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, uploads: UploadLimit | None = None) -> None:
         self._app, self._uploads = app, uploads
-        self._held = 0
+        self._buffered_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an ASGI request."""
@@ -74,68 +74,68 @@ class BodyLimit:
         if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
             await self._app(scope, receive, send)
             return
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        is_form = kind in ("multipart/form-data", "application/x-www-form-urlencoded")
+        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        is_form = content_type in ("multipart/form-data", "application/x-www-form-urlencoded")
         try:
-            if kind == "multipart/form-data" and scope["method"] == "POST" and scope["path"] == UPLOAD:
-                await self._pass_upload(scope, headers, receive, send)
+            if content_type == "multipart/form-data" and scope["method"] == "POST" and scope["path"] == UPLOAD:
+                await self._stream_upload(scope, headers, receive, send)
                 return
-            most = MAX_FORM_BYTES if is_form else MAX_BODY_BYTES
-            _check_announced(headers, most)
-            body = await self._read(receive, most)
+            max_bytes = MAX_FORM_BYTES if is_form else MAX_BODY_BYTES
+            _check_content_length(headers, max_bytes)
+            body = await self._read(receive, max_bytes)
             if body is None:
                 return
             if "content-encoding" in headers:
-                body = decompress(body, headers["content-encoding"], most)
-                scope = _plain(scope, len(body))
+                body = decompress(body, headers["content-encoding"], max_bytes)
+                scope = _uncompressed_scope(scope, len(body))
             if not is_form:
                 check_json_size(body)
         except RefusedError as error:
-            advice = _refusal_headers(error.status)
-            if scope["path"] == UPLOAD:  # the page shows what it is told here
+            response_headers = _refusal_headers(error.status)
+            if scope["path"] == UPLOAD:  # the page shows this text
                 with i18n.use_language(i18n.negotiate(headers.get("accept-language"))):
-                    answer: ASGIApp = PlainTextResponse(i18n.translated(str(error)), error.status, advice)
+                    response: ASGIApp = PlainTextResponse(i18n.translated(str(error)), error.status, response_headers)
             else:
-                answer = error_response(error.status, str(error), advice)
-            await answer(scope, receive, send)
+                response = error_response(error.status, str(error), response_headers)
+            await response(scope, receive, send)
             return
         await self._app(scope, _replay(body, receive), send)
 
-    async def _pass_upload(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        _check_announced(headers, MAX_UPLOAD_BYTES + MAX_FORM_BYTES)
+    async def _stream_upload(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        _check_content_length(headers, MAX_UPLOAD_BYTES + MAX_FORM_BYTES)
         if self._uploads is not None:
-            announced = headers.get("content-length", "")
-            await self._uploads.expect(int(announced) if announced.isdecimal() else 0)
+            content_length = headers.get("content-length", "")
+            await self._uploads.expect(int(content_length) if content_length.isdecimal() else 0)
         upload = _Upload(receive, send, self._uploads)
         try:
             await self._app(scope, upload.receive, upload.send)
         finally:
             upload.end()
 
-    async def _read(self, receive: Receive, most: int) -> bytes | None:
+    async def _read(self, receive: Receive, max_bytes: int) -> bytes | None:
         """The whole body; None if the client disconnects before its end. Raises RefusedError."""
-        body, pace, held = bytearray(), _MinimumPace(), 0
+        body, pace, buffered = bytearray(), _MinimumPace(), 0
         try:
             while True:
                 message = await pace.next(receive)
                 if message["type"] != "http.request":
                     return None
                 body += message.get("body", b"")
-                if len(body) > most:
-                    raise _too_large(most)
-                more = max(0, len(body) - SMALL_BODY_BYTES) - held
-                held += more
-                self._held += more
-                if self._held > MAX_BUFFERED_BYTES:
+                if len(body) > max_bytes:
+                    raise _too_large(max_bytes)
+                added = max(0, len(body) - SMALL_BODY_BYTES) - buffered
+                buffered += added
+                self._buffered_bytes += added
+                if self._buffered_bytes > MAX_BUFFERED_BYTES:
                     raise RefusedError(503, "Too many large requests are coming in at once. Try again in a moment.")
                 if not message.get("more_body", False):
                     return bytes(body)
         finally:
-            self._held -= held
+            self._buffered_bytes -= buffered
 
 
 class _MinimumPace:
-    """The deadline of a body: READ_TIMEOUT_SECONDS, extended by each MIN_BYTES_PER_SECOND that come."""
+    """The deadline of a body: READ_TIMEOUT_SECONDS, and one second more for each MIN_BYTES_PER_SECOND received."""
 
     def __init__(self) -> None:
         self._deadline = time.monotonic() + READ_TIMEOUT_SECONDS
@@ -152,16 +152,16 @@ class _MinimumPace:
 
 
 class _Upload:
-    """An upload in progress. Refusals are raised in Gradio's parser: only then it deletes the partial file."""
+    """An upload in progress. A refusal is raised inside Gradio's parser, which then deletes the partial file."""
 
     def __init__(self, receive: Receive, send: Send, uploads: UploadLimit | None) -> None:
         self._receive, self._send, self._uploads = receive, send, uploads
         self._pace, self._read = _MinimumPace(), 0
         self._complete = self._ended = False
-        self._refused: RefusedError | None = None
+        self._refusal: RefusedError | None = None
 
     async def receive(self) -> Message:
-        """The next message. Raises MultiPartException if the upload is refused or was broken off."""
+        """The next message. Raises MultiPartException if the upload is refused or aborted."""
         if self._complete:
             return await self._receive()
         try:
@@ -173,7 +173,7 @@ class _Upload:
             if self._read > MAX_UPLOAD_BYTES + MAX_FORM_BYTES:
                 raise _too_large(MAX_UPLOAD_BYTES)
         except RefusedError as error:
-            self._refused = error
+            self._refusal = error
             self.end()  # frees its space for other uploads
             raise MultiPartException(i18n.translated(str(error))) from None
         if message["type"] != "http.request":
@@ -189,23 +189,23 @@ class _Upload:
 
     async def send(self, message: Message) -> None:
         """Send the response, with the status of the refusal if there was one."""
-        if message["type"] == "http.response.start" and self._refused is not None:
-            message = {**message, "status": self._refused.status}
+        if message["type"] == "http.response.start" and self._refusal is not None:
+            message = {**message, "status": self._refusal.status}
         await self._send(message)
 
 
 def check_json_size(body: bytes) -> None:
     """Raises RefusedError if a JSON body has more than MAX_JSON_VALUES. Does not check that it is valid JSON.
 
-    Counts commas, brackets and quotes outside of strings, because parsing is what takes the time.
+    Counts commas, brackets and quotes outside of strings. Parsing is the expensive part, and is avoided.
     """
     if b"\x00" in body:
         raise RefusedError(400, "JSON must be in UTF-8.")
-    bare = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    values = bare.count(b'"')
+    stripped = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    values = stripped.count(b'"')
     if values <= 2 * MAX_JSON_VALUES:
-        bare = re.sub(rb'"[^"]*"?', b"", bare)
-        values = sum(bare.count(sign) for sign in (b",", b"[", b"{"))
+        stripped = re.sub(rb'"[^"]*"?', b"", stripped)
+        values = sum(stripped.count(sign) for sign in (b",", b"[", b"{"))
     if values > MAX_JSON_VALUES:
         raise RefusedError(413, f"The request has more than {MAX_JSON_VALUES:,} values.")
 
@@ -216,29 +216,29 @@ def decompress(body: bytes, encoding: str, most: int = MAX_BODY_BYTES) -> bytes:
         raise RefusedError(415, f"Content-Encoding {encoding[:40]!r} cannot be read: send gzip, deflate or none.")
     if encoding.strip().lower() == "identity":
         return body
-    inflating = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip's or zlib's header
+    decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip's or zlib's header
     try:
-        found = inflating.decompress(body, most + 1)
+        decompressed = decompressor.decompress(body, most + 1)
     except zlib.error as error:
         raise RefusedError(400, f"The body is not what its Content-Encoding says ({error}).") from None
-    if len(found) > most:
+    if len(decompressed) > most:
         raise _too_large(most)
-    if not inflating.eof:
+    if not decompressor.eof:
         raise RefusedError(400, "The compressed body ends early.")
-    return found
+    return decompressed
 
 
-def _plain(scope: Scope, length: int) -> Scope:
+def _uncompressed_scope(scope: Scope, length: int) -> Scope:
     """The ASGI scope of the same request with an uncompressed body of `length` bytes."""
-    gone = (b"content-encoding", b"content-length", b"transfer-encoding")
-    headers = [(name, value) for name, value in scope["headers"] if name not in gone]
+    removed = (b"content-encoding", b"content-length", b"transfer-encoding")
+    headers = [(name, value) for name, value in scope["headers"] if name not in removed]
     return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
 
 
-def _check_announced(headers: Headers, most: int) -> None:
-    announced = headers.get("content-length", "")
-    if announced.isdecimal() and (len(announced) > 15 or int(announced) > most):
-        raise _too_large(most)
+def _check_content_length(headers: Headers, max_bytes: int) -> None:
+    content_length = headers.get("content-length", "")
+    if content_length.isdecimal() and (len(content_length) > 15 or int(content_length) > max_bytes):
+        raise _too_large(max_bytes)
 
 
 def _too_large(most: int) -> RefusedError:
@@ -246,7 +246,7 @@ def _too_large(most: int) -> RefusedError:
 
 
 def _refusal_headers(status: int) -> dict[str, str]:
-    if status == 408:  # the rest of the body is not waited for
+    if status == 408:  # the rest of the body is not read
         return {"Connection": "close"}
     return {"Retry-After": {503: "2", 507: "60"}[status]} if status in (503, 507) else {}
 
@@ -255,7 +255,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     """An ASGI receive() that first returns the body, then continues with `receive`."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def received() -> Message:
+    async def replayed() -> Message:
         return messages.pop() if messages else await receive()
 
-    return received
+    return replayed

@@ -1,4 +1,4 @@
-"""The command line: commands by name, flags made from the settings."""
+"""The command line: its commands, with flags generated from the settings."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ Command = Callable[[list[str]], None]
 
 
 def run(arguments: list[str]) -> None:
-    """Serve the chat page."""
+    """Serve the chat page and /v1: run [flags]."""
     settings = parse(arguments)
     from chatui import server
 
@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> None:
 
 
 def backup(arguments: list[str]) -> None:
-    """Write all conversations and personas to a new file, while the server runs or not: backup FILE [flags]."""
+    """Write all conversations and personas to a new file: backup FILE [flags]. The server may be running."""
     if "--help" in arguments:
         parse(["--help"])
     if not arguments or arguments[0].startswith("-"):
@@ -43,9 +43,9 @@ def backup(arguments: list[str]) -> None:
 
 
 def explain(arguments: list[str]) -> None:
-    """What a model takes on this machine and how fast it can be, without loading it: explain MODEL [flags of run]."""
-    named = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    settings = parse([*(f"--model={name}" for name in named), *arguments[len(named) :]])
+    """Print what memory a model needs here and how fast it can be, without loading it: explain MODEL [flags of run]."""
+    model_argument = arguments[:1] if arguments and not arguments[0].startswith("-") else []
+    settings = parse([*(f"--model={name}" for name in model_argument), *arguments[len(model_argument) :]])
     from chatui import model_report
 
     print(model_report.report(settings))
@@ -55,9 +55,9 @@ COMMANDS: dict[str, Command] = {"run": run, "backup": backup, "explain": explain
 
 
 def parse(arguments: list[str]) -> AppSettings:
-    """The settings from flags, then CHATUI_* variables, then defaults. Raises ChatError; --help exits."""
-    for told in unknown_variables(AppSettings.model_fields):
-        print(f"chatui: {told}", file=sys.stderr)
+    """Settings from flags, else CHATUI_* variables, else defaults. Raises ChatError. Exits after --help."""
+    for warning in unknown_variables(AppSettings.model_fields):
+        print(f"chatui: {warning}", file=sys.stderr)
     try:
         return CliApp.run(AppSettings, cli_args=arguments)
     except ValidationError as error:
@@ -67,17 +67,17 @@ def parse(arguments: list[str]) -> AppSettings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command, `run` where none is named. Returns the exit code: 2 for what the user can mend."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words == ["--version"]:
+    """Run a command, `run` by default. Returns the exit code: 2 for an error that the user can correct."""
+    remaining = list(sys.argv[1:] if arguments is None else arguments)
+    if remaining == ["--version"]:
         print(f"chatui {__version__}")
         return 0
-    name = words.pop(0) if words and not words[0].startswith("-") else "run"
+    name = remaining.pop(0) if remaining and not remaining[0].startswith("-") else "run"
     if name not in COMMANDS:
         print(f"chatui: there is no command {name!r}. Commands: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     try:
-        COMMANDS[name](words)
+        COMMANDS[name](remaining)
     except ChatError as error:
         print(f"chatui: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What a browser may take away as a file: conversations and personas, their owner's own only."""
+"""Routes that export conversations and personas as files, to their owner only."""
 
 import asyncio
 import re
@@ -27,35 +27,40 @@ CHATS = {
 def routes(store: Store, owner_of: OwnerOf) -> list[Route]:
     """GET chats/export?format=json|md|messages[&chat=ID] and persona/export?id=ID&format=json|card|png."""
 
-    def answered(answer: Callable[[Request, OwnerStore], Response]) -> Callable[[Request], object]:
-        async def answering(request: Request) -> Response:
+    def export_route(build_response: Callable[[Request, OwnerStore], Response]) -> Callable[[Request], object]:
+        async def endpoint(request: Request) -> Response:
             owner = owner_of(request)
             try:
                 if owner is None:
                     raise NotFoundError
-                return await asyncio.to_thread(answer, request, store.for_owner(owner))
+                return await asyncio.to_thread(build_response, request, store.for_owner(owner))
             except ChatError as error:
                 return JSONResponse({"error": str(error)}, status_code=error.status)
 
-        return answering
+        return endpoint
 
-    return [Route("/chats/export", answered(_chats)), Route("/persona/export", answered(_persona))]
+    return [
+        Route("/chats/export", export_route(_export_chats)),
+        Route("/persona/export", export_route(_export_persona)),
+    ]
 
 
-def _chats(request: Request, owner_store: OwnerStore) -> Response:
-    chat, form = request.query_params.get("chat"), request.query_params.get("format", "json")
-    if form not in CHATS:
+def _export_chats(request: Request, owner_store: OwnerStore) -> Response:
+    chat, file_format = request.query_params.get("chat"), request.query_params.get("format", "json")
+    if file_format not in CHATS:
         raise SettingsError("format", "there is no such one.", f"Choose one of {', '.join(CHATS)}.")
     name = owner_store.conversation(chat).title if chat else "chats"
-    write, ending, kind = CHATS[form]
+    serialize, suffix, media_type = CHATS[file_format]
     trees = owner_store.trees([chat] if chat else None)
-    pieces = write(trees)
-    first = next(pieces, "")  # what is wrong comes to light before the answer begins
-    return StreamingResponse(_stepwise(chain([first], pieces)), media_type=kind, headers=_attached(f"{name}.{ending}"))
+    pieces = serialize(trees)
+    first = next(pieces, "")  # errors are raised before the response starts
+    return StreamingResponse(
+        _in_threads(chain([first], pieces)), media_type=media_type, headers=_attachment_headers(f"{name}.{suffix}")
+    )
 
 
-async def _stepwise(pieces: Iterator[str]) -> AsyncIterator[str]:
-    """Each piece made in a thread, for the database may be slow."""
+async def _in_threads(pieces: Iterator[str]) -> AsyncIterator[str]:
+    """Iterate over the pieces, each in a thread, because the database may be slow."""
     while True:
         piece = await asyncio.to_thread(next, pieces, None)
         if piece is None:
@@ -63,19 +68,21 @@ async def _stepwise(pieces: Iterator[str]) -> AsyncIterator[str]:
         yield piece
 
 
-def _persona(request: Request, owner_store: OwnerStore) -> Response:
-    wanted, form = request.query_params.get("id", ""), request.query_params.get("format", "json")
-    found = owner_store.persona(wanted)
-    if form == "png":
-        return Response(cards.as_png(found), media_type="image/png", headers=_attached(f"{found.name}.png"))
-    if form not in ("json", "card"):
+def _export_persona(request: Request, owner_store: OwnerStore) -> Response:
+    persona_id, file_format = request.query_params.get("id", ""), request.query_params.get("format", "json")
+    persona = owner_store.persona(persona_id)
+    if file_format == "png":
+        return Response(
+            cards.as_png(persona), media_type="image/png", headers=_attachment_headers(f"{persona.name}.png")
+        )
+    if file_format not in ("json", "card"):
         raise SettingsError("format", "there is no such one.", "Choose json, card or png.")
-    text = cards.as_json(found) if form == "json" else cards.as_card_json(found)
-    ending = "json" if form == "json" else "card.json"
-    return Response(text, media_type="application/json", headers=_attached(f"{found.name}.{ending}"))
+    text = cards.as_json(persona) if file_format == "json" else cards.as_card_json(persona)
+    suffix = "json" if file_format == "json" else "card.json"
+    return Response(text, media_type="application/json", headers=_attachment_headers(f"{persona.name}.{suffix}"))
 
 
-def _attached(name: str) -> dict[str, str]:
-    """A file to be saved, never shown: its text is anybody's."""
-    plain = re.sub(r"[^\w .()-]", "_", name, flags=re.ASCII)[:80] or "chatui"
-    return {"Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name[:200])}"}
+def _attachment_headers(name: str) -> dict[str, str]:
+    """Headers with which a browser saves the file and never shows it: its content is not trusted."""
+    ascii_name = re.sub(r"[^\w .()-]", "_", name, flags=re.ASCII)[:80] or "chatui"
+    return {"Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name[:200])}"}

@@ -1,10 +1,10 @@
-"""The errors a user may see: raised inside, turned into a card, a JSON error or a console line at the edge only."""
+"""Errors that users may see. Only the edges format them: as a card, a JSON error or a line on the console."""
 
 
 class ChatError(Exception):
-    """Something went wrong that the user can understand and mend.
+    """An error that the user can understand and correct.
 
-    `message` says the cause in one sentence, `remedy` what to do about it, `status` is the HTTP status that fits.
+    `message` is the cause in one sentence, `remedy` is what to do about it, and `status` is the HTTP status.
     """
 
     status = 500
@@ -19,24 +19,24 @@ class ChatError(Exception):
 
 
 class SettingsError(ChatError):
-    """A setting or a flag has a value that is not allowed; `field` is its name."""
+    """A setting or a flag has an invalid value. `field` is its name."""
 
     status = 422
 
     def __init__(self, field: str, message: str, remedy: str = "") -> None:
         super().__init__(f"{field}: {message}", remedy)
-        self.args = (field, message, remedy)  # what pickle calls the class with
+        self.args = (field, message, remedy)  # pickle calls the class with these
         self.field = field
 
 
 class PromptError(ChatError):
-    """The messages cannot be made into a prompt for this model."""
+    """No prompt for this model can be made from the messages."""
 
     status = 400
 
 
 class TooLongError(PromptError):
-    """The messages have more tokens than the model has room for."""
+    """The messages have more tokens than the model's context."""
 
 
 class StoreError(ChatError):
@@ -46,7 +46,7 @@ class StoreError(ChatError):
 
 
 class NotFoundError(ChatError):
-    """What was asked for is not there, or is another owner's: nobody can tell which."""
+    """The object does not exist, or it belongs to another owner. The error does not reveal which."""
 
     status = 404
 
@@ -55,37 +55,37 @@ class NotFoundError(ChatError):
 
 
 class TransferError(ChatError):
-    """A file to import is not what it should be; nothing was changed."""
+    """A file to import is invalid. Nothing was changed."""
 
     status = 400
 
 
 class LimitError(ChatError):
-    """A user may not keep more; nothing was changed."""
+    """A limit of what one user may store is reached. Nothing was changed."""
 
     status = 413
 
 
 class FullError(LimitError):
-    """There is no room for more of anybody's; nothing was changed."""
+    """The space for what all users store is full. Nothing was changed."""
 
     status = 507
 
 
 class ModelError(ChatError):
-    """The model cannot be loaded, or is not there to answer."""
+    """The model cannot be loaded, or is not available."""
 
     status = 503
 
 
 class GenerationError(ChatError):
-    """The model failed while it was writing a reply."""
+    """The model failed while it generated a reply."""
 
     status = 500
 
 
 class OverloadError(ChatError):
-    """Too many are waiting; `retry_after` seconds are a good time to ask again."""
+    """Too many requests are waiting. Clients should retry after `retry_after` seconds."""
 
     status = 429
 
@@ -95,5 +95,5 @@ class OverloadError(ChatError):
 
 
 def unexpected(error: Exception) -> GenerationError:
-    """What a user is told of an error that nobody foresaw; it says nothing of the inside."""
+    """The error to show for an unexpected exception. It reveals only the type of the exception."""
     return GenerationError(f"Something went wrong ({type(error).__name__}).", "Try again; the console has the details.")

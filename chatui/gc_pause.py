@@ -1,4 +1,4 @@
-"""Importing large libraries without the pauses of the garbage collector."""
+"""Pauses garbage collection while large libraries are imported."""
 
 import contextlib
 import gc
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Inside, nothing is collected; what was made there is never looked at again.
+    """Context manager without garbage collection. At the end, all existing objects are excluded from it (`gc.freeze`).
 
-    Modules and classes live as long as the program, but the collector goes through all of them again and again while
-    their number grows: a fifth of the time that importing gradio, torch and transformers takes (measured).
+    Modules and classes live as long as the program, but the collector visits all of them again and again while their
+    number grows. That was a fifth of the time that the import of gradio, torch and transformers takes.
     """
     gc.disable()
     try:

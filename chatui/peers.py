@@ -20,7 +20,7 @@ TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 """Linux's tables of TCP connections, with the account (uid) of each local socket."""
 
 FORWARDED = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
-"""Headers set by reverse proxies, besides all that begin with x-forwarded-. Behind one, every client seems local."""
+"""Headers of reverse proxies, besides all that begin with x-forwarded-. Behind a proxy every client seems local."""
 
 SOCK_DIAG = 4
 """Linux's netlink protocol that looks up one connection. Reading TABLES takes 10 ms with thousands of connections."""
@@ -38,32 +38,32 @@ MAX_CONNECTIONS = 1000
 
 
 class OwnAccount:
-    """Recognizes requests of the account that runs the server, from this computer.
+    """Recognizes requests from this computer and from the account that runs the server.
 
     On systems without a table of connections every local request counts as such, unless `strict`.
     """
 
     def __init__(self, strict: bool) -> None:
         self._strict = strict
-        self._known: OrderedDict[int, tuple[object, bool]] = OrderedDict()
+        self._cache: OrderedDict[int, tuple[object, bool]] = OrderedDict()
 
     def is_sender(self, scope: Scope) -> bool:
-        """Whether a program of the account sent this request, to a local host name and through no proxy."""
+        """Whether a program of the account sent this request to a local host name, and not through a proxy."""
         headers, client = Headers(scope=scope), scope.get("client")
         if not client or not is_local(client[0]) or not is_local(host_of(headers)) or is_forwarded(headers):
             return False
         return not _is_cross_site(headers) and self._own_connection(scope)
 
     def _own_connection(self, scope: Scope) -> bool:
-        """Whether the connection belongs to the account. Looked up once: its requests share one `client` object."""
+        """Whether the connection belongs to the account. Cached by the `client` object, which its requests share."""
         client = scope["client"]
-        known, own = self._known.get(id(client), (None, False))
-        if known is not client:
-            own = self._is_own(client, scope.get("server"))
-            self._known[id(client)] = client, own
-            if len(self._known) > MAX_CONNECTIONS:
-                self._known.popitem(last=False)
-        return own
+        cached_client, is_own = self._cache.get(id(client), (None, False))
+        if cached_client is not client:
+            is_own = self._is_own(client, scope.get("server"))
+            self._cache[id(client)] = client, is_own
+            if len(self._cache) > MAX_CONNECTIONS:
+                self._cache.popitem(last=False)
+        return is_own
 
     def _is_own(self, client: tuple[str, int], server: tuple[str, int] | None) -> bool:
         if not any(table.exists() for table in TABLES):
@@ -71,14 +71,14 @@ class OwnAccount:
         if not server:
             return False
         ends = [(_unmapped(host), port) for host, port in (client, server)]
-        return any(account in (ROOT, os.geteuid()) for account in _accounts(ends))
+        return any(uid in (ROOT, os.geteuid()) for uid in _accounts(ends))
 
 
 def _accounts(ends: Sequence[tuple[str, Any]]) -> Iterator[int]:
     """The uids of the open sockets that connect the first of two ends, (host, port), with the second."""
-    account = _netlink_account(ends)
-    if account is not None:
-        yield account
+    netlink_uid = _netlink_account(ends)
+    if netlink_uid is not None:
+        yield netlink_uid
         return
     for table in TABLES:
         if not table.exists():
@@ -92,23 +92,23 @@ def _accounts(ends: Sequence[tuple[str, Any]]) -> Iterator[int]:
 
 
 def _netlink_account(ends: Sequence[tuple[str, Any]]) -> int | None:
-    """The uid by a netlink lookup; None if there is no such connection, or no netlink."""
+    """The uid by a netlink lookup; None if there is no such connection, or netlink is not available."""
     addresses = [ipaddress.ip_address(host) for host, _ in ends]
     family = socket.AF_INET if addresses[0].version == 4 else socket.AF_INET6
     ports = [port.to_bytes(2, "big") for _, port in ends]
     packed = [address.packed.ljust(16, b"\0") for address in addresses]
     body = (family, socket.IPPROTO_TCP, ANY_STATE, *ports, *packed, 0, NO_COOKIE)
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, SOCK_DIAG) as kernel:
-            kernel.setblocking(False)
-            kernel.send(REQUEST.pack(REQUEST.size, BY_FAMILY, 1, 0, 0, *body))
-            answer = kernel.recv(4096)
-    except (OSError, AttributeError):  # no such protocol, or no such system
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, SOCK_DIAG) as netlink:
+            netlink.setblocking(False)
+            netlink.send(REQUEST.pack(REQUEST.size, BY_FAMILY, 1, 0, 0, *body))
+            answer = netlink.recv(4096)
+    except (OSError, AttributeError):  # not Linux, or no sock_diag
         return None
     if len(answer) < ANSWER.size:
         return None
-    _, kind, _, _, _, state, account, inode = ANSWER.unpack_from(answer)
-    return account if kind == BY_FAMILY and inode and state != LISTENING else None
+    _, kind, _, _, _, state, uid, inode = ANSWER.unpack_from(answer)
+    return uid if kind == BY_FAMILY and inode and state != LISTENING else None
 
 
 def _parse_address(text: str) -> tuple[str, int]:
@@ -125,15 +125,15 @@ def _unmapped(host: str) -> str:
 
 
 def _is_cross_site(headers: Headers) -> bool:
-    """Whether another site's page sent the request, except by a link to this one."""
+    """Whether a page of another site sent the request. False for a link from it to this site."""
     origin = headers.get("origin")
-    if origin is not None and not is_local(_host_in(origin)):
+    if origin is not None and not is_local(_origin_host(origin)):
         return True
-    another = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-    return another and headers.get("sec-fetch-mode") != "navigate"
+    is_cross_site = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    return is_cross_site and headers.get("sec-fetch-mode") != "navigate"
 
 
-def _host_in(origin: str) -> str:
+def _origin_host(origin: str) -> str:
     try:
         return urlsplit(origin).hostname or ""
     except ValueError:

@@ -1,4 +1,4 @@
-"""Whose turn comes first where all cores are busy: the server and browsers, then the model, then what can wait."""
+"""Lowers the CPU priority of threads: the server comes first, then the model, then background work."""
 
 import contextlib
 import os
@@ -6,12 +6,12 @@ import sys
 import threading
 
 MODEL, ASIDE = 5, 10
-"""How much later than other programs of this computer their turn comes, on the scale of nice(1)."""
+"""Niceness, as in nice(1), of threads that run the model and of threads for background work."""
 
 
 def lower_priority(niceness: int) -> None:
-    """Let this thread, and those that it starts, come so much later."""
-    if sys.platform == "linux":  # where a priority is a thread's own
+    """Raise this thread's niceness to at least `niceness`. Threads that it starts inherit it. Works on Linux only."""
+    if sys.platform == "linux":  # elsewhere the priority belongs to the whole process
         with contextlib.suppress(OSError):
             thread = threading.get_native_id()
             os.setpriority(os.PRIO_PROCESS, thread, max(niceness, os.getpriority(os.PRIO_PROCESS, thread)))

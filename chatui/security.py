@@ -1,4 +1,4 @@
-"""Security headers, protection against cross-site requests and DNS rebinding, and the check of logins."""
+"""Sets security headers, refuses cross-site requests and DNS rebinding, and checks logins."""
 
 import codecs
 import contextlib
@@ -27,10 +27,10 @@ asking_address: ContextVar[str] = ContextVar("asking_address", default="")
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
-# Hugging Face shows a Space inside a frame of its own site.
+# The Hugging Face site shows a Space in a frame.
 FRAME_ANCESTORS = "'self' https://huggingface.co" if os.environ.get("SPACE_ID") else "'self'"
 
-# Gradio's page needs inline scripts and styles; everything must come from this server.
+# Gradio's page needs inline scripts and styles. All other content must come from this server.
 POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -70,7 +70,7 @@ class SecurityMiddleware:
             return
         asking_address.set(scope["client"][0] if scope.get("client") else "")
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name in [name for name in headers if name.startswith("access-control-allow-")]:
@@ -79,12 +79,12 @@ class SecurityMiddleware:
                     headers[name] = value
             await send(message)
 
-        if reason := self._refused(scope["method"], Headers(scope=scope)):
-            await error_response(403, reason)(scope, receive, guarded)
+        if reason := self._refusal_reason(scope["method"], Headers(scope=scope)):
+            await error_response(403, reason)(scope, receive, send_with_headers)
             return
-        await self._app(scope, receive, guarded)
+        await self._app(scope, receive, send_with_headers)
 
-    def _refused(self, method: str, headers: Headers) -> str | None:
+    def _refusal_reason(self, method: str, headers: Headers) -> str | None:
         host = host_of(headers)
         if self._hosts is not None and host not in self._hosts:
             return (
@@ -98,7 +98,7 @@ class ClientAddress:
     """Puts the client's address and scheme into the ASGI scope, from the X-Forwarded headers of trusted `proxies`."""
 
     def __init__(self, app: ASGIApp, proxies: Sequence[str]) -> None:
-        # uvicorn reads "*" as all only where it stands alone.
+        # uvicorn takes "*" for all addresses only if it is the only item.
         self._app: Any = ProxyHeadersMiddleware(app, "*" if "*" in proxies else list(proxies))  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,8 +111,8 @@ class ClientAddress:
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """An error response in the formats of both Gradio and OpenAI."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    error = {"message": message, "type": kind, "param": None, "code": None}
+    error_type = "server_error" if status >= 500 else "invalid_request_error"
+    error = {"message": message, "type": error_type, "param": None, "code": None}
     return JSONResponse({"detail": message, "error": error}, status, headers)
 
 
@@ -177,16 +177,16 @@ def host_of(headers: Headers) -> str:
 
 
 class AllowedHosts:
-    """The host names that requests may name in their Host header.
+    """The host names that requests may have in their Host header.
 
-    Protects against DNS rebinding: another site's page may let its own name point to this computer, and is then the
-    same origin for the browser. A server on a loopback address accepts only local names and those `allowed`
-    (`*.example.org` for subdomains, `*` for any). A server on another address accepts any name, unless some are given.
+    Protects against DNS rebinding: another site can let its host name resolve to this computer, and its page is then
+    same-origin for the browser. A server on a loopback address accepts only local names and those `allowed`
+    (`*.example.org` for subdomains, `*` for any). A server on another address accepts any name if `allowed` is empty.
     """
 
     def __init__(self, host: str, allowed: Sequence[str] = (), share: bool = False) -> None:
         self._allowed = [name.lower() for name in allowed]
-        self._any = "*" in allowed or (not allowed and not is_local(host))
+        self._allow_any = "*" in allowed or (not allowed and not is_local(host))
         if share:
             self.add("*.gradio.live")
 
@@ -197,20 +197,20 @@ class AllowedHosts:
     def __contains__(self, host: str) -> bool:
         """Whether a host name is allowed. An empty one is: browsers always send a Host header."""
         name = host.lower().rstrip(".")
-        if self._any or not name or is_local(name):
+        if self._allow_any or not name or is_local(name):
             return True
-        return any(name == one or (one.startswith("*.") and name.endswith(one[1:])) for one in self._allowed)
+        return any(name == rule or (rule.startswith("*.") and name.endswith(rule[1:])) for rule in self._allowed)
 
 
-def _lines_of(file: Path) -> list[str]:
-    """The lines of a text file, with or without a byte order mark, as Windows' programs write it."""
+def _read_lines(file: Path) -> list[str]:
+    """The lines of a file in UTF-8, or in UTF-16 with a byte order mark (as on Windows). Raises SettingsError."""
     try:
         data = file.read_bytes()
     except OSError as error:
         raise SettingsError("auth", f"the file {file} cannot be read: {error.strerror}") from None
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig").splitlines()
+        return data.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise SettingsError("auth", f"the file {file} is not UTF-8 text") from None
 
@@ -219,14 +219,14 @@ class Passwords(dict[str, str]):
     """Passwords by user name."""
 
     def check(self, user: str, password: str) -> bool:
-        """Whether this is the user's password."""
+        """Whether this is the user's password. Compares in constant time."""
         expected = self.get(user)
         same = hmac.compare_digest((expected or "").encode(), password.encode())
         return same and expected is not None
 
 
 def read_login(auth: str | None) -> Passwords | None:
-    """The passwords of --auth: from `user:password`, or from a file of such lines, with # before comments.
+    """The passwords of --auth, from `user:password` or a file with such lines. Lines that start with # are comments.
 
     None without --auth. Raises SettingsError.
     """
@@ -238,8 +238,8 @@ def read_login(auth: str | None) -> Passwords | None:
     if auth and path.is_dir():
         raise SettingsError("auth", f"{auth} is a folder, not a file with user:password lines")
     in_file = path.is_file()
-    lines = _lines_of(path) if in_file else [auth]
-    known = Passwords()
+    lines = _read_lines(path) if in_file else [auth]
+    passwords = Passwords()
     for line in lines:
         user, colon, password = line.strip().partition(":")
         user = user.rstrip()
@@ -247,9 +247,9 @@ def read_login(auth: str | None) -> Passwords | None:
             continue
         if not (user and colon and password):
             raise SettingsError("auth", "is neither user:password nor a file with such lines")
-        if user in known:
+        if user in passwords:
             raise SettingsError("auth", f"the file {auth} names {user} twice")
-        known[user] = password
-    if not known:
+        passwords[user] = password
+    if not passwords:
         raise SettingsError("auth", f"the file {auth} holds no user:password line")
-    return known
+    return passwords

@@ -1,4 +1,4 @@
-"""Wires backend, API and page into one ASGI app, and serves it: the one place that chooses the backend."""
+"""Builds the ASGI application from backend, API and page, and serves it. Only this module chooses the backend."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ WAITING_THREADS = 64
 
 
 def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
-    """The whole application around any backend. Raises StoreError."""
+    """Build the ASGI application for any backend. Raises StoreError."""
     from chatui.store.logins import Logins
     from chatui.store.quotas import Quotas
     from chatui.store.store import Store
@@ -62,19 +62,19 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     def owner_of(request: Request) -> str | None:
         return owners.cookie_owner(request) if login is None else _login_owner(login_of(request))
 
-    served = [
+    app_routes = [
         *_routes(backend),
         *downloads.routes(runner.persistent_store, owner_of),
         prerender.route(runner, owner_of),
         routes.mount(backend, settings),
     ]
     lifespan = _lifespan(runner, uploads)
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: lifespan, routes=served)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: lifespan, routes=app_routes)
     account = OwnAccount(strict=login is not None)
-    is_local = account.is_sender if _is_for_one(settings, store) else _is_nobody
-    # Gradio grants any Origin on a public host unless its parent app has a CORS layer; ours grants none.
+    is_local_owner = account.is_sender if _is_local_only(settings, store) else _never_local
+    # On a public host Gradio allows any Origin, unless its parent app has CORS middleware. This one allows none.
     app.add_middleware(CORSMiddleware, allow_origins=[])
-    app.add_middleware(OwnerMiddleware, cookies=cookies, adopter=store.adoptions, is_local=is_local)
+    app.add_middleware(OwnerMiddleware, cookies=cookies, adopter=store.adoptions, is_local=is_local_owner)
     app.add_middleware(BodyLimit, uploads=uploads)
     app.state.hosts = AllowedHosts(settings.host, split_list(settings.allowed_hosts), settings.share)
     app.add_middleware(SecurityMiddleware, hosts=app.state.hosts)
@@ -85,61 +85,61 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def _lifespan(runner: Runner, uploads: UploadFolder) -> AsyncIterator[None]:
-    """Run the runner, and sweep old uploads, while the application serves."""
-    # A database that does not answer holds up many threads; temporary chats need some as well.
+    """ASGI lifespan: the runner and the periodic sweep of old uploads run while the application serves."""
+    # Calls to a database that does not answer block many threads. Temporary chats need free ones.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WAITING_THREADS, "chatui-waiting"))
     runner.start()
-    sweeping = asyncio.create_task(uploads.sweep_periodically())
+    sweep_task = asyncio.create_task(uploads.sweep_periodically())
     yield
-    sweeping.cancel()
+    sweep_task.cancel()
     await runner.close()
 
 
 def run(settings: AppSettings) -> None:
-    """Serve until interrupted, the page first and the model when it is loaded. Raises SettingsError."""
+    """Serve until interrupted. The page is served while the model loads. Raises SettingsError."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    # Gradio's own is every Gradio program's.
+    # Gradio's default folder is shared by all Gradio programs.
     os.environ["GRADIO_TEMP_DIR"] = str(Path(os.environ.get("GRADIO_TEMP_DIR", settings.cache_dir), "chatui-uploads"))
     login = too_many_attempts(read_login(settings.auth))
     if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as `spaces` reads it
         _run_on_zero_gpu(settings, login)
         return
-    listening = _listen(settings)
+    server_socket = _bind(settings)
     backend = LocalBackend(ModelSpec.from_settings(settings), settings.cache_dir, longest_queue=settings.queue)
     app = build_app(backend, settings)
     backend.start()
     threading.Thread(target=_print_when_ready, args=(backend,), daemon=True).start()
-    port = listening.getsockname()[1]
+    port = server_socket.getsockname()[1]
     if settings.share:
         threading.Thread(target=_share, args=(settings.host, port, app.state.hosts), daemon=True).start()
-    listening.listen(2048)  # who comes as soon as the address is printed waits, and is not refused
+    server_socket.listen(2048)  # before the address is printed: early connections are queued, not refused
     print(f"chatui is at {address(settings.host, port)}{settings.root_path}", flush=True)
     config = uvicorn_protocol.config(app, timeout_graceful_shutdown=2, lifespan="on")
-    uvicorn.Server(config).run(sockets=[listening])
+    uvicorn.Server(config).run(sockets=[server_socket])
 
 
 def address(host: str, port: int) -> str:
-    """The URL at which this computer's browser finds a server that listens there."""
-    host = _reached(host)
+    """The URL, for a browser on this computer, of a server that listens on `host` and `port`."""
+    host = _connectable_host(host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _reached(host: str) -> str:
-    """The host by which this computer itself reaches a server that listens there."""
+def _connectable_host(host: str) -> str:
+    """The host to connect to, from this computer, for a server that listens on `host`."""
     return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
 
 
-def _is_for_one(settings: AppSettings, store: "Store") -> bool:
-    """Whether the server and what it keeps are on this computer, and shown to no other."""
-    seen_by_others = settings.share or settings.root_path or settings.allowed_hosts or not is_local(settings.host)
-    return store.database.file is not None and not seen_by_others
+def _is_local_only(settings: AppSettings, store: "Store") -> bool:
+    """Whether the database is a file on this computer, and the server cannot be reached from others."""
+    is_exposed = settings.share or settings.root_path or settings.allowed_hosts or not is_local(settings.host)
+    return store.database.file is not None and not is_exposed
 
 
 def _login_owner(login: str | None) -> str | None:
     return owners.login_owner(login) if login else None
 
 
-def _is_nobody(_: Scope) -> bool:
+def _never_local(_: Scope) -> bool:
     return False
 
 
@@ -152,15 +152,15 @@ def _routes(backend: Backend) -> list[BaseRoute]:
 
     async def healthz(_: Request) -> JSONResponse:
         model = backend.models()[0]
-        answer: dict[str, Any] = {"status": model.state, "model": model.name}
+        body: dict[str, Any] = {"status": model.state, "model": model.name}
         if model.error is not None:
-            answer["error"] = str(model.error)
+            body["error"] = str(model.error)
         elif model.phase:
-            answer["phase"] = model.phase
+            body["phase"] = model.phase
         headers = {"Cache-Control": "no-store"}
         if model.state == "loading":
             headers["Retry-After"] = "5"
-        return JSONResponse(answer, 200 if model.state == "ready" else 503, headers)
+        return JSONResponse(body, 200 if model.state == "ready" else 503, headers)
 
     return [
         serving.icon_route(theme.FAVICON),
@@ -170,22 +170,22 @@ def _routes(backend: Backend) -> list[BaseRoute]:
     ]
 
 
-def _listen(settings: AppSettings) -> socket.socket:
+def _bind(settings: AppSettings) -> socket.socket:
     try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         raise SettingsError(
             "host",
             f"{settings.host} is no address and no known name.",
             "Leave it out, or take 0.0.0.0 to listen on every network.",
         ) from None
-    family, *_, own = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    family, *_, bind_address = min(addresses, key=lambda entry: entry[0] != socket.AF_INET)
+    server_socket = socket.socket(family)
+    server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind(own)
+        server_socket.bind(bind_address)
     except OSError as error:
-        listening.close()
+        server_socket.close()
         if error.errno == errno.EADDRNOTAVAIL:
             raise SettingsError(
                 "host",
@@ -197,7 +197,7 @@ def _listen(settings: AppSettings) -> socket.socket:
             f"{settings.host}:{settings.port} cannot be used ({error.strerror}).",
             "Choose another with --port, or --port 0 for any free one.",
         ) from error
-    return listening
+    return server_socket
 
 
 def _print_when_ready(backend: LocalBackend) -> None:
@@ -210,11 +210,11 @@ def _print_when_ready(backend: LocalBackend) -> None:
 
 
 def _share(host: str, port: int, hosts: AllowedHosts) -> None:
-    """Print a public link to the server that listens there, or why there is none."""
+    """Print a public link to the server on `host` and `port`, or why there is none. Allows the link's host name."""
     from chatui.ui.gradio_compat import serving
 
     try:
-        link = serving.share(_reached(host), port)
+        link = serving.share(_connectable_host(host), port)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         print(f"chatui: no public link could be made ({reason}); the local page goes on.", flush=True)
@@ -224,10 +224,10 @@ def _share(host: str, port: int, hosts: AllowedHosts) -> None:
 
 
 def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
-    """Serve on a ZeroGPU Space, where a GPU is lent for each reply: to the page's visitors, so there is no /v1.
+    """Serve on a ZeroGPU Space, which lends a GPU for each reply.
 
-    `spaces` must be imported before torch; its emulated GPU is known to this thread alone, and at launch it packs the
-    weights that are there by then: so the model is loaded here, and first.
+    GPUs are lent to visitors of the page, so there is no /v1. `spaces` must be imported before torch. Its emulated GPU
+    exists in this thread only, and it packs the weights at launch. So the model is loaded here, before the launch.
     """
     import spaces
     from chatui.local import zero_gpu
@@ -246,5 +246,5 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     def owner_of(request: Request) -> str | None:
         return owners.cookie_owner(request) if login is None else _login_owner(page.launched_login_of(request))
 
-    routes_ = [*_routes(backend), *downloads.routes(store, owner_of), prerender.route(runner, owner_of)]
-    page.launch(runner, cookies, login, routes_, UploadFolder(serving.upload_folder(), settings.max_uploads * MB))
+    app_routes = [*_routes(backend), *downloads.routes(store, owner_of), prerender.route(runner, owner_of)]
+    page.launch(runner, cookies, login, app_routes, UploadFolder(serving.upload_folder(), settings.max_uploads * MB))

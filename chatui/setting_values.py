@@ -1,4 +1,4 @@
-"""Reads and checks values of settings: variables, paths, lists, and pydantic's errors. Knows no setting by itself."""
+"""Parses and checks values of settings: variables, paths, lists and pydantic's errors."""
 
 import contextlib
 import difflib
@@ -17,7 +17,7 @@ SECRETS = ("auth", "api_key", "database_url")
 
 
 def refuse_empty_secrets() -> None:
-    """An empty variable counts as none; but who sets one of these relies on it. Raises SettingsError."""
+    """Raises SettingsError if the variable of a secret is set, but empty. Other empty variables count as unset."""
     for name, value in os.environ.items():
         field = name.lower().removeprefix("chatui_")
         if name.lower().startswith("chatui_") and field in SECRETS and not value.strip():
@@ -25,19 +25,19 @@ def refuse_empty_secrets() -> None:
 
 
 def unknown_variables(known: Collection[str]) -> list[str]:
-    """A sentence for each CHATUI_* variable that names none of the `known` settings, with the name it is closest to."""
+    """A warning for each CHATUI_* variable that is not one of the `known` settings. Suggests the most similar name."""
     warnings = []
     for name in sorted(os.environ):
         field = name.lower().removeprefix("chatui_")
         if name.lower().startswith("chatui_") and field not in known:
-            meant = difflib.get_close_matches(field, known, 1)
-            hint = f" Is CHATUI_{meant[0].upper()} meant?" if meant else ""
+            similar = difflib.get_close_matches(field, known, 1)
+            hint = f" Is CHATUI_{similar[0].upper()} meant?" if similar else ""
             warnings.append(f"{name} is no setting and does nothing.{hint}")
     return warnings
 
 
 def expand_user(path: Path) -> Path:
-    """The path with ~ and ~name replaced. Raises ValueError where that user is not known or has no home folder."""
+    """The path with ~ and ~name expanded. Raises ValueError if the user is unknown or has no home folder."""
     try:
         return path.expanduser()
     except RuntimeError:
@@ -45,24 +45,24 @@ def expand_user(path: Path) -> Path:
 
 
 def user_folder(find: Callable[[str], Path], field: str) -> Path:
-    """The user's own folder for this program. Raises SettingsError for a user who has no home folder."""
+    """This program's folder in the user's home, by a function of platformdirs. Raises SettingsError without a home."""
     try:
-        found = find("chatui")
+        folder = find("chatui")
     except RuntimeError:
-        found = Path()
-    if found.is_absolute():
-        return found
+        folder = Path()
+    if folder.is_absolute():
+        return folder
     flag = "--" + field.replace("_", "-")
     raise SettingsError(field, "the user has no home folder.", f"Set HOME, or name a folder with {flag}.")
 
 
 def split_list(value: str) -> list[str]:
-    """The parts of a list with commas."""
+    """The items of a comma-separated list, without surrounding spaces. Empty items are dropped."""
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def host_names(value: str) -> str:
-    """A comma-separated list of host names, without the scheme, port and path of the addresses they are copied from."""
+    """A comma-separated list of host names. Removes schemes, ports and paths, as copied URLs have them."""
     parts = (re.sub(r"^[a-z]+://|/.*$", "", re.sub(r"^[a-z]+://", "", part)) for part in split_list(value))
     return ",".join(re.sub(r"^\[(.*)\](:\d+)?$|^([^:]+):\d+$", r"\1\3", part) for part in parts)
 
@@ -88,14 +88,14 @@ def check_networks(value: str) -> None:
 
 
 def unquoted(value: str) -> str:
-    """The text without surrounding spaces and quotes. No shell removes those of a line of an --env-file."""
+    """The text without surrounding spaces and quotes. In an --env-file, no shell removes the quotes."""
     value = value.strip()
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
     return value[1:-1] if quoted else value
 
 
 def json_value(text: str) -> object:
-    """The value of a JSON text; an empty object for an empty text. Raises ValueError."""
+    """Parse JSON. An empty text gives an empty object. Raises ValueError."""
     try:
         value: object = json.loads(text or "{}")
     except ValueError:
@@ -104,17 +104,17 @@ def json_value(text: str) -> object:
 
 
 def number_from_text(value: object) -> object:
-    """The number that a text is; any other value unchanged."""
-    for kind in (int, float):
+    """Convert a text to an int or float if possible. Returns any other value unchanged."""
+    for convert in (int, float):
         with contextlib.suppress(ValueError):
-            return kind(value) if isinstance(value, str) else value
+            return convert(value) if isinstance(value, str) else value
     return value
 
 
 def settings_error(error: ValidationError) -> SettingsError:
-    """The first problem of a pydantic error as a SettingsError naming the field."""
+    """Convert the first problem of a pydantic error to a SettingsError that names the field."""
     problem = error.errors(include_url=False)[0]
-    # Of the defaults for generation, the setting's name is the second part.
+    # The location of a generation default is ("generation", name).
     parts = problem["loc"][: 2 if problem["loc"][:1] == ("generation",) else 1]
     field = ".".join(map(str, parts)) or "settings"
     message = str(problem["msg"]).removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""Every setting's name, range, default and help, once: sliders, flags, API validation and docs are made from here."""
+"""Defines the name, range, default and help of each setting, for sliders, flags, API validation and docs."""
 
 import os
 import re
@@ -20,7 +20,8 @@ from pydantic_settings import (
 from chatui import setting_values
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-OTHERS_VARIABLES = {
+# Variables of Gradio and uvicorn, which are read for a setting whose CHATUI_* variable is not set.
+FALLBACK_VARIABLES = {
     "host": "GRADIO_SERVER_NAME",
     "port": "GRADIO_SERVER_PORT",
     "forwarded_allow_ips": "FORWARDED_ALLOW_IPS",
@@ -33,7 +34,7 @@ StopString = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class GenerationSettings(BaseModel):
-    """How a reply is written. Names and meanings are those of `transformers.GenerationConfig`.
+    """Generation settings of a reply. Names and meanings are those of `transformers.GenerationConfig`.
 
     `json_schema_extra["step"]` is the slider's step; a field without one is not a slider.
     """
@@ -119,7 +120,7 @@ class GenerationSettings(BaseModel):
 
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Self:
-        """Build from outside input. Raises SettingsError naming the first field that is not allowed."""
+        """Validate values from outside. Raises SettingsError that names the first invalid field."""
         try:
             return cls(**values)
         except ValidationError as error:
@@ -127,9 +128,9 @@ class GenerationSettings(BaseModel):
 
     @classmethod
     def from_generation_config(cls, config: Mapping[str, Any]) -> Self:
-        """The model's own defaults: what its `generation_config` says, ours where it says nothing or nonsense.
+        """The model's defaults, from its `generation_config`. Missing and invalid ones get the defaults here.
 
-        `do_sample: false` written out means greedy, so temperature 0.
+        An explicit `do_sample: false` means greedy decoding, so the temperature is 0.
         """
         values = {name: config[name] for name in cls.model_fields if config.get(name) is not None}
         if config.get("do_sample") is False:
@@ -266,77 +267,77 @@ class AppSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """After CHATUI_* come Gradio's, by which a Space tells every app where to listen, and uvicorn's.
+        """Add FALLBACK_VARIABLES after the CHATUI_* ones. A Space sets Gradio's, to say where an app listens.
 
-        An empty variable counts as none. An empty flag does not: the model's settings do not ignore what is empty.
+        An empty variable counts as unset. An empty flag does not: `model_config` has no `env_ignore_empty`.
         """
         setting_values.refuse_empty_secrets()
-        others = {name: value for name, key in OTHERS_VARIABLES.items() if (value := os.environ.get(key))}
-        listening = InitSettingsSource(settings_cls, others)
+        fallback_values = {name: value for name, key in FALLBACK_VARIABLES.items() if (value := os.environ.get(key))}
+        fallback_settings = InitSettingsSource(settings_cls, fallback_values)
         env_settings = EnvSettingsSource(settings_cls, env_ignore_empty=True)
-        return init_settings, env_settings, dotenv_settings, file_secret_settings, listening
+        return init_settings, env_settings, dotenv_settings, file_secret_settings, fallback_settings
 
     @field_validator("*", mode="before")
     @classmethod
-    def _bare(cls, value: object) -> object:
+    def _strip_quotes(cls, value: object) -> object:
         return setting_values.unquoted(value) if isinstance(value, str) else value
 
     @field_validator("generation", mode="before")
     @classmethod
-    def _numbers_from_text(cls, value: object) -> object:
-        """Flags give text, which the strict types of GenerationSettings refuse; the variable gives JSON."""
+    def _parse_generation(cls, value: object) -> object:
+        """Convert the text of flags to numbers, for the strict types of GenerationSettings. The variable has JSON."""
         value = setting_values.json_value(setting_values.unquoted(value)) if isinstance(value, str) else value
         if not isinstance(value, Mapping):
             return value
-        numbers = [name for name, field in GenerationSettings.model_fields.items() if name != "stop"]
+        numeric = [name for name, field in GenerationSettings.model_fields.items() if name != "stop"]
         return {
-            name: setting_values.number_from_text(part) if name in numbers else part for name, part in value.items()
+            name: setting_values.number_from_text(item) if name in numeric else item for name, item in value.items()
         }
 
     @field_validator("chat_template", "cache_dir", "data_dir", mode="before")
     @classmethod
-    def _path_is_named(cls, value: object) -> object:
+    def _check_path(cls, value: object) -> object:
         if isinstance(value, str) and not value.strip():
             raise ValueError("a path cannot be empty")
         return value
 
     @field_validator("host")
     @classmethod
-    def _without_brackets(cls, value: str) -> str:
-        """An address of IPv6 has brackets in a URL only."""
+    def _strip_brackets(cls, value: str) -> str:
+        """Remove the brackets that an IPv6 address has in URLs."""
         return value[1:-1] if value.startswith("[") and value.endswith("]") else value
 
     @field_validator("root_path")
     @classmethod
-    def _as_path(cls, value: str) -> str:
+    def _normalize_path(cls, value: str) -> str:
         return setting_values.url_path(value)
 
     @field_validator("allowed_hosts")
     @classmethod
-    def _as_names(cls, value: str) -> str:
+    def _normalize_hosts(cls, value: str) -> str:
         return setting_values.host_names(value)
 
     @field_validator("chat_template", "cache_dir", "data_dir")
     @classmethod
-    def _from_home(cls, value: Path | None) -> Path | None:
-        """No shell expands ~ in a variable or behind `--flag=`."""
+    def _expand_user(cls, value: Path | None) -> Path | None:
+        """Expand ~, which no shell expands in a variable or after `--flag=`."""
         return value and setting_values.expand_user(value)
 
     @field_validator("forwarded_allow_ips")
     @classmethod
-    def _proxies_are_addresses(cls, value: str) -> str:
+    def _check_proxies(cls, value: str) -> str:
         setting_values.check_networks(value)
         return value
 
-    # Not ranges of the field: pydantic's error would show the key on the console.
+    # Not a constraint of the field: pydantic's error would show the key on the console.
     @model_validator(mode="after")
-    def _api_key_can_be_sent(self) -> Self:
+    def _check_api_key(self) -> Self:
         if self.api_key is not None and not re.fullmatch(r"[!-~]{8,}", self.api_key):
             raise ValueError("--api-key must be 8 or more characters of ASCII, without spaces")
         return self
 
     @model_validator(mode="after")
-    def _share_is_deliberate(self) -> Self:
+    def _check_share(self) -> Self:
         if self.share and not self.auth and not self.share_without_login:
             raise ValueError(
                 "--share gives anyone with the link this computer's model: add --auth user:password, "

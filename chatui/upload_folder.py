@@ -1,6 +1,6 @@
-"""Limits the disk space and the age of uploaded files that wait to be read. Knows no page.
+"""Limits the disk space and the age of uploaded files until they are read.
 
-Gradio's `delete_cache` goes by age alone, and does not know files of uploads that were broken off.
+Gradio's `delete_cache` limits the age only, and misses the files of aborted uploads.
 """
 
 import asyncio
@@ -20,68 +20,68 @@ MIN_AGE_SECONDS = 60.0
 """Younger files are kept even if the space is needed, so that their sender can use them."""
 SWEEP_SECONDS = 300.0
 MIN_FILE_BYTES = 4096
-"""Bytes that the smallest file takes: a block of the disk."""
+"""Bytes that the smallest file takes on the disk: one block."""
 MB = 10**6
 
-_read: set[Path] = set()
-"""Files that are being read."""
+_files_being_read: set[Path] = set()
+"""Files that are being read. They are not deleted."""
 
 
 @contextlib.contextmanager
 def reading(file: Path) -> Iterator[None]:
     """Context manager that protects a file from sweep()."""
     file = file.resolve()
-    _read.add(file)
+    _files_being_read.add(file)
     try:
         yield
     finally:
-        _read.discard(file)
+        _files_being_read.discard(file)
 
 
 class _File(NamedTuple):
-    changed: float
+    modified: float
     size: int
     path: Path
 
 
 class UploadFolder:
-    """The folder in which Gradio stores uploads, with at most `most` bytes; 0 is no limit."""
+    """The folder in which Gradio stores uploads, with at most `max_bytes` bytes; 0 is no limit."""
 
-    def __init__(self, folder: Path, most: int) -> None:
-        self._folder, self._most = folder, most
-        self._kept = self._coming = 0
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
+        self._stored_bytes = self._incoming_bytes = 0
 
     async def expect(self, size: int) -> None:
         """Free space for an upload of about `size` bytes. Raises RefusedError if there is not enough."""
-        if self._most and size > self._most:
+        if self._max_bytes and size > self._max_bytes:
             raise self._refusal(413)
         await asyncio.to_thread(self.sweep, size)
         self._check(size)
 
     def add(self, size: int) -> None:
         """Count `size` more bytes of an upload. Raises RefusedError if there is no space for them."""
-        self._coming += size
+        self._incoming_bytes += size
         self._check(0)
 
     def end(self, size: int, stays: bool) -> None:
         """End an upload of which `size` bytes came. `stays` tells whether its file is kept."""
-        self._coming -= size
+        self._incoming_bytes -= size
         if stays:
-            self._kept += size  # until the next sweep measures the files
+            self._stored_bytes += size  # until the next sweep measures the files
 
     def sweep(self, needed: int = 0) -> None:
         """Delete old files and then, the oldest first, as many as it takes to free `needed` bytes."""
-        now, coming = time.time(), self._coming
+        now, incoming = time.time(), self._incoming_bytes
         files = sorted(self._files())
-        kept = max(0, sum(file.size for file in files) - coming)
+        stored = max(0, sum(file.size for file in files) - incoming)
         for file in files:
-            age = now - file.changed
-            too_much = self._most and kept + coming + needed > self._most and age > MIN_AGE_SECONDS
-            if (age > MAX_AGE_SECONDS or too_much) and file.path.resolve() not in _read:
+            age = now - file.modified
+            over_limit = self._max_bytes and stored + incoming + needed > self._max_bytes and age > MIN_AGE_SECONDS
+            if (age > MAX_AGE_SECONDS or over_limit) and file.path.resolve() not in _files_being_read:
                 with contextlib.suppress(OSError):
                     file.path.unlink()
-                    kept -= file.size
-        self._kept = kept
+                    stored -= file.size
+        self._stored_bytes = stored
         self._remove_empty_folders(now)
 
     async def sweep_periodically(self) -> None:
@@ -92,11 +92,11 @@ class UploadFolder:
             await asyncio.sleep(SWEEP_SECONDS)
 
     def _check(self, needed: int) -> None:
-        if self._most and self._kept + self._coming + needed > self._most:
+        if self._max_bytes and self._stored_bytes + self._incoming_bytes + needed > self._max_bytes:
             raise self._refusal(507)
 
     def _refusal(self, status: int) -> RefusedError:
-        most = self._most // MB
+        most = self._max_bytes // MB
         if status == 413:
             return RefusedError(
                 status,
@@ -117,9 +117,9 @@ class UploadFolder:
         for folder, _, names in os.walk(self._folder):
             for name in names:
                 path = Path(folder, name)
-                with contextlib.suppress(OSError):  # it has just been read
-                    found = path.lstat()
-                    yield _File(found.st_mtime, max(found.st_size, MIN_FILE_BYTES), path)
+                with contextlib.suppress(OSError):  # deleted meanwhile, after it was read
+                    stat = path.lstat()
+                    yield _File(stat.st_mtime, max(stat.st_size, MIN_FILE_BYTES), path)
 
     def _remove_empty_folders(self, now: float) -> None:
         """Delete the folders that Gradio made for files that are gone."""

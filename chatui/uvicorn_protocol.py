@@ -1,4 +1,4 @@
-"""uvicorn as it is run here: connections on which no request comes are closed, and the console tells of faults only."""
+"""Configures uvicorn: closes connections that send no complete request, and logs only faults of the server."""
 
 import asyncio
 import logging
@@ -10,60 +10,60 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 30.0
-"""How long the headers of a request may take; uvicorn would wait for them for ever."""
+"""Seconds in which the headers of a request must arrive. uvicorn itself has no limit."""
 
 
 class TimedProtocol(H11Protocol):
-    """Closes a connection on which no whole request comes: silent ones, and those whose headers drip."""
+    """Closes connections on which the headers of a request do not arrive, or arrive too slowly."""
 
-    _giving_up: asyncio.TimerHandle | None = None
+    _header_timeout: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
+        """Start the timeout for the first request."""
         super().connection_made(transport)
-        self._await_headers()
+        self._update_timeout()
 
     def data_received(self, data: bytes) -> None:
-        """The client has sent something."""
+        """Handle data, then start the timeout for the next headers or cancel it."""
         super().data_received(data)
-        self._await_headers()
+        self._update_timeout()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is over."""
-        self._stop_waiting()
+        """Cancel the timeout."""
+        self._cancel_timeout()
         super().connection_lost(exc)
 
-    def _await_headers(self) -> None:
+    def _update_timeout(self) -> None:
         if self.conn.their_state is not h11.IDLE:
-            self._stop_waiting()
-        elif self._giving_up is None:
-            self._giving_up = self.loop.call_later(HEADER_SECONDS, self._give_up)
+            self._cancel_timeout()
+        elif self._header_timeout is None:
+            self._header_timeout = self.loop.call_later(HEADER_SECONDS, self._close_if_idle)
 
-    def _stop_waiting(self) -> None:
-        if self._giving_up is not None:
-            self._giving_up.cancel()
-            self._giving_up = None
+    def _cancel_timeout(self) -> None:
+        if self._header_timeout is not None:
+            self._header_timeout.cancel()
+            self._header_timeout = None
 
-    def _give_up(self) -> None:
-        self._giving_up = None
+    def _close_if_idle(self) -> None:
+        self._header_timeout = None
         if self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete):
             self.transport.close()
 
 
 def config(app: ASGIApp, **options: Any) -> uvicorn.Config:
-    """How `app` is served."""
+    """The configuration to serve `app`. Adds `is_server_fault` as a filter to the loggers."""
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).addFilter(is_server_fault)
     return uvicorn.Config(app, http=TimedProtocol, log_level="warning", ws="none", proxy_headers=False, **options)
 
 
 def is_server_fault(record: logging.LogRecord) -> bool:
-    """False for what uvicorn says of clients, which may say anything, and of tabs that listen when it stops."""
+    """Log filter: false for records that clients cause, and for streams that are open when the server stops."""
     message = record.getMessage()
     if message.startswith(("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket")):
         return False
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, h11.LocalProtocolError):  # an answer to one who broke HTTP in the middle of a request
-        broken = isinstance(error.__context__, h11.RemoteProtocolError) or "MUST_CLOSE" in str(error)
-        return not broken
+    if isinstance(error, h11.LocalProtocolError):  # a response to a client that violated HTTP within a request
+        client_error = isinstance(error.__context__, h11.RemoteProtocolError) or "MUST_CLOSE" in str(error)
+        return not client_error
     return not isinstance(error, asyncio.CancelledError) and "timeout graceful shutdown exceeded" not in message

@@ -1,4 +1,4 @@
-"""The shapes of what /v1 answers, under the names that OpenAI's own description gives them."""
+"""Response models of /v1, with the names of OpenAI's API description."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ EXACT = ConfigDict(extra="forbid")
 
 
 class Model(BaseModel):
-    """A model that is served; the last three fields are there once it is loaded."""
+    """A served model. It has the last three fields once it is loaded."""
 
     model_config = EXACT
 
@@ -22,7 +22,7 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All models that are served."""
+    """The served models."""
 
     model_config = EXACT
 
@@ -31,7 +31,7 @@ class ModelList(BaseModel):
 
 
 class PromptTokensDetails(BaseModel):
-    """Tokens of the prompt that had been read before, for an earlier request."""
+    """Tokens of the prompt that were cached by an earlier request."""
 
     model_config = EXACT
 
@@ -39,7 +39,7 @@ class PromptTokensDetails(BaseModel):
 
 
 class Usage(BaseModel):
-    """The tokens of a request and of its reply."""
+    """Numbers of tokens in a request and its reply."""
 
     model_config = EXACT
 
@@ -50,7 +50,7 @@ class Usage(BaseModel):
 
 
 class Timings(BaseModel):
-    """Where the time of a reply went, and the seed that gives it again."""
+    """Durations of the phases of a reply, and the seed that reproduces it."""
 
     model_config = EXACT
 
@@ -61,7 +61,7 @@ class Timings(BaseModel):
 
 
 class AssistantMessage(BaseModel):
-    """A reply; a model that thinks first has its thoughts beside it."""
+    """The text of a reply. `reasoning_content` is the reasoning of models that reason first."""
 
     model_config = EXACT
 
@@ -72,7 +72,7 @@ class AssistantMessage(BaseModel):
 
 
 class Choice(BaseModel):
-    """The one reply."""
+    """The only choice of a completion, with the reply."""
 
     model_config = EXACT
 
@@ -83,7 +83,7 @@ class Choice(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """A whole reply. `notes` say what the model's template could not take as it was sent."""
+    """A complete reply. `notes` say what the model's chat template does not support in the request."""
 
     model_config = EXACT
 
@@ -98,7 +98,7 @@ class ChatCompletion(BaseModel):
 
 
 class Delta(BaseModel):
-    """What has come since the last chunk."""
+    """The text generated since the last chunk."""
 
     model_config = EXACT
 
@@ -108,7 +108,7 @@ class Delta(BaseModel):
 
 
 class ChunkChoice(BaseModel):
-    """The next piece of the one reply."""
+    """The only choice of a chunk, with the next piece of the reply."""
 
     model_config = EXACT
 
@@ -119,7 +119,7 @@ class ChunkChoice(BaseModel):
 
 
 class ChatCompletionChunk(BaseModel):
-    """The data of an event of a stream; the last event's data is `[DONE]`. An ErrorResponse may come in its place."""
+    """The data of a streamed event. An ErrorResponse may come instead. The data of the last event is `[DONE]`."""
 
     model_config = EXACT
 
@@ -134,7 +134,7 @@ class ChatCompletionChunk(BaseModel):
 
 
 class Error(BaseModel):
-    """What went wrong and what to do; `param` is the field to blame."""
+    """The cause of an error and its remedy. `param` is the invalid field of the request."""
 
     model_config = EXACT
 
@@ -147,7 +147,7 @@ class Error(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Every answer that is no success."""
+    """The body of every response with an error status."""
 
     model_config = EXACT
 
