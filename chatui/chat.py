@@ -36,7 +36,7 @@ class Message:
 class ChatRequest:
     """A conversation to reply to, and the settings of the reply.
 
-    Either role may begin it, and system messages may stand anywhere. Roles that the chat template does not support are
+    Either role may begin it, and system messages may be anywhere. Roles that the chat template does not support are
     folded into other messages.
 
     A last message of role "assistant" is a prefix that the reply continues exactly: its `content` or, if that is
@@ -258,10 +258,10 @@ class Backend(Protocol):
         """Reserve a place in the queue for a request of this user, and return its ticket. Raises OverloadError."""
 
     def release_ticket(self, ticket: str) -> None:
-        """Give up a reserved place. Does nothing if its request has already come."""
+        """Give up a reserved place. Does nothing if its request has already arrived."""
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
-        """Generate the reply; of a continued one only the new part. Waits while the model is loading."""
+        """Generate the reply. A continued one yields only the new part. Waits while the model is loading."""
 
     async def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt | None:
         """The prompt that this request would have; None while the model is loading. Raises ChatError.

@@ -1,4 +1,4 @@
-"""What is kept of how a reply came about: the objects that produced it, packed small, to be looked at later. Pure."""
+"""The generation trace of a reply with its model and prompt, compressed for the store. Pure."""
 
 import zlib
 from collections.abc import Mapping
@@ -11,43 +11,47 @@ from chatui.chat import Finish, ModelInfo, Prompt
 from chatui.traces import TokenTrace, Traces
 
 MAX_BYTES = 64_000_000
-"""Bytes of one inspection unpacked: far more than the longest context takes."""
+"""Largest size of the decompressed JSON of an inspection, in bytes. The longest context takes far less."""
 
 COMPRESSION_LEVEL = 1
-"""How much it is packed: a fifth larger than by zlib's own choice, in a fifth of the time, which the model can use."""
+"""zlib's compression level: the result is a fifth larger than at the default level, and takes a fifth of the time."""
 
 
-def _columns(found: Any) -> Any:
-    """Traces as columns; they were kept one by one in the beginning."""
-    return Traces.of(ROWS.validate_python(found, strict=False)) if isinstance(found, list) else found
+def _as_columns(traces: Any) -> Any:
+    """Converts the traces of early versions, a list with one object for each token."""
+    return Traces.of(ROWS.validate_python(traces, strict=False)) if isinstance(traces, list) else traces
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """One reply: the model as it was, its prompt, and how each token was chosen.
+    """A reply's model, prompt, generation trace and finish.
 
-    `texts` spells the tokens that the traces name.
+    `texts` has the text of each token in the traces, by its id.
     """
 
     model: ModelInfo
     prompt: Prompt
-    traces: Annotated[Traces, BeforeValidator(_columns)] = field(default_factory=Traces)
+    traces: Annotated[Traces, BeforeValidator(_as_columns)] = field(default_factory=Traces)
     texts: Mapping[int, str] = field(default_factory=dict)
     finish: Finish | None = None
 
     def packed(self) -> bytes:
-        """As it is kept: JSON, packed, and behind it the numbers of the traces, of which packing would save little."""
+        """The bytes to store: compressed JSON, then the records of the traces, which hardly compress."""
         return zlib.compress(ADAPTER.dump_json(self), COMPRESSION_LEVEL) + self.traces.data
 
     @classmethod
     def unpacked(cls, data: bytes) -> "Inspection | None":
-        """What was kept; None where it cannot be understood any more."""
-        unpacking = zlib.decompressobj()
+        """Parse stored bytes; None if they are invalid or larger than MAX_BYTES."""
+        decompressor = zlib.decompressobj()
         try:
-            text = unpacking.decompress(data, MAX_BYTES)
-            found = ADAPTER.validate_json(text)
-            data = unpacking.unused_data or found.traces.data
-            return replace(found, traces=replace(found.traces, data=data)) if not unpacking.unconsumed_tail else None
+            text = decompressor.decompress(data, MAX_BYTES)
+            inspection = ADAPTER.validate_json(text)
+            data = decompressor.unused_data or inspection.traces.data
+            return (
+                replace(inspection, traces=replace(inspection.traces, data=data))
+                if not decompressor.unconsumed_tail
+                else None
+            )
         except (zlib.error, ValueError):
             return None
 

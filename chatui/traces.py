@@ -1,4 +1,4 @@
-"""How the tokens of a reply were chosen, one by one and as columns. Pure."""
+"""The generation trace of a reply: probabilities, ranks and candidates of its tokens. Pure."""
 
 from array import array
 from collections.abc import Sequence
@@ -10,11 +10,12 @@ from pydantic import Field
 
 @dataclass(frozen=True)
 class TokenTrace:
-    """How one token of a reply was chosen, `at` seconds after its prompt began to be read.
+    """One token of a reply, sampled `at` seconds after the start of the prefill.
 
-    `probability` is the model's own, before any setting, `rank` its place by it, 1 the likeliest; `entropy`, in bits,
-    is how undecided the model was. `ids` are the likeliest tokens, the chosen one among them; for each of them `steps`
-    has its probability after each step: the model's own first, then those of `names`, 0 where the step ruled it out.
+    `probability` is the model's own, before any sampling setting. `rank` is the token's rank by it, 1 for the
+    likeliest. `entropy` is that of the model's distribution, in bits. `ids` are the candidates: the likeliest tokens
+    and the chosen one. `steps` has for each sampling step of `names` the probabilities of the candidates after it, 0
+    for those that it removed. The first step is the model itself.
     """
 
     id: int
@@ -29,11 +30,11 @@ class TokenTrace:
 
 @dataclass(frozen=True)
 class Traces(Sequence[TokenTrace]):
-    """A reply's TokenTraces as plain numbers, which are quick to make and to keep.
+    """A reply's TokenTraces as packed binary records, which are quick to create and to store.
 
-    `data` has for each token a record of numbers of 4 bytes. First come `width` integers, the ids of the likeliest
-    tokens and, last, of the chosen one, which may be among them too; then floating-point numbers: `at`, `rank` and
-    `entropy` and, for each of `names`, the probabilities of these ids.
+    `data` has a record of 4-byte numbers for each token. It begins with `width` integers: the ids of the candidates,
+    then the id of the chosen token, which may be among them. Floats follow: `at`, `rank`, `entropy` and, for each step
+    of `names`, the probabilities of these `width` ids.
     """
 
     names: tuple[str, ...] = ()
@@ -42,48 +43,48 @@ class Traces(Sequence[TokenTrace]):
 
     @classmethod
     def of(cls, traces: Sequence[TokenTrace]) -> Self:
-        """The numbers of these traces, which all have the same names."""
+        """Pack traces, which must all have the same `names`."""
         width = max((len(trace.ids) for trace in traces), default=0) + 1
         data = bytearray()
         for trace in traces:
-            # Those that have fewer tokens than others have their own again.
-            own, more = trace.ids.index(trace.id), width - len(trace.ids)
-            data += array("i", (*trace.ids, *[trace.id] * more)).tobytes()
+            # A trace with fewer candidates than others is padded with its chosen token.
+            chosen, padding = trace.ids.index(trace.id), width - len(trace.ids)
+            data += array("i", (*trace.ids, *[trace.id] * padding)).tobytes()
             data += array("f", (trace.at, trace.rank, trace.entropy)).tobytes()
             for step in trace.steps:
-                data += array("f", (*step, *[step[own]] * more)).tobytes()
+                data += array("f", (*step, *[step[chosen]] * padding)).tobytes()
         return cls(traces[0].names if traces else (), width, bytes(data))
 
     def __post_init__(self) -> None:
-        """Raises ValueError where there are not whole records."""
-        if self.width < 1 or len(self.data) % (4 * self._size):
+        """Raises ValueError if `data` ends within a record."""
+        if self.width < 1 or len(self.data) % (4 * self._record_size):
             raise ValueError("traces that end within a token's")
 
     @property
     def chosen_ids(self) -> list[int]:
-        """The tokens that were chosen."""
-        return self._integers[self.width - 1 :: self._size].tolist()
+        """The ids of the chosen tokens, in order."""
+        return self._integers[self.width - 1 :: self._record_size].tolist()
 
     @property
     def all_ids(self) -> set[int]:
-        """All tokens of which something is told."""
+        """The ids of all candidates and chosen tokens."""
         ids = self._integers
-        return {id for first in range(0, len(ids), self._size) for id in ids[first : first + self.width]}
+        return {id for start in range(0, len(ids), self._record_size) for id in ids[start : start + self.width]}
 
     @property
     def at(self) -> list[float]:
-        """When each was chosen, in seconds."""
-        return [*self._floats[self.width :: self._size]]
+        """The time of each token in seconds after the start of the prefill."""
+        return [*self._floats[self.width :: self._record_size]]
 
     @property
     def ranks(self) -> list[int]:
-        """Their places by the model's own probabilities, 1 the likeliest."""
-        return [int(rank) for rank in self._floats[self.width + 1 :: self._size]]
+        """The rank of each token by the model's own probabilities, 1 for the likeliest."""
+        return [int(rank) for rank in self._floats[self.width + 1 :: self._record_size]]
 
     @property
     def entropies(self) -> list[float]:
-        """How undecided the model was, in bits."""
-        return [*self._floats[self.width + 2 :: self._size]]
+        """The entropy of the model's distribution at each token, in bits."""
+        return [*self._floats[self.width + 2 :: self._record_size]]
 
     @property
     def _integers(self) -> "memoryview[int]":
@@ -94,13 +95,13 @@ class Traces(Sequence[TokenTrace]):
         return memoryview(self.data).cast("f")
 
     @property
-    def _size(self) -> int:
-        """Numbers in a record."""
+    def _record_size(self) -> int:
+        """How many 4-byte numbers a record has."""
         return self.width + 3 + len(self.names) * self.width
 
     def __len__(self) -> int:
-        """How many tokens were chosen."""
-        return len(self.data) // (4 * self._size)
+        """The number of tokens."""
+        return len(self.data) // (4 * self._record_size)
 
     @overload
     def __getitem__(self, index: int) -> TokenTrace: ...
@@ -109,23 +110,25 @@ class Traces(Sequence[TokenTrace]):
     def __getitem__(self, index: slice) -> Self: ...
 
     def __getitem__(self, index: int | slice) -> TokenTrace | Self:
-        """How one token was chosen, or several."""
-        places = range(len(self))[index]
-        if isinstance(places, range):
-            length = 4 * self._size
-            some = b"".join(self.data[length * at : length * (at + 1)] for at in places)
-            return type(self)(self.names, self.width, some)
-        first = self._size * places
-        ids = self._integers[first : first + self.width].tolist()
-        seconds, rank, entropy, *shares = self._floats[first + self.width : first + self._size]
-        alone = tuple(dict.fromkeys(ids))
+        """The trace of one token, or the traces of a slice."""
+        positions = range(len(self))[index]
+        if isinstance(positions, range):
+            record_bytes = 4 * self._record_size
+            records = b"".join(self.data[record_bytes * at : record_bytes * (at + 1)] for at in positions)
+            return type(self)(self.names, self.width, records)
+        start = self._record_size * positions
+        ids = self._integers[start : start + self.width].tolist()
+        at, rank, entropy, *probabilities = self._floats[start + self.width : start + self._record_size]
+        candidates = tuple(dict.fromkeys(ids))
         return TokenTrace(
             id=ids[-1],
-            at=seconds,
-            probability=shares[self.width - 1],
+            at=at,
+            probability=probabilities[self.width - 1],
             rank=int(rank),
             entropy=entropy,
-            ids=alone,
+            ids=candidates,
             names=self.names,
-            steps=tuple(tuple(shares[at : at + len(alone)]) for at in range(0, len(shares), self.width)),
+            steps=tuple(
+                tuple(probabilities[step : step + len(candidates)]) for step in range(0, len(probabilities), self.width)
+            ),
         )

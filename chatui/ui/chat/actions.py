@@ -1,4 +1,4 @@
-"""What a link in the list of conversations, or in the bar below a message, does: each returns the tab's new state."""
+"""The actions of the links in the list of conversations and below messages. Each returns the tab's new state."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -80,7 +80,7 @@ async def _restore(tab: Tab, chat: str, _: str) -> TabState:
     return replace(tab.state.in_chat(chat), show_deleted=False)
 
 
-async def _empty(tab: Tab, _: str, __: str) -> TabState:
+async def _empty_trash(tab: Tab, _: str, __: str) -> TabState:
     await asyncio.to_thread(tab.runner.persistent_store.empty_trash, tab.owner)
     return tab.state
 
@@ -97,23 +97,23 @@ async def _leave_alone(tab: Tab, _: str, __: str) -> TabState:
     return tab.state
 
 
-async def _more(tab: Tab, _: str, __: str) -> TabState:
+async def _show_more(tab: Tab, _: str, __: str) -> TabState:
     return replace(tab.state, list_limit=min(tab.state.list_limit + LIST_PAGE_SIZE, 100_000))
 
 
-async def _earlier(tab: Tab, _: str, __: str) -> TabState:
+async def _show_earlier(tab: Tab, _: str, __: str) -> TabState:
     return replace(tab.state, message_limit=min(tab.state.message_limit + MESSAGE_PAGE_SIZE, 100_000))
 
 
-async def _archived(tab: Tab, _: str, __: str) -> TabState:
+async def _show_archived(tab: Tab, _: str, __: str) -> TabState:
     return replace(tab.state, show_archived=True, show_deleted=False, list_limit=LIST_PAGE_SIZE)
 
 
-async def _deleted(tab: Tab, _: str, __: str) -> TabState:
+async def _show_deleted(tab: Tab, _: str, __: str) -> TabState:
     return replace(tab.state, show_archived=False, show_deleted=True, list_limit=LIST_PAGE_SIZE)
 
 
-async def _listed(tab: Tab, _: str, __: str) -> TabState:
+async def _show_list(tab: Tab, _: str, __: str) -> TabState:
     return replace(tab.state, show_archived=False, show_deleted=False, list_limit=LIST_PAGE_SIZE)
 
 
@@ -133,13 +133,13 @@ ACTIONS: dict[str, Action] = {
     "unarchive": _unarchive,
     "delete": _delete,
     "restore": _restore,
-    "empty": _empty,
+    "empty": _empty_trash,
     "take-over": _take_over,
     "leave-alone": _leave_alone,
-    "more": _more,
-    "earlier": _earlier,
-    "archived": _archived,
-    "deleted": _deleted,
-    "unarchived": _listed,
+    "more": _show_more,
+    "earlier": _show_earlier,
+    "archived": _show_archived,
+    "deleted": _show_deleted,
+    "unarchived": _show_list,
     "refresh": _refresh,
 }

@@ -37,5 +37,5 @@ class ChatComponents:
 
     @property
     def outputs_with_persona(self) -> list[Any]:
-        """What an event may update that opens a conversation."""
+        """What an event that opens a conversation may update."""
         return [*self.outputs, *self.panel.outputs]

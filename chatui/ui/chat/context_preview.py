@@ -12,7 +12,7 @@ from chatui.ui.shared.tab import current_tab
 
 
 class ContextPreview:
-    """Counts the tokens of the request that the draft would make. `memos` keep the counts of each tab's chat."""
+    """Counts the tokens of the request that the draft would make. `memos` caches the counts of each tab's chat."""
 
     def __init__(self, requests: ReplyRequests, memos: PreviewMemos) -> None:
         self._requests, self._memos = requests, memos

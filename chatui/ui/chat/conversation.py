@@ -29,8 +29,8 @@ from chatui.ui.sidebar.sidebar import Sidebar
 
 PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 CONCURRENT: dict[str, Any] = {"concurrency_limit": None, "trigger_mode": "multiple", **PRIVATE}
-# The newest event of a tab ends the one before on the server, see Superseding: ended by the browser, an event may
-# take the newer one along.
+# The newest event of a tab ends the previous one on the server, see Superseding. If the browser ended
+# it, that could end the newer one too.
 
 
 class Conversation(ChatInterface):
@@ -39,15 +39,15 @@ class Conversation(ChatInterface):
     The chain leaves the text box dead after a failure and cannot stop a reply to an edited message.
     """
 
-    def __init__(self, page: PageBlocks, runner: Runner, panel: PersonaPanel, sidebar: Sidebar, **parts: Any) -> None:
-        """`page` is the one being built; `parts` are the arguments of gr.ChatInterface."""
+    def __init__(self, page: PageBlocks, runner: Runner, panel: PersonaPanel, sidebar: Sidebar, **kwargs: Any) -> None:
+        """`page` is the one being built; `kwargs` are the arguments of gr.ChatInterface."""
         self._page, self._runner = page, runner
         self._panel, self._sidebar = panel, sidebar
         self._tab_state, self._action, self._draft = map(hidden_textbox, ("where", "action", "draft"))
         self._memos = PreviewMemos()
         self._requests = ReplyRequests(runner, panel)
         super().__init__(
-            api_endpoint.chat(runner.backend), api_name="chat", editable=True, concurrency_limit=None, **parts
+            api_endpoint.chat(runner.backend), api_name="chat", editable=True, concurrency_limit=None, **kwargs
         )
 
     def setup_events(self) -> None:
@@ -77,23 +77,25 @@ class Conversation(ChatInterface):
 
     def _bind_turns(self, events: TurnEvents) -> None:
         tab = self._components.tab_inputs
-        asking = [*tab, *self._reply_inputs]
-        turn: dict[str, Any] = {"outputs": self._components.outputs, **CONCURRENT}
-        opening: dict[str, Any] = {**turn, "outputs": self._components.outputs_with_persona}
-        sent = {"validator": check_message, "api_name": "_send", **turn}
+        reply_inputs = [*tab, *self._reply_inputs]
+        options: dict[str, Any] = {"outputs": self._components.outputs, **CONCURRENT}
+        open_options: dict[str, Any] = {**options, "outputs": self._components.outputs_with_persona}
+        send_options = {"validator": check_message, "api_name": "_send", **options}
         for event in (
-            self.textbox.submit(events.send, [self.textbox, *asking], **sent),
-            self.chatbot.example_select(events.send_example, asking, validator=check_settings, **turn),
-            self.chatbot.retry(events.retry, asking, validator=check_settings, **turn),
-            self.chatbot.edit(events.edit, [self._draft, *asking], validator=check_settings, **turn),
-            self._action.change(events.follow_link, [self._action, *asking], validator=check_settings, **opening),
+            self.textbox.submit(events.send, [self.textbox, *reply_inputs], **send_options),
+            self.chatbot.example_select(events.send_example, reply_inputs, validator=check_settings, **options),
+            self.chatbot.retry(events.retry, reply_inputs, validator=check_settings, **options),
+            self.chatbot.edit(events.edit, [self._draft, *reply_inputs], validator=check_settings, **options),
+            self._action.change(
+                events.follow_link, [self._action, *reply_inputs], validator=check_settings, **open_options
+            ),
         ):
             event.failure(message_box.ready, None, self.textbox, queue=False, **PRIVATE)
-        self.chatbot.undo(events.undo, tab, **turn)
-        self._sidebar.new.click(events.new_chat, tab, **turn)
-        self._sidebar.temporary.click(events.new_temporary_chat, tab, **turn)
-        self.textbox.stop(events.stop, tab, **turn)
-        self.chatbot.like(events.rate, tab, **turn)
+        self.chatbot.undo(events.undo, tab, **options)
+        self._sidebar.new.click(events.new_chat, tab, **options)
+        self._sidebar.temporary.click(events.new_temporary_chat, tab, **options)
+        self.textbox.stop(events.stop, tab, **options)
+        self.chatbot.like(events.rate, tab, **options)
 
     def _bind_page(self, events: PageEvents) -> None:
         # Not queued: of several queued events at once Gradio's page may lose one.
@@ -116,7 +118,7 @@ class Conversation(ChatInterface):
         )
 
     def connect(self, inspect: InspectorPanel, context: gr.Markdown) -> None:
-        """Bind the events of the Inspect view and of the context bar, which stand behind the chat on the page."""
+        """Bind the events of the Inspect view and of the context bar, which are rendered after the chat."""
         tab = self._components.tab_inputs
         inspect.connect(
             lambda inputs: current_tab(self._runner, inputs), self._requests.repeat, tab, self._reply_inputs

@@ -125,7 +125,7 @@ class ConversationView:
     async def _changes(
         self, tab: Tab, reply: RunningReply | None, message: StoredMessage
     ) -> AsyncIterator[StoredMessage]:
-        """The reply whenever it has changed, to its end; read from the store if another server runs it."""
+        """Yield the reply after each change, until it has ended. Polls the store if another server runs it."""
         if reply is None:
             while message.state == "running":
                 yield message
@@ -147,10 +147,12 @@ class ConversationView:
         model = self._runner.backend.models()[0]
         progress, unsaved = (reply.progress, reply.save_error) if reply else (None, None)
         phase = _phase(model, progress)
-        shown = await render_off_loop(shown_size(message), transcript.render_reply, message, progress, phase, unsaved)
+        rendered = await render_off_loop(
+            shown_size(message), transcript.render_reply, message, progress, phase, unsaved
+        )
         speed = transcript.speed(progress) if progress else ""
         return {
-            self._components.chatbot: [*content.messages, *shown],
+            self._components.chatbot: [*content.messages, *rendered],
             self._components.status: header.status(model, speed),
         }
 
@@ -164,12 +166,12 @@ class ConversationView:
                 return
             if reply.save_error is not None and str(reply.save_error) != shown_error:
                 shown_error, last = str(reply.save_error), reply.as_message()
-                shown = await render_off_loop(
+                rendered = await render_off_loop(
                     shown_size(last), transcript.render_reply, last, reply.progress, "", reply.save_error
                 )
-                yield self._final_update(tab, content.with_message(last, shown), reply.progress, errors)
+                yield self._final_update(tab, content.with_message(last, rendered), reply.progress, errors)
             else:
-                # An update without a change: only between two updates does the event notice that it is superseded.
+                # An update without a change: an event notices only between two updates that it is superseded.
                 yield {self._components.status: gr.skip()}
 
     def _final_update(

@@ -26,5 +26,5 @@ class PreviewMemos:
 
     def get(self, session: str, chat: str) -> PreviewMemo:
         """The tab's memo if it shows this chat; else an empty one that is not stored."""
-        shown, memo = self._memos.get(session, (None, {}))
-        return memo if shown == chat else {}
+        memo_chat, memo = self._memos.get(session, (None, {}))
+        return memo if memo_chat == chat else {}

@@ -43,7 +43,7 @@ class TemporaryChats:
     async def close(self, session: str) -> None:
         """Remove the temporary chat of a tab that was closed or shows another page."""
         now = time.monotonic()
-        self._closed_at = {one: at for one, at in self._closed_at.items() if now - at < MAX_LATE_SECONDS}
+        self._closed_at = {tab: closed for tab, closed in self._closed_at.items() if now - closed < MAX_LATE_SECONDS}
         self._closed_at[session] = now
         previous = self._chats.pop(session, None)
         if previous is not None:

@@ -146,7 +146,7 @@ def note(text: str) -> ChatbotMessage:
 
 
 def phase(progress: ReplyProgress) -> str:
-    """What happens before the first text of a running reply, once the model is loaded."""
+    """The phase of a running reply before its first text, once the model is loaded."""
     if time.perf_counter() - progress.started_at < PHASE_DELAY_SECONDS:
         return _("In the queue …")
     if progress.prompt is not None:
@@ -172,8 +172,8 @@ def speed(progress: ReplyProgress) -> str:
         rate = (progress.tokens - 1) / max(time.perf_counter() - progress.first_text_at, 1e-3)
     parts: list[str] = []
     if progress.finish is not None and progress.finish.cached_tokens:
-        known = {"count": progress.finish.prompt_tokens, "known": progress.finish.cached_tokens}
-        parts.append(_("{count} tokens in, {known} cached", **known))
+        counts = {"count": progress.finish.prompt_tokens, "known": progress.finish.cached_tokens}
+        parts.append(_("{count} tokens in, {known} cached", **counts))
     parts.append(ngettext("{count} token", "{count} tokens", progress.tokens))
     if progress.tokens > 1:
         parts.append(_("{speed} tokens/s", speed=number(rate, 1)))
@@ -266,8 +266,8 @@ def _timing(finish: Finish) -> str:
 def _duration(seconds: float) -> str:
     """A readable duration: tenths of a second below 10 s, minutes from 100 s on."""
     if seconds >= 100:
-        minutes, rest = divmod(round(seconds), 60)
-        return _("{minutes} min {seconds} s", minutes=minutes, seconds=rest)
+        minutes, remainder = divmod(round(seconds), 60)
+        return _("{minutes} min {seconds} s", minutes=minutes, seconds=remainder)
     return _("{seconds} s", seconds=number(seconds, 1 if seconds < 10 else 0))
 
 

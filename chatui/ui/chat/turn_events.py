@@ -69,8 +69,8 @@ class TurnEvents:
 
         async for update in self._events.run(inputs, action, idempotency_key=(event.index, event.value)):
             if failed:
-                both = f"{draft}\n\n{text}" if (draft or "").strip() else text
-                update = {**update, self._components.textbox: message_box.ready_with(both)}
+                combined = f"{draft}\n\n{text}" if (draft or "").strip() else text
+                update = {**update, self._components.textbox: message_box.ready_with(combined)}
             yield update
 
     async def undo(self, event: gr.UndoData, *inputs: Any) -> PageUpdates:

@@ -1,1 +1,1 @@
-"""The Inspect view: how a reply was made."""
+"""The Inspect view: the generation trace of a reply, its times, memory and prompt."""

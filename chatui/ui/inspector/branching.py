@@ -31,12 +31,12 @@ def reply_with_token(inspection: Inspection, reply: StoredMessage, position: int
     end = start + len(reasoning)
     content_start = generated.find(reply.content.strip("\n"), end) if reply.content else -1
     end_tag = generated[end:content_start].strip() if content_start >= 0 else ""
-    kept = _generated_text(inspection, position)
-    if content_start >= 0 and len(kept) >= content_start:
+    text_before = _generated_text(inspection, position)
+    if content_start >= 0 and len(text_before) >= content_start:
         return replace(reply, content=text[content_start:].lstrip("\n"), reasoning=prefix + reasoning)
     token_text = inspection.texts.get(token_id, "").strip()
     if token_text and end_tag.startswith(token_text):
-        return replace(reply, content="", reasoning=prefix + kept[start:].rstrip("\n"))
+        return replace(reply, content="", reasoning=prefix + text_before[start:].rstrip("\n"))
     return replace(reply, content="", reasoning=prefix + text[start:])
 
 

@@ -47,14 +47,14 @@ def ceiling_view(inspection: Inspection) -> str:
         return _(UNKNOWN_BANDWIDTH)
     step = _step_read(inspection, anatomy)
     rows = [*_step_rows(model, anatomy, step), *_reached_rows(inspection.finish, step)]
-    own = nearest_precision(model, anatomy)
+    loaded_precision = nearest_precision(model, anatomy)
     precisions = [
         figure_row(estimates.max_tokens_per_second(anatomy, precision, 1, step.tokens), N_(f"{precision}, one reply"))
         for precision in anatomy.read
     ]
     batches = [
         figure_row(
-            estimates.max_tokens_per_second(anatomy, own, count, step.tokens),
+            estimates.max_tokens_per_second(anatomy, loaded_precision, count, step.tokens),
             N_(f"{count} replies at once, in all") if count > 1 else N_("One reply"),
         )
         for count in BATCH_SIZES
@@ -62,7 +62,7 @@ def ceiling_view(inspection: Inspection) -> str:
     return _speed_chart(inspection, anatomy, step) + folded(
         formula_list(rows)
         + titled_list(_("In other precisions"), precisions)
-        + titled_list(_("By batch size ({precision})", precision=own), batches)
+        + titled_list(_("By batch size ({precision})", precision=loaded_precision), batches)
     )
 
 
@@ -105,7 +105,7 @@ def _step_formula(model: ModelInfo, anatomy: ModelAnatomy, tokens: int, times: s
 
 
 def _reached_rows(finish: Finish | None, step: StepRead) -> list[FormulaRow]:
-    """The speed of this reply and its share of the ceiling; none where the reply has no speed."""
+    """The speed of this reply and its share of the ceiling; empty if the reply has no speed."""
     if finish is None or finish.completion_tokens < 2 or not step.best:
         return []
     speed, best = finish.tokens_per_second, step.best
@@ -132,7 +132,7 @@ def _speed_chart(inspection: Inspection, anatomy: ModelAnatomy, step: StepRead) 
     ]
     mark = None
     if finish is not None and finish.completion_tokens > 1 and step.best:
-        # Of several replies at once each has its part of the step.
+        # The share is that of the whole step, which generated a token of each reply in the batch.
         speed = finish.tokens_per_second
         label = _(
             "this reply: {speed} tokens/s, {share} of what its step allows",

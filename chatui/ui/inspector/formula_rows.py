@@ -51,6 +51,6 @@ def nearest_precision(model: ModelInfo, anatomy: ModelAnatomy) -> str:
 
 
 def _localized(text: str) -> str:
-    """An English text, its numbers at least, in the current language, as Markdown."""
-    known = translated(text)
-    return plain(known if known != text else figures(text))
+    """The translation of an English text, or the text with localized numbers if it has none, as Markdown."""
+    translation = translated(text)
+    return plain(translation if translation != text else figures(text))

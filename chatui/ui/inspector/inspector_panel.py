@@ -1,4 +1,4 @@
-"""The Inspect view over the chat: its components and events. The texts are made by the modules beside this one."""
+"""The components and events of the Inspect view. The other modules of this package render its pages."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 MAX_SAVE_ATTEMPTS = 20
 SAVE_INTERVAL_SECONDS = 0.25
-"""How often page times are saved anew until the reply's inspection is stored, which is shortly after its end."""
+"""Interval of the attempts to save page times, until the reply's inspection is stored shortly after its end."""
 
 PanelUpdates = dict[Any, Any]
 TabOf = Callable[[Sequence[Any]], Tab]
@@ -249,7 +249,7 @@ class InspectorPanel:
 async def with_other_token(tab: Tab, message_id: str, choice: str) -> StoredMessage:
     """A reply cut at one of its tokens and continued with another; `choice` is `position.token_id`.
 
-    Raises NotFoundError where there is no such reply or token.
+    Raises NotFoundError if there is no such reply or token.
     """
     reply = await asyncio.to_thread(tab.chat_store.message, message_id)
     inspection, _page = await _inspection(tab, message_id)
@@ -289,7 +289,7 @@ def _message_id(value: str) -> str:
 
 
 def _page_times(value: str) -> PageTimes | None:
-    """The times in what the script wrote, `number|id|first,last`; None where they are invalid."""
+    """The times in what the script wrote, `number|id|first,last`; None if they are invalid."""
     try:
         first, last = (float(part) for part in (value or "").rpartition("|")[2].split(","))
     except ValueError:

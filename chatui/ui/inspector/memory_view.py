@@ -38,7 +38,7 @@ def memory_view(inspection: Inspection, path: Sequence[StoredMessage] = ()) -> s
 
 
 def _memory_chart(inspection: Inspection, anatomy: ModelAnatomy) -> str:
-    """Predicted and held bytes, out of the memory of the machine where that is known."""
+    """Predicted and allocated bytes, on the scale of the machine's memory if that is known."""
     model = inspection.model
 
     def part(label: str, size: float, kind: str) -> BarPart:
@@ -52,22 +52,22 @@ def _memory_chart(inspection: Inspection, anatomy: ModelAnatomy) -> str:
         part(_("KV cache"), kv_cache.value, "kv"),
         part(_("activations, peak"), activations.value, "activations"),
     ]
-    held = [part(_("weights"), model.weight_bytes, "weights"), part(_("KV cache"), model.kv_bytes, "kv")]
-    total = model.memory_bytes or max(sum(part.size for part in parts) for parts in (predicted, held))
+    allocated = [part(_("weights"), model.weight_bytes, "weights"), part(_("KV cache"), model.kv_bytes, "kv")]
+    total = model.memory_bytes or max(sum(part.size for part in parts) for parts in (predicted, allocated))
     title = (
         _("Of the {size} of memory of this machine", size=figures(human_bytes(total)))
         if model.memory_bytes
         else _("What the model takes in memory")
     )
-    return charts.stacked(title, [(_("predicted"), predicted), (_("allocated"), held)], total)
+    return charts.stacked(title, [(_("predicted"), predicted), (_("allocated"), allocated)], total)
 
 
 def _context_chart(inspection: Inspection, path: Sequence[StoredMessage]) -> str:
-    """How the context filled turn by turn; "" where no turn has counts."""
+    """How the context filled turn by turn; "" if no turn has counts."""
     finishes = [message.finish for message in path if message.role == "assistant" and message.finish is not None]
     if not finishes and inspection.finish is not None:
         finishes = [inspection.finish]
-    turns = [ContextTurn(each.cached_tokens, each.prompt_tokens, each.completion_tokens) for each in finishes]
+    turns = [ContextTurn(finish.cached_tokens, finish.prompt_tokens, finish.completion_tokens) for finish in finishes]
     if not turns:
         return ""
     limit = inspection.model.context_length

@@ -33,7 +33,7 @@ def persona_view(inspection: Inspection) -> str:
 
 
 def _prefill_rows(prompt: Prompt, finish: Finish | None, tokens: int) -> list[FormulaRow]:
-    """The time that computing the persona anew takes, by the speed of this reply's prefill."""
+    """The time to compute the persona without the cache, by the speed of this reply's prefill."""
     if finish is None:
         return []
     read = len(prompt.token_ids) - finish.cached_tokens

@@ -46,11 +46,11 @@ def _cache_use(inspection: Inspection, previous: Inspection | None) -> str:
     cached = finish.cached_tokens
     if previous is None:
         return _first_cache_use(cached, total)
-    known = [*previous.prompt.token_ids, *previous.traces.chosen_ids]
-    pairs = enumerate(zip(known, prompt.token_ids, strict=False))
-    common = next((position for position, (old, new) in pairs if old != new), min(len(known), total))
+    previous_ids = [*previous.prompt.token_ids, *previous.traces.chosen_ids]
+    pairs = enumerate(zip(previous_ids, prompt.token_ids, strict=False))
+    common = next((position for position, (old, new) in pairs if old != new), min(len(previous_ids), total))
     lines = [_("{known} of {count} tokens were cached.", known=cached, count=total)]
-    if common < min(len(known), total):
+    if common < min(len(previous_ids), total):
         lines.append(_first_difference(inspection, previous, common))
     elif cached + 1 < common:
         lines.append(
@@ -81,7 +81,7 @@ def _first_cache_use(cached: int, total: int) -> str:
 
 
 def _first_difference(inspection: Inspection, previous: Inspection, position: int) -> str:
-    """The first token that differs from the turn before, and why it does."""
+    """The first token that differs from those of the turn before, and the cause."""
     prompt = inspection.prompt
     new = prompt.token_texts[position] if prompt.ends else ""
     return _(

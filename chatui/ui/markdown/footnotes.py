@@ -22,16 +22,16 @@ def numbers(lines: Iterable[str]) -> dict[str, int]:
 def link(text: str, numbers: dict[str, int], mark: Callable[[str], str]) -> str:
     """Put tags around references and definitions, which chatui.js turns into links; `mark` encloses each tag."""
 
-    def definition(found: re.Match[str]) -> str:
-        number = numbers.get(found[3])
+    def definition(match: re.Match[str]) -> str:
+        number = numbers.get(match[3])
         if number is None:
-            return found[0]
-        return found[1] + mark(f'<span class="footnote note-{number}">') + found[2] + mark("</span>")
+            return match[0]
+        return match[1] + mark(f'<span class="footnote note-{number}">') + match[2] + mark("</span>")
 
-    def reference(found: re.Match[str]) -> str:
-        number = numbers.get(found[1])
+    def reference(match: re.Match[str]) -> str:
+        number = numbers.get(match[1])
         if number is None:
-            return found[0]
-        return mark(f'<sup class="footnote-reference note-{number}">') + found[0] + mark("</sup>")
+            return match[0]
+        return mark(f'<sup class="footnote-reference note-{number}">') + match[0] + mark("</sup>")
 
     return _REFERENCE.sub(reference, _DEFINITION.sub(definition, text))

@@ -47,16 +47,16 @@ def find(text: str, hidden: Iterable[Span], distance: Callable[[int, int], int],
     `distance` tells whether two positions are in the SAME_LINE, the SAME_BLOCK or neither. Takes linear time:
     a candidate ends at the next delimiter of its kind.
     """
-    found: list[Span] = []
+    spans: list[Span] = []
     at = 0
     for start, end in [*sorted(hidden), (len(text), len(text))]:
         if start > at:
-            found += _in_gap(text, (at, start), distance, table)
+            spans += _find_in_gap(text, (at, start), distance, table)
         at = max(at, end)
-    return found
+    return spans
 
 
-def _in_gap(text: str, gap: Span, distance: Callable[[int, int], int], table: bool) -> Iterator[Span]:
+def _find_in_gap(text: str, gap: Span, distance: Callable[[int, int], int], table: bool) -> Iterator[Span]:
     delimiters = list(_delimiters(text, gap))
     following = _following(delimiters)
     at = 0
@@ -88,10 +88,10 @@ def _following(delimiters: list[_Delimiter]) -> list[int | None]:
     last: dict[str, int] = {}
     for number in reversed(range(len(delimiters))):
         kind = delimiters[number].text
-        opened = {"\\)": "\\(", "\\]": "\\["}.get(kind, kind)
-        if kind == opened and kind in _CLOSING:
+        opening = {"\\)": "\\(", "\\]": "\\["}.get(kind, kind)
+        if kind == opening and kind in _CLOSING:
             following[number] = last.get(kind)
-        last[opened] = number
+        last[opening] = number
         if kind.startswith("$"):
             last["$"] = number
     return following
@@ -118,8 +118,8 @@ def _is_formula(
         and (content.isdigit() or text[closing.end : closing.end + 1] == "(")
     ):
         return False  # an escaped bracket of Markdown: a reference, or a literal link
-    alone = content[0].isspace() and content[-1].isspace() and "\n" not in content
-    return not (alone and _is_words(content)) and not _is_prose(content, lenient=True)
+    spaced = content[0].isspace() and content[-1].isspace() and "\n" not in content
+    return not (spaced and _is_words(content)) and not _is_prose(content, lenient=True)
 
 
 def _is_well_formed(content: str) -> bool:
@@ -142,8 +142,8 @@ def _has_own_lines(text: str, opening: _Delimiter, closing: _Delimiter) -> bool:
     if not _LINE_START.fullmatch(line) or rest.strip(" \t.,;"):
         return False
     last = content[content.rfind("\n") + 1 :]
-    own = content.partition("\n")[0].strip() == "" and _LINE_START.fullmatch(last) is not None
-    return own or not _BLANK_LINE.search(content)
+    separate = content.partition("\n")[0].strip() == "" and _LINE_START.fullmatch(last) is not None
+    return separate or not _BLANK_LINE.search(content)
 
 
 def _is_not_money(text: str, opening: _Delimiter, closing: _Delimiter) -> bool:
@@ -167,16 +167,16 @@ def _is_not_money(text: str, opening: _Delimiter, closing: _Delimiter) -> bool:
 
 
 def _is_prose(content: str, *, lenient: bool) -> bool:
-    """Whether it has two words in a row, as no formula has; if `lenient`, relations and scripts make it a formula."""
+    """Whether it has two words in a row, as no formula has. If `lenient`, relations and scripts make it a formula."""
     if _COMMAND.search(content):
         return False
     if any("\u2e80" <= character < "\ud800" or "\uff00" <= character < "\uffa0" for character in content):
         return True
     if lenient and ";" not in content and _RELATION.search(content):
         return False
-    bare = _SCRIPT.sub("", content)
-    for one, other in itertools.pairwise(bare.split()):
-        if (_is_word(one) and _is_operand(other)) or (_is_operand(one) and _is_word(other)):
+    without_scripts = _SCRIPT.sub("", content)
+    for token, following in itertools.pairwise(without_scripts.split()):
+        if (_is_word(token) and _is_operand(following)) or (_is_operand(token) and _is_word(following)):
             return True
     return False
 

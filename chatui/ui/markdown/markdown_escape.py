@@ -86,12 +86,12 @@ def plain(text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """The text that `escape` was given."""
+    """Undo `escape`."""
 
-    def original(found: re.Match[str]) -> str:
-        if found["mark"]:
-            return found["mark"]
-        return {"less_than": "<", "ampersand": "&", "quote": ">"}.get(found.lastgroup or "", "")
+    def original(match: re.Match[str]) -> str:
+        if match["mark"]:
+            return match["mark"]
+        return {"less_than": "<", "ampersand": "&", "quote": ">"}.get(match.lastgroup or "", "")
 
     return _ESCAPED.sub(original, text)
 
@@ -104,18 +104,18 @@ def _escape_code(line: Line) -> str:
         # Gradio's Markdown turns leading tabs of a line into spaces, unless another character precedes them.
         if tab >= 0 and text.endswith(code[tab:]):
             start = len(text) - len(code) + tab
-            return _guard(text[:start]) + OPEN + _guard(text[start:]) + line.end
+            return _escape_marks(text[:start]) + OPEN + _escape_marks(text[start:]) + line.end
         if line.closes is not None and not code:
             # It also drops an empty last line. A line shorter than the indent would end the list item.
             short = line.closes - len(text)
             if short <= 0:
-                return _guard(text) + OPEN + line.end
+                return _escape_marks(text) + OPEN + line.end
             if not text[-1:].isspace():
-                return _guard(text) + " " * short + CLOSE + OPEN + line.end
-    return _guard(text) + line.end
+                return _escape_marks(text) + " " * short + CLOSE + OPEN + line.end
+    return _escape_marks(text) + line.end
 
 
-def _guard(code: str) -> str:
+def _escape_marks(code: str) -> str:
     """Escape code so that nothing in it is read as a mark of `escape` or as a formula."""
     code = _MARK.sub(rf"\g<0>{LITERAL}", code)
     return re.sub(r"&(?=#00(?:60|38);)", f"&{OPEN}", _PLACEHOLDER.sub(f"{OPEN}%", code))
@@ -125,8 +125,8 @@ def _escape_prose(lines: Sequence[Line], numbers: dict[str, int], *, table: bool
     text = "".join(line.text + line.end for line in lines)
     starts = list(itertools.accumulate((len(line.text + line.end) for line in lines), initial=0))[:-1]
 
-    def distance(one: int, other: int) -> int:
-        first, last = (bisect.bisect_right(starts, at) - 1 for at in (one, other))
+    def distance(start: int, end: int) -> int:
+        first, last = (bisect.bisect_right(starts, at) - 1 for at in (start, end))
         if first == last:
             return formulas.SAME_LINE
         block = lines[first].block
@@ -135,10 +135,12 @@ def _escape_prose(lines: Sequence[Line], numbers: dict[str, int], *, table: bool
 
     spans = _code_spans(text, lines, starts)
     marks = [mark.span() for mark in _MARKS.finditer(text)]
-    found = formulas.find(text, [*spans, *_tagged_code(text, spans), *marks], distance, table=table)
+    formula_spans = formulas.find(text, [*spans, *_tagged_code(text, spans), *marks], distance, table=table)
     pieces = []
     at = 0
-    for start, end, convert in sorted([*((*span, _guard) for span in spans), *((*span, _formula) for span in found)]):
+    for start, end, convert in sorted(
+        [*((*span, _escape_marks) for span in spans), *((*span, _formula) for span in formula_spans)]
+    ):
         pieces += [_escape_all(text[at:start], numbers, table=table), convert(text[start:end])]
         at = end
     return "".join([*pieces, _escape_all(text[at:], numbers, table=table)])
@@ -150,9 +152,9 @@ def _code_spans(text: str, lines: Sequence[Line], starts: Sequence[int]) -> list
     first = 0
     for _, block in itertools.groupby(lines, lambda line: line.block):
         count = sum(1 for _ in block)
-        end = starts[first + count] if first + count < len(starts) else len(text)
+        block_end = starts[first + count] if first + count < len(starts) else len(text)
         offset = starts[first]
-        spans += [(offset + one, offset + other) for one, other in _spans_in_block(text[offset:end])]
+        spans += [(offset + start, offset + end) for start, end in _spans_in_block(text[offset:block_end])]
         first += count
     return spans
 

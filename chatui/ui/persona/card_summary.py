@@ -6,7 +6,7 @@ from chatui.personas import Persona
 
 
 def card_summary(persona: Persona) -> str:
-    """The content that is used, and the content that is only kept for export; "" if there is none."""
+    """The content that is used, and the content that is only stored for export; "" if there is none."""
     sentences = []
     book = character_prompt.lorebook_of(persona)
     if book is not None and book.entries:

@@ -1,4 +1,4 @@
-"""The form that edits a persona, and the small pieces that it shares with the panel. Knows no store."""
+"""The form that edits a persona, and the small elements that the panel uses too. Does not access the store."""
 
 import asyncio
 import html
@@ -19,7 +19,7 @@ PanelUpdates = dict[Any, Any]
 
 
 class PersonaEditor:
-    """The components of the editor, rendered in the current Gradio context; hidden until `show` is applied.
+    """The components of the editor, rendered in the current Gradio context; hidden until updated by `show`.
 
     `inputs` are sent with a click on `save`: the source that was given to `show`, then the inputs of `read`.
     """
@@ -62,7 +62,7 @@ class PersonaEditor:
 
     def show(self, source: str, persona: Persona) -> PanelUpdates:
         """Updates that show the editor with a persona in it."""
-        shown = [
+        values = [
             persona.avatar,
             persona.name,
             persona.emoji,
@@ -75,7 +75,7 @@ class PersonaEditor:
         return {
             self.column: gr.update(visible=True),
             self._source: source,
-            **dict(zip(self._fields, shown, strict=True)),
+            **dict(zip(self._fields, values, strict=True)),
             **self._picture_updates(persona),
             self._notes: gr.update(value=notes, visible=bool(notes)),
             self._extras: gr.update(value=f"<p>{plain(extras)}</p>", visible=bool(extras)),
@@ -93,7 +93,7 @@ class PersonaEditor:
         with_settings: bool,
         *settings: Any,
     ) -> Persona:
-        """`base` as the form has changed it. Raises ChatError."""
+        """`base` with the values of the form. Raises ChatError."""
         return personas.checked(
             replace(
                 base,
@@ -108,7 +108,7 @@ class PersonaEditor:
         )
 
     async def pick(self, path: str | None) -> PanelUpdates:
-        """A picture has been uploaded. Raises TransferError."""
+        """Show an uploaded picture. Raises TransferError."""
         data = await asyncio.to_thread(read_upload, path, cards.MAX_FILE_BYTES)
         return self._picture_updates(Persona("", avatar=await asyncio.to_thread(cards.avatar, data)))
 
@@ -131,8 +131,8 @@ def quiet(label: str, visible: bool = True) -> gr.Button:
 
 
 def face(persona: Persona) -> str:
-    """The persona's picture, or its emoji, or the first letter of its name. A block, in which nothing is Markdown."""
-    shown = html.escape(persona.emoji or persona.name[:1])
+    """The persona's picture, or its emoji, or the first letter of its name, in an HTML block without Markdown."""
+    content = html.escape(persona.emoji or persona.name[:1])
     if persona.avatar:
-        shown = f'<img src="{html.escape(persona.avatar)}" alt="">'
-    return f'<div class="persona-face">{shown}</div>'
+        content = f'<img src="{html.escape(persona.avatar)}" alt="">'
+    return f'<div class="persona-face">{content}</div>'

@@ -68,18 +68,18 @@ class PersonaPanel:
         `prompt_key` is the key of the persona that the text belongs to. A choice fills the textbox by a round trip to
         the server; a message that is sent meanwhile still has the text of the persona before.
         """
-        found = await self._find(choice)
-        if found is not None and choice != prompt_key:
-            return found
+        persona = await self._find(choice)
+        if persona is not None and choice != prompt_key:
+            return persona
         name = (choice or "").removeprefix(DELETED) or "Assistant"
-        return personas.checked(replace(found or Persona(name), system_prompt=text or ""))
+        return personas.checked(replace(persona or Persona(name), system_prompt=text or ""))
 
     async def chosen(self, key: str) -> Persona:
         """The persona that has this key. Raises NotFoundError."""
-        found = await self._find(key)
-        if found is None:
+        persona = await self._find(key)
+        if persona is None:
             raise NotFoundError("persona")
-        return found
+        return persona
 
     async def choice_updates(self) -> PanelUpdates:
         """Updates that list the user's own personas beside the presets."""
@@ -89,11 +89,13 @@ class PersonaPanel:
         """Updates that select the persona of a conversation, as it was stored with it."""
         own = await self._own_personas()
         same_name = [saved.id for saved in own if saved.persona.name == persona.name]
-        loaded = [(id, found) for id in same_name if (found := await self._find(id)) is not None]
-        known = [*loaded, *((personas.key(preset), preset) for preset in PRESETS)]
-        same = [key for key, other in known if other == persona] + [key for key, it in known if it.name == persona.name]
-        key = same[0] if same else DELETED + persona.name
-        deleted = [] if same else [(persona.label, key)]
+        loaded = [(id, own_persona) for id in same_name if (own_persona := await self._find(id)) is not None]
+        listed = [*loaded, *((personas.key(preset), preset) for preset in PRESETS)]
+        keys = [key for key, other in listed if other == persona] + [
+            key for key, other in listed if other.name == persona.name
+        ]
+        key = keys[0] if keys else DELETED + persona.name
+        deleted = [] if keys else [(persona.label, key)]
         return {self._choice: gr.update(choices=[*deleted, *_choices(own)], value=key), **self._selection(key, persona)}
 
     def greeting_updates(self, persona: Persona, number_text: str = "") -> PanelUpdates:
@@ -115,9 +117,9 @@ class PersonaPanel:
         editor = self._editor
         outputs = [*self.outputs, *editor.outputs, self._chooser, self._upload, chatbot, *settings]
 
-        def on(trigger: Any, action: PanelAction, inputs: Sequence[Component] = (), **more: Any) -> None:
+        def on(trigger: Any, action: PanelAction, inputs: Sequence[Component] = (), **options: Any) -> None:
             event: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden"}
-            gr.on(trigger, self._handle_errors(action), list(inputs), outputs, **event, **more)
+            gr.on(trigger, self._handle_errors(action), list(inputs), outputs, **event, **options)
 
         # Events that may run while a message is sent bypass the queue: their end could close the stream of the reply.
         # Not `input`: the dropdown triggers it whenever it is opened, and twice for a choice.
@@ -194,8 +196,8 @@ class PersonaPanel:
         except NotFoundError:
             return None
 
-    async def _choose(self, key: str, written_for: str) -> PanelUpdates:
-        if key == written_for:
+    async def _choose(self, key: str, prompt_key: str) -> PanelUpdates:
+        if key == prompt_key:
             return {self._choice: gr.skip()}
         persona = await self.chosen(key)
         return {**self._selection(key, persona), **self._empty_page(persona)}
@@ -204,14 +206,14 @@ class PersonaPanel:
         self._writable_store()
         return self._open_editor("", Persona(""))
 
-    async def _start_edit(self, choice: str, written_for: str, text: str, *_greeting: str) -> PanelUpdates:
+    async def _start_edit(self, choice: str, prompt_key: str, text: str, *_greeting: str) -> PanelUpdates:
         self._writable_store()
         await self.chosen(choice)
-        return self._open_editor(EDIT + choice, await self.persona(choice, written_for, text))
+        return self._open_editor(EDIT + choice, await self.persona(choice, prompt_key, text))
 
-    async def _duplicate(self, choice: str, written_for: str, text: str, *_greeting: str) -> PanelUpdates:
+    async def _duplicate(self, choice: str, prompt_key: str, text: str, *_greeting: str) -> PanelUpdates:
         self._writable_store()
-        return self._open_editor(COPY + choice, await self.persona(choice, written_for, text))
+        return self._open_editor(COPY + choice, await self.persona(choice, prompt_key, text))
 
     async def _confirm_delete(self, key: str) -> PanelUpdates:
         await self.chosen(key)
@@ -228,10 +230,10 @@ class PersonaPanel:
         data = await asyncio.to_thread(read_upload, path, cards.MAX_FILE_BYTES)
         owner_store = self._writable_store()
         persona = await asyncio.to_thread(cards.read, data)
-        own = await asyncio.to_thread(owner_store.save_persona, persona)
-        if besides := await asyncio.to_thread(card_summary.card_summary, persona):
-            gr.Info(html.escape(f"{persona.label}: {besides}"))
-        return await self._chosen(own.id, own.persona)
+        saved = await asyncio.to_thread(owner_store.save_persona, persona)
+        if summary := await asyncio.to_thread(card_summary.card_summary, persona):
+            gr.Info(html.escape(f"{persona.label}: {summary}"))
+        return await self._chosen(saved.id, saved.persona)
 
     async def _save(self, source: str, *inputs: Any) -> PanelUpdates:
         owner_store = self._writable_store()
@@ -240,8 +242,8 @@ class PersonaPanel:
         if edited is not None and base is None:
             raise NotFoundError("persona")
         persona = await self._editor.read(base or Persona(""), *inputs)
-        own = await asyncio.to_thread(owner_store.save_persona, persona, edited)
-        return {**await self._chosen(own.id, own.persona), **await self._close()}
+        saved = await asyncio.to_thread(owner_store.save_persona, persona, edited)
+        return {**await self._chosen(saved.id, saved.persona), **await self._close()}
 
     async def _close(self) -> PanelUpdates:
         return {self._chooser: gr.update(visible=True), self._editor.column: gr.update(visible=False)}
@@ -255,14 +257,14 @@ class PersonaPanel:
         return {self._upload: None, self._choice: choice, **self._selection(key, persona), **self._empty_page(persona)}
 
     def _selection(self, key: str, persona: Persona) -> PanelUpdates:
-        own = not key.startswith(DELETED) and personas.find(key) is None
+        is_own = not key.startswith(DELETED) and personas.find(key) is None
         return {
             self._prompt_key: key,
             self._system_prompt: persona.system_prompt,
             self._face: face(persona),
-            self._own: gr.update(visible=own),
+            self._own: gr.update(visible=is_own),
             self._confirmation: gr.update(visible=False),
-            **{button: gr.update(link=_address(key, form)) for form, button in self._exports.items() if own},
+            **{button: gr.update(link=_address(key, form)) for form, button in self._exports.items() if is_own},
         }
 
     def _empty_page(self, persona: Persona) -> PanelUpdates:

@@ -54,8 +54,8 @@ def read(values: Sequence[Any]) -> GenerationSettings:
 
 def read_api(values: Mapping[str, Any], defaults: GenerationSettings) -> GenerationSettings:
     """The settings of an API call, with the model's defaults for None. Raises SettingsError."""
-    given = {name: value for name, value in values.items() if value is not None}
-    return GenerationSettings.checked({**defaults.model_dump(), **given})
+    set_values = {name: value for name, value in values.items() if value is not None}
+    return GenerationSettings.checked({**defaults.model_dump(), **set_values})
 
 
 def problems(values: Sequence[Any]) -> list[str]:

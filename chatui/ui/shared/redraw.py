@@ -1,4 +1,4 @@
-"""Batches a reply's deltas for a few redraws a second, and coordinates the events of a tab. Knows no Gradio."""
+"""Batches a reply's deltas for a few redraws a second, and coordinates the events of a tab. Does not use Gradio."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,8 @@ from chatui.chat import ReplyDelta
 from chatui.errors import ChatError
 
 FLUSH_SECONDS = 0.1
-# The browser sets the whole reply anew at each redraw: measured on two cores, 20,000 characters of Markdown with a
-# hundred code blocks keep up at 0.15 s a redraw and fall seconds behind at 0.06 s.
+# The browser renders the whole reply again at each redraw. Measured on two cores with 20,000 characters of Markdown and
+# a hundred code blocks: it keeps up at 0.15 s a redraw, and falls seconds behind at 0.06 s.
 MAX_FLUSH_SECONDS = 0.15
 FLUSH_SECONDS_PER_CHARACTER = 8e-6
 # A redraw takes the server some 5 ms of a core, which the model could use.
@@ -42,14 +42,16 @@ async def render_off_loop(characters: int, render: Callable[P, T], *args: P.args
 
 
 class Superseding:
-    """Lets the newest event of each tab end the one before. The new one starts after the old one has ended."""
+    """Ends the running event of a tab when a newer one comes, which starts after it has ended."""
 
     def __init__(self) -> None:
         self._running: dict[str, tuple[asyncio.Event, asyncio.Event]] = {}
 
     @contextlib.asynccontextmanager
     async def supersede(self, session: str) -> AsyncGenerator[asyncio.Event]:
-        """End the running event of this session, and wait for that. Yields an event that is set when to end oneself.
+        """End the running event of this session, and wait until it has ended.
+
+        Yields an asyncio.Event that is set when a newer event supersedes this one.
 
         An empty session, of a program, is never superseded. Waits at most MAX_HANDOVER_SECONDS.
         """
@@ -125,46 +127,46 @@ async def batch_deltas(
     The empty ones let the caller notice a closed tab. Long replies are flushed less often, see flush_interval().
     Closing the iterator closes the stream. Raises what the stream raises.
     """
-    arrived: asyncio.Queue[ReplyDelta | None] = asyncio.Queue()
+    queue: asyncio.Queue[ReplyDelta | None] = asyncio.Queue()
     failure: list[ChatError] = []
 
-    pumping = asyncio.create_task(_pump(stream, arrived, failure))
+    pump = asyncio.create_task(_pump(stream, queue, failure))
     try:
-        over = False
+        ended = False
         characters = 0
-        while not over:
+        while not ended:
             try:
-                first = await asyncio.wait_for(arrived.get(), heartbeat)
+                first = await asyncio.wait_for(queue.get(), heartbeat)
             except TimeoutError:
                 yield []
                 continue
             flushed_at = time.monotonic()
-            batch, over = _drain(arrived, first)
+            batch, ended = _drain(queue, first)
             if batch:
                 yield batch
                 characters += sum(len(delta.text) + len(delta.reasoning) for delta in batch)
-                if not over:
+                if not ended:
                     await asyncio.sleep(max(0.0, flush_interval(characters, flush) - (time.monotonic() - flushed_at)))
         if failure:
             raise failure[0]
-        await pumping
+        await pump
     finally:
-        pumping.cancel()
-        await asyncio.gather(pumping, return_exceptions=True)
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
 
 
 async def _pump(
-    stream: AsyncGenerator[ReplyDelta], arrived: "asyncio.Queue[ReplyDelta | None]", failure: list[ChatError]
+    stream: AsyncGenerator[ReplyDelta], queue: "asyncio.Queue[ReplyDelta | None]", failure: list[ChatError]
 ) -> None:
     """Put the deltas of a stream into a queue, None last; what the stream raises goes into `failure`."""
     try:
         async with contextlib.aclosing(stream):
             async for delta in stream:
-                arrived.put_nowait(delta)
+                queue.put_nowait(delta)
     except ChatError as error:
         failure.append(error)
     finally:
-        arrived.put_nowait(None)
+        queue.put_nowait(None)
 
 
 def _drain(queue: "asyncio.Queue[ReplyDelta | None]", first: ReplyDelta | None) -> tuple[list[ReplyDelta], bool]:

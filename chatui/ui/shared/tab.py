@@ -30,11 +30,11 @@ class Tab:
     async def stop(self, chat: str | None = None) -> RunningReply | None:
         """Stop the running reply of the tab's conversation, or of `chat` in the list, on whichever server it runs.
 
-        Returns a stopped reply that the store refuses to save: it is in memory alone.
+        Returns a stopped reply that the store could not save, and which is only in memory.
         """
-        found, temporary = (chat, False) if chat is not None else (self.state.chat, self.state.temporary)
-        await self.runner.stop(self.owner, found, temporary)
-        return next(iter(self.runner.running_replies(self.owner, found)), None)
+        conversation, temporary = (chat, False) if chat is not None else (self.state.chat, self.state.temporary)
+        await self.runner.stop(self.owner, conversation, temporary)
+        return next(iter(self.runner.running_replies(self.owner, conversation)), None)
 
     @property
     def list_store(self) -> OwnerStore:

@@ -45,7 +45,7 @@ class TabState:
             return cls()
 
     def to_json(self) -> str:
-        """What the browser is given to keep."""
+        """The state as JSON, for the browser to keep."""
         return ADAPTER.dump_json(self, by_alias=True).decode()
 
     def in_chat(self, chat: str, temporary: bool = False) -> Self:

@@ -114,25 +114,25 @@ def _row(conversation: ConversationInfo, state: TabState) -> str:
         ("pinned", conversation.pinned),
         ("archived", conversation.archived),
     )
-    kinds = "".join(f" {name}" for name, is_so in states if is_so)
+    classes = "".join(f" {name}" for name, applies in states if applies)
     title = conversation.title or _("Untitled")
     link = f'<a class="chat-link" dir="auto" href="?chat={quote(conversation.id)}">{plain(title)}</a>'
     name = html.escape(_("Menu of {title}", title=title), quote=True).replace("$", "")
     menu = f'<details class="chat-menu"><summary class="named" title="{name}">⋯</summary></details>'
-    return f'<div class="chat-row{kinds}">{link}{menu}</div>'
+    return f'<div class="chat-row{classes}">{link}{menu}</div>'
 
 
 def _deleted_row(conversation: ConversationInfo) -> str:
     title = conversation.title or _("Untitled")
     name = html.escape(_("Restore {title}", title=title), quote=True).replace("$", "")
-    act = f'<a class="act restore named" title="{name}" href="#restore={quote(conversation.id)}">{_("Restore")}</a>'
-    return f'<div class="chat-row deleted"><span class="chat-gone">{plain(title)}</span>{act}</div>'
+    link = f'<a class="act restore named" title="{name}" href="#restore={quote(conversation.id)}">{_("Restore")}</a>'
+    return f'<div class="chat-row deleted"><span class="chat-gone">{plain(title)}</span>{link}</div>'
 
 
 def _empty_trash() -> str:
-    """Two clicks, because it cannot be undone."""
-    act = f'<a class="act" href="#empty">{_("Remove them all for good")}</a>'
-    return f'<details class="hint"><summary>{_("Empty")}</summary>{act}</details>'
+    """A link that takes two clicks, because emptying the trash cannot be undone."""
+    link = f'<a class="act" href="#empty">{_("Remove them all for good")}</a>'
+    return f'<details class="hint"><summary>{_("Empty")}</summary>{link}</details>'
 
 
 def _hit(hit: SearchHit, state: TabState) -> str:
@@ -143,12 +143,12 @@ def _hit(hit: SearchHit, state: TabState) -> str:
 
 def _menu() -> str:
     """The menu of a conversation with the id CHAT. Style sheets hide the actions that do not apply to a row."""
-    acts = "".join(f'<a class="act {action}" href="#{action}={CHAT}">{_(label)}</a>' for action, label in ACTIONS)
+    actions = "".join(f'<a class="act {action}" href="#{action}={CHAT}">{_(label)}</a>' for action, label in ACTIONS)
     exports = "".join(
         f'<a class="download" href="chats/export?chat={CHAT}&amp;format={form}">{_(label)}</a>'
         for form, label in EXPORTS
     )
-    return f'<div class="chat-menu-box spare">{acts}{exports}</div>'
+    return f'<div class="chat-menu-box spare">{actions}{exports}</div>'
 
 
 def _adoption_offer(count: int) -> str:

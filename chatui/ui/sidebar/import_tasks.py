@@ -1,4 +1,4 @@
-"""Running imports: each runs in a thread, while the page that started it polls its progress."""
+"""Imports of chats: each runs in a thread while the page that started it polls its progress."""
 
 import asyncio
 import threading
@@ -27,7 +27,7 @@ MAX_CONCURRENT = 2
 
 @dataclass
 class ImportTask:
-    """A file on its way into an owner's store. Conversations come in whole, or not at all."""
+    """The import of a file into an owner's store. Each conversation is imported completely or not at all."""
 
     owner_store: OwnerStore
     path: str | None
@@ -95,18 +95,18 @@ class ImportTask:
         return " ".join(part for part in parts if part)
 
     def skipped_items(self) -> str:
-        """The skipped items, a line for each reason; "" where there are none."""
-        named, unnamed = self.source.skipped, self.source.unlisted
-        if not named:
+        """The skipped items, a line for each reason; "" if there are none."""
+        listed, unlisted_count = self.source.skipped, self.source.unlisted
+        if not listed:
             return ""
         titles = defaultdict(list)
-        for item in named[:MAX_NAMED]:
+        for item in listed[:MAX_NAMED]:
             titles[translated(item.reason)].append(item_name(item))
         lines = [_("Not everything in the file came in:")]
         lines += [f"{', '.join(names)}: {reason}" for reason, names in titles.items()]
-        more = len(named) - MAX_NAMED + unnamed
-        if more > 0:
-            lines.append(_("And more: {count}.", count=more))
+        remaining = len(listed) - MAX_NAMED + unlisted_count
+        if remaining > 0:
+            lines.append(_("And more: {count}.", count=remaining))
         return "\n".join(lines)
 
 
@@ -125,7 +125,7 @@ class ImportTasks:
     async def run(self, owner: str, task: ImportTask) -> AsyncGenerator[None]:
         """Run an import; yields whenever its progress may have changed. Closing the generator cancels the import.
 
-        Raises ChatError where the import fails.
+        Raises ChatError if the import fails.
         """
         if owner in self._tasks:
             with take_upload(task.path):
@@ -160,8 +160,8 @@ class ImportTasks:
         work.add_done_callback(lambda future: self._ended(owner, future))
         return work
 
-    def _ended(self, owner: str, ended: asyncio.Future[None]) -> None:
+    def _ended(self, owner: str, future: asyncio.Future[None]) -> None:
         self._running -= 1
         self._tasks.pop(owner, None)
-        if not ended.cancelled():
-            ended.exception()  # marks it as retrieved: no one may await it
+        if not future.cancelled():
+            future.exception()  # marks it as retrieved: nothing may await it

@@ -38,8 +38,8 @@ class Sidebar:
             max_lines=1,
         )
         self.list = gr.Markdown(elem_id="chats")
-        kinds = [".json", ".jsonl", ".ndjson", ".zip"]
-        self.upload = UploadButton(N_("Import chats"), size="sm", file_types=kinds, elem_id="bring")
+        extensions = [".json", ".jsonl", ".ndjson", ".zip"]
+        self.upload = UploadButton(N_("Import chats"), size="sm", file_types=extensions, elem_id="bring")
         with gr.Column(visible=False, elem_id="bringing") as self.import_status:
             self.progress = gr.Markdown()
             self.cancel = gr.Button(N_("Cancel import"), size="sm", elem_id="cancel-import")
@@ -54,11 +54,15 @@ class Sidebar:
             return conversation_list.render_hits(hits, tab.state)
         state = tab.state
         if state.show_deleted:
-            found = await asyncio.to_thread(tab.list_store.deleted, state.list_limit + 1)
-            return conversation_list.render_deleted(found[: state.list_limit], state, len(found) > state.list_limit)
-        found = await asyncio.to_thread(tab.list_store.conversations, state.list_limit + 1, None, state.show_archived)
+            conversations = await asyncio.to_thread(tab.list_store.deleted, state.list_limit + 1)
+            return conversation_list.render_deleted(
+                conversations[: state.list_limit], state, len(conversations) > state.list_limit
+            )
+        conversations = await asyncio.to_thread(
+            tab.list_store.conversations, state.list_limit + 1, None, state.show_archived
+        )
         now = datetime.now(timezone(timedelta(minutes=request_context.utc_offset_minutes())))
         adoptable = await asyncio.to_thread(tab.count_adoptable)
         return conversation_list.render_list(
-            found[: state.list_limit], state, now, len(found) > state.list_limit, adoptable
+            conversations[: state.list_limit], state, now, len(conversations) > state.list_limit, adoptable
         )
