@@ -5,7 +5,7 @@ OpenRouter, LiteLLM and text-generation-webui.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from chatui.settings import GenerationSettings
 
@@ -208,7 +208,11 @@ TEXT_PART_TYPES = {"text", "input_text", "output_text"}
 """Types of content parts that are text, the last two from the Responses API."""
 
 INT64 = range(-(2**63), 2**63)
-INTEGER_SETTINGS = {"max_new_tokens", "top_k", "seed"}
+INTEGER_SETTINGS = {
+    name
+    for name, field in GenerationSettings.model_fields.items()
+    if int in (field.annotation, *get_args(field.annotation))
+}
 """Settings with integer values."""
 
 SCHEMA_CHANGES: Mapping[str, Mapping[str, Any]] = {

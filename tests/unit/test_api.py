@@ -430,6 +430,15 @@ def test_two_spellings_of_one_setting_must_agree() -> None:
     refused(ask(backend, max_tokens=1, max_completion_tokens=True), 400, "max_completion_tokens")
 
 
+@pytest.mark.parametrize("name", sorted(GenerationSettings.model_fields))
+def test_whole_numbers_may_be_written_with_a_point(name: str) -> None:
+    backend = FakeBackend(["x"])
+    status = ask(backend, **{name: 1.0}).status_code
+    assert status == (400 if name == "stop" else 200)
+    if status == 200:
+        assert getattr(backend.requests[0].settings, name) == 1
+
+
 @pytest.mark.parametrize("caps", [(5, 6), (6, 5), (-1, 5), (5, 32000), (5.0, 5)])
 def test_of_two_caps_the_lower_one_holds(caps: tuple[float, float]) -> None:
     backend = FakeBackend()
