@@ -18,8 +18,8 @@ from chatui.api.accepted_fields import (
     NEUTRAL_VALUES,
     PENALTY_RANGE_FIELDS,
     SCHEMA_CHANGES,
+    TEXT_PART_TYPES,
 )
-from chatui.api.accepted_fields import TEXT_PART_TYPES as TEXTS
 from chatui.api.requests import ChatBody
 from chatui.api.responses import Fields
 from chatui.settings import GenerationSettings
@@ -180,7 +180,7 @@ def _message(schema: Fields) -> Fields:
     part = {
         "type": "object",
         "properties": {
-            "type": {"enum": sorted(TEXTS)},
+            "type": {"enum": sorted(TEXT_PART_TYPES)},
             "text": {"type": "string"},
             **{name: {} for name in sorted(IGNORED_PART_FIELDS)},
         },
