@@ -51,7 +51,14 @@ def explain(arguments: list[str]) -> None:
     print(model_report.report(settings))
 
 
-COMMANDS: dict[str, Command] = {"run": run, "backup": backup, "explain": explain}
+def models(arguments: list[str]) -> None:
+    """Explain models and list those on this machine: models SUBCOMMAND [flags], models --help."""
+    from chatui.models import command
+
+    print(command.run(arguments))
+
+
+COMMANDS: dict[str, Command] = {"run": run, "backup": backup, "explain": explain, "models": models}
 
 
 def parse(arguments: list[str]) -> AppSettings:

@@ -33,6 +33,7 @@ RANK = {
     "body_limit": 3.1,
     "attempt_limiter": 3.1,
     "upload_folder": 3.2,
+    "models": 3.4,
     "store": 3.5,
     "reply_writer": 3.6,
     "running_reply": 3.65,
@@ -60,6 +61,7 @@ HEAVY = {
     "alembic": ("store",),
     "psycopg": ("store",),
     "spaces": ("server",),
+    "huggingface_hub": ("local", "models"),
 }
 FILES = sorted((ROOT / "chatui").rglob("*.py"))
 
