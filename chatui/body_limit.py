@@ -53,8 +53,8 @@ class UploadLimit(Protocol):
     def add(self, size: int) -> None:
         """Count `size` more bytes of an upload. Raises RefusedError."""
 
-    def end(self, size: int, stays: bool) -> None:
-        """End an upload of which `size` bytes came. `stays` tells whether its file is kept."""
+    def end(self, size: int, complete: bool) -> None:
+        """End an upload of which `size` bytes came. The file of a `complete` one is kept."""
 
 
 class BodyLimit:
@@ -185,7 +185,7 @@ class _Upload:
         """End the upload, complete or not. Later calls do nothing."""
         if self._uploads is not None and not self._ended:
             self._ended = True
-            self._uploads.end(self._read, stays=self._complete)
+            self._uploads.end(self._read, complete=self._complete)
 
     async def send(self, message: Message) -> None:
         """Send the response, with the status of the refusal if there was one."""
@@ -210,19 +210,19 @@ def check_json_size(body: bytes) -> None:
         raise RefusedError(413, f"The request has more than {MAX_JSON_VALUES:,} values.")
 
 
-def decompress(body: bytes, encoding: str, most: int = MAX_BODY_BYTES) -> bytes:
-    """The decompressed body, of at most `most` bytes. Raises RefusedError."""
+def decompress(body: bytes, encoding: str, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """The decompressed body, of at most `max_bytes` bytes. Raises RefusedError."""
     if encoding.strip().lower() not in ENCODINGS:
         raise RefusedError(415, f"Content-Encoding {encoding[:40]!r} cannot be read: send gzip, deflate or none.")
     if encoding.strip().lower() == "identity":
         return body
     decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip's or zlib's header
     try:
-        decompressed = decompressor.decompress(body, most + 1)
+        decompressed = decompressor.decompress(body, max_bytes + 1)
     except zlib.error as error:
         raise RefusedError(400, f"The body is not what its Content-Encoding says ({error}).") from None
-    if len(decompressed) > most:
-        raise _too_large(most)
+    if len(decompressed) > max_bytes:
+        raise _too_large(max_bytes)
     if not decompressor.eof:
         raise RefusedError(400, "The compressed body ends early.")
     return decompressed
@@ -241,8 +241,10 @@ def _check_content_length(headers: Headers, max_bytes: int) -> None:
         raise _too_large(max_bytes)
 
 
-def _too_large(most: int) -> RefusedError:
-    return RefusedError(413, N_(f"The request has more than {most:,} bytes, which is the most that is taken here."))
+def _too_large(max_bytes: int) -> RefusedError:
+    return RefusedError(
+        413, N_(f"The request has more than {max_bytes:,} bytes, which is the most that is taken here.")
+    )
 
 
 def _refusal_headers(status: int) -> dict[str, str]:

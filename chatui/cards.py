@@ -119,7 +119,7 @@ def avatar(data: bytes) -> str:
     return url
 
 
-def checked_avatar(url: str) -> str:
+def validate_avatar(url: str) -> str:
     """Decode the picture in a data: URL and encode it again; "" (no picture) stays "". Raises TransferError."""
     return avatar(_data_url_bytes(url)) if url else ""
 
@@ -130,7 +130,7 @@ def _read_json(data: bytes) -> Persona:
         raise TransferError("This file holds no persona.", _SUPPORTED_FILES)
     if content.get("format") == FORMAT:
         return _read_chatui_json(content)
-    return personas.checked(_card_to_persona(_normalize_card(content)))
+    return personas.validate(_card_to_persona(_normalize_card(content)))
 
 
 def _parse_json(data: bytes) -> Any:
@@ -161,7 +161,7 @@ def _read_chatui_json(content: dict[str, Any]) -> Persona:
     except ValidationError as error:
         raise settings_error(error) from None
     card = None if persona.card is None else _normalize_card(persona.card)
-    return personas.checked(replace(persona, avatar=checked_avatar(persona.avatar), card=card))
+    return personas.validate(replace(persona, avatar=validate_avatar(persona.avatar), card=card))
 
 
 def _normalize_card(content: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _extension_to_persona(data: dict[str, Any]) -> Persona:
         values = (
             {name: extension[name] for name in ("emoji", "examples", "settings")} if isinstance(extension, dict) else {}
         )
-        return personas.checked(_PERSONA.validate_python({"name": "Unnamed", **values}))
+        return personas.validate(_PERSONA.validate_python({"name": "Unnamed", **values}))
     except (KeyError, ValidationError, SettingsError):
         return Persona("Unnamed")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from chatui import cards, lorebook
 from chatui.i18n import N_
-from chatui.lorebook import ActivatedEntries, Book, Entry
+from chatui.lorebook import ActivatedEntry, Book, Entry
 from chatui.macros import Scene, convert_legacy_macros, expand
 from chatui.personas import Persona
 from chatui.text_cleaning import clean_lines
@@ -147,7 +147,7 @@ def _name_list(names: Iterator[str]) -> str:
     return ", ".join([*(name[:40] for name in unique[:6]), *(["…"] if len(unique) > 6 else [])])
 
 
-def _system_position(activated: ActivatedEntries) -> str:
+def _system_position(activated: ActivatedEntry) -> str:
     return activated.entry.position if activated.entry.depth is None else ""
 
 
@@ -174,7 +174,7 @@ def _label_offset(label: str, text: str) -> int | None:
     return match.start() if match else None
 
 
-def _insertions(persona: Persona, activated: Sequence[ActivatedEntries], scene: Scene) -> Iterator[Insertion]:
+def _insertions(persona: Persona, activated: Sequence[ActivatedEntry], scene: Scene) -> Iterator[Insertion]:
     """The insertions, one per depth, the deepest first. Lore comes before the card's instructions of the same depth."""
     data = _card_data(persona)
     insertions = [Insertion(each.entry.depth, each.text) for each in activated if each.entry.depth is not None]
@@ -208,9 +208,9 @@ def _parse_entry(index: int, entry: Mapping[str, Any], content: str, decorators:
         index=index,
         content=content,
         keys=(*_text_list(entry.get("keys")), *_split_commas(decorators.get("additional_keys"))),
-        secondary=secondary,
-        logic=int(_parse_number(extensions.get("selectiveLogic"), lorebook.AND_ANY, 0, 3)),
-        excluding=_split_commas(decorators.get("exclude_keys")),
+        secondary_keys=secondary,
+        selective_logic=int(_parse_number(extensions.get("selectiveLogic"), lorebook.AND_ANY, 0, 3)),
+        exclude_keys=_split_commas(decorators.get("exclude_keys")),
         constant=entry.get("constant") is True or "activate" in decorators,
         case_sensitive=True in (entry.get("case_sensitive"), extensions.get("case_sensitive")),
         whole_words=extensions.get("match_whole_words") is True,
@@ -221,9 +221,9 @@ def _parse_entry(index: int, entry: Mapping[str, Any], content: str, decorators:
         position=_POSITIONS.get(decorators.get("position", ""), _parse_position(entry)),
         depth=_parse_depth(decorators.get("depth", extensions.get("depth"))) if at_depth else None,
         scan_depth=None if scan_depth < 0 else int(scan_depth),
-        recursed=not extensions.get("exclude_recursion"),
-        recurses=not extensions.get("prevent_recursion"),
-        only_recursed=bool(extensions.get("delay_until_recursion")),
+        exclude_recursion=bool(extensions.get("exclude_recursion")),
+        prevent_recursion=bool(extensions.get("prevent_recursion")),
+        delay_until_recursion=bool(extensions.get("delay_until_recursion")),
     )
 
 

@@ -112,16 +112,16 @@ def figures(text: str) -> str:
     return text if current == SOURCE else _NUMBER.sub(lambda match: _translate_value(current, match[0]), text)
 
 
-def percent(share: float, digits: int = 0) -> str:
+def percent(fraction: float, digits: int = 0) -> str:
     """Format a fraction of 1 as a percentage."""
     if language() == SOURCE:
-        return f"{share:.{digits}%}"
+        return f"{fraction:.{digits}%}"
     from babel.numbers import format_percent
 
     pattern = "#,##0" + ("." + "0" * digits if digits else "") + "%"
     if language() in ("de", "fr", "es"):
         pattern = pattern.replace("%", "\u00a0%")
-    return format_percent(round(share, digits + 2), format=pattern, locale=_locale(language()))
+    return format_percent(round(fraction, digits + 2), format=pattern, locale=_locale(language()))
 
 
 def in_script(source: str) -> list[str]:

@@ -14,13 +14,13 @@ _DELIMITED = re.compile(r"/(.+)/([a-z]*)", re.DOTALL)
 _WORD = re.compile(r"\w+")
 
 
-class Patterns:
+class TimedRegexes:
     """Matches JavaScript regular expressions, bare or as /pattern/flags, within `seconds` for all of them together."""
 
     def __init__(self, seconds: float = REGEX_SECONDS) -> None:
         self._seconds_left = seconds
 
-    def found(self, pattern: str, text: str, case_sensitive: bool) -> bool:
+    def search(self, pattern: str, text: str, case_sensitive: bool) -> bool:
         """Whether the pattern matches somewhere in the text. False if it is invalid or takes too long."""
         import regex  # imported here because few lorebooks need it
 
@@ -43,20 +43,22 @@ class Patterns:
             self._seconds_left -= time.perf_counter() - started_at
 
 
-class Text:
+class SearchableText:
     """A text that is searched for keys. It is normalized to NFC and case-folded once."""
 
-    def __init__(self, text: str, patterns: Patterns) -> None:
+    def __init__(self, text: str, regexes: TimedRegexes) -> None:
         self._text = unicodedata.normalize("NFC", text)
-        self._patterns = patterns
+        self._regexes = regexes
 
-    def has(self, key: str, case_sensitive: bool = False, whole_words: bool = False, is_regex: bool = False) -> bool:
+    def contains(
+        self, key: str, case_sensitive: bool = False, whole_words: bool = False, is_regex: bool = False
+    ) -> bool:
         """Whether the text contains the key.
 
         `whole_words` applies to keys of one word only. Others, such as "c++", match within words too.
         """
         if is_regex or _DELIMITED.fullmatch(key):
-            return self._patterns.found(key, self._text, case_sensitive)
+            return self._regexes.search(key, self._text, case_sensitive)
         key = unicodedata.normalize("NFC", key.strip())
         if not case_sensitive:
             key = key.casefold()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from chatui.keywords import Patterns, Text
+from chatui.keywords import SearchableText, TimedRegexes
 from chatui.macros import Scene, expand
 
 SCAN_DEPTH = 2
@@ -15,13 +15,13 @@ SCAN_DEPTH = 2
 MAX_SCAN_DEPTH = 100
 MAX_SCAN_LENGTH = 200_000
 """Maximum number of characters searched, counted from the end of the messages."""
-MAX_WORK = 2 * 10**9
+MAX_COMPARISONS = 2 * 10**9
 """Maximum of (characters of all keys) × (characters searched). With more keys, less text is searched."""
-MAX_ROUNDS = 5
+MAX_RECURSION_ROUNDS = 5
 """Rounds of recursion, in which activated entries activate others."""
-SHARE = 0.25
+BUDGET_FRACTION = 0.25
 """Default share of the context for the entries of a book."""
-MAX_SHARE = 0.5
+MAX_BUDGET_FRACTION = 0.5
 
 AND_ANY, NOT_ALL, NOT_ANY, AND_ALL = range(4)
 """How secondary keys are combined, by SillyTavern's numbers."""
@@ -32,21 +32,21 @@ Position = Literal["before", "after"]
 class Entry:
     """A lorebook entry. It is always activated if `constant`, else when one of its `keys` is in the last messages.
 
-    `secondary` keys are combined by `logic`. A key in `excluding` prevents the activation. The text goes to `position`,
-    before or after the character, or if `depth` is not None before the last `depth` messages. Entries are sorted by
-    `order`. If not all of them fit the budget, those with a higher `priority` are used. `probability` is in percent.
-    `scan_depth` overrides that of the book.
+    `secondary_keys` are combined by `selective_logic`. A key in `exclude_keys` prevents the activation. The text goes
+    to `position`, before or after the character, or if `depth` is not None before the last `depth` messages. Entries
+    are sorted by `order`. If not all of them fit the budget, those with a higher `priority` are used. `probability`
+    is in percent. `scan_depth` overrides that of the book.
 
-    An entry that is not `recursed` is activated by messages only, one that is `only_recursed` by other entries only.
-    An entry without `recurses` does not activate others.
+    `exclude_recursion`: activated by messages only. `delay_until_recursion`: activated by other entries only.
+    `prevent_recursion`: does not activate others. These are SillyTavern's names.
     """
 
     index: int
     content: str
     keys: tuple[str, ...] = ()
-    secondary: tuple[str, ...] = ()
-    logic: int = AND_ANY
-    excluding: tuple[str, ...] = ()
+    secondary_keys: tuple[str, ...] = ()
+    selective_logic: int = AND_ANY
+    exclude_keys: tuple[str, ...] = ()
     constant: bool = False
     case_sensitive: bool = False
     whole_words: bool = False
@@ -57,9 +57,9 @@ class Entry:
     position: Position = "after"
     depth: int | None = None
     scan_depth: int | None = None
-    recursed: bool = True
-    recurses: bool = True
-    only_recursed: bool = False
+    exclude_recursion: bool = False
+    prevent_recursion: bool = False
+    delay_until_recursion: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Book:
 
 
 @dataclass(frozen=True)
-class ActivatedEntries:
+class ActivatedEntry:
     """An activated entry, and its text with macros expanded."""
 
     entry: Entry
@@ -87,11 +87,11 @@ def tokens(text: str) -> int:
 
 def budget(book: Book, context: int) -> int:
     """The maximum number of tokens of all entries, for a model with a context length of `context` tokens."""
-    requested = SHARE * context if book.token_budget is None else book.token_budget
-    return int(min(requested, MAX_SHARE * context))
+    requested = BUDGET_FRACTION * context if book.token_budget is None else book.token_budget
+    return int(min(requested, MAX_BUDGET_FRACTION * context))
 
 
-def activate_entries(book: Book, messages: Sequence[str], scene: Scene, context: int) -> tuple[ActivatedEntries, ...]:
+def activate_entries(book: Book, messages: Sequence[str], scene: Scene, context: int) -> tuple[ActivatedEntry, ...]:
     """The entries that the messages activate, sorted by `order`, each at most once.
 
     Together they take at most budget() tokens. The budget goes to constant entries first, then by priority, then by
@@ -99,9 +99,9 @@ def activate_entries(book: Book, messages: Sequence[str], scene: Scene, context:
     """
     scan = _Scan(book, messages, scene)
     tokens_left = budget(book, context)
-    activated: list[ActivatedEntries] = []
+    activated: list[ActivatedEntry] = []
     candidates = [entry for entry in book.entries if entry.content.strip() and _passes_probability(entry, scene)]
-    for recursion in range(MAX_ROUNDS + 1):
+    for recursion in range(MAX_RECURSION_ROUNDS + 1):
         matching = [entry for entry in candidates if scan.activates(entry, recursion > 0)]
         matching_indices = {entry.index for entry in matching}
         candidates = [entry for entry in candidates if entry.index not in matching_indices]
@@ -111,8 +111,8 @@ def activate_entries(book: Book, messages: Sequence[str], scene: Scene, context:
             text = expand(entry.content, scene, hidden).strip()
             if (cost := tokens(text)) <= tokens_left:
                 tokens_left -= cost
-                activated.append(ActivatedEntries(entry, text))
-                new_texts += [text, *hidden] if entry.recurses else []
+                activated.append(ActivatedEntry(entry, text))
+                new_texts += [] if entry.prevent_recursion else [text, *hidden]
         if not book.recursive or not new_texts or not candidates:
             break
         scan.add_texts(new_texts)
@@ -137,10 +137,10 @@ class _Scan:
     def __init__(self, book: Book, messages: Sequence[str], scene: Scene) -> None:
         self._messages, self._scene, self._depth = messages, scene, book.scan_depth
         self._activated_texts: list[str] = []
-        self._texts: dict[int, Text] = {}
-        self._patterns = Patterns()
-        keys = (key for entry in book.entries for key in (*entry.keys, *entry.secondary, *entry.excluding))
-        self._max_length = min(MAX_SCAN_LENGTH, MAX_WORK // max(sum(map(len, keys)), 1))
+        self._texts: dict[int, SearchableText] = {}
+        self._regexes = TimedRegexes()
+        keys = (key for entry in book.entries for key in (*entry.keys, *entry.secondary_keys, *entry.exclude_keys))
+        self._max_length = min(MAX_SCAN_LENGTH, MAX_COMPARISONS // max(sum(map(len, keys)), 1))
 
     def add_texts(self, texts: Sequence[str]) -> None:
         """Add texts of activated entries, which are searched in the next round."""
@@ -149,27 +149,28 @@ class _Scan:
 
     def activates(self, entry: Entry, recursion: bool) -> bool:
         """Whether the entry is activated: in a round of `recursion`, or by the messages alone."""
-        if entry.only_recursed if not recursion else not entry.recursed:
+        if entry.exclude_recursion if recursion else entry.delay_until_recursion:
             return False
         text = self._text(self._depth if entry.scan_depth is None else entry.scan_depth)
-        if self._any(entry, entry.excluding, text):
+        if self._any(entry, entry.exclude_keys, text):
             return False
         return entry.constant or (self._any(entry, entry.keys, text) and self._secondary_keys_match(entry, text))
 
-    def _secondary_keys_match(self, entry: Entry, text: Text) -> bool:
-        """Whether the secondary keys satisfy the entry's `logic`."""
-        if not entry.secondary:
+    def _secondary_keys_match(self, entry: Entry, text: SearchableText) -> bool:
+        """Whether the secondary keys satisfy the entry's `selective_logic`."""
+        if not entry.secondary_keys:
             return True
-        if entry.logic in (AND_ANY, NOT_ANY):
-            return self._any(entry, entry.secondary, text) is (entry.logic == AND_ANY)
-        return all(self._any(entry, [key], text) for key in entry.secondary) is (entry.logic == AND_ALL)
+        if entry.selective_logic in (AND_ANY, NOT_ANY):
+            return self._any(entry, entry.secondary_keys, text) is (entry.selective_logic == AND_ANY)
+        return all(self._any(entry, [key], text) for key in entry.secondary_keys) is (entry.selective_logic == AND_ALL)
 
-    def _any(self, entry: Entry, keys: Sequence[str], text: Text) -> bool:
+    def _any(self, entry: Entry, keys: Sequence[str], text: SearchableText) -> bool:
         return any(
-            text.has(expand(key, self._scene), entry.case_sensitive, entry.whole_words, entry.is_regex) for key in keys
+            text.contains(expand(key, self._scene), entry.case_sensitive, entry.whole_words, entry.is_regex)
+            for key in keys
         )
 
-    def _text(self, depth: int) -> Text:
+    def _text(self, depth: int) -> SearchableText:
         """The text to search for this scan depth, cut to the last `_max_length` characters."""
         depth = min(depth, MAX_SCAN_DEPTH)
         if depth not in self._texts:
@@ -179,5 +180,5 @@ class _Scan:
                     break
                 parts.append(part[-length_left:])
                 length_left -= len(part)
-            self._texts[depth] = Text("\n".join(reversed(parts)), self._patterns)
+            self._texts[depth] = SearchableText("\n".join(reversed(parts)), self._regexes)
         return self._texts[depth]

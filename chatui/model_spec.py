@@ -138,7 +138,7 @@ def check_name(name: str) -> None:
         raise ModelError(f"There is no model folder {name}.", "Check the path given to --model.")
 
 
-def shown_name(path: Path) -> str:
+def display_name(path: Path) -> str:
     """The display name of a model on disk: that of the file or folder, or of the repository in the Hub's cache.
 
     The cache has folders models--OWNER--NAME/snapshots/COMMIT with links to the files blobs/HASH.

@@ -30,7 +30,7 @@ ANSWER = struct.Struct("=IHHII xB2x48x12xII")
 """A netlink header and, of inet_diag_msg, the state, the uid and the inode."""
 BY_FAMILY = 20
 ANY_STATE, NO_COOKIE = 0xFFFFFFFF, b"\xff" * 8
-LISTENING = 10
+TCP_LISTEN = 10
 """TCP state of the socket that Linux returns if there is no such connection: the listener at the first end."""
 
 ROOT = 0
@@ -108,7 +108,7 @@ def _netlink_account(ends: Sequence[tuple[str, Any]]) -> int | None:
     if len(answer) < ANSWER.size:
         return None
     _, kind, _, _, _, state, uid, inode = ANSWER.unpack_from(answer)
-    return uid if kind == BY_FAMILY and inode and state != LISTENING else None
+    return uid if kind == BY_FAMILY and inode and state != TCP_LISTEN else None
 
 
 def _parse_address(text: str) -> tuple[str, int]:

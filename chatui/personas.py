@@ -183,7 +183,7 @@ def day(date: datetime) -> str:
     return f"{date:%A}, {date.day} {date:%B %Y}"
 
 
-def checked(persona: Persona) -> Persona:
+def validate(persona: Persona) -> Persona:
     """Validate a persona and clean its texts. Raises SettingsError with the name of the invalid field.
 
     Name, emoji and examples become single lines. Empty examples are removed.
@@ -207,7 +207,9 @@ def checked(persona: Persona) -> Persona:
     return cleaned
 
 
-def _check_length(field: str, text: str, most: int) -> str:
-    if len(text) > most:
-        raise SettingsError(field, f"there may be {most:,} characters, and these are {len(text):,}.", "Shorten it.")
+def _check_length(field: str, text: str, max_length: int) -> str:
+    if len(text) > max_length:
+        raise SettingsError(
+            field, f"there may be {max_length:,} characters, and these are {len(text):,}.", "Shorten it."
+        )
     return text

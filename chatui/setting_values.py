@@ -24,13 +24,13 @@ def refuse_empty_secrets() -> None:
             raise SettingsError(field, f"{name} is set, but empty.", "Give it a value, or unset it.")
 
 
-def unknown_variables(known: Collection[str]) -> list[str]:
-    """A warning for each CHATUI_* variable that is not one of the `known` settings. Suggests the most similar name."""
+def unknown_variables(field_names: Collection[str]) -> list[str]:
+    """A warning for each CHATUI_* variable that names none of these fields. Suggests the most similar name."""
     warnings = []
     for name in sorted(os.environ):
         field = name.lower().removeprefix("chatui_")
-        if name.lower().startswith("chatui_") and field not in known:
-            similar = difflib.get_close_matches(field, known, 1)
+        if name.lower().startswith("chatui_") and field not in field_names:
+            similar = difflib.get_close_matches(field, field_names, 1)
             hint = f" Is CHATUI_{similar[0].upper()} meant?" if similar else ""
             warnings.append(f"{name} is no setting and does nothing.{hint}")
     return warnings

@@ -20,6 +20,8 @@ from pydantic_settings import (
 from chatui import setting_values
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+MB = 10**6
+"""Bytes in a megabyte, the unit of the settings of storage."""
 # Variables of Gradio and uvicorn, which are read for a setting whose CHATUI_* variable is not set.
 FALLBACK_VARIABLES = {
     "host": "GRADIO_SERVER_NAME",
@@ -119,7 +121,7 @@ class GenerationSettings(BaseModel):
         return tuple(value) if isinstance(value, list) else value
 
     @classmethod
-    def checked(cls, values: Mapping[str, Any]) -> Self:
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
         """Validate values from outside. Raises SettingsError that names the first invalid field."""
         try:
             return cls(**values)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from chatui.body_limit import RefusedError
 from chatui.i18n import N_
+from chatui.settings import MB
 
 MAX_AGE_SECONDS = 3600.0
 """Files older than this are deleted."""
@@ -21,7 +22,6 @@ MIN_AGE_SECONDS = 60.0
 SWEEP_SECONDS = 300.0
 MIN_FILE_BYTES = 4096
 """Bytes that the smallest file takes on the disk: one block."""
-MB = 10**6
 
 _files_being_read: set[Path] = set()
 """Files that are being read. They are not deleted."""
@@ -63,10 +63,10 @@ class UploadFolder:
         self._incoming_bytes += size
         self._check(0)
 
-    def end(self, size: int, stays: bool) -> None:
-        """End an upload of which `size` bytes came. `stays` tells whether its file is kept."""
+    def end(self, size: int, complete: bool) -> None:
+        """End an upload of which `size` bytes came. The file of a `complete` one is kept."""
         self._incoming_bytes -= size
-        if stays:
+        if complete:
             self._stored_bytes += size  # until the next sweep measures the files
 
     def sweep(self, needed: int = 0) -> None:
@@ -96,19 +96,19 @@ class UploadFolder:
             raise self._refusal(507)
 
     def _refusal(self, status: int) -> RefusedError:
-        most = self._max_bytes // MB
+        max_mb = self._max_bytes // MB
         if status == 413:
             return RefusedError(
                 status,
                 N_(
-                    f"The file is larger than the {most:,} MB that uploads may take here. Send it in parts, or ask "
+                    f"The file is larger than the {max_mb:,} MB that uploads may take here. Send it in parts, or ask "
                     "whoever runs this server for more (--max-uploads)."
                 ),
             )
         return RefusedError(
             status,
             N_(
-                f"Files that wait to be read take the {most:,} MB that uploads may take here. Try again in a few "
+                f"Files that wait to be read take the {max_mb:,} MB that uploads may take here. Try again in a few "
                 "minutes, or ask whoever runs this server for more (--max-uploads)."
             ),
         )

@@ -256,7 +256,7 @@ def _read_settings(sampling: Fields, defaults: GenerationSettings) -> Generation
                 continue  # of two caps the lower one holds
         values[setting], field_of[setting] = normalized, name
     try:
-        return GenerationSettings.checked({**defaults.model_dump(), **values})
+        return GenerationSettings.from_values({**defaults.model_dump(), **values})
     except SettingsError as error:
         name = field_of.get(error.field, error.field)
         raise ApiError(400, f"{name}: {error.args[1]}", name, "invalid_value") from None

@@ -84,7 +84,7 @@ class Api:
             Route("/chat/completions/", self._chat, methods=["POST"]),
         ]
         self._router = Router(routes, redirect_slashes=False)
-        self._served_routes = ", ".join(_shown_route(route) for route in routes if not route.path.endswith("/"))
+        self._served_routes = ", ".join(_display_path(route) for route in routes if not route.path.endswith("/"))
         self._description = document(routes, f"{root_path}/v1", access.has_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,7 +140,7 @@ class Api:
             return response
 
 
-def _shown_route(route: Route) -> str:
+def _display_path(route: Route) -> str:
     methods = " ".join(sorted((route.methods or set()) - {"HEAD"}))
     return f"{methods} /v1{route.path_format}"
 

@@ -30,7 +30,7 @@ from chatui.local.failures import incomplete, no_tokenizer, not_a_chat_model, to
 from chatui.local.prompt import Template, guard, probe
 from chatui.local.quantized import pack
 from chatui.local.weights import check_weights, total_memory
-from chatui.model_spec import ModelSpec, check_name, shown_name
+from chatui.model_spec import ModelSpec, check_name, display_name
 from chatui.settings import DEFAULT_MODEL
 
 ReportPhase = Callable[[str], None]
@@ -170,7 +170,7 @@ def _load(spec: ModelSpec, source: Files, report: ReportPhase) -> LoadedModel:
         described = replace(described, template=replace(described.template, replaced=True))
     info = replace(
         described,
-        name=shown_name(path) if (path := Path(spec.name).expanduser()).exists() else spec.name,
+        name=display_name(path) if (path := Path(spec.name).expanduser()).exists() else spec.name,
         context_length=context_length(model.config.get_text_config(decoder=True), tokenizer),
         notes=(*template.notes, *unknown, *notes),
         defaults=described.defaults.model_copy(update=spec.generation.model_dump(exclude_unset=True)),

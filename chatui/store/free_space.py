@@ -11,8 +11,8 @@ from sqlalchemy import Connection, func, select, text
 
 from chatui.errors import FullError
 from chatui.owners import GUEST
+from chatui.settings import MB
 
-MB = 10**6
 RESERVE_DIVISOR = 4
 """New chats leave the whole reserve free; existing chats leave 1 / RESERVE_DIVISOR of it."""
 

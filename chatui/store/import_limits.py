@@ -65,15 +65,15 @@ def time(value: object, what: str) -> datetime | None:
         return None
     try:
         if isinstance(value, str):
-            return checked_time(datetime.fromisoformat(value), what)
+            return validate_time(datetime.fromisoformat(value), what)
         if isinstance(value, int | float) and 0 <= value < 1e12:
-            return checked_time(datetime.fromtimestamp(value, UTC), what)
+            return validate_time(datetime.fromtimestamp(value, UTC), what)
     except (ValueError, OverflowError, OSError):
         pass
     raise refusal(f"{what} is not a time (got {shown(value)}).")
 
 
-def checked_time(value: datetime, what: str) -> datetime:
+def validate_time(value: datetime, what: str) -> datetime:
     """The time in UTC; a time without a zone is read as UTC. Raises TransferError."""
     if not FIRST_YEAR <= value.year <= LAST_YEAR:
         raise refusal(f"{what} is in the year {value.year}; {FIRST_YEAR} to {LAST_YEAR} are allowed.")

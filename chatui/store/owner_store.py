@@ -34,6 +34,7 @@ from chatui.store.rows import (
     INFO_COLUMNS,
     MAX_TITLE_LENGTH,
     database_time,
+    displayed_size,
     find_conversation,
     find_message,
     first_words,
@@ -44,7 +45,6 @@ from chatui.store.rows import (
     newest_leaf,
     path_end,
     select_conversations,
-    shown_size,
 )
 from chatui.store.tables import SEQ_TYPE, Time, conversations, inspections, messages
 from chatui.text_cleaning import clean, one_line
@@ -114,7 +114,7 @@ class OwnerStore:
         """The last messages of the path to the conversation's leaf, within both limits. Raises NotFoundError."""
         with self._database.reading() as connection:
             leaf = find_conversation(connection, self._owner, id).leaf
-            return path_end(connection, self._owner, id, leaf, messages, characters, shown_size)
+            return path_end(connection, self._owner, id, leaf, messages, characters, displayed_size)
 
     def context_path(self, id: str, characters: int | None, leaf: str | None = None) -> Path:
         """The last messages of the path to `leaf`, the conversation's own by default, for the context of a model.

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, Table, and_, func, literal, literal_column, s
 
 from chatui.errors import LimitError, OverloadError
 from chatui.personas import Persona
-from chatui.settings import AppSettings
+from chatui.settings import MB, AppSettings
 from chatui.store import tables
-from chatui.store.free_space import MB, NO_LIMIT, SpaceLimits, used_bytes
+from chatui.store.free_space import NO_LIMIT, SpaceLimits, used_bytes
 from chatui.store.records import Author, ConversationInfo, NewTurn, ReplyUpdate, StoredMessage
 from chatui.store.tables import conversations, inspections, messages
 

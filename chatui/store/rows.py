@@ -233,7 +233,7 @@ def newest_leaf(connection: Connection, owner: str, message: str) -> str:
     return newest or message
 
 
-def shown_size(message: StoredMessage) -> int:
+def displayed_size(message: StoredMessage) -> int:
     """The number of characters of a message that the page shows."""
     return len(message.content) + len(message.reasoning)
 
@@ -243,10 +243,10 @@ def batches(messages: Iterable[StoredMessage], max_messages: int, max_characters
     batch: list[StoredMessage] = []
     remaining = max_characters
     for message in messages:
-        remaining -= shown_size(message)
+        remaining -= displayed_size(message)
         if batch and (len(batch) == max_messages or remaining < 0):
             yield batch
-            batch, remaining = [], max_characters - shown_size(message)
+            batch, remaining = [], max_characters - displayed_size(message)
         batch.append(message)
     yield batch
 

@@ -392,7 +392,7 @@ def test_what_may_not_be_saved_is_said_and_stays_in_the_form(panel: Panel) -> No
 def test_no_text_of_a_persona_is_markup(panel: Panel, tmp_path: Path) -> None:
     chat = panel.chat
     persona = Persona(f"N {HOSTILE}", "<i>", f"P {HOSTILE}", f"G {HOSTILE}", (f"E {HOSTILE}",))
-    panel.bring(_written(tmp_path / "x.json", personas.checked(persona)))
+    panel.bring(_written(tmp_path / "x.json", personas.validate(persona)))
     expect(panel.choice).to_have_value(persona.label)
     expect(panel.chooser.locator(".persona-face")).to_have_text("<i>")
     expect(chat.log.get_by_role("heading", name=persona.greeting)).to_be_visible()

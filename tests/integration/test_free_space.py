@@ -10,9 +10,9 @@ from sqlalchemy import func, select
 
 from chatui.errors import FullError, LimitError
 from chatui.personas import Persona
-from chatui.settings import AppSettings
+from chatui.settings import MB, AppSettings
 from chatui.store import free_space, quotas
-from chatui.store.free_space import MB, SpaceLimits, used_bytes
+from chatui.store.free_space import SpaceLimits, used_bytes
 from chatui.store.owner_store import OwnerStore
 from chatui.store.quotas import Quotas
 from chatui.store.records import ReplyUpdate, StartedTurn

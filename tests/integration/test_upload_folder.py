@@ -16,8 +16,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from chatui.body_limit import UPLOAD, BodyLimit, RefusedError
 from chatui.server import build_app
-from chatui.settings import AppSettings
-from chatui.upload_folder import MAX_AGE_SECONDS, MB, MIN_AGE_SECONDS, MIN_FILE_BYTES, UploadFolder, reading
+from chatui.settings import MB, AppSettings
+from chatui.upload_folder import MAX_AGE_SECONDS, MIN_AGE_SECONDS, MIN_FILE_BYTES, UploadFolder, reading
 from tests.fakes import FakeBackend
 from tests.visitors import served
 
@@ -79,7 +79,7 @@ def test_what_comes_unannounced_ends_where_the_room_does(tmp_path: Path) -> None
     folder.add(9_000)
     with pytest.raises(RefusedError):
         folder.add(2_000)
-    folder.end(11_000, stays=False)
+    folder.end(11_000, complete=False)
     asyncio.run(folder.expect(9_000))
 
 

@@ -123,13 +123,19 @@ def test_entries_as_sillytavern_writes_them() -> None:
     made = lorebook_of(persona({**entry, "insertion_order": "9", "use_regex": True, "extensions": extensions}))
     assert made is not None
     found = made.entries[0]
-    assert (found.keys, found.secondary, found.logic, found.order, found.priority) == (("a",), ("b",), 2, 9, 4)
+    assert (found.keys, found.secondary_keys, found.selective_logic, found.order, found.priority) == (
+        ("a",),
+        ("b",),
+        2,
+        9,
+        4,
+    )
     assert (found.position, found.depth, found.scan_depth, found.probability) == ("before", None, 5, 30)
     assert (found.whole_words, found.case_sensitive, found.is_regex) == (True, True, True)
-    assert (found.recursed, found.recurses, found.only_recursed) == (False, False, True)
+    assert (found.exclude_recursion, found.prevent_recursion, found.delay_until_recursion) == (True, True, True)
     plain = lorebook_of(persona({**entry, "selective": False, "extensions": {"position": 4}}))
     assert plain is not None
-    assert (plain.entries[0].secondary, plain.entries[0].depth) == ((), character_prompt.NOTE_DEPTH)
+    assert (plain.entries[0].secondary_keys, plain.entries[0].depth) == ((), character_prompt.NOTE_DEPTH)
 
 
 def test_what_is_drawn_does_not_hang_on_the_lore() -> None:

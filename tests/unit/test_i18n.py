@@ -144,7 +144,7 @@ def test_what_was_raised_in_english_is_known_again(language: str) -> None:
         for raised in (NotFoundError(), unexpected(ValueError()), OverloadError("7 requests are waiting already.")):
             assert error_messages.localized(raised)[0] != raised.message
         with pytest.raises(SettingsError) as refused:
-            GenerationSettings.checked({"temperature": 3.5})
+            GenerationSettings.from_values({"temperature": 3.5})
         assert "Input" not in error_messages.error_line(refused.value)
         assert i18n.number(3.5, 1) in error_messages.error_line(refused.value)
 

@@ -1,11 +1,11 @@
 import pytest
 
 from chatui import keywords
-from chatui.keywords import Patterns, Text
+from chatui.keywords import SearchableText, TimedRegexes
 
 
-def text(written: str) -> Text:
-    return Text(written, Patterns())
+def text(written: str) -> SearchableText:
+    return SearchableText(written, TimedRegexes())
 
 
 @pytest.mark.parametrize(
@@ -23,22 +23,22 @@ def text(written: str) -> Text:
     ],
 )
 def test_a_key_is_found_in_any_case_and_spelling(written: str, key: str, found: bool) -> None:
-    assert text(written).has(key) is found
+    assert text(written).contains(key) is found
 
 
 def test_case_counts_where_it_shall() -> None:
-    assert not text("the may").has("May", case_sensitive=True)
-    assert text("in May").has("May", case_sensitive=True)
-    assert not text("in May").has("/may/")
-    assert text("in May").has("/may/i", case_sensitive=True)
+    assert not text("the may").contains("May", case_sensitive=True)
+    assert text("in May").contains("May", case_sensitive=True)
+    assert not text("in May").contains("/may/")
+    assert text("in May").contains("/may/i", case_sensitive=True)
 
 
 def test_whole_words() -> None:
-    assert not text("a party").has("art", whole_words=True)
-    assert text("the ART, too").has("art", whole_words=True)
-    assert not text("the ART, too").has("art", case_sensitive=True, whole_words=True)
-    assert text("in C++ and").has("c++", whole_words=True)
-    assert text("fine arts").has("fine art", whole_words=True)
+    assert not text("a party").contains("art", whole_words=True)
+    assert text("the ART, too").contains("art", whole_words=True)
+    assert not text("the ART, too").contains("art", case_sensitive=True, whole_words=True)
+    assert text("in C++ and").contains("c++", whole_words=True)
+    assert text("fine arts").contains("fine art", whole_words=True)
 
 
 @pytest.mark.parametrize(
@@ -59,18 +59,18 @@ def test_whole_words() -> None:
     ],
 )
 def test_patterns(key: str, found: bool) -> None:
-    assert text("The dragon\nsleeps").has(key, is_regex=True) is found
+    assert text("The dragon\nsleeps").contains(key, is_regex=True) is found
 
 
 def test_a_pattern_that_never_ends_is_given_up_and_so_are_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    patterns = Patterns(seconds=0.05)
-    hostile = Text("a" * 100_000 + "!", patterns)
-    assert not hostile.has("(a|aa)+$", is_regex=True)
-    assert not hostile.has("a", is_regex=True)
-    assert hostile.has("a")
+    patterns = TimedRegexes(seconds=0.05)
+    hostile = SearchableText("a" * 100_000 + "!", patterns)
+    assert not hostile.contains("(a|aa)+$", is_regex=True)
+    assert not hostile.contains("a", is_regex=True)
+    assert hostile.contains("a")
 
 
 def test_the_time_is_that_of_all_patterns_together() -> None:
-    assert Text("a", Patterns(seconds=10)).has("a", is_regex=True)
-    assert not Text("a", Patterns(seconds=0)).has("a", is_regex=True)
+    assert SearchableText("a", TimedRegexes(seconds=10)).contains("a", is_regex=True)
+    assert not SearchableText("a", TimedRegexes(seconds=0)).contains("a", is_regex=True)
     assert keywords.REGEX_SECONDS <= 1

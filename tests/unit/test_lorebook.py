@@ -22,18 +22,18 @@ ENTRIES = st.lists(
             st.sampled_from([*WORDS, "{{hidden_key:king}}", "{{random:a,bb}}", "x" * 200]), max_size=4
         ).map(" ".join),
         keys=KEYS,
-        secondary=KEYS,
-        logic=st.integers(0, 3),
-        excluding=KEYS,
+        secondary_keys=KEYS,
+        selective_logic=st.integers(0, 3),
+        exclude_keys=KEYS,
         constant=st.booleans(),
         order=st.integers(0, 3).map(float),
         priority=st.integers(0, 3).map(float),
         probability=st.sampled_from([0.0, 50.0, 100.0]),
         depth=st.none() | st.integers(0, 3),
         scan_depth=st.none() | st.integers(0, 3),
-        recursed=st.booleans(),
-        recurses=st.booleans(),
-        only_recursed=st.booleans(),
+        exclude_recursion=st.booleans(),
+        prevent_recursion=st.booleans(),
+        delay_until_recursion=st.booleans(),
     ),
     max_size=12,
 ).map(lambda entries: tuple(replace(entry, index=index) for index, entry in enumerate(entries)))
@@ -65,7 +65,7 @@ def test_only_the_last_messages_are_searched() -> None:
 
 
 @pytest.mark.parametrize(
-    ("logic", "expected"),
+    ("selective_logic", "expected"),
     [
         (lorebook.AND_ANY, {"a b", "a c", "a b c"}),
         (lorebook.AND_ALL, {"a b c"}),
@@ -73,8 +73,8 @@ def test_only_the_last_messages_are_searched() -> None:
         (lorebook.NOT_ALL, {"a", "a b", "a c"}),
     ],
 )
-def test_secondary_keys(logic: int, expected: set[str]) -> None:
-    book = Book(entries({"keys": ("a",), "secondary": ("b", "c"), "logic": logic}))
+def test_secondary_keys(selective_logic: int, expected: set[str]) -> None:
+    book = Book(entries({"keys": ("a",), "secondary_keys": ("b", "c"), "selective_logic": selective_logic}))
     texts = ("a", "b", "c", "a b", "a c", "b c", "a b c")
     assert {text for text in texts if told(book, text)} == expected
 
@@ -122,22 +122,22 @@ def test_what_is_told_calls_up_more_in_a_recursive_book() -> None:
     )
     assert told(Book(made), "dragon") == [0]
     assert told(Book(made, recursive=True), "dragon") == [0, 1, 2, 3]
-    deaf = (made[0], replace(made[1], recursed=False), *made[2:])
+    deaf = (made[0], replace(made[1], exclude_recursion=True), *made[2:])
     assert told(Book(deaf, recursive=True), "dragon") == [0]
-    silent = (made[0], replace(made[1], recurses=False), *made[2:])
+    silent = (made[0], replace(made[1], prevent_recursion=True), *made[2:])
     assert told(Book(silent, recursive=True), "dragon") == [0, 1]
-    late = (made[0], replace(made[1], only_recursed=True), *made[2:])
+    late = (made[0], replace(made[1], delay_until_recursion=True), *made[2:])
     assert told(Book(late, recursive=True), "castle") == []
     assert told(Book(late, recursive=True), "dragon") == [0, 1, 2, 3]
 
 
 def test_recursion_ends() -> None:
     made = entries(*({"keys": (f"<{at}>",), "content": f"<{at + 1}>"} for at in range(50)))
-    assert told(Book(made, recursive=True), "<0>") == list(range(lorebook.MAX_ROUNDS + 1))
+    assert told(Book(made, recursive=True), "<0>") == list(range(lorebook.MAX_RECURSION_ROUNDS + 1))
 
 
 def test_excluded_words_keep_an_entry_away() -> None:
-    book = Book(entries({"keys": ("dragon",), "excluding": ("toy",)}))
+    book = Book(entries({"keys": ("dragon",), "exclude_keys": ("toy",)}))
     assert told(book, "a dragon") == [0]
     assert told(book, "a toy dragon") == []
 
@@ -174,10 +174,10 @@ def test_an_entry_is_told_only_with_a_reason(book: Book, said: list[str]) -> Non
     for entry in book.entries:
         depth = book.scan_depth if entry.scan_depth is None else entry.scan_depth
         searched = "\n".join(said[-depth:] if depth else [])
-        has = [key in searched for key in entry.secondary]
-        agrees = not has or [any(has), not all(has), not any(has), all(has)][entry.logic]
+        has = [key in searched for key in entry.secondary_keys]
+        agrees = not has or [any(has), not all(has), not any(has), all(has)][entry.selective_logic]
         called = entry.constant or (any(key in searched for key in entry.keys) and agrees)
-        barred = entry.only_recursed or any(key in searched for key in entry.excluding)
+        barred = entry.delay_until_recursion or any(key in searched for key in entry.exclude_keys)
         if not called or barred:
             assert entry.index not in found
         elif entry.probability == 100 and entry.content.replace("{{hidden_key:king}}", "").strip():
@@ -186,7 +186,7 @@ def test_an_entry_is_told_only_with_a_reason(book: Book, said: list[str]) -> Non
 
 def test_many_keys_are_looked_for_in_less_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is searched, times what it is searched for, has a limit: the newest text is searched."""
-    monkeypatch.setattr(lorebook, "MAX_WORK", 12_000)
+    monkeypatch.setattr(lorebook, "MAX_COMPARISONS", 12_000)
     book = Book(entries(*({"keys": (f"key{at:03}",)} for at in range(100))))
     assert told(book, "key001", "key002") == [1, 2]
     far = ("key001" + "x" * 20, "key002")

@@ -25,7 +25,7 @@ def test_every_preset_greets_and_suggests(preset: Persona) -> None:
     assert preset.greeting
     assert 2 <= len(preset.examples) <= 4
     assert personas.find(personas.key(preset)) is preset
-    assert personas.checked(preset) == preset
+    assert personas.validate(preset) == preset
 
 
 def test_labels_and_keys_are_distinct() -> None:
@@ -67,7 +67,7 @@ WRONG: dict[str, list[dict[str, str | tuple[str, ...]]]] = {
 @pytest.mark.parametrize(("field", "change"), [(field, change) for field, some in WRONG.items() for change in some])
 def test_what_may_not_be_kept_is_named(field: str, change: dict[str, Any]) -> None:
     with pytest.raises(SettingsError) as caught:
-        personas.checked(replace(Persona("Ann"), **change))
+        personas.validate(replace(Persona("Ann"), **change))
     assert caught.value.field == field
     assert str(caught.value).startswith(f"{field}: ")
 
@@ -81,19 +81,19 @@ def test_the_limits_themselves_are_allowed() -> None:
         examples=("x" * 1_000,) * 12,
         avatar=AVATAR + "A" * (300_000 - len(AVATAR)),
     )
-    assert personas.checked(largest) == largest
+    assert personas.validate(largest) == largest
 
 
 @example("a", "\ud800\udc00 \ud800 \udc00x\r\r\n\0", "\r\0\n")
 @given(ANY_TEXT, ANY_TEXT, ANY_TEXT)
 def test_what_is_kept_can_be_kept_and_stays_so(name: str, prompt: str, line: str) -> None:
-    kept = personas.checked(Persona("x" + name, system_prompt=prompt, greeting=line, examples=(line, prompt)))
+    kept = personas.validate(Persona("x" + name, system_prompt=prompt, greeting=line, examples=(line, prompt)))
     texts = [kept.name, kept.system_prompt, kept.greeting, *kept.examples]
     for text in texts:
         text.encode()
         assert not set(text) & {"\0", "\r"}
     assert all(example and "\n" not in example for example in (kept.name, *kept.examples))
-    assert personas.checked(kept) == kept
+    assert personas.validate(kept) == kept
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r")))

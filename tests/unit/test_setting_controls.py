@@ -23,10 +23,10 @@ def test_sliders_span_exactly_what_is_allowed() -> None:
     for name, component in zip(setting_controls.NAMES, components(), strict=True):
         if isinstance(component, gr.Slider):
             for value in (component.minimum, component.maximum):
-                GenerationSettings.checked({name: value})
+                GenerationSettings.from_values({name: value})
             for value in (component.minimum - component.step, component.maximum + component.step):
                 with pytest.raises(SettingsError, match=name):
-                    GenerationSettings.checked({name: value})
+                    GenerationSettings.from_values({name: value})
 
 
 def test_values_come_back() -> None:

@@ -19,7 +19,7 @@ BAD = [-1, 1e9, math.nan, math.inf, "1", None, True, [], {}]
 @pytest.mark.parametrize("value", BAD, ids=repr)
 def test_absurd_numbers_are_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(SettingsError) as caught:
-        GenerationSettings.checked({name: value})
+        GenerationSettings.from_values({name: value})
     assert caught.value.field == name
     assert name in str(caught.value)
 
@@ -27,25 +27,25 @@ def test_absurd_numbers_are_refused_by_name(name: str, value: object) -> None:
 @pytest.mark.parametrize("value", [-1, 2**32, 1.5, "1", math.nan])
 def test_seed_is_a_whole_number_or_nothing(value: object) -> None:
     with pytest.raises(SettingsError, match="seed"):
-        GenerationSettings.checked({"seed": value})
-    assert GenerationSettings.checked({"seed": None}).seed is None
-    assert GenerationSettings.checked({"seed": 0}).seed == 0
+        GenerationSettings.from_values({"seed": value})
+    assert GenerationSettings.from_values({"seed": None}).seed is None
+    assert GenerationSettings.from_values({"seed": 0}).seed == 0
 
 
 @pytest.mark.parametrize("value", [["a", ""], ["x" * 201], ["a"] * 17, 3, None, [1]])
 def test_stop_strings_are_checked(value: object) -> None:
     with pytest.raises(SettingsError, match="stop"):
-        GenerationSettings.checked({"stop": value})
+        GenerationSettings.from_values({"stop": value})
 
 
 def test_stop_takes_one_string_or_many() -> None:
-    assert GenerationSettings.checked({"stop": "END"}).stop == ("END",)
-    assert GenerationSettings.checked({"stop": ["a", "b"]}).stop == ("a", "b")
+    assert GenerationSettings.from_values({"stop": "END"}).stop == ("END",)
+    assert GenerationSettings.from_values({"stop": ["a", "b"]}).stop == ("a", "b")
 
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(SettingsError, match="temprature"):
-        GenerationSettings.checked({"temprature": 1.0})
+        GenerationSettings.from_values({"temprature": 1.0})
 
 
 @pytest.mark.parametrize("name", list(FIELDS))

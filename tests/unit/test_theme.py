@@ -32,7 +32,7 @@ def variables(css: str, selector: str) -> dict[str, str]:
 @pytest.mark.parametrize("selector", [":root", r"\.dark"])
 def test_colours_before_gradios_theme_are_those_of_the_theme(selector: str) -> None:
     of_theme = variables(theme.theme()._get_theme_css(), selector)
-    early = variables(theme.early_colours(), selector)
+    early = variables(theme.prerender_css(), selector)
     own = {name.replace("_", "-") for name in theme.OWN_COLOURS}
     assert own < early.keys()
     assert not own & of_theme.keys()
@@ -46,4 +46,4 @@ def test_the_prerendered_page_has_no_colours_of_its_own() -> None:
     assert not re.findall(r"#[0-9a-fA-F]{3,8}\b|\b(?:rgb|hsl)a?\(", sheet)
     own = set(re.findall(r"--([\w-]+):", sheet))
     used = set(re.findall(r"var\(--([\w-]+)", sheet)) - own
-    assert used <= variables(theme.early_colours(), ":root").keys()
+    assert used <= variables(theme.prerender_css(), ":root").keys()

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from chatui.errors import ModelError
 from chatui.local import loading
-from chatui.model_spec import ModelSpec, shown_name
+from chatui.model_spec import ModelSpec, display_name
 from tests import models
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
@@ -129,9 +129,9 @@ def test_models_in_the_hubs_cache_have_their_repositorys_or_files_name(tmp_path:
     blob.write_bytes(b"GGUF")
     link = snapshot / "model.Q4_K_M.gguf"
     link.symlink_to(blob)
-    assert shown_name(snapshot) == "owner/some-model"
-    assert shown_name(link) == shown_name(blob) == "model.Q4_K_M.gguf"
-    assert shown_name(tmp_path / "models--owner--some-model") == "owner/some-model"
+    assert display_name(snapshot) == "owner/some-model"
+    assert display_name(link) == display_name(blob) == "model.Q4_K_M.gguf"
+    assert display_name(tmp_path / "models--owner--some-model") == "owner/some-model"
 
 
 def test_other_models_have_the_name_that_they_were_given(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_other_models_have_the_name_that_they_were_given(tmp_path: Path) -> None
     folder.mkdir()
     link = tmp_path / "link.gguf"
     link.symlink_to(folder / "file")
-    assert shown_name(folder) == shown_name(folder / ".." / "my-model" / ".") == "my-model"
-    assert shown_name(link) == "link.gguf"
+    assert display_name(folder) == display_name(folder / ".." / "my-model" / ".") == "my-model"
+    assert display_name(link) == "link.gguf"
 
 
 def told(name: Path, cache: Path) -> tuple[str, str]:

@@ -206,14 +206,14 @@ def _own_tree(item: object) -> Tree:
     import_limits.check_count(len(tree.messages))
     conversation = tree.conversation
     try:
-        personas.checked(personas.Persona(name="any", avatar=conversation.persona.avatar))
+        personas.validate(personas.Persona(name="any", avatar=conversation.persona.avatar))
     except SettingsError as error:
         raise refusal(f"Its persona: {error.message}") from None
     conversation = replace(
         conversation,
         title=one_line(conversation.title, MAX_TITLE_LENGTH),
-        created=import_limits.checked_time(conversation.created, N_("Its time “created”")),
-        updated=import_limits.checked_time(conversation.updated, N_("Its time “updated”")),
+        created=import_limits.validate_time(conversation.created, N_("Its time “created”")),
+        updated=import_limits.validate_time(conversation.updated, N_("Its time “updated”")),
     )
     ids = {message.id for message in tree.messages}
     seen: set[str] = set()
@@ -244,7 +244,7 @@ def _own_message(message: StoredMessage, conversation: str, ids: set[str], seen:
         raise refusal("Its role is “system”; user and assistant are allowed.")
     if not ids.issuperset(message.versions):
         raise refusal("One of its versions is not there.")
-    created = import_limits.checked_time(message.created, N_("Its time “created”"))
+    created = import_limits.validate_time(message.created, N_("Its time “created”"))
     return replace(message, created=created, state="interrupted" if message.state == "running" else message.state)
 
 

@@ -9,7 +9,7 @@ from chatui.runner import Runner
 from chatui.running_reply import RunningReply
 from chatui.ui.chat import message_box, transcript
 from chatui.ui.chat.components import ChatComponents
-from chatui.ui.chat.conversation_view import ConversationView, PageUpdates
+from chatui.ui.chat.conversation_view import ConversationView
 from chatui.ui.chat.transcript import ChatbotMessage
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.gradio_compat.sessions import MAX_TABS
@@ -17,6 +17,7 @@ from chatui.ui.shared import error_messages
 from chatui.ui.shared.redraw import SingleFlight, Superseding
 from chatui.ui.shared.tab import Tab, current_tab
 from chatui.ui.shared.tab_state import TabState
+from chatui.ui.shared.updates import PageUpdates
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from chatui.errors import ChatError
 from chatui.runner import Runner
-from chatui.ui.chat.conversation_view import PageUpdates
 from chatui.ui.chat.event_runner import as_chat_error
 from chatui.ui.shared import error_messages
 from chatui.ui.shared.tab import current_tab
+from chatui.ui.shared.updates import ComponentUpdates, PageUpdates
 from chatui.ui.sidebar.import_tasks import ImportTask, ImportTasks
 from chatui.ui.sidebar.sidebar import Sidebar
 
@@ -31,7 +30,7 @@ class ListEvents:
 
     async def import_chats(self, path: str | None, *inputs: Any) -> PageUpdates:
         """Import an uploaded file, and show the progress."""
-        update: dict[Component, Any] = {}
+        update: ComponentUpdates = {}
         try:
             tab = current_tab(self._runner, inputs)
             task = ImportTask(tab.list_store, path)

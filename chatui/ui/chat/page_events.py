@@ -1,7 +1,6 @@
 """The events of the page itself: its initial values, loading and closing."""
 
 import contextlib
-from typing import Any
 
 import gradio as gr
 
@@ -13,6 +12,7 @@ from chatui.ui.chat.temporary_chats import TemporaryChats
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.shared.tab import Tab
 from chatui.ui.shared.tab_state import TabState
+from chatui.ui.shared.updates import ComponentUpdates
 
 
 class PageEvents:
@@ -24,19 +24,19 @@ class PageEvents:
         self._components, self._events = components, events
         self._temporary, self._memos = temporary, memos
 
-    async def initial_values(self) -> dict[Any, Any]:
+    async def initial_values(self) -> ComponentUpdates:
         """The values that the page is sent with, at a URL that may have the id of a conversation."""
 
         async def action(tab: Tab) -> None:
             tab.state = tab.state.in_chat(request_context.query_params().get("chat", "")[:100])
 
-        personas: dict[Any, Any] = {}
+        personas: ComponentUpdates = {}
         with contextlib.suppress(ChatError):  # the chat shows a card for the same error
             personas = await self._components.panel.choice_updates()
         async with contextlib.aclosing(self._events.run_and_show(("", ""), action, with_persona=True)) as updates:
             return {**personas, **await anext(updates)}
 
-    async def loaded(self, tab_state: str, _: str) -> dict[Any, Any]:
+    async def loaded(self, tab_state: str, _: str) -> ComponentUpdates:
         """Show the conversation unless the page was sent prefilled, and let the page follow a running reply."""
         updates = {self._components.tab_state: gr.skip()} if tab_state else await self.initial_values()
         if TabState.from_json(tab_state or updates.get(self._components.tab_state)).reply_running:

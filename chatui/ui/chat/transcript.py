@@ -12,7 +12,7 @@ from chatui.errors import ChatError
 from chatui.i18n import N_, _, joined, ngettext, number, translated
 from chatui.running_reply import ReplyProgress
 from chatui.store.records import Path, StoredMessage
-from chatui.store.rows import shown_size
+from chatui.store.rows import displayed_size
 from chatui.ui.markdown import markdown_escape
 from chatui.ui.markdown.markdown_escape import plain
 from chatui.ui.shared import error_messages
@@ -68,7 +68,7 @@ def last_messages(path: Path, max_messages: int, max_characters: int) -> Path:
     """The end of a path within these limits, at least one message: OwnerStore.visible_path() for a path in memory."""
     count = 0
     for message in reversed(path.messages[-max_messages:]):
-        max_characters -= shown_size(message)
+        max_characters -= displayed_size(message)
         if count and max_characters < 0:
             break
         count += 1

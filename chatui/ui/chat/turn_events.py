@@ -5,19 +5,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from chatui.errors import ChatError
 from chatui.running_reply import RunningReply
 from chatui.store.records import Rating
 from chatui.ui.chat import actions, message_box, transcript
 from chatui.ui.chat.components import ChatComponents
-from chatui.ui.chat.conversation_view import PageUpdates
 from chatui.ui.chat.event_runner import EventRunner
 from chatui.ui.chat.reply_requests import ReplyRequests
 from chatui.ui.inspector import inspector_panel
 from chatui.ui.shared import error_messages
 from chatui.ui.shared.tab import Tab, current_tab
+from chatui.ui.shared.updates import ComponentUpdates, PageUpdates
 
 
 class TurnEvents:
@@ -154,7 +153,7 @@ class TurnEvents:
             raise ChatError("This reply cannot be continued.", "Ask for another version instead.")
         return await self._requests.start(tab, inputs, None, cut.parent, continued=cut)
 
-    async def _show_greeting(self, number: str, inputs: Sequence[Any]) -> dict[Component, Any]:
+    async def _show_greeting(self, number: str, inputs: Sequence[Any]) -> ComponentUpdates:
         """Show another greeting of the persona in the empty chat."""
         panel = self._components.panel
         try:

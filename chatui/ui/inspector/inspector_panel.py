@@ -32,6 +32,7 @@ from chatui.ui.markdown import markdown_escape
 from chatui.ui.shared import error_messages
 from chatui.ui.shared.redraw import batch_deltas
 from chatui.ui.shared.tab import Tab
+from chatui.ui.shared.updates import ComponentUpdates
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,6 @@ MAX_SAVE_ATTEMPTS = 20
 SAVE_INTERVAL_SECONDS = 0.25
 """Interval of the attempts to save page times, until the reply's inspection is stored shortly after its end."""
 
-PanelUpdates = dict[Any, Any]
 TabOf = Callable[[Sequence[Any]], Tab]
 """The tab of an event, from the values of its tab inputs."""
 
@@ -146,12 +146,12 @@ class InspectorPanel:
         with gr.Tab(name):
             return gr.Markdown()
 
-    async def _show(self, requested: str, *tab_inputs: Any) -> PanelUpdates:
+    async def _show(self, requested: str, *tab_inputs: Any) -> ComponentUpdates:
         updates = await self._contents(requested, *tab_inputs)
         # The browser loads components that only this view has when they first become visible.
         return {**updates, **{part: gr.update(value=updates[part], visible=True) for part in self._lazy}}
 
-    async def _contents(self, requested: str, *tab_inputs: Any) -> PanelUpdates:
+    async def _contents(self, requested: str, *tab_inputs: Any) -> ComponentUpdates:
         try:
             id = _message_id(requested)
             tab = self._tab_of(tab_inputs)
@@ -177,7 +177,7 @@ class InspectorPanel:
             self._repeated: "",
         }
 
-    def _prompt_contents(self, inspection: Inspection) -> PanelUpdates:
+    def _prompt_contents(self, inspection: Inspection) -> ComponentUpdates:
         prompt, model = inspection.prompt, inspection.model
         return {
             self._title: f"### {_('Inspect')} · {html.escape(model.name)} · {html.escape(model.precision)}",
@@ -190,10 +190,10 @@ class InspectorPanel:
             self._template: model.template.text if model.template else "",
         }
 
-    def _failed(self, error: ChatError) -> PanelUpdates:
+    def _failed(self, error: ChatError) -> ComponentUpdates:
         """The error alone in the view: Gradio shows no warnings of events that are not queued."""
         lists = (self._source, self._cached, self._tokens)
-        empty: PanelUpdates = {part: [] if part in lists else "" for part in self._outputs}
+        empty: ComponentUpdates = {part: [] if part in lists else "" for part in self._outputs}
         message, remedy = error_messages.localized(error)
         text = f"**{html.escape(message)}** {html.escape(remedy)}"
         return {**empty, self.column: gr.update(visible=True), self._title: _("### Inspect"), self._summary: text}

@@ -6,7 +6,7 @@ from chatui.ui.gradio_compat import page_html
 from chatui.ui.page import cache_headers, link_preview, page_language, theme
 
 HEAD = (
-    f"<style>{theme.early_colours()}</style>"
+    f"<style>{theme.prerender_css()}</style>"
     f'<link rel="stylesheet" href="{cache_headers.versioned_url("chatui.css")}">'
     f'<link rel="stylesheet" href="{cache_headers.versioned_url("prerender.css")}">'
     f'<script src="{cache_headers.versioned_url("connections.js")}"></script>'

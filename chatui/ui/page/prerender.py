@@ -59,7 +59,7 @@ def render(path: Sequence[StoredMessage], conversations: str) -> str:
 def route(runner: Runner, owner_of: OwnerOf) -> Route:
     """The route from which prerender.js loads a conversation of the request's owner: `early?chat=ID`, or 404."""
 
-    async def early(request: Request) -> Response:
+    async def prerendered(request: Request) -> Response:
         chat, owner = request.query_params.get("chat", "")[:100], owner_of(request)
         headers = {"Cache-Control": "no-store"}
         if not chat or owner is None:
@@ -71,9 +71,9 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
             )
         except NotFoundError:
             return HTMLResponse("", 404, headers)
-        live = runner.running_reply(owner, path[-1].id) if path else None
-        if live is not None:
-            path[-1] = live.as_message()
+        running = runner.running_reply(owner, path[-1].id) if path else None
+        if running is not None:
+            path[-1] = running.as_message()
         listed = await asyncio.to_thread(owner_store.conversations, LIST_PAGE_SIZE + 1)
         now = datetime.now(timezone(timedelta(minutes=request_context.utc_offset_in(request.cookies))))
         with i18n.use_language(i18n.negotiate(request.headers.get("accept-language"))):
@@ -83,4 +83,4 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
             length = sum(len(message.content) for message in path)
             return HTMLResponse(await render_off_loop(length, render, path, conversations), headers=headers)
 
-    return Route("/early", early)
+    return Route("/early", prerendered)

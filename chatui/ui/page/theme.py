@@ -101,7 +101,7 @@ def theme() -> gr.themes.Base:
     )
 
 
-def early_colours() -> str:
+def prerender_css() -> str:
     """CSS rules with the variables that the page needs before Gradio's theme is loaded: our own and prerender.css's.
 
     Dark values apply below an element with the class `dark`, as in Gradio's own style sheet.

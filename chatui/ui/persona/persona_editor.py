@@ -14,8 +14,7 @@ from chatui.personas import Persona
 from chatui.ui.gradio_compat.upload_button import UploadButton, read_upload
 from chatui.ui.markdown.markdown_escape import plain
 from chatui.ui.persona import card_summary, setting_controls
-
-PanelUpdates = dict[Any, Any]
+from chatui.ui.shared.updates import ComponentUpdates
 
 
 class PersonaEditor:
@@ -60,7 +59,7 @@ class PersonaEditor:
             self.save = gr.Button(N_("Save"), size="sm", variant="primary", min_width=0)
             self.cancel = gr.Button(N_("Cancel"), size="sm", min_width=0)
 
-    def show(self, source: str, persona: Persona) -> PanelUpdates:
+    def show(self, source: str, persona: Persona) -> ComponentUpdates:
         """Updates that show the editor with a persona in it."""
         values = [
             persona.avatar,
@@ -94,7 +93,7 @@ class PersonaEditor:
         *settings: Any,
     ) -> Persona:
         """`base` with the values of the form. Raises ChatError."""
-        return personas.checked(
+        return personas.validate(
             replace(
                 base,
                 name=name or "",
@@ -103,20 +102,20 @@ class PersonaEditor:
                 greeting=greeting or "",
                 examples=tuple((examples or "").split("\n")),
                 settings=setting_controls.read(settings) if with_settings else None,
-                avatar=await asyncio.to_thread(cards.checked_avatar, avatar or ""),
+                avatar=await asyncio.to_thread(cards.validate_avatar, avatar or ""),
             )
         )
 
-    async def pick(self, path: str | None) -> PanelUpdates:
+    async def pick(self, path: str | None) -> ComponentUpdates:
         """Show an uploaded picture. Raises TransferError."""
         data = await asyncio.to_thread(read_upload, path, cards.MAX_FILE_BYTES)
         return self._picture_updates(Persona("", avatar=await asyncio.to_thread(cards.avatar, data)))
 
-    async def unpick(self) -> PanelUpdates:
+    async def unpick(self) -> ComponentUpdates:
         """Remove the picture."""
         return self._picture_updates(Persona(""))
 
-    def _picture_updates(self, persona: Persona) -> PanelUpdates:
+    def _picture_updates(self, persona: Persona) -> ComponentUpdates:
         return {
             self._fields[0]: persona.avatar,
             self._preview: face(persona),

@@ -21,8 +21,9 @@ from chatui.store.records import OwnPersona
 from chatui.ui.gradio_compat.unchecked_inputs import UncheckedDropdown
 from chatui.ui.gradio_compat.upload_button import UploadButton, read_upload
 from chatui.ui.persona import card_summary, macro_values, setting_controls
-from chatui.ui.persona.persona_editor import PanelUpdates, PersonaEditor, face, quiet
+from chatui.ui.persona.persona_editor import PersonaEditor, face, quiet
 from chatui.ui.shared import error_messages, header
+from chatui.ui.shared.updates import ComponentUpdates
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ DELETED = "left:"
 EDIT, COPY = "edit=", "copy="
 """Prefix of the editor's source: the key of the persona that is edited or copied follows."""
 
-PanelAction = Callable[..., Awaitable[PanelUpdates]]
+PanelAction = Callable[..., Awaitable[ComponentUpdates]]
 
 
 class PersonaPanel:
@@ -72,7 +73,7 @@ class PersonaPanel:
         if persona is not None and choice != prompt_key:
             return persona
         name = (choice or "").removeprefix(DELETED) or "Assistant"
-        return personas.checked(replace(persona or Persona(name), system_prompt=text or ""))
+        return personas.validate(replace(persona or Persona(name), system_prompt=text or ""))
 
     async def chosen(self, key: str) -> Persona:
         """The persona that has this key. Raises NotFoundError."""
@@ -81,11 +82,11 @@ class PersonaPanel:
             raise NotFoundError("persona")
         return persona
 
-    async def choice_updates(self) -> PanelUpdates:
+    async def choice_updates(self) -> ComponentUpdates:
         """Updates that list the user's own personas beside the presets."""
         return {self._choice: gr.update(choices=_choices(await self._own_personas()))}
 
-    async def persona_updates(self, persona: Persona) -> PanelUpdates:
+    async def persona_updates(self, persona: Persona) -> ComponentUpdates:
         """Updates that select the persona of a conversation, as it was stored with it."""
         own = await self._own_personas()
         same_name = [saved.id for saved in own if saved.persona.name == persona.name]
@@ -98,7 +99,7 @@ class PersonaPanel:
         deleted = [] if keys else [(persona.label, key)]
         return {self._choice: gr.update(choices=[*deleted, *_choices(own)], value=key), **self._selection(key, persona)}
 
-    def greeting_updates(self, persona: Persona, number_text: str = "") -> PanelUpdates:
+    def greeting_updates(self, persona: Persona, number_text: str = "") -> ComponentUpdates:
         """Updates that show one of the persona's greetings on the empty page, by its number; the first by default."""
         persona, model = personas.translated(persona), self._model()
         greetings = macro_values.greetings(persona, model) or (
@@ -161,7 +162,7 @@ class PersonaPanel:
     def _handle_errors(self, action: PanelAction) -> PanelAction:
         """The action as an event handler: an error is shown to the user as a warning and changes nothing."""
 
-        async def handled(*inputs: Any) -> PanelUpdates:
+        async def handled(*inputs: Any) -> ComponentUpdates:
             try:
                 return await action(*inputs)
             except Exception as error:
@@ -196,37 +197,37 @@ class PersonaPanel:
         except NotFoundError:
             return None
 
-    async def _choose(self, key: str, prompt_key: str) -> PanelUpdates:
+    async def _choose(self, key: str, prompt_key: str) -> ComponentUpdates:
         if key == prompt_key:
             return {self._choice: gr.skip()}
         persona = await self.chosen(key)
         return {**self._selection(key, persona), **self._empty_page(persona)}
 
-    async def _create(self) -> PanelUpdates:
+    async def _create(self) -> ComponentUpdates:
         self._writable_store()
         return self._open_editor("", Persona(""))
 
-    async def _start_edit(self, choice: str, prompt_key: str, text: str, *_greeting: str) -> PanelUpdates:
+    async def _start_edit(self, choice: str, prompt_key: str, text: str, *_greeting: str) -> ComponentUpdates:
         self._writable_store()
         await self.chosen(choice)
         return self._open_editor(EDIT + choice, await self.persona(choice, prompt_key, text))
 
-    async def _duplicate(self, choice: str, prompt_key: str, text: str, *_greeting: str) -> PanelUpdates:
+    async def _duplicate(self, choice: str, prompt_key: str, text: str, *_greeting: str) -> ComponentUpdates:
         self._writable_store()
         return self._open_editor(COPY + choice, await self.persona(choice, prompt_key, text))
 
-    async def _confirm_delete(self, key: str) -> PanelUpdates:
+    async def _confirm_delete(self, key: str) -> ComponentUpdates:
         await self.chosen(key)
         return {self._confirmation: gr.update(visible=True), self._own: gr.update(visible=False)}
 
-    async def _cancel_delete(self) -> PanelUpdates:
+    async def _cancel_delete(self) -> ComponentUpdates:
         return {self._confirmation: gr.update(visible=False), self._own: gr.update(visible=True)}
 
-    async def _delete_persona(self, key: str) -> PanelUpdates:
+    async def _delete_persona(self, key: str) -> ComponentUpdates:
         await asyncio.to_thread(self._writable_store().delete_persona, key)
         return await self._chosen(personas.key(PRESETS[0]), PRESETS[0])
 
-    async def _import_card(self, path: str | None) -> PanelUpdates:
+    async def _import_card(self, path: str | None) -> ComponentUpdates:
         data = await asyncio.to_thread(read_upload, path, cards.MAX_FILE_BYTES)
         owner_store = self._writable_store()
         persona = await asyncio.to_thread(cards.read, data)
@@ -235,7 +236,7 @@ class PersonaPanel:
             gr.Info(html.escape(f"{persona.label}: {summary}"))
         return await self._chosen(saved.id, saved.persona)
 
-    async def _save(self, source: str, *inputs: Any) -> PanelUpdates:
+    async def _save(self, source: str, *inputs: Any) -> ComponentUpdates:
         owner_store = self._writable_store()
         edited = source.removeprefix(EDIT) if source.startswith(EDIT) else None
         base = await self._find(edited or source.removeprefix(COPY))
@@ -245,18 +246,18 @@ class PersonaPanel:
         saved = await asyncio.to_thread(owner_store.save_persona, persona, edited)
         return {**await self._chosen(saved.id, saved.persona), **await self._close()}
 
-    async def _close(self) -> PanelUpdates:
+    async def _close(self) -> ComponentUpdates:
         return {self._chooser: gr.update(visible=True), self._editor.column: gr.update(visible=False)}
 
-    def _open_editor(self, source: str, persona: Persona) -> PanelUpdates:
+    def _open_editor(self, source: str, persona: Persona) -> ComponentUpdates:
         return {self._chooser: gr.update(visible=False), **self._editor.show(source, persona)}
 
-    async def _chosen(self, key: str, persona: Persona) -> PanelUpdates:
+    async def _chosen(self, key: str, persona: Persona) -> ComponentUpdates:
         """All updates of a selection that the user did not make in the list."""
         choice = gr.update(choices=_choices(await self._own_personas()), value=key)
         return {self._upload: None, self._choice: choice, **self._selection(key, persona), **self._empty_page(persona)}
 
-    def _selection(self, key: str, persona: Persona) -> PanelUpdates:
+    def _selection(self, key: str, persona: Persona) -> ComponentUpdates:
         is_own = not key.startswith(DELETED) and personas.find(key) is None
         return {
             self._prompt_key: key,
@@ -267,7 +268,7 @@ class PersonaPanel:
             **{button: gr.update(link=_address(key, form)) for form, button in self._exports.items() if is_own},
         }
 
-    def _empty_page(self, persona: Persona) -> PanelUpdates:
+    def _empty_page(self, persona: Persona) -> ComponentUpdates:
         """Updates of the greeting and examples of the empty page, and of the settings where the persona has its own."""
         persona = personas.translated(persona)
         greeting, examples = self.greeting_updates(persona), [{"text": example} for example in persona.examples]

@@ -49,13 +49,13 @@ def read(values: Sequence[Any]) -> GenerationSettings:
     """Parse the components' values. Raises SettingsError with the name of the field."""
     fields = dict(zip(NAMES, values, strict=True))
     fields["stop"] = tuple(line for line in (fields["stop"] or "").split("\n") if line)
-    return GenerationSettings.checked(fields)
+    return GenerationSettings.from_values(fields)
 
 
 def read_api(values: Mapping[str, Any], defaults: GenerationSettings) -> GenerationSettings:
     """The settings of an API call, with the model's defaults for None. Raises SettingsError."""
     set_values = {name: value for name, value in values.items() if value is not None}
-    return GenerationSettings.checked({**defaults.model_dump(), **set_values})
+    return GenerationSettings.from_values({**defaults.model_dump(), **set_values})
 
 
 def problems(values: Sequence[Any]) -> list[str]:
