@@ -8,7 +8,7 @@ from collections import OrderedDict
 from starlette.exceptions import HTTPException
 
 from chatui.i18n import ngettext
-from chatui.security import Login, Passwords, asking_address, unmapped
+from chatui.security import Login, Passwords, client_address, parse_ip
 
 MAX_FAILED_KEYS = 10
 """Failed attempts, with a key or a password, that a client may make before the first wait."""
@@ -57,7 +57,7 @@ def too_many_attempts(passwords: Passwords | None) -> Login | None:
 
     def check(user: str, password: str) -> bool:
         limiter = known_users if user in passwords else unknown_users
-        client = network(asking_address.get()), user[:100]
+        client = network(client_address.get()), user[:100]
         if not limiter.wait_seconds(client):
             if passwords.check(user, password):
                 limiter.pop(client, None)
@@ -77,7 +77,7 @@ def too_many_attempts(passwords: Passwords | None) -> Login | None:
 
 def network(address: str) -> str:
     """The network that counts as one client: an IPv4 address, or the /64 of an IPv6 address, as one customer has it."""
-    parsed = unmapped(address)
+    parsed = parse_ip(address)
     if parsed is None:
         return address[:100]
     return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((int(parsed), 64), strict=False))

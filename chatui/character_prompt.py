@@ -12,7 +12,7 @@ from typing import Any
 from chatui import cards, lorebook
 from chatui.i18n import N_
 from chatui.lorebook import ActivatedEntry, Book, Entry
-from chatui.macros import Scene, convert_legacy_macros, expand
+from chatui.macros import MacroValues, convert_legacy_macros, expand
 from chatui.personas import Persona
 from chatui.text_cleaning import clean_lines
 
@@ -69,21 +69,23 @@ class CharacterPrompt:
     insertions: tuple[Insertion, ...] = ()
 
 
-def build_prompt(persona: Persona, messages: Sequence[str], scene: Scene, context: int) -> CharacterPrompt:
+def build_prompt(
+    persona: Persona, messages: Sequence[str], macro_values: MacroValues, context_length: int
+) -> CharacterPrompt:
     """Build the system prompt of a persona with its lore, and the insertions of its card.
 
-    `messages` are the texts of the conversation, in which the keys of the lorebook are searched. `context` is the
-    context length of the model in tokens, which limits the lore.
+    `messages` are the texts of the conversation, in which the keys of the lorebook are searched. `context_length` is
+    that of the model in tokens, which limits the lore.
     """
     book = lorebook_of(persona)
-    activated = lorebook.activate_entries(book, messages, scene, context) if book else ()
+    activated = lorebook.activate_entries(book, messages, macro_values, context_length) if book else ()
     lore = {
         position: [each.text for each in activated if _system_position(each) == position]
         for position in ("before", "after")
     }
-    instructions, character, examples = _split_system_prompt(persona, scene)
+    instructions, character, examples = _split_system_prompt(persona, macro_values)
     text = _append_lore(instructions, lore["before"]) + _append_lore(character, lore["after"]) + examples
-    return CharacterPrompt(text.strip(), tuple(_insertions(persona, activated, scene)))
+    return CharacterPrompt(text.strip(), tuple(_insertions(persona, activated, macro_values)))
 
 
 def has_lorebook(persona: Persona) -> bool:
@@ -151,13 +153,13 @@ def _system_position(activated: ActivatedEntry) -> str:
     return activated.entry.position if activated.entry.depth is None else ""
 
 
-def _split_system_prompt(persona: Persona, scene: Scene) -> tuple[str, str, str]:
+def _split_system_prompt(persona: Persona, macro_values: MacroValues) -> tuple[str, str, str]:
     """Split a system prompt that cards.read() joined into (instructions, character, examples), "" for a missing part.
 
     A prompt without the labels of cards.SECTIONS is all character.
     """
-    text = expand(persona.system_prompt, scene)
-    offsets = {name: _label_offset(expand(label, scene), text) for name, label in cards.SECTIONS.items()}
+    text = expand(persona.system_prompt, macro_values)
+    offsets = {name: _label_offset(expand(label, macro_values), text) for name, label in cards.SECTIONS.items()}
     start = min((offset for offset in offsets.values() if offset is not None), default=0)
     end = offsets["mes_example"] if offsets["mes_example"] is not None else len(text)
     return text[:start], text[start:end], text[end:]
@@ -174,13 +176,17 @@ def _label_offset(label: str, text: str) -> int | None:
     return match.start() if match else None
 
 
-def _insertions(persona: Persona, activated: Sequence[ActivatedEntry], scene: Scene) -> Iterator[Insertion]:
+def _insertions(
+    persona: Persona, activated: Sequence[ActivatedEntry], macro_values: MacroValues
+) -> Iterator[Insertion]:
     """The insertions, one per depth, the deepest first. Lore comes before the card's instructions of the same depth."""
     data = _card_data(persona)
     insertions = [Insertion(each.entry.depth, each.text) for each in activated if each.entry.depth is not None]
     note = _mapping(_mapping(data.get("extensions")).get("depth_prompt"))
-    insertions.append(Insertion(_parse_depth(note.get("depth")), expand(_text(note.get("prompt")), scene).strip()))
-    insertions.append(Insertion(0, expand(_text(data.get("post_history_instructions")), scene).strip()))
+    insertions.append(
+        Insertion(_parse_depth(note.get("depth")), expand(_text(note.get("prompt")), macro_values).strip())
+    )
+    insertions.append(Insertion(0, expand(_text(data.get("post_history_instructions")), macro_values).strip()))
     for depth in sorted({insertion.depth for insertion in insertions}, reverse=True):
         texts = [insertion.content for insertion in insertions if insertion.depth == depth and insertion.content]
         if texts:

@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent / "locale"
 SOURCE = "en"
 LANGUAGES = (SOURCE, "de", "fr", "es", "zh-CN", "ar")
 """Language codes, as in the page's `lang` and in Gradio. `FOLDER` has a catalogue for each but the first."""
-RIGHT_TO_LEFT = frozenset({"ar"})
+RTL_LANGUAGES = frozenset({"ar"})
 MAX_HEADER_LENGTH = 1000
 ISOLATE, END_OF_ISOLATE = "\u2068", "\u2069"
 """Invisible characters. A text between them has its own direction, independent of the text around it."""
@@ -87,7 +87,7 @@ def translated(text: str) -> str:
     return text if language() == SOURCE or not text else _translate(language(), text)
 
 
-def number(value: float, digits: int = 0) -> str:
+def format_number(value: float, digits: int = 0) -> str:
     """Format a number with the thousands and decimal separators of the current language."""
     if language() == SOURCE:
         return f"{value:,.{digits}f}"
@@ -97,7 +97,7 @@ def number(value: float, digits: int = 0) -> str:
     return format_decimal(round(value, digits), format=pattern, locale=_locale(language()))
 
 
-def month(day: date, year: bool = False) -> str:
+def month_name(day: date, year: bool = False) -> str:
     """The name of a date's month, followed by the year if `year` is true."""
     if language() == SOURCE:
         return f"{day:%B %Y}" if year else f"{day:%B}"
@@ -106,13 +106,13 @@ def month(day: date, year: bool = False) -> str:
     return format_skeleton("yMMMM" if year else "LLLL", day, locale=_locale(language()))
 
 
-def figures(text: str) -> str:
+def localize_numbers(text: str) -> str:
     """A short text of numbers and units, with its numbers formatted for the current language."""
     current = language()
     return text if current == SOURCE else _NUMBER.sub(lambda match: _translate_value(current, match[0]), text)
 
 
-def percent(fraction: float, digits: int = 0) -> str:
+def format_percent(fraction: float, digits: int = 0) -> str:
     """Format a fraction of 1 as a percentage."""
     if language() == SOURCE:
         return f"{fraction:.{digits}%}"
@@ -124,17 +124,17 @@ def percent(fraction: float, digits: int = 0) -> str:
     return format_percent(round(fraction, digits + 2), format=pattern, locale=_locale(language()))
 
 
-def in_script(source: str) -> list[str]:
+def script_message_ids(source: str) -> list[str]:
     """The message ids in a JavaScript source: the arguments of `_("...")`, sorted."""
     return sorted({json.loads(match[1]) for match in _IN_SCRIPT.finditer(source)})
 
 
 def direction() -> str:
     """The `dir` attribute of a page in the current language."""
-    return "rtl" if language() in RIGHT_TO_LEFT else "ltr"
+    return "rtl" if language() in RTL_LANGUAGES else "ltr"
 
 
-def isolated(text: str) -> str:
+def isolate(text: str) -> str:
     """The text between Unicode isolates, so that its direction is its own. Unchanged in left-to-right languages.
 
     Without them, "float32 · 5 MB" would be shown in the wrong order among right-to-left words.
@@ -142,9 +142,9 @@ def isolated(text: str) -> str:
     return f"{ISOLATE}{text}{END_OF_ISOLATE}" if direction() == "rtl" and text else text
 
 
-def joined(parts: Iterable[str], between: str = " · ") -> str:
+def join_isolated(parts: Iterable[str], separator: str = " · ") -> str:
     """Join short facts to one line, each with its own direction."""
-    return between.join(map(isolated, parts))
+    return separator.join(map(isolate, parts))
 
 
 @dataclass(frozen=True)
@@ -213,14 +213,16 @@ def _translate_value(name: str, text: str) -> str:
     if _NUMBER.fullmatch(text):
         digits = len(text.partition(".")[2])
         with use_language(name):
-            return number(float(text.replace(",", "")), digits)
+            return format_number(float(text.replace(",", "")), digits)
     return _translate(name, text)
 
 
 def _format(text: str, values: Mapping[str, Value]) -> str:
     if not values:
         return text
-    formatted = {name: isolated(value if isinstance(value, str) else number(value)) for name, value in values.items()}
+    formatted = {
+        name: isolate(value if isinstance(value, str) else format_number(value)) for name, value in values.items()
+    }
     return text.format(**formatted)
 
 

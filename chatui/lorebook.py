@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from chatui.keywords import SearchableText, TimedRegexes
-from chatui.macros import Scene, expand
+from chatui.macros import MacroValues, expand
 
 SCAN_DEPTH = 2
 """Default number of last messages that are searched for keys."""
@@ -85,22 +85,24 @@ def tokens(text: str) -> int:
     return -(-len(text.encode("utf-8", "surrogatepass")) // 3)
 
 
-def budget(book: Book, context: int) -> int:
-    """The maximum number of tokens of all entries, for a model with a context length of `context` tokens."""
-    requested = BUDGET_FRACTION * context if book.token_budget is None else book.token_budget
-    return int(min(requested, MAX_BUDGET_FRACTION * context))
+def budget(book: Book, context_length: int) -> int:
+    """The maximum number of tokens of all entries, for a model with this context length in tokens."""
+    requested = BUDGET_FRACTION * context_length if book.token_budget is None else book.token_budget
+    return int(min(requested, MAX_BUDGET_FRACTION * context_length))
 
 
-def activate_entries(book: Book, messages: Sequence[str], scene: Scene, context: int) -> tuple[ActivatedEntry, ...]:
+def activate_entries(
+    book: Book, messages: Sequence[str], macro_values: MacroValues, context_length: int
+) -> tuple[ActivatedEntry, ...]:
     """The entries that the messages activate, sorted by `order`, each at most once.
 
     Together they take at most budget() tokens. The budget goes to constant entries first, then by priority, then by
     order, the highest first. An entry that does not fit is skipped.
     """
-    scan = _Scan(book, messages, scene)
-    tokens_left = budget(book, context)
+    scan = _Scan(book, messages, macro_values)
+    tokens_left = budget(book, context_length)
     activated: list[ActivatedEntry] = []
-    candidates = [entry for entry in book.entries if entry.content.strip() and _passes_probability(entry, scene)]
+    candidates = [entry for entry in book.entries if entry.content.strip() and _passes_probability(entry, macro_values)]
     for recursion in range(MAX_RECURSION_ROUNDS + 1):
         matching = [entry for entry in candidates if scan.activates(entry, recursion > 0)]
         matching_indices = {entry.index for entry in matching}
@@ -108,7 +110,7 @@ def activate_entries(book: Book, messages: Sequence[str], scene: Scene, context:
         new_texts: list[str] = []
         for entry in sorted(matching, key=_budget_order):
             hidden: list[str] = []
-            text = expand(entry.content, scene, hidden).strip()
+            text = expand(entry.content, macro_values, hidden).strip()
             if (cost := tokens(text)) <= tokens_left:
                 tokens_left -= cost
                 activated.append(ActivatedEntry(entry, text))
@@ -125,17 +127,17 @@ def _budget_order(entry: Entry) -> tuple[bool, float, float, int]:
     return not entry.constant, -entry.priority, -entry.order, entry.index
 
 
-def _passes_probability(entry: Entry, scene: Scene) -> bool:
+def _passes_probability(entry: Entry, macro_values: MacroValues) -> bool:
     """Draw whether an entry is used, by its `probability`."""
     roll = f"{{{{// entry {entry.index}}}}}{{{{roll:d100}}}}"
-    return entry.probability >= 100 or int(expand(roll, scene)) <= entry.probability
+    return entry.probability >= 100 or int(expand(roll, macro_values)) <= entry.probability
 
 
 class _Scan:
     """Searches the last messages and the texts of activated entries for keys."""
 
-    def __init__(self, book: Book, messages: Sequence[str], scene: Scene) -> None:
-        self._messages, self._scene, self._depth = messages, scene, book.scan_depth
+    def __init__(self, book: Book, messages: Sequence[str], macro_values: MacroValues) -> None:
+        self._messages, self._macro_values, self._depth = messages, macro_values, book.scan_depth
         self._activated_texts: list[str] = []
         self._texts: dict[int, SearchableText] = {}
         self._regexes = TimedRegexes()
@@ -166,7 +168,7 @@ class _Scan:
 
     def _any(self, entry: Entry, keys: Sequence[str], text: SearchableText) -> bool:
         return any(
-            text.contains(expand(key, self._scene), entry.case_sensitive, entry.whole_words, entry.is_regex)
+            text.contains(expand(key, self._macro_values), entry.case_sensitive, entry.whole_words, entry.is_regex)
             for key in keys
         )
 

@@ -20,7 +20,7 @@ _LEGACY_MACROS = re.compile("<(bot|char|user)>", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
-class Scene:
+class MacroValues:
     """The values that macros expand to.
 
     `local_time` is the time in the user's time zone. The random macros depend on `seed`. {{pick}} depends on `chat`
@@ -47,14 +47,14 @@ def convert_legacy_macros(text: str) -> str:
     return _LEGACY_MACROS.sub(lambda match: "{{user}}" if match[1].lower() == "user" else "{{char}}", text)
 
 
-def expand(text: str, scene: Scene, hidden: list[str] | None = None) -> str:
+def expand(text: str, macro_values: MacroValues, hidden: list[str] | None = None) -> str:
     """Replace the macros in a text. Their values are not expanded again, unknown macros stay as they are.
 
     The arguments of {{hidden_key:...}} are appended to `hidden`.
     """
     if "{{" not in text:
         return text
-    expander = _Expander(text, scene, hidden)
+    expander = _Expander(text, macro_values, hidden)
     stack: list[list[Piece]] = [[]]  # pieces outside of macros, then of each open macro
     end = 0
     for braces in _BRACES.finditer(text):
@@ -91,8 +91,8 @@ def _join(pieces: list[Piece]) -> str:
 class _Expander:
     """Computes the values of the macros in one text."""
 
-    def __init__(self, text: str, scene: Scene, hidden: list[str] | None) -> None:
-        self._text, self.scene, self._hidden = text, scene, hidden
+    def __init__(self, text: str, macro_values: MacroValues, hidden: list[str] | None) -> None:
+        self._text, self.macro_values, self._hidden = text, macro_values, hidden
         self._digest: int | None = None
         self._draws = 0
 
@@ -106,7 +106,7 @@ class _Expander:
         if colon and name in _WITH_ARGUMENT:
             value = _WITH_ARGUMENT[name](self, argument)
         elif not colon and name in _WITHOUT_ARGUMENT:
-            value = _WITHOUT_ARGUMENT[name](self.scene)
+            value = _WITHOUT_ARGUMENT[name](self.macro_values)
         return "{{" + macro + "}}" if value is None else value
 
     def draw(self, limit: int, seed: str) -> int:
@@ -127,16 +127,16 @@ class _Expander:
         return item if argument.startswith(":") else item.replace("\\,", ",")
 
     def random(self, argument: str) -> str:
-        return self.choice(argument, f"{self.scene.seed}")
+        return self.choice(argument, f"{self.macro_values.seed}")
 
     def pick(self, argument: str) -> str:
-        return self.choice(argument, f"chat {self.scene.chat}")
+        return self.choice(argument, f"chat {self.macro_values.chat}")
 
     def roll(self, argument: str) -> str | None:
         dice = _DICE.fullmatch(argument.lstrip(":").strip())
         if dice is None:
             return None
-        rolls = (self.draw(int(dice[2]), f"{self.scene.seed}") + 1 for _ in range(int(dice[1] or 1)))
+        rolls = (self.draw(int(dice[2]), f"{self.macro_values.seed}") + 1 for _ in range(int(dice[1] or 1)))
         return str(sum(rolls) + int(dice[3] or 0))
 
     def drop(self, _: str) -> str:
@@ -148,15 +148,15 @@ class _Expander:
         return ""
 
 
-_WITHOUT_ARGUMENT: dict[str, Callable[[Scene], Piece]] = {
-    "user": lambda scene: scene.user,
-    "char": lambda scene: scene.char,
-    "model": lambda scene: scene.model,
-    "date": lambda scene: personas.day(scene.local_time),
-    "weekday": lambda scene: f"{scene.local_time:%A}",
-    "time": lambda scene: f"{scene.local_time:%H:%M}",
-    "isodate": lambda scene: f"{scene.local_time:%Y-%m-%d}",
-    "isotime": lambda scene: f"{scene.local_time:%H:%M}",
+_WITHOUT_ARGUMENT: dict[str, Callable[[MacroValues], Piece]] = {
+    "user": lambda macro_values: macro_values.user,
+    "char": lambda macro_values: macro_values.char,
+    "model": lambda macro_values: macro_values.model,
+    "date": lambda macro_values: personas.day(macro_values.local_time),
+    "weekday": lambda macro_values: f"{macro_values.local_time:%A}",
+    "time": lambda macro_values: f"{macro_values.local_time:%H:%M}",
+    "isodate": lambda macro_values: f"{macro_values.local_time:%Y-%m-%d}",
+    "isotime": lambda macro_values: f"{macro_values.local_time:%H:%M}",
     "newline": lambda _: "\n",
     "trim": lambda _: _TrimMarker(),
     "noop": lambda _: "",

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from chatui.security import host_of, is_local, unmapped
+from chatui.security import host_of, is_local, parse_ip
 
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 """Linux's tables of TCP connections, with the account (uid) of each local socket."""
@@ -121,7 +121,7 @@ def _parse_address(text: str) -> tuple[str, int]:
 
 def _unmapped(host: str) -> str:
     """An IPv4 address that is mapped into IPv6 as IPv4; any other host unchanged."""
-    return str(unmapped(host) or host)
+    return str(parse_ip(host) or host)
 
 
 def _is_cross_site(headers: Headers) -> bool:

@@ -39,7 +39,7 @@ class WritableReply(Protocol):
     def to_update(self) -> ReplyUpdate:
         """The update that saves its current content and state."""
 
-    def give_up(self, stored: StoredMessage | None) -> None:
+    def on_lease_lost(self, stored: StoredMessage | None) -> None:
         """Stop, because its lease was lost. `stored` is what the store has; None if it was deleted."""
 
     def notify(self) -> None:
@@ -160,7 +160,7 @@ class ReplyWriter(Generic[R]):
         else:
             self._retry_at.pop(id, None)
             if result.lease_lost:
-                reply.give_up(result.stored)
+                reply.on_lease_lost(result.stored)
             elif update.state == "running":
                 if result.stop_requested and reply.task is not None:
                     reply.task.cancel()

@@ -129,7 +129,7 @@ class RunningReply:
             lease=self.lease,
         )
 
-    def give_up(self, stored: StoredMessage | None) -> None:
+    def on_lease_lost(self, stored: StoredMessage | None) -> None:
         """Stop after the lease was lost, with the content that the store has; None if the message was deleted."""
         if self.task is not None:
             self.task.cancel()

@@ -22,7 +22,7 @@ from chatui.setting_values import shorten
 Login = Callable[[str, str], bool]
 """(user name, password) -> whether the password is right."""
 
-asking_address: ContextVar[str] = ContextVar("asking_address", default="")
+client_address: ContextVar[str] = ContextVar("client_address", default="")
 """The client address of the current request. Gradio does not pass it to a login check."""
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -57,7 +57,7 @@ HEADERS: Mapping[str, str] = {
 class SecurityMiddleware:
     """Sets HEADERS, removes CORS grants, and refuses requests from other sites' pages.
 
-    Sets `asking_address` to the client's address for the wrapped application.
+    Sets `client_address` to the client's address for the wrapped application.
     """
 
     def __init__(self, app: ASGIApp, hosts: "AllowedHosts | None" = None) -> None:
@@ -68,7 +68,7 @@ class SecurityMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asking_address.set(scope["client"][0] if scope.get("client") else "")
+        client_address.set(scope["client"][0] if scope.get("client") else "")
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -91,7 +91,7 @@ class SecurityMiddleware:
                 f"This server was asked for as {shorten(host)}, and answers to this computer's own names only. "
                 f"If that is its name, start it with --allowed-hosts {host[:60]}."
             )
-        return foreign(headers) if method not in SAFE_METHODS else None
+        return cross_site_reason(headers) if method not in SAFE_METHODS else None
 
 
 class ClientAddress:
@@ -104,7 +104,7 @@ class ClientAddress:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an ASGI request. A server on `::` sees a proxy's IPv4 address mapped into IPv6."""
         client = scope.get("client")
-        if client and (address := str(unmapped(client[0]) or client[0])) != client[0]:
+        if client and (address := str(parse_ip(client[0]) or client[0])) != client[0]:
             scope = {**scope, "client": (address, client[1])}
         await self._app(scope, receive, send)
 
@@ -116,7 +116,7 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
     return JSONResponse({"detail": message, "error": error}, status, headers)
 
 
-def foreign(headers: Headers) -> str | None:
+def cross_site_reason(headers: Headers) -> str | None:
     """The reason to refuse a request that a browser sent for another site's page; None if it is allowed.
 
     Browsers send Sec-Fetch-Site on secure addresses, and Origin on all; a page can change neither:
@@ -154,10 +154,10 @@ def is_local(host: str) -> bool:
     name = host.lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
         return True
-    return (parsed := unmapped(host)) is not None and parsed.is_loopback
+    return (parsed := parse_ip(host)) is not None and parsed.is_loopback
 
 
-def unmapped(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def parse_ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The parsed address; an IPv4 address mapped into IPv6 as IPv4. None if it is not an address."""
     try:
         parsed = ipaddress.ip_address(address)

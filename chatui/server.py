@@ -113,12 +113,12 @@ def run(settings: AppSettings) -> None:
     if settings.share:
         threading.Thread(target=_share, args=(settings.host, port, app.state.hosts), daemon=True).start()
     server_socket.listen(2048)  # before the address is printed: early connections are queued, not refused
-    print(f"chatui is at {address(settings.host, port)}{settings.root_path}", flush=True)
+    print(f"chatui is at {browser_url(settings.host, port)}{settings.root_path}", flush=True)
     config = uvicorn_protocol.config(app, timeout_graceful_shutdown=2, lifespan="on")
     uvicorn.Server(config).run(sockets=[server_socket])
 
 
-def address(host: str, port: int) -> str:
+def browser_url(host: str, port: int) -> str:
     """The URL, for a browser on this computer, of a server that listens on `host` and `port`."""
     host = _connectable_host(host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

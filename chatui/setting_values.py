@@ -87,7 +87,7 @@ def check_networks(value: str) -> None:
             raise ValueError(f"needs addresses or networks such as 10.0.0.0/8: {error}") from None
 
 
-def unquoted(value: str) -> str:
+def strip_quotes(value: str) -> str:
     """The text without surrounding spaces and quotes. In an --env-file, no shell removes the quotes."""
     value = value.strip()
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"

@@ -282,13 +282,13 @@ class AppSettings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _strip_quotes(cls, value: object) -> object:
-        return setting_values.unquoted(value) if isinstance(value, str) else value
+        return setting_values.strip_quotes(value) if isinstance(value, str) else value
 
     @field_validator("generation", mode="before")
     @classmethod
     def _parse_generation(cls, value: object) -> object:
         """Convert the text of flags to numbers, for the strict types of GenerationSettings. The variable has JSON."""
-        value = setting_values.json_value(setting_values.unquoted(value)) if isinstance(value, str) else value
+        value = setting_values.json_value(setting_values.strip_quotes(value)) if isinstance(value, str) else value
         if not isinstance(value, Mapping):
             return value
         numeric = [name for name, field in GenerationSettings.model_fields.items() if name != "stop"]

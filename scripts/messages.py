@@ -62,7 +62,7 @@ def extracted() -> Found:
                 for message in _in_call(node, _constants(tree)):
                     found.setdefault(message, f"{name}:{node.lineno}")
     for path in sorted((ROOT / "ui" / "page" / "assets").glob("*.js")):
-        for message in i18n.in_script(path.read_text(encoding="utf-8")):
+        for message in i18n.script_message_ids(path.read_text(encoding="utf-8")):
             found.setdefault(message, path.name)
     for message in _said_by_objects():
         found.setdefault(message, "settings.py, personas.py")

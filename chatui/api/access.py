@@ -45,10 +45,10 @@ class Access:
 
         The right key is accepted even during a wait, because clients may share an address. Guessing it takes too long.
         """
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not given.strip():
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
             raise _unauthorized("This server needs its key: Authorization: Bearer KEY.")
-        if hmac.compare_digest(given.strip().encode("latin-1"), key):
+        if hmac.compare_digest(token.strip().encode("latin-1"), key):
             return
         client = network(address), ""
         if not self._failures.wait_seconds(client):

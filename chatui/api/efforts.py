@@ -11,12 +11,12 @@ EffortRequest = Literal["", "off", "on", "level"]
 
 FIELDS = frozenset({"chat_template_kwargs", "enable_thinking", "reasoning", "reasoning_effort", "think", "thinking"})
 
-EFFORTS: Mapping[str, EffortRequest] = {
+EFFORT_VALUES: Mapping[str, EffortRequest] = {
     **dict.fromkeys(("auto", "default", "medium"), ""),
     **dict.fromkeys(("minimal", "low", "high", "xhigh", "max"), "level"),
     "none": "off",
 }
-TYPES: Mapping[str, EffortRequest] = {"auto": "", "adaptive": "", "enabled": "on", "disabled": "off"}
+THINKING_TYPES: Mapping[str, EffortRequest] = {"auto": "", "adaptive": "", "enabled": "on", "disabled": "off"}
 """Values of `thinking.type` at DeepSeek and Anthropic."""
 OBJECT_FIELDS: Mapping[str, Mapping[str, str]] = {
     "reasoning": {"effort": "effort", "enabled": "switch", "exclude": "unset", "max_tokens": "unset"},
@@ -48,16 +48,18 @@ def _requests(name: str, value: object) -> list[EffortRequest]:
         return [_request(name, SCALAR_FIELDS[name], value)]
     if not isinstance(value, dict):
         raise ApiError(400, f"{name}: must be an object.", name, "invalid_value")
-    given = {key: one for key, one in value.items() if one is not None}
-    if unknown := next((key for key in given if key not in OBJECT_FIELDS[name]), None):
+    present = {key: one for key, one in value.items() if one is not None}
+    if unknown := next((key for key in present if key not in OBJECT_FIELDS[name]), None):
         raise _refusal(name, f"{unknown[:60]} is not supported")
-    return [_request(name, OBJECT_FIELDS[name][key], one) for key, one in given.items()]
+    return [_request(name, OBJECT_FIELDS[name][key], one) for key, one in present.items()]
 
 
 def _request(name: str, kind: str, value: Any) -> EffortRequest:
     if isinstance(value, bool) and (kind in ("switch", "any") or (kind == "unset" and not value)):
         return "" if kind == "unset" else "on" if value else "off"
-    known: Mapping[str, EffortRequest] = {"effort": EFFORTS, "any": EFFORTS, "type": TYPES}.get(kind, {})
+    known: Mapping[str, EffortRequest] = {"effort": EFFORT_VALUES, "any": EFFORT_VALUES, "type": THINKING_TYPES}.get(
+        kind, {}
+    )
     if isinstance(value, str) and value in known:
         return known[value]
     one_of = f" must be one of {', '.join(known)}" if known else " is not supported as it is"

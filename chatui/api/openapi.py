@@ -24,19 +24,19 @@ from chatui.api.requests import ChatBody
 from chatui.api.responses import Fields
 from chatui.settings import GenerationSettings
 
-REF = "#/components/schemas/{model}"
-ANSWERS: tuple[type[BaseModel], ...] = (
+SCHEMA_REF = "#/components/schemas/{model}"
+RESPONSE_MODELS: tuple[type[BaseModel], ...] = (
     schemas.ModelList,
     schemas.ChatCompletion,
     schemas.ChatCompletionChunk,
     schemas.ErrorResponse,
 )
-KEY = "key"
-ABOUT = (
+SECURITY_SCHEME = "key"
+DESCRIPTION = (
     "Chat completions and models in OpenAI's dialect. A field that is null is as if left out; a field that asks for "
     "something this server does not do is refused by name, and one that asks for nothing is accepted."
 )
-REFUSALS = {
+ERROR_DESCRIPTIONS = {
     "400": "The request cannot be done as it is; `param` is the field to blame. Besides what the schema says: the last "
     "message must be a user's that says something, or with `continue_final_message` an assistant's; two spellings of "
     "one setting must agree; the messages must fit into the model's context.",
@@ -50,8 +50,8 @@ REFUSALS = {
     "500": "The model failed, or the server did.",
     "503": "The model is loading or could not be loaded, or too many large bodies come in at once.",
 }
-EFFORT = "How much the model thinks; what else is taken depends on the model."
-PENALTY_RANGE = "How far back the repetition penalty looks; any whole number where that penalty is 1."
+EFFORT_DESCRIPTION = "How much the model thinks; what else is taken depends on the model."
+PENALTY_RANGE_DESCRIPTION = "How far back the repetition penalty looks; any whole number where that penalty is 1."
 RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 
 
@@ -66,10 +66,10 @@ class _Operation:
 
 
 def _ref(model: type[BaseModel]) -> Fields:
-    return {"$ref": REF.format(model=model.__name__)}
+    return {"$ref": SCHEMA_REF.format(model=model.__name__)}
 
 
-EVENT: Fields = {
+EVENT_SCHEMA: Fields = {
     "type": "object",
     "properties": {
         "data": {
@@ -80,7 +80,7 @@ EVENT: Fields = {
         }
     },
 }
-ALL_ERRORS = frozenset(REFUSALS)
+ALL_ERRORS = frozenset(ERROR_DESCRIPTIONS)
 ERRORS_BUT_404 = ALL_ERRORS - {"404"}
 OPERATIONS = {
     "/openapi.json": _Operation("This description.", {"application/json": {"type": "object"}}, ERRORS_BUT_404),
@@ -88,7 +88,7 @@ OPERATIONS = {
     "/models/{name}": _Operation("One of them.", {"application/json": _ref(schemas.Model)}, ALL_ERRORS),
     "/chat/completions": _Operation(
         "The reply to a conversation: whole, or with `stream` as events while it is being written.",
-        {"application/json": _ref(schemas.ChatCompletion), "text/event-stream": EVENT},
+        {"application/json": _ref(schemas.ChatCompletion), "text/event-stream": EVENT_SCHEMA},
         ALL_ERRORS,
         body="ChatBody",
     ),
@@ -103,18 +103,18 @@ def document(routes: Sequence[Route], root: str, has_key: bool) -> Fields:
         operation = OPERATIONS[path.rstrip("/")]
         methods = {method.lower(): _operation_schema(operation, path, method) for method in sorted(route.methods or ())}
         paths[path] = methods
-    components: Fields = {"schemas": _schemas(), "responses": {code: _refusal(code) for code in REFUSALS}}
-    whole: Fields = {
+    components: Fields = {"schemas": _schemas(), "responses": {code: _refusal(code) for code in ERROR_DESCRIPTIONS}}
+    description: Fields = {
         "openapi": "3.1.0",
-        "info": {"title": "chatui", "version": __version__, "description": ABOUT},
+        "info": {"title": "chatui", "version": __version__, "description": DESCRIPTION},
         "servers": [{"url": root}],
         "paths": paths,
         "components": components,
     }
     if has_key:
-        components["securitySchemes"] = {KEY: {"type": "http", "scheme": "bearer"}}
-        whole["security"] = [{KEY: []}]
-    return whole
+        components["securitySchemes"] = {SECURITY_SCHEME: {"type": "http", "scheme": "bearer"}}
+        description["security"] = [{SECURITY_SCHEME: []}]
+    return description
 
 
 def _operation_schema(operation: _Operation, path: str, method: str) -> Fields:
@@ -123,28 +123,28 @@ def _operation_schema(operation: _Operation, path: str, method: str) -> Fields:
         success["content"] = {kind: {"schema": schema} for kind, schema in operation.answer.items()}
     refusals = {code: {"$ref": f"#/components/responses/{code}"} for code in sorted(operation.refusals)}
     if method == "HEAD":
-        refusals = {code: {"description": REFUSALS[code]} for code in sorted(operation.refusals)}
+        refusals = {code: {"description": ERROR_DESCRIPTIONS[code]} for code in sorted(operation.refusals)}
     described: Fields = {"summary": operation.summary, "responses": {"200": success, **refusals}}
     if "{name}" in path:
         described["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
     if operation.body:
-        schema = {"$ref": REF.format(model=operation.body)}
+        schema = {"$ref": SCHEMA_REF.format(model=operation.body)}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return described
 
 
 def _refusal(code: str) -> Fields:
-    told: Fields = {
-        "description": REFUSALS[code],
+    response: Fields = {
+        "description": ERROR_DESCRIPTIONS[code],
         "content": {"application/json": {"schema": _ref(schemas.ErrorResponse)}},
     }
-    return {**told, "headers": RETRY_AFTER} if code in ("429", "503") else told
+    return {**response, "headers": RETRY_AFTER} if code in ("429", "503") else response
 
 
 def _schemas() -> Fields:
     """The schemas of responses, by pydantic, and of the body, with all that its validators accept besides."""
-    _, answers = models_json_schema([(model, "serialization") for model in ANSWERS], ref_template=REF)
-    body = ChatBody.model_json_schema(ref_template=REF)
+    _, answers = models_json_schema([(model, "serialization") for model in RESPONSE_MODELS], ref_template=SCHEMA_REF)
+    body = ChatBody.model_json_schema(ref_template=SCHEMA_REF)
     models: Fields = {**answers["$defs"], **body.pop("$defs")}
     models["ChatMessage"] = _message(models["ChatMessage"])
     settings = GenerationSettings.model_json_schema()["properties"]
@@ -152,18 +152,21 @@ def _schemas() -> Fields:
         name: _nullable(_without_default({**schema, **SCHEMA_CHANGES.get(name, {})}))
         for name, schema in settings.items()
     }
-    given = {
+    properties = {
         name: _nullable(_without_default(schema)) for name, schema in body["properties"].items() if name != "messages"
     }
     body["properties"] = {
         "messages": body["properties"]["messages"],
-        **given,
+        **properties,
         **sampling,
         **{alias: {**sampling[name], "description": f"The same as {name}."} for alias, name in FIELD_ALIASES.items()},
         **{name: _neutral(values) for name, values in NEUTRAL_VALUES.items()},
-        **{name: {**_neutral(NEUTRAL_VALUES[name]), "description": EFFORT} for name in sorted(efforts.FIELDS)},
         **{
-            name: {**_neutral(NEUTRAL_VALUES[name]), "description": PENALTY_RANGE}
+            name: {**_neutral(NEUTRAL_VALUES[name]), "description": EFFORT_DESCRIPTION}
+            for name in sorted(efforts.FIELDS)
+        },
+        **{
+            name: {**_neutral(NEUTRAL_VALUES[name]), "description": PENALTY_RANGE_DESCRIPTION}
             for name in sorted(PENALTY_RANGE_FIELDS)
         },
         **{name: {"description": "Accepted; it changes no reply."} for name in sorted(IGNORED_FIELDS)},
@@ -187,21 +190,21 @@ def _message(schema: Fields) -> Fields:
         "required": ["type", "text"],
         "additionalProperties": False,
     }
-    said = {"anyOf": [{"type": "string"}, {"type": "array", "items": part}]}
+    content = {"anyOf": [{"type": "string"}, {"type": "array", "items": part}]}
     thought = {"anyOf": [{"type": "string"}, {"enum": [None, [], {}, False]}]}
     return {
         "type": "object",
         "description": schema["description"],
         "properties": {
             "role": schema["properties"]["role"],
-            "content": _nullable(said),
+            "content": _nullable(content),
             "reasoning_content": thought,
             "reasoning": {**thought, "description": "The same as reasoning_content."},
             **{name: {} for name in sorted(IGNORED_MESSAGE_FIELDS)},
         },
         "required": ["role"],
         "anyOf": [
-            {"properties": {"content": said}, "required": ["content"]},
+            {"properties": {"content": content}, "required": ["content"]},
             {"properties": {"role": {"const": "assistant"}, "content": {"type": "null"}}},
         ],
         "additionalProperties": {"enum": [None, [], {}, "", False]},
@@ -210,15 +213,15 @@ def _message(schema: Fields) -> Fields:
 
 def _without_default(schema: Fields) -> Fields:
     """The schema without the default, which depends on the model, and the title and step, which are for the page."""
-    gone = ("default", "title", "step")
-    return {name: value for name, value in schema.items() if name not in gone and value is not None}
+    removed = ("default", "title", "step")
+    return {name: value for name, value in schema.items() if name not in removed and value is not None}
 
 
 def _nullable(schema: Fields) -> Fields:
     if any(option.get("type") == "null" for option in schema.get("anyOf", ())):
         return schema
-    told = {name: schema[name] for name in ("description",) if name in schema}
-    return {**told, "anyOf": [{name: schema[name] for name in schema if name not in told}, {"type": "null"}]}
+    kept = {name: schema[name] for name in ("description",) if name in schema}
+    return {**kept, "anyOf": [{name: schema[name] for name in schema if name not in kept}, {"type": "null"}]}
 
 
 def _neutral(values: Sequence[Any]) -> Fields:

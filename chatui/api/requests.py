@@ -45,16 +45,18 @@ class ChatMessage(BaseModel):
     def _drop_ignored_fields(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
-        given = {name: part for name, part in value.items() if part is not None and name not in IGNORED_MESSAGE_FIELDS}
-        given = {name: part for name, part in given.items() if not _is_empty(part) or name == "content"}
-        reasoning = given.pop("reasoning", None)
+        present = {
+            name: part for name, part in value.items() if part is not None and name not in IGNORED_MESSAGE_FIELDS
+        }
+        present = {name: part for name, part in present.items() if not _is_empty(part) or name == "content"}
+        reasoning = present.pop("reasoning", None)
         if isinstance(reasoning, str):
-            given.setdefault("reasoning_content", reasoning)
+            present.setdefault("reasoning_content", reasoning)
         elif reasoning is not None:
-            given["reasoning_content"] = reasoning  # which it refuses
-        if given.get("role") == "assistant" and not given.keys() - {"role", "reasoning_content"}:
-            given["content"] = ""
-        return given
+            present["reasoning_content"] = reasoning  # which it refuses
+        if present.get("role") == "assistant" and not present.keys() - {"role", "reasoning_content"}:
+            present["content"] = ""
+        return present
 
     @field_validator("content", mode="before")
     @classmethod
@@ -65,7 +67,7 @@ class ChatMessage(BaseModel):
             kind = part.get("type") if isinstance(part, dict) else part
             if not isinstance(kind, str) or kind not in TEXT_PART_TYPES:
                 raise ValueError(f'part {number} is {shorten(kind)}, and only "text" parts can be read')
-            present = {name for name, given in part.items() if given is not None} - IGNORED_PART_FIELDS
+            present = {name for name, value in part.items() if value is not None} - IGNORED_PART_FIELDS
             if present != {"type", "text"} or not isinstance(part["text"], str):
                 raise ValueError(f"part {number} must have a type, a text and nothing else")
         return "\n".join(part["text"] for part in value)
@@ -202,19 +204,19 @@ def _read_fields(body: bytes) -> Fields:
     fields = _read_json(body)
     if unknown := [name[:60] for name in fields if name not in KNOWN_FIELDS]:
         raise ApiError(400, f"Unknown: {', '.join(unknown[:10])}.", unknown[0], "unknown_parameter")
-    given = {name: value for name, value in fields.items() if value is not None and name not in IGNORED_FIELDS}
-    given = {name: value for name, value in given.items() if not _is_neutral(name, value)}
+    present = {name: value for name, value in fields.items() if value is not None and name not in IGNORED_FIELDS}
+    present = {name: value for name, value in present.items() if not _is_neutral(name, value)}
     if odd := next(
-        (name for name in given if name in NEUTRAL_VALUES and name not in efforts.FIELDS | PENALTY_RANGE_FIELDS), None
+        (name for name in present if name in NEUTRAL_VALUES and name not in efforts.FIELDS | PENALTY_RANGE_FIELDS), None
     ):
         raise ApiError(400, f"{odd}: not supported, leave it out.", odd, "unsupported_parameter")
-    return given
+    return present
 
 
 def _split(fields: Fields, names: Collection[str]) -> tuple[Fields, Fields]:
     """(the fields with these names, the other fields)."""
-    found = {name: value for name, value in fields.items() if name in names}
-    return found, {name: value for name, value in fields.items() if name not in names}
+    selected = {name: value for name, value in fields.items() if name in names}
+    return selected, {name: value for name, value in fields.items() if name not in names}
 
 
 def _is_neutral(name: str, value: object) -> bool:
@@ -276,7 +278,7 @@ def _check_generation_prompt(chat: ChatBody) -> None:
 def _conversation(messages: Sequence[ChatMessage], last_role: Literal["user", "assistant"]) -> tuple[Message, ...]:
     """The leading system messages joined into one, then the turns, the last of `last_role`. Raises ApiError."""
     turns = [_message(message) for message in messages]
-    leading = next((place for place, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    leading = next((index for index, turn in enumerate(turns) if turn.role != "system"), len(turns))
     questions = [turn for turn in turns if turn.role == "user"]
     last = turns[-1]
     if last.role != last_role == "assistant":

@@ -44,7 +44,7 @@ class ChatCompletionWriter:
         self._content = ""
         self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
 
-    def whole(self, deltas: Sequence[ReplyDelta]) -> Fields:
+    def completion(self, deltas: Sequence[ReplyDelta]) -> Fields:
         """The body of a complete reply. Raises ValueError if the last delta has no finish."""
         finish = deltas[-1].finish
         if finish is None:
@@ -60,11 +60,11 @@ class ChatCompletionWriter:
             **_notes(deltas),
         }
 
-    def opening(self) -> bytes:
+    def first_event(self) -> bytes:
         """The first event of a stream, with the role."""
         return self._chunk({"role": "assistant", "content": ""})
 
-    def piece(self, deltas: Sequence[ReplyDelta]) -> bytes:
+    def delta_event(self, deltas: Sequence[ReplyDelta]) -> bytes:
         """The event for these deltas; an SSE comment, which clients skip, if they only have the prefill's progress.
 
         Content that turns out to be reasoning cannot be taken back, so it is sent again as `reasoning_content`.
@@ -81,14 +81,14 @@ class ChatCompletionWriter:
             return b": place %d\n\n" % last.queue_position
         return b": read %d\n\n" % last.prefilled_tokens if last.prefilled_tokens is not None else b""
 
-    def ending(self, finish: Finish) -> bytes:
+    def last_events(self, finish: Finish) -> bytes:
         """The last events of a stream: finish reason, usage if the client asked for it, and [DONE]."""
         end = self._chunk({}, _reason(finish), timings=_timings(finish))
         if self._include_usage:
             end += _event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(finish)})
         return end + b"data: [DONE]\n\n"
 
-    def failure(self, error: ChatError) -> bytes:
+    def error_event(self, error: ChatError) -> bytes:
         """The event for an error after the response has started."""
         return _event(describe_error(error)[1])
 

@@ -53,19 +53,19 @@ class EventStream(StreamingResponse):
     async def _events(
         self, reply: ChatCompletionWriter, incoming: ReplyStream, deltas: list[ReplyDelta]
     ) -> AsyncGenerator[bytes]:
-        yield reply.opening()
+        yield reply.first_event()
         try:
             while not (deltas and deltas[-1].finish):
-                if written := reply.piece(deltas):
-                    yield written
+                if event := reply.delta_event(deltas):
+                    yield event
                 deltas = await incoming.batch(KEEP_ALIVE_SECONDS)
                 if not deltas:
                     yield KEEP_ALIVE
-            yield reply.piece(deltas) + reply.ending(deltas[-1].finish)
+            yield reply.delta_event(deltas) + reply.last_events(deltas[-1].finish)
         except ClientGoneError:
             return
         except Exception as error:
-            yield reply.failure(_as_chat_error(error))
+            yield reply.error_event(_as_chat_error(error))
 
 
 class Api:
@@ -103,11 +103,11 @@ class Api:
 
     def _route_error(self, error: HTTPException, scope: Scope) -> ApiError:
         """The error for an unknown route or method, with the list of routes."""
-        asked = f"{scope['method'][:20]} {shorten(scope['path'])}"
+        requested = f"{scope['method'][:20]} {shorten(scope['path'])}"
         code = "unknown_url" if error.status_code == 404 else "method_not_allowed"
         return ApiError(
             error.status_code,
-            f"{asked} is not served here. There is: {self._served_routes}.",
+            f"{requested} is not served here. There is: {self._served_routes}.",
             code=code,
             headers=error.headers,
         )
@@ -125,16 +125,16 @@ class Api:
     async def _chat(self, request: Request) -> Response:
         models = self._backend.models()
         caller = f"api:{_address(request.scope)}"
-        asked = read_chat(await _body(request), models, caller, self._access.has_key)
-        status = find_model(models, asked.request.model)
+        parsed = read_chat(await _body(request), models, caller, self._access.has_key)
+        status = find_model(models, parsed.request.model)
         if status.state == "loading":
             raise ApiError(503, f"The model is still loading ({status.phase}).", headers={"Retry-After": "5"})
-        reply = ChatCompletionWriter(status.name, asked.include_usage)
-        incoming = ReplyStream(self._backend.stream(asked.request), request.receive)
+        reply = ChatCompletionWriter(status.name, parsed.include_usage)
+        incoming = ReplyStream(self._backend.stream(parsed.request), request.receive)
         async with contextlib.AsyncExitStack() as closing:
             await closing.enter_async_context(contextlib.aclosing(incoming))
-            if not asked.stream:
-                return _json(reply.whole(await _all_deltas(incoming)))
+            if not parsed.stream:
+                return _json(reply.completion(await _all_deltas(incoming)))
             response = EventStream(reply, incoming, await _first_deltas(incoming))
             closing.pop_all()
             return response

@@ -28,7 +28,7 @@ FIRST_YEAR, LAST_YEAR = 1970, 2999
 """Times that every system can show, in every time zone."""
 
 # A value in a file may be as large as the file.
-_MAX_SHOWN = 60
+_MAX_REPR_LENGTH = 60
 
 
 def refusal(reason: str) -> TransferError:
@@ -36,27 +36,27 @@ def refusal(reason: str) -> TransferError:
     return TransferError(reason, "Nothing was imported.")
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value as an error message quotes it: as JSON, shortened, and without the content of lists and objects."""
     if isinstance(value, str):
-        return f"“{value[:_MAX_SHOWN]}{'…' * (len(value) > _MAX_SHOWN)}”"
+        return f"“{value[:_MAX_REPR_LENGTH]}{'…' * (len(value) > _MAX_REPR_LENGTH)}”"
     if isinstance(value, dict | list):
         return ("{…}" if value else "{}") if isinstance(value, dict) else ("[…]" if value else "[]")
     if value is None:
         return "null"
-    return (str(value).lower() if isinstance(value, bool | float) else str(value))[:_MAX_SHOWN]
+    return (str(value).lower() if isinstance(value, bool | float) else str(value))[:_MAX_REPR_LENGTH]
 
 
-def text(value: object, what: str) -> str:
+def parse_text(value: object, what: str) -> str:
     """A cleaned text; `what` names it in errors. Raises TransferError."""
     if not isinstance(value, str):
-        raise refusal(f"{what} is not text (got {shown(value)}).")
+        raise refusal(f"{what} is not text (got {short_repr(value)}).")
     if len(value) > MAX_CHARACTERS:
         raise refusal(f"{what} has {len(value):,} characters; at most {MAX_CHARACTERS:,} are allowed.")
     return clean(value)
 
 
-def time(value: object, what: str) -> datetime | None:
+def parse_time(value: object, what: str) -> datetime | None:
     """A time in UTC from seconds since 1970 or ISO 8601, None for None; `what` names it in errors.
 
     Raises TransferError.
@@ -70,7 +70,7 @@ def time(value: object, what: str) -> datetime | None:
             return validate_time(datetime.fromtimestamp(value, UTC), what)
     except (ValueError, OverflowError, OSError):
         pass
-    raise refusal(f"{what} is not a time (got {shown(value)}).")
+    raise refusal(f"{what} is not a time (got {short_repr(value)}).")
 
 
 def validate_time(value: datetime, what: str) -> datetime:
@@ -116,7 +116,7 @@ class Origin:
     id: str = ""
 
 
-def tree(origin: Origin, drafts: Sequence[Draft], leaf: str | None) -> Tree:
+def make_tree(origin: Origin, drafts: Sequence[Draft], leaf: str | None) -> Tree:
     """Make a conversation from drafts, each after its parent. Raises TransferError.
 
     A message without a time is some microseconds younger than its parent.
@@ -129,18 +129,20 @@ def tree(origin: Origin, drafts: Sequence[Draft], leaf: str | None) -> Tree:
     for index, draft in enumerate(drafts):
         parent_time = origin.created if draft.parent is None else times[draft.parent]
         times[draft.id] = draft.created or parent_time + timedelta(microseconds=index)
-        what = N_(f"The text of message {shown(draft.id)}")
-        content, reasoning = (text("\n\n".join(part), what) for part in (draft.content, draft.reasoning))
+        what = N_(f"The text of message {short_repr(draft.id)}")
+        content, reasoning = (parse_text("\n\n".join(part), what) for part in (draft.content, draft.reasoning))
         messages.append(
             StoredMessage(draft.id, id, draft.parent, draft.role, content, times[draft.id], reasoning=reasoning)
         )
-    title = one_line(text(origin.title[: 2 * MAX_TITLE_LENGTH], N_("Its title")), MAX_TITLE_LENGTH)
+    title = one_line(parse_text(origin.title[: 2 * MAX_TITLE_LENGTH], N_("Its title")), MAX_TITLE_LENGTH)
     persona = one_line(origin.persona, MAX_NAME_LENGTH)
     conversation = Conversation(
         id=id,
         title=title or first_words(next((one.content for one in messages if one.role == "user"), "")),
         named=bool(title),
-        persona=Persona(name=persona or "Imported", system_prompt=text(origin.system_prompt, N_("Its system prompt"))),
+        persona=Persona(
+            name=persona or "Imported", system_prompt=parse_text(origin.system_prompt, N_("Its system prompt"))
+        ),
         leaf=leaf,
         pinned=origin.pinned,
         archived=origin.archived,

@@ -130,20 +130,22 @@ class Store:
             rows = connection.execute(statement, execution_options={ALL_OWNERS: True})
             return {(row.owner, row.id): row.heartbeat for row in rows}
 
-    def interrupt_stale(self, stale_for: timedelta, which: Mapping[tuple[str, str], datetime] | None = None) -> int:
+    def interrupt_stale(
+        self, stale_for: timedelta, heartbeats: Mapping[tuple[str, str], datetime] | None = None
+    ) -> int:
         """Mark running replies without a heartbeat for so long as interrupted. Returns their number.
 
-        With `which`, see stale_replies(), only those of them without a heartbeat since then.
+        With `heartbeats`, see stale_replies(), only those of them without a heartbeat since then.
         """
         with self.database.maintaining() as connection:
             stale = update(messages).where(_is_stale(connection, stale_for)).values(state="interrupted", lease=None)
-            if which is None:
+            if heartbeats is None:
                 return connection.execute(stale).rowcount
             return sum(
                 connection.execute(
                     stale.where(messages.c.owner == owner, messages.c.id == id, messages.c.heartbeat == heartbeat)
                 ).rowcount
-                for (owner, id), heartbeat in which.items()
+                for (owner, id), heartbeat in heartbeats.items()
             )
 
     def purge(self, deleted_for: timedelta) -> int:
@@ -188,10 +190,10 @@ class Store:
         for file in backup_files(self.database, self._backups) if self._backups else ():
             _purge_backup(file, removed)
 
-    def _remove(self, which: Condition) -> list[tuple[str, str]]:
+    def _remove(self, condition: Condition) -> list[tuple[str, str]]:
         """Remove conversations, with their words in the index and their pages in the log. Returns owners and ids."""
         removed: list[tuple[str, str]] = []
-        while batch := self._remove_batch(which):
+        while batch := self._remove_batch(condition):
             removed += batch
         # The first call does it in any case: the last server may have stopped before it did.
         if removed or self._log_has_deleted_rows:
@@ -199,13 +201,15 @@ class Store:
             self._log_has_deleted_rows = not self.database.truncate_log()
         return removed
 
-    def _remove_batch(self, which: Condition, limit: int = 20) -> list[tuple[str, str]]:
+    def _remove_batch(self, condition: Condition, limit: int = 20) -> list[tuple[str, str]]:
         """Remove at most `limit` conversations, long ones in batches of messages, so others can write in between."""
         table = conversations.c
         of_conversation = and_(messages.c.owner == table.owner, messages.c.conversation == table.id)
         count = select(func.count()).select_from(messages).where(of_conversation).scalar_subquery()
         with self.database.maintaining() as connection:
-            selected = select(table.owner, table.id, count.label("messages")).where(which(database_time(connection)))
+            selected = select(table.owner, table.id, count.label("messages")).where(
+                condition(database_time(connection))
+            )
             rows = connection.execute(selected.limit(limit).with_for_update(of=conversations)).all()
             short = [(row.owner, row.id) for row in rows if row.messages <= import_merge.MAX_IDS]
             for owner, id in short:

@@ -76,7 +76,7 @@ def test_healthz_tells_the_state() -> None:
     ],
 )
 def test_the_printed_address_opens_in_a_browser(host: str, printed: str) -> None:
-    assert server.address(host, 7860) == printed
+    assert server.browser_url(host, 7860) == printed
 
 
 @pytest.mark.parametrize("host", HOSTS)

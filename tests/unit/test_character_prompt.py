@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from chatui import cards, character_prompt
 from chatui.character_prompt import CharacterPrompt, Insertion, build_prompt, lorebook_of, unsupported
-from chatui.macros import Scene
+from chatui.macros import MacroValues
 from chatui.personas import PRESETS, Persona
 
-SCENE = Scene("Ann", "Robo", "m", datetime(2026, 11, 24, 15, 4), seed=7, chat="c")
+MACRO_VALUES = MacroValues("Ann", "Robo", "m", datetime(2026, 11, 24, 15, 4), seed=7, chat="c")
 CONTEXT = 8192
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -34,13 +34,13 @@ def persona(*entries: dict[str, Any], book: dict[str, Any] | None = None, **data
 
 
 def system(persona: Persona, *said: str) -> str:
-    return build_prompt(persona, said, SCENE, CONTEXT).system_prompt
+    return build_prompt(persona, said, MACRO_VALUES, CONTEXT).system_prompt
 
 
 def test_without_a_card_the_prompt_is_the_personas() -> None:
     own = Persona("Robo", system_prompt="  You are {{char}},\n\n\n\nfriend of {{user}}.\n ")
-    assert build_prompt(own, ["x"], SCENE, CONTEXT) == CharacterPrompt("You are Robo,\n\n\n\nfriend of Ann.")
-    assert build_prompt(PRESETS[-1], [], SCENE, CONTEXT) == CharacterPrompt("")
+    assert build_prompt(own, ["x"], MACRO_VALUES, CONTEXT) == CharacterPrompt("You are Robo,\n\n\n\nfriend of Ann.")
+    assert build_prompt(PRESETS[-1], [], MACRO_VALUES, CONTEXT) == CharacterPrompt("")
 
 
 def test_lore_stands_before_and_after_the_character() -> None:
@@ -71,12 +71,12 @@ def test_instructions_after_the_conversation_and_within_it() -> None:
         post_history_instructions="{{original}}Stay {{char}}.",
         extensions={"depth_prompt": {"prompt": "Robo is rusty.", "depth": 3}},
     )
-    assert build_prompt(made, [], SCENE, CONTEXT).insertions == (
+    assert build_prompt(made, [], MACRO_VALUES, CONTEXT).insertions == (
         Insertion(3, "Robo is rusty."),
         Insertion(2, "It rains.\n\nToo."),
         Insertion(0, "Late.\n\nStay Robo."),
     )
-    assert build_prompt(persona(post_history_instructions=" {{original}} "), [], SCENE, CONTEXT).insertions == ()
+    assert build_prompt(persona(post_history_instructions=" {{original}} "), [], MACRO_VALUES, CONTEXT).insertions == ()
 
 
 def test_decorators_are_kept_out_of_the_text() -> None:
@@ -204,13 +204,15 @@ def test_notes_of_the_creator_are_in_the_readers_language() -> None:
 )
 def test_any_card(data: dict[str, Any], said: list[str]) -> None:
     made = Persona("Robo", system_prompt="Be.", card={"data": data})
-    told = build_prompt(made, said, SCENE, CONTEXT)
+    told = build_prompt(made, said, MACRO_VALUES, CONTEXT)
     assert "Be." in told.system_prompt
-    assert build_prompt(made, said, SCENE, CONTEXT) == told
+    assert build_prompt(made, said, MACRO_VALUES, CONTEXT) == told
     assert all(isinstance(name, str) for part in unsupported(made) for name in part)
     assert isinstance(character_prompt.notes(made, "de"), str)
 
 
 @pytest.mark.parametrize("card", [None, {}, {"data": None}, {"data": []}])
 def test_a_card_without_data(card: Any) -> None:
-    assert build_prompt(Persona("Robo", system_prompt="Be.", card=card), [], SCENE, CONTEXT) == CharacterPrompt("Be.")
+    assert build_prompt(Persona("Robo", system_prompt="Be.", card=card), [], MACRO_VALUES, CONTEXT) == CharacterPrompt(
+        "Be."
+    )

@@ -567,7 +567,7 @@ class TestCancelling:
         backend = backend_of(model, longest_queue=100).start()
         left: weakref.WeakSet[ChatRequest] = weakref.WeakSet()
 
-        async def give_up(number: int) -> None:
+        async def on_lease_lost(number: int) -> None:
             request = ChatRequest((Message("user", f"request {number}"),), GenerationSettings(seed=number))
             left.add(request)
             pieces = backend.stream(request)
@@ -576,7 +576,7 @@ class TestCancelling:
             await pieces.aclose()
 
         for start in range(0, 3000, 50):
-            await asyncio.gather(*(give_up(number) for number in range(start, start + 50)))
+            await asyncio.gather(*(on_lease_lost(number) for number in range(start, start + 50)))
         await until(lambda: not model.replies and not backend._going)
         assert await reply(backend, "last") == "last"
         await until(lambda: not backend._going)

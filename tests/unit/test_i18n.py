@@ -52,7 +52,7 @@ def test_outside_the_page_all_is_english() -> None:
 @pytest.mark.parametrize(("language", "written"), [("en", "1,234.50"), ("de", "1.234,50"), ("fr", "1\u202f234,50")])
 def test_numbers_are_written_as_the_language_does(language: str, written: str) -> None:
     with i18n.use_language(language):
-        assert i18n.number(1234.5, 2) == written
+        assert i18n.format_number(1234.5, 2) == written
 
 
 def test_what_stands_in_braces_without_values_is_text() -> None:
@@ -61,7 +61,10 @@ def test_what_stands_in_braces_without_values_is_text() -> None:
 
 
 def test_the_messages_of_a_script_are_found() -> None:
-    assert i18n.in_script('const a = _("New title"); b_("no"); _( "a \\"b\\"" ); $_("no")') == ["New title", 'a "b"']
+    assert i18n.script_message_ids('const a = _("New title"); b_("no"); _( "a \\"b\\"" ); $_("no")') == [
+        "New title",
+        'a "b"',
+    ]
 
 
 def test_n_is_the_message_itself() -> None:
@@ -139,14 +142,14 @@ def test_what_was_raised_in_english_is_known_again(language: str) -> None:
     with i18n.use_language(language):
         assert i18n.translated("Try again in a while.") != "Try again in a while."
         told = i18n.translated("The conversation takes 12,345 tokens; this model has room for 8,192.")
-        assert i18n.number(12345) in told
+        assert i18n.format_number(12345) in told
         assert "conversation takes" not in told
         for raised in (NotFoundError(), unexpected(ValueError()), OverloadError("7 requests are waiting already.")):
             assert error_messages.localized(raised)[0] != raised.message
         with pytest.raises(SettingsError) as refused:
             GenerationSettings.from_values({"temperature": 3.5})
         assert "Input" not in error_messages.error_line(refused.value)
-        assert i18n.number(3.5, 1) in error_messages.error_line(refused.value)
+        assert i18n.format_number(3.5, 1) in error_messages.error_line(refused.value)
 
 
 def test_words_of_somebody_else_stay_as_they_are() -> None:
@@ -176,7 +179,7 @@ def test_no_text_of_the_page_is_left_unmarked() -> None:
             if isinstance(node, ast.Call):
                 shown = [word.value for word in node.keywords if word.arg in SHOWN]
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                if name in ("Button", "Tab", "Markdown", "Accordion", "Upload", "quiet"):
+                if name in ("Button", "Tab", "Markdown", "Accordion", "Upload", "link_button"):
                     shown += node.args[:1]
                 for value in shown:
                     plain = isinstance(value, ast.Constant) and isinstance(value.value, str) and value.value
@@ -191,9 +194,9 @@ def test_no_text_of_the_page_is_left_unmarked() -> None:
 
 
 def test_what_is_put_into_a_text_from_right_to_left_has_its_own_direction() -> None:
-    assert i18n.joined(["float32", "5 MB"]) == "float32 · 5 MB"
+    assert i18n.join_isolated(["float32", "5 MB"]) == "float32 · 5 MB"
     with i18n.use_language("ar"):
-        assert i18n.joined(["float32", "5 MB", ""]) == "\u2068float32\u2069 · \u20685 MB\u2069 · "
+        assert i18n.join_isolated(["float32", "5 MB", ""]) == "\u2068float32\u2069 · \u20685 MB\u2069 · "
         assert "\u2068 5 MB\u2069".replace(" ", "", 1) in _("{count} parameters · {size}", count="135M", size="5 MB")
 
 

@@ -171,7 +171,7 @@ def test_a_number_too_large_for_python_refuses_nothing_else() -> None:
 
 def test_no_value_is_told_as_python_writes_it() -> None:
     values: tuple[object, ...] = (None, True, 1.5, {"a": {"b": 1}}, [1], {}, [], "x" * 100, 10**100)
-    told = [import_limits.shown(value) for value in values]
+    told = [import_limits.short_repr(value) for value in values]
     assert told[:7] == ["null", "true", "1.5", "{…}", "[…]", "{}", "[]"]
     assert all(len(one) < 70 for one in told)
 

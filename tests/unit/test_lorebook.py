@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from chatui import lorebook
 from chatui.lorebook import Book, Entry, activate_entries, budget, tokens
-from chatui.macros import Scene
+from chatui.macros import MacroValues
 
-SCENE = Scene("Ann", "Robo", "m", datetime(2026, 11, 24, 15, 4), seed=7, chat="c")
+MACRO_VALUES = MacroValues("Ann", "Robo", "m", datetime(2026, 11, 24, 15, 4), seed=7, chat="c")
 CONTEXT = 8192
 WORDS = ("dragon", "castle", "king", "sword", "moat", "bread")
 KEYS = st.lists(st.sampled_from(WORDS), max_size=2).map(tuple)
@@ -45,8 +45,8 @@ def entries(*made: dict[str, Any]) -> tuple[Entry, ...]:
     return tuple(Entry(index=index, **{"content": f"entry {index}", **each}) for index, each in enumerate(made))
 
 
-def told(book: Book, *said: str, scene: Scene = SCENE, context: int = CONTEXT) -> list[int]:
-    return [each.entry.index for each in activate_entries(book, said, scene, context)]
+def told(book: Book, *said: str, macro_values: MacroValues = MACRO_VALUES, context: int = CONTEXT) -> list[int]:
+    return [each.entry.index for each in activate_entries(book, said, macro_values, context)]
 
 
 def test_constant_entries_and_those_whose_key_was_said() -> None:
@@ -144,33 +144,33 @@ def test_excluded_words_keep_an_entry_away() -> None:
 
 def test_macros_in_keys_and_contents() -> None:
     book = Book(entries({"keys": ("{{user}}",), "content": "{{char}} knows {{user}}."}))
-    assert [each.text for each in activate_entries(book, ["I am Ann"], SCENE, CONTEXT)] == ["Robo knows Ann."]
+    assert [each.text for each in activate_entries(book, ["I am Ann"], MACRO_VALUES, CONTEXT)] == ["Robo knows Ann."]
 
 
 def test_by_chance_but_by_the_seed() -> None:
     book = Book(entries(*({"constant": True, "probability": 50} for _ in range(100))))
     assert told(book) == told(book)
     assert 20 < len(told(book)) < 80
-    assert told(book) != told(book, scene=replace(SCENE, seed=8))
+    assert told(book) != told(book, macro_values=replace(MACRO_VALUES, seed=8))
 
 
 @given(BOOKS, SAID, st.integers(0, 2000))
 def test_of_any_book(book: Book, said: list[str], context: int) -> None:
-    found = activate_entries(book, said, SCENE, context)
+    found = activate_entries(book, said, MACRO_VALUES, context)
     places = [(each.entry.order, each.entry.index) for each in found]
     assert places == sorted(set(places))
     assert sum(tokens(each.text) for each in found) <= budget(book, context)
-    assert activate_entries(book, said, SCENE, context) == found
+    assert activate_entries(book, said, MACRO_VALUES, context) == found
     assert all(each.text and each.entry.probability > 0 for each in found)
     shuffled = replace(book, entries=tuple(reversed(book.entries)))
-    assert activate_entries(shuffled, said, SCENE, context) == found
+    assert activate_entries(shuffled, said, MACRO_VALUES, context) == found
 
 
 @given(BOOKS, SAID)
 def test_an_entry_is_told_only_with_a_reason(book: Book, said: list[str]) -> None:
     """Where there is room and no recursion: exactly what the specification says of each entry by itself."""
     book = replace(book, token_budget=10**6, recursive=False)
-    found = {each.entry.index for each in activate_entries(book, said, SCENE, 10**6)}
+    found = {each.entry.index for each in activate_entries(book, said, MACRO_VALUES, 10**6)}
     for entry in book.entries:
         depth = book.scan_depth if entry.scan_depth is None else entry.scan_depth
         searched = "\n".join(said[-depth:] if depth else [])

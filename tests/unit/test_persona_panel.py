@@ -268,9 +268,9 @@ class Tags(HTMLParser):
 @given(st.text() | st.just(HOSTILE))
 def test_names_and_ids_are_no_markup(text: str) -> None:
     for persona in (Persona(text), Persona("", emoji=text)):
-        assert Tags(persona_editor.face(persona)).found == [("div", {"class": "persona-face"})]
+        assert Tags(persona_editor.avatar_html(persona)).found == [("div", {"class": "persona-face"})]
     if text:
-        assert [tag for tag, _ in Tags(persona_editor.face(Persona("", avatar=text))).found] == ["div", "img"]
+        assert [tag for tag, _ in Tags(persona_editor.avatar_html(Persona("", avatar=text))).found] == ["div", "img"]
     address = persona_panel._address(text, "png")
     assert re.fullmatch(r"persona/export\?id=[\w%.~-]*&format=png", address, re.ASCII)
 

@@ -13,11 +13,11 @@ from chatui.security import (
     AllowedHosts,
     ClientAddress,
     SecurityMiddleware,
-    asking_address,
-    foreign,
+    client_address,
+    cross_site_reason,
     is_local,
+    parse_ip,
     read_login,
-    unmapped,
 )
 
 GENEROUS = {"Access-Control-Allow-Origin": "https://evil.example", "Access-Control-Allow-Credentials": "true"}
@@ -66,27 +66,27 @@ def test_other_sites_cannot_send(client: TestClient, headers: dict[str, str], st
 
 
 def test_what_is_inside_knows_who_asks() -> None:
-    app = Starlette(routes=[Route("/", lambda _: PlainTextResponse(asking_address.get()))])
+    app = Starlette(routes=[Route("/", lambda _: PlainTextResponse(client_address.get()))])
     app.add_middleware(SecurityMiddleware)
     for address in ("203.0.113.9", "2001:db8::1"):
         assert TestClient(app, client=(address, 5)).get("/").text == address
-    assert asking_address.get() == ""
+    assert client_address.get() == ""
 
 
 def test_an_empty_host_matches_nothing() -> None:
-    assert foreign(Headers({"origin": "null", "host": ""}))
+    assert cross_site_reason(Headers({"origin": "null", "host": ""}))
 
 
 def test_behind_a_proxy_that_drops_the_port_the_browser_is_believed() -> None:
     behind = {"host": "x.org", "origin": "https://x.org:8443"}
-    assert foreign(Headers({**behind, "sec-fetch-site": "same-origin"})) is None
+    assert cross_site_reason(Headers({**behind, "sec-fetch-site": "same-origin"})) is None
     for site in ({}, {"sec-fetch-site": "none"}):
-        reason = foreign(Headers({**behind, **site})) or ""
+        reason = cross_site_reason(Headers({**behind, **site})) or ""
         for said in ("x.org:8443", "'x.org'", "proxy_set_header Host $http_host", "X-Forwarded-Host"):
             assert said in reason
-    assert foreign(Headers({**behind, "sec-fetch-site": "same-site"}))
-    assert foreign(Headers({"host": "X.org", "origin": "https://x.ORG"})) is None
-    assert foreign(Headers({"host": "x.org", "origin": "https://[x"}))
+    assert cross_site_reason(Headers({**behind, "sec-fetch-site": "same-site"}))
+    assert cross_site_reason(Headers({"host": "X.org", "origin": "https://x.ORG"})) is None
+    assert cross_site_reason(Headers({"host": "x.org", "origin": "https://[x"}))
 
 
 LOCAL = ["localhost", "LOCALHOST:80", "localhost.", "127.0.0.1:7860", "127.1.2.3", "[::1]:7860", "chat.localhost", ""]
@@ -138,9 +138,9 @@ def test_a_shared_link_is_answered() -> None:
 
 
 def test_addresses_of_ipv4_are_known_in_ipv6_as_well() -> None:
-    assert str(unmapped("::ffff:203.0.113.9")) == str(unmapped("64:ff9b::cb00:7109")) == "203.0.113.9"
-    assert str(unmapped("2001:db8::1")) == "2001:db8::1"
-    assert unmapped("testclient") is None
+    assert str(parse_ip("::ffff:203.0.113.9")) == str(parse_ip("64:ff9b::cb00:7109")) == "203.0.113.9"
+    assert str(parse_ip("2001:db8::1")) == "2001:db8::1"
+    assert parse_ip("testclient") is None
     assert is_local("::ffff:127.0.0.1")
 
 
@@ -156,7 +156,7 @@ def test_addresses_of_ipv4_are_known_in_ipv6_as_well() -> None:
     ],
 )
 def test_proxies_that_are_known_tell_who_asks(peer: str, proxies: list[str], forwarded: str, client: str) -> None:
-    app = Starlette(routes=[Route("/", lambda _: PlainTextResponse(asking_address.get()))])
+    app = Starlette(routes=[Route("/", lambda _: PlainTextResponse(client_address.get()))])
     app.add_middleware(SecurityMiddleware)
     app.add_middleware(ClientAddress, proxies=proxies)
     told = TestClient(app, client=(peer, 5)).get("/", headers={"x-forwarded-for": forwarded}).text

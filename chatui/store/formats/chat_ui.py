@@ -6,7 +6,7 @@ from typing import Any
 from chatui.store import import_limits
 from chatui.store.formats import common
 from chatui.store.formats.common import Skipped, as_list, as_object, as_text
-from chatui.store.import_limits import Draft, Origin, shown
+from chatui.store.import_limits import Draft, Origin, short_repr
 from chatui.store.records import Tree
 
 
@@ -41,7 +41,7 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         source="chat-ui",
         id=as_text(value.get("id")) or as_text(value.get("_id")) or as_text(as_object(value.get("_id")).get("$oid")),
     )
-    return import_limits.tree(origin, drafts, leaf)
+    return import_limits.make_tree(origin, drafts, leaf)
 
 
 def _date(value: object) -> object:
@@ -54,7 +54,7 @@ def _draft(id: str, message: dict[str, Any], skipped: Skipped) -> Draft | None:
     if role == "system":
         return None
     if role not in ("user", "assistant"):
-        skipped.append(f"message {shown(id)} is from {shown(role)}")
+        skipped.append(f"message {short_repr(id)} is from {short_repr(role)}")
         return None
     parts = common.parse_content(message.get("content"))
     files = [

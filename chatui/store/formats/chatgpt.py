@@ -14,7 +14,7 @@ from chatui.chat import Role
 from chatui.store import import_limits
 from chatui.store.formats import citations, common
 from chatui.store.formats.common import Skipped, as_list, as_object, as_text
-from chatui.store.import_limits import Draft, Origin, refusal, shown
+from chatui.store.import_limits import Draft, Origin, refusal, short_repr
 from chatui.store.records import Tree
 
 ROLES: dict[object, Role] = {"user": "user", "assistant": "assistant", "tool": "assistant"}
@@ -57,14 +57,14 @@ def conversation(value: Mapping[str, Any], now: datetime, skipped: Skipped) -> T
     leaf = nearest.get(current)
     if leaf is None and drafts:
         leaf = drafts[-1].id
-    return import_limits.tree(origin, drafts, joined_into.get(leaf, leaf) if leaf is not None else None)
+    return import_limits.make_tree(origin, drafts, joined_into.get(leaf, leaf) if leaf is not None else None)
 
 
 def _read_messages(mapping: dict[str, Any], skipped: Skipped) -> tuple[list[Draft], dict[str, str | None]]:
     """The messages, parents first; and for each node the nearest message, see common.build_tree()."""
     nodes = {id: node for id, node in mapping.items() if isinstance(node, dict)}
     for id in (id for id in mapping if id not in nodes):
-        skipped.append(f"message {shown(id)} is not an object")
+        skipped.append(f"message {short_repr(id)} is not an object")
     rank: dict[str, int] = {}
     for node in nodes.values():
         for child in as_list(node.get("children")):
@@ -84,7 +84,7 @@ def _draft(id: str, message: object, skipped: Skipped) -> Draft | None:
     if message is None:
         return None
     if not isinstance(message, dict):
-        skipped.append(f"message {shown(id)} is not an object")
+        skipped.append(f"message {short_repr(id)} is not an object")
         return None
     author, metadata, content = (as_object(message.get(name)) for name in ("author", "metadata", "content"))
     speaker = as_text(author.get("role"))

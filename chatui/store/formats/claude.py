@@ -6,7 +6,7 @@ from typing import Any
 from chatui.store import import_limits
 from chatui.store.formats import common
 from chatui.store.formats.common import Skipped, as_list, as_object, as_text
-from chatui.store.import_limits import Draft, Origin, shown
+from chatui.store.import_limits import Draft, Origin, short_repr
 from chatui.store.records import Tree
 
 
@@ -45,14 +45,14 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         id=as_text(value.get("uuid")),
         pinned=value.get("is_starred") is True,
     )
-    return import_limits.tree(origin, drafts, current)
+    return import_limits.make_tree(origin, drafts, current)
 
 
 def _draft(number: str, message: object, skipped: Skipped) -> Draft | None:
     fields = as_object(message)
     sender = fields.get("sender")
     if sender not in ("human", "assistant"):
-        skipped.append(f"message {number} is from {shown(sender)}")
+        skipped.append(f"message {number} is from {short_repr(sender)}")
         return None
     parts = common.Parts()
     for part in as_list(fields.get("content")):

@@ -11,7 +11,7 @@ from typing import Any
 
 from chatui.errors import TransferError
 from chatui.store import import_limits
-from chatui.store.import_limits import Draft, shown
+from chatui.store.import_limits import Draft, short_repr
 from chatui.store.rows import MAX_TITLE_LENGTH
 from chatui.text_cleaning import one_line
 
@@ -58,7 +58,7 @@ def time(value: object) -> datetime | None:
         scale = next((by for by in (1.0, 1e3, 1e6, 1e9) if value < 1e11 * by), 1e9)
         value = value / scale
     try:
-        return import_limits.time(value, "")
+        return import_limits.parse_time(value, "")
     except TransferError:
         return None
 
@@ -169,7 +169,7 @@ def parents_first(parents: Mapping[str, str | None], rank: Mapping[str, int], sk
     for id, parent in parents.items():
         known = parent is None or parent in parents
         if not known:
-            skipped.append(f"message {shown(id)} stands apart: its parent {shown(parent)} is not there")
+            skipped.append(f"message {short_repr(id)} stands apart: its parent {short_repr(parent)} is not there")
         children.setdefault(parent if known else None, []).append(id)
     reached: set[str] = set()
     waiting: list[str] = []
@@ -179,7 +179,7 @@ def parents_first(parents: Mapping[str, str | None], rank: Mapping[str, int], sk
         if root is None:
             return
         if parents[root] in parents:
-            skipped.append(f"message {shown(root)} stands apart: its parents lead round in a circle")
+            skipped.append(f"message {short_repr(root)} stands apart: its parents lead round in a circle")
         waiting.append(root)
         while waiting:
             id = waiting.pop()

@@ -7,7 +7,7 @@ from chatui.chat import Role
 from chatui.store import import_limits
 from chatui.store.formats import common
 from chatui.store.formats.common import Skipped, as_list, as_object, as_text
-from chatui.store.import_limits import Draft, Origin, shown
+from chatui.store.import_limits import Draft, Origin, short_repr
 from chatui.store.records import Tree
 
 
@@ -33,7 +33,7 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         source="deepseek",
         id=as_text(value.get("id")),
     )
-    return import_limits.tree(origin, drafts, drafts[-1].id if drafts else None)
+    return import_limits.make_tree(origin, drafts, drafts[-1].id if drafts else None)
 
 
 def _draft(id: str, message: object, skipped: Skipped) -> Draft | None:
@@ -50,7 +50,7 @@ def _draft(id: str, message: object, skipped: Skipped) -> Draft | None:
     texts = [text for text in (*files, *texts) if text.strip()]
     reasoning = [text for text in reasoning if text.strip()]
     if not texts and not reasoning:
-        skipped.append(f"message {shown(id)} has no content")
+        skipped.append(f"message {short_repr(id)} has no content")
         return None
     is_user = "REQUEST" in kinds or as_text(fields.get("role")).lower() == "user"
     role: Role = "user" if is_user else "assistant"

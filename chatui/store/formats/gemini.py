@@ -38,7 +38,9 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
     drafts = [Draft("question", None, "user", [*files, question], created=created)]
     drafts += [Draft("answer", None, "assistant", [text for text in answers if text])] if any(answers) else []
     drafts = common.chain(drafts)
-    return import_limits.tree(Origin(created, source="gemini", id=as_text(value.get("time"))), drafts, drafts[-1].id)
+    return import_limits.make_tree(
+        Origin(created, source="gemini", id=as_text(value.get("time"))), drafts, drafts[-1].id
+    )
 
 
 def _text(markup: str) -> str:

@@ -7,7 +7,7 @@ from chatui.chat import Role
 from chatui.store import import_limits
 from chatui.store.formats import common
 from chatui.store.formats.common import Skipped, as_object, as_text
-from chatui.store.import_limits import Draft, Origin, shown
+from chatui.store.import_limits import Draft, Origin, short_repr
 from chatui.store.records import Tree
 
 
@@ -37,13 +37,13 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         source="grok",
         id=as_text(fields.get("id")),
     )
-    return import_limits.tree(origin, drafts, drafts[-1].id if drafts else None)
+    return import_limits.make_tree(origin, drafts, drafts[-1].id if drafts else None)
 
 
 def _draft(id: str, response: dict[str, Any], skipped: Skipped) -> Draft | None:
     sender = as_text(response.get("sender")).lower()
     if sender not in ("human", "user", "assistant"):
-        skipped.append(f"message {shown(id)} is from {shown(response.get('sender'))}")
+        skipped.append(f"message {short_repr(id)} is from {short_repr(response.get('sender'))}")
         return None
     texts = [text for text in (as_text(response.get("message")),) if text.strip()]
     reasoning = [text for text in (as_text(response.get("thinking_trace")),) if text.strip()]

@@ -42,7 +42,7 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         source="librechat",
         id=as_text(value.get("conversationId")),
     )
-    return import_limits.tree(origin, drafts, drafts[-1].id if drafts else None)
+    return import_limits.make_tree(origin, drafts, drafts[-1].id if drafts else None)
 
 
 def _listed(messages: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,7 +6,7 @@ from typing import Any
 from chatui.store import import_limits
 from chatui.store.formats import common
 from chatui.store.formats.common import Skipped, as_list, as_object, as_text
-from chatui.store.import_limits import Draft, Origin, shown
+from chatui.store.import_limits import Draft, Origin, short_repr
 from chatui.store.records import Tree
 
 
@@ -39,7 +39,7 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         source="llama.cpp",
         id=as_text(conv.get("id")),
     )
-    return import_limits.tree(origin, drafts, leaf)
+    return import_limits.make_tree(origin, drafts, leaf)
 
 
 def _draft(id: str, message: dict[str, Any], skipped: Skipped) -> Draft | None:
@@ -47,7 +47,7 @@ def _draft(id: str, message: dict[str, Any], skipped: Skipped) -> Draft | None:
     if role == "system" or message.get("type") == "root":
         return None
     if role not in ("user", "assistant"):
-        skipped.append(f"message {shown(id)} is from {shown(role)}")
+        skipped.append(f"message {short_repr(id)} is from {short_repr(role)}")
         return None
     parts = common.parse_content(message.get("content"))
     reasoning = [*parts.reasoning, as_text(message.get("thinking")), as_text(message.get("reasoningContent"))]

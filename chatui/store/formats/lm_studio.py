@@ -6,7 +6,7 @@ from typing import Any
 from chatui.store import import_limits
 from chatui.store.formats import common
 from chatui.store.formats.common import Skipped, as_list, as_object, as_text
-from chatui.store.import_limits import Draft, Origin, shown
+from chatui.store.import_limits import Draft, Origin, short_repr
 from chatui.store.records import Tree
 
 
@@ -41,14 +41,14 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         source="lm-studio",
         id=str(value.get("createdAt") or ""),
     )
-    return import_limits.tree(origin, drafts, parent)
+    return import_limits.make_tree(origin, drafts, parent)
 
 
 def _draft(id: str, version: object, skipped: Skipped) -> Draft | None:
     fields = as_object(version)
     role = fields.get("role")
     if role not in ("user", "assistant"):
-        skipped.append(f"message {shown(id)} is from {shown(role)}")
+        skipped.append(f"message {short_repr(id)} is from {short_repr(role)}")
         return None
     parts = common.parse_content(fields.get("content"))
     for step in map(as_object, as_list(fields.get("steps"))):

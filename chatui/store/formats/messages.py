@@ -7,7 +7,7 @@ from typing import Any
 from chatui.store import import_limits
 from chatui.store.formats import common
 from chatui.store.formats.common import Skipped, as_list, as_object, as_text
-from chatui.store.import_limits import Draft, Origin, refusal, shown
+from chatui.store.import_limits import Draft, Origin, refusal, short_repr
 from chatui.store.records import Tree
 
 LISTS = ("messages", "input", "conversation", "chat")
@@ -53,7 +53,7 @@ def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
     title = next((found for name in TITLES if (found := as_text(fields.get(name)))), "")
     id = next((found for name in IDS if (found := as_text(fields.get(name)))), "")
     origin = Origin(created, title, system_prompt=prompt, source="messages", id=id)
-    return import_limits.tree(origin, drafts, drafts[-1].id if drafts else None)
+    return import_limits.make_tree(origin, drafts, drafts[-1].id if drafts else None)
 
 
 def _has_tools(message: object) -> bool:
@@ -86,7 +86,7 @@ def _draft(number: int, message: object, skipped: Skipped) -> Draft | None:
         return Draft(str(number), None, "user", texts, reasoning, _time(fields))
     if role in ("assistant", "model", "bot", "tool", "function"):
         return Draft(str(number), None, "assistant", texts, reasoning, _time(fields))
-    skipped.append(f"message {number:,} is from {shown(role)}")
+    skipped.append(f"message {number:,} is from {short_repr(role)}")
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from chatui.store import import_limits
 from chatui.store.formats import common
 from chatui.store.formats.common import Skipped, as_list, as_object, as_text
-from chatui.store.import_limits import Draft, Origin, shown
+from chatui.store.import_limits import Draft, Origin, short_repr
 from chatui.store.records import Tree
 
 REASONING = re.compile(r"<details type=\"reasoning\"[^>]*>\s*(?:<summary>.*?</summary>)?(.*?)</details>\s*", re.DOTALL)
@@ -55,7 +55,7 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         source="open-webui",
         id=as_text(value.get("id")) or as_text(chat.get("id")),
     )
-    return import_limits.tree(origin, drafts, leaf)
+    return import_limits.make_tree(origin, drafts, leaf)
 
 
 def _chat(value: object) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _draft(id: str, message: object, skipped: Skipped) -> Draft | None:
     if role == "system":
         return None
     if role not in ("user", "assistant"):
-        skipped.append(f"message {shown(id)} is from {shown(role)}")
+        skipped.append(f"message {short_repr(id)} is from {short_repr(role)}")
         return None
     parts = common.parse_content(fields.get("content"))
     reasoning = list(parts.reasoning)

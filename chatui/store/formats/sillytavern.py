@@ -46,7 +46,7 @@ def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
     chat = as_object(header.get("chat_metadata"))
     id = as_text(chat.get("integrity")) or as_text(header.get("create_date"))
     origin = Origin(created, f"{name}" if name != "unused" else "", persona=name, source="sillytavern", id=id)
-    return import_limits.tree(origin, drafts, parent)
+    return import_limits.make_tree(origin, drafts, parent)
 
 
 def _versions(id: str, line: dict[str, Any], group: bool) -> tuple[list[Draft], int]:

@@ -40,7 +40,7 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
                 drafts.append(draft)
     drafts = common.chain(drafts)
     origin = Origin(now, source="text-generation-webui")
-    return import_limits.tree(origin, drafts, drafts[-1].id if drafts else None)
+    return import_limits.make_tree(origin, drafts, drafts[-1].id if drafts else None)
 
 
 def _pairs(fields: dict[str, Any]) -> list[Any]:

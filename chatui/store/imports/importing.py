@@ -19,7 +19,7 @@ from chatui.i18n import N_
 from chatui.store import formats, import_limits
 from chatui.store.exporting import FORMAT, TREE, VERSION
 from chatui.store.formats import FORMATS, common
-from chatui.store.import_limits import refusal, shown
+from chatui.store.import_limits import refusal, short_repr
 from chatui.store.imports import archives, lenient_json
 from chatui.store.imports.archives import SkippedItem
 from chatui.store.imports.lenient_json import WRAPPERS
@@ -189,7 +189,7 @@ def _own_conversations(value: dict[str, Any]) -> list[Any]:
     """The conversations in a file of our own format, as JSON values. Raises TransferError."""
     version, conversations = value.get("version"), value.get("conversations")
     if type(version) is not int or version < 1:
-        raise refusal(f"The file's version is {shown(version)}, which there is not.")
+        raise refusal(f"The file's version is {short_repr(version)}, which there is not.")
     if version > VERSION:
         raise refusal(f"The file is from a newer chatui: its version is {version}, and this one reads up to {VERSION}.")
     if not isinstance(conversations, list):
@@ -222,11 +222,11 @@ def _own_tree(item: object) -> Tree:
         try:
             messages.append(_own_message(message, conversation.id, ids, seen))
         except TransferError as error:
-            where = shown(message.id)
+            where = short_repr(message.id)
             raise refusal(f"Message {where}: {error.message}") from None
         seen.add(message.id)
     if conversation.leaf is not None and conversation.leaf not in seen:
-        raise refusal(f"Its leaf {shown(conversation.leaf)} is not there.")
+        raise refusal(f"Its leaf {short_repr(conversation.leaf)} is not there.")
     return Tree(conversation, tuple(messages))
 
 
@@ -236,10 +236,10 @@ def _own_message(message: StoredMessage, conversation: str, ids: set[str], seen:
         raise refusal("Its id is that of another message too.")
     if message.parent is not None and message.parent not in seen:
         if message.parent in ids:
-            raise refusal(f"Its parent {shown(message.parent)} does not come before it.")
-        raise refusal(f"Its parent {shown(message.parent)} is not there.")
+            raise refusal(f"Its parent {short_repr(message.parent)} does not come before it.")
+        raise refusal(f"Its parent {short_repr(message.parent)} is not there.")
     if message.conversation != conversation:
-        raise refusal(f"Its conversation {shown(message.conversation)} is another one.")
+        raise refusal(f"Its conversation {short_repr(message.conversation)} is another one.")
     if message.role == "system":
         raise refusal("Its role is “system”; user and assistant are allowed.")
     if not ids.issuperset(message.versions):
@@ -253,16 +253,17 @@ def _clean(value: Any, depth: int = 0) -> Any:
     if depth > import_limits.MAX_DEPTH:
         raise refusal("It has brackets within brackets too deep to keep.")
     if isinstance(value, str):
-        return import_limits.text(value, N_("One of its texts"))
+        return import_limits.parse_text(value, N_("One of its texts"))
     if isinstance(value, dict):
         return {
-            import_limits.text(key, N_("One of its names")): _clean(inner, depth + 1) for key, inner in value.items()
+            import_limits.parse_text(key, N_("One of its names")): _clean(inner, depth + 1)
+            for key, inner in value.items()
         }
     if isinstance(value, list):
         return [_clean(inner, depth + 1) for inner in value]
     too_large = isinstance(value, int) and not -MAX_NUMBER <= value < MAX_NUMBER
     if too_large or (isinstance(value, float) and not math.isfinite(value)):
-        raise refusal(f"It has a number that cannot be kept ({shown(value)}).")
+        raise refusal(f"It has a number that cannot be kept ({short_repr(value)}).")
     return value
 
 
@@ -275,10 +276,10 @@ def _validation_error(error: ValidationError, item: Any) -> TransferError:
         index = int(path[1])
         message = item["messages"][index]
         id = message.get("id") if isinstance(message, dict) else None
-        where = shown(id) if isinstance(id, str) else index + 1
+        where = short_repr(id) if isinstance(id, str) else index + 1
         path = path[2:]
     name = ".".join(str(part) for part in path)
-    got = shown(problem["input"])
+    got = short_repr(problem["input"])
     if problem["type"] == "missing":
         result = refusal(f"Its “{name}” is missing.")
     else:

@@ -2,7 +2,7 @@
 
 from chatui.chat import ModelInfo, Prompt
 from chatui.errors import ChatError
-from chatui.i18n import N_, _, ngettext, number
+from chatui.i18n import N_, _, format_number, ngettext
 from chatui.settings import GenerationSettings
 from chatui.ui.markdown.markdown_escape import plain
 from chatui.ui.shared import error_messages
@@ -28,7 +28,7 @@ def bar(info: ModelInfo, prompt: Prompt, settings: GenerationSettings, blank: bo
     lanes = "".join(
         f'<span class="{part}" style="width:{100 * count / context:.2f}%"></span>' for part, count in counts.items()
     )
-    legend = " · ".join(f"{_(PARTS[part])} {number(count)}" for part, count in counts.items() if count)
+    legend = " · ".join(f"{_(PARTS[part])} {format_number(count)}" for part, count in counts.items() if count)
     warning = ""
     if prompt.dropped:
         dropped = ngettext(

@@ -13,14 +13,15 @@ from typing import Any
 from chatui import character_prompt
 from chatui.character_prompt import CharacterPrompt
 from chatui.chat import ChatRequest, Message, ModelInfo
-from chatui.macros import Scene
+from chatui.macros import MacroValues
 from chatui.personas import Persona
 from chatui.runner import Runner, build_messages
 from chatui.running_reply import RunningReply
 from chatui.settings import GenerationSettings
 from chatui.store.records import Author, NewTurn, Path, StoredMessage
 from chatui.store.rows import new_id
-from chatui.ui.persona import macro_values, setting_controls
+from chatui.ui.persona import setting_controls
+from chatui.ui.persona.macro_values import current_macro_values, expanded_greetings, greeting_number
 from chatui.ui.persona.persona_panel import DELETED, PersonaPanel
 from chatui.ui.shared.tab import Tab
 
@@ -53,16 +54,16 @@ class ReplyRequests:
         model = self._backend.models()[0]
         seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
         chat = tab.state.chat or new_id()
-        scene = macro_values.macro_scene(persona, model.name, seed, chat)
-        greetings = macro_values.greetings(persona, model.name)
+        macro_values = current_macro_values(persona, model.name, seed, chat)
+        greetings = expanded_greetings(persona, model.name)
         greeting = self._greeting_index(inputs, greetings)
         await tab.stop()
         history: Sequence[str] = greetings[greeting : greeting + 1] if question is not None else ()
         if tab.state.chat:
             history = await self._lore_history(tab, persona, parent)
         texts = [*history, *([question] if question is not None else [])]
-        prompt = await self._character_prompt(persona, texts, scene)
-        author = _author(model.name, model.info, prompt, settings, seed, scene, start_with, continued)
+        prompt = await self._character_prompt(persona, texts, macro_values)
+        author = _author(model.name, model.info, prompt, settings, seed, macro_values, start_with, continued)
         turn = NewTurn(tab.state.chat or None, parent or None, question, author, persona, greetings, chat, greeting)
         reply = await self.runner.start_reply(tab.owner, turn, tab.state.temporary)
         tab.state = replace(tab.state, chat=reply.conversation.id)
@@ -74,8 +75,8 @@ class ReplyRequests:
         path = await self.runner.read_path(tab.owner, reply.conversation, reply.parent, tab.state.temporary)
         seed, moment = (reply.author.seed, reply.author.moment) if reply.author else (settings.seed, "")
         settings = settings.model_copy(update={"seed": seed})
-        scene = macro_values.macro_scene(persona, self._backend.models()[0].name, seed, reply.conversation, moment)
-        messages = await self._messages(persona, path.messages, scene, start_with)
+        macro_values = current_macro_values(persona, self._backend.models()[0].name, seed, reply.conversation, moment)
+        messages = await self._messages(persona, path.messages, macro_values, start_with)
         chat = tab.state.chat if tab.state.temporary else ""
         return ChatRequest(messages, settings, user=tab.owner, temporary_conversation=chat)
 
@@ -86,14 +87,14 @@ class ReplyRequests:
         path = Path(())
         if tab.state.chat:
             path = await self.runner.read_path(tab.owner, tab.state.chat, None, tab.state.temporary)
-        greetings = () if tab.state.chat else macro_values.greetings(persona, model)
+        greetings = () if tab.state.chat else expanded_greetings(persona, model)
         history: list[StoredMessage | Message] = [
             *(Message("assistant", text) for text in greetings[self._greeting_index(inputs, greetings) :][:1]),
             *path.messages,
             Message("user", draft),
         ]
-        scene = macro_values.macro_scene(persona, model, settings.seed, tab.state.chat)
-        messages = await self._messages(persona, history, scene, start_with)
+        macro_values = current_macro_values(persona, model, settings.seed, tab.state.chat)
+        messages = await self._messages(persona, history, macro_values, start_with)
         return ChatRequest(messages, settings), path.earlier
 
     async def selection(self, tab: Tab, inputs: Sequence[Any]) -> tuple[Persona, str, GenerationSettings]:
@@ -109,7 +110,7 @@ class ReplyRequests:
 
     def _greeting_index(self, inputs: Sequence[Any], greetings: Sequence[str]) -> int:
         """Which greeting the empty page shows."""
-        return macro_values.greeting_number(inputs[1 + len(self._panel.inputs)], greetings)
+        return greeting_number(inputs[1 + len(self._panel.inputs)], greetings)
 
     async def _lore_history(self, tab: Tab, persona: Persona, leaf: str | None) -> list[str]:
         """The texts of the conversation up to `leaf`, which activate lore; empty if the persona has no lorebook."""
@@ -119,19 +120,21 @@ class ReplyRequests:
         return [message.content for message in path.messages]
 
     async def _messages(
-        self, persona: Persona, history: Sequence[StoredMessage | Message], scene: Scene, start_with: str
+        self, persona: Persona, history: Sequence[StoredMessage | Message], macro_values: MacroValues, start_with: str
     ) -> tuple[Message, ...]:
         """The messages that the model gets: system prompt, history with insertions, and the start of the reply."""
-        prompt = await self._character_prompt(persona, [message.content for message in history], scene)
+        prompt = await self._character_prompt(persona, [message.content for message in history], macro_values)
         prefix = Message("assistant", start_with) if start_with else None
         return build_messages(prompt.system_prompt, history, prefix, prompt.insertions)
 
-    async def _character_prompt(self, persona: Persona, texts: Sequence[str], scene: Scene) -> CharacterPrompt:
+    async def _character_prompt(
+        self, persona: Persona, texts: Sequence[str], macro_values: MacroValues
+    ) -> CharacterPrompt:
         """The persona's system prompt and its insertions into a conversation of these texts."""
         info = self._backend.models()[0].info
         context = info.context_length if info else DEFAULT_CONTEXT_LENGTH
         texts = list(filter(None, texts))
-        return await asyncio.to_thread(character_prompt.build_prompt, persona, texts, scene, context)
+        return await asyncio.to_thread(character_prompt.build_prompt, persona, texts, macro_values, context)
 
 
 def _author(
@@ -140,7 +143,7 @@ def _author(
     prompt: CharacterPrompt,
     settings: GenerationSettings,
     seed: int,
-    scene: Scene,
+    macro_values: MacroValues,
     start_with: str,
     continued: StoredMessage | None,
 ) -> Author:
@@ -154,5 +157,5 @@ def _author(
         prefix=continued.content.rstrip(REPLACEMENT_CHARACTER) if continued else start_with,
         prefix_reasoning=continued.reasoning if continued else "",
         insertions=prompt.insertions,
-        moment=scene.local_time.isoformat(),
+        moment=macro_values.local_time.isoformat(),
     )

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from chatui.chat import Finish
 from chatui.errors import ChatError
-from chatui.i18n import N_, _, joined, ngettext, number, translated
+from chatui.i18n import N_, _, format_number, join_isolated, ngettext, translated
 from chatui.running_reply import ReplyProgress
 from chatui.store.records import Path, StoredMessage
 from chatui.store.rows import displayed_size
@@ -176,9 +176,9 @@ def speed(progress: ReplyProgress) -> str:
         parts.append(_("{count} tokens in, {known} cached", **counts))
     parts.append(ngettext("{count} token", "{count} tokens", progress.tokens))
     if progress.tokens > 1:
-        parts.append(_("{speed} tokens/s", speed=number(rate, 1)))
-    parts.append(_("first after {seconds} s", seconds=number(first, 2)))
-    return joined(parts)
+        parts.append(_("{speed} tokens/s", speed=format_number(rate, 1)))
+    parts.append(_("first after {seconds} s", seconds=format_number(first, 2)))
+    return join_isolated(parts)
 
 
 def edited_text(content: Any) -> str:
@@ -251,7 +251,7 @@ def _timing(finish: Finish) -> str:
     parts = [_duration(finish.queue_seconds + finish.prefill_seconds + finish.decode_seconds)]
     if finish.completion_tokens > 1 and finish.decode_seconds > 0:
         speed = finish.tokens_per_second
-        parts.append(_("{speed} tokens/s", speed=number(speed, 1 if speed < 10 else 0)))
+        parts.append(_("{speed} tokens/s", speed=format_number(speed, 1 if speed < 10 else 0)))
     tooltip = ngettext(
         "Queue {waiting}, prefill {reading}, decode {writing}: {count} token.",
         "Queue {waiting}, prefill {reading}, decode {writing}: {count} tokens.",
@@ -260,7 +260,7 @@ def _timing(finish: Finish) -> str:
         reading=_duration(finish.prefill_seconds),
         writing=_duration(finish.decode_seconds),
     )
-    return f'<span class="took" title="{html.escape(tooltip)}">{joined(parts)}</span>'
+    return f'<span class="took" title="{html.escape(tooltip)}">{join_isolated(parts)}</span>'
 
 
 def _duration(seconds: float) -> str:
@@ -268,7 +268,7 @@ def _duration(seconds: float) -> str:
     if seconds >= 100:
         minutes, remainder = divmod(round(seconds), 60)
         return _("{minutes} min {seconds} s", minutes=minutes, seconds=remainder)
-    return _("{seconds} s", seconds=number(seconds, 1 if seconds < 10 else 0))
+    return _("{seconds} s", seconds=format_number(seconds, 1 if seconds < 10 else 0))
 
 
 def _earlier_link(messages: int) -> ChatbotMessage:
@@ -289,7 +289,7 @@ def _reasoning(message: StoredMessage, progress: ReplyProgress | None) -> Chatbo
     title = _("Thought") if message.content else _("Thought, until it was cut off")
     if progress is not None and progress.reasoning_ended_at is not None:
         seconds = progress.reasoning_ended_at - (progress.first_text_at or progress.started_at)
-        title = _("Thought for {seconds} s", seconds=number(seconds, 1))
+        title = _("Thought for {seconds} s", seconds=format_number(seconds, 1))
     return _collapsible(message.reasoning, {"title": title, "status": "done"})
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from chatui import estimates
 from chatui.chat import Finish, ModelAnatomy, ModelInfo
-from chatui.i18n import N_, _, figures, percent
+from chatui.i18n import N_, _, format_percent, localize_numbers
 from chatui.inspection import Inspection
 from chatui.model_spec import human_bytes
 from chatui.ui.inspector import charts
@@ -127,7 +127,9 @@ def _speed_chart(inspection: Inspection, anatomy: ModelAnatomy, step: StepRead) 
     precision = nearest_precision(inspection.model, anatomy)
     speeds = [(name, estimates.max_tokens_per_second(anatomy, name, 1, step.tokens).value) for name in anatomy.read]
     rows = [
-        LabelledBar(name, speed, _("{speed} tokens/s", speed=figures(estimates.human_speed(speed))), name == precision)
+        LabelledBar(
+            name, speed, _("{speed} tokens/s", speed=localize_numbers(estimates.human_speed(speed))), name == precision
+        )
         for name, speed in speeds
     ]
     mark = None
@@ -136,8 +138,8 @@ def _speed_chart(inspection: Inspection, anatomy: ModelAnatomy, step: StepRead) 
         speed = finish.tokens_per_second
         label = _(
             "this reply: {speed} tokens/s, {share} of what its step allows",
-            speed=figures(estimates.human_speed(speed)),
-            share=percent(speed / step.best),
+            speed=localize_numbers(estimates.human_speed(speed)),
+            share=format_percent(speed / step.best),
         )
         mark = label, speed
     return charts.bars(_("The highest possible speed in each precision"), rows, mark)

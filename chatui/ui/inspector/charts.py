@@ -8,7 +8,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chatui.i18n import isolated, joined
+from chatui.i18n import isolate, join_isolated
 
 NO_BREAK_SPACE = "\u00a0"
 """Keeps a number in the same line as its unit."""
@@ -69,7 +69,7 @@ def _lane(name: str, parts: Sequence[BarPart], total: float) -> str:
         if part.size > 0
     )
     texts = html.escape(
-        joined((f"{part.name} {isolated(part.text.replace(' ', NO_BREAK_SPACE))}" for part in parts), " + ")
+        join_isolated((f"{part.name} {isolate(part.text.replace(' ', NO_BREAK_SPACE))}" for part in parts), " + ")
     )
     return (
         f'<div class="lane"><span class="name">{html.escape(name)}</span><span class="track">{segments}</span></div>'

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from chatui.chat import ModelAnatomy, ModelInfo
 from chatui.estimates import Figure
-from chatui.i18n import N_, _, figures, translated
+from chatui.i18n import N_, _, localize_numbers, translated
 from chatui.ui.markdown.markdown_escape import plain
 
 UNKNOWN_ANATOMY = N_("What this model is made of was not kept.")
@@ -53,4 +53,4 @@ def nearest_precision(model: ModelInfo, anatomy: ModelAnatomy) -> str:
 def _localized(text: str) -> str:
     """The translation of an English text, or the text with localized numbers if it has none, as Markdown."""
     translation = translated(text)
-    return plain(translation if translation != text else figures(text))
+    return plain(translation if translation != text else localize_numbers(text))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from chatui import estimates
 from chatui.chat import ModelAnatomy
-from chatui.i18n import N_, _, figures, number
+from chatui.i18n import N_, _, format_number, localize_numbers
 from chatui.inspection import Inspection
 from chatui.model_spec import human_bytes, human_count
 from chatui.store.records import StoredMessage
@@ -42,7 +42,7 @@ def _memory_chart(inspection: Inspection, anatomy: ModelAnatomy) -> str:
     model = inspection.model
 
     def part(label: str, size: float, kind: str) -> BarPart:
-        return BarPart(label, size, figures(human_bytes(size)), kind)
+        return BarPart(label, size, localize_numbers(human_bytes(size)), kind)
 
     weights = [anatomy.weights[model.precision]] if model.precision in anatomy.weights else []
     kv_cache = estimates.keys_and_values(anatomy, model.slots, model.context_length)
@@ -55,7 +55,7 @@ def _memory_chart(inspection: Inspection, anatomy: ModelAnatomy) -> str:
     allocated = [part(_("weights"), model.weight_bytes, "weights"), part(_("KV cache"), model.kv_bytes, "kv")]
     total = model.memory_bytes or max(sum(part.size for part in parts) for parts in (predicted, allocated))
     title = (
-        _("Of the {size} of memory of this machine", size=figures(human_bytes(total)))
+        _("Of the {size} of memory of this machine", size=localize_numbers(human_bytes(total)))
         if model.memory_bytes
         else _("What the model takes in memory")
     )
@@ -73,13 +73,19 @@ def _context_chart(inspection: Inspection, path: Sequence[StoredMessage]) -> str
     limit = inspection.model.context_length
     # A few tokens of a large context would be invisible on the scale of all of it.
     edge = min(limit, max(10 * -(-turn.tokens // 5) for turn in turns[-MAX_TURNS:]))
-    limit_label = _("full at {most} tokens", most=number(limit))
+    limit_label = _("full at {most} tokens", most=format_number(limit))
     if edge < limit:
         limit_label = _(
-            "upper edge: {edge} tokens; the context is full at {most}", edge=number(edge), most=number(limit)
+            "upper edge: {edge} tokens; the context is full at {most}",
+            edge=format_number(edge),
+            most=format_number(limit),
         )
     return charts.context_columns(
-        _("The context, turn by turn: {count} of {most} tokens", count=number(turns[-1].tokens), most=number(limit)),
+        _(
+            "The context, turn by turn: {count} of {most} tokens",
+            count=format_number(turns[-1].tokens),
+            most=format_number(limit),
+        ),
         turns[-MAX_TURNS:],
         edge,
         (_("cached"), _("computed"), _("the reply")),

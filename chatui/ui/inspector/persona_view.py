@@ -2,7 +2,7 @@
 
 from chatui import estimates
 from chatui.chat import Finish, Prompt
-from chatui.i18n import N_, ngettext, number
+from chatui.i18n import N_, format_number, ngettext
 from chatui.inspection import Inspection
 from chatui.ui.inspector.formula_rows import FormulaRow, figure_row, formula_list
 from chatui.ui.markdown import markdown_escape
@@ -59,8 +59,8 @@ def reply_column(title: str, text: str, finish: Finish | None, persona_tokens: i
             "{count} token in, prefill {seconds} s · {written} out, {speed} tokens/s",
             "{count} tokens in, prefill {seconds} s · {written} out, {speed} tokens/s",
             finish.prompt_tokens,
-            seconds=number(finish.prefill_seconds, 2),
+            seconds=format_number(finish.prefill_seconds, 2),
             written=finish.completion_tokens,
-            speed=number(finish.tokens_per_second, 1),
+            speed=format_number(finish.tokens_per_second, 1),
         )
     return f"**{title}**\n\n<small>{facts}</small>\n\n{markdown_escape.escape(text)}"

@@ -3,7 +3,7 @@
 import json
 
 from chatui.chat import Prompt, Source
-from chatui.i18n import N_, _, ngettext, number
+from chatui.i18n import N_, _, format_number, ngettext
 from chatui.inspection import Inspection
 from chatui.ui.inspector.token_text import HighlightedTokens, visible_text
 from chatui.ui.markdown.markdown_escape import plain
@@ -54,7 +54,7 @@ def summary(inspection: Inspection) -> str:
     """Token counts by source and by cache, and which messages were dropped and why."""
     prompt, finish = inspection.prompt, inspection.finish
     counts = [(label, prompt.source_tokens(source)) for source, label in SOURCE_LABELS.items()]
-    parts = " · ".join(f"{_(label)} {number(count)}" for label, count in counts if count)
+    parts = " · ".join(f"{_(label)} {format_number(count)}" for label, count in counts if count)
     lines = [
         ngettext("**{count} token**: {parts}.", "**{count} tokens**: {parts}.", len(prompt.token_ids), parts=parts)
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from chatui.chat import Finish
-from chatui.i18n import _, ngettext, number
+from chatui.i18n import _, format_number, ngettext
 from chatui.inspection import Inspection
 from chatui.store.records import PageTimes
 from chatui.traces import Traces
@@ -29,7 +29,7 @@ def time_view(inspection: Inspection, page: PageTimes | None) -> str:
         return _("The times of this reply were not kept.")
     phases = _phases(inspection, finish)
     if page is not None:
-        note = _("last text shown after {seconds} s", seconds=number(page.last, 3))
+        note = _("last text shown after {seconds} s", seconds=format_number(page.last, 3))
         seconds = page.last - sum(phase.seconds for phase in phases)
         phases.append(Phase(_("to the browser"), max(0.0, seconds), note))
     return "\n".join([_waterfall(phases), _speeds(finish, page), _token_times(inspection.traces)])
@@ -63,23 +63,23 @@ def _waterfall(phases: Sequence[Phase]) -> str:
         f"<tr><td>{phase.name}<small>{plain(phase.note)}</small></td>"
         f'<td class="lane"><span class="bar" style="margin-left:{100 * start / total:.2f}%;'
         f'width:{max(0.3, 100 * phase.seconds / total):.2f}%"></span></td>'
-        f"<td>{number(1000 * phase.seconds, 1)} ms</td></tr>"
+        f"<td>{format_number(1000 * phase.seconds, 1)} ms</td></tr>"
         for phase, start in zip(phases, starts, strict=False)
     ]
     return f'<table class="waterfall"><tbody>{"".join(rows)}</tbody></table>\n'
 
 
 def _speeds(finish: Finish, page: PageTimes | None) -> str:
-    first = number(finish.queue_seconds + finish.prefill_seconds, 3)
+    first = format_number(finish.queue_seconds + finish.prefill_seconds, 3)
     if finish.completion_tokens > 1:
         milliseconds = 1000 * finish.decode_seconds / (finish.completion_tokens - 1)
         speed = _speed(finish.tokens_per_second)
-        speed = _("{speed}, {milliseconds} ms each", speed=speed, milliseconds=number(milliseconds, 2))
+        speed = _("{speed}, {milliseconds} ms each", speed=speed, milliseconds=format_number(milliseconds, 2))
         lines = [_("**Model**: time to first token {seconds} s, then {speed}.", seconds=first, speed=speed)]
     else:
         lines = [_("**Model**: time to first token {seconds} s.", seconds=first)]
     if finish.rows > 1.05:
-        lines[0] += " " + _("Mean batch size: {count}.", count=number(finish.rows, 1))
+        lines[0] += " " + _("Mean batch size: {count}.", count=format_number(finish.rows, 1))
     if page is None:
         lines.append(_("**Page**: no tab saw all of this reply being written."))
     else:
@@ -87,8 +87,8 @@ def _speeds(finish: Finish, page: PageTimes | None) -> str:
             _(
                 "**Page**: first text on the screen after {first} s, the last after {last} s; in all {speed} from the "
                 "question on.",
-                first=number(page.first, 3),
-                last=number(page.last, 3),
+                first=format_number(page.first, 3),
+                last=format_number(page.last, 3),
                 speed=_speed(finish.completion_tokens / max(page.last, 1e-3)),
             )
         )
@@ -100,7 +100,7 @@ def _tokens(count: int) -> str:
 
 
 def _speed(tokens_per_second: float, digits: int = 1) -> str:
-    return _("{speed} tokens/s", speed=number(tokens_per_second, digits))
+    return _("{speed} tokens/s", speed=format_number(tokens_per_second, digits))
 
 
 def _token_times(traces: Traces) -> str:
@@ -119,9 +119,9 @@ def _token_times(traces: Traces) -> str:
     median_line = f"{height - height * median / top:.1f}"
     title = _(
         "**Milliseconds for each token**: median {median}, slowest {slowest}; the upper edge is {top}.",
-        median=number(median, 2),
-        slowest=number(ordered[-1], 2),
-        top=number(top, 1),
+        median=format_number(median, 2),
+        slowest=format_number(ordered[-1], 2),
+        top=format_number(top, 1),
     )
     return (
         f"{title}\n\n"

@@ -1,6 +1,6 @@
 """The Tokens page of the Inspect view: each token of the reply by its probability, with its alternatives. Pure."""
 
-from chatui.i18n import N_, _, ngettext, number, percent
+from chatui.i18n import N_, _, format_number, format_percent, ngettext
 from chatui.inspection import Inspection
 from chatui.traces import TokenTrace
 from chatui.ui.inspector.token_text import HighlightedTokens, visible_text
@@ -52,9 +52,9 @@ def summary(inspection: Inspection) -> str:
         "**{count} tokens**; {share} of them were the model's likeliest. The mean entropy was {bits} bits, as "
         "between {choices} equally likely tokens. Choose a token to see what else it could have been.",
         len(traces),
-        share=percent(traces.ranks.count(1) / len(traces)),
-        bits=number(entropy, 2),
-        choices=number(2**entropy, 1),
+        share=format_percent(traces.ranks.count(1) / len(traces)),
+        bits=format_number(entropy, 2),
+        choices=format_number(2**entropy, 1),
     )
 
 
@@ -71,8 +71,8 @@ def alternatives(inspection: Inspection, message_id: str, position: int) -> str:
         place=position + 1,
         rank=trace.rank,
         share=_probability(trace.probability),
-        bits=number(trace.entropy, 2),
-        seconds=number(trace.at, 3),
+        bits=format_number(trace.entropy, 2),
+        seconds=format_number(trace.at, 3),
     )
     return (
         f"{title}\n\n"
@@ -94,4 +94,4 @@ def _alternative(inspection: Inspection, message_id: str, position: int, trace: 
 
 
 def _probability(probability: float) -> str:
-    return "–" if probability <= 0 else percent(probability, 4 if probability < 0.001 else 2)
+    return "–" if probability <= 0 else format_percent(probability, 4 if probability < 0.001 else 2)

@@ -35,7 +35,7 @@ from chatui.ui.page import cache_headers, head, page_language, theme
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.persona_panel import PersonaPanel
 from chatui.ui.shared import header
-from chatui.ui.sidebar.sidebar import Sidebar, below
+from chatui.ui.sidebar.sidebar import Sidebar, footer_html
 
 COMPRESSION_LEVEL = 1
 """Gzip's level for responses that Gradio does not compress: a page to a seventh, in a millisecond."""
@@ -142,7 +142,7 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
         _connect_model(page, backend, settings, reset, status)
         for part, colours in inspector.localized_colours().items():
             page.localize(part, color_map=colours)
-        page.localize(sidebar.below, value=below)
+        page.localize(sidebar.footer, value=footer_html)
         page.localize(chat.chatbot, placeholder=lambda: header.greeting(personas.translated(first)))
         page.localize(status, value=lambda: header.status(backend.models()[0]))
     return page

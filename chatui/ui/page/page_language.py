@@ -39,4 +39,4 @@ def script_messages() -> str:
 @cache
 def _message_ids() -> tuple[str, ...]:
     scripts = sorted(ASSETS.glob("*.js"))
-    return tuple(i18n.in_script("".join(path.read_text(encoding="utf-8") for path in scripts)))
+    return tuple(i18n.script_message_ids("".join(path.read_text(encoding="utf-8") for path in scripts)))

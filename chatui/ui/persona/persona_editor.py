@@ -33,9 +33,9 @@ class PersonaEditor:
     def _build(self) -> None:
         self._source = gr.Textbox(visible=False)
         with gr.Row(elem_classes="persona-row"):
-            self._preview = gr.Markdown(face(Persona("")))
+            self._preview = gr.Markdown(avatar_html(Persona("")))
             self.picture = UploadButton(N_("Choose picture"), size="sm", min_width=0, scale=0, file_types=["image"])
-            self.no_picture = quiet(N_("Remove"), visible=False)
+            self.no_picture = link_button(N_("Remove"), visible=False)
         avatar = gr.Textbox(visible=False)
         with gr.Row(elem_classes="persona-name"):
             name = gr.Textbox(label=N_("Name"), max_lines=1, autofocus=True, min_width=0, scale=4)
@@ -118,18 +118,18 @@ class PersonaEditor:
     def _picture_updates(self, persona: Persona) -> ComponentUpdates:
         return {
             self._fields[0]: persona.avatar,
-            self._preview: face(persona),
+            self._preview: avatar_html(persona),
             self.picture: None,
             self.no_picture: gr.update(visible=bool(persona.avatar)),
         }
 
 
-def quiet(label: str, visible: bool = True) -> gr.Button:
+def link_button(label: str, visible: bool = True) -> gr.Button:
     """A small button in the style of a link."""
     return gr.Button(label, size="sm", min_width=0, scale=0, visible=visible)
 
 
-def face(persona: Persona) -> str:
+def avatar_html(persona: Persona) -> str:
     """The persona's picture, or its emoji, or the first letter of its name, in an HTML block without Markdown."""
     content = html.escape(persona.emoji or persona.name[:1])
     if persona.avatar:

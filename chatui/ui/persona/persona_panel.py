@@ -21,7 +21,7 @@ from chatui.store.records import OwnPersona
 from chatui.ui.gradio_compat.unchecked_inputs import UncheckedDropdown
 from chatui.ui.gradio_compat.upload_button import UploadButton, read_upload
 from chatui.ui.persona import card_summary, macro_values, setting_controls
-from chatui.ui.persona.persona_editor import PersonaEditor, face, quiet
+from chatui.ui.persona.persona_editor import PersonaEditor, avatar_html, link_button
 from chatui.ui.shared import error_messages, header
 from chatui.ui.shared.updates import ComponentUpdates
 
@@ -102,8 +102,8 @@ class PersonaPanel:
     def greeting_updates(self, persona: Persona, number_text: str = "") -> ComponentUpdates:
         """Updates that show one of the persona's greetings on the empty page, by its number; the first by default."""
         persona, model = personas.translated(persona), self._model()
-        greetings = macro_values.greetings(persona, model) or (
-            expand(persona.greeting, macro_values.macro_scene(persona, model)),
+        greetings = macro_values.expanded_greetings(persona, model) or (
+            expand(persona.greeting, macro_values.current_macro_values(persona, model)),
         )
         number = macro_values.greeting_number(number_text, greetings)
         greeted = replace(persona, greeting=greetings[number])
@@ -139,7 +139,7 @@ class PersonaPanel:
 
     def _build_choice(self, first: Persona) -> None:
         with gr.Row(elem_classes="persona-row"):
-            self._face = gr.Markdown(face(first))
+            self._face = gr.Markdown(avatar_html(first))
             self._choice = UncheckedDropdown(
                 _choices([]), value=personas.key(first), label=N_("Persona"), show_label=False, elem_id="persona"
             )
@@ -147,13 +147,13 @@ class PersonaPanel:
 
     def _build_actions(self) -> None:
         with gr.Row(elem_classes="persona-actions"):
-            self._new = quiet(N_("New"))
-            self._copy = quiet(N_("Duplicate"))
+            self._new = link_button(N_("New"))
+            self._copy = link_button(N_("Duplicate"))
             self._upload = UploadButton(N_("Import"), size="sm", min_width=0, scale=0, file_types=[".json", ".png"])
         with gr.Row(visible=False, elem_classes="persona-actions") as self._own:
-            self._edit = quiet(N_("Edit"))
-            self._delete = quiet(N_("Delete"))
-            self._exports = {"json": quiet(N_("Export")), "png": quiet(N_("Export card"))}
+            self._edit = link_button(N_("Edit"))
+            self._delete = link_button(N_("Delete"))
+            self._exports = {"json": link_button(N_("Export")), "png": link_button(N_("Export card"))}
         with gr.Row(visible=False, elem_classes="persona-asking") as self._confirmation:
             gr.Markdown(N_("Delete this persona? Its conversations stay."))
             self._confirm = gr.Button(N_("Delete it"), size="sm", variant="stop", min_width=0)
@@ -262,7 +262,7 @@ class PersonaPanel:
         return {
             self._prompt_key: key,
             self._system_prompt: persona.system_prompt,
-            self._face: face(persona),
+            self._face: avatar_html(persona),
             self._own: gr.update(visible=is_own),
             self._confirmation: gr.update(visible=False),
             **{button: gr.update(link=_address(key, form)) for form, button in self._exports.items() if is_own},

@@ -5,7 +5,7 @@ import html
 from collections.abc import AsyncIterator
 
 from chatui.chat import Backend, ModelStatus
-from chatui.i18n import _, figures, joined, translated
+from chatui.i18n import _, join_isolated, localize_numbers, translated
 from chatui.model_spec import human_bytes, human_count
 from chatui.personas import Persona
 from chatui.ui.shared import error_messages
@@ -27,9 +27,9 @@ def status(model: ModelStatus, speed: str = "") -> str:
         detail = f'<span class="model-loading">{html.escape(translated(model.phase) or _("loading"))} …</span>'
     else:
         info = model.info
-        count, size = figures(human_count(info.parameters)), figures(human_bytes(info.weight_bytes))
+        count, size = localize_numbers(human_count(info.parameters)), localize_numbers(human_bytes(info.weight_bytes))
         size = _("{count} parameters · {size}", count=count, size=size)
-        facts = joined((info.precision, size, info.device))
+        facts = join_isolated((info.precision, size, info.device))
         detail = f'<span class="model-facts">{html.escape(facts)}</span>'
     notes = "".join(f'<span class="model-note">{html.escape(translated(text))}</span>' for text in _notes(model))
     speed_html = f'<span class="speed">{html.escape(speed)}</span>'

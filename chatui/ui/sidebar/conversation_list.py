@@ -98,7 +98,7 @@ def date_heading(time: datetime, now: datetime) -> str:
 
 
 def _month(day: date, today: date) -> str:
-    return i18n.month(day) if day.year == today.year else i18n.month(day, year=True)
+    return i18n.month_name(day) if day.year == today.year else i18n.month_name(day, year=True)
 
 
 def _list(parts: Sequence[str], state: TabState) -> str:

@@ -13,7 +13,7 @@ from chatui.ui.shared.tab import Tab
 from chatui.ui.sidebar import conversation_list
 
 
-def below() -> str:
+def footer_html() -> str:
     """HTML of the links below the list."""
     return (
         f'<p class="chat-list-below"><a class="act" href="#archived">{_("Archive")}</a> · '
@@ -43,7 +43,7 @@ class Sidebar:
         with gr.Column(visible=False, elem_id="bringing") as self.import_status:
             self.progress = gr.Markdown()
             self.cancel = gr.Button(N_("Cancel import"), size="sm", elem_id="cancel-import")
-        self.below = gr.Markdown(below(), elem_id="below-chats")
+        self.footer = gr.Markdown(footer_html(), elem_id="below-chats")
         if logs_out:
             gr.Button(N_("Log out"), size="sm", elem_id="log-out")  # chatui.js handles the click
 
