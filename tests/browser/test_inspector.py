@@ -51,6 +51,11 @@ def test_each_page_tells_of_the_reply(chat: Open) -> None:
     for name, words in told.items():
         turn_to(page, name)
         expect(view).to_contain_text(words, timeout=PATIENCE)
+    turn_to(page, "Python")
+    with page.page.expect_download() as download:
+        view.get_by_role("link", name="Export as notebook").click()
+    assert download.value.suggested_filename == "First words.ipynb"
+    assert "Second words" in download.value.path().read_text()
     view.get_by_role("button", name="Close").click()
     expect(view).to_be_hidden(timeout=PATIENCE)
     assert page.watch.errors == []

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import nbformat
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,9 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from chatui import cards, downloads
+from chatui.chat import Message, ModelInfo, Prompt
 from chatui.errors import NotFoundError
+from chatui.inspection import Inspection
 from chatui.personas import PRESETS, Persona
 from chatui.settings import GenerationSettings
 from chatui.store.imports import importing
@@ -95,6 +98,42 @@ def test_a_deleted_chat_is_no_longer_exported(store: Store) -> None:
     store.for_owner("a").delete(chat)
     assert client(store).get("/chats/export", params={"chat": chat}).status_code == 404
     assert "What?" not in client(store).get("/chats/export").text
+
+
+def traced(store: Store, chat: str, owner: str = "a", parent: str | None = None) -> str:
+    """A reply in this chat that has a generation trace; returns its id."""
+    author = Author("m", "r", "", GenerationSettings(temperature=0.0), seed=7)
+    begun = store.for_owner(owner).start_turn(NewTurn(chat, parent, "And why?", author, PRESETS[0]))
+    prompt = Prompt("Hi", (1, 2), messages=(Message("user", f"And why? {begun.reply.id}"),))
+    packed = Inspection(ModelInfo("m", "float32", 1, 1, 100, "cpu", GenerationSettings()), prompt).packed()
+    store.update_replies([ReplyUpdate(owner, begun.reply.id, "So.", state="finished", inspection=packed)])
+    return begun.reply.id
+
+
+def test_a_notebook_is_that_of_the_asked_or_the_last_reply(store: Store) -> None:
+    chat = said(store)
+    first = traced(store, chat, parent=store.for_owner("a").conversation(chat).leaf)
+    second = traced(store, chat, parent=first)
+    browser, query = client(store), {"format": "ipynb", "chat": chat}
+    answer = browser.get("/chats/export", params=query)
+    assert answer.headers["content-disposition"].startswith('attachment; filename="What_.ipynb"')
+    nbformat.validate(nbformat.reads(answer.text, as_version=4))
+    assert second in answer.text
+    assert first not in answer.text
+    assert first in browser.get("/chats/export", params={**query, "reply": first}).text
+
+
+def test_there_is_no_notebook_without_a_trace_or_for_others(store: Store) -> None:
+    chat = said(store)
+    before = store.for_owner("a").conversation(chat).leaf
+    browser, query = client(store), {"format": "ipynb", "chat": chat}
+    assert browser.head("/chats/export", params=query).status_code == 404
+    reply = traced(store, chat, parent=before)
+    assert browser.head("/chats/export", params=query).status_code == 200
+    for changed in ({"reply": before or ""}, {"reply": "nothing"}, {"chat": "nothing"}, {"chat": said(store)}):
+        assert browser.get("/chats/export", params={**query, "reply": reply, **changed}).status_code == 404
+    assert browser.get("/chats/export", params=query, headers={"owner": "b"}).status_code == 404
+    assert browser.get("/chats/export", params={"format": "ipynb"}).status_code == 404
 
 
 @pytest.mark.parametrize("form", ["", "xml", "../json", "JSON"])

@@ -1,4 +1,4 @@
-"""The default model's replies are written again, token for token, by their scripts.
+"""The default model's replies are written again, token for token, by their scripts and notebooks.
 
 In float32, where sums taken in another order do not decide between two tokens; in bfloat16 they sometimes do.
 """
@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
-from chatui.chat import ChatRequest, Finish, Message, Prompt, TraceSnapshot
+from chatui.chat import ChatRequest, Finish, Message, ModelInfo, Prompt, TraceSnapshot
 from chatui.inspection import Inspection
 from chatui.local import embedded, loading, serving
 from chatui.local.engine import LocalBackend
 from chatui.model_spec import ModelSpec
+from chatui.notebook import as_notebook
 from chatui.python_script import as_python
 from chatui.settings import AppSettings, GenerationSettings
 
@@ -63,8 +66,8 @@ def backend(loaded: loading.LoadedModel) -> Iterator[LocalBackend]:
     asyncio.run(backend.close())
 
 
-@pytest.mark.parametrize("name", TURNS)
-async def test_the_script_writes_the_same_tokens(backend: LocalBackend, loaded: loading.LoadedModel, name: str) -> None:
+async def inspected(backend: LocalBackend, info: ModelInfo, name: str) -> tuple[Inspection, GenerationSettings, int]:
+    """(the inspection of a reply, its settings, its seed)."""
     messages, values = TURNS[name]
     settings = GenerationSettings(**{"max_new_tokens": 32, "seed": SEED, **values})
     prompt: Prompt | None = None
@@ -77,9 +80,32 @@ async def test_the_script_writes_the_same_tokens(backend: LocalBackend, loaded: 
     assert finish is not None
     traces = so_far().traces
     assert len(traces) == finish.completion_tokens
-    script = as_python(Inspection(loaded.info, prompt, traces, finish=finish), settings, finish.seed)
+    return Inspection(info, prompt, traces, finish=finish), settings, finish.seed
+
+
+@pytest.mark.parametrize("name", TURNS)
+async def test_the_script_writes_the_same_tokens(backend: LocalBackend, loaded: loading.LoadedModel, name: str) -> None:
+    inspection, settings, seed = await inspected(backend, loaded.info, name)
+    script = as_python(inspection, settings, seed)
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(script, "script.py", "exec"), names)
-    assert names["reply"] == traces.chosen_ids
+    assert names["reply"] == inspection.traces.chosen_ids
     assert "The reply is that of chatui: True" in printed.getvalue()
+
+
+EXECUTED = ["several turns", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("defaults", "goes on"))]
+
+
+@pytest.mark.parametrize("name", EXECUTED)
+async def test_jupyter_executes_the_notebook(backend: LocalBackend, loaded: loading.LoadedModel, name: str) -> None:
+    """All cells run in a kernel of their own, and each way gives the tokens of chatui."""
+    inspection, settings, seed = await inspected(backend, loaded.info, name)
+    notebook = nbformat.reads(as_notebook(inspection, settings, seed), as_version=4)
+    await NotebookClient(notebook, timeout=600, kernel_name="python3").async_execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    assert f"{inspection.traces.chosen_ids}\n" in printed
+    assert "The reply is that of chatui: True" in printed
+    assert "Streamed, the reply is the same: True" in printed
+    assert ("The pipeline gives the same reply: True" in printed) is (name != "goes on")

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 from gradio.components import Component
@@ -67,6 +68,7 @@ class InspectorPanel:
                     self._markdown_tab(name) for name in (N_("Time"), N_("Memory"), N_("Ceiling"), N_("Why"))
                 )
                 with gr.Tab(N_("Python")):
+                    self._notebook = gr.Markdown(elem_id="inspector-notebook")
                     self._python = _code("python")
                 self._build_persona()
 
@@ -83,7 +85,7 @@ class InspectorPanel:
         self._outputs: list[Any] = [
             *(self.column, self._title, self._summary, self._source, self._cached, self._text, self._ids),
             *(self._messages, self._template, self._reply, self._tokens, self._alternatives, self._time, self._memory),
-            *(self._ceiling, self._why, self._python, self._persona, self._original, self._repeated),
+            *(self._ceiling, self._why, self._notebook, self._python, self._persona, self._original, self._repeated),
         ]
         self._lazy = [part for part in self._outputs if isinstance(part, gr.Code | gr.HighlightedText)]
         self.requested.change(self._show, [self.requested, *tab_inputs], self._outputs, **quiet)
@@ -171,6 +173,7 @@ class InspectorPanel:
             self._memory: memory_view.memory_view(inspection, path),
             self._ceiling: ceiling_view.ceiling_view(inspection),
             self._why: why_view.why_view(inspection, previous, reply),
+            self._notebook: "" if tab.state.temporary else _notebook_link(reply),
             self._python: _python(inspection, reply),
             self._persona: persona_view.persona_view(inspection),
             self._original: "",
@@ -300,6 +303,11 @@ def _page_times(value: str) -> PageTimes | None:
 def _python(inspection: Inspection, reply: StoredMessage) -> str:
     author = reply.author
     return python_script.as_python(inspection, author.settings, author.seed) if author else ""
+
+
+def _notebook_link(reply: StoredMessage) -> str:
+    address = f"chats/export?format=ipynb&amp;chat={quote(reply.conversation)}&amp;reply={quote(reply.id)}"
+    return f'<a class="download" href="{address}">{_("Export as notebook")}</a>' if reply.author else ""
 
 
 def _as_chat_error(error: Exception) -> ChatError:

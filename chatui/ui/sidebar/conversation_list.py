@@ -26,6 +26,7 @@ EXPORTS = (
     ("md", N_("Export as Markdown")),
     ("json", N_("Export as JSON")),
     ("messages", N_("Export as messages")),
+    ("ipynb", N_("Export as notebook")),
 )
 RETENTION_NOTE = N_("A deleted chat is kept for a day, then it is gone for good.")
 

@@ -432,18 +432,27 @@
     menus.forEach((menu) => menu.removeAttribute("open"));
     return menus.length > 0;
   };
+  const download = async (href) => {
+    // A browser would only say that the download failed.
+    const isNotebook = new URLSearchParams(href.split("?")[1]).get("format") === "ipynb";
+    if (isNotebook && (await fetch(href, { method: "HEAD" })).status === 404) {
+      alert(_("A notebook is made from the generation trace of a reply. None is kept for this chat."));
+      return;
+    }
+    const file = document.createElement("a");
+    file.href = href;
+    file.download = "";
+    file.click();
+  };
   document.addEventListener("click", (event) => {
     const menu = event.target.closest?.("#chats .chat-menu");
     if (menu) fillMenu(menu);
     closeMenus(menu);
-    const link = event.target.closest?.("#chats a, #below-chats a, #chat .chat-bar a, #alternatives a");
+    const link = event.target.closest?.("#chats a, #below-chats a, #chat .chat-bar a, #alternatives a, #inspector-notebook a");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     if (link.matches(".download")) {
       event.preventDefault();
-      const file = document.createElement("a");
-      file.href = link.getAttribute("href");
-      file.download = "";
-      file.click();
+      download(link.getAttribute("href"));
       closeMenus();
       return;
     }
