@@ -9,7 +9,7 @@ from chatui.settings import GenerationSettings
 from chatui.traces import Traces
 
 Role = Literal["system", "user", "assistant"]
-State = Literal["loading", "ready", "failed"]
+State = Literal["loading", "ready", "failed", "unloaded"]
 FinishReason = Literal["stop_token", "stop_string", "length", "cancelled"]
 Source = Literal["template", "persona", "user", "reply", "message", "start"]
 """The origin of a part of a prompt.
@@ -235,7 +235,11 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """The state of a model that the backend serves. `phase` describes its loading, `error` why it failed."""
+    """The state of a model that the backend serves. `phase` describes its loading, `error` why it failed.
+
+    An "unloaded" model is loaded by the first request for it. `info` is then, and while it loads again, that of its
+    latest loading.
+    """
 
     name: str
     state: State
@@ -249,12 +253,24 @@ PreviewMemo = dict[str, Any]
 
 
 class Backend(Protocol):
-    """Generates replies. Errors are raised as ChatError. Closing the iterator of stream() cancels a reply."""
+    """Generates replies. Errors are raised as ChatError. Closing the iterator of stream() cancels a reply.
+
+    A model is named as models() does; "" is the default one.
+    """
 
     def models(self) -> list[ModelStatus]:
         """The served models, the default one first. Never empty, never blocks."""
 
-    def admit(self, user: str) -> str:
+    def load(self, model: str) -> None:
+        """Begin to load a model, unless it is loaded. Never blocks. Raises ModelError."""
+
+    async def ensure_loaded(self, model: str) -> None:
+        """Load a model, unless it is loaded, and wait for it. Raises ModelError."""
+
+    def unload(self, model: str) -> None:
+        """Unload a model once its replies have ended. Never blocks. Raises ModelError."""
+
+    def admit(self, user: str, model: str = "") -> str:
         """Reserve a place in the queue for a request of this user, and return its ticket. Raises OverloadError."""
 
     def release_ticket(self, ticket: str) -> None:
@@ -269,8 +285,11 @@ class Backend(Protocol):
         With the memo of an earlier call, only what has changed since is computed.
         """
 
-    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
-        """The text of each token by itself; incomplete characters as bytes, such as <0xE2>. Thread-safe."""
+    def decode_tokens(self, ids: set[int], model: str = "") -> dict[int, str]:
+        """The text of each token by itself; incomplete characters as bytes, such as <0xE2>. Thread-safe.
+
+        Empty while the model is not loaded.
+        """
 
     def forget(self, chat: str) -> None:
         """Release the KV cache of a temporary chat that has ended. Never blocks. Thread-safe."""

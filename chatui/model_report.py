@@ -30,7 +30,7 @@ def report(settings: AppSettings) -> str:
     model = outline(ModelSpec.from_settings(settings))
     sizes = model.anatomy.weights
     lines = [
-        settings.model,
+        settings.model[0],
         "",
         *_fact_lines(model),
         "",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from chatui.errors import ModelError
+from chatui.errors import ModelError, SettingsError
 from chatui.settings import AppSettings, Compile, Dtype, GenerationSettings, Quantization
 
 # Bytes per element by the names of the safetensors format:
@@ -66,11 +66,25 @@ class ModelSpec:
 
     @classmethod
     def from_settings(cls, settings: AppSettings) -> "ModelSpec":
-        """Take the settings of the model from those of the application."""
-        name, revision = parse_model_name(settings.model)
+        """The default model."""
+        return cls.all_from_settings(settings)[0]
+
+    @classmethod
+    def all_from_settings(cls, settings: AppSettings) -> "list[ModelSpec]":
+        """All models to serve, the default one first. Its revision and chat template are for it alone."""
+        folder_names = [] if settings.models_dir is None else find_models(settings.models_dir)
+        names = dict.fromkeys([*settings.model, *(str(path) for path in folder_names)])
+        specs = [cls._named(*parse_model_name(name), settings) for name in names]
+        default = replace(
+            specs[0], revision=settings.revision or specs[0].revision, chat_template=settings.chat_template
+        )
+        return [default, *specs[1:]]
+
+    @classmethod
+    def _named(cls, name: str, revision: str | None, settings: AppSettings) -> "ModelSpec":
         return cls(
             name,
-            settings.revision or revision,
+            revision,
             settings.dtype,
             settings.device_map,
             settings.quantization,
@@ -78,7 +92,7 @@ class ModelSpec:
             settings.slots,
             None if settings.kv_memory is None else int(settings.kv_memory * 1e9),
             settings.compile,
-            settings.chat_template,
+            None,
             settings.generation,
         )
 
@@ -100,6 +114,15 @@ class StoredTensor:
     def elements(self) -> int:
         """The number of elements."""
         return prod(self.shape)
+
+
+def find_models(folder: Path) -> list[Path]:
+    """The models in a folder, by name: folders with a config.json, and GGUF files. Raises SettingsError."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise SettingsError("models_dir", f"{folder} cannot be read ({error.strerror}).", "Name a folder.") from None
+    return [path for path in entries if path.suffix.lower() == ".gguf" or (path / "config.json").is_file()]
 
 
 def parse_model_name(model: str) -> tuple[str, str | None]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from chatui.character_prompt import Insertion
-from chatui.chat import Backend, ChatRequest, Message
+from chatui.chat import Backend, ChatRequest, Message, ModelInfo
 from chatui.errors import ChatError, unexpected
 from chatui.inspection import Inspection
 from chatui.reply_writer import ReplyWriter
@@ -77,9 +77,14 @@ class Runner:
 
     @property
     def max_read_characters(self) -> int | None:
-        """The most characters of a conversation that fit the model's context; None while no model is loaded."""
-        info = self.backend.models()[0].info
-        return info.context_length * MAX_CHARACTERS_PER_TOKEN if info else None
+        """The most characters of a conversation that fit a model's context; None while no model is loaded."""
+        lengths = [model.info.context_length for model in self.backend.models() if model.info]
+        return max(lengths) * MAX_CHARACTERS_PER_TOKEN if lengths else None
+
+    def model_info(self, name: str) -> ModelInfo | None:
+        """The model of this name, else the default one; None if it was never loaded."""
+        models = self.backend.models()
+        return next((model for model in models if model.name == name), models[0]).info
 
     def running_reply(self, owner: str, message: str) -> RunningReply | None:
         """The reply with this message id if it runs in this process and belongs to the owner."""
@@ -99,7 +104,7 @@ class Runner:
         """
         self.start()
         lease = secrets.token_urlsafe(16)
-        ticket = self.backend.admit(owner)
+        ticket = self.backend.admit(owner, turn.author.model)
         try:
             started = await asyncio.to_thread(
                 self.owner_store(owner, temporary).start_turn, turn, lease, self.max_read_characters
@@ -241,7 +246,7 @@ class Runner:
 
     def _packed_inspection(self, reply: RunningReply) -> bytes | None:
         """The packed inspection of a finished reply; None without a prompt or model, or if it fails."""
-        progress, model = reply.progress, self.backend.models()[0].info
+        progress, model = reply.progress, self.model_info(reply.author.model)
         if progress.prompt is None or model is None:
             return None
         try:
@@ -249,7 +254,7 @@ class Runner:
             # A stopped reply may have sampled one token more than was streamed.
             traces = snapshot.traces[: progress.tokens]
             cancelled = snapshot.finish and replace(snapshot.finish, completion_tokens=progress.tokens)
-            texts = self.backend.decode_tokens(traces.all_ids)
+            texts = self.backend.decode_tokens(traces.all_ids, reply.author.model)
             return Inspection(model, progress.prompt, traces, texts, progress.finish or cancelled).packed()
         except Exception:
             log.exception("how a reply came about could not be told")
@@ -280,4 +285,4 @@ def _chat_request(reply: RunningReply, trace: bool) -> ChatRequest:
     prefix = Message("assistant", author.prefix, author.prefix_reasoning) if has_prefix else None
     messages = build_messages(author.system_prompt, reply.path[:-1], prefix, author.insertions)
     settings = author.settings.model_copy(update={"seed": author.seed})
-    return ChatRequest(messages, settings, user=reply.owner, trace=trace)
+    return ChatRequest(messages, settings, author.model, reply.owner, trace=trace)

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,10 +26,12 @@ from chatui import downloads, owners, uvicorn_protocol
 from chatui.api import routes
 from chatui.attempt_limiter import too_many_attempts
 from chatui.body_limit import BodyLimit
-from chatui.chat import Backend
+from chatui.chat import Backend, ModelStatus
 from chatui.errors import ChatError, SettingsError
 from chatui.local.engine import LocalBackend
 from chatui.model_spec import ModelSpec
+from chatui.models.instances import Memory
+from chatui.models.registry import Registry
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.peers import OwnAccount
 from chatui.runner import Runner
@@ -105,7 +108,7 @@ def run(settings: AppSettings) -> None:
         _run_on_zero_gpu(settings, login)
         return
     server_socket = _bind(settings)
-    backend = LocalBackend(ModelSpec.from_settings(settings), settings.cache_dir, longest_queue=settings.queue)
+    backend = _registry(settings)
     app = build_app(backend, settings)
     backend.start()
     threading.Thread(target=_print_when_ready, args=(backend,), daemon=True).start()
@@ -116,6 +119,36 @@ def run(settings: AppSettings) -> None:
     print(f"chatui is at {browser_url(settings.host, port)}{settings.root_path}", flush=True)
     config = uvicorn_protocol.config(app, timeout_graceful_shutdown=2, lifespan="on")
     uvicorn.Server(config).run(sockets=[server_socket])
+
+
+def _registry(settings: AppSettings) -> Registry:
+    """All models of the settings. Raises SettingsError."""
+
+    def open_backend(spec: ModelSpec) -> LocalBackend:
+        return LocalBackend(spec, settings.cache_dir, longest_queue=settings.queue)
+
+    idle_unload = None if settings.idle_unload is None else settings.idle_unload * 60
+    memory = Memory(_needed_bytes, partial(_free_bytes, settings.device_map), _release_memory)
+    return Registry(ModelSpec.all_from_settings(settings), open_backend, memory, idle_unload)
+
+
+# These import torch, which is imported by the time that a second model is loaded.
+def _needed_bytes(spec: ModelSpec) -> int:
+    from chatui.local.outline import outline
+
+    return outline(spec).needed_bytes()
+
+
+def _free_bytes(device_map: str) -> int:
+    from chatui.local.weights import free_memory
+
+    return free_memory(device_map)
+
+
+def _release_memory() -> None:
+    from chatui.local.weights import release_memory
+
+    release_memory()
 
 
 def browser_url(host: str, port: int) -> str:
@@ -151,16 +184,15 @@ def _routes(backend: Backend) -> list[BaseRoute]:
         return JSONResponse({"status": "alive"})
 
     async def healthz(_: Request) -> JSONResponse:
-        model = backend.models()[0]
-        body: dict[str, Any] = {"status": model.state, "model": model.name}
-        if model.error is not None:
-            body["error"] = str(model.error)
-        elif model.phase:
-            body["phase"] = model.phase
+        models = backend.models()
+        body = {"status": models[0].state, "model": models[0].name, **_progress(models[0])}
+        if len(models) > 1:
+            body["models"] = [{"model": each.name, "status": each.state, **_progress(each)} for each in models]
         headers = {"Cache-Control": "no-store"}
-        if model.state == "loading":
+        never_loaded = models[0].state == "loading" and models[0].info is None
+        if never_loaded:
             headers["Retry-After"] = "5"
-        return JSONResponse(body, 200 if model.state == "ready" else 503, headers)
+        return JSONResponse(body, 503 if never_loaded or models[0].state == "failed" else 200, headers)
 
     return [
         serving.icon_route(theme.FAVICON),
@@ -168,6 +200,13 @@ def _routes(backend: Backend) -> list[BaseRoute]:
         Route("/livez", livez),
         Mount(theme.ASSETS_ROUTE, StaticFiles(directory=theme.ASSETS)),
     ]
+
+
+def _progress(model: ModelStatus) -> dict[str, Any]:
+    """Why a model failed, or the phase of its loading."""
+    if model.error is not None:
+        return {"error": str(model.error)}
+    return {"phase": model.phase} if model.phase else {}
 
 
 def _bind(settings: AppSettings) -> socket.socket:
@@ -200,7 +239,7 @@ def _bind(settings: AppSettings) -> socket.socket:
     return server_socket
 
 
-def _print_when_ready(backend: LocalBackend) -> None:
+def _print_when_ready(backend: LocalBackend | Registry) -> None:
     try:
         info = backend.wait()
     except ChatError as error:
@@ -237,7 +276,7 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     from chatui.ui.page import page, prerender
 
     spec = ModelSpec.from_settings(settings)
-    backend = LocalBackend(spec, settings.cache_dir, zero_gpu.loader(spaces.GPU), settings.queue).load()
+    backend = LocalBackend(spec, settings.cache_dir, zero_gpu.loader(spaces.GPU), settings.queue).load_in_this_thread()
     _print_when_ready(backend)
     store = Store.open(settings)
     temporary_store = Store.in_memory(Quotas.for_temporary_chats(settings))

@@ -61,6 +61,18 @@ def split_list(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def model_names(value: str) -> list[str]:
+    """The names in a comma-separated or JSON list, each only once. An existing path with commas is one name."""
+    if value.startswith("["):
+        names = json_value(value)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError('needs names, such as ["owner/name", "/path/to/folder"]')
+    else:
+        whole = Path(value).expanduser()
+        names = [value] if "," not in value or whole.exists() else split_list(value)
+    return list(dict.fromkeys(strip_quotes(name) for name in names))
+
+
 def host_names(value: str) -> str:
     """A comma-separated list of host names. Removes schemes, ports and paths, as copied URLs have them."""
     parts = (re.sub(r"^[a-z]+://|/.*$", "", re.sub(r"^[a-z]+://", "", part)) for part in split_list(value))

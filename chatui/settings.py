@@ -32,6 +32,7 @@ FALLBACK_VARIABLES = {
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Quantization = Literal["auto", "none", "int8", "int4", "8bit", "4bit"]
 Compile = Literal["auto", "off"]
+ModelName = Annotated[str, Field(min_length=1)]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -162,12 +163,19 @@ class AppSettings(BaseSettings):
         protected_namespaces=(),
     )
 
-    model: str = Field(
-        DEFAULT_MODEL,
+    model: Annotated[tuple[ModelName, ...], NoDecode] = Field(
+        (DEFAULT_MODEL,),
         min_length=1,
-        description="Model to chat with: a Hub id, a local folder or a GGUF file.",
+        description="Model to chat with: a Hub id, a local folder or a GGUF file. Give it several times for several "
+        "models; the first is the default, the others are loaded when they are asked for.",
     )
-    revision: str | None = Field(None, description="Branch, tag or commit of the model on the Hub.")
+    models_dir: Path | None = Field(
+        None, description="Folder whose models (folders with a config.json, GGUF files) can be asked for as well."
+    )
+    idle_unload: float | None = Field(
+        None, gt=0, description="Minutes without a reply after which a model is unloaded, until it is asked for again."
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of the default model on the Hub.")
     dtype: Dtype = Field("auto", description="Precision of the weights; auto is the checkpoint's own.")
     device_map: str = Field("auto", description="Where the weights go: auto, cpu, cuda, cuda:1, mps ...")
     quantization: Quantization = Field(
@@ -183,7 +191,7 @@ class AppSettings(BaseSettings):
         "auto", description="Compile the model's step in the background after the first replies; off never does."
     )
     chat_template: Path | None = Field(
-        None, description="File with a chat template (Jinja) to use instead of the model's own."
+        None, description="File with a chat template (Jinja) to use instead of the default model's own."
     )
     queue: int = Field(64, ge=1, le=10_000, description="Most requests that may wait; more are turned away.")
     max_replies: int = Field(
@@ -284,6 +292,12 @@ class AppSettings(BaseSettings):
     def _strip_quotes(cls, value: object) -> object:
         return setting_values.strip_quotes(value) if isinstance(value, str) else value
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _split_models(cls, value: object) -> object:
+        """Split a text of several names, which flags and the variable have. A path with a comma is one name."""
+        return setting_values.model_names(value) if isinstance(value, str) else value
+
     @field_validator("generation", mode="before")
     @classmethod
     def _parse_generation(cls, value: object) -> object:
@@ -296,7 +310,7 @@ class AppSettings(BaseSettings):
             name: setting_values.number_from_text(item) if name in numeric else item for name, item in value.items()
         }
 
-    @field_validator("chat_template", "cache_dir", "data_dir", mode="before")
+    @field_validator("chat_template", "cache_dir", "data_dir", "models_dir", mode="before")
     @classmethod
     def _check_path(cls, value: object) -> object:
         if isinstance(value, str) and not value.strip():
@@ -319,7 +333,7 @@ class AppSettings(BaseSettings):
     def _normalize_hosts(cls, value: str) -> str:
         return setting_values.host_names(value)
 
-    @field_validator("chat_template", "cache_dir", "data_dir")
+    @field_validator("chat_template", "cache_dir", "data_dir", "models_dir")
     @classmethod
     def _expand_user(cls, value: Path | None) -> Path | None:
         """Expand ~, which no shell expands in a variable or after `--flag=`."""

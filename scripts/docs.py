@@ -262,7 +262,7 @@ def _file(function: Any) -> str:
 def _default(field: FieldInfo) -> str:
     if field.default is False or field.default in (None, PydanticUndefined, "", ()):
         return ""
-    return f"`{field.default}`"
+    return f"`{', '.join(field.default) if isinstance(field.default, tuple) else field.default}`"
 
 
 def _range(field: FieldInfo) -> str:

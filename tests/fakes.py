@@ -107,6 +107,8 @@ class FakeBackend:
         self.rate = rate
         self.requests: list[ChatRequest] = []
         self.forgotten: list[str] = []
+        self.loads: list[str] = []
+        self.unloads: list[str] = []
         self.previews: list[int] = []
         """For each preview, how many were made with its memo until then."""
         self.running = 0
@@ -123,7 +125,16 @@ class FakeBackend:
     def models(self) -> list[ModelStatus]:
         return [self.status]
 
-    def admit(self, user: str) -> str:
+    def load(self, model: str) -> None:
+        self.loads.append(model)
+
+    async def ensure_loaded(self, model: str) -> None:
+        self.loads.append(model)
+
+    def unload(self, model: str) -> None:
+        self.unloads.append(model)
+
+    def admit(self, user: str, model: str = "") -> str:
         if self.full is not None:
             raise self.full
         self.admitted.append(user)
@@ -196,7 +207,7 @@ class FakeBackend:
     def forget(self, chat: str) -> None:
         self.forgotten.append(chat)
 
-    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
+    def decode_tokens(self, ids: set[int], model: str = "") -> dict[int, str]:
         return {id: self._words.get(id, " other") for id in ids}
 
     def _traced(self, word: str, at: float) -> TokenTrace:

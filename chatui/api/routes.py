@@ -124,13 +124,16 @@ class Api:
 
     async def _chat(self, request: Request) -> Response:
         models = self._backend.models()
-        caller = f"api:{_address(request.scope)}"
-        parsed = read_chat(await _body(request), models, caller, self._access.has_key)
+        body, caller = await _body(request), f"api:{_address(request.scope)}"
+        parsed = read_chat(body, models, caller, self._access.has_key)
         status = find_model(models, parsed.request.model)
-        if status.state == "loading":
+        if status.state == "loading" and status.info is None and len(models) == 1:
             raise ApiError(503, f"The model is still loading ({status.phase}).", headers={"Retry-After": "5"})
         reply = ChatCompletionWriter(status.name, parsed.include_usage)
-        incoming = ReplyStream(self._backend.stream(parsed.request), request.receive)
+        deltas = (
+            self._backend.stream(parsed.request) if status.info else self._load_and_stream(status.name, body, caller)
+        )
+        incoming = ReplyStream(deltas, request.receive)
         async with contextlib.AsyncExitStack() as closing:
             await closing.enter_async_context(contextlib.aclosing(incoming))
             if not parsed.stream:
@@ -138,6 +141,14 @@ class Api:
             response = EventStream(reply, incoming, await _first_deltas(incoming))
             closing.pop_all()
             return response
+
+    async def _load_and_stream(self, model: str, body: bytes, caller: str) -> AsyncGenerator[ReplyDelta]:
+        """Load a model that was never loaded, and generate the reply with its own defaults."""
+        await self._backend.ensure_loaded(model)
+        parsed = read_chat(body, self._backend.models(), caller, self._access.has_key)
+        async with contextlib.aclosing(self._backend.stream(parsed.request)) as deltas:
+            async for delta in deltas:
+                yield delta
 
 
 def _display_path(route: Route) -> str:

@@ -132,7 +132,7 @@ class LocalBackend:
         self._outbox: list[tuple[_Job, QueueItem]] = []
         self._thread = threading.Thread(target=self._run, name="chatui-model", daemon=True)
 
-    def load(self) -> "LocalBackend":
+    def load_in_this_thread(self) -> "LocalBackend":
         """Load the model in this thread, and wait for it; `start()` would do so in the background."""
         self._load()
         return self
@@ -153,7 +153,18 @@ class LocalBackend:
         """The one model, and whether it is ready."""
         return [self._status]
 
-    def admit(self, user: str) -> str:
+    def load(self, model: str) -> None:
+        """Nothing: `start()` has begun to load the one model."""
+
+    async def ensure_loaded(self, model: str) -> None:  # noqa: ARG002
+        """Wait until the one model is ready. Raises ModelError where it has failed."""
+        await asyncio.to_thread(self.wait)
+
+    def unload(self, model: str) -> None:
+        """Refused: `close()` ends the one model, and this backend with it. Raises ModelError."""
+        raise ModelError(f"{model} is the only model here.", "Stop the server instead.")
+
+    def admit(self, user: str, model: str = "") -> str:  # noqa: ARG002
         """A ticket for a request of this user that is about to come, which keeps its place. Raises OverloadError."""
         ticket = secrets.token_hex(8)
         with self._changed:
@@ -188,9 +199,9 @@ class LocalBackend:
         """The prompt that this would become, or None while the model is loading. Raises ChatError."""
         return await asyncio.to_thread(model.preview, request, memo) if (model := self._model) is not None else None
 
-    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
+    def decode_tokens(self, ids: set[int], model: str = "") -> dict[int, str]:  # noqa: ARG002
         """The text of each token by itself, for a part of a character its bytes as <0xE2>; called in any thread."""
-        return {} if (model := self._model) is None else model.decode_tokens(ids)
+        return {} if (loaded := self._model) is None else loaded.decode_tokens(ids)
 
     def forget(self, chat: str) -> None:
         """Let go of the keys and values of this chat before the next step, or once its last reply is over."""
@@ -203,6 +214,8 @@ class LocalBackend:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        if self._thread.ident is None:  # it was never started, and fails those that wait
+            self._thread.start()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, 10)
 
@@ -240,8 +253,9 @@ class LocalBackend:
         """The thread: load, then serve; whatever kills the serving fails what was going on, and it starts anew."""
         # While the model writes, all cores are busy: a page that shows its words would wait for its turn.
         priority.lower_priority(priority.MODEL)
-        if not self._settled.is_set():
+        if not self._settled.is_set() and not self._closing:
             self._load()
+        self._settled.set()
         preparing = threading.Thread(target=self._prepare, name="chatui-prompts", daemon=True)
         preparing.start()
         going_on = True

@@ -23,6 +23,8 @@ from chatui.local.weights import CONFIG_DTYPES, free_memory
 from chatui.model_spec import PRECISIONS, ModelSpec, StoredTensor, read_gguf_header, read_header, weight_bytes
 from chatui.settings import DEFAULT_MODEL, Dtype, Quantization
 
+SHORT_CONTEXT = 4096
+"""Tokens."""
 ELSEWHERE: Mapping[str, tuple[Dtype, Quantization]] = {
     "float32": ("float32", "none"),
     "bfloat16": ("bfloat16", "none"),
@@ -62,6 +64,15 @@ class Outline:
             activations_per_token=wider * known.activations_per_token,
             bandwidth=bandwidth.measure_bandwidth(torch.device(self.device), known.read[precision]),
         )
+
+    def needed_bytes(self) -> int:
+        """Predicted bytes: the weights, and the K/V of the conversations asked for, or of one short one."""
+        kv_per_token = self.anatomy.kv_per_token * (2 if self.asked == "float32" else 1)
+        tokens = min(self.context_length, SHORT_CONTEXT)
+        kv_bytes = tokens * kv_per_token
+        if self.spec.kv_memory is not None:
+            kv_bytes = min(self.spec.kv_memory, self.slots * self.context_length * kv_per_token)
+        return self.anatomy.weights[self.asked] + kv_bytes
 
     def room(self, precision: str) -> tuple[int, int]:
         """(conversations, tokens in each) that `run` would keep beside such weights; (0, 0) if they do not fit."""

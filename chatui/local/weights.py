@@ -1,6 +1,9 @@
 """Weights on disk, before they are loaded: are they there, whole, safe to read, and is there memory for them?"""
 
+import ctypes
+import gc
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,6 +84,16 @@ def free_memory(device_map: str) -> int:
         return free
     on_gpu = sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
     return on_gpu if device_map.startswith("cuda") else free + on_gpu
+
+
+def release_memory() -> None:
+    """Return freed memory to the operating system, and to other users of the GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # only glibc has it: https://man7.org/linux/man-pages/man3/malloc_trim.3.html
+        trim(0)
 
 
 def total_memory(device: torch.device) -> int:

@@ -1,1 +1,1 @@
-"""Models that could be run: their names explained, facts from file headers and configs, and whether they fit here."""
+"""Models: what could be run here, their names and facts, and those that are loaded. Imports no torch."""

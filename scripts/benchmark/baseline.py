@@ -22,11 +22,12 @@ LOADER = "scripts.benchmark.plain_page"
 
 def model_folder(settings: AppSettings) -> str:
     """The folder or Hub name of the model that our server serves with these settings. Raises BenchError."""
-    if settings.model == DEFAULT_MODEL and (gguf := embedded.find()):
+    model = settings.model[0]
+    if model == DEFAULT_MODEL and (gguf := embedded.find()):
         return str(embedded.converted(gguf, settings.cache_dir, print))
-    if settings.model.endswith(".gguf"):
+    if model.endswith(".gguf"):
         raise BenchError("the plain page cannot load a GGUF file; leave it out with --no-baseline")
-    return settings.model
+    return model
 
 
 class Baseline:

@@ -24,7 +24,16 @@ class NoModel:
         """The one there is not."""
         return [ModelStatus(INFO.name, "ready", info=INFO)]
 
-    def admit(self, _: str) -> str:
+    def load(self, _: str) -> None:
+        """There is nothing to load."""
+
+    async def ensure_loaded(self, _: str) -> None:
+        """There is nothing to load."""
+
+    def unload(self, _: str) -> None:
+        """There is nothing to free."""
+
+    def admit(self, _: str, model: str = "") -> str:  # noqa: ARG002
         """There is room."""
         return ""
 
@@ -39,7 +48,7 @@ class NoModel:
         """There is no template."""
         return None
 
-    def decode_tokens(self, _: set[int]) -> dict[int, str]:
+    def decode_tokens(self, _: set[int], model: str = "") -> dict[int, str]:  # noqa: ARG002
         """There are no tokens."""
         return {}
 

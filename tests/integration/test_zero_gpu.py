@@ -25,7 +25,7 @@ from tests.fakes import FakeBackend
 class Loaded:
     """A model that is loaded at once."""
 
-    def load(self) -> "Loaded":
+    def load_in_this_thread(self) -> "Loaded":
         return self
 
     def start(self) -> FakeBackend:

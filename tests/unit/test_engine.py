@@ -468,7 +468,7 @@ class TestLoading:
             threads.append(threading.current_thread())
             return FakeModel()
 
-        backend = backend_of(FakeModel(), loader).load()
+        backend = backend_of(FakeModel(), loader).load_in_this_thread()
         assert backend.models()[0].state == "ready"
         assert await reply(backend.start(), "hello") == "hello"
         assert threads == [threading.current_thread()]

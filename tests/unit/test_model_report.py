@@ -52,7 +52,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, free: int, speed: float = 40e9) -> 
 
 
 def explain(model: object, **settings: Any) -> str:
-    text = model_report.report(AppSettings(model=str(model), **settings))
+    text = model_report.report(AppSettings(model=(str(model),), **settings))
     assert max(map(len, text.splitlines())) <= max(100, len(str(model)))
     return text
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from chatui import model_spec
-from chatui.errors import ModelError
+from chatui.errors import ModelError, SettingsError
 from chatui.local import loading
 from chatui.model_spec import (
     ModelSpec,
@@ -162,9 +162,22 @@ def test_human_count(count: int, text: str) -> None:
 
 def test_a_spec_takes_every_model_setting() -> None:
     settings = AppSettings(
-        model="a/b", revision="r", dtype="float16", device_map="cpu", quantization="8bit", trust_remote_code=True
+        model=("a/b",), revision="r", dtype="float16", device_map="cpu", quantization="8bit", trust_remote_code=True
     )
     assert ModelSpec.from_settings(settings) == ModelSpec("a/b", "r", "float16", "cpu", "8bit", True)
+
+
+def test_the_models_of_the_folder_come_after_those_that_are_named(tmp_path: Path) -> None:
+    for name in ("b", "a", "no-model"):
+        (tmp_path / name).mkdir()
+    for name in ("a/config.json", "b/config.json", "c.gguf", "notes.txt"):
+        (tmp_path / name).touch()
+    settings = AppSettings(model=("x/y", str(tmp_path / "b")), models_dir=tmp_path, revision="r")
+    specs = ModelSpec.all_from_settings(settings)
+    assert [spec.name for spec in specs] == ["x/y", *(str(tmp_path / name) for name in ("b", "a", "c.gguf"))]
+    assert [spec.revision for spec in specs] == ["r", None, None, None]
+    with pytest.raises(SettingsError, match=r"models_dir: .*missing cannot be read"):
+        ModelSpec.all_from_settings(AppSettings(models_dir=tmp_path / "missing"))
 
 
 @pytest.mark.parametrize(
@@ -184,9 +197,9 @@ def test_a_spec_takes_every_model_setting() -> None:
 )
 def test_the_address_of_a_models_page_names_the_model(given: str, name: str, revision: str | None) -> None:
     assert parse_model_name(given) == (name, revision)
-    spec = ModelSpec.from_settings(AppSettings(model=given))
+    spec = ModelSpec.from_settings(AppSettings(model=(given,)))
     assert (spec.name, spec.revision) == (name, revision)
-    assert ModelSpec.from_settings(AppSettings(model=given, revision="mine")).revision == "mine"
+    assert ModelSpec.from_settings(AppSettings(model=(given,), revision="mine")).revision == "mine"
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,37 @@ def test_environment_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("CHATUI_MODEL", "owner/name")
     monkeypatch.setenv("CHATUI_PORT", "1234")
     settings = AppSettings()
-    assert (settings.model, settings.port) == ("owner/name", 1234)
+    assert (settings.model, settings.port) == (("owner/name",), 1234)
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable", "names"),
+    [
+        (["--model", "a/b"], "", ("a/b",)),
+        (["--model", "a/b", "--model", "c"], "x/y", ("a/b", "c")),
+        (["--model", "a/b,c"], "", ("a/b", "c")),
+        (["--model", '["a,b", "c"]'], "", ("a,b", "c")),
+        ([], "a/b, c,a/b", ("a/b", "c")),
+        ([], '["a,b", "c"]', ("a,b", "c")),
+    ],
+)
+def test_several_models_are_flags_or_a_list(
+    flags: list[str], variable: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATUI_MODEL", variable)
+    assert cli.parse(flags).model == names
+
+
+def test_an_existing_path_with_a_comma_is_one_model(tmp_path: Path) -> None:
+    folder = tmp_path / "a,b"
+    folder.mkdir()
+    assert cli.parse(["--model", str(folder)]).model == (str(folder),)
+
+
+@pytest.mark.parametrize("value", ["", "[1]", "[broken", ",", "[]", '[""]'])
+def test_no_name_is_no_model(value: str) -> None:
+    with pytest.raises(SettingsError, match="model"):
+        cli.parse(["--model", value])
 
 
 @pytest.mark.parametrize("value", ["proxy.example.org", "10.0.0.1/8", "127.0.0.1,10.0.0.300"])
@@ -163,7 +193,7 @@ def test_spaces_and_quotation_marks_around_a_value_are_not_part_of_it(
     for name in ("model", "revision", "data_dir", "device_map"):
         monkeypatch.setenv(f"CHATUI_{name.upper()}", value)
     found = AppSettings()
-    assert (found.model, found.revision, found.data_dir, found.device_map) == ("x", "x", Path("x"), "x")
+    assert (found.model, found.revision, found.data_dir, found.device_map) == (("x",), "x", Path("x"), "x")
 
 
 @pytest.mark.parametrize(

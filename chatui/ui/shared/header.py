@@ -23,6 +23,8 @@ def status(model: ModelStatus, speed: str = "") -> str:
     name = f'<span class="model-name">{html.escape(model.name)}</span>'
     if model.error is not None:
         detail = f'<span class="model-failed">{html.escape(error_messages.error_line(model.error))}</span>'
+    elif model.state == "unloaded":
+        detail = f'<span class="model-facts">{html.escape(_("is loaded when it is asked for"))}</span>'
     elif model.info is None:
         detail = f'<span class="model-loading">{html.escape(translated(model.phase) or _("loading"))} …</span>'
     else:

@@ -1,0 +1,221 @@
+"""Backend of several models in one process. Each request names its model, which is loaded on demand."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from chatui.chat import ChatRequest, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
+from chatui.errors import ModelError
+from chatui.i18n import N_
+from chatui.model_spec import ModelSpec, display_name
+from chatui.models.instances import Instance, Instances, Memory, SingleModelBackend
+
+RETRY_SECONDS = 30.0
+"""A model that has failed is loaded again by the first request after this time."""
+LINGER_SECONDS = 1.0
+"""How long a model stays loaded after its last reply, at least. Its tokenizer writes the reply's inspection then."""
+
+OpenBackend = Callable[[ModelSpec], SingleModelBackend]
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A model that is served. `info` is that of its latest loading, None if it was never loaded."""
+
+    name: str
+    spec: ModelSpec
+    instance: Instance | None = None
+    info: ModelInfo | None = None
+
+    def status(self) -> ModelStatus:
+        """The status that models() tells."""
+        instance = self.instance
+        self.info = (instance.info if instance else None) or self.info
+        if instance is None or (instance.unloaded and instance.failed_at is None):
+            return ModelStatus(self.name, "unloaded", info=self.info)
+        if not instance.started:
+            return ModelStatus(self.name, "loading", N_("waiting for memory"), info=self.info)
+        status = instance.status
+        return replace(status, name=self.name, info=None if status.error else self.info)
+
+
+class Registry:
+    """Backend of several models. The first spec is the default model.
+
+    One thread loads and unloads, so no two models load at once. A model with running or queued replies is never
+    unloaded. A model that cannot be loaded fails its own requests only.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ModelSpec],
+        open_backend: OpenBackend,
+        memory: Memory,
+        idle_unload: float | None = None,
+        linger: float = LINGER_SECONDS,
+    ) -> None:
+        """`idle_unload` and `linger` are seconds after the last reply: when a model is unloaded, and not before."""
+        self._entries = [_Entry(name, spec) for name, spec in zip(unique_names(specs), specs, strict=True)]
+        self._open_backend = open_backend
+        self._instances = Instances(memory, idle_unload, linger)
+        self._changed = self._instances.changed
+        self._tickets: dict[str, Instance] = {}
+
+    def start(self) -> "Registry":
+        """Begin to load the default model, and to serve requests."""
+        self.load("")
+        self._instances.start()
+        return self
+
+    def wait(self) -> ModelInfo:
+        """Wait until the default model is loaded. Raises ModelError if it cannot be."""
+        instance = self._acquire("")
+        try:
+            instance.settled.result()
+            instance.check()
+            return instance.info or instance.backend.wait()
+        finally:
+            self._instances.release(instance)
+
+    def models(self) -> list[ModelStatus]:
+        """The served models, the default one first. `info` of an unloaded one is that of its latest loading."""
+        with self._changed:
+            return [entry.status() for entry in self._entries]
+
+    def load(self, model: str) -> None:
+        """Begin to load a model, unless it is loaded. Never blocks. Raises ModelError."""
+        self._instances.release(self._acquire(model))
+
+    async def ensure_loaded(self, model: str) -> None:
+        """Load a model, unless it is loaded, and wait for it. Raises ModelError."""
+        instance = self._acquire(model)
+        try:
+            await asyncio.shield(asyncio.wrap_future(instance.settled))
+            instance.check()
+        finally:
+            self._instances.release(instance)
+
+    def unload(self, model: str) -> None:
+        """Unload a model once its replies have ended. Never blocks. Raises ModelError."""
+        with self._changed:
+            instance = self._entry(model).instance
+            if instance is not None:
+                self._instances.retire(instance)
+
+    def admit(self, user: str, model: str = "") -> str:
+        """Reserve a place in the model's queue. The model stays loaded until the ticket is used or released."""
+        instance = self._acquire(model)
+        try:
+            ticket = instance.backend.admit(user)
+        except BaseException:
+            self._instances.release(instance)
+            raise
+        with self._changed:
+            self._tickets[ticket] = instance
+        return ticket
+
+    def release_ticket(self, ticket: str) -> None:
+        """Give up a reserved place. Does nothing if its request has already arrived."""
+        with self._changed:
+            instance = self._tickets.pop(ticket, None)
+        if instance is not None:
+            instance.backend.release_ticket(ticket)
+            self._instances.release(instance)
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
+        """Generate the reply with the model that the request names. Loads it first if it is not loaded."""
+        with self._changed:
+            instance = self._tickets.pop(request.ticket, None)
+        if instance is None:
+            instance = self._acquire(request.model)
+        try:
+            async with aclosing(instance.backend.stream(request)) as reply:
+                async for delta in reply:
+                    yield delta
+        finally:
+            self._instances.release(instance)
+
+    async def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt | None:
+        """The prompt that this request would have; None while its model is not loaded. Raises ChatError."""
+        instance = self._loaded(request.model)
+        if instance is None:
+            return None
+        try:
+            return await instance.backend.preview(request, memo)
+        finally:
+            self._instances.release(instance)
+
+    def decode_tokens(self, ids: set[int], model: str = "") -> dict[int, str]:
+        """The text of each token of the model by itself; empty while it is not loaded. Thread-safe."""
+        instance = self._loaded(model)
+        if instance is None:
+            return {}
+        try:
+            return instance.backend.decode_tokens(ids)
+        finally:
+            self._instances.release(instance)
+
+    def forget(self, chat: str) -> None:
+        """Release the KV cache of a temporary chat, in every model."""
+        with self._changed:
+            instances = list(self._instances.all)
+        for instance in instances:
+            instance.backend.forget(chat)
+
+    async def close(self) -> None:
+        """Stop all replies and unload all models."""
+        await self._instances.close()
+
+    def _entry(self, model: str) -> _Entry:
+        """The model with this name, the default one for "". Raises ModelError."""
+        for entry in self._entries:
+            if model in ("", entry.name, entry.spec.name):
+                return entry
+        served = ", ".join(entry.name for entry in self._entries)
+        raise ModelError(f"The model {model} is not served here.", f"Choose one of these: {served}.")
+
+    def _acquire(self, model: str) -> Instance:
+        """The instance for a new request, which is one of its users until it is released."""
+        with self._changed:
+            if self._instances.closing:
+                raise ModelError("The server is shutting down.", "Start it again.")
+            entry = self._entry(model)
+            instance = entry.instance
+            if instance is None or instance.retired or _may_retry(instance):
+                instance = self._open(entry)
+            self._instances.acquire(instance)
+            return instance
+
+    def _loaded(self, model: str) -> Instance | None:
+        """The loaded instance of a model, which has one user more until it is released; None if there is none."""
+        with self._changed:
+            name = self._entry(model).name
+            found = next((each for each in self._instances.all if each.name == name and each.loaded), None)
+            if found is not None:
+                self._instances.acquire(found)
+            return found
+
+    def _open(self, entry: _Entry) -> Instance:
+        """A new instance, which the thread loads."""
+        if entry.instance is not None:
+            entry.status()
+            self._instances.retire(entry.instance)
+        entry.instance = Instance(entry.name, entry.spec, self._open_backend(entry.spec))
+        self._instances.add(entry.instance)
+        return entry.instance
+
+
+def unique_names(specs: Sequence[ModelSpec]) -> list[str]:
+    """The name of each model: that of its file or folder, or the whole path where two would have the same."""
+    short = [display_name(path) if (path := Path(spec.name).expanduser()).exists() else spec.name for spec in specs]
+    return [spec.name if short.count(name) > 1 else name for name, spec in zip(short, specs, strict=True)]
+
+
+def _may_retry(instance: Instance) -> bool:
+    """Whether the model has failed, now or while it was loaded, and may be loaded once more."""
+    if instance.loaded and instance.status.state == "failed":
+        instance.failed_at = time.monotonic()
+    return instance.failed_at is not None and time.monotonic() - instance.failed_at >= RETRY_SECONDS
