@@ -50,8 +50,8 @@ def login_owner(login: str) -> str:
 
 def cookie_owner(request: Request) -> str | None:
     """The owner that the request's cookie identifies; None without a valid cookie."""
-    found: str | None = request.scope.get(OWNER)
-    return found
+    owner: str | None = request.scope.get(OWNER)
+    return owner
 
 
 class Cookies:
@@ -195,7 +195,7 @@ class OwnerMiddleware:
         def bind(name: str) -> str:
             return self._cookies.session(name, visitor)
 
-        path = SESSION_IN_PATH.sub(lambda found: found[1] + bind(found[2]), scope["path"])
+        path = SESSION_IN_PATH.sub(lambda match: match[1] + bind(match[2]), scope["path"])
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if any(name == SESSION for name, _ in query):
             query = [(name, bind(value) if name == SESSION else value) for name, value in query]

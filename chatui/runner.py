@@ -88,8 +88,8 @@ class Runner:
 
     def running_reply(self, owner: str, message: str) -> RunningReply | None:
         """The reply with this message id if it runs in this process and belongs to the owner."""
-        found = next((reply for reply in self._all_replies() if reply.message.id == message), None)
-        return found if found is not None and found.owner == owner else None
+        reply = next((reply for reply in self._all_replies() if reply.message.id == message), None)
+        return reply if reply is not None and reply.owner == owner else None
 
     def running_replies(self, owner: str, conversation: str) -> list[RunningReply]:
         """The replies of this conversation that run in this process."""
@@ -228,8 +228,8 @@ class Runner:
 
     def _sweep(self) -> None:
         """Interrupt replies that two sweeps in a row found with the same old heartbeat, except this process's own."""
-        found = self.persistent_store.stale_replies(LEASE_TIMEOUT)
-        stale = {key: heartbeat for key, heartbeat in found.items() if key[1] not in self._writers[False].replies}
+        heartbeats = self.persistent_store.stale_replies(LEASE_TIMEOUT)
+        stale = {key: heartbeat for key, heartbeat in heartbeats.items() if key[1] not in self._writers[False].replies}
         abandoned = {key: heartbeat for key, heartbeat in stale.items() if self._stale.get(key) == heartbeat}
         if abandoned:
             self.persistent_store.interrupt_stale(LEASE_TIMEOUT, abandoned)

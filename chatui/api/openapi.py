@@ -220,8 +220,9 @@ def _without_default(schema: Fields) -> Fields:
 def _nullable(schema: Fields) -> Fields:
     if any(option.get("type") == "null" for option in schema.get("anyOf", ())):
         return schema
-    kept = {name: schema[name] for name in ("description",) if name in schema}
-    return {**kept, "anyOf": [{name: schema[name] for name in schema if name not in kept}, {"type": "null"}]}
+    annotations = {name: schema[name] for name in ("description",) if name in schema}
+    types = {name: value for name, value in schema.items() if name not in annotations}
+    return {**annotations, "anyOf": [types, {"type": "null"}]}
 
 
 def _neutral(values: Sequence[Any]) -> Fields:

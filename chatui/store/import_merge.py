@@ -64,8 +64,8 @@ class Merge:
     def prepare(cls, connection: Connection, owner: str, tree: Tree, limits: Quotas = UNLIMITED) -> Self:
         """Give the conversation and its messages their ids; writes nothing. Raises TransferError if it is invalid."""
         conversation = _with_id_and_title(tree)
-        taken = _ids_of_others(connection, owner, conversation.id, tree.messages)
-        by_file_id = _with_ids(conversation, tree.messages, taken)
+        other_ids = _ids_of_others(connection, owner, conversation.id, tree.messages)
+        by_file_id = _with_ids(conversation, tree.messages, other_ids)
         leaf = None if conversation.leaf is None else by_file_id[conversation.leaf].id
         persona = StoredPersona.of(conversation.persona)
         return cls(owner, replace(conversation, leaf=leaf), persona, list(by_file_id.values()), limits)
@@ -136,8 +136,8 @@ class Merge:
     def _row(self, connection: Connection) -> Row[Any] | None:
         table = conversations.c
         selected = and_(table.owner == self.owner, table.id == self.conversation.id)
-        found: Select[Any] = select(*INFO_COLUMNS, table.deleted, table.arriving).where(selected)
-        return connection.execute(found.with_for_update()).first()
+        locked_row: Select[Any] = select(*INFO_COLUMNS, table.deleted, table.arriving).where(selected)
+        return connection.execute(locked_row.with_for_update()).first()
 
 
 def merge(connection: Connection, owner: str, tree: Tree, limits: Quotas) -> MergeResult:
@@ -239,11 +239,11 @@ def _ids_of_others(
     """The ids of imported messages that messages of the owner's other conversations have."""
     table = messages.c
     ids = list(dict.fromkeys(message.id for message in imported))
-    found: set[str] = set()
+    used_ids: set[str] = set()
     for start in range(0, len(ids), MAX_IDS):
         others = and_(table.id.in_(ids[start : start + MAX_IDS]), table.conversation != conversation)
-        found |= set(connection.scalars(select(table.id).where(table.owner == owner, others)))
-    return found
+        used_ids |= set(connection.scalars(select(table.id).where(table.owner == owner, others)))
+    return used_ids
 
 
 def _stored(connection: Connection, owner: str, batch: Sequence[StoredMessage]) -> dict[str, tuple[str, bool]]:
@@ -255,13 +255,13 @@ def _stored(connection: Connection, owner: str, batch: Sequence[StoredMessage]) 
 
 
 def _with_ids(
-    conversation: Conversation, imported: Iterable[StoredMessage], taken: set[str]
+    conversation: Conversation, imported: Iterable[StoredMessage], other_ids: set[str]
 ) -> dict[str, StoredMessage]:
     """The messages with the ids that they have here, by their ids in the file. Raises TransferError."""
     by_file_id: dict[str, StoredMessage] = {}
     for message in imported:
         id = message.id
-        if not OWN_ID.fullmatch(id) or id in taken:
+        if not OWN_ID.fullmatch(id) or id in other_ids:
             id = derived_id("message", conversation.id, message.id)
         if message.id in by_file_id:
             raise _error(f"Two messages of “{conversation.title}” have the same id.")
@@ -281,12 +281,12 @@ def _error(reason: str) -> TransferError:
 
 def _longer(batch: Iterable[StoredMessage], stored: dict[str, tuple[str, bool]]) -> list[StoredMessage]:
     """The stored messages that have more text now, because an earlier file was exported before they were complete."""
-    found = []
+    longer = []
     for message in batch:
         content, generated = stored.get(message.id, ("", True))
         if not generated and message.content != content and message.content.startswith(content):
-            found.append(message)
-    return found
+            longer.append(message)
+    return longer
 
 
 def _update_contents(connection: Connection, owner: str, longer: Iterable[StoredMessage]) -> None:

@@ -52,18 +52,18 @@ def upgrade(database: Database, target: str, migrations: Path = MIGRATIONS) -> N
 def revision(database: Database, migrations: Path = MIGRATIONS) -> str | None:
     """The revision of the tables, None if there are none. Raises StoreError if they are not of a known chatui."""
     with database.reading() as connection:
-        found = MigrationContext.configure(connection, opts={"version_table": REVISIONS}).get_current_revision()
-        if found is None and database.sqlite and inspect(connection).get_table_names():
+        current = MigrationContext.configure(connection, opts={"version_table": REVISIONS}).get_current_revision()
+        if current is None and database.sqlite and inspect(connection).get_table_names():
             raise StoreError(
                 f"{database.file} is a database of another program.", "Choose another file with --database-url."
             )
     known = [script.revision for script in ScriptDirectory.from_config(_config(migrations)).walk_revisions()]
-    if found is not None and found not in known:
+    if current is not None and current not in known:
         raise StoreError(
-            f"This database was written by a newer chatui (tables {found}; this one knows {known[0]}).",
+            f"This database was written by a newer chatui (tables {current}; this one knows {known[0]}).",
             "Update chatui, or choose another place with --data-dir or --database-url.",
         )
-    return found
+    return current
 
 
 def backup_files(database: Database, folder: Path) -> list[Path]:

@@ -30,10 +30,10 @@ def list_summaries(connection: Connection, owner: str) -> list[OwnPersona]:
 def get(connection: Connection, owner: str, id: str) -> Persona:
     """The persona with this id. Raises NotFoundError."""
     selected = select(personas).where(personas.c.owner == owner, personas.c.id == id)
-    found = persona_files.load_personas(connection, owner, connection.execute(selected).all())
-    if not found:
+    loaded = persona_files.load_personas(connection, owner, connection.execute(selected).all())
+    if not loaded:
         raise NotFoundError("persona")
-    return found[0]
+    return loaded[0]
 
 
 def add(connection: Connection, owner: str, limits: Quotas, stored: StoredPersona) -> str:

@@ -33,7 +33,7 @@ def _lock_conversations(connection: Connection, ended: Sequence[ReplyUpdate]) ->
 
 def _write_one(connection: Connection, one: ReplyUpdate, moment: datetime) -> UpdateResult:
     selected = and_(messages.c.owner == one.owner, messages.c.id == one.message)
-    written = connection.execute(
+    updated = connection.execute(
         update(messages)
         .where(selected, messages.c.state == "running", messages.c.lease.is_not_distinct_from(one.lease))
         .values(
@@ -46,14 +46,14 @@ def _write_one(connection: Connection, one: ReplyUpdate, moment: datetime) -> Up
         )
         .returning(messages.c.stop_requested, messages.c.conversation)
     ).all()
-    if not written:
+    if not updated:
         return _rejected(connection, one)
     if one.state != "running":
-        add_size(connection, one.owner, written[0].conversation, reply_size(one))
+        add_size(connection, one.owner, updated[0].conversation, reply_size(one))
     if one.inspection is not None:
         values = {"owner": one.owner, "message": one.message, "data": one.inspection}
         connection.execute(insert(inspections).values(values))
-    return UpdateResult(stop_requested=bool(written[0].stop_requested))
+    return UpdateResult(stop_requested=bool(updated[0].stop_requested))
 
 
 def _rejected(connection: Connection, one: ReplyUpdate) -> UpdateResult:

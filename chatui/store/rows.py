@@ -154,17 +154,17 @@ def path_end(
     None is no limit. Reads no other messages of the conversation. Raises NotFoundError if it has no such message.
     """
     ids = _path_ids(connection, owner, conversation, leaf)
-    found: list[StoredMessage] = []
+    loaded: list[StoredMessage] = []
     unread, batch_size = ids[:max_messages], FIRST_BATCH
     remaining = max_size
     while unread:
         batch, unread, batch_size = unread[:batch_size], unread[batch_size:], min(2 * batch_size, MAX_BATCH)
         for message in _load_path_messages(connection, owner, conversation, batch):
             remaining = None if remaining is None else remaining - size(message)
-            if found and remaining is not None and remaining < 0:
-                return Path(tuple(reversed(found)), len(ids) - len(found))
-            found.append(message)
-    return Path(tuple(reversed(found)), len(ids) - len(found))
+            if loaded and remaining is not None and remaining < 0:
+                return Path(tuple(reversed(loaded)), len(ids) - len(loaded))
+            loaded.append(message)
+    return Path(tuple(reversed(loaded)), len(ids) - len(loaded))
 
 
 def _path_ids(connection: Connection, owner: str, conversation: str, leaf: str | None) -> Sequence[str]:

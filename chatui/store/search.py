@@ -115,20 +115,20 @@ def excerpt(content: str, query: Query) -> tuple[str, str, str]:
 
 def _matches(connection: Connection, owner: str, query: Query, limit: int, table: Table) -> dict[str, Row[Any]]:
     """The newest matching row of each conversation, until `limit` conversations are found."""
-    found: dict[str, Row[Any]] = {}
+    newest_rows: dict[str, Row[Any]] = {}
     for matching, seq in _search_queries(connection, owner, query, table):
         last = None
         for _ in range(MAX_ROWS // BATCH_ROWS):
             statement = matching if last is None else matching.where(seq < last)
             rows = connection.execute(statement.order_by(seq.desc()).limit(BATCH_ROWS)).all()
             for row in rows:
-                found.setdefault(row.conversation, row)
-            if len(found) >= limit:
-                return found
+                newest_rows.setdefault(row.conversation, row)
+            if len(newest_rows) >= limit:
+                return newest_rows
             if len(rows) < BATCH_ROWS:
                 break
             last = rows[-1].seq
-    return found
+    return newest_rows
 
 
 SearchQuery = tuple[Select[Any], ColumnElement[int]]
@@ -141,18 +141,21 @@ def _search_queries(connection: Connection, owner: str, query: Query, table: Tab
     substrings = [text.contains(substring, autoescape=True) for substring in query.substrings]
     if not query.words:
         return [_select_recent(owner, table, substrings)]
-    found: FromClause
+    indexed_rows: FromClause
     if connection.dialect.name == "sqlite":
         index = TableClause("message_words" if table is messages else "title_words", column("rowid"))
         match = literal_column(index.name).op("MATCH")(_fts5(owner, query))
         indexed = select(index.c.rowid.label("seq")).where(match)
-        found = _limit_rows(indexed, index.c.rowid, substrings).subquery("found")
-        return [_select_found(found, owner, table, substrings)]
+        indexed_rows = _limit_rows(indexed, index.c.rowid, substrings).subquery("found")
+        return [_select_indexed(indexed_rows, owner, table, substrings)]
     matches = literal_column(f"{table.name}.words").op("@@")(_tsquery(owner, query))
     indexed = select(table.c.seq).where(table.c.owner == owner, matches)
-    found = _limit_rows(indexed, table.c.seq, substrings).cte("found").prefix_with("MATERIALIZED")
+    indexed_rows = _limit_rows(indexed, table.c.seq, substrings).cte("found").prefix_with("MATERIALIZED")
     # This index returns matches unsorted, so for frequent words a scan of the newest rows is quicker.
-    return [_select_recent(owner, table, [matches, *substrings]), _select_found(found, owner, table, substrings)]
+    return [
+        _select_recent(owner, table, [matches, *substrings]),
+        _select_indexed(indexed_rows, owner, table, substrings),
+    ]
 
 
 def _limit_rows(matching: Select[Any], seq: ColumnElement[int], substrings: list[ColumnElement[bool]]) -> Select[Any]:
@@ -160,10 +163,12 @@ def _limit_rows(matching: Select[Any], seq: ColumnElement[int], substrings: list
     return matching.order_by(seq.desc()).limit(RECENT_ROWS) if substrings else matching
 
 
-def _select_found(found: FromClause, owner: str, table: Table, conditions: list[ColumnElement[bool]]) -> SearchQuery:
-    """Select the rows with a `seq` in `found` that meet the conditions."""
-    selected = _select_rows(owner, table).join_from(table, found, found.c.seq == table.c.seq)
-    return selected.where(*conditions), found.c.seq
+def _select_indexed(
+    indexed_rows: FromClause, owner: str, table: Table, conditions: list[ColumnElement[bool]]
+) -> SearchQuery:
+    """Select the rows with a `seq` in `indexed_rows` that meet the conditions."""
+    selected = _select_rows(owner, table).join_from(table, indexed_rows, indexed_rows.c.seq == table.c.seq)
+    return selected.where(*conditions), indexed_rows.c.seq
 
 
 def _select_rows(owner: str, table: Table) -> Select[Any]:

@@ -20,7 +20,7 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
     """Read a conversation of chat-ui."""
     listed = [message for message in value["messages"] if isinstance(message, dict)]
     import_limits.check_count(len(listed))
-    found: dict[str, tuple[str | None, Draft | None]] = {}
+    drafts_by_id: dict[str, tuple[str | None, Draft | None]] = {}
     previous: str | None = None
     prompt = as_text(value.get("preprompt"))
     for number, message in enumerate(listed, 1):
@@ -29,9 +29,9 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         parent = previous if not isinstance(ancestors, list) else as_text(ancestors[-1]) if ancestors else None
         if message.get("from") == "system":
             prompt = prompt or as_text(message.get("content"))
-        found[id] = (parent, _draft(id, message, skipped))
+        drafts_by_id[id] = (parent, _draft(id, message, skipped))
         previous = id
-    drafts, nearest = common.build_tree(found, skipped)
+    drafts, nearest = common.build_tree(drafts_by_id, skipped)
     leaf = nearest.get(previous or "") or (drafts[-1].id if drafts else None)
     origin = Origin(
         common.first_time(_date(value.get("createdAt")), now),

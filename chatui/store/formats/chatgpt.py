@@ -71,12 +71,12 @@ def _read_messages(mapping: dict[str, Any], skipped: Skipped) -> tuple[list[Draf
             if isinstance(child, str):
                 rank.setdefault(child, len(rank))
     ordered = sorted(nodes, key=lambda id: rank.get(id, len(rank)))
-    found: dict[str, tuple[str | None, Draft | None]] = {}
+    drafts_by_id: dict[str, tuple[str | None, Draft | None]] = {}
     for id in ordered:
         parent = nodes[id].get("parent")
         known = isinstance(parent, str) and (parent in nodes or parent not in mapping)
-        found[id] = (parent if known else None, _draft(id, nodes[id].get("message"), skipped))
-    return common.build_tree(found, skipped)
+        drafts_by_id[id] = (parent if known else None, _draft(id, nodes[id].get("message"), skipped))
+    return common.build_tree(drafts_by_id, skipped)
 
 
 def _draft(id: str, message: object, skipped: Skipped) -> Draft | None:

@@ -23,7 +23,7 @@ def resolve(text: str, metadata: Mapping[str, Any]) -> str:
         if mark.strip() and ("\ue200" in mark or "【" in mark):
             text = text.replace(mark, _alternative(reference))
     links = _older_links(metadata)
-    text = OLDER.sub(lambda found: links.get(int(found[1]), ""), text)
+    text = OLDER.sub(lambda match: links.get(int(match[1]), ""), text)
     return STRAY.sub("", MARK.sub(_plain, text))
 
 
@@ -57,9 +57,9 @@ def _older_links(metadata: Mapping[str, Any]) -> dict[int, str]:
     return links
 
 
-def _plain(found: re.Match[str]) -> str:
+def _plain(match: re.Match[str]) -> str:
     """The text of a mark without a reference: the name of an entity, or a link."""
-    kind, *rest = found[1].split("\ue202")
+    kind, *rest = match[1].split("\ue202")
     if kind == "url" and len(rest) > 1:
         return _link(rest[0], rest[1]) or rest[0]
     if kind == "entity" and rest:

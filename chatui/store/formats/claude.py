@@ -19,7 +19,7 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
     """Read a conversation of Claude."""
     listed = value["chat_messages"]
     import_limits.check_count(len(listed))
-    found: dict[str, tuple[str | None, Draft | None]] = {}
+    drafts_by_id: dict[str, tuple[str | None, Draft | None]] = {}
     previous: str | None = None
     known = {as_text(as_object(message).get("uuid")) for message in listed} - {""}
     for number, message in enumerate(listed, 1):
@@ -29,12 +29,12 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         parent = as_text(as_object(message).get("parent_message_uuid"))
         # The parent of the first message is an id that does not occur.
         known_parent = previous if not parent else parent if parent in known else None
-        if draft.id not in found:
-            found[draft.id] = (known_parent, draft)
+        if draft.id not in drafts_by_id:
+            drafts_by_id[draft.id] = (known_parent, draft)
             previous = draft.id
-    for parent in [parent for parent, _ in found.values() if parent is not None and parent not in found]:
-        found.setdefault(parent, (None, None))
-    drafts, nearest = common.build_tree(found, skipped)
+    for parent in [parent for parent, _ in drafts_by_id.values() if parent is not None and parent not in drafts_by_id]:
+        drafts_by_id.setdefault(parent, (None, None))
+    drafts, nearest = common.build_tree(drafts_by_id, skipped)
     current = nearest.get(as_text(value.get("current_leaf_message_uuid"))) or (drafts[-1].id if drafts else None)
     created = common.first_time(value.get("created_at"), now)
     origin = Origin(

@@ -44,8 +44,8 @@ def find_title(value: object) -> str:
     """The probable title of a conversation in any format, or ""."""
     fields = as_object(value)
     inner = [as_object(fields.get(name)) for name in ("conversation", "chat", "conv")]
-    found = (as_text(one.get(name)).strip() for one in (fields, *inner) for name in ("title", "name", "chatTitle"))
-    return one_line(next((title for title in found if title), ""), MAX_TITLE_LENGTH)
+    titles = (as_text(one.get(name)).strip() for one in (fields, *inner) for name in ("title", "name", "chatTitle"))
+    return one_line(next((title for title in titles if title), ""), MAX_TITLE_LENGTH)
 
 
 def time(value: object) -> datetime | None:
@@ -65,7 +65,7 @@ def time(value: object) -> datetime | None:
 
 def code_block(text: str, language: str = "") -> str:
     """Text as a fenced code block, with a fence that is longer than any in it."""
-    longest = max((len(found) for found in FENCES.findall(text)), default=2)
+    longest = max((len(fence) for fence in FENCES.findall(text)), default=2)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language if LANGUAGE.fullmatch(language) else ''}\n{text.rstrip()}\n{fence}"
 
@@ -94,10 +94,10 @@ def attachment(fields: Mapping[str, Any]) -> str:
     """The placeholder of an attached file, with its text if the export has it."""
     inner = as_object(fields.get("file"))
     meta = as_object(inner.get("meta"))
-    found = (
+    names = (
         one.get(key) for one in (fields, inner, meta) for key in ("name", "file_name", "fileName", "filename", "title")
     )
-    name = next((as_text(one) for one in found if as_text(one).strip()), "")
+    name = next((as_text(one) for one in names if as_text(one).strip()), "")
     kind = " ".join(as_text(fields.get(key)) for key in ("type", "mime", "mime_type", "file_type", "file_kind"))
     kind = next((one for one in KINDS[:3] if one in f"{kind} {mimetypes.guess_type(name)[0]}"), "file")
     text = next((as_text(fields.get(key)) for key in ("extracted_content", "content") if as_text(fields.get(key))), "")
@@ -237,5 +237,5 @@ def join_replies(drafts: Sequence[Draft]) -> tuple[list[Draft], dict[str, str]]:
 
 def first_time(*values: object) -> datetime:
     """The first value that is a time, else the present."""
-    found = (value if isinstance(value, datetime) else time(value) for value in values)
-    return next((value for value in found if value is not None), datetime.now(UTC))
+    times = (value if isinstance(value, datetime) else time(value) for value in values)
+    return next((value for value in times if value is not None), datetime.now(UTC))

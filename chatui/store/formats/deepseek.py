@@ -21,11 +21,11 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
     """Read a conversation of DeepSeek."""
     nodes = {id: as_object(node) for id, node in value["mapping"].items()}
     import_limits.check_count(len(nodes))
-    found: dict[str, tuple[str | None, Draft | None]] = {}
+    drafts_by_id: dict[str, tuple[str | None, Draft | None]] = {}
     for id, node in nodes.items():
         parent = node.get("parent")
-        found[id] = (parent if isinstance(parent, str) else None, _draft(id, node.get("message"), skipped))
-    drafts, _ = common.build_tree(found, skipped)
+        drafts_by_id[id] = (parent if isinstance(parent, str) else None, _draft(id, node.get("message"), skipped))
+    drafts, _ = common.build_tree(drafts_by_id, skipped)
     origin = Origin(
         common.first_time(value.get("inserted_at"), now),
         as_text(value.get("title")),

@@ -21,12 +21,12 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
     """Read a conversation of Grok."""
     listed = [as_object(as_object(one).get("response")) for one in value["responses"]]
     import_limits.check_count(len(listed))
-    found: dict[str, tuple[str | None, Draft | None]] = {}
+    drafts_by_id: dict[str, tuple[str | None, Draft | None]] = {}
     for number, response in enumerate(listed, 1):
         id = as_text(response.get("_id")) or str(number)
-        parent = as_text(response.get("parent_response_id")) or next(reversed(found), None)
-        found.setdefault(id, (parent, _draft(id, response, skipped)))
-    drafts, _ = common.build_tree(found, skipped)
+        parent = as_text(response.get("parent_response_id")) or next(reversed(drafts_by_id), None)
+        drafts_by_id.setdefault(id, (parent, _draft(id, response, skipped)))
+    drafts, _ = common.build_tree(drafts_by_id, skipped)
     fields = value["conversation"]
     created, updated = common.time(_date(fields.get("create_time"))), common.time(_date(fields.get("modify_time")))
     origin = Origin(

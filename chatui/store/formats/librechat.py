@@ -21,7 +21,7 @@ def matches(value: Any) -> bool:
 
 def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree:
     """Read a conversation of LibreChat."""
-    found: dict[str, tuple[str | None, Draft | None]] = {}
+    drafts_by_id: dict[str, tuple[str | None, Draft | None]] = {}
     listed = list(_listed(as_list(value.get("messages", value.get("messagesTree")))))
     import_limits.check_count(len(listed))
     known = {as_text(message.get("messageId")) for _, message in listed} - {""}
@@ -31,9 +31,9 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
         parent = as_text(message.get("parentMessageId"))
         # The parent of the first message is an id that does not occur.
         known_parent = outer if outer in known else parent if parent in known else None if parent else previous
-        found.setdefault(id, (known_parent, _draft(id, message)))
+        drafts_by_id.setdefault(id, (known_parent, _draft(id, message)))
         previous = id
-    drafts, _ = common.build_tree(found, skipped)
+    drafts, _ = common.build_tree(drafts_by_id, skipped)
     options = as_object(value.get("options"))
     origin = Origin(
         common.first_time(value.get("createdAt"), value.get("exportAt"), now),

@@ -20,15 +20,15 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
     """Read a conversation of llama.cpp's page."""
     conv, listed = value["conv"], value["messages"]
     import_limits.check_count(len(listed))
-    found: dict[str, tuple[str | None, Draft | None]] = {}
+    drafts_by_id: dict[str, tuple[str | None, Draft | None]] = {}
     prompt = ""
     ids = {str(as_object(message).get("id")) for message in listed}
     for message in map(as_object, listed):
         id, parent = str(message.get("id")), str(message.get("parent"))
         if message.get("role") == "system" and message.get("type") != "root":
             prompt = prompt or as_text(message.get("content"))
-        found[id] = (parent if parent in ids and parent != id else None, _draft(id, message, skipped))
-    drafts, nearest = common.build_tree(found, skipped)
+        drafts_by_id[id] = (parent if parent in ids and parent != id else None, _draft(id, message, skipped))
+    drafts, nearest = common.build_tree(drafts_by_id, skipped)
     leaf = nearest.get(str(conv.get("currNode"))) or (drafts[-1].id if drafts else None)
     updated = common.time(conv.get("lastModified"))
     origin = Origin(

@@ -50,8 +50,8 @@ def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
     drafts, _ = (
         common.join_replies(common.chain(drafts)) if any(map(_has_tools, listed)) else (common.chain(drafts), {})
     )
-    title = next((found for name in TITLES if (found := as_text(fields.get(name)))), "")
-    id = next((found for name in IDS if (found := as_text(fields.get(name)))), "")
+    title = next((value for name in TITLES if (value := as_text(fields.get(name)))), "")
+    id = next((value for name in IDS if (value := as_text(fields.get(name)))), "")
     origin = Origin(created, title, system_prompt=prompt, source="messages", id=id)
     return import_limits.make_tree(origin, drafts, drafts[-1].id if drafts else None)
 
@@ -68,7 +68,7 @@ def _draft(number: int, message: object, skipped: Skipped) -> Draft | None:
     if not isinstance(message, dict):
         skipped.append(f"message {number:,} is not an object with role and content")
         return None
-    content = next((found for name in CONTENTS if (found := fields.get(name))), fields.get("content"))
+    content = next((value for name in CONTENTS if (value := fields.get(name))), fields.get("content"))
     parts = common.parse_content(content)
     separate = next(
         (text for name in ("reasoning_content", "reasoning", "thinking") if (text := as_text(fields.get(name)))), ""
@@ -91,7 +91,7 @@ def _draft(number: int, message: object, skipped: Skipped) -> Draft | None:
 
 
 def _time(fields: dict[str, Any]) -> datetime | None:
-    return next((found for name in TIMES if (found := common.time(fields.get(name)))), None)
+    return next((value for name in TIMES if (value := common.time(fields.get(name)))), None)
 
 
 def _tool_calls(fields: dict[str, Any]) -> Iterable[str]:

@@ -28,13 +28,13 @@ def conversation(value: dict[str, Any], now: datetime, skipped: Skipped) -> Tree
     chat = _chat(value)
     history = as_object(chat.get("history"))
     nodes = as_object(history.get("messages"))
-    found: dict[str, tuple[str | None, Draft | None]] = {}
+    drafts_by_id: dict[str, tuple[str | None, Draft | None]] = {}
     if nodes:
         import_limits.check_count(len(nodes))
         for id, node in nodes.items():
             parent = as_object(node).get("parentId")
-            found[id] = (parent if isinstance(parent, str) else None, _draft(id, node, skipped))
-        drafts, nearest = common.build_tree(found, skipped)
+            drafts_by_id[id] = (parent if isinstance(parent, str) else None, _draft(id, node, skipped))
+        drafts, nearest = common.build_tree(drafts_by_id, skipped)
     else:
         listed = as_list(chat.get("messages"))
         import_limits.check_count(len(listed))
@@ -75,7 +75,7 @@ def _draft(id: str, message: object, skipped: Skipped) -> Draft | None:
     reasoning = list(parts.reasoning)
     texts = []
     for text in parts.content:
-        reasoning += [_unquoted(found) for found in REASONING.findall(text)]
+        reasoning += [_unquoted(thought) for thought in REASONING.findall(text)]
         texts.append(REASONING.sub("", text).strip("\n") if "<details" in text else text)
     reasoning += [as_text(fields.get("reasoning_content"))]
     files = [common.attachment(one | {"content": ""}) for one in as_list(fields.get("files")) if isinstance(one, dict)]

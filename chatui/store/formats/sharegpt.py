@@ -53,4 +53,4 @@ def conversation(value: Any, now: datetime, skipped: Skipped) -> Tree:
 def _turns(value: object) -> list[Any]:
     if isinstance(value, list):
         return value
-    return next((found for name in LISTS if (found := as_list(as_object(value).get(name)))), [])
+    return next((value for name in LISTS if (value := as_list(as_object(value).get(name)))), [])

@@ -80,11 +80,11 @@ def _versions(id: str, line: dict[str, Any], group: bool) -> tuple[list[Draft], 
 
 def _date(value: object) -> datetime | None:
     """A time in one of the notations of SillyTavern's versions."""
-    found = OLD_DATE.fullmatch(as_text(value).strip())
+    match = OLD_DATE.fullmatch(as_text(value).strip())
     try:
-        if found:
-            year, month, day, hour, minute, second = map(int, found.groups()[:6])
-            return datetime(year, month, day, hour, minute, second, int(found[7] or 0) * 1000, UTC)
+        if match:
+            year, month, day, hour, minute, second = map(int, match.groups()[:6])
+            return datetime(year, month, day, hour, minute, second, int(match[7] or 0) * 1000, UTC)
         if as_text(value)[:1].isalpha():
             return datetime.strptime(as_text(value).strip(), DATE_FORMAT).replace(tzinfo=UTC)
     except ValueError:

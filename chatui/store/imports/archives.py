@@ -173,11 +173,11 @@ class _LimitExceededError(TransferError):
 def _relevant_names(names: Iterable[str]) -> list[str]:
     """The sorted names with a known suffix; if some start with "conversations", only those. Without macOS metadata."""
     paths = {name: PurePosixPath(name) for name in sorted(names)}
-    found = [
+    selected = [
         name
         for name, path in paths.items()
         if path.name.lower().endswith((*TEXTS, *PACKED))
         and "__MACOSX" not in path.parts
         and not path.name.startswith("._")
     ]
-    return [name for name in found if paths[name].name.lower().startswith("conversations")] or found
+    return [name for name in selected if paths[name].name.lower().startswith("conversations")] or selected

@@ -78,7 +78,7 @@ class FileSource(ImportSource):
     now: datetime
     _file_name: str = field(default="", init=False)
     _is_last_file: bool = field(default=True, init=False)
-    _found: int = field(default=0, init=False)
+    _found_count: int = field(default=0, init=False)
 
     def __iter__(self) -> Iterator[Tree]:
         """Raises TransferError if nothing of the file can be read."""
@@ -109,8 +109,8 @@ class FileSource(ImportSource):
         """Yield the conversations of one JSON file."""
         is_own = isinstance(value, dict) and value.get("format") == FORMAT
         items = _own_conversations(value) if is_own and isinstance(value, dict) else _foreign_conversations(value)
-        self._found += len(items)
-        self.total = self._found if self._is_last_file else None
+        self._found_count += len(items)
+        self.total = self._found_count if self._is_last_file else None
         for number, item in enumerate(items, 1):
             self.done += 1
             title = f"“{title}”" if (title := common.find_title(item)) else N_(f"Conversation {number:,}")
@@ -160,7 +160,7 @@ def _foreign_conversations(value: object) -> list[Any]:
     while isinstance(value, dict) and formats.find(value) is None:
         if sessions := [one for key, one in value.items() if key.startswith(SESSION)]:
             return sessions
-        value = next((found for name in WRAPPERS if isinstance(found := value.get(name), list | dict)), [value])
+        value = next((inner for name in WRAPPERS if isinstance(inner := value.get(name), list | dict)), [value])
     if not isinstance(value, list):
         raise refusal(f"The file has no conversations in a format that is known: {_KNOWN}.")
     return [item for each in value for item in (each if _is_nested_list(each) else [each])]

@@ -73,18 +73,18 @@ def parse(data: bytes, is_conversation: IsConversation, skipped: list[SkippedIte
         reason = _position(text, end)
     except _ParseError as error:
         reason = error.reason
-    found = (
+    values = (
         (_truncated_list(text, 0, is_conversation, skipped) if text.startswith("[") else None)
         or _consecutive_values(text, is_conversation)
         or _json_lines(text, is_conversation, skipped)
         or _truncated_object(text, is_conversation, skipped)
     )
-    if found is None and first is not None and is_conversation(first):
+    if values is None and first is not None and is_conversation(first):
         skipped.append(SkippedItem("The rest of the file", reason))
         return first
-    if found is None:
+    if values is None:
         raise refusal(reason)
-    return found
+    return values
 
 
 def _parse_value(text: str, start: int) -> tuple[Any, int]:
@@ -112,20 +112,20 @@ def _position(text: str, position: int) -> str:
 
 def _consecutive_values(text: str, is_conversation: IsConversation) -> list[Any] | None:
     """Several values in a row; None if one of them is invalid or none is a conversation."""
-    found: list[Any] = []
+    values: list[Any] = []
     position = 0
     while position < len(text):
         try:
             value, position = _parse_value(text, position)
         except _ParseError:
             return None
-        found.append(value)
-    return found if is_conversation(found) or any(map(is_conversation, found)) else None
+        values.append(value)
+    return values if is_conversation(values) or any(map(is_conversation, values)) else None
 
 
 def _json_lines(text: str, is_conversation: IsConversation, skipped: list[SkippedItem]) -> list[Any] | None:
     """The values of JSON Lines without invalid lines; None if no value is a conversation."""
-    found: list[Any] = []
+    values: list[Any] = []
     invalid: list[SkippedItem] = []
     for number, line in enumerate(LINE.split(text), 1):
         if line := line.strip():
@@ -137,20 +137,20 @@ def _json_lines(text: str, is_conversation: IsConversation, skipped: list[Skippe
                 if len(invalid) > MAX_ERRORS:
                     return None
                 continue
-            found.append(value)
+            values.append(value)
             if end < len(line):
                 invalid.append(SkippedItem(f"Line number {number:,}", "It is not JSON."))
-    if not is_conversation(found) and not any(map(is_conversation, found)):
+    if not is_conversation(values) and not any(map(is_conversation, values)):
         return None
     skipped += invalid
-    return found
+    return values
 
 
 def _truncated_list(
     text: str, start: int, is_conversation: IsConversation, skipped: list[SkippedItem]
 ) -> list[Any] | None:
     """The values of a list at `start` whose rest is missing or damaged; None if no value is a conversation."""
-    found: list[Any] = []
+    values: list[Any] = []
     position = BLANK.match(text, start + 1).end()  # type: ignore[union-attr]
     reason = ""
     while text[position : position + 1] != "]":
@@ -159,7 +159,7 @@ def _truncated_list(
         except _ParseError as error:
             reason = error.reason
             break
-        found.append(value)
+        values.append(value)
         comma = COMMA.match(text, position)
         if comma is None and text[position : position + 1] != "]":
             reason = _position(text, position)
@@ -167,11 +167,11 @@ def _truncated_list(
         position = comma.end() if comma else position
     if not reason and BLANK.match(text, position + 1).end() < len(text):  # type: ignore[union-attr]
         return None  # something follows a complete list
-    if not is_conversation(found) and not any(map(is_conversation, found)):
+    if not is_conversation(values) and not any(map(is_conversation, values)):
         return None
     if reason:
         skipped.append(SkippedItem("The rest of the file", reason))
-    return found
+    return values
 
 
 def _truncated_object(text: str, is_conversation: IsConversation, skipped: list[SkippedItem]) -> object:

@@ -158,12 +158,12 @@ class ConversationView:
         self, tab: Tab, reply: RunningReply, content: ChatbotContent, errors: list[ChatbotMessage]
     ) -> PageUpdates:
         """Show why an ended reply cannot be saved, until it is. Meanwhile the next message can be sent."""
-        shown_error = ""
+        displayed_error = ""
         async for _change in reply.changes(until_saved=True):
             if request_context.is_abandoned():
                 return
-            if reply.save_error is not None and str(reply.save_error) != shown_error:
-                shown_error, last = str(reply.save_error), reply.as_message()
+            if reply.save_error is not None and str(reply.save_error) != displayed_error:
+                displayed_error, last = str(reply.save_error), reply.as_message()
                 rendered = await render_off_loop(
                     displayed_size(last), transcript.render_reply, last, reply.progress, "", reply.save_error
                 )

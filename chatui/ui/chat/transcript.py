@@ -72,8 +72,8 @@ def last_messages(path: Path, max_messages: int, max_characters: int) -> Path:
         if count and max_characters < 0:
             break
         count += 1
-    left_out = len(path.messages) - count
-    return Path(path.messages[left_out:], path.earlier + left_out)
+    omitted = len(path.messages) - count
+    return Path(path.messages[omitted:], path.earlier + omitted)
 
 
 def render_path(

@@ -80,7 +80,7 @@ def raised_by_gradio(error: Exception) -> bool:
 def replace_lone_surrogates(body: bytes) -> bytes:
     """JSON with U+FFFD for each half of a surrogate pair, which cannot be encoded as UTF-8."""
     if b"\\u" in body:
-        body = JSON_ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
+        body = JSON_ESCAPE.sub(lambda match: rb"\ufffd" if match[1] else match[0], body)
     return LONE_SURROGATE.sub("\ufffd".encode(), body)
 
 

@@ -39,8 +39,8 @@ def owner() -> str | None:
         return None
     if request.username:
         return login_owner(request.username)
-    found: str | None = request.request.scope.get(OWNER) if request.request is not None else None
-    return found
+    owner: str | None = request.request.scope.get(OWNER) if request.request is not None else None
+    return owner
 
 
 def owner_before_login() -> str | None:
@@ -48,8 +48,8 @@ def owner_before_login() -> str | None:
     request = LocalContext.request.get(None)
     if request is None or not request.username or request.request is None:
         return None
-    found: str | None = request.request.scope.get(OWNER)
-    return found
+    owner: str | None = request.request.scope.get(OWNER)
+    return owner
 
 
 def tab() -> str:
@@ -101,8 +101,8 @@ def fair_queue_user() -> str:
         return ""
     if request.username:
         return login_owner(request.username)
-    found: str | None = request.request.scope.get(OWNER) if request.request is not None else None
-    return found or f"address:{request.client.host if request.client else ''}"
+    owner: str | None = request.request.scope.get(OWNER) if request.request is not None else None
+    return owner or f"address:{request.client.host if request.client else ''}"
 
 
 def is_abandoned() -> bool:

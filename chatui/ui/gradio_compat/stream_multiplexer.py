@@ -79,10 +79,10 @@ class BufferedStream:
 
     def take(self) -> bytes:
         """The part of the body that was buffered since the last call."""
-        taken, self._body = self._body, b""
+        chunk, self._body = self._body, b""
         if not self.ended:
             self._available.clear()
-        return taken
+        return chunk
 
     async def _read(self, app: ASGIApp, scope: Scope) -> None:
         try:
@@ -168,8 +168,8 @@ class StreamMultiplexer:
         """The stream that a tab continues or starts; None if it polled too late."""
         session = scope["query_string"]
         if MORE_HEADER in Headers(scope=scope):
-            found = self._events.get(session)
-            return found if found is not None and not found.closed else None
+            stream = self._events.get(session)
+            return stream if stream is not None and not stream.closed else None
         if session in self._events:
             self._events[session].close()
         self._events = {other: stream for other, stream in self._events.items() if not stream.closed}
