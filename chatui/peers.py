@@ -19,7 +19,7 @@ from chatui.security import host_of, is_local, parse_ip
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 """Linux's tables of TCP connections, with the account (uid) of each local socket."""
 
-FORWARDED = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
+FORWARDED_HEADERS = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
 """Headers of reverse proxies, besides all that begin with x-forwarded-. Behind a proxy every client seems local."""
 
 SOCK_DIAG = 4
@@ -142,4 +142,4 @@ def _origin_host(origin: str) -> str:
 
 def is_forwarded(headers: Headers) -> bool:
     """Whether a proxy forwarded the request."""
-    return any(name in FORWARDED or name.startswith("x-forwarded-") for name in headers)
+    return any(name in FORWARDED_HEADERS or name.startswith("x-forwarded-") for name in headers)

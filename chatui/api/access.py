@@ -6,11 +6,9 @@ from starlette.datastructures import Headers
 
 from chatui.api.responses import ApiError
 from chatui.attempt_limiter import AttemptLimiter, network
+from chatui.peers import is_forwarded
 from chatui.security import host_of, is_local
 from chatui.settings import AppSettings
-
-FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host")
-"""Headers set by reverse proxies, behind which every client seems to be on this computer."""
 
 
 class Access:
@@ -37,7 +35,7 @@ class Access:
             self._check_key(self._key, headers, address)
         elif not self._open:
             raise ApiError(403, "/v1 is closed: this server is not for one computer alone. Start it with --api-key.")
-        elif not (is_local(address) and is_local(host_of(headers))) or any(name in headers for name in FORWARDED):
+        elif not (is_local(address) and is_local(host_of(headers))) or is_forwarded(headers):
             raise ApiError(403, "/v1 serves only this computer, by the name localhost. Start it with --api-key.")
 
     def _check_key(self, key: bytes, headers: Headers, address: str) -> None:

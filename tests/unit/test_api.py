@@ -1099,6 +1099,8 @@ def test_a_server_that_others_see_needs_a_key(settings: dict[str, Any]) -> None:
         ("localhost", "127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),
         ("localhost", "127.0.0.1", {"X-Forwarded-Host": "chat.example"}, 403),
         ("localhost", "127.0.0.1", {"Forwarded": "for=192.0.2.1"}, 403),
+        ("localhost", "127.0.0.1", {"X-Real-IP": "192.0.2.1"}, 403),
+        ("localhost", "127.0.0.1", {"Via": "1.1 proxy"}, 403),
     ],
 )
 def test_without_a_key_only_this_computer_is_served_by_its_own_name(
