@@ -16,8 +16,8 @@ from chatui.ui.sidebar import conversation_list
 def footer_html() -> str:
     """HTML of the links below the list."""
     return (
-        f'<p class="chat-list-below"><a class="act" href="#archived">{_("Archive")}</a> · '
-        f'<a class="act" href="#deleted">{_("Recently deleted")}</a> · '
+        f'<p class="chat-list-below"><a class="act" href="#archived">{_("Archive")}</a>'
+        f'<a class="act" href="#deleted">{_("Recently deleted")}</a>'
         f'<a class="download" href="chats/export?format=json">{_("Export all")}</a></p>'
     )
 
