@@ -1,5 +1,7 @@
 """Errors that users may see. Only the edges format them: as a card, a JSON error or a line on the console."""
 
+from typing import Literal
+
 
 class ChatError(Exception):
     """An error that the user can understand and correct.
@@ -76,6 +78,50 @@ class ModelError(ChatError):
     """The model cannot be loaded, or is not available."""
 
     status = 503
+
+
+HubErrorKind = Literal[
+    "gated",
+    "missing",
+    "no revision",
+    "invalid name",
+    "unauthorized",
+    "rate limited",
+    "server",
+    "unreachable",
+    "offline",
+    "disk full",
+    "damaged",
+    "busy",
+    "storage",
+    "unsuitable",
+]
+STATUSES: dict[HubErrorKind, int] = {
+    "gated": 403,
+    "missing": 404,
+    "no revision": 404,
+    "invalid name": 422,
+    "unauthorized": 401,
+    "rate limited": 429,
+    "disk full": 507,
+    "busy": 409,
+    "unsuitable": 422,
+}
+"""HTTP statuses by kind; 503 for all others."""
+
+
+class HubError(ModelError):
+    """The Hub, or the way to it, did not deliver what was asked for.
+
+    `kind` tells callers what happened. `retry_after` is in seconds, as the Hub states it for "rate limited".
+    """
+
+    def __init__(self, kind: HubErrorKind, message: str, remedy: str = "", retry_after: int | None = None) -> None:
+        super().__init__(message, remedy)
+        self.args = (kind, message, remedy, retry_after)  # pickle calls the class with these
+        self.kind = kind
+        self.retry_after = retry_after
+        self.status = STATUSES.get(kind, 503)
 
 
 class GenerationError(ChatError):

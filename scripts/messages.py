@@ -126,7 +126,7 @@ def _in_call(node: ast.Call, constants: dict[str, ast.expr]) -> Iterator[Id]:
     elif name == "SkippedItem" or (name == "append" and _is_skipped(node.func)):
         yield from (text for argument in node.args for text in _texts(argument, constants))
     elif name in RAISED:
-        for argument in node.args[1 if name == "SettingsError" else 0 :][:2]:
+        for argument in node.args[1 if name in ("SettingsError", "HubError") else 0 :][:2]:
             yield from _texts(argument, constants)
 
 

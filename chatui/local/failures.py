@@ -1,27 +1,17 @@
 """Whatever the libraries raise while loading -> one ModelError: the cause in one sentence, and its remedy."""
 
-import errno
 import logging
 from pathlib import Path
 
 import torch
 import transformers
-from huggingface_hub import constants
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    IncompleteSnapshotError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+from huggingface_hub.errors import HfHubHTTPError, IncompleteSnapshotError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
 from chatui.errors import ModelError
 from chatui.local import embedded
 from chatui.model_spec import ModelSpec
+from chatui.models.hub_errors import hub_error
 from chatui.settings import DEFAULT_MODEL
 
 log = logging.getLogger(__name__)
@@ -69,38 +59,12 @@ def not_a_chat_model(spec: ModelSpec, kind: str) -> ModelError:
 
 
 def _on_the_hub(spec: ModelSpec, error: Exception) -> ModelError | None:
-    name, page = spec.name, f"{constants.ENDPOINT}/{spec.name}"
-    if isinstance(error, GatedRepoError):
-        return ModelError(
-            f"{name} is gated: its authors ask you to accept a licence first.",
-            f"Accept it at {page}, then set HF_TOKEN to a token of yours or run `hf auth login`.",
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return ModelError(f"{name} has no revision {spec.revision!r}.", f"See its branches and tags at {page}.")
-    if isinstance(error, HFValidationError):
-        return ModelError(
-            f"{name!r} is neither a folder here nor a name that the Hub allows.", "Check the spelling (owner/name)."
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return ModelError(
-            f"There is no model {name!r} on the Hub, or it is private.",
-            "Check the spelling (owner/name); for a private one set HF_TOKEN or run `hf auth login`.",
-        )
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        if status in (401, 403):
-            return ModelError(
-                f"The Hub does not let you read {name} (HTTP {status}).",
-                "Check that the token in HF_TOKEN is valid and may read this model.",
-            )
-        return ModelError(f"The Hub could not deliver {name} (HTTP {status}).", "Try again in a while.")
     if isinstance(error, IncompleteSnapshotError):
         return ModelError(
-            f"{name} was downloaded in part only, and the Hub cannot be reached.", "Connect to the internet."
+            f"{spec.name} was downloaded in part only, and the Hub cannot be reached.", "Connect to the internet."
         )
-    if isinstance(error, LocalEntryNotFoundError | ConnectionError | httpx.TransportError):
-        return _unreachable(spec)
-    return None
+    known = hub_error(spec.name, spec.revision, error)
+    return _unreachable(spec) if known is not None and known.kind in ("unreachable", "offline") else known
 
 
 def _unreachable(spec: ModelSpec) -> ModelError:
@@ -118,11 +82,6 @@ def _unreachable(spec: ModelSpec) -> ModelError:
 
 def _on_this_computer(spec: ModelSpec, error: Exception) -> ModelError | None:
     text = str(error)
-    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in text:
-        return ModelError(
-            f"The disk is full, so {spec.name} could not be stored.",
-            f"Free some space, or set HF_HOME to a folder on another disk (now {constants.HF_HOME}).",
-        )
     if isinstance(error, OSError) and error.errno is not None:
         return ModelError(
             f"{spec.name} could not be read: {error.strerror or _first_line(error)}"

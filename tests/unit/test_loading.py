@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from huggingface_hub import constants, errors
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whose errors it raises
+from huggingface_hub.utils import httpx  # httpx or httpx2, whose errors it raises
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,

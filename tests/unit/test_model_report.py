@@ -11,7 +11,7 @@ import gguf
 import pytest
 import torch
 from huggingface_hub import errors
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whose errors it raises
+from huggingface_hub.utils import httpx  # httpx or httpx2, whose errors it raises
 from transformers import AutoConfig
 
 from chatui import cli, model_report
