@@ -19,4 +19,4 @@ settings.register_profile("exhaustive", deadline=None)
 settings.register_profile("quick", deadline=None, max_examples=settings.get_profile("exhaustive").max_examples // 2)
 settings.load_profile("quick")
 
-pytest_plugins = ("tests.databases",)
+pytest_plugins = ("tests.databases", "tests.hub_fixture")

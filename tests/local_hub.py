@@ -110,15 +110,20 @@ class LocalHub:
 
     def __init__(self) -> None:
         self.url = ""
+        self.stopped = threading.Event()
+        self.faults: list[Fault] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Be empty again, as at the start."""
         self.repositories: dict[str, Repository] = {}
         self.renamed: dict[str, str] = {}
         self.tokens: dict[str, set[str]] = {}
         """The names of the private and gated models that each token may read."""
         self.page_size = 1000
-        self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.served: Counter[str] = Counter()
-        self.stopped = threading.Event()
+        self.heal()
 
     def add(self, name: str, files: Mapping[str, bytes], **fields: Any) -> Repository:
         repository = Repository(name, dict(files), **fields)

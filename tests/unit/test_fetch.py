@@ -4,7 +4,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +16,6 @@ from chatui.models.fetch import Download, DownloadPlan, plan_download
 from chatui.models.fetch_process import Order
 from chatui.models.hub import HubFile
 from chatui.models.token_file import TokenFile
-from tests import local_hub
 from tests.local_hub import Fault, LocalHub
 
 WEIGHTS = random.Random(1).randbytes(400_000)
@@ -35,28 +33,9 @@ LONG = 120.0
 """Seconds that no step takes on any machine."""
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[LocalHub]:
-    with local_hub.served() as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(server: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "60")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    server.repositories.clear()
-    server.renamed.clear()
-    server.tokens.clear()
-    server.seen.clear()
-    server.served.clear()
-    server.add("owner/model", FILES)
-    yield server
-    server.heal()
+@pytest.fixture(autouse=True)
+def model(hub: LocalHub) -> None:
+    hub.add("owner/model", FILES)
 
 
 def cdn(data: bytes = WEIGHTS) -> str:
