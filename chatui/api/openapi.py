@@ -20,13 +20,15 @@ from chatui.api.accepted_fields import (
     SCHEMA_CHANGES,
     TEXT_PART_TYPES,
 )
-from chatui.api.requests import ChatBody
+from chatui.api.requests import ChatBody, ModelBody
 from chatui.api.responses import Fields
 from chatui.settings import GenerationSettings
 
 SCHEMA_REF = "#/components/schemas/{model}"
 RESPONSE_MODELS: tuple[type[BaseModel], ...] = (
     schemas.ModelList,
+    schemas.ModelEvent,
+    schemas.Accepted,
     schemas.ChatCompletion,
     schemas.ChatCompletionChunk,
     schemas.ErrorResponse,
@@ -80,11 +82,35 @@ EVENT_SCHEMA: Fields = {
         }
     },
 }
+MODEL_EVENT_SCHEMA: Fields = {
+    "type": "object",
+    "properties": {
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": _ref(schemas.ModelEvent),
+        }
+    },
+}
 ALL_ERRORS = frozenset(ERROR_DESCRIPTIONS)
 ERRORS_BUT_404 = ALL_ERRORS - {"404"}
 OPERATIONS = {
     "/openapi.json": _Operation("This description.", {"application/json": {"type": "object"}}, ERRORS_BUT_404),
     "/models": _Operation("The models that are served.", {"application/json": _ref(schemas.ModelList)}, ERRORS_BUT_404),
+    "/models/load": _Operation(
+        "Begin to load a model.", {"application/json": _ref(schemas.Accepted)}, ALL_ERRORS, body="ModelBody"
+    ),
+    "/models/unload": _Operation(
+        "Unload a model once its replies have ended.",
+        {"application/json": _ref(schemas.Accepted)},
+        ALL_ERRORS,
+        body="ModelBody",
+    ),
+    "/models/sse": _Operation(
+        "The state of each model, and every change of it, as events without an end.",
+        {"text/event-stream": MODEL_EVENT_SCHEMA},
+        ERRORS_BUT_404,
+    ),
     "/models/{name}": _Operation("One of them.", {"application/json": _ref(schemas.Model)}, ALL_ERRORS),
     "/chat/completions": _Operation(
         "The reply to a conversation: whole, or with `stream` as events while it is being written.",
@@ -146,6 +172,7 @@ def _schemas() -> Fields:
     _, answers = models_json_schema([(model, "serialization") for model in RESPONSE_MODELS], ref_template=SCHEMA_REF)
     body = ChatBody.model_json_schema(ref_template=SCHEMA_REF)
     models: Fields = {**answers["$defs"], **body.pop("$defs")}
+    models["ModelBody"] = ModelBody.model_json_schema(ref_template=SCHEMA_REF)
     models["ChatMessage"] = _message(models["ChatMessage"])
     settings = GenerationSettings.model_json_schema()["properties"]
     sampling = {

@@ -111,6 +111,14 @@ class ChatBody(BaseModel):
     add_generation_prompt: bool | None = None
 
 
+class ModelBody(BaseModel):
+    """The body of POST /v1/models/load and /v1/models/unload."""
+
+    model_config = STRICT
+
+    model: str = Field(min_length=1, max_length=1000)
+
+
 @dataclass(frozen=True)
 class ParsedRequest:
     """A parsed body: the request for the backend, and the format of the response."""
@@ -161,6 +169,17 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
         ignore_eos=chat.ignore_eos,
     )
     return ParsedRequest(request, chat.stream, bool(chat.stream_options.include_usage))
+
+
+def read_model(body: bytes, models: Sequence[ModelStatus]) -> ModelStatus:
+    """The model that a body names. Raises ApiError."""
+    try:
+        name = ModelBody.model_validate(_read_json(body)).model
+    except ValidationError as error:
+        raise _validation_error(error) from None
+    except RecursionError:
+        raise ApiError(400, "The body is nested too deeply.") from None
+    return find_model(models, name)
 
 
 def find_model(models: Sequence[ModelStatus], name: str) -> ModelStatus:

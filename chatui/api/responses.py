@@ -6,10 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chatui.chat import Finish, ModelStatus, ReplyDelta
+from chatui.chat import Finish, ModelStatus, ReplyDelta, State
 from chatui.errors import ChatError, OverloadError, PromptError, SettingsError, TooLongError
 
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+STATE_VALUES: Mapping[State, str] = {"ready": "loaded", "failed": "unloaded"}
 
 RECLASSIFIED = (
     "What came as content before was the model's thinking, which it did not announce: only what follows is the reply."
@@ -105,7 +107,13 @@ def describe_model(model: ModelStatus, created: int) -> Fields:
 
     `weight_bytes` is ModelInfo.read_bytes, the bytes read for one token.
     """
-    described = {"id": model.name, "object": "model", "created": created, "owned_by": "chatui"}
+    described = {
+        "id": model.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "chatui",
+        "status": describe_state(model),
+    }
     if model.info is None:
         return described
     return {
@@ -114,6 +122,23 @@ def describe_model(model: ModelStatus, created: int) -> Fields:
         "weight_bytes": model.info.read_bytes,
         "revision": model.info.revision,
     }
+
+
+def describe_state(model: ModelStatus) -> Fields:
+    """The state of a model in the words of llama.cpp's router: a failed one is "unloaded", with `failed`.
+
+    https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+    """
+    state: Fields = {"value": STATE_VALUES.get(model.state, model.state)}
+    if model.error is not None:
+        return {**state, "failed": True, "error": str(model.error)}
+    return {**state, "progress": {"stage": model.phase}} if model.phase else state
+
+
+def model_event(name: str, state: Fields, changed: bool) -> bytes:
+    """The server-sent event for the state of a model."""
+    data = {("status" if field == "value" else field): value for field, value in state.items()}
+    return _event({"model": name, "event": "status_change" if changed else "model_status", "data": data})
 
 
 def describe_error(error: ChatError) -> tuple[int, Fields, dict[str, str]]:

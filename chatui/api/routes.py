@@ -1,5 +1,6 @@
 """The /v1 routes for any backend: parse requests, stream replies, stop for clients that disconnect."""
 
+import asyncio
 import contextlib
 import logging
 import re
@@ -16,8 +17,17 @@ from starlette.types import Receive, Scope, Send
 from chatui.api.access import Access
 from chatui.api.openapi import document
 from chatui.api.reply_stream import ClientGoneError, ReplyStream
-from chatui.api.requests import find_model, read_chat
-from chatui.api.responses import ApiError, ChatCompletionWriter, Fields, describe_error, describe_model, to_json
+from chatui.api.requests import find_model, read_chat, read_model
+from chatui.api.responses import (
+    ApiError,
+    ChatCompletionWriter,
+    Fields,
+    describe_error,
+    describe_model,
+    describe_state,
+    model_event,
+    to_json,
+)
 from chatui.body_limit import MAX_BODY_BYTES, RefusedError, decompress
 from chatui.chat import Backend, ReplyDelta
 from chatui.errors import ChatError, unexpected
@@ -31,6 +41,7 @@ log = logging.getLogger(__name__)
 HOLD_SECONDS = 10.0
 # Proxies often close connections after a minute without data.
 KEEP_ALIVE_SECONDS = 15.0
+POLL_SECONDS = 0.25
 
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -79,6 +90,9 @@ class Api:
             Route("/openapi.json", self._openapi, methods=["GET"]),
             Route("/models", self._models, methods=["GET"]),
             Route("/models/", self._models, methods=["GET"]),
+            Route("/models/load", self._load, methods=["POST"]),
+            Route("/models/unload", self._unload, methods=["POST"]),
+            Route("/models/sse", self._model_events, methods=["GET"]),
             Route("/models/{name:path}", self._model, methods=["GET"]),
             Route("/chat/completions", self._chat, methods=["POST"]),
             Route("/chat/completions/", self._chat, methods=["POST"]),
@@ -119,8 +133,24 @@ class Api:
         return _json({"object": "list", "data": [describe_model(m, self._started) for m in self._backend.models()]})
 
     async def _model(self, request: Request) -> Response:
+        if request.path_params["name"] in ("load", "unload"):
+            raise self._route_error(HTTPException(405, headers={"Allow": "POST"}), request.scope)
         model = find_model(self._backend.models(), request.path_params["name"])
         return _json(describe_model(model, self._started))
+
+    async def _load(self, request: Request) -> Response:
+        self._backend.load(read_model(await _body(request), self._backend.models()).name)
+        return _json({"success": True})
+
+    async def _unload(self, request: Request) -> Response:
+        self._backend.unload(read_model(await _body(request), self._backend.models()).name)
+        return _json({"success": True})
+
+    async def _model_events(self, request: Request) -> Response:
+        kind = "text/event-stream"
+        if request.method == "HEAD":
+            return Response(headers=NO_STORE, media_type=kind)
+        return StreamingResponse(model_events(self._backend), headers=NO_STORE, media_type=kind)
 
     async def _chat(self, request: Request) -> Response:
         models = self._backend.models()
@@ -149,6 +179,22 @@ class Api:
         async with contextlib.aclosing(self._backend.stream(parsed.request)) as deltas:
             async for delta in deltas:
                 yield delta
+
+
+async def model_events(backend: Backend) -> AsyncGenerator[bytes]:
+    """The state of each model as an event, then an event for each change, until the client leaves."""
+    known: dict[str, Fields] = {}
+    sent_at = time.monotonic()
+    while True:
+        for model in backend.models():
+            state = describe_state(model)
+            if known.get(model.name) != state:
+                yield model_event(model.name, state, changed=model.name in known)
+                known[model.name], sent_at = state, time.monotonic()
+        if time.monotonic() - sent_at >= KEEP_ALIVE_SECONDS:
+            yield KEEP_ALIVE
+            sent_at = time.monotonic()
+        await asyncio.sleep(POLL_SECONDS)
 
 
 def _display_path(route: Route) -> str:

@@ -7,8 +7,56 @@ from pydantic import BaseModel, ConfigDict
 EXACT = ConfigDict(extra="forbid")
 
 
+class LoadingProgress(BaseModel):
+    """What is being done to load a model."""
+
+    model_config = EXACT
+
+    stage: str
+
+
+class ModelState(BaseModel):
+    """Whether a model is in memory. An unloaded one is loaded by the first request for it."""
+
+    model_config = EXACT
+
+    value: Literal["unloaded", "loading", "loaded"]
+    failed: bool = False
+    error: str = ""
+    progress: LoadingProgress | None = None
+
+
+class ModelEventData(BaseModel):
+    """The fields of ModelState, with `status` for `value`."""
+
+    model_config = EXACT
+
+    status: Literal["unloaded", "loading", "loaded"]
+    failed: bool = False
+    error: str = ""
+    progress: LoadingProgress | None = None
+
+
+class ModelEvent(BaseModel):
+    """The data of an event of /models/sse: the state of a model at first, and then each change of it."""
+
+    model_config = EXACT
+
+    model: str
+    event: Literal["model_status", "status_change"]
+    data: ModelEventData
+
+
+class Accepted(BaseModel):
+    """A model is about to be loaded or unloaded."""
+
+    model_config = EXACT
+
+    success: Literal[True]
+
+
 class Model(BaseModel):
-    """A served model. It has the last three fields once it is loaded."""
+    """A served model. It has the last three fields once it was loaded."""
 
     model_config = EXACT
 
@@ -16,6 +64,7 @@ class Model(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: Literal["chatui"]
+    status: ModelState
     max_model_len: int = 0
     weight_bytes: int = 0
     revision: str | None = None

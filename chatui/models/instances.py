@@ -187,6 +187,7 @@ class Instances:
             if self.closing:
                 return
             instance.started = True
+            requested_at = instance.last_used
             instance.backend.start()
         try:
             instance.info = replace(instance.backend.wait(), name=instance.name)
@@ -198,11 +199,13 @@ class Instances:
             error.__traceback__ = error.__cause__ = error.__context__ = None
         if instance.info is None:
             self._memory.release()
-        self._settle(instance)
+        with self.changed:
+            if instance.last_used == requested_at:
+                instance.last_used = time.monotonic()
+            self._settle(instance)
 
     def _settle(self, instance: Instance) -> None:
         with self.changed:
-            instance.last_used = time.monotonic()
             if not instance.settled.done():
                 instance.settled.set_result(None)
             self.changed.notify_all()

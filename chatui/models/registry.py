@@ -86,8 +86,12 @@ class Registry:
             return [entry.status() for entry in self._entries]
 
     def load(self, model: str) -> None:
-        """Begin to load a model, unless it is loaded. Never blocks. Raises ModelError."""
-        self._instances.release(self._acquire(model))
+        """Begin to load a model, unless it is loaded. One that has failed is tried again. Raises ModelError."""
+        with self._changed:
+            entry = self._entry(model)
+            if entry.instance is not None and entry.instance.failed_at is not None:
+                self._instances.retire(entry.instance)
+            self._instances.release(self._acquire(model))
 
     async def ensure_loaded(self, model: str) -> None:
         """Load a model, unless it is loaded, and wait for it. Raises ModelError."""

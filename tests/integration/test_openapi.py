@@ -52,7 +52,8 @@ def test_every_route_and_method_is_described_and_no_other(described: Any, client
     told = {(path, method.upper()) for path, methods in described["paths"].items() for method in methods}
     assert told == there
     for path in {path for path, _ in told}:
-        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE"):
+        endless = {"GET"} if path == "/models/sse" else set()
+        for method in sorted({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE"} - endless):
             status = client.request(method, f"/v1{path.format(name='echo')}").status_code
             assert (status == 405) == ((path, method) not in told), (method, path, status)
 

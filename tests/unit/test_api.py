@@ -12,6 +12,7 @@ import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx2
 import openai
@@ -27,7 +28,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message as Event
 
 from chatui import attempt_limiter, server
-from chatui.api import access, reply_stream, requests, routes
+from chatui.api import access, reply_stream, requests, routes, schemas
 from chatui.api.accepted_fields import FIELD_ALIASES
 from chatui.api.responses import ApiError
 from chatui.body_limit import MAX_BODY_BYTES
@@ -919,6 +920,94 @@ def test_a_conversation_has_a_largest_number_of_messages() -> None:
 
 
 # Routes
+
+
+def two_models() -> FakeBackend:
+    """A backend that has loaded its first model, but never the second one."""
+
+    class Two(FakeBackend):
+        async def ensure_loaded(self, model: str) -> None:
+            await super().ensure_loaded(model)
+            info = replace(INFO, name=model, defaults=GenerationSettings(temperature=0.25))
+            self.other = ModelStatus(model, "ready", info=info)
+
+        def models(self) -> list[ModelStatus]:
+            return [self.status, self.other]
+
+        other = ModelStatus("fake/other", "unloaded")
+
+    return Two()
+
+
+def test_a_request_names_its_model_which_is_loaded_first() -> None:
+    backend = two_models()
+    for stream in (False, True):
+        response = ask(backend, model="other", stream=stream)
+        assert response.status_code == 200
+        assert "fake/other" in response.text
+    assert backend.loads == ["fake/other"]
+    assert [request.model for request in backend.requests] == ["fake/other"] * 2
+    assert {request.settings.temperature for request in backend.requests} == {0.25}  # its own default
+    said = refused(ask(backend, model="nope"), 404, "model", "model_not_found")
+    assert said.endswith("There is: fake/echo, fake/other.")
+
+
+def test_a_model_that_cannot_be_loaded_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = two_models()
+    monkeypatch.setattr(backend, "ensure_loaded", AsyncMock(side_effect=ModelError("Too big.", "Buy memory.")))
+    assert refused(ask(backend, model="other"), 503) == "Too big. Buy memory."
+    assert refused(ask(backend, model="other", stream=True), 503) == "Too big. Buy memory."
+
+
+def test_models_are_loaded_and_unloaded_on_request() -> None:
+    backend = two_models()
+    client = client_of(backend)
+    assert client.post("/v1/models/load", json={"model": "other"}).json() == {"success": True}
+    assert client.post("/v1/models/unload", json={"model": "fake/echo"}).json() == {"success": True}
+    assert (backend.loads, backend.unloads) == (["fake/other"], ["fake/echo"])
+    for path in ("/v1/models/load", "/v1/models/unload"):
+        refused(client.post(path, json={"model": "nope"}), 404, "model", "model_not_found")
+        refused(client.post(path, json={}), 400, "model")
+        refused(client.post(path, json={"model": ""}), 400, "model")
+        refused(client.post(path, json={"model": "other", "x": 1}), 400, "x")
+        refused(client.get(path), 405)
+        refused(client_of(backend, api_key=KEY).post(path, json={"model": "other"}), 401)
+    assert (backend.loads, backend.unloads) == (["fake/other"], ["fake/echo"])
+
+
+def test_the_state_of_a_model_is_told_as_llama_cpps_router_does() -> None:
+    backend = two_models()
+    states = [model["status"] for model in client_of(backend).get("/v1/models").json()["data"]]
+    assert states == [{"value": "loaded"}, {"value": "unloaded"}]
+    backend.status = ModelStatus("fake/echo", "loading", "reading weights")
+    assert client_of(backend).get("/v1/models/echo").json()["status"] == {
+        "value": "loading",
+        "progress": {"stage": "reading weights"},
+    }
+    backend.status = ModelStatus("fake/echo", "failed", error=ModelError("Too big."))
+    failed = client_of(backend).get("/v1/models/echo").json()["status"]
+    assert failed == {"value": "unloaded", "failed": True, "error": "Too big."}
+
+
+async def test_changes_of_models_are_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(routes, "KEEP_ALIVE_SECONDS", 0.0)
+    backend = two_models()
+    async with contextlib.aclosing(routes.model_events(backend)) as stream:
+        first = [json.loads((await anext(stream)).removeprefix(b"data: ")) for _ in range(2)]
+        assert first == [
+            {"model": "fake/echo", "event": "model_status", "data": {"status": "loaded"}},
+            {"model": "fake/other", "event": "model_status", "data": {"status": "unloaded"}},
+        ]
+        assert await anext(stream) == routes.KEEP_ALIVE
+        backend.status = ModelStatus("fake/echo", "loading", "reading weights")
+        while (event := await anext(stream)) == routes.KEEP_ALIVE:
+            pass
+        data = {"status": "loading", "progress": {"stage": "reading weights"}}
+        change = {"model": "fake/echo", "event": "status_change", "data": data}
+        assert json.loads(event.removeprefix(b"data: ")) == change
+        assert schemas.ModelEvent.model_validate(change)
+    assert client_of(backend).head("/v1/models/sse").headers["content-type"].startswith("text/event-stream")
 
 
 def test_models_are_listed_and_found() -> None:

@@ -30,6 +30,7 @@ class Machine:
 
     def __init__(self, memory: int = 8) -> None:
         self.memory, self.held = memory, dict[FakeModel, int]()
+        self.lock = threading.Lock()
         self.broken: set[str] = set()
         self.loading: list[str] = []
         self.most_at_once = 0
@@ -61,6 +62,7 @@ class FakeModel(FakeBackend):
         self.machine, self.name = machine, name
         self.status = ModelStatus(name, "loading", "starting")
         self.settled = threading.Event()
+        self.closed = False
 
     def start(self) -> None:
         threading.Thread(target=self._load, daemon=True).start()
@@ -70,16 +72,19 @@ class FakeModel(FakeBackend):
         machine.loading.append(self.name)
         machine.most_at_once = max(machine.most_at_once, len(machine.loading))
         machine.gates.setdefault(self.name, _open_gate()).wait()
-        if self.name in machine.broken or machine.free() < SIZES[self.name]:
-            self.status = ModelStatus(self.name, "failed", error=ModelError(f"{self.name} cannot be loaded."))
-        else:
-            assert self.name not in {other.name for other in machine.held}, "a model is in memory twice"
-            machine.held[self] = SIZES[self.name]
-            machine.loads.append(self.name)
-            info = replace(INFO, name=self.name, weight_bytes=SIZES[self.name], kv_bytes=0)
-            self.status = ModelStatus(self.name, "ready", info=info)
+        with machine.lock:
+            self.status = self._loaded_status()
         machine.loading.remove(self.name)
         self.settled.set()
+
+    def _loaded_status(self) -> ModelStatus:
+        machine, size = self.machine, SIZES[self.name]
+        if self.closed or self.name in machine.broken or machine.free() < size:
+            return ModelStatus(self.name, "failed", error=ModelError(f"{self.name} cannot be loaded."))
+        assert self.name not in {other.name for other in machine.held}, "a model is in memory twice"
+        machine.held[self] = size
+        machine.loads.append(self.name)
+        return ModelStatus(self.name, "ready", info=replace(INFO, name=self.name, weight_bytes=size, kv_bytes=0))
 
     def wait(self) -> ModelInfo:
         self.settled.wait()
@@ -97,8 +102,10 @@ class FakeModel(FakeBackend):
 
     async def close(self) -> None:
         assert not self.running
-        if self.machine.held.pop(self, None) is not None:
-            self.machine.unloads.append(self.name)
+        with self.machine.lock:
+            self.closed = True
+            if self.machine.held.pop(self, None) is not None:
+                self.machine.unloads.append(self.name)
 
 
 def _open_gate() -> threading.Event:
@@ -220,7 +227,7 @@ async def test_a_failed_model_is_tried_again_after_a_while(monkeypatch: pytest.M
     machine.broken = {"b"}
     async with serving(machine) as registry:
         with pytest.raises(ModelError):
-            await reply(registry, "b")
+            await registry.ensure_loaded("b")
         machine.broken.clear()
         with pytest.raises(ModelError):
             await reply(registry, "b")
@@ -314,7 +321,7 @@ async def test_previews_and_tokens_are_of_the_model_that_is_named() -> None:
         registry.wait()
         assert await registry.preview(ask("b")) is None
         assert registry.decode_tokens({1}, "b") == {}
-        await reply(registry, "b")
+        await registry.ensure_loaded("b")
         assert await registry.preview(ask("b")) is not None
         assert registry.decode_tokens({1}, "b") == {1: " other"}
         registry.forget("chat")
@@ -390,7 +397,7 @@ async def _play(machine: Machine, steps: list[Step]) -> None:
             elif action == "cancel" and asked:
                 asked[-1][1].cancel()
             elif action == "load":
-                registry.load(name)
+                registry.load(name)  # a failed one is tried again
             elif action == "unload":
                 registry.unload(name)
             elif action == "break":
