@@ -1,7 +1,7 @@
 """Estimates a model's memory and maximum speed, each number with its formula. Pure functions."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from chatui.chat import ModelAnatomy
@@ -19,6 +19,19 @@ BLOCK = 64
 
 
 @dataclass(frozen=True)
+class AttentionShape:
+    """What the activations of a prefill depend on. `widest` is the most outputs of a layer, `kv_per_token` bytes."""
+
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    widest: int
+    kv_per_token: int
+    writes_out: bool = False
+
+
+@dataclass(frozen=True)
 class Figure:
     """A number with its unit, and its formula with the values filled in."""
 
@@ -33,6 +46,35 @@ class Figure:
         if self.unit in ("B", "B/s"):
             return human_bytes(self.value) + self.unit.removeprefix("B")
         return N_(f"turn {self.value:,.0f}") if self.unit == "turn" else f"{human_speed(self.value)} tokens/s"
+
+
+def in_precision(anatomy: ModelAnatomy, precision: str, bandwidth: float) -> ModelAnatomy:
+    """The anatomy with K/V and activations of the type that goes with a precision, and a bandwidth in bytes/s.
+
+    `anatomy` has them in bfloat16. In float32 they take twice as much.
+    """
+    factor = 2 if precision == "float32" else 1
+    return replace(
+        anatomy,
+        kv_per_token=factor * anatomy.kv_per_token,
+        activations=factor * anatomy.activations,
+        activations_per_token=factor * anatomy.activations_per_token,
+        bandwidth=bandwidth,
+    )
+
+
+def prefill_activations(shape: AttentionShape, size: int, piece: int) -> tuple[int, int]:
+    """(bytes, bytes for each token before) of the prefill of one chunk of `piece` tokens. `size` is that of a number.
+
+    The chunk takes tokens × (3 × hidden size in float32 + 3 × outputs of the widest layer). Each token before takes the
+    mask as booleans and as numbers for each head of a group, and a copy of one layer's keys. Attention that is written
+    out, for a softcap or sinks, takes three float32 for each head and token. Measured on a CPU within a third.
+    """
+    group = shape.heads // (shape.kv_heads or max(1, shape.heads))
+    for_each = piece * (1 + group * (1 + size)) + shape.kv_per_token // (2 * shape.layers)
+    if shape.writes_out:
+        for_each = piece * shape.heads * 3 * 4
+    return piece * (3 * shape.hidden_size * 4 + 3 * shape.widest * size), for_each
 
 
 def weights(anatomy: ModelAnatomy, precision: str) -> Figure:

@@ -5,10 +5,9 @@ import textwrap
 from chatui import estimates
 from chatui.local.outline import Outline, outline
 from chatui.model_spec import ModelSpec, human_bytes, human_count
+from chatui.models.fit import COMFORTABLE
 from chatui.settings import AppSettings
 
-COMFORTABLE = 12
-"""Tokens per second. Twice the speed of reading, which is about four words or six tokens per second."""
 MIN_CONTEXT = 1024
 """Context length in tokens that an advised precision must allow, unless the model's own is shorter."""
 LINE = 100

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from chatui.errors import ModelError, SettingsError
@@ -30,6 +29,13 @@ PRECISIONS: Mapping[str, tuple[Dtype, Quantization]] = {
     "int4": ("bfloat16", "int4"),
 }
 """The precisions that every CPU supports, with the values of the flags for each."""
+GPU_PRECISIONS: Mapping[str, tuple[Dtype, Quantization]] = {
+    "float32": ("float32", "none"),
+    "bfloat16": ("bfloat16", "none"),
+    "8bit": ("bfloat16", "8bit"),
+    "4bit": ("bfloat16", "4bit"),
+}
+"""The precisions on GPUs, with the values of the flags for each."""
 HUB_PAGE = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<name>[\w.-]+/[\w.-]+)(?:/tree/(?P<revision>[\w.-]+))?/?"
     r"(?:[?#].*)?"
@@ -39,12 +45,9 @@ HUB_FILE = re.compile(
     r"(?:(?:blob|resolve|raw)/[\w.-]+/)?(?P<path>[\w./ -]+\.(?:gguf|safetensors|bin|json))(?:[?#].*)?"
 )
 MAX_HEADER_BYTES = 100_000_000
-# Bytes of a number in a GGUF header by its value type: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-GGUF_STRING, GGUF_ARRAY, GGUF_UINT32 = 8, 9, 4
-GGUF_ALIGNMENT = 32
 # Bytes per block of 32 weights, for the types that linear layers use without conversion: Q4_0, Q4_1, Q8_0.
 GGUF_LEVELS = {"GGUF-2": 18, "GGUF-3": 20, "GGUF-8": 34}
+GGUF_LABELS = {"GGUF-2": "Q4_0", "GGUF-3": "Q4_1", "GGUF-8": "Q8_0"}
 
 
 @dataclass(frozen=True)
@@ -191,82 +194,17 @@ def read_header(path: Path) -> list[StoredTensor]:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
-            raise _damaged_file_error(path)
+            raise damaged_file_error(path)
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
             tensors = [StoredTensor(name, entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise _damaged_file_error(path) from None
+            raise damaged_file_error(path) from None
     if 8 + length + end > size:
-        raise _damaged_file_error(path)
+        raise damaged_file_error(path)
     return tensors
-
-
-def read_gguf_header(path: Path) -> list[StoredTensor]:
-    """The tensors listed in the header of a GGUF file. Raises ModelError if it is truncated or not in the format."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        reader = _GgufReader(file, size)
-        try:
-            alignment, tensors = reader.header()
-        except (struct.error, ValueError, KeyError, OverflowError, RecursionError):
-            raise _damaged_file_error(path) from None
-        data_start = -(-file.tell() // alignment) * alignment
-    if not tensors or data_start + max(tensor.offset for tensor in tensors) >= size:
-        raise _damaged_file_error(path)
-    return [replace(tensor, offset=data_start + tensor.offset) for tensor in tensors]
-
-
-class _GgufReader:
-    """Reads the values of a GGUF file of `size` bytes in order. Does not catch parse errors."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file = file
-        self._size = size
-
-    def header(self) -> tuple[int, list[StoredTensor]]:
-        """(alignment of the data, tensors with offsets from the data's start). Leaves the file at the header's end."""
-        if self._file.read(4) != b"GGUF" or self._number("I") not in (2, 3):
-            raise ValueError
-        tensor_count, field_count = self._number("Q"), self._number("Q")
-        alignment = GGUF_ALIGNMENT
-        for _ in range(field_count):
-            name, kind = self._text(), self._number("I")
-            if name == "general.alignment" and kind == GGUF_UINT32:
-                alignment = max(1, self._number("I"))
-            else:
-                self._skip(kind)
-        return alignment, [self._tensor() for _ in range(tensor_count)]
-
-    def _tensor(self) -> StoredTensor:
-        name = self._text()
-        shape = tuple(self._number("Q") for _ in range(self._number("I")))
-        return StoredTensor(name, f"GGUF-{self._number('I')}", shape, self._number("Q"))
-
-    def _number(self, code: str) -> int:
-        return int(struct.unpack("<" + code, self._file.read(struct.calcsize("<" + code)))[0])
-
-    def _text(self) -> str:
-        length = self._number("Q")
-        if length > self._size:
-            raise ValueError
-        return self._file.read(length).decode(errors="replace")
-
-    def _skip(self, kind: int) -> None:
-        """Skip a value of this type."""
-        if kind == GGUF_STRING:
-            self._text()
-        elif kind == GGUF_ARRAY:
-            item_kind, count = self._number("I"), self._number("Q")
-            if item_kind in GGUF_SIZES:
-                self._file.seek(GGUF_SIZES[item_kind] * count, 1)
-            else:
-                for _ in range(count):
-                    self._skip(item_kind)
-        else:
-            self._file.seek(GGUF_SIZES[kind], 1)
 
 
 def weight_bytes(tensors: Iterable[StoredTensor], dtype: Dtype, quantization: Quantization) -> int:
@@ -280,9 +218,9 @@ def weight_bytes(tensors: Iterable[StoredTensor], dtype: Dtype, quantization: Qu
     """
     tensors = list(tensors)
     total = sum(_tensor_bytes(tensor, dtype, quantization) for tensor in tensors)
-    if not any(_is_head(tensor) for tensor in tensors):
+    if not any(is_head(tensor) for tensor in tensors):
         for tensor in tensors:
-            if _is_embedding(tensor) and "pos" not in tensor.name:
+            if is_token_embedding(tensor):
                 total += _packed_bytes(replace(tensor, name="lm_head.weight"), quantization) or 0
     return int(total)
 
@@ -294,10 +232,10 @@ def _tensor_bytes(tensor: StoredTensor, dtype: Dtype, quantization: Quantization
     element_bytes = STORED_BYTES.get(tensor.dtype, 1) if keeps_dtype else DTYPE_BYTES.get(dtype, 2)
     dense = float(tensor.elements * element_bytes)
     is_float = is_gguf or tensor.dtype in FLOATS
-    if len(tensor.shape) != 2 or not is_float or _is_embedding(tensor) or _is_expert_or_router(tensor):
+    if len(tensor.shape) != 2 or not is_float or is_embedding(tensor) or _is_expert_or_router(tensor):
         return dense
     if quantization in BITSANDBYTES:
-        return dense if _is_head(tensor) else tensor.elements * BITSANDBYTES[quantization]
+        return dense if is_head(tensor) else tensor.elements * BITSANDBYTES[quantization]
     packed = _packed_bytes(tensor, quantization)
     return dense if packed is None else packed
 
@@ -309,12 +247,13 @@ def _packed_bytes(tensor: StoredTensor, quantization: Quantization) -> float | N
         return None
     if quantization in ("auto", "int4") and tensor.dtype in GGUF_LEVELS and rows % 16 == 0:
         return tensor.elements * PLANE_BYTES * (2 if tensor.dtype == "GGUF-8" else 1)
-    if quantization == "int8" or (quantization == "int4" and _is_head(tensor)):
+    if quantization == "int8" or (quantization == "int4" and is_head(tensor)):
         return tensor.elements + 2.0 * rows
     return tensor.elements * PLANE_BYTES if quantization == "int4" and rows % 16 == 0 else None
 
 
-def _is_head(tensor: StoredTensor) -> bool:
+def is_head(tensor: StoredTensor) -> bool:
+    """Whether this is the output layer."""
     return "lm_head" in tensor.name or tensor.name == "output.weight"
 
 
@@ -322,8 +261,14 @@ def _is_expert_or_router(tensor: StoredTensor) -> bool:
     return not {"experts", "gate", "router"}.isdisjoint(tensor.name.split("."))
 
 
-def _is_embedding(tensor: StoredTensor) -> bool:
+def is_embedding(tensor: StoredTensor) -> bool:
+    """Whether this is an embedding, of tokens or of positions."""
     return len(tensor.shape) == 2 and any(part in tensor.name for part in ("embed", "token_embd", "wte", "wpe"))
+
+
+def is_token_embedding(tensor: StoredTensor) -> bool:
+    """Whether this is the embedding of tokens, which may be the output layer as well."""
+    return is_embedding(tensor) and "pos" not in tensor.name and "wpe" not in tensor.name
 
 
 def human_bytes(count: float) -> str:
@@ -342,7 +287,8 @@ def human_count(count: int) -> str:
     return f"{count / 1e6:.0f}M" if count < 999_500_000 else f"{count / 1e9:.3g}B"
 
 
-def _damaged_file_error(path: Path) -> ModelError:
+def damaged_file_error(path: Path) -> ModelError:
+    """The error for a file of weights that is truncated or not in its format."""
     return ModelError(
         f"The file {path.name} is incomplete or damaged.", "Delete it and load the model again, or copy it anew."
     )

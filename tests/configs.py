@@ -1,4 +1,7 @@
-"""Config files as they were published, and the sizes that were published with them."""
+"""Config files as they were published, and the sizes that were published with them.
+
+The config of a model is https://huggingface.co/NAME/blob/main/config.json, its size is on https://huggingface.co/NAME.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -152,6 +155,49 @@ PUBLISHED = {
         ),
         116_829_156_672,
         5.13,
+        with_embeddings=False,
+    ),
+    "Qwen/Qwen3-14B": Published(dense("qwen3", 5120, 17408, 40, 40, 8, 151936, False, head_dim=128), 14_768_307_200),
+    "Qwen/Qwen3-32B": Published(dense("qwen3", 5120, 25600, 64, 64, 8, 151936, False, head_dim=128), 32_762_123_264),
+    "mistralai/Mixtral-8x22B-v0.1": Published(
+        dense("mixtral", 6144, 16384, 56, 48, 8, 32000, False, num_local_experts=8, num_experts_per_tok=2),
+        140_620_634_112,
+        39,
+    ),
+    "Qwen/Qwen3-235B-A22B": Published(
+        dense(
+            "qwen3_moe",
+            *(4096, 12288, 94, 64, 4, 151936, False),
+            head_dim=128,
+            moe_intermediate_size=1536,
+            num_experts=128,
+            num_experts_per_tok=8,
+        ),
+        235_093_634_560,
+        22,
+    ),
+    "ibm-granite/granite-3.0-1b-a400m-base": Published(
+        dense("granitemoe", 1024, 512, 24, 16, 8, 49155, True, num_local_experts=32, num_experts_per_tok=8),
+        1_334_628_352,
+        0.4,
+    ),
+    "deepseek-ai/DeepSeek-V3": Published(
+        dense(
+            "deepseek_v3",
+            *(7168, 18432, 61, 128, 128, 129280, False),
+            moe_intermediate_size=2048,
+            n_routed_experts=256,
+            n_shared_experts=1,
+            num_experts_per_tok=8,
+            first_k_dense_replace=3,
+            kv_lora_rank=512,
+            q_lora_rank=1536,
+            qk_nope_head_dim=128,
+            qk_rope_head_dim=64,
+            v_head_dim=128,
+        ),
+        671_026_404_352,
+        37,
         with_embeddings=False,
     ),
 }

@@ -11,19 +11,15 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from chatui.chat import ModelAnatomy
+from chatui.estimates import AttentionShape, prefill_activations
 from chatui.local.batch import MAX_PIECE
 from chatui.local.forward import survey
 from chatui.local.quantized import linear_layers
 from chatui.model_spec import PRECISIONS, StoredTensor, weight_bytes
+from chatui.models.configs import WITHOUT_KEYS, experts_used
 from chatui.settings import Dtype, Quantization
 
 log = logging.getLogger(__name__)
-
-# The names by which configs call the number of experts, and of those that one token uses.
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-USED_EXPERTS = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_top_k")
-# Layers that remember by something else than keys and values, or not at all.
-WITHOUT_KEYS = {"linear_attention", "conv", "moe"}
 
 
 def blank(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -82,7 +78,7 @@ def _parts(model: PreTrainedModel) -> Iterator[tuple[StoredTensor, StoredTensor 
     tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     linears = {layer.weight for layer in linear_layers(model).values()}
     writing = {*accessors.get_decoder().parameters(), *output.parameters()}
-    used, experts = _experts(model.config.get_text_config(decoder=True))
+    used, experts = experts_used(model.config.get_text_config(decoder=True).to_dict())
     for path, weight in model.named_parameters():
         names, count = path.split("."), weight.numel()
         name = "embed" if weight is table else "lm_head" if weight is output.weight else names[-2]
@@ -95,15 +91,6 @@ def _parts(model: PreTrainedModel) -> Iterator[tuple[StoredTensor, StoredTensor 
             yield held, None, count
         else:
             yield held, held if active == count else StoredTensor(path, "F32", (active,)), active
-
-
-def _experts(config: PreTrainedConfig) -> tuple[int, int]:
-    """Of how many experts a token uses how many: (used, all), or (1, 1)."""
-    count, used = (
-        next((value for name in names if isinstance(value := getattr(config, name, None), int) and value > 0), 1)
-        for names in (EXPERTS, USED_EXPERTS)
-    )
-    return min(used, count), count
 
 
 def _kv_per_token(model: PreTrainedModel, config: PreTrainedConfig) -> int:
@@ -123,23 +110,23 @@ def _kv_per_token(model: PreTrainedModel, config: PreTrainedConfig) -> int:
 
 
 def _activations(model: PreTrainedModel, config: PreTrainedConfig, kv_per_token: int) -> tuple[int, int]:
-    """Bytes that reading a piece of a prompt takes besides, roughly: for its own tokens, and for each one before it.
-
-    Its own: tokens x (3 x hidden size in float32 + 3 x outputs of the widest layer). For each one before: which of its
-    tokens see it, as yes or no and as numbers for each head of a group, and a copy of one layer's key; where attention
-    is written out, for a softcap or sinks, three float32 for each head of each token. Measured on a CPU within a third.
-    """
+    """(bytes, bytes for each token before) that the prefill of one chunk takes beside the K/V, roughly."""
     accessors: Any = model
-    size, (used, _) = model.dtype.itemsize, _experts(config)
     head = accessors.get_output_embeddings()
+    used = experts_used(config.to_dict())[0]
     outputs = [layer.out_features for layer in linear_layers(model).values() if layer is not head]
     experts = [weight for path, weight in model.named_parameters() if "experts" in path.split(".")]
-    widest = max(
-        [*outputs, *(used * max((0, *weight.shape[1:])) for weight in experts)], default=4 * config.hidden_size
-    )
     heads = getattr(config, "num_attention_heads", 0)
-    group = heads // (getattr(config, "num_key_value_heads", None) or max(1, heads))
-    for_each = MAX_PIECE * (1 + group * (1 + size)) + kv_per_token // (2 * config.num_hidden_layers)
-    if getattr(config, "attn_logit_softcapping", None) or any("sinks" in path for path, _ in model.named_parameters()):
-        for_each = MAX_PIECE * heads * 3 * 4
-    return MAX_PIECE * (3 * config.hidden_size * 4 + 3 * widest * size), for_each
+    shape = AttentionShape(
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        widest=max(
+            [*outputs, *(used * max((0, *weight.shape[1:])) for weight in experts)], default=4 * config.hidden_size
+        ),
+        kv_per_token=kv_per_token,
+        writes_out=bool(getattr(config, "attn_logit_softcapping", None))
+        or any("sinks" in path for path, _ in model.named_parameters()),
+    )
+    return prefill_activations(shape, model.dtype.itemsize, MAX_PIECE)

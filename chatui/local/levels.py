@@ -12,11 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from chatui.model_spec import GGUF_LEVELS, StoredTensor, read_gguf_header
+from chatui.gguf_file import read_gguf_header
+from chatui.model_spec import GGUF_LABELS, GGUF_LEVELS, StoredTensor
 
 GROUP = 32
 SUFFIX = ".nibbles"
-LABELS = {"GGUF-2": "Q4_0", "GGUF-3": "Q4_1", "GGUF-8": "Q8_0"}
+
 # Weights worked on at a time, so that what is unpacked for a moment stays small beside the model.
 CHUNK = 1 << 20
 # Each takes 3 ns per weight on two cores; two lessen the squared error of normal weights by 12 %, a third by 2 % more.
@@ -144,7 +145,7 @@ class GgufLevels(Mapping[str, Levels]):
         """The kind of most of the weights: Q4_1 or one of its like."""
         sizes: Counter[str] = Counter()
         for blocks, _ in self._found.values():
-            sizes[LABELS[blocks.tensor.dtype]] += blocks.tensor.elements
+            sizes[GGUF_LABELS[blocks.tensor.dtype]] += blocks.tensor.elements
         return sizes.most_common(1)[0][0] if sizes else ""
 
     def __getitem__(self, name: str) -> Levels:

@@ -10,28 +10,30 @@ from huggingface_hub import get_safetensors_metadata, snapshot_download
 from huggingface_hub.errors import NotASafetensorsRepoError
 from transformers import AutoConfig, PreTrainedConfig
 
+from chatui import estimates
 from chatui.chat import ModelAnatomy
 from chatui.errors import ChatError, ModelError
+from chatui.gguf_file import read_gguf_header
 from chatui.local import anatomy, bandwidth, embedded, loading
 from chatui.local.failures import to_model_error
 from chatui.local.forward import survey
-from chatui.local.levels import LABELS
 from chatui.local.loading import Files
 from chatui.local.serving import KV_SHARE
 from chatui.local.slots import fit
 from chatui.local.weights import CONFIG_DTYPES, free_memory
-from chatui.model_spec import PRECISIONS, ModelSpec, StoredTensor, read_gguf_header, read_header, weight_bytes
+from chatui.model_spec import (
+    GGUF_LABELS,
+    GPU_PRECISIONS,
+    PRECISIONS,
+    ModelSpec,
+    StoredTensor,
+    read_header,
+    weight_bytes,
+)
 from chatui.settings import DEFAULT_MODEL, Dtype, Quantization
 
 SHORT_CONTEXT = 4096
 """Tokens."""
-ELSEWHERE: Mapping[str, tuple[Dtype, Quantization]] = {
-    "float32": ("float32", "none"),
-    "bfloat16": ("bfloat16", "none"),
-    "8bit": ("bfloat16", "8bit"),
-    "4bit": ("bfloat16", "4bit"),
-}
-"""How weights can be held where they are not on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,8 @@ class Outline:
 
     def anatomy_in(self, precision: str) -> ModelAnatomy:
         """The anatomy with what goes with such weights: the type of keys and values, and the speed of reading them."""
-        known, wider = self.anatomy, 2 if precision == "float32" else 1
-        return replace(
-            known,
-            kv_per_token=wider * known.kv_per_token,
-            activations=wider * known.activations,
-            activations_per_token=wider * known.activations_per_token,
-            bandwidth=bandwidth.measure_bandwidth(torch.device(self.device), known.read[precision]),
-        )
+        speed = bandwidth.measure_bandwidth(torch.device(self.device), self.anatomy.read[precision])
+        return estimates.in_precision(self.anatomy, precision, speed)
 
     def needed_bytes(self) -> int:
         """Predicted bytes: the weights, and the K/V of the conversations asked for, or of one short one."""
@@ -103,7 +99,7 @@ def _outline(spec: ModelSpec) -> Outline:
     stored, notes = (gguf.stat().st_size, ()) if gguf else _stored(spec, files.folder)
     model = anatomy.blank(config, torch.bfloat16, spec.trust_remote_code)
     asked, how = _asked(wanted, config, tensors)
-    precisions = {**(PRECISIONS if device_map == "cpu" else ELSEWHERE), asked: how}
+    precisions = {**(PRECISIONS if device_map == "cpu" else GPU_PRECISIONS), asked: how}
     found = anatomy.of(model, precisions)
     if tensors:
         found = _with_levels(found, {name: precisions[name] for name in {"int4", asked} & set(precisions)}, tensors)
@@ -177,7 +173,7 @@ def _asked(
     if wanted.quantization == "auto":
         sizes = Counter[str]()
         for tensor in tensors:
-            sizes[LABELS.get(tensor.dtype, "")] += tensor.elements
+            sizes[GGUF_LABELS.get(tensor.dtype, "")] += tensor.elements
         label = max((name for name in sizes if name), key=sizes.__getitem__, default="")
         return (label, ("bfloat16", "auto")) if label else ("bfloat16", PRECISIONS["bfloat16"])
     if wanted.quantization != "none":

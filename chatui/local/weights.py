@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from chatui.errors import ModelError
+from chatui.gguf_file import read_gguf_header
 from chatui.local import wrong_files
 from chatui.model_spec import (
     FLOATS,
@@ -18,7 +19,6 @@ from chatui.model_spec import (
     ModelSpec,
     StoredTensor,
     human_bytes,
-    read_gguf_header,
     read_header,
     weight_bytes,
 )

@@ -21,6 +21,7 @@ RANK = {
     "chat": 2,
     "inspection": 2.5,
     "model_spec": 3,
+    "gguf_file": 3.1,
     "cards": 3.2,
     "character_prompt": 3.3,
     "keywords": 3,

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 
 from chatui import model_spec
 from chatui.errors import ModelError, SettingsError
+from chatui.gguf_file import read_gguf_fields, read_gguf_header
 from chatui.local import loading
 from chatui.model_spec import (
     ModelSpec,
     StoredTensor,
     check_name,
     parse_model_name,
-    read_gguf_header,
     read_header,
     weight_bytes,
 )
@@ -73,6 +73,38 @@ def test_a_cut_off_safetensors_file_is_refused(weights: Path, kept: int) -> None
     weights.write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(ModelError, match=r"model\.safetensors is incomplete"):
         read_header(weights)
+
+
+def test_gguf_fields_as_the_library_wrote_them(gguf_weights: Path) -> None:
+    fields = read_gguf_fields(gguf_weights)
+    assert (
+        fields.items()
+        >= {
+            "general.architecture": "llama",
+            "llama.context_length": 128,
+            "some.float": 1.5,
+            "some.flag": True,
+            "some.numbers": (1, 2, 3),
+            "tokenizer.ggml.tokens": ("a", "bc", "é"),
+        }.items()
+    )
+
+
+def test_the_vocabulary_of_a_gguf_file_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_token_list([str(number) for number in range(2000)])
+    writer.add_array("some.scores", [0.5] * 2000)
+    writer.add_string("last", "read")
+    writer.add_tensor("a.weight", np.zeros((3, 4), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    fields = read_gguf_fields(path)
+    assert fields["last"] == "read"
+    assert not {"tokenizer.ggml.tokens", "some.scores"} & fields.keys()
+    assert [tensor.shape for tensor in read_gguf_header(path)] == [(4, 3)]
 
 
 @pytest.mark.parametrize("kept", [0, 3, 8, 40, 150, -129])
