@@ -64,7 +64,7 @@ def extracted() -> Found:
     for path in sorted((ROOT / "ui" / "page" / "assets").glob("*.js")):
         for message in i18n.script_message_ids(path.read_text(encoding="utf-8")):
             found.setdefault(message, path.name)
-    for message in _said_by_objects():
+    for message in _object_texts():
         found.setdefault(message, "settings.py, personas.py")
     return found
 
@@ -180,7 +180,7 @@ def _constants(tree: ast.Module) -> dict[str, ast.expr]:
     }
 
 
-def _said_by_objects() -> Iterator[str]:
+def _object_texts() -> Iterator[str]:
     for setting in GenerationSettings.model_fields.values():
         yield from (text for text in (setting.title, setting.description) if text)
     for preset in personas.PRESETS:

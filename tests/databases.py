@@ -193,16 +193,16 @@ class Server:
             connection.execute(NEW_SECRET.encode(), [secrets.token_bytes(32)])
         return url
 
-    def halt(self) -> None:
+    def kill(self) -> None:
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
 
     def stop(self) -> None:
-        self.halt()
+        self.kill()
         shutil.rmtree(self.folder)
 
 
 @contextmanager
-def own_server(place: Path | None = None) -> Iterator[Server]:
+def postgresql_server(place: Path | None = None) -> Iterator[Server]:
     """A running server, with its tables in `place`; scripts/test installs the program where it can."""
     found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True), shutil.which("initdb")]
     if found[0] is None:
@@ -221,7 +221,7 @@ def own_server(place: Path | None = None) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Server]:
     """A running server for all tests."""
-    with own_server() as server:
+    with postgresql_server() as server:
         yield server
 
 

@@ -72,7 +72,7 @@ class Hold:
             await asyncio.sleep(POLL_SECONDS)
 
 
-def _told(traced: Sequence[TokenTrace]) -> TraceSnapshot:
+def _snapshot_of(traced: Sequence[TokenTrace]) -> TraceSnapshot:
     return TraceSnapshot(Traces.of(traced), Finish("cancelled", 3, len(traced), 0, 0.0, 0.1, 0.5, cached_tokens=1))
 
 
@@ -174,7 +174,7 @@ class FakeBackend:
                     yield piece
                 else:
                     traced.append(self._traced(piece, loop.time() - start))
-                    so_far = partial(_told, traced) if request.trace else None
+                    so_far = partial(_snapshot_of, traced) if request.trace else None
                     yield ReplyDelta(text=piece, tokens=1, snapshot=so_far)
             seconds = max(loop.time() - start, 1e-9)
             last = pieces[-1] if pieces else ""

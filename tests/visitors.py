@@ -104,7 +104,7 @@ class Visitor:
         with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as stream:
             yield from stream.iter_lines()
 
-    def taste(self, method: str, path: str, seconds: float = 0.4, **options: Any) -> Answer:
+    def read_beginning(self, method: str, path: str, seconds: float = 0.4, **options: Any) -> Answer:
         """The beginning of any answer, also of one that never ends: up to a silence of so many seconds.
 
         Fails where one goes on for longer, for a sign of life now and then.

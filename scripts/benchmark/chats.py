@@ -41,9 +41,9 @@ SEARCHES = {
 }
 
 # When, by the page's own clock, the list and the end of the chat are to be read; then, when all of it can be used.
-READ = """() => document.querySelectorAll('#early .chat-link, #chats .chat-link').length > 1
+PAGE_READABLE = """() => document.querySelectorAll('#early .chat-link, #chats .chat-link').length > 1
   && document.querySelector('#early .early-bot, #chat .chat-bar') && performance.now()"""
-SHOWN = """messages => document.querySelectorAll('#chats .chat-link').length > 1
+PAGE_USABLE = """messages => document.querySelectorAll('#chats .chat-link').length > 1
   && document.querySelectorAll('#chat .chat-bar').length >= messages
   && document.querySelector('#message textarea') && document.querySelector('#persona input')
   && performance.now()"""
@@ -65,7 +65,7 @@ SEARCH = """text => new Promise(done => {
 
 
 @dataclass(frozen=True)
-class Searched:
+class SearchTimes:
     """A search: its kind, and milliseconds until the server had answered and until the page showed the answer."""
 
     kind: str
@@ -81,7 +81,7 @@ class Figures:
 
     read: list[float]
     opened: list[float]
-    searched: list[Searched]
+    searched: list[SearchTimes]
     memory: list[float]
 
 
@@ -98,7 +98,7 @@ def serving(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.terminate()
 
 
-def filled(data_dir: Path, chats: int, length: int) -> list[str]:
+def fill_data_dir(data_dir: Path, chats: int, length: int) -> list[str]:
     """Fill a new store with conversations of the person at this computer. Returns some of them."""
     store = Store.open(AppSettings(data_dir=data_dir))
     fill(store, LOCAL, chats, length)
@@ -110,20 +110,22 @@ def filled(data_dir: Path, chats: int, length: int) -> list[str]:
 def open_page(page: Page, url: str, length: int) -> tuple[float, float]:
     """Milliseconds from the request for a conversation's page until it can be read, and until all of it can be used."""
     page.goto(url, wait_until="commit")
-    read, used = (page.wait_for_function(when, arg=length, polling="raf").json_value() for when in (READ, SHOWN))
+    read, used = (
+        page.wait_for_function(when, arg=length, polling="raf").json_value() for when in (PAGE_READABLE, PAGE_USABLE)
+    )
     return float(read), float(used)
 
 
-def search(page: Page, kind: str) -> Searched:
+def search(page: Page, kind: str) -> SearchTimes:
     """Search for words of this kind."""
     text = SEARCHES[kind]
     with page.expect_request_finished(lambda request: f'"{text}"' in (request.post_data or "")) as asked:
         shown = float(page.evaluate(SEARCH, text))
     timing = asked.value.timing
-    return Searched(kind, timing["responseEnd"] - timing["requestStart"], shown)
+    return SearchTimes(kind, timing["responseEnd"] - timing["requestStart"], shown)
 
 
-def visit(context: BrowserContext, url: str, length: int, kind: str) -> tuple[tuple[float, float], Searched]:
+def visit(context: BrowserContext, url: str, length: int, kind: str) -> tuple[tuple[float, float], SearchTimes]:
     """A new tab that opens a conversation, and searches once."""
     page = context.new_page()
     try:
@@ -138,7 +140,7 @@ def measure(chats: int, length: int, visits: int, seed: int) -> Figures:
     total = Figures([], [], [], [])
     with tempfile.TemporaryDirectory(prefix="chatui-bench-") as folder, sync_playwright() as playwright:
         began = time.monotonic()
-        listed = filled(Path(folder), chats, length)
+        listed = fill_data_dir(Path(folder), chats, length)
         print(f"{chats:,} conversations of {length} messages, filled in {time.monotonic() - began:.0f} s")
         with serving(Path(folder)) as (process, url):
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)

@@ -52,13 +52,13 @@ class InterruptionFigures:
     other_first: float | None
 
 
-def middle(values: Iterable[float | None]) -> float | None:
+def median_or_none(values: Iterable[float | None]) -> float | None:
     """The median of those that are known."""
     known = [value for value in values if value is not None]
     return median(known) if known else None
 
 
-def surely(found: Sequence[float]) -> tuple[float, float]:
+def median_interval(found: Sequence[float]) -> tuple[float, float]:
     """Between which two of these the median is in 95 of 100 cases: a sign test's interval."""
     ordered, count = sorted(found), len(found)
     outside, place = 0.0, 0
@@ -85,7 +85,7 @@ def tokens_per_second(replies: Sequence[Reply]) -> float | None:
     return (sum(reply.completion_tokens for reply in replies) - 1) / seconds if seconds > 0 else None
 
 
-def together(replies: Sequence[Reply]) -> float | None:
+def concurrent_tokens_per_second(replies: Sequence[Reply]) -> float | None:
     """Tokens/s of all while every one of them is being written; None where that never is."""
     start, end = max(reply.first for reply in replies), min(reply.last for reply in replies)
     return sum(reply.tokens_between(start, end) for reply in replies) / (end - start) if end > start else None
@@ -97,15 +97,15 @@ def wave_figures(waves: Sequence[Wave]) -> WaveFigures:
     second = [reply for wave in waves for reply in wave.second]
     waits = [reply.seconds_to_first for reply in first]
     return WaveFigures(
-        middle(reply.prompt_tokens for reply in first),
-        middle(tokens_per_second(wave.first) for wave in waves),
-        middle(together(wave.first) for wave in waves),
-        middle(reply.ms_per_token for reply in first),
-        middle(waits),
+        median_or_none(reply.prompt_tokens for reply in first),
+        median_or_none(tokens_per_second(wave.first) for wave in waves),
+        median_or_none(concurrent_tokens_per_second(wave.first) for wave in waves),
+        median_or_none(reply.ms_per_token for reply in first),
+        median_or_none(waits),
         percentile(waits, 0.95),
-        middle(reply.seconds_to_first for reply in second),
-        middle(reply.prompt_tokens for reply in second),
-        middle(reply.cached_tokens for reply in second),
+        median_or_none(reply.seconds_to_first for reply in second),
+        median_or_none(reply.prompt_tokens for reply in second),
+        median_or_none(reply.cached_tokens for reply in second),
     )
 
 
@@ -146,10 +146,10 @@ def interruption_figures(rounds: Sequence[Interruption]) -> InterruptionFigures:
     """The figures of the same interruption in all rounds."""
     pairs = [(meanwhile_ms(each), quiet_ms(each)) for each in rounds]
     return InterruptionFigures(
-        middle(each.other.prompt_tokens for each in rounds),
-        middle(quiet for _, quiet in pairs),
-        middle(busy for busy, _ in pairs),
-        middle(busy / quiet if busy and quiet else None for busy, quiet in pairs),
-        middle(longest_gap_ms(each) for each in rounds),
-        middle(each.other.seconds_to_first for each in rounds),
+        median_or_none(each.other.prompt_tokens for each in rounds),
+        median_or_none(quiet for _, quiet in pairs),
+        median_or_none(busy for busy, _ in pairs),
+        median_or_none(busy / quiet if busy and quiet else None for busy, quiet in pairs),
+        median_or_none(longest_gap_ms(each) for each in rounds),
+        median_or_none(each.other.seconds_to_first for each in rounds),
     )

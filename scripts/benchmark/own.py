@@ -36,7 +36,10 @@ async def running(flags: Sequence[str], weight_bytes: int | None = None) -> Asyn
     # With a key each `user` of a request is one of its own in the server's fair queue.
     key = cli.parse(list(flags)).api_key or secrets.token_hex(16)
     environment = {**os.environ, "CHATUI_PORT": "0", "CHATUI_API_KEY": key}
-    with tempfile.TemporaryFile("w+") as log, _started([sys.executable, "app.py", *flags], environment, log) as process:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        _started_process([sys.executable, "app.py", *flags], environment, log) as process,
+    ):
         url = await _ready(process, log)
         address = Address(f"{url}/v1", NAME, api_key=key, weight_bytes=weight_bytes)
         async with connected(address, settle=lambda: quiet(process.pid)) as server:
@@ -57,7 +60,7 @@ async def quiet(pid: int) -> None:
 
 
 @contextmanager
-def _started(command: Sequence[str], environment: Mapping[str, str], log: IO[str]) -> Iterator[Process]:
+def _started_process(command: Sequence[str], environment: Mapping[str, str], log: IO[str]) -> Iterator[Process]:
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, text=True
     )
@@ -78,7 +81,7 @@ async def _ready(process: Process, log: IO[str]) -> str:
     async with httpx.AsyncClient(trust_env=False) as client:
         while process.poll() is None:
             await asyncio.sleep(POLL_SECONDS)
-            if found := re.search(r"^chatui is at (http://[^/\s]+)", _written(log), re.MULTILINE):
+            if found := re.search(r"^chatui is at (http://[^/\s]+)", _log_text(log), re.MULTILINE):
                 url = found[1]
             try:
                 health = (await client.get(f"{url}/healthz")).json() if url else {}
@@ -88,11 +91,11 @@ async def _ready(process: Process, log: IO[str]) -> str:
                 return url
             if health.get("status") == "failed":
                 raise BenchError(f"{NAME} could not load its model: {health.get('error')}")
-    last = (_written(log).strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+    last = (_log_text(log).strip().splitlines() or [f"exit code {process.returncode}"])[-1]
     raise BenchError(f"{NAME} did not start: {last.removeprefix('chatui: ')}")
 
 
-def _written(log: IO[str]) -> str:
+def _log_text(log: IO[str]) -> str:
     # The file's position is shared with the process: pread leaves it alone.
     return os.pread(log.fileno(), 1_000_000, 0).decode(errors="replace")
 

@@ -46,7 +46,7 @@ WATCH = """() => {
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReplySpeeds:
     """One reply: its tokens, and tokens/s by the engine's clock and by the page's."""
 
     tokens: int
@@ -59,7 +59,7 @@ class Shown:
         return self.page / self.engine
 
 
-async def reply(page: Page, text: str) -> Shown:
+async def reply(page: Page, text: str) -> ReplySpeeds:
     """Ask, wait until the reply is whole, and compare."""
     await page.evaluate(WATCH)
     box = page.get_by_label("Message", exact=True)
@@ -73,10 +73,10 @@ async def reply(page: Page, text: str) -> Shown:
     if found is None:
         raise RuntimeError(f"the page does not say how fast the reply was: {status}")
     tokens, engine = int(found[1].replace(",", "")), float(found[2])
-    return Shown(tokens, engine, (tokens - 1) / ((grown[-1][0] - grown[0][0]) / 1000))
+    return ReplySpeeds(tokens, engine, (tokens - 1) / ((grown[-1][0] - grown[0][0]) / 1000))
 
 
-async def users(browser: Browser, url: str, count: int, seed: int) -> list[Shown]:
+async def users(browser: Browser, url: str, count: int, seed: int) -> list[ReplySpeeds]:
     """As many users, each in a browser context of its own, who ask at the same time."""
     contexts = [await browser.new_context() for _ in range(count)]
     try:
@@ -91,9 +91,9 @@ async def users(browser: Browser, url: str, count: int, seed: int) -> list[Shown
             await context.close()
 
 
-async def measure(counts: Sequence[int], rounds: int, flags: Sequence[str]) -> dict[int, list[Shown]]:
+async def measure(counts: Sequence[int], rounds: int, flags: Sequence[str]) -> dict[int, list[ReplySpeeds]]:
     """Replies by number of users, from our own server with these flags."""
-    shown: dict[int, list[Shown]] = {count: [] for count in counts}
+    shown: dict[int, list[ReplySpeeds]] = {count: [] for count in counts}
     async with running(flags) as server, async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
         url = server.url.removesuffix("/v1")

@@ -52,15 +52,15 @@ class Page:
         for piece in streamer:
             text += piece
             if piece:
-                say(text=piece)
+                write_line(text=piece)
         thread.join()
         if isinstance(result[0], Exception):
-            say(error=f"{type(result[0]).__name__}: {result[0]}")
+            write_line(error=f"{type(result[0]).__name__}: {result[0]}")
         else:
-            say(prompt_tokens=prompt_tokens, completion_tokens=result[0].shape[1] - prompt_tokens)
+            write_line(prompt_tokens=prompt_tokens, completion_tokens=result[0].shape[1] - prompt_tokens)
 
 
-def say(**fields: Any) -> None:
+def write_line(**fields: Any) -> None:
     """A line to the measuring process."""
     print(json.dumps(fields), file=ANSWERS, flush=True)
 
@@ -69,6 +69,6 @@ if __name__ == "__main__":
     # Libraries that print must not get between the lines.
     sys.stdout = sys.stderr
     page = Page(sys.argv[1])
-    say(weight_bytes=page.weight_bytes())
+    write_line(weight_bytes=page.weight_bytes())
     for line in sys.stdin:
         page.reply(**json.loads(line))

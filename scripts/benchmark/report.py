@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 
 from scripts.benchmark import baseline
-from scripts.benchmark.figures import InterruptionFigures, WaveFigures, interruption_figures, middle, wave_figures
+from scripts.benchmark.figures import (
+    InterruptionFigures,
+    WaveFigures,
+    interruption_figures,
+    median_or_none,
+    wave_figures,
+)
 from scripts.benchmark.results import Results, Scene, processor, versions
 
 WAVE_HEAD = (
@@ -22,7 +28,7 @@ NOISY_PERCENT = 10
 Rows = list[list[str]]
 
 
-def number(value: float | None, unit: str = "") -> str:
+def format_number(value: float | None, unit: str = "") -> str:
     """Three digits, or a dash for what is not known."""
     if value is None:
         return "–"
@@ -31,16 +37,16 @@ def number(value: float | None, unit: str = "") -> str:
     return f"{value:.{1 if abs(value) >= 9.995 else 2}f}{unit}"
 
 
-def whole(value: float | None) -> str:
+def format_count(value: float | None) -> str:
     """A number of tokens."""
     return "–" if value is None else f"{value:,.0f}"
 
 
-def compared(value: float | None, base: float | None, smaller_is_better: bool = False) -> str:
+def format_ratio(value: float | None, base: float | None, smaller_is_better: bool = False) -> str:
     """A figure with how many times better than the baseline it is."""
     if not value or not base:
-        return number(value)
-    return f"{number(value)} ({number(base / value if smaller_is_better else value / base)}×)"
+        return format_number(value)
+    return f"{format_number(value)} ({format_number(base / value if smaller_is_better else value / base)}×)"
 
 
 def table(head: Sequence[str], rows: Rows) -> str:
@@ -70,7 +76,7 @@ def text(results: Results) -> str:
     parts.append(f"## One user writes, another sends a prompt of about {longest:,} tokens")
     parts.append(table(INTERRUPTION_HEAD, _interruption_rows(results, longest)))
     parts += [NOTES, _memory(results)]
-    if (others := middle(results.others_busy)) is not None and others > NOISY_PERCENT:
+    if (others := median_or_none(results.others_busy)) is not None and others > NOISY_PERCENT:
         parts.append(f"Other programs kept {others:.0f} % of this machine busy: compare within this run only.")
     if failures := results.failures():
         parts.append("\n".join(["Not measured:", *(f"- {failure}" for failure in failures)]))
@@ -98,14 +104,14 @@ def _wave_rows(results: Results, prompt: int) -> Rows:
 def _wave_cells(own: WaveFigures, base: WaveFigures) -> list[str]:
     kept = 100 * own.cached / own.second_prompt if own.cached is not None and own.second_prompt else None
     return [
-        whole(own.prompt_tokens),
-        compared(own.tokens_per_second, base.tokens_per_second),
-        number(own.together),
-        number(own.ms_per_token),
-        compared(own.first, base.first, smaller_is_better=True),
-        number(own.first_p95),
-        compared(own.second, base.second, smaller_is_better=True),
-        number(kept, " %"),
+        format_count(own.prompt_tokens),
+        format_ratio(own.tokens_per_second, base.tokens_per_second),
+        format_number(own.together),
+        format_number(own.ms_per_token),
+        format_ratio(own.first, base.first, smaller_is_better=True),
+        format_number(own.first_p95),
+        format_ratio(own.second, base.second, smaller_is_better=True),
+        format_number(kept, " %"),
     ]
 
 
@@ -121,26 +127,29 @@ def _interruption_rows(results: Results, prompt: int) -> Rows:
 
 def _interruption_cells(own: InterruptionFigures, base: InterruptionFigures) -> list[str]:
     return [
-        whole(own.other_prompt),
-        number(own.quiet_ms),
-        number(own.meanwhile_ms),
-        number(own.slowdown, "×"),
-        number(own.longest_gap_ms),
-        compared(own.other_first, base.other_first, smaller_is_better=True),
+        format_count(own.other_prompt),
+        format_number(own.quiet_ms),
+        format_number(own.meanwhile_ms),
+        format_number(own.slowdown, "×"),
+        format_number(own.longest_gap_ms),
+        format_ratio(own.other_first, base.other_first, smaller_is_better=True),
     ]
 
 
 def _memory(results: Results) -> str:
     """How near one user's speed comes to what reading the weights once for each token allows."""
-    speed = middle(results.bandwidth)
-    lines = [f"Memory reads: {number(speed)} GB/s ({number(results.least_weight_bytes / 1e6)} MB at a time)."]
+    speed = median_or_none(results.bandwidth)
+    lines = [
+        f"Memory reads: {format_number(speed)} GB/s ({format_number(results.least_weight_bytes / 1e6)} MB at a time)."
+    ]
     alone = Scene(min(results.options.prompts), 1)
     for server, weights in results.weight_bytes.items():
         took = wave_figures(results.waves(alone, server)).ms_per_token
         if weights and took and speed:
             ceiling = speed * 1e9 / weights
+            percent = 100 * 1000 / took / ceiling
             lines.append(
-                f"- {server}: {number(weights / 1e6)} MB of weights allow {number(ceiling)} tokens/s for one user; "
-                f"it writes {number(1000 / took)}, {number(100 * 1000 / took / ceiling)} % of that."
+                f"- {server}: {format_number(weights / 1e6)} MB of weights allow {format_number(ceiling)} tokens/s for "
+                f"one user; it writes {format_number(1000 / took)}, {format_number(percent)} % of that."
             )
     return "\n".join(lines)

@@ -33,7 +33,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """What one server did in one scene of one round, or why it did not."""
 
     round: int
@@ -52,7 +52,7 @@ class Results:
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     bandwidth: list[float] = field(default_factory=list)
     others_busy: list[float] = field(default_factory=list)
-    measured: list[Measured] = field(default_factory=list)
+    measured: list[Measurement] = field(default_factory=list)
 
     @property
     def servers(self) -> list[str]:
@@ -94,11 +94,11 @@ class Results:
         }
         path.write_text(json.dumps(record, indent=1) + "\n")
 
-    def _of(self, scene: Scene, server: str) -> list[Measured]:
+    def _of(self, scene: Scene, server: str) -> list[Measurement]:
         return [each for each in self.measured if each.scene == scene and each.server == server]
 
 
-def _raw(measured: Measured) -> dict[str, Any]:
+def _raw(measured: Measurement) -> dict[str, Any]:
     scene = {"round": measured.round, "server": measured.server, **asdict(measured.scene)}
     outcome = {"error": measured.outcome} if isinstance(measured.outcome, str) else asdict(measured.outcome)
     return {**scene, **outcome}

@@ -14,7 +14,7 @@ from chatui.errors import ChatError
 from scripts.benchmark import bandwidth, baseline, own, report, scenarios
 from scripts.benchmark.figures import Interruption, Wave
 from scripts.benchmark.options import Options, read
-from scripts.benchmark.results import Measured, Results, Scene
+from scripts.benchmark.results import Measurement, Results, Scene
 from scripts.benchmark.server import connected
 from scripts.benchmark.target import BenchError, Target
 
@@ -52,7 +52,7 @@ async def measure(options: Options) -> Results:
         results = Results(options, lengths, {target.name: target.weight_bytes for target in targets})
         words = [lengths.words(prompt) for prompt in options.prompts]
         for target in targets:
-            _say(f"warming up {target.name}")
+            _print_progress(f"warming up {target.name}")
             await scenarios.warm_up(target, options.users, words, options.seed)
         for number in range(options.rounds):
             results.others_busy.append(await asyncio.to_thread(psutil.cpu_percent, LISTEN_SECONDS))
@@ -84,9 +84,9 @@ async def _round(results: Results, targets: Sequence[Target], number: int) -> No
         for target in [*targets[first:], *targets[:first]]:
             start = time.monotonic()
             outcome = await _play(results, scene, target, number)
-            results.measured.append(Measured(number, scene, target.name, outcome))
+            results.measured.append(Measurement(number, scene, target.name, outcome))
             took = f"{time.monotonic() - start:.0f} s" if not isinstance(outcome, str) else outcome
-            _say(f"round {number + 1} of {options.rounds}, {scene.title}, {target.name}: {took}")
+            _print_progress(f"round {number + 1} of {options.rounds}, {scene.title}, {target.name}: {took}")
 
 
 async def _play(results: Results, scene: Scene, target: Target, number: int) -> Wave | Interruption | str:
@@ -100,5 +100,5 @@ async def _play(results: Results, scene: Scene, target: Target, number: int) -> 
         return str(error)
 
 
-def _say(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from scripts.benchmark.figures import Interruption, Wave
 from scripts.benchmark.target import BenchError, Conversation, Reply, Target
-from scripts.benchmark.texts import PROBES, Lengths, continued, conversation
+from scripts.benchmark.texts import PROBES, Lengths, conversation, with_next_message
 
 SECOND_TURN_TOKENS = 16
 WARM_UP_TOKENS = 8
@@ -34,7 +34,7 @@ async def wave(target: Target, users: int, words: int, tokens: int, *seed: objec
     """So many users at once, each in two turns."""
     opened = [conversation(words, *seed, users, words, user) for user in range(users)]
     first = await all_at_once(target, opened, tokens)
-    again = [continued(messages, reply.text) for messages, reply in zip(opened, first, strict=True)]
+    again = [with_next_message(messages, reply.text) for messages, reply in zip(opened, first, strict=True)]
     return Wave(first, await all_at_once(target, again, min(SECOND_TURN_TOKENS, tokens)))
 
 

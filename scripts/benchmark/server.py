@@ -16,9 +16,9 @@ from scripts.benchmark.target import BenchError, Conversation, Reply
 LOCAL = ("127.0.0.1", "localhost", "::1")
 # A request may wait in a queue for minutes without a word.
 TIMEOUT = httpx.Timeout(900.0, connect=10.0)
-MAX_COMPLAINT_LENGTH = 300
+MAX_ERROR_LENGTH = 300
 
-Heard = Callable[[], None]
+OnEvent = Callable[[], None]
 Settle = Callable[[], Awaitable[None]]
 Fields = dict[str, Any]
 
@@ -55,7 +55,7 @@ class HttpServer:
         """Where it is, /v1 and all."""
         return str(self._client.base_url).rstrip("/")
 
-    async def ask(self, messages: Conversation, tokens: int, heard: Heard | None = None) -> Reply:
+    async def ask(self, messages: Conversation, tokens: int, heard: OnEvent | None = None) -> Reply:
         """A greedy reply of `tokens` tokens, or fewer where the server refuses `ignore_eos`."""
         body = {
             "model": self._model,
@@ -72,7 +72,7 @@ class HttpServer:
             async with self._client.stream("POST", "chat/completions", json={**body, **extras}) as response:
                 if response.status_code == 200:
                     return await self._read(response, sent, heard)
-                refusal = complaint(await response.aread())
+                refusal = error_message(await response.aread())
         except httpx.HTTPError as error:
             raise BenchError(f"{self.name} broke off ({describe(error)})") from error
         if response.status_code == 400 and extras:
@@ -85,7 +85,7 @@ class HttpServer:
         if self._settle:
             await self._settle()
 
-    async def _read(self, response: httpx.Response, sent: float, heard: Heard | None) -> Reply:
+    async def _read(self, response: httpx.Response, sent: float, heard: OnEvent | None) -> Reply:
         reader, pieces, usage, timings = EventReader(), list[tuple[float, str]](), Fields(), Fields()
         last = sent
         async for received in response.aiter_raw():
@@ -95,9 +95,9 @@ class HttpServer:
                     continue
                 event = json.loads(data)
                 if "error" in event:
-                    raise BenchError(f"{self.name} failed: {complaint(data)}")
+                    raise BenchError(f"{self.name} failed: {error_message(data)}")
                 usage, timings = event.get("usage") or usage, event.get("timings") or timings
-                text = "".join(said(choice["delta"]) for choice in event.get("choices", ()))
+                text = "".join(delta_text(choice["delta"]) for choice in event.get("choices", ()))
                 if event.get("choices"):
                     last = now
                 if text:
@@ -146,14 +146,14 @@ async def _models(client: httpx.AsyncClient, address: Address) -> dict[str, Fiel
     except httpx.HTTPError as error:
         raise BenchError(f"{name} at {url} cannot be reached ({describe(error)})") from error
     if response.status_code != 200:
-        raise BenchError(f"{name} answered {response.status_code} at {url}/models: {complaint(response.content)}")
+        raise BenchError(f"{name} answered {response.status_code} at {url}/models: {error_message(response.content)}")
     try:
         return {entry["id"]: entry for entry in response.json()["data"]}
     except (ValueError, KeyError, TypeError):
         raise BenchError(f"{name}: {url}/models is no list of models; an address ends in /v1") from None
 
 
-def said(delta: Fields) -> str:
+def delta_text(delta: Fields) -> str:
     """What a delta adds to the reply, thoughts included: vLLM calls them `reasoning`, others `reasoning_content`."""
     return "".join(delta.get(part) or "" for part in ("reasoning_content", "reasoning", "content"))
 
@@ -164,7 +164,7 @@ def cached_tokens(usage: Fields, timings: Fields) -> int | None:
     return None if told is None else int(told)
 
 
-def complaint(body: bytes) -> str:
+def error_message(body: bytes) -> str:
     """The message of an error's body in one line."""
     text = body.decode(errors="replace")
     try:
@@ -172,7 +172,7 @@ def complaint(body: bytes) -> str:
         text = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
         pass
-    return " ".join(text.split())[:MAX_COMPLAINT_LENGTH]
+    return " ".join(text.split())[:MAX_ERROR_LENGTH]
 
 
 def describe(error: Exception) -> str:

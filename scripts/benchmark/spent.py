@@ -24,7 +24,7 @@ from chatui.store.store import Store
 Clock = Callable[[], float]
 
 
-class Spent:
+class TimeSpent:
     """Seconds by what they were spent on, from `began` on."""
 
     def __init__(self) -> None:
@@ -51,13 +51,13 @@ class Spent:
 
 
 @contextmanager
-def clocks(store: Store) -> Iterator[Spent]:
+def clocks(store: Store) -> Iterator[TimeSpent]:
     """Count what replies that are written meanwhile spend on their traces.
 
     The engine waits for what is spent in its own thread. Packing goes on beside it, and costs as much at most.
     """
-    spent = Spent()
-    looking = _looking_twice(spent, look)
+    spent = TimeSpent()
+    looking = _timed_with_and_without_traces(spent, look)
     with ExitStack() as changed:
         changed.enter_context(patch.object(sampling, "look", looking))
         changed.enter_context(patch.object(sampling, "note", spent.timed("noting", note_outliers)))
@@ -69,7 +69,7 @@ def clocks(store: Store) -> Iterator[Spent]:
         yield spent
 
 
-def _looking_twice(spent: Spent, once: Callable[..., Look]) -> Callable[..., Look]:
+def _timed_with_and_without_traces(spent: TimeSpent, once: Callable[..., Look]) -> Callable[..., Look]:
     """Each look also as it would be without traces, by turns before and after; that one's time counts nowhere."""
     turns = cycle((False, True))
 
@@ -94,7 +94,7 @@ def _looking_twice(spent: Spent, once: Callable[..., Look]) -> Callable[..., Loo
 
 
 @contextmanager
-def _inserting(spent: Spent, store: Store) -> Iterator[None]:
+def _inserting(spent: TimeSpent, store: Store) -> Iterator[None]:
     """What it takes to keep inspections, but for what the disk needs in the end."""
     begun = 0.0
 

@@ -48,6 +48,6 @@ def conversation(words: int, *seed: object) -> Messages:
     return [{"role": "user", "content": " ".join(chosen) + TASK}]
 
 
-def continued(messages: Messages, reply: str) -> Messages:
+def with_next_message(messages: Messages, reply: str) -> Messages:
     """The conversation with its reply and a short new message."""
     return [*messages, {"role": "assistant", "content": reply}, {"role": "user", "content": NEXT}]

@@ -23,7 +23,7 @@ from chatui.runner import Runner
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
-from scripts.benchmark.figures import percentile, surely
+from scripts.benchmark.figures import median_interval, percentile
 from scripts.benchmark.own import quiet
 from scripts.benchmark.spent import clocks
 from scripts.benchmark.texts import TASK, WORDS
@@ -32,7 +32,7 @@ WAYS: dict[str, dict[str, float]] = {"drawn": {}, "greedy": {"temperature": 0.0}
 """How tokens are chosen: as our defaults have it, or always the likeliest."""
 
 
-class Unending(LocalBackend):
+class UnendingBackend(LocalBackend):
     """Writes on behind the model's own end, up to the most there may be."""
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
@@ -40,7 +40,7 @@ class Unending(LocalBackend):
         return super().stream(replace(request, ignore_eos=True))
 
 
-async def talked(runner: Runner, settings: GenerationSettings, users: int, name: str) -> float:
+async def total_tokens_per_second(runner: Runner, settings: GenerationSettings, users: int, name: str) -> float:
     """Tokens/s in all of so many users with a reply each, to questions of that name."""
     persona = personas.PRESETS[0]
 
@@ -60,14 +60,14 @@ async def talked(runner: Runner, settings: GenerationSettings, users: int, name:
 
 async def measure(ways: Sequence[str], users: int, tokens: int, rounds: int, flags: AppSettings) -> None:
     """Measure and print, with the model that these settings name."""
-    backend = Unending(ModelSpec.from_settings(flags), flags.cache_dir).start()
+    backend = UnendingBackend(ModelSpec.from_settings(flags), flags.cache_dir).start()
     info = await asyncio.to_thread(backend.wait)
     with tempfile.TemporaryDirectory(prefix="chatui-bench-") as folder:
         store = Store.open(AppSettings(data_dir=Path(folder)))
         runners = {traced: Runner(backend, store, Store.in_memory(), traced) for traced in (False, True)}
         for way in ways:
             settings = info.defaults.model_copy(update={"max_new_tokens": tokens, **WAYS[way]})
-            await talked(runners[True], settings, users, "before")
+            await total_tokens_per_second(runners[True], settings, users, "before")
             await quiet(os.getpid())
             found: dict[bool, list[float]] = {False: [], True: []}
             for round_ in range(rounds):
@@ -75,11 +75,13 @@ async def measure(ways: Sequence[str], users: int, tokens: int, rounds: int, fla
                 # In this order a machine that becomes slower does so for both. Both are asked the same questions, and
                 # others in between: at once they would be read from memory.
                 for traced, questions in ((False, "a"), (True, "b"), (True, "a"), (False, "b")):
-                    speeds[traced].append(await talked(runners[traced], settings, users, f"{round_} {questions}"))
+                    speeds[traced].append(
+                        await total_tokens_per_second(runners[traced], settings, users, f"{round_} {questions}")
+                    )
                 for traced in found:
                     found[traced].append(harmonic_mean(speeds[traced]))
             costs = [1 - with_ / without for without, with_ in zip(found[False], found[True], strict=True)]
-            least, most = surely(costs)
+            least, most = median_interval(costs)
             print(
                 f"Tokens are {way}: {median(found[False]):.1f} tokens/s without traces, {median(found[True]):.1f} with "
                 f"them, {median(costs):.2%} less (median of rounds, surely {least:.2%} to {most:.2%}; "
@@ -87,7 +89,7 @@ async def measure(ways: Sequence[str], users: int, tokens: int, rounds: int, fla
             )
             with clocks(store) as spent:
                 for round_ in range(max(1, rounds // 2)):
-                    await talked(runners[True], settings, users, f"clocks {round_}")
+                    await total_tokens_per_second(runners[True], settings, users, f"clocks {round_}")
                 shares = spent.shares()
             parts = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
             print(f"Of the time with traces they took {sum(shares.values()):.2%}: {parts}.\n", flush=True)

@@ -39,7 +39,7 @@ Target = Any
 
 
 @dataclass(frozen=True)
-class Heard:
+class TimedReply:
     """A reply as its client saw it: the text, the seconds to its end, and those between two of its events."""
 
     text: str
@@ -47,7 +47,7 @@ class Heard:
     gaps: Sequence[float]
 
 
-async def reply(port: int) -> Heard:
+async def read_reply(port: int) -> TimedReply:
     """Read one reply."""
     start, times, answer = time.perf_counter(), list[float](), b""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -60,11 +60,11 @@ async def reply(port: int) -> Heard:
     choices = [choice for line in lines for choice in json.loads(line[6:])["choices"]]
     text = "".join(choice["delta"].get("content", "") for choice in choices)
     gaps = [after - before for before, after in itertools.pairwise(times)]
-    return Heard(text, time.perf_counter() - start, gaps)
+    return TimedReply(text, time.perf_counter() - start, gaps)
 
 
 @contextlib.asynccontextmanager
-async def held(port: int, count: int) -> AsyncIterator[None]:
+async def idle_connections(port: int, count: int) -> AsyncIterator[None]:
     """Connections on which nothing is asked, or the headers never end."""
     connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
     for _, writer in connections[::2]:
@@ -76,10 +76,10 @@ async def held(port: int, count: int) -> AsyncIterator[None]:
             writer.close()
 
 
-def witness(port: int, ears: Connection) -> None:
+def measure_replies(port: int, ears: Connection) -> None:
     """Read a reply whenever asked to."""
     while ears.recv():
-        ears.send(asyncio.run(reply(port)))
+        ears.send(asyncio.run(read_reply(port)))
 
 
 def send_malformed(target: Target, paths: Sequence[str], on: Event, felt: Connection) -> None:
@@ -102,16 +102,16 @@ def send_malformed(target: Target, paths: Sequence[str], on: Event, felt: Connec
         felt.send(len(counted))
 
 
-def be_a_crowd(target: Target, _: Sequence[str], on: Event, felt: Connection) -> None:
+def open_many_connections(target: Target, _: Sequence[str], on: Event, felt: Connection) -> None:
     """Five hundred silent or slow connections and two hundred replies, while it is on."""
 
     async def listen(whole: list[bool]) -> None:
         while on.is_set():
-            whole.append((await reply(target.value)).text == WHOLE)
+            whole.append((await read_reply(target.value)).text == WHOLE)
 
     async def crowd() -> int:
         whole: list[bool] = []
-        async with held(target.value, 500):
+        async with idle_connections(target.value, 500):
             felt.send(0)
             await asyncio.gather(*(listen(whole) for _ in range(200)))
         assert all(whole), f"{whole.count(False)} of {len(whole)} replies were not whole"
@@ -121,7 +121,7 @@ def be_a_crowd(target: Target, _: Sequence[str], on: Event, felt: Connection) ->
         felt.send(asyncio.run(crowd()))
 
 
-def be_at_the_page(target: Target, _: Sequence[str], on: Event, felt: Connection) -> None:
+def use_many_pages(target: Target, _: Sequence[str], on: Event, felt: Connection) -> None:
     """Two hundred people who open the page and read replies there, one after the other, while it is on."""
 
     async def chat(url: str, config: Config, whole: list[bool]) -> None:
@@ -140,15 +140,15 @@ def be_at_the_page(target: Target, _: Sequence[str], on: Event, felt: Connection
         felt.send(asyncio.run(people()))
 
 
-ABUSE = {"malformed": send_malformed, "crowd": be_a_crowd, "pages": be_at_the_page}
+ABUSE = {"malformed": send_malformed, "crowd": open_many_connections, "pages": use_many_pages}
 
 
 @dataclass(frozen=True)
 class Pair:
     """The witness's replies with the abuse on its own server, and on the one beside."""
 
-    abused: Heard
-    alone: Heard
+    abused: TimedReply
+    alone: TimedReply
 
     @property
     def ratio(self) -> float:
@@ -163,19 +163,19 @@ def compare(process: Process, beside: Process, kind: str, count: int) -> tuple[l
     pairs: list[Pair] = []
     requests = 0
     others = [
-        SPAWN.Process(target=witness, args=(process.port, ears), daemon=True),
+        SPAWN.Process(target=measure_replies, args=(process.port, ears), daemon=True),
         SPAWN.Process(target=ABUSE[kind], args=(target, process.paths, on, felt), daemon=True),
     ]
     for other in others:
         other.start()
 
-    def hear() -> Heard:
+    def hear() -> TimedReply:
         ours.send(True)
-        heard: Heard = ours.recv()
+        heard: TimedReply = ours.recv()
         assert heard.text == WHOLE
         return heard
 
-    def hear_abused(port: int) -> Heard:
+    def hear_abused(port: int) -> TimedReply:
         nonlocal requests
         target.value = port
         on.set()
@@ -201,7 +201,7 @@ def compare(process: Process, beside: Process, kind: str, count: int) -> tuple[l
     return pairs, requests
 
 
-def between(values: Sequence[float]) -> tuple[float, float]:
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """Where the median is with 95 % confidence (bootstrap)."""
     chance = random.Random(1)
     medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(2000))
@@ -226,7 +226,7 @@ def main(kind: str = "malformed", count: str = "20", rate: str = "30") -> None:
         pairs, requests = compare(process, beside, kind, int(count))
         took, spent = time.perf_counter() - start, process.seconds() - before[1]
         ratios = [pair.ratio for pair in pairs]
-        low, high = between(ratios)
+        low, high = median_interval(ratios)
         print(f"{kind}, {count} pairs at {rate} tokens/s, {requests} requests of abuse, {took:.0f} s")  # noqa: T201
         print(f"reply: x{statistics.median(ratios):.3f} (95 %: {low:.3f} to {high:.3f}; worst {max(ratios):.2f})")  # noqa: T201
         for name, found in (("median", statistics.median), ("p95", p95)):

@@ -19,7 +19,7 @@ async def config_of(url: str) -> Config:
         return found
 
 
-def sending(config: Config, message: str) -> dict[str, Any]:
+def send_event(config: Config, message: str) -> dict[str, Any]:
     """The event of Send, as the page of somebody who has just come would tell it."""
     event = next(found for found in config["dependencies"] if found["api_name"] == "_send")
     parts = {part["id"]: part["props"] for part in config["components"]}
@@ -33,7 +33,7 @@ async def visit(url: str, config: Config, message: str = "Hi") -> str:
     session = uuid.uuid4().hex[:11]
     async with httpx.AsyncClient(base_url=url, timeout=120, verify=False) as http:
         (await http.get("/", headers={"accept": "text/html"})).raise_for_status()
-        body = {**sending(config, message), "session_hash": session}
+        body = {**send_event(config, message), "session_hash": session}
         (await http.post("/gradio_api/queue/join", json=body)).raise_for_status()
         async with http.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
             async for line in stream.aiter_lines():
@@ -44,6 +44,6 @@ async def visit(url: str, config: Config, message: str = "Hi") -> str:
         return (await http.get("/chats/export")).text
 
 
-async def visits(url: str, config: Config, count: int) -> Sequence[str]:
+async def concurrent_visits(url: str, config: Config, count: int) -> Sequence[str]:
     """So many at once."""
     return await asyncio.gather(*(visit(url, config) for _ in range(count)))

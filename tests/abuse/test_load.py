@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.abuse.load import WHOLE, held, reply
-from tests.abuse.pages import config_of, visits
+from tests.abuse.load import WHOLE, idle_connections, read_reply
+from tests.abuse.pages import concurrent_visits, config_of
 from tests.abuse.process import Process, running
 from tests.abuse.requests import malformed
 from tests.abuse.test_fuzz import ask_all
@@ -17,8 +17,8 @@ MEGABYTE = 2**20
 @pytest.mark.parametrize(("connections", "streams"), [(60, 30), pytest.param(500, 200, marks=pytest.mark.exhaustive)])
 def test_every_reply_comes_whole_among_many(tmp_path: Path, connections: int, streams: int) -> None:
     async def load(process: Process) -> list[str]:
-        async with held(process.port, connections):
-            return [heard.text for heard in await asyncio.gather(*(reply(process.port) for _ in range(streams)))]
+        async with idle_connections(process.port, connections):
+            return [heard.text for heard in await asyncio.gather(*(read_reply(process.port) for _ in range(streams)))]
 
     with running(tmp_path) as process:
         memory = []
@@ -33,7 +33,7 @@ def test_every_reply_comes_whole_among_many(tmp_path: Path, connections: int, st
 def test_everybody_at_the_page_gets_a_whole_reply(tmp_path: Path, people: int) -> None:
     with running(tmp_path) as process:
         config = asyncio.run(config_of(process.url))
-        kept = asyncio.run(visits(process.url, config, people))
+        kept = asyncio.run(concurrent_visits(process.url, config, people))
         assert [WHOLE.strip() in each for each in kept] == [True] * people
         assert "Traceback" not in process.log
 

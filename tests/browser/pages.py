@@ -258,7 +258,7 @@ class Chat:
             bar.get_by_role("button", name="Show or hide").click()
             expect(bar).to_have_class(re.compile(r"\bopen\b" if opened else r"^((?!\bopen\b).)*$"))
 
-    def start_anew(self) -> None:
+    def start_new_chat(self) -> None:
         """Press New chat."""
         self.sidebar("conversations", opened=True)
         self.button("New chat").click()
@@ -296,7 +296,7 @@ class Chat:
         expect(self.questions).to_have_count(questions + 1, timeout=PATIENCE)
         return self.answered()
 
-    def at_rest(self) -> None:
+    def wait_idle(self) -> None:
         """Wait until the page asks nothing of the server."""
 
         def quiet() -> bool:

@@ -75,7 +75,7 @@ def ask(page: Page, question: str = "Hello <b>you</b>") -> None:
     expect(page.locator("#message .submit-button")).to_be_visible(timeout=PATIENCE)
 
 
-class Eye:
+class AccessibilityChecker:
     """Looks at a page with axe-core, in each colour scheme."""
 
     def __init__(self, page: Page, schemes: Sequence[str]) -> None:
@@ -125,7 +125,7 @@ def test_axe_finds_nothing(browser: Browser, serve: Serve, locale: str, schemes:
     hold = Hold()
     with opened(browser, serve(answers(hold)).url, locale, reduced_motion="reduce") as page:
         page.evaluate(AXE)
-        eye = Eye(page, schemes)
+        eye = AccessibilityChecker(page, schemes)
         chatting(eye, hold)
         choosing(eye)
         listing(eye)
@@ -134,7 +134,7 @@ def test_axe_finds_nothing(browser: Browser, serve: Serve, locale: str, schemes:
         assert eye.found == {}
 
 
-def chatting(eye: Eye, hold: Hold) -> None:
+def chatting(eye: AccessibilityChecker, hold: Hold) -> None:
     page = eye.page
     eye.look("empty page")
     ask(page)
@@ -160,7 +160,7 @@ def chatting(eye: Eye, hold: Hold) -> None:
     eye.look("nothing typed")
 
 
-def choosing(eye: Eye) -> None:
+def choosing(eye: AccessibilityChecker) -> None:
     page = eye.page
     for part in page.locator("#settings .gr-accordion .label-wrap").all():
         part.click()
@@ -177,7 +177,7 @@ def choosing(eye: Eye) -> None:
     expect(page.locator("#persona-editor")).to_be_hidden()
 
 
-def listing(eye: Eye) -> None:
+def listing(eye: AccessibilityChecker) -> None:
     page = eye.page
     menu, link = page.locator("#chats .chat-menu summary").first, "#chats .chat-menu[open] .{}"
     menu.focus()
@@ -212,7 +212,7 @@ def listing(eye: Eye) -> None:
     expect(page.get_by_test_id("toast-body")).to_have_count(0)
 
 
-def inspecting(eye: Eye) -> None:
+def inspecting(eye: AccessibilityChecker) -> None:
     page = eye.page
     page.locator("#chat .inspect").first.click()
     expect(page.get_by_role("dialog")).to_be_visible()
@@ -225,7 +225,7 @@ def inspecting(eye: Eye) -> None:
     page.keyboard.press("Escape")
 
 
-def on_a_phone(eye: Eye) -> None:
+def on_a_phone(eye: AccessibilityChecker) -> None:
     page = eye.page
     page.locator("#temporary-chat").click()
     expect(page.locator("body.temporary")).to_be_visible()
@@ -252,7 +252,7 @@ def test_axe_finds_nothing_where_one_logs_in(browser: Browser, tmp_path: Path, l
         opened(browser, after.url, locale, storage_state=known, reduced_motion="reduce") as page,
     ):
         page.evaluate(AXE)
-        eye = Eye(page, BOTH)
+        eye = AccessibilityChecker(page, BOTH)
         user, password = page.locator("input[type=text]"), page.locator("input[type=password]")
         expect(page).to_have_title("chatui")
         expect(user).to_be_focused()

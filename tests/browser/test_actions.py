@@ -79,7 +79,7 @@ def test_edit_can_be_given_up(chat: Open) -> None:
 def test_the_chat_can_be_emptied(chat: Open) -> None:
     page = chat(["first"], ["second"])
     page.say("one")
-    page.start_anew()
+    page.start_new_chat()
     expect(page.questions).to_have_count(0)
     expect(page.log.get_by_role("heading", name=PRESETS[0].greeting)).to_be_visible()
     page.say("two")
@@ -91,7 +91,7 @@ def test_new_chat_keeps_the_draft_and_the_settings(chat: Open) -> None:
     page.setting("Temperature").fill("1.2")
     page.say("one")
     page.fill("a draft")
-    page.start_anew()
+    page.start_new_chat()
     expect(page.questions).to_have_count(0)
     expect(page.box).to_have_value("a draft")
     expect(page.setting("Temperature")).to_have_value("1.2")
@@ -168,7 +168,7 @@ def test_persona_changes_prompt_greeting_examples_and_request(chat: Open) -> Non
     prompt.fill("")
     page.say("hi")
     assert page.backend.requests[2].messages[0].content == ""
-    page.start_anew()
+    page.start_new_chat()
     expect(page.log.get_by_role("heading", name=robot.greeting)).to_be_visible()
 
 

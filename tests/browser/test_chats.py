@@ -44,7 +44,7 @@ def bar(page: Chat) -> str:
 def test_conversations_are_listed_renamed_pinned_archived_deleted_and_had_back(chat: Open) -> None:
     page = chat(["fine"], fresh=True)
     for question in ("about <b>apples</b> & pears", "about bread"):
-        page.start_anew()
+        page.start_new_chat()
         expect(page.questions).to_have_count(0)
         page.say(question)
     assert rows(page) == ["about bread", "about <b>apples</b> & pears"]
@@ -73,7 +73,7 @@ def test_conversations_are_listed_renamed_pinned_archived_deleted_and_had_back(c
 def test_every_deleted_chat_can_be_had_back_after_a_reload(chat: Open) -> None:
     page = chat(["fine"], fresh=True)
     for word in ("bread", "cheese"):
-        page.start_anew()
+        page.start_new_chat()
         expect(page.questions).to_have_count(0)
         page.say(f"about {word}")
     for word in ("bread", "cheese"):
@@ -92,7 +92,7 @@ def test_every_deleted_chat_can_be_had_back_after_a_reload(chat: Open) -> None:
 def test_search_finds_titles_and_texts(chat: Open) -> None:
     page = chat(["the reply names zebras"], ["nothing here"], fresh=True)
     page.say("first question")
-    page.start_anew()
+    page.start_new_chat()
     expect(page.questions).to_have_count(0)
     page.say("second question")
     search = page.page.get_by_role("textbox", name="Search chats")
@@ -220,18 +220,18 @@ def test_feedback_with_a_note_is_exported_and_imported(chat: Open, tmp_path: Pat
 def test_while_one_types_a_chat_is_counted_on_from_where_it_was_and_another_anew(chat: Open) -> None:
     page = chat(["fine"], fresh=True)
     page.say("one")
-    page.at_rest()
+    page.wait_idle()
     previews = page.backend.previews
     for typed in ("more", "more of it"):
         previews.clear()
         page.box.fill(typed)
         wait_until(lambda: max(previews, default=0) > 1)
     previews.clear()
-    page.start_anew()
+    page.start_new_chat()
     wait_until(lambda: 1 in previews)
 
 
-def bring(page: Chat, file: Path) -> None:
+def import_file(page: Chat, file: Path) -> None:
     with page.page.expect_file_chooser() as chooser:
         page.button("Import chats").click()
     chooser.value.set_files(file)
@@ -256,7 +256,7 @@ def test_an_import_says_how_far_it_is_can_be_cancelled_and_ends_with_its_tab(
     file = tmp_path / "chats.json"
     said = [{"title": f"Chat {n}", "messages": [{"role": "user", "content": f"Hi {n}"}]} for n in range(5)]
     file.write_text(json.dumps(said))
-    bring(page, file)
+    import_file(page, file)
     expect(page.page.get_by_text("2 of 5 conversations")).to_be_visible(timeout=PATIENCE)
     page.say("meanwhile")
     page.button("Cancel import").click()
@@ -265,7 +265,7 @@ def test_an_import_says_how_far_it_is_can_be_cancelled_and_ends_with_its_tab(
     expect(page.button("Cancel import")).not_to_be_visible()
     expect(page.page.locator("#chats .chat-link")).to_have_count(3)
     room.release(4)
-    bring(page, file)
+    import_file(page, file)
     expect(page.page.get_by_text("4 of 5 conversations")).to_be_visible(timeout=PATIENCE)
     given_up.clear()
     page.page.close()
@@ -295,7 +295,7 @@ def test_a_conversation_only_grows_over_a_restart(tmp_path: Path, open_chat: Ope
     with Site(backend, AppSettings(data_dir=tmp_path)) as site:
         page = open_chat(site)
         page.say("one")
-        page.at_rest()  # a request that met no server would load the page again
+        page.wait_idle()  # a request that met no server would load the page again
         site.stop()
         site.start()
         expect(page.questions).to_have_text(["one"], timeout=PATIENCE)

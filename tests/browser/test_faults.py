@@ -101,7 +101,7 @@ def test_who_is_turned_away_keeps_what_was_typed_and_nothing_else_is_left(chat: 
     expect(page.cards).to_have_count(0)
     page.backend.full = full
     page.fill("a draft")
-    page.at_rest()
+    page.wait_idle()
     page.button("Edit").first.click()
     page.log.get_by_role("textbox").fill("tell me more")
     page.button("Submit").click()

@@ -156,7 +156,7 @@ def test_corpus_is_harmless(chat: Open, foreign: Listener, evil: list[str], way:
             page.log.get_by_role("button", name="Thought for").last.click()
         _is_harmless(page, foreign, payload, url)
         if number % 10 == 9:
-            page.start_anew()
+            page.start_new_chat()
             expect(page.questions).to_have_count(0)
     page.page.wait_for_timeout(300)
     _is_harmless(page, foreign, "the last ones", url)

@@ -22,7 +22,7 @@ WIDE = "| " + " | ".join("wide column" for _ in range(20)) + " |\n" + "|---" * 2
 FAILURE = GenerationError("It failed.", "Try again.")
 
 
-def _header_is_whole(page: Chat) -> None:
+def _check_header(page: Chat) -> None:
     """A full chat must not squeeze the header."""
     line, frame = page.header.locator(".status").bounding_box(), page.header.bounding_box()
     assert line is not None
@@ -72,7 +72,7 @@ def test_phone(chat: Open, scheme: str) -> None:
     fits()
     expect(page.box).to_be_in_viewport(ratio=1)
     expect(page.header).to_be_in_viewport()
-    _header_is_whole(page)
+    _check_header(page)
     name = page.header.locator(".model-name").bounding_box()
     for button in page.page.get_by_role("button", name="Show or hide").all():
         other = button.bounding_box()
@@ -86,7 +86,7 @@ def test_phone(chat: Open, scheme: str) -> None:
     fits()
     page.sidebar("settings", opened=False)
     expect(page.setting("Temperature")).not_to_be_in_viewport()
-    page.start_anew()
+    page.start_new_chat()
     expect(page.questions).to_have_count(0)
     page.sidebar("conversations", opened=False)
     page.say("once more")
@@ -118,7 +118,7 @@ def test_long_chat_scrolls_inside_and_follows_the_reply(chat: Open) -> None:
     expect(page.log.get_by_text("line 149", exact=True)).to_be_in_viewport()
     expect(page.box).to_be_in_viewport(ratio=1)
     assert page.page.evaluate("document.scrollingElement.scrollTop") == 0
-    _header_is_whole(page)
+    _check_header(page)
     page.log.evaluate("log => log.scrollTop = 0")
     page.ask("again")  # whoever sends wants to see the answer, wherever the chat was scrolled to
     page.answered()

@@ -130,10 +130,10 @@ def test_the_tutorials_conversation(chat: Chat) -> None:
 def test_temperature_zero_repeats_and_a_persona_changes_the_reply(chat: Chat) -> None:
     limit(chat, 24, temperature=0)
     first = say(chat, NEW_YORK)
-    chat.start_anew()
+    chat.start_new_chat()
     expect(chat.questions).to_have_count(0)
     assert say(chat, NEW_YORK) == first
-    chat.start_anew()
+    chat.start_new_chat()
     choose(chat, "Pirate")
     assert say(chat, NEW_YORK) != first
 
@@ -145,7 +145,7 @@ def test_a_seed_repeats_and_another_does_not(chat: Chat) -> None:
         chat.setting("Seed").fill(seed)
         chat.setting("Seed").press("Tab")
         replies.append(say(chat, "Tell me a story."))
-        chat.start_anew()
+        chat.start_new_chat()
         expect(chat.questions).to_have_count(0)
     assert replies[0] == replies[1] != replies[2]
 
@@ -179,7 +179,7 @@ def test_the_model_is_free_again_after_a_stop_while_reading(chat: Chat) -> None:
     expect(chat.log).to_contain_text(re.compile(r"Reading ([\d,]+ of )?3,0\d\d tokens"), timeout=SLOW)
     chat.stop.click()
     expect(chat.send).to_be_visible(timeout=5_000)
-    chat.start_anew()
+    chat.start_new_chat()
     expect(chat.questions).to_have_count(0)
     # Reading the 3,000 tokens to the end would take far longer than this short reply.
     chat.box.fill("Hi")

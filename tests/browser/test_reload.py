@@ -98,7 +98,7 @@ def rounds(data_dir: Path, open_chat: Open, count: int) -> None:
         for number in range(count):
             pieces, way = written(chance, number), WAYS[number % len(WAYS)]
             backend.replies = [pieces]
-            tab.start_anew()
+            tab.start_new_chat()
             expect(tab.questions).to_have_count(0)
             tab.ask(f"question {number}")
             tab.page.wait_for_url("**/?chat=*")

@@ -171,7 +171,7 @@ def test_a_reply_goes_on_behind_a_new_chat(chat: Open) -> None:
     page = chat(script, fresh=True)
     page.ask("tell me")
     expect(page.log.get_by_text("Once upon a time")).to_be_visible()
-    page.start_anew()
+    page.start_new_chat()
     expect(page.send).to_be_visible(timeout=PATIENCE)
     expect(page.replies).to_have_count(0)
     hold.release()

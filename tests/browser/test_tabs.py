@@ -72,7 +72,7 @@ def test_an_idle_tab_holds_no_connection_and_says_when_it_closes(serve: Serve, o
 
     tab = open_chat(serve(["Hello."], wire=noting))
     tab.say("hi")
-    tab.at_rest()
+    tab.wait_idle()
     wait_until(lambda: len(ended) == len([scope for scope in asked if scope["type"] == "http"]), 5, "all answers' ends")
     tab.page.close()
     wait_until(lambda: b"closed=1" in asked[-1]["query_string"], 5, "the farewell")
@@ -111,7 +111,7 @@ def test_one_question_is_asked_once(chat: Callable[..., Chat], way: Callable[[Ch
     expect(tab.answered()).to_have_text("One two.")
     expect(tab.questions).to_have_count(1)
     assert [request.messages[-1].content for request in tab.backend.requests] == ["a question"]
-    tab.at_rest()
+    tab.wait_idle()
 
 
 def test_a_question_that_the_browser_sends_again_is_asked_once(chat: Callable[..., Chat]) -> None:

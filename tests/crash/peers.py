@@ -17,7 +17,7 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 ANSWER_SECONDS = 60.0
 
 
-class Peer:
+class ServerProcess:
     """A process of tests.crash.server; its clock is `ahead` seconds of ours."""
 
     def __init__(self, url: str, ahead: int = 0) -> None:
@@ -62,7 +62,7 @@ class Peer:
                     stream.close()
 
 
-class Cable:
+class TcpProxy:
     """A way to a port of this computer that can be cut, and mended again."""
 
     def __init__(self, port: int) -> None:
@@ -103,7 +103,7 @@ class Cable:
                     end.shutdown(socket.SHUT_RDWR)
         self._pairs.clear()
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         self._cut = False
 
     def close(self) -> None:

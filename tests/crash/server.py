@@ -23,7 +23,7 @@ from tests.fakes import FakeBackend
 OWNER = "ada"
 
 
-class Words(FakeBackend):
+class WordsBackend(FakeBackend):
     """Writes numbered words, as many as it is asked for."""
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
@@ -35,7 +35,7 @@ class Words(FakeBackend):
         yield ReplyDelta(finish=Finish("stop_token", 1, count, 0, 0.0, 0.0, 1.0))
 
 
-class Told:
+class Commands:
     """The commands."""
 
     def __init__(self, runner: Runner) -> None:
@@ -83,9 +83,9 @@ class Told:
 
 async def main(url: str) -> None:
     store = await asyncio.to_thread(Store.open, AppSettings(data_dir=Path("nowhere"), database_url=url))
-    runner = Runner(Words(), store, Store.in_memory(), inspect=False)
+    runner = Runner(WordsBackend(), store, Store.in_memory(), inspect=False)
     runner.start()
-    told = Told(runner)
+    told = Commands(runner)
     while line := await asyncio.to_thread(sys.stdin.readline):
         command = json.loads(line)
         try:

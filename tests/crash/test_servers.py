@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.crash.peers import FAKETIME, Cable, Peer
+from tests.crash.peers import FAKETIME, ServerProcess, TcpProxy
 from tests.crash.test_kill import text
-from tests.databases import Server, own_server
+from tests.databases import Server, postgresql_server
 
 pytest_plugins = ("tests.databases",)
 LONG = 100_000
 GONE_SECONDS = 10.0
-Start = Callable[..., Peer]
+Start = Callable[..., ServerProcess]
 
 
 def until(happens: Callable[[], Any], seconds: float = 40.0) -> Any:
@@ -40,8 +40,8 @@ def start() -> Iterator[Start]:
     """Server processes, ended after the test."""
     with ExitStack() as stack:
 
-        def start(url: str, ahead: int = 0) -> Peer:
-            peer = Peer(url, ahead)
+        def start(url: str, ahead: int = 0) -> ServerProcess:
+            peer = ServerProcess(url, ahead)
             stack.callback(peer.end)
             peer.tell("titles")
             return peer
@@ -49,18 +49,18 @@ def start() -> Iterator[Start]:
         yield start
 
 
-def ask(peer: Peer, words: int = LONG, **where: Any) -> Any:
+def ask(peer: ServerProcess, words: int = LONG, **where: Any) -> Any:
     asked = peer.tell("ask", words=words, **where)
     assert "failed" not in asked
     until(lambda: peer.tell("look", reply=asked["reply"])["words"] > 2)
     return asked
 
 
-def state(peer: Peer, asked: Any) -> str:
+def state(peer: ServerProcess, asked: Any) -> str:
     return str(peer.tell("read", reply=asked["reply"]).get("state"))
 
 
-def stays_running(one: Peer, other: Peer, asked: Any, seconds: float) -> None:
+def stays_running(one: ServerProcess, other: ServerProcess, asked: Any, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert state(other, asked) == "running"
@@ -129,14 +129,14 @@ def test_a_server_that_is_killed_or_paused(url: str, start: Start) -> None:
 
 @pytest.mark.exhaustive
 def test_a_cable_that_is_cut(postgresql: Server, url: str, start: Start) -> None:
-    cable = Cable(postgresql.port)
+    cable = TcpProxy(postgresql.port)
     one, two = start(url.replace(f":{postgresql.port}/", f":{cable.port}/")), start(url)
     asked = ask(one)
     cable.cut()
     look = until(lambda: (look := one.tell("look", reply=asked["reply"]))["unkept"] and look)
     assert look["state"] == "running"
     until(lambda: state(two, asked) == "interrupted")
-    cable.mend()
+    cable.reconnect()
     look = until(lambda: (look := one.tell("look", reply=asked["reply"]))["state"] != "running" and look)
     assert (look["state"], look["kept"]) == ("interrupted", True)
     assert look["words"] == two.tell("read", reply=asked["reply"])["words"]
@@ -145,18 +145,18 @@ def test_a_cable_that_is_cut(postgresql: Server, url: str, start: Start) -> None
     cable.close()
 
 
-def _whole(peer: Peer, asked: Any, words: int) -> bool:
+def _is_complete(peer: ServerProcess, asked: Any, words: int) -> bool:
     read = peer.tell("read", reply=asked["reply"])
     return bool(read.get("state") == "finished" and read["text"] == text(words))
 
 
 def test_a_database_that_is_gone_for_a_while(start: Start) -> None:
-    with own_server() as server:
+    with postgresql_server() as server:
         url = server.fresh()
         one, two = start(url), start(url)
         words = 300
         replies = [ask(peer, words) for peer in (one, two)]
-        server.halt()
+        server.kill()
         gone = time.monotonic()
         for peer, asked in zip((one, two), replies, strict=True):
             until(lambda peer=peer, asked=asked: peer.tell("look", reply=asked["reply"])["unkept"])  # type: ignore[misc]
@@ -167,7 +167,7 @@ def test_a_database_that_is_gone_for_a_while(start: Start) -> None:
         server.go_on()
         back = time.monotonic()
         for peer, asked in zip((two, one), replies, strict=True):
-            until(lambda peer=peer, asked=asked: _whole(peer, asked, words))  # type: ignore[misc]
+            until(lambda peer=peer, asked=asked: _is_complete(peer, asked, words))  # type: ignore[misc]
         print(f"all was kept {time.monotonic() - back:.1f} s after the database was back")  # noqa: T201
         look = one.tell("look", reply=replies[0]["reply"])
         assert (look["kept"], look["unkept"]) == (True, "")
@@ -189,7 +189,7 @@ def small_disk(size: str) -> Iterator[Path]:
         folder.rmdir()
 
 
-def fills_and_is_freed(peer: Peer, asked: Any, words: int, disk: Path) -> None:
+def fills_and_is_freed(peer: ServerProcess, asked: Any, words: int, disk: Path) -> None:
     """Meanwhile the reply is written on, and a temporary chat does not notice."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -202,12 +202,12 @@ def fills_and_is_freed(peer: Peer, asked: Any, words: int, disk: Path) -> None:
     until(lambda: peer.tell("look", reply=asked["reply"])["state"] == "finished", 90)
     assert not peer.tell("look", reply=asked["reply"])["kept"]
     ballast.unlink()
-    until(lambda: _whole(peer, asked, words))
+    until(lambda: _is_complete(peer, asked, words))
 
 
 @pytest.mark.exhaustive
 def test_a_database_whose_disk_is_full(start: Start) -> None:
-    with small_disk("64m") as disk, own_server(disk) as server:
+    with small_disk("64m") as disk, postgresql_server(disk) as server:
         peer = start(server.fresh())
         words = 15_000
         asked = ask(peer, words, pace=3000)

@@ -38,7 +38,7 @@ class Journal:
         os.write(self._file, f"{line}\n".encode())
 
 
-class Words(FakeBackend):
+class JournalBackend(FakeBackend):
     """A backend that writes numbered words, each into the journal first."""
 
     def __init__(self, journal: Journal) -> None:
@@ -74,7 +74,7 @@ async def talk(runner: Runner, journal: Journal, owner: str, start: str) -> None
 
 async def main(data_dir: str, journal: Journal, start: str) -> None:
     store = Store.open(AppSettings(data_dir=Path(data_dir)))
-    runner = Runner(Words(journal), store, Store.in_memory())
+    runner = Runner(JournalBackend(journal), store, Store.in_memory())
     await asyncio.gather(*(talk(runner, journal, f"owner{number}", start) for number in range(OWNERS)))
 
 

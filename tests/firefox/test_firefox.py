@@ -61,7 +61,7 @@ class Firefox:
     def read(self, words: str) -> None:
         self.wait(lambda: words in self.last_reply())
 
-    def at_rest(self) -> None:
+    def wait_idle(self) -> None:
         self.wait(lambda: not self.js("return !!document.querySelector('#message .stop-button')"))
 
 
@@ -108,7 +108,7 @@ def test_a_question_is_answered_and_is_there_after_a_reload(firefox: Firefox, se
     firefox.open(site.url)
     firefox.ask("First question")
     firefox.read("print(1)")
-    firefox.at_rest()
+    firefox.wait_idle()
     assert "x < 1" in firefox.last_reply()
     firefox.driver.refresh()
     firefox.read("print(1)")
@@ -125,7 +125,7 @@ def test_stop_keeps_what_was_written(firefox: Firefox, serve: Callable[..., Site
     firefox.read("two")
     wait_until(lambda: site.backend.requests, PATIENCE)
     firefox.js("setTimeout(() => document.querySelector('#message .stop-button').click(), 600)")
-    firefox.at_rest()
+    firefox.wait_idle()
     said = firefox.js("return document.querySelector('#chat').innerText")
     assert "One two" in said
     assert "Stopped" in said
@@ -137,14 +137,14 @@ def test_enter_pressed_four_times_asks_once(firefox: Firefox, serve: Callable[..
     firefox.open(site.url)
     firefox.find(BOX).send_keys("Hi", *[keys.Keys.ENTER] * 4)
     firefox.read("Hello")
-    firefox.at_rest()
+    firefox.wait_idle()
     assert len(site.backend.requests) == 1
 
 
 def test_inspect_opens_as_a_dialog_and_escape_closes_it(firefox: Firefox, serve: Callable[..., Site]) -> None:
     firefox.open(serve(["Hello", " there"]).url)
     firefox.ask("Hi")
-    firefox.at_rest()
+    firefox.wait_idle()
     firefox.find("#chat .inspect")
     firefox.js("document.querySelector('#chat .inspect').click()")
     firefox.wait(lambda: firefox.js("return document.querySelector('#inspector .token')?.checkVisibility() ?? false"))

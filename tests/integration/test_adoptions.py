@@ -21,7 +21,7 @@ from tests.databases import FINISH, ask, fill
 CHARACTER = Persona("Robo", card={"data": {"name": "Robo"}}, avatar="data:image/png;base64,AAAA")
 
 
-def filled(store: Store, owner: str, word: str = "findable") -> Any:
+def add_everything(store: Store, owner: str, word: str = "findable") -> Any:
     """Something of everything; returns all of it."""
     owner_store = store.for_owner(owner)
     played = owner_store.start_turn(replace(ask("played"), persona=CHARACTER)).conversation.id
@@ -36,14 +36,14 @@ def filled(store: Store, owner: str, word: str = "findable") -> Any:
     owner_store.delete(owner_store.start_turn(ask("deleted")).conversation.id)
     owner_store.save_persona(PRESETS[0])
     owner_store.save_persona(CHARACTER)
-    return everything(store, owner, word), begun.reply.id
+    return all_results(store, owner, word), begun.reply.id
 
 
 def progress(owner: str, begun: Any, said: str, inspection: bytes | None = None) -> ReplyUpdate:
     return ReplyUpdate(owner, begun.reply.id, said, "", "finished", FINISH, inspection=inspection)
 
 
-def everything(store: Store, owner: str, word: str) -> list[Any]:
+def all_results(store: Store, owner: str, word: str) -> list[Any]:
     owner_store = store.for_owner(owner)
     listed = [owner_store.conversations(), owner_store.conversations(archived=True), owner_store.deleted()]
     return [
@@ -56,20 +56,20 @@ def everything(store: Store, owner: str, word: str) -> list[Any]:
 
 
 def test_all_goes_over_as_it_was_and_nobody_elses_does(store: Store) -> None:
-    (had, reply), (others, _) = filled(store, "guest:a"), filled(store, "guest:b", "elsewhere")
+    (had, reply), (others, _) = add_everything(store, "guest:a"), add_everything(store, "guest:b", "elsewhere")
     inspection = store.for_owner("guest:a").inspection(reply)
     Adoptions(store.database).adopt("guest:a", "local")
-    assert everything(store, "local", "findable") == had
+    assert all_results(store, "local", "findable") == had
     assert store.for_owner("local").inspection(reply) == inspection
-    assert everything(store, "guest:a", "findable") == [[], [], [], [], [], [], []]
-    assert everything(store, "guest:b", "elsewhere") == others
+    assert all_results(store, "guest:a", "findable") == [[], [], [], [], [], [], []]
+    assert all_results(store, "guest:b", "elsewhere") == others
     store.for_owner("local").rename(had[0][0].id, "renamed thing")
     assert [hit.conversation.id for hit in store.for_owner("local").search("renamed")] == [had[0][0].id]
     store.for_owner("local").start_turn(ask("goes on", had[0][0].id, reply))
 
 
 def test_what_the_target_has_stays_and_twice_is_once(store: Store) -> None:
-    (had, _), (own, _) = filled(store, "guest:a"), filled(store, "local", "own")
+    (had, _), (own, _) = add_everything(store, "guest:a"), add_everything(store, "local", "own")
     for _ in range(2):
         Adoptions(store.database).adopt("guest:a", "local")
     trees = [tree.conversation.id for tree in store.for_owner("local").trees()]
@@ -77,7 +77,7 @@ def test_what_the_target_has_stays_and_twice_is_once(store: Store) -> None:
 
 
 def test_the_index_of_words_stays_whole(store: Store) -> None:
-    filled(store, "guest:a")
+    add_everything(store, "guest:a")
     Adoptions(store.database).adopt("guest:a", "local")
     with store.database.maintaining() as connection:
         if store.database.sqlite:
@@ -92,7 +92,7 @@ def test_the_index_of_words_stays_whole(store: Store) -> None:
 
 
 def test_every_table_with_an_owner_moves(store: Store) -> None:
-    filled(store, "guest:a")
+    add_everything(store, "guest:a")
     Adoptions(store.database).adopt("guest:a", "local")
     owned = [table for table in metadata.sorted_tables if "owner" in table.c]
     assert {table.name for table in owned} >= {"conversations", "messages", "inspections", "personas", "cards"}
@@ -102,7 +102,7 @@ def test_every_table_with_an_owner_moves(store: Store) -> None:
 
 
 def test_what_fails_half_way_goes_on_the_next_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    had, _ = filled(store, "guest:a")
+    had, _ = add_everything(store, "guest:a")
     move, moved = moving._move, []
 
     def fails_at_the_third(connection: Any, source: str, target: str, ids: Sequence[str]) -> None:
@@ -121,7 +121,7 @@ def test_what_fails_half_way_goes_on_the_next_time(store: Store, monkeypatch: py
     whole = {conversation.id for owner_store in ("guest:a", "local") for conversation in listed(store, owner_store)}
     assert len(whole) == len(had[0]) + len(had[1]) + len(had[2])
     adoptions.adopt("guest:a", "local")
-    assert everything(store, "local", "findable") == had
+    assert all_results(store, "local", "findable") == had
 
 
 def listed(store: Store, owner: str) -> list[Any]:
@@ -164,7 +164,7 @@ def test_a_long_conversation_goes_over_and_goes_away_in_pieces(store: Store, mon
         store.update_replies([progress("guest:a", begun, f"answer {turn}", inspection=b"kept")])
         begun = guest.start_turn(ask(f"findable {turn}", begun.conversation.id, begun.reply.id))
     store.update_replies([progress("guest:a", begun, "the last", inspection=b"kept")])
-    had, size = everything(store, "guest:a", "findable"), size_of(store, "guest:a")
+    had, size = all_results(store, "guest:a", "findable"), size_of(store, "guest:a")
     monkeypatch.setattr(moving, "MAX_MOVED_MESSAGES", 20)
     monkeypatch.setattr(moving, "BATCH_INSPECTIONS", 4)
     for name in ("MAX_IDS", "BATCH_MESSAGES"):
@@ -177,13 +177,13 @@ def test_a_long_conversation_goes_over_and_goes_away_in_pieces(store: Store, mon
 
     event.listen(store.database.engine, "after_cursor_execute", note)
     Adoptions(store.database).adopt("guest:a", "local")
-    assert everything(store, "local", "findable") == had
+    assert all_results(store, "local", "findable") == had
     assert size_of(store, "local") == size
     assert all(
         store.for_owner("local").inspection(one.id)
         for one in next(iter(store.for_owner("local").trees())).messages[1::2]
     )
-    assert everything(store, "guest:a", "findable") == [[], [], [], [], [], [], []]
+    assert all_results(store, "guest:a", "findable") == [[], [], [], [], [], [], []]
     store.for_owner("local").delete(begun.conversation.id)
     assert store.empty_trash("local") == 1
     event.remove(store.database.engine, "after_cursor_execute", note)
@@ -198,7 +198,7 @@ def size_of(store: Store, owner: str) -> int | None:
 
 
 def test_what_both_have_imported_is_there_once(store: Store) -> None:
-    filled(store, "guest:a")
+    add_everything(store, "guest:a")
     guest, ada = store.for_owner("guest:a"), store.for_owner("login:ada")
     trees = list(guest.trees())
     ada.add_trees(trees[:1])
@@ -222,7 +222,7 @@ def test_it_is_remembered_who_has_adopted(store: Store) -> None:
 def test_what_is_offered_is_declined_once_but_what_comes_later_is_offered_again(store: Store) -> None:
     adoptions = Adoptions(store.database)
     assert adoptions.offered("guest:a", "login:ada") == 0
-    filled(store, "guest:a")
+    add_everything(store, "guest:a")
     assert adoptions.offered("guest:a", "login:ada") == 3
     adoptions.decline("guest:a", "login:ada")
     assert adoptions.offered("guest:a", "login:ada") == 0

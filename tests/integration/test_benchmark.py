@@ -48,15 +48,15 @@ def test_percentile_and_median() -> None:
     assert figures.percentile([3.0], 0.95) == 3.0
     assert figures.percentile([4.0, 1.0, 3.0, 2.0, 5.0], 0.5) == 3.0
     assert figures.percentile([0.0, 10.0], 0.95) == pytest.approx(9.5)
-    assert figures.middle([None, 4.0, None, 2.0]) == 3.0
-    assert figures.middle([None]) is None
+    assert figures.median_or_none([None, 4.0, None, 2.0]) == 3.0
+    assert figures.median_or_none([None]) is None
 
 
 def test_where_a_median_surely_is() -> None:
     # From tables of the sign test.
     for count, rank in ((3, 1), (6, 1), (8, 1), (9, 2), (10, 2), (20, 6), (40, 14)):
         found = [float(number) for number in range(count, 0, -1)]
-        assert figures.surely(found) == (rank, count + 1 - rank)
+        assert figures.median_interval(found) == (rank, count + 1 - rank)
 
 
 def test_figures_of_one_reply() -> None:
@@ -64,14 +64,14 @@ def test_figures_of_one_reply() -> None:
     assert one.seconds_to_first == 1.0
     assert one.ms_per_token == pytest.approx(100)
     assert figures.tokens_per_second([one]) == pytest.approx(10)
-    assert figures.together([one]) == pytest.approx(10)
+    assert figures.concurrent_tokens_per_second([one]) == pytest.approx(10)
 
 
 def test_a_reply_of_one_token_has_no_speed() -> None:
     one = reply(sent=0.0, first=1.0, step=0.1, tokens=1)
     assert one.ms_per_token is None
     assert figures.tokens_per_second([one]) is None
-    assert figures.together([one]) is None
+    assert figures.concurrent_tokens_per_second([one]) is None
 
 
 def test_a_reply_without_text_has_its_first_token_at_its_end() -> None:
@@ -88,10 +88,10 @@ def test_tokens_are_counted_by_usage_where_a_piece_has_several() -> None:
 def test_speed_of_all_spans_the_queue_and_together_does_not() -> None:
     side_by_side = [reply(0.0, 1.0, 0.1, 101), reply(0.0, 2.0, 0.1, 101)]
     assert figures.tokens_per_second(side_by_side) == pytest.approx(201 / 11)
-    assert figures.together(side_by_side) == pytest.approx(20, rel=0.02)
+    assert figures.concurrent_tokens_per_second(side_by_side) == pytest.approx(20, rel=0.02)
     one_by_one = [reply(0.0, 1.0, 0.1, 11), reply(0.0, 3.0, 0.1, 11)]
     assert figures.tokens_per_second(one_by_one) == pytest.approx(21 / 3)
-    assert figures.together(one_by_one) is None
+    assert figures.concurrent_tokens_per_second(one_by_one) is None
 
 
 def test_wave_figures_are_medians_over_rounds_and_replies() -> None:
@@ -130,11 +130,11 @@ def test_where_the_other_waits_for_the_writers_end_the_writer_is_not_slower() ->
 def test_numbers_have_three_digits() -> None:
     values = (None, 0.1234, 9.994, 9.996, 12.34, 99.94, 99.96, 12345.6)
     shown = ["–", "0.12", "9.99", "10.0", "12.3", "99.9", "100", "12,346"]
-    assert [report.number(value) for value in values] == shown
-    assert report.compared(200.0, 20.0) == "200 (10.0×)"
-    assert report.compared(0.5, 5.0, smaller_is_better=True) == "0.50 (10.0×)"
-    assert report.compared(0.5, None) == "0.50"
-    assert report.compared(None, 1.0) == "–"
+    assert [report.format_number(value) for value in values] == shown
+    assert report.format_ratio(200.0, 20.0) == "200 (10.0×)"
+    assert report.format_ratio(0.5, 5.0, smaller_is_better=True) == "0.50 (10.0×)"
+    assert report.format_ratio(0.5, None) == "0.50"
+    assert report.format_ratio(None, 1.0) == "–"
 
 
 def test_tables_are_markdown_in_line() -> None:

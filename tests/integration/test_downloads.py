@@ -22,7 +22,7 @@ from chatui.store.store import Store
 FORMATS = {"json": "application/json", "md": "text/markdown", "messages": "application/json"}
 
 
-def said(store: Store, question: str = "What?", answer: str = "That.", owner: str = "a") -> str:
+def add_conversation(store: Store, question: str = "What?", answer: str = "That.", owner: str = "a") -> str:
     """A finished conversation; returns its id."""
     author = Author("m", "r", "", GenerationSettings(), seed=7)
     begun = store.for_owner(owner).start_turn(NewTurn(None, None, question, author, PRESETS[0]))
@@ -45,8 +45,8 @@ def store() -> Store:
 
 
 def test_what_is_exported_can_be_imported_again(store: Store) -> None:
-    said(store, "One <b> &lt; $x$", "Zwei\n\n```\nü\n```")
-    said(store, "Three")
+    add_conversation(store, "One <b> &lt; $x$", "Zwei\n\n```\nü\n```")
+    add_conversation(store, "Three")
     answer = client(store).get("/chats/export")
     (first, second) = importing.read(answer.content)
     assert {tree.conversation.id for tree in (first, second)} == {c.id for c in store.for_owner("a").conversations()}
@@ -57,8 +57,8 @@ def test_what_is_exported_can_be_imported_again(store: Store) -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_one_or_all_come_as_a_file_to_be_saved(store: Store, form: str) -> None:
-    chat = said(store, "the first one")
-    said(store, "the second one")
+    chat = add_conversation(store, "the first one")
+    add_conversation(store, "the second one")
     for query, there in (({"chat": chat}, False), ({}, True)):
         answer = client(store).get("/chats/export", params={"format": form, **query})
         assert answer.status_code == 200
@@ -72,7 +72,7 @@ def test_one_or_all_come_as_a_file_to_be_saved(store: Store, form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_nothing_to_export_is_an_empty_file(store: Store, form: str) -> None:
-    said(store, owner="b")
+    add_conversation(store, owner="b")
     answer = client(store).get("/chats/export", params={"format": form})
     assert answer.status_code == 200
     assert "What?" not in answer.text
@@ -81,7 +81,7 @@ def test_nothing_to_export_is_an_empty_file(store: Store, form: str) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("owner", ["b", None])
 def test_anothers_chat_is_as_good_as_none(store: Store, form: str, owner: str | None) -> None:
-    chat = said(store)
+    chat = add_conversation(store)
     browser = client(store)
     browser.headers.pop("owner")
     headers = {"owner": owner} if owner else {}
@@ -94,7 +94,7 @@ def test_anothers_chat_is_as_good_as_none(store: Store, form: str, owner: str | 
 
 
 def test_a_deleted_chat_is_no_longer_exported(store: Store) -> None:
-    chat = said(store)
+    chat = add_conversation(store)
     store.for_owner("a").delete(chat)
     assert client(store).get("/chats/export", params={"chat": chat}).status_code == 404
     assert "What?" not in client(store).get("/chats/export").text
@@ -111,7 +111,7 @@ def traced(store: Store, chat: str, owner: str = "a", parent: str | None = None)
 
 
 def test_a_notebook_is_that_of_the_asked_or_the_last_reply(store: Store) -> None:
-    chat = said(store)
+    chat = add_conversation(store)
     first = traced(store, chat, parent=store.for_owner("a").conversation(chat).leaf)
     second = traced(store, chat, parent=first)
     browser, query = client(store), {"format": "ipynb", "chat": chat}
@@ -124,13 +124,18 @@ def test_a_notebook_is_that_of_the_asked_or_the_last_reply(store: Store) -> None
 
 
 def test_there_is_no_notebook_without_a_trace_or_for_others(store: Store) -> None:
-    chat = said(store)
+    chat = add_conversation(store)
     before = store.for_owner("a").conversation(chat).leaf
     browser, query = client(store), {"format": "ipynb", "chat": chat}
     assert browser.head("/chats/export", params=query).status_code == 404
     reply = traced(store, chat, parent=before)
     assert browser.head("/chats/export", params=query).status_code == 200
-    for changed in ({"reply": before or ""}, {"reply": "nothing"}, {"chat": "nothing"}, {"chat": said(store)}):
+    for changed in (
+        {"reply": before or ""},
+        {"reply": "nothing"},
+        {"chat": "nothing"},
+        {"chat": add_conversation(store)},
+    ):
         assert browser.get("/chats/export", params={**query, "reply": reply, **changed}).status_code == 404
     assert browser.get("/chats/export", params=query, headers={"owner": "b"}).status_code == 404
     assert browser.get("/chats/export", params={"format": "ipynb"}).status_code == 404
@@ -149,7 +154,7 @@ def test_unknown_formats_are_refused(store: Store, form: str) -> None:
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
 def test_any_title_is_a_harmless_file_name(title: str) -> None:
     store = Store.in_memory()
-    chat = said(store, title or "x")
+    chat = add_conversation(store, title or "x")
     store.for_owner("a").rename(chat, title)
     answer = client(store).get("/chats/export", params={"chat": chat, "format": "md"})
     assert answer.status_code == 200

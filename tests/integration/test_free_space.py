@@ -28,16 +28,16 @@ def owner_store_of(store: Store, owner: str, **space: int) -> OwnerStore:
     return OwnerStore(store.database, owner, Quotas(space=SpaceLimits(**space)))
 
 
-def say(owner_store: OwnerStore, question: str, *more: str) -> StartedTurn:
+def begin_turn(owner_store: OwnerStore, question: str, *more: str) -> StartedTurn:
     return owner_store.start_turn(ask(question, *more))
 
 
-def begun_by_strangers(store: Store, **space: int) -> int:
+def begin_guest_turns(store: Store, **space: int) -> int:
     """How many chats are begun until one is refused, each by somebody new."""
     for number in range(100):
         before = count(store, f"guest:{number}")
         try:
-            say(
+            begin_turn(
                 OwnerStore(store.database, f"guest:{number}", Quotas(space=SpaceLimits(**space))),
                 secrets.token_hex(50_000),
             )
@@ -47,7 +47,7 @@ def begun_by_strangers(store: Store, **space: int) -> int:
     return 100
 
 
-def taken(store: Store) -> int:
+def total_bytes(store: Store) -> int:
     with store.database.reading() as connection:
         return used_bytes(connection)
 
@@ -62,32 +62,32 @@ def count(store: Store, owner: str) -> int:
 
 
 def test_who_comes_as_somebody_new_each_time_cannot_fill_the_database(store: Store) -> None:
-    total = taken(store) + 2_000_000
-    assert 3 <= begun_by_strangers(store, total=total) < 40
+    total = total_bytes(store) + 2_000_000
+    assert 3 <= begin_guest_turns(store, total=total) < 40
     with pytest.raises(FullError, match="--max-total-storage") as refused:
-        say(owner_store_of(store, "guest:new", total=total), secrets.token_hex(50_000))
+        begin_turn(owner_store_of(store, "guest:new", total=total), secrets.token_hex(50_000))
     assert refused.value.status == 507
-    say(owner_store_of(store, "login:ann", total=total), secrets.token_hex(50_000))
-    say(owner_store_of(store, "local", total=total), secrets.token_hex(50_000))
+    begin_turn(owner_store_of(store, "login:ann", total=total), secrets.token_hex(50_000))
+    begin_turn(owner_store_of(store, "local", total=total), secrets.token_hex(50_000))
     with pytest.raises(FullError):
-        owner_store_of(store, "guest:0", total=taken(store)).save_persona(
+        owner_store_of(store, "guest:0", total=total_bytes(store)).save_persona(
             Persona(name="P", system_prompt="x" * 100_000)
         )
 
 
 def test_chats_that_are_there_go_on_a_while_and_can_always_be_read_and_deleted(store: Store) -> None:
     owner = "guest:a"
-    begun = say(owner_store_of(store, owner), "What?")
+    begun = begin_turn(owner_store_of(store, owner), "What?")
     answered(store, owner, begun)
-    full = owner_store_of(store, owner, total=int(taken(store) / 1.1))
+    full = owner_store_of(store, owner, total=int(total_bytes(store) / 1.1))
     with pytest.raises(FullError):
-        say(full, "Anew?")
-    more = say(full, "More?", begun.reply.conversation, begun.reply.id)
+        begin_turn(full, "Anew?")
+    more = begin_turn(full, "More?", begun.reply.conversation, begun.reply.id)
     answered(store, owner, more)
     assert [message.content for message in full.path(begun.reply.conversation)][-1] == "An answer."
-    fuller = owner_store_of(store, owner, total=int(taken(store) / 2))
+    fuller = owner_store_of(store, owner, total=int(total_bytes(store) / 2))
     with pytest.raises(FullError):
-        say(fuller, "Still more?", begun.reply.conversation, more.reply.id)
+        begin_turn(fuller, "Still more?", begun.reply.conversation, more.reply.id)
     assert len(fuller.path(begun.reply.conversation)) == 4
     fuller.delete(begun.reply.conversation)
     assert store.empty_trash(owner) == 1
@@ -95,13 +95,13 @@ def test_chats_that_are_there_go_on_a_while_and_can_always_be_read_and_deleted(s
 
 def test_room_that_was_given_back_is_there_again(tmp_path: Path) -> None:
     store = Store.open(AppSettings(data_dir=tmp_path))
-    before = taken(store)
-    begun = say(owner_store_of(store, "guest:a"), secrets.token_hex(500_000))
+    before = total_bytes(store)
+    begun = begin_turn(owner_store_of(store, "guest:a"), secrets.token_hex(500_000))
     answered(store, "guest:a", begun)
-    assert taken(store) > before + 1_000_000
+    assert total_bytes(store) > before + 1_000_000
     owner_store_of(store, "guest:a").delete(begun.reply.conversation)
     store.empty_trash("guest:a")
-    assert taken(store) < before + 300_000
+    assert total_bytes(store) < before + 300_000
     store.close()
 
 
@@ -118,18 +118,18 @@ def test_a_disk_that_is_nearly_full_is_left_to_those_who_have_a_login(
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     guest = store.for_owner("guest:a")
-    begun = say(guest, "What?")
+    begun = begin_turn(guest, "What?")
     assert asked == [tmp_path]
     answered(store, "guest:a", begun)
     free = 99 * MB
     with pytest.raises(FullError, match=r"nearly full.*--min-free-disk"):
-        say(guest, "Anew?")
-    say(store.for_owner("login:ann"), "Anew?")
-    more = say(guest, "More?", begun.reply.conversation, begun.reply.id)
+        begin_turn(guest, "Anew?")
+    begin_turn(store.for_owner("login:ann"), "Anew?")
+    more = begin_turn(guest, "More?", begun.reply.conversation, begun.reply.id)
     answered(store, "guest:a", more)
     free = 24 * MB
     with pytest.raises(FullError):
-        say(guest, "Still more?", begun.reply.conversation, more.reply.id)
+        begin_turn(guest, "Still more?", begun.reply.conversation, more.reply.id)
     assert len(guest.path(begun.reply.conversation)) == 4
     store.close()
 
@@ -137,15 +137,15 @@ def test_a_disk_that_is_nearly_full_is_left_to_those_who_have_a_login(
 def test_no_limit_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(free_space, "used_bytes", None)
     monkeypatch.setattr(shutil, "disk_usage", None)
-    say(Store.in_memory(Quotas()).for_owner("guest:a"), "What?")
+    begin_turn(Store.in_memory(Quotas()).for_owner("guest:a"), "What?")
 
 
 def test_temporary_chats_of_all_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.in_memory(Quotas.for_temporary_chats(AppSettings()))
-    monkeypatch.setattr(quotas, "TEMPORARY_TOTAL", taken(store) + 1_000_000)
+    monkeypatch.setattr(quotas, "TEMPORARY_TOTAL", total_bytes(store) + 1_000_000)
     for _ in range(3):
-        say(store.for_owner("guest:a"), secrets.token_hex(50_000))
-    monkeypatch.setattr(quotas, "TEMPORARY_TOTAL", taken(store))
+        begin_turn(store.for_owner("guest:a"), secrets.token_hex(50_000))
+    monkeypatch.setattr(quotas, "TEMPORARY_TOTAL", total_bytes(store))
     for owner in ("guest:a", "guest:b", "login:ann"):
         with pytest.raises(LimitError, match="temporary chats of all users"):
-            say(store.for_owner(owner), secrets.token_hex(50_000))
+            begin_turn(store.for_owner(owner), secrets.token_hex(50_000))

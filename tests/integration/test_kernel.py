@@ -140,7 +140,7 @@ PLACES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 255)), min_size=1,
 HEADS = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 70), st.integers(1, 9))
 
 
-def kept(shared: int, size: int, width: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def cached_tensors(shared: int, size: int, width: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values of six slots of 256 tokens, and beyond what is asked for no numbers."""
     generator = torch.Generator().manual_seed(seed)
     keys = torch.randn(6, shared, size, 256, generator=generator).bfloat16()
@@ -153,7 +153,7 @@ def test_attention_is_as_exact_as_its_rounding(
     shape: tuple[int, int, int, int], places: list[tuple[int, int]], window: int | None, seed: int
 ) -> None:
     shared, group, size, parts = shape
-    keys, values = kept(shared, size, parts * kernel.LANES, seed)
+    keys, values = cached_tensors(shared, size, parts * kernel.LANES, seed)
     query = torch.randn(len(places), shared, group, size, generator=torch.Generator().manual_seed(seed)).bfloat16()
     slots, positions = (torch.tensor(numbers) for numbers in zip(*places, strict=True))
     for slot, position in places:  # nobody has written there yet
@@ -172,7 +172,7 @@ def test_attention_is_as_exact_as_its_rounding(
 @pytest.mark.usefixtures("built")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_attention_to_what_is_no_number_stays_in_its_row(bad: float) -> None:
-    keys, values = kept(2, 16, 16, 0)
+    keys, values = cached_tensors(2, 16, 16, 0)
     query, at = torch.ones(3, 2, 3, 16).bfloat16(), torch.tensor([70, 80, 90])
     wanted = kernel.attend(query, keys, values, torch.arange(3), at, None)
     keys[1, 0, 3, 5] = bad
@@ -183,7 +183,7 @@ def test_attention_to_what_is_no_number_stays_in_its_row(bad: float) -> None:
 
 
 def test_attention_is_left_to_pytorch_where_the_kernel_does_not_fit() -> None:
-    keys, values = kept(1, 16, 16, 0)
+    keys, values = cached_tensors(1, 16, 16, 0)
     query = torch.zeros(1, 1, 1, 16).bfloat16()
     assert not kernel.attends(query.float(), keys.float(), values.float())
     assert not kernel.attends(query, keys, values[..., :8])

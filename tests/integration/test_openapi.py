@@ -80,7 +80,7 @@ def statuses_of(description: Any, path: str, method: str) -> set[int]:
     return {int(code) for code in description["paths"][path][method]["responses"]}
 
 
-def provoked(backend: FakeBackend, path: str, monkeypatch: pytest.MonkeyPatch) -> set[int]:
+def error_statuses(backend: FakeBackend, path: str, monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Statuses that a route with a body gives, each for another reason; every refusal has the described shape."""
     client, locked = client_of(backend), client_of(backend, api_key=KEY)
     ready = backend.status
@@ -103,10 +103,10 @@ def provoked(backend: FakeBackend, path: str, monkeypatch: pytest.MonkeyPatch) -
     for answer in answers:
         assert answer.status_code == 200 or ErrorResponse.model_validate(answer.json())
     monkeypatch.setattr(body_limit, "READ_TIMEOUT_SECONDS", 0.01)
-    return {asyncio.run(left_waiting(client.app, path)), *(answer.status_code for answer in answers)}
+    return {asyncio.run(status_without_body(client.app, path)), *(answer.status_code for answer in answers)}
 
 
-async def left_waiting(app: ASGIApp, path: str) -> int:
+async def status_without_body(app: ASGIApp, path: str) -> int:
     """The status for a body that does not come."""
     sent: list[Message] = []
 
@@ -127,7 +127,7 @@ def test_every_status_is_described_and_each_that_is_happens(
     described: Any, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = FakeBackend(["x"], rate=1e9)
-    assert provoked(backend, f"/v1{path}", monkeypatch) == statuses_of(described, path, "post")
+    assert error_statuses(backend, f"/v1{path}", monkeypatch) == statuses_of(described, path, "post")
 
 
 @pytest.mark.parametrize("stream", [False, True])

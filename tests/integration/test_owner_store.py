@@ -361,7 +361,7 @@ def tree_of(*messages: StoredMessage, leaf: str | None = None, title: str = "T",
     return Tree(Conversation("c", title, True, leaf, pinned, False, moment, moment, PRESETS[1]), messages)
 
 
-def said(id: str, parent: str | None, **more: Any) -> StoredMessage:
+def user_message(id: str, parent: str | None, **more: Any) -> StoredMessage:
     moment = datetime(2020, 5, 17, 12, 30, 0, 123456, tzinfo=UTC)
     return dataclasses.replace(StoredMessage(id, "c", parent, "user", id, moment), **more)
 
@@ -382,7 +382,7 @@ class TestTransfer:
         assert list(owner_store.trees()) == trees
 
     def test_times_are_kept_in_utc_and_running_replies_are_over(self, owner_store: OwnerStore) -> None:
-        (added,) = owner_store.add_trees([tree_of(said("a", None, state="running"), leaf="a")])
+        (added,) = owner_store.add_trees([tree_of(user_message("a", None, state="running"), leaf="a")])
         conversation = owner_store.conversation(added.id)
         assert conversation.created == datetime(2020, 5, 17, 7, 0, tzinfo=UTC)
         assert conversation.created.utcoffset() == timedelta(0)
@@ -391,16 +391,16 @@ class TestTransfer:
         assert message.state == "interrupted"
 
     def test_no_title_becomes_the_first_words(self, owner_store: OwnerStore) -> None:
-        (added,) = owner_store.add_trees([tree_of(said("hello you", None), title=" ")])
+        (added,) = owner_store.add_trees([tree_of(user_message("hello you", None), title=" ")])
         assert (added.title, added.named) == ("hello you", False)
 
     def test_anything_wrong_changes_nothing(self, store: Store, owner_store: OwnerStore) -> None:
-        good = tree_of(said("a", None))
+        good = tree_of(user_message("a", None))
         for bad in (
-            tree_of(said("a", None), said("b", "missing")),
-            tree_of(said("b", "a"), said("a", None)),
-            tree_of(said("a", None), leaf="b"),
-            tree_of(said("a", None), said("a", None)),
+            tree_of(user_message("a", None), user_message("b", "missing")),
+            tree_of(user_message("b", "a"), user_message("a", None)),
+            tree_of(user_message("a", None), leaf="b"),
+            tree_of(user_message("a", None), user_message("a", None)),
         ):
             with pytest.raises(TransferError):
                 owner_store.add_trees([good, bad])

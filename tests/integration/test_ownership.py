@@ -166,14 +166,14 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         made = World(url, app, backend, store, folder, logins, hold, a, owner)
         made.config = a.http.get("/config").json()
         a.http.get("/gradio_api/startup-events")  # answers the first call otherwise
-        made.ids = furnished(made)
+        made.ids = add_owner_data(made)
         made.made_up = {name: id[0] + new_id()[1:] for name, id in made.ids.items()}
         yield made
         hold.release()
     store.close()
 
 
-def furnished(world: World) -> dict[str, str]:
+def add_owner_data(world: World) -> dict[str, str]:
     """Give A conversations of every kind, one of which is being written. Returns the ids."""
     owner_store = world.store.for_owner(world.owner)
     ids: dict[str, str] = {}
@@ -265,7 +265,7 @@ def check(world: World, ask_as: Callable[[Visitor, Mapping[str, str], str], Answ
 
 
 def page_at(visitor: Visitor, chat: str) -> Answer:
-    return visitor.taste("GET", "/", 20, params={"chat": chat}, headers={"accept": "text/html"})
+    return visitor.read_beginning("GET", "/", 20, params={"chat": chat}, headers={"accept": "text/html"})
 
 
 def test_the_walk_sees_every_event(world: World) -> None:
@@ -348,22 +348,22 @@ def test_her_words_are_found_by_nobody(world: World) -> None:
     check(world, searched, "search")
 
 
-def walked(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[tuple[str, str]]:
+def all_routes(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every method and path template of an application, those mounted in it too."""
     for route in routes:
         if isinstance(route, Mount):
-            yield from walked(route.routes or [], prefix + route.path)
+            yield from all_routes(route.routes or [], prefix + route.path)
             if not route.routes:
                 yield "GET", prefix + route.path + "/{path}"
         elif isinstance(router := getattr(route, "original_router", None), APIRouter):
-            yield from walked(router.routes, prefix)
+            yield from all_routes(router.routes, prefix)
         elif isinstance(route, Route):
             for method in sorted((route.methods or set()) - {"HEAD"}):
                 yield method, prefix + route.path
 
 
 def test_no_route_gives_or_takes_what_is_hers(world: World, choice: Choice) -> None:
-    paths = list(walked(world.app.routes))
+    paths = list(all_routes(world.app.routes))
     assert {"/chats/export", "/persona/export", "/gradio_api/queue/data", "/gradio_api/cancel"} <= {p for _, p in paths}
     made_up = "madeupsess1"
     steps = [
@@ -390,7 +390,7 @@ def test_no_route_gives_or_takes_what_is_hers(world: World, choice: Choice) -> N
             body = {**body, "model": target, "messages": [{"role": "user", "content": target}]}
             seconds = 2 if any(part in path for part in ENDLESS) else 20  # noqa: B023
             sent = body if method != "GET" else None  # noqa: B023
-            answer = visitor.taste(method, filled, seconds, params=query, json=sent)  # noqa: B023
+            answer = visitor.read_beginning(method, filled, seconds, params=query, json=sent)  # noqa: B023
             return Answer(answer.status, answer.said, answer.said.replace(session, "~"))
 
         check(world, asked, f"{method} {path} {name}")
@@ -405,11 +405,11 @@ def test_her_session_is_no_key(world: World) -> None:
         stranger.session = world.a.session
         dependency = world.dependency(name)
         hers = {"session_hash": stranger.session}
-        assert SECRET not in stranger.taste("GET", "/gradio_api/queue/data", params=hers).said
+        assert SECRET not in stranger.read_beginning("GET", "/gradio_api/queue/data", params=hers).said
         assert SECRET not in stranger.call(dependency, world.data(dependency)).said
         cancel = {"session_hash": stranger.session, "fn_index": world.dependency("_send")["id"], "event_id": new_id()}
         stranger.post("/gradio_api/cancel", cancel)
-        stranger.taste("GET", f"/gradio_api/heartbeat/{stranger.session}")
+        stranger.read_beginning("GET", f"/gradio_api/heartbeat/{stranger.session}")
     assert world.stream.thread.is_alive()
     assert not any("process_completed" in line for line in world.stream.lines[heard:])
 
@@ -432,9 +432,9 @@ def test_a_forged_cookie_is_nobody(world: World, damage: str) -> None:
     bare = Visitor(world.url, {})
     chat, persona = f"?chat={world.ids['chat']}", f"?id={world.ids['persona']}"
     for path in (f"/early{chat}", "/chats/export", f"/chats/export{chat}", f"/persona/export{persona}"):
-        answer = nobody.taste("GET", path)
+        answer = nobody.read_beginning("GET", path)
         assert answer.status == 404
-        assert answer == bare.taste("GET", path)
+        assert answer == bare.read_beginning("GET", path)
     dependency = world.dependency("loaded")
     answer = nobody.call(dependency, world.data(dependency), params={"chat": world.ids["chat"]})
     assert SECRET not in answer.said

@@ -17,7 +17,7 @@ from chatui.store import reply_updates
 from chatui.store.records import ReplyUpdate, UpdateResult
 from chatui.store.store import Store
 from tests.fakes import FakeBackend, Hold
-from tests.unit.test_runner import heard, kept, turn
+from tests.unit.test_runner import final_content, stored_reply, turn
 
 FULL = StoreError("The disk is full.", "Make room.")
 SILENT = timedelta(seconds=-60)
@@ -82,7 +82,7 @@ async def test_a_main_store_that_fails_holds_up_no_temporary_chat(
     await until(lambda: main.save_error is not None)
     temporary = await runner.start_reply("b", turn(), temporary=True)
     async with asyncio.timeout(10):
-        assert await heard(temporary) == "all of it"
+        assert await final_content(temporary) == "all of it"
     assert temporary.saved
     runner.backend = FakeBackend(["more ", Hold()])
     temporary = await runner.start_reply("b", turn(), temporary=True)
@@ -94,7 +94,7 @@ async def test_a_main_store_that_fails_holds_up_no_temporary_chat(
     assert not main.saved
     broken.mended.set()
     await until(lambda: main.saved)
-    assert kept(runner, main).content == "all of it"
+    assert stored_reply(runner, main).content == "all of it"
 
 
 async def test_closing_waits_only_a_while_for_a_store_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,15 +112,17 @@ async def test_replies_are_written_on_and_kept_when_the_store_is_back(
 ) -> None:
     runner.backend = FakeBackend([f"word{number} " for number in range(100)], rate=200)
     live = await runner.start_reply("a", turn())
-    await until(lambda: kept(runner, live).content)
+    await until(lambda: stored_reply(runner, live).content)
     broken = Broken(runner.persistent_store, monkeypatch, hangs)
     await until(lambda: live.state == "finished")
     await until(lambda: live.save_error)
-    assert kept(runner, live).state == "running"
+    assert stored_reply(runner, live).state == "running"
     broken.mended.set()
     await until(lambda: live.saved)
     assert live.save_error is None
-    assert kept(runner, live).content == live.progress.text == "".join(f"word{number} " for number in range(100))
+    assert (
+        stored_reply(runner, live).content == live.progress.text == "".join(f"word{number} " for number in range(100))
+    )
 
 
 async def test_who_listens_until_it_is_kept_hears_of_both(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,14 +164,14 @@ async def test_a_bad_row_is_said_at_its_reply_alone(runner: Runner, monkeypatch:
     runner.backend = FakeBackend(["one ", hold, "two"])
     lives = {owner: await runner.start_reply(owner, turn()) for owner in "abc"}
     await until(lambda: lives["b"].save_error)
-    await until(lambda: kept(runner, lives["c"], "c").content)
+    await until(lambda: stored_reply(runner, lives["c"], "c").content)
     hold.release()
     await until(lambda: lives["a"].saved and lives["c"].saved)
-    assert [kept(runner, lives[owner], owner).content for owner in "abc"] == ["one two", "", "one two"]
+    assert [stored_reply(runner, lives[owner], owner).content for owner in "abc"] == ["one two", "", "one two"]
     assert not lives["b"].saved
     bad = False
     await until(lambda: lives["b"].saved)
-    assert kept(runner, lives["b"], "b").content == "one two"
+    assert stored_reply(runner, lives["b"], "b").content == "one two"
 
 
 async def test_an_inspection_that_cannot_be_kept_keeps_no_reply_back(
@@ -185,13 +187,13 @@ async def test_an_inspection_that_cannot_be_kept_keeps_no_reply_back(
     monkeypatch.setattr(reply_updates, "_write_one", write_one)
     lives = [await runner.start_reply(owner, turn()) for owner in "ab"]
     await until(lambda: all(live.saved for live in lives))
-    assert kept(runner, lives[1], "b").content == "all of it"
+    assert stored_reply(runner, lives[1], "b").content == "all of it"
 
 
 async def test_who_lost_the_lease_stops_and_says_so(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["one ", Hold()])
     live = await runner.start_reply("a", turn())
-    await until(lambda: kept(runner, live).content == "one ")
+    await until(lambda: stored_reply(runner, live).content == "one ")
     assert runner.persistent_store.interrupt_stale(SILENT) == 1
     async with asyncio.timeout(20):
         async for _ in live.changes():
@@ -201,7 +203,7 @@ async def test_who_lost_the_lease_stops_and_says_so(runner: Runner) -> None:
     assert runner.running_count == 0
     assert live.as_message().state == "interrupted"
     assert "could not reach the database" in live.as_message().error
-    assert live.as_message().content == kept(runner, live).content
+    assert live.as_message().content == stored_reply(runner, live).content
 
 
 async def test_a_reply_of_a_conversation_that_is_gone_ends(runner: Runner) -> None:
@@ -227,7 +229,7 @@ async def test_stop_on_another_server_stops_it(servers: tuple[Runner, Runner]) -
     assert live.state == "running"
     async with asyncio.timeout(20):
         await two.stop("a", live.conversation.id)
-    assert (kept(two, live).content, kept(two, live).state) == ("one ", "stopped")
+    assert (stored_reply(two, live).content, stored_reply(two, live).state) == ("one ", "stopped")
     await until(lambda: live.saved and one.backend.running == 0)  # type: ignore[attr-defined]
 
 
@@ -237,9 +239,9 @@ async def test_delete_on_another_server_stops_it(servers: tuple[Runner, Runner])
     await asyncio.to_thread(two.owner_store("a").delete, live.conversation.id)
     await until(lambda: live.saved and one.backend.running == 0)  # type: ignore[attr-defined]
     with pytest.raises(NotFoundError):
-        kept(two, live)
+        stored_reply(two, live)
     two.owner_store("a").restore(live.conversation.id)
-    assert (kept(two, live).content, kept(two, live).state) == ("one ", "stopped")
+    assert (stored_reply(two, live).content, stored_reply(two, live).state) == ("one ", "stopped")
 
 
 async def test_a_server_that_is_gone_is_waited_for_until_it_is_swept(

@@ -259,7 +259,7 @@ def test_behind_a_proxy_of_this_computer_each_client_counts_for_itself() -> None
 # --- Whose conversations may be taken away ---
 
 
-def said(data: Path, owner: str) -> str:
+def add_conversation(data: Path, owner: str) -> str:
     """Keep a conversation of this owner in the application's database; returns its id."""
     store = Store.open(AppSettings(data_dir=data))
     author = Author("m", "r", "", GenerationSettings(), seed=7)
@@ -283,7 +283,7 @@ def test_a_browser_gets_its_own_conversations_only(tmp_path: Path) -> None:
     app = app_for(FakeBackend(), data_dir=tmp_path)
     other = TestClient(app)
     with TestClient(app) as mine:
-        chat = said(tmp_path, owner_by(mine, tmp_path))
+        chat = add_conversation(tmp_path, owner_by(mine, tmp_path))
         assert owner_by(other, tmp_path) != owner_by(mine, tmp_path)
         address = f"/chats/export?format=md&chat={chat}"
         assert "a secret" in mine.get(address).text
@@ -295,14 +295,14 @@ def test_a_browser_gets_its_own_conversations_only(tmp_path: Path) -> None:
 
 def test_the_owner_outlives_the_server(tmp_path: Path) -> None:
     with TestClient(app_for(FakeBackend(), data_dir=tmp_path)) as before:
-        chat = said(tmp_path, owner_by(before, tmp_path))
+        chat = add_conversation(tmp_path, owner_by(before, tmp_path))
     with TestClient(app_for(FakeBackend(), data_dir=tmp_path), cookies=dict(before.cookies)) as after:
         assert after.get(f"/chats/export?chat={chat}").status_code == 200
 
 
 def test_behind_a_login_the_name_owns_and_no_cookie_does(tmp_path: Path) -> None:
     with TestClient(app_for(FakeBackend(), auth="ada:secret", data_dir=tmp_path)) as client:
-        guest, named = said(tmp_path, owner_by(client, tmp_path)), said(tmp_path, "login:ada")
+        guest, named = add_conversation(tmp_path, owner_by(client, tmp_path)), add_conversation(tmp_path, "login:ada")
         for chat in (guest, named):
             assert client.get(f"/chats/export?chat={chat}").status_code == 404
         client.post("/login", data={"username": "ada", "password": "secret"})
@@ -350,7 +350,7 @@ def test_no_tunnel_leaves_the_page_alone(monkeypatch: pytest.MonkeyPatch, capsys
     assert "share.example.org" in hosts
 
 
-def visited(url: str, tab: str) -> httpx.Response:
+def first_event_response(url: str, tab: str) -> httpx.Response:
     """The answer to the first event of a new tab."""
     config = httpx.get(f"{url}/config").json()
     event = next(found for found in config["dependencies"] if found["api_name"] == "begin")
@@ -382,15 +382,15 @@ def test_a_closed_tab_leaves_nothing_in_memory() -> None:
     app = app_for(FakeBackend())
     with served(app) as url, httpx.stream("GET", f"{url}/gradio_api/heartbeat/tab") as heartbeat:
         assert heartbeat.status_code == 200
-        assert visited(url, "tab").status_code == 200
-        assert visited(url, "other").status_code == 200
+        assert first_event_response(url, "tab").status_code == 200
+        assert first_event_response(url, "other").status_code == 200
         assert len(tabs_of(app)) == 2
         heartbeat.close()
         deadline = time.monotonic() + 30
         while len(tabs_of(app)) == 2 and time.monotonic() < deadline:
             time.sleep(0.02)
         assert [name.partition(".")[0] for name in tabs_of(app)] == ["other"]
-        assert visited(url, "tab").status_code == 200
+        assert first_event_response(url, "tab").status_code == 200
 
 
 def test_no_more_than_so_many_tabs_are_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,7 +400,7 @@ def test_no_more_than_so_many_tabs_are_kept_in_memory(monkeypatch: pytest.Monkey
     app = app_for(FakeBackend())
     with served(app) as url:
         for number in range(6):
-            assert visited(url, f"tab{number}").status_code == 200
+            assert first_event_response(url, f"tab{number}").status_code == 200
     assert [name.partition(".")[0] for name in tabs_of(app)] == ["tab3", "tab4", "tab5"]
 
 

@@ -30,7 +30,7 @@ def put(folder: Path, name: str, age: float = 0.0, size: int = 1000) -> Path:
     return file
 
 
-def left(folder: Path) -> list[str]:
+def remaining_files(folder: Path) -> list[str]:
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
@@ -42,9 +42,9 @@ def test_what_nobody_came_for_goes_also_what_was_broken_off(tmp_path: Path) -> N
     folder = UploadFolder(tmp_path, 0)
     with reading(used):
         folder.sweep()
-    assert left(tmp_path) == ["a/x.json.new", "b/used.json", "tmpbroken.new"]
+    assert remaining_files(tmp_path) == ["a/x.json.new", "b/used.json", "tmpbroken.new"]
     folder.sweep()
-    assert left(tmp_path) == ["a/x.json.new", "tmpbroken.new"]
+    assert remaining_files(tmp_path) == ["a/x.json.new", "tmpbroken.new"]
 
 
 def test_the_oldest_make_room_but_neither_those_just_come_nor_those_being_read(tmp_path: Path) -> None:
@@ -52,11 +52,11 @@ def test_the_oldest_make_room_but_neither_those_just_come_nor_those_being_read(t
     folder = UploadFolder(tmp_path, 5 * MIN_FILE_BYTES)
     with reading(files[0]):
         asyncio.run(folder.expect(2 * MIN_FILE_BYTES))
-    assert left(tmp_path) == ["0/x", "3/x", "4/x"]
+    assert remaining_files(tmp_path) == ["0/x", "3/x", "4/x"]
     with pytest.raises(RefusedError, match=r"Try again in a few minutes.*--max-uploads") as refused:
         asyncio.run(folder.expect(5 * MIN_FILE_BYTES))
     assert refused.value.status == 507
-    assert left(tmp_path) == ["4/x"]
+    assert remaining_files(tmp_path) == ["4/x"]
     asyncio.run(folder.expect(4 * MIN_FILE_BYTES))
 
 
@@ -134,7 +134,7 @@ def test_no_limit_is_none(tmp_path: Path) -> None:
     folder = UploadFolder(tmp_path, 0)
     asyncio.run(folder.expect(10**12))
     folder.add(10**12)
-    assert left(tmp_path) == ["a"]
+    assert remaining_files(tmp_path) == ["a"]
 
 
 def test_a_folder_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:

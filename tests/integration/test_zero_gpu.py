@@ -60,7 +60,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
         blocks.close(verbose=False)
 
 
-def said(folder: Path, owner: str) -> str:
+def add_conversation(folder: Path, owner: str) -> str:
     """A conversation of this owner's."""
     store = Store.open(AppSettings(data_dir=folder))
     begun = store.for_owner(owner).start_turn(ask("a secret"))
@@ -71,7 +71,7 @@ def said(folder: Path, owner: str) -> str:
 
 def test_who_is_logged_in_has_their_own_chats(serve: Callable[..., str], tmp_path: Path) -> None:
     url = serve(auth="ada:secret")
-    hers, others = said(tmp_path, login_owner("ada")), said(tmp_path, login_owner("bob"))
+    hers, others = add_conversation(tmp_path, login_owner("ada")), add_conversation(tmp_path, login_owner("bob"))
     with httpx.Client(base_url=url) as client:
         for path in ("/chats/export", f"/chats/export?chat={hers}", f"/early?chat={hers}"):
             assert client.get(path).status_code == 404, path
@@ -90,7 +90,7 @@ def test_without_a_login_the_cookie_tells(serve: Callable[..., str], tmp_path: P
     cookies = Cookies(store.cookie_secret())
     store.close()
     value = cookies.issue()
-    mine = said(tmp_path, cookies.owner(value) or "")
+    mine = add_conversation(tmp_path, cookies.owner(value) or "")
     path = f"/chats/export?chat={mine}"
     assert httpx.get(url + path).status_code == 404
     assert "a secret" in httpx.get(url + path, cookies={cookies.name: value}).text

@@ -16,7 +16,7 @@ from chatui.errors import TransferError
 from chatui.store.formats import FORMATS, citations, common, find
 from chatui.store.imports import importing
 from chatui.store.records import Tree
-from tests.unit.test_transfer import EXPORT, conversation, node, said
+from tests.unit.test_transfer import EXPORT, conversation, node, path_texts
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 Talk = list[tuple[str, str]]
@@ -393,7 +393,7 @@ def test_a_conversation_is_known_by_its_shape_and_read(name: str) -> None:
     assert found is not None
     assert found.name == name
     (tree,) = read(value)
-    assert said(tree) == talk
+    assert path_texts(tree) == talk
     assert [tree.conversation.id] == [again.conversation.id for again in read(value)]
 
 
@@ -413,7 +413,7 @@ ALIKE: dict[str, Any] = {
 @pytest.mark.parametrize("name", ALIKE)
 def test_lists_of_messages_of_many_programs_are_read(name: str) -> None:
     (tree,) = read(ALIKE[name])
-    assert said(tree) == TALK[:2]
+    assert path_texts(tree) == TALK[:2]
     assert tree.messages[0].created.year == 2025
     if "Greetings" in json.dumps(ALIKE[name], default=str):
         assert tree.conversation.title == "Greetings"
@@ -455,7 +455,7 @@ def test_in_every_encoding_as_a_list_lines_and_zip(name: str, encoding: str) -> 
             archive.writestr("__MACOSX/export/._chat.json", b"\0")
             archive.writestr("cat.png", b"\x89PNG")
         for shape in (data, target.getvalue()):
-            assert {tuple(said(tree)) for tree in read(shape)} == {tuple(talk)}
+            assert {tuple(path_texts(tree)) for tree in read(shape)} == {tuple(talk)}
 
 
 def test_what_the_formats_say_besides_is_kept() -> None:
@@ -504,7 +504,7 @@ def test_branches_of_claudes_stay_apart() -> None:
     }
     (tree,) = read(value)
     assert [(one.id, one.parent) for one in tree.messages] == [("m1", None), ("m2", "m1"), ("m3", "m1")]
-    assert said(tree) == [("user", "Hi"), ("assistant", "One")]
+    assert path_texts(tree) == [("user", "Hi"), ("assistant", "One")]
 
 
 def places(value: Any, *way: Any) -> list[tuple[Any, ...]]:
@@ -547,7 +547,7 @@ def reply(*nodes: dict[str, Any]) -> str:
         one["parent"] = chained[-1]["id"]
         chained.append(one)
     (tree,) = read([conversation(*chained)])
-    return "\n---\n".join(text for role, text in said(tree) if role == "assistant")
+    return "\n---\n".join(text for role, text in path_texts(tree) if role == "assistant")
 
 
 def test_a_canvas_and_what_changes_in_it_are_kept() -> None:
@@ -600,7 +600,7 @@ def test_pictures_sounds_and_files_are_there_by_name() -> None:
         author={"role": "tool", "name": "dalle"},
     )
     (tree,) = read([conversation(asked, tool)])
-    assert said(tree) == [
+    assert path_texts(tree) == [
         ("user", "[file: report.pdf]\n\n[image: cat.png]\n\n[audio]\n\nLook"),
         ("assistant", "[image: A cat]"),
     ]

@@ -13,7 +13,7 @@ from chatui.ui.page import link_preview
 from tests.fakes import FakeBackend
 
 
-def asked(host: str = "chat.example.org") -> Request:
+def page_request(host: str = "chat.example.org") -> Request:
     headers = [(b"host", host.encode())]
     scope = {"type": "http", "scheme": "https", "path": "/", "query_string": b"chat=secret", "headers": headers}
     return Request({**scope, "root_path": "/here", "app_root_path": "/here"})
@@ -25,7 +25,7 @@ def test_what_gradio_says_of_itself_is_gone() -> None:
             property="og:image"
             content="https://elsewhere.example/x.jpg"
         /><meta name="twitter:image" content="x"><meta name="viewport" content="y"></head>"""
-    told = link_preview.with_preview(page, asked()).decode()
+    told = link_preview.with_preview(page, page_request()).decode()
     assert "Gradio" not in told
     assert "elsewhere" not in told
     assert 'name="viewport"' in told
@@ -36,7 +36,7 @@ def test_what_gradio_says_of_itself_is_gone() -> None:
 
 def test_it_is_said_in_the_readers_language_and_is_no_markup() -> None:
     with i18n.use_language("de"):
-        told = link_preview.with_preview(b"</head>", asked('"><script>')).decode()
+        told = link_preview.with_preview(b"</head>", page_request('"><script>')).decode()
     assert "Ein Web-Chat" in told
     assert "<script" not in told
 

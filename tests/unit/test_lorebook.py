@@ -38,30 +38,32 @@ ENTRIES = st.lists(
     max_size=12,
 ).map(lambda entries: tuple(replace(entry, index=index) for index, entry in enumerate(entries)))
 BOOKS = st.builds(Book, ENTRIES, st.integers(0, 5), st.none() | st.integers(0, 200), st.booleans())
-SAID = st.lists(st.lists(st.sampled_from(WORDS), max_size=3).map(" ".join), max_size=5)
+MESSAGES = st.lists(st.lists(st.sampled_from(WORDS), max_size=3).map(" ".join), max_size=5)
 
 
 def entries(*made: dict[str, Any]) -> tuple[Entry, ...]:
     return tuple(Entry(index=index, **{"content": f"entry {index}", **each}) for index, each in enumerate(made))
 
 
-def told(book: Book, *said: str, macro_values: MacroValues = MACRO_VALUES, context: int = CONTEXT) -> list[int]:
+def activated_indices(
+    book: Book, *said: str, macro_values: MacroValues = MACRO_VALUES, context: int = CONTEXT
+) -> list[int]:
     return [each.entry.index for each in activate_entries(book, said, macro_values, context)]
 
 
 def test_constant_entries_and_those_whose_key_was_said() -> None:
     book = Book(entries({"constant": True}, {"keys": ("Dragon",)}, {"keys": ("elf", "orc")}, {"keys": ()}))
-    assert told(book) == [0]
-    assert told(book, "a dragon!") == [0, 1]
-    assert told(book, "an ORC") == [0, 2]
+    assert activated_indices(book) == [0]
+    assert activated_indices(book, "a dragon!") == [0, 1]
+    assert activated_indices(book, "an ORC") == [0, 2]
 
 
 def test_only_the_last_messages_are_searched() -> None:
     book = Book(entries({"keys": ("dragon",)}, {"keys": ("dragon",), "scan_depth": 3}, {"keys": ("x",)}))
-    assert told(book, "dragon", "b", "c") == [1]
-    assert told(book, "a", "dragon", "c") == [0, 1]
-    assert told(replace(book, scan_depth=3), "dragon", "b", "c") == [0, 1]
-    assert told(replace(book, scan_depth=0), "dragon") == [1]
+    assert activated_indices(book, "dragon", "b", "c") == [1]
+    assert activated_indices(book, "a", "dragon", "c") == [0, 1]
+    assert activated_indices(replace(book, scan_depth=3), "dragon", "b", "c") == [0, 1]
+    assert activated_indices(replace(book, scan_depth=0), "dragon") == [1]
 
 
 @pytest.mark.parametrize(
@@ -76,13 +78,13 @@ def test_only_the_last_messages_are_searched() -> None:
 def test_secondary_keys(selective_logic: int, expected: set[str]) -> None:
     book = Book(entries({"keys": ("a",), "secondary_keys": ("b", "c"), "selective_logic": selective_logic}))
     texts = ("a", "b", "c", "a b", "a c", "b c", "a b c")
-    assert {text for text in texts if told(book, text)} == expected
+    assert {text for text in texts if activated_indices(book, text)} == expected
 
 
 def test_the_order_is_that_of_insertion_then_of_the_book() -> None:
     orders = (5, 1, 5, 0, 1)
     book = Book(entries(*({"constant": True, "order": order} for order in orders)))
-    assert told(book) == [3, 1, 4, 0, 2]
+    assert activated_indices(book) == [3, 1, 4, 0, 2]
 
 
 def test_what_does_not_fit_goes_by_priority_and_constants_stay() -> None:
@@ -97,14 +99,14 @@ def test_what_does_not_fit_goes_by_priority_and_constants_stay() -> None:
         token_budget=20,
     )
     assert tokens("x" * 30) == 10
-    assert told(book, "k") == [1, 3]
-    assert told(replace(book, token_budget=39), "k") == [1, 2, 3]
-    assert told(replace(book, token_budget=0), "k") == []
+    assert activated_indices(book, "k") == [1, 3]
+    assert activated_indices(replace(book, token_budget=39), "k") == [1, 2, 3]
+    assert activated_indices(replace(book, token_budget=0), "k") == []
 
 
 def test_of_one_that_does_not_fit_the_next_is_tried() -> None:
     book = Book(entries({"constant": True, "content": "x" * 90}, {"constant": True, "content": "x"}), token_budget=5)
-    assert told(book) == [1]
+    assert activated_indices(book) == [1]
 
 
 def test_a_book_never_takes_more_than_half_of_the_context() -> None:
@@ -120,26 +122,26 @@ def test_what_is_told_calls_up_more_in_a_recursive_book() -> None:
         {"keys": ("king",), "content": "dragon"},
         {"keys": ("sword",)},
     )
-    assert told(Book(made), "dragon") == [0]
-    assert told(Book(made, recursive=True), "dragon") == [0, 1, 2, 3]
+    assert activated_indices(Book(made), "dragon") == [0]
+    assert activated_indices(Book(made, recursive=True), "dragon") == [0, 1, 2, 3]
     deaf = (made[0], replace(made[1], exclude_recursion=True), *made[2:])
-    assert told(Book(deaf, recursive=True), "dragon") == [0]
+    assert activated_indices(Book(deaf, recursive=True), "dragon") == [0]
     silent = (made[0], replace(made[1], prevent_recursion=True), *made[2:])
-    assert told(Book(silent, recursive=True), "dragon") == [0, 1]
+    assert activated_indices(Book(silent, recursive=True), "dragon") == [0, 1]
     late = (made[0], replace(made[1], delay_until_recursion=True), *made[2:])
-    assert told(Book(late, recursive=True), "castle") == []
-    assert told(Book(late, recursive=True), "dragon") == [0, 1, 2, 3]
+    assert activated_indices(Book(late, recursive=True), "castle") == []
+    assert activated_indices(Book(late, recursive=True), "dragon") == [0, 1, 2, 3]
 
 
 def test_recursion_ends() -> None:
     made = entries(*({"keys": (f"<{at}>",), "content": f"<{at + 1}>"} for at in range(50)))
-    assert told(Book(made, recursive=True), "<0>") == list(range(lorebook.MAX_RECURSION_ROUNDS + 1))
+    assert activated_indices(Book(made, recursive=True), "<0>") == list(range(lorebook.MAX_RECURSION_ROUNDS + 1))
 
 
 def test_excluded_words_keep_an_entry_away() -> None:
     book = Book(entries({"keys": ("dragon",), "exclude_keys": ("toy",)}))
-    assert told(book, "a dragon") == [0]
-    assert told(book, "a toy dragon") == []
+    assert activated_indices(book, "a dragon") == [0]
+    assert activated_indices(book, "a toy dragon") == []
 
 
 def test_macros_in_keys_and_contents() -> None:
@@ -149,12 +151,12 @@ def test_macros_in_keys_and_contents() -> None:
 
 def test_by_chance_but_by_the_seed() -> None:
     book = Book(entries(*({"constant": True, "probability": 50} for _ in range(100))))
-    assert told(book) == told(book)
-    assert 20 < len(told(book)) < 80
-    assert told(book) != told(book, macro_values=replace(MACRO_VALUES, seed=8))
+    assert activated_indices(book) == activated_indices(book)
+    assert 20 < len(activated_indices(book)) < 80
+    assert activated_indices(book) != activated_indices(book, macro_values=replace(MACRO_VALUES, seed=8))
 
 
-@given(BOOKS, SAID, st.integers(0, 2000))
+@given(BOOKS, MESSAGES, st.integers(0, 2000))
 def test_of_any_book(book: Book, said: list[str], context: int) -> None:
     found = activate_entries(book, said, MACRO_VALUES, context)
     places = [(each.entry.order, each.entry.index) for each in found]
@@ -166,7 +168,7 @@ def test_of_any_book(book: Book, said: list[str], context: int) -> None:
     assert activate_entries(shuffled, said, MACRO_VALUES, context) == found
 
 
-@given(BOOKS, SAID)
+@given(BOOKS, MESSAGES)
 def test_an_entry_is_told_only_with_a_reason(book: Book, said: list[str]) -> None:
     """Where there is room and no recursion: exactly what the specification says of each entry by itself."""
     book = replace(book, token_budget=10**6, recursive=False)
@@ -188,18 +190,18 @@ def test_many_keys_are_looked_for_in_less_text(monkeypatch: pytest.MonkeyPatch) 
     """What is searched, times what it is searched for, has a limit: the newest text is searched."""
     monkeypatch.setattr(lorebook, "MAX_COMPARISONS", 12_000)
     book = Book(entries(*({"keys": (f"key{at:03}",)} for at in range(100))))
-    assert told(book, "key001", "key002") == [1, 2]
+    assert activated_indices(book, "key001", "key002") == [1, 2]
     far = ("key001" + "x" * 20, "key002")
-    assert told(book, *far) == [2]
-    assert told(replace(book, entries=book.entries[:50]), *far) == [1, 2]
+    assert activated_indices(book, *far) == [2]
+    assert activated_indices(replace(book, entries=book.entries[:50]), *far) == [1, 2]
 
 
 def test_a_long_conversation_is_searched_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lorebook, "MAX_SCAN_LENGTH", 10)
     book = Book(entries({"keys": ("old",)}, {"keys": ("new",)}))
-    assert told(book, "old" + "x" * 20 + "new") == [1]
+    assert activated_indices(book, "old" + "x" * 20 + "new") == [1]
 
 
 def test_a_book_of_thousands_of_entries() -> None:
     made = entries(*({"keys": (f"word {at:04}",), "content": "x" * 700} for at in range(5000)))
-    assert told(Book(made, recursive=True), "word 4999 " + "y" * 30_000 + " word 0017 ") == [17, 4999]
+    assert activated_indices(Book(made, recursive=True), "word 4999 " + "y" * 30_000 + " word 0017 ") == [17, 4999]

@@ -39,7 +39,7 @@ def of(inspection: Inspection, **values: Any) -> str:
 )
 def test_each_way_generates_the_same_tokens(load: Callable[..., Any], name: str) -> None:
     template, messages, values = TURNS[name]
-    inspection, _, _ = script.written(load(template), messages, values)
+    inspection, _, _ = script.generated(load(template), messages, values)
     names, printed = script.run("\n".join(cells(of(inspection, **{"max_new_tokens": 24, **values}), "code")))
     assert names["reply"] == script.ids_of(inspection)
     assert names["prompt"][0].tolist() == list(inspection.prompt.token_ids)

@@ -22,7 +22,7 @@ def parts() -> tuple[PageBlocks, Any, list[gr.Textbox]]:
     return page, page.fns[0], boxes
 
 
-async def told(
+async def postprocess(
     parts: tuple[PageBlocks, Any, list[gr.Textbox]], said: Any, state: SessionState | None = None
 ) -> list[Any]:
     page, event, _ = parts
@@ -34,7 +34,7 @@ async def test_outputs_left_alone_stay_the_components_that_they_are(
 ) -> None:
     page, _, (a, b, c) = parts
     state = SessionState(page)
-    assert await told(parts, {b: "said", c: gr.update(label="new")}, state) == [
+    assert await postprocess(parts, {b: "said", c: gr.update(label="new")}, state) == [
         gr.skip(),
         "said",
         {"__type__": "update", "label": "new"},
@@ -48,14 +48,14 @@ async def test_it_tells_what_gradio_would(parts: tuple[PageBlocks, Any, list[gr.
     page, event, (a, b, c) = parts
     for said in ({a: "x"}, {a: "x", b: "y", c: "z"}, ["x", "y", "z"], [gr.skip()] * 3, gr.skip()):
         theirs = await gr.Blocks.postprocess_data(page, event, said, SessionState(page))
-        assert await told(parts, said) == theirs
+        assert await postprocess(parts, said) == theirs
 
 
 async def test_what_is_no_output_is_refused(parts: tuple[PageBlocks, Any, list[gr.Textbox]]) -> None:
     with parts[0]:
         other = gr.Textbox()
     with pytest.raises(ValueError, match="not specified as output"):
-        await told(parts, {parts[2][0]: "x", other: "y"})
+        await postprocess(parts, {parts[2][0]: "x", other: "y"})
 
 
 def props_of(page: PageBlocks, box: gr.Textbox) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from tests.databases import ask
 from tests.fakes import FakeBackend
 
 
-def said(text: str, role: Role = "assistant", reasoning: str = "") -> StoredMessage:
+def stored_message(text: str, role: Role = "assistant", reasoning: str = "") -> StoredMessage:
     return StoredMessage("id", "chat", None, role, text, now(), reasoning=reasoning)
 
 
@@ -56,31 +56,40 @@ def test_its_owner_gets_the_conversation_and_the_list(served: tuple[TestClient, 
 @given(st.text(), st.text())
 def test_what_was_said_is_no_markup_of_its_own(question: str, answer: str) -> None:
     shown = prerender.render(
-        [said("<script>x</script>" + question, "user"), said("<img src=x>" + answer, reasoning="hm")], ""
+        [
+            stored_message("<script>x</script>" + question, "user"),
+            stored_message("<img src=x>" + answer, reasoning="hm"),
+        ],
+        "",
     )
     for tag in ("<script", "<img", "<iframe", "<style", "javascript:alert"):
         assert tag not in shown
 
 
 def test_text_is_shown_as_it_was_written() -> None:
-    shown = prerender.render([said("<b> &lt; &copy; `<i> &amp;` \\<x>")], "")
+    shown = prerender.render([stored_message("<b> &lt; &copy; `<i> &amp;` \\<x>")], "")
     for part in ("&lt;b&gt; &amp;lt; &amp;copy;", "<code>&lt;i&gt; &amp;amp;</code>", "&lt;x&gt;"):
         assert part in shown
 
 
 def test_links_that_run_are_none_and_images_are_not_loaded() -> None:
-    shown = prerender.render([said("[a](javascript:alert(1)) ![b](http://c.test/d.png) <http://e.test>")], "")
+    shown = prerender.render([stored_message("[a](javascript:alert(1)) ![b](http://c.test/d.png) <http://e.test>")], "")
     assert 'href="javascript' not in shown
     assert "<img" not in shown
 
 
 def test_only_the_end_of_a_long_conversation_is_shown() -> None:
-    path = [said(f"number {number}.") for number in range(50)]
+    path = [stored_message(f"number {number}.") for number in range(50)]
     shown = prerender.render(path, "")
     assert "number 49." in shown
     assert "number 37." not in shown
     long = prerender.render(
-        [said("early words"), said("x" * prerender.MAX_CHARACTERS), said("y" * 2 * prerender.MAX_CHARACTERS)], ""
+        [
+            stored_message("early words"),
+            stored_message("x" * prerender.MAX_CHARACTERS),
+            stored_message("y" * 2 * prerender.MAX_CHARACTERS),
+        ],
+        "",
     )
     assert "yyy" in long
     assert "xxx" not in long

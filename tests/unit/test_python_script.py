@@ -101,7 +101,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LoadedModel]
     return loaded
 
 
-def written(loaded: LoadedModel, messages: Sequence[Message], values: dict[str, Any]) -> tuple[Inspection, str, str]:
+def generated(loaded: LoadedModel, messages: Sequence[Message], values: dict[str, Any]) -> tuple[Inspection, str, str]:
     """(what is kept of a reply, its script, its text)."""
     asked = GenerationSettings(**{"max_new_tokens": 24, "seed": SEED, **values})
     deltas = list(reply.write(loaded, ChatRequest(tuple(messages), asked, trace=True)))
@@ -130,7 +130,7 @@ def ids_of(inspection: Inspection) -> list[int]:
 @pytest.mark.parametrize("name", TURNS)
 def test_the_script_writes_the_same_tokens(load: Callable[..., LoadedModel], name: str) -> None:
     template, messages, values = TURNS[name]
-    inspection, script, text = written(load(template), messages, values)
+    inspection, script, text = generated(load(template), messages, values)
     names, printed = run(script)
     assert names["reply"] == ids_of(inspection)
     assert names["prompt"][0].tolist() == list(inspection.prompt.token_ids)
@@ -147,12 +147,12 @@ def test_what_the_model_forbids_itself_is_forbidden_in_the_script(
     load: Callable[..., LoadedModel], values: dict[str, Any]
 ) -> None:
     loaded = load(models.CHATML, with_rules=True)
-    inspection, script, _ = written(loaded, TALK[:2], values)
+    inspection, script, _ = generated(loaded, TALK[:2], values)
     assert run(script)[0]["reply"] == ids_of(inspection)
 
 
 def test_a_template_that_goes_on_to_the_letter_is_used_as_it_is(load: Callable[..., LoadedModel]) -> None:
-    assert "The template makes the prompt of chatui: True" in run(written(load(models.CHATML), CUT, GREEDY)[1])[1]
+    assert "The template makes the prompt of chatui: True" in run(generated(load(models.CHATML), CUT, GREEDY)[1])[1]
 
 
 def test_the_script_takes_the_template_that_the_operator_gave(load: Callable[..., LoadedModel]) -> None:
@@ -162,7 +162,7 @@ def test_the_script_takes_the_template_that_the_operator_gave(load: Callable[...
     facts = replace(other.info.template, replaced=True) if other.info.template else None
     given = replace(own, template=other.template, info=replace(own.info, template=facts))
     try:
-        inspection, script, _ = written(given, TALK, GREEDY)
+        inspection, script, _ = generated(given, TALK, GREEDY)
     finally:
         own.tokenizer.chat_template = models.CHATML
     names, printed = run(script)
@@ -172,12 +172,12 @@ def test_the_script_takes_the_template_that_the_operator_gave(load: Callable[...
 
 def test_many_seeds(load: Callable[..., LoadedModel]) -> None:
     for seed in range(8):
-        other, script, _ = written(load(models.CHATML), TALK[:2], {**WARM, "seed": seed, "max_new_tokens": 8})
+        other, script, _ = generated(load(models.CHATML), TALK[:2], {**WARM, "seed": seed, "max_new_tokens": 8})
         assert run(script)[0]["reply"] == ids_of(other)
 
 
 def test_a_reply_that_was_stopped_is_written_as_far_as_it_got(load: Callable[..., LoadedModel]) -> None:
-    inspection, _, _ = written(load(models.CHATML), TALK[:2], WARM)
+    inspection, _, _ = generated(load(models.CHATML), TALK[:2], WARM)
     assert inspection.finish is not None
     stopped = replace(
         inspection,

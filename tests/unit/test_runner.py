@@ -33,7 +33,7 @@ def turn(question: str | None = "What?", prefix: str = "", **where: Any) -> NewT
     return NewTurn(where.get("conversation"), where.get("parent"), question, author, PRESETS[0])
 
 
-async def heard(live: RunningReply) -> str:
+async def final_content(live: RunningReply) -> str:
     """What a listener has at the end."""
     said = ""
     async for _ in live.changes():
@@ -41,7 +41,7 @@ async def heard(live: RunningReply) -> str:
     return live.as_message().content if live.saved else said
 
 
-def kept(runner: Runner, live: RunningReply, owner: str = "a") -> StoredMessage:
+def stored_reply(runner: Runner, live: RunningReply, owner: str = "a") -> StoredMessage:
     return runner.owner_store(owner).message(live.message.id)
 
 
@@ -56,7 +56,7 @@ async def test_a_reply_is_kept_to_its_end_though_nobody_listens(runner: Runner) 
     live = await runner.start_reply("a", turn())
     while not live.saved:
         await asyncio.sleep(0.01)
-    message = kept(runner, live)
+    message = stored_reply(runner, live)
     assert (message.content, message.state) == ("".join(WORDS), "finished")
     assert message.finish is not None
     assert runner.running_reply("a", live.message.id) is None
@@ -65,7 +65,7 @@ async def test_a_reply_is_kept_to_its_end_though_nobody_listens(runner: Runner) 
 @pytest.mark.parametrize("temporary", [False, True])
 async def test_who_is_turned_away_leaves_nothing(runner: Runner, temporary: bool) -> None:
     first = await runner.start_reply("a", turn(), temporary)
-    await heard(first)
+    await final_content(first)
     runner.backend = backend = FakeBackend(WORDS)
     backend.full = OverloadError("9 requests are waiting already.", "Try again in a while.")
     more = NewTurn(first.conversation.id, first.message.id, "And?", first.author, PRESETS[0])
@@ -101,10 +101,10 @@ async def test_of_many_that_come_at_once_those_turned_away_leave_nothing(runner:
 
 async def test_all_listeners_hear_the_same_also_late_ones(runner: Runner) -> None:
     live = await runner.start_reply("a", turn())
-    early = [asyncio.create_task(heard(live)) for _ in range(2)]
+    early = [asyncio.create_task(final_content(live)) for _ in range(2)]
     while len(live.progress.text) < 60:
         await asyncio.sleep(0.005)
-    late = asyncio.create_task(heard(live))
+    late = asyncio.create_task(final_content(live))
     assert set(await asyncio.gather(*early, late)) == {"".join(WORDS)}
 
 
@@ -113,11 +113,11 @@ async def test_text_is_kept_while_it_grows(runner: Runner) -> None:
     runner.backend = FakeBackend(["one ", "two ", hold, "three"])
     live = await runner.start_reply("a", turn())
     async with asyncio.timeout(10):
-        while kept(runner, live).content != "one two ":
+        while stored_reply(runner, live).content != "one two ":
             await asyncio.sleep(0.05)
-    assert kept(runner, live).state == "running"
+    assert stored_reply(runner, live).state == "running"
     hold.release()
-    assert await heard(live) == "one two three"
+    assert await final_content(live) == "one two three"
 
 
 async def test_stop_keeps_what_was_written_and_frees_the_model(runner: Runner) -> None:
@@ -128,7 +128,7 @@ async def test_stop_keeps_what_was_written_and_frees_the_model(runner: Runner) -
     await runner.stop("b", live.conversation.id)
     assert live.state == "running"
     await runner.stop("a", live.conversation.id)
-    assert (kept(runner, live).content, kept(runner, live).state) == ("one ", "stopped")
+    assert (stored_reply(runner, live).content, stored_reply(runner, live).state) == ("one ", "stopped")
     assert (backend.running, backend.cancelled) == (0, 1)
 
 
@@ -139,7 +139,7 @@ async def test_how_it_came_about_is_kept_with_its_end(runner: Runner, stopped: b
         await asyncio.sleep(0.005)
     if stopped:
         await runner.stop("a", live.conversation.id)
-    await heard(live)
+    await final_content(live)
     found = runner.owner_store("a").inspection(live.message.id)
     inspection = Inspection.unpacked(found.data) if found is not None else None
     assert inspection is not None
@@ -167,7 +167,7 @@ async def test_keeping_comes_after_the_model_and_nothing_else_does(
     monkeypatch.setattr(Inspection, "packed", packed)
     before = niceness()
     for _ in range(2):
-        await heard(await runner.start_reply("a", turn()))
+        await final_content(await runner.start_reply("a", turn()))
     assert priorities == [max(before, priority.ASIDE)] * 2
     assert before == niceness() == await asyncio.to_thread(niceness)
 
@@ -177,15 +177,15 @@ async def test_a_reply_whose_making_cannot_be_told_is_kept_all_the_same(
 ) -> None:
     monkeypatch.setattr(Inspection, "packed", lambda _: 1 / 0)
     live = await runner.start_reply("a", turn())
-    assert await heard(live) == "".join(WORDS)
-    assert kept(runner, live).state == "finished"
+    assert await final_content(live) == "".join(WORDS)
+    assert stored_reply(runner, live).state == "finished"
     assert runner.owner_store("a").inspection(live.message.id) is None
 
 
 async def test_nothing_is_told_where_nobody_wants_it() -> None:
     runner = Runner(FakeBackend(WORDS), Store.in_memory(), Store.in_memory(), inspect=False)
     live = await runner.start_reply("a", turn())
-    await heard(live)
+    await final_content(live)
     assert runner.owner_store("a").inspection(live.message.id) is None
     assert not any(request.trace for request in runner.backend.requests)  # type: ignore[attr-defined]
     await runner.close()
@@ -195,15 +195,15 @@ async def test_a_reply_stopped_before_it_began_ends_too(runner: Runner) -> None:
     live = await runner.start_reply("a", turn())
     async with asyncio.timeout(10):
         await runner.stop("a", live.conversation.id)
-    assert kept(runner, live).state == "stopped"
+    assert stored_reply(runner, live).state == "stopped"
 
 
 @pytest.mark.parametrize("error", [GenerationError("Bad.", "Mend it."), ValueError("inside")])
 async def test_a_failure_is_kept_with_what_was_written(runner: Runner, error: Exception) -> None:
     runner.backend = FakeBackend(["half ", error])
     live = await runner.start_reply("a", turn())
-    await heard(live)
-    message = kept(runner, live)
+    await final_content(live)
+    message = stored_reply(runner, live)
     assert (message.content, message.state) == ("half ", "failed")
     assert "inside" not in message.error
     assert len(message.error.split("\n")) == 2
@@ -220,8 +220,8 @@ async def test_another_owner_has_no_part_in_it(runner: Runner) -> None:
 async def test_the_backend_gets_the_path_the_prompt_and_the_seed(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["first"], ["second"])
     first = await runner.start_reply("a", turn())
-    await heard(first)
-    await heard(
+    await final_content(first)
+    await final_content(
         await runner.start_reply("a", turn("More?", conversation=first.conversation.id, parent=first.message.id))
     )
     said = [(message.role, message.content) for message in backend.requests[1].messages]
@@ -239,8 +239,8 @@ async def test_what_stands_within_the_conversation_keeps_its_place_from_the_end(
         return replace(plain, author=replace(plain.author, insertions=insertions))
 
     first = await runner.start_reply("a", asked("What?"))
-    await heard(first)
-    await heard(
+    await final_content(first)
+    await final_content(
         await runner.start_reply("a", asked("More?", conversation=first.conversation.id, parent=first.message.id))
     )
     sent = [[message.content for message in request.messages] for request in backend.requests]
@@ -256,9 +256,9 @@ async def test_what_stands_within_the_conversation_keeps_its_place_from_the_end(
 async def test_the_path_that_is_read_ahead_is_the_one_that_is_sent(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["one"], ["two"])
     first = await runner.start_reply("a", turn())
-    await heard(first)
+    await final_content(first)
     ahead = await runner.read_path("a", first.conversation.id, first.message.id)
-    await heard(
+    await final_content(
         await runner.start_reply("a", turn("More?", conversation=first.conversation.id, parent=first.message.id))
     )
     assert [message.content for message in ahead.messages] == ["What?", "one"]
@@ -272,9 +272,9 @@ async def test_of_a_long_conversation_only_what_the_model_can_read_is_read(runne
     assert backend.status.info is not None
     backend.status = replace(backend.status, info=replace(backend.status.info, context_length=2))
     first = await runner.start_reply("a", turn("x" * 100))
-    await heard(first)
+    await final_content(first)
     second = await runner.start_reply("a", turn("More?", conversation=first.conversation.id, parent=first.message.id))
-    await heard(second)
+    await final_content(second)
     assert runner.max_read_characters == 64
     assert [message.content for message in backend.requests[1].messages] == ["Be brief.", "one", "More?"]
     assert second.earlier_messages == 1
@@ -286,12 +286,12 @@ async def test_of_a_long_conversation_only_what_the_model_can_read_is_read(runne
 async def test_a_reply_that_goes_on_keeps_its_beginning(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["the end"])
     first = await runner.start_reply("a", turn())
-    await heard(first)
+    await final_content(first)
     again = turn(None, "Once ", conversation=first.conversation.id, parent=first.message.parent)
     live = await runner.start_reply("a", again)
-    assert await heard(live) == "Once the end"
-    assert kept(runner, live).content == "Once the end"
-    assert kept(runner, live).versions == (first.message.id, live.message.id)
+    assert await final_content(live) == "Once the end"
+    assert stored_reply(runner, live).content == "Once the end"
+    assert stored_reply(runner, live).versions == (first.message.id, live.message.id)
     last = backend.requests[-1].messages[-1]
     assert (last.role, last.content) == ("assistant", "Once ")
 
@@ -303,7 +303,7 @@ async def test_closing_marks_what_was_being_written() -> None:
         await asyncio.sleep(0.01)
     async with asyncio.timeout(10):
         await runner.close()
-    assert (kept(runner, live).content, kept(runner, live).state) == ("one ", "interrupted")
+    assert (stored_reply(runner, live).content, stored_reply(runner, live).state) == ("one ", "interrupted")
 
 
 async def test_replies_that_lost_their_server_are_marked(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,9 +336,9 @@ async def test_what_is_written_here_is_never_taken_for_lost(runner: Runner, monk
     async with asyncio.timeout(30):
         while looks < 5:
             await asyncio.sleep(0.01)
-    assert kept(runner, live).state == "running"
+    assert stored_reply(runner, live).state == "running"
     hold.release()
-    assert await heard(live) == "done"
+    assert await final_content(live) == "done"
 
 
 @pytest.mark.parametrize("error", [StoreError("The disk is full.", "Make room."), RuntimeError("inside")])
@@ -362,12 +362,12 @@ async def test_a_store_that_refuses_is_told_and_tried_again(
     async with asyncio.timeout(10):
         while not live.saved:
             await asyncio.sleep(0.05)
-    assert kept(runner, live).content == "all of it"
+    assert stored_reply(runner, live).content == "all of it"
     assert live.save_error is None
 
 
 async def test_temporary_chats_are_not_in_the_store_on_disk(runner: Runner) -> None:
     live = await runner.start_reply("a", turn(), temporary=True)
-    await heard(live)
+    await final_content(live)
     assert runner.owner_store("a").conversations() == []
     assert runner.owner_store("a", temporary=True).message(live.message.id).content == "".join(WORDS)

@@ -100,7 +100,7 @@ FOREIGN = [
 ]
 
 
-def asked_for(hosts: AllowedHosts, host: str) -> int:
+def status_for_host(hosts: AllowedHosts, host: str) -> int:
     app = Starlette(routes=[Route("/", answer, methods=["GET", "POST"])])
     app.add_middleware(SecurityMiddleware, hosts=hosts)
     statuses = {TestClient(app).request(method, "/", headers={"host": host}).status_code for method in ("GET", "POST")}
@@ -110,31 +110,31 @@ def asked_for(hosts: AllowedHosts, host: str) -> int:
 
 @pytest.mark.parametrize("listens", ["127.0.0.1", "localhost", "::1", "127.0.0.5", "::ffff:127.0.0.1"])
 def test_a_server_for_this_computer_answers_to_its_names_only(listens: str) -> None:
-    assert [asked_for(AllowedHosts(listens), host) for host in LOCAL] == [200] * len(LOCAL)
-    assert [asked_for(AllowedHosts(listens), host) for host in FOREIGN] == [403] * len(FOREIGN)
-    assert [asked_for(AllowedHosts(listens, ["*"]), host) for host in FOREIGN] == [200] * len(FOREIGN)
+    assert [status_for_host(AllowedHosts(listens), host) for host in LOCAL] == [200] * len(LOCAL)
+    assert [status_for_host(AllowedHosts(listens), host) for host in FOREIGN] == [403] * len(FOREIGN)
+    assert [status_for_host(AllowedHosts(listens, ["*"]), host) for host in FOREIGN] == [200] * len(FOREIGN)
 
 
 def test_other_names_are_allowed_by_the_operator() -> None:
     hosts = AllowedHosts("127.0.0.1", ["Chat.example.org", "*.example.net"])
     for host in ("chat.example.org", "CHAT.EXAMPLE.ORG:8443", "chat.example.org.", "a.b.example.net", "localhost"):
-        assert asked_for(hosts, host) == 200
+        assert status_for_host(hosts, host) == 200
     for host in ("example.org", "a.chat.example.org", "example.net", "evilexample.net"):
-        assert asked_for(hosts, host) == 403
-    assert asked_for(AllowedHosts("0.0.0.0", ["chat.example.org"]), "evil.example") == 403
+        assert status_for_host(hosts, host) == 403
+    assert status_for_host(AllowedHosts("0.0.0.0", ["chat.example.org"]), "evil.example") == 403
 
 
 @pytest.mark.parametrize("listens", ["0.0.0.0", "::", "192.168.1.5", "box.local"])
 def test_a_server_for_others_answers_to_any_name(listens: str) -> None:
-    assert {asked_for(AllowedHosts(listens), host) for host in [*LOCAL, *FOREIGN]} == {200}
+    assert {status_for_host(AllowedHosts(listens), host) for host in [*LOCAL, *FOREIGN]} == {200}
 
 
 def test_a_shared_link_is_answered() -> None:
     hosts = AllowedHosts("127.0.0.1", share=True)
-    assert asked_for(hosts, "0123.gradio.live") == 200
-    assert asked_for(hosts, "share.example.org") == 403
+    assert status_for_host(hosts, "0123.gradio.live") == 200
+    assert status_for_host(hosts, "share.example.org") == 403
     hosts.add("share.example.org")
-    assert asked_for(hosts, "share.example.org") == 200
+    assert status_for_host(hosts, "share.example.org") == 200
 
 
 def test_addresses_of_ipv4_are_known_in_ipv6_as_well() -> None:

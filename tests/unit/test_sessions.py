@@ -21,7 +21,7 @@ def page() -> PageBlocks:
     return made
 
 
-async def told(page: PageBlocks, said: Any, session: SessionState) -> list[Any]:
+async def postprocess(page: PageBlocks, said: Any, session: SessionState) -> list[Any]:
     shown: list[Any] = await page.postprocess_data(page.fns[0], said, session)
     return shown
 
@@ -36,7 +36,7 @@ async def test_it_answers_as_gradios_own(page: PageBlocks) -> None:
         lambda: {box: gr.update(label="new", value="z")},
     ]
     for each in said:
-        assert await told(page, each(), mine) == await told(page, each(), theirs)
+        assert await postprocess(page, each(), mine) == await postprocess(page, each(), theirs)
         assert mine[state._id] == theirs[state._id]
         assert mine[box._id].label == theirs[box._id].label
         assert (box._id in mine, state._id in mine) == (box._id in theirs, state._id in theirs)
@@ -45,8 +45,8 @@ async def test_it_answers_as_gradios_own(page: PageBlocks) -> None:
 async def test_nothing_of_what_was_shown_is_kept_twice(page: PageBlocks) -> None:
     box, _ = page.fns[0].outputs
     session = Session(page)
-    await told(page, {box: "a secret"}, session)
-    await told(page, {box: gr.update(label="another secret", value="third")}, session)
+    await postprocess(page, {box: "a secret"}, session)
+    await postprocess(page, {box: gr.update(label="another secret", value="third")}, session)
     assert list(session.components) == []
 
 

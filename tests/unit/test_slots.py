@@ -54,7 +54,7 @@ def used(slots: Slots, prompt: Sequence[int]) -> Slot:
     return slot
 
 
-def left_of(slots: Slots, slot: Slot) -> set[int]:
+def stored_tokens(slots: Slots, slot: Slot) -> set[int]:
     """The tokens of which keys or values lie anywhere in the slot, whether it is said to hold them or not."""
     parts = [tensor[slot.index] for tensor in (*slots.storage.keys, *slots.storage.values)]
     return {int(number) - 1 for part in parts for number in part.unique() if number}
@@ -75,7 +75,7 @@ def test_of_a_chat_that_is_forgotten_nothing_is_left_and_others_stay() -> None:
     slot = passing(slots, [7, 8, 9, 10, 11])
     assert passing(slots, [7, 8, 9, 12]) is slot  # edited: what it said before lies behind
     slots.forget_chat("passing")
-    assert left_of(slots, slot) == set(slot.tokens) == set()
+    assert stored_tokens(slots, slot) == set(slot.tokens) == set()
     assert (kept.tokens, other.tokens) == ([1, 2, 3], [4, 5, 6])
     assert stored(slots, kept) == kept.tokens
     assert stored(slots, other) == other.tokens
@@ -87,7 +87,7 @@ def test_who_gets_the_slot_of_such_a_chat_finds_what_is_common_and_nothing_else(
     slots = made(count=1)
     passing(slots, [1, 2, 3, 4, 5, 6])
     slot = used(slots, [1, 2, 3, 9])
-    assert left_of(slots, slot) == {1, 2, 3, 9}
+    assert stored_tokens(slots, slot) == {1, 2, 3, 9}
     slots.forget_chat("passing")
     assert slot.tokens == [1, 2, 3, 9]
 
@@ -99,7 +99,7 @@ def test_a_copied_start_leaves_nothing_of_such_a_chat_behind_it() -> None:
     source = use(slots, [*common, 91])
     slot = used(slots, [*common, 92])
     assert slot is not source
-    assert left_of(slots, slot) == {*common, 92}
+    assert stored_tokens(slots, slot) == {*common, 92}
 
 
 def test_it_is_remembered_while_it_goes_on() -> None:

@@ -97,7 +97,7 @@ def sources(prompt: Prompt) -> list[Source]:
     return [span.source for span in prompt.spans for _ in range(span.tokens)]
 
 
-def said(prompt: Prompt, source: Source) -> str:
+def source_text(prompt: Prompt, source: Source) -> str:
     """All the text of one source."""
     return "".join(piece for piece, its in zip(prompt.token_texts, sources(prompt), strict=True) if its == source)
 
@@ -159,11 +159,11 @@ def test_each_source_says_what_it_said(name: str, conversation: str, reply: str)
     prompt = prompts.build(tokenizer, template, [*messages, *REPLIES[reply]], 10_000)
     check(tokenizer, prompt)
     for source, contents in expected(messages, FAMILIES[name].drops_thoughts).items():
-        text = said(prompt, source)
+        text = source_text(prompt, source)
         assert "".join(text.split()) == "".join("".join(contents).split()), "no more and no less"
         assert all(content in text for content in contents)
     for begun in REPLIES[reply]:
-        assert said(prompt, "start").endswith(begun.content or begun.reasoning)
+        assert source_text(prompt, "start").endswith(begun.content or begun.reasoning)
 
 
 @pytest.mark.real
@@ -175,7 +175,7 @@ def test_each_source_says_what_it_said_in_real_tokens(name: str, reply: str, smo
         prompt = prompts.build(tokenizer, template, [*messages, *REPLIES[reply]], 10_000)
         check(tokenizer, prompt)
         for source, contents in expected(messages, FAMILIES[name].drops_thoughts).items():
-            assert all(content in said(prompt, source) for content in contents)
+            assert all(content in source_text(prompt, source) for content in contents)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -192,7 +192,7 @@ def test_any_text_is_found(name: str, contents: list[str]) -> None:
     prompt = prompts.build(tokenizer, template, messages, 10_000)
     check(tokenizer, prompt)
     for source, told in expected(messages, FAMILIES[name].drops_thoughts).items():
-        assert "".join(said(prompt, source).split()) == "".join("".join(told).split())
+        assert "".join(source_text(prompt, source).split()) == "".join("".join(told).split())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -203,9 +203,9 @@ def test_the_oldest_turns_are_left_out(name: str) -> None:
     prompt = prompts.build(tokenizer, template, messages, len(whole.token_ids) - 1)
     check(tokenizer, prompt)
     assert prompt.dropped == 2
-    assert (said(prompt, "user").count("first"), said(prompt, "reply").count("second")) == (2, 2)
-    assert said(prompt, "message").strip() == "last"
-    assert PERSONA.content in said(prompt, "persona")
+    assert (source_text(prompt, "user").count("first"), source_text(prompt, "reply").count("second")) == (2, 2)
+    assert source_text(prompt, "message").strip() == "last"
+    assert PERSONA.content in source_text(prompt, "persona")
 
 
 class TestShape:
@@ -442,7 +442,7 @@ def test_tokenizers_of_every_kind(kind: str, conversation: str) -> None:
     prompt = prompts.build(tokenizer, template, messages, 10_000)
     check(tokenizer, prompt)
     for source, contents in expected(messages).items():
-        assert all(content in said(prompt, source) for content in contents)
+        assert all(content in source_text(prompt, source) for content in contents)
 
 
 def first_word() -> PreTrainedTokenizerFast:

@@ -111,7 +111,7 @@ def whole(pieces: Iterator[str]) -> bytes:
     return "".join(pieces).encode()
 
 
-def said(tree: Tree) -> list[tuple[str, str]]:
+def path_texts(tree: Tree) -> list[tuple[str, str]]:
     """The path that is shown."""
     by_id = {message.id: message for message in tree.messages}
     path: list[tuple[str, str]] = []
@@ -141,7 +141,7 @@ def read(data: bytes, now: datetime | None = None) -> list[Tree]:
     return list(importing.read(data, now))
 
 
-def left(value: object, now: datetime | None = None) -> list[str]:
+def skipped_texts(value: object, now: datetime | None = None) -> list[str]:
     """What is said of what does not come in."""
     reading = importing.read(value if isinstance(value, bytes) else json.dumps(value).encode(), now)
     list(reading)
@@ -310,7 +310,7 @@ def test_messages_come_back_as_they_went(several: list[list[str]], prompt: str) 
     persona = Persona("Imported", system_prompt=prompt)
     data = whole(as_messages([chat(*lines, persona=persona) for lines in several]))
     back = read(data)
-    assert [said(tree) for tree in back] == [said(chat(*lines)) for lines in several]
+    assert [path_texts(tree) for tree in back] == [path_texts(chat(*lines)) for lines in several]
     assert all(tree.conversation.persona == persona for tree in back)
     assert whole(as_messages(back)) == data
 
@@ -337,7 +337,7 @@ SAID = [("user", "Hi  there,\nyou"), ("assistant", "Hel\n[image]\nlo")]
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_lists_of_messages_in_all_their_shapes(data: str, count: int, encoding: str) -> None:
     back = read(data.encode(encoding), NOW)
-    assert [said(tree) for tree in back] == [SAID] * count
+    assert [path_texts(tree) for tree in back] == [SAID] * count
     assert {tree.conversation.title for tree in back} == {"Hi there, you"}
     assert all(NOW < one.created < NOW + timedelta(seconds=1) for tree in back for one in tree.messages)
 
@@ -365,7 +365,7 @@ def test_a_title_and_thinking_beside_messages_are_kept() -> None:
     ],
 )
 def test_what_is_wrong_with_messages_is_said_and_the_rest_comes_in(value: object, told: str) -> None:
-    assert told in "\n".join(left(value))
+    assert told in "\n".join(skipped_texts(value))
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     assert len(read(data)) == (0 if "Talk" in told else 1 + ("Conversation 2: One" in told))
 
@@ -447,7 +447,7 @@ EXPORT = conversation(
 
 def test_chatgpt_conversations_keep_their_branches_and_lose_their_machinery() -> None:
     (tree,) = read(json.dumps([EXPORT]).encode(), NOW)
-    assert said(tree) == [
+    assert path_texts(tree) == [
         ("user", "Where is this?\n\n[image]"),
         (
             "assistant",
@@ -530,7 +530,7 @@ def test_all_times_missing_is_now() -> None:
     ],
 )
 def test_a_wrong_message_of_chatgpts_is_told_and_the_others_come_in(value: dict[str, Any], told: str) -> None:
-    (line,) = left([value, EXPORT])
+    (line,) = skipped_texts([value, EXPORT])
     assert line.startswith("“Paris”: One of its messages could not be taken as it is: ")
     assert told in line
     first, second = read(json.dumps([value, EXPORT]).encode())
@@ -553,8 +553,8 @@ def test_a_wrong_message_of_chatgpts_is_told_and_the_others_come_in(value: dict[
 )
 def test_what_describes_chatgpts_may_be_wrong(value: dict[str, Any]) -> None:
     (tree,) = read(json.dumps([value]).encode(), NOW)
-    assert said(tree) == [("user", "1")]
-    assert left([value]) == []
+    assert path_texts(tree) == [("user", "1")]
+    assert skipped_texts([value]) == []
 
 
 @pytest.mark.parametrize(
@@ -568,7 +568,7 @@ def test_what_describes_chatgpts_may_be_wrong(value: dict[str, Any]) -> None:
     ],
 )
 def test_a_conversation_that_cannot_be_read_is_named_and_the_others_come_in(value: object, told: str) -> None:
-    (line,) = left([value, EXPORT])
+    (line,) = skipped_texts([value, EXPORT])
     assert told in line
     assert [tree.conversation.title for tree in read(json.dumps([value, EXPORT]).encode())] == ["Paris"]
 
@@ -626,8 +626,8 @@ def test_limits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_chain_as_long_as_allowed_hits_no_recursion_limit(role: str, count: int) -> None:
     nodes = (node(str(place), str(place - 1) if place else None, role, "x") for place in reversed(range(count)))
     (tree,) = read(json.dumps([conversation(*nodes, current_node=str(count - 1))]).encode())
-    assert len(said(tree)) == (count if role == "user" else 1)
-    assert sum(len(content.split()) for _, content in said(tree)) == count
+    assert len(path_texts(tree)) == (count if role == "user" else 1)
+    assert sum(len(content.split()) for _, content in path_texts(tree)) == count
     assert read(whole(as_json([tree]))) == [tree]
     for write in (as_messages, as_markdown):
         assert whole(write([tree])).count(b"x") >= count

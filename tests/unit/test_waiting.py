@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from chatui.local.waiting import FairQueue
 
 USERS = st.sampled_from("abc")
-DOINGS = st.lists(st.one_of(USERS, st.just("pop"), st.integers(0, 30)), max_size=40)
+EVENTS = st.lists(st.one_of(USERS, st.just("pop"), st.integers(0, 30)), max_size=40)
 
 
 def queue_of(users: str) -> FairQueue[str]:
@@ -24,7 +24,7 @@ def popped(queue: FairQueue[str]) -> list[str]:
     return [queue.pop() for _ in range(len(queue))]
 
 
-def played(doings: list[str | int]) -> tuple[FairQueue[str], dict[str, list[str]]]:
+def replay(doings: list[str | int]) -> tuple[FairQueue[str], dict[str, list[str]]]:
     """A queue after users came (a letter), were served ("pop") or left (a number), and each user's line."""
     queue: FairQueue[str] = FairQueue()
     lines: dict[str, list[str]] = {user: [] for user in "abc"}
@@ -45,18 +45,18 @@ def played(doings: list[str | int]) -> tuple[FairQueue[str], dict[str, list[str]
     return queue, lines
 
 
-@given(DOINGS)
+@given(EVENTS)
 def test_the_order_told_is_the_order_served(doings: list[str | int]) -> None:
-    queue, lines = played(doings)
+    queue, lines = replay(doings)
     told = list(queue)
     assert len(queue) == len(told) == sum(map(len, lines.values()))
     assert popped(queue) == told
     assert len(queue) == 0
 
 
-@given(DOINGS)
+@given(EVENTS)
 def test_each_users_own_order_is_kept_and_nobody_is_served_twice_before_another_once(doings: list[str | int]) -> None:
-    queue, lines = played(doings)
+    queue, lines = replay(doings)
     order = popped(queue)
     for user, line in lines.items():
         assert [item for item in order if item[0] == user] == line

@@ -143,7 +143,7 @@ def test_other_models_have_the_name_that_they_were_given(tmp_path: Path) -> None
     assert display_name(link) == "link.gguf"
 
 
-def told(name: Path, cache: Path) -> tuple[str, str]:
+def load_error(name: Path, cache: Path) -> tuple[str, str]:
     """What is the matter and the remedy; never the advice to delete anything."""
     with pytest.raises(ModelError) as caught:
         loading.load(ModelSpec(str(name)), cache, lambda _: None)
@@ -157,7 +157,7 @@ def test_a_folder_of_gguf_files_tells_how_to_name_one(folder: Path, tmp_path: Pa
         (parent / "model.safetensors").unlink(missing_ok=True)
         for name in ("b-Q8_0.gguf", "a-Q4_0.GGUF"):
             written(parent / name)
-        message, remedy = told(parent, tmp_path)
+        message, remedy = load_error(parent, tmp_path)
         assert "a-Q4_0.GGUF, b-Q8_0.gguf" in message
         assert str(parent / "a-Q4_0.GGUF") in remedy
 
@@ -167,7 +167,7 @@ def test_a_folder_with_the_model_inside_tells_where(folder: Path, tmp_path: Path
     snapshot.parent.mkdir(parents=True)
     folder.rename(snapshot)
     for outer in (*snapshot.parents[:3],):
-        message, remedy = told(outer, tmp_path)
+        message, remedy = load_error(outer, tmp_path)
         assert "there is one in it" in message
         assert str(snapshot) in remedy
 
@@ -184,14 +184,14 @@ def test_a_folder_with_the_model_inside_tells_where(folder: Path, tmp_path: Path
 )
 def test_weights_under_other_names(folder: Path, tmp_path: Path, file: str, says: str) -> None:
     (folder / "model.safetensors").rename(folder / file)
-    assert says in told(folder, tmp_path)[0]
+    assert says in load_error(folder, tmp_path)[0]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_link_to_what_is_not_there(folder: Path, tmp_path: Path, name: str) -> None:
     (folder / name).unlink()
     (folder / name).symlink_to("../../blobs/gone")
-    assert f"{name} is missing or unfinished" in told(folder, tmp_path)[0]
+    assert f"{name} is missing or unfinished" in load_error(folder, tmp_path)[0]
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
