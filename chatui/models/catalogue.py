@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from chatui.errors import HubError, ModelError
-from chatui.model_spec import find_models, read_gguf_header, read_header
+from chatui.gguf_file import read_gguf_header
+from chatui.model_spec import find_models, read_header
 from chatui.models.fetch_process import repository_folder
 
 if TYPE_CHECKING:
