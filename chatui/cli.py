@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
@@ -12,6 +13,9 @@ from chatui import __version__
 from chatui.errors import ChatError
 from chatui.setting_values import settings_error, unknown_variables
 from chatui.settings import AppSettings
+
+if TYPE_CHECKING:
+    from chatui.models.fit import Machine
 
 Command = Callable[[list[str]], None]
 
@@ -55,7 +59,14 @@ def models(arguments: list[str]) -> None:
     """Explain models and list those on this machine: models SUBCOMMAND [flags], models --help."""
     from chatui.models import command
 
-    print(command.run(arguments))
+    print(command.run(arguments, _machine))
+
+
+def _machine() -> "Machine":
+    """Measure this machine's memory. Imports torch."""
+    from chatui.local import devices
+
+    return devices.machine()
 
 
 COMMANDS: dict[str, Command] = {"run": run, "backup": backup, "explain": explain, "models": models}

@@ -2,18 +2,33 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from chatui.models import names
+from chatui.errors import ModelError
+from chatui.model_spec import parse_model_name
+from chatui.models import catalogue, listing, names
+from chatui.models.facts import read_facts
+from chatui.models.fit import DEFAULT_CONTEXT, Machine, recommend
+from chatui.settings import DEFAULT_MODEL
+
+MAX_CONTEXT = 10**8
+"""Tokens."""
 
 Subcommand = Callable[[argparse.Namespace], str]
 """Runs with the parsed arguments and returns what is printed. Raises ChatError."""
 
 
-def run(arguments: list[str]) -> str:
-    """Run one subcommand and return its output. Exits after --help and on wrong arguments, as argparse does."""
+def run(arguments: list[str], machine: Callable[[], Machine]) -> str:
+    """Run one subcommand and return its output. `machine` measures this machine, and is called when it is needed.
+
+    Exits after --help and on wrong arguments, as argparse does.
+    """
     options = _parser().parse_args(arguments)
+    options.machine = machine
     subcommand: Subcommand = options.subcommand
     return subcommand(options)
 
@@ -23,26 +38,17 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def as_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Columns of text for a terminal. Columns of numbers are aligned to the right."""
-    lines = [list(header), *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    to_right = [
-        all(cell[:1].isdigit() or cell in ("", "-") for cell in column[1:]) for column in zip(*lines, strict=True)
-    ]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, to_right, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("chatui models", description="Models that could be run here.")
     subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
-    _add(subcommands, "explain", _explain, "Explain the name of a model.").add_argument("name", help="name or path")
+    explain = _add(subcommands, "explain", _explain, "Explain a model: its name, its size, and whether it fits here.")
+    explain.add_argument("name", help="name on the Hub, folder or GGUF file")
+    _add_context(explain)
+    models = _add(subcommands, "list", _list, "List the models on this machine, what runs well here first.")
+    models.add_argument(
+        "folders", nargs="*", type=Path, metavar="FOLDER", help="folder with models, beside the HF cache"
+    )
+    _add_context(models)
     return parser
 
 
@@ -54,9 +60,75 @@ def _add(subcommands: Any, name: str, subcommand: Subcommand, text: str) -> argp
     return parser
 
 
+def _add_context(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--context",
+        type=_tokens,
+        default=DEFAULT_CONTEXT,
+        metavar="TOKENS",
+        help=f"tokens of the conversation whose K/V is counted, {DEFAULT_CONTEXT} by default",
+    )
+
+
+def _tokens(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text[:12]) <= MAX_CONTEXT:
+        raise argparse.ArgumentTypeError(f"{text} is no number of tokens from 1 to {MAX_CONTEXT:,}")
+    return int(text)
+
+
 def _explain(options: argparse.Namespace) -> str:
-    parsed = names.parse(options.name)
-    sentences = names.explain(parsed)
+    name, _ = parse_model_name(options.name)
+    machine: Machine | None = None
+    path = Path(name).expanduser()
+    if not path.exists():
+        found = next((model.path for model in catalogue.local_models() if model.name == name), None)
+        if found is None and name == DEFAULT_MODEL:
+            machine = options.machine()
+            found = machine.default_model
+        if found is None:
+            return _explain_name(name, options.json)
+        path = found
+    facts = replace(read_facts(path), name=options.name)
+    machine = machine or options.machine()
     if options.json:
-        return as_json({"name": options.name, "explanation": sentences})
-    return "\n".join((options.name, "", *(sentences or ("This name says nothing about the model.",))))
+        return as_json(listing.explanation_json(facts, machine.devices, options.context))
+    return listing.explanation(facts, machine.devices, options.context)
+
+
+def _explain_name(name: str, json_wanted: bool) -> str:
+    """What a name alone says, of a model that is not on this machine."""
+    sentences = names.explain(names.parse(name)) or ("This name says nothing about the model.",)
+    if json_wanted:
+        return as_json({"name": name, "explanation": sentences})
+    return "\n".join((name, "", *sentences, "", "It is not on this machine, so this is what its name says."))
+
+
+def _list(options: argparse.Namespace) -> str:
+    machine: Machine = options.machine()
+    folders = options.folders or _models_dir()
+    models, problems = [], []
+    for name, path, problem in _paths(folders, machine):
+        try:
+            if problem:
+                raise ModelError(f"{problem}.")
+            models.append(replace(read_facts(path), name=name))
+        except ModelError as error:
+            problems.append(f"{name} is not listed: {error.message}")
+    recommended = recommend(models, machine.devices, options.context)
+    form = listing.model_list_json if options.json else listing.model_list
+    shown = form(models, machine.devices, options.context, recommended, problems)
+    return as_json(shown) if options.json else str(shown)
+
+
+def _paths(folders: Iterable[Path], machine: Machine) -> Iterator[tuple[str, Path, str]]:
+    """(name, path, what is missing) of the default model, those in the HF cache, and those in folders."""
+    if machine.default_model:
+        yield DEFAULT_MODEL, machine.default_model, ""
+    for model in catalogue.local_models(folders):
+        yield model.name, model.path, model.problem
+
+
+def _models_dir() -> list[Path]:
+    """The folder of --models-dir, if the environment names one."""
+    folder = os.environ.get("CHATUI_MODELS_DIR")
+    return [Path(folder)] if folder else []

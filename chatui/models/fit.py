@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from chatui import estimates
@@ -37,6 +38,14 @@ class Device:
     def is_cpu(self) -> bool:
         """Whether this is the main memory, in which weights can be int8 and int4."""
         return self.name.startswith("cpu")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The devices of this machine. `default_model` is the GGUF file of the embedded default model, if installed."""
+
+    devices: tuple[Device, ...]
+    default_model: Path | None = None
 
 
 @dataclass(frozen=True)
