@@ -1,18 +1,19 @@
 """`chatui models SUBCOMMAND`: the subcommands about models that could be run here, as text or as JSON."""
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from chatui.errors import ModelError
 from chatui.model_spec import parse_model_name
-from chatui.models import catalogue, listing, names
+from chatui.models import catalogue, hub_commands, listing, names
 from chatui.models.facts import read_facts
 from chatui.models.fit import DEFAULT_CONTEXT, Machine, recommend
+from chatui.models.listing import as_json
 from chatui.settings import DEFAULT_MODEL
 
 MAX_CONTEXT = 10**8
@@ -33,11 +34,6 @@ def run(arguments: list[str], machine: Callable[[], Machine]) -> str:
     return subcommand(options)
 
 
-def as_json(value: Any) -> str:
-    """JSON as every subcommand prints it with --json."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("chatui models", description="Models that could be run here.")
     subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
@@ -49,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         "folders", nargs="*", type=Path, metavar="FOLDER", help="folder with models, beside the HF cache"
     )
     _add_context(models)
+    hub_commands.add_subcommands(partial(_add, subcommands))
     return parser
 
 

@@ -1,5 +1,6 @@
 """The texts and JSON of `chatui models explain` and `chatui models list`."""
 
+import json
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -14,6 +15,11 @@ from chatui.models.fit import Device, Fit, Recommendation, best_fit, fits, runs_
 
 LINE = 100
 """The longest line in characters, where words allow it."""
+
+
+def as_json(value: Any) -> str:
+    """JSON as every subcommand prints it with --json."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def as_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
