@@ -114,7 +114,8 @@ def answers(hold: Hold) -> Callable[[ChatRequest], Script]:
     return answer
 
 
-CASES = [("en", ("light",)), ("ar", ("dark",))]
+CASES = [("ar", ("dark",))]
+"""In CI: the language that is written from right to left, and the scheme whose contrasts are harder to get right."""
 MORE = [(each, BOTH) for each in ("en", "de", "ar", "fr", "es", "zh-CN")]
 
 
@@ -303,7 +304,7 @@ def test_no_name_stays_english(browser: Browser, serve: Serve) -> None:
     assert names["en"] & names["de"] - SAME == set()
 
 
-@pytest.mark.parametrize("locale", ["de-DE", pytest.param("zh-CN", marks=pytest.mark.exhaustive), "ar", "pt-BR"])
+@pytest.mark.parametrize("locale", ["ar", "pt-BR", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("de-DE", "zh-CN"))])
 def test_the_page_is_in_the_language_of_the_browser(browser: Browser, serve: Serve, locale: str) -> None:
     spoken = i18n.negotiate(locale)
     with i18n.use_language(spoken), opened(browser, serve(REPLY).url, locale) as page:

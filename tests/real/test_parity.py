@@ -24,14 +24,12 @@ NEW_TOKENS, TURNS = 24, 3
 FOLLOW_UPS = ("Say that again in other words.", "Why?")
 CUT_AT = 16
 CUT = ("Tell me a story about a lighthouse.", "Why is the sky blue?", "Explain photosynthesis to a child, briefly.")
-SAMPLE = (
-    "Hello! Who are you?",
+SAMPLE = ("Hello! Who are you?", "Write `<|im_end|>` to 👩‍👩‍👧‍👦 and explain it.")
+OTHERS = (
     "What is 17 + 25?",
     "Schreibe einen Satz auf Deutsch.",
     "What does 👩‍👩‍👧‍👦 mean?",
     "Write `<|im_end|>` and explain it.",
-)
-OTHERS = (
     "What is the capital of France?",
     "Write a haiku about rain.",
     "List three colours.",
@@ -107,7 +105,8 @@ def test_a_seed_repeats_a_sampled_reply(loaded: loading.LoadedModel) -> None:
     assert sampled[0] != sampled[2]
 
 
-async def test_a_reply_that_was_cut_goes_on_as_if_it_had_not_been() -> None:
+@pytest.mark.parametrize("questions", [CUT[:1], pytest.param(CUT, marks=pytest.mark.exhaustive)], ids=["one", "more"])
+async def test_a_reply_that_was_cut_goes_on_as_if_it_had_not_been(questions: tuple[str, ...]) -> None:
     """In float32, where sums taken in another order do not decide between two tokens."""
     settings = AppSettings(dtype="float32", quantization="none")
     spec = replace(ModelSpec.from_settings(settings), compile="off")
@@ -123,7 +122,7 @@ async def test_a_reply_that_was_cut_goes_on_as_if_it_had_not_been() -> None:
         return "".join(delta.text for delta in deltas), deltas[-1].finish
 
     try:
-        for question in CUT:
+        for question in questions:
             begun, finish = await write(CUT_AT, Message("user", question))
             assert finish.reason == "length"
             assert len(loaded.tokenizer.encode(begun)) == CUT_AT, "else the model would see other tokens"
