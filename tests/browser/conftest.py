@@ -45,7 +45,8 @@ def new_chat(stack: ExitStack, browser: Browser, site: Site, **options: Any) -> 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        executable = shutil.which("chromium")
+        # The shell has no windows of its own, which saves an eighth of the CPU time of these tests.
+        executable = shutil.which("chromium-headless-shell") or shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
         yield browser
         browser.close()

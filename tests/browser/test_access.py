@@ -304,7 +304,9 @@ def test_no_name_stays_english(browser: Browser, serve: Serve) -> None:
     assert names["en"] & names["de"] - SAME == set()
 
 
-@pytest.mark.parametrize("locale", ["ar", "pt-BR", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("de-DE", "zh-CN"))])
+@pytest.mark.parametrize(
+    "locale", ["ar", "pt-BR", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("de-DE", "zh-CN"))]
+)
 def test_the_page_is_in_the_language_of_the_browser(browser: Browser, serve: Serve, locale: str) -> None:
     spoken = i18n.negotiate(locale)
     with i18n.use_language(spoken), opened(browser, serve(REPLY).url, locale) as page:

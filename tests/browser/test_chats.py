@@ -213,7 +213,7 @@ def test_feedback_with_a_note_is_exported_and_imported(chat: Open, tmp_path: Pat
     with page.page.expect_file_chooser() as chooser:
         page.button("Import chats").click()
     chooser.value.set_files(file)
-    expect(page.page.get_by_text("Here already: 1.")).to_be_visible()
+    expect(page.page.get_by_test_id("toast-text").filter(has_text="Here already: 1.")).to_be_visible()
     expect(page.page.locator("#chats .chat-link")).to_have_count(1)
 
 
