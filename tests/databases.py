@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import psycopg
 import pytest
 from sqlalchemy import URL, Engine, event
 
+from chatui.models.votes import Contestant, Vote
 from chatui.personas import PRESETS
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.store import migrating
@@ -31,8 +33,17 @@ from scripts.benchmark.filling import fill as fill
 
 PASSWORD = "pa55:word/very secret"
 ENCODED_PASSWORD = "pa55%3Aword%2Fvery%20secret"
-OWNED = ("conversations", "messages", "personas", "inspections", "cards")
+OWNED = ("conversations", "messages", "personas", "inspections", "cards", "votes")
 INDEXES = ("message_words", "title_words")
+
+
+VOTE = Vote(
+    Contestant("one", "Poet", GenerationSettings(temperature=0.0, seed=7, stop=("x",))),
+    Contestant("two"),
+    "both",
+    datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
+    ("code", "日本"),
+)
 
 
 class OwnerMissingError(AssertionError):

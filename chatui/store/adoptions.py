@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, and_, delete, exists, func, insert, literal, select, update
 
 from chatui.errors import NotFoundError
-from chatui.store import persona_files, tables
+from chatui.store import own_votes, persona_files, tables
 from chatui.store.database import Database
 from chatui.store.import_merge import pause, remove_in_batches
 from chatui.store.owner_store import OwnerStore
@@ -47,6 +47,7 @@ class Adoptions:
             )
             connection.execute(update(personas).where(moved_personas).values(owner=target))
             persona_files.remove_unused(connection, source)
+            own_votes.move(connection, source, target)
             _save_answer(connection, source, target, accepted=True)
 
     def decline(self, source: str, target: str) -> None:

@@ -1,4 +1,4 @@
-"""Reads and writes the conversations and personas of one owner. Rows of other owners count as not found."""
+"""Reads and writes the conversations, personas and votes of one owner. Rows of other owners count as not found."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -9,13 +9,9 @@ from chatui.errors import ChatError, NotFoundError
 from chatui.personas import Persona
 from chatui.store import branching, import_merge, own_personas, search, turns
 from chatui.store.database import Database
+from chatui.store.own_votes import OwnVotes
 from chatui.store.persona_files import StoredPersona
-from chatui.store.quotas import (
-    UNLIMITED,
-    Quotas,
-    add_size,
-    byte_length,
-)
+from chatui.store.quotas import UNLIMITED, Quotas, add_size, byte_length
 from chatui.store.records import (
     ConversationInfo,
     MergeResult,
@@ -321,6 +317,11 @@ class OwnerStore:
         """Delete a persona; conversations that started with it keep their copy. Raises NotFoundError."""
         with self._database.writing() as connection:
             own_personas.delete(connection, self._owner, id)
+
+    @property
+    def votes(self) -> OwnVotes:
+        """The owner's votes on pairs of replies."""
+        return OwnVotes(self._database, self._owner, self._limits)
 
     def _first_words(self, connection: Connection, id: str) -> str:
         question = connection.scalar(

@@ -1,7 +1,7 @@
 """Limits what one owner may store. The check runs in the transaction that adds something, and reads only sums.
 
-Each row of a conversation, persona or card has its `size` in bytes: texts, pictures, inspections, and ROW_BYTES for
-every row. So a sum reads no messages, and removing a row or giving it to another owner keeps the sums right.
+Each row of a conversation, persona, card or vote has its `size` in bytes: texts, pictures, inspections, and ROW_BYTES
+for every row. So a sum reads no messages, and removing a row or giving it to another owner keeps the sums right.
 """
 
 from collections.abc import Sequence
@@ -86,7 +86,8 @@ class Quotas:
         chats, chat_bytes = _usage(connection, owner, tables.conversations)
         own, own_bytes = _usage(connection, owner, tables.personas)
         _, card_bytes = _usage(connection, owner, tables.cards)
-        have = chat_bytes + own_bytes + card_bytes
+        _, vote_bytes = _usage(connection, owner, tables.votes)
+        have = chat_bytes + own_bytes + card_bytes + vote_bytes
         if self.temporary:
             self._check_temporary(connection, chats + conversations, have, size)
         if conversations:

@@ -26,6 +26,7 @@ from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
 from chatui.chat import Finish
+from chatui.models.votes import Contestant
 from chatui.personas import Persona
 from chatui.store.records import Author
 from chatui.text_cleaning import clean
@@ -66,12 +67,12 @@ class Time(TypeDecorator[datetime]):
 
 
 class Json(TypeDecorator[Any]):
-    """A dataclass as JSON. Unknown fields of other versions of chatui are ignored, see lenient()."""
+    """A dataclass or tuple as JSON. Unknown fields of other versions of chatui are ignored, see lenient()."""
 
     impl = Text
     cache_ok = True
 
-    def __init__(self, kind: type[Any]) -> None:
+    def __init__(self, kind: Any) -> None:
         super().__init__()
         self.kind = kind
         self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
@@ -242,6 +243,20 @@ cards = Table(
     Column("avatar", CleanText, nullable=False),
     Column("card", CleanText, nullable=False),
     Index("cards_sizes", "owner", "size"),
+)
+
+votes = Table(
+    "votes",
+    metadata,
+    Column("owner", CleanText, primary_key=True),
+    Column("id", CleanText, primary_key=True),
+    Column("created", Time, nullable=False),
+    Column("choice", CleanText, nullable=False),
+    Column("a", Json(Contestant), nullable=False),
+    Column("b", Json(Contestant), nullable=False),
+    Column("tags", Json(tuple[str, ...]), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Index("votes_sizes", "owner", "size"),
 )
 
 secrets = Table(

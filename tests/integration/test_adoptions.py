@@ -16,7 +16,7 @@ from chatui.store.records import PageTimes, ReplyUpdate
 from chatui.store.rows import now
 from chatui.store.store import Store
 from chatui.store.tables import conversations, inspections, messages, metadata
-from tests.databases import FINISH, ask, fill
+from tests.databases import FINISH, VOTE, ask, fill
 
 CHARACTER = Persona("Robo", card={"data": {"name": "Robo"}}, avatar="data:image/png;base64,AAAA")
 
@@ -36,6 +36,7 @@ def add_everything(store: Store, owner: str, word: str = "findable") -> Any:
     owner_store.delete(owner_store.start_turn(ask("deleted")).conversation.id)
     owner_store.save_persona(PRESETS[0])
     owner_store.save_persona(CHARACTER)
+    owner_store.votes.add([VOTE])
     return all_results(store, owner, word), begun.reply.id
 
 
@@ -50,6 +51,7 @@ def all_results(store: Store, owner: str, word: str) -> list[Any]:
         *listed,
         list(owner_store.trees()),
         owner_store.personas(),
+        owner_store.votes.all(),
         owner_store.search(word),
         owner_store.search("question"),
     ]
@@ -61,7 +63,7 @@ def test_all_goes_over_as_it_was_and_nobody_elses_does(store: Store) -> None:
     Adoptions(store.database).adopt("guest:a", "local")
     assert all_results(store, "local", "findable") == had
     assert store.for_owner("local").inspection(reply) == inspection
-    assert all_results(store, "guest:a", "findable") == [[], [], [], [], [], [], []]
+    assert all_results(store, "guest:a", "findable") == [[]] * 8
     assert all_results(store, "guest:b", "elsewhere") == others
     store.for_owner("local").rename(had[0][0].id, "renamed thing")
     assert [hit.conversation.id for hit in store.for_owner("local").search("renamed")] == [had[0][0].id]
@@ -95,7 +97,7 @@ def test_every_table_with_an_owner_moves(store: Store) -> None:
     add_everything(store, "guest:a")
     Adoptions(store.database).adopt("guest:a", "local")
     owned = [table for table in metadata.sorted_tables if "owner" in table.c]
-    assert {table.name for table in owned} >= {"conversations", "messages", "inspections", "personas", "cards"}
+    assert {table.name for table in owned} >= {"conversations", "messages", "inspections", "personas", "cards", "votes"}
     with store.database.maintaining() as connection:
         for table in owned:
             assert set(connection.scalars(select(table.c.owner))) == {"local"}, table.name
@@ -183,7 +185,7 @@ def test_a_long_conversation_goes_over_and_goes_away_in_pieces(store: Store, mon
         store.for_owner("local").inspection(one.id)
         for one in next(iter(store.for_owner("local").trees())).messages[1::2]
     )
-    assert all_results(store, "guest:a", "findable") == [[], [], [], [], [], [], []]
+    assert all_results(store, "guest:a", "findable") == [[]] * 8
     store.for_owner("local").delete(begun.conversation.id)
     assert store.empty_trash("local") == 1
     event.remove(store.database.engine, "after_cursor_execute", note)

@@ -339,7 +339,7 @@ def test_the_sums_are_read_from_indexes_alone(tmp_path: Path) -> None:
         running = "SELECT count(*) FROM messages WHERE owner = ? AND state = 'running'"
         (step,) = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {running}", ("a",)).all()
     assert "messages_running_of" in step[-1]
-    for table in ("conversations", "personas", "cards"):
+    for table in ("conversations", "personas", "cards", "votes"):
         with store.database.reading() as connection:
             plan = connection.exec_driver_sql(
                 f"EXPLAIN QUERY PLAN SELECT count(*), sum(size) FROM {table} WHERE owner = ?",

@@ -30,7 +30,7 @@ from chatui.store.owner_store import OwnerStore
 from chatui.store.records import ReplyUpdate
 from chatui.store.store import Store
 from chatui.store.tables import metadata
-from tests.databases import FINISH, PASSWORD, Server, ask
+from tests.databases import FINISH, PASSWORD, VOTE, Server, ask
 
 pytest_plugins = ("tests.databases",)
 PAST = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
@@ -87,6 +87,7 @@ def filled(settings: AppSettings) -> list[object]:
     owner_store.pin(begun.conversation.id, True)
     owner_store.delete(owner_store.start_turn(ask("deleted")).conversation.id)
     owner_store.save_persona(PRESETS[0])
+    owner_store.votes.add([VOTE])
     kept = everything(store)
     store.close()
     return kept
@@ -98,6 +99,7 @@ def everything(store: Store) -> list[object]:
         store.cookie_secret(),
         list(owner_store.trees()),
         owner_store.personas(),
+        owner_store.votes.all(),
         owner_store.search("findable"),
         owner_store.conversations(),
     ]
