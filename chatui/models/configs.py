@@ -16,6 +16,16 @@ USED_EXPERTS = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_top_k",
 CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx", "max_seq_len", "seq_length")
 WITHOUT_KEYS = frozenset({"linear_attention", "conv", "moe", "mamba", "recurrent", "mlp"})
 """Kinds of layers that have a state of fixed size, or none, in place of K/V."""
+# What transformers has for values that published config.json files of these leave out.
+DEFAULTS: Mapping[str, Config] = {
+    "gemma3_text": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262_208,
+        "max_position_embeddings": 131_072,
+    }
+}
 FUSED = frozenset({"phi3", "glm", "glm4"})
 """Two matrices of the feed-forward network are one layer in these."""
 MAX_LAYERS = 10_000
@@ -78,6 +88,7 @@ def layout(config: Config) -> Layout:
     """The layout by a config.json, whose text part counts. Never raises: what is absent or no number is left out."""
     text = text_config(config)
     kind = str(text.get("model_type") or config.get("model_type") or "")
+    text = {**DEFAULTS.get(kind, {}), **text}
     layers = min(_number(text, "num_hidden_layers", "n_layer", "num_layers", "n_layers"), MAX_LAYERS)
     hidden = _number(text, "hidden_size", "n_embd", "d_model")
     heads = _number(text, "num_attention_heads", "n_head")

@@ -16,7 +16,7 @@ from chatui.models.names import NOT_FOR_CHATS
 Verdict = Literal["fits", "tight", "too large"]
 
 TIGHT = 0.9
-"""Share of the free memory from which a model is tight. The estimates are within 10 % of what is measured."""
+"""Share of the free memory from which a model is tight, since sizes are estimates."""
 COMFORTABLE = 12
 """Tokens per second. Twice the speed of reading, which is about four words or six tokens per second."""
 DEFAULT_CONTEXT = 4096

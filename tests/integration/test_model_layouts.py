@@ -65,6 +65,12 @@ def test_every_architecture_that_is_known_has_the_kv_and_the_experts_of_the_mode
     assert facts.active == built.active
 
 
+@pytest.mark.parametrize("kind", configs.DEFAULTS)
+def test_values_that_configs_leave_out_are_those_of_transformers(kind: str) -> None:
+    config = AutoConfig.for_model(kind)
+    assert {name: getattr(config, name) for name in configs.DEFAULTS[kind]} == configs.DEFAULTS[kind]
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_have_the_kv_and_the_active_parameters_of_the_model(name: str) -> None:
     published = PUBLISHED[name]

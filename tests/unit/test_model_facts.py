@@ -64,6 +64,14 @@ def test_layers_without_keys_and_with_windows_are_counted() -> None:
     assert (off.window, off.window_layers) == (None, 0)
 
 
+def test_a_config_may_leave_out_what_its_architecture_has() -> None:
+    # The text part of https://huggingface.co/google/gemma-3-4b-it/blob/main/config.json names no heads.
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "num_hidden_layers": 34, "sliding_window": 1024}
+    found = layout({"model_type": "gemma3", "text_config": text})
+    assert found.kv_elements == 34 * 2 * 4 * 256
+    assert (found.window, found.window_layers) == (1024, 29)
+
+
 def test_an_architecture_that_is_not_known_says_so() -> None:
     facts = from_config("new", dense("brand_new", 64, 96, 4, 4, 2, 128, False), parameters=10**6)
     assert facts.kv_per_token is None
