@@ -113,7 +113,8 @@ def plan_download(
 class Progress:
     """How far a download is. `speed` is in bytes/s over the last seconds; `seconds_left` is None if it is not known.
 
-    `step` is "fetch", "check" (of a file's hash) or "link" (into the cache). `waiting` is the pause before a retry.
+    `step` is "fetch", "check" (of a file's hash), "done" (with a file) or "link" (into the cache). `waiting` is the
+    pause before a retry.
     """
 
     state: State
@@ -198,7 +199,7 @@ class Download:
             return replace(self._progress, speed=self._speed())
 
     def __iter__(self) -> Iterator[Progress]:
-        """Its progress at each change, until it no longer runs."""
+        """Its progress at each change and each second, until it no longer runs."""
         while True:
             with self._changed:
                 seen = self._progress
@@ -206,7 +207,7 @@ class Download:
             with self._changed:
                 if self._progress.state != "running" and self._progress is seen:
                     return
-                self._changed.wait_for(lambda: self._progress is not seen)  # noqa: B023 - called here only
+                self._changed.wait_for(lambda: self._progress is not seen, 1.0)  # noqa: B023 - called here only
 
     def _end(self, state: State) -> bool:
         """Kill the subprocess, and set a state unless it is done. Returns whether it was not done."""

@@ -4,7 +4,7 @@ huggingface_hub 2.4 begins each file again after its process has ended, so the b
 headers, addresses and errors. The whole file, checked by its hash, is then handed to hf_hub_download.
 
 One JSON object comes on standard input (see Order). Each line of standard output is a JSON object with a report:
-{"bytes": of the whole download, "file": path, "step": "fetch" | "check" | "link"}, {"wait": seconds},
+{"bytes": of the whole download, "file": path, "step": "fetch" | "check" | "done" | "link"}, {"wait": seconds},
 {"error": arguments of HubError}, or {"snapshot": path} at the end.
 """
 
@@ -64,84 +64,86 @@ def fetch(order: Order, report: Report) -> Path:
     validate_repo_id(order.repository)
     if not COMMIT.fullmatch(order.commit) or ".." in order.revision:
         raise hub_errors.unreadable(order.repository)
-    reporter = _Reporter(report)
-    for path, size, etag in order.files:
-        if not SHA256.fullmatch(etag) and not GIT_SHA1.fullmatch(etag):  # it becomes the name of a file
-            raise hub_errors.unreadable(order.repository)
-        _FileFetch(order, path, size, etag, reporter).run()
-        reporter.finished(path, size)
+    if not all(SHA256.fullmatch(etag) or GIT_SHA1.fullmatch(etag) for _, _, etag in order.files):
+        raise hub_errors.unreadable(order.repository)  # it becomes the name of a file
+    fetches = [_FileFetch(order, *file) for file in order.files]
+    reporter = _Reporter(report, {fetch.path: fetch.present for fetch in fetches})
+    for each in fetches:
+        each.run(reporter)
+        reporter.progress(each.path, each.size, "done")
     return _link(order, reporter)
 
 
 class _Reporter:
     """Sends the progress of the whole download, a few times a second."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, present: dict[str, int]) -> None:
+        """`present` are the bytes of each file that are there already."""
         self.send = report
-        self._finished = 0
+        self._present = present
         self._next = 0.0
 
     def progress(self, path: str, in_file: int, step: str = "fetch") -> None:
+        self._present[path] = in_file
         now = time.monotonic()
         if now >= self._next or step != "fetch":
             self._next = now + REPORT_SECONDS
-            self.send({"bytes": self._finished + in_file, "file": path, "step": step})
-
-    def finished(self, path: str, size: int) -> None:
-        self._finished += size
-        self._next = 0.0
-        self.progress(path, 0)
+            self.send({"bytes": sum(self._present.values()), "file": path, "step": step})
 
 
 class _FileFetch:
     """Fetches one file to blobs/ETAG."""
 
-    def __init__(self, order: Order, path: str, size: int, etag: str, reporter: _Reporter) -> None:
+    def __init__(self, order: Order, path: str, size: int, etag: str) -> None:
         self._order = order
-        self._path = path
-        self._size = size
+        self.path = path
+        self.size = size
         self._etag = etag
-        self._reporter = reporter
         self._blob = order.folder / "blobs" / etag
         self._partial = order.folder / "blobs" / f"{etag}{PARTIAL}"
 
-    def run(self) -> None:
+    @property
+    def present(self) -> int:
+        """The bytes that are there already."""
+        return min(_size(self._blob) or _size(self._partial), self.size)
+
+    def run(self, reporter: _Reporter) -> None:
         """Fetch the file unless it is there. Raises HubError and what the client raises."""
         from filelock import FileLock, Timeout
 
-        if _size(self._blob) == self._size:
+        if _size(self._blob) == self.size:
             return
         self._blob.parent.mkdir(parents=True, exist_ok=True)
         lock = Path(self._order.cache) / ".locks" / self._order.folder.name / f"{self._etag}.lock"  # huggingface_hub's
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(lock, timeout=LOCK_SECONDS):
-                if _size(self._blob) != self._size:
+                if _size(self._blob) != self.size:
                     self._blob.unlink(missing_ok=True)
-                    self._fetch()
+                    self._fetch(reporter)
         except Timeout:
             raise HubError(
                 "busy",
-                f"{self._path} of {self._order.repository} is being fetched by another process.",
+                f"{self.path} of {self._order.repository} is being fetched by another process.",
                 "Wait until it is done.",
             ) from None
 
-    def _fetch(self) -> None:
+    def _fetch(self, reporter: _Reporter) -> None:
         for _ in range(2):
-            while _size(self._partial) != self._size:
-                self._with_retries()
-            self._reporter.progress(self._path, self._size, "check")
+            while _size(self._partial) != self.size:
+                self._with_retries(reporter)
+            reporter.progress(self.path, self.size, "check")
             if self._is_whole():
                 self._partial.replace(self._blob)
                 return
             self._partial.unlink()
         raise HubError(
             "damaged",
-            f"{self._path} of {self._order.repository} arrives damaged: its checksum is wrong.",
+            f"{self.path} of {self._order.repository} arrives damaged: its checksum is wrong.",
             "Try again in a while, or over another network or proxy.",
         )
 
-    def _with_retries(self) -> None:
+    def _with_retries(self, reporter: _Reporter) -> None:
         from huggingface_hub.errors import HfHubHTTPError
         from huggingface_hub.utils import httpx
 
@@ -149,7 +151,7 @@ class _FileFetch:
         while True:
             before = _size(self._partial)
             try:
-                self._stream()
+                self._stream(reporter)
                 return
             except (httpx.TransportError, HfHubHTTPError) as error:
                 if isinstance(error, httpx.ProxyError) or not _may_pass(error):
@@ -162,25 +164,25 @@ class _FileFetch:
                 if failures > self._order.retries or (stated or 0) > MAX_WAIT:
                     raise
                 seconds = wait if stated is None else stated
-                self._reporter.send({"wait": seconds})
+                reporter.send({"wait": seconds})
                 time.sleep(seconds)
                 wait = min(2 * wait, 8 * self._order.wait)
 
-    def _stream(self) -> None:
+    def _stream(self, reporter: _Reporter) -> None:
         """Append to the partial file what it lacks."""
         from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx
 
         start = _size(self._partial)
-        if start > self._size:
+        if start > self.size:
             self._partial.unlink()
             start = 0
-        url = hf_hub_url(self._order.repository, self._path, revision=self._order.commit)
+        url = hf_hub_url(self._order.repository, self.path, revision=self._order.commit)
         headers = {**build_hf_headers(token=self._order.token or False), "Accept-Encoding": "identity"}
         if start > 0:
             headers["Range"] = f"bytes={start}-"
-        elif self._size > constants.MAX_HTTP_DOWNLOAD_SIZE:
-            raise _too_large(self._order.repository, self._path)
+        elif self.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+            raise _too_large(self._order.repository, self.path)
         timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
             hf_raise_for_status(response)
@@ -188,16 +190,16 @@ class _FileFetch:
             done = start if continues else 0
             with self._partial.open("ab" if continues else "wb") as file:
                 for piece in response.iter_bytes():
-                    file.write(piece[: self._size - done])
+                    file.write(piece[: self.size - done])
                     file.flush()  # what has come stays when this process is killed
-                    done = min(done + len(piece), self._size)
-                    self._reporter.progress(self._path, done)
-        if done < self._size:
+                    done = min(done + len(piece), self.size)
+                    reporter.progress(self.path, done)
+        if done < self.size:
             raise httpx.RemoteProtocolError("the answer ended early")
 
     def _is_whole(self) -> bool:
         """Whether the content has the hash that names it: SHA-256, or git's hash of a blob."""
-        prefix = b"" if SHA256.fullmatch(self._etag) else b"blob %d\0" % self._size
+        prefix = b"" if SHA256.fullmatch(self._etag) else b"blob %d\0" % self.size
         with self._partial.open("rb") as file:
             algorithm = hashlib.sha1 if prefix else hashlib.sha256
             return hashlib.file_digest(file, lambda: algorithm(prefix)).hexdigest() == self._etag
@@ -208,7 +210,7 @@ def _link(order: Order, reporter: _Reporter) -> Path:
     from huggingface_hub import hf_hub_download
 
     for path, size, _ in order.files:
-        reporter.progress(path, 0, "link")
+        reporter.progress(path, size, "link")
         linked = hf_hub_download(
             order.repository, path, revision=order.commit, cache_dir=order.cache, token=order.token or False
         )

@@ -143,7 +143,7 @@ def progress_line(progress: Progress) -> str:
     parts = [f"[{bar}] {100 * share:3.0f} %", f"{human_bytes(progress.bytes)} of {human_bytes(progress.total)}"]
     if progress.waiting:
         parts.append(f"trying again in {progress.waiting:.0f} s")
-    elif progress.step != "fetch":
+    elif progress.step in ("check", "link"):
         parts.append({"check": "checking", "link": "storing"}[progress.step])
     elif progress.seconds_left is not None:
         minutes, seconds = divmod(int(progress.seconds_left), 60)

@@ -1,12 +1,16 @@
 import hashlib
 import os
+import pickle
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from huggingface_hub import constants, snapshot_download
 
@@ -149,6 +153,7 @@ def test_pause_and_resume(hub: LocalHub) -> None:
     assert plan.present_bytes >= 100_000
     hub.heal()
     download.resume()
+    assert min(progress.bytes for progress in download) >= 100_000, "what is there counts from the start"
     assert_done(download)
     assert hub.served[cdn()] == len(WEIGHTS)
     assert [seen.range for seen in hub.seen if seen.path == cdn()] == [None, "bytes=100000-"]
@@ -347,3 +352,28 @@ def test_the_speed_is_that_of_the_last_seconds(tmp_path: Path) -> None:
 def test_seconds_left() -> None:
     assert fetch.Progress("running", 600, 1000, speed=400.0).seconds_left == 1.0
     assert fetch.Progress("running", 600, 1000).seconds_left is None
+
+
+def test_the_subprocess_ends_with_its_parent(hub: LocalHub) -> None:
+    plan = plan_download("owner/model")
+    held = hub.fault("GET /cdn", hold=1000)
+    script = (
+        "import pickle, sys; from chatui.models.fetch import Download\n"
+        "download = Download(pickle.load(sys.stdin.buffer)); download.start()\n"
+        "print(download.process_id, flush=True); download.wait()"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as parent:
+        assert parent.stdin
+        assert parent.stdout
+        pickle.dump(plan, parent.stdin)
+        parent.stdin.close()
+        child = psutil.Process(int(parent.stdout.readline()))
+        reach(held)
+        parent.kill()
+    hub.heal()
+    psutil.wait_procs([child], LONG)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert not plan.snapshot.exists(), "it ended at its next report"
