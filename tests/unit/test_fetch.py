@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 from huggingface_hub import constants, snapshot_download
 
 from chatui.errors import HubError
@@ -313,6 +315,40 @@ def test_a_gguf_file_is_chosen_by_its_quantization(hub: LocalHub) -> None:
     assert [file.path for file in plan.files] == ["m-Q4_K_M.gguf"]
     assert plan.model == str(plan.snapshot / "m-Q4_K_M.gguf")
     assert [file.path for file in plan_download("owner/gguf", gguf="q8_0").files] == ["m-Q8_0.gguf"]
+
+
+def test_a_disk_that_fills_up(hub: LocalHub) -> None:
+    plan = plan_download("owner/model")
+    partial_weights(plan).parent.mkdir(parents=True)
+    partial_weights(plan).symlink_to("/dev/full")  # opens, and has no room for any byte
+    ended = downloading(plan).wait(LONG)
+    assert ended.error
+    assert ended.error.kind == "disk full"
+    assert "HF_HOME" in ended.error.remedy
+    assert not plan.snapshot.exists()
+
+
+def test_a_proxy_that_is_not_there(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_download("owner/model")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    ended = downloading(plan, retries=0).wait(LONG)
+    assert ended.error
+    assert "HTTPS_PROXY" in ended.error.remedy
+
+
+def test_a_file_that_another_process_fetches(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch_process, "LOCK_SECONDS", 0.01)
+    plan = plan_download("owner/model")
+    fields = tuple((file.path, file.size, file.etag) for file in plan.files)
+    order = Order(plan.repository, "main", plan.commit, str(plan.cache), fields, None, 0, 0.0)
+    lock = plan.cache / ".locks" / order.folder.name / f"{plan.files[0].etag}.lock"
+    lock.parent.mkdir(parents=True)
+    reports: list[dict[str, Any]] = []
+    with FileLock(lock):
+        fetch_process.main(order, reports.append)
+    assert reports[-1]["error"][0] == "busy"
+    assert not plan.snapshot.exists()
 
 
 @pytest.mark.parametrize(
