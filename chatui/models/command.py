@@ -2,20 +2,23 @@
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chatui.errors import ModelError
+from chatui.errors import HubError, ModelError
 from chatui.model_spec import parse_model_name
 from chatui.models import catalogue, hub_commands, listing, names
-from chatui.models.facts import read_facts
+from chatui.models.facts import ModelFacts, from_hub, read_facts
 from chatui.models.fit import DEFAULT_CONTEXT, Machine, recommend
+from chatui.models.hub import Hub
 from chatui.models.listing import as_json
 from chatui.settings import DEFAULT_MODEL
 
+HUB_NAME = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
 MAX_CONTEXT = 10**8
 """Tokens."""
 
@@ -82,22 +85,36 @@ def _explain(options: argparse.Namespace) -> str:
         if found is None and name == DEFAULT_MODEL:
             machine = options.machine()
             found = machine.default_model
-        if found is None:
-            return _explain_name(name, options.json)
-        path = found
-    facts = replace(read_facts(path), name=options.name)
+        facts = _hub_facts(name) if found is None else read_facts(found)
+        if isinstance(facts, HubError):
+            return _explain_name(name, options.json, facts)
+    else:
+        facts = read_facts(path)
+    facts = replace(facts, name=name)
     machine = machine or options.machine()
     if options.json:
         return as_json(listing.explanation_json(facts, machine.devices, options.context))
     return listing.explanation(facts, machine.devices, options.context)
 
 
-def _explain_name(name: str, json_wanted: bool) -> str:
-    """What a name alone says, of a model that is not on this machine."""
+def _hub_facts(name: str) -> ModelFacts | HubError:
+    """What the Hub says about a model, or why it says nothing."""
+    if not HUB_NAME.fullmatch(name):
+        return HubError("missing", "It is not on this machine.")
+    hub = Hub()
+    try:
+        model = hub.model(name)
+        return from_hub(model, hub.config(model))
+    except HubError as error:
+        return error
+
+
+def _explain_name(name: str, json_wanted: bool, reason: HubError) -> str:
+    """What a name alone says. `reason` is why no more is known."""
     sentences = names.explain(names.parse(name)) or ("This name says nothing about the model.",)
     if json_wanted:
-        return as_json({"name": name, "explanation": sentences})
-    return "\n".join((name, "", *sentences, "", "It is not on this machine, so this is what its name says."))
+        return as_json({"name": name, "explanation": sentences, "problem": str(reason)})
+    return "\n".join((name, "", *sentences, "", f"This is what its name says. {reason}"))
 
 
 def _list(options: argparse.Namespace) -> str:

@@ -5,16 +5,19 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chatui.chat import ModelAnatomy
 from chatui.errors import ModelError
 from chatui.gguf_file import GgufValue, read_gguf_fields, read_gguf_header
 from chatui.model_spec import StoredTensor, display_name, read_header
 from chatui.models.configs import Config, Layout, gguf_layout, layout
-from chatui.models.model_card import ModelCardFacts, read_card
+from chatui.models.model_card import Evaluation, ModelCardFacts, read_card
 from chatui.models.names import ParsedName, parse
-from chatui.models.tensors import anatomy, gguf_label, model_tensors, synthetic_tensors
+from chatui.models.tensors import anatomy, gguf_label, model_tensors, quantization_bits, synthetic_tensors
+
+if TYPE_CHECKING:
+    from chatui.models.hub import HubModel
 
 GGUF_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K",
@@ -120,6 +123,40 @@ def from_gguf(name: str, fields: Mapping[str, GgufValue], tensors: Iterable[Stor
         notes=_gguf_notes(found, tensors),
         **more,
     )
+
+
+def from_hub(model: "HubModel", config: Config) -> ModelFacts:
+    """Facts of a model on the Hub, from what the Hub says about it and its config.json."""
+    card = ModelCardFacts(
+        license=model.licence,
+        languages=model.languages,
+        tags=model.tags,
+        evaluations=tuple(
+            Evaluation(result.benchmark, result.metric, result.value, result.source, date=result.date)
+            for result in model.evaluations
+        ),
+    )
+    if not config and model.gguf:
+        context = model.gguf.get("context_length")
+        config = {"model_type": model.gguf.get("architecture", ""), "max_position_embeddings": context}
+    has_template = any(file.path == "chat_template.jinja" for file in model.files) or "chat_template" in model.gguf
+    return from_config(
+        model.id,
+        config,
+        parameters=_unpacked_count(model.parameters, config) or model.total_parameters,
+        card=card,
+        file_bytes=sum(file.size for file in model.files if file.path.endswith(".safetensors")) or None,
+        has_chat_template=True if has_template else None,
+        gated=model.gated,
+    )
+
+
+def _unpacked_count(counts: Mapping[str, int], config: Config) -> int:
+    """Numbers of parameters by dtype as one number, several parameters for each number of a packed weight."""
+    if not config.get("quantization_config"):
+        return sum(counts.values())
+    factors = {"I32": 32 // quantization_bits(config), "U8": 2}
+    return sum(count * factors.get(dtype, 1) for dtype, count in counts.items())
 
 
 def read_facts(path: Path) -> ModelFacts:

@@ -52,6 +52,9 @@ FACTS = (
 EVALUATIONS = ("evalResults", "model-index")
 
 
+MAX_CONFIG_BYTES = 10**7
+
+
 @dataclass(frozen=True)
 class HubFile:
     """A file of a model. `etag` is the name of its content in the HF cache: its SHA-256, or its git hash if small."""
@@ -175,6 +178,25 @@ class Hub:
             return _evaluations(self._api().model_info(name, expand=expand, timeout=self._time_limit))
 
         return self._cached(("evaluations", name), name, ask)
+
+    def config(self, model: HubModel) -> dict[str, Any]:
+        """The config.json of a model, {} if it has none. Nothing is written to the cache. Raises HubError."""
+        size = next((file.size for file in model.files if file.path == "config.json"), 0)
+        if not 0 < size <= MAX_CONFIG_BYTES:
+            return {}
+
+        def ask() -> dict[str, Any]:
+            from huggingface_hub import constants
+            from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+            endpoint = self._endpoint or constants.ENDPOINT
+            url = f"{endpoint}/{model.id}/resolve/{model.commit or 'main'}/config.json"
+            answer = get_session().get(url, headers=build_hf_headers(token=self._token), follow_redirects=True)
+            hf_raise_for_status(answer)
+            config = answer.json()
+            return config if isinstance(config, dict) else {}
+
+        return self._cached(("config", model.id, model.commit), model.id, ask)
 
     def forget(self) -> None:
         """Empty the cache, as after a new token."""

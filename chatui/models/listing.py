@@ -136,6 +136,7 @@ def _fact_texts(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     yield "Files", f"{human_bytes(facts.file_bytes)}{stored}" if facts.file_bytes else ""
     yield "Chat template", {True: "yes", False: "no", None: ""}[facts.has_chat_template]
     yield "Licence", facts.card.license
+    yield "Gated", "yes: its licence is accepted on its page" if facts.gated else ""
     yield "Languages", ", ".join(facts.card.languages)
     for result in facts.card.evaluations:
         origin = ", ".join(filter(None, (result.source or result.url or "by its authors", result.date)))
@@ -195,6 +196,7 @@ def _facts_json(facts: ModelFacts) -> dict[str, Any]:
         "stored": facts.stored,
         "has_chat_template": facts.has_chat_template,
         "license": facts.card.license,
+        "gated": facts.gated,
         "languages": facts.card.languages,
         "evaluations": [asdict(result) for result in facts.card.evaluations],
     }

@@ -1,5 +1,6 @@
 import errno
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +91,19 @@ def test_facts_of_a_model(hub: LocalHub) -> None:
         HubFile("config.json", 2, repository.etag("config.json")),
         HubFile("model.safetensors", 8, repository.etag("model.safetensors")),
     )
+
+
+def test_the_config_of_a_model_is_read_and_not_kept(hub: LocalHub, tmp_path: Path) -> None:
+    hub.add("owner/tiny", {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"x"})
+    hub.add("owner/bare", {"README.md": b"x", "config.json": b"[]"})
+    asked = Hub()
+    assert asked.config(asked.model("owner/tiny")) == {"model_type": "llama"}
+    assert asked.config(asked.model("owner/bare")) == {}
+    assert not list(tmp_path.rglob("config.json"))
+    hub.fault("/config.json", status=500)
+    broken = Hub()
+    with pytest.raises(HubError):
+        broken.config(broken.model("owner/tiny"))
 
 
 def test_every_evaluation_result_has_a_source(hub: LocalHub) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from chatui.errors import ModelError
 from chatui.model_spec import StoredTensor
 from chatui.models.configs import Layout, gguf_layout, layout
-from chatui.models.facts import GGUF_TYPES, ModelFacts, from_config, read_facts
+from chatui.models.facts import GGUF_TYPES, ModelFacts, from_config, from_hub, read_facts
+from chatui.models.hub import EvaluationResult, HubFile, HubModel
 from chatui.models.model_card import Evaluation, from_card_data
 from chatui.models.tensors import model_tensors
 from tests.configs import PUBLISHED, dense
@@ -259,6 +260,25 @@ def test_the_newer_evaluation_results_have_source_and_date() -> None:
     assert facts.license == "mit"
     assert facts.evaluations == (Evaluation("cais/hle", "default", 20.9, "CAIS", "https://example.org", "2025-01-15"),)
     assert from_card_data(None).evaluations == ()
+
+
+class TestHub:
+    def test_numbers_of_packed_weights_are_unpacked(self) -> None:
+        config = {**LLAMA, "quantization_config": {"quant_method": "gptq", "bits": 4}}
+        model = HubModel("owner/Tiny-GPTQ", parameters={"I32": 1000, "F16": 24})
+        assert from_hub(model, config).parameters == 8 * 1000 + 24
+        assert from_hub(model, LLAMA).parameters == 1024
+
+    def test_card_files_and_gguf(self) -> None:
+        files = (HubFile("model.safetensors", 2048, ""), HubFile("chat_template.jinja", 10, ""))
+        result = EvaluationResult("GSM8K", "accuracy", 57.2, "A leaderboard", "2026-10-01")
+        model = HubModel("owner/tiny", licence="mit", gated=True, files=files, evaluations=(result,))
+        facts = from_hub(model, LLAMA)
+        assert (facts.file_bytes, facts.has_chat_template, facts.gated, facts.card.license) == (2048, True, True, "mit")
+        assert facts.card.evaluations == (Evaluation("GSM8K", "accuracy", 57.2, "A leaderboard", date="2026-10-01"),)
+        gguf_only = HubModel("owner/x-GGUF", gguf={"total": 10**9, "architecture": "llama", "context_length": 8192})
+        facts = from_hub(gguf_only, {})
+        assert (facts.parameters, facts.layout.context_length, facts.kv_per_token) == (10**9, 8192, None)
 
 
 VALUES = st.recursive(

@@ -13,6 +13,7 @@ from chatui import cli
 from chatui.models import catalogue, command
 from chatui.models.facts import from_config
 from chatui.models.fit import Device, Machine, recommend
+from chatui.models.hub import Hub, HubModel
 from chatui.models.listing import as_table, model_list
 from chatui.settings import DEFAULT_MODEL
 from tests.configs import PUBLISHED, dense
@@ -60,7 +61,21 @@ class TestExplain:
     def test_a_name_that_is_not_here_is_explained_by_itself(self) -> None:
         text = run("explain", "mistralai/Mixtral-8x7B-v0.1")
         assert "8x7B: eight experts; 56B by the tutorial's rule of thumb (8 × 7)" in text
-        assert text.endswith("It is not on this machine, so this is what its name says.")
+        assert "This is what its name says. " in text
+        assert "It is not on this machine." in run("explain", "a name: of nothing")
+
+    def test_a_model_on_the_hub_is_explained_by_its_config_and_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        published = PUBLISHED["mistralai/Mixtral-8x7B-v0.1"]
+        model = HubModel("owner/Some-8x7B", licence="mit", gated=True, parameters={"BF16": published.parameters})
+        monkeypatch.setattr(Hub, "model", lambda self, name: model)
+        monkeypatch.setattr(Hub, "config", lambda self, asked: published.config)
+        text = run("explain", "owner/Some-8x7B")
+        assert "46.7B by its headers, 12.9B active for each token." in text
+        assert "Gated          yes" in text
+        assert "too large" in text
+        assert "80.1 GB more of free memory would do." in text
+        found = json.loads(run("explain", "owner/Some-8x7B", "--json"))
+        assert (found["gated"], found["license"], found["is_exact"]) == (True, "mit", False)
 
     def test_a_page_on_the_hub_is_a_name(self) -> None:
         assert run("explain", "https://huggingface.co/Qwen/Qwen3-4B").startswith("Qwen/Qwen3-4B\n")
