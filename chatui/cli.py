@@ -16,6 +16,7 @@ from chatui.settings import AppSettings
 
 if TYPE_CHECKING:
     from chatui.models.fit import Machine
+    from chatui.models.votes import Vote
 
 Command = Callable[[list[str]], None]
 
@@ -59,7 +60,7 @@ def models(arguments: list[str]) -> None:
     """Explain models and list those on this machine: models SUBCOMMAND [flags], models --help."""
     from chatui.models import command
 
-    print(command.run(arguments, _machine))
+    print(command.run(arguments, _machine, _stored_votes))
 
 
 def _machine() -> "Machine":
@@ -67,6 +68,18 @@ def _machine() -> "Machine":
     from chatui.local import devices
 
     return devices.machine()
+
+
+def _stored_votes(login: str) -> "list[Vote]":
+    """The stored votes of a login, or those of local use. The database is that of CHATUI_DATA_DIR or its default."""
+    from chatui import owners
+    from chatui.store.store import Store
+
+    store = Store.open_unmigrated(parse([]))
+    try:
+        return store.for_owner(owners.login_owner(login) if login else owners.LOCAL).votes.all()
+    finally:
+        store.close()
 
 
 COMMANDS: dict[str, Command] = {"run": run, "backup": backup, "explain": explain, "models": models}

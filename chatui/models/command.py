@@ -11,7 +11,8 @@ from typing import Any
 
 from chatui.errors import HubError, ModelError
 from chatui.model_spec import parse_model_name
-from chatui.models import catalogue, hub_commands, listing, names
+from chatui.models import catalogue, compare_command, hub_commands, listing, names
+from chatui.models.compare_command import StoredVotes
 from chatui.models.facts import ModelFacts, from_hub, read_facts
 from chatui.models.fit import DEFAULT_CONTEXT, Machine, recommend
 from chatui.models.hub import Hub
@@ -26,13 +27,13 @@ Subcommand = Callable[[argparse.Namespace], str]
 """Runs with the parsed arguments and returns what is printed. Raises ChatError."""
 
 
-def run(arguments: list[str], machine: Callable[[], Machine]) -> str:
-    """Run one subcommand and return its output. `machine` measures this machine, and is called when it is needed.
+def run(arguments: list[str], machine: Callable[[], Machine], votes: StoredVotes) -> str:
+    """Run one subcommand and return its output. `machine` measures this machine, `votes` reads stored votes.
 
-    Exits after --help and on wrong arguments, as argparse does.
+    Both are called when they are needed. Exits after --help and on wrong arguments, as argparse does.
     """
     options = _parser().parse_args(arguments)
-    options.machine = machine
+    options.machine, options.votes = machine, votes
     subcommand: Subcommand = options.subcommand
     return subcommand(options)
 
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_context(models)
     hub_commands.add_subcommands(partial(_add, subcommands))
+    compare_command.add_subcommand(partial(_add, subcommands))
     return parser
 
 

@@ -58,7 +58,7 @@ class Store:
 
     @classmethod
     def open_unmigrated(cls, settings: AppSettings) -> Self:
-        """Open the existing database without migration, for backup() only; a server may be using it."""
+        """Open the existing database without migration, for backup() or to read; a server may be using it."""
         return cls(Database(database_url(settings, create=False)))
 
     @classmethod
