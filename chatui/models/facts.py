@@ -258,6 +258,8 @@ def _layout_notes(found: Layout) -> Iterable[str]:
         yield f"The size of the K/V is not known for the architecture {found.architecture or 'that is not named'}."
     elif found.attention_layers < found.layers:
         yield f"{found.attention_layers} of {found.layers} layers have K/V. The others have a state of fixed size."
+    if found.experts > 1:
+        yield "Experts stay in bfloat16 where the other layers are int8 or int4."
     if found.window and found.window_layers:
         yield (
             f"{found.window_layers} of {found.layers} layers need the K/V of the last {found.window:,} tokens only. "

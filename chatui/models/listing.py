@@ -48,7 +48,8 @@ def explanation(facts: ModelFacts, devices: Iterable[Device], context: int) -> s
             lines += ["", _device_line(device, rows[0].context), "", *_fit_table(rows).split("\n")]
     best = best_fit(facts, devices, context)
     if best:
-        lines += ["", f"Best here: {best.precision} on {best.device.name}.", ""]
+        way = f"{best.precision} on {best.device.name}"
+        lines += ["", f"It does not fit. Least lacks in {way}." if best.missing else f"Best here: {way}.", ""]
         lines += [f"{figure.name:17}{figure.text:>14} = {figure.formula}" for figure in _figures(best)]
         lines += ["", *best.remedies] if best.remedies else []
     lines += ["", *facts.notes] if facts.notes else []

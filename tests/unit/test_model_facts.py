@@ -170,7 +170,10 @@ class TestGguf:
         assert (facts.card.license, facts.card.languages) == ("apache-2.0", ("en", "de"))
         found = facts.layout
         assert (found.context_length, found.layers, found.experts, found.used_experts) == (4096, 2, 8, 2)
-        assert facts.notes == ("Weights of these types are unpacked to bfloat16 when they are loaded here.",)
+        assert facts.notes == (
+            "Experts stay in bfloat16 where the other layers are int8 or int4.",
+            "Weights of these types are unpacked to bfloat16 when they are loaded here.",
+        )
 
     def test_a_cut_off_file_is_refused(self, path: Path) -> None:
         path.write_bytes(path.read_bytes()[:200])

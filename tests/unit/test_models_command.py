@@ -73,6 +73,7 @@ class TestExplain:
         assert "46.7B by its headers, 12.9B active for each token." in text
         assert "Gated          yes" in text
         assert "too large" in text
+        assert "It does not fit. Least lacks in int4 on cpu." in text
         assert "80.1 GB more of free memory would do." in text
         found = json.loads(run("explain", "owner/Some-8x7B", "--json"))
         assert (found["gated"], found["license"], found["is_exact"]) == (True, "mit", False)
