@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from chatui.character_prompt import Insertion
-from chatui.chat import Backend, ChatRequest, Message, ModelInfo
+from chatui.chat import Backend, ChatRequest, Message, ModelStatus
 from chatui.errors import ChatError, unexpected
 from chatui.inspection import Inspection
 from chatui.reply_writer import ReplyWriter
@@ -81,10 +81,10 @@ class Runner:
         lengths = [model.info.context_length for model in self.backend.models() if model.info]
         return max(lengths) * MAX_CHARACTERS_PER_TOKEN if lengths else None
 
-    def model_info(self, name: str) -> ModelInfo | None:
-        """The model of this name, else the default one; None if it was never loaded."""
+    def model(self, name: str) -> ModelStatus:
+        """The model of this name, else the default one."""
         models = self.backend.models()
-        return next((model for model in models if model.name == name), models[0]).info
+        return next((model for model in models if model.name == name), models[0])
 
     def running_reply(self, owner: str, message: str) -> RunningReply | None:
         """The reply with this message id if it runs in this process and belongs to the owner."""
@@ -246,7 +246,7 @@ class Runner:
 
     def _packed_inspection(self, reply: RunningReply) -> bytes | None:
         """The packed inspection of a finished reply; None without a prompt or model, or if it fails."""
-        progress, model = reply.progress, self.model_info(reply.author.model)
+        progress, model = reply.progress, self.model(reply.author.model).info
         if progress.prompt is None or model is None:
             return None
         try:

@@ -148,7 +148,8 @@ class Registry:
         if instance is None:
             return None
         try:
-            return await instance.backend.preview(request, memo)
+            # What a memo holds is of one tokenizer.
+            return await instance.backend.preview(request, None if memo is None else memo.setdefault(instance.name, {}))
         finally:
             self._instances.release(instance)
 

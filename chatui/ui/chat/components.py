@@ -24,6 +24,7 @@ class ChatComponents:
     draft: Component
     sidebar: Sidebar
     panel: PersonaPanel
+    model: Component
 
     @property
     def tab_inputs(self) -> list[Component]:
@@ -38,4 +39,4 @@ class ChatComponents:
     @property
     def outputs_with_persona(self) -> list[Any]:
         """What an event that opens a conversation may update."""
-        return [*self.outputs, *self.panel.outputs]
+        return [*self.outputs, *self.panel.outputs, self.model]

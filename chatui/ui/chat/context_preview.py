@@ -20,7 +20,7 @@ class ContextPreview:
     async def update(self, draft: str | None, *inputs: Any) -> str:
         """The markup of the context bar; "" if the model is loading, counts nothing, or the draft is too long."""
         backend = self._requests.runner.backend
-        info = backend.models()[0].info
+        info = self._requests.model(inputs).info
         if info is None or len(draft or "") > api_endpoint.MAX_MESSAGE_LENGTH:
             return ""
         try:

@@ -61,6 +61,7 @@ class Conversation(ChatInterface):
             draft=self._draft,
             sidebar=self._sidebar,
             panel=self._panel,
+            model=self.additional_inputs[0],
         )
         temporary = TemporaryChats(self._runner)
         view = ConversationView(self._runner, self._components, temporary, self._memos)

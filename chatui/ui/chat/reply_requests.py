@@ -1,7 +1,7 @@
 """Builds requests to the model from an event's inputs: persona, start of the reply, settings and conversation.
 
-The inputs are those of the tab (see `current_tab`), then those of the persona panel, the start of the reply, and the
-generation settings.
+The inputs are those of the tab (see `current_tab`), then those of the persona panel, the model's name, the start of the
+reply, and the generation settings.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Any
 
 from chatui import character_prompt
 from chatui.character_prompt import CharacterPrompt
-from chatui.chat import ChatRequest, Message, ModelInfo
+from chatui.chat import ChatRequest, Message, ModelInfo, ModelStatus
 from chatui.macros import MacroValues
 from chatui.personas import Persona
 from chatui.runner import Runner, build_messages
@@ -51,7 +51,7 @@ class ReplyRequests:
         The reply goes on from the text of the message `continued`, if given. What runs in the tab is stopped first.
         """
         persona, start_with, settings = await self.selection(tab, inputs)
-        model = self._backend.models()[0]
+        model = self.model(inputs)
         seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
         chat = tab.state.chat or new_id()
         macro_values = current_macro_values(persona, model.name, seed, chat)
@@ -62,7 +62,7 @@ class ReplyRequests:
         if tab.state.chat:
             history = await self._lore_history(tab, persona, parent)
         texts = [*history, *([question] if question is not None else [])]
-        prompt = await self._character_prompt(persona, texts, macro_values)
+        prompt = await self._character_prompt(model, persona, texts, macro_values)
         author = _author(model.name, model.info, prompt, settings, seed, macro_values, start_with, continued)
         turn = NewTurn(tab.state.chat or None, parent or None, question, author, persona, greetings, chat, greeting)
         reply = await self.runner.start_reply(tab.owner, turn, tab.state.temporary)
@@ -75,32 +75,38 @@ class ReplyRequests:
         path = await self.runner.read_path(tab.owner, reply.conversation, reply.parent, tab.state.temporary)
         seed, moment = (reply.author.seed, reply.author.moment) if reply.author else (settings.seed, "")
         settings = settings.model_copy(update={"seed": seed})
-        macro_values = current_macro_values(persona, self._backend.models()[0].name, seed, reply.conversation, moment)
-        messages = await self._messages(persona, path.messages, macro_values, start_with)
+        model = self.model(inputs)
+        macro_values = current_macro_values(persona, model.name, seed, reply.conversation, moment)
+        messages = await self._messages(model, persona, path.messages, macro_values, start_with)
         chat = tab.state.chat if tab.state.temporary else ""
-        return ChatRequest(messages, settings, user=tab.owner, temporary_conversation=chat)
+        return ChatRequest(messages, settings, model.name, tab.owner, temporary_conversation=chat)
 
     async def preview(self, tab: Tab, inputs: Sequence[Any], draft: str) -> tuple[ChatRequest, int]:
         """The request that sending `draft` would make, and the number of earlier messages that it leaves out."""
         persona, start_with, settings = await self.selection(tab, inputs)
-        model = self._backend.models()[0].name
+        model = self.model(inputs)
         path = Path(())
         if tab.state.chat:
             path = await self.runner.read_path(tab.owner, tab.state.chat, None, tab.state.temporary)
-        greetings = () if tab.state.chat else expanded_greetings(persona, model)
+        greetings = () if tab.state.chat else expanded_greetings(persona, model.name)
         history: list[StoredMessage | Message] = [
             *(Message("assistant", text) for text in greetings[self._greeting_index(inputs, greetings) :][:1]),
             *path.messages,
             Message("user", draft),
         ]
-        macro_values = current_macro_values(persona, model, settings.seed, tab.state.chat)
-        messages = await self._messages(persona, history, macro_values, start_with)
-        return ChatRequest(messages, settings), path.earlier
+        macro_values = current_macro_values(persona, model.name, settings.seed, tab.state.chat)
+        messages = await self._messages(model, persona, history, macro_values, start_with)
+        return ChatRequest(messages, settings, model.name), path.earlier
+
+    def model(self, inputs: Sequence[Any]) -> ModelStatus:
+        """The model that is chosen on the page, else the default one."""
+        models = self._backend.models()
+        return next((model for model in models if model.name == inputs[2 + len(self._panel.inputs)]), models[0])
 
     async def selection(self, tab: Tab, inputs: Sequence[Any]) -> tuple[Persona, str, GenerationSettings]:
         """The persona, the start of the reply, and the settings."""
         count = 2 + len(self._panel.inputs)
-        persona_inputs, (start_with, *values) = inputs[2:count], inputs[count:]
+        persona_inputs, (_, start_with, *values) = inputs[2:count], inputs[count:]
         settings = setting_controls.read(values)
         persona = await self._panel.persona(*persona_inputs)
         if tab.state.chat and str(persona_inputs[0]).startswith(DELETED):
@@ -120,19 +126,23 @@ class ReplyRequests:
         return [message.content for message in path.messages]
 
     async def _messages(
-        self, persona: Persona, history: Sequence[StoredMessage | Message], macro_values: MacroValues, start_with: str
+        self,
+        model: ModelStatus,
+        persona: Persona,
+        history: Sequence[StoredMessage | Message],
+        macro_values: MacroValues,
+        start_with: str,
     ) -> tuple[Message, ...]:
         """The messages that the model gets: system prompt, history with insertions, and the start of the reply."""
-        prompt = await self._character_prompt(persona, [message.content for message in history], macro_values)
+        prompt = await self._character_prompt(model, persona, [message.content for message in history], macro_values)
         prefix = Message("assistant", start_with) if start_with else None
         return build_messages(prompt.system_prompt, history, prefix, prompt.insertions)
 
     async def _character_prompt(
-        self, persona: Persona, texts: Sequence[str], macro_values: MacroValues
+        self, model: ModelStatus, persona: Persona, texts: Sequence[str], macro_values: MacroValues
     ) -> CharacterPrompt:
         """The persona's system prompt and its insertions into a conversation of these texts."""
-        info = self._backend.models()[0].info
-        context = info.context_length if info else DEFAULT_CONTEXT_LENGTH
+        context = model.info.context_length if model.info else DEFAULT_CONTEXT_LENGTH
         texts = list(filter(None, texts))
         return await asyncio.to_thread(character_prompt.build_prompt, persona, texts, macro_values, context)
 

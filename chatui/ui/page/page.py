@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from chatui import personas
 from chatui.body_limit import MAX_UPLOAD_BYTES, BodyLimit, UploadLimit
 from chatui.chat import Backend
+from chatui.errors import ChatError
 from chatui.i18n import N_
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.runner import Runner
@@ -34,7 +35,7 @@ from chatui.ui.markdown import markdown_escape
 from chatui.ui.page import cache_headers, head, page_language, theme
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.persona_panel import PersonaPanel
-from chatui.ui.shared import header
+from chatui.ui.shared import error_messages, header
 from chatui.ui.sidebar.sidebar import Sidebar, footer_html
 
 COMPRESSION_LEVEL = 1
@@ -122,6 +123,7 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
             sidebar = Sidebar(logs_out)
         with gr.Sidebar(position="right", open=False, width="20rem", elem_id="settings"):
             panel = PersonaPanel(lambda: _owner_store(runner))
+            model = _model_picker(backend)
             start_with, settings, reset = _generation_settings()
         status = gr.Markdown(header.status(backend.models()[0]), elem_id="status")
         chat = Conversation(
@@ -131,7 +133,7 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
             sidebar,
             chatbot=_chatbot(first),
             textbox=_textbox(),
-            additional_inputs=[start_with, *settings],
+            additional_inputs=[model, start_with, *settings],
             additional_outputs=[status],
             examples=[[example] for example in first.examples],
         )
@@ -139,7 +141,8 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
         inspector = InspectorPanel()
         chat.connect(inspector, context)
         panel.connect(chat.chatbot, settings, model=lambda: backend.models()[0].name)
-        _connect_model(page, backend, settings, reset, status)
+        _connect_model(page, backend, model, settings, reset, status)
+        _connect_picker(backend, model, settings, status)
         for part, colours in inspector.localized_colours().items():
             page.localize(part, color_map=colours)
         page.localize(sidebar.footer, value=footer_html)
@@ -170,7 +173,12 @@ def _generation_settings() -> tuple[gr.Textbox, list[Component], gr.Button]:
 
 
 def _connect_model(
-    page: PageBlocks, backend: Backend, settings: list[Component], reset: gr.Button, status: gr.Markdown
+    page: PageBlocks,
+    backend: Backend,
+    picker: gr.Dropdown,
+    settings: list[Component],
+    reset: gr.Button,
+    status: gr.Markdown,
 ) -> None:
     """Register the events that show the model's state and set the generation settings to its defaults."""
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -197,11 +205,45 @@ def _connect_model(
         changes = zip(current, initial, _defaults(backend), strict=True)
         return [default if value == before else gr.skip() for value, before, default in changes]
 
-    reset.click(lambda: _defaults(backend), None, settings, queue=False, **private)
+    reset.click(lambda name: _defaults(backend, name), picker, settings, queue=False, **private)
     # Not queued, like all events at the start: a message sent at the same time could get no reply.
     page.load(begin, None, [status, *settings, following], queue=False, **private)
     followed = following.change(follow_model, None, status, concurrency_limit=None, **private)
     followed.then(adopt_defaults, settings, settings, queue=False, **private)
+
+
+def _model_picker(backend: Backend) -> gr.Dropdown:
+    """The choice of the model for the next reply, hidden if there is only one."""
+    names = [model.name for model in backend.models()]
+    return gr.Dropdown(
+        names, value=names[0], label=N_("Model"), elem_id="model", visible=len(names) > 1, filterable=len(names) > 8
+    )
+
+
+def _connect_picker(backend: Backend, picker: gr.Dropdown, settings: list[Component], status: gr.Markdown) -> None:
+    """Register the event that loads the chosen model, and sets the settings to its defaults."""
+
+    async def choose(name: str | None, *current: Any) -> AsyncIterator[list[Any]]:
+        """Show the loading in the header. Settings that have a model's default get that of the chosen model."""
+        try:
+            backend.load(name or "")
+        except ChatError as error:
+            error_messages.warn(error)
+            return
+        async for model in header.status_updates(backend, name or ""):
+            yield [header.status(model), *(gr.skip() for _ in settings)]
+        known = zip(*(_defaults(backend, model.name) for model in backend.models()), strict=True)
+        changes = zip(current, known, _defaults(backend, name or ""), strict=True)
+        yield [gr.skip(), *(default if value in defaults else gr.skip() for value, defaults, default in changes)]
+
+    picker.input(
+        choose,
+        [picker, *settings],
+        [status, *settings],
+        concurrency_limit=None,
+        api_visibility="private",
+        show_progress="hidden",
+    )
 
 
 def _appearance() -> dict[str, Any]:
@@ -248,6 +290,8 @@ def _textbox() -> gr.Textbox:
     )
 
 
-def _defaults(backend: Backend) -> list[Any]:
-    info = backend.models()[0].info
+def _defaults(backend: Backend, name: str | None = "") -> list[Any]:
+    """The components' values for the defaults of a model, the default one for ""."""
+    models = backend.models()
+    info = next((model for model in models if model.name == name), models[0]).info
     return setting_controls.values_of(info.defaults if info else GenerationSettings())

@@ -56,11 +56,12 @@ def greeting(persona: Persona, number: int = 0, greetings: int = 1) -> str:
     return f'<div class="greeting"><div class="greeting-emoji">{html.escape(persona.emoji)}</div>{body}{bar}</div>'
 
 
-async def status_updates(backend: Backend) -> AsyncIterator[ModelStatus]:
-    """Yield the first model's status now and at each change, until it is ready or has failed."""
+async def status_updates(backend: Backend, name: str = "") -> AsyncIterator[ModelStatus]:
+    """Yield a model's status, the default one's for "", now and at each change, until it is ready or has failed."""
     last: ModelStatus | None = None
     while True:
-        model = backend.models()[0]
+        models = backend.models()
+        model = next((model for model in models if model.name == name), models[0])
         if model != last:
             last = model
             yield model

@@ -1,0 +1,76 @@
+"""Several models in the page: which one answers is chosen in the settings, and each chat remembers its own."""
+
+from dataclasses import replace
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from chatui.chat import ModelStatus
+from chatui.settings import GenerationSettings
+from tests.browser.conftest import OpenChat, Serve
+from tests.browser.pages import PATIENCE, Chat
+from tests.fakes import INFO, FakeBackend
+
+pytestmark = pytest.mark.browser
+
+OTHER = replace(INFO, name="fake/other", defaults=GenerationSettings(temperature=1.25))
+
+
+class TwoModels(FakeBackend):
+    """Has loaded its first model, and loads the second one as soon as it is asked for."""
+
+    other = ModelStatus(OTHER.name, "unloaded")
+
+    def models(self) -> list[ModelStatus]:
+        return [self.status, self.other]
+
+    def load(self, model: str) -> None:
+        super().load(model)
+        if model == OTHER.name:
+            self.other = ModelStatus(OTHER.name, "ready", info=OTHER)
+
+
+def picker(chat: Chat) -> Locator:
+    return chat.page.locator("#model input")
+
+
+def choose(chat: Chat, name: str) -> None:
+    picker(chat).click()
+    chat.page.get_by_role("option", name=name).click()
+    expect(chat.header).to_contain_text(name, timeout=PATIENCE)
+
+
+def test_the_chosen_model_answers_and_a_chat_remembers_it(serve: Serve, open_chat: OpenChat) -> None:
+    backend = TwoModels(["Fine."])
+    chat = open_chat(serve(backend=backend))
+    expect(picker(chat)).to_have_value("fake/echo")
+    chat.say("First, who are you?")
+    choose(chat, "fake/other")
+    expect(chat.setting("Temperature")).to_have_value("1.25", timeout=PATIENCE)
+    chat.say("And now?")
+    expect(chat.header).to_contain_text("fake/other")
+    assert [request.model for request in backend.requests] == ["fake/echo", "fake/other"]
+    assert [request.settings.temperature for request in backend.requests] == [0.5, 1.25]
+    assert [message.content for message in backend.requests[-1].messages[1:]] == [
+        "First, who are you?",
+        "Fine.",
+        "And now?",
+    ]
+    chat.start_anew()
+    expect(chat.questions).to_have_count(0)
+    expect(picker(chat)).to_have_value("fake/other")
+    choose(chat, "fake/echo")
+    chat.page.locator("#chats .chat-link").first.click()
+    expect(chat.questions).to_have_count(2, timeout=PATIENCE)
+    expect(picker(chat)).to_have_value("fake/other", timeout=PATIENCE)
+    expect(chat.header).to_contain_text("fake/other")
+    chat.page.reload()
+    expect(chat.questions).to_have_count(2, timeout=PATIENCE)
+    expect(picker(chat)).to_have_value("fake/other", timeout=PATIENCE)
+    expect(chat.header).to_contain_text("fake/other", timeout=PATIENCE)
+
+
+def test_one_model_is_no_choice(serve: Serve, open_chat: OpenChat) -> None:
+    chat = open_chat(serve())
+    expect(chat.page.locator("#setting-temperature")).to_be_attached()
+    expect(chat.page.locator("#model")).to_have_count(0)
