@@ -56,7 +56,7 @@ def test_the_chosen_model_answers_and_a_chat_remembers_it(serve: Serve, open_cha
         "Fine.",
         "And now?",
     ]
-    chat.start_anew()
+    chat.start_new_chat()
     expect(chat.questions).to_have_count(0)
     expect(picker(chat)).to_have_value("fake/other")
     choose(chat, "fake/echo")
