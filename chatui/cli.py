@@ -70,12 +70,12 @@ def _machine() -> "Machine":
     return devices.machine()
 
 
-def _stored_votes(login: str) -> "list[Vote]":
-    """The stored votes of a login, or those of local use. The database is that of CHATUI_DATA_DIR or its default."""
+def _stored_votes(login: str, data_dir: str) -> "list[Vote]":
+    """The stored votes of a login, or those of local use for "". The settings name the folder if `data_dir` is ""."""
     from chatui import owners
     from chatui.store.store import Store
 
-    store = Store.open_unmigrated(parse([]))
+    store = Store.open_unmigrated(parse([f"--data-dir={data_dir}"] if data_dir else []))
     try:
         return store.for_owner(owners.login_owner(login) if login else owners.LOCAL).votes.all()
     finally:

@@ -14,8 +14,8 @@ from chatui.models.votes import as_json as votes_json
 HEADER = ("rank", "name", "rating", "95 % interval", "Elo", "votes", "wins", "ties", "losses")
 EXPORTS = {"json": votes_json, "csv": as_csv}
 
-StoredVotes = Callable[[str], list[Vote]]
-"""Reads the stored votes of a login, or those of local use for ""."""
+StoredVotes = Callable[[str, str], list[Vote]]
+"""Reads the stored votes of (login, data folder): those of local use for "", in the default folder for ""."""
 
 
 def add_subcommand(add: Callable[[str, Callable[[argparse.Namespace], str], str], argparse.ArgumentParser]) -> None:
@@ -25,6 +25,7 @@ def add_subcommand(add: Callable[[str, Callable[[argparse.Namespace], str], str]
     parser.add_argument("--tag", help="only votes with this tag")
     parser.add_argument("--persona", help="only votes in which both sides have this persona")
     parser.add_argument("--login", default="", metavar="NAME", help="votes of this login of a shared server")
+    parser.add_argument("--data-dir", default="", metavar="FOLDER", help="folder of the database, as for run")
     parser.add_argument("--file", type=Path, help="a JSON file of votes in place of the stored ones")
     parser.add_argument("--export", choices=EXPORTS, help="print the votes themselves")
 
@@ -33,7 +34,7 @@ def show_ratings(options: argparse.Namespace) -> str:
     """The ratings by the chosen votes, or these votes."""
     votes = [
         vote
-        for vote in (_read(options.file) if options.file else options.votes(options.login))
+        for vote in (_read(options.file) if options.file else options.votes(options.login, options.data_dir))
         if options.tag is None or options.tag in vote.tags
         if options.persona is None or vote.a.persona == vote.b.persona == options.persona
     ]

@@ -29,7 +29,7 @@ def no_machine() -> Machine:
 
 
 def run(*arguments: str) -> str:
-    def stored(login: str) -> list[Vote]:
+    def stored(login: str, data_dir: str) -> list[Vote]:
         return VOTES if not login else []
 
     return command.run(["compare", *arguments], no_machine, stored)
@@ -74,7 +74,8 @@ def test_the_command_line_reads_the_store(
     store.for_owner("login:ada").votes.add([replace(VOTES[0], a=Contestant("other"))])
     store.close()
     assert cli.main(["models", "compare"]) == 0
-    assert cli.main(["models", "compare", "--login", "ada"]) == 0
+    monkeypatch.delenv("CHATUI_DATA_DIR")
+    assert cli.main(["models", "compare", "--login", "ada", "--data-dir", str(tmp_path)]) == 0
     local, ada = capsys.readouterr().out.split("small", 1)
     assert "large · Critic" in local
     assert "other" in ada

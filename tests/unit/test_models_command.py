@@ -54,7 +54,7 @@ PARAMETERS = 128 * 64 * 2 + 64 * 64
 
 
 def run(*arguments: object, machine: Machine = MACHINE) -> str:
-    return command.run(list(map(str, arguments)), lambda: machine, lambda login: [])
+    return command.run(list(map(str, arguments)), lambda: machine, lambda login, data_dir: [])
 
 
 class TestExplain:
