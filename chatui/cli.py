@@ -1,5 +1,6 @@
 """The command line: its commands, with flags generated from the settings."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,7 +61,18 @@ def models(arguments: list[str]) -> None:
     """Explain models and list those on this machine: models SUBCOMMAND [flags], models --help."""
     from chatui.models import command
 
-    print(command.run(arguments, _machine, _stored_votes))
+    _print(command.run(arguments, _machine, _stored_votes))
+
+
+def _print(text: str) -> None:
+    """Print a table. A reader that closes the pipe early, as `head` does, is no error.
+
+    https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _machine() -> "Machine":
