@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from chatui.errors import ModelError
 from chatui.local import bandwidth, embedded, loading, outline, serving
 from chatui.local.loading import LoadedModel
 from chatui.model_spec import ModelSpec
-from chatui.settings import DEFAULT_MODEL, AppSettings, Quantization
+from chatui.settings import DEFAULT_MODEL, AppSettings, Dtype, Quantization
 from tests import models
 from tests.configs import PUBLISHED
 
@@ -401,3 +402,15 @@ class TestCommand:
         (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "zorp"}))
         assert cli.main(["explain", str(tmp_path)]) == 2
         assert "is of a kind that transformers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_bytes_predicted_before_loading_are_those_of_the_loaded_model(tiny: Path, dtype: Dtype) -> None:
+    spec = ModelSpec(str(tiny), device_map="cpu", dtype=dtype)
+    info = loading.load(spec, tiny, lambda _: None).info
+    assert info.anatomy is not None
+    conversation = info.context_length * info.anatomy.kv_per_token
+    assert info.context_length < outline.SHORT_CONTEXT
+    assert outline.outline(spec).needed_bytes() == pytest.approx(info.weight_bytes + conversation, rel=0.01)
+    limited = replace(spec, kv_memory=100_000)
+    assert outline.outline(limited).needed_bytes() == pytest.approx(info.weight_bytes + 100_000, rel=0.01)
