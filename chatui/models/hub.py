@@ -230,7 +230,7 @@ class Hub:
 
         def run() -> None:
             try:
-                outcome.append(ask())
+                outcome.append(_twice(ask))
             except BaseException as error:
                 errors.append(error)
             finally:
@@ -266,6 +266,16 @@ class Hub:
         thread.start()
         thread.join(PROBE_SECONDS)
         return found[0] if found else hub_errors.no_answer(name)
+
+
+def _twice(ask: Callable[[], T]) -> T:
+    """Ask, and once more if the connection breaks: huggingface_hub closes its client for all threads on an error."""
+    from huggingface_hub.utils import httpx
+
+    try:
+        return ask()
+    except (RuntimeError, httpx.NetworkError):
+        return ask()
 
 
 def hub_model(info: "ModelInfo") -> HubModel:

@@ -1,4 +1,5 @@
 import errno
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,20 @@ def test_offline_and_without_a_network(hub: LocalHub, monkeypatch: pytest.Monkey
     for ask in (ask_model, ask_search):
         with pytest.raises(HubError, match="offline mode is on"):
             ask(Hub())
+
+
+def test_a_client_that_another_thread_closes_is_replaced(hub: LocalHub) -> None:
+    hub.add("owner/model", {}, facts=FACTS)
+    held = hub.fault("GET /api/models/owner/model", hold=0)
+    found: list[str] = []
+    asking = threading.Thread(target=lambda: found.append(Hub(time_limit=120.0).model("owner/model").id))
+    asking.start()
+    assert held.reached.wait(120)
+    close_session()  # as huggingface_hub does where a request of another thread finds no connection
+    hub.heal()
+    asking.join(120)
+    assert found == ["owner/model"]
+    assert len(queries(hub)) == 2
 
 
 def test_another_server_in_place_of_the_hub(hub: LocalHub) -> None:
