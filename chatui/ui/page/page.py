@@ -185,31 +185,31 @@ def _connect_model(
     initial = setting_controls.values_of(GenerationSettings())
     following = hidden_textbox("following")
 
-    def begin() -> list[Any]:
-        """The model's status and its default settings; our defaults while it is loading, until follow_model() ends.
+    def begin(name: str | None) -> list[Any]:
+        """The chosen model's status and default settings; our defaults while it is loading, until follow_model() ends.
 
         The settings are sent again here, because the browser turns a number that is empty at first into 0.
         """
-        model = backend.models()[0]
+        model = header.find_status(backend, name or "")
         loading = model.state == "loading"
-        values = initial if loading else _defaults(backend)
+        values = initial if loading else _defaults(backend, model.name)
         return [header.status(model), *values, "loading" if loading else ""]
 
-    async def follow_model() -> AsyncIterator[str]:
+    async def follow_model(name: str | None) -> AsyncIterator[str]:
         """Update the header until the model is ready or has failed."""
-        async for model in header.status_updates(backend):
+        async for model in header.status_updates(backend, name or ""):
             yield header.status(model)
 
-    def adopt_defaults(*current: Any) -> list[Any]:
+    def adopt_defaults(name: str | None, *current: Any) -> list[Any]:
         """Set all settings that the user has not changed meanwhile to the model's defaults."""
-        changes = zip(current, initial, _defaults(backend), strict=True)
+        changes = zip(current, initial, _defaults(backend, name or ""), strict=True)
         return [default if value == before else gr.skip() for value, before, default in changes]
 
     reset.click(lambda name: _defaults(backend, name), picker, settings, queue=False, **private)
     # Not queued, like all events at the start: a message sent at the same time could get no reply.
-    page.load(begin, None, [status, *settings, following], queue=False, **private)
-    followed = following.change(follow_model, None, status, concurrency_limit=None, **private)
-    followed.then(adopt_defaults, settings, settings, queue=False, **private)
+    page.load(begin, picker, [status, *settings, following], queue=False, **private)
+    followed = following.change(follow_model, picker, status, concurrency_limit=None, **private)
+    followed.then(adopt_defaults, [picker, *settings], settings, queue=False, **private)
 
 
 def _model_picker(backend: Backend) -> gr.Dropdown:
@@ -292,6 +292,5 @@ def _textbox() -> gr.Textbox:
 
 def _defaults(backend: Backend, name: str | None = "") -> list[Any]:
     """The components' values for the defaults of a model, the default one for ""."""
-    models = backend.models()
-    info = next((model for model in models if model.name == name), models[0]).info
+    info = header.find_status(backend, name or "").info
     return setting_controls.values_of(info.defaults if info else GenerationSettings())

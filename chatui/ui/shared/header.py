@@ -56,12 +56,17 @@ def greeting(persona: Persona, number: int = 0, greetings: int = 1) -> str:
     return f'<div class="greeting"><div class="greeting-emoji">{html.escape(persona.emoji)}</div>{body}{bar}</div>'
 
 
+def find_status(backend: Backend, name: str) -> ModelStatus:
+    """The status of the model with this name, the default one's if there is none."""
+    models = backend.models()
+    return next((model for model in models if model.name == name), models[0])
+
+
 async def status_updates(backend: Backend, name: str = "") -> AsyncIterator[ModelStatus]:
     """Yield a model's status, the default one's for "", now and at each change, until it is ready or has failed."""
     last: ModelStatus | None = None
     while True:
-        models = backend.models()
-        model = next((model for model in models if model.name == name), models[0])
+        model = find_status(backend, name)
         if model != last:
             last = model
             yield model
