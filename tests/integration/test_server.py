@@ -354,7 +354,7 @@ def first_event_response(url: str, tab: str) -> httpx.Response:
     """The answer to the first event of a new tab."""
     config = httpx.get(f"{url}/config").json()
     event = next(found for found in config["dependencies"] if found["api_name"] == "begin")
-    body = {"data": [], "fn_index": event["id"], "session_hash": tab, "event_data": None, "trigger_id": None}
+    body = {"data": [None], "fn_index": event["id"], "session_hash": tab, "event_data": None, "trigger_id": None}
     return httpx.post(f"{url}/gradio_api/run/predict", json=body)
 
 
