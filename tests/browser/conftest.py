@@ -137,17 +137,26 @@ class Tab:
         site.start()
         viewport = options.pop("viewport", LAPTOP)
         media = {"color_scheme": "light", "reduced_motion": "no-preference", **options}
+        if self._page is not None:
+            try:
+                self._renew(self._page, site, viewport, media)
+            except PlaywrightError:  # it asked on a connection to the last application, which nobody reads any more
+                self._stack.close()
+                self._page = None
         if self._page is None:
             chat = new_chat(self._stack, self._browser, site, viewport=viewport, **media)
             self._page, self._watch = chat.page, chat.watch
             return chat
-        self._page.set_viewport_size(viewport)
-        self._page.emulate_media(**media)
-        self._page.context.clear_cookies()
-        self._page.goto(f"{site.url}/livez")
-        self._page.evaluate("localStorage.clear(); sessionStorage.clear()")
-        self._watch.clear()
         return Chat(self._page, site, self._watch).open()
+
+    def _renew(self, page: Page, site: Site, viewport: Any, media: dict[str, Any]) -> None:
+        """Make the tab like that of a new user."""
+        page.set_viewport_size(viewport)
+        page.emulate_media(**media)
+        page.context.clear_cookies()
+        page.goto(f"{site.url}/livez")
+        page.evaluate("localStorage.clear(); sessionStorage.clear()")
+        self._watch.clear()
 
     def leave(self) -> None:
         """End the application, and bring the tab to rest; where that does not work the next test gets a new one."""

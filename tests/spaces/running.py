@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -53,7 +52,7 @@ class Space:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._process.send_signal(signal.SIGINT)
+        self._process.terminate()  # SIGINT is ignored below a shell that runs in the background
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:

@@ -87,7 +87,9 @@ def test_every_requirement_is_pinned_and_none_of_the_projects_is_left_out(folder
     assert {"torch", "spaces"} <= set(pins(folder))
 
 
-def test_what_is_in_the_folder(folder: Path) -> None:
+def test_what_is_in_the_folder(tmp_path: Path, script: dict[str, Any]) -> None:
+    folder = tmp_path / "space"  # one in which no Python has left its bytecode
+    script["assemble"](folder)
     assert {path.name for path in folder.iterdir()} >= {"app.py", "chatui", "requirements.txt", "README.md"}
     inside = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     wanted = {path.relative_to(ROOT) for path in (ROOT / "chatui").rglob("*") if path.is_file()}
