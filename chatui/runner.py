@@ -97,6 +97,16 @@ class Runner:
             reply for reply in self._all_replies() if reply.conversation.id == conversation and reply.owner == owner
         ]
 
+    async def wait_until_saved(self, owner: str, message: str) -> None:
+        """Wait until the end of this reply is in the store, or refused by it. Returns at once if it still runs.
+
+        A reply that has ended is on the page a moment before it is in the store.
+        """
+        reply = self.running_reply(owner, message)
+        if reply is not None and reply.state != "running":
+            async for _change in reply.changes():
+                pass
+
     async def start_reply(self, owner: str, turn: NewTurn, temporary: bool = False) -> RunningReply:
         """Save the question and start the reply. It runs to its end whether or not a page shows it.
 

@@ -21,7 +21,7 @@ from chatui.personas import PRESETS
 from chatui.runner import Runner
 from chatui.running_reply import RunningReply
 from chatui.settings import GenerationSettings
-from chatui.store.records import Author, NewTurn, StoredMessage
+from chatui.store.records import Author, NewTurn, ReplyUpdate, StoredMessage, UpdateResult
 from chatui.store.store import Store
 from tests.fakes import FakeBackend, Hold
 
@@ -60,6 +60,31 @@ async def test_a_reply_is_kept_to_its_end_though_nobody_listens(runner: Runner) 
     assert (message.content, message.state) == ("".join(WORDS), "finished")
     assert message.finish is not None
     assert runner.running_reply("a", live.message.id) is None
+
+
+async def test_the_inspection_of_a_reply_that_has_just_ended_is_waited_for(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, may_save = runner.persistent_store.update_replies, threading.Event()
+
+    def save_later(updates: list[ReplyUpdate]) -> list[UpdateResult]:
+        if any(update.state != "running" for update in updates):
+            assert may_save.wait(10)
+        return save(updates)
+
+    monkeypatch.setattr(runner.persistent_store, "update_replies", save_later)
+    live = await runner.start_reply("a", turn())
+    await runner.wait_until_saved("a", live.message.id)  # it still runs: there is nothing to wait for
+    assert live.task is not None
+    await live.task
+    waiting = asyncio.create_task(runner.wait_until_saved("a", live.message.id))
+    await asyncio.sleep(0)
+    assert runner.owner_store("a").inspection(live.message.id) is None
+    assert not waiting.done()
+    may_save.set()
+    await waiting
+    assert runner.owner_store("a").inspection(live.message.id) is not None
+    await runner.wait_until_saved("b", live.message.id)
 
 
 @pytest.mark.parametrize("temporary", [False, True])

@@ -37,10 +37,6 @@ from chatui.ui.shared.updates import ComponentUpdates
 
 log = logging.getLogger(__name__)
 
-MAX_SAVE_ATTEMPTS = 20
-SAVE_INTERVAL_SECONDS = 0.25
-"""Interval of the attempts to save page times, until the reply's inspection is stored shortly after its end."""
-
 TabOf = Callable[[Sequence[Any]], Tab]
 """The tab of an event, from the values of its tab inputs."""
 
@@ -206,12 +202,9 @@ class InspectorPanel:
         if times is None:
             return
         with contextlib.suppress(ChatError):
-            tab = self._tab_of(tab_inputs)
-            for _attempt in range(MAX_SAVE_ATTEMPTS if tab.runner.keeps_inspections else 0):
-                # The reply is on the page shortly before its inspection is in the store.
-                if await asyncio.to_thread(tab.chat_store.set_page_times, _message_id(displayed), times):
-                    return
-                await asyncio.sleep(SAVE_INTERVAL_SECONDS)
+            tab, id = self._tab_of(tab_inputs), _message_id(displayed)
+            await tab.runner.wait_until_saved(tab.owner, id)
+            await asyncio.to_thread(tab.chat_store.set_page_times, id, times)
 
     async def _show_alternatives(self, event: gr.SelectData, requested: str, *tab_inputs: Any) -> str:
         try:
@@ -265,12 +258,13 @@ async def with_other_token(tab: Tab, message_id: str, choice: str) -> StoredMess
 
 
 async def _inspection(tab: Tab, id: str) -> tuple[Inspection, PageTimes | None]:
+    await tab.runner.wait_until_saved(tab.owner, id)
     stored = await asyncio.to_thread(tab.chat_store.inspection, id)
     inspection = await asyncio.to_thread(Inspection.unpacked, stored.data) if stored is not None else None
     if stored is None or inspection is None:
         raise ChatError(
             "The generation trace of this reply was not kept.",
-            "Imported replies and those that failed have nothing to inspect; one just written has it in a moment.",
+            "Imported replies and those that failed have nothing to inspect.",
         )
     return inspection, stored.page
 
