@@ -12,7 +12,7 @@ from chatui.errors import ModelError
 from chatui.gguf_file import GgufValue, read_gguf_fields, read_gguf_header
 from chatui.model_spec import StoredTensor, display_name, read_header
 from chatui.models.configs import Config, Layout, gguf_layout, layout
-from chatui.models.model_card import Evaluation, ModelCardFacts, read_card
+from chatui.models.model_card import ModelCardFacts, read_card
 from chatui.models.names import ParsedName, parse
 from chatui.models.tensors import anatomy, gguf_label, model_tensors, quantization_bits, synthetic_tensors
 
@@ -131,10 +131,7 @@ def from_hub(model: "HubModel", config: Config) -> ModelFacts:
         license=model.licence,
         languages=model.languages,
         tags=model.tags,
-        evaluations=tuple(
-            Evaluation(result.benchmark, result.metric, result.value, result.source, date=result.date)
-            for result in model.evaluations
-        ),
+        evaluations=model.evaluations,
     )
     if not config and model.gguf:
         context = model.gguf.get("context_length")

@@ -7,14 +7,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from chatui.errors import HubError
 from chatui.models import hub_errors
+from chatui.models.model_card import Evaluation, from_card_data, from_model_index
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
@@ -65,17 +65,6 @@ class HubFile:
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
-    """A figure in a model's card. `source` is who states it, or a URL; `date` is as stated, or empty."""
-
-    benchmark: str
-    metric: str
-    value: float | str
-    source: str
-    date: str = ""
-
-
-@dataclass(frozen=True)
 class HubModel:
     """What the Hub says about a model. `parameters` are numbers by dtype, from the headers of its safetensors files.
 
@@ -99,7 +88,7 @@ class HubModel:
     parameters: Mapping[str, int] = field(default_factory=dict)
     gguf: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[HubFile, ...] = ()
-    evaluations: tuple[EvaluationResult, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
 
     @property
     def total_parameters(self) -> int | None:
@@ -170,10 +159,10 @@ class Hub:
 
         return self._cached((name, revision), name, ask, revision)
 
-    def evaluations(self, name: str) -> tuple[EvaluationResult, ...]:
+    def evaluations(self, name: str) -> tuple[Evaluation, ...]:
         """The evaluation results in a model's card, each with its source. Raises HubError."""
 
-        def ask() -> tuple[EvaluationResult, ...]:
+        def ask() -> tuple[Evaluation, ...]:
             expand: Any = list(EVALUATIONS)
             return _evaluations(self._api().model_info(name, expand=expand, timeout=self._time_limit))
 
@@ -336,22 +325,14 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
-def _evaluations(info: "ModelInfo") -> tuple[EvaluationResult, ...]:
-    """The results in the files of .eval_results and in the model index of the card, each with its source."""
+def _evaluations(info: "ModelInfo") -> tuple[Evaluation, ...]:
+    """The results in the files of .eval_results and in the model index, each with a URL: at least the model's page."""
     from huggingface_hub import constants
-    from huggingface_hub.repocard_data import model_index_to_eval_results
 
-    page = f"{constants.ENDPOINT}/{info.id}"
-    found = [
-        EvaluationResult(entry.dataset_id, entry.task_id, entry.value, entry.source_url or page, entry.date or "")
-        for entry in info.eval_results or ()
-    ]
-    results = (info.card_data.eval_results if info.card_data else None) or ()
+    card = info.card_data
+    found = from_card_data(card, info.eval_results).evaluations
     index: Any = info.model_index
-    if index and not results:
-        with suppress(ValueError, KeyError, TypeError):  # authors write it by hand
-            results = model_index_to_eval_results(index)[1]
-    for result in results:
-        metric = result.metric_name or result.metric_type
-        found.append(EvaluationResult(result.dataset_name, metric, result.metric_value, result.source_url or page))
-    return tuple(found)
+    if index and not (card and card.eval_results):
+        found = (*found, *from_model_index(index))
+    page = f"{constants.ENDPOINT}/{info.id}"
+    return tuple(result if result.url else replace(result, url=page) for result in found)

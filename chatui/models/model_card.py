@@ -13,7 +13,10 @@ MAX_BYTES = 5_000_000
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation result. `value` is as the card has it, `source` names who says so, `date` is ISO 8601 or ""."""
+    """One evaluation result.
+
+    `value` is as the card has it, `source` names who says so, `url` is where, and `date` is ISO 8601 or "".
+    """
 
     dataset: str
     metric: str
@@ -59,8 +62,18 @@ def from_card_data(data: Any, eval_results: Iterable[Any] | None = None) -> Mode
         languages=_texts(data.get("language")) if data is not None else (),
         base_models=_texts(data.get("base_model")) if data is not None else (),
         tags=_texts(data.get("tags")) if data is not None else (),
-        evaluations=(*map(_result, flattened), *entries),
+        evaluations=(*entries, *map(_result, flattened)),
     )
+
+
+def from_model_index(index: Any) -> tuple[Evaluation, ...]:
+    """The evaluation results of a model-index by itself, none if it is invalid."""
+    from huggingface_hub.repocard_data import model_index_to_eval_results
+
+    try:
+        return tuple(map(_result, model_index_to_eval_results(index)[1]))
+    except (ValueError, KeyError, TypeError, AttributeError):  # authors write it by hand
+        return ()
 
 
 def _result(result: Any) -> Evaluation:

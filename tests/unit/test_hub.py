@@ -11,7 +11,8 @@ from huggingface_hub.utils import close_session, httpx
 from chatui.errors import HubError
 from chatui.models import hub as hub_module
 from chatui.models import hub_errors
-from chatui.models.hub import PAGE_SIZE, EvaluationResult, Hub, HubFile, ModelSearch
+from chatui.models.hub import PAGE_SIZE, Hub, HubFile, ModelSearch
+from chatui.models.model_card import Evaluation
 from tests.local_hub import LocalHub
 
 TOKEN = "hf_" + "0" * 20
@@ -110,8 +111,8 @@ def test_the_config_of_a_model_is_read_and_not_kept(hub: LocalHub, tmp_path: Pat
 def test_every_evaluation_result_has_a_source(hub: LocalHub) -> None:
     hub.add("owner/model", {}, facts={**FACTS, "model-index": CARD["model-index"]})
     assert Hub().evaluations("owner/model") == (
-        EvaluationResult("Idavidrein/gpqa", "gpqa_diamond", 41.2, "https://example.org/logs", "2026-10-01"),
-        EvaluationResult("GSM8K", "accuracy", 57.2, "https://example.org/leaderboard"),
+        Evaluation("Idavidrein/gpqa", "gpqa_diamond", 41.2, "Logs", "https://example.org/logs", "2026-10-01"),
+        Evaluation("GSM8K", "accuracy", 57.2, "A leaderboard", "https://example.org/leaderboard"),
     )
 
 

@@ -14,7 +14,7 @@ from chatui.errors import ModelError
 from chatui.model_spec import StoredTensor
 from chatui.models.configs import Layout, gguf_layout, layout
 from chatui.models.facts import GGUF_TYPES, ModelFacts, from_config, from_hub, read_facts
-from chatui.models.hub import EvaluationResult, HubFile, HubModel
+from chatui.models.hub import HubFile, HubModel
 from chatui.models.model_card import Evaluation, from_card_data
 from chatui.models.tensors import model_tensors
 from tests.configs import PUBLISHED, dense
@@ -274,11 +274,11 @@ class TestHub:
 
     def test_card_files_and_gguf(self) -> None:
         files = (HubFile("model.safetensors", 2048, ""), HubFile("chat_template.jinja", 10, ""))
-        result = EvaluationResult("GSM8K", "accuracy", 57.2, "A leaderboard", "2026-10-01")
+        result = Evaluation("GSM8K", "accuracy", 57.2, "A leaderboard", date="2026-10-01")
         model = HubModel("owner/tiny", licence="mit", gated=True, files=files, evaluations=(result,))
         facts = from_hub(model, LLAMA)
         assert (facts.file_bytes, facts.has_chat_template, facts.gated, facts.card.license) == (2048, True, True, "mit")
-        assert facts.card.evaluations == (Evaluation("GSM8K", "accuracy", 57.2, "A leaderboard", date="2026-10-01"),)
+        assert facts.card.evaluations == (result,)
         gguf_only = HubModel("owner/x-GGUF", gguf={"total": 10**9, "architecture": "llama", "context_length": 8192})
         facts = from_hub(gguf_only, {})
         assert (facts.parameters, facts.layout.context_length, facts.kv_per_token) == (10**9, 8192, None)
