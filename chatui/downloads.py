@@ -1,4 +1,4 @@
-"""Routes that export conversations, replies and personas as files, to their owner only."""
+"""Routes that export conversations, replies, personas and votes as files, to their owner only."""
 
 import asyncio
 import re
@@ -13,6 +13,7 @@ from starlette.routing import Route
 from chatui import cards, notebook
 from chatui.errors import ChatError, NotFoundError, SettingsError
 from chatui.inspection import Inspection
+from chatui.models import votes
 from chatui.owners import OwnerOf
 from chatui.store import exporting
 from chatui.store.owner_store import OwnerStore
@@ -23,13 +24,14 @@ CHATS = {
     "md": (exporting.as_markdown, "md", "text/markdown"),
     "messages": (exporting.as_messages, "messages.json", "application/json"),
 }
+VOTES = {"json": (votes.as_json, "application/json"), "csv": (votes.as_csv, "text/csv")}
 
 
 def routes(store: Store, owner_of: OwnerOf) -> list[Route]:
     """The routes of downloads.
 
-    GET chats/export?format=json|md|messages[&chat=ID], chats/export?format=ipynb&chat=ID[&reply=ID], and
-    persona/export?id=ID&format=json|card|png.
+    GET chats/export?format=json|md|messages[&chat=ID], chats/export?format=ipynb&chat=ID[&reply=ID],
+    persona/export?id=ID&format=json|card|png, and votes/export?format=json|csv.
     """
 
     def export_route(build_response: Callable[[Request, OwnerStore], Response]) -> Callable[[Request], object]:
@@ -47,6 +49,7 @@ def routes(store: Store, owner_of: OwnerOf) -> list[Route]:
     return [
         Route("/chats/export", export_route(_export_chats)),
         Route("/persona/export", export_route(_export_persona)),
+        Route("/votes/export", export_route(_export_votes)),
     ]
 
 
@@ -104,6 +107,15 @@ def _export_persona(request: Request, owner_store: OwnerStore) -> Response:
     text = cards.as_json(persona) if file_format == "json" else cards.as_card_json(persona)
     suffix = "json" if file_format == "json" else "card.json"
     return Response(text, media_type="application/json", headers=_attachment_headers(f"{persona.name}.{suffix}"))
+
+
+def _export_votes(request: Request, owner_store: OwnerStore) -> Response:
+    file_format = request.query_params.get("format", "json")
+    if file_format not in VOTES:
+        raise SettingsError("format", "there is no such one.", "Choose json or csv.")
+    serialize, media_type = VOTES[file_format]
+    text = serialize(owner_store.votes.all())
+    return Response(text, media_type=media_type, headers=_attachment_headers(f"votes.{file_format}"))
 
 
 def _attachment_headers(name: str) -> dict[str, str]:

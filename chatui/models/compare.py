@@ -5,6 +5,7 @@ Chatbot Arena: https://arxiv.org/abs/2403.04132. A vote for both or neither coun
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from chatui.i18n import N_
 from chatui.models.votes import Choice, Contestant, Vote
 
 Array = NDArray[np.float64]
@@ -100,6 +102,15 @@ def ranking(votes: Iterable[Vote], entrant: Entrant = "contestant") -> Ranking:
     ]
     ratings.sort(key=lambda rating: (-rating.rating, rating.name))
     return Ranking(tuple(ratings), len(games), regularized, _groups(names, wins))
+
+
+def most_voted(votes: Iterable[Vote], entrant: Entrant, most: int) -> tuple[list[Vote], int]:
+    """The votes between the `most` entrants that have the most votes, and the number of the other entrants."""
+    name = NAMES[entrant]
+    votes = list(votes)
+    counts = Counter(side for vote in votes for side in {name(vote.a), name(vote.b)})
+    kept = {entrant_name for entrant_name, _count in counts.most_common(most)}
+    return [vote for vote in votes if {name(vote.a), name(vote.b)} <= kept], len(counts) - len(kept)
 
 
 def rankings_by_persona(votes: Iterable[Vote]) -> dict[str, Ranking]:
@@ -214,28 +225,41 @@ def wins_needed(votes: int) -> int | None:
 
 def evidence(result: Ranking) -> str:
     """Sentences that say what so many votes can show and what they cannot."""
-    pairs = len(result.ratings) * (len(result.ratings) - 1) // 2
+    return " ".join(evidence_sentences(result))
+
+
+def evidence_sentences(result: Ranking) -> list[str]:
+    """What so many votes can show and what they cannot, in English."""
+    votes, pairs = result.votes, len(result.ratings) * (len(result.ratings) - 1) // 2
     if not pairs:
-        return "There are no votes yet."
-    each = result.votes // pairs
-    needed = wins_needed(each)
-    sentences = [f"{result.votes:,} votes over {pairs:,} pair{'s' if pairs > 1 else ''}, {each:,} for each on average."]
-    if needed is None:
-        sentences.append("Fewer than 6 votes for a pair show nothing: even if one side wins all, it may be chance.")
+        return [N_("There are no votes yet.")]
+    each = votes // pairs
+    if pairs > 1:
+        sentences = [N_(f"{votes:,} votes over {pairs:,} pairs, {each:,} for each on average.")]
     else:
+        sentences = [N_(f"{votes:,} votes over 1 pair.") if votes > 1 else N_("A single vote.")]
+    needed = wins_needed(each)
+    if needed is None:
+        sentences.append(N_("Fewer than 6 votes for a pair show nothing: even if one side wins all, it may be chance."))
+    else:
+        share = f"{needed / each:.0%}"
         sentences.append(
-            f"With {each:,} votes, one of two has to win {needed:,} ({needed / each:.0%}) before chance becomes an "
-            "unlikely explanation (less than 5 %). Smaller differences cannot be shown by so few votes."
+            N_(
+                f"With {each:,} votes, one of two has to win {needed:,} ({share}) before chance becomes an unlikely "
+                "explanation (less than 5 %). Smaller differences cannot be shown by so few votes."
+            )
         )
-    sentences.append("They say what you preferred for these questions, not which model is better for others.")
+    sentences.append(N_("They say what you preferred for these questions, not which model is better for others."))
     if result.regularized:
         sentences.append(
-            "Some have never lost, or never won, against the rest, so that the ratings have no maximum of likelihood. "
-            "Each is counted with one more tie against an average opponent."
+            N_(
+                "Some have never lost, or never won, against the rest, so that the ratings have no maximum of "
+                "likelihood. Each is counted with one more tie against an average opponent."
+            )
         )
     if len(result.groups) > 1:
-        sentences.append("No votes connect some of them with the others, so their ratings cannot be compared.")
-    return " ".join(sentences)
+        sentences.append(N_("No votes connect some of them with the others, so their ratings cannot be compared."))
+    return sentences
 
 
 def as_rows(result: Ranking) -> list[dict[str, Any]]:

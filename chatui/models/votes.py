@@ -4,24 +4,31 @@ import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 
 from chatui.errors import TransferError
-from chatui.settings import GenerationSettings
+from chatui.settings import MB, GenerationSettings
+
+MAX_FILE_BYTES = 50 * MB
+MAX_TAGS, MAX_TAG_LENGTH = 10, 40
 
 Choice = Literal["a", "b", "both", "neither"]
 """The better reply. "both" and "neither" mean that the replies were equally good, or equally bad."""
+Name = Annotated[str, Field(max_length=4096)]
+"""The name of a model, which may be the path of a folder, or of a persona."""
+Tag = Annotated[str, Field(min_length=1, max_length=MAX_TAG_LENGTH)]
+Moment = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), le=datetime(2200, 1, 1, tzinfo=UTC))]
 
 
 @dataclass(frozen=True)
 class Contestant:
     """What wrote one of the two replies: a model with the name of a persona and its settings."""
 
-    model: str
-    persona: str = ""
+    model: Name
+    persona: Name = ""
     settings: GenerationSettings = field(default_factory=GenerationSettings)
 
     @property
@@ -40,14 +47,20 @@ class Vote:
     a: Contestant
     b: Contestant
     choice: Choice
-    created: datetime
-    tags: tuple[str, ...] = ()
+    created: Moment
+    tags: Annotated[tuple[Tag, ...], Field(max_length=MAX_TAGS)] = ()
 
 
 VOTES = TypeAdapter(list[Vote])
 SETTINGS = TypeAdapter(GenerationSettings)
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 COLUMNS = ("created", "choice", "a_model", "a_persona", "a_settings", "b_model", "b_persona", "b_settings", "tags")
+
+
+def tags_in(text: str) -> tuple[str, ...]:
+    """The tags in a text of words, without repetitions; those that are too long are cut."""
+    words = (word[:MAX_TAG_LENGTH] for word in text.replace(",", " ").split())
+    return tuple(dict.fromkeys(words))[:MAX_TAGS]
 
 
 def as_json(votes: Iterable[Vote]) -> str:
@@ -57,6 +70,8 @@ def as_json(votes: Iterable[Vote]) -> str:
 
 def from_json(data: bytes) -> list[Vote]:
     """The votes of a file that as_json() has written. Raises TransferError."""
+    if len(data) > MAX_FILE_BYTES:
+        raise TransferError(f"The file is larger than {MAX_FILE_BYTES // MB} MB.", "Choose another one.")
     try:
         return VOTES.validate_json(data)
     except ValidationError:

@@ -6,8 +6,9 @@ from dataclasses import replace
 from datetime import UTC
 from typing import Any, get_args
 
-from sqlalchemy import Connection, and_, delete, exists, insert, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, select, update
 
+from chatui.errors import LimitError
 from chatui.models.votes import Choice, Vote, as_json
 from chatui.store.database import Database
 from chatui.store.quotas import ROW_BYTES, Quotas
@@ -15,6 +16,8 @@ from chatui.store.tables import votes
 
 BATCH = 500
 """Votes that are looked up by one statement."""
+MAX_VOTES = 20_000
+"""Votes that one owner may keep: all of them are read for each table of ratings."""
 
 
 class OwnVotes:
@@ -43,6 +46,7 @@ class OwnVotes:
             existing = self._existing(connection, list(rows))
             new = [row for id, row in rows.items() if id not in existing]
             if new:
+                self._check_count(connection, len(new))
                 self._limits.check(connection, self._owner, sum(row["size"] for row in new))
                 connection.execute(insert(votes), new)
         return len(new)
@@ -51,6 +55,15 @@ class OwnVotes:
         """Delete all votes."""
         with self._database.writing() as connection:
             connection.execute(delete(votes).where(votes.c.owner == self._owner))
+
+    def _check_count(self, connection: Connection, added: int) -> None:
+        have = connection.scalar(select(func.count()).where(votes.c.owner == self._owner)) or 0
+        if have + added > MAX_VOTES:
+            raise LimitError(
+                f"The most votes that one user may keep is {MAX_VOTES:,}, and you have {have:,}, so {added:,} more "
+                "cannot be added.",
+                "Export them, and delete those you have.",
+            )
 
     def _row(self, vote: Vote) -> dict[str, Any]:
         """The columns of a vote. The id is a hash of its content, so that a vote is never there twice."""

@@ -13,11 +13,13 @@ from chatui import cards, downloads
 from chatui.chat import Message, ModelInfo, Prompt
 from chatui.errors import NotFoundError
 from chatui.inspection import Inspection
+from chatui.models import votes
 from chatui.personas import PRESETS, Persona
 from chatui.settings import GenerationSettings
 from chatui.store.imports import importing
 from chatui.store.records import Author, NewTurn, ReplyUpdate
 from chatui.store.store import Store
+from tests.databases import VOTE
 
 FORMATS = {"json": "application/json", "md": "text/markdown", "messages": "application/json"}
 
@@ -187,3 +189,15 @@ def test_anothers_persona_is_as_good_as_none(store: Store, owner: str | None) ->
         answer = browser.get("/persona/export", params={"id": id}, headers={"owner": owner} if owner else {})
         assert answer.status_code == 404
         assert PRESETS[0].system_prompt not in answer.text
+
+
+def test_votes_come_as_json_and_csv_to_their_owner_only(store: Store) -> None:
+    store.for_owner("a").votes.add([VOTE])
+    browser = client(store)
+    answer = browser.get("/votes/export")
+    assert answer.headers["content-type"].startswith("application/json")
+    assert "votes.json" in answer.headers["content-disposition"]
+    assert votes.from_json(answer.content) == [VOTE]
+    assert browser.get("/votes/export?format=csv").text == votes.as_csv([VOTE])
+    assert votes.from_json(browser.get("/votes/export", headers={"owner": "b"}).content) == []
+    assert browser.get("/votes/export?format=exe").status_code == 422

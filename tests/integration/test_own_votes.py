@@ -8,6 +8,7 @@ from sqlalchemy import insert, update
 
 from chatui.errors import LimitError
 from chatui.models.votes import as_json, from_json
+from chatui.store import own_votes
 from chatui.store.adoptions import Adoptions
 from chatui.store.owner_store import OwnerStore
 from chatui.store.quotas import Quotas
@@ -51,6 +52,16 @@ def test_votes_count_for_the_quota(store: Store) -> None:
     assert limited.all() == [VOTE, LATER]
     limited.delete_all()
     assert limited.add([VOTE]) == 1
+
+
+def test_one_owner_keeps_a_limited_number_of_votes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_votes, "MAX_VOTES", 1)
+    own = store.for_owner("a").votes
+    with pytest.raises(LimitError, match="most votes"):
+        own.add([VOTE, LATER])
+    assert own.add([VOTE]) == 1
+    assert own.add([VOTE]) == 0, "it is there already"
+    assert store.for_owner("b").votes.add([LATER]) == 1
 
 
 def test_votes_that_both_have_are_adopted_once(store: Store) -> None:

@@ -243,8 +243,8 @@ ANY_VOTE = st.builds(
     ANY_CONTESTANT,
     ANY_CONTESTANT,
     st.sampled_from(CHOICES),
-    st.datetimes(timezones=st.just(UTC)),
-    st.lists(TEXTS, max_size=2).map(tuple),
+    st.datetimes(datetime(2000, 1, 1), datetime(2199, 12, 31), timezones=st.just(UTC)),
+    st.lists(TEXTS.filter(bool), max_size=2).map(tuple),
 )
 
 
@@ -261,3 +261,45 @@ def test_votes_come_back_from_their_file(given_votes: list[Vote]) -> None:
 def test_other_files_are_refused(data: bytes) -> None:
     with pytest.raises(TransferError, match="no votes of chatui"):
         votes.from_json(data)
+
+
+def test_only_the_entrants_with_the_most_votes_are_kept() -> None:
+    few = [vote("x", "y", "a"), vote("x", "y", "b"), vote("x", "z", "a"), vote("w", "z", "b")]
+    kept, others = compare.most_voted(few, "model", 2)
+    assert (kept, others) == (few[:2], 2)
+    assert compare.most_voted(few, "model", 9) == (few, 0)
+    assert compare.most_voted([], "model", 9) == ([], 0)
+
+
+def test_tags_are_words_without_repetition() -> None:
+    assert votes.tags_in(" code,maths  code ") == ("code", "maths")
+    assert votes.tags_in("") == ()
+    assert len(votes.tags_in(" ".join(map(str, range(99))))) == votes.MAX_TAGS
+    assert votes.tags_in("x" * 99) == ("x" * votes.MAX_TAG_LENGTH,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"created": "2026-01-01T12:00:00"},
+        {"created": "0001-01-01T00:00:00+14:00"},
+        {"created": "9999-12-31T23:59:59-14:00"},
+        {"choice": "c"},
+        {"tags": ["x" * 41]},
+        {"tags": [str(number) for number in range(11)]},
+        {"a": {"model": "m" * 5000}},
+        {"a": {"model": "m", "settings": {"temperature": 1e9}}},
+    ],
+    ids=["no zone", "first year", "last year", "choice", "long tag", "many tags", "long name", "settings"],
+)
+def test_a_file_with_an_invalid_vote_is_refused(change: dict[str, object]) -> None:
+    valid = json.loads(votes.as_json([vote("x", "y", "a", "t")]))
+    assert len(votes.from_json(json.dumps(valid).encode())) == 1
+    with pytest.raises(TransferError):
+        votes.from_json(json.dumps([{**valid[0], **change}]).encode())
+
+
+def test_a_file_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(votes, "MAX_FILE_BYTES", 100)
+    with pytest.raises(TransferError, match="larger"):
+        votes.from_json(votes.as_json([vote("x", "y", "a")]).encode())
