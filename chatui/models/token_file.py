@@ -1,6 +1,7 @@
 """The user's token for the Hub, in a file that only its owner may read. It is never shown or logged."""
 
 import contextlib
+import hashlib
 import os
 import re
 import uuid
@@ -45,6 +46,18 @@ class TokenFile:
         """Forget the token."""
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
+
+
+class TokenFiles:
+    """The tokens of all users, each in a file of its own in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def of(self, user: str) -> TokenFile:
+        """The token of the user with this login name; "" is everybody where there are no logins."""
+        name = f"user-{hashlib.sha256(user.encode()).hexdigest()[:32]}" if user else "everybody"
+        return TokenFile(self._folder / name)
 
 
 def token_for_hub(file: TokenFile | None = None) -> str | None:
