@@ -238,7 +238,7 @@ class ModelStatus:
     """The state of a model that the backend serves. `phase` describes its loading, `error` why it failed.
 
     An "unloaded" model is loaded by the first request for it. `info` is then, and while it loads again, that of its
-    latest loading.
+    latest loading. `source` is its name on the Hub or its path. `added` models were added while the server was running.
     """
 
     name: str
@@ -246,6 +246,8 @@ class ModelStatus:
     phase: str = ""
     info: ModelInfo | None = None
     error: ChatError | None = None
+    source: str = ""
+    added: bool = False
 
 
 PreviewMemo = dict[str, Any]
@@ -269,6 +271,15 @@ class Backend(Protocol):
 
     def unload(self, model: str) -> None:
         """Unload a model once its replies have ended. Never blocks. Raises ModelError."""
+
+    def add(self, source: str, revision: str | None = None) -> str:
+        """Serve one more model, a name on the Hub or a path, and return its name. Raises ModelError."""
+
+    def remove(self, model: str) -> None:
+        """Serve a model no longer. Its replies end first. Raises ModelError."""
+
+    def refresh(self) -> None:
+        """Serve what is new in the folder of models, and what has gone no longer. Reads the disk."""
 
     def admit(self, user: str, model: str = "") -> str:
         """Reserve a place in the queue for a request of this user, and return its ticket. Raises OverloadError."""

@@ -30,6 +30,7 @@ from chatui.chat import Backend, ModelStatus
 from chatui.errors import ChatError, SettingsError
 from chatui.local.engine import LocalBackend
 from chatui.model_spec import ModelSpec
+from chatui.models.added_models import AddedModelsFile
 from chatui.models.instances import Memory
 from chatui.models.registry import Registry
 from chatui.owners import Cookies, OwnerMiddleware
@@ -129,7 +130,14 @@ def _registry(settings: AppSettings) -> Registry:
 
     idle_unload = None if settings.idle_unload is None else settings.idle_unload * 60
     memory = Memory(_needed_bytes, partial(_free_bytes, settings.device_map), _release_memory)
-    return Registry(ModelSpec.all_from_settings(settings), open_backend, memory, idle_unload)
+    return Registry(
+        ModelSpec.all_from_settings(settings),
+        open_backend,
+        memory,
+        idle_unload,
+        models_dir=settings.models_dir,
+        added_file=AddedModelsFile(settings.data_dir / "added_models.json"),
+    )
 
 
 # These import torch, which is imported by the time that a second model is loaded.

@@ -109,6 +109,9 @@ class FakeBackend:
         self.forgotten: list[str] = []
         self.loads: list[str] = []
         self.unloads: list[str] = []
+        self.added: list[tuple[str, str | None]] = []
+        self.removed: list[str] = []
+        self.refreshes = 0
         self.previews: list[int] = []
         """For each preview, how many were made with its memo until then."""
         self.running = 0
@@ -133,6 +136,16 @@ class FakeBackend:
 
     def unload(self, model: str) -> None:
         self.unloads.append(model)
+
+    def add(self, source: str, revision: str | None = None) -> str:
+        self.added.append((source, revision))
+        return source
+
+    def remove(self, model: str) -> None:
+        self.removed.append(model)
+
+    def refresh(self) -> None:
+        self.refreshes += 1
 
     def admit(self, user: str, model: str = "") -> str:
         if self.full is not None:

@@ -130,6 +130,7 @@ class Api:
         return _json(self._description)
 
     async def _models(self, _: Request) -> Response:
+        await asyncio.to_thread(self._backend.refresh)
         return _json({"object": "list", "data": [describe_model(m, self._started) for m in self._backend.models()]})
 
     async def _model(self, request: Request) -> Response:

@@ -164,6 +164,17 @@ class LocalBackend:
         """Refused: `close()` ends the one model, and this backend with it. Raises ModelError."""
         raise ModelError(f"{model} is the only model here.", "Stop the server instead.")
 
+    def add(self, source: str, revision: str | None = None) -> str:  # noqa: ARG002
+        """Refused: this backend has one model. Raises ModelError."""
+        raise ModelError(f"{source} cannot be added to a server of one model.", "Start it again with --model.")
+
+    def remove(self, model: str) -> None:
+        """Refused: this backend has one model. Raises ModelError."""
+        raise ModelError(f"{model} is the only model here.", "Stop the server instead.")
+
+    def refresh(self) -> None:
+        """Nothing: there is no folder of models."""
+
     def admit(self, user: str, model: str = "") -> str:  # noqa: ARG002
         """A ticket for a request of this user that is about to come, which keeps its place. Raises OverloadError."""
         ticket = secrets.token_hex(8)

@@ -1,6 +1,8 @@
 """Backend of several models in one process. Each request names its model, which is loaded on demand."""
 
 import asyncio
+import logging
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -8,10 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatui.chat import ChatRequest, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
-from chatui.errors import ModelError
+from chatui.errors import ChatError, ModelError
 from chatui.i18n import N_
-from chatui.model_spec import ModelSpec, display_name
+from chatui.model_spec import ModelSpec, display_name, find_models, parse_model_name
+from chatui.models.added_models import AddedModelsFile
 from chatui.models.instances import Instance, Instances, Memory, SingleModelBackend
+
+log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 30.0
 """A model that has failed is loaded again by the first request after this time."""
@@ -27,11 +32,15 @@ class _Entry:
 
     name: str
     spec: ModelSpec
+    added: bool = False
     instance: Instance | None = None
     info: ModelInfo | None = None
 
     def status(self) -> ModelStatus:
         """The status that models() tells."""
+        return replace(self._status(), name=self.name, source=self.spec.name, added=self.added)
+
+    def _status(self) -> ModelStatus:
         instance = self.instance
         self.info = (instance.info if instance else None) or self.info
         if instance is None or (instance.unloaded and instance.failed_at is None):
@@ -39,11 +48,11 @@ class _Entry:
         if not instance.started:
             return ModelStatus(self.name, "loading", N_("waiting for memory"), info=self.info)
         status = instance.status
-        return replace(status, name=self.name, info=None if status.error else self.info)
+        return replace(status, info=None if status.error else self.info)
 
 
 class Registry:
-    """Backend of several models. The first spec is the default model.
+    """Backend of several models. The first spec is the default model, which is never removed.
 
     One thread loads and unloads, so no two models load at once. A model with running or queued replies is never
     unloaded. A model that cannot be loaded fails its own requests only.
@@ -56,9 +65,19 @@ class Registry:
         memory: Memory,
         idle_unload: float | None = None,
         linger: float = LINGER_SECONDS,
+        models_dir: Path | None = None,
+        added_file: AddedModelsFile | None = None,
     ) -> None:
-        """`idle_unload` and `linger` are seconds after the last reply: when a model is unloaded, and not before."""
+        """`idle_unload` and `linger` are seconds after the last reply: when a model is unloaded, and not before.
+
+        `refresh` reads `models_dir`. Models that were added are kept in `added_file`, and served from the start.
+        """
         self._entries = [_Entry(name, spec) for name, spec in zip(unique_names(specs), specs, strict=True)]
+        self._models_dir, self._added_file = models_dir, added_file
+        self._changing_entries = threading.Lock()
+        for source, revision in added_file.read() if added_file else ():
+            if self._find(source) is None:
+                self._append(source, revision, added=True)
         self._open_backend = open_backend
         self._instances = Instances(memory, idle_unload, linger)
         self._changed = self._instances.changed
@@ -108,6 +127,49 @@ class Registry:
             instance = self._entry(model).instance
             if instance is not None:
                 self._instances.retire(instance)
+
+    def add(self, source: str, revision: str | None = None) -> str:
+        """Serve one more model, a name on the Hub or a path, and return its name. It is served after a restart too.
+
+        It has the default model's settings. A model that is served already gets the revision, from its next loading.
+        """
+        name, in_url = parse_model_name(source)
+        revision = revision or in_url
+        with self._changing_entries:
+            with self._changed:
+                entry = self._find(name)
+                if entry is None:
+                    entry = self._append(name, revision, added=True)
+                elif revision is not None:
+                    entry.spec = replace(entry.spec, revision=revision)
+            self._save_added()
+        return entry.name
+
+    def remove(self, model: str) -> None:
+        """Serve a model no longer. It is unloaded once its replies have ended. Raises ModelError."""
+        with self._changing_entries:
+            with self._changed:
+                entry = self._entry(model)
+                if entry is self._entries[0]:
+                    raise ModelError(f"{entry.name} is the default model.", "Start the server with another --model.")
+                self._drop(entry)
+            self._save_added()
+
+    def refresh(self) -> None:
+        """Serve what is new in `models_dir`. What has gone, there or of the added models, is served no longer."""
+        with self._changing_entries:
+            found = self._models_in_folder()
+            with self._changed:
+                entries = self._entries[1:]
+            gone = [entry for entry in entries if self._is_gone(entry, found)]
+            with self._changed:
+                for entry in gone:
+                    self._drop(entry)
+                for path in found or ():
+                    if self._find(path) is None:
+                        self._append(path)
+            if any(entry.added for entry in gone):
+                self._save_added()
 
     def admit(self, user: str, model: str = "") -> str:
         """Reserve a place in the model's queue. The model stays loaded until the ticket is used or released."""
@@ -176,11 +238,53 @@ class Registry:
 
     def _entry(self, model: str) -> _Entry:
         """The model with this name, the default one for "". Raises ModelError."""
-        for entry in self._entries:
-            if model in ("", entry.name, entry.spec.name):
-                return entry
+        entry = self._find(model)
+        if entry is not None:
+            return entry
         served = ", ".join(entry.name for entry in self._entries)
         raise ModelError(f"The model {model} is not served here.", f"Choose one of these: {served}.")
+
+    def _find(self, model: str) -> _Entry | None:
+        """The model with this name or source, the default one for ""; None if there is none."""
+        return next((entry for entry in self._entries if model in ("", entry.name, entry.spec.name)), None)
+
+    def _append(self, source: str, revision: str | None = None, added: bool = False) -> _Entry:
+        """Serve one more model. Names of others stay, because conversations remember them."""
+        spec = replace(self._entries[0].spec, name=source, revision=revision, chat_template=None)
+        short = _short_name(spec)
+        entry = _Entry(spec.name if self._find(short) else short, spec, added)
+        self._entries.append(entry)
+        return entry
+
+    def _drop(self, entry: _Entry) -> None:
+        """Serve a model no longer."""
+        if entry in self._entries:
+            self._entries.remove(entry)
+        if entry.instance is not None:
+            self._instances.retire(entry.instance)
+
+    def _models_in_folder(self) -> list[str] | None:
+        """The paths of the models in `models_dir`; None while it cannot be read, and without one."""
+        if self._models_dir is None:
+            return None
+        try:
+            return [str(path) for path in find_models(self._models_dir)]
+        except ChatError as error:
+            log.warning("%s", error)
+            return None
+
+    def _is_gone(self, entry: _Entry, found: list[str] | None) -> bool:
+        """Whether a model was added, or in `models_dir`, and its file or folder is not there any more."""
+        path = Path(entry.spec.name)
+        if path.parent == self._models_dir:
+            return found is not None and entry.spec.name not in found
+        return entry.added and path.is_absolute() and not path.exists()
+
+    def _save_added(self) -> None:
+        with self._changed:
+            added = [(entry.spec.name, entry.spec.revision) for entry in self._entries if entry.added]
+        if self._added_file is not None:
+            self._added_file.write(added)
 
     def _acquire(self, model: str) -> Instance:
         """The instance for a new request, which is one of its users until it is released."""
@@ -215,8 +319,13 @@ class Registry:
 
 def unique_names(specs: Sequence[ModelSpec]) -> list[str]:
     """The name of each model: that of its file or folder, or the whole path where two would have the same."""
-    short = [display_name(path) if (path := Path(spec.name).expanduser()).exists() else spec.name for spec in specs]
+    short = [_short_name(spec) for spec in specs]
     return [spec.name if short.count(name) > 1 else name for name, spec in zip(short, specs, strict=True)]
+
+
+def _short_name(spec: ModelSpec) -> str:
+    """The name of a model's file or folder; its name on the Hub if it is no path."""
+    return display_name(path) if (path := Path(spec.name).expanduser()).exists() else spec.name
 
 
 def _may_retry(instance: Instance) -> bool:

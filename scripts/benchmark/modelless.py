@@ -33,6 +33,16 @@ class NoModel:
     def unload(self, _: str) -> None:
         """There is nothing to free."""
 
+    def add(self, source: str, revision: str | None = None) -> str:  # noqa: ARG002
+        """There is nothing to serve."""
+        return source
+
+    def remove(self, _: str) -> None:
+        """There is nothing to remove."""
+
+    def refresh(self) -> None:
+        """There is no folder."""
+
     def admit(self, _: str, model: str = "") -> str:  # noqa: ARG002
         """There is room."""
         return ""

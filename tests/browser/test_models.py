@@ -71,6 +71,26 @@ def test_the_chosen_model_answers_and_a_chat_remembers_it(serve: Serve, open_cha
     expect(chat.header).to_contain_text("fake/other")
 
 
+def test_a_model_that_was_added_can_be_chosen_without_a_restart(serve: Serve, open_chat: OpenChat) -> None:
+    class Growing(TwoModels):
+        names: tuple[str, ...] = ("fake/other",)
+
+        def models(self) -> list[ModelStatus]:
+            return [self.status, *(ModelStatus(name, "ready", info=replace(INFO, name=name)) for name in self.names)]
+
+    backend = Growing(["Fine."])
+    chat = open_chat(serve(backend=backend))
+    expect(picker(chat)).to_have_value("fake/echo")
+    backend.names = ("fake/other", "fake/added")
+    chat.page.reload()
+    choose(chat, "fake/added")
+    chat.say("Who are you?")
+    chat.page.reload()
+    expect(picker(chat)).to_have_value("fake/added", timeout=PATIENCE)
+    chat.say("And still?")
+    assert [request.model for request in backend.requests] == ["fake/added"] * 2
+
+
 def test_one_model_is_no_choice(serve: Serve, open_chat: OpenChat) -> None:
     chat = open_chat(serve())
     expect(chat.page.locator("#setting-temperature")).to_be_attached()

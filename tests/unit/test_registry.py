@@ -17,6 +17,7 @@ from chatui.errors import ModelError, OverloadError
 from chatui.local.engine import LocalBackend
 from chatui.model_spec import ModelSpec
 from chatui.models import registry as registry_module
+from chatui.models.added_models import AddedModelsFile
 from chatui.models.instances import Memory
 from chatui.models.registry import Registry, unique_names
 from chatui.settings import GenerationSettings
@@ -325,6 +326,104 @@ async def test_previews_and_tokens_are_of_the_model_that_is_named() -> None:
         assert await registry.preview(ask("b")) is not None
         assert registry.decode_tokens({1}, "b") == {1: " other"}
         registry.forget("chat")
+
+
+async def test_models_are_added_and_removed_while_others_serve() -> None:
+    machine, hold = Machine(memory=20), Hold()
+    machine.replies["b"] = ["b", hold, "!"]
+    async with serving(machine, "a") as registry:
+        assert registry.add("b") == "b"
+        assert registry.add("b") == "b"
+        assert [(status.name, status.added) for status in registry.models()] == [("a", False), ("b", True)]
+        running = asyncio.create_task(reply(registry, "b"))
+        await until(lambda: any(backend.running for backend in machine.backends))
+        registry.remove("b")
+        assert list(states(registry)) == ["a"]
+        with pytest.raises(ModelError, match="b is not served here"):
+            await reply(registry, "b")
+        assert not machine.unloads
+        hold.release()
+        assert await running == "b!"
+        await until(lambda: machine.unloads == ["b"])
+        with pytest.raises(ModelError, match="a is the default model"):
+            registry.remove("")
+        assert await reply(registry, "a") == "a"
+
+
+async def test_an_added_model_can_be_loaded_again_after_it_was_removed() -> None:
+    async with serving(machine := Machine(memory=20), "a") as registry:
+        for _ in range(3):
+            registry.add("b")
+            assert await reply(registry, "b") == "b"
+            registry.remove("b")
+        assert machine.loads.count("b") == 3
+        assert registry.add("b", "abc") == "b"
+        assert registry.add("https://huggingface.co/b/c/tree/abc") == "b/c"
+        assert [status.source for status in registry.models()] == ["a", "b", "b/c"]
+
+
+def test_added_models_are_served_after_a_restart(tmp_path: Path) -> None:
+    file = AddedModelsFile(tmp_path / "data" / "added.json")
+    registry = Machine().registry("a", added_file=file)
+    registry.add("b", "abc")
+    registry.add("c")
+    registry.remove("c")
+    again = Machine().registry("a", added_file=file)
+    assert [(status.name, status.added) for status in again.models()] == [("a", False), ("b", True)]
+    assert again._entries[1].spec.revision == "abc"
+    assert [status.name for status in Machine().registry("ab", added_file=file).models()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '[["a"]]', '{"a": 1}', "\x00"], ids=repr)
+def test_a_damaged_file_of_added_models_keeps_nobody_from_starting(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "added.json"
+    path.write_text(content)
+    registry = Machine().registry("a", added_file=AddedModelsFile(path))
+    assert list(states(registry)) == ["a"]
+    registry.add("b")
+    assert list(states(Machine().registry("a", added_file=AddedModelsFile(path)))) == ["a", "b"]
+
+
+def test_what_is_put_into_the_folder_of_models_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    registry = Machine().registry("a", models_dir=folder)
+    registry.refresh()  # the folder is not there yet
+    for name in ("x", "y"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text("{}")
+    registry.refresh()
+    assert [(each.name, each.source) for each in registry.models()[1:]] == [
+        ("x", str(folder / "x")),
+        ("y", str(folder / "y")),
+    ]
+    (folder / "y" / "config.json").unlink()
+    registry.refresh()
+    registry.refresh()
+    assert list(states(registry)) == ["a", "x"]
+    folder.rename(tmp_path / "away")
+    registry.refresh()
+    assert list(states(registry)) == ["a", "x"]  # a disk that is away for a while costs nothing
+
+
+def test_an_added_file_that_was_deleted_is_served_no_longer(tmp_path: Path) -> None:
+    model, file = tmp_path / "model.gguf", AddedModelsFile(tmp_path / "added.json")
+    model.touch()
+    registry = Machine().registry("a", added_file=file)
+    assert registry.add(str(model)) == "model.gguf"
+    registry.add("owner/on-the-hub")
+    model.unlink()
+    registry.refresh()
+    assert list(states(registry)) == ["a", "owner/on-the-hub"]
+    assert file.read() == [("owner/on-the-hub", None)]
+
+
+def test_a_second_model_of_a_name_has_its_path_as_its_name(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "model.gguf" for folder in "ab"]
+    registry = Machine().registry("a")
+    for path in paths:
+        path.parent.mkdir()
+        path.touch()
+    assert [registry.add(str(path)) for path in paths] == ["model.gguf", str(paths[1])]
 
 
 async def test_an_unknown_model_is_refused_with_those_that_are_there() -> None:

@@ -26,7 +26,7 @@ from chatui.ui.chat.preview_memos import PreviewMemos
 from chatui.ui.chat.temporary_chats import TemporaryChats
 from chatui.ui.chat.transcript import ChatbotContent, ChatbotMessage
 from chatui.ui.gradio_compat import request_context
-from chatui.ui.shared import header
+from chatui.ui.shared import header, model_picker
 from chatui.ui.shared.redraw import pause_after_redraw, render_off_loop
 from chatui.ui.shared.tab import Tab
 from chatui.ui.shared.updates import ComponentUpdates, PageUpdates
@@ -85,9 +85,9 @@ class ConversationView:
             return {self._components.status: header.status(models[0])}
         writers = [message.author.model for message in messages if message.author is not None]
         if not writers or not (opened or messages[-1].state == "running"):
-            return {}
+            return {self._components.model: model_picker.update(models)} if opened else {}
         model = self._runner.model(writers[-1])
-        choice = {self._components.model: model.name} if opened else {}
+        choice = {self._components.model: model_picker.update(models, model.name)} if opened else {}
         return {self._components.status: header.status(model), **choice}
 
     async def _read_path(self, tab: Tab, reply: RunningReply | None) -> tuple[Path, list[ChatbotMessage]]:

@@ -35,7 +35,7 @@ from chatui.ui.markdown import markdown_escape
 from chatui.ui.page import cache_headers, head, page_language, theme
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.persona_panel import PersonaPanel
-from chatui.ui.shared import error_messages, header
+from chatui.ui.shared import error_messages, header, model_picker
 from chatui.ui.sidebar.sidebar import Sidebar, footer_html
 
 COMPRESSION_LEVEL = 1
@@ -123,7 +123,7 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
             sidebar = Sidebar(logs_out)
         with gr.Sidebar(position="right", open=False, width="20rem", elem_id="settings"):
             panel = PersonaPanel(lambda: _owner_store(runner))
-            model = _model_picker(backend)
+            model = model_picker.build(backend.models())
             start_with, settings, reset = _generation_settings()
         status = gr.Markdown(header.status(backend.models()[0]), elem_id="status")
         chat = Conversation(
@@ -188,12 +188,14 @@ def _connect_model(
     def begin(name: str | None) -> list[Any]:
         """The chosen model's status and default settings; our defaults while it is loading, until follow_model() ends.
 
-        The settings are sent again here, because the browser turns a number that is empty at first into 0.
+        The settings are sent again here, because the browser turns a number that is empty at first into 0. The choices
+        of models are those of now: some may have been added since the page was built.
         """
+        backend.refresh()
         model = header.find_status(backend, name or "")
         loading = model.state == "loading"
         values = initial if loading else _defaults(backend, model.name)
-        return [header.status(model), *values, "loading" if loading else ""]
+        return [header.status(model), *values, "loading" if loading else "", model_picker.update(backend.models())]
 
     async def follow_model(name: str | None) -> AsyncIterator[str]:
         """Update the header until the model is ready or has failed."""
@@ -207,17 +209,9 @@ def _connect_model(
 
     reset.click(lambda name: _defaults(backend, name), picker, settings, queue=False, **private)
     # Not queued, like all events at the start: a message sent at the same time could get no reply.
-    page.load(begin, picker, [status, *settings, following], queue=False, **private)
+    page.load(begin, picker, [status, *settings, following, picker], queue=False, **private)
     followed = following.change(follow_model, picker, status, concurrency_limit=None, **private)
     followed.then(adopt_defaults, [picker, *settings], settings, queue=False, **private)
-
-
-def _model_picker(backend: Backend) -> gr.Dropdown:
-    """The choice of the model for the next reply, hidden if there is only one."""
-    names = [model.name for model in backend.models()]
-    return gr.Dropdown(
-        names, value=names[0], label=N_("Model"), elem_id="model", visible=len(names) > 1, filterable=len(names) > 8
-    )
 
 
 def _connect_picker(backend: Backend, picker: gr.Dropdown, settings: list[Component], status: gr.Markdown) -> None:
