@@ -1,7 +1,9 @@
 """A small Hub on loopback that answers the routes which huggingface_hub calls, and can misbehave on request.
 
 Routes: GET /api/models, GET /api/models/NAME[/revision/REVISION][?expand=|?blobs=], GET /api/models/NAME/tree/REVISION,
-HEAD and GET /NAME/resolve/REVISION/FILE. Large files are redirected to /cdn/SHA256 on another host name, as on the Hub:
+HEAD and GET /NAME/resolve/REVISION/FILE, GET /api/datasets/NAME/tree/REVISION/FOLDER,
+GET /datasets/NAME/resolve/REVISION/FILE, GET /filter as the dataset viewer has it. Large files are redirected to
+/cdn/SHA256 on another host name, as on the Hub:
 https://huggingface.co/docs/hub/api
 """
 
@@ -118,6 +120,9 @@ class LocalHub:
         """Be empty again, as at the start."""
         self.repositories: dict[str, Repository] = {}
         self.renamed: dict[str, str] = {}
+        self.datasets: dict[str, dict[str, bytes]] = {}
+        self.rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        """The answers of the dataset viewer by dataset and condition."""
         self.tokens: dict[str, set[str]] = {}
         """The names of the private and gated models that each token may read."""
         self.page_size = 1000
@@ -201,10 +206,16 @@ class LocalHub:
         path = request.url.path
         if token is not None and token not in self.tokens:
             return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b"{}"
-        if path == "/api/models":
-            return self._search(request)
         if path.startswith("/cdn/"):
             return self._file(request, self._stored(path.removeprefix("/cdn/")), {}, fault)
+        if path == "/filter" or "/datasets/" in path:
+            return self._dataset(request)
+        return self._search(request) if path == "/api/models" else self._repository(request, token, fault)
+
+    def _repository(
+        self, request: Request, token: str | None, fault: Fault | None
+    ) -> tuple[int, dict[str, str], bytes]:
+        path = request.url.path
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+|[^/]+?)(?:/(revision|tree)/([^/]+)(?:/(.*))?)?", path)
         resolve = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         match = api or resolve
@@ -261,6 +272,22 @@ class LocalHub:
             for path, data in repository.files.items()
             if repository.etag(path) == sha256
         )
+
+    def _dataset(self, request: Request) -> tuple[int, dict[str, str], bytes]:
+        query = request.query_params
+        if request.url.path == "/filter":
+            rows = self.rows.get((query["dataset"], query["where"]), [])
+            return _json({"features": [], "rows": [{"row_idx": 0, "row": row} for row in rows]})
+        match = re.fullmatch(r"(?:/api)?/datasets/([^/]+/[^/]+)/(tree|resolve)/main/(.+)", request.url.path)
+        files = self.datasets.get(match[1]) if match else None
+        if match is None or files is None:
+            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+        if match[2] == "resolve":
+            return 200, {"Content-Type": "application/json"}, files[match[3]]
+        found = [path for path in files if path.startswith(f"{match[3]}/")]
+        if not found:
+            return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
+        return _json([{"type": "file", "path": path, "size": len(files[path]), "oid": "0" * 40} for path in found])
 
     def _file(
         self, request: Request, data: bytes, headers: dict[str, str], fault: Fault | None

@@ -3,36 +3,23 @@
 Knows the Hub through huggingface_hub alone. Every error is a HubError.
 """
 
-import logging
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from chatui.errors import HubError
-from chatui.models import hub_errors
+from chatui.models.hub_requests import MAX_JSON_BYTES, TIME_LIMIT, HubRequests
 from chatui.models.model_card import Evaluation, from_card_data, from_model_index
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi, ModelInfo
+    from huggingface_hub import ModelInfo
 
 Sort = Literal["trending_score", "downloads", "likes", "last_modified"]
 Library = Literal["safetensors", "gguf"]
-T = TypeVar("T")
-log = logging.getLogger(__name__)
 PAGE_SIZE = 20
 MAX_RESULTS = 1000
-TIME_LIMIT = 15.0
-"""Seconds for one question to the Hub, with all retries of huggingface_hub."""
-PROBE_SECONDS = 3.0
-"""Seconds for finding out why there was no answer."""
-CACHE_SECONDS = 300.0
-CACHE_ENTRIES = 200
-MAX_WAITING = 8
-"""Questions without an answer that may wait at the same time. Each has a thread until the connection ends."""
 FACTS = (
     "author",
     "cardData",
@@ -52,9 +39,6 @@ FACTS = (
 EVALUATIONS = ("evalResults", "model-index")
 
 
-MAX_CONFIG_BYTES = 10**7
-
-
 @dataclass(frozen=True)
 class HubFile:
     """A file of a model. `etag` is the name of its content in the HF cache: its SHA-256, or its git hash if small."""
@@ -68,7 +52,8 @@ class HubFile:
 class HubModel:
     """What the Hub says about a model. `parameters` are numbers by dtype, from the headers of its safetensors files.
 
-    `gguf` has the fields of a GGUF header that the Hub reads, such as "total", "architecture" and "context_length".
+    `base_models` are those that it was made of. `gguf` has the fields of a GGUF header that the Hub reads, such as
+    "total", "architecture" and "context_length".
     `files` is empty in search results.
     """
 
@@ -85,6 +70,7 @@ class HubModel:
     library: str = ""
     languages: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    base_models: tuple[str, ...] = ()
     parameters: Mapping[str, int] = field(default_factory=dict)
     gguf: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[HubFile, ...] = ()
@@ -128,12 +114,7 @@ class Hub:
     """The Hub at `endpoint` (HF_ENDPOINT by default), asked with `token` (the stored one by default)."""
 
     def __init__(self, endpoint: str | None = None, token: str | None = None, time_limit: float = TIME_LIMIT) -> None:
-        self._endpoint = endpoint
-        self._token = token
-        self._time_limit = time_limit
-        self._lock = threading.Lock()
-        self._cache: dict[Any, tuple[float, Any]] = {}
-        self._waiting = threading.BoundedSemaphore(MAX_WAITING)
+        self._requests = HubRequests(endpoint, token, time_limit)
 
     def search(self, search: ModelSearch, page: int = 1) -> SearchPage:
         """A page of models. Raises HubError."""
@@ -144,127 +125,49 @@ class Hub:
             )
 
         def ask() -> SearchPage:
-            found = self._api().list_models(**_search_arguments(search), limit=end + 1)
+            found = self._requests.api().list_models(**_search_arguments(search), limit=end + 1)
             models = tuple(map(hub_model, islice(found, end - PAGE_SIZE, end + 1)))
             return SearchPage(models[:PAGE_SIZE], page, len(models) > PAGE_SIZE)
 
-        return self._cached((search, page), f"a search for {search.text!r}" if search.text else "a search", ask)
+        return self._requests.cached(
+            (search, page), f"a search for {search.text!r}" if search.text else "a search", ask
+        )
 
     def model(self, name: str, revision: str | None = None) -> HubModel:
         """What the Hub says about a model, with its files and their sizes. Raises HubError."""
 
         def ask() -> HubModel:
-            info = self._api().model_info(name, revision=revision, files_metadata=True, timeout=self._time_limit)
+            limit = self._requests.time_limit
+            info = self._requests.api().model_info(name, revision=revision, files_metadata=True, timeout=limit)
             return hub_model(info)
 
-        return self._cached((name, revision), name, ask, revision)
+        return self._requests.cached((name, revision), name, ask, revision)
 
     def evaluations(self, name: str) -> tuple[Evaluation, ...]:
         """The evaluation results in a model's card, each with its source. Raises HubError."""
 
         def ask() -> tuple[Evaluation, ...]:
             expand: Any = list(EVALUATIONS)
-            return _evaluations(self._api().model_info(name, expand=expand, timeout=self._time_limit))
+            return _evaluations(self._requests.api().model_info(name, expand=expand, timeout=self._requests.time_limit))
 
-        return self._cached(("evaluations", name), name, ask)
+        return self._requests.cached(("evaluations", name), name, ask)
 
     def config(self, model: HubModel) -> dict[str, Any]:
         """The config.json of a model, {} if it has none. Nothing is written to the cache. Raises HubError."""
         size = next((file.size for file in model.files if file.path == "config.json"), 0)
-        if not 0 < size <= MAX_CONFIG_BYTES:
+        if not 0 < size <= MAX_JSON_BYTES:
             return {}
 
         def ask() -> dict[str, Any]:
-            from huggingface_hub import constants
-            from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
-            endpoint = self._endpoint or constants.ENDPOINT
-            url = f"{endpoint}/{model.id}/resolve/{model.commit or 'main'}/config.json"
-            answer = get_session().get(url, headers=build_hf_headers(token=self._token), follow_redirects=True)
-            hf_raise_for_status(answer)
-            config = answer.json()
+            url = f"{self._requests.endpoint}/{model.id}/resolve/{model.commit or 'main'}/config.json"
+            config = self._requests.json(url)
             return config if isinstance(config, dict) else {}
 
-        return self._cached(("config", model.id, model.commit), model.id, ask)
+        return self._requests.cached(("config", model.id, model.commit), model.id, ask)
 
     def forget(self) -> None:
         """Empty the cache, as after a new token."""
-        with self._lock:
-            self._cache.clear()
-
-    def _api(self) -> "HfApi":
-        from huggingface_hub import HfApi
-
-        return HfApi(endpoint=self._endpoint, token=self._token)
-
-    def _cached(self, key: Any, name: str, ask: Callable[[], T], revision: str | None = None) -> T:
-        with self._lock:
-            until, answer = self._cache.get(key, (0.0, None))
-        if time.monotonic() < until:
-            return answer  # type: ignore[no-any-return]  # the key tells the type
-        answer = self._within_limit(name, ask, revision)
-        with self._lock:
-            while len(self._cache) >= CACHE_ENTRIES:
-                del self._cache[next(iter(self._cache))]
-            self._cache[key] = (time.monotonic() + CACHE_SECONDS, answer)
-        return answer
-
-    def _within_limit(self, name: str, ask: Callable[[], T], revision: str | None) -> T:
-        """Run `ask` in a thread. list_models has no time limit, and retries for as long as the Hub tells it to."""
-        outcome: list[T] = []
-        errors: list[BaseException] = []
-        done = threading.Event()
-        if not self._waiting.acquire(blocking=False):
-            raise hub_errors.no_answer(name)
-
-        def run() -> None:
-            try:
-                outcome.append(_twice(ask))
-            except BaseException as error:
-                errors.append(error)
-            finally:
-                self._waiting.release()
-                done.set()
-
-        threading.Thread(target=run, name="hub", daemon=True).start()
-        if not done.wait(self._time_limit):
-            raise self._why_no_answer(name)
-        if not errors:
-            return outcome[0]
-        known = hub_errors.hub_error(name, revision, errors[0])
-        if known is None:
-            log.warning("The answer for %s could not be read: %s", name, type(errors[0]).__name__)
-            known = hub_errors.unreadable(name)
-        raise known from errors[0]
-
-    def _why_no_answer(self, name: str) -> HubError:
-        """The reason for which huggingface_hub waits, as rate limits are: asked once more, without retries."""
-        from huggingface_hub import constants
-        from huggingface_hub.utils import get_session, hf_raise_for_status
-
-        found: list[HubError] = []
-
-        def ask() -> None:
-            try:
-                url = f"{self._endpoint or constants.ENDPOINT}/api/models"
-                hf_raise_for_status(get_session().get(url, params={"limit": 1}, timeout=PROBE_SECONDS))
-            except Exception as error:
-                found.extend(filter(None, [hub_errors.hub_error(name, None, error)]))
-
-        thread = threading.Thread(target=ask, name="hub", daemon=True)
-        thread.start()
-        thread.join(PROBE_SECONDS)
-        return found[0] if found else hub_errors.no_answer(name)
-
-
-def _twice(ask: Callable[[], T]) -> T:
-    """Ask, and once more if the connection breaks: huggingface_hub closes its client for all threads on an error."""
-    from huggingface_hub.utils import httpx
-
-    try:
-        return ask()
-    except (RuntimeError, httpx.NetworkError):
-        return ask()
+        self._requests.forget()
 
 
 def hub_model(info: "ModelInfo") -> HubModel:
@@ -285,6 +188,7 @@ def hub_model(info: "ModelInfo") -> HubModel:
         library=info.library_name or "",
         languages=_texts(card.get("language")),
         tags=tags,
+        base_models=_texts(card.get("base_model")),
         parameters=dict(info.safetensors.parameters) if info.safetensors else {},
         gguf=dict(info.gguf or {}),
         files=tuple(

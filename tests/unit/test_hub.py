@@ -10,7 +10,7 @@ from huggingface_hub.utils import close_session, httpx
 
 from chatui.errors import HubError
 from chatui.models import hub as hub_module
-from chatui.models import hub_errors
+from chatui.models import hub_errors, hub_requests
 from chatui.models.hub import PAGE_SIZE, Hub, HubFile, ModelSearch
 from chatui.models.model_card import Evaluation
 from tests.local_hub import LocalHub
@@ -171,10 +171,10 @@ def test_answers_are_cached_until_they_are_forgotten(hub: LocalHub, monkeypatch:
     asked.forget()
     asked.model("owner/model")
     assert len(queries(hub)) == 3
-    monkeypatch.setattr(hub_module, "CACHE_ENTRIES", 1)
+    monkeypatch.setattr(hub_requests, "CACHE_ENTRIES", 1)
     asked.search(ModelSearch("x"))
     asked.search(ModelSearch("y"))
-    assert len(asked._cache) == 1
+    assert len(asked._requests._cache) == 1
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_faults_end_within_the_time_limit(
     retry_after: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.5 if "hold" in fault else 30.0)
+    monkeypatch.setattr(hub_requests, "PROBE_SECONDS", 0.5 if "hold" in fault else 30.0)
     hub.add("owner/model", {}, facts=FACTS)
     hub.fault("GET /api/models", times=99, **fault)
     with pytest.raises(HubError) as raised:
@@ -252,8 +252,8 @@ def test_faults_end_within_the_time_limit(
 
 
 def test_few_questions_wait_at_once(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "MAX_WAITING", 1)
-    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(hub_requests, "MAX_WAITING", 1)
+    monkeypatch.setattr(hub_requests, "PROBE_SECONDS", 0.01)
     hub.fault("GET /api/models", times=99, hold=0)
     asked = Hub(time_limit=0.01)
     for _ in range(3):
