@@ -56,6 +56,12 @@ class NotFoundError(ChatError):
         super().__init__(f"There is no such {what}.", "It may have been deleted.")
 
 
+class ForbiddenError(ChatError):
+    """The user may not do this. Nothing was changed."""
+
+    status = 403
+
+
 class TransferError(ChatError):
     """A file to import is invalid. Nothing was changed."""
 

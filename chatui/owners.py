@@ -35,6 +35,9 @@ MAX_REMEMBERED = 10_000
 OWNER = "chatui.owner"
 """Key of the ASGI scope with the owner that the cookie identifies, or None."""
 
+OPERATOR = "chatui.operator"
+"""Key of the ASGI scope: whether the request is the operator's, on a server that serves nobody else."""
+
 GRADIO = "/gradio_api/"
 SESSION = "session_hash"
 SESSION_IN_PATH = re.compile(f"({GRADIO}(?:heartbeat|stream)/)([^/]+)")
@@ -111,7 +114,7 @@ class OwnerMiddleware:
     """Puts the owner into the ASGI scope, sets a cookie when the page is opened, and renews it with every response.
 
     If `is_local`, the owner is LOCAL in every browser, and conversations of the browser's cookie are moved to LOCAL.
-    Otherwise the cookie identifies the owner.
+    Otherwise the cookie identifies the owner. `is_operator` tells the operator, who may manage models.
 
     Gradio sends a tab's events to anyone who knows its session name, which the browser chooses. So the session name is
     replaced by one that is bound to the visitor.
@@ -123,8 +126,10 @@ class OwnerMiddleware:
         cookies: Cookies,
         adopter: Adopter | None = None,
         is_local: Callable[[Scope], bool] = lambda _: False,
+        is_operator: Callable[[Scope], bool] = lambda _: False,
     ) -> None:
-        self._app, self._cookies, self._adopter, self._is_local = app, cookies, adopter, is_local
+        self._app, self._cookies, self._adopter = app, cookies, adopter
+        self._is_local, self._is_operator = is_local, is_operator
         self._adopted: OrderedDict[str, bool] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -146,7 +151,7 @@ class OwnerMiddleware:
             owner = self._cookies.owner(value)
         elif owner == LOCAL and is_page:
             value = self._cookies.issue(LOCAL)
-        scope[OWNER] = owner
+        scope[OWNER], scope[OPERATOR] = owner, self._is_operator(scope)
         scope, receive = self._with_visitor_session(scope, receive, owner or _login_tokens(headers))
         renews = bool(value) and (is_page or scope["method"] == "POST")
 

@@ -18,6 +18,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from chatui.errors import SettingsError
 from chatui.setting_values import shorten
+from chatui.settings import AppSettings
 
 Login = Callable[[str, str], bool]
 """(user name, password) -> whether the password is right."""
@@ -155,6 +156,11 @@ def is_local(host: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     return (parsed := parse_ip(host)) is not None and parsed.is_loopback
+
+
+def serves_one_computer(settings: AppSettings) -> bool:
+    """Whether the server is for the people at this computer alone: no login, --share, proxy path or other network."""
+    return not (settings.share or settings.auth or settings.root_path) and is_local(settings.host)
 
 
 def parse_ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -32,11 +32,20 @@ from chatui.local.engine import LocalBackend
 from chatui.model_spec import ModelSpec
 from chatui.models.added_models import AddedModelsFile
 from chatui.models.instances import Memory
+from chatui.models.permissions import Permissions
 from chatui.models.registry import Registry
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.peers import OwnAccount
 from chatui.runner import Runner
-from chatui.security import AllowedHosts, ClientAddress, Login, SecurityMiddleware, is_local, read_login
+from chatui.security import (
+    AllowedHosts,
+    ClientAddress,
+    Login,
+    SecurityMiddleware,
+    is_local,
+    read_login,
+    serves_one_computer,
+)
 from chatui.setting_values import split_list
 from chatui.settings import MB, AppSettings
 from chatui.upload_folder import UploadFolder
@@ -62,6 +71,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     passwords = read_login(settings.auth)
     login = too_many_attempts(passwords)
     logins = Logins(store.database, passwords) if passwords is not None else None
+    permissions = Permissions.from_settings(settings, passwords or {})
 
     def owner_of(request: Request) -> str | None:
         return owners.cookie_owner(request) if login is None else _login_owner(login_of(request))
@@ -78,11 +88,17 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     is_local_owner = account.is_sender if _is_local_only(settings, store) else _never_local
     # On a public host Gradio allows any Origin, unless its parent app has CORS middleware. This one allows none.
     app.add_middleware(CORSMiddleware, allow_origins=[])
-    app.add_middleware(OwnerMiddleware, cookies=cookies, adopter=store.adoptions, is_local=is_local_owner)
+    app.add_middleware(
+        OwnerMiddleware,
+        cookies=cookies,
+        adopter=store.adoptions,
+        is_local=is_local_owner,
+        is_operator=account.is_sender if serves_one_computer(settings) else _never_local,
+    )
     app.add_middleware(BodyLimit, uploads=uploads)
     app.state.hosts = AllowedHosts(settings.host, split_list(settings.allowed_hosts), settings.share)
     app.add_middleware(SecurityMiddleware, hosts=app.state.hosts)
-    login_of = page.mount(app, runner, cookies, login, logins, settings.root_path)
+    login_of = page.mount(app, runner, cookies, login, logins, permissions, settings.root_path)
     app.add_middleware(ClientAddress, proxies=split_list(settings.forwarded_allow_ips))
     return app
 

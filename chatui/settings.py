@@ -247,6 +247,16 @@ class AppSettings(BaseSettings):
     auth: str | None = Field(
         None, repr=False, description="Ask for a login: user:password, or a file with one user:password on each line."
     )
+    admin: str = Field(
+        "",
+        description="Logins of --auth, comma-separated, that may load, unload, fetch and delete models. Without "
+        "--auth, who uses the server on its own computer may do so, if nobody else is served.",
+    )
+    allow_models: Annotated[tuple[ModelName, ...], NoDecode] = Field(
+        (),
+        description="Models, comma-separated, that all others may choose besides the default one; if left out, those "
+        "of --model and --models-dir.",
+    )
     api_key: str | None = Field(
         None,
         repr=False,
@@ -292,7 +302,7 @@ class AppSettings(BaseSettings):
     def _strip_quotes(cls, value: object) -> object:
         return setting_values.strip_quotes(value) if isinstance(value, str) else value
 
-    @field_validator("model", mode="before")
+    @field_validator("model", "allow_models", mode="before")
     @classmethod
     def _split_models(cls, value: object) -> object:
         """Split a text of several names, which flags and the variable have. A path with a comma is one name."""
@@ -350,6 +360,12 @@ class AppSettings(BaseSettings):
     def _check_api_key(self) -> Self:
         if self.api_key is not None and not re.fullmatch(r"[!-~]{8,}", self.api_key):
             raise ValueError("--api-key must be 8 or more characters of ASCII, without spaces")
+        return self
+
+    @model_validator(mode="after")
+    def _check_admin(self) -> Self:
+        if self.admin and not self.auth:
+            raise ValueError("--admin names logins, of which there are none: add --auth user:password")
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from chatui.api.responses import ApiError
 from chatui.attempt_limiter import AttemptLimiter, network
 from chatui.peers import is_forwarded
-from chatui.security import host_of, is_local
+from chatui.security import host_of, is_local, serves_one_computer
 from chatui.settings import AppSettings
 
 
@@ -15,13 +15,13 @@ class Access:
     """Checks each request for /v1.
 
     Without an API key the request must come from this computer, and the server must serve nobody else: no --share, no
-    proxy, no login. The Host must be a local name, which protects against DNS rebinding.
+    proxy, no login. The Host must be a local name, which protects against DNS rebinding. Whoever has the key may load
+    and unload models, and choose all of them: it is the operator's.
     """
 
     def __init__(self, settings: AppSettings) -> None:
         self._key = settings.api_key.encode() if settings.api_key else None
-        seen_by_others = settings.share or settings.auth or settings.root_path or not is_local(settings.host)
-        self._open = not seen_by_others
+        self._open = serves_one_computer(settings)
         self._failures = AttemptLimiter()
 
     @property

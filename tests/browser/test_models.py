@@ -1,14 +1,16 @@
 """Several models in the page: which one answers is chosen in the settings, and each chat remembers its own."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Locator, expect
 
 from chatui.chat import ModelStatus
-from chatui.settings import GenerationSettings
+from chatui.settings import AppSettings, GenerationSettings
 from tests.browser.conftest import OpenChat, Serve
-from tests.browser.pages import PATIENCE, Chat
+from tests.browser.pages import PATIENCE, Chat, Site, wait_until
 from tests.fakes import INFO, FakeBackend
 
 pytestmark = pytest.mark.browser
@@ -76,7 +78,8 @@ def test_a_model_that_was_added_can_be_chosen_without_a_restart(serve: Serve, op
         names: tuple[str, ...] = ("fake/other",)
 
         def models(self) -> list[ModelStatus]:
-            return [self.status, *(ModelStatus(name, "ready", info=replace(INFO, name=name)) for name in self.names)]
+            added = (ModelStatus(name, "ready", info=replace(INFO, name=name), added=True) for name in self.names)
+            return [self.status, *added]
 
     backend = Growing(["Fine."])
     chat = open_chat(serve(backend=backend))
@@ -89,6 +92,28 @@ def test_a_model_that_was_added_can_be_chosen_without_a_restart(serve: Serve, op
     expect(picker(chat)).to_have_value("fake/added", timeout=PATIENCE)
     chat.say("And still?")
     assert [request.model for request in backend.requests] == ["fake/added"] * 2
+
+
+def test_others_than_admins_cannot_have_a_model_loaded_that_they_are_not_allowed(tmp_path: Path) -> None:
+    """A client can send any name as its choice, and follow anybody's session name."""
+
+    class Shared(TwoModels):
+        other = ModelStatus(OTHER.name, "unloaded", added=True)
+
+    settings = AppSettings(auth=str(tmp_path / "logins"), admin="ada", data_dir=tmp_path)
+    (tmp_path / "logins").write_text("ada:secret\nbob:secret")
+    with Site(backend := Shared(["Fine."]), settings) as site:
+        for name, loads in (("bob", "fake/echo"), ("ada", "fake/other")):
+            with httpx.Client(base_url=site.url) as client:
+                client.post("/login", data={"username": name, "password": "secret"})
+                config = client.get("/config").json()
+                (picker,) = (each["id"] for each in config["components"] if each["props"].get("elem_id") == "model")
+                (chosen,) = (each for each in config["dependencies"] if [picker, "input"] in each["targets"])
+                values = ["fake/other", *(None for _ in chosen["inputs"][1:])]
+                event = {"data": values, "fn_index": chosen["id"], "session_hash": "same"}
+                assert client.post("/gradio_api/queue/join", json=event).status_code == 200
+                wait_until(lambda: bool(backend.loads))
+                assert backend.loads.pop() == loads
 
 
 def test_one_model_is_no_choice(serve: Serve, open_chat: OpenChat) -> None:

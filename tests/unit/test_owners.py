@@ -11,7 +11,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from chatui.errors import StoreError
-from chatui.owners import COOKIE, LOCAL, OWNER, Cookies, OwnerMiddleware, login_owner
+from chatui.owners import COOKIE, LOCAL, OPERATOR, OWNER, Cookies, OwnerMiddleware, login_owner
 
 SECRET = b"s" * 32
 PAGE = {"accept": "text/html"}
@@ -190,3 +190,14 @@ def test_a_value_is_a_cookie_as_it_is() -> None:
 
 def test_a_login_is_never_a_guest() -> None:
     assert not login_owner("guest:x").startswith("guest:")
+
+
+def test_only_the_server_says_who_is_its_operator() -> None:
+    async def who(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(str(request.scope[OPERATOR]))
+
+    app = Starlette(routes=[Route("/", who)])
+    claims = {OPERATOR: "1", "x-operator": "1", "cookie": f"{OPERATOR}=1"}
+    assert TestClient(OwnerMiddleware(app, Cookies(SECRET))).get("/", headers=claims).text == "False"
+    operated = OwnerMiddleware(app, Cookies(SECRET), is_operator=lambda scope: scope["path"] == "/")
+    assert TestClient(operated).get("/").text == "True"

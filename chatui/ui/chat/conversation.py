@@ -24,6 +24,7 @@ from chatui.ui.gradio_compat.page_blocks import PageBlocks
 from chatui.ui.inspector.inspector_panel import InspectorPanel
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.persona_panel import PersonaPanel
+from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.shared.tab import current_tab
 from chatui.ui.sidebar.sidebar import Sidebar
 
@@ -39,13 +40,21 @@ class Conversation(ChatInterface):
     The chain leaves the text box dead after a failure and cannot stop a reply to an edited message.
     """
 
-    def __init__(self, page: PageBlocks, runner: Runner, panel: PersonaPanel, sidebar: Sidebar, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        page: PageBlocks,
+        runner: Runner,
+        panel: PersonaPanel,
+        sidebar: Sidebar,
+        access: ModelAccess,
+        **kwargs: Any,
+    ) -> None:
         """`page` is the one being built; `kwargs` are the arguments of gr.ChatInterface."""
-        self._page, self._runner = page, runner
+        self._page, self._runner, self._access = page, runner, access
         self._panel, self._sidebar = panel, sidebar
         self._tab_state, self._action, self._draft = map(hidden_textbox, ("where", "action", "draft"))
         self._memos = PreviewMemos()
-        self._requests = ReplyRequests(runner, panel)
+        self._requests = ReplyRequests(runner, panel, access)
         super().__init__(
             api_endpoint.chat(runner.backend), api_name="chat", editable=True, concurrency_limit=None, **kwargs
         )
@@ -64,7 +73,7 @@ class Conversation(ChatInterface):
             model=self.additional_inputs[0],
         )
         temporary = TemporaryChats(self._runner)
-        view = ConversationView(self._runner, self._components, temporary, self._memos)
+        view = ConversationView(self._runner, self._access, self._components, temporary, self._memos)
         events = EventRunner(self._runner, self._components, view)
         self._bind_turns(TurnEvents(self._components, events, self._requests))
         self._bind_page(PageEvents(self._components, events, temporary, self._memos))

@@ -27,6 +27,7 @@ from chatui.ui.chat.temporary_chats import TemporaryChats
 from chatui.ui.chat.transcript import ChatbotContent, ChatbotMessage
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.shared import header, model_picker
+from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.shared.redraw import pause_after_redraw, render_off_loop
 from chatui.ui.shared.tab import Tab
 from chatui.ui.shared.updates import ComponentUpdates, PageUpdates
@@ -40,9 +41,14 @@ class ConversationView:
     """Yields updates of the components. Tells `temporary` and `memos` which conversation each tab shows."""
 
     def __init__(
-        self, runner: Runner, components: ChatComponents, temporary: TemporaryChats, memos: PreviewMemos
+        self,
+        runner: Runner,
+        access: ModelAccess,
+        components: ChatComponents,
+        temporary: TemporaryChats,
+        memos: PreviewMemos,
     ) -> None:
-        self._runner, self._components = runner, components
+        self._runner, self._access, self._components = runner, access, components
         self._temporary, self._memos = temporary, memos
 
     async def show(
@@ -80,15 +86,15 @@ class ConversationView:
 
     def _model_update(self, messages: Sequence[StoredMessage], opened: bool) -> ComponentUpdates:
         """The header, and in a conversation that was `opened` the chosen model, which is that of its last reply."""
-        models = self._runner.backend.models()
+        models = self._access.models()
         if len(models) == 1:
             return {self._components.status: header.status(models[0])}
         writers = [message.author.model for message in messages if message.author is not None]
         if not writers or not (opened or messages[-1].state == "running"):
             return {self._components.model: model_picker.update(models)} if opened else {}
         model = self._runner.model(writers[-1])
-        choice = {self._components.model: model_picker.update(models, model.name)} if opened else {}
-        return {self._components.status: header.status(model), **choice}
+        choice = {self._components.model: model_picker.update(models, self._access.find(model.name).name)}
+        return {self._components.status: header.status(model), **(choice if opened else {})}
 
     async def _read_path(self, tab: Tab, reply: RunningReply | None) -> tuple[Path, list[ChatbotMessage]]:
         """The messages to show, and a card if there is no such conversation, which the tab then leaves."""

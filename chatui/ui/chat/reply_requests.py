@@ -23,6 +23,7 @@ from chatui.store.rows import new_id
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.macro_values import current_macro_values, expanded_greetings, greeting_number
 from chatui.ui.persona.persona_panel import DELETED, PersonaPanel
+from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.shared.tab import Tab
 
 DEFAULT_CONTEXT_LENGTH = 4096
@@ -35,8 +36,8 @@ REPLACEMENT_CHARACTER = "\ufffd"
 class ReplyRequests:
     """Starts replies, and builds the requests for a repeated reply and for the context preview."""
 
-    def __init__(self, runner: Runner, panel: PersonaPanel) -> None:
-        self.runner, self._backend, self._panel = runner, runner.backend, panel
+    def __init__(self, runner: Runner, panel: PersonaPanel, access: ModelAccess) -> None:
+        self.runner, self._panel, self._access = runner, panel, access
 
     async def start(
         self,
@@ -99,9 +100,8 @@ class ReplyRequests:
         return ChatRequest(messages, settings, model.name), path.earlier
 
     def model(self, inputs: Sequence[Any]) -> ModelStatus:
-        """The model that is chosen on the page, else the default one."""
-        models = self._backend.models()
-        return next((model for model in models if model.name == inputs[2 + len(self._panel.inputs)]), models[0])
+        """The model that is chosen on the page, else the default one; also if the user may not choose it."""
+        return self._access.find(inputs[2 + len(self._panel.inputs)])
 
     async def selection(self, tab: Tab, inputs: Sequence[Any]) -> tuple[Persona, str, GenerationSettings]:
         """The persona, the start of the reply, and the settings."""

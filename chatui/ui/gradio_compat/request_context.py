@@ -15,7 +15,8 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from chatui import i18n
-from chatui.owners import OWNER, login_owner
+from chatui.models.permissions import User
+from chatui.owners import OPERATOR, OWNER, login_owner
 
 CLOCK_COOKIE = "chatui_minutes_ahead"
 
@@ -27,6 +28,15 @@ def login() -> str:
     """The user's login name; "" without a login."""
     request = LocalContext.request.get(None)
     return (request.username or "") if request is not None else ""
+
+
+def user() -> User:
+    """The user, for permissions; nobody outside an event."""
+    request = LocalContext.request.get(None)
+    if request is None:
+        return User()
+    is_operator = request.request is not None and request.request.scope.get(OPERATOR) is True
+    return User(request.username or "", is_operator)
 
 
 def owner() -> str | None:

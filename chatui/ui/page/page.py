@@ -19,6 +19,7 @@ from chatui.body_limit import MAX_UPLOAD_BYTES, BodyLimit, UploadLimit
 from chatui.chat import Backend
 from chatui.errors import ChatError
 from chatui.i18n import N_
+from chatui.models.permissions import Permissions
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.runner import Runner
 from chatui.security import Login, SecurityMiddleware
@@ -36,6 +37,7 @@ from chatui.ui.page import cache_headers, head, page_language, theme
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.persona_panel import PersonaPanel
 from chatui.ui.shared import error_messages, header, model_picker
+from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.sidebar.sidebar import Sidebar, footer_html
 
 COMPRESSION_LEVEL = 1
@@ -54,13 +56,19 @@ LoginOf = Callable[[Request], str | None]
 
 
 def mount(
-    app: FastAPI, runner: Runner, cookies: Cookies, login: Login | None, logins: Logins | None, root_path: str = ""
+    app: FastAPI,
+    runner: Runner,
+    cookies: Cookies,
+    login: Login | None,
+    logins: Logins | None,
+    permissions: Permissions,
+    root_path: str = "",
 ) -> LoginOf:
     """Mount the page at the root of `app`, which must have a CORS layer and all its other routes already.
 
     Returns a function that returns the user who is logged in with a request.
     """
-    page = build(runner, logs_out=logins is not None)
+    page = build(runner, permissions, logs_out=logins is not None)
     gradio_app = serving.mount(app, page, login, root_path, _appearance())
     if logins is not None:
         login_tokens.install(app, gradio_app, logins, cookies.instance)
@@ -97,7 +105,7 @@ def launch(
     runner: Runner, cookies: Cookies, login: Login | None, routes: list[BaseRoute], uploads: UploadLimit | None = None
 ) -> None:
     """Serve the page and `routes` through Gradio's own server, as ZeroGPU needs it; blocks."""
-    page = build(runner)
+    page = build(runner, Permissions())
 
     def cors_layer(app: ASGIApp) -> ASGIApp:
         return SecurityMiddleware(BodyLimit(OwnerMiddleware(RequestTurns(app), cookies), uploads))
@@ -112,10 +120,11 @@ def launch(
     serving.launch(page, login, routes, cors_layer, middleware, _appearance())
 
 
-def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
+def build(runner: Runner, permissions: Permissions, logs_out: bool = False) -> PageBlocks:
     """Build the page for a runner; with `logs_out` it has a button to log out."""
     first = personas.PRESETS[0]
     backend = runner.backend
+    access = ModelAccess(backend, permissions)
     page = PageBlocks(title="chatui", fill_height=True, analytics_enabled=False)
     page.state_session_capacity = sessions.MAX_TABS
     with page:
@@ -123,7 +132,7 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
             sidebar = Sidebar(logs_out)
         with gr.Sidebar(position="right", open=False, width="20rem", elem_id="settings"):
             panel = PersonaPanel(lambda: _owner_store(runner))
-            model = model_picker.build(backend.models())
+            model = model_picker.build(backend.models()[:1])
             start_with, settings, reset = _generation_settings()
         status = gr.Markdown(header.status(backend.models()[0]), elem_id="status")
         chat = Conversation(
@@ -131,6 +140,7 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
             runner,
             panel,
             sidebar,
+            access,
             chatbot=_chatbot(first),
             textbox=_textbox(),
             additional_inputs=[model, start_with, *settings],
@@ -141,8 +151,8 @@ def build(runner: Runner, logs_out: bool = False) -> PageBlocks:
         inspector = InspectorPanel()
         chat.connect(inspector, context)
         panel.connect(chat.chatbot, settings, model=lambda: backend.models()[0].name)
-        _connect_model(page, backend, model, settings, reset, status)
-        _connect_picker(backend, model, settings, status)
+        _connect_model(page, backend, access, model, settings, reset, status)
+        _connect_picker(backend, access, model, settings, status)
         for part, colours in inspector.localized_colours().items():
             page.localize(part, color_map=colours)
         page.localize(sidebar.footer, value=footer_html)
@@ -175,6 +185,7 @@ def _generation_settings() -> tuple[gr.Textbox, list[Component], gr.Button]:
 def _connect_model(
     page: PageBlocks,
     backend: Backend,
+    access: ModelAccess,
     picker: gr.Dropdown,
     settings: list[Component],
     reset: gr.Button,
@@ -192,14 +203,14 @@ def _connect_model(
         of models are those of now: some may have been added since the page was built.
         """
         backend.refresh()
-        model = header.find_status(backend, name or "")
+        model = access.find(name)
         loading = model.state == "loading"
         values = initial if loading else _defaults(backend, model.name)
-        return [header.status(model), *values, "loading" if loading else "", model_picker.update(backend.models())]
+        return [header.status(model), *values, "loading" if loading else "", model_picker.update(access.models())]
 
     async def follow_model(name: str | None) -> AsyncIterator[str]:
         """Update the header until the model is ready or has failed."""
-        async for model in header.status_updates(backend, name or ""):
+        async for model in header.status_updates(backend, access.find(name).name):
             yield header.status(model)
 
     def adopt_defaults(name: str | None, *current: Any) -> list[Any]:
@@ -214,20 +225,23 @@ def _connect_model(
     followed.then(adopt_defaults, [picker, *settings], settings, queue=False, **private)
 
 
-def _connect_picker(backend: Backend, picker: gr.Dropdown, settings: list[Component], status: gr.Markdown) -> None:
+def _connect_picker(
+    backend: Backend, access: ModelAccess, picker: gr.Dropdown, settings: list[Component], status: gr.Markdown
+) -> None:
     """Register the event that loads the chosen model, and sets the settings to its defaults."""
 
     async def choose(name: str | None, *current: Any) -> AsyncIterator[list[Any]]:
         """Show the loading in the header. Settings that have a model's default get that of the chosen model."""
+        name = access.find(name).name
         try:
-            backend.load(name or "")
+            backend.load(name)
         except ChatError as error:
             error_messages.warn(error)
             return
-        async for model in header.status_updates(backend, name or ""):
+        async for model in header.status_updates(backend, name):
             yield [header.status(model), *(gr.skip() for _ in settings)]
         known = zip(*(_defaults(backend, model.name) for model in backend.models()), strict=True)
-        changes = zip(current, known, _defaults(backend, name or ""), strict=True)
+        changes = zip(current, known, _defaults(backend, name), strict=True)
         yield [gr.skip(), *(default if value in defaults else gr.skip() for value, defaults, default in changes)]
 
     picker.input(
