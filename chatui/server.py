@@ -31,9 +31,12 @@ from chatui.errors import ChatError, SettingsError
 from chatui.local.engine import LocalBackend
 from chatui.model_spec import ModelSpec
 from chatui.models.added_models import AddedModelsFile
+from chatui.models.fit import Machine
 from chatui.models.instances import Memory
+from chatui.models.overview import OverviewReader
 from chatui.models.permissions import Permissions
 from chatui.models.registry import Registry
+from chatui.models.services import ModelServices
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.peers import OwnAccount
 from chatui.runner import Runner
@@ -71,7 +74,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     passwords = read_login(settings.auth)
     login = too_many_attempts(passwords)
     logins = Logins(store.database, passwords) if passwords is not None else None
-    permissions = Permissions.from_settings(settings, passwords or {})
+    services = _services(settings, Permissions.from_settings(settings, passwords or {}))
 
     def owner_of(request: Request) -> str | None:
         return owners.cookie_owner(request) if login is None else _login_owner(login_of(request))
@@ -98,7 +101,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     app.add_middleware(BodyLimit, uploads=uploads)
     app.state.hosts = AllowedHosts(settings.host, split_list(settings.allowed_hosts), settings.share)
     app.add_middleware(SecurityMiddleware, hosts=app.state.hosts)
-    login_of = page.mount(app, runner, cookies, login, logins, permissions, settings.root_path)
+    login_of = page.mount(app, runner, services, cookies, login, logins, settings.root_path)
     app.add_middleware(ClientAddress, proxies=split_list(settings.forwarded_allow_ips))
     return app
 
@@ -156,6 +159,10 @@ def _registry(settings: AppSettings) -> Registry:
     )
 
 
+def _services(settings: AppSettings, permissions: Permissions) -> ModelServices:
+    return ModelServices(OverviewReader(_machine, [settings.models_dir] if settings.models_dir else []), permissions)
+
+
 # These import torch, which is imported by the time that a second model is loaded.
 def _needed_bytes(spec: ModelSpec) -> int:
     from chatui.local.outline import outline
@@ -167,6 +174,12 @@ def _free_bytes(device_map: str) -> int:
     from chatui.local.weights import free_memory
 
     return free_memory(device_map)
+
+
+def _machine() -> Machine:
+    from chatui.local import devices
+
+    return devices.machine()
 
 
 def _release_memory() -> None:
@@ -310,4 +323,5 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
         return owners.cookie_owner(request) if login is None else _login_owner(page.launched_login_of(request))
 
     app_routes = [*_routes(backend), *downloads.routes(store, owner_of), prerender.route(runner, owner_of)]
-    page.launch(runner, cookies, login, app_routes, UploadFolder(serving.upload_folder(), settings.max_uploads * MB))
+    uploads = UploadFolder(serving.upload_folder(), settings.max_uploads * MB)
+    page.launch(runner, _services(settings, Permissions()), cookies, login, app_routes, uploads)

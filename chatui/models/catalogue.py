@@ -27,13 +27,14 @@ INDEX = "model.safetensors.index.json"
 class LocalModel:
     """A model on this machine. `name` is what to give to --model: a name on the Hub or a path.
 
-    `size` is in bytes on the disk. `problem` says what is missing; it is empty for a whole model. `commit` and
-    `references` (branches and tags) are those of a model in the cache. `updated` is when its files were written.
+    `source` is the HF cache, a folder, or the package with the default model. `size` is in bytes on the disk. `problem`
+    says what is missing; it is empty for a whole model. `commit` and `references` (branches and tags) are those of a
+    model in the cache. `updated` is when its files were written.
     """
 
     name: str
     path: Path
-    source: Literal["cache", "folder"]
+    source: Literal["cache", "folder", "package"]
     size: int
     updated: datetime | None = None
     last_used: datetime | None = None

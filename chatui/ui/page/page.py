@@ -19,7 +19,7 @@ from chatui.body_limit import MAX_UPLOAD_BYTES, BodyLimit, UploadLimit
 from chatui.chat import Backend
 from chatui.errors import ChatError
 from chatui.i18n import N_
-from chatui.models.permissions import Permissions
+from chatui.models.services import ModelServices
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.runner import Runner
 from chatui.security import Login, SecurityMiddleware
@@ -33,6 +33,8 @@ from chatui.ui.gradio_compat.page_blocks import PageBlocks
 from chatui.ui.gradio_compat.request_turns import RequestTurns
 from chatui.ui.inspector.inspector_panel import InspectorPanel
 from chatui.ui.markdown import markdown_escape
+from chatui.ui.models.models_panel import ModelsPanel
+from chatui.ui.models.tabs import ModelsContext
 from chatui.ui.page import cache_headers, head, page_language, theme
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.persona_panel import PersonaPanel
@@ -48,8 +50,10 @@ HEAD = (
     f'<link rel="stylesheet" href="{cache_headers.versioned_url("chatui.css")}">'
     f'<link rel="stylesheet" href="{cache_headers.versioned_url("personas.css")}">'
     f'<link rel="stylesheet" href="{cache_headers.versioned_url("inspector.css")}">'
+    f'<link rel="stylesheet" href="{cache_headers.versioned_url("models.css")}">'
     f'<script defer src="{cache_headers.versioned_url("chatui.js")}"></script>'
     f'<script defer src="{cache_headers.versioned_url("focus.js")}"></script>'
+    f'<script defer src="{cache_headers.versioned_url("models.js")}"></script>'
 )
 
 LoginOf = Callable[[Request], str | None]
@@ -58,17 +62,17 @@ LoginOf = Callable[[Request], str | None]
 def mount(
     app: FastAPI,
     runner: Runner,
+    services: ModelServices,
     cookies: Cookies,
     login: Login | None,
     logins: Logins | None,
-    permissions: Permissions,
     root_path: str = "",
 ) -> LoginOf:
     """Mount the page at the root of `app`, which must have a CORS layer and all its other routes already.
 
     Returns a function that returns the user who is logged in with a request.
     """
-    page = build(runner, permissions, logs_out=logins is not None)
+    page = build(runner, services, logs_out=logins is not None)
     gradio_app = serving.mount(app, page, login, root_path, _appearance())
     if logins is not None:
         login_tokens.install(app, gradio_app, logins, cookies.instance)
@@ -102,10 +106,15 @@ def launched_login_of(request: Request) -> str | None:
 
 
 def launch(
-    runner: Runner, cookies: Cookies, login: Login | None, routes: list[BaseRoute], uploads: UploadLimit | None = None
+    runner: Runner,
+    services: ModelServices,
+    cookies: Cookies,
+    login: Login | None,
+    routes: list[BaseRoute],
+    uploads: UploadLimit | None = None,
 ) -> None:
     """Serve the page and `routes` through Gradio's own server, as ZeroGPU needs it; blocks."""
-    page = build(runner, Permissions())
+    page = build(runner, services)
 
     def cors_layer(app: ASGIApp) -> ASGIApp:
         return SecurityMiddleware(BodyLimit(OwnerMiddleware(RequestTurns(app), cookies), uploads))
@@ -120,11 +129,11 @@ def launch(
     serving.launch(page, login, routes, cors_layer, middleware, _appearance())
 
 
-def build(runner: Runner, permissions: Permissions, logs_out: bool = False) -> PageBlocks:
-    """Build the page for a runner; with `logs_out` it has a button to log out."""
+def build(runner: Runner, services: ModelServices, logs_out: bool = False) -> PageBlocks:
+    """Build the page for a runner and the models of this machine; with `logs_out` it has a button to log out."""
     first = personas.PRESETS[0]
     backend = runner.backend
-    access = ModelAccess(backend, permissions)
+    access = ModelAccess(backend, services.permissions)
     page = PageBlocks(title="chatui", fill_height=True, analytics_enabled=False)
     page.state_session_capacity = sessions.MAX_TABS
     with page:
@@ -148,6 +157,8 @@ def build(runner: Runner, permissions: Permissions, logs_out: bool = False) -> P
             examples=[[example] for example in first.examples],
         )
         context = gr.Markdown(elem_id="context")
+        models = ModelsPanel(ModelsContext(backend, services.overviews, access))
+        models.connect()
         inspector = InspectorPanel()
         chat.connect(inspector, context)
         panel.connect(chat.chatbot, settings, model=lambda: backend.models()[0].name)

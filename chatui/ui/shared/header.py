@@ -35,7 +35,8 @@ def status(model: ModelStatus, speed: str = "") -> str:
         detail = f'<span class="model-facts">{html.escape(facts)}</span>'
     notes = "".join(f'<span class="model-note">{html.escape(translated(text))}</span>' for text in _notes(model))
     speed_html = f'<span class="speed">{html.escape(speed)}</span>'
-    return f'<div class="status {model.state}">{name}{detail}{speed_html}{notes}</div>'
+    models = f'<a class="models-link" href="#models">{html.escape(_("Models"))}</a>'
+    return f'<div class="status {model.state}">{name}{models}{detail}{speed_html}{notes}</div>'
 
 
 def greeting(persona: Persona, number: int = 0, greetings: int = 1) -> str:

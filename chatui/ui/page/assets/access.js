@@ -1,4 +1,4 @@
-// Adds what Gradio's pages lack for screen readers: accessible names, roles, heading levels, Inspect as a dialog.
+// Adds what Gradio's pages lack for screen readers: accessible names, roles, heading levels, Inspect and Models as dialogs.
 // focus.js moves the focus; heard.js announces changes.
 (() => {
   const words = JSON.parse(document.getElementById("chatui-words")?.textContent ?? "{}");
@@ -21,8 +21,8 @@
       title.textContent = "chatui";
       main.prepend(title);
     }
-    setAll(".sidebar .prose :is(h3, h4), #inspector-head .prose h3", () => ({ "aria-level": "2" }));
-    setAll("#inspector .prose h4", () => ({ "aria-level": "3" }));
+    setAll(".sidebar .prose :is(h3, h4), :is(#inspector-head, #models-head) .prose h3", () => ({ "aria-level": "2" }));
+    setAll(":is(#inspector, #models) .prose h4", () => ({ "aria-level": "3" }));
     let level = 1;
     for (const heading of document.querySelectorAll("#chat .message .prose :is(h1, h2, h3, h4, h5, h6)")) {
       level = Math.min(Number(heading.tagName[1]) + 1, level + 1);
@@ -30,33 +30,34 @@
     }
   };
 
-  // The element that had the focus before Inspect was opened gets it back.
-  let focusOutside = null, isOpen = false;
+  // The element that had the focus before a view was opened gets it back.
+  const VIEWS = { inspector: _("Inspect"), models: _("Models") };
+  let focusOutside = null, openView = null;
   document.addEventListener("focusin", (event) => {
-    if (!event.target.closest("#inspector")) focusOutside = event.target;
+    if (!event.target.closest("#inspector, #models")) focusOutside = event.target;
   });
   const focusable = (box) =>
     [...box.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")].filter(
       (element) => element.tabIndex >= 0 && !element.disabled && element.checkVisibility({ visibilityProperty: true }),
     );
   const syncDialog = () => {
-    const box = document.getElementById("inspector");
-    const visible = box?.checkVisibility() ?? false;
-    if (visible === isOpen) return;
-    isOpen = visible;
-    if (isOpen) {
-      setAttributes(box, { role: "dialog", "aria-modal": "true", "aria-label": _("Inspect"), tabindex: "-1" });
+    const box = Object.keys(VIEWS).map((id) => document.getElementById(id)).find((view) => view?.checkVisibility()) ?? null;
+    if (box === openView) return;
+    openView = box;
+    if (box) {
+      setAttributes(box, { role: "dialog", "aria-modal": "true", "aria-label": VIEWS[box.id], tabindex: "-1" });
       if (!box.contains(document.activeElement)) box.focus();
       return;
     }
     const href = focusOutside?.getAttribute?.("href");
-    const target = focusOutside?.isConnected ? focusOutside : href && document.querySelector(`#chat a[href="${CSS.escape(href)}"]`);
+    const again = href && document.querySelector(`:is(#chat, #status) a[href="${CSS.escape(href)}"]`);
+    const target = focusOutside?.isConnected ? focusOutside : again;
     (target || document.querySelector("#message textarea"))?.focus();
   };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") document.activeElement?.closest("#chats .chat-menu")?.querySelector("summary").focus();
-    const box = document.getElementById("inspector");
-    if (event.key !== "Tab" || !isOpen || !box) return;
+    const box = openView;
+    if (event.key !== "Tab" || !box) return;
     const [parts, at] = [focusable(box), document.activeElement];
     if (!parts.length) return event.preventDefault();
     const edge = event.shiftKey ? parts[0] : parts.at(-1);

@@ -372,6 +372,7 @@
   };
   document.cookie = `chatui_minutes_ahead=${-new Date().getTimezoneOffset() || 0}; path=/; samesite=lax`;
   window.addEventListener("popstate", () => {
+    if (chatInUrl() === currentChat) return; // only the part after # has changed
     currentChat = chatInUrl();
     if (currentChat) sendAction(`open=${currentChat}`);
     else clickById("new-chat");

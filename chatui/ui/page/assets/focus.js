@@ -4,7 +4,7 @@
   const words = JSON.parse(document.getElementById("chatui-words")?.textContent ?? "{}");
   const _ = (message) => words[message] ?? message;
   const MESSAGE = "#message textarea";
-  const REGIONS = "#inspector, #chats, #below-chats, #conversations, #settings, #chat, #message, .toast-wrap";
+  const REGIONS = "#inspector, #models, #status, #chats, #below-chats, #conversations, #settings, #chat, #message, .toast-wrap";
   const RESTORE_WINDOW = 1500; // milliseconds in which a removed element may be added again
 
   const isFocusable = (element) =>
@@ -91,7 +91,8 @@
       return;
     }
     if ((at && at !== document.body) || touched || !lastFocus || isFocusable(lastFocus.element)) return; // on a touch screen, focus would open the keyboard
-    if (lastFocus.region === "inspector" && !document.getElementById("inspector")?.checkVisibility()) return; // access.js restores it
+    const inView = ["inspector", "models"].includes(lastFocus.region);
+    if (inView && !document.getElementById(lastFocus.region)?.checkVisibility()) return; // access.js restores it
     const lost = lastFocus, instead = candidates(lost).find(isFocusable);
     instead?.focus({ preventScroll: true });
     lastRestore = lost.tag === "a" && instead ? { lost, instead, since: performance.now() } : null;
@@ -115,7 +116,7 @@
   };
   document.addEventListener("keydown", (event) => {
     const { key, target } = event;
-    if (target.matches?.("#inspector [role=tab]") && ["ArrowLeft", "ArrowRight", "Home", "End"].includes(key)) {
+    if (target.matches?.(":is(#inspector, #models) [role=tab]") && ["ArrowLeft", "ArrowRight", "Home", "End"].includes(key)) {
       const tabs = [...target.closest("[role=tablist]").querySelectorAll("[role=tab]")];
       const next = tabs[nextTab(key, tabs.indexOf(target), tabs.length)];
       next.focus();

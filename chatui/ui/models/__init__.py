@@ -1,0 +1,1 @@
+"""The Models view: its frame and its tabs."""

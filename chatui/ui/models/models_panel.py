@@ -1,0 +1,49 @@
+"""The frame of the Models view: a dialog with tabs, opened from the header and by the address `#models`."""
+
+from typing import Any
+
+import gradio as gr
+
+from chatui.i18n import N_
+from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
+from chatui.ui.models.here_tab import HereTab
+from chatui.ui.models.tabs import QUIET, ModelsContext, ModelsTab
+
+TABS: tuple[type[ModelsTab], ...] = (HereTab,)
+
+
+class ModelsPanel:
+    """The components of the view, rendered in the current Gradio context.
+
+    models.js writes into `requested` when the view is to be opened, and which tab.
+    """
+
+    def __init__(self, context: ModelsContext) -> None:
+        self.requested = hidden_textbox("models-open")
+        with gr.Column(visible=False, elem_id="models") as self.column:
+            with gr.Row(elem_id="models-head"):
+                gr.Markdown(N_("### Models"))
+                self._close = gr.Button(N_("Close"), size="sm", min_width=0, elem_id="models-close")
+            with gr.Tabs(elem_id="models-tabs") as self._tabs:
+                self._parts = [_build(tab, context) for tab in TABS]
+
+    def connect(self) -> None:
+        """Register the events."""
+        opened = self.requested.change(self._open, self.requested, [self.column, self._tabs], **QUIET)
+        first, *_others = self._parts
+        opened.then(first[1].show, None, first[1].outputs, **QUIET)
+        for tab, part in self._parts:
+            tab.select(part.show, None, part.outputs, **QUIET)
+            part.connect()
+        self._close.click(lambda: gr.update(visible=False), None, self.column, **QUIET)
+
+    def _open(self, requested: str) -> tuple[Any, Any]:
+        """Show the view with the tab in what the script wrote: `number|id`, the first tab for ""."""
+        wanted = (requested or "").rpartition("|")[2]
+        known = [part.id for _tab, part in self._parts]
+        return gr.update(visible=True), gr.update(selected=wanted if wanted in known else known[0])
+
+
+def _build(kind: type[ModelsTab], context: ModelsContext) -> tuple[gr.Tab, ModelsTab]:
+    with gr.Tab(kind.title, id=kind.id) as tab:
+        return tab, kind(context)
