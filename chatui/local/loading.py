@@ -1,9 +1,12 @@
 """ModelSpec -> LoadedModel: finds the files, checks them and loads what they hold."""
 
+import copy
 import hashlib
 import json
 import logging
+import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,12 +28,20 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from chatui.chat import ModelInfo
 from chatui.errors import ChatError, ModelError
-from chatui.local import anatomy, conventions, embedded, facts, gguf_facts, kernel, thinking, wrong_files
+from chatui.i18n import N_
+from chatui.local import anatomy, conventions, embedded, facts, gguf_facts, kernel, lora, thinking, wrong_files
 from chatui.local.failures import incomplete, no_tokenizer, not_a_chat_model, to_model_error
 from chatui.local.prompt import Template, guard, probe
 from chatui.local.quantized import pack
 from chatui.local.weights import check_weights, total_memory
-from chatui.model_spec import ModelSpec, check_name, display_name
+from chatui.model_spec import (
+    ModelSpec,
+    adapter_base,
+    check_name,
+    display_name,
+    is_adapter,
+    parse_model_name,
+)
 from chatui.settings import DEFAULT_MODEL
 
 ReportPhase = Callable[[str], None]
@@ -52,7 +63,10 @@ CONTEXT_NAMES = (
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to answer, with what was found out about it once; `spelling` of the tokens asked for so far."""
+    """A model ready to answer, with what was found out about it once; `spelling` of the tokens asked for so far.
+
+    `shares` is the loaded model whose weights this one has too: a LoRA adapter's base, for example.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -61,6 +75,7 @@ class LoadedModel:
     stop_ids: frozenset[int]
     hidden_ids: frozenset[int]
     spelling: dict[int, str] = field(default_factory=dict)
+    shares: "LoadedModel | None" = None
 
     def decode(self, ids: list[int]) -> str:
         """The text of reply tokens, without the control tokens among them."""
@@ -107,8 +122,7 @@ def load(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> LoadedModel:
     Raises ModelError, whatever goes wrong.
     """
     try:
-        source = _locate(spec, cache_dir, report)
-        loaded = _load(spec, source, report)
+        loaded = _load_once(spec, cache_dir, report)
     except ChatError:
         raise
     except Exception as error:
@@ -117,6 +131,93 @@ def load(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> LoadedModel:
         report("building the kernels")
         kernel.load(cache_dir)
     return loaded
+
+
+_loaded: "weakref.WeakValueDictionary[str, LoadedModel]" = weakref.WeakValueDictionary()
+"""What is in memory now, by its spec: a LoRA adapter and its base share their weights."""
+_loading = threading.RLock()
+
+
+def is_loaded(spec: ModelSpec) -> bool:
+    """Whether the weights of this model are in memory."""
+    return repr(spec) in _loaded
+
+
+def _load_once(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> LoadedModel:
+    """The model if it is in memory, else load it. An adapter is put on its base, which is loaded if it is not."""
+    with _loading:
+        if (found := _loaded.get(repr(spec))) is not None:
+            return found
+        source = _locate(spec, cache_dir, report)
+        if source.gguf_file is None and is_adapter(source.folder):
+            base = _load_once(base_spec(spec, source.folder), cache_dir, report)
+            loaded = _adapted(spec, source, base, report)
+        else:
+            loaded = _load(spec, source, report)
+        _loaded[repr(spec)] = loaded
+        return loaded
+
+
+def base_spec(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """The spec of the model that the adapter in `folder` changes. Raises ModelError."""
+    if spec.base is not None:
+        return spec.base
+    wanted = adapter_base(folder)
+    if not wanted:
+        raise ModelError(
+            f"{spec.name} is a LoRA adapter that does not say which model it changes.",
+            "Put the model's name into base_model_name_or_path of its adapter_config.json.",
+        )
+    name, revision = parse_model_name(wanted)
+    try:
+        on_disk(replace(spec, name=name))
+    except ModelError:
+        raise ModelError(
+            f"{spec.name} is a LoRA adapter of {wanted}, which is not here.",
+            "Serve that model too: give it to a --model of its own.",
+        ) from None
+    return replace(spec, name=name, revision=revision, chat_template=None)
+
+
+def _adapted(spec: ModelSpec, source: Files, base: LoadedModel, report: ReportPhase) -> LoadedModel:
+    """The base with the adapter's changes, and with its chat template where it has one."""
+    report("reading the adapter")
+    adapter = lora.read_adapter(spec.name, source.folder)
+    model = lora.apply_adapter(spec.name, base.model, adapter)
+    tokenizer, template, info = base.tokenizer, base.template, base.info
+    text = _adapter_template(spec, source.folder)
+    if text is not None and text != tokenizer.chat_template:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = text
+        template = probe(tokenizer)
+        info = replace(info, template=replace(template.facts(tokenizer.get_chat_template()), replaced=True))
+    weight_bytes = adapter.elements * model.dtype.itemsize
+    path, base_name = Path(spec.name).expanduser(), base.info.name
+    info = replace(
+        info,
+        name=display_name(path) if path.exists() else spec.name,
+        adapter=_from_home(source.folder) if path.exists() else spec.name,
+        parameters=info.parameters + adapter.elements,
+        weight_bytes=info.weight_bytes + weight_bytes,
+        read_bytes=info.read_bytes + weight_bytes,
+        measured_bytes=0,
+        notes=(*info.notes, N_(f"A LoRA adapter of {base_name}, whose weights it shares.")),
+    )
+    return replace(base, model=model, tokenizer=tokenizer, template=template, info=info, spelling={}, shares=base)
+
+
+def _adapter_template(spec: ModelSpec, folder: Path) -> str | None:
+    """The chat template in an adapter's folder, where there is one."""
+    if spec.chat_template is not None:
+        return _read_template(spec.chat_template)
+    if (folder / "chat_template.jinja").is_file():
+        return _read_template(folder / "chat_template.jinja")
+    config = folder / "tokenizer_config.json"
+    try:
+        found = json.loads(config.read_bytes()).get("chat_template") if config.is_file() else None
+    except (ValueError, AttributeError):
+        found = None
+    return found if isinstance(found, str) else None
 
 
 def _load(spec: ModelSpec, source: Files, report: ReportPhase) -> LoadedModel:
@@ -286,7 +387,7 @@ def _locate(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> Files:
     folder = snapshot_download(
         spec.name, revision=spec.revision, allow_patterns=WANTED_FILES + own_code, ignore_patterns=UNWANTED_FILES
     )
-    if not (Path(folder) / "config.json").is_file():
+    if not (Path(folder) / "config.json").is_file() and not is_adapter(Path(folder)):
         raise ModelError(
             f"{spec.name} has no config.json, so it is no model for transformers.",
             "If it has GGUF files, download one of them and give its path to --model.",
@@ -304,6 +405,8 @@ def on_disk(spec: ModelSpec) -> Files | None:
             check_name(spec.name)
         raise ModelError(f"There is no file {spec.name}.", "Check the path given to --model.")
     if path.is_dir():
+        if is_adapter(path):
+            return Files(path.absolute())
         wrong_files.check_folder(spec.name, path)
         if not (path / "config.json").is_file():
             wrong_files.check_inside(spec.name, path)

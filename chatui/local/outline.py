@@ -22,11 +22,13 @@ from chatui.local.serving import KV_SHARE
 from chatui.local.slots import fit
 from chatui.local.weights import CONFIG_DTYPES, free_memory
 from chatui.model_spec import (
+    ADAPTER_WEIGHTS,
     GGUF_LABELS,
     GPU_PRECISIONS,
     PRECISIONS,
     ModelSpec,
     StoredTensor,
+    is_adapter,
     read_header,
     weight_bytes,
 )
@@ -42,7 +44,8 @@ class Outline:
 
     `anatomy` has, beside the usual precisions, the one that is `asked` for; its keys and values are bfloat16, and it
     knows no bandwidth. `stored` bytes of weights are in its files, None where nobody knows, and `free` bytes of memory
-    are left here. At most `slots` conversations would be kept.
+    are left here. At most `slots` conversations would be kept. A LoRA adapter has `adapter_bytes` more, and `shares`
+    the weights of its base if those are in memory.
     """
 
     spec: ModelSpec
@@ -55,6 +58,8 @@ class Outline:
     free: int
     stored: int | None
     notes: tuple[str, ...] = ()
+    adapter_bytes: int = 0
+    shares: bool = False
 
     def anatomy_in(self, precision: str) -> ModelAnatomy:
         """The anatomy with what goes with such weights: the type of keys and values, and the speed of reading them."""
@@ -68,7 +73,7 @@ class Outline:
         kv_bytes = tokens * kv_per_token
         if self.spec.kv_memory is not None:
             kv_bytes = min(self.spec.kv_memory, self.slots * self.context_length * kv_per_token)
-        return self.anatomy.weights[self.asked] + kv_bytes
+        return (0 if self.shares else self.anatomy.weights[self.asked]) + self.adapter_bytes + kv_bytes
 
     def room(self, precision: str) -> tuple[int, int]:
         """(conversations, tokens in each) that `run` would keep beside such weights; (0, 0) if they do not fit."""
@@ -82,11 +87,28 @@ class Outline:
 def outline(spec: ModelSpec) -> Outline:
     """The outline of the model that the spec names; the Hub is asked for its config only. Raises ModelError."""
     try:
+        here = loading.on_disk(spec)
+        if here is not None and here.gguf_file is None and is_adapter(here.folder):
+            return _adapter_outline(spec, here.folder)
         return _outline(spec)
     except ChatError:
         raise
     except Exception as error:
         raise to_model_error(spec, error) from error
+
+
+def _adapter_outline(spec: ModelSpec, folder: Path) -> Outline:
+    """The outline of the adapter's base, with what the adapter adds."""
+    base = loading.base_spec(spec, folder)
+    weights = folder / ADAPTER_WEIGHTS
+    note = f"A LoRA adapter of {base.name}, whose weights it shares."
+    found = outline(base)
+    return replace(
+        found,
+        notes=(*found.notes, note),
+        adapter_bytes=weights.stat().st_size if weights.is_file() else 0,
+        shares=loading.is_loaded(base),
+    )
 
 
 def _outline(spec: ModelSpec) -> Outline:

@@ -47,7 +47,7 @@ def together(loaded: LoadedModel, spec: ModelSpec) -> "Together | None":
     device = loaded.model.device
     slots = Slots(shape, count, capacity, device, spare=device.type == "cuda")
     info = replace(loaded.info, context_length=capacity, slots=count, kv_bytes=slots.nbytes)
-    return Together(replace(loaded, info=info), Batch(forward.Forward(loaded.model, slots)))
+    return Together(replace(loaded, info=info, shares=loaded), Batch(forward.Forward(loaded.model, slots)))
 
 
 class Together:

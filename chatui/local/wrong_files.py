@@ -34,13 +34,6 @@ OTHER_KINDS = {
 
 def check_folder(name: str, folder: Path) -> None:
     """Raise ModelError where the folder holds something else than a whole model that continues a text."""
-    adapter = _json(folder / "adapter_config.json")
-    if adapter and not any(not file.name.startswith("adapter") for file in folder.glob("*.safetensors")):
-        base = adapter.get("base_model_name_or_path") or "the model that it was trained on"
-        raise ModelError(
-            f"{name} is a LoRA adapter: it changes {base} and is no model of its own.",
-            "Load that model, or merge the adapter into it (peft: merge_and_unload, then save_pretrained).",
-        )
     for marker in OTHER_LIBRARIES:
         if (folder / marker).is_file() and not (folder / "generation_config.json").is_file():
             raise ModelError(

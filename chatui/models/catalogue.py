@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from chatui.errors import HubError, ModelError
 from chatui.gguf_file import read_gguf_header
-from chatui.model_spec import find_models, read_header
+from chatui.model_spec import ADAPTER_WEIGHTS, find_models, is_adapter, read_adapter_config, read_header
 from chatui.models.fetch_process import repository_folder
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ def problem_of(path: Path) -> str:
     try:
         if path.suffix.lower() == ".gguf":
             read_gguf_header(path)
+            return ""
+        if is_adapter(path):
+            read_adapter_config(path)
+            read_header(path / ADAPTER_WEIGHTS)
             return ""
         listed = _listed_weights(path)
         missing = [file for file in listed if not (path / file).is_file()]

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from chatui.chat import ModelAnatomy
 from chatui.errors import ModelError
 from chatui.gguf_file import GgufValue, read_gguf_fields, read_gguf_header
-from chatui.model_spec import StoredTensor, display_name, read_header
+from chatui.model_spec import (
+    ADAPTER_WEIGHTS,
+    StoredTensor,
+    adapter_base,
+    display_name,
+    human_count,
+    is_adapter,
+    read_header,
+)
 from chatui.models.configs import Config, Layout, gguf_layout, layout
 from chatui.models.model_card import ModelCardFacts, read_card
 from chatui.models.names import ParsedName, parse
@@ -176,7 +184,26 @@ def _read_gguf(path: Path) -> ModelFacts:
     return from_gguf(display_name(path), read_gguf_fields(parts[0]), tensors, file_bytes=file_bytes)
 
 
+def _read_adapter(folder: Path) -> ModelFacts:
+    """Facts of a LoRA adapter. Its base says the rest."""
+    weights = folder / ADAPTER_WEIGHTS
+    base, elements = adapter_base(folder), sum(tensor.elements for tensor in read_header(weights))
+    return ModelFacts(
+        name=display_name(folder),
+        parsed=parse(display_name(folder)),
+        layout=layout({}),
+        file_bytes=weights.stat().st_size,
+        card=read_card(folder / "README.md"),
+        notes=(
+            f"A LoRA adapter of {base or 'a model that it does not name'}: {human_count(elements)} parameters on top "
+            "of that model, whose weights it shares.",
+        ),
+    )
+
+
 def _read_folder(folder: Path) -> ModelFacts:
+    if is_adapter(folder):
+        return _read_adapter(folder)
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"There is no model in {folder}: config.json is missing.", "Name a model folder or GGUF file.")

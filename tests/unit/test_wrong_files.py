@@ -1,6 +1,5 @@
 """What is no model is told for what it is, and nobody is told to delete what is whole."""
 
-import json
 from pathlib import Path
 
 import gguf
@@ -91,16 +90,6 @@ def test_a_git_lfs_pointer_for_a_gguf_file(tmp_path: Path) -> None:
 def test_a_web_page_saved_as_a_model(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_text("<!DOCTYPE html><html>404</html>")
     assert "web page" in refusal(tmp_path / "m.gguf", tmp_path)
-
-
-def test_a_lora_adapter(tmp_path: Path) -> None:
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
-    (adapter / "adapter_model.safetensors").write_bytes(b"")
-    message = refusal(adapter, tmp_path)
-    assert "LoRA" in message
-    assert "owner/base" in message
 
 
 def test_a_reward_model(folder: Path, tmp_path: Path) -> None:
@@ -198,12 +187,6 @@ def test_a_link_to_what_is_not_there(folder: Path, tmp_path: Path, name: str) ->
 def test_a_web_page_saved_as_a_file_of_a_model(folder: Path, tmp_path: Path, name: str) -> None:
     (folder / name).write_text("<!DOCTYPE html><html>404</html>")
     assert f"{name} is a web page" in refusal(folder, tmp_path)
-
-
-def test_an_adapter_that_came_with_the_config_of_its_model(folder: Path, tmp_path: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
-    assert "LoRA adapter: it changes owner/base" in refusal(folder, tmp_path)
 
 
 def test_a_folder_may_be_called_like_a_file(folder: Path, tmp_path: Path) -> None:
