@@ -12,7 +12,7 @@ from pathlib import Path
 from chatui.chat import ChatRequest, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
 from chatui.errors import ChatError, ModelError
 from chatui.i18n import N_
-from chatui.model_spec import ModelSpec, display_name, find_models, parse_model_name
+from chatui.model_spec import ModelSpec, display_name, find_models, parse_model_name, with_bases
 from chatui.models.added_models import AddedModelsFile
 from chatui.models.instances import Instance, Instances, Memory, SingleModelBackend
 
@@ -250,7 +250,8 @@ class Registry:
 
     def _append(self, source: str, revision: str | None = None, added: bool = False) -> _Entry:
         """Serve one more model. Names of others stay, because conversations remember them."""
-        spec = replace(self._entries[0].spec, name=source, revision=revision, chat_template=None)
+        spec = replace(self._entries[0].spec, name=source, revision=revision, chat_template=None, base=None)
+        spec = with_bases([*(entry.spec for entry in self._entries), spec])[-1]
         short = _short_name(spec)
         entry = _Entry(spec.name if self._find(short) else short, spec, added)
         self._entries.append(entry)

@@ -417,6 +417,20 @@ def test_an_added_file_that_was_deleted_is_served_no_longer(tmp_path: Path) -> N
     assert file.read() == [("owner/on-the-hub", None)]
 
 
+def test_an_added_adapter_is_put_on_the_served_model_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/b"}')
+    bases: list[ModelSpec | None] = []
+
+    def open_backend(spec: ModelSpec) -> FakeModel:
+        bases.append(spec.base)
+        return FakeModel(Machine(), spec.name)
+
+    memory = Memory(lambda _: 0, lambda: 1, lambda: None)
+    registry = Registry([ModelSpec("a"), ModelSpec("owner/b")], open_backend, memory)
+    registry.load(registry.add(str(tmp_path)))
+    assert bases == [ModelSpec("owner/b")]
+
+
 def test_a_second_model_of_a_name_has_its_path_as_its_name(tmp_path: Path) -> None:
     paths = [tmp_path / folder / "model.gguf" for folder in "ab"]
     registry = Machine().registry("a")
