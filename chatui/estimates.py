@@ -10,11 +10,11 @@ from chatui.model_spec import human_bytes
 
 Unit = Literal["B", "B/s", "tokens/s", "turn"]
 
-HELD = {
+PACKED_FORMATS = {
     "int8": "linear layers 1 B and a scale for each output, the rest 2 B",
     "int4": "linear layers 5/8 B with their scales, the output layer 1 B, the rest 2 B",
 }
-BLOCK = 64
+ATTENTION_BLOCK = 64
 """Positions that attention reads together. Slots have whole blocks, so that compiled loops have no remainder."""
 
 
@@ -80,7 +80,7 @@ def prefill_activations(shape: AttentionShape, size: int, piece: int) -> tuple[i
 def weights(anatomy: ModelAnatomy, precision: str) -> Figure:
     """The size of all weights. `precision` is a key of `anatomy.weights`."""
     taken, count = anatomy.weights[precision], anatomy.parameters
-    how = N_(f" on average ({HELD[precision]})") if precision in HELD else ""
+    how = N_(f" on average ({PACKED_FORMATS[precision]})") if precision in PACKED_FORMATS else ""
     return Figure("Weights", taken, "B", N_(f"{count:,} parameters × {taken / count:.3g} B{how}"))
 
 
@@ -167,7 +167,7 @@ def positions_for(capacity: int) -> int:
     The additional block and the minimum keep compiled code general: compilers specialize it for a view of the whole
     tensor, and for a size of one block.
     """
-    return BLOCK * max(4, -(-capacity // BLOCK) + 1)
+    return ATTENTION_BLOCK * max(4, -(-capacity // ATTENTION_BLOCK) + 1)
 
 
 def human_speed(speed: float) -> str:

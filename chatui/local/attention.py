@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from chatui.estimates import BLOCK
+from chatui.estimates import ATTENTION_BLOCK
 from chatui.local import kernel
 
 NAME = "chatui_slots"
@@ -31,7 +31,7 @@ class Rows:
     """Where the tokens of a decode step stand: row i adds one token at `positions[i]` of slot `slots[i]`.
 
     Both have shape [rows]; `span` holds the numbers of the positions that the step looks at, from 0 on, in shape
-    [blocks, BLOCK], as float32: those are compared faster, and exact up to 2**24.
+    [blocks, ATTENTION_BLOCK], as float32: those are compared faster, and exact up to 2**24.
     """
 
     slots: torch.Tensor
@@ -132,13 +132,13 @@ def _decode(
         # makes it compute the query once, and not again for every key.
         query = query.float().contiguous()
         query = query.as_strided(query.shape, query.stride())
-        k = keys.view(*keys.shape[:3], -1, BLOCK)[:, :, :, :blocks][place.slots]
-        v = values.view(*values.shape[:2], -1, BLOCK, values.shape[3])[:, :, :blocks][place.slots]
+        k = keys.view(*keys.shape[:3], -1, ATTENTION_BLOCK)[:, :, :, :blocks][place.slots]
+        v = values.view(*values.shape[:2], -1, ATTENTION_BLOCK, values.shape[3])[:, :, :blocks][place.slots]
         scores = (query[..., None, None] * k[:, :, None].float()).sum(3)
         weights, total = _weights(scores.flatten(3), visible, softcap, sinks)
         weighed = weights.view(scores.shape)[..., None] * v[:, :, None].float()
         return weighed.sum((3, 4)) / total
-    length = blocks * BLOCK
+    length = blocks * ATTENTION_BLOCK
     k, v = keys[:, :, :, :length][place.slots], values[:, :, :length][place.slots]
     weights, total = _weights(torch.matmul(query, k).float(), visible, softcap, sinks)
     return torch.matmul(weights.to(v.dtype), v) / total

@@ -29,7 +29,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch._inductor import aoti_compile_and_package
 
-from chatui.estimates import BLOCK
+from chatui.estimates import ATTENTION_BLOCK
 from chatui.gc_pause import gc_paused
 from chatui.local import kernel
 from chatui.local.forward import Decode, Step, span_of
@@ -175,8 +175,8 @@ def compile_step(spec: ModelSpec, count: int, capacity: int, folder: Path) -> No
 def _export(step: Step, slots: Slots, rows: int, path: Path) -> Mapping[str, torch.Tensor]:
     """Compile the step for `rows` rows (1, or any number) to `path`; the constants that are no weights."""
     storage = [*slots.storage.keys, *slots.storage.values]
-    blocks = storage[0].shape[-1] // BLOCK
-    span = span_of(BLOCK * min(3, blocks - 1), slots.storage.keys[0].device)
+    blocks = storage[0].shape[-1] // ATTENTION_BLOCK
+    span = span_of(ATTENTION_BLOCK * min(3, blocks - 1), slots.storage.keys[0].device)
     inputs = (torch.zeros(rows, dtype=torch.long), torch.arange(rows), torch.arange(rows), span, storage)
     length = torch.export.Dim("blocks", min=2, max=blocks - 1)
     several = {} if rows == 1 else {0: torch.export.Dim("rows", min=2, max=MAX_ROWS)}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from chatui.estimates import BLOCK
+from chatui.estimates import ATTENTION_BLOCK
 from chatui.local import attention
 from chatui.local.attention import Rows, Run, Runs, Storage, Survey
 from chatui.local.slots import Shape, Slots
@@ -121,8 +121,8 @@ def span_of(length: int, device: torch.device) -> torch.Tensor:
     """Positions for a step that looks at `length` of them: whole blocks, two at least, since compilers take a size of
     one for something special.
     """
-    blocks = max(2, -(-length // BLOCK))
-    return torch.arange(blocks * BLOCK, device=device, dtype=torch.float32).view(blocks, BLOCK)
+    blocks = max(2, -(-length // ATTENTION_BLOCK))
+    return torch.arange(blocks * ATTENTION_BLOCK, device=device, dtype=torch.float32).view(blocks, ATTENTION_BLOCK)
 
 
 def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from chatui.estimates import BLOCK
+from chatui.estimates import ATTENTION_BLOCK
 from chatui.local.forward import Decode, span_of
 
 MIN_BLOCKS = 4
@@ -64,7 +64,7 @@ class GraphedDecode:
         storage: list[torch.Tensor],
     ) -> torch.Tensor:
         """As Step.forward."""
-        rows, most = ids.shape[0], storage[0].shape[-1] // BLOCK
+        rows, most = ids.shape[0], storage[0].shape[-1] // ATTENTION_BLOCK
         shape = (_power(rows), min(most, max(MIN_BLOCKS, _power(span.shape[0]))))
         if shape not in self._recorded:
             self._recorded[shape] = self._new(*shape, storage)
@@ -77,7 +77,7 @@ class GraphedDecode:
         device = storage[0].device
         ids, positions = (torch.zeros(rows, dtype=torch.long, device=device) for _ in range(2))
         slots = torch.full_like(ids, self._spare)
-        span = span_of(blocks * BLOCK, device)
+        span = span_of(blocks * ATTENTION_BLOCK, device)
         return _Recorded(ids, slots, positions, self._record(lambda: self._step(ids, slots, positions, span, storage)))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from chatui.estimates import BLOCK, positions_for
+from chatui.estimates import ATTENTION_BLOCK, positions_for
 from chatui.local.attention import Storage
 
 # A shorter common start than this is not worth copying: every prompt begins with the template's first few tokens.
@@ -30,7 +30,9 @@ def fit(bytes_per_token: int, context: int, budget: int, wanted: int, least: int
     """(slots, tokens in each) within `budget` bytes: fewer slots than `wanted` before less than `least` tokens."""
     positions = budget // bytes_per_token
     slots = max(1, min(wanted, positions // positions_for(min(context, least))))
-    return slots, min(context, max(BLOCK, positions // slots // BLOCK * BLOCK - BLOCK))
+    return slots, min(
+        context, max(ATTENTION_BLOCK, positions // slots // ATTENTION_BLOCK * ATTENTION_BLOCK - ATTENTION_BLOCK)
+    )
 
 
 @dataclass(eq=False)

@@ -22,9 +22,9 @@ from playwright.sync_api import BrowserContext, Page, sync_playwright
 from chatui.owners import LOCAL
 from chatui.settings import AppSettings
 from chatui.store.store import Store
+from scripts.benchmark.chatui_server import ROOT
 from scripts.benchmark.figures import percentile
 from scripts.benchmark.filling import fill
-from scripts.benchmark.own import ROOT
 from scripts.benchmark.page import CHROMIUM
 
 WARM_UP = 20
@@ -88,7 +88,7 @@ class Figures:
 @contextmanager
 def serving(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process of a server on this data, and its address."""
-    command = [sys.executable, "-m", "scripts.benchmark.modelless", str(data_dir)]
+    command = [sys.executable, "-m", "scripts.benchmark.no_model_server", str(data_dir)]
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.async_api import Browser, Page, async_playwright
 
-from scripts.benchmark.own import running
+from scripts.benchmark.chatui_server import running
 from scripts.benchmark.texts import conversation
 
 CHROMIUM = (

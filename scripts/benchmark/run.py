@@ -11,7 +11,7 @@ import psutil
 
 from chatui import cli
 from chatui.errors import ChatError
-from scripts.benchmark import bandwidth, baseline, own, report, scenarios
+from scripts.benchmark import bandwidth, baseline, chatui_server, report, scenarios
 from scripts.benchmark.figures import Interruption, Wave
 from scripts.benchmark.options import Options, read
 from scripts.benchmark.results import Measurement, Results, Scene
@@ -71,7 +71,7 @@ def _targets(options: Options) -> list[contextlib.AbstractAsyncContextManager[Ta
     if options.baseline:
         targets.append(baseline.running(baseline.model_folder(cli.parse(list(flags)))))
     if options.own:
-        targets.append(own.running(flags, options.own_weight_bytes))
+        targets.append(chatui_server.running(flags, options.own_weight_bytes))
     return targets
 
 

@@ -23,10 +23,10 @@ from chatui.runner import Runner
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
+from scripts.benchmark.chatui_server import quiet
 from scripts.benchmark.figures import median_interval, percentile
-from scripts.benchmark.own import quiet
-from scripts.benchmark.spent import clocks
 from scripts.benchmark.texts import TASK, WORDS
+from scripts.benchmark.trace_cost import clocks
 
 WAYS: dict[str, dict[str, float]] = {"drawn": {}, "greedy": {"temperature": 0.0}}
 """How tokens are chosen: as our defaults have it, or always the likeliest."""

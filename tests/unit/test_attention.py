@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatui.estimates import BLOCK
+from chatui.estimates import ATTENTION_BLOCK
 from chatui.local.attention import Rows, Run, Runs, Storage, Survey, attend
 
 HEADS, GROUPS, KEY, VALUE, CAPACITY, SLOTS = 2, 3, 4, 5, 24, 3
-HELD = 2 * BLOCK
-SPAN = torch.arange(HELD, dtype=torch.float32).view(-1, BLOCK)
+HELD = 2 * ATTENTION_BLOCK
+SPAN = torch.arange(HELD, dtype=torch.float32).view(-1, ATTENTION_BLOCK)
 LAYER: Any = SimpleNamespace(layer_idx=1)
 
 OPTIONS = st.fixed_dictionaries(

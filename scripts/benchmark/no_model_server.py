@@ -1,4 +1,4 @@
-"""Our application without a model, in a process of its own: `python -m scripts.benchmark.modelless DATA_DIR`.
+"""Our application without a model, in a process of its own: `python -m scripts.benchmark.no_model_server DATA_DIR`.
 
 For what no model has a part in. Its address is the first line that it writes.
 """
