@@ -166,12 +166,13 @@ class AppSettings(BaseSettings):
     model: Annotated[tuple[ModelName, ...], NoDecode] = Field(
         (DEFAULT_MODEL,),
         min_length=1,
-        description="Model to chat with: a Hub id, a local folder, a GGUF file or a LoRA adapter. Give it several times for several "
-        "models; the first is the default, the others are loaded when they are asked for.",
+        description="Model to chat with: a Hub id, a local folder, a GGUF file or a LoRA adapter. Give it several "
+        "times for several models; the first is the default, the others are loaded when they are asked for.",
     )
     models_dir: Path | None = Field(
         None,
-        description="Folder whose models (folders with a config.json, LoRA adapters, GGUF files) can be asked for as well.",
+        description="Folder whose models (folders with a config.json, LoRA adapters, GGUF files) can be asked for as "
+        "well.",
     )
     idle_unload: float | None = Field(
         None, gt=0, description="Minutes without a reply after which a model is unloaded, until it is asked for again."
