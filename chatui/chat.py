@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 from chatui.errors import ChatError
 from chatui.settings import GenerationSettings
+from chatui.thinking_controls import NO_CONTROLS, TemplateArguments, ThinkingControls
 from chatui.traces import Traces
 
 Role = Literal["system", "user", "assistant"]
@@ -72,8 +73,8 @@ class Prompt:
     """A rendered prompt: `token_ids` of shape [prompt tokens]. `dropped` messages were left out to make it fit.
 
     `spans` cover the tokens in order. `ends` has for each token the index in `text` at which its characters end; if
-    several tokens make one character, the first has it. `messages` are those passed to the template. `notes` are
-    sentences about how they differ from those of the request.
+    several tokens make one character, the first has it. `messages` are those passed to the template, and `arguments`
+    what it was given besides. `notes` are sentences about how the messages differ from those of the request.
     """
 
     text: str
@@ -85,6 +86,7 @@ class Prompt:
     template_seconds: float = 0.0
     tokenize_seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    arguments: TemplateArguments = field(default_factory=dict)
 
     @property
     def token_texts(self) -> tuple[str, ...]:
@@ -102,7 +104,8 @@ class Finish:
 
     `cached_tokens` of the prompt were found in the KV cache. `stopped_by` is the token or string that ended it, or the
     limit that it reached; `stop_id` is the token's id. `text_seconds` of the decoding went into detokenization. `rows`
-    is the average batch size.
+    is the average batch size. `reasoning_tokens` of the completion were the thought, with its tags, and took
+    `reasoning_seconds`. `forced_positions` are those of the tokens that ended a thought in the model's place.
     """
 
     reason: FinishReason
@@ -117,6 +120,9 @@ class Finish:
     stop_id: int | None = None
     text_seconds: float = 0.0
     rows: float = 1.0
+    reasoning_tokens: int = 0
+    reasoning_seconds: float = 0.0
+    forced_positions: tuple[int, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -163,8 +169,8 @@ class TemplateFacts:
     """Properties of a chat template.
 
     `system` says how the system role is rendered. `alternates`: user and assistant must alternate. `thinks`: it knows
-    <think> tags. `tools`: it takes functions to call. `replaced`: it is the operator's, not the model's own. `parts`:
-    it takes contents as lists of parts.
+    <think> tags, and `controls` are those of the thinking. `tools`: it takes functions to call. `replaced`: it is the
+    operator's, not the model's own. `parts`: it takes contents as lists of parts.
     """
 
     text: str
@@ -174,6 +180,7 @@ class TemplateFacts:
     tools: bool
     replaced: bool = False
     parts: bool = False
+    controls: ThinkingControls = NO_CONTROLS
 
 
 @dataclass(frozen=True)
@@ -232,7 +239,7 @@ class ModelInfo:
 
     def reserved_tokens(self, settings: GenerationSettings) -> int:
         """The tokens of the context that are reserved for the reply."""
-        return min(settings.max_new_tokens, self.context_length // 4)
+        return min(settings.max_new_tokens or self.context_length, self.context_length // 4)
 
 
 @dataclass(frozen=True)
@@ -288,6 +295,12 @@ class Backend(Protocol):
 
     def release_ticket(self, ticket: str) -> None:
         """Give up a reserved place. Does nothing if its request has already arrived."""
+
+    def answer_now(self, ticket: str) -> None:
+        """End the thought of the running reply with this ticket, so that its answer begins. Never blocks. Thread-safe.
+
+        Does nothing if the reply is not thinking, or its thought cannot be ended.
+        """
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         """Generate the reply. A continued one yields only the new part. Waits while the model is loading."""

@@ -11,7 +11,7 @@ from chatui import estimates, notebook_cells
 from chatui.chat import ModelAnatomy, ModelInfo
 from chatui.estimates import Figure
 from chatui.inspection import Inspection
-from chatui.python_code import call
+from chatui.python_code import call, quoted, value
 from chatui.python_script import (
     HELPER_FUNCTIONS,
     PROMPT_ARGUMENTS,
@@ -20,6 +20,7 @@ from chatui.python_script import (
     introduction,
     sanitizes,
     script_parts,
+    template_options,
 )
 from chatui.settings import GenerationSettings
 
@@ -54,7 +55,9 @@ def _cells(inspection: Inspection, settings: GenerationSettings, seed: int) -> I
     yield "code", parts.model
     yield "markdown", notebook_cells.TEMPLATE
     yield "code", parts.messages
-    yield "code", parts.template + (notebook_cells.CONTINUED_TEXT if continues(inspection) else notebook_cells.TEXT)
+    text = notebook_cells.CONTINUED_TEXT if continues(inspection) else notebook_cells.TEXT
+    options = f", {template_options(inspection)}" if template_options(inspection) else ""
+    yield "code", parts.template + text.format(options=options)
     yield "markdown", notebook_cells.TOKENIZE
     yield "code", HELPER_FUNCTIONS
     yield "code", parts.prompt
@@ -84,8 +87,12 @@ def _other_ways(inspection: Inspection, parts: ScriptParts) -> Iterator[Cell]:
     """The same reply by `pipeline`, and streamed."""
     if not continues(inspection):
         options = ["messages", "return_full_text=False"]
+        encoding = dict(inspection.prompt.arguments)
         if sanitizes(inspection):
-            options.append('tokenizer_encode_kwargs={"sanitize_control_tokens": True}')
+            encoding["sanitize_control_tokens"] = True
+        if encoding:
+            items = ", ".join(f"{quoted(name)}: {value(argument)}" for name, argument in encoding.items())
+            options.append(f"tokenizer_encode_kwargs={{{items}}}")
         yield "markdown", notebook_cells.PIPELINE
         yield "code", notebook_cells.PIPELINE_CODE.format(call=call("pipe", [*options, *parts.arguments]))
     streamed = call("model.generate", [*PROMPT_ARGUMENTS, *parts.arguments, "streamer=streamer"])

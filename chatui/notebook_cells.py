@@ -13,13 +13,13 @@ A conversation is a list of messages, each with a role and a content. A language
 template, which comes with the tokenizer, writes the messages in the form that the model was trained on. The text ends \
 where the reply begins."""
 TEXT = """\
-chat_text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+chat_text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True{options})
 print(chat_text)
 """
 CONTINUED_TEXT = """\
 # This reply goes on where it had been cut off, so its first part is the end of the text.
 try:
-    chat_text = tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+    chat_text = tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True{options})
 except Exception as error:
     chat_text = ""
     print("This template cannot do that:", error)

@@ -37,6 +37,11 @@ def _pieces(text: str) -> Iterator[str]:
         yield remaining
 
 
+def value(value: bool | int | str) -> str:
+    """A value as a Python literal."""
+    return quoted(value) if isinstance(value, str) else repr(value)
+
+
 def quoted(text: str) -> str:
     """`repr`, which escapes invisible characters, in double quotes unless the text has some itself."""
     code = repr("'" + text)

@@ -8,11 +8,14 @@ from pathlib import PurePath
 
 from chatui.chat import ModelInfo
 from chatui.inspection import Inspection
-from chatui.python_code import MAX_LINE_LENGTH, call, comment_lines, literal, quoted
+from chatui.python_code import MAX_LINE_LENGTH, call, comment_lines, literal, quoted, value
 from chatui.settings import DEFAULT_MODEL, GenerationSettings
 
 FILE_HASH_PREFIX = "sha256:"
-EXPLICIT_SETTINGS = {"max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"}
+EXPLICIT_SETTINGS = {
+    *("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"),
+    *("thinking", "thinking_budget"),
+}
 GENERATE_ARGUMENTS = tuple(name for name in GenerationSettings.model_fields if name not in EXPLICIT_SETTINGS)
 """Settings that the script passes to `generate()` unchanged. It implements the others itself."""
 # Precisions to which chatui quantizes weights. Those of GGUF files have names such as Q4_1.
@@ -103,6 +106,22 @@ class StopAt(StoppingCriteria):
         ends = not text.endswith("\\ufffd") and any(string in text for string in self.strings)
         return torch.tensor([ends], device=input_ids.device)
 '''
+FORCE_CLASS = '''\
+
+class Force(LogitsProcessor):
+    """Leaves one token at some places of the reply: there chatui ended the thought, so that the answer began."""
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def __call__(self, input_ids, scores):
+        token = self.tokens.get(input_ids.shape[1] - prompt.shape[1])
+        if token is None:
+            return scores
+        forced = torch.full_like(scores, -torch.inf)
+        forced[:, token] = 0.0
+        return forced
+'''
 PROMPT_ARGUMENTS = ("prompt", "attention_mask=torch.ones_like(prompt)")
 """The first arguments of `generate()`."""
 PRINT_REPLY = """\
@@ -145,10 +164,12 @@ def script_parts(inspection: Inspection, settings: GenerationSettings, seed: int
     info = inspection.model
     arguments = _arguments(inspection, settings, seed)
     classes = [_draw(settings)] if settings.temperature else []
+    if _forced_tokens(inspection):
+        classes.append(FORCE_CLASS)
     if settings.stop:
         classes.append(STOPPING_CRITERIA_CLASS)
     return ScriptParts(
-        imports=_imports(info, settings),
+        imports=_imports(inspection, settings),
         model=_model(info),
         messages=_messages(inspection),
         template=_template(inspection),
@@ -189,15 +210,15 @@ def introduction(info: ModelInfo) -> list[str]:
     return lines
 
 
-def _imports(info: ModelInfo, settings: GenerationSettings) -> str:
+def _imports(inspection: Inspection, settings: GenerationSettings) -> str:
+    info = inspection.model
     names = ["AutoModelForCausalLM", "AutoTokenizer"]
     if _is_gguf(info):
         names.append("GgufConfig")
+    if settings.temperature or _forced_tokens(inspection):
+        names.append("LogitsProcessor")
     if settings.temperature:
-        names += [
-            "LogitsProcessor",
-            *(warper.partition("(")[0] for warper in [*_temperature(settings), *_filters(settings)]),
-        ]
+        names += [warper.partition("(")[0] for warper in [*_temperature(settings), *_filters(settings)]]
     if settings.stop:
         names.append("StoppingCriteria")
     line = f"from transformers import {', '.join(sorted(names))}"
@@ -275,11 +296,26 @@ def _template(inspection: Inspection) -> str:
 def _prompt(inspection: Inspection) -> str:
     """The lines that render the prompt and compare it with the original one."""
     ids = list(inspection.prompt.token_ids)
-    options = ", sanitize_control_tokens=True" if sanitizes(inspection) else ""
+    options = f", {template_options(inspection)}" if template_options(inspection) else ""
+    if sanitizes(inspection):
+        options += ", sanitize_control_tokens=True"
     if not continues(inspection):
         return NEW_REPLY_PROMPT.format(options=options, checksum=_checksum(ids))
     ids_text = textwrap.fill(", ".join(map(str, ids)), MAX_LINE_LENGTH, initial_indent="    ", subsequent_indent="    ")
     return CONTINUED_REPLY_PROMPT.format(options=options, ids=ids_text)
+
+
+def template_options(inspection: Inspection) -> str:
+    """The arguments of the chat template besides the messages, as code."""
+    arguments = inspection.prompt.arguments.items()
+    return ", ".join(f"{name}={value(argument)}" for name, argument in arguments)
+
+
+def _forced_tokens(inspection: Inspection) -> dict[int, int]:
+    """The tokens that ended a thought in the model's place, by their position in the reply."""
+    positions = inspection.finish.forced_positions if inspection.finish else ()
+    ids = inspection.traces.chosen_ids if positions else []
+    return {position: ids[position] for position in positions if position < len(ids)}
 
 
 def sanitizes(inspection: Inspection) -> bool:
@@ -303,15 +339,20 @@ def _draw(settings: GenerationSettings) -> str:
 def _arguments(inspection: Inspection, settings: GenerationSettings, seed: int) -> list[str]:
     """The arguments of `generate()` after the prompt and its mask, each as code."""
     info = inspection.model
-    max_tokens = min(settings.max_new_tokens, info.context_length - len(inspection.prompt.token_ids))
+    room = info.context_length - len(inspection.prompt.token_ids)
+    max_tokens = min(settings.max_new_tokens or room, room)
     arguments = [f"max_new_tokens={len(inspection.traces) if _ended_early(inspection) else max_tokens}"]
     if info.stop_ids:
         arguments.append(f"eos_token_id={list(info.stop_ids)}")
     # generate() takes the model's default for a missing argument.
     arguments += [f"{name}={getattr(settings, name)}" for name in GENERATE_ARGUMENTS]
     arguments.append("do_sample=False")
+    processors = []
     if settings.temperature:
-        processors = [*_temperature(settings), f"Draw({', '.join([str(seed), *_filters(settings)])})"]
+        processors += [*_temperature(settings), f"Draw({', '.join([str(seed), *_filters(settings)])})"]
+    if forced := _forced_tokens(inspection):
+        processors.append(f"Force({forced})")
+    if processors:
         arguments.append("logits_processor=[\n" + "".join(f"        {each},\n" for each in processors) + "    ]")
     if settings.stop:
         arguments.append(f"stopping_criteria=[StopAt([{', '.join(map(quoted, settings.stop))}])]")

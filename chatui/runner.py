@@ -128,6 +128,7 @@ class Runner:
         writer.replies[reply.message.id] = reply
         chat = started.conversation.id if temporary else ""
         request = replace(_chat_request(reply, self.keeps_inspections), ticket=ticket, temporary_conversation=chat)
+        reply.ticket = ticket
         reply.task = asyncio.create_task(self._generate(reply, request))
         reply.task.add_done_callback(lambda _: self._on_task_done(reply, writer, ticket))
         return reply
@@ -156,6 +157,11 @@ class Runner:
                 pass
         if conversation and not temporary and not any(reply.save_error for reply in stopping):
             await self._stop_on_other_servers(owner, conversation)
+
+    def answer_now(self, owner: str, conversation: str) -> None:
+        """End the thoughts of this conversation's replies that run in this process, so that their answers begin."""
+        for reply in self.running_replies(owner, conversation):
+            self.backend.answer_now(reply.ticket)
 
     async def discard(self, owner: str, conversation: str) -> None:
         """Stop the replies of a temporary chat and delete it."""

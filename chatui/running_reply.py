@@ -63,7 +63,7 @@ class RunningReply:
     """A reply while it is generated. `path` are the messages up to and including it.
 
     `saved` is set once its end is in the store. `save_error` is set while the store refuses to save it. The store
-    accepts updates only from the holder of the `lease`.
+    accepts updates only from the holder of the `lease`. `ticket` is that of its request.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class RunningReply:
         self.saved = False
         self.save_error: ChatError | None = None
         self.task: asyncio.Task[None] | None = None
+        self.ticket = ""
         self._listeners: set[asyncio.Event] = set()
 
     async def changes(self, until_saved: bool = False) -> AsyncIterator[None]:

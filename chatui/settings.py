@@ -32,12 +32,15 @@ FALLBACK_VARIABLES = {
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Quantization = Literal["auto", "none", "int8", "int4", "8bit", "4bit"]
 Compile = Literal["auto", "off"]
+Thinking = Literal["auto", "off", "on", "minimal", "low", "medium", "high"]
 ModelName = Annotated[str, Field(min_length=1)]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class GenerationSettings(BaseModel):
     """Generation settings of a reply. Names and meanings are those of `transformers.GenerationConfig`.
+
+    That has nothing about thinking: `thinking_budget` is a name of Qwen's and Seed-OSS.
 
     `json_schema_extra["step"]` is the slider's step; a field without one is not a slider.
     """
@@ -46,10 +49,11 @@ class GenerationSettings(BaseModel):
 
     max_new_tokens: int = Field(
         512,
-        ge=1,
+        ge=0,
         le=8192,
         title="Max new tokens",
-        description="The most tokens that one reply may have (a token is about three quarters of a word).",
+        description="The most tokens that one reply may have, its thought among them (a token is about three quarters "
+        "of a word). 0 lets it go on until it is done or the context is full.",
         json_schema_extra={"step": 1},
     )
     temperature: float = Field(
@@ -112,6 +116,20 @@ class GenerationSettings(BaseModel):
         max_length=16,
         title="Stop strings",
         description="The reply ends just before any of these.",
+    )
+    thinking: Thinking = Field(
+        "auto",
+        title="Thinking",
+        description="Whether the model thinks before it answers, and how much.",
+    )
+    thinking_budget: int = Field(
+        0,
+        ge=0,
+        le=32768,
+        title="Thinking budget",
+        description="The most tokens of a thought; then it is ended and the answer begins. 0 is no limit but the "
+        "reply's, of which a quarter is kept for the answer.",
+        json_schema_extra={"step": 1},
     )
 
     @field_validator("stop", mode="before")
@@ -317,7 +335,7 @@ class AppSettings(BaseSettings):
         value = setting_values.json_value(setting_values.strip_quotes(value)) if isinstance(value, str) else value
         if not isinstance(value, Mapping):
             return value
-        numeric = [name for name, field in GenerationSettings.model_fields.items() if name != "stop"]
+        numeric = [name for name in GenerationSettings.model_fields if name not in ("stop", "thinking")]
         return {
             name: setting_values.number_from_text(item) if name in numeric else item for name, item in value.items()
         }

@@ -23,6 +23,7 @@ from chatui.chat import (
     TraceSnapshot,
 )
 from chatui.settings import GenerationSettings
+from chatui.thinking_controls import ThinkingControls
 from chatui.traces import TokenTrace, Traces
 
 INFO = ModelInfo(
@@ -39,7 +40,14 @@ INFO = ModelInfo(
     source="fake/echo",
     dtype="float32",
     stop_ids=(2,),
-    template=TemplateFacts("{{ messages }}", "native", alternates=False, thinks=True, tools=False),
+    template=TemplateFacts(
+        "{{ messages }}",
+        "native",
+        alternates=False,
+        thinks=True,
+        tools=False,
+        controls=ThinkingControls(closes=True),
+    ),
     anatomy=ModelAnatomy(
         layers=2,
         parameters=1_234_567,
@@ -66,9 +74,9 @@ class Hold:
         """Let the reply go on."""
         self.released.set()
 
-    async def wait(self) -> None:
-        """Return when it is released."""
-        while not self.released.is_set():
+    async def wait(self, ended: Callable[[], bool] = lambda: False) -> None:
+        """Return when it is released, or `ended`."""
+        while not self.released.is_set() and not ended():
             await asyncio.sleep(POLL_SECONDS)
 
 
@@ -99,7 +107,8 @@ class FakeBackend:
 
     A piece is text (one token), a whole delta, an exception to raise or a Hold; a reply may also be a function of the
     request. A reply without a finish gets one. Like a real backend it waits while `status` is loading, and raises its
-    error. `before` comes ahead of the prompt, or brings one of its own. While it is `full`, it admits nobody.
+    error. `before` comes ahead of the prompt, or brings one of its own. While it is `full`, it admits nobody. Once a
+    reply shall answer now, the rest of its thought is left out.
     """
 
     def __init__(self, *replies: Reply, rate: float = 200.0) -> None:
@@ -124,6 +133,7 @@ class FakeBackend:
         self.full: Exception | None = None
         self.admitted: list[str] = []
         self.released_tickets: list[str] = []
+        self.answered_now: list[str] = []
 
     def models(self) -> list[ModelStatus]:
         return [self.status]
@@ -156,6 +166,9 @@ class FakeBackend:
     def release_ticket(self, ticket: str) -> None:
         self.released_tickets.append(ticket)
 
+    def answer_now(self, ticket: str) -> None:
+        self.answered_now.append(ticket)
+
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         self.requests.append(request)
         script = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
@@ -177,11 +190,13 @@ class FakeBackend:
                 await asyncio.sleep(max(0.0, start + number / self.rate - loop.time()))
                 if isinstance(piece, Hold):
                     held_at = loop.time()
-                    await piece.wait()
+                    await piece.wait(lambda: request.ticket in self.answered_now)
                     start += loop.time() - held_at
                     continue
                 if isinstance(piece, Exception):
                     raise piece
+                if isinstance(piece, ReplyDelta) and piece.reasoning and request.ticket in self.answered_now:
+                    continue
                 self.last_piece_at = time.time()
                 if isinstance(piece, ReplyDelta):
                     yield piece

@@ -15,7 +15,9 @@ FIELD_ALIASES = {
     "n_predict": "max_new_tokens",
     "num_predict": "max_new_tokens",
     "random_seed": "seed",
+    "reasoning_budget": "thinking_budget",
     "repeat_penalty": "repetition_penalty",
+    "thinking_token_budget": "thinking_budget",
 }
 """Other servers' names of generation settings -> their names here."""
 
@@ -79,7 +81,6 @@ NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     "prompt_logprobs": (0,),
     "prompt_mode": (),
     "reasoning": ({},),
-    "reasoning_budget": (-1,),
     "reasoning_effort": ("medium", "auto", "default"),
     "reasoning_format": ("auto", "deepseek", "parsed"),
     "repeat_last_n": (-1,),
@@ -217,6 +218,7 @@ INTEGER_SETTINGS = {
 
 SCHEMA_CHANGES: Mapping[str, Mapping[str, Any]] = {
     "max_new_tokens": {"minimum": -1, "maximum": None, "not": {"const": 0}},
+    "thinking_budget": {"minimum": -1, "maximum": None},
     "top_k": {"minimum": -1},
     "seed": {"anyOf": [{"type": "integer", "minimum": INT64[0], "maximum": INT64[-1]}, {"type": "null"}]},
     "stop": {
@@ -233,8 +235,9 @@ SCHEMA_CHANGES: Mapping[str, Mapping[str, Any]] = {
 def normalize(setting: str, value: Any) -> Any:
     """The value of a setting in the range of GenerationSettings: -1 is off, and a cap above the limit is the limit.
 
-    A seed is any 64-bit number, as at OpenAI; it is reduced modulo 2**32. Invalid values are returned unchanged, for
-    GenerationSettings to refuse.
+    A thinking budget of 0 is as small as one can be, since 0 is no limit in GenerationSettings. A seed is any 64-bit
+    number, as at OpenAI; it is reduced modulo 2**32. Invalid values are returned unchanged, for GenerationSettings to
+    refuse.
     """
     if setting in INTEGER_SETTINGS and isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON knows one kind of number
@@ -243,9 +246,10 @@ def normalize(setting: str, value: Any) -> Any:
         return [text for text in strings if text != ""] if isinstance(strings, list) else value
     if isinstance(value, bool) or not isinstance(value, int):
         return value
-    if setting == "max_new_tokens":
-        limit = MAX_NEW_TOKENS
-        return limit if value == -1 else min(value, limit)
+    if setting == "thinking_budget" and value == 0:
+        return 1
+    if setting in LIMITS:
+        return 0 if value == -1 else min(value, LIMITS[setting])
     if setting == "top_k":
         return 0 if value == -1 else value
     if setting == "seed" and value in INT64:
@@ -253,6 +257,10 @@ def normalize(setting: str, value: Any) -> Any:
     return value
 
 
-MAX_NEW_TOKENS: int = next(
-    bound.le for bound in GenerationSettings.model_fields["max_new_tokens"].metadata if hasattr(bound, "le")
-)
+LIMITS: Mapping[str, int] = {
+    name: bound.le
+    for name in ("max_new_tokens", "thinking_budget")
+    for bound in GenerationSettings.model_fields[name].metadata
+    if hasattr(bound, "le")
+}
+"""The highest value of each setting that caps tokens."""

@@ -1,69 +1,151 @@
-"""Reads the reasoning effort from the request fields of OpenAI, vLLM, Ollama, OpenRouter, DeepSeek and Qwen."""
+"""Reads how much the model shall think from the fields of OpenAI, vLLM, Ollama, OpenRouter, DeepSeek and Qwen."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
+from chatui.api.accepted_fields import normalize
 from chatui.api.responses import ApiError, Fields
 from chatui.chat import ModelInfo
+from chatui.setting_values import shorten
+from chatui.thinking_controls import LEVELS, NO_CONTROLS, ThinkingControls, all_choices
 
-EffortRequest = Literal["", "off", "on", "level"]
-"""No request, no thinking, thinking, or a level of thinking other than the model's default."""
+FIELDS = frozenset(
+    {
+        *("chat_template_kwargs", "enable_thinking", "reasoning", "reasoning_effort", "think", "thinking"),
+        *("reasoning_budget", "thinking_budget", "thinking_token_budget"),
+    }
+)
+"""Fields of requests that are about thinking."""
 
-FIELDS = frozenset({"chat_template_kwargs", "enable_thinking", "reasoning", "reasoning_effort", "think", "thinking"})
+Choice = str
+"""A value of the setting `thinking`, or the name of a level that no model here knows."""
 
-EFFORT_VALUES: Mapping[str, EffortRequest] = {
-    **dict.fromkeys(("auto", "default", "medium"), ""),
-    **dict.fromkeys(("minimal", "low", "high", "xhigh", "max"), "level"),
-    "none": "off",
+EFFORTS: dict[str, Choice] = {
+    **{name: name for name in (*LEVELS, "xhigh", "max")},
+    **{"auto": "auto", "default": "auto", "none": "off"},
 }
-THINKING_TYPES: Mapping[str, EffortRequest] = {"auto": "", "adaptive": "", "enabled": "on", "disabled": "off"}
+"""Values of `reasoning_effort` at OpenAI and OpenRouter."""
+TYPES: dict[str, Choice] = {"auto": "auto", "adaptive": "auto", "enabled": "on", "disabled": "off"}
 """Values of `thinking.type` at DeepSeek and Anthropic."""
-OBJECT_FIELDS: Mapping[str, Mapping[str, str]] = {
-    "reasoning": {"effort": "effort", "enabled": "switch", "exclude": "unset", "max_tokens": "unset"},
-    "thinking": {"type": "type"},
-    "chat_template_kwargs": {"enable_thinking": "switch", "thinking": "switch", "reasoning_effort": "effort"},
-}
-SCALAR_FIELDS = {"enable_thinking": "switch", "reasoning_effort": "effort", "think": "any"}
+SWITCHES = {True: "on", False: "off"}
+BUDGETS = ("reasoning_budget", "thinking_budget", "thinking_token_budget")
 
 
-def check(fields: Fields, model: ModelInfo | None) -> None:
-    """Raises ApiError if the fields ask for what this model's thinking cannot do.
+def read(fields: Fields, model: ModelInfo | None) -> Fields:
+    """The settings `thinking` and `thinking_budget` that these fields ask for.
 
-    A model that does not think accepts "off" and levels, because they change nothing.
+    Raises ApiError if they contradict each other, or ask for what this model's thinking cannot do. A model that does
+    not think takes "off", levels and budgets, which change nothing. Of a `model` that was never loaded nothing is
+    known: the fields are read again when it is.
     """
-    thinks = model is None or model.template is None or model.template.thinks
-    for name, value in fields.items():
-        for request in _requests(name, value):
-            if request == "on" and not thinks:
-                raise _refusal(name, "this model does not think before it answers")
-            if request == "off" and thinks:
-                raise _refusal(name, "this model's thinking cannot be switched off")
-            if request == "level" and thinks:
-                raise _refusal(name, "this model's thinking has no levels")
+    template = None if model is None else model.template
+    controls = NO_CONTROLS if template is None else template.controls
+    asked = [(name, *pair) for name, value in fields.items() for pair in _asked(name, value, controls)]
+    settings: Fields = {}
+    if template is None:
+        return settings
+    for name, setting, value in asked:
+        done = _done(name, setting, value, template.thinks, controls)
+        if done is not None and settings.setdefault(setting, done) != done:
+            raise ApiError(400, f"{name}: contradicts another field about thinking.", name, "invalid_value")
+    return settings
 
 
-def _requests(name: str, value: object) -> list[EffortRequest]:
-    """The requests in a field. Raises ApiError."""
-    if name in SCALAR_FIELDS:
-        return [_request(name, SCALAR_FIELDS[name], value)]
+def _done(name: str, setting: str, value: Any, thinks: bool, controls: ThinkingControls) -> Any:
+    """The value of the setting for what was asked; None if the model's default does it. Raises ApiError."""
+    if setting == "thinking":
+        choice = _choice(name, value, thinks, controls)
+        return None if choice == "auto" else choice
+    if thinks and not (controls.closes or controls.budget):
+        raise _refusal(name, "this model's thinking cannot be limited")
+    return value
+
+
+def _choice(name: str, choice: Choice, thinks: bool, controls: ThinkingControls) -> str:
+    """The value of the setting `thinking` for this choice. Raises ApiError if the model does not have it."""
+    if choice in controls.choices:
+        return choice
+    if choice == "on" and not thinks:
+        raise _refusal(name, "this model does not think before it answers")
+    if choice == "off" and thinks:
+        raise _refusal(name, "this model's thinking cannot be switched off")
+    if choice not in ("on", "off", "medium") and thinks:
+        levels = ", ".join(level for level in controls.choices if level in LEVELS)
+        raise _refusal(name, f"this model's levels of thinking are {levels}" if levels else NO_LEVELS)
+    return "auto"
+
+
+NO_LEVELS = "this model's thinking has no levels"
+
+
+def _asked(name: str, value: Any, controls: ThinkingControls) -> Iterator[tuple[str, Any]]:
+    """Pairs of a setting and what a field asks of it. Raises ApiError for values of another type or meaning."""
+    if name in BUDGETS:
+        yield "thinking_budget", _budget(name, value)
+    elif name == "reasoning_effort":
+        yield "thinking", _one_of(name, value, EFFORTS)
+    elif name == "enable_thinking":
+        yield "thinking", _switch(name, value)
+    elif name == "think" or (name == "thinking" and isinstance(value, str)):
+        known = EFFORTS if name == "think" else {str(choice): str(choice) for choice in all_choices()}
+        yield "thinking", SWITCHES[value] if isinstance(value, bool) else _one_of(name, value, known)
+    else:
+        yield from _in_object(name, value, controls)
+
+
+def _in_object(name: str, value: Any, controls: ThinkingControls) -> Iterator[tuple[str, Any]]:
     if not isinstance(value, dict):
         raise ApiError(400, f"{name}: must be an object.", name, "invalid_value")
-    present = {key: one for key, one in value.items() if one is not None}
-    if unknown := next((key for key in present if key not in OBJECT_FIELDS[name]), None):
-        raise _refusal(name, f"{unknown[:60]} is not supported")
-    return [_request(name, OBJECT_FIELDS[name][key], one) for key, one in present.items()]
+    for key, one in value.items():
+        where = f"{name}.{key[:60]}"
+        if one is None or (name, key, one) == ("reasoning", "exclude", False):
+            continue
+        if (name, key) in (("reasoning", "max_tokens"), ("thinking", "budget_tokens")):
+            yield "thinking_budget", _budget(name, one)
+        elif (name, key) == ("reasoning", "effort"):
+            yield "thinking", _one_of(name, one, EFFORTS)
+        elif (name, key) == ("thinking", "type"):
+            yield "thinking", _one_of(name, one, TYPES)
+        elif (name, key) == ("reasoning", "enabled"):
+            yield "thinking", _switch(name, one)
+        elif name == "chat_template_kwargs":
+            yield _template_argument(key, one, controls)
+        else:
+            raise _refusal(name, f"{where} is not supported")
 
 
-def _request(name: str, kind: str, value: Any) -> EffortRequest:
-    if isinstance(value, bool) and (kind in ("switch", "any") or (kind == "unset" and not value)):
-        return "" if kind == "unset" else "on" if value else "off"
-    known: Mapping[str, EffortRequest] = {"effort": EFFORT_VALUES, "any": EFFORT_VALUES, "type": THINKING_TYPES}.get(
-        kind, {}
-    )
-    if isinstance(value, str) and value in known:
-        return known[value]
-    one_of = f" must be one of {', '.join(known)}" if known else " is not supported as it is"
-    raise ApiError(400, f"{name}:{one_of}.", name, "invalid_value")
+def _template_argument(key: str, value: Any, controls: ThinkingControls) -> tuple[str, Any]:
+    """The setting that is an argument of the chat template. Only those of its thinking may be given."""
+    name = "chat_template_kwargs"
+    if key in (controls.switch, "enable_thinking", "thinking"):
+        return "thinking", _switch(name, value)
+    if key == "reasoning_effort":
+        return "thinking", _one_of(name, value, EFFORTS)
+    if key == "thinking_budget":
+        return "thinking_budget", _budget(name, value)
+    known = [argument for argument in (controls.switch, controls.effort, controls.budget) if argument]
+    taken = f"this model's template takes {', '.join(known)}" if known else "this model's template takes none"
+    raise _refusal(name, f"{shorten(key)} is not supported, {taken}")
+
+
+def _switch(name: str, value: Any) -> Choice:
+    if not isinstance(value, bool):
+        raise ApiError(400, f"{name}: must be true or false.", name, "invalid_value")
+    return SWITCHES[value]
+
+
+def _budget(name: str, value: Any) -> int:
+    """A number of tokens in the range of the setting."""
+    tokens = normalize("thinking_budget", value)
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
+        raise ApiError(400, f"{name}: must be a number of tokens, or -1 for no limit.", name, "invalid_value")
+    return tokens
+
+
+def _one_of(name: str, value: Any, known: dict[str, Choice]) -> Choice:
+    if not isinstance(value, str) or value not in known:
+        raise ApiError(400, f"{name}: must be one of {', '.join(known)}.", name, "invalid_value")
+    return known[value]
 
 
 def _refusal(name: str, reason: str) -> ApiError:

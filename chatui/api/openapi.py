@@ -190,7 +190,7 @@ def _schemas() -> Fields:
         **{name: _neutral(values) for name, values in NEUTRAL_VALUES.items()},
         **{
             name: {**_neutral(NEUTRAL_VALUES[name]), "description": EFFORT_DESCRIPTION}
-            for name in sorted(efforts.FIELDS)
+            for name in sorted(efforts.FIELDS & NEUTRAL_VALUES.keys())
         },
         **{
             name: {**_neutral(NEUTRAL_VALUES[name]), "description": PENALTY_RANGE_DESCRIPTION}

@@ -150,9 +150,8 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
         sampling = {name: value for name, value in fields.items() if _setting(name) in GenerationSettings.model_fields}
         chat = ChatBody.model_validate({name: value for name, value in fields.items() if name not in sampling})
         model = find_model(models, chat.model)
-        efforts.check(effort_fields, model.info)
         defaults = model.info.defaults if model.info else GenerationSettings()
-        settings = _read_settings(sampling, defaults)
+        settings = _read_settings(sampling, defaults, efforts.read(effort_fields, model.info))
         _check_penalty_range(penalty_range, settings)
     except ValidationError as error:
         raise _validation_error(error) from None
@@ -224,7 +223,7 @@ def _read_fields(body: bytes) -> Fields:
     if unknown := [name[:60] for name in fields if name not in KNOWN_FIELDS]:
         raise ApiError(400, f"Unknown: {', '.join(unknown[:10])}.", unknown[0], "unknown_parameter")
     present = {name: value for name, value in fields.items() if value is not None and name not in IGNORED_FIELDS}
-    present = {name: value for name, value in present.items() if not _is_neutral(name, value)}
+    present = {name: value for name, value in present.items() if name in efforts.FIELDS or not _is_neutral(name, value)}
     if odd := next(
         (name for name in present if name in NEUTRAL_VALUES and name not in efforts.FIELDS | PENALTY_RANGE_FIELDS), None
     ):
@@ -265,19 +264,23 @@ def _same(value: object, other: object) -> bool:
     return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
-def _read_settings(sampling: Fields, defaults: GenerationSettings) -> GenerationSettings:
+def _read_settings(sampling: Fields, defaults: GenerationSettings, thinking: Fields) -> GenerationSettings:
+    """The settings of a reply. Without a cap of the request, model or operator it goes on until it is done."""
     values: Fields = {}
     field_of: dict[str, str] = {}
     for name, value in sampling.items():
         setting, normalized = _setting(name), normalize(_setting(name), value)
+        if setting == "max_new_tokens" and _same(value, 0):
+            raise ApiError(400, f"{name}: must be 1 or more; left out, or -1, is no limit.", name, "invalid_value")
         if setting in values and not _same(values[setting], normalized):
             if setting != "max_new_tokens" or not (type(normalized) is int is type(values[setting])):
                 raise ApiError(400, f"{name}: differs from {field_of[setting]}, which means the same.", name)
-            if normalized > values[setting]:
+            if (normalized or math.inf) > (values[setting] or math.inf):
                 continue  # of two caps the lower one holds
         values[setting], field_of[setting] = normalized, name
     try:
-        return GenerationSettings.from_values({**defaults.model_dump(), **values})
+        uncapped = {} if "max_new_tokens" in defaults.model_fields_set else {"max_new_tokens": 0}
+        return GenerationSettings.from_values({**defaults.model_dump(), **uncapped, **values, **thinking})
     except SettingsError as error:
         name = field_of.get(error.field, error.field)
         raise ApiError(400, f"{name}: {error.args[1]}", name, "invalid_value") from None

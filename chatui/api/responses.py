@@ -195,6 +195,7 @@ def _usage(finish: Finish) -> Fields:
         "completion_tokens": finish.completion_tokens,
         "total_tokens": finish.prompt_tokens + finish.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": finish.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": finish.reasoning_tokens},
     }
 
 

@@ -87,6 +87,14 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int
 
 
+class CompletionTokensDetails(BaseModel):
+    """Tokens of the completion that the model thought before it answered."""
+
+    model_config = EXACT
+
+    reasoning_tokens: int
+
+
 class Usage(BaseModel):
     """Numbers of tokens in a request and its reply."""
 
@@ -96,6 +104,7 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class Timings(BaseModel):

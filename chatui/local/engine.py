@@ -61,6 +61,9 @@ class Model(Protocol):
     def end(self, handle: object) -> None:
         """Nobody wants this reply any more."""
 
+    def answer_now(self, handle: object) -> None:
+        """End the thought of this reply, so that its answer begins; nothing if it is not thinking."""
+
     def forget(self, chat: str) -> None:
         """Let go of what is remembered of this chat, of which no reply is being written."""
 
@@ -124,6 +127,7 @@ class LocalBackend:
         self._coming: dict[str, str] = {}
         self._going: dict[object, _Job] = {}
         self._over: set[str] = set()
+        self._answering: set[str] = set()
         self._changed = threading.Condition()
         self._preparing: _Job | None = None
         self._prepared: deque[tuple[_Job, object]] = deque()
@@ -187,6 +191,11 @@ class LocalBackend:
         """The request will not come; nothing where it has come."""
         with self._changed:
             self._coming.pop(ticket, None)
+
+    def answer_now(self, ticket: str) -> None:
+        """End the thought of the running reply with this ticket before the next step."""
+        with self._changed:
+            self._answering.add(ticket)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         """The reply, piece by piece, when its turn has come. Raises ChatError."""
@@ -355,6 +364,8 @@ class LocalBackend:
                 del self._going[handle]
                 self._end(handle)
         self._forget(self._model)
+        if self._answering:
+            self._answer_now(self._model)
         if not self._going:
             return
         for handle, event in self._model.step():
@@ -363,6 +374,14 @@ class LocalBackend:
             if isinstance(event, ChatError) or event.finish is not None:
                 del self._going[handle]
                 self._outbox.append((job, None))
+
+    def _answer_now(self, model: Model) -> None:
+        """End the thoughts of those that are running and shall answer."""
+        with self._changed:
+            tickets, self._answering = self._answering, set()
+        for handle, job in self._going.items():
+            if job.request.ticket in tickets:
+                model.answer_now(handle)
 
     def _forget(self, model: Model) -> None:
         """Those chats that are over, and of which nothing is written any more."""

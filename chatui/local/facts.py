@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +38,7 @@ def info(
         weight_bytes=weight_bytes,
         context_length=0,
         device=str(model.device),
-        defaults=GenerationSettings.from_generation_config(defaults),
+        defaults=_default_settings(defaults, template.thinks),
         read_bytes=read_bytes,
         dtype=str(model.dtype).removeprefix("torch."),
         stop_ids=tuple(sorted((_stop_ids(model, tokenizer) | template.end_ids) - template.inner_ids)),
@@ -51,6 +52,14 @@ def info(
             bandwidth=bandwidth.measure_bandwidth(model.device, read_bytes),
         ),
     )
+
+
+def _default_settings(config: Mapping[str, Any], thinks: bool) -> GenerationSettings:
+    """The settings of a generation config. A model that thinks writes until it is done, as thoughts are long."""
+    settings = GenerationSettings.from_generation_config(config)
+    if thinks and "max_new_tokens" not in settings.model_fields_set:
+        return settings.model_copy(update={"max_new_tokens": 0})
+    return settings
 
 
 def _only_looked_up(model: PreTrainedModel) -> int:

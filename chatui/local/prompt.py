@@ -1,7 +1,7 @@
 """Messages -> Prompt through the model's own chat template, and what that template can and cannot do."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -9,8 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from chatui.chat import Message, Prompt, Role, SystemRole, TemplateFacts
 from chatui.errors import ModelError, PromptError, TooLongError
-from chatui.local import conventions, endless, spans, thinking
+from chatui.local import conventions, endless, spans, template_arguments, thinking
 from chatui.local.conventions import HARMONY, THINK, Tags, opened_by
+from chatui.settings import GenerationSettings
+from chatui.thinking_controls import NO_CONTROLS, TemplateArguments, ThinkingControls
 
 PROBE = "qzprobe"
 OPENING = "[The conversation begins.]"
@@ -35,7 +37,8 @@ class Template:
 
     `response` is the model's response template, where that tells more of its thoughts than tags do. `inner_ids` end a
     part of a reply, and no reply. `tools` where it tells the model of functions to call, `takes_parts` where it wants a
-    message's content as a list of parts and not as a string.
+    message's content as a list of parts and not as a string. `controls` are those of its thinking, and `arguments` what
+    it is given besides the messages.
     """
 
     takes_system: bool
@@ -48,6 +51,12 @@ class Template:
     takes_parts: bool = False
     response: dict[str, Any] | None = None
     inner_ids: frozenset[int] = frozenset()
+    controls: ThinkingControls = NO_CONTROLS
+    arguments: TemplateArguments = field(default_factory=dict)
+
+    def with_settings(self, settings: GenerationSettings) -> "Template":
+        """The template with the arguments that these settings ask for."""
+        return replace(self, arguments=self.controls.arguments(settings))
 
     @property
     def thinks(self) -> bool:
@@ -67,7 +76,15 @@ class Template:
     def facts(self, text: str) -> TemplateFacts:
         """What is known of the template, which is this text."""
         system: SystemRole = "native" if self.takes_system else "folded"
-        return TemplateFacts(text, system, self.needs_alternation, self.thinks, self.tools, parts=self.takes_parts)
+        return TemplateFacts(
+            text,
+            system,
+            self.needs_alternation,
+            self.thinks,
+            self.tools,
+            parts=self.takes_parts,
+            controls=self.controls,
+        )
 
 
 def probe(tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -104,7 +121,15 @@ def _probed(tokenizer: PreTrainedTokenizerBase) -> Template:
         takes_parts=parts,
         response=response if tags is None else None,
         inner_ids=inner_ids,
+        controls=_thinking_controls(tokenizer, parts, tags) if tags or response else NO_CONTROLS,
     )
+
+
+def _thinking_controls(tokenizer: PreTrainedTokenizerBase, parts: bool, tags: Tags | None) -> ThinkingControls:
+    def render(**arguments: bool | int | str) -> str | None:
+        return _try_render(tokenizer, _numbered(["user"]), parts=parts, arguments=arguments)
+
+    return template_arguments.find(tokenizer.get_chat_template(), render, closes=tags is not None)
 
 
 def _takes_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -321,7 +346,7 @@ def _finished(tokenizer: PreTrainedTokenizerBase, template: Template, draft: _Dr
     ends = spans.ends(tokenizer, draft.text, draft.encoded)
     found = spans.regions(text, draft.messages, lambda tagged: _written(tokenizer, template, tagged, draft.reply))
     fitted = _fit_roles(template, draft.messages)
-    closed = _try_render(tokenizer, _marked(tokenizer, fitted), False, template.takes_parts) or ""
+    closed = _try_render(tokenizer, _marked(tokenizer, fitted), False, template.takes_parts, template.arguments) or ""
     found.append(spans.begins(text, spans.shown(closed), found))
     given = [replace(message, reasoning="") for message in fitted]
     return Prompt(
@@ -334,6 +359,7 @@ def _finished(tokenizer: PreTrainedTokenizerBase, template: Template, draft: _Dr
         template_seconds=draft.template_seconds,
         tokenize_seconds=draft.tokenize_seconds,
         notes=(*_notes(template, draft.messages), *_left_out(tokenizer, template, text, fitted)),
+        arguments=template.arguments,
     )
 
 
@@ -350,7 +376,8 @@ def _left_out(
             replace(message, content=f"{message.content} {PROBE}{place}.") if place in lost else message
             for place, message in enumerate(fitted)
         ]
-        written = (_try_render(tokenizer, marked, parts=template.takes_parts) or "").lower()
+        written = _try_render(tokenizer, marked, parts=template.takes_parts, arguments=template.arguments) or ""
+        written = written.lower()
         lost = [place for place in lost if f"{PROBE}{place}." not in written]
     asked = max(place for place, message in enumerate(fitted) if message.role == "user")
     if asked in lost:
@@ -442,7 +469,12 @@ def _written(
     """The conversation as text; control tokens that a person typed are marked."""
     if reply is not None:
         return _up_to(tokenizer, template, messages, reply)
-    return _render(tokenizer, _marked(tokenizer, _fit_roles(template, messages)), parts=template.takes_parts)
+    return _before_reply(tokenizer, template, _marked(tokenizer, _fit_roles(template, messages)))
+
+
+def _before_reply(tokenizer: PreTrainedTokenizerBase, template: Template, marked: Sequence[Message]) -> str:
+    """What the template writes up to the reply, with its arguments."""
+    return _render(tokenizer, marked, parts=template.takes_parts, arguments=template.arguments)
 
 
 def _up_to(tokenizer: PreTrainedTokenizerBase, template: Template, messages: list[Message], reply: Message) -> str:
@@ -453,7 +485,7 @@ def _up_to(tokenizer: PreTrainedTokenizerBase, template: Template, messages: lis
     (marked,) = _marked(tokenizer, [reply])
     if not reply.reasoning:
         return _before_content(tokenizer, template, messages) + marked.content
-    before = _render(tokenizer, _marked(tokenizer, _fit_roles(template, messages)), parts=template.takes_parts)
+    before = _before_reply(tokenizer, template, _marked(tokenizer, _fit_roles(template, messages)))
     opened, tags = opened_by(before, template.tags), template.tags or THINK
     thought = before + ("" if opened else tags.opened) + marked.reasoning
     return thought + (opened or tags).closed + marked.content if reply.content else thought
@@ -465,13 +497,16 @@ def _before_content(tokenizer: PreTrainedTokenizerBase, template: Template, mess
     try:
         placed = str(
             tokenizer.apply_chat_template(
-                _as_dicts(_marked(tokenizer, fitted), template.takes_parts), continue_final_message=True, tokenize=False
+                _as_dicts(_marked(tokenizer, fitted), template.takes_parts),
+                continue_final_message=True,
+                tokenize=False,
+                **template.arguments,
             )
         )
     except Exception:
         placed = ""
     asked = _marked(tokenizer, _fit_roles(template, messages))
-    before = _render(tokenizer, asked, parts=template.takes_parts)
+    before = _before_reply(tokenizer, template, asked)
     if not placed.endswith(PROBE):
         opened = opened_by(before, template.tags)
         return before + opened.closed if opened else before
@@ -500,18 +535,32 @@ def _marked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> 
     ]
 
 
+NO_ARGUMENTS: TemplateArguments = {}
+
+
 def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], reply: bool = True, parts: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    reply: bool = True,
+    parts: bool = False,
+    arguments: TemplateArguments = NO_ARGUMENTS,
 ) -> str:
-    return str(tokenizer.apply_chat_template(_as_dicts(messages, parts), add_generation_prompt=reply, tokenize=False))
+    written: Any = tokenizer.apply_chat_template(
+        _as_dicts(messages, parts), add_generation_prompt=reply, tokenize=False, **arguments
+    )
+    return str(written)
 
 
 def _try_render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], reply: bool = True, parts: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    reply: bool = True,
+    parts: bool = False,
+    arguments: TemplateArguments = NO_ARGUMENTS,
 ) -> str | None:
     """None where the template refuses; a template is a program and may fail in any way."""
     try:
-        return _render(tokenizer, messages, reply, parts)
+        return _render(tokenizer, messages, reply, parts, arguments)
     except Exception:
         return None
 

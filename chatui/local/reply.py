@@ -4,6 +4,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from chatui.chat import ChatRequest, Finish, FinishReason, Message, PreviewMemo, Prompt, ReplyDelta, TraceSnapshot
 from chatui.local import prompt as prompts
-from chatui.local.conventions import HARMONY, THINK, opened_by
+from chatui.local.conventions import HARMONY, THINK, Tags, opened_by
 from chatui.local.loading import LoadedModel
 from chatui.local.prompt import Template
 from chatui.local.sampling import Sampler, model_rules
@@ -19,6 +20,7 @@ from chatui.local.serial import decode
 from chatui.local.spans import Known
 from chatui.local.text import REPLACEMENT, IncrementalDecoder, StopStrings
 from chatui.local.thinking import NOTHING, HarmonySplitter, Parts, Splitter, TemplateSplitter, ThinkingSplitter, marked
+from chatui.local.thought_meter import ThoughtMeter
 from chatui.traces import Traces
 
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}
@@ -44,7 +46,7 @@ class ReplyBuilder:
         self.sampler = Sampler(settings, self.seed, rules, traced=request.trace)
         self.over = False
         self._most, self._context = settings.max_new_tokens, context
-        self._limit = min(self._most, context - len(self.prompt.token_ids))
+        self._limit = min(self._most or context, context - len(self.prompt.token_ids))
         self._stop_ids = frozenset() if request.ignore_eos else loaded.stop_ids
         begun = prompts.begun(loaded.template, request.messages)
         self._decoder = IncrementalDecoder(_decode(loaded, behind=begun is not None))
@@ -54,6 +56,9 @@ class ReplyBuilder:
         self._loaded = loaded
         self._text_seconds = 0.0
         self._rows = 0
+        self._thought = ThoughtMeter(partial(_end_of_thought, loaded), settings.thinking_budget, self._limit)
+        self._forced_positions: list[int] = []
+        self._end_thought_if_due()
         self.begin(0.0)
 
     def begin(self, queue_seconds: float, cached_tokens: int = 0) -> None:
@@ -63,11 +68,17 @@ class ReplyBuilder:
             self.sampler.trace.begin()
         self._started = self._first_at = self._last_at = time.perf_counter()
 
+    def answer_now(self) -> None:
+        """End the thought with the next tokens, if one is open, and every one that opens later."""
+        self._thought.answer_now()
+        self._end_thought_if_due()
+
     def push(self, token_id: int, rows: int = 1) -> ReplyDelta:
         """What this token adds, written in a step of `rows` rows.
 
         The last one carries the finish, and then the reply is `over`.
         """
+        previous_at = self._last_at
         arrived = self._last_at = time.perf_counter()
         self._count += 1
         self._rows += rows
@@ -75,7 +86,7 @@ class ReplyBuilder:
             self._first_at = arrived
         if token_id in self._stop_ids:
             return self._end("stop_token", stop_id=token_id)
-        parts = self._splitter.push(self._stops.push(self._decoder.push(token_id)))
+        parts = self._split(token_id, arrived - previous_at if self._count > 1 else 0.0)
         self._text_seconds += time.perf_counter() - arrived
         if self._stops.hit is not None:
             return self._end("stop_string", parts)
@@ -83,7 +94,24 @@ class ReplyBuilder:
             return self._end("stop_token", parts, token_id)
         if self._count == self._limit:
             return self._end("length", parts)
+        self._end_thought_if_due()
         return _delta(parts, snapshot=None if self._count % TOLD_EVERY else self.teller)
+
+    def _split(self, token_id: int, seconds: float) -> Parts:
+        """What the token adds to the thought and to the answer."""
+        thinking = self._splitter.thinking is not None
+        parts = self._splitter.push(self._stops.push(self._decoder.push(token_id)))
+        thinking = thinking or self._splitter.thinking is not None
+        self._thought.count(thinking, parts, self._count, seconds, self._last_at - self._first_at)
+        return parts
+
+    def _end_thought_if_due(self) -> None:
+        """Force the tokens that end the thought, if it may not go on and they are not on their way."""
+        if self._splitter.thinking is None or (self._forced_positions and self._forced_positions[-1] >= self._count):
+            return
+        ids = self._thought.end_of(self._splitter.thinking)
+        self.sampler.force(ids)
+        self._forced_positions += range(self._count, self._count + len(ids))
 
     @property
     def teller(self) -> Callable[[], TraceSnapshot] | None:
@@ -133,6 +161,9 @@ class ReplyBuilder:
             stop_id=stop_id,
             text_seconds=self._text_seconds,
             rows=self._rows / self._count if self._count else 1.0,
+            reasoning_tokens=self._thought.tokens,
+            reasoning_seconds=self._thought.seconds,
+            forced_positions=tuple(at for at in self._forced_positions if at < self._count),
         )
 
 
@@ -156,17 +187,23 @@ def preview(loaded: LoadedModel, request: ChatRequest, memo: PreviewMemo | None 
     info = loaded.info
     limit = info.context_length - (1 if request.no_truncation else info.reserved_tokens(request.settings))
     known = None if memo is None else memo.setdefault("sections", Known())
+    template = loaded.template.with_settings(request.settings)
     try:
-        return prompts.build(loaded.tokenizer, loaded.template, request.messages, limit, request.no_truncation, known)
+        return prompts.build(loaded.tokenizer, template, request.messages, limit, request.no_truncation, known)
     finally:
         if known is not None:
             known.forget_the_rest()
 
 
-def write(loaded: LoadedModel, request: ChatRequest, queue_seconds: float = 0.0) -> Generator[ReplyDelta]:
+def write(
+    loaded: LoadedModel,
+    request: ChatRequest,
+    queue_seconds: float = 0.0,
+    answers_now: Callable[[], bool] = lambda: False,
+) -> Generator[ReplyDelta]:
     """One reply by itself: the prompt first, then a delta for each token, the last with the finish.
 
-    Raises PromptError or GenerationError, and whatever the model raises.
+    Its thought is ended once `answers_now()`. Raises PromptError or GenerationError, and whatever the model raises.
     """
     reply = ReplyBuilder(loaded, request)
     reply.begin(queue_seconds)
@@ -175,6 +212,8 @@ def write(loaded: LoadedModel, request: ChatRequest, queue_seconds: float = 0.0)
         yield reply.push(token_id)
         if reply.over:
             return
+        if answers_now():
+            reply.answer_now()
 
 
 def decode_tokens(loaded: LoadedModel, ids: set[int]) -> dict[int, str]:
@@ -221,6 +260,15 @@ def _marking(loaded: LoadedModel) -> Callable[[list[int]], str]:
         return "".join("".join(map(marks.__getitem__, run)) if mark else loaded.decode(list(run)) for mark, run in runs)
 
     return decode
+
+
+def _end_of_thought(loaded: LoadedModel, tags: Tags) -> tuple[int, ...]:
+    """The token ids that end a thought between these tags. They follow other text: see `_decode`."""
+    before = loaded.tokenizer.encode("a", add_special_tokens=False)
+    ids = loaded.tokenizer.encode("a" + tags.ended_early, add_special_tokens=False)
+    if ids[: len(before)] != before:  # the tokenizer joins the first characters to the text before
+        return tuple(loaded.tokenizer.encode(tags.ended_early, add_special_tokens=False))
+    return tuple(ids[len(before) :])
 
 
 def _splitter(template: Template, prompt: Prompt, begun: Message | None) -> Splitter:

@@ -1,5 +1,6 @@
 """Logits and settings -> one token, with transformers' own logits processors in the order of `generate()`."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, isnan
@@ -52,6 +53,19 @@ class Sampler:
         self._rules = _rules(settings, rules)
         self.trace = Trace(settings.temperature, ruled=bool(self._rules)) if traced else None
         self._generator = torch.Generator().manual_seed(seed)
+        self._forced: deque[int] = deque()
+
+    def force(self, ids: Iterable[int]) -> None:
+        """Make these the next tokens, whatever the scores. What would have been chosen is drawn, and dropped."""
+        self._forced.extend(ids)
+
+    def forced_or(self, token: int) -> int:
+        """The next forced token, or the chosen one if there is none."""
+        if not self._forced:
+            return token
+        if self.trace is not None:
+            self.trace.force()
+        return self._forced.popleft()
 
     @property
     def temperature(self) -> float:
@@ -190,7 +204,7 @@ def choose_each(
             scores[row : row + 1] = sampler.rule(ids, scores[row : row + 1])
     if all(sampler.greedy and sampler.trace is None for sampler in samplers):
         highest, best = scores.max(dim=-1)
-        return _unless_broken(best, map(isnan, highest.tolist()))
+        return _forced(samplers, _unless_broken(best, map(isnan, highest.tolist())))
     temperatures = [sampler.temperature or 1.0 for sampler in samplers]
     count = ALTERNATIVES if all(sampler.greedy for sampler in samplers) else FEW
     seen = look(scores, temperatures, count, plain=any(sampler.trace is not None for sampler in samplers))
@@ -202,6 +216,7 @@ def choose_each(
                 chosen[row] = sampler.draw(Highest.of(row, scores, temperatures[row], seen))
             except GenerationError as error:
                 chosen[row] = error
+    chosen = _forced(samplers, chosen)
     told = [
         (row, sampler.trace, token)
         for row, (sampler, token) in enumerate(zip(samplers, chosen, strict=True))
@@ -212,6 +227,14 @@ def choose_each(
         ruled = any(samplers[row].looks_back for row in rows)
         note_outliers(traces, tokens, _rows(logits, rows), _rows(scores, rows) if ruled else None, seen.of(rows))
     return chosen
+
+
+def _forced(samplers: Sequence[Sampler], chosen: Sequence[int | GenerationError]) -> list[int | GenerationError]:
+    """The chosen tokens, with the forced ones in their place."""
+    return [
+        sampler.forced_or(token) if isinstance(token, int) else token
+        for sampler, token in zip(samplers, chosen, strict=True)
+    ]
 
 
 def _unless_broken(best: torch.Tensor, invalid: Iterable[bool]) -> list[int | GenerationError]:

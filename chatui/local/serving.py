@@ -116,6 +116,11 @@ class Together:
             self._begun = [each for each in self._begun if each[0] is not handle]
             self.batch.leave(handle)
 
+    def answer_now(self, handle: object) -> None:
+        """End the thought of this reply."""
+        if isinstance(handle, Row) and handle in self._replies:
+            self._replies[handle].answer_now()
+
     def forget(self, chat: str) -> None:
         """Overwrite what this chat has left in slots."""
         self.batch.slots.forget_chat(chat)
@@ -162,6 +167,7 @@ class Serial:
         self.loaded = loaded
         self._write = wrap(self._alone)
         self._going: _Going | None = None
+        self._answers_now = False
 
     @property
     def info(self) -> ModelInfo:
@@ -180,6 +186,7 @@ class Serial:
         """Begin the one reply; `unwanted` is asked inside the pass that reads its prompt."""
         if not isinstance(prepared, ChatRequest):
             raise TypeError("begin() takes what prepare() made")
+        self._answers_now = False
         stack = contextlib.ExitStack()
         deltas = stack.enter_context(contextlib.closing(self._write(prepared, queue_seconds)))
         reading = stack.enter_context(contextlib.ExitStack())
@@ -212,6 +219,10 @@ class Serial:
             self._going.context.run(self._going.stack.close)
             self._going = None
 
+    def answer_now(self, handle: object) -> None:
+        """End the thought of the one reply with its next token; on a borrowed GPU it goes on."""
+        self._answers_now = handle is self._going
+
     def forget(self, chat: str) -> None:
         """Nothing is remembered."""
 
@@ -228,7 +239,7 @@ class Serial:
         self.end(self._going)
 
     def _alone(self, request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
-        yield from write(self.loaded, request, queue_seconds)
+        yield from write(self.loaded, request, queue_seconds, lambda: self._answers_now)
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from transformers.utils.chat_parsing import ResponseParser
 
-from chatui.local.conventions import MAX_TAG_LENGTH, TAGS, THINK, THOUGHTS, Tags
+from chatui.local.conventions import HARMONY, MAX_TAG_LENGTH, TAGS, THINK, THOUGHTS, Tags
 from chatui.local.text import overlap
 
 FENCES = ("```", "~~~")
@@ -38,9 +38,16 @@ NOTHING = Parts()
 
 
 class Splitter(Protocol):
-    """Parts a reply into what was thought and what was said, as it comes; `over` once that ends it."""
+    """Parts a reply into what was thought and what was said, as it comes; `over` once that ends it.
+
+    `thinking` are the tags of a thought that is open, if it is between some.
+    """
 
     over: bool
+
+    @property
+    def thinking(self) -> Tags | None:
+        """See the class."""
 
     def push(self, text: str) -> Parts:
         """What this piece adds."""
@@ -301,6 +308,12 @@ class HarmonySplitter:
     _held: str = ""
     _header: str | None = None
     _apart: dict[bool, str] = field(default_factory=dict)
+    _ended: bool = False
+
+    @property
+    def thinking(self) -> Tags | None:
+        """See Splitter."""
+        return HARMONY if self.channel == "analysis" and self._header is None and not self._ended else None
 
     def push(self, text: str) -> Parts:
         """See Splitter."""
@@ -329,8 +342,9 @@ class HarmonySplitter:
         elif name == "<|message|>":
             words = (self._header or "").rpartition("<|channel|>")[2].split()
             self.channel, self._header = words[0] if words else "", None
-            self._apart = dict.fromkeys(self._apart, "\n\n")
+            self._apart, self._ended = dict.fromkeys(self._apart, "\n\n"), False
         elif name == "<|end|>":
+            self._ended = True
             self.over = self.channel not in ("analysis", "commentary")
 
 
@@ -338,6 +352,7 @@ class TemplateSplitter:
     """A Splitter for a model whose response template knows more than tags."""
 
     over = False
+    thinking: Tags | None = None
 
     def __init__(self, template: dict[str, Any], prompt: str) -> None:
         self._parser: Any = ResponseParser(template, prefix=prompt)

@@ -72,6 +72,7 @@ class Trace:
         self._making = threading.Lock()
         self._ids: Tensor | None = None
         self._filters: list[Filter] = []
+        self._forced = False
         self._began = time.perf_counter()
 
     def begin(self) -> None:
@@ -86,14 +87,20 @@ class Trace:
         """A filter has left these scores [1, candidates]."""
         self._filters.append((name, scores))
 
+    def force(self) -> None:
+        """Another token takes the place of the one that has been chosen."""
+        self._forced = True
+
     def is_among(self, ids: Tensor) -> bool:
         """Whether the token, which has been chosen, is sure to be one of these [rows, count], the highest there are."""
+        if self._forced:
+            return False
         return self._temperature == 0.0 or (self._ids is not None and self._ids.shape[-1] == ids.shape[-1])
 
     def chosen(self, token: int, step: SamplingStep | Look, row: int, now: float) -> None:
         """This token was chosen by that row of a step, `now` by time.perf_counter()."""
         choice = Choice(token, now - self._began, step, row, self._ids, self._filters)
-        self._ids, self._filters = None, []
+        self._ids, self._filters, self._forced = None, [], False
         with self._making:
             self._choices.append(choice)
             if len(self._choices) == TOGETHER:

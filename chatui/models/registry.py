@@ -225,6 +225,13 @@ class Registry:
         finally:
             self._instances.release(instance)
 
+    def answer_now(self, ticket: str) -> None:
+        """End the thought of the running reply with this ticket, whichever model writes it."""
+        with self._changed:
+            instances = list(self._instances.all)
+        for instance in instances:
+            instance.backend.answer_now(ticket)
+
     def forget(self, chat: str) -> None:
         """Release the KV cache of a temporary chat, in every model."""
         with self._changed:

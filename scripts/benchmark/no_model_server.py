@@ -47,6 +47,9 @@ class NoModel:
         """There is room."""
         return ""
 
+    def answer_now(self, _: str) -> None:
+        """There is no thought to end."""
+
     def release_ticket(self, _: str) -> None:
         """There still is."""
 

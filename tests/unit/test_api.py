@@ -35,13 +35,14 @@ from chatui.body_limit import MAX_BODY_BYTES
 from chatui.chat import ChatRequest, Finish, Message, ModelStatus, Prompt, ReplyDelta
 from chatui.errors import GenerationError, ModelError, OverloadError, TooLongError
 from chatui.settings import AppSettings, GenerationSettings
+from chatui.thinking_controls import ThinkingControls
 from tests.fakes import INFO, FakeBackend, Hold
 
 KEY = "sesame-open"
 HI: dict[str, Any] = {"role": "user", "content": "Hi"}
 CHAT = "/v1/chat/completions"
 PATIENCE = 5.0
-FINISH = Finish("length", 10, 4, 7, 0.5, 1.5, 2.5, cached_tokens=6)
+FINISH = Finish("length", 10, 4, 7, 0.5, 1.5, 2.5, cached_tokens=6, reasoning_tokens=2)
 
 
 def app_of(backend: FakeBackend, **values: object) -> Starlette:
@@ -163,6 +164,7 @@ def test_a_whole_reply() -> None:
         "completion_tokens": 4,
         "total_tokens": 14,
         "prompt_tokens_details": {"cached_tokens": 6},
+        "completion_tokens_details": {"reasoning_tokens": 2},
     }
     assert body["timings"] == {"queue_seconds": 0.5, "prefill_seconds": 1.5, "decode_seconds": 2.5, "seed": 7}
 
@@ -389,7 +391,7 @@ def test_what_a_request_leaves_out_is_the_models_default() -> None:
     backend.status = replace(backend.status, info=replace(INFO, defaults=defaults))
     ask(backend)
     request = backend.requests[-1]
-    assert request.settings == defaults
+    assert request.settings == defaults.model_copy(update={"max_new_tokens": 0})
     assert request.messages == (Message("user", "Hi"),)
     assert (request.model, request.user, request.no_truncation, request.ignore_eos) == (
         "fake/echo",
@@ -398,7 +400,11 @@ def test_what_a_request_leaves_out_is_the_models_default() -> None:
         False,
     )
     ask(backend, temperature=1, stop=None, seed=None)
-    assert backend.requests[-1].settings == defaults.model_copy(update={"temperature": 1.0})
+    assert backend.requests[-1].settings == defaults.model_copy(update={"temperature": 1.0, "max_new_tokens": 0})
+    capped = defaults.model_copy(update={"max_new_tokens": 512})
+    backend.status = replace(backend.status, info=replace(INFO, defaults=capped))
+    ask(backend)
+    assert backend.requests[-1].settings == capped
 
 
 def test_every_setting_can_be_asked_for_in_both_dialects() -> None:
@@ -411,13 +417,13 @@ def test_every_setting_can_be_asked_for_in_both_dialects() -> None:
         "min_p": 0.1,
         "repetition_penalty": 1.2,
     }
-    asked["no_repeat_ngram_size"] = 3
+    asked |= {"no_repeat_ngram_size": 3, "thinking_budget": 20}
     for name in ("max_tokens", "max_completion_tokens", "max_new_tokens"):
         assert ask(backend, **asked, stop=["a", "b"], ignore_eos=True, **{name: 9}).status_code == 200
         request = backend.requests[-1]
         assert request.settings == GenerationSettings(**asked, max_new_tokens=9, stop=("a", "b"))
         assert request.ignore_eos
-    assert {*asked, "stop", "max_new_tokens"} == set(GenerationSettings.model_fields)
+    assert {*asked, "stop", "max_new_tokens", "thinking"} == set(GenerationSettings.model_fields)
     ask(backend, stop="END")
     assert backend.requests[-1].settings.stop == ("END",)
 
@@ -435,7 +441,7 @@ def test_two_spellings_of_one_setting_must_agree() -> None:
 def test_whole_numbers_may_be_written_with_a_point(name: str) -> None:
     backend = FakeBackend(["x"])
     status = ask(backend, **{name: 1.0}).status_code
-    assert status == (400 if name == "stop" else 200)
+    assert status == (400 if name in ("stop", "thinking") else 200)
     if status == 200:
         assert getattr(backend.requests[0].settings, name) == 1
 
@@ -449,10 +455,14 @@ def test_of_two_caps_the_lower_one_holds(caps: tuple[float, float]) -> None:
 
 NUMBERS = [
     *("max_tokens", "max_completion_tokens", "n", "frequency_penalty", "presence_penalty", "top_logprobs"),
-    *(name for name in GenerationSettings.model_fields if name != "stop"),
+    *(name for name in GenerationSettings.model_fields if name not in ("stop", "thinking")),
 ]
 SCHEMA_CHANGES = {
-    ("max_new_tokens", -1): 8192,
+    ("max_new_tokens", -1): 0,
+    ("thinking_budget", -1): 0,
+    ("thinking_budget", 0): 1,
+    ("thinking_budget", 10**30): 32768,
+    ("thinking_budget", 1e9): 32768,
     ("max_new_tokens", 10**30): 8192,
     ("max_new_tokens", 1e9): 8192,
     ("top_k", -1): 0,
@@ -592,6 +602,76 @@ def test_a_model_that_does_not_think_has_no_thinking_to_leave_out_or_to_measure_
     assert "does not think" in refused(ask(backend, think=True), 400, "think", "unsupported_parameter")
 
 
+QWEN = ThinkingControls(switch="enable_thinking", closes=True)
+GPT_OSS = ThinkingControls(effort="reasoning_effort", levels=("low", "medium", "high"), closes=True)
+MISTRAL = ThinkingControls(effort="reasoning_effort", levels=("none", "high"), closes=True)
+
+
+def thinking_backend(controls: ThinkingControls) -> FakeBackend:
+    backend = FakeBackend()
+    assert INFO.template is not None
+    backend.status = replace(backend.status, info=replace(INFO, template=replace(INFO.template, controls=controls)))
+    return backend
+
+
+@pytest.mark.parametrize(
+    ("controls", "sent", "thinking"),
+    [
+        (QWEN, {"chat_template_kwargs": {"enable_thinking": False}}, "off"),
+        (QWEN, {"chat_template_kwargs": {"enable_thinking": True}, "enable_thinking": True}, "on"),
+        (QWEN, {"reasoning_effort": "none"}, "off"),
+        (QWEN, {"reasoning_effort": "medium"}, "auto"),
+        (QWEN, {"think": False, "thinking": {"type": "disabled"}}, "off"),
+        (QWEN, {"thinking": "on"}, "on"),
+        (GPT_OSS, {"reasoning_effort": "high"}, "high"),
+        (GPT_OSS, {"reasoning_effort": "medium"}, "medium"),
+        (GPT_OSS, {"chat_template_kwargs": {"reasoning_effort": "low"}}, "low"),
+        (GPT_OSS, {"reasoning": {"effort": "low", "enabled": True}}, "low"),
+        (MISTRAL, {"reasoning_effort": "none"}, "off"),
+    ],
+)
+def test_thinking_is_what_was_asked_where_the_template_knows_it(
+    controls: ThinkingControls, sent: dict[str, Any], thinking: str
+) -> None:
+    backend = thinking_backend(controls)
+    response = ask(backend, **sent)
+    assert response.status_code == 200, response.text
+    assert backend.requests[-1].settings.thinking == thinking
+
+
+@pytest.mark.parametrize(
+    ("controls", "field", "value", "reason"),
+    [
+        (GPT_OSS, "reasoning_effort", "none", "cannot be switched off"),
+        (GPT_OSS, "reasoning_effort", "minimal", "low, medium, high"),
+        (QWEN, "reasoning_effort", "high", "no levels"),
+        (QWEN, "chat_template_kwargs", {"enable_thinking": "no"}, "true or false"),
+        (QWEN, "chat_template_kwargs", {"enable_thinking": 0}, "true or false"),
+        (QWEN, "chat_template_kwargs", {"chat_template": "{{ x }}"}, "template takes enable_thinking"),
+        (QWEN, "chat_template_kwargs", {"tools": [], "messages": []}, "not supported"),
+        (QWEN, "chat_template_kwargs", {"tokenize": True}, "not supported"),
+        (QWEN, "chat_template_kwargs", {"\ud800" * 500: 1}, "not supported"),
+        (QWEN, "chat_template_kwargs", ["enable_thinking"], "must be an object"),
+        (QWEN, "chat_template_kwargs", {"reasoning_effort": {"a": 1}}, "must be one of"),
+        (QWEN, "chat_template_kwargs", {"thinking_budget": "9"}, "number of tokens"),
+        (ThinkingControls(), "thinking_budget", 9, "cannot be limited"),
+        (QWEN, "thinking", {"kind": "enabled"}, "not supported"),
+    ],
+)
+def test_thinking_that_the_template_does_not_know_is_refused(
+    controls: ThinkingControls, field: str, value: object, reason: str
+) -> None:
+    backend = thinking_backend(controls)
+    assert reason in refused(ask(backend, **{field: value}), 400, field)
+    assert not backend.requests
+
+
+def test_two_fields_about_thinking_must_agree() -> None:
+    backend = thinking_backend(QWEN)
+    contradiction = {"enable_thinking": True, "reasoning_effort": "none"}
+    assert "contradicts" in refused(ask(backend, **contradiction), 400, "reasoning_effort")
+
+
 def test_how_far_back_a_penalty_looks_counts_only_where_there_is_one() -> None:
     backend = FakeBackend()
     assert ask(backend, repeat_last_n=64, repeat_penalty=1.0).status_code == 200
@@ -604,7 +684,11 @@ def test_caps_and_switches_mean_what_other_servers_mean_by_them() -> None:
     meanings: list[tuple[dict[str, Any], str, object]] = [
         ({"max_tokens": 32000}, "max_new_tokens", 8192),
         ({"max_completion_tokens": 10**30}, "max_new_tokens", 8192),
-        ({"n_predict": -1}, "max_new_tokens", 8192),
+        ({"n_predict": -1}, "max_new_tokens", 0),
+        ({"reasoning_budget": 0}, "thinking_budget", 1),
+        ({"thinking_token_budget": 64}, "thinking_budget", 64),
+        ({"reasoning": {"max_tokens": 100}}, "thinking_budget", 100),
+        ({"thinking": {"type": "enabled", "budget_tokens": 100}}, "thinking_budget", 100),
         ({"random_seed": 7}, "seed", 7),
         ({"max_tokens": 8191}, "max_new_tokens", 8191),
         ({"top_k": -1}, "top_k", 0),
@@ -637,11 +721,12 @@ def test_caps_and_switches_mean_what_other_servers_mean_by_them() -> None:
         ("reasoning_effort", "none"),
         ("reasoning_effort", "much"),
         ("reasoning_effort", 5),
-        ("reasoning", {"max_tokens": 100}),
+        ("reasoning", {"max_tokens": "100"}),
+        ("thinking_budget", True),
         ("reasoning", {"exclude": True}),
         ("reasoning", [True]),
         ("think", False),
-        ("thinking", {"type": "enabled", "budget_tokens": 100}),
+        ("thinking", {"type": "enabled", "budget_tokens": -5}),
         ("thinking", {"type": "disabled"}),
         ("enable_thinking", False),
         ("chat_template_kwargs", {"documents": []}),

@@ -68,6 +68,7 @@ class FakeModel:
     asked_in: list[str] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
     forgot: threading.Event = field(default_factory=threading.Event)
+    answered_now: list[object] = field(default_factory=list)
 
     def room(self) -> bool:
         return len(self.replies) < self.rows
@@ -112,6 +113,9 @@ class FakeModel:
         if handle in self.replies:
             self.replies.remove(handle)
             self.ended.append(handle.text)
+
+    def answer_now(self, handle: object) -> None:
+        self.answered_now.append(handle)
 
     def forget(self, chat: str) -> None:
         assert chat not in [reply.text for reply in self.replies]
@@ -217,6 +221,21 @@ class TestForgetting:
         model.may_read.set()
         assert await written == "written"
         await until(lambda: model.forgotten == ["left", "written"])
+        await backend.close()
+
+    async def test_a_running_reply_is_told_to_answer_now(self) -> None:
+        model = StandsStill()
+        model.may_read.clear()
+        backend = backend_of(model).start()
+        tickets = [backend.admit(""), "unknown"]
+        running = asyncio.create_task(reply(backend, "thinks", ticket=tickets[0]))
+        await until(model.began.is_set)
+        for ticket in tickets:
+            backend.answer_now(ticket)
+        await until(lambda: bool(model.answered_now))
+        assert model.answered_now == model.replies
+        model.may_read.set()
+        assert await running == "thinks"
         await backend.close()
 
     async def test_a_model_that_is_loading_has_nothing_to_forget(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RANK = {
     "settings": 1,
+    "thinking_controls": 1.5,
     "setting_values": 0.5,
     "errors": 0,
     "i18n": 0,

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from chatui.chat import Message, Prompt, Role, SystemRole, TemplateFacts
 from chatui.errors import ModelError, PromptError
 from chatui.local import prompt as prompts
+from chatui.thinking_controls import ThinkingControls
 from tests import models
 from tests.templates import FAMILIES
 
@@ -67,7 +68,12 @@ def test_probe(name: str, takes_system: bool, needs_alternation: bool, end: str)
 def test_what_is_known_of_a_template(name: str, system: SystemRole) -> None:
     template = READY[name][1]
     assert template.facts("the text") == TemplateFacts(
-        "the text", system, alternates=name == "gemma", thinks=True, tools=False
+        "the text",
+        system,
+        alternates=name == "gemma",
+        thinks=True,
+        tools=False,
+        controls=ThinkingControls(closes=True),
     )
 
 

@@ -21,7 +21,7 @@ from chatui.local.loading import LoadedModel
 from chatui.python_script import as_python
 from chatui.settings import DEFAULT_MODEL, GenerationSettings
 from tests import models
-from tests.templates import PARTS
+from tests.templates import PARTS, QWEN_3
 
 SEED = 1234
 INFO = ModelInfo(
@@ -74,6 +74,10 @@ TURNS: dict[str, Turn] = {
     "several turns": (models.CHATML, TALK, WARM),
     "goes on": (models.CHATML, CUT, WARM),
     "thinking": (models.THINKING, (PERSONA, ODD), WARM),
+    "a thought ended by its budget": (models.THINKING, (PERSONA, HELLO), {**WARM, "thinking_budget": 5}),
+    "a thought ended, greedily": (models.THINKING, (PERSONA, HELLO), {**GREEDY, "thinking_budget": 5}),
+    "a thought ended, until it is done": (models.THINKING, (Message("user", "x" * 350),), {**HOT, "max_new_tokens": 0}),
+    "not thinking": (QWEN_3, TALK, {**WARM, "thinking": "off"}),
     "goes on in a thought": (models.THINKING, THOUGHT, WARM),
     "goes on behind a thought": (models.THOUGHT, SAID, WARM),
     "goes on where the template refuses": (models.REFUSES, CUT, GREEDY),

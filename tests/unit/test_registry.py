@@ -324,6 +324,7 @@ async def test_previews_and_tokens_are_of_the_model_that_is_named() -> None:
         assert registry.decode_tokens({1}, "b") == {}
         await registry.ensure_loaded("b")
         assert await registry.preview(ask("b")) is not None
+        registry.answer_now("ticket")
         assert registry.decode_tokens({1}, "b") == {1: " other"}
         registry.forget("chat")
 

@@ -299,6 +299,81 @@ class TestBoth:
 
 
 NAN = float("nan")
+END_OF_THOUGHT = [
+    models.tokenizer().convert_tokens_to_ids("Ċ"),
+    264,
+    *[models.tokenizer().convert_tokens_to_ids("Ċ")] * 2,
+]
+"""The ids of "\n</think>\n\n", whose tag is the last one of the vocabulary."""
+
+
+def thinker(serial: bool) -> Model:
+    loaded = models.ready(chat_template=models.THINKING)
+    loaded = dataclasses.replace(loaded, model=copy.deepcopy(loaded.model))
+    model = Serial(loaded) if serial else together(loaded, spec_of())
+    assert model is not None
+    return model
+
+
+class TestThoughts:
+    """A thought that would not end by itself is ended, and the answer goes on as if the model had done that."""
+
+    def check(self, events: Any, thought: int, length: int) -> None:
+        """The reply has a thought of so many tokens, its end, and an answer, each token as `generate()` chooses it."""
+        loaded = models.ready(chat_template=models.THINKING)
+        prompt = next(event.prompt for event in events if event.prompt is not None)
+        finish, traces = finish_of(events), events[-1].snapshot().traces
+        ids, end = traces.chosen_ids, thought + len(END_OF_THOUGHT)
+        assert finish.completion_tokens == len(ids) == length
+        assert ids[thought:end] == END_OF_THOUGHT
+        assert finish.forced_positions == tuple(range(thought, end))
+        assert finish.reasoning_tokens == thought + 2, "up to the tag"
+        assert 0 < finish.reasoning_seconds < finish.decode_seconds
+        assert ids[:thought] == models.generate(loaded.model, prompt.token_ids, thought)
+        answer = models.generate(loaded.model, [*prompt.token_ids, *ids[:end]], length - end)
+        assert ids[end:] == answer
+        assert loaded.decode(answer).startswith(text_of(events))
+        assert [trace.rank > 1 for trace in traces][thought:end].count(True) > 0, "the model would not have said it"
+
+    @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
+    @pytest.mark.parametrize(
+        ("values", "thought"), [({"thinking_budget": 7}, 7), ({}, 18), ({"thinking_budget": 1000}, 18)]
+    )
+    def test_a_budget_and_the_reserve_for_the_answer(self, serial: bool, values: dict[str, Any], thought: int) -> None:
+        [events] = run(thinker(serial), ask(trace=True, ignore_eos=True, max_new_tokens=24, **values))
+        self.check(events, thought, 24)
+
+    def test_alone_or_beside_others_it_is_the_same(self) -> None:
+        model = thinker(serial=False)
+        budgets: list[dict[str, Any]] = [
+            {"thinking_budget": 3},
+            {"thinking_budget": 9, "temperature": 1.2, "seed": 3},
+            {"temperature": 1.5, "top_p": 0.9, "seed": 4},
+        ]
+        requests = [ask(ignore_eos=True, max_new_tokens=40, **values) for values in budgets]
+        alone = [run(model, request)[0] for request in requests]
+        for one, other in zip(alone, run(model, *requests), strict=True):
+            assert text_of(one) == text_of(other) != ""
+            assert finish_of(one).forced_positions == finish_of(other).forced_positions != ()
+
+    @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
+    def test_it_answers_when_it_is_told_to(self, serial: bool) -> None:
+        model = thinker(serial)
+        handle = begin(model, ask(trace=True, ignore_eos=True, max_new_tokens=60))
+        events: list[Any] = []
+        while sum(event.tokens for event in events) < 5:
+            events += [event for _, event in model.step()]
+        model.answer_now(handle)
+        while events[-1].finish is None:
+            events += [event for _, event in model.step()]
+        self.check(events, 5, 60)
+
+    def test_until_it_is_done_is_up_to_the_context(self) -> None:
+        [events] = run(thinker(serial=False), ask(ignore_eos=True, max_new_tokens=0))
+        finish = finish_of(events)
+        assert finish.prompt_tokens + finish.completion_tokens == models.ready().info.context_length
+        assert finish.stopped_by == "the context of 512 tokens"
+        assert text_of(events)
 
 
 class TestTogether:

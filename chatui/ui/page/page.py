@@ -26,6 +26,7 @@ from chatui.security import Login, SecurityMiddleware
 from chatui.settings import GenerationSettings
 from chatui.store.logins import Logins
 from chatui.store.owner_store import OwnerStore
+from chatui.thinking_controls import ThinkingControls
 from chatui.ui.chat.conversation import Conversation
 from chatui.ui.gradio_compat import login_tokens, page_html, request_context, serving, sessions
 from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
@@ -217,6 +218,7 @@ def _connect_model(
         model = access.find(name)
         loading = model.state == "loading"
         values = initial if loading else _defaults(backend, model.name)
+        values = setting_controls.with_controls(values, setting_controls.controls_of(model.info))
         return [header.status(model), *values, "loading" if loading else "", model_picker.update(access.models())]
 
     async def follow_model(name: str | None) -> AsyncIterator[str]:
@@ -227,7 +229,8 @@ def _connect_model(
     def adopt_defaults(name: str | None, *current: Any) -> list[Any]:
         """Set all settings that the user has not changed meanwhile to the model's defaults."""
         changes = zip(current, initial, _defaults(backend, name or ""), strict=True)
-        return [default if value == before else gr.skip() for value, before, default in changes]
+        updates = [default if value == before else gr.skip() for value, before, default in changes]
+        return setting_controls.with_controls(updates, _controls(backend, name), current)
 
     reset.click(lambda name: _defaults(backend, name), picker, settings, queue=False, **private)
     # Not queued, like all events at the start: a message sent at the same time could get no reply.
@@ -253,16 +256,21 @@ def _connect_picker(
             yield [header.status(model), *(gr.skip() for _ in settings)]
         known = zip(*(_defaults(backend, model.name) for model in backend.models()), strict=True)
         changes = zip(current, known, _defaults(backend, name), strict=True)
-        yield [gr.skip(), *(default if value in defaults else gr.skip() for value, defaults, default in changes)]
+        updates = [default if value in defaults else gr.skip() for value, defaults, default in changes]
+        yield [gr.skip(), *setting_controls.with_controls(updates, _controls(backend, name), current)]
 
-    picker.input(
-        choose,
-        [picker, *settings],
-        [status, *settings],
-        concurrency_limit=None,
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    def show_controls(name: str | None, *current: Any) -> list[Any]:
+        """Show the settings that the model has, also when a conversation is opened that another model has written."""
+        return setting_controls.with_controls([gr.skip() for _ in settings], _controls(backend, name), current)
+
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    picker.input(choose, [picker, *settings], [status, *settings], concurrency_limit=None, **private)
+    picker.change(show_controls, [picker, *settings], settings, queue=False, **private)
+
+
+def _controls(backend: Backend, name: str | None) -> ThinkingControls:
+    """The controls of a model's thinking."""
+    return setting_controls.controls_of(header.find_status(backend, name or "").info)
 
 
 def _appearance() -> dict[str, Any]:

@@ -8,15 +8,26 @@ import gradio as gr
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
+from chatui.chat import ModelInfo
 from chatui.errors import SettingsError
-from chatui.i18n import N_
+from chatui.i18n import N_, _
 from chatui.settings import GenerationSettings
-from chatui.ui.gradio_compat.unchecked_inputs import UncheckedNumber, UncheckedSlider
+from chatui.thinking_controls import NO_CONTROLS, ThinkingControls
+from chatui.ui.gradio_compat.unchecked_inputs import UncheckedDropdown, UncheckedNumber, UncheckedSlider
 from chatui.ui.shared import error_messages
 
 NAMES: tuple[str, ...] = tuple(GenerationSettings.model_fields)
-LENGTH_SETTINGS = ("max_new_tokens", "stop")
-"""Settings of where a reply ends; all others are about sampling."""
+LENGTH_SETTINGS = ("thinking", "thinking_budget", "max_new_tokens", "stop")
+"""Settings of the parts of a reply and where they end; all others are about sampling."""
+THINKING_LABELS = {
+    "auto": N_("The model's default"),
+    "off": N_("Off"),
+    "on": N_("On"),
+    "minimal": N_("Minimal"),
+    "low": N_("Low"),
+    "medium": N_("Medium"),
+    "high": N_("High"),
+}
 GROUPS = (
     (N_("Sampling"), tuple(name for name in NAMES if name not in LENGTH_SETTINGS)),
     (N_("Length and stop"), LENGTH_SETTINGS),
@@ -34,15 +45,40 @@ def build() -> list[Component]:
 
 def build_api() -> list[Component]:
     """Hidden inputs for the API endpoint: None means the model's own default."""
-    return [
-        gr.JSON(visible=False, label=name) if name == "stop" else UncheckedNumber(value=None, visible=False, label=name)
-        for name in NAMES
-    ]
+    kinds: Mapping[str, type[Component]] = {"stop": gr.JSON, "thinking": gr.Textbox}
+    return [kinds.get(name, UncheckedNumber)(value=None, visible=False, label=name) for name in NAMES]
 
 
 def values_of(settings: GenerationSettings) -> list[Any]:
     """The components' values for these settings."""
     return ["\n".join(settings.stop) if name == "stop" else getattr(settings, name) for name in NAMES]
+
+
+def with_controls(updates: Sequence[Any], controls: ThinkingControls, current: Sequence[Any] = ()) -> list[Any]:
+    """The components' values or updates, which also show the settings of thinking where these controls have them.
+
+    A choice among the `current` values that the controls do not have becomes "auto".
+    """
+    shown = dict(zip(NAMES, updates, strict=True))
+    for name, visible in (("thinking", len(controls.choices) > 1), ("thinking_budget", has_budget(controls))):
+        value = shown[name]
+        shown[name] = {**(value if isinstance(value, dict) else {"value": value}), **gr.update(visible=visible)}
+    choices = [(_(THINKING_LABELS[choice]), choice) for choice in controls.choices]
+    shown["thinking"] |= {"choices": choices}
+    chosen = shown["thinking"].get("value", dict(zip(NAMES, current, strict=False)).get("thinking", "auto"))
+    if chosen not in controls.choices:
+        shown["thinking"] |= {"value": "auto"}
+    return [shown[name] for name in NAMES]
+
+
+def has_budget(controls: ThinkingControls) -> bool:
+    """Whether a thinking budget has an effect."""
+    return controls.closes or bool(controls.budget)
+
+
+def controls_of(info: ModelInfo | None) -> ThinkingControls:
+    """The controls of a model's thinking; none while they are not known."""
+    return info.template.controls if info is not None and info.template is not None else NO_CONTROLS
 
 
 def read(values: Sequence[Any]) -> GenerationSettings:
@@ -79,7 +115,10 @@ def _component(name: str, field: FieldInfo) -> Component:
     step = _step(field)
     if step is not None:
         low, high = _bounds(field, step)
-        return UncheckedSlider(minimum=low, maximum=high, step=step, value=field.default, **common)
+        shown = name != "thinking_budget"
+        return UncheckedSlider(minimum=low, maximum=high, step=step, value=field.default, visible=shown, **common)
+    if name == "thinking":
+        return UncheckedDropdown([field.default], value=field.default, filterable=False, visible=False, **common)
     if name == "stop":
         return gr.Textbox(value="", lines=1, max_lines=4, placeholder=N_("One on each line"), **common)
     return UncheckedNumber(value=field.default, precision=0, placeholder=N_("Random"), **common)
