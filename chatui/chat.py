@@ -259,6 +259,21 @@ class ModelStatus:
     added: bool = False
 
 
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to load a model this time. Empty fields are as the settings say.
+
+    `precision` is "float32", "bfloat16", "int8", "int4", "8bit", "4bit", or the type of a GGUF file such as "Q4_1".
+    `device` is a value of --device-map. `context` is the number of tokens of a conversation. With `load_anyway`, a
+    model that is predicted to need more than the free memory may take swap space as well.
+    """
+
+    precision: str = ""
+    device: str = ""
+    context: int | None = None
+    load_anyway: bool = False
+
+
 PreviewMemo = dict[str, Any]
 """A backend's cache between calls of preview(). The caller holds it."""
 
@@ -272,8 +287,12 @@ class Backend(Protocol):
     def models(self) -> list[ModelStatus]:
         """The served models, the default one first. Never empty, never blocks."""
 
-    def load(self, model: str) -> None:
-        """Begin to load a model, unless it is loaded. Never blocks. Raises ModelError."""
+    def load(self, model: str, options: LoadOptions | None = None) -> None:
+        """Begin to load a model, unless it is loaded. Never blocks. Raises ModelError.
+
+        A model that is loaded otherwise than by these `options` is loaded again. Raises SettingsError if they are
+        invalid.
+        """
 
     async def ensure_loaded(self, model: str) -> None:
         """Load a model, unless it is loaded, and wait for it. Raises ModelError."""

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from chatui.chat import LoadOptions
 from chatui.errors import ModelError, SettingsError
+from chatui.setting_values import shorten
 from chatui.settings import AppSettings, Compile, Dtype, GenerationSettings, Quantization
 
 # Bytes per element by the names of the safetensors format:
@@ -37,6 +39,9 @@ GPU_PRECISIONS: Mapping[str, tuple[Dtype, Quantization]] = {
     "4bit": ("bfloat16", "4bit"),
 }
 """The precisions on GPUs, with the values of the flags for each."""
+DEVICE = re.compile(r"auto|cpu|mps|(?:cuda|xpu)(?::\d{1,2})?")
+MIN_CONTEXT, MAX_CONTEXT = 256, 10_000_000
+"""Tokens that may be chosen for a conversation; a model has at most what it was made for."""
 HUB_PAGE = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<name>[\w.-]+/[\w.-]+)(?:/tree/(?P<revision>[\w.-]+))?/?"
     r"(?:[?#].*)?"
@@ -55,7 +60,7 @@ GGUF_LABELS = {"GGUF-2": "Q4_0", "GGUF-3": "Q4_1", "GGUF-8": "Q8_0"}
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The model to load and how to run it, as the settings request it. `kv_memory` is in bytes.
+    """The model to load and how to run it, as the settings and LoadOptions request it. `kv_memory` is in bytes.
 
     For a LoRA adapter `name` is the adapter's, and `base` the model that it changes; None takes the one that its
     config names.
@@ -74,6 +79,8 @@ class ModelSpec:
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     """Fields that are set override the model's generation defaults."""
     base: "ModelSpec | None" = None
+    context: int | None = None
+    load_anyway: bool = False
 
     @classmethod
     def from_settings(cls, settings: AppSettings) -> "ModelSpec":
@@ -90,6 +97,25 @@ class ModelSpec:
             specs[0], revision=settings.revision or specs[0].revision, chat_template=settings.chat_template
         )
         return with_bases([default, *specs[1:]])
+
+    def with_options(self, options: LoadOptions) -> "ModelSpec":
+        """The spec with what was chosen for one loading; an adapter's base has it too. Raises SettingsError."""
+        base = None if self.base is None else self.base.with_options(options)
+        spec = replace(self, context=options.context, load_anyway=options.load_anyway, base=base)
+        if options.context is not None and not MIN_CONTEXT <= options.context <= MAX_CONTEXT:
+            raise SettingsError("context", f"needs {MIN_CONTEXT:,} to {MAX_CONTEXT:,} tokens (got {options.context}).")
+        if options.device:
+            if not DEVICE.fullmatch(options.device):
+                raise SettingsError("device", f"{shorten(options.device)} is none.", "Take auto, cpu, cuda or cuda:1.")
+            spec = replace(spec, device_map=options.device)
+        if options.precision:
+            known = {**PRECISIONS, **GPU_PRECISIONS, **dict.fromkeys(GGUF_LABELS.values(), ("auto", "auto"))}
+            if options.precision not in known:
+                choice = ", ".join(known)
+                raise SettingsError("precision", f"{shorten(options.precision)} is none.", f"Take one of {choice}.")
+            dtype, quantization = known[options.precision]
+            spec = replace(spec, dtype=dtype, quantization=quantization)
+        return spec
 
     @classmethod
     def _named(cls, name: str, revision: str | None, settings: AppSettings) -> "ModelSpec":

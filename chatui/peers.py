@@ -68,7 +68,7 @@ class OwnAccount:
     def _is_own(self, client: tuple[str, int], server: tuple[str, int] | None) -> bool:
         if not any(table.exists() for table in TABLES):
             return not self._strict
-        if not server:
+        if not server or any(parse_ip(host) is None for host, _ in (client, server)):  # such as a socket's path
             return False
         ends = [(_unmapped(host), port) for host, port in (client, server)]
         return any(uid in (ROOT, os.geteuid()) for uid in _accounts(ends))

@@ -11,6 +11,7 @@ from functools import partial
 from chatui.chat import (
     ChatRequest,
     Finish,
+    LoadOptions,
     ModelAnatomy,
     ModelInfo,
     ModelStatus,
@@ -117,6 +118,7 @@ class FakeBackend:
         self.requests: list[ChatRequest] = []
         self.forgotten: list[str] = []
         self.loads: list[str] = []
+        self.load_options: list[LoadOptions | None] = []
         self.unloads: list[str] = []
         self.added: list[tuple[str, str | None]] = []
         self.removed: list[str] = []
@@ -138,8 +140,9 @@ class FakeBackend:
     def models(self) -> list[ModelStatus]:
         return [self.status]
 
-    def load(self, model: str) -> None:
+    def load(self, model: str, options: LoadOptions | None = None) -> None:
         self.loads.append(model)
+        self.load_options.append(options)
 
     async def ensure_loaded(self, model: str) -> None:
         self.loads.append(model)

@@ -20,7 +20,7 @@ from chatui.api.accepted_fields import (
     SCHEMA_CHANGES,
     TEXT_PART_TYPES,
 )
-from chatui.api.requests import ChatBody, ModelBody
+from chatui.api.requests import ChatBody, LoadBody, ModelBody
 from chatui.api.responses import Fields
 from chatui.settings import GenerationSettings
 
@@ -98,7 +98,10 @@ OPERATIONS = {
     "/openapi.json": _Operation("This description.", {"application/json": {"type": "object"}}, ERRORS_BUT_404),
     "/models": _Operation("The models that are served.", {"application/json": _ref(schemas.ModelList)}, ERRORS_BUT_404),
     "/models/load": _Operation(
-        "Begin to load a model.", {"application/json": _ref(schemas.Accepted)}, ALL_ERRORS, body="ModelBody"
+        "Begin to load a model, or to load it otherwise.",
+        {"application/json": _ref(schemas.Accepted)},
+        ALL_ERRORS,
+        body="LoadBody",
     ),
     "/models/unload": _Operation(
         "Unload a model once its replies have ended.",
@@ -173,6 +176,7 @@ def _schemas() -> Fields:
     body = ChatBody.model_json_schema(ref_template=SCHEMA_REF)
     models: Fields = {**answers["$defs"], **body.pop("$defs")}
     models["ModelBody"] = ModelBody.model_json_schema(ref_template=SCHEMA_REF)
+    models["LoadBody"] = LoadBody.model_json_schema(ref_template=SCHEMA_REF)
     models["ChatMessage"] = _message(models["ChatMessage"])
     settings = GenerationSettings.model_json_schema()["properties"]
     sampling = {

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -20,7 +20,7 @@ from chatui.api.accepted_fields import (
     normalize,
 )
 from chatui.api.responses import ApiError, Fields
-from chatui.chat import ChatRequest, Message, ModelStatus
+from chatui.chat import ChatRequest, LoadOptions, Message, ModelStatus
 from chatui.errors import SettingsError
 from chatui.setting_values import shorten
 from chatui.settings import GenerationSettings
@@ -112,11 +112,25 @@ class ChatBody(BaseModel):
 
 
 class ModelBody(BaseModel):
-    """The body of POST /v1/models/load and /v1/models/unload."""
+    """The body of POST /v1/models/unload."""
 
     model_config = STRICT
 
     model: str = Field(min_length=1, max_length=1000)
+
+
+class LoadBody(ModelBody):
+    """The body of POST /v1/models/load. What is left out is as the server's settings say."""
+
+    precision: str = Field("", max_length=20, description="float32, bfloat16, int8, int4, 8bit, 4bit, or as stored.")
+    device: str = Field("", max_length=20, description="auto, cpu, cuda, cuda:1 ...")
+    context: int | None = Field(None, description="Tokens of a conversation.")
+    load_anyway: bool = Field(False, description="Load it even if it is predicted to need swap space.")
+
+    def options(self) -> LoadOptions | None:
+        """The options; None if there are none."""
+        options = LoadOptions(self.precision, self.device, self.context, self.load_anyway)
+        return None if options == LoadOptions() else options
 
 
 @dataclass(frozen=True)
@@ -170,15 +184,18 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
     return ParsedRequest(request, chat.stream, bool(chat.stream_options.include_usage))
 
 
-def read_model(body: bytes, models: Sequence[ModelStatus]) -> ModelStatus:
-    """The model that a body names. Raises ApiError."""
+Body = TypeVar("Body", bound=ModelBody)
+
+
+def read_model(kind: type[Body], body: bytes, models: Sequence[ModelStatus]) -> tuple[ModelStatus, Body]:
+    """(the model that a body names, the body). Raises ApiError."""
     try:
-        name = ModelBody.model_validate(_read_json(body)).model
+        read = kind.model_validate(_read_json(body))
     except ValidationError as error:
         raise _validation_error(error) from None
     except RecursionError:
         raise ApiError(400, "The body is nested too deeply.") from None
-    return find_model(models, name)
+    return find_model(models, read.model), read
 
 
 def find_model(models: Sequence[ModelStatus], name: str) -> ModelStatus:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from chatui.api.access import Access
 from chatui.api.openapi import document
 from chatui.api.reply_stream import ClientGoneError, ReplyStream
-from chatui.api.requests import find_model, read_chat, read_model
+from chatui.api.requests import LoadBody, ModelBody, find_model, read_chat, read_model
 from chatui.api.responses import (
     ApiError,
     ChatCompletionWriter,
@@ -140,11 +140,13 @@ class Api:
         return _json(describe_model(model, self._started))
 
     async def _load(self, request: Request) -> Response:
-        self._backend.load(read_model(await _body(request), self._backend.models()).name)
+        model, body = read_model(LoadBody, await _body(request), self._backend.models())
+        self._backend.load(model.name, body.options())
         return _json({"success": True})
 
     async def _unload(self, request: Request) -> Response:
-        self._backend.unload(read_model(await _body(request), self._backend.models()).name)
+        model, _ = read_model(ModelBody, await _body(request), self._backend.models())
+        self._backend.unload(model.name)
         return _json({"success": True})
 
     async def _model_events(self, request: Request) -> Response:

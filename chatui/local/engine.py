@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from chatui import priority
-from chatui.chat import ChatRequest, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, LoadOptions, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, unexpected
 from chatui.gc_pause import gc_paused
 from chatui.local.waiting import FairQueue
@@ -84,8 +84,12 @@ def load_transformers(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> 
     """The model through transformers. Importing that takes seconds, so it happens here, in the model's thread."""
     report("importing torch and transformers")
     with gc_paused():
+        from chatui.local.outline import outline
         from chatui.local.serving import open_model
 
+    if spec.context is not None:
+        report("comparing it with the free memory")
+        outline(spec).check_memory()
     return open_model(spec, cache_dir, report)
 
 
@@ -157,7 +161,7 @@ class LocalBackend:
         """The one model, and whether it is ready."""
         return [self._status]
 
-    def load(self, model: str) -> None:
+    def load(self, model: str, options: LoadOptions | None = None) -> None:
         """Nothing: `start()` has begun to load the one model."""
 
     async def ensure_loaded(self, model: str) -> None:  # noqa: ARG002

@@ -272,7 +272,7 @@ def _load(spec: ModelSpec, source: Files, report: ReportPhase) -> LoadedModel:
     info = replace(
         described,
         name=display_name(path) if (path := Path(spec.name).expanduser()).exists() else spec.name,
-        context_length=context_length(model.config.get_text_config(decoder=True), tokenizer),
+        context_length=chosen_context(spec, context_length(model.config.get_text_config(decoder=True), tokenizer)),
         notes=(*template.notes, *unknown, *notes),
         defaults=described.defaults.model_copy(update=spec.generation.model_dump(exclude_unset=True)),
         revision=source.revision,
@@ -472,6 +472,11 @@ def _quiet_quantization() -> None:
     """Silence what bitsandbytes says once per layer and token (it casts inputs on the CPU)."""
     warnings.filterwarnings("ignore", module="bitsandbytes")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def chosen_context(spec: ModelSpec, most: int) -> int:
+    """The tokens of context: those chosen for this loading, but no more than the model was made for."""
+    return most if spec.context is None else min(spec.context, most)
 
 
 def context_length(config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> int:

@@ -18,9 +18,8 @@ from chatui.local import anatomy, bandwidth, embedded, loading
 from chatui.local.failures import to_model_error
 from chatui.local.forward import survey
 from chatui.local.loading import Files
-from chatui.local.serving import KV_SHARE
-from chatui.local.slots import fit
-from chatui.local.weights import CONFIG_DTYPES, free_memory
+from chatui.local.serving import KV_SHARE, room
+from chatui.local.weights import CONFIG_DTYPES, extra_memory, free_memory
 from chatui.model_spec import (
     ADAPTER_WEIGHTS,
     GGUF_LABELS,
@@ -28,10 +27,12 @@ from chatui.model_spec import (
     PRECISIONS,
     ModelSpec,
     StoredTensor,
+    human_bytes,
     is_adapter,
     read_header,
     weight_bytes,
 )
+from chatui.models.fit import Device, remedies
 from chatui.settings import DEFAULT_MODEL, Dtype, Quantization
 
 SHORT_CONTEXT = 4096
@@ -69,7 +70,7 @@ class Outline:
     def needed_bytes(self) -> int:
         """Predicted bytes: the weights, and the K/V of the conversations asked for, or of one short one."""
         kv_per_token = self.anatomy.kv_per_token * (2 if self.asked == "float32" else 1)
-        tokens = min(self.context_length, SHORT_CONTEXT)
+        tokens = min(self.context_length, self.spec.context or SHORT_CONTEXT)
         kv_bytes = tokens * kv_per_token
         if self.spec.kv_memory is not None:
             kv_bytes = min(self.spec.kv_memory, self.slots * self.context_length * kv_per_token)
@@ -81,7 +82,21 @@ class Outline:
         if left < 0:
             return 0, 0
         budget = self.spec.kv_memory or int(KV_SHARE * left)
-        return fit(max(1, self.anatomy_in(precision).kv_per_token), self.context_length, budget, self.slots)
+        spec = replace(self.spec, slots=self.slots)
+        return room(spec, max(1, self.anatomy_in(precision).kv_per_token), self.context_length, budget)
+
+    def check_memory(self) -> None:
+        """Raise ModelError if the weights and one conversation of the chosen context need more than the free memory."""
+        device = Device(self.device, self.free)
+        anatomy = estimates.in_precision(self.anatomy, self.asked, 0)
+        total = estimates.memory(anatomy, self.asked, 1, self.context_length)[-1]
+        if total.value <= self.free + extra_memory(self.spec, self.device):
+            return
+        raise ModelError(
+            f"{self.spec.name} needs {total.text} of memory in {self.asked} with a context of {self.context_length:,} "
+            f"tokens; {human_bytes(self.free)} are free.",
+            " ".join(remedies(self.anatomy, device, self.asked, self.context_length, total.value)),
+        )
 
 
 def outline(spec: ModelSpec) -> Outline:
@@ -133,7 +148,7 @@ def _outline(spec: ModelSpec) -> Outline:
         anatomy=found,
         asked=asked,
         kind=config.model_type,
-        context_length=loading.context_length(config.get_text_config(decoder=True)),
+        context_length=loading.chosen_context(spec, loading.context_length(config.get_text_config(decoder=True))),
         slots=spec.slots if survey(model) is not None else 1,
         device=device.type,
         free=free_memory(device_map),

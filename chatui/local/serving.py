@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chatui.chat import ChatRequest, ModelInfo, PreviewMemo, Prompt, ReplyDelta
 from chatui.errors import ChatError
+from chatui.estimates import positions_for
 from chatui.local import compiling, forward
 from chatui.local.batch import Batch, Event, Row, to_generation_error
 from chatui.local.engine import Interrupted, IsCancelled, Model, ReportPhase, StepResult, WriteReply
@@ -43,11 +44,19 @@ def together(loaded: LoadedModel, spec: ModelSpec) -> "Together | None":
         loaded.model.set_attn_implementation("sdpa" if loaded.model._supports_sdpa else "eager")
         return None
     budget = spec.kv_memory or int(KV_SHARE * free_memory(spec.device_map))
-    count, capacity = fit(shape.bytes_per_token, loaded.info.context_length, budget, spec.slots)
+    count, capacity = room(spec, shape.bytes_per_token, loaded.info.context_length, budget)
     device = loaded.model.device
     slots = Slots(shape, count, capacity, device, spare=device.type == "cuda")
     info = replace(loaded.info, context_length=capacity, slots=count, kv_bytes=slots.nbytes)
     return Together(replace(loaded, info=info, shares=loaded), Batch(forward.Forward(loaded.model, slots)))
+
+
+def room(spec: ModelSpec, bytes_per_token: int, context: int, budget: int) -> tuple[int, int]:
+    """(conversations, tokens in each) within `budget` bytes; one of the whole context if that was chosen."""
+    if spec.context is None:
+        return fit(bytes_per_token, context, budget, spec.slots)
+    budget = max(budget, positions_for(context) * bytes_per_token)
+    return fit(bytes_per_token, context, budget, spec.slots, least=context)
 
 
 class Together:

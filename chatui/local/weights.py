@@ -41,7 +41,7 @@ def check_weights(
     dtype: "torch.dtype | None",
     device_map: str,
 ) -> None:
-    """Raise ModelError where weights are missing, cut off, pickled or too large.
+    """Raise ModelError where weights are missing, cut off, pickled or too large, with `spec.load_anyway` for swap too.
 
     `levels` is a file with some of the weights as levels, `dtype` is what the config says.
     """
@@ -53,7 +53,7 @@ def check_weights(
         wanted = CONFIG_DTYPES.get(dtype, "auto") if spec.dtype == "auto" else spec.dtype
     kept = read_header(levels) if levels and spec.quantization == "auto" else []
     needed, free = _needed(tensors, kept, wanted, spec.quantization), free_memory(device_map)
-    if needed <= free:
+    if needed <= free + extra_memory(spec, device_map):
         return
     packed: Quantization = "int4" if device_map == "cpu" else "4bit"
     smaller = _needed(tensors, [], "bfloat16" if packed == "int4" else wanted, packed)
@@ -84,6 +84,18 @@ def free_memory(device_map: str) -> int:
         return free
     on_gpu = sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
     return on_gpu if device_map.startswith("cuda") else free + on_gpu
+
+
+def extra_memory(spec: ModelSpec, device_map: str) -> float:
+    """Bytes beyond the free memory that a model may be predicted to need.
+
+    With `load_anyway` it is the free swap space on the CPU: a program that needs more than that is killed. A GPU
+    refuses what is too much for it, so there is no limit.
+    """
+    if not spec.load_anyway:
+        return 0
+    on_gpu = device_map != "cpu" and torch.cuda.is_available()
+    return float("inf") if on_gpu else min(psutil.swap_memory().free, _free_swap_in_container())
 
 
 def release_memory() -> None:
@@ -119,6 +131,14 @@ def _free_in_container() -> int:
     except (OSError, ValueError):
         return 2**63
     return limit - used + int(held.get("inactive_file", 0)) + int(held.get("active_file", 0))
+
+
+def _free_swap_in_container() -> int:
+    """Bytes of swap space up to the limit of this container: https://docs.kernel.org/admin-guide/cgroup-v2.html"""
+    try:
+        return int((CGROUP / "memory.swap.max").read_text()) - int((CGROUP / "memory.swap.current").read_text())
+    except (OSError, ValueError):
+        return 2**63
 
 
 def _files(spec: ModelSpec, folder: Path) -> list[Path]:

@@ -118,7 +118,7 @@ def fit(facts: ModelFacts, device: Device, precision: str, context: int = DEFAUL
         total=total,
         speed=speed,
         verdict=verdict,
-        remedies=_remedies(facts.anatomy, device, precision, context, total.value) if verdict == "too large" else (),
+        remedies=remedies(facts.anatomy, device, precision, context, total.value) if verdict == "too large" else (),
     )
 
 
@@ -174,7 +174,7 @@ def _verdict(needed: float, device: Device) -> Verdict:
     return "tight" if needed > TIGHT * device.free else "fits"
 
 
-def _remedies(anatomy: ModelAnatomy, device: Device, precision: str, context: int, needed: float) -> tuple[str, ...]:
+def remedies(anatomy: ModelAnatomy, device: Device, precision: str, context: int, needed: float) -> tuple[str, ...]:
     """What would make it fit, in sentences: a lower precision, a shorter context, more memory."""
     lower = {}
     for name in PRECISIONS if device.is_cpu else GPU_PRECISIONS:

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chatui.chat import ChatRequest, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, LoadOptions, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
 from chatui.errors import ChatError, ModelError
 from chatui.i18n import N_
 from chatui.model_spec import ModelSpec, display_name, find_models, parse_model_name, with_bases
@@ -104,12 +104,22 @@ class Registry:
         with self._changed:
             return [entry.status() for entry in self._entries]
 
-    def load(self, model: str) -> None:
-        """Begin to load a model, unless it is loaded. One that has failed is tried again. Raises ModelError."""
+    def load(self, model: str, options: LoadOptions | None = None) -> None:
+        """Begin to load a model, unless it is loaded. One that has failed is tried again. Raises ModelError.
+
+        A model that is loaded otherwise than by these `options` is loaded again, once its replies have ended. Later
+        loadings have the same options, as long as they succeed. Raises SettingsError if they are invalid.
+        """
         with self._changed:
             entry = self._entry(model)
-            if entry.instance is not None and entry.instance.failed_at is not None:
-                self._instances.retire(entry.instance)
+            instance = entry.instance
+            if instance is not None and instance.failed_at is not None:
+                self._instances.retire(instance)
+            if options is not None:
+                spec = entry.spec.with_options(options)
+                if instance is None or instance.retired or instance.spec != spec:
+                    self._check_serving()
+                    self._open(entry, spec)
             self._instances.release(self._acquire(model))
 
     async def ensure_loaded(self, model: str) -> None:
@@ -297,14 +307,18 @@ class Registry:
     def _acquire(self, model: str) -> Instance:
         """The instance for a new request, which is one of its users until it is released."""
         with self._changed:
-            if self._instances.closing:
-                raise ModelError("The server is shutting down.", "Start it again.")
+            self._check_serving()
             entry = self._entry(model)
             instance = entry.instance
             if instance is None or instance.retired or _may_retry(instance):
                 instance = self._open(entry)
             self._instances.acquire(instance)
             return instance
+
+    def _check_serving(self) -> None:
+        """Raise ModelError if the server is shutting down."""
+        if self._instances.closing:
+            raise ModelError("The server is shutting down.", "Start it again.")
 
     def _loaded(self, model: str) -> Instance | None:
         """The loaded instance of a model, which has one user more until it is released; None if there is none."""
@@ -315,12 +329,16 @@ class Registry:
                 self._instances.acquire(found)
             return found
 
-    def _open(self, entry: _Entry) -> Instance:
-        """A new instance, which the thread loads."""
-        if entry.instance is not None:
+    def _open(self, entry: _Entry, spec: ModelSpec | None = None) -> Instance:
+        """A new instance, which the thread loads as the latest one was loaded, unless a `spec` is given."""
+        previous = entry.instance
+        if spec is None:
+            keeps = previous is not None and previous.failed_at is None
+            spec = replace(previous.spec, revision=entry.spec.revision) if previous and keeps else entry.spec
+        if previous is not None:
             entry.status()
-            self._instances.retire(entry.instance)
-        entry.instance = Instance(entry.name, entry.spec, self._open_backend(entry.spec))
+            self._instances.retire(previous)
+        entry.instance = Instance(entry.name, spec, self._open_backend(spec))
         self._instances.add(entry.instance)
         return entry.instance
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvicorn
 
-from chatui.chat import ChatRequest, Finish, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, Finish, LoadOptions, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
 from chatui.server import build_app
 from chatui.settings import AppSettings, GenerationSettings
 
@@ -24,7 +24,7 @@ class NoModel:
         """The one there is not."""
         return [ModelStatus(INFO.name, "ready", info=INFO)]
 
-    def load(self, _: str) -> None:
+    def load(self, _: str, options: LoadOptions | None = None) -> None:
         """There is nothing to load."""
 
     async def ensure_loaded(self, _: str) -> None:

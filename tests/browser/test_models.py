@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, expect
 
-from chatui.chat import ModelStatus
+from chatui.chat import LoadOptions, ModelStatus
 from chatui.settings import AppSettings, GenerationSettings
 from tests.browser.conftest import OpenChat, Serve
 from tests.browser.pages import PATIENCE, Chat, Site, wait_until
@@ -26,8 +26,8 @@ class TwoModels(FakeBackend):
     def models(self) -> list[ModelStatus]:
         return [self.status, self.other]
 
-    def load(self, model: str) -> None:
-        super().load(model)
+    def load(self, model: str, options: LoadOptions | None = None) -> None:
+        super().load(model, options)
         if model == OTHER.name:
             self.other = ModelStatus(OTHER.name, "ready", info=OTHER)
 

@@ -32,7 +32,7 @@ from chatui.api import access, reply_stream, requests, routes, schemas
 from chatui.api.accepted_fields import FIELD_ALIASES
 from chatui.api.responses import ApiError
 from chatui.body_limit import MAX_BODY_BYTES
-from chatui.chat import ChatRequest, Finish, Message, ModelStatus, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, Finish, LoadOptions, Message, ModelStatus, Prompt, ReplyDelta
 from chatui.errors import GenerationError, ModelError, OverloadError, TooLongError
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.thinking_controls import ThinkingControls
@@ -1058,6 +1058,26 @@ def test_models_are_loaded_and_unloaded_on_request() -> None:
         refused(client.get(path), 405)
         refused(client_of(backend, api_key=KEY).post(path, json={"model": "other"}), 401)
     assert (backend.loads, backend.unloads) == (["fake/other"], ["fake/echo"])
+
+
+def test_a_model_is_loaded_as_the_body_says() -> None:
+    backend = two_models()
+    client = client_of(backend)
+    options = {"precision": "int8", "device": "cpu", "context": 4096, "load_anyway": True}
+    for fields in ({}, options, {"context": 512}):
+        assert client.post("/v1/models/load", json={"model": "other", **fields}).status_code == 200
+    assert backend.load_options == [None, LoadOptions("int8", "cpu", 4096, True), LoadOptions(context=512)]
+    bad = {
+        "precision": (3, None, "x" * 21),
+        "device": (["cpu"], None),
+        "context": ("512", 1.5, True),
+        "load_anyway": (1, "true", None),
+    }
+    for name, values in bad.items():
+        for value in values:
+            refused(client.post("/v1/models/load", json={"model": "other", name: value}), 400, name)
+    refused(client.post("/v1/models/unload", json={"model": "other", "context": 512}), 400, "context")
+    assert len(backend.loads) == 3
 
 
 def test_the_state_of_a_model_is_told_as_llama_cpps_router_does() -> None:

@@ -54,6 +54,11 @@ def test_our_own_connection_is_ours_as_long_as_it_is_open(connected: tuple[Any, 
     assert not OwnAccount(strict=False).is_sender(scope((*client,), server))
 
 
+@pytest.mark.parametrize("server", [None, ("", None), ("/run/chatui.sock", None), ("localhost", 7860)], ids=repr)
+def test_a_server_without_an_address_has_no_requests_of_its_own(server: Any) -> None:
+    assert not OwnAccount(strict=True).is_sender(scope(server=server))
+
+
 @pytest.mark.skipif(not LINUX, reason="only Linux tells the account")
 def test_the_short_way_to_the_account_says_what_the_lists_say(
     connected: tuple[Any, Any, socket.socket], monkeypatch: pytest.MonkeyPatch

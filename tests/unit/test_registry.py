@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatui.chat import ChatRequest, Message, ModelInfo, ModelStatus, ReplyDelta
-from chatui.errors import ModelError, OverloadError
+from chatui.chat import ChatRequest, LoadOptions, Message, ModelInfo, ModelStatus, ReplyDelta
+from chatui.errors import ModelError, OverloadError, SettingsError
 from chatui.local.engine import LocalBackend
-from chatui.model_spec import ModelSpec
+from chatui.model_spec import MAX_CONTEXT, ModelSpec
 from chatui.models import registry as registry_module
 from chatui.models.added_models import AddedModelsFile
 from chatui.models.instances import Memory
@@ -39,10 +39,12 @@ class Machine:
         self.unloads: list[str] = []
         self.gates: dict[str, threading.Event] = {}
         self.backends: list[FakeModel] = []
+        self.specs: list[ModelSpec] = []
         self.replies: dict[str, Any] = {}
         self.misrouted: list[str] = []
 
     def open(self, spec: ModelSpec) -> "FakeModel":
+        self.specs.append(spec)
         self.backends.append(FakeModel(self, spec.name))
         return self.backends[-1]
 
@@ -327,6 +329,50 @@ async def test_previews_and_tokens_are_of_the_model_that_is_named() -> None:
         registry.answer_now("ticket")
         assert registry.decode_tokens({1}, "b") == {1: " other"}
         registry.forget("chat")
+
+
+async def test_a_model_is_loaded_again_as_it_was_chosen_and_replies_end_on_the_old_weights() -> None:
+    machine, hold = Machine(memory=20), Hold()
+    machine.replies["a"] = ["a", hold, "!"]
+    async with serving(machine, "ab") as registry:
+        running = asyncio.create_task(reply(registry, "a"))
+        await until(lambda: bool(machine.backends) and machine.backends[0].running == 1)
+        registry.load("a", LoadOptions("int8", context=512))
+        registry.load("a", LoadOptions("int8", context=512))
+        assert states(registry) == {"a": "loading", "b": "unloaded"}
+        assert not machine.unloads
+        hold.release()
+        assert await running == "a!"
+        await registry.ensure_loaded("a")
+        assert [(spec.quantization, spec.context) for spec in machine.specs] == [("auto", None), ("int8", 512)]
+        registry.unload("a")
+        await until(lambda: states(registry)["a"] == "unloaded")
+        await registry.ensure_loaded("a")
+        assert machine.specs[-1].context == 512  # as it was
+        registry.load("a", LoadOptions())
+        await registry.ensure_loaded("a")
+        assert machine.specs[-1] == machine.specs[0]
+        registry.load("a")
+        assert len(machine.specs) == 4
+
+
+async def test_a_choice_that_cannot_be_loaded_fails_alone_and_is_not_kept() -> None:
+    async with serving(machine := Machine(memory=20), "ab") as registry:
+        registry.wait()
+        assert await reply(registry, "b") == "b"
+        with pytest.raises(SettingsError, match="precision"):
+            registry.load("b", LoadOptions("x"))
+        assert states(registry)["b"] == "ready"
+        machine.broken = {"b"}
+        registry.load("b", LoadOptions("float32", context=MAX_CONTEXT))
+        with pytest.raises(ModelError, match="b cannot be loaded"):
+            await registry.ensure_loaded("b")
+        assert states(registry) == {"a": "ready", "b": "failed"}
+        assert await reply(registry, "a") == "a"
+        machine.broken = set()
+        registry.load("b")
+        assert await reply(registry, "b") == "b"
+        assert machine.specs[-1].context is None
 
 
 async def test_models_are_added_and_removed_while_others_serve() -> None:
