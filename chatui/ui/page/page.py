@@ -55,6 +55,8 @@ HEAD = (
     f'<script defer src="{cache_headers.versioned_url("chatui.js")}"></script>'
     f'<script defer src="{cache_headers.versioned_url("focus.js")}"></script>'
     f'<script defer src="{cache_headers.versioned_url("models.js")}"></script>'
+    f'<link rel="stylesheet" href="{cache_headers.versioned_url("tour.css")}">'
+    f'<script defer src="{cache_headers.versioned_url("tour.js")}"></script>'
 )
 
 LoginOf = Callable[[Request], str | None]

@@ -30,8 +30,9 @@ def with_current_language(page: bytes) -> bytes:
 
 
 def script_messages() -> str:
-    """The messages of our scripts in the current language, as a JSON script element for the head of the page."""
-    messages = {message: i18n.translated(message) for message in _message_ids()}
+    """The messages of our scripts that the current language has in other words, as a script element of JSON."""
+    translations = {message: i18n.translated(message) for message in _message_ids()}
+    messages = {message: text for message, text in translations.items() if text != message}
     content = json.dumps(messages, ensure_ascii=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="chatui-words">{content}</script>'
 

@@ -54,7 +54,9 @@ def greeting(persona: Persona, number: int = 0, greetings: int = 1) -> str:
             for step, sign, name in ((-1, "‹", _("Previous version")), (1, "›", _("Next version")))
         )
         bar = f'<p class="chat-bar">{before} <span>{number + 1}/{greetings}</span> {after}</p>'
-    return f'<div class="greeting"><div class="greeting-emoji">{html.escape(persona.emoji)}</div>{body}{bar}</div>'
+    tour = f'<p class="greeting-tour"><a href="#tour">{_("Take the guided tour")}</a></p>'
+    emoji = f'<div class="greeting-emoji">{html.escape(persona.emoji)}</div>'
+    return f'<div class="greeting">{emoji}{body}{bar}{tour}</div>'
 
 
 def find_status(backend: Backend, name: str) -> ModelStatus:

@@ -18,7 +18,8 @@ def footer_html() -> str:
     return (
         f'<p class="chat-list-below"><a class="act" href="#archived">{_("Archive")}</a>'
         f'<a class="act" href="#deleted">{_("Recently deleted")}</a>'
-        f'<a class="download" href="chats/export?format=json">{_("Export all")}</a></p>'
+        f'<a class="download" href="chats/export?format=json">{_("Export all")}</a>'
+        f'<a href="#tour">{_("Guided tour")}</a></p>'
     )
 
 

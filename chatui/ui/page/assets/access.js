@@ -40,13 +40,16 @@
     [...box.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")].filter(
       (element) => element.tabIndex >= 0 && !element.disabled && element.checkVisibility({ visibilityProperty: true }),
     );
+  // The guided tour stays usable beside a view.
+  const tour = () => document.querySelector("#tour:not([hidden])");
   const syncDialog = () => {
     const box = Object.keys(VIEWS).map((id) => document.getElementById(id)).find((view) => view?.checkVisibility()) ?? null;
+    if (box) setAttributes(box, { "aria-modal": `${!tour()}` });
     if (box === openView) return;
     openView = box;
     if (box) {
-      setAttributes(box, { role: "dialog", "aria-modal": "true", "aria-label": VIEWS[box.id], tabindex: "-1" });
-      if (!box.contains(document.activeElement)) box.focus();
+      setAttributes(box, { role: "dialog", "aria-label": VIEWS[box.id], tabindex: "-1" });
+      if (![box, tour()].some((part) => part?.contains(document.activeElement))) box.focus();
       return;
     }
     const href = focusOutside?.getAttribute?.("href");
@@ -56,15 +59,16 @@
   };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") document.activeElement?.closest("#chats .chat-menu")?.querySelector("summary").focus();
-    const box = openView;
-    if (event.key !== "Tab" || !box) return;
-    const [parts, at] = [focusable(box), document.activeElement];
+    if (event.key !== "Tab" || !openView) return;
+    const boxes = [openView, tour()].filter(Boolean);
+    const [parts, at] = [boxes.flatMap(focusable), document.activeElement];
     if (!parts.length) return event.preventDefault();
-    const edge = event.shiftKey ? parts[0] : parts.at(-1);
-    if (at !== edge && at !== box && box.contains(at)) return;
-    if (at === box && !event.shiftKey) return;
+    const around = boxes.find((part) => part.contains(at));
+    const within = around ? focusable(around) : [];
+    if (around && at !== (event.shiftKey ? within[0] : within.at(-1)) && !(at === around && event.shiftKey)) return;
     event.preventDefault();
-    (event.shiftKey ? parts.at(-1) : parts[0]).focus();
+    const next = parts.includes(at) ? parts[parts.indexOf(at) + (event.shiftKey ? -1 : 1)] : null;
+    (next ?? (event.shiftKey ? parts.at(-1) : parts[0])).focus();
   });
 
   // Gradio's labels of buttons, which are English in every language; some get shorter ones.
