@@ -84,6 +84,9 @@ ZEPHYR = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 
+PROJECTIONS = ["q_proj", "v_proj", "down_proj"]
+"""The layers that save_adapter() changes."""
+
 SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -200,6 +203,21 @@ def save(
     if generation:
         config = type(made.generation_config)(**generation)
         config.save_pretrained(folder)
+    return folder
+
+
+def save_adapter(base: Path, folder: Path, kind: str = "llama", **config: Any) -> Path:
+    """Write a LoRA adapter of the model in `base` as peft does, with changes large enough to be seen."""
+    import peft  # takes a second, and most tests need none of it
+
+    torch.manual_seed(3)
+    options = {"r": 4, "lora_alpha": 8, "target_modules": PROJECTIONS, **config}
+    adapted = peft.get_peft_model(type(model(kind)).from_pretrained(base), peft.LoraConfig(**options))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.5)
+    adapted.save_pretrained(str(folder))
     return folder
 
 

@@ -21,20 +21,6 @@ from chatui.settings import GenerationSettings
 from tests import models
 
 IDS = torch.tensor([[5, 17, 80, 33, 9, 101]])
-PROJECTIONS = ["q_proj", "v_proj", "down_proj"]
-
-
-def make_adapter(base: Path, folder: Path, kind: str = "llama", **config: Any) -> Path:
-    """An adapter of the model in `base` whose changes are large enough to be seen, as peft writes it."""
-    torch.manual_seed(3)
-    options = {"r": 4, "lora_alpha": 8, "target_modules": PROJECTIONS, **config}
-    adapted = peft.get_peft_model(models.model(kind).__class__.from_pretrained(base), peft.LoraConfig(**options))
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name or "modules_to_save" in name:
-                parameter.copy_(torch.randn_like(parameter) * 0.5)
-    adapted.save_pretrained(str(folder))
-    return folder
 
 
 def peft_logits(base: Path, folder: Path, kind: str = "llama") -> torch.Tensor:
@@ -62,7 +48,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def adapter(base: Path, tmp_path: Path) -> Path:
-    return make_adapter(base, tmp_path / "adapter")
+    return models.save_adapter(base, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(
@@ -71,14 +57,14 @@ def adapter(base: Path, tmp_path: Path) -> Path:
         {},
         {"use_rslora": True},
         {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.0.self_attn.v_proj": 3}},
-        {"target_modules": [*PROJECTIONS, "embed_tokens", "lm_head"]},
+        {"target_modules": [*models.PROJECTIONS, "embed_tokens", "lm_head"]},
         {"modules_to_save": ["lm_head", "norm"]},
         {"lora_bias": True},
     ],
     ids=["plain", "rslora", "patterns", "embedding", "saved modules", "bias"],
 )
 def test_its_logits_are_those_of_peft(base: Path, tmp_path: Path, config: dict[str, Any]) -> None:
-    folder = make_adapter(base, tmp_path / "adapter", **config)
+    folder = models.save_adapter(base, tmp_path / "adapter", **config)
     before = logits_of(load(base))
     found = logits_of(load(folder))
     torch.testing.assert_close(found, peft_logits(base, folder), atol=1e-4, rtol=1e-4)
@@ -88,7 +74,7 @@ def test_its_logits_are_those_of_peft(base: Path, tmp_path: Path, config: dict[s
 
 def test_the_layers_of_gpt2(tmp_path: Path) -> None:
     base = models.save(tmp_path / "base", "gpt2")
-    folder = make_adapter(base, tmp_path / "adapter", "gpt2", target_modules=["c_attn"], fan_in_fan_out=True)
+    folder = models.save_adapter(base, tmp_path / "adapter", "gpt2", target_modules=["c_attn"], fan_in_fan_out=True)
     torch.testing.assert_close(logits_of(load(folder)), peft_logits(base, folder, "gpt2"), atol=1e-4, rtol=1e-4)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,6 +145,17 @@ def test_the_script_writes_the_same_tokens(load: Callable[..., LoadedModel], nam
         assert "The prompt is that of chatui: True" in printed
     if "thinking" not in name and "thought" not in name and "stop" not in name and "goes on" not in name:
         assert printed.split("True\n", 1)[1].startswith(text)
+
+
+def test_the_script_of_a_lora_adapter_writes_the_same_tokens(load: Callable[..., LoadedModel], tmp_path: Path) -> None:
+    base = load(models.CHATML)
+    adapter = models.save_adapter(Path(base.info.source), tmp_path / "adapter")
+    adapted = models.loaded(adapter)
+    inspection, script, _ = generated(replace(adapted, info=replace(adapted.info, dtype="float32")), TALK[:2], WARM)
+    _, printed = run(script)
+    assert "The prompt is that of chatui: True" in printed
+    assert "The reply is that of chatui: True" in printed
+    assert ids_of(inspection) != ids_of(generated(base, TALK[:2], WARM)[0])
 
 
 @pytest.mark.parametrize("values", [GREEDY, WARM, {**GREEDY, "repetition_penalty": 1.2}, {**WARM, "top_k": 30}])
