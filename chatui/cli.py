@@ -2,12 +2,13 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp
+from pydantic_settings import CliApp, CliSettingsSource
 from pydantic_settings import SettingsError as CliSettingsError
 
 from chatui import __version__
@@ -97,12 +98,50 @@ def _stored_votes(login: str, data_dir: str) -> "list[Vote]":
 COMMANDS: dict[str, Command] = {"run": run, "backup": backup, "explain": explain, "models": models}
 
 
+METAVARS: Mapping[str, str] = {
+    "model": "NAME",
+    "allow_models": "NAMES",
+    "admin": "NAMES",
+    "models_dir": "FOLDER",
+    "cache_dir": "FOLDER",
+    "data_dir": "FOLDER",
+    "chat_template": "FILE",
+    "idle_unload": "MINUTES",
+    "kv_memory": "GB",
+    "max_storage": "MB",
+    "max_total_storage": "MB",
+    "min_free_disk": "MB",
+    "max_uploads": "MB",
+    "revision": "REVISION",
+    "device_map": "DEVICE",
+    "host": "ADDRESS",
+    "port": "PORT",
+    "root_path": "PATH",
+    "forwarded_allow_ips": "ADDRESSES",
+    "allowed_hosts": "NAMES",
+    "auth": "USER:PASSWORD",
+    "api_key": "KEY",
+    "database_url": "URL",
+    "generation.stop": "TEXT",
+}
+"""What --help shows for the value of a setting. Choices are shown as they are, all others are a NUMBER."""
+
+
+def _add_argument(parser: ArgumentParser, *flags: str, **options: Any) -> Any:
+    """Add a flag with its word from METAVARS in place of the name of a Python type."""
+    metavar = options.get("metavar")
+    if isinstance(metavar, str) and not metavar.startswith("{"):
+        options["metavar"] = METAVARS.get(options["dest"], "NUMBER")
+    return parser.add_argument(*flags, **options)
+
+
 def parse(arguments: list[str]) -> AppSettings:
     """Settings from flags, else CHATUI_* variables, else defaults. Raises ChatError. Exits after --help."""
     for warning in unknown_variables(AppSettings.model_fields):
         print(f"chatui: {warning}", file=sys.stderr)
     try:
-        return CliApp.run(AppSettings, cli_args=arguments)
+        source: CliSettingsSource[ArgumentParser] = CliSettingsSource(AppSettings, add_argument_method=_add_argument)
+        return CliApp.run(AppSettings, cli_args=arguments, cli_settings_source=source)
     except ValidationError as error:
         raise settings_error(error) from None
     except CliSettingsError as error:

@@ -4,12 +4,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from chatui import __version__, cli
 from chatui.personas import PRESETS
-from chatui.settings import AppSettings
+from chatui.settings import AppSettings, GenerationSettings
 from chatui.store.store import Store
 
 OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
@@ -29,6 +30,21 @@ def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_documentation_lists_every_flag_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     table = set(re.findall(r"^\| `(--[a-z-]+)", OPERATING, re.MULTILINE))
     assert table == {flag for flag in flags_of_help(capsys) if not flag.startswith("--no-")}
+
+
+def test_the_help_names_what_a_value_is_and_no_type_of_python(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown = re.findall(r"^  --([a-z][a-z.-]+) (\S+)", capsys.readouterr().out, re.MULTILINE)
+    words = {flag.replace("-", "_"): word for flag, word in shown if not word.startswith(("{", "--"))}
+    assert {"model": "NAME", "idle_unload": "MINUTES", "allow_models": "NAMES", "port": "PORT"}.items() <= words.items()
+    for name, word in words.items():
+        assert re.fullmatch(r"[A-Z:]+", word), name
+    assert set(cli.METAVARS) <= set(words)
+    numbers = {name for name, word in words.items() if word == "NUMBER"}
+    fields = {**AppSettings.model_fields, **{f"generation.{n}": f for n, f in GenerationSettings.model_fields.items()}}
+    for name in numbers - {"generation"}:
+        assert {int, float} & {fields[name].annotation, *get_args(fields[name].annotation)}, name
 
 
 def test_the_documentation_gives_the_settings_own_help() -> None:
