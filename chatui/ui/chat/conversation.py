@@ -50,11 +50,11 @@ class Conversation(ChatInterface):
         **kwargs: Any,
     ) -> None:
         """`page` is the one being built; `kwargs` are the arguments of gr.ChatInterface."""
-        self._page, self._runner, self._access = page, runner, access
-        self._panel, self._sidebar = panel, sidebar
+        self._page, self.runner, self._access = page, runner, access
+        self.panel, self._sidebar = panel, sidebar
         self._tab_state, self._action, self._draft = map(hidden_textbox, ("where", "action", "draft"))
         self._memos = PreviewMemos()
-        self._requests = ReplyRequests(runner, panel, access)
+        self.requests = ReplyRequests(runner, panel, access)
         super().__init__(
             api_endpoint.chat(runner.backend), api_name="chat", editable=True, concurrency_limit=None, **kwargs
         )
@@ -69,25 +69,30 @@ class Conversation(ChatInterface):
             action=self._action,
             draft=self._draft,
             sidebar=self._sidebar,
-            panel=self._panel,
+            panel=self.panel,
             model=self.additional_inputs[0],
         )
-        temporary = TemporaryChats(self._runner)
-        view = ConversationView(self._runner, self._access, self._components, temporary, self._memos)
-        events = EventRunner(self._runner, self._components, view)
-        self._bind_turns(TurnEvents(self._components, events, self._requests))
+        temporary = TemporaryChats(self.runner)
+        view = ConversationView(self.runner, self._access, self._components, temporary, self._memos)
+        events = EventRunner(self.runner, self._components, view)
+        self._bind_turns(TurnEvents(self._components, events, self.requests))
         self._bind_page(PageEvents(self._components, events, temporary, self._memos))
-        self._bind_list(ListEvents(self._runner, self._sidebar))
+        self._bind_list(ListEvents(self.runner, self._sidebar))
         self._bind_api()
 
     @property
-    def _reply_inputs(self) -> list[Component]:
+    def tab_inputs(self) -> list[Component]:
+        """What identifies the tab of an event, as `current_tab` takes it."""
+        return self._components.tab_inputs
+
+    @property
+    def reply_inputs(self) -> list[Component]:
         """What ReplyRequests takes, after the inputs of the tab."""
-        return [*self._panel.inputs, *self.additional_inputs]
+        return [*self.panel.inputs, *self.additional_inputs]
 
     def _bind_turns(self, events: TurnEvents) -> None:
         tab = self._components.tab_inputs
-        reply_inputs = [*tab, *self._reply_inputs]
+        reply_inputs = [*tab, *self.reply_inputs]
         options: dict[str, Any] = {"outputs": self._components.outputs, **CONCURRENT}
         open_options: dict[str, Any] = {**options, "outputs": self._components.outputs_with_persona}
         send_options = {"validator": check_message, "api_name": "_send", **options}
@@ -130,14 +135,12 @@ class Conversation(ChatInterface):
     def connect(self, inspect: InspectorPanel, context: gr.Markdown) -> None:
         """Bind the events of the Inspect view and of the context bar, which are rendered after the chat."""
         tab = self._components.tab_inputs
-        inspect.connect(
-            lambda inputs: current_tab(self._runner, inputs), self._requests.repeat, tab, self._reply_inputs
-        )
-        boxes: list[Any] = [*self._panel.inputs[-2:], *self.additional_inputs]
+        inspect.connect(lambda inputs: current_tab(self.runner, inputs), self.requests.repeat, tab, self.reply_inputs)
+        boxes: list[Any] = [*self.panel.inputs[-2:], *self.additional_inputs]
         gr.on(
             [self._draft.change, self._tab_state.change, *(box.change for box in boxes)],
-            ContextPreview(self._requests, self._memos).update,
-            [self._draft, *tab, *self._reply_inputs],
+            ContextPreview(self.requests, self._memos).update,
+            [self._draft, *tab, *self.reply_inputs],
             context,
             queue=False,
             trigger_mode="always_last",

@@ -6,13 +6,15 @@ reply, and the generation settings.
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from chatui import character_prompt
 from chatui.character_prompt import CharacterPrompt
 from chatui.chat import ChatRequest, Message, ModelInfo, ModelStatus
+from chatui.errors import NotFoundError
 from chatui.macros import MacroValues
 from chatui.personas import Persona
 from chatui.runner import Runner, build_messages
@@ -28,6 +30,8 @@ from chatui.ui.shared.tab import Tab
 
 DEFAULT_CONTEXT_LENGTH = 4096
 """Tokens for which lore is chosen while the model is loading."""
+
+NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 
 REPLACEMENT_CHARACTER = "\ufffd"
 """Decoded in place of an incomplete character at the end of a reply that was cut."""
@@ -81,6 +85,35 @@ class ReplyRequests:
         messages = await self._messages(model, persona, path.messages, macro_values, start_with)
         chat = tab.state.chat if tab.state.temporary else ""
         return ChatRequest(messages, settings, model.name, tab.owner, temporary_conversation=chat)
+
+    async def separate(
+        self,
+        tab: Tab,
+        inputs: Sequence[Any],
+        question: str,
+        model_name: str,
+        persona_key: str = "",
+        changes: Mapping[str, Any] = NO_CHANGES,
+        with_history: bool = False,
+    ) -> tuple[Persona, ChatRequest]:
+        """The request for a reply beside the conversation, and its persona: the current one for "".
+
+        `changes` are settings by their names. Raises SettingsError, or NotFoundError if there is no such persona, or no
+        such model that the user may choose.
+        """
+        model = next((model for model in self._access.models() if model.name == model_name), None)
+        if model is None:
+            raise NotFoundError("model")
+        persona, _start_with, settings = await self.selection(tab, inputs)
+        persona = await self._panel.chosen(persona_key) if persona_key else persona
+        settings = GenerationSettings.from_values({**settings.model_dump(), **changes})
+        path = Path(())
+        if with_history and tab.state.chat:
+            path = await self.runner.read_path(tab.owner, tab.state.chat, None, tab.state.temporary)
+        macro_values = current_macro_values(persona, model.name, settings.seed, tab.state.chat)
+        messages = await self._messages(model, persona, [*path.messages, Message("user", question)], macro_values, "")
+        chat = tab.state.chat if tab.state.temporary else ""
+        return persona, ChatRequest(messages, settings, model.name, tab.owner, temporary_conversation=chat)
 
     async def preview(self, tab: Tab, inputs: Sequence[Any], draft: str) -> tuple[ChatRequest, int]:
         """The request that sending `draft` would make, and the number of earlier messages that it leaves out."""

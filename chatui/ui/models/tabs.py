@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 from chatui.chat import Backend
 from chatui.models.overview import OverviewReader
+from chatui.ui.chat.conversation import Conversation
 from chatui.ui.shared.model_access import ModelAccess
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -14,11 +15,12 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 
 @dataclass(frozen=True)
 class ModelsContext:
-    """What the tabs work with."""
+    """What the tabs work with. `chat` is the conversation on the page."""
 
     backend: Backend
     overviews: OverviewReader
     access: ModelAccess
+    chat: Conversation
 
 
 class ModelsTab(Protocol):

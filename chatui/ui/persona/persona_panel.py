@@ -82,9 +82,13 @@ class PersonaPanel:
             raise NotFoundError("persona")
         return persona
 
+    async def choices(self) -> list[tuple[str, str]]:
+        """The label and the key of the user's own personas and of the presets."""
+        return _choices(await self._own_personas())
+
     async def choice_updates(self) -> ComponentUpdates:
         """Updates that list the user's own personas beside the presets."""
-        return {self._choice: gr.update(choices=_choices(await self._own_personas()))}
+        return {self._choice: gr.update(choices=await self.choices())}
 
     async def persona_updates(self, persona: Persona) -> ComponentUpdates:
         """Updates that select the persona of a conversation, as it was stored with it."""

@@ -137,7 +137,7 @@
   const TEXT_PARTS = [
     ...["p:not(li p, blockquote p)", "li", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6", "td", "th", "table", "pre"],
     ...[".footnote", ".footnote-reference"],
-  ].map((part) => `:is(#chat, #inspector) .prose ${part}`).concat("#inspector .textfield").join(", ");
+  ].map((part) => `:is(#chat, #inspector, #compare-replies) .prose ${part}`).concat("#inspector .textfield").join(", ");
   const BOXES = "#message textarea, #chat textarea, #settings textarea, #search input";
   const FIXED =
     `${TEXT_PARTS}, ${BOXES}, ` +
@@ -449,7 +449,7 @@
     const menu = event.target.closest?.("#chats .chat-menu");
     if (menu) fillMenu(menu);
     closeMenus(menu);
-    const link = event.target.closest?.("#chats a, #below-chats a, #chat .chat-bar a, #alternatives a, #inspector-notebook a");
+    const link = event.target.closest?.("#chats a, #below-chats a, #chat .chat-bar a, #alternatives a, #inspector-notebook a, #compare-notice a, #compare-ratings .download");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     if (link.matches(".download")) {
       event.preventDefault();
@@ -469,6 +469,7 @@
     else sendAction(action);
     if (action.startsWith("other=")) closeInspector();
     if (link.matches(".chat-link")) closeOverlays();
+    if (link.matches("#compare-notice a")) clickById("models-close");
   });
 
   const logOut = async () => {
