@@ -138,6 +138,18 @@ async def test_going_elsewhere_removes_it_too_and_no_other(runner: Runner) -> No
     assert others.state == "running"
 
 
+async def test_who_listens_hears_of_each_tab_that_leaves(runner: Runner) -> None:
+    chats, left = TemporaryChats(runner), list[str]()
+    chats.listeners.append(left.append)
+    chat = (await asked(runner)).conversation.id
+    await chats.enter("tab", "a", chat)
+    await chats.enter("tab", "a", chat)
+    assert left == []
+    await chats.enter("tab", "a", "")
+    await chats.close("other")
+    assert left == ["tab", "other"]
+
+
 async def test_what_was_asked_as_the_tab_closed_is_removed(runner: Runner) -> None:
     chats = TemporaryChats(runner)
     await chats.close("tab")

@@ -72,7 +72,7 @@ class Conversation(ChatInterface):
             panel=self.panel,
             model=self.additional_inputs[0],
         )
-        temporary = TemporaryChats(self.runner)
+        temporary = self.temporary_chats = TemporaryChats(self.runner)
         view = ConversationView(self.runner, self._access, self._components, temporary, self._memos)
         events = EventRunner(self.runner, self._components, view)
         self._bind_turns(TurnEvents(self._components, events, self.requests))

@@ -5,6 +5,7 @@ A tab leaves by showing another chat, by a reload, by being closed, or by sendin
 
 import logging
 import time
+from collections.abc import Callable
 
 from chatui.runner import Runner
 
@@ -17,11 +18,13 @@ MAX_LATE_SECONDS = 60.0
 class TemporaryChats:
     """Which temporary chat each tab shows, by its Gradio session hash.
 
-    The browser chooses the hash, so each entry has its owner: only chats of that owner are removed.
+    The browser chooses the hash, so each entry has its owner: only chats of that owner are removed. `listeners` are
+    called with each tab that leaves its temporary chat or is closed.
     """
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self.listeners: list[Callable[[str], None]] = []
         self._chats: dict[str, tuple[str, str]] = {}
         self._closed_at: dict[str, float] = {}
 
@@ -34,6 +37,7 @@ class TemporaryChats:
         elif entered is not None and session:
             self._chats[session] = entered
         if previous is not None and previous != entered:
+            self._notify(session)
             await self._remove(*previous)
 
     def is_closed(self, session: str) -> bool:
@@ -46,8 +50,13 @@ class TemporaryChats:
         self._closed_at = {tab: closed for tab, closed in self._closed_at.items() if now - closed < MAX_LATE_SECONDS}
         self._closed_at[session] = now
         previous = self._chats.pop(session, None)
+        self._notify(session)
         if previous is not None:
             await self._remove(*previous)
+
+    def _notify(self, session: str) -> None:
+        for listener in self.listeners:
+            listener(session)
 
     async def _remove(self, owner: str, chat: str) -> None:
         try:

@@ -125,6 +125,7 @@ class CompareTab:
         for choice, button in self._vote_buttons:
             button.click(self._reporting(partial(self._vote, choice)), vote_inputs, outputs, **QUIET)
         self._ratings.connect()
+        self._chat.temporary_chats.listeners.append(self._comparisons.forget)
 
     def _reporting(self, action: Action) -> Action:
         """The action as an event handler that shows an error in the tab."""
@@ -153,8 +154,8 @@ class CompareTab:
                 yield update
 
     async def _stream(self, comparison: SideBySide) -> AsyncGenerator[ComponentUpdates]:
-        async with contextlib.aclosing(comparison.run(self._chat.runner.backend)) as changes:
-            async for _change in changes:
+        async with contextlib.aclosing(comparison.run(self._chat.runner.backend)) as steps:
+            async for _step in steps:
                 if request_context.is_abandoned():
                     return
                 started = time.monotonic()
@@ -184,13 +185,13 @@ class CompareTab:
         self, tab: Tab, message: str, setting: str, chosen: Sequence[Any], inputs: Sequence[Any], history: bool
     ) -> list[Side]:
         """Both sides as they were chosen: models, personas, values. Raises ChatError if nothing differs."""
-        _check_message(message)
+        check_message(message)
         seed = SystemRandom().getrandbits(32)
         sides = []
         for model, persona_key, value in zip(chosen[:2], chosen[2:4], chosen[4:6], strict=True):
-            changes = {"seed": seed, **_changes(setting, value or "")}
+            settings = {"seed": seed, **changes(setting, value or "")}
             persona, request = await self._chat.requests.separate(
-                tab, inputs, message, model or "", persona_key or "", changes, history
+                tab, inputs, message, model or "", persona_key or "", settings, history
             )
             sides.append(Side(persona, request))
         if sides[0].contestant == sides[1].contestant:
@@ -235,14 +236,15 @@ def error_html(error: Exception) -> str:
     return f'<p class="compare-error">{markdown_escape.plain(error_messages.error_line(error))}</p>'
 
 
-def _check_message(message: str) -> None:
+def check_message(message: str) -> None:
+    """Raise ChatError if the message is empty or too long."""
     if not (message or "").strip():
         raise ChatError("Type a message first.")
     if len(message) > MAX_MESSAGE_LENGTH:
         raise ChatError(f"The message has {len(message):,} characters; at most {MAX_MESSAGE_LENGTH:,} can be sent.")
 
 
-def _changes(setting: str, value: str) -> dict[str, Any]:
+def changes(setting: str, value: str) -> dict[str, Any]:
     """The setting that differs from those of the page; none if its box is empty. Raises SettingsError."""
     if not value.strip():
         return {}

@@ -87,6 +87,8 @@
     ":is(#message, #settings) div.validation-error",
     "html.at-rest #status :is(.model-failed, .model-loading)",
     "p.creds", // wrong password
+    "#compare-notice p",
+    "#compare-files p",
   ];
   const foundText = () => `${_("Found")}: ${document.querySelectorAll("#chats .chat-row").length}`;
   const previous = LIVE_TEXTS.map(() => null);
