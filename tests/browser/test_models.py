@@ -1,10 +1,13 @@
 """Several models in the page: which one answers is chosen in the settings, and each chat remembers its own."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 from playwright.sync_api import Locator, expect
 
 from chatui.chat import LoadOptions, ModelStatus
@@ -71,6 +74,25 @@ def test_the_chosen_model_answers_and_a_chat_remembers_it(serve: Serve, open_cha
     chat.wait_idle()  # what the page asks for when it has loaded could bring back the default model
     expect(picker(chat)).to_have_value("fake/other")
     expect(chat.header).to_contain_text("fake/other")
+
+
+def test_a_greeting_and_the_endpoint_for_programs_have_the_chosen_model(serve: Serve, open_chat: OpenChat) -> None:
+    site = serve(backend=TwoModels(["Fine."]))
+    chat = open_chat(site)
+    panel = chat.page.locator("#settings")
+    panel.get_by_role("button", name="New", exact=True).click()
+    panel.get_by_role("textbox", name=re.compile("^Name")).fill("Robo")
+    panel.get_by_role("textbox", name=re.compile("^Greeting")).fill("I am {{model}}.")
+    panel.get_by_role("button", name="Save", exact=True).click()
+    expect(chat.page.get_by_role("heading", name="I am fake/echo.")).to_be_visible(timeout=PATIENCE)
+    choose(chat, "fake/other")
+    expect(chat.page.get_by_role("heading", name="I am fake/other.")).to_be_visible(timeout=PATIENCE)
+    client = Client(site.url, verbose=False)
+    assert client.predict("Hi", model="fake/other", api_name="/chat") == "Fine."
+    assert client.predict("Hi", api_name="/chat") == "Fine."
+    with pytest.raises(AppError, match="fake/none' is not served here"):
+        client.predict("Hi", model="fake/none", api_name="/chat")
+    assert [request.model for request in site.backend.requests] == ["fake/other", "fake/echo"]
 
 
 def test_a_model_that_was_added_can_be_chosen_without_a_restart(serve: Serve, open_chat: OpenChat) -> None:

@@ -85,7 +85,7 @@ def _page(owner_store: FakeOwnerStore | None) -> Page:
         panel = PersonaPanel(lambda: cast("OwnerStore | None", owner_store))
         settings = setting_controls.build()
         chatbot = gr.Chatbot()
-        panel.connect(chatbot, settings, model=lambda: "SmolLM2")
+        panel.connect(chatbot, settings, model=lambda _: "SmolLM2")
     return Page(owner_store, panel, blocks, settings, chatbot)
 
 

@@ -13,6 +13,7 @@ from chatui.errors import ChatError, SettingsError, unexpected
 from chatui.settings import GenerationSettings
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.persona import setting_controls
+from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.shared.redraw import batch_deltas
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,8 @@ MAX_MESSAGE_LENGTH = 200_000
 HistoryMessage = dict[str, str]
 
 
-def chat(backend: Backend) -> Callable[..., AsyncIterator[tuple[str, list[HistoryMessage]]]]:
-    """The `/chat` endpoint: (message, history, system_prompt, each setting) -> stream of (the reply so far, history).
+def chat(backend: Backend, access: ModelAccess) -> Callable[..., AsyncIterator[tuple[str, list[HistoryMessage]]]]:
+    """The `/chat` endpoint: (message, history, system_prompt, each setting, model) -> stream of (reply, history).
 
     Gradio keeps the history of each client. A setting that is None is the model's default. Errors become gr.Error.
     """
@@ -39,12 +40,18 @@ def chat(backend: Backend) -> Callable[..., AsyncIterator[tuple[str, list[Histor
                 raise SettingsError("message", "there is nothing to answer.")
             if len(message or "") > MAX_MESSAGE_LENGTH:
                 raise SettingsError("message", f"at most {MAX_MESSAGE_LENGTH:,} characters can be sent.")
-            info = backend.models()[0].info
+            *chosen, name = values
+            model = access.choose(name)
+            if model.info is None:
+                await backend.ensure_loaded(model.name)
+                model = access.choose(name)
+            info = model.info
             defaults = info.defaults if info else GenerationSettings()
-            settings = setting_controls.read_api(dict(zip(setting_controls.NAMES, values, strict=True)), defaults)
+            settings = setting_controls.read_api(dict(zip(setting_controls.NAMES, chosen, strict=True)), defaults)
             persona = Message("system", (system_prompt or "").strip())
             messages = (Message("user" if turn["role"] == "user" else "assistant", turn["content"]) for turn in turns)
-            stream = backend.stream(ChatRequest((persona, *messages), settings, user=request_context.fair_queue_user()))
+            user = request_context.fair_queue_user()
+            stream = backend.stream(ChatRequest((persona, *messages), settings, model.name, user))
             async with contextlib.aclosing(batch_deltas(stream)) as batches:
                 async for deltas in batches:
                     if request_context.is_abandoned():
@@ -66,5 +73,7 @@ def _signature() -> inspect.Signature:
     """The signature from which Gradio takes the endpoint's parameter names; those with a default are optional."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     required = [inspect.Parameter(name, kind) for name in ("message", "history")]
-    optional = [inspect.Parameter(name, kind, default=None) for name in ("system_prompt", *setting_controls.NAMES)]
+    optional = [
+        inspect.Parameter(name, kind, default=None) for name in ("system_prompt", *setting_controls.NAMES, "model")
+    ]
     return inspect.Signature(required + optional)

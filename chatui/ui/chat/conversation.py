@@ -56,7 +56,7 @@ class Conversation(ChatInterface):
         self._memos = PreviewMemos()
         self.requests = ReplyRequests(runner, panel, access)
         super().__init__(
-            api_endpoint.chat(runner.backend), api_name="chat", editable=True, concurrency_limit=None, **kwargs
+            api_endpoint.chat(runner.backend, access), api_name="chat", editable=True, concurrency_limit=None, **kwargs
         )
 
     def setup_events(self) -> None:
@@ -127,7 +127,10 @@ class Conversation(ChatInterface):
         sidebar.cancel.click(events.cancel_import, tab, None, queue=False, **PRIVATE)
 
     def _bind_api(self) -> None:
-        inputs = [gr.Textbox(visible=False, label="system_prompt"), *setting_controls.build_api()]
+        system_prompt, model = (
+            gr.Textbox(value=None, visible=False, label=name) for name in ("system_prompt", "model")
+        )
+        inputs: list[Component] = [system_prompt, *setting_controls.build_api(), model]
         self.add_api_endpoint(
             inputs, "Send a message; yields the reply as it grows. What is left out is the model's default."
         )

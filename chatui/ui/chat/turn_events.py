@@ -159,7 +159,7 @@ class TurnEvents:
         try:
             tab = current_tab(self._requests.runner, inputs)
             persona, *_ = await self._requests.selection(tab, inputs)
-            return panel.greeting_updates(persona, number)
+            return panel.greeting_updates(persona, number, self._requests.model(inputs).name)
         except ChatError as error:
             error_messages.warn(error)
             return {panel.greeting: gr.skip()}

@@ -164,7 +164,7 @@ def build(runner: Runner, services: ModelServices, logs_out: bool = False) -> Pa
         models.connect()
         inspector = InspectorPanel()
         chat.connect(inspector, context)
-        panel.connect(chat.chatbot, settings, model=lambda: backend.models()[0].name)
+        panel.connect(chat.chatbot, settings, model=lambda name: access.find(name).name, picker=model)
         _connect_model(page, backend, access, model, settings, reset, status)
         _connect_picker(backend, access, model, settings, status)
         for part, colours in inspector.localized_colours().items():

@@ -3,7 +3,9 @@
 import asyncio
 import html
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -32,6 +34,9 @@ DELETED = "left:"
 EDIT, COPY = "edit=", "copy="
 """Prefix of the editor's source: the key of the persona that is edited or copied follows."""
 
+MODEL_MACRO = re.compile(r"\{\{\s*model\s*\}\}", re.IGNORECASE)
+_chosen_model: ContextVar[str | None] = ContextVar("chosen_model", default=None)
+"""The name of the model that is chosen on the page of the running event."""
 PanelAction = Callable[..., Awaitable[ComponentUpdates]]
 
 
@@ -103,9 +108,12 @@ class PersonaPanel:
         deleted = [] if keys else [(persona.label, key)]
         return {self._choice: gr.update(choices=[*deleted, *_choices(own)], value=key), **self._selection(key, persona)}
 
-    def greeting_updates(self, persona: Persona, number_text: str = "") -> ComponentUpdates:
-        """Updates that show one of the persona's greetings on the empty page, by its number; the first by default."""
-        persona, model = personas.translated(persona), self._model()
+    def greeting_updates(self, persona: Persona, number_text: str = "", model: str = "") -> ComponentUpdates:
+        """Updates that show one of the persona's greetings on the empty page, by its number; the first by default.
+
+        `model` is the name of the chosen model, by default that of the running event.
+        """
+        persona, model = personas.translated(persona), model or self._model(_chosen_model.get())
         greetings = macro_values.expanded_greetings(persona, model) or (
             expand(persona.greeting, macro_values.current_macro_values(persona, model)),
         )
@@ -115,16 +123,24 @@ class PersonaPanel:
         return {self.greeting: str(number), self._chatbot: gr.update(placeholder=placeholder)}
 
     def connect(
-        self, chatbot: gr.Chatbot, settings: Sequence[Component], model: Callable[[], str] = lambda: "the model"
+        self,
+        chatbot: gr.Chatbot,
+        settings: Sequence[Component],
+        model: Callable[[str | None], str] = lambda _: "the model",
+        picker: gr.Dropdown | None = None,
     ) -> None:
-        """Register the events, in the page that is being built. `model` returns the name of the current model."""
+        """Register the events, in the page that is being built.
+
+        `model` returns the name of the model that is chosen in `picker`, or that of the default one for None.
+        """
         self._chatbot, self._settings, self._model = chatbot, list(settings), model
         editor = self._editor
         outputs = [*self.outputs, *editor.outputs, self._chooser, self._upload, chatbot, *settings]
 
         def on(trigger: Any, action: PanelAction, inputs: Sequence[Component] = (), **options: Any) -> None:
             event: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden"}
-            gr.on(trigger, self._handle_errors(action), list(inputs), outputs, **event, **options)
+            handler = self._handle_errors(action) if picker is None else self._with_model(action)
+            gr.on(trigger, handler, [*inputs, *([] if picker is None else [picker])], outputs, **event, **options)
 
         # Events that may run while a message is sent bypass the queue: their end could close the stream of the reply.
         # Not `input`: the dropdown triggers it whenever it is opened, and twice for a choice.
@@ -140,6 +156,8 @@ class PersonaPanel:
         on(editor.no_picture.click, editor.unpick)
         on(editor.save.click, self._save, [*editor.inputs, *settings])
         on(editor.cancel.click, self._close)
+        if picker is not None:
+            on(picker.change, self._greet_again, self.inputs, trigger_mode="always_last", queue=False)
 
     def _build_choice(self, first: Persona) -> None:
         with gr.Row(elem_classes="persona-row"):
@@ -177,6 +195,23 @@ class PersonaPanel:
                 return {self._upload: None, self._editor.picture: None}
 
         return handled
+
+    def _with_model(self, action: PanelAction) -> PanelAction:
+        """The action as an event handler whose last input is the chosen model."""
+        handled = self._handle_errors(action)
+
+        async def with_model(*inputs: Any) -> ComponentUpdates:
+            _chosen_model.set(inputs[-1])
+            return await handled(*inputs[:-1])
+
+        return with_model
+
+    async def _greet_again(self, choice: str, prompt_key: str, text: str, number: str) -> ComponentUpdates:
+        """The greeting with the name of the model that is chosen now, if it has that."""
+        persona = await self.persona(choice, prompt_key, text)
+        if not MODEL_MACRO.search(" ".join((persona.greeting, *cards.greetings(persona)))):
+            return {self._choice: gr.skip()}
+        return self.greeting_updates(persona, number)
 
     async def _own_personas(self) -> list[OwnPersona]:
         """The user's own personas, for the list."""

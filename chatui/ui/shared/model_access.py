@@ -1,7 +1,9 @@
 """What the user of the running event may do with models."""
 
 from chatui.chat import Backend, ModelStatus
+from chatui.errors import ModelError
 from chatui.models.permissions import Permissions
+from chatui.setting_values import shorten
 from chatui.ui.gradio_compat import request_context
 
 
@@ -27,3 +29,11 @@ class ModelAccess:
         """The model of this name, else the default one; also if the user may not choose it."""
         models = self.models()
         return next((model for model in models if model.name == name), models[0])
+
+    def choose(self, name: str | None) -> ModelStatus:
+        """The model of this name, the default one for None. Raises ModelError if the user may choose no such model."""
+        model = self.find(name)
+        if name and model.name != name:
+            served = ", ".join(each.name for each in self.models())
+            raise ModelError(f"The model {shorten(name)} is not served here.", f"Choose one of these: {served}.")
+        return model
