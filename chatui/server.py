@@ -31,12 +31,14 @@ from chatui.errors import ChatError, SettingsError
 from chatui.local.engine import LocalBackend
 from chatui.model_spec import ModelSpec
 from chatui.models.added_models import AddedModelsFile
+from chatui.models.download_manager import DownloadManager
 from chatui.models.fit import Machine
 from chatui.models.instances import Memory
 from chatui.models.overview import OverviewReader
 from chatui.models.permissions import Permissions
 from chatui.models.registry import Registry
 from chatui.models.services import ModelServices
+from chatui.models.token_file import TokenFiles
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.peers import OwnAccount
 from chatui.runner import Runner
@@ -74,7 +76,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     passwords = read_login(settings.auth)
     login = too_many_attempts(passwords)
     logins = Logins(store.database, passwords) if passwords is not None else None
-    services = _services(settings, Permissions.from_settings(settings, passwords or {}))
+    services = _services(backend, settings, Permissions.from_settings(settings, passwords or {}))
 
     def owner_of(request: Request) -> str | None:
         return owners.cookie_owner(request) if login is None else _login_owner(login_of(request))
@@ -85,7 +87,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
         prerender.route(runner, owner_of),
         routes.mount(backend, settings),
     ]
-    lifespan = _lifespan(runner, uploads)
+    lifespan = _lifespan(runner, uploads, services.downloads)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: lifespan, routes=app_routes)
     account = OwnAccount(strict=login is not None)
     is_local_owner = account.is_sender if _is_local_only(settings, store) else _never_local
@@ -107,7 +109,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(runner: Runner, uploads: UploadFolder) -> AsyncIterator[None]:
+async def _lifespan(runner: Runner, uploads: UploadFolder, fetches: DownloadManager) -> AsyncIterator[None]:
     """ASGI lifespan: the runner and the periodic sweep of old uploads run while the application serves."""
     # Calls to a database that does not answer block many threads. Temporary chats need free ones.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WAITING_THREADS, "chatui-waiting"))
@@ -115,6 +117,7 @@ async def _lifespan(runner: Runner, uploads: UploadFolder) -> AsyncIterator[None
     sweep_task = asyncio.create_task(uploads.sweep_periodically())
     yield
     sweep_task.cancel()
+    await asyncio.to_thread(fetches.close)
     await runner.close()
 
 
@@ -159,8 +162,15 @@ def _registry(settings: AppSettings) -> Registry:
     )
 
 
-def _services(settings: AppSettings, permissions: Permissions) -> ModelServices:
-    return ModelServices(OverviewReader(_machine, [settings.models_dir] if settings.models_dir else []), permissions)
+def _services(backend: Backend, settings: AppSettings, permissions: Permissions) -> ModelServices:
+    """What the page manages models with. A model that has come is served."""
+    overviews = OverviewReader(_machine, [settings.models_dir] if settings.models_dir else [])
+    fetches = DownloadManager(
+        settings.data_dir / "downloads",
+        lambda plan: backend.add(plan.model, plan.pinned_revision),
+        TokenFiles(settings.data_dir / "tokens"),
+    )
+    return ModelServices(overviews, permissions, fetches)
 
 
 # These import torch, which is imported by the time that a second model is loaded.
@@ -324,4 +334,4 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
 
     app_routes = [*_routes(backend), *downloads.routes(store, owner_of), prerender.route(runner, owner_of)]
     uploads = UploadFolder(serving.upload_folder(), settings.max_uploads * MB)
-    page.launch(runner, _services(settings, Permissions()), cookies, login, app_routes, uploads)
+    page.launch(runner, _services(backend, settings, Permissions()), cookies, login, app_routes, uploads)

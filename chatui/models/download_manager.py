@@ -21,7 +21,7 @@ MAX_RUNNING = 3
 NEEDS_TOKEN = frozenset({"gated", "unauthorized", "missing"})
 """Kinds of HubError that a token may remedy. A private model is "missing" for others."""
 
-OnDone = Callable[[DownloadPlan], None]
+OnDone = Callable[[DownloadPlan], object]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class _Entry:
     def status(self) -> DownloadStatus:
         plan, progress = self.download.plan, self.download.progress
         if progress.state == "planned":  # it was started by an earlier process
-            progress = replace(progress, state="paused", bytes=plan.present_bytes)
+            progress = replace(progress, state="paused")
+        if progress.state in ("paused", "failed") or progress.waiting:  # the last bytes may not have been reported
+            progress = replace(progress, bytes=plan.present_bytes)
         return DownloadStatus(self.id, self.user, plan, progress)
 
 
@@ -63,7 +65,7 @@ class DownloadManager:
     def __init__(self, folder: Path, on_done: OnDone, tokens: TokenFiles) -> None:
         self._file = folder / "downloads.json"
         self._on_done = on_done
-        self._tokens = tokens
+        self.tokens = tokens
         self._lock = threading.RLock()
         self._entries = {entry.id: entry for user, plan in _read(self._file) for entry in [self._new_entry(plan, user)]}
 
@@ -122,7 +124,7 @@ class DownloadManager:
                 entry.download.pause()
 
     def _new_entry(self, plan: DownloadPlan, user: str) -> _Entry:
-        return _Entry(_id(plan), user, Download(plan, self._tokens.of(user)))
+        return _Entry(_id(plan), user, Download(plan, self.tokens.of(user)))
 
     def _entry(self, id: str) -> _Entry:
         with self._lock:

@@ -64,11 +64,24 @@ class DownloadPlan:
         is_gguf = len(self.files) == 1 and self.files[0].path.lower().endswith(".gguf")
         return str(self.snapshot / self.files[0].path) if is_gguf else self.repository
 
+    @property
+    def pinned_revision(self) -> str | None:
+        """The commit, to be given with `model`; None for the path of a GGUF file."""
+        return self.commit if self.model == self.repository else None
+
+    @property
+    def free_bytes(self) -> int:
+        """What is free on the disk of the cache."""
+        return shutil.disk_usage(self._existing_folder).free
+
+    @property
+    def _existing_folder(self) -> Path:
+        return next(folder for folder in (self.cache, *self.cache.absolute().parents) if folder.is_dir())
+
     def check_disk(self) -> None:
         """Raise HubError if the disk has no room for what is missing."""
         needed = self.total_bytes - self.present_bytes
-        folder = next(folder for folder in (self.cache, *self.cache.absolute().parents) if folder.is_dir())
-        free = shutil.disk_usage(folder).free
+        free, folder = self.free_bytes, self._existing_folder
         if needed and needed + RESERVE_BYTES > free:
             missing_size, free_size = human_bytes(needed), human_bytes(free)
             raise HubError(

@@ -170,6 +170,13 @@ class Hub:
         self._requests.forget()
 
 
+def page_url(name: str) -> str:
+    """The address of a model's page on the Hub."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{name}"
+
+
 def hub_model(info: "ModelInfo") -> HubModel:
     """The facts in an answer of huggingface_hub."""
     card: Mapping[str, Any] = info.card_data.to_dict() if info.card_data else {}
@@ -231,12 +238,9 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 def _evaluations(info: "ModelInfo") -> tuple[Evaluation, ...]:
     """The results in the files of .eval_results and in the model index, each with a URL: at least the model's page."""
-    from huggingface_hub import constants
-
     card = info.card_data
     found = from_card_data(card, info.eval_results).evaluations
     index: Any = info.model_index
     if index and not (card and card.eval_results):
         found = (*found, *from_model_index(index))
-    page = f"{constants.ENDPOINT}/{info.id}"
-    return tuple(result if result.url else replace(result, url=page) for result in found)
+    return tuple(result if result.url else replace(result, url=page_url(info.id)) for result in found)

@@ -89,7 +89,7 @@ class Leaderboards:
                 name, evaluations = next((pair for pair in known if pair[1]), ("", ()))
                 found.append(LeaderboardResults(leaderboard, name, evaluations))
             except HubError as error:
-                found.append(LeaderboardResults(leaderboard, error=error))
+                found.append(LeaderboardResults(leaderboard, error=_about_data(leaderboard, error)))
         return tuple(found)
 
     def _open_llm(self, name: str) -> tuple[Evaluation, ...]:
@@ -133,6 +133,13 @@ class Leaderboards:
             return tuple(_arena_result(item["row"], page) for item in rows[:1])
 
         return self._requests.cached(("arena", wanted), ARENA_NAME, ask)
+
+
+def _about_data(leaderboard: str, error: HubError) -> HubError:
+    """The error of a leaderboard's data. What is missing is a data set, not a model."""
+    if error.kind != "missing":
+        return error
+    return HubError("missing", f"The data of the {leaderboard} cannot be had from the Hub.", "Open its page instead.")
 
 
 def arena_name(name: str) -> str:

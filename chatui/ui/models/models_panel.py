@@ -7,10 +7,11 @@ import gradio as gr
 from chatui.i18n import N_
 from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
 from chatui.ui.models.compare_tab import CompareTab
+from chatui.ui.models.find_tab import FindTab
 from chatui.ui.models.here_tab import HereTab
 from chatui.ui.models.tabs import QUIET, ModelsContext, ModelsTab
 
-TABS: tuple[type[ModelsTab], ...] = (HereTab, CompareTab)
+TABS: tuple[type[ModelsTab], ...] = (HereTab, FindTab, CompareTab)
 
 
 class ModelsPanel:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from chatui.chat import Backend
+from chatui.models.download_manager import DownloadManager
 from chatui.models.overview import OverviewReader
 from chatui.ui.chat.conversation import Conversation
 from chatui.ui.shared.model_access import ModelAccess
@@ -21,6 +22,7 @@ class ModelsContext:
     overviews: OverviewReader
     access: ModelAccess
     chat: Conversation
+    downloads: DownloadManager
 
 
 class ModelsTab(Protocol):

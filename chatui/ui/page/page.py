@@ -160,7 +160,7 @@ def build(runner: Runner, services: ModelServices, logs_out: bool = False) -> Pa
             examples=[[example] for example in first.examples],
         )
         context = gr.Markdown(elem_id="context")
-        models = ModelsPanel(ModelsContext(backend, services.overviews, access, chat))
+        models = ModelsPanel(ModelsContext(backend, services.overviews, access, chat, services.downloads))
         models.connect()
         inspector = InspectorPanel()
         chat.connect(inspector, context)

@@ -41,6 +41,24 @@
     send(id, decodeURIComponent(text.join("=")));
     if (action.matches(".closing")) hide();
   });
+  // A form sends its fields to the textbox in its name, after the rest of that: `models-BOX=ACTION=`. A password does
+  // not stay in the page.
+  document.addEventListener("submit", (event) => {
+    const form = event.target.closest?.("#models form");
+    if (!form) return;
+    event.preventDefault();
+    const [id, ...action] = form.getAttribute("name").split("=");
+    send(id, action.join("=") + new URLSearchParams(new FormData(form)));
+    if (!form.querySelector("[type=password]")) return;
+    form.reset();
+    const box = document.querySelector(`#${CSS.escape(id)} textarea`);
+    const sent = box.value;
+    setTimeout(() => box.value === sent && send(id, ""), 500);
+  });
+  document.addEventListener("change", (event) => {
+    if (event.target.matches?.("#models form select.at-once")) event.target.form.requestSubmit();
+  });
+
   document.addEventListener("keydown", (event) => {
     const inList = event.target.closest?.("[role=combobox][aria-expanded=true]");
     if (event.key === "Escape" && !event.defaultPrevented && !inList) hide();
