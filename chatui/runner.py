@@ -158,9 +158,10 @@ class Runner:
         if conversation and not temporary and not any(reply.save_error for reply in stopping):
             await self._stop_on_other_servers(owner, conversation)
 
-    def answer_now(self, owner: str, conversation: str) -> None:
-        """End the thoughts of this conversation's replies that run in this process, so that their answers begin."""
-        for reply in self.running_replies(owner, conversation):
+    def answer_now(self, owner: str, message: str) -> None:
+        """End the thought of the reply with this message id, if it runs in this process, so that its answer begins."""
+        reply = self.running_reply(owner, message)
+        if reply is not None:
             self.backend.answer_now(reply.ticket)
 
     async def discard(self, owner: str, conversation: str) -> None:

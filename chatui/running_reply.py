@@ -41,6 +41,7 @@ class ReplyProgress:
     started_at: float = field(default_factory=time.perf_counter)
     first_text_at: float | None = None
     reasoning_ended_at: float | None = None
+    reasoning_tokens: int = 0
 
     def add(self, delta: ReplyDelta) -> None:
         """Apply the next delta of the stream."""
@@ -55,6 +56,7 @@ class ReplyProgress:
         self.text, self.reasoning = delta.apply_to(self.text, self.reasoning)
         if delta.text and self.reasoning and self.reasoning_ended_at is None:
             self.reasoning_ended_at = time.perf_counter()
+            self.reasoning_tokens = self.tokens
         self.tokens += delta.tokens
         self.finish = delta.finish or self.finish
 

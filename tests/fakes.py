@@ -174,6 +174,7 @@ class FakeBackend:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         self.requests.append(request)
+        self.answered_now = [ticket for ticket in self.answered_now if ticket != request.ticket]
         script = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         self.running += 1
         finished = False

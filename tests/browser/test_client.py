@@ -26,6 +26,8 @@ BAD: dict[str, list[Any]] = {
     "repetition_penalty": [-1, 0, 1e9, math.nan, "1", True, [1]],
     "no_repeat_ngram_size": [-1, 21, 1.5, math.nan, "1", True, [1]],
     "seed": [-1, 2**32, 1.5, math.nan, "1", True, [1]],
+    "thinking": ["", "much", 1, True, [1], {}],
+    "thinking_budget": [-1, 32769, 1.5, math.nan, "1", True, [1]],
     "stop": [5, True, {}, [""], [1], ["x" * 201], ["x"] * 17],
 }
 

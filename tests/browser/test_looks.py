@@ -172,7 +172,7 @@ def test_all_can_be_reached_with_the_tab_key(chat: Open) -> None:
     for name in ("Send", "New chat", *panels, "Copy message", "Edit", "Retry", "Undo"):
         assert name in names, names
     assert "Reset to the model's defaults" in names
-    assert sum("#range_id" in stop["what"] for stop in stops) == 7
+    assert sum("#range_id" in stop["what"] for stop in stops) == 8
     assert [stop["what"] for stop in stops if not stop["visible"]] == []
     assert [stop["what"] for stop in stops if not stop["seen"]] == []
 

@@ -4,13 +4,15 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from playwright.sync_api import expect
 
 from chatui.chat import Finish, Prompt, ReplyDelta
+from chatui.thinking_controls import ThinkingControls
 from tests.browser.pages import PATIENCE, READING, Chat, wait_until
-from tests.fakes import Hold
+from tests.fakes import INFO, Hold
 
 pytestmark = pytest.mark.browser
 Open = Callable[..., Chat]
@@ -123,6 +125,37 @@ def test_thinking_is_live_then_folds(chat: Open) -> None:
     expect(page.log.get_by_text("Let me see now.", exact=True)).to_be_hidden()
     page.say("and?")
     assert [m.content for m in page.backend.requests[1].messages[1:]] == ["why?", "The answer.", "and?"]
+
+
+def test_thinking_is_chosen_limited_and_ended_from_the_page(chat: Open) -> None:
+    page = chat([_think("Let me "), Hold(), _think("never come to this."), "The ", "answer."])
+    budget = page.setting("Thinking budget")
+    expect(budget).to_have_value("0")
+    expect(page.page.locator("#setting-thinking")).to_have_count(0)  # this model has no choice
+    template = INFO.template
+    assert template is not None
+    controls = ThinkingControls("enable_thinking", "reasoning_effort", ("low", "high"), closes=True)
+    known = replace(INFO, template=replace(template, controls=controls))
+    page.backend.status = replace(page.backend.status, info=known)
+    page.open()
+    page.sidebar("settings", opened=True)
+    page.setting("Thinking budget").fill("64")
+    choice = page.page.locator("#setting-thinking input")
+    choice.click()
+    options = page.page.get_by_role("option")
+    expect(options).to_have_text([re.compile(name) for name in ("The model's default", "Off", "On", "Low", "High")])
+    options.filter(has_text="Low").click()
+    expect(choice).to_have_value("Low")
+    page.ask("why?")
+    settings = page.backend.requests[0].settings
+    assert (settings.thinking, settings.thinking_budget) == ("low", 64)
+    answer_now = page.log.get_by_role("link", name="Answer now")
+    answer_now.click()
+    expect(page.answered()).to_have_text("The answer.")
+    expect(answer_now).to_have_count(0)
+    expect(page.log.get_by_role("button", name=re.compile(r"^Thought for \d.* 1 token"))).to_be_visible()
+    assert "never come to this" not in page.text()
+    assert len(page.backend.answered_now) == 1
 
 
 def test_reading_the_prompt_is_shown(chat: Open) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from chatui.chat import ReplyDelta
 from chatui.errors import ChatError, NotFoundError
 from chatui.personas import PRESETS
 from chatui.runner import Runner
@@ -18,7 +19,7 @@ from chatui.ui.shared.tab_state import LIST_PAGE_SIZE, TabState
 from tests.fakes import FakeBackend, Hold
 
 ON_A_CHAT = ("open", "rename", "pin", "unpin", "archive", "unarchive", "delete", "restore")
-ON_A_MESSAGE = ("version", "branch", "note")
+ON_A_MESSAGE = ("version", "branch", "note", "answer-now")
 ON_THE_LIST = ("more", "earlier", "archived", "deleted", "unarchived", "refresh", "empty", "take-over", "leave-alone")
 
 
@@ -45,6 +46,24 @@ async def answered(runner: Runner, question: str = "What?", **where: str | None)
 
 def tab(runner: Runner, owner: str = "a", **state: Any) -> Tab:
     return Tab(owner, replace(TabState(), **state), runner)
+
+
+async def test_a_thought_is_ended_while_its_reply_runs_and_nothing_happens_later(runner: Runner) -> None:
+    backend = runner.backend
+    assert isinstance(backend, FakeBackend)
+    backend.replies = [[ReplyDelta(reasoning="Hm.", tokens=1), Hold(), "Yes."]]
+    live = await asked(runner)
+    async for _ in live.changes():
+        if live.progress.reasoning:
+            break
+    state = tab(runner, chat=live.conversation.id).state
+    assert await actions.do(tab(runner, chat=live.conversation.id), "answer-now", live.message.id, "") == state
+    async for _ in live.changes():
+        pass
+    assert (live.progress.reasoning, live.progress.text) == ("Hm.", "Yes.")
+    answered_now = list(backend.answered_now)
+    await actions.do(tab(runner, chat=live.conversation.id), "answer-now", live.message.id, "")
+    assert backend.answered_now == answered_now == [live.ticket]
 
 
 def test_every_action_is_tested() -> None:

@@ -249,3 +249,27 @@ def test_the_line_about_the_context() -> None:
     assert "persona 3 · history 4 · your message 2 · room for the reply 512 · of 4,096 tokens" in told
     assert "your message" not in context_bar.bar(INFO, PROMPT, GenerationSettings(), blank=True)
     assert "2 oldest messages will" in context_bar.bar(INFO, replace(PROMPT, dropped=2), GenerationSettings(), False)
+
+
+def test_thinking_and_answering_are_told_apart() -> None:
+    assert "Thinking" not in time_view.time_view(KEPT, None)
+    finish = replace(FINISH, reasoning_tokens=2, reasoning_seconds=1.25)
+    shown = time_view.time_view(replace(KEPT, finish=finish), None)
+    assert "**Thinking**: 2 tokens in 1.250 s. **Answer**: 1 token in 0.750 s." in shown
+
+
+def test_what_else_the_template_was_given_is_told() -> None:
+    assert "also given" not in prompt_view.summary(KEPT)
+    prompt = replace(PROMPT, arguments={"enable_thinking": False, "reasoning_effort": "low"})
+    shown = prompt_view.summary(replace(KEPT, prompt=prompt))
+    assert "enable_thinking = false, reasoning_effort = " in shown
+    kept = Inspection.unpacked(replace(KEPT, prompt=prompt).packed())
+    assert kept is not None
+    assert kept.prompt.arguments == prompt.arguments
+
+
+def test_a_token_that_ended_the_thought_was_given() -> None:
+    forced = replace(KEPT, finish=replace(FINISH, forced_positions=(1,)))
+    assert "The model did not choose it" in tokens_view.alternatives(forced, "r", 1)
+    assert "<td>given</td>" in tokens_view.alternatives(forced, "r", 1)
+    assert "The model did not choose it" not in tokens_view.alternatives(forced, "r", 0)

@@ -1,3 +1,4 @@
+import re
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -215,3 +216,26 @@ def test_how_long_a_reply_took_and_how_fast_it_was(finish: Finish, took: str) ->
     assert f">{took}</span>" in bar
     assert 'title="Queue ' in bar
     assert 'class="took"' not in markup(transcript.render_reply(replace(REPLY, finish=None, state="stopped")))
+
+
+def test_a_running_thought_can_be_ended_where_its_model_can_do_that() -> None:
+    thinking, growing = replace(REPLY, state="running", content="", reasoning="hm"), grown(ReplyDelta(reasoning="hm"))
+    link = f'href="#answer-now={REPLY.id}"'
+    assert link in markup(transcript.render_reply(thinking, growing, can_answer_now=True))
+    for shown in (
+        transcript.render_reply(thinking, growing),
+        transcript.render_reply(thinking, None, can_answer_now=True),
+        transcript.render_reply(replace(thinking, content="so"), growing, can_answer_now=True),
+        transcript.render_reply(replace(thinking, state="stopped"), growing, can_answer_now=True),
+    ):
+        assert link not in markup(shown)
+
+
+def test_the_time_and_tokens_of_a_thought_are_those_of_its_finish() -> None:
+    finish = Finish("stop_token", 9, 130, 7, 0.5, 1.0, 4.0, reasoning_tokens=120, reasoning_seconds=3.04)
+    for progress in (None, grown(ReplyDelta(reasoning="hm", tokens=1), ReplyDelta("so", tokens=1))):
+        thought = transcript.render_reply(replace(REPLY, reasoning="hm", finish=finish), progress)[0]
+        assert thought["metadata"]["title"] == "Thought for 3.0 s, 120 tokens"
+    running = grown(ReplyDelta(reasoning="hm", tokens=1), ReplyDelta("so", tokens=1))
+    title = transcript.render_reply(replace(REPLY, reasoning="hm", state="running"), running)[0]["metadata"]["title"]
+    assert re.fullmatch(r"Thought for \d\.\d s, 1 token", title)

@@ -42,6 +42,12 @@ async def _note(tab: Tab, message: str, note: str) -> TabState:
     return tab.state
 
 
+async def _answer_now(tab: Tab, message: str, _: str) -> TabState:
+    await asyncio.to_thread(tab.chat_store.message, message)
+    tab.runner.answer_now(tab.owner, message)
+    return tab.state
+
+
 async def _rename(tab: Tab, chat: str, title: str) -> TabState:
     await asyncio.to_thread(tab.list_store.rename, chat, title)
     return tab.state
@@ -126,6 +132,7 @@ ACTIONS: dict[str, Action] = {
     "version": _version,
     "branch": _branch,
     "note": _note,
+    "answer-now": _answer_now,
     "rename": _rename,
     "pin": _pin,
     "unpin": _unpin,

@@ -26,6 +26,7 @@ from chatui.ui.chat.preview_memos import PreviewMemos
 from chatui.ui.chat.temporary_chats import TemporaryChats
 from chatui.ui.chat.transcript import ChatbotContent, ChatbotMessage
 from chatui.ui.gradio_compat import request_context
+from chatui.ui.persona import setting_controls
 from chatui.ui.shared import header, model_picker
 from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.shared.redraw import pause_after_redraw, render_off_loop
@@ -162,9 +163,9 @@ class ConversationView:
     ) -> ComponentUpdates:
         model = self._runner.model(message.author.model if message.author else "")
         progress, unsaved = (reply.progress, reply.save_error) if reply else (None, None)
-        phase = _phase(model, progress)
+        phase, closes = _phase(model, progress), setting_controls.controls_of(model.info).closes
         rendered = await render_off_loop(
-            displayed_size(message), transcript.render_reply, message, progress, phase, unsaved
+            displayed_size(message), transcript.render_reply, message, progress, phase, unsaved, closes
         )
         speed = transcript.speed(progress) if progress else ""
         return {

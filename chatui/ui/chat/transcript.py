@@ -99,11 +99,12 @@ def render_reply(
     progress: ReplyProgress | None = None,
     phase: str = "",
     save_error: ChatError | None = None,
+    can_answer_now: bool = False,
 ) -> list[ChatbotMessage]:
     """Render a reply: its reasoning, text, notes and bar.
 
     `progress` is given if the reply runs on this server, `phase` tells what happens before its first text, and
-    `save_error` why it cannot be saved.
+    `save_error` why it cannot be saved. `can_answer_now`: its model's thought can be ended early.
     """
     rendered: list[ChatbotMessage] = []
     if progress is not None and progress.dropped:
@@ -120,6 +121,8 @@ def render_reply(
         rendered.append(_reasoning(message, progress))
     if message.content:
         rendered.append({"role": "assistant", "content": _text(message.content)})
+    elif message.state == "running" and message.reasoning and progress is not None and can_answer_now:
+        rendered.append(_answer_now_link(message))
     elif message.state == "running" and not message.reasoning:
         rendered.append(_collapsible("", {"title": phase or _("In the queue …"), "status": "pending"}))
     if save_error is not None:
@@ -287,10 +290,24 @@ def _reasoning(message: StoredMessage, progress: ReplyProgress | None) -> Chatbo
     if thinking:
         return _collapsible(message.reasoning, {"title": _("Thinking …"), "status": "pending"})
     title = _("Thought") if message.content else _("Thought, until it was cut off")
-    if progress is not None and progress.reasoning_ended_at is not None:
+    if message.finish is not None and message.content and message.finish.reasoning_tokens:
+        title = _thought_title(message.finish.reasoning_seconds, message.finish.reasoning_tokens)
+    elif progress is not None and progress.reasoning_ended_at is not None:
         seconds = progress.reasoning_ended_at - (progress.first_text_at or progress.started_at)
-        title = _("Thought for {seconds} s", seconds=format_number(seconds, 1))
+        title = _thought_title(seconds, progress.reasoning_tokens)
     return _collapsible(message.reasoning, {"title": title, "status": "done"})
+
+
+def _thought_title(seconds: float, tokens: int) -> str:
+    shown = format_number(seconds, 1)
+    return ngettext(
+        "Thought for {seconds} s, {count} token", "Thought for {seconds} s, {count} tokens", tokens, seconds=shown
+    )
+
+
+def _answer_now_link(message: StoredMessage) -> ChatbotMessage:
+    link = f'<a class="act go-on" href="#answer-now={quote(message.id)}">{_("Answer now")}</a>'
+    return _markup(f'<p class="chat-bar answer">{link}</p>')
 
 
 def _collapsible(text: str, metadata: dict[str, Any]) -> ChatbotMessage:

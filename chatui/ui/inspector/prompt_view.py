@@ -79,6 +79,9 @@ def summary(inspection: Inspection) -> str:
         )
     else:
         lines.append(_("Nothing was left out."))
+    if prompt.arguments:
+        given = ", ".join(f"{name} = {json.dumps(value)}" for name, value in prompt.arguments.items())
+        lines.append(_("The chat template was also given {arguments}.", arguments=f"<code>{plain(given)}</code>"))
     lines += map(plain, prompt.notes)
     return "\n\n".join(lines)
 

@@ -80,6 +80,8 @@ def _speeds(finish: Finish, page: PageTimes | None) -> str:
         lines = [_("**Model**: time to first token {seconds} s.", seconds=first)]
     if finish.rows > 1.05:
         lines[0] += " " + _("Mean batch size: {count}.", count=format_number(finish.rows, 1))
+    if finish.reasoning_tokens:
+        lines.append(_thinking(finish))
     if page is None:
         lines.append(_("**Page**: no tab saw all of this reply being written."))
     else:
@@ -93,6 +95,17 @@ def _speeds(finish: Finish, page: PageTimes | None) -> str:
             )
         )
     return "\n\n".join(lines) + "\n"
+
+
+def _thinking(finish: Finish) -> str:
+    """The tokens and seconds of the decoding that were thinking, and those that were the answer."""
+    return _(
+        "**Thinking**: {thought} in {thought_seconds} s. **Answer**: {answer} in {answer_seconds} s.",
+        thought=_tokens(finish.reasoning_tokens),
+        thought_seconds=format_number(finish.reasoning_seconds, 3),
+        answer=_tokens(finish.completion_tokens - finish.reasoning_tokens),
+        answer_seconds=format_number(max(0.0, finish.decode_seconds - finish.reasoning_seconds), 3),
+    )
 
 
 def _tokens(count: int) -> str:

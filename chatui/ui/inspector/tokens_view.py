@@ -74,6 +74,8 @@ def alternatives(inspection: Inspection, message_id: str, position: int) -> str:
         bits=format_number(trace.entropy, 2),
         seconds=format_number(trace.at, 3),
     )
+    if _is_forced(inspection, position):
+        title += " " + _("The model did not choose it: the thought was ended here, so that the answer begins.")
     return (
         f"{title}\n\n"
         f'<table class="alternatives"><thead><tr><th>{_("token")}</th><th>{_("id")}</th>{headings}<td></td></tr>'
@@ -86,11 +88,15 @@ def _alternative(inspection: Inspection, message_id: str, position: int, trace: 
     probabilities = "".join(f"<td>{_probability(step[column])}</td>" for step in trace.steps)
     text = f"<code>{plain(visible_text(inspection.texts.get(id, '')))}</code>"
     if id == trace.id:
-        row_class, action = " class=chosen", _("chosen")
+        row_class, action = " class=chosen", _("given") if _is_forced(inspection, position) else _("chosen")
     else:
         row_class = ""
         action = f'<a class="act" href="#other={message_id}={position}.{id}">{_("Go on from it")}</a>'
     return f"<tr{row_class}><td>{text}</td><td>{id}</td>{probabilities}<td>{action}</td></tr>"
+
+
+def _is_forced(inspection: Inspection, position: int) -> bool:
+    return inspection.finish is not None and position in inspection.finish.forced_positions
 
 
 def _probability(probability: float) -> str:

@@ -174,7 +174,7 @@
     setAll("#message", () => ({ "data-temporary": _("Temporary chat: it is not kept, and gone when you leave it.") }));
     // Gradio sets `dir` on each block, not from that of the page. Its sliders and dropdowns work left to right only.
     const { dir } = document.documentElement;
-    if (dir) setAll(`.block[dir]:not([dir=${dir}], :has(input[type=range]), #persona)`, () => ({ dir }));
+    if (dir) setAll(`.block[dir]:not([dir=${dir}], :has(input[type=range]), #persona, #model, #setting-thinking)`, () => ({ dir }));
     setAll("#inspector .cm-scroller", () => ({ tabindex: "0" }));
   };
   let scheduled = false;
