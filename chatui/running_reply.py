@@ -116,6 +116,7 @@ class RunningReply:
             state=self.state,
             finish=self.progress.finish,
             error=error_text(self.error),
+            dropped=self.progress.dropped,
         )
 
     def to_update(self) -> ReplyUpdate:
@@ -130,6 +131,7 @@ class RunningReply:
             progress.finish,
             error_text(self.error),
             lease=self.lease,
+            dropped=progress.dropped,
         )
 
     def on_lease_lost(self, stored: StoredMessage | None) -> None:

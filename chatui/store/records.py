@@ -40,6 +40,7 @@ class Author:
 class StoredMessage:
     """One node of a conversation's tree. `author` is set for replies, `finish` for replies that ended by themselves.
 
+    The `dropped` oldest messages before a reply were left out of its prompt, which would not have fit the context.
     `versions` are the ids of all messages with the same parent and role, this one included, oldest first.
     """
 
@@ -57,6 +58,7 @@ class StoredMessage:
     rating: Rating | None = None
     note: str = ""
     versions: tuple[str, ...] = ()
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ class ReplyUpdate:
     error: str = ""
     inspection: bytes | None = None
     lease: str | None = None
+    dropped: int = 0
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def _write_one(connection: Connection, one: ReplyUpdate, moment: datetime) -> Up
             reasoning=one.reasoning,
             state=one.state,
             finish=one.finish,
+            dropped=one.dropped,
             error=one.error,
             heartbeat=moment,
         )

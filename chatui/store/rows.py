@@ -83,6 +83,7 @@ def message_of(row: Row[Any], versions: tuple[str, ...]) -> StoredMessage:
         reasoning=row.reasoning,
         author=row.author,
         finish=row.finish,
+        dropped=row.dropped,
         error=row.error,
         rating=row.rating,
         note=row.note,

@@ -188,6 +188,7 @@ messages = Table(
     Column("reasoning", CleanText, nullable=False),
     Column("author", Json(Author)),
     Column("finish", Json(Finish)),
+    Column("dropped", Integer, nullable=False, server_default="0"),
     UniqueConstraint("owner", "id", name="messages_of_owner"),
     ForeignKeyConstraint(["owner", "conversation"], ["conversations.owner", "conversations.id"]),
     ForeignKeyConstraint(["owner", "parent"], ["messages.owner", "messages.id"]),

@@ -68,7 +68,9 @@ def test_the_chosen_model_answers_and_a_chat_remembers_it(serve: Serve, open_cha
     chat.page.locator("#chats .chat-link").first.click()
     expect(chat.questions).to_have_count(2, timeout=PATIENCE)
     expect(picker(chat)).to_have_value("fake/other", timeout=PATIENCE)
+    expect(chat.setting("Temperature")).to_have_value("1.25", timeout=PATIENCE)
     expect(chat.header).to_contain_text("fake/other")
+    expect(chat.log.locator(".chat-bar.answer .writer")).to_have_text(["echo", "other"])
     chat.page.reload()
     expect(chat.questions).to_have_count(2, timeout=PATIENCE)
     chat.wait_idle()  # what the page asks for when it has loaded could bring back the default model

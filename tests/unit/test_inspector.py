@@ -198,6 +198,15 @@ def test_a_thought_left_out_is_named() -> None:
     assert "what the model thought" in why_view.why_view(Inspection(INFO, sent, finish=FINISH), before, REPLY)
 
 
+@pytest.mark.parametrize(("cached", "words"), [(0, "all 7 tokens were computed"), (4, "4 of 7 tokens")])
+def test_a_change_of_the_model_is_why_nothing_was_cached(cached: int, words: str) -> None:
+    sent = prompt(("persona", "be"), ("user", "Hi"), ("template", ":"), ("reply", "o"), ("message", "!"))
+    kept = Inspection(replace(INFO, name="other"), sent, finish=replace(FINISH, cached_tokens=cached))
+    told = why_view.why_view(kept, BEFORE, REPLY)
+    assert f"Another model, <code>{INFO.name}</code>, wrote the turn before" in told
+    assert words in told
+
+
 def test_the_first_reply_says_so() -> None:
     assert "first reply" in why_view.why_view(KEPT, None, REPLY)
 

@@ -306,6 +306,7 @@ async def test_of_a_long_conversation_only_what_the_model_can_read_is_read(runne
     assert second.progress.dropped == 1
     assert second.progress.prompt is not None
     assert second.progress.prompt.dropped == 1
+    assert stored_reply(runner, second).dropped == 1
 
 
 async def test_a_reply_that_goes_on_keeps_its_beginning(runner: Runner) -> None:

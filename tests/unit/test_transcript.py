@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from chatui.chat import Finish, Prompt, ReplyDelta
 from chatui.errors import ChatError
 from chatui.running_reply import ReplyProgress
-from chatui.store.records import Path, StoredMessage
+from chatui.settings import GenerationSettings
+from chatui.store.records import Author, Path, StoredMessage
 from chatui.ui.chat import transcript
 from chatui.ui.chat.transcript import ChatbotMessage
 
@@ -114,7 +115,8 @@ def test_what_shows_to_be_a_thought_at_its_end_folds() -> None:
 
 def test_what_was_left_out_is_said() -> None:
     growing = grown(ReplyDelta(prompt=Prompt("p", (1,), dropped=3)))
-    assert "3 oldest messages were" in markup(transcript.render_reply(REPLY, growing))
+    assert growing.dropped == 3
+    assert "3 oldest messages were" in markup(transcript.render_reply(replace(REPLY, dropped=3)))
 
 
 def test_the_phase_tells_the_place_and_then_what_is_read() -> None:
@@ -239,3 +241,16 @@ def test_the_time_and_tokens_of_a_thought_are_those_of_its_finish() -> None:
     running = grown(ReplyDelta(reasoning="hm", tokens=1), ReplyDelta("so", tokens=1))
     title = transcript.render_reply(replace(REPLY, reasoning="hm", state="running"), running)[0]["metadata"]["title"]
     assert re.fullmatch(r"Thought for \d\.\d s, 1 token", title)
+
+
+def test_replies_name_their_model_where_there_are_several() -> None:
+    author = Author("maker/one", "", "", GenerationSettings(), seed=1)
+    first, second = replace(REPLY, author=author), replace(REPLY, author=replace(author, model="two"))
+    for path, served, names in (
+        ([QUESTION, first], ["maker/one"], []),
+        ([QUESTION, first], ["maker/one", "two"], ["one"]),
+        ([QUESTION, first], ["two"], ["one"]),
+        ([QUESTION, first, second], ["two"], ["one", "two"]),
+    ):
+        shown = markup(transcript.render_path(path, served=served).messages)
+        assert re.findall(r'class="writer" title="[^"]*">([^<]*)<', shown) == names

@@ -65,7 +65,8 @@ class ConversationView:
         running = messages[-1] if messages and messages[-1].state == "running" else None
         ended = messages[:-1] if running else messages
         size = sum(map(displayed_size, messages))
-        content = await render_off_loop(size, transcript.render_path, ended, running, path.earlier)
+        served = [model.name for model in self._runner.backend.models()]
+        content = await render_off_loop(size, transcript.render_path, ended, running, path.earlier, served)
         ids = (*content.ids, running.id) if running else tuple(content.ids)
         tab.state = replace(tab.state, message_ids=ids, reply_running=running is not None)
         await self._track(tab)
@@ -136,7 +137,10 @@ class ConversationView:
             async for update in self._until_saved(tab, reply, content, errors):
                 yield update
             last = reply.as_message()
-        content.add(last, await render_off_loop(displayed_size(last), transcript.render_reply, last, progress))
+        rendered = await render_off_loop(
+            displayed_size(last), transcript.render_reply, last, progress, names_model=content.names_models
+        )
+        content.add(last, rendered)
         yield self._final_update(tab, content, last, progress, errors)
 
     async def _changes(
@@ -184,7 +188,12 @@ class ConversationView:
             if reply.save_error is not None and str(reply.save_error) != displayed_error:
                 displayed_error, last = str(reply.save_error), reply.as_message()
                 rendered = await render_off_loop(
-                    displayed_size(last), transcript.render_reply, last, reply.progress, "", reply.save_error
+                    displayed_size(last),
+                    transcript.render_reply,
+                    last,
+                    reply.progress,
+                    save_error=reply.save_error,
+                    names_model=content.names_models,
                 )
                 content_with_error = content.with_message(last, rendered)
                 yield self._final_update(tab, content_with_error, last, reply.progress, errors)

@@ -2,7 +2,7 @@
 
 import html
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -37,11 +37,15 @@ EMPTY_REPLY_NOTE = N_("The model ended its reply without writing anything.")
 
 @dataclass
 class ChatbotContent:
-    """The messages that gr.Chatbot shows, the id of the stored message for each, and the ratings of the assistant's."""
+    """The messages that gr.Chatbot shows, the id of the stored message for each, and the ratings of the assistant's.
+
+    With `names_models` the bar below each reply names the model that wrote it.
+    """
 
     messages: list[ChatbotMessage] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     ratings: list[str | None] = field(default_factory=list)
+    names_models: bool = False
 
     def add(self, message: StoredMessage, rendered: Sequence[ChatbotMessage]) -> None:
         """Append the rendered messages of this stored message."""
@@ -54,7 +58,7 @@ class ChatbotContent:
 
     def with_message(self, message: StoredMessage, rendered: Sequence[ChatbotMessage]) -> "ChatbotContent":
         """A copy with this stored message appended."""
-        copy = ChatbotContent([*self.messages], [*self.ids], [*self.ratings])
+        copy = ChatbotContent([*self.messages], [*self.ids], [*self.ratings], self.names_models)
         copy.add(message, rendered)
         return copy
 
@@ -77,15 +81,22 @@ def last_messages(path: Path, max_messages: int, max_characters: int) -> Path:
 
 
 def render_path(
-    path: Sequence[StoredMessage], running: StoredMessage | None = None, earlier: int = 0
+    path: Sequence[StoredMessage],
+    running: StoredMessage | None = None,
+    earlier: int = 0,
+    served: Collection[str] = (),
 ) -> ChatbotContent:
-    """Render the end of a path. A `running` reply that follows it is not rendered; `earlier` messages are left out."""
-    content = ChatbotContent()
+    """Render the end of a path. A `running` reply that follows it is not rendered; `earlier` messages are left out.
+
+    Replies name their model if several models are `served`, or if another one than that has written any of them.
+    """
+    writers = {message.author.model for message in (*path, *([running] if running else ())) if message.author}
+    content = ChatbotContent(names_models=len(writers.union(served)) > 1)
     if earlier and (first := next(iter(path), running)) is not None:
         content.add(first, [_earlier_link(earlier)])
     for at, message in enumerate(path):
         if message.role == "assistant":
-            content.add(message, render_reply(message))
+            content.add(message, render_reply(message, names_model=content.names_models))
             continue
         content.add(message, [{"role": "user", "content": _text(message.content)}])
         # Gradio reports a group of replies by the index of its first one: so this bar has the id of the reply.
@@ -100,20 +111,22 @@ def render_reply(
     phase: str = "",
     save_error: ChatError | None = None,
     can_answer_now: bool = False,
+    names_model: bool = False,
 ) -> list[ChatbotMessage]:
     """Render a reply: its reasoning, text, notes and bar.
 
     `progress` is given if the reply runs on this server, `phase` tells what happens before its first text, and
-    `save_error` why it cannot be saved. `can_answer_now`: its model's thought can be ended early.
+    `save_error` why it cannot be saved. `can_answer_now`: its model's thought can be ended early. With `names_model`
+    its bar names the model that wrote it.
     """
     rendered: list[ChatbotMessage] = []
-    if progress is not None and progress.dropped:
+    if message.dropped:
         rendered.append(
             note(
                 ngettext(
                     "The {count} oldest message was left out: the conversation is too long.",
                     "The {count} oldest messages were left out: the conversation is too long.",
-                    progress.dropped,
+                    message.dropped,
                 )
             )
         )
@@ -134,7 +147,7 @@ def render_reply(
     ending = _ending(message)
     if ending is not None:
         rendered.append(ending)
-    rendered.append(_bar(message))
+    rendered.append(_bar(message, names_model))
     return rendered
 
 
@@ -219,7 +232,7 @@ def _ending(message: StoredMessage) -> ChatbotMessage | None:
     return None if message.content or message.reasoning else note(_(EMPTY_REPLY_NOTE))
 
 
-def _bar(message: StoredMessage) -> ChatbotMessage:
+def _bar(message: StoredMessage, names_model: bool = False) -> ChatbotMessage:
     """The bar below a message: its versions and links, which chatui.js sends as actions."""
     versions = message.versions or (message.id,)
     at = versions.index(message.id) if message.id in versions else 0
@@ -243,10 +256,17 @@ def _bar(message: StoredMessage) -> ChatbotMessage:
         )
         parts.append(f"<span>{_('Liked') if message.rating == 'like' else _('Disliked')}</span>")
         parts.append(f'<a class="act annotate" href="#note={quote(message.id)}">{label}</a>')
+    if message.author is not None and names_model:
+        parts.append(_model_name(message.author.model))
     if message.finish is not None:
         parts.append(_timing(message.finish))
     side = "question" if message.role == "user" else "answer"
     return _markup(f'<p class="chat-bar {side}">{" ".join(parts)}</p>')
+
+
+def _model_name(model: str) -> str:
+    """The model that wrote a reply, without the account of its repository, which is in the tooltip."""
+    return f'<span class="writer" title="{html.escape(model)}">{plain(model.rpartition("/")[2])}</span>'
 
 
 def _timing(finish: Finish) -> str:

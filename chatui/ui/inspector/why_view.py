@@ -46,6 +46,8 @@ def _cache_use(inspection: Inspection, previous: Inspection | None) -> str:
     cached = finish.cached_tokens
     if previous is None:
         return _first_cache_use(cached, total)
+    if previous.model.name != inspection.model.name:
+        return _cache_use_after_change(previous.model.name, cached, total)
     previous_ids = [*previous.prompt.token_ids, *previous.traces.chosen_ids]
     pairs = enumerate(zip(previous_ids, prompt.token_ids, strict=False))
     common = next((position for position, (old, new) in pairs if old != new), min(len(previous_ids), total))
@@ -80,6 +82,25 @@ def _first_cache_use(cached: int, total: int) -> str:
     )
 
 
+def _cache_use_after_change(model: str, cached: int, total: int) -> str:
+    """Of a reply after one of another `model`, whose keys and values do not fit this one's."""
+    name = _code(model)
+    if cached:
+        return _(
+            "Another model, {name}, wrote the turn before, and no model can use the KV cache of another. The {known} "
+            "of {count} tokens that were cached are from an earlier prompt of this model.",
+            name=name,
+            known=cached,
+            count=total,
+        )
+    return _(
+        "Another model, {name}, wrote the turn before, and no model can use the KV cache of another: all {count} "
+        "tokens were computed.",
+        name=name,
+        count=total,
+    )
+
+
 def _first_difference(inspection: Inspection, previous: Inspection, position: int) -> str:
     """The first token that differs from those of the turn before, and the cause."""
     prompt = inspection.prompt
@@ -101,8 +122,6 @@ def _cause(inspection: Inspection, previous: Inspection, position: int) -> str:
         return _("the oldest messages were left out since, so all that follows them moved")
     if source == "persona" or _source_text(previous.prompt, "persona") != _source_text(prompt, "persona"):
         return _("the persona is another one")
-    if previous.model.name != inspection.model.name:
-        return _("another model wrote the turn before")
     if position >= len(previous.prompt.token_ids) and "<think>" in _raw_reply(previous):
         return _("the template leaves out what the model thought in earlier turns")
     if position >= len(previous.prompt.token_ids) - 1:

@@ -256,18 +256,24 @@ def _connect_picker(
             return
         async for model in header.status_updates(backend, name):
             yield [header.status(model), *(gr.skip() for _ in settings)]
-        known = zip(*(_defaults(backend, model.name) for model in backend.models()), strict=True)
-        changes = zip(current, known, _defaults(backend, name), strict=True)
-        updates = [default if value in defaults else gr.skip() for value, defaults, default in changes]
-        yield [gr.skip(), *setting_controls.with_controls(updates, _controls(backend, name), current)]
+        yield [gr.skip(), *adopt(name, *current)]
 
-    def show_controls(name: str | None, *current: Any) -> list[Any]:
-        """Show the settings that the model has, also when a conversation is opened that another model has written."""
-        return setting_controls.with_controls([gr.skip() for _ in settings], _controls(backend, name), current)
+    def adopt(name: str | None, *current: Any) -> list[Any]:
+        """Show the settings that the model has, also when a conversation is opened that another model has written.
+
+        Settings that have any model's default get that of this model, if it has been loaded before.
+        """
+        if header.find_status(backend, name or "").info is None:
+            updates = [gr.skip() for _ in settings]
+        else:
+            known = zip(*(_defaults(backend, model.name) for model in backend.models()), strict=True)
+            changes = zip(current, known, _defaults(backend, name), strict=True)
+            updates = [default if value in defaults else gr.skip() for value, defaults, default in changes]
+        return setting_controls.with_controls(updates, _controls(backend, name), current)
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     picker.input(choose, [picker, *settings], [status, *settings], concurrency_limit=None, **private)
-    picker.change(show_controls, [picker, *settings], settings, queue=False, **private)
+    picker.change(adopt, [picker, *settings], settings, queue=False, **private)
 
 
 def _controls(backend: Backend, name: str | None) -> ThinkingControls:
