@@ -26,7 +26,7 @@ def measure_bandwidth(device: torch.device, size: int) -> float:
 
 @functools.cache
 def _measured(device: torch.device, size: int) -> float:
-    numbers = torch.ones(size // 4, device=device)
+    numbers = torch.ones(size // 4, device=device, dtype=torch.float32)
     if device.type != "cpu":
         return size / min(_seconds(numbers, PASSES_ON_GPU) for _ in range(TIMES))
     best = _best(numbers)

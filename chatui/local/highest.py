@@ -50,7 +50,7 @@ def look(scores: Tensor, temperatures: Sequence[float], count: int, plain: bool 
     most, best = scores.max(-1, keepdim=True)
     # Sums of what is below the highest lose no digits to its size.
     below = scores - most
-    heat = torch.tensor(temperatures, device=scores.device)[:, None]
+    heat = torch.tensor(temperatures, device=scores.device, dtype=torch.float32)[:, None]
     totals = ((below / heat).logsumexp(-1, keepdim=True) + most / heat)[:, 0]
     if not plain:
         return Look(top / heat, ids, best[:, 0], totals)
@@ -83,11 +83,12 @@ def _in_one_pass(
     rows, size = scores.shape
     halves = scores.dtype == torch.bfloat16
     scores = scores.contiguous() if halves else scores.float().contiguous()
+    # The default type is that of another model while one is loaded: transformers sets it for all threads.
     # PyTorch is asked for little here: what a step has pushed out of the caches takes longer than it seems.
     heat = (ctypes.c_float * rows)(*temperatures)
-    top, ids = torch.empty(rows, count), torch.empty(rows, count, dtype=torch.long)
+    top, ids = torch.empty(rows, count, dtype=torch.float32), torch.empty(rows, count, dtype=torch.long)
     best = torch.empty(rows, dtype=torch.long)
-    totals, plain_totals, entropies = (torch.empty(rows) for _ in range(3))
+    totals, plain_totals, entropies = (torch.empty(rows, dtype=torch.float32) for _ in range(3))
     pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (top, ids, best, totals, plain_totals, entropies))
     numbers = (rows, size, count, int(plain), int(halves), torch.get_num_threads())
     compiled(ctypes.c_void_p(scores.data_ptr()), heat, *pointers, *(ctypes.c_int64(number) for number in numbers))

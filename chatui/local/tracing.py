@@ -190,7 +190,7 @@ def _made(choices: Sequence[Choice], temperature: float, ruled: bool) -> Traces:
         names.append("temperature")
         told.append(scores / temperature - heated_total)
     names += [name for name, _ in choices[0].filters]
-    at = torch.tensor([[choice.at] for choice in choices], device=ids.device)
+    at = torch.tensor([[choice.at] for choice in choices], device=ids.device, dtype=torch.float32)
     bits = (entropies / log(2)).clamp_min(0.0)
     numbers = torch.cat((at, higher + 1, bits, torch.cat(told, 1).exp(), left.flatten(1)), 1)
     records = torch.cat((ids.int(), numbers.view(torch.int32)), 1)
@@ -216,7 +216,7 @@ def _told(choices: Sequence[Choice], temperature: float) -> tuple[Tensor, Tensor
 def _left(choices: Sequence[Choice], ids: Tensor) -> Tensor:
     """Probabilities [choices, filters, ids] of `ids` [choices, ids] after each filter, 0 where one ruled them out."""
     count = len(choices[0].filters)
-    left = torch.zeros(len(choices), count, ids.shape[1], device=ids.device)
+    left = torch.zeros(len(choices), count, ids.shape[1], device=ids.device, dtype=torch.float32)
     sizes = {0 if choice.ids is None else choice.ids.shape[-1] for choice in choices}
     for size in sizes if count else ():
         rows = [at for at, one in enumerate(choices) if size == (0 if one.ids is None else one.ids.shape[-1])]

@@ -84,3 +84,17 @@ def test_what_is_ruled_out_counts_nothing_and_what_is_no_number_is_told(kind: to
     assert set(found.ids[0, :10].tolist()) == set(range(10))
     torch.testing.assert_close(found.totals[0], scores[0, :10].float().logsumexp(-1), rtol=1e-5, atol=1e-5)
     assert found.totals[1].isnan()
+
+
+def test_a_model_that_is_being_loaded_changes_nothing() -> None:
+    """transformers sets the default type of all threads while it builds a model; buffers of that type are too small."""
+    scores = torch.randn(3, 5000, generator=torch.Generator().manual_seed(1))
+    expected = look(scores, [0.7] * 3, 200, plain=True)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = look(scores, [0.7] * 3, 200, plain=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, value in vars(expected).items():
+        assert value.dtype == getattr(found, name).dtype, name
+        torch.testing.assert_close(getattr(found, name), value, rtol=0, atol=0)
