@@ -156,7 +156,7 @@ def _row(model: HubModel, query: FindQuery, devices: Sequence[Device]) -> str:
     marks += f' <span class="model-mark">{text(_("private"))}</span>' if model.private else ""
     return (
         f'<div class="model-row"><div class="model-top">'
-        f"{action('model', query.encoded(model=model.id), model.id, 'model-name')}{marks}</div>"
+        f"{action('model', query.encoded(model=model.id), model.id, 'find-name')}{marks}</div>"
         f'<p class="facts">{facts_line(model)}</p>{weights_verdict(model.total_parameters, devices)}</div>'
     )
 
@@ -315,7 +315,8 @@ def _table(evaluations: Iterable[Evaluation], stated: str) -> str:
         f"<td>{link(result.url, result.source or stated)}</td><td>{text(result.date[:10] or _('no date'))}</td></tr>"
         for result in evaluations
     )
-    return f'<table class="find-results"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    table = f'<table class="find-results"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="find-table">{table}</div>'
 
 
 def _value(value: float | str) -> str:
