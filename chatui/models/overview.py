@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatui.chat import ModelStatus
-from chatui.errors import ModelError
+from chatui.errors import ModelError, NotFoundError
 from chatui.models.catalogue import LocalModel, local_models
 from chatui.models.facts import ModelFacts, read_facts
 from chatui.models.fit import DEFAULT_CONTEXT, Device, Fit, Machine, Recommendation, best_fit, recommend, runs_well
@@ -28,6 +28,16 @@ class OverviewRow:
     best: Fit | None = None
     problem: str = ""
 
+    @property
+    def key(self) -> str:
+        """What tells this row from all others: a path, or the name of a model without files here."""
+        return str(self.local.path) if self.local is not None else self.name
+
+    @property
+    def can_be_deleted(self) -> bool:
+        """Whether its files are in the HF cache. Nothing else is ever deleted."""
+        return self.local is not None and self.local.source == "cache"
+
 
 @dataclass(frozen=True)
 class Overview:
@@ -38,6 +48,13 @@ class Overview:
     recommendation: Recommendation | None = None
     context: int = DEFAULT_CONTEXT
 
+    def find(self, key: str) -> OverviewRow:
+        """The row with this key. Raises NotFoundError."""
+        for row in self.rows:
+            if row.key == key:
+                return row
+        raise NotFoundError("model")
+
 
 class OverviewReader:
     """Reads the overview. The facts of files that have not changed are cached. Thread-safe."""
@@ -47,20 +64,21 @@ class OverviewReader:
         self._measure, self._folders, self._cache = machine, tuple(folders), cache
         self._lock = threading.Lock()
         self._machine: Machine | None = None
+        self._found: tuple[LocalModel, ...] = ()
         self._facts: dict[Hashable, ModelFacts | str] = {}
 
-    def read(self, statuses: Sequence[ModelStatus], measure: bool = True) -> Overview:
+    def read(self, statuses: Sequence[ModelStatus], rescan: bool = True) -> Overview:
         """Find and weigh the models; `statuses` are those of the served ones. Blocks for up to seconds.
 
-        Without `measure` the memory and bandwidth of the last call are used.
+        Without `rescan` the files and the measurements of the last call are used.
         """
         with self._lock:
-            if measure or self._machine is None:
+            if rescan or self._machine is None:
                 self._machine = self._measure()
-            machine = self._machine
-            found = tuple(_local_models(machine, self._folders, self._cache))
-            known = self._facts
-            self._facts = {_version(model): known.get(_version(model)) or _facts(model) for model in found}
+                self._found = tuple(_local_models(self._machine, self._folders, self._cache))
+                known = self._facts
+                self._facts = {_version(model): known.get(_version(model)) or _facts(model) for model in self._found}
+            machine, found = self._machine, self._found
             facts = [self._facts[_version(model)] for model in found]
         devices = tuple(_with_held_memory(device, statuses) for device in machine.devices)
         rows = [

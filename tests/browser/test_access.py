@@ -131,6 +131,7 @@ def test_axe_finds_nothing(browser: Browser, serve: Serve, locale: str, schemes:
         choosing(eye)
         listing(eye)
         inspecting(eye)
+        looking_at_models(eye)
         on_a_phone(eye)
         assert eye.found == {}
 
@@ -224,6 +225,16 @@ def inspecting(eye: AccessibilityChecker) -> None:
         page.evaluate("document.querySelectorAll('#inspector details').forEach(one => one.open = true)")
         eye.look(f"page {number + 1} of Inspect")
     page.keyboard.press("Escape")
+
+
+def looking_at_models(eye: AccessibilityChecker) -> None:
+    page = eye.page
+    page.locator("#status a[href='#models']").click()
+    expect(page.locator("#models .model-row").first).to_be_visible()
+    page.evaluate("document.querySelectorAll('#models details').forEach(one => one.open = true)")
+    eye.look("models on this machine")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def on_a_phone(eye: AccessibilityChecker) -> None:

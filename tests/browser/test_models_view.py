@@ -1,17 +1,19 @@
 """The Models view: how it is opened and closed, and what it says about the models on this machine."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from chatui import server
+from chatui.chat import LoadOptions, ModelStatus
 from chatui.models.fit import Device, Machine
 from chatui.settings import AppSettings
 from tests.browser.conftest import OpenChat, Serve
-from tests.browser.pages import PATIENCE
-from tests.fakes import FakeBackend
+from tests.browser.pages import PATIENCE, Chat
+from tests.fakes import INFO, FakeBackend
+from tests.model_folders import cached_model, write_model
 
 pytestmark = pytest.mark.browser
 
@@ -23,29 +25,6 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with a known memory, and an empty HF cache."""
     monkeypatch.setattr(server, "_machine", lambda: Machine((Device("cpu", 8 * GB, 16 * GB, 20e9),)))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-
-
-def write_model(folder: Path, width: int) -> None:
-    """A folder with a Llama config and the header of its weights; the weights themselves are a hole in the file."""
-    folder.mkdir(parents=True)
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": width}
-    config |= {"num_hidden_layers": 1, "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 1000}
-    config |= {"intermediate_size": 4 * width, "max_position_embeddings": 2048}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    shapes = {"model.embed_tokens.weight": [1000, width]}
-    for name in ("q", "k", "v", "o"):
-        shapes[f"model.layers.0.self_attn.{name}_proj.weight"] = [width, width]
-    shapes |= {f"model.layers.0.mlp.{name}_proj.weight": [4 * width, width] for name in ("gate", "up")}
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        size = 2 * shape[0] * shape[1]
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    encoded = json.dumps(header).encode()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        file.truncate(8 + len(encoded) + end)
 
 
 @pytest.mark.usefixtures("machine")
@@ -76,3 +55,57 @@ def test_the_view_is_a_dialog_with_an_address(serve: Serve, open_chat: OpenChat,
     page.get_by_role("button", name="Close", exact=True).click()
     expect(view).to_be_hidden()
     expect(chat.questions).to_have_count(1)
+
+
+class OneMore(FakeBackend):
+    """Serves one more model, which stays in a phase of its loading until the test goes on."""
+
+    other = ModelStatus("owner/tiny-1M", "unloaded", source="owner/tiny-1M")
+
+    def models(self) -> list[ModelStatus]:
+        return [self.status, *([self.other] if self.other.name not in self.removed else [])]
+
+    def load(self, model: str, options: LoadOptions | None = None) -> None:
+        super().load(model, options)
+        self.other = replace(self.other, state="loading", phase="reading the tokenizer")
+
+    def unload(self, model: str) -> None:
+        self.other = replace(self.other, state="unloaded", phase="")
+
+
+def row_of(chat: Chat, name: str) -> Locator:
+    heading = chat.page.get_by_role("heading", name=name, exact=True)
+    return chat.page.locator(".model-row").filter(has=heading)
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_model_is_loaded_used_unloaded_and_deleted(serve: Serve, open_chat: OpenChat, tmp_path: Path) -> None:
+    cached_model(tmp_path / "cache", "owner/tiny-1M", 128)
+    backend = OneMore(["Fine."])
+    chat = open_chat(serve(backend=backend))
+    page, row = chat.page, row_of(chat, "owner/tiny-1M")
+    page.get_by_role("link", name="Models", exact=True).click()
+    row.get_by_text("Explained").click()
+    row.get_by_role("link", name="Load", exact=True).click()
+    expect(row).to_contain_text("reading the tokenizer …", timeout=PATIENCE)
+    backend.other = replace(backend.other, phase="loading the weights")
+    expect(row).to_contain_text("loading the weights …", timeout=PATIENCE)
+    expect(row.get_by_role("heading", name="What its name says")).to_be_visible()
+    backend.other = replace(backend.other, state="ready", phase="", info=replace(INFO, name="owner/tiny-1M"))
+    expect(row).to_contain_text("loaded: float32", timeout=PATIENCE)
+    row.get_by_role("link", name="Chat with it").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(chat.header).to_contain_text("owner/tiny-1M", timeout=PATIENCE)
+    backend.other = replace(backend.other, state="ready")
+    chat.say("Who are you?")
+    assert backend.requests[-1].model == "owner/tiny-1M"
+    page.get_by_role("link", name="Models", exact=True).click()
+    row.get_by_role("link", name="Unload").click()
+    expect(row).to_contain_text("not loaded", timeout=PATIENCE)
+    row.get_by_role("link", name="Delete …").click()
+    expect(row).to_contain_text("become free", timeout=PATIENCE)
+    row.get_by_role("link", name="Delete from disk").click()
+    expect(row).to_have_count(0, timeout=PATIENCE)
+    expect(page.get_by_test_id("toast-body")).to_contain_text("owner/tiny-1M is deleted.")
+    assert not list((tmp_path / "cache").glob("models--*"))
+    assert backend.removed == ["owner/tiny-1M"]

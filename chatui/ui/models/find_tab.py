@@ -220,7 +220,7 @@ class FindTab:
         return self._hubs[user]
 
     def _devices(self) -> tuple[Device, ...]:
-        return self._context.overviews.read(self._context.backend.models(), measure=False).devices
+        return self._context.overviews.read(self._context.backend.models(), rescan=False).devices
 
     def _remember(self, number: str) -> None:
         tab = request_context.tab()

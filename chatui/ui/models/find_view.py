@@ -198,14 +198,13 @@ def model_page(found: FoundModel, query: FindQuery, devices: Sequence[Device], c
     model = found.model
     best = best_fit(found.facts, devices, context) if found.facts.layout.layers else None
     bar = model_row.memory_bar(best) if best else weights_verdict(model.total_parameters, devices)
-    explained = model_row.explained(found.facts, devices if best else (), context)
-    explained += model_row.formulas(best) if best else ""
+    explained = model_row.explained(found.facts.parsed, found.facts, devices if best else (), context)
     page = found.plan.repository if found.plan else model.id
     parts = [
         f"<p>{action('more', query.encoded(), _('Back to the list'))}</p>",
         f'<div class="model-top"><b>{text(model.id)}</b> {link(page_url(page), _("its page on the Hub"))}</div>',
         f'<p class="facts">{facts_line(model)}</p>{_other_task(model)}{bar}',
-        f"<details><summary>{text(_('Explained'))}</summary>{explained}</details>",
+        f'<details class="explained"><summary>{text(_("Explained"))}</summary>{explained}</details>',
         plan_part(found, query),
         _evaluations(model.evaluations),
         _leaderboards(found.results),

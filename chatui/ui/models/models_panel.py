@@ -11,29 +11,33 @@ from chatui.ui.models.find_tab import FindTab
 from chatui.ui.models.here_tab import HereTab
 from chatui.ui.models.tabs import QUIET, ModelsContext, ModelsTab
 
-TABS: tuple[type[ModelsTab], ...] = (HereTab, FindTab, CompareTab)
+TABS: tuple[type[ModelsTab], ...] = (FindTab, CompareTab)
+"""The tabs after the first one, which is HereTab."""
 
 
 class ModelsPanel:
     """The components of the view, rendered in the current Gradio context.
 
-    models.js writes into `requested` when the view is to be opened, and which tab.
+    models.js writes into `requested` when the view is to be opened, and which tab, and into `used` the model that the
+    open conversation is to go on with.
     """
 
     def __init__(self, context: ModelsContext) -> None:
-        self.requested = hidden_textbox("models-open")
+        self.requested, self.used = hidden_textbox("models-open"), hidden_textbox("models-use")
         with gr.Column(visible=False, elem_id="models") as self.column:
             with gr.Row(elem_id="models-head"):
                 gr.Markdown(N_("### Models"))
                 self._close = gr.Button(N_("Close"), size="sm", min_width=0, elem_id="models-close")
             with gr.Tabs(elem_id="models-tabs") as self._tabs:
-                self._parts = [_build(tab, context) for tab in TABS]
+                with gr.Tab(HereTab.title, id=HereTab.id) as tab:
+                    self.here = HereTab(context)
+                more = [_build(kind, context) for kind in TABS]
+                self._parts: list[tuple[gr.Tab, ModelsTab]] = [(tab, self.here), *more]
 
     def connect(self) -> None:
         """Register the events."""
         opened = self.requested.change(self._open, self.requested, [self.column, self._tabs], **QUIET)
-        first, *_others = self._parts
-        opened.then(first[1].show, None, first[1].outputs, **QUIET)
+        opened.then(self.here.show, None, self.here.outputs, **QUIET)
         for tab, part in self._parts:
             tab.select(part.show, None, part.outputs, **QUIET)
             part.connect()

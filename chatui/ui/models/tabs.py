@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import gradio as gr
+
 from chatui.chat import Backend
 from chatui.models.download_manager import DownloadManager
 from chatui.models.overview import OverviewReader
@@ -16,13 +18,18 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 
 @dataclass(frozen=True)
 class ModelsContext:
-    """What the tabs work with. `chat` is the conversation on the page."""
+    """What the tabs work with.
+
+    `chat` is the conversation on the page, and `picker` chooses its model. `access` says what the user of the running
+    event may do.
+    """
 
     backend: Backend
     overviews: OverviewReader
     access: ModelAccess
     chat: Conversation
     downloads: DownloadManager
+    picker: gr.Dropdown
 
 
 class ModelsTab(Protocol):

@@ -160,13 +160,13 @@ def build(runner: Runner, services: ModelServices, logs_out: bool = False) -> Pa
             examples=[[example] for example in first.examples],
         )
         context = gr.Markdown(elem_id="context")
-        models = ModelsPanel(ModelsContext(backend, services.overviews, access, chat, services.downloads))
+        models = ModelsPanel(ModelsContext(backend, services.overviews, access, chat, services.downloads, model))
         models.connect()
         inspector = InspectorPanel()
         chat.connect(inspector, context)
         panel.connect(chat.chatbot, settings, model=lambda name: access.find(name).name, picker=model)
         _connect_model(page, backend, access, model, settings, reset, status)
-        _connect_picker(backend, access, model, settings, status)
+        _connect_picker(backend, access, model, models, settings, status)
         for part, colours in inspector.localized_colours().items():
             page.localize(part, color_map=colours)
         page.localize(sidebar.footer, value=footer_html)
@@ -242,9 +242,14 @@ def _connect_model(
 
 
 def _connect_picker(
-    backend: Backend, access: ModelAccess, picker: gr.Dropdown, settings: list[Component], status: gr.Markdown
+    backend: Backend,
+    access: ModelAccess,
+    picker: gr.Dropdown,
+    models: ModelsPanel,
+    settings: list[Component],
+    status: gr.Markdown,
 ) -> None:
-    """Register the event that loads the chosen model, and sets the settings to its defaults."""
+    """Register the events that load the chosen model, and set the settings to its defaults."""
 
     async def choose(name: str | None, *current: Any) -> AsyncIterator[list[Any]]:
         """Show the loading in the header. Settings that have a model's default get that of the chosen model."""
@@ -271,8 +276,21 @@ def _connect_picker(
             updates = [default if value in defaults else gr.skip() for value, defaults, default in changes]
         return setting_controls.with_controls(updates, _controls(backend, name), current)
 
+    async def use(requested: str, *current: Any) -> AsyncIterator[list[Any]]:
+        """Choose the model that a link of the Models view names: `number|key`."""
+        try:
+            name = await models.here.served_name((requested or "").partition("|")[2])
+        except ChatError as error:
+            error_messages.warn(error)
+            return
+        yield [model_picker.update(access.models(), name), *(gr.skip() for _ in [status, *settings])]
+        async for update in choose(name, *current):
+            yield [gr.skip(), *update]
+
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     picker.input(choose, [picker, *settings], [status, *settings], concurrency_limit=None, **private)
+    outputs = [picker, status, *settings]
+    models.used.change(use, [models.used, *settings], outputs, concurrency_limit=None, **private)
     picker.change(adopt, [picker, *settings], settings, queue=False, **private)
 
 

@@ -64,6 +64,23 @@
     if (event.key === "Escape" && !event.defaultPrevented && !inList) hide();
   });
 
+  // What is open in the list stays open when the list is sent again.
+  const opened = new Set();
+  const keyOf = (part) => {
+    const names = [];
+    for (let each = part; each; each = each.parentElement?.closest("#models-list details")) names.push(each.querySelector("summary").textContent.split(" ")[0]);
+    return [part.closest(".model-row")?.querySelector("h4").textContent, ...names].join("|");
+  };
+  document.addEventListener("toggle", (event) => {
+    if (!event.target.matches?.("#models-list details")) return;
+    if (event.target.open) opened.add(keyOf(event.target));
+    else opened.delete(keyOf(event.target));
+  }, true);
+  new MutationObserver((changes) => {
+    if (!opened.size || !changes.some(({ target, addedNodes }) => addedNodes.length && target.closest?.("#models-list"))) return;
+    for (const part of document.querySelectorAll("#models-list details:not([open])")) if (opened.has(keyOf(part))) part.open = true;
+  }).observe(document, { subtree: true, childList: true });
+
   // The page is opened at the address of the view. Gradio empties the textbox once more while it builds the page.
   const openAtStart = () => {
     if (tabInAddress() === null || isShown()) return;
