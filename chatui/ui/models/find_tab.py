@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
@@ -47,6 +48,7 @@ class FindTab:
         self._context = context
         self._downloads: DownloadManager = context.downloads
         self._leaderboards = Leaderboards()
+        self._lock = threading.Lock()
         self._hubs: OrderedDict[str, Hub] = OrderedDict()
         self._latest: OrderedDict[str, str] = OrderedDict()
         self._action = hidden_textbox("models-find")
@@ -114,11 +116,11 @@ class FindTab:
         tokens = self._downloads.tokens
         if name == "token":
             tokens.of(user).write(fields.get("token", ""))
-            self._hubs.pop(user, None)
+            self._forget_hub(user)
             self._downloads.resume_with_token(user)
         elif name == "forget-token":
             tokens.of(user).delete()
-            self._hubs.pop(user, None)
+            self._forget_hub(user)
         elif name == "pause":
             self._downloads.pause(argument)
         elif name == "resume":
@@ -212,12 +214,17 @@ class FindTab:
     def _hub(self) -> Hub:
         """The Hub with the user's token, and with a cache of the user's own."""
         user = request_context.login()
-        if user not in self._hubs:
-            self._hubs[user] = Hub(token=self._downloads.tokens.of(user).read())
-        self._hubs.move_to_end(user)
-        while len(self._hubs) > MAX_HUBS:
-            self._hubs.popitem(last=False)
-        return self._hubs[user]
+        with self._lock:
+            hub = self._hubs.pop(user, None) or Hub(token=self._downloads.tokens.of(user).read())
+            self._hubs[user] = hub
+            while len(self._hubs) > MAX_HUBS:
+                self._hubs.popitem(last=False)
+        return hub
+
+    def _forget_hub(self, user: str) -> None:
+        """Forget the user's answers of the Hub, after a change of the token."""
+        with self._lock:
+            self._hubs.pop(user, None)
 
     def _devices(self) -> tuple[Device, ...]:
         return self._context.overviews.read(self._context.backend.models(), rescan=False).devices
