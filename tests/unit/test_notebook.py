@@ -35,7 +35,16 @@ def of(inspection: Inspection, **values: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["greedy", "all filters", "stop strings", "thinking", "goes on", "goes on where the template refuses"]
+    "name",
+    [
+        "greedy",
+        "all filters",
+        "stop strings",
+        "thinking",
+        "not thinking",
+        "goes on",
+        "goes on where the template refuses",
+    ],
 )
 def test_each_way_generates_the_same_tokens(load: Callable[..., Any], name: str) -> None:
     template, messages, values = TURNS[name]
