@@ -109,3 +109,35 @@ def test_a_model_is_loaded_used_unloaded_and_deleted(serve: Serve, open_chat: Op
     expect(page.get_by_test_id("toast-body")).to_contain_text("owner/tiny-1M is deleted.")
     assert not list((tmp_path / "cache").glob("models--*"))
     assert backend.removed == ["owner/tiny-1M"]
+
+
+@pytest.mark.usefixtures("machine")
+def test_precision_device_and_context_are_chosen_with_the_ledger_in_view(
+    serve: Serve, open_chat: OpenChat, tmp_path: Path
+) -> None:
+    cached_model(tmp_path / "cache", "owner/tiny-1M", 128)
+    backend = OneMore(["Fine."])
+    chat = open_chat(serve(backend=backend))
+    page, row = chat.page, row_of(chat, "owner/tiny-1M")
+    dialog, ledger = page.locator("#load-dialog"), page.locator("#load-ledger")
+    page.get_by_role("link", name="Models", exact=True).click()
+    row.get_by_role("link", name="Load with …").click()
+    expect(dialog).to_contain_text("Load owner/tiny-1M", timeout=PATIENCE)
+    expect(row).to_be_hidden()
+    expect(ledger).to_contain_text("fits")
+    before = ledger.inner_text()
+    dialog.get_by_role("combobox", name="Precision").click()
+    page.get_by_role("option", name="int8").click()
+    expect(ledger).to_contain_text("in int8", timeout=PATIENCE)
+    dialog.get_by_role("combobox", name="Context in tokens").click()
+    page.get_by_role("option", name="1,024").click()
+    expect(ledger).not_to_have_text(before)
+    dialog.get_by_role("button", name="Load", exact=True).click()
+    expect(dialog).to_be_hidden(timeout=PATIENCE)
+    expect(row).to_contain_text("reading the tokenizer …", timeout=PATIENCE)
+    assert backend.load_options == [LoadOptions("int8", "cpu", 1024)]
+    row.get_by_role("link", name="Load with …").click()
+    dialog.get_by_role("button", name="Cancel", exact=True).click()
+    expect(dialog).to_be_hidden(timeout=PATIENCE)
+    expect(row).to_be_visible()
+    assert len(backend.load_options) == 1

@@ -81,10 +81,10 @@ def links(html: str) -> list[str]:
 @pytest.mark.parametrize(
     ("status", "labels"),
     [
-        (None, ["Chat with it", "Load", "Delete …"]),
-        (ModelStatus("q", "ready", info=INFO), ["Chat with it", "Unload", "Delete …"]),
-        (ModelStatus("q", "loading", "loading the weights"), ["Chat with it", "Unload", "Delete …"]),
-        (ModelStatus("q", "failed", error=ModelError("Broken.")), ["Chat with it", "Load", "Delete …"]),
+        (None, ["Chat with it", "Load", "Load with …", "Delete …"]),
+        (ModelStatus("q", "ready", info=INFO), ["Chat with it", "Load with …", "Unload", "Delete …"]),
+        (ModelStatus("q", "loading", "loading the weights"), ["Chat with it", "Load with …", "Unload", "Delete …"]),
+        (ModelStatus("q", "failed", error=ModelError("Broken.")), ["Chat with it", "Load", "Load with …", "Delete …"]),
     ],
 )
 def test_each_state_has_its_actions(status: ModelStatus | None, labels: list[str]) -> None:
@@ -135,7 +135,7 @@ def test_no_name_brings_markup_of_its_own(name: str) -> None:
     one, other = (replace(plain, rows=(each,), recommendation=None) for each in (row, hostile))
     html = list_html(other, True)
     assert set(Parts(html).tags) <= {*Parts(list_html(one, True)).tags, "br"}
-    assert all(re.fullmatch(r"#models-(?:use|here)=[\w%.~-]*", link) for link in Parts(html).links)
+    assert all(re.fullmatch(r"#models-(?:use|here|load)=[\w%.~-]*", link) for link in Parts(html).links)
     assert not re.search(r"\n|\r|[$\\](?!<span></span>)", html)
 
 

@@ -85,9 +85,11 @@ def _actions(row: OverviewRow, may_manage: bool) -> str:
     links = []
     if not row.problem and (may_manage or row.status) and (row.facts is None or is_for_chats(row.facts)):
         links.append(action_link("use", row.key, _("Chat with it"), "use closing"))
-    if may_manage and not row.problem and state in ("unloaded", "failed"):
+    if may_manage and not row.problem:
         too_large = row.best is not None and row.best.verdict == "too large"
-        links.append(action_link("here", f"load={row.key}", _("Load anyway") if too_large else _("Load")))
+        if state in ("unloaded", "failed") and not too_large:
+            links.append(action_link("here", f"load={row.key}", _("Load")))
+        links.append(action_link("load", row.key, _("Load with …")))
     if may_manage and state in ("ready", "loading"):
         links.append(action_link("here", f"unload={row.key}", _("Unload")))
     if may_manage and row.can_be_deleted:

@@ -9,6 +9,7 @@ from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
 from chatui.ui.models.compare_tab import CompareTab
 from chatui.ui.models.find_tab import FindTab
 from chatui.ui.models.here_tab import HereTab
+from chatui.ui.models.load_dialog import LoadDialog
 from chatui.ui.models.tabs import QUIET, ModelsContext, ModelsTab
 
 TABS: tuple[type[ModelsTab], ...] = (FindTab, CompareTab)
@@ -28,6 +29,7 @@ class ModelsPanel:
             with gr.Row(elem_id="models-head"):
                 gr.Markdown(N_("### Models"))
                 self._close = gr.Button(N_("Close"), size="sm", min_width=0, elem_id="models-close")
+            self._load_dialog = LoadDialog(context, lambda: self.here.overview(rescan=False))
             with gr.Tabs(elem_id="models-tabs") as self._tabs:
                 with gr.Tab(HereTab.title, id=HereTab.id) as tab:
                     self.here = HereTab(context)
@@ -41,6 +43,7 @@ class ModelsPanel:
         for tab, part in self._parts:
             tab.select(part.show, None, part.outputs, **QUIET)
             part.connect()
+        self._load_dialog.connect(self.requested, self.here.show, self.here.outputs)
         self._close.click(lambda: gr.update(visible=False), None, self.column, **QUIET)
 
     def _open(self, requested: str) -> tuple[Any, Any]:
