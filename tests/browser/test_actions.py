@@ -304,6 +304,9 @@ def test_a_megabyte_is_refused_and_kept(chat: Open) -> None:
     page = chat(fresh=True)
     text = "long <words> " * 80_000
     page.box.fill(text, timeout=SLOW)
+    # The count of its tokens begins when typing pauses. It must not hide the reason.
+    draft = page.page.locator("#draft textarea")
+    wait_until(lambda: len(draft.input_value()) > 200_000, SLOW / 1000, "the draft's count")
     page.box.press("Enter", timeout=SLOW)
     said = page.page.get_by_text("1,040,000 characters").and_(page.page.locator(":not(.sr-only)")).first
     expect(said).to_be_in_viewport(timeout=SLOW)

@@ -254,6 +254,7 @@
   const closeInspector = () => clickById("inspector-close");
 
   // Sends the draft to the server when typing pauses, for the context bar.
+  const MAX_DRAFT = 200001; // one character more than a message may have
   let typingTimer;
   const sendDraft = (text) => {
     const box = document.querySelector("#draft textarea");
@@ -264,7 +265,7 @@
   document.addEventListener("input", (event) => {
     if (!event.target.matches?.("#message textarea")) return;
     clearTimeout(typingTimer);
-    typingTimer = setTimeout(() => sendDraft(event.target.value.slice(0, 200001)), 250);
+    typingTimer = setTimeout(() => sendDraft(event.target.value.slice(0, MAX_DRAFT)), 250);
   });
 
   // The draft survives a reload: Gradio's page reloads itself after the server was unreachable.
@@ -315,25 +316,23 @@
   // click or key in the chat, because Send, Retry and examples have translated labels.
   let pressedAt = null, wasRunning = false;
   let sentAt = null, firstSeconds = null, lastSeconds = null, textLength = 0;
-  const clearDraft = () => {
-    clearTimeout(typingTimer);
-    setTimeout(sendDraft, 0, "");
-  };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") closeInspector();
     if (event.key !== "Enter" || event.shiftKey || !event.target.closest?.("#message, #chat")) return;
     pressedAt = performance.now();
-    if (event.target.closest("#message")) clearDraft();
+    if (event.target.closest("#message")) clearTimeout(typingTimer);
   }, true);
   document.addEventListener("click", (event) => {
     pressedAt = event.target.closest?.("#message, #chat, #alternatives") ? performance.now() : null;
-    if (event.target.closest?.("#message .submit-button")) clearDraft();
+    if (event.target.closest?.("#message .submit-button")) clearTimeout(typingTimer);
   }, true);
   const measureReply = () => {
     const running = document.querySelector("#message .stop-button") !== null;
     if (running && !wasRunning) [sentAt, firstSeconds, lastSeconds, textLength, pressedAt] = [pressedAt, null, null, 0, null];
     const started = running && !wasRunning;
     wasRunning = running;
+    // Not when it is sent: Gradio loses the reason why a message is refused if another event runs meanwhile.
+    if (started) sendDraft(box()?.value.slice(0, MAX_DRAFT) ?? "");
     if (sentAt === null) return;
     const log = document.querySelector("#chat [role=log]");
     if (started && log) log.scrollTop = log.scrollHeight; // scroll to the new reply
