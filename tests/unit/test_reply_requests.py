@@ -1,0 +1,81 @@
+"""A request beside the conversation: of a model that the user may choose, with the changes, and the history."""
+
+from typing import Any, cast
+
+import pytest
+
+from chatui.chat import ModelStatus
+from chatui.errors import NotFoundError, SettingsError
+from chatui.personas import PRESETS, Persona
+from chatui.runner import Runner
+from chatui.settings import GenerationSettings
+from chatui.store.records import Author, NewTurn, ReplyUpdate
+from chatui.store.store import Store
+from chatui.ui.chat.reply_requests import ReplyRequests
+from chatui.ui.persona import setting_controls
+from chatui.ui.persona.persona_panel import PersonaPanel
+from chatui.ui.shared.model_access import ModelAccess
+from chatui.ui.shared.tab import Tab
+from chatui.ui.shared.tab_state import TabState
+from tests.fakes import FakeBackend
+
+POET = Persona("Poet", system_prompt="Write in verse.")
+INPUTS = ["", "", "key", "key", "Be brief.", "0", "small", "Sure,", *setting_controls.values_of(GenerationSettings())]
+
+
+class Panel:
+    inputs = ("choice", "prompt key", "system prompt", "greeting")
+
+    async def persona(self, *_inputs: Any) -> Persona:
+        return PRESETS[-1]
+
+    async def chosen(self, key: str) -> Persona:
+        if key != "poet":
+            raise NotFoundError("persona")
+        return POET
+
+
+class Access:
+    def models(self) -> list[ModelStatus]:
+        return [ModelStatus("small", "ready"), ModelStatus("large", "unloaded")]
+
+
+@pytest.fixture
+def requests() -> ReplyRequests:
+    runner = Runner(FakeBackend(), Store.in_memory(), Store.in_memory())
+    return ReplyRequests(runner, cast(PersonaPanel, Panel()), cast(ModelAccess, Access()))
+
+
+async def test_it_has_the_model_persona_and_settings_that_were_chosen(requests: ReplyRequests) -> None:
+    tab = Tab("a", TabState(), requests.runner)
+    changes = {"seed": 7, "temperature": 1.5}
+    persona, request = await requests.separate(tab, INPUTS, "Hi", "large", "poet", changes, with_history=True)
+    assert (persona, request.model, request.user) == (POET, "large", "a")
+    assert request.settings == GenerationSettings(seed=7, temperature=1.5)
+    assert [message.content for message in request.messages] == ["Write in verse.", "Hi"]
+    persona, request = await requests.separate(tab, INPUTS, "Hi", "small")
+    assert (persona, request.model) == (PRESETS[-1], "small")
+
+
+async def test_what_may_not_be_chosen_is_not_found(requests: ReplyRequests) -> None:
+    tab = Tab("a", TabState(), requests.runner)
+    with pytest.raises(NotFoundError):
+        await requests.separate(tab, INPUTS, "Hi", "not allowed")
+    with pytest.raises(NotFoundError):
+        await requests.separate(tab, INPUTS, "Hi", "small", "somebody else's")
+    with pytest.raises(SettingsError):
+        await requests.separate(tab, INPUTS, "Hi", "small", "", {"temperature": 9})
+
+
+@pytest.mark.parametrize("temporary", [False, True])
+async def test_the_open_chat_comes_before_the_message_if_asked(requests: ReplyRequests, temporary: bool) -> None:
+    store = requests.runner.store(temporary)
+    author = Author("small", "r", "", GenerationSettings(), seed=7)
+    begun = store.for_owner("a").start_turn(NewTurn(None, None, "What?", author, POET))
+    store.update_replies([ReplyUpdate("a", begun.reply.id, "That.", state="finished")])
+    tab = Tab("a", TabState(chat=begun.conversation.id, temporary=temporary), requests.runner)
+    _persona, request = await requests.separate(tab, INPUTS, "And?", "small", "poet", with_history=True)
+    assert [message.content for message in request.messages] == ["Write in verse.", "What?", "That.", "And?"]
+    assert request.temporary_conversation == (begun.conversation.id if temporary else "")
+    _persona, request = await requests.separate(tab, INPUTS, "And?", "small", "poet")
+    assert [message.content for message in request.messages] == ["Write in verse.", "And?"]
