@@ -334,6 +334,9 @@
     if (find("html.settled") && messageBox()) run();
     else setTimeout(startWhenBuilt, INTERVAL_MS, run);
   };
-  if (location.hash === "#tour") startWhenBuilt(() => start(null));
-  else if (stored(sessionStorage, OPEN_KEY)) startWhenBuilt(() => show(savedStep(), false));
+  if (location.hash === "#tour") {
+    history.replaceState(history.state, "", location.pathname + location.search);
+    startWhenBuilt(() => start(null));
+  }
+  if (stored(sessionStorage, OPEN_KEY)) startWhenBuilt(() => show(savedStep(), false));
 })();
