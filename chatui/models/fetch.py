@@ -65,6 +65,12 @@ class DownloadPlan:
         return str(self.snapshot / self.files[0].path) if is_gguf else self.repository
 
     @property
+    def path(self) -> Path:
+        """The folder or GGUF file of the model once all is there, as a scan of the cache names it."""
+        folder = self.snapshot.resolve()
+        return folder / self.files[0].path if self.pinned_revision is None else folder
+
+    @property
     def pinned_revision(self) -> str | None:
         """The commit, to be given with `model`; None for the path of a GGUF file."""
         return self.commit if self.model == self.repository else None

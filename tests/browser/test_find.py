@@ -153,11 +153,9 @@ def test_a_model_is_found_weighed_fetched_and_used(
     give_token(page)
     expect(page.locator("#find-list").get_by_text("It is here.")).to_have_count(2, timeout=PATIENCE)
     assert [name for name, _ in backend.added] == ["owner/open-1B", "owner/gated-1B"]
-    page.keyboard.press("Escape")
+    page.locator("#find-list .find-download", has_text="gated-1B").get_by_role("link", name="Chat with it").click()
     expect(page.locator("#models")).to_be_hidden()
-    page.reload()
-    page.locator("#model input").click(timeout=PATIENCE)
-    page.get_by_role("option", name="owner/gated-1B").click()
+    expect(chat.header).to_contain_text("owner/gated-1B", timeout=PATIENCE)
     chat.say("Who are you?")
     assert backend.requests[-1].model == "owner/gated-1B"
 

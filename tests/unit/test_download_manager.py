@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatui.errors import HubError
+from chatui.models.catalogue import local_models
 from chatui.models.download_manager import MAX_RUNNING, DownloadManager, DownloadStatus
 from chatui.models.fetch import DownloadPlan, plan_download
 from chatui.models.token_file import TokenFiles
@@ -189,3 +190,13 @@ def test_a_list_that_cannot_be_written_stops_no_download(
         opened().start(plan_download("owner/model"))
         assert done.next().repository == "owner/model"
     assert "not kept" in caplog.text
+
+
+@pytest.mark.parametrize("files", [FILES, {"x-Q4_K_M.gguf": WEIGHTS}], ids=["folder", "gguf"])
+def test_a_scan_of_the_cache_finds_it_where_the_plan_says(
+    hub: LocalHub, opened: Open, done: Done, files: dict[str, bytes]
+) -> None:
+    hub.add("owner/model", files)
+    opened().start(plan_download("owner/model"))
+    plan = done.next()
+    assert [model.path for model in local_models(cache=plan.cache)] == [plan.path]

@@ -62,7 +62,7 @@ class Strict(HTMLParser):
             assert name in ATTRIBUTES
             if name == "href":
                 assert value
-                assert value.startswith(("#models-find=", "#models=", "http://", "https://"))
+                assert value.startswith(("#models-find=", "#models-use=", "http://", "https://"))
                 self.links.append(value)
         if tag not in ("input", "br"):
             self.open.append(tag)

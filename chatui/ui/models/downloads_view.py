@@ -10,7 +10,7 @@ from chatui.models.fetch import Progress
 from chatui.models.file_choice import gguf_choices
 from chatui.models.hub import page_url
 from chatui.ui.models.find_view import action, error_text, failure, link, token_form
-from chatui.ui.models.model_row import text
+from chatui.ui.models.model_row import action_link, text
 
 MAX_SECONDS_LEFT = 24 * 3600
 """For more than a day nothing is predicted."""
@@ -76,8 +76,8 @@ def _actions(status: DownloadStatus) -> str:
     if progress.state == "running":
         return action("pause", id, _("Pause"))
     if progress.state == "done":
-        here = f'<a class="act" href="#models=here">{text(_("See it in Here"))}</a>'
-        return f"{here} {action('cancel', id, _('Remove from this list'))}"
+        use = action_link("use", str(status.plan.path), _("Chat with it"), "use closing")
+        return f"{use} {action('cancel', id, _('Remove from this list'))}"
     delete = _("Cancel and delete {size}", size=_bytes(progress.bytes)) if progress.bytes else _("Cancel")
     again = _("Resume") if progress.state == "paused" else _("Try again")
     return f"{action('resume', id, again)} {action('cancel', id, delete)}"

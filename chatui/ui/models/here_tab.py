@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import gradio as gr
 
 from chatui.chat import ModelStatus
-from chatui.errors import ChatError, unexpected
+from chatui.errors import ChatError, NotFoundError, unexpected
 from chatui.i18n import N_, _, localize_numbers
 from chatui.model_spec import human_bytes
 from chatui.models.actions import ModelActions
@@ -59,7 +59,10 @@ class HereTab:
 
     async def served_name(self, key: str) -> str:
         """The name of a model in the backend, which serves it from now on. Raises ChatError."""
-        row = (await self.overview(rescan=False)).find(key)
+        try:
+            row = (await self.overview(rescan=False)).find(key)
+        except NotFoundError:  # it may have been downloaded since
+            row = (await self.overview()).find(key)
         if self._context.access.may_manage():
             return await asyncio.to_thread(self._actions.serve, row)
         return row.status.name if row.status is not None else row.name
