@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +162,13 @@ def test_a_model_is_found_weighed_fetched_and_used(
 def test_a_hub_that_never_answers_stops_nothing_else(
     models: LocalHub, serve: Serve, open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(find_tab, "Hub", partial(Hub, time_limit=2.0))
+    asked: list[Hub] = []
+
+    def patient(**options: Any) -> Hub:
+        asked.append(Hub(time_limit=300.0, **options))
+        return asked[0]
+
+    monkeypatch.setattr(find_tab, "Hub", patient)
     monkeypatch.setattr(hub_requests, "PROBE_SECONDS", 0.1)
     silent = models.fault("GET /api/models", hold=0, times=99)
     chat = open_chat(serve(backend=FakeBackend(["Fine."])))
@@ -175,7 +180,11 @@ def test_a_hub_that_never_answers_stops_nothing_else(
     chat.say("Hello")
     page.get_by_role("link", name="Models", exact=True).click()
     page.get_by_role("tab", name="Find").click()
+    sees(page)("Asking the Hub …")
+    asked[0]._requests.time_limit = 0.1
+    page.get_by_label("Sorted by").select_option("likes")
     sees(page)("The Hub did not answer in time")
     models.heal()
+    asked[0]._requests.time_limit = 300.0
     follow(page, "Try again")
     sees(page)("owner/open-1B")
