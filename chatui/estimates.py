@@ -11,8 +11,8 @@ from chatui.model_spec import human_bytes
 Unit = Literal["B", "B/s", "tokens/s", "turn"]
 
 PACKED_FORMATS = {
-    "int8": "linear layers 1 B and a scale for each output, the rest 2 B",
-    "int4": "linear layers 5/8 B with their scales, the output layer 1 B, the rest 2 B",
+    "int8": N_("linear layers 1 B and a scale for each output, the rest 2 B"),
+    "int4": N_("linear layers 5/8 B with their scales, the output layer 1 B, the rest 2 B"),
 }
 ATTENTION_BLOCK = 64
 """Positions that attention reads together. Slots have whole blocks, so that compiled loops have no remainder."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from chatui.errors import HubError, ModelError
 from chatui.gguf_file import read_gguf_header
+from chatui.i18n import N_
 from chatui.model_spec import ADAPTER_WEIGHTS, find_models, is_adapter, read_adapter_config, read_header
 from chatui.models.fetch_process import repository_folder
 
@@ -64,16 +65,17 @@ def problem_of(path: Path) -> str:
         listed = _listed_weights(path)
         missing = [file for file in listed if not (path / file).is_file()]
         if missing:
-            return f"{len(missing)} of its {len(listed)} weight files are missing"
+            count, all_files = len(missing), len(listed)
+            return N_(f"{count} of its {all_files} weight files are missing")
         if not listed and not any(path.glob("*.safetensors")):
-            return "it has no weights in safetensors or GGUF files"
+            return N_("it has no weights in safetensors or GGUF files")
         for file in sorted(path.glob("*.safetensors")):
             read_header(file)
     except ModelError as error:
         return error.message
     except OSError as error:
-        return f"it cannot be read ({error.strerror})"
-    return "" if (path / "config.json").is_file() else "config.json is missing"
+        return N_(f"it cannot be read ({error.strerror})")
+    return "" if (path / "config.json").is_file() else N_("config.json is missing")
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,9 @@ def _cached_models(cache: Path) -> Iterator[LocalModel]:
             name = folder.name.removeprefix("models--").replace("--", "/")
             size = _size(folder)
             if size:
-                yield LocalModel(name, folder, "cache", size, problem="it was not fetched to its end, or is damaged")
+                yield LocalModel(
+                    name, folder, "cache", size, problem=N_("it was not fetched to its end, or is damaged")
+                )
 
 
 def _in_revision(repository: "CachedRepoInfo", revision: "CachedRevisionInfo") -> Iterator[LocalModel]:

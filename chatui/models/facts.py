@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from chatui.chat import ModelAnatomy
 from chatui.errors import ModelError
 from chatui.gguf_file import GgufValue, read_gguf_fields, read_gguf_header
+from chatui.i18n import N_
 from chatui.model_spec import (
     ADAPTER_WEIGHTS,
     StoredTensor,
@@ -262,35 +263,45 @@ def _gguf_type(tensors: Iterable[StoredTensor]) -> str:
 def _notes(config: Config, found: Layout, tensors: list[StoredTensor], held: list[StoredTensor]) -> tuple[str, ...]:
     notes = list(_layout_notes(found))
     if config.get("quantization_config"):
-        notes.append("The files are quantized. All sizes are those of weights that are unpacked when they are loaded.")
+        notes.append(
+            N_("The files are quantized. All sizes are those of weights that are unpacked when they are loaded.")
+        )
     if held and not tensors:
-        notes.append("The number of parameters is the Hub's. Their sizes by layer are estimated from the config.")
+        notes.append(N_("The number of parameters is the Hub's. Their sizes by layer are estimated from the config."))
     if not held:
-        notes.append("There are no weights in safetensors format, so the number of parameters is not known.")
+        notes.append(N_("There are no weights in safetensors format, so the number of parameters is not known."))
     return tuple(notes)
 
 
 def _gguf_notes(found: Layout, tensors: list[StoredTensor]) -> tuple[str, ...]:
     notes = list(_layout_notes(found))
     if tensors and not gguf_label(tensors):
-        notes.append("Weights of these types are unpacked to bfloat16 when they are loaded here.")
+        notes.append(N_("Weights of these types are unpacked to bfloat16 when they are loaded here."))
     return tuple(notes)
 
 
 def _layout_notes(found: Layout) -> Iterable[str]:
+    layers = found.layers
     if found.kv_elements is None:
-        yield f"The size of the K/V is not known for the architecture {found.architecture or 'that is not named'}."
-    elif found.attention_layers < found.layers:
-        yield f"{found.attention_layers} of {found.layers} layers have K/V. The others have a state of fixed size."
-    if found.experts > 1:
-        yield "Experts stay in bfloat16 where the other layers are int8 or int4."
-    if found.window and found.window_layers:
+        architecture = found.architecture
         yield (
-            f"{found.window_layers} of {found.layers} layers need the K/V of the last {found.window:,} tokens only. "
-            "All are kept here, and counted."
+            N_(f"The size of the K/V is not known for the architecture {architecture}.")
+            if architecture
+            else N_("The size of the K/V is not known, because no architecture is named.")
+        )
+    elif found.attention_layers < layers:
+        count = found.attention_layers
+        yield N_(f"{count} of {layers} layers have K/V. The others have a state of fixed size.")
+    if found.experts > 1:
+        yield N_("Experts stay in bfloat16 where the other layers are int8 or int4.")
+    if found.window and found.window_layers:
+        count, window = found.window_layers, found.window
+        yield N_(
+            f"{count} of {layers} layers need the K/V of the last {window:,} tokens only. All are kept here, and "
+            "counted."
         )
     if found.latent_elements:
-        yield (
-            f"Compressed, the K/V would take {2 * found.latent_elements:,} bytes for a token. They are kept unpacked "
-            "here, and counted so."
+        size = 2 * found.latent_elements
+        yield N_(
+            f"Compressed, the K/V would take {size:,} bytes for a token. They are kept unpacked here, and counted so."
         )

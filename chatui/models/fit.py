@@ -8,7 +8,8 @@ from typing import Literal
 
 from chatui import estimates
 from chatui.chat import ModelAnatomy
-from chatui.estimates import Figure
+from chatui.estimates import Figure, human_speed
+from chatui.i18n import N_
 from chatui.model_spec import GPU_PRECISIONS, PRECISIONS, human_bytes, human_count
 from chatui.models.facts import ModelFacts
 from chatui.models.names import NOT_FOR_CHATS
@@ -181,11 +182,15 @@ def remedies(anatomy: ModelAnatomy, device: Device, precision: str, context: int
         smaller = estimates.memory(estimates.in_precision(anatomy, name, 0), name, 1, context)[-1].value
         if smaller <= device.free and smaller < needed:
             lower[name] = smaller
-    remedies = [f"In {name} it takes {human_bytes(size)}, which fits." for name, size in lower.items()]
+    remedies = []
+    for name, taken in lower.items():
+        size = human_bytes(taken)
+        remedies.append(N_(f"In {name} it takes {size}, which fits."))
     shorter = _longest_context(estimates.in_precision(anatomy, precision, 0), device, precision, context)
     if shorter >= MIN_CONTEXT:
-        remedies.append(f"With a context of {shorter:,} tokens it fits.")
-    return (*remedies, f"{human_bytes(needed - device.free)} more of free memory would do.")
+        remedies.append(N_(f"With a context of {shorter:,} tokens it fits."))
+    missing = human_bytes(needed - device.free)
+    return (*remedies, N_(f"{missing} more of free memory would do."))
 
 
 def _longest_context(anatomy: ModelAnatomy, device: Device, precision: str, context: int) -> int:
@@ -215,16 +220,31 @@ def _speed(fit: Fit) -> float:
     return fit.speed.value if fit.speed else 0.0
 
 
-def _reason(best: Fit, count: int) -> str:
-    facts = best.facts
-    size = f"with {human_count(facts.parameters)} parameters, " if facts.parameters else ""
-    memory = f"takes {best.total.text} of {human_bytes(best.device.free)} free in {best.precision}"
+def _reason(best: Fit, number: int) -> str:
+    name, count = best.facts.name, human_count(best.facts.parameters or 0)
+    needed, free, precision = best.total.text, human_bytes(best.device.free), best.precision
     if best.speed is None:
-        return f"{facts.name}: {size}it {memory}, the strongest of {count} that fit, by size."
-    speed = f"can write up to {best.speed.text}"
+        return N_(
+            f"{name}: with {count} parameters, it takes {needed} of {free} free in {precision}, the strongest of "
+            f"{number} that fit, by size."
+        )
+    speed = human_speed(best.speed.value)
     if not _is_comfortable(best):
-        return f"{facts.name}: {size}it {memory} and {speed}, the fastest of {count} that fit, slower than one reads."
+        return N_(
+            f"{name}: with {count} parameters, it takes {needed} of {free} free in {precision} and can write up to "
+            f"{speed} tokens/s, the fastest of {number} that fit, slower than one reads."
+        )
     if best.verdict == "tight":
-        return f"{facts.name}: {size}it {memory}, which is tight, and {speed}."
-    which = f"the strongest by size of {count} that fit" if count > 1 else "the only one that fits"
-    return f"{facts.name}: {size}it {memory} and {speed}, faster than one reads; {which}."
+        return N_(
+            f"{name}: with {count} parameters, it takes {needed} of {free} free in {precision}, which is tight, and "
+            f"can write up to {speed} tokens/s."
+        )
+    if number == 1:
+        return N_(
+            f"{name}: with {count} parameters, it takes {needed} of {free} free in {precision} and can write up to "
+            f"{speed} tokens/s, faster than one reads; the only one that fits."
+        )
+    return N_(
+        f"{name}: with {count} parameters, it takes {needed} of {free} free in {precision} and can write up to "
+        f"{speed} tokens/s, faster than one reads; the strongest by size of {number} that fit."
+    )

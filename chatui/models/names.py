@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from chatui.i18n import N_
 from chatui.model_spec import human_bytes, human_count
 
 NUMBER = r"(\d{1,6}(?:\.\d{1,4})?)"
@@ -27,43 +28,50 @@ QUANTIZATION = re.compile(
     FLAGS,
 )
 TUNINGS = {
-    "instruct": "tuned to follow instructions, so it is meant for chats",
-    "chat": "tuned for chats",
-    "it": "instruction-tuned, so it is meant for chats",
-    "sft": "tuned on examples of good replies",
-    "dpo": "tuned on pairs of better and worse replies",
-    "thinking": "tuned to think before it answers",
-    "reasoning": "tuned to think before it answers",
-    "base": "continues text; it was not tuned for chats",
-    "pt": "pretrained only: it continues text and was not tuned for chats",
-    "distill": "trained on the replies of a larger model",
-    "distilled": "trained on the replies of a larger model",
-    "coder": "tuned for program code",
-    "code": "tuned for program code",
-    "math": "tuned for mathematics",
-    "vl": "reads pictures as well as text",
-    "vision": "reads pictures as well as text",
-    "abliterated": "changed so that it refuses less",
+    "instruct": N_("tuned to follow instructions, so it is meant for chats"),
+    "chat": N_("tuned for chats"),
+    "it": N_("instruction-tuned, so it is meant for chats"),
+    "sft": N_("tuned on examples of good replies"),
+    "dpo": N_("tuned on pairs of better and worse replies"),
+    "thinking": N_("tuned to think before it answers"),
+    "reasoning": N_("tuned to think before it answers"),
+    "base": N_("continues text; it was not tuned for chats"),
+    "pt": N_("pretrained only: it continues text and was not tuned for chats"),
+    "distill": N_("trained on the replies of a larger model"),
+    "distilled": N_("trained on the replies of a larger model"),
+    "coder": N_("tuned for program code"),
+    "code": N_("tuned for program code"),
+    "math": N_("tuned for mathematics"),
+    "vl": N_("reads pictures as well as text"),
+    "vision": N_("reads pictures as well as text"),
+    "abliterated": N_("changed so that it refuses less"),
 }
 """What the words in names say about training."""
 NOT_FOR_CHATS = frozenset({"base", "pt"})
 METHODS = {
-    "AWQ": "weights of 4 bits, the most important channels scaled first (https://arxiv.org/abs/2306.00978)",
-    "GPTQ": "weights of few bits, rounded one after another so that errors cancel (https://arxiv.org/abs/2210.17323)",
-    "BNB": "weights quantized by bitsandbytes (https://arxiv.org/abs/2305.14314)",
-    "NF4": "weights of 4 bits, by bitsandbytes (https://arxiv.org/abs/2305.14314)",
-    "FP8": "weights as floating-point numbers of 8 bits (https://arxiv.org/abs/2209.05433)",
-    "FP4": "weights as floating-point numbers of 4 bits",
-    "NVFP4": "weights as floating-point numbers of 4 bits, with a scale for each 16 of them",
-    "MXFP4": "weights as floating-point numbers of 4 bits, with a scale for each 32 of them "
-    "(https://arxiv.org/abs/2310.10537)",
-    "FP16": "weights in float16, 2 bytes each",
-    "BF16": "weights in bfloat16, 2 bytes each",
-    "F16": "weights in float16, 2 bytes each",
-    "F32": "weights in float32, 4 bytes each",
+    "AWQ": N_("weights of 4 bits, the most important channels scaled first (https://arxiv.org/abs/2306.00978)"),
+    "GPTQ": N_(
+        "weights of few bits, rounded one after another so that errors cancel (https://arxiv.org/abs/2210.17323)"
+    ),
+    "BNB": N_("weights quantized by bitsandbytes (https://arxiv.org/abs/2305.14314)"),
+    "NF4": N_("weights of 4 bits, by bitsandbytes (https://arxiv.org/abs/2305.14314)"),
+    "FP8": N_("weights as floating-point numbers of 8 bits (https://arxiv.org/abs/2209.05433)"),
+    "FP4": N_("weights as floating-point numbers of 4 bits"),
+    "NVFP4": N_("weights as floating-point numbers of 4 bits, with a scale for each 16 of them"),
+    "MXFP4": N_(
+        "weights as floating-point numbers of 4 bits, with a scale for each 32 of them "
+        "(https://arxiv.org/abs/2310.10537)"
+    ),
+    "FP16": N_("weights in float16, 2 bytes each"),
+    "BF16": N_("weights in bfloat16, 2 bytes each"),
+    "F16": N_("weights in float16, 2 bytes each"),
+    "F32": N_("weights in float32, 4 bytes each"),
 }
 BITS = {"AWQ": 4.0, "FP8": 8.0, "NF4": 4.0, "FP4": 4.0, "NVFP4": 4.0, "MXFP4": 4.0, "FP16": 16.0, "BF16": 16.0}
-WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
+WORDS = {
+    2: N_("two"), 3: N_("three"), 4: N_("four"), 5: N_("five"), 6: N_("six"), 7: N_("seven"), 8: N_("eight"),
+    9: N_("nine"), 10: N_("ten"),
+}  # fmt: skip
 MAX_LENGTH = 500
 """Characters of a name that are looked at. Names on the Hub have at most 96."""
 
@@ -127,60 +135,85 @@ def explain(parsed: ParsedName, parameters: int | None = None, active: int | Non
 
 
 def _sentences(parsed: ParsedName, parameters: int | None, active: int | None) -> Iterator[str]:
-    if parsed.family:
-        version = f", version {parsed.version}" if parsed.version else ""
-        yield f"{parsed.family}: the family of models{version}."
-    size = _size_sentence(parsed)
-    if size or parameters:
-        exact = [] if parameters is None else [f"{human_count(parameters)} by its headers"]
-        if active is not None and active != parameters:
-            exact.append(f"{human_count(active)} active for each token")
-        yield ", ".join(filter(None, (size, *exact))) + "."
-    if parsed.active:
+    family, version = parsed.family, parsed.version
+    if family:
         yield (
-            f"{human_count(parsed.active)} active: one token uses that many of the parameters. All of them take "
-            "memory, and speed is that of the active ones."
+            N_(f"{family}: the family of models, version {version}.")
+            if version
+            else N_(f"{family}: the family of models.")
+        )
+    yield from filter(None, (_size_sentence(parsed), _exact_sentence(parameters, active)))
+    if parsed.active:
+        count = human_count(parsed.active)
+        yield N_(
+            f"{count} active: one token uses that many of the parameters. All of them take memory, and speed is that "
+            "of the active ones."
         )
     if parsed.effective:
-        yield (
-            f"E{human_count(parsed.effective)}: as much memory as a model of that size takes, if the embeddings of "
-            "each layer stay outside of the accelerator. It has more parameters in all."
+        count = human_count(parsed.effective)
+        yield N_(
+            f"E{count}: as much memory as a model of that size takes, if the embeddings of each layer stay outside of "
+            "the accelerator. It has more parameters in all."
         )
     if parsed.context:
-        yield f"A context of about {parsed.context:,} tokens."
+        yield N_(f"A context of about {parsed.context:,} tokens.")
     for word in parsed.tunings:
         yield f"{word}: {TUNINGS[word]}."
     if parsed.quantization:
         yield f"{parsed.quantization}: {_method(parsed)}."
     if parsed.is_gguf:
-        yield "GGUF: the file format of llama.cpp, with weights, tokenizer and chat template in one file."
+        yield N_("GGUF: the file format of llama.cpp, with weights, tokenizer and chat template in one file.")
+
+
+def _exact_sentence(parameters: int | None, active: int | None) -> str:
+    if parameters is None:
+        return ""
+    exact = human_count(parameters)
+    if active is None or active == parameters:
+        return N_(f"{exact} parameters by its headers.")
+    used = human_count(active)
+    return N_(f"{exact} by its headers, {used} active for each token.")
 
 
 def _size_sentence(parsed: ParsedName) -> str:
-    if parsed.experts and parsed.expert_size and parsed.size:
-        count = WORDS.get(parsed.experts, str(parsed.experts))
-        return (
-            f"{parsed.size_text}: {count} experts; {human_count(parsed.size)} by the tutorial's rule of thumb "
-            f"({parsed.experts} × {parsed.expert_size / 1e9:g}), which counts too many, because experts share the rest"
+    experts, text = parsed.experts, parsed.size_text
+    if experts and parsed.expert_size and parsed.size:
+        count, total, each = WORDS.get(experts, str(experts)), human_count(parsed.size), parsed.expert_size / 1e9
+        return N_(
+            f"{text}: {count} experts; {total} by the tutorial's rule of thumb ({experts} × {each:g}), which counts "
+            "too many, because experts share the rest."
         )
-    experts = f"{parsed.experts} experts" if parsed.experts else ""
     if not parsed.size:
-        return experts
-    memory = human_bytes(2 * parsed.size)
-    size = f"{parsed.size_text}: about {human_count(parsed.size)} parameters, {memory} in bfloat16 (2 bytes each)"
-    return f"{size}, {experts}" if experts else size
+        return N_(f"{experts} experts.") if experts else ""
+    count, memory = human_count(parsed.size), human_bytes(2 * parsed.size)
+    if experts:
+        return N_(f"{text}: about {count} parameters, {memory} in bfloat16 (2 bytes each), {experts} experts.")
+    return N_(f"{text}: about {count} parameters, {memory} in bfloat16 (2 bytes each).")
 
 
 def _method(parsed: ParsedName) -> str:
-    name = parsed.quantization.upper()
+    name, bits = parsed.quantization.upper(), parsed.bits
     known = next((METHODS[key] for key in (name, name.partition("-")[0]) if key in METHODS), "")
     if known:
         return known
     if re.fullmatch(r"I?Q\d.*|TQ\d_0", name):
-        more = {"S": ", the small mix of types", "M": ", the medium mix of types", "L": ", the large mix of types"}
-        mix = more.get(name.rpartition("_")[2], "") if "_K_" in name else ""
-        return f"a type of GGUF with about {parsed.bits:g} bits for each weight and scales beside them{mix}"
-    return f"weights of {parsed.bits:g} bits" if parsed.bits else "a way to quantize weights"
+        mix = {
+            "S": N_(
+                f"a type of GGUF with about {bits:g} bits for each weight and scales beside them, the small mix of "
+                "types"
+            ),
+            "M": N_(
+                f"a type of GGUF with about {bits:g} bits for each weight and scales beside them, the medium mix of "
+                "types"
+            ),
+            "L": N_(
+                f"a type of GGUF with about {bits:g} bits for each weight and scales beside them, the large mix of "
+                "types"
+            ),
+        }
+        plain = N_(f"a type of GGUF with about {bits:g} bits for each weight and scales beside them")
+        return mix.get(name.rpartition("_")[2], plain) if "_K_" in name else plain
+    return N_(f"weights of {bits:g} bits") if bits else N_("a way to quantize weights")
 
 
 def _bits(quantization: str) -> float | None:

@@ -110,6 +110,10 @@ NEVER_ONE = {
     "{count} tokens",
     "A conversation takes memory too: the keys and values of each of its tokens. They are counted for {count} tokens "
     "here.",
+    "A context of about {context} tokens.",
+    "With a context of {shorter} tokens it fits.",
+    "{count} of {layers} layers have K/V. The others have a state of fixed size.",
+    "{count} of {layers} layers need the K/V of the last {window} tokens only. All are kept here, and counted.",
 }
 """The context of a model, and sentences about models whose parts are many."""
 

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from chatui.chat import ModelStatus
 from chatui.estimates import human_speed
-from chatui.i18n import N_, _, format_number, join_isolated, localize_numbers, translated
+from chatui.i18n import N_, _, format_number, isolate, join_isolated, localize_numbers, translated
 from chatui.model_spec import display_name, human_bytes, human_count
 from chatui.models import names
 from chatui.models.facts import ModelFacts
@@ -127,9 +127,16 @@ def sizes(facts: ModelFacts, device: Device, context: int) -> str:
 def explained(parsed: ParsedName, facts: ModelFacts | None, devices: Sequence[Device], context: int) -> str:
     """The name of a model taken apart, and every number of its sizes on the devices with its formula."""
     sentences = names.explain(parsed, facts.parameters if facts else None, facts.active if facts else None)
-    parts = "".join(f"<li>{text(translated(sentence))}</li>" for sentence in sentences)
+    parts = "".join(f"<li>{text(_translated_part(sentence))}</li>" for sentence in sentences)
     parts = f"<h4>{text(_('What its name says'))}</h4><ul>{parts}</ul>" if parts else ""
     return parts + "".join(_ways(facts, device, context) for device in devices if facts is not None)
+
+
+def _translated_part(sentence: str) -> str:
+    """An explanation in the current language. Some are a part of the name and what it means: "instruct: tuned ..."."""
+    whole = translated(sentence)
+    part, colon, meaning = sentence.partition(": ")
+    return whole if whole != sentence or not colon else f"{part}: {translated(meaning.removesuffix('.'))}."
 
 
 def details(row: OverviewRow, overview: Overview) -> str:
@@ -180,7 +187,7 @@ def _facts_table(row: OverviewRow, facts: ModelFacts) -> str:
         (_("Files"), join_isolated(filter(None, (files, facts.stored)))),
         (_("Updated"), f"{local.updated:%Y-%m-%d}" if local and local.updated else ""),
         (_("Revision"), local.commit[:12] if local else ""),
-        (_("Place"), str(local.path) if local else ""),
+        (_("Place"), isolate(str(local.path)) if local else ""),
     ]
     body = "".join(f"<tr><th>{text(name)}</th><td>{text(value)}</td></tr>" for name, value in entries if value)
     body += "".join(map(_evaluation, facts.card.evaluations[:MAX_EVALUATIONS]))
