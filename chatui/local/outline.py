@@ -92,10 +92,12 @@ class Outline:
         total = estimates.memory(anatomy, self.asked, 1, self.context_length)[-1]
         if total.value <= self.free + extra_memory(self.spec, self.device):
             return
+        swap = "Free swap space is not enough for the rest." if self.spec.load_anyway else ""
+        found = remedies(self.anatomy, device, self.asked, self.context_length, total.value)
         raise ModelError(
             f"{self.spec.name} needs {total.text} of memory in {self.asked} with a context of {self.context_length:,} "
             f"tokens; {human_bytes(self.free)} are free.",
-            " ".join(remedies(self.anatomy, device, self.asked, self.context_length, total.value)),
+            " ".join([*([swap] if swap else []), *found]),
         )
 
 

@@ -108,6 +108,8 @@ def test_load_anyway_takes_swap_space_and_no_more(tiny: Path, monkeypatch: pytes
     assert load(tiny, context=512, load_anyway=True).wait().context_length == 512
     assert load(tiny, load_anyway=True).wait().slots >= 1
     memory(monkeypatch, free=1_000, swap=1_000)
+    with pytest.raises(ModelError, match="Free swap space is not enough"):
+        load(tiny, context=512, load_anyway=True).wait()
     for options in ({"context": 512}, {"precision": "bfloat16"}):
         with pytest.raises(ModelError, match="are free"):
             load(tiny, load_anyway=True, **options).wait()
