@@ -188,3 +188,8 @@ def test_a_hub_that_never_answers_stops_nothing_else(
     asked[0]._requests.time_limit = 300.0
     follow(page, "Try again")
     sees(page)("owner/open-1B")
+    forged = '<a href="#models-find=search%3Dtext%3Dforged">forged</a>'
+    page.evaluate("(html) => document.querySelector('#find-results').insertAdjacentHTML('beforeend', html)", forged)
+    page.get_by_role("link", name="forged").click()
+    expect(page.locator("#models")).to_be_hidden()  # the address is now that of the link, which is nothing here
+    assert not any("forged" in seen.query for seen in models.seen)

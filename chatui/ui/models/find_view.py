@@ -7,7 +7,6 @@ import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from chatui.errors import ChatError, HubError
 from chatui.i18n import _, format_number, join_isolated, localize_numbers, translated
@@ -50,8 +49,7 @@ class FoundModel:
 
 def action(name: str, query: str, label: str, kind: str = "") -> str:
     """A link that sends an action with a query string to the tab."""
-    href = f"#models-find={quote(f'{name}={query}', safe='')}"
-    return f'<a class="act {kind}" href="{href}">{text(label)}</a>'
+    return model_row.action_link("find", f"{name}={query}", label, kind)
 
 
 def link(url: str, label: str) -> str:

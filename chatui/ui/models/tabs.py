@@ -35,7 +35,7 @@ class ModelsContext:
 class ModelsTab(Protocol):
     """A tab. Its constructor renders the components in the current Gradio context.
 
-    `show` is the event handler that fills `outputs` whenever the tab is shown. A link in the view whose `href` is
+    `show` is the event handler that fills `outputs` whenever the tab is shown. A link of class `act` whose `href` is
     `#models-BOX=TEXT` writes TEXT into the hidden textbox with the id `models-BOX`, after a number and "|".
     """
 

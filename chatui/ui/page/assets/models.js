@@ -33,7 +33,8 @@
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#models-close")) return leaveAddress();
     const link = event.target.closest?.("a[href='#models'], a[href^='#models=']");
-    const action = event.target.closest?.("#models a[href^='#models-']");
+    // Only our own links have the class: a model may write a link to any address into a reply in the view.
+    const action = event.target.closest?.("#models a.act[href^='#models-']");
     if (!(link || action) || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     if (link) return open(link.getAttribute("href"));
