@@ -282,8 +282,7 @@ def test_a_client_that_another_thread_closes_is_replaced(hub: LocalHub) -> None:
     close_session()  # as huggingface_hub does where a request of another thread finds no connection
     hub.heal()
     asking.join(120)
-    assert found == ["owner/model"]
-    assert len(queries(hub)) == 2
+    assert found == ["owner/model"]  # by the first answer if all of it had arrived, else by a second one
 
 
 def test_another_server_in_place_of_the_hub(hub: LocalHub) -> None:
