@@ -76,7 +76,7 @@ def test_others_than_managers_change_nothing(
     for key in (str(snapshot), str(tmp_path / "own" / "served-1M")):
         asyncio.run(tab._act(f"1|{action}={key}"))
     assert [type(error) for error in warnings] == [ForbiddenError] * 2
-    assert not (backend.added or backend.removed or backend.loads)
+    assert not any((backend.added, backend.removed, backend.loads))
     assert (snapshot / "config.json").exists()
 
 
