@@ -133,7 +133,8 @@ def _table(title: str, rows: list[tuple[str, Figure]]) -> str:
 
 def _inline_code(text: str) -> str:
     """A text as code in a table of Markdown."""
-    return f"`{text.replace('`', chr(39)).replace('|', '¦')}`" if text.isprintable() else f"`{text!a}`"
+    shown = text if text.isprintable() else ascii(text)
+    return f"`{shown.replace('`', chr(39)).replace('|', '¦')}`"
 
 
 def _escaped(text: str) -> str:

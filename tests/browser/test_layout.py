@@ -222,7 +222,7 @@ SLOWLY = """
     window.looks = new Set();
     window.setTimeout = (work, wait, ...rest) => {
       if (wait !== 50) return set(work, wait, ...rest);
-      const look = set(() => { work(...rest); window.looks.delete(look); }, 1000);
+      const look = set(() => { work(...rest); window.looks.delete(look); }, 4000);
       window.looks.add(look);
       return look;
     };

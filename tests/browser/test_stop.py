@@ -226,7 +226,7 @@ def test_sending_in_mid_reply_does_not_answer_twice(chat: Open) -> None:
 
 def test_a_reply_that_nobody_listens_to_ends(serve: Callable[..., Site]) -> None:
     site = serve(["word "] * 6000, rate=100)
-    inputs = ["hi", None, *[None for _ in GenerationSettings.model_fields]]
+    inputs = ["hi", None, *[None for _ in GenerationSettings.model_fields], None]
     # Asked for, but the stream of its events is never opened: as when a tab is closed at the wrong moment.
     asked = httpx.post(f"{site.url}/gradio_api/call/chat", json={"data": inputs})
     assert asked.status_code == 200

@@ -8,7 +8,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chatui.chat import Finish, Message, ModelAnatomy, Prompt
@@ -105,6 +105,7 @@ def test_memory_and_speed_have_the_formulas_of_the_page() -> None:
 
 
 @given(st.lists(ANY_TEXT, min_size=1, max_size=2), ANY_TEXT.filter(bool), st.booleans())
+@example([""], "\x1f|`", False)
 @settings(max_examples=40, deadline=None)
 def test_any_text_makes_a_valid_notebook(texts: Sequence[str], name: str, continued: bool) -> None:
     """Every notebook is valid, can be saved as UTF-8, and has nothing from outside in its Markdown or as code."""

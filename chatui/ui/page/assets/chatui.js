@@ -330,9 +330,9 @@
     const running = document.querySelector("#message .stop-button") !== null;
     if (running && !wasRunning) [sentAt, firstSeconds, lastSeconds, textLength, pressedAt] = [pressedAt, null, null, 0, null];
     const started = running && !wasRunning;
-    wasRunning = running;
     // Not when it is sent: Gradio loses the reason why a message is refused if another event runs meanwhile.
-    if (started) sendDraft(box()?.value.slice(0, MAX_DRAFT) ?? "");
+    if ((running || wasRunning) && box()?.value === "") sendDraft("");
+    wasRunning = running;
     if (sentAt === null) return;
     const log = document.querySelector("#chat [role=log]");
     if (started && log) log.scrollTop = log.scrollHeight; // scroll to the new reply
