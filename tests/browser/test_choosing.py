@@ -13,6 +13,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from chatui.chat import ModelStatus
 from chatui.settings import DEFAULT_MODEL
 from tests import models
 from tests.browser.conftest import new_chat
@@ -48,8 +49,11 @@ def site(hub: LocalHub, tmp_path: Path) -> Iterator[Site]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         site = Site(FakeBackend(), port=free.getsockname()[1])
+    site.backend.status = ModelStatus("the real one", "ready")  # so the page is not compared with the fake one
     own = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": str(tmp_path / "cache")}
     own |= {"CHATUI_DATA_DIR": str(tmp_path / "data"), "HF_TOKEN_PATH": str(tmp_path / "no-token")}
+    # The dataset viewer has an address of its own, which no variable changes: nothing leaves this computer.
+    own |= {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost"}
     flags = ["--port", str(site.port), "--compile", "off", "--kv-memory", "0.1", "--idle-unload", IDLE_MINUTES]
     command = [sys.executable, "app.py", *flags, "--models-dir", str(tmp_path / "models")]
     program = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **own})
@@ -122,6 +126,7 @@ def test_the_whole_way(browser: Browser, site: Site, hub: LocalHub, tmp_path: Pa
         expect.set_options(timeout=SLOW)
         stack.callback(expect.set_options, timeout=5_000)
         walk = Walk(chat, tmp_path)
+        stack.callback(walk.picture, "end")
         fetch_and_chat(walk, hub)
         swap_in_mid_stream(walk)
         compare_and_vote(walk)
@@ -158,6 +163,7 @@ def swap_in_mid_stream(walk: Walk) -> None:
     walk.open("Here")
     walk.row(DEFAULT_MODEL).get_by_role("link", name="Chat with it").click()
     expect(walk.chat.header).to_contain_text(DEFAULT_MODEL)
+    expect(walk.chat.setting("Max new tokens")).to_have_value("512")  # the tiny ones write until they are done
     bars = walk.chat.log.locator(".chat-bar.answer")
     before = bars.count()
     walk.chat.box.fill("Write a long story about a fox.")
