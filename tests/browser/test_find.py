@@ -118,6 +118,7 @@ def give_token(page: Page) -> None:
     sees(page)("Your token of the Hub is kept.")
     expect(page.locator("#models-find textarea")).not_to_have_value(re.compile(TOKEN), timeout=PATIENCE)
     assert TOKEN not in page.content()
+    expect(page.locator("#models-find")).to_be_hidden()
 
 
 def test_a_model_is_found_weighed_fetched_and_used(
@@ -181,6 +182,7 @@ def test_a_hub_that_never_answers_stops_nothing_else(
     page.get_by_role("link", name="Models", exact=True).click()
     page.get_by_role("tab", name="Find").click()
     sees(page)("Asking the Hub …")
+    expect(page.locator("#models-find")).to_be_hidden()
     asked[0]._requests.time_limit = 0.1
     page.get_by_label("Sorted by").select_option("likes")
     sees(page)("The Hub did not answer in time")

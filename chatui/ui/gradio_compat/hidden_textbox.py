@@ -14,4 +14,7 @@ def hidden_textbox(name: str, value: str = "") -> gr.Textbox:
 
     It always has two lines: Gradio measures a box that may grow again and again, and a single line has no line breaks.
     """
-    return gr.Textbox(value, visible="hidden", elem_id=name, label=name, lines=2, max_lines=2)
+    # The class hides it too: Gradio shows a hidden component again with the column around it.
+    return gr.Textbox(
+        value, visible="hidden", elem_id=name, elem_classes="hidden-textbox", label=name, lines=2, max_lines=2
+    )
