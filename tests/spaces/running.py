@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import psutil
 from gradio_client import Client
 
 HOST = "owner-chatui.hf.space"
@@ -52,12 +53,16 @@ class Space:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        workers = psutil.Process(self._process.pid).children(recursive=True) if self._process.poll() is None else []
         self._process.terminate()  # SIGINT is ignored below a shell that runs in the background
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        for worker in workers:  # ZeroGPU's outlive the server that forked them
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
 
     @property
     def output(self) -> str:
