@@ -15,7 +15,7 @@ from tests import models
 
 def fill(precision: str, slots: int, capacity: int) -> dict[str, float]:
     """Bytes that were predicted, and those that the process grew by, without what the libraries take for themselves."""
-    dtype, quantization = PRECISIONS[precision]
+    dtype, quantization = PRECISIONS.get(precision, ("auto", "auto"))  # the type of the default model's own file
     settings = AppSettings(dtype="auto" if quantization != "none" else dtype, quantization=quantization, compile="off")
     spec = replace(ModelSpec.from_settings(settings), slots=slots, kv_memory=2**40)
     with tempfile.TemporaryDirectory() as folder:

@@ -21,7 +21,13 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 ONE = ("bfloat16", 8, 1024)
-GRID = [(precision, slots, capacity) for precision in PRECISIONS for slots in (1, 8) for capacity in (1024, 8192)]
+OWN_PRECISION = "Q4_1"
+GRID = [
+    (precision, slots, capacity)
+    for precision in (*PRECISIONS, OWN_PRECISION)
+    for slots in (1, 8)
+    for capacity in (1024, 8192)
+]
 STEPS, BEGUN = 60, 10
 
 

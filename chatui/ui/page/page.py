@@ -251,8 +251,8 @@ def _connect_picker(
 ) -> None:
     """Register the events that load the chosen model, and set the settings to its defaults."""
 
-    async def choose(name: str | None, *current: Any) -> AsyncIterator[list[Any]]:
-        """Show the loading in the header. Settings that have a model's default get that of the chosen model."""
+    async def choose(name: str | None) -> AsyncIterator[Any]:
+        """Load the model, and show the loading in the header."""
         name = access.find(name).name
         try:
             backend.load(name)
@@ -260,8 +260,7 @@ def _connect_picker(
             error_messages.warn(error)
             return
         async for model in header.status_updates(backend, name):
-            yield [header.status(model), *(gr.skip() for _ in settings)]
-        yield [gr.skip(), *adopt(name, *current)]
+            yield header.status(model)
 
     def adopt(name: str | None, *current: Any) -> list[Any]:
         """Show the settings that the model has, also when a conversation is opened that another model has written.
@@ -276,22 +275,23 @@ def _connect_picker(
             updates = [default if value in defaults else gr.skip() for value, defaults, default in changes]
         return setting_controls.with_controls(updates, _controls(backend, name), current)
 
-    async def use(requested: str, *current: Any) -> AsyncIterator[list[Any]]:
+    async def use(requested: str) -> AsyncIterator[list[Any]]:
         """Choose the model that a link of the Models view names: `number|key`."""
         try:
             name = await models.here.served_name((requested or "").partition("|")[2])
         except ChatError as error:
             error_messages.warn(error)
             return
-        yield [model_picker.update(access.models(), name), *(gr.skip() for _ in [status, *settings])]
-        async for update in choose(name, *current):
-            yield [gr.skip(), *update]
+        yield [model_picker.update(access.models(), name), gr.skip()]
+        async for update in choose(name):
+            yield [gr.skip(), update]
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    picker.input(choose, [picker, *settings], [status, *settings], concurrency_limit=None, **private)
-    outputs = [picker, status, *settings]
-    models.used.change(use, [models.used, *settings], outputs, concurrency_limit=None, **private)
-    picker.change(adopt, [picker, *settings], settings, queue=False, **private)
+    loaded = picker.input(choose, picker, status, concurrency_limit=None, **private)
+    used = models.used.change(use, models.used, [picker, status], concurrency_limit=None, **private)
+    # Behind the loading with the settings of then: they may have been changed in the meantime.
+    for adopts in (loaded.then, used.then, picker.change):
+        adopts(adopt, [picker, *settings], settings, queue=False, **private)
 
 
 def _controls(backend: Backend, name: str | None) -> ThinkingControls:
