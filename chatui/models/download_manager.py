@@ -17,7 +17,7 @@ from chatui.models.token_file import TokenFiles
 log = logging.getLogger(__name__)
 
 MAX_RUNNING = 3
-"""Downloads that run at the same time. More would only share the connection."""
+"""Downloads that run at the same time. More would only share the connection, so they are queued."""
 NEEDS_TOKEN = frozenset({"gated", "unauthorized", "missing"})
 """Kinds of HubError that a token may remedy. A private model is "missing" for others."""
 
@@ -45,12 +45,21 @@ class _Entry:
     id: str
     user: str
     download: Download
+    is_queued: bool = False
+
+    @property
+    def is_running(self) -> bool:
+        return self.download.progress.state == "running"
 
     def status(self) -> DownloadStatus:
         plan, progress = self.download.plan, self.download.progress
-        if progress.state == "planned":  # it was started by an earlier process
+        if self.is_queued:
+            progress = replace(progress, state="queued")
+        elif progress.state == "planned":  # it was started by an earlier process
             progress = replace(progress, state="paused")
-        if progress.state in ("paused", "failed") or progress.waiting:  # the last bytes may not have been reported
+        if (
+            progress.state in ("queued", "paused", "failed") or progress.waiting
+        ):  # the last bytes may not have been reported
             progress = replace(progress, bytes=plan.present_bytes)
         return DownloadStatus(self.id, self.user, plan, progress)
 
@@ -76,20 +85,18 @@ class DownloadManager:
         return [entry.status() for entry in entries]
 
     def start(self, plan: DownloadPlan, user: str = "") -> str:
-        """Start a download with the user's token, or go on with it, and return its id. Raises HubError."""
+        """Start a download with the user's token, or go on with it, and return its id. Raises HubError.
+
+        It is queued while MAX_RUNNING others run.
+        """
         with self._lock:
             entry = self._entries.get(_id(plan))
-            state = entry.download.progress.state if entry else None
-            if entry is None or state != "running":
-                running = [each for each in self._entries.values() if each.download.progress.state == "running"]
-                if len(running) >= MAX_RUNNING:
-                    raise HubError(
-                        "busy", f"{len(running)} downloads are running already.", "Wait for one of them, or pause it."
-                    )
+            if entry is None or not (entry.is_queued or entry.is_running):
+                plan.check_disk()
                 entry = self._new_entry(plan, user)
-                entry.download.start()
+                entry.is_queued = True
                 self._entries[entry.id] = entry
-                threading.Thread(target=self._follow, args=(entry,), name="download", daemon=True).start()
+                self._start_queued()
                 self._write()
         return entry.id
 
@@ -99,7 +106,10 @@ class DownloadManager:
 
     def pause(self, id: str) -> None:
         """Pause a download. What has come stays. Raises HubError."""
-        self._entry(id).download.pause()
+        entry = self._entry(id)
+        with self._lock:
+            entry.is_queued = False
+        entry.download.pause()
 
     def cancel(self, id: str) -> None:
         """End a download, delete what has come of it, and forget it. One that is done is only forgotten."""
@@ -119,8 +129,10 @@ class DownloadManager:
         """Pause all downloads, as at the end of the server."""
         with self._lock:
             entries = list(self._entries.values())
+            for entry in entries:
+                entry.is_queued = False
         for entry in entries:
-            if entry.download.progress.state == "running":
+            if entry.is_running:
                 entry.download.pause()
 
     def _new_entry(self, plan: DownloadPlan, user: str) -> _Entry:
@@ -133,11 +145,29 @@ class DownloadManager:
             raise HubError("missing", "This download is not there any more.", "It may have been cancelled.")
         return entry
 
+    def _start_queued(self) -> None:
+        """Start queued downloads, the first one first, up to MAX_RUNNING. The lock is held."""
+        for entry in list(self._entries.values()):
+            if sum(each.is_running for each in self._entries.values()) >= MAX_RUNNING:
+                return
+            if entry.is_queued:
+                entry.is_queued = False
+                try:
+                    entry.download.start()
+                except HubError as error:
+                    entry.download.fail(error)
+                else:
+                    threading.Thread(target=self._follow, args=(entry,), name="download", daemon=True).start()
+
     def _follow(self, entry: _Entry) -> None:
-        if entry.download.wait().state != "done":
-            return
+        """Wait for the end of a download, start the next one, and hand over the model if it is done."""
+        is_done = entry.download.wait().state == "done"
         with self._lock:
-            self._write()
+            self._start_queued()
+            if is_done:
+                self._write()
+        if not is_done:
+            return
         try:
             self._on_done(entry.download.plan)
         except Exception:

@@ -25,7 +25,7 @@ from chatui.models.file_choice import files_to_fetch
 from chatui.models.hub import Hub, HubFile
 from chatui.models.token_file import TokenFile, token_for_hub
 
-State = Literal["planned", "running", "paused", "done", "failed", "cancelled"]
+State = Literal["planned", "queued", "running", "paused", "done", "failed", "cancelled"]
 RESERVE_BYTES = 200_000_000
 """What a download leaves free on the disk, so that chats can still be stored."""
 SPEED_SECONDS = 10.0
@@ -196,6 +196,11 @@ class Download:
         threading.Thread(target=self._follow, args=(process,), name="download", daemon=True).start()
 
     resume = start
+
+    def fail(self, error: HubError) -> None:
+        """Note why it could not be started."""
+        with self._changed:
+            self._set(state="failed", error=error)
 
     def pause(self) -> None:
         """End the subprocess. What has come stays."""

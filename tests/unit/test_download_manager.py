@@ -2,6 +2,7 @@ import json
 import logging
 import queue
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from chatui.errors import HubError
 from chatui.models.catalogue import local_models
 from chatui.models.download_manager import MAX_RUNNING, DownloadManager, DownloadStatus
-from chatui.models.fetch import DownloadPlan, plan_download
+from chatui.models.fetch import DownloadPlan, State, plan_download
 from chatui.models.token_file import TokenFiles
 from tests.local_hub import LocalHub
 
@@ -71,6 +72,17 @@ def only(manager: DownloadManager) -> DownloadStatus:
 def wait(manager: DownloadManager, id: str) -> None:
     """Wait until a download no longer runs."""
     manager._entries[id].download.wait(LONG)
+
+
+def wait_for(manager: DownloadManager, id: str, state: State) -> DownloadStatus:
+    """The download, once it has this state."""
+    deadline = time.monotonic() + LONG
+    while True:
+        status = next(each for each in manager.all() if each.id == id)
+        if status.progress.state == state:
+            return status
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_model_that_has_come_is_announced_and_not_kept(hub: LocalHub, opened: Open, done: Done) -> None:
@@ -147,17 +159,34 @@ def test_a_gated_model_waits_for_a_token_of_the_user_and_goes_on(
     assert "ann" not in kept.name
 
 
-def test_only_so_many_run_at_once(hub: LocalHub, opened: Open) -> None:
+def test_more_downloads_than_may_run_are_queued(hub: LocalHub, opened: Open) -> None:
+    hub.fault("GET .*config.json", hold=0, times=99)
+    manager = opened()
+    for number in range(MAX_RUNNING + 2):
+        hub.add(f"owner/model{number}", FILES)
+        manager.start(plan_download(f"owner/model{number}"))
+    assert [each.progress.state for each in manager.all()] == ["running"] * MAX_RUNNING + ["queued"] * 2
+    ids = [each.id for each in manager.all()]
+    manager.pause(ids[MAX_RUNNING])
+    assert manager.all()[MAX_RUNNING].progress.state == "paused"
+    manager.cancel(ids[0])
+    assert wait_for(manager, ids[-1], "running").plan.repository == f"owner/model{MAX_RUNNING + 1}"
+
+
+def test_a_queued_download_that_cannot_be_started_says_why(
+    hub: LocalHub, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.fault("GET .*config.json", hold=0, times=99)
     manager = opened()
     for number in range(MAX_RUNNING + 1):
         hub.add(f"owner/model{number}", FILES)
-        plan = plan_download(f"owner/model{number}")
-        if number < MAX_RUNNING:
-            manager.start(plan)
-    with pytest.raises(HubError, match="running already"):
-        manager.start(plan)
-    assert len(manager.all()) == MAX_RUNNING
+        manager.start(plan_download(f"owner/model{number}"))
+    ids = [each.id for each in manager.all()]
+    monkeypatch.setattr("chatui.models.fetch.RESERVE_BYTES", 10**18)
+    manager.cancel(ids[0])
+    error = wait_for(manager, ids[-1], "failed").progress.error
+    assert error is not None
+    assert error.kind == "disk full"
 
 
 def test_a_full_disk_starts_nothing(hub: LocalHub, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,7 @@ def status(name: str, state: str, error: HubError | None = None, **progress: flo
         (status("o/m", "running", speed=100.0), ["500 B of 2 kB", "100 B per second", "0:15 left"], ["pause"]),
         (status("o/m", "running", waiting=2.2), ["trying again in 2 s"], ["pause"]),
         (status("o/m", "paused"), ["paused", "Cancel and delete 500 B"], ["resume", "cancel"]),
+        (status("o/m", "queued"), ["waiting for other downloads", "Cancel and delete 500 B"], ["pause", "cancel"]),
         (status("o/m", "failed", HubError("server", "It broke.")), ["It broke.", "Try again"], ["resume", "cancel"]),
         (status("o/m", "done"), ["It is here."], ["cancel"]),
     ],

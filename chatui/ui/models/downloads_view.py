@@ -54,6 +54,8 @@ def progress_text(progress: Progress) -> str:
     parts = [_("{done} of {total}", done=_bytes(progress.bytes), total=_bytes(progress.total))]
     if progress.state == "paused":
         parts.append(_("paused"))
+    elif progress.state == "queued":
+        parts.append(_("waiting for other downloads"))
     elif progress.waiting:
         parts.append(_("trying again in {seconds} s", seconds=round(progress.waiting)))
     elif progress.state == "running" and progress.step in ("check", "link"):
@@ -79,6 +81,8 @@ def _actions(status: DownloadStatus) -> str:
         use = action_link("use", str(status.plan.path), _("Chat with it"), "use closing")
         return f"{use} {action('cancel', id, _('Remove from this list'))}"
     delete = _("Cancel and delete {size}", size=_bytes(progress.bytes)) if progress.bytes else _("Cancel")
+    if progress.state == "queued":
+        return f"{action('pause', id, _('Pause'))} {action('cancel', id, delete)}"
     again = _("Resume") if progress.state == "paused" else _("Try again")
     return f"{action('resume', id, again)} {action('cancel', id, delete)}"
 
