@@ -37,6 +37,20 @@ def test_the_cors_layer_of_launch_is_found_by_its_name() -> None:
     )
 
 
+def test_a_page_can_be_built_without_an_app() -> None:
+    import gradio as gr
+
+    from chatui.ui.gradio_compat import serving
+
+    with serving.without_apps(), gr.Blocks(analytics_enabled=False) as page:
+        gr.ChatInterface(lambda message, history: message)
+    page.queue()
+    needs(page.app is not None, "Blocks.queue no longer makes an app", MODULE)
+    with serving.without_apps():
+        page.queue()
+    needs(page.app is None, "Blocks.queue no longer makes its app by the name App of gradio.blocks", MODULE)
+
+
 def test_a_parent_app_with_a_cors_layer_has_the_last_word(tmp_path: Path) -> None:
     import gradio as gr
 

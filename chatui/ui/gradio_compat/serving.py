@@ -4,7 +4,8 @@ Replaced and reached: the app that `mount_gradio_app` mounts and does not return
 an event's validator and which `launch()` sets, but not a mount: validators would use the sessions of another app;
 `Blocks.has_launched`, without which the file routes of `App.create_app` do not check the paths that a client sends; the
 name `CustomCORSMiddleware` in `gradio/routes.py`, which `launch()` cannot leave out and which grants any origin on a
-public host; `setup_tunnel` in `gradio/networking.py`, which is public through `launch(share=True)` alone; the URL
+public host; the name `App` in `gradio/blocks.py`, by which a page that is built makes an app at each step that nothing
+uses; `setup_tunnel` in `gradio/networking.py`, which is public through `launch(share=True)` alone; the URL
 `/pwa_icon`.
 Upstream: `mount_gradio_app` appends one `Mount` with Gradio's app to our routes, and leaves CORS to a parent app that
 has a `CORSMiddleware` (https://github.com/gradio-app/gradio/pull/13741). `App.create_app` adds
@@ -12,12 +13,14 @@ has a `CORSMiddleware` (https://github.com/gradio-app/gradio/pull/13741). `App.c
 reads no SVG.
 """
 
+import contextlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import gradio.blocks
 import gradio.networking
 import gradio.routes
 from fastapi import FastAPI
@@ -33,6 +36,27 @@ from chatui.ui.gradio_compat import sessions
 from chatui.ui.gradio_compat.bad_requests import BadRequests
 from chatui.ui.gradio_compat.event_streams import EventStreams
 from chatui.ui.gradio_compat.stream_multiplexer import StreamMultiplexer
+
+_APP = gradio.routes.App
+
+
+class _NoApp:
+    """Stands for Gradio's App where none is wanted."""
+
+    @staticmethod
+    def create_app(*_args: object, **_options: object) -> None:
+        """Make no app."""
+
+
+@contextlib.contextmanager
+def without_apps() -> Iterator[None]:
+    """Build pages without the apps that Gradio makes meanwhile, a third of the time: `mount` or `launch` makes one."""
+    names = vars(gradio.blocks)
+    names["App"] = _NoApp
+    try:
+        yield
+    finally:
+        names["App"] = _APP
 
 
 def mount(app: FastAPI, page: gr.Blocks, login: Login | None, root_path: str, appearance: dict[str, Any]) -> FastAPI:

@@ -132,6 +132,7 @@ def launch(
     serving.launch(page, login, routes, cors_layer, middleware, _appearance())
 
 
+@serving.without_apps()
 def build(runner: Runner, services: ModelServices, logs_out: bool = False) -> PageBlocks:
     """Build the page for a runner and the models of this machine; with `logs_out` it has a button to log out."""
     first = personas.PRESETS[0]
