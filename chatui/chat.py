@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 from chatui.errors import ChatError
 from chatui.settings import GenerationSettings
 from chatui.thinking_controls import NO_CONTROLS, TemplateArguments, ThinkingControls
-from chatui.traces import Traces
+from chatui.traces import ALTERNATIVES, Traces
 
 Role = Literal["system", "user", "assistant"]
 State = Literal["loading", "ready", "failed", "unloaded"]
@@ -45,8 +45,9 @@ class ChatRequest:
 
     `user` is the key of the fair queue. A conversation too long for the model loses its oldest turns; with
     `no_truncation` it is refused. `ignore_eos` generates past the model's stop token, for benchmarks. `trace` asks for
-    the candidates of each token. `ticket` is from Backend.admit(), or "". `temporary_conversation` is the id of a
-    temporary chat, whose end Backend.forget() announces.
+    the candidates of each token: the `alternatives` likeliest ones, at least 1, and the chosen one. `ticket` is from
+    Backend.admit(), or "". `temporary_conversation` is the id of a temporary chat, whose end Backend.forget()
+    announces.
     """
 
     messages: tuple[Message, ...]
@@ -56,6 +57,7 @@ class ChatRequest:
     no_truncation: bool = False
     ignore_eos: bool = False
     trace: bool = False
+    alternatives: int = ALTERNATIVES
     ticket: str = ""
     temporary_conversation: str = ""
 

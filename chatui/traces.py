@@ -7,6 +7,9 @@ from typing import Annotated, Self, overload
 
 from pydantic import Field
 
+ALTERNATIVES = 10
+"""How many of the likeliest tokens a trace has at each token, unless a request asks for another number."""
+
 
 @dataclass(frozen=True)
 class TokenTrace:

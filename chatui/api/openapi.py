@@ -204,7 +204,11 @@ def _schemas() -> Fields:
     }
     continued = {"continue_final_message": {"const": True}, "add_generation_prompt": {"enum": [False, None]}}
     new = {"continue_final_message": {"enum": [False, None]}, "add_generation_prompt": {"enum": [True, None]}}
-    body["anyOf"] = [{"properties": continued, "required": ["continue_final_message"]}, {"properties": new}]
+    told = {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]}
+    body["allOf"] = [
+        {"anyOf": [{"properties": continued, "required": ["continue_final_message"]}, {"properties": new}]},
+        {"anyOf": [told, {"properties": {"top_logprobs": {"enum": [0, None]}}}]},
+    ]
     models["ChatBody"] = body
     return models
 

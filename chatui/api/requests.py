@@ -4,82 +4,34 @@ import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from chatui.api import efforts
 from chatui.api.accepted_fields import (
     FIELD_ALIASES,
     IGNORED_FIELDS,
-    IGNORED_MESSAGE_FIELDS,
-    IGNORED_PART_FIELDS,
     NEUTRAL_VALUES,
     PENALTY_RANGE_FIELDS,
-    TEXT_PART_TYPES,
     normalize,
 )
+from chatui.api.messages import STRICT, ChatMessage, conversation
 from chatui.api.responses import ApiError, Fields
-from chatui.chat import ChatRequest, LoadOptions, Message, ModelStatus
+from chatui.chat import ChatRequest, LoadOptions, ModelStatus
 from chatui.errors import SettingsError
 from chatui.setting_values import shorten
 from chatui.settings import GenerationSettings
 
 MAX_MESSAGES = 10_000
 """Messages."""
+MAX_TOP_LOGPROBS = 20
+"""Tokens, as at OpenAI."""
 
-STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-
-class ChatMessage(BaseModel):
-    """A message as clients send it. What replies carry here or elsewhere may be sent back to us."""
-
-    model_config = STRICT
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str
-    reasoning_content: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_ignored_fields(cls, value: object) -> object:
-        if not isinstance(value, dict):
-            return value
-        present = {
-            name: part for name, part in value.items() if part is not None and name not in IGNORED_MESSAGE_FIELDS
-        }
-        present = {name: part for name, part in present.items() if not _is_empty(part) or name == "content"}
-        reasoning = present.pop("reasoning", None)
-        if isinstance(reasoning, str):
-            present.setdefault("reasoning_content", reasoning)
-        elif reasoning is not None:
-            present["reasoning_content"] = reasoning  # which it refuses
-        if present.get("role") == "assistant" and not present.keys() - {"role", "reasoning_content"}:
-            present["content"] = ""
-        return present
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _join_parts(cls, value: object) -> object:
-        if not isinstance(value, list):
-            return value
-        for number, part in enumerate(value):
-            kind = part.get("type") if isinstance(part, dict) else part
-            if not isinstance(kind, str) or kind not in TEXT_PART_TYPES:
-                raise ValueError(f'part {number} is {shorten(kind)}, and only "text" parts can be read')
-            present = {name for name, value in part.items() if value is not None} - IGNORED_PART_FIELDS
-            if present != {"type", "text"} or not isinstance(part["text"], str):
-                raise ValueError(f"part {number} must have a type, a text and nothing else")
-        return "\n".join(part["text"] for part in value)
-
-    @field_validator("content", "reasoning_content")
-    @classmethod
-    def _is_unicode(cls, value: str) -> str:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError("half a surrogate pair is no text") from None
-        return value
+def _whole(value: Any) -> Any:
+    """A whole number that is written with a point, such as 5.0, as an integer: JSON knows one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class StreamOptions(BaseModel):
@@ -96,7 +48,7 @@ class ChatBody(BaseModel):
     """The body of POST /v1/chat/completions but for the sampling fields, which GenerationSettings checks.
 
     With `continue_final_message` the reply goes on where the last message, an assistant's, ends. As in vLLM,
-    `add_generation_prompt` may then not be true.
+    `add_generation_prompt` may then not be true. `top_logprobs` needs `logprobs`.
     """
 
     model_config = STRICT
@@ -109,6 +61,8 @@ class ChatBody(BaseModel):
     ignore_eos: bool = False
     continue_final_message: bool = False
     add_generation_prompt: bool | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, BeforeValidator(_whole)] = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
 
 
 class ModelBody(BaseModel):
@@ -135,11 +89,15 @@ class LoadBody(ModelBody):
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A parsed body: the request for the backend, and the format of the response."""
+    """A parsed body: the request for the backend, and the format of the response.
+
+    `top_logprobs` is how many of the likeliest tokens are told with each token, None if no log probabilities are.
+    """
 
     request: ChatRequest
     stream: bool
     include_usage: bool
+    top_logprobs: int | None
 
 
 KNOWN_FIELDS = {
@@ -172,16 +130,21 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
     except RecursionError:
         raise ApiError(400, "The body is nested too deeply.") from None
     _check_generation_prompt(chat)
+    if chat.top_logprobs and not chat.logprobs:
+        raise ApiError(400, "top_logprobs: logprobs must be true for it.", "top_logprobs", "invalid_value")
     user = f"{caller}:{chat.user}" if trusts_user and chat.user else caller
     request = ChatRequest(
-        _conversation(chat.messages, "assistant" if chat.continue_final_message else "user"),
+        conversation(chat.messages, "assistant" if chat.continue_final_message else "user"),
         settings,
         model.name,
         user,
         no_truncation=True,
         ignore_eos=chat.ignore_eos,
+        trace=chat.logprobs,
+        alternatives=max(1, chat.top_logprobs),
     )
-    return ParsedRequest(request, chat.stream, bool(chat.stream_options.include_usage))
+    top_logprobs = chat.top_logprobs if chat.logprobs else None
+    return ParsedRequest(request, chat.stream, bool(chat.stream_options.include_usage), top_logprobs)
 
 
 Body = TypeVar("Body", bound=ModelBody)
@@ -258,10 +221,6 @@ def _is_neutral(name: str, value: object) -> bool:
     return any(_same(value, neutral) for neutral in NEUTRAL_VALUES.get(name, ()))
 
 
-def _is_empty(value: object) -> bool:
-    return value is False or value in ([], {}, "")
-
-
 def _check_penalty_range(penalty_range: Fields, settings: GenerationSettings) -> None:
     """Raises ApiError for a range of the repetition penalty, unless the penalty is off."""
     for name, value in penalty_range.items():
@@ -312,28 +271,6 @@ def _check_generation_prompt(chat: ChatBody) -> None:
         raise ApiError(
             400, f"{name}: false is only for continue_final_message, leave it out.", name, "unsupported_parameter"
         )
-
-
-def _conversation(messages: Sequence[ChatMessage], last_role: Literal["user", "assistant"]) -> tuple[Message, ...]:
-    """The leading system messages joined into one, then the turns, the last of `last_role`. Raises ApiError."""
-    turns = [_message(message) for message in messages]
-    leading = next((index for index, turn in enumerate(turns) if turn.role != "system"), len(turns))
-    questions = [turn for turn in turns if turn.role == "user"]
-    last = turns[-1]
-    if last.role != last_role == "assistant":
-        raise ApiError(400, "messages: the last one must be an assistant's to be continued.", "messages")
-    if last_role == "user" and (last.role == "assistant" or not last.content.strip()):
-        raise ApiError(400, "messages: the last one must be a user's, and say something.", "messages")
-    if not questions or not questions[-1].content.strip():
-        raise ApiError(400, "messages: one must be a user's, and the last of those must say something.", "messages")
-    persona = "\n\n".join(turn.content for turn in turns[:leading])
-    return (Message("system", persona), *turns[leading:]) if leading else tuple(turns)
-
-
-def _message(message: ChatMessage) -> Message:
-    if message.role == "assistant":
-        return Message("assistant", message.content, message.reasoning_content)
-    return Message("user" if message.role == "user" else "system", message.content)
 
 
 def _validation_error(error: ValidationError) -> ApiError:

@@ -3,7 +3,7 @@
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chatui.chat import Finish, ModelStatus, ReplyDelta, State
@@ -18,6 +18,7 @@ RECLASSIFIED = (
 )
 
 Fields = dict[str, Any]
+ReadLogprobs = Callable[[Sequence[ReplyDelta]], Fields | None]
 
 
 class ApiError(ChatError):
@@ -41,10 +42,17 @@ class ApiError(ChatError):
 class ChatCompletionWriter:
     """Serializes one reply in OpenAI's format, as one body or as server-sent events."""
 
-    def __init__(self, model: str, include_usage: bool = False) -> None:
+    def __init__(self, model: str, include_usage: bool = False, read_logprobs: ReadLogprobs | None = None) -> None:
+        """`read_logprobs` is LogprobsReader.read, if the client asked for log probabilities."""
         self._include_usage = include_usage
+        self._read_logprobs = read_logprobs
         self._content = ""
         self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether the client asked for log probabilities."""
+        return self._read_logprobs is not None
 
     def completion(self, deltas: Sequence[ReplyDelta]) -> Fields:
         """The body of a complete reply. Raises ValueError if the last delta has no finish."""
@@ -52,7 +60,8 @@ class ChatCompletionWriter:
         if finish is None:
             raise ValueError("the reply has no finish")
         message = {"role": "assistant", "content": "", "refusal": None, **_message_fields(*_applied(deltas))}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(finish)}
+        logprobs = self._logprobs(deltas)
+        choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": _reason(finish)}
         return {
             **self._head,
             "object": "chat.completion",
@@ -76,8 +85,9 @@ class ChatCompletionWriter:
         if reclassified and self._content:
             notes = {"notes": [*notes.get("notes", []), RECLASSIFIED]}
         self._content = content if reclassified else self._content + content
-        if (message_fields := _message_fields(content, reasoning)) or notes:
-            return self._chunk(message_fields, **notes)
+        logprobs = self._logprobs(deltas)
+        if (message_fields := _message_fields(content, reasoning)) or notes or logprobs:
+            return self._chunk(message_fields, logprobs=logprobs, **notes)
         last = deltas[-1] if deltas else ReplyDelta()
         if last.queue_position is not None:
             return b": place %d\n\n" % last.queue_position
@@ -94,8 +104,11 @@ class ChatCompletionWriter:
         """The event for an error after the response has started."""
         return _event(describe_error(error)[1])
 
-    def _chunk(self, delta: Fields, reason: str | None = None, **more: Any) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _logprobs(self, deltas: Sequence[ReplyDelta]) -> Fields | None:
+        return self._read_logprobs(deltas) if self._read_logprobs else None
+
+    def _chunk(self, delta: Fields, reason: str | None = None, logprobs: Fields | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice], **more}
         if self._include_usage:
             chunk["usage"] = None

@@ -5,7 +5,9 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from typing import TypeVar
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -15,13 +17,15 @@ from starlette.routing import Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from chatui.api.access import Access
+from chatui.api.logprobs import LogprobsReader
 from chatui.api.openapi import document
 from chatui.api.reply_stream import ClientGoneError, ReplyStream
-from chatui.api.requests import LoadBody, ModelBody, find_model, read_chat, read_model
+from chatui.api.requests import LoadBody, ModelBody, ParsedRequest, find_model, read_chat, read_model
 from chatui.api.responses import (
     ApiError,
     ChatCompletionWriter,
     Fields,
+    ReadLogprobs,
     describe_error,
     describe_model,
     describe_state,
@@ -35,6 +39,8 @@ from chatui.setting_values import shorten
 from chatui.settings import AppSettings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # The response starts only after the prompt was accepted, or after this time in the queue, so that a refused prompt is
 # answered with its HTTP status.
@@ -67,12 +73,12 @@ class EventStream(StreamingResponse):
         yield reply.first_event()
         try:
             while not (deltas and deltas[-1].finish):
-                if event := reply.delta_event(deltas):
+                if event := await _write(reply, reply.delta_event, deltas):
                     yield event
                 deltas = await incoming.batch(KEEP_ALIVE_SECONDS)
                 if not deltas:
                     yield KEEP_ALIVE
-            yield reply.delta_event(deltas) + reply.last_events(deltas[-1].finish)
+            yield await _write(reply, reply.delta_event, deltas) + reply.last_events(deltas[-1].finish)
         except ClientGoneError:
             return
         except Exception as error:
@@ -162,7 +168,7 @@ class Api:
         status = find_model(models, parsed.request.model)
         if status.state == "loading" and status.info is None and len(models) == 1:
             raise ApiError(503, f"The model is still loading ({status.phase}).", headers={"Retry-After": "5"})
-        reply = ChatCompletionWriter(status.name, parsed.include_usage)
+        reply = ChatCompletionWriter(status.name, parsed.include_usage, self._logprobs(parsed, status.name))
         deltas = (
             self._backend.stream(parsed.request) if status.info else self._load_and_stream(status.name, body, caller)
         )
@@ -170,10 +176,15 @@ class Api:
         async with contextlib.AsyncExitStack() as closing:
             await closing.enter_async_context(contextlib.aclosing(incoming))
             if not parsed.stream:
-                return _json(reply.completion(await _all_deltas(incoming)))
+                return _json(await _write(reply, reply.completion, await _all_deltas(incoming)))
             response = EventStream(reply, incoming, await _first_deltas(incoming))
             closing.pop_all()
             return response
+
+    def _logprobs(self, parsed: ParsedRequest, model: str) -> ReadLogprobs | None:
+        if parsed.top_logprobs is None:
+            return None
+        return LogprobsReader(parsed.top_logprobs, partial(self._backend.decode_tokens, model=model)).read
 
     async def _load_and_stream(self, model: str, body: bytes, caller: str) -> AsyncGenerator[ReplyDelta]:
         """Load a model that was never loaded, and generate the reply with its own defaults."""
@@ -182,6 +193,11 @@ class Api:
         async with contextlib.aclosing(self._backend.stream(parsed.request)) as deltas:
             async for delta in deltas:
                 yield delta
+
+
+async def _write(reply: ChatCompletionWriter, write: Callable[[list[ReplyDelta]], T], deltas: list[ReplyDelta]) -> T:
+    """What the reply's writer makes of the deltas, in a thread if that includes log probabilities, which takes long."""
+    return await asyncio.to_thread(write, deltas) if reply.has_logprobs else write(deltas)
 
 
 async def model_events(backend: Backend) -> AsyncGenerator[bytes]:

@@ -118,6 +118,31 @@ class Timings(BaseModel):
     seed: int
 
 
+class TopLogprob(BaseModel):
+    """A token. Of a part of a character, `token` spells the `bytes`, such as \\xe2."""
+
+    model_config = EXACT
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatCompletionTokenLogprob(TopLogprob):
+    """A token of a reply, and the likeliest tokens at its position."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(BaseModel):
+    """The log probabilities of all tokens of a reply or chunk, by the model's own distribution."""
+
+    model_config = EXACT
+
+    content: list[ChatCompletionTokenLogprob]
+    refusal: None
+
+
 class AssistantMessage(BaseModel):
     """The text of a reply. `reasoning_content` is the reasoning of models that reason first."""
 
@@ -136,7 +161,7 @@ class Choice(BaseModel):
 
     index: Literal[0]
     message: AssistantMessage
-    logprobs: None
+    logprobs: ChoiceLogprobs | None
     finish_reason: Literal["stop", "length"]
 
 
@@ -172,7 +197,7 @@ class ChunkChoice(BaseModel):
 
     index: Literal[0]
     delta: Delta
-    logprobs: None
+    logprobs: ChoiceLogprobs | None
     finish_reason: Literal["stop", "length"] | None
 
 

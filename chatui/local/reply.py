@@ -43,7 +43,7 @@ class ReplyBuilder:
         self.prompt = preview(loaded, request)
         self.seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
         rules = model_rules(loaded.model, len(self.prompt.token_ids))
-        self.sampler = Sampler(settings, self.seed, rules, traced=request.trace)
+        self.sampler = Sampler(settings, self.seed, rules, request.trace, request.alternatives)
         self.over = False
         self._most, self._context = settings.max_new_tokens, context
         self._limit = min(self._most or context, context - len(self.prompt.token_ids))

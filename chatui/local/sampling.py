@@ -23,8 +23,9 @@ from transformers.generation.logits_process import (
 
 from chatui.errors import GenerationError
 from chatui.local.highest import Look, look
-from chatui.local.tracing import ALTERNATIVES, Trace, note_outliers
+from chatui.local.tracing import Trace, note_outliers
 from chatui.settings import GenerationSettings
+from chatui.traces import ALTERNATIVES
 
 # The likeliest tokens that are looked at first: almost always all that top-k, top-p and min-p leave.
 FEW, MANY = 64, 1024
@@ -42,16 +43,22 @@ It is made from the setting's value, and left out where that is the default, whi
 class Sampler:
     """Chooses tokens for one reply; the same seed, settings and logits choose the same tokens.
 
-    `rules` are the model's own, see `model_rules`. With `traced`, `trace` collects what each token was chosen from.
+    `rules` are the model's own, see `model_rules`. With `traced`, `trace` collects what each token was chosen from,
+    the `alternatives` likeliest tokens among them.
     """
 
     def __init__(
-        self, settings: GenerationSettings, seed: int, rules: Sequence[LogitsProcessor] = (), traced: bool = False
+        self,
+        settings: GenerationSettings,
+        seed: int,
+        rules: Sequence[LogitsProcessor] = (),
+        traced: bool = False,
+        alternatives: int = ALTERNATIVES,
     ) -> None:
         self.greedy = settings.temperature == 0.0
         self._settings = settings
         self._rules = _rules(settings, rules)
-        self.trace = Trace(settings.temperature, ruled=bool(self._rules)) if traced else None
+        self.trace = Trace(settings.temperature, bool(self._rules), alternatives) if traced else None
         self._generator = torch.Generator().manual_seed(seed)
         self._forced: deque[int] = deque()
 
@@ -206,7 +213,9 @@ def choose_each(
         highest, best = scores.max(dim=-1)
         return _forced(samplers, _unless_broken(best, map(isnan, highest.tolist())))
     temperatures = [sampler.temperature or 1.0 for sampler in samplers]
-    count = ALTERNATIVES if all(sampler.greedy for sampler in samplers) else FEW
+    # A row that draws needs FEW; a greedy one what it is asked to tell of, which is less.
+    told_of = [sampler.trace.alternatives for sampler in samplers if sampler.trace is not None]
+    count = max(told_of) if all(sampler.greedy for sampler in samplers) else FEW
     seen = look(scores, temperatures, count, plain=any(sampler.trace is not None for sampler in samplers))
     invalid = (isnan(total) and float(seen.top[at, 0]) != inf for at, total in enumerate(seen.totals.tolist()))
     chosen = _unless_broken(seen.best, invalid)

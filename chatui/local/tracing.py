@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from chatui.local.highest import Look, look
-from chatui.traces import Traces
+from chatui.traces import ALTERNATIVES, Traces
 
-ALTERNATIVES = 10
 TOGETHER = 256
 """Tokens of a reply, at most, of which everything is kept that was looked at: some kB for each."""
 
@@ -34,6 +33,14 @@ class SamplingStep:
 
     ids: Tensor
     numbers: Tensor
+
+    def of(self, row: int, alternatives: int) -> tuple[Tensor, Tensor]:
+        """The ids and the numbers of one row, with at most that many of the likeliest tokens."""
+        width = self.ids.shape[1]
+        kept = [*range(min(alternatives, width - 1)), width - 1]
+        scores = [width + at for at in kept]
+        figures = range(2 * width, 2 * width + FIGURES)
+        return self.ids[row, kept], self.numbers[row, [*kept, *scores, *figures]]
 
 
 FIGURES = 5
@@ -60,11 +67,12 @@ class Choice:
 class Trace:
     """Collects the choices of one reply, drawn at a `temperature`, or 0 where the likeliest token is always taken.
 
-    `ruled` says whether penalties or rules of the model's change its logits. One thread tells it what is chosen, and
-    any may ask it for the `traces`.
+    `ruled` says whether penalties or rules of the model's change its logits. `alternatives` is how many of the
+    likeliest tokens it has for each choice. One thread tells it what is chosen, and any may ask it for the `traces`.
     """
 
-    def __init__(self, temperature: float, ruled: bool) -> None:
+    def __init__(self, temperature: float, ruled: bool, alternatives: int = ALTERNATIVES) -> None:
+        self.alternatives = alternatives
         self._temperature = temperature
         self._ruled = ruled
         self._made = Traces()
@@ -118,7 +126,7 @@ class Trace:
             return
         choices, self._choices = self._choices, []
         with torch.inference_mode():
-            more = _made(choices, self._temperature, self._ruled)
+            more = _made(choices, self._temperature, self._ruled, self.alternatives)
         self._made = replace(more, data=self._made.data + more.data)
 
 
@@ -133,15 +141,15 @@ def note_outliers(
     now = time.perf_counter()
     # What a look tells is left for later, when there are many tokens to make something of in one go.
     enough = ruled is None and all(trace.is_among(seen.ids) for trace in traces)
-    step = seen if enough else _step(tokens, logits, ruled, seen)
+    step = seen if enough else _step(tokens, logits, ruled, seen, max(trace.alternatives for trace in traces))
     for row, (trace, token) in enumerate(zip(traces, tokens, strict=True)):
         trace.chosen(token, step, row, now)
 
 
-def _step(tokens: Sequence[int], logits: Tensor, ruled: Tensor | None, seen: Look) -> SamplingStep:
+def _step(tokens: Sequence[int], logits: Tensor, ruled: Tensor | None, seen: Look, alternatives: int) -> SamplingStep:
     logits = logits.float()
-    told, scores = (seen, logits) if ruled is None else (look(logits, [1.0] * len(tokens), ALTERNATIVES, True), ruled)
-    ids = torch.cat((told.ids[:, :ALTERNATIVES], torch.tensor(tokens, device=logits.device)[:, None]), -1)
+    told, scores = (seen, logits) if ruled is None else (look(logits, [1.0] * len(tokens), alternatives, True), ruled)
+    ids = torch.cat((told.ids[:, :alternatives], torch.tensor(tokens, device=logits.device)[:, None]), -1)
     own = logits.gather(-1, ids)
     higher = (logits > own[:, -1:]).sum(-1)
     figures = torch.stack((*_plain(told), higher, _plain(seen)[0], seen.totals), -1)
@@ -154,7 +162,9 @@ def _plain(seen: Look) -> tuple[Tensor, Tensor]:
     return seen.plain_totals, seen.entropies
 
 
-def _looked(choices: Sequence[Choice], looks: Sequence[Look], temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def _looked(
+    choices: Sequence[Choice], looks: Sequence[Look], temperature: float, alternatives: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """What is to be told of choices among the highest scores of plain looks."""
     firsts = accumulate((len(seen.ids) for seen in looks), initial=0)
     rows = torch.tensor([first + choice.row for first, choice in zip(firsts, choices, strict=False)])
@@ -166,7 +176,7 @@ def _looked(choices: Sequence[Choice], looks: Sequence[Look], temperature: float
     top, highest, totals, plain_totals, entropies = (torch.cat(column)[rows] for column in columns)
     tokens = torch.tensor([choice.token for choice in choices], device=highest.device)
     place = (highest == tokens[:, None]).float().argmax(-1, keepdim=True)
-    places = torch.arange(min(ALTERNATIVES, top.shape[-1]), device=place.device).expand(len(choices), -1)
+    places = torch.arange(min(alternatives, top.shape[-1]), device=place.device).expand(len(choices), -1)
     told = torch.cat((places, place), -1)
     own = top.gather(-1, told)
     higher = (top > own[:, -1:]).sum(-1)
@@ -177,9 +187,9 @@ def _looked(choices: Sequence[Choice], looks: Sequence[Look], temperature: float
     return highest.gather(-1, told), torch.cat((own, own, figures), -1), left
 
 
-def _made(choices: Sequence[Choice], temperature: float, ruled: bool) -> Traces:
+def _made(choices: Sequence[Choice], temperature: float, ruled: bool, alternatives: int) -> Traces:
     """What is to be told of these choices of one reply."""
-    ids, numbers, left = _told(choices, temperature)
+    ids, numbers, left = _told(choices, temperature, alternatives)
     logits, scores, figures = torch.split(numbers, [ids.shape[1], ids.shape[1], FIGURES], -1)
     model_total, entropies, higher, total, heated_total = figures.unsqueeze(-1).unbind(1)
     names, told = ["model"], [logits - model_total]
@@ -197,14 +207,14 @@ def _made(choices: Sequence[Choice], temperature: float, ruled: bool) -> Traces:
     return Traces(tuple(names), ids.shape[1], records.cpu().numpy().tobytes())
 
 
-def _told(choices: Sequence[Choice], temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def _told(choices: Sequence[Choice], temperature: float, alternatives: int) -> tuple[Tensor, Tensor, Tensor]:
     """The ids and numbers of a Step, [choices, ...], and what each filter has left of the ids' probabilities."""
     looks = {at: choice.step for at, choice in enumerate(choices) if isinstance(choice.step, Look)}
     steps = {at: choice.step for at, choice in enumerate(choices) if isinstance(choice.step, SamplingStep)}
-    parts = [_looked([choices[at] for at in looks], list(looks.values()), temperature)] if looks else []
+    parts = [_looked([choices[at] for at in looks], list(looks.values()), temperature, alternatives)] if looks else []
     if steps:
-        ids = torch.stack([step.ids[choices[at].row] for at, step in steps.items()])
-        numbers = torch.stack([step.numbers[choices[at].row] for at, step in steps.items()])
+        rows = [step.of(choices[at].row, alternatives) for at, step in steps.items()]
+        ids, numbers = (torch.stack(column) for column in zip(*rows, strict=True))
         parts.append((ids, numbers, _left([choices[at] for at in steps], ids)))
     if len(parts) == 1:
         return parts[0]

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from chatui.local import sampling
 from chatui.local.highest import Look, look
-from chatui.local.tracing import ALTERNATIVES, Trace, note_outliers
+from chatui.local.tracing import Trace, note_outliers
 from chatui.runner import Runner
 from chatui.store.store import Store
+from chatui.traces import ALTERNATIVES
 
 Clock = Callable[[], float]
 
@@ -60,7 +61,7 @@ def clocks(store: Store) -> Iterator[TimeSpent]:
     looking = _timed_with_and_without_traces(spent, look)
     with ExitStack() as changed:
         changed.enter_context(patch.object(sampling, "look", looking))
-        changed.enter_context(patch.object(sampling, "note", spent.timed("noting", note_outliers)))
+        changed.enter_context(patch.object(sampling, "note_outliers", spent.timed("noting", note_outliers)))
         for name in ("candidates", "filtered"):
             changed.enter_context(patch.object(Trace, name, spent.timed("noting", getattr(Trace, name))))
         packing = spent.timed("telling and packing", Runner._inspection, time.thread_time)

@@ -14,9 +14,8 @@ from chatui.chat import ChatRequest, Message, ReplyDelta
 from chatui.local import tracing
 from chatui.local.reply import write
 from chatui.local.sampling import Sampler, choose_each
-from chatui.local.tracing import ALTERNATIVES
 from chatui.settings import GenerationSettings
-from chatui.traces import Traces
+from chatui.traces import ALTERNATIVES, Traces
 from tests import models
 
 VOCABULARY = 700
@@ -126,6 +125,31 @@ def test_who_is_told_of_in_other_ways_from_step_to_step_is_told_the_same(tempera
             assert dict(zip(told.ids, step, strict=True)) == pytest.approx(
                 dict(zip(expected.ids, wanted, strict=True)), abs=1e-5
             )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_each_reply_is_told_of_with_as_many_alternatives_as_it_asks_for(temperature: float, penalty: float) -> None:
+    """Whoever is beside it, and in whichever way a step is looked at."""
+    own, flat = logits_of(4, 6, 8.0), 0.01 * logits_of(3, 6)
+    settings = GenerationSettings(temperature=temperature, repetition_penalty=penalty, top_p=0.5)
+    few = Sampler(settings, 1, traced=True, alternatives=1)
+    many = Sampler(settings, 1, traced=True, alternatives=20)
+    ids = torch.tensor([[1, 2, 3]])
+    for at in range(6):
+        other = (flat if at % 2 else own)[at]
+        choose_each([few, many], [ids] * 2, torch.stack((own[at], other)))
+    for sampler, count in ((few, 1), (many, 20)):
+        assert sampler.trace is not None
+        traces = sampler.trace.traces()
+        assert len(traces) == 6
+        for at, told in enumerate(traces):
+            row = own[at] if sampler is few or at % 2 == 0 else flat[at]
+            likeliest = row.topk(count)
+            shares = row.double().softmax(-1)[likeliest.indices]
+            assert list(told.ids[:count]) == likeliest.indices.tolist()
+            assert told.steps[0][:count] == pytest.approx(shares.tolist(), abs=1e-5)
+            assert told.id in told.ids
 
 
 def test_a_trace_changes_no_choice() -> None:
