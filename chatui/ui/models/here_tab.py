@@ -38,7 +38,7 @@ class HereTab:
         self._context = context
         self._actions = ModelActions(context.backend)
         self._requested, self._shown = hidden_textbox("models-here"), hidden_textbox("models-shown")
-        self._list = gr.Markdown(elem_id="models-list")
+        self._list = gr.Markdown(N_("Reading what is here …"), elem_id="models-list")
         self._timer = gr.Timer(POLL_SECONDS, active=False)
         self.outputs: Sequence[Any] = [self._list, self._shown, self._timer]
 
