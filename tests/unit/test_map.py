@@ -30,6 +30,7 @@ RANK = {
     "macros": 3.1,
     "estimates": 3.2,
     "python_code": 0,
+    "python_model_loading": 3.1,
     "python_script": 3.2,
     "notebook": 3.4,
     "notebook_cells": 0,
