@@ -139,10 +139,10 @@ def copied_tables(migrated: bytes) -> Iterator[None]:
 class Server:
     """A PostgreSQL server of our own, listening on this computer only."""
 
-    def __init__(self, programs: Path, place: Path | None = None) -> None:
+    def __init__(self, programs: Path, folder: Path | None = None) -> None:
         self._programs = programs
         self.folder = Path(tempfile.mkdtemp(prefix="chatui-postgresql-"))
-        self._data = (place or self.folder) / "data"
+        self._data = (folder or self.folder) / "data"
         self._count = itertools.count()
         self._template: str | None = None
         if os.geteuid() == 0:
@@ -213,12 +213,12 @@ class Server:
 
 
 @contextmanager
-def postgresql_server(place: Path | None = None) -> Iterator[Server]:
+def postgresql_server(folder: Path | None = None) -> Iterator[Server]:
     """A running server, with its tables in `place`; scripts/test installs the program where it can."""
     found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True), shutil.which("initdb")]
     if found[0] is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    server = Server(Path(found[0]).parent, place)
+    server = Server(Path(found[0]).parent, folder)
     try:
         server.start()
     except (OSError, subprocess.CalledProcessError) as error:

@@ -206,8 +206,8 @@ class FakeBackend:
                     yield piece
                 else:
                     traced.append(self._traced(piece, loop.time() - start))
-                    so_far = partial(_snapshot_of, traced) if request.trace else None
-                    yield ReplyDelta(text=piece, tokens=1, snapshot=so_far)
+                    snapshot = partial(_snapshot_of, traced) if request.trace else None
+                    yield ReplyDelta(text=piece, tokens=1, snapshot=snapshot)
             seconds = max(loop.time() - start, 1e-9)
             last = pieces[-1] if pieces else ""
             if not (isinstance(last, ReplyDelta) and last.finish):

@@ -295,10 +295,10 @@ class LocalHub:
         whole = len(data)
         if fault and fault.damage:
             data = bytes([data[0] ^ 1]) + data[1:]
-        wanted = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
-        if wanted is None or (fault and fault.no_ranges):
+        requested = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
+        if requested is None or (fault and fault.no_ranges):
             return 200, {**headers, "Content-Length": str(whole), "Accept-Ranges": "bytes"}, data
-        start = int(wanted[1])
+        start = int(requested[1])
         if start >= whole:
             return 416, {**headers, "Content-Range": f"bytes */{whole}"}, b""
         span = f"bytes {start}-{whole - 1}/{whole}"

@@ -30,8 +30,8 @@ def sendable(body: object) -> dict[str, Any]:
     assert isinstance(body, dict)
     meant = {"model", "continue_final_message", "add_generation_prompt"}
     kept = {name: value for name, value in body.items() if name not in meant and name not in FIELD_ALIASES}
-    spelled = {FIELD_ALIASES[name]: (name, value) for name, value in body.items() if name in FIELD_ALIASES}
-    kept |= {name: value for setting, (name, value) in spelled.items() if setting not in kept}
+    aliases = {FIELD_ALIASES[name]: (name, value) for name, value in body.items() if name in FIELD_ALIASES}
+    kept |= {name: value for setting, (name, value) in aliases.items() if setting not in kept}
     return {**kept, "messages": [*body["messages"][:100], {"role": "user", "content": "Hi"}]}
 
 

@@ -86,7 +86,7 @@ def test_every_control_can_be_seen_whole_and_hit(
 
 
 @pytest.mark.parametrize(
-    ("style", "told"),
+    ("style", "message"),
     [
         ("#message .submit-button { margin-inline-start: -8rem !important }", " is over "),
         ("#message .submit-button { translate: 50vw }", " beside the screen"),
@@ -99,10 +99,10 @@ def test_every_control_can_be_seen_whole_and_hit(
         ("#message .submit-button { max-width: 2.5rem; min-width: 0 !important; overflow: hidden }", " no room "),
     ],
 )
-def test_what_is_wrong_is_found(pool: Any, style: str, told: str) -> None:
+def test_what_is_wrong_is_found(pool: Any, style: str, message: str) -> None:
     chat = pool.take([[LONG]], 200.0)
-    assert not any(told in wrong for wrong in check(chat.page, "#message")[1])
+    assert not any(message in wrong for wrong in check(chat.page, "#message")[1])
     tag = chat.page.add_style_tag(content=style)
     wrong = check(chat.page, "#message")[1]
     tag.evaluate("tag => tag.remove()")
-    assert any(told in one for one in wrong), wrong
+    assert any(message in one for one in wrong), wrong

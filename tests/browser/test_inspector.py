@@ -39,7 +39,7 @@ def test_each_page_tells_of_the_reply(chat: Open) -> None:
     expect(view.locator(".token").filter(has_text="F").first).to_be_visible(timeout=PATIENCE)
     for part in ("persona", "earlier user 11", "earlier reply 15", "this message 12", "Nothing was left out"):
         assert part in shown(view)
-    told = {
+    expected = {
         "Tokens": "2 tokens",
         "Time": "queue",
         "Memory": "1,234,567",
@@ -48,7 +48,7 @@ def test_each_page_tells_of_the_reply(chat: Open) -> None:
         "Python": "apply_chat_template",
         "Persona": "Its KV cache",
     }
-    for name, words in told.items():
+    for name, words in expected.items():
         turn_to(page, name)
         expect(view).to_contain_text(words, timeout=PATIENCE)
     turn_to(page, "Python")

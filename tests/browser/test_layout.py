@@ -128,12 +128,12 @@ def test_settings_are_folded_and_explained_on_demand(chat: Open) -> None:
     expect(slider).to_be_hidden()
     page.button("Sampling ▼").click()
     expect(slider).to_be_visible()
-    told = page.page.locator("#setting-temperature .info-text")
-    expect(told).to_be_hidden()
+    info = page.page.locator("#setting-temperature .info-text")
+    expect(info).to_be_hidden()
     page.button("Temperature ?").click()
-    expect(told).to_be_visible()
+    expect(info).to_be_visible()
     page.button("Temperature ?").click()
-    expect(told).to_be_hidden()
+    expect(info).to_be_hidden()
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_whoever_has_logged_in_is_one_user_everywhere(browser: Browser, tmp_path
         settings = AppSettings(auth="ada:secret", data_dir=tmp_path)
         site = stack.enter_context(Site(FakeBackend(["fine"]), settings))
         cookies = httpx.post(f"{site.url}/login", data={"username": "ada", "password": "secret"}).cookies
-        place = {
+        attributes = {
             "domain": "127.0.0.1",
             "path": "/",
             "expires": -1,
@@ -102,7 +102,7 @@ def test_whoever_has_logged_in_is_one_user_everywhere(browser: Browser, tmp_path
             "sameSite": "Lax",
         }
         logged_in = {
-            "cookies": [{"name": name, "value": value, **place} for name, value in cookies.items()],
+            "cookies": [{"name": name, "value": value, **attributes} for name, value in cookies.items()],
             "origins": [],
         }
         for _ in range(2):

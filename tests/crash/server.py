@@ -48,11 +48,11 @@ class Commands:
         if chat is not None:
             await self._runner.stop(OWNER, chat, temporary)
         author = Author("words", "", "", GenerationSettings(), 1)
-        live = await self._runner.start_reply(
+        running_reply = await self._runner.start_reply(
             OWNER, NewTurn(chat, parent, f"{words}/{pace}", author, PRESETS[0]), temporary
         )
-        self._lives[live.message.id] = live
-        return {"chat": live.conversation.id, "reply": live.message.id}
+        self._lives[running_reply.message.id] = running_reply
+        return {"chat": running_reply.conversation.id, "reply": running_reply.message.id}
 
     async def stop(self, chat: str) -> dict[str, Any]:
         await self._runner.stop(OWNER, chat)
@@ -65,11 +65,11 @@ class Commands:
 
     async def look(self, reply: str) -> dict[str, Any]:
         """A reply that was asked for here."""
-        live = self._lives[reply]
-        message = live.as_message()
-        unkept = str(live.save_error) if live.save_error else ""
-        said = {"state": message.state, "error": message.error, "words": message.content.count(" ")}
-        return {**said, "kept": live.saved, "unkept": unkept}
+        running_reply = self._lives[reply]
+        message = running_reply.as_message()
+        unkept = str(running_reply.save_error) if running_reply.save_error else ""
+        fields = {"state": message.state, "error": message.error, "words": message.content.count(" ")}
+        return {**fields, "kept": running_reply.saved, "unkept": unkept}
 
     async def read(self, reply: str) -> dict[str, Any]:
         """A reply as the store has it."""
@@ -85,11 +85,11 @@ async def main(url: str) -> None:
     store = await asyncio.to_thread(Store.open, AppSettings(data_dir=Path("nowhere"), database_url=url))
     runner = Runner(WordsBackend(), store, Store.in_memory(), inspect=False)
     runner.start()
-    told = Commands(runner)
+    commands = Commands(runner)
     while line := await asyncio.to_thread(sys.stdin.readline):
         command = json.loads(line)
         try:
-            answer = await getattr(told, command.pop("do"))(**command)
+            answer = await getattr(commands, command.pop("do"))(**command)
         except Exception as error:
             answer = {"failed": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)  # noqa: T201

@@ -63,12 +63,12 @@ async def talk(runner: Runner, journal: Journal, owner: str, start: str) -> None
     while True:
         key = f"{start}-{owner}-{turn}"
         author = Author("words", "", "", GenerationSettings(), turn)
-        live = await runner.start_reply(owner, NewTurn(conversation, parent, key, author, PRESETS[0]))
-        async for _ in live.changes():
+        running_reply = await runner.start_reply(owner, NewTurn(conversation, parent, key, author, PRESETS[0]))
+        async for _ in running_reply.changes():
             pass
-        assert live.saved
+        assert running_reply.saved
         journal.write(f"k {key}")
-        conversation, parent = live.conversation.id, live.message.id
+        conversation, parent = running_reply.conversation.id, running_reply.message.id
         turn += 1
 
 

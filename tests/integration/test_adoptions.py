@@ -26,10 +26,10 @@ def add_everything(store: Store, owner: str, word: str = "findable") -> Any:
     owner_store = store.for_owner(owner)
     played = owner_store.start_turn(replace(ask("played"), persona=CHARACTER)).conversation.id
     assert owner_store.initial_persona(played) == CHARACTER
-    begun = owner_store.start_turn(ask(f"{word} question"))
-    store.update_replies([progress(owner, begun, f"{word} answer", inspection=b"kept")])
-    owner_store.set_page_times(begun.reply.id, PageTimes(1.0, 2.0))
-    again = owner_store.start_turn(ask(None, begun.conversation.id, begun.path[0].id))
+    started = owner_store.start_turn(ask(f"{word} question"))
+    store.update_replies([progress(owner, started, f"{word} answer", inspection=b"kept")])
+    owner_store.set_page_times(started.reply.id, PageTimes(1.0, 2.0))
+    again = owner_store.start_turn(ask(None, started.conversation.id, started.path[0].id))
     store.update_replies([progress(owner, again, "another")])
     owner_store.rate(again.reply.id, "like", "a note")
     owner_store.archive(owner_store.start_turn(ask("put away")).conversation.id, True)
@@ -37,11 +37,11 @@ def add_everything(store: Store, owner: str, word: str = "findable") -> Any:
     owner_store.save_persona(PRESETS[0])
     owner_store.save_persona(CHARACTER)
     owner_store.votes.add([VOTE])
-    return all_results(store, owner, word), begun.reply.id
+    return all_results(store, owner, word), started.reply.id
 
 
-def progress(owner: str, begun: Any, said: str, inspection: bytes | None = None) -> ReplyUpdate:
-    return ReplyUpdate(owner, begun.reply.id, said, "", "finished", FINISH, inspection=inspection)
+def progress(owner: str, started: Any, content: str, inspection: bytes | None = None) -> ReplyUpdate:
+    return ReplyUpdate(owner, started.reply.id, content, "", "finished", FINISH, inspection=inspection)
 
 
 def all_results(store: Store, owner: str, word: str) -> list[Any]:
@@ -142,30 +142,30 @@ def test_others_wait_for_a_piece_and_never_for_the_whole(store: Store, monkeypat
 
     def counted(connection: Any, source: str, target: str, ids: Sequence[str]) -> None:
         some = select(messages.c.seq).where(messages.c.owner == source, messages.c.conversation.in_(ids))
-        said, before = len(connection.execute(some).all()), len(statements)
+        message_count, before = len(connection.execute(some).all()), len(statements)
         move(connection, source, target, ids)
-        pieces.append((len(ids), said, len(statements) - before))
+        pieces.append((len(ids), message_count, len(statements) - before))
 
     monkeypatch.setattr(moving, "_move", counted)
-    note = lambda *told: statements.append(told[2])  # noqa: E731
+    note = lambda *args: statements.append(args[2])  # noqa: E731
     event.listen(store.database.engine, "before_cursor_execute", note)
     Adoptions(store.database).adopt("guest:a", "local")
     event.remove(store.database.engine, "before_cursor_execute", note)
     assert sum(chats for chats, _, _ in pieces) == 120
-    for chats, said, count in pieces:
+    for chats, message_count, count in pieces:
         assert 0 < chats <= BATCH_CONVERSATIONS
-        assert said <= BATCH_MESSAGES
+        assert message_count <= BATCH_MESSAGES
         assert count <= 6
     assert len(store.for_owner("local").conversations(limit=1000)) == 120
 
 
 def test_a_long_conversation_goes_over_and_goes_away_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     turns, guest = 15, store.for_owner("guest:a")
-    begun = guest.start_turn(ask("findable 0"))
+    started = guest.start_turn(ask("findable 0"))
     for turn in range(1, turns):
-        store.update_replies([progress("guest:a", begun, f"answer {turn}", inspection=b"kept")])
-        begun = guest.start_turn(ask(f"findable {turn}", begun.conversation.id, begun.reply.id))
-    store.update_replies([progress("guest:a", begun, "the last", inspection=b"kept")])
+        store.update_replies([progress("guest:a", started, f"answer {turn}", inspection=b"kept")])
+        started = guest.start_turn(ask(f"findable {turn}", started.conversation.id, started.reply.id))
+    store.update_replies([progress("guest:a", started, "the last", inspection=b"kept")])
     had, size = all_results(store, "guest:a", "findable"), size_of(store, "guest:a")
     monkeypatch.setattr(moving, "MAX_MOVED_MESSAGES", 20)
     monkeypatch.setattr(moving, "BATCH_INSPECTIONS", 4)
@@ -173,9 +173,9 @@ def test_a_long_conversation_goes_over_and_goes_away_in_pieces(store: Store, mon
         monkeypatch.setattr(import_merge, name, 8)
     counts: list[int] = []
 
-    def note(*told: Any) -> None:
-        if told[2].startswith(("INSERT", "UPDATE", "DELETE")):
-            counts.append(told[1].rowcount)
+    def note(*args: Any) -> None:
+        if args[2].startswith(("INSERT", "UPDATE", "DELETE")):
+            counts.append(args[1].rowcount)
 
     event.listen(store.database.engine, "after_cursor_execute", note)
     Adoptions(store.database).adopt("guest:a", "local")
@@ -186,7 +186,7 @@ def test_a_long_conversation_goes_over_and_goes_away_in_pieces(store: Store, mon
         for one in next(iter(store.for_owner("local").trees())).messages[1::2]
     )
     assert all_results(store, "guest:a", "findable") == [[]] * 8
-    store.for_owner("local").delete(begun.conversation.id)
+    store.for_owner("local").delete(started.conversation.id)
     assert store.empty_trash("local") == 1
     event.remove(store.database.engine, "after_cursor_execute", note)
     assert 2 < max(counts) <= 8

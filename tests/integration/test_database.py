@@ -9,7 +9,7 @@ from chatui.store.store import Store
 
 def while_another_adds(store: Store, once: Callable[[], None]) -> list[int]:
     """How many transactions of a thread that adds without a pause come between asking for a turn and having it."""
-    added, over, begun = 0, threading.Event(), threading.Event()
+    added, over, started = 0, threading.Event(), threading.Event()
 
     def add() -> None:
         nonlocal added
@@ -17,11 +17,11 @@ def while_another_adds(store: Store, once: Callable[[], None]) -> list[int]:
             with store.database.maintaining() as connection:
                 connection.exec_driver_sql("SELECT 1")
             added += 1
-            begun.set()
+            started.set()
 
     adding = threading.Thread(target=add)
     adding.start()
-    begun.wait(10)
+    started.wait(10)
     between = []
     for _ in range(50):
         before = added

@@ -27,9 +27,9 @@ FORMATS = {"json": "application/json", "md": "text/markdown", "messages": "appli
 def add_conversation(store: Store, question: str = "What?", answer: str = "That.", owner: str = "a") -> str:
     """A finished conversation; returns its id."""
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    begun = store.for_owner(owner).start_turn(NewTurn(None, None, question, author, PRESETS[0]))
-    store.update_replies([ReplyUpdate(owner, begun.reply.id, answer, state="finished")])
-    return begun.conversation.id
+    started = store.for_owner(owner).start_turn(NewTurn(None, None, question, author, PRESETS[0]))
+    store.update_replies([ReplyUpdate(owner, started.reply.id, answer, state="finished")])
+    return started.conversation.id
 
 
 def client(store: Store) -> TestClient:
@@ -105,11 +105,11 @@ def test_a_deleted_chat_is_no_longer_exported(store: Store) -> None:
 def traced(store: Store, chat: str, owner: str = "a", parent: str | None = None) -> str:
     """A reply in this chat that has a generation trace; returns its id."""
     author = Author("m", "r", "", GenerationSettings(temperature=0.0), seed=7)
-    begun = store.for_owner(owner).start_turn(NewTurn(chat, parent, "And why?", author, PRESETS[0]))
-    prompt = Prompt("Hi", (1, 2), messages=(Message("user", f"And why? {begun.reply.id}"),))
+    started = store.for_owner(owner).start_turn(NewTurn(chat, parent, "And why?", author, PRESETS[0]))
+    prompt = Prompt("Hi", (1, 2), messages=(Message("user", f"And why? {started.reply.id}"),))
     packed = Inspection(ModelInfo("m", "float32", 1, 1, 100, "cpu", GenerationSettings()), prompt).packed()
-    store.update_replies([ReplyUpdate(owner, begun.reply.id, "So.", state="finished", inspection=packed)])
-    return begun.reply.id
+    store.update_replies([ReplyUpdate(owner, started.reply.id, "So.", state="finished", inspection=packed)])
+    return started.reply.id
 
 
 def test_a_notebook_is_that_of_the_asked_or_the_last_reply(store: Store) -> None:

@@ -52,8 +52,8 @@ def total_bytes(store: Store) -> int:
         return used_bytes(connection)
 
 
-def answered(store: Store, owner: str, begun: StartedTurn) -> None:
-    store.update_replies([ReplyUpdate(owner, begun.reply.id, "An answer.", "", "finished", FINISH)])
+def answered(store: Store, owner: str, started: StartedTurn) -> None:
+    store.update_replies([ReplyUpdate(owner, started.reply.id, "An answer.", "", "finished", FINISH)])
 
 
 def count(store: Store, owner: str) -> int:
@@ -77,29 +77,29 @@ def test_who_comes_as_somebody_new_each_time_cannot_fill_the_database(store: Sto
 
 def test_chats_that_are_there_go_on_a_while_and_can_always_be_read_and_deleted(store: Store) -> None:
     owner = "guest:a"
-    begun = begin_turn(owner_store_of(store, owner), "What?")
-    answered(store, owner, begun)
+    started = begin_turn(owner_store_of(store, owner), "What?")
+    answered(store, owner, started)
     full = owner_store_of(store, owner, total=int(total_bytes(store) / 1.1))
     with pytest.raises(FullError):
         begin_turn(full, "Anew?")
-    more = begin_turn(full, "More?", begun.reply.conversation, begun.reply.id)
+    more = begin_turn(full, "More?", started.reply.conversation, started.reply.id)
     answered(store, owner, more)
-    assert [message.content for message in full.path(begun.reply.conversation)][-1] == "An answer."
+    assert [message.content for message in full.path(started.reply.conversation)][-1] == "An answer."
     fuller = owner_store_of(store, owner, total=int(total_bytes(store) / 2))
     with pytest.raises(FullError):
-        begin_turn(fuller, "Still more?", begun.reply.conversation, more.reply.id)
-    assert len(fuller.path(begun.reply.conversation)) == 4
-    fuller.delete(begun.reply.conversation)
+        begin_turn(fuller, "Still more?", started.reply.conversation, more.reply.id)
+    assert len(fuller.path(started.reply.conversation)) == 4
+    fuller.delete(started.reply.conversation)
     assert store.empty_trash(owner) == 1
 
 
 def test_room_that_was_given_back_is_there_again(tmp_path: Path) -> None:
     store = Store.open(AppSettings(data_dir=tmp_path))
     before = total_bytes(store)
-    begun = begin_turn(owner_store_of(store, "guest:a"), secrets.token_hex(500_000))
-    answered(store, "guest:a", begun)
+    started = begin_turn(owner_store_of(store, "guest:a"), secrets.token_hex(500_000))
+    answered(store, "guest:a", started)
     assert total_bytes(store) > before + 1_000_000
-    owner_store_of(store, "guest:a").delete(begun.reply.conversation)
+    owner_store_of(store, "guest:a").delete(started.reply.conversation)
     store.empty_trash("guest:a")
     assert total_bytes(store) < before + 300_000
     store.close()
@@ -118,19 +118,19 @@ def test_a_disk_that_is_nearly_full_is_left_to_those_who_have_a_login(
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     guest = store.for_owner("guest:a")
-    begun = begin_turn(guest, "What?")
+    started = begin_turn(guest, "What?")
     assert asked == [tmp_path]
-    answered(store, "guest:a", begun)
+    answered(store, "guest:a", started)
     free = 99 * MB
     with pytest.raises(FullError, match=r"nearly full.*--min-free-disk"):
         begin_turn(guest, "Anew?")
     begin_turn(store.for_owner("login:ann"), "Anew?")
-    more = begin_turn(guest, "More?", begun.reply.conversation, begun.reply.id)
+    more = begin_turn(guest, "More?", started.reply.conversation, started.reply.id)
     answered(store, "guest:a", more)
     free = 24 * MB
     with pytest.raises(FullError):
-        begin_turn(guest, "Still more?", begun.reply.conversation, more.reply.id)
-    assert len(guest.path(begun.reply.conversation)) == 4
+        begin_turn(guest, "Still more?", started.reply.conversation, more.reply.id)
+    assert len(guest.path(started.reply.conversation)) == 4
     store.close()
 
 

@@ -48,8 +48,8 @@ def path_contents(owner_store: OwnerStore, id: str) -> list[str]:
 
 def add_turn(store: Store, owner_store: OwnerStore, id: str, question: str) -> None:
     parent = owner_store.conversation(id).leaf
-    begun = owner_store.start_turn(NewTurn(id, parent, question, AUTHOR, Persona("P")))
-    store.update_replies([ReplyUpdate(owner_store._owner, begun.reply.id, f"Re: {question}", state="finished")])
+    started = owner_store.start_turn(NewTurn(id, parent, question, AUTHOR, Persona("P")))
+    store.update_replies([ReplyUpdate(owner_store._owner, started.reply.id, f"Re: {question}", state="finished")])
 
 
 @pytest.fixture
@@ -107,10 +107,10 @@ def test_what_was_deleted_comes_back_when_it_is_imported_again(owner_store: Owne
 
 
 def test_our_own_export_goes_where_it_came_from(store: Store, owner_store: OwnerStore) -> None:
-    begun = owner_store.start_turn(NewTurn(None, None, "Hi", AUTHOR, Persona("P")))
-    store.update_replies([ReplyUpdate("login:ann", begun.reply.id, "Hello", state="finished")])
+    started = owner_store.start_turn(NewTurn(None, None, "Hi", AUTHOR, Persona("P")))
+    store.update_replies([ReplyUpdate("login:ann", started.reply.id, "Hello", state="finished")])
     data = "".join(as_json(owner_store.trees())).encode()
-    add_turn(store, owner_store, begun.conversation.id, "More?")
+    add_turn(store, owner_store, started.conversation.id, "More?")
     before = list(owner_store.trees())
     (again,) = import_value(owner_store, data)
     assert (again.existed, again.added) == (True, 0)
@@ -131,13 +131,13 @@ def test_two_owners_import_the_same_file(store: Store, owner_store: OwnerStore) 
 
 def test_ids_of_another_conversation_here_are_not_taken_over(owner_store: OwnerStore) -> None:
     """A file may be written by hand: its messages may be called as those of any conversation."""
-    begun = owner_store.start_turn(NewTurn(None, None, "Mine", AUTHOR, Persona("P")))
-    question, reply = (message.id for message in begun.path)
+    started = owner_store.start_turn(NewTurn(None, None, "Mine", AUTHOR, Persona("P")))
+    question, reply = (message.id for message in started.path)
     (came,) = import_value(
         owner_store, chat(node(question, None, "user", "Theirs"), node(reply, question, "assistant", "Yes"))
     )
     assert path_contents(owner_store, came.conversation.id) == ["Theirs", "Yes"]
-    assert path_contents(owner_store, begun.conversation.id) == ["Mine", ""]
+    assert path_contents(owner_store, started.conversation.id) == ["Mine", ""]
     assert (
         import_value(
             owner_store, chat(node(question, None, "user", "Theirs"), node(reply, question, "assistant", "Yes"))
@@ -272,8 +272,8 @@ def test_what_is_not_wanted_any_more_leaves_nothing_behind(
     monkeypatch.setattr(import_merge, "TRANSACTION_SECONDS", 0)
     monkeypatch.setattr(import_merge, "MAX_IDS", 60)
     (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
-    wanted = iter([True] * turns)
-    assert owner_store.merge_tree(tree, lambda: next(wanted, False)) is None
+    answers = iter([True] * turns)
+    assert owner_store.merge_tree(tree, lambda: next(answers, False)) is None
     assert visible_counts(owner_store) == [0, 0, 0, 0]
     with store.database.maintaining() as connection:
         assert connection.scalars(select(messages.c.id)).all() == []
@@ -286,8 +286,8 @@ def test_a_known_conversation_stays_where_its_import_is_not_wanted_any_more(
     import_value(owner_store, long_chat(60))
     monkeypatch.setattr(import_merge, "TRANSACTION_SECONDS", 0)
     (tree,) = importing.read(json.dumps(long_chat(300)).encode(), NOW)
-    wanted = iter([True] * 3)
-    assert owner_store.merge_tree(tree, lambda: next(wanted, False)) is None
+    answers = iter([True] * 3)
+    assert owner_store.merge_tree(tree, lambda: next(answers, False)) is None
     (only,) = owner_store.conversations()
     assert path_contents(owner_store, only.id) == [f"word{n}" for n in range(60)]
 

@@ -28,7 +28,7 @@ def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_process, "IN_PROCESS_BYTES", 0)
 
 
-def written(tmp_path: Path, value: Any) -> Path:
+def write_file(tmp_path: Path, value: Any) -> Path:
     file = tmp_path / "chats"
     file.write_bytes(value if isinstance(value, bytes) else json.dumps(value).encode())
     return file
@@ -47,7 +47,7 @@ def every_format() -> bytes:
 @pytest.mark.parametrize("wrap", [bytes, lambda data: zipped({"conversations": data})])
 def test_all_that_is_read_here_is_read_there(tmp_path: Path, wrap: Any) -> None:
     data = wrap(every_format())
-    here, there = importing.read(data), import_process.open_import(written(tmp_path, data))
+    here, there = importing.read(data), import_process.open_import(write_file(tmp_path, data))
     assert isinstance(there, import_process.ImportProcess)
     assert untimed(list(there)) == untimed(list(here))
     assert (there.skipped, there.done, there.total) == (here.skipped, here.done, here.total)
@@ -57,7 +57,7 @@ def test_all_that_is_read_here_is_read_there(tmp_path: Path, wrap: Any) -> None:
 
 def test_our_own_format_loses_nothing(tmp_path: Path) -> None:
     trees = [chat("u: one", "a: two"), chat("u: Gr\u00fc\u00dfe \U0001f600", id="d")]
-    assert list(import_process.open_import(written(tmp_path, "".join(as_json(iter(trees))).encode()))) == trees
+    assert list(import_process.open_import(write_file(tmp_path, "".join(as_json(iter(trees))).encode()))) == trees
 
 
 def test_long_conversations_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,23 +70,23 @@ def test_long_conversations_come_in_pieces(tmp_path: Path, monkeypatch: pytest.M
         return got
 
     monkeypatch.setattr(import_process, "_receive", counted)
-    (tree,) = import_process.open_import(written(tmp_path, long_chat(950)))
+    (tree,) = import_process.open_import(write_file(tmp_path, long_chat(950)))
     assert len(tree.messages) == 950
     assert sent == [200, 200, 200, 200, 150]
 
 
 @pytest.mark.parametrize("data", [b"{", b"", b"PK\x03\x04damaged", b'"text"', b"\xff\xfe\xff"])
 def test_what_is_wrong_with_a_file_is_told_as_it_would_be_here(tmp_path: Path, data: bytes) -> None:
-    told = []
-    for reading in (importing.read(data), import_process.open_import(written(tmp_path, data))):
+    errors = []
+    for reading in (importing.read(data), import_process.open_import(write_file(tmp_path, data))):
         with pytest.raises(TransferError) as caught:
             list(reading)
-        told.append((caught.value.message, caught.value.remedy))
-    assert told[0] == told[1]
+        errors.append((caught.value.message, caught.value.remedy))
+    assert errors[0] == errors[1]
 
 
 def test_a_process_that_is_ended_is_told_after_what_came_before(tmp_path: Path) -> None:
-    file = written(tmp_path, [long_chat(300) | {"conversation_id": str(number)} for number in range(40)])
+    file = write_file(tmp_path, [long_chat(300) | {"conversation_id": str(number)} for number in range(40)])
     reading = import_process.open_import(file)
     trees = iter(reading)
     next(trees)
@@ -99,7 +99,7 @@ def test_a_process_that_is_ended_is_told_after_what_came_before(tmp_path: Path) 
 
 def test_no_more_is_read_than_is_wanted(tmp_path: Path) -> None:
     """One who takes no more ends the process; also one who says so before anything has come."""
-    file = written(tmp_path, [long_chat(300) | {"conversation_id": str(number)} for number in range(40)])
+    file = write_file(tmp_path, [long_chat(300) | {"conversation_id": str(number)} for number in range(40)])
     left, stopped, unread = (import_process.ImportProcess(file) for _ in range(3))
     trees = iter(left)
     next(trees)
@@ -116,7 +116,7 @@ def test_no_more_is_read_than_is_wanted(tmp_path: Path) -> None:
 
 def test_the_process_ends_when_nobody_listens(tmp_path: Path) -> None:
     """As where the server was killed."""
-    file = written(tmp_path, [long_chat(300) | {"conversation_id": str(number)} for number in range(40)])
+    file = write_file(tmp_path, [long_chat(300) | {"conversation_id": str(number)} for number in range(40)])
     with file.open("rb") as opened:
         process = subprocess.Popen(
             [sys.executable, "-m", "chatui.store.imports.import_process"],
@@ -136,16 +136,16 @@ def test_the_process_ends_when_nobody_listens(tmp_path: Path) -> None:
 def test_small_files_are_read_here_and_too_large_ones_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = written(tmp_path, long_chat(3))
+    file = write_file(tmp_path, long_chat(3))
     monkeypatch.setattr(import_process, "IN_PROCESS_BYTES", file.stat().st_size)
     assert isinstance(import_process.open_import(file), FileSource)
-    assert isinstance(import_process.open_import(written(tmp_path, b"PK\x03\x04")), import_process.ImportProcess)
+    assert isinstance(import_process.open_import(write_file(tmp_path, b"PK\x03\x04")), import_process.ImportProcess)
     monkeypatch.setattr(import_limits, "MAX_BYTES", 3)
     with pytest.raises(TransferError, match="at most 3 are allowed"):
         import_process.open_import(file)
 
 
 def test_a_file_of_nothing_but_what_cannot_be_read_names_the_first_ones(tmp_path: Path) -> None:
-    reading = import_process.open_import(written(tmp_path, [0] * 5_000))
+    reading = import_process.open_import(write_file(tmp_path, [0] * 5_000))
     assert list(reading) == []
     assert (len(reading.skipped), reading.unlisted) == (importing.MAX_SKIPPED, 5_000 - importing.MAX_SKIPPED)

@@ -57,11 +57,11 @@ def test_pieces_are_the_text() -> None:
 
 
 def finished(store: Store) -> tuple[str, str]:
-    begun = store.for_owner("a").start_turn(ask("question"))
+    started = store.for_owner("a").start_turn(ask("question"))
     store.update_replies(
-        [ReplyUpdate("a", begun.reply.id, "answer", state="finished", finish=FINISH, inspection=KEPT.packed())]
+        [ReplyUpdate("a", started.reply.id, "answer", state="finished", finish=FINISH, inspection=KEPT.packed())]
     )
-    return begun.conversation.id, begun.reply.id
+    return started.conversation.id, started.reply.id
 
 
 def test_it_is_kept_for_its_owner_alone(store: Store) -> None:
@@ -84,13 +84,13 @@ def test_when_a_page_showed_it_is_kept_by_its_owner_alone(store: Store) -> None:
 
 
 def test_a_reply_without_one_has_none(store: Store) -> None:
-    begun = store.for_owner("a").start_turn(ask("question"))
-    assert store.for_owner("a").inspection(begun.reply.id) is None
-    assert not store.for_owner("a").set_page_times(begun.reply.id, TIMES)
+    started = store.for_owner("a").start_turn(ask("question"))
+    assert store.for_owner("a").inspection(started.reply.id) is None
+    assert not store.for_owner("a").set_page_times(started.reply.id, TIMES)
     store.update_replies(
-        [ReplyUpdate("b", begun.reply.id, "", inspection=b"another's"), ReplyUpdate("a", "gone", "", inspection=b"")]
+        [ReplyUpdate("b", started.reply.id, "", inspection=b"another's"), ReplyUpdate("a", "gone", "", inspection=b"")]
     )
-    assert store.for_owner("a").inspection(begun.reply.id) is None
+    assert store.for_owner("a").inspection(started.reply.id) is None
 
 
 def test_what_has_ended_is_not_told_of_anew(store: Store) -> None:

@@ -49,13 +49,13 @@ def described(client: TestClient) -> Any:
 def test_every_route_and_method_is_described_and_no_other(described: Any, client: TestClient) -> None:
     api = routes.mount(FakeBackend(), AppSettings()).app
     there = {(route.path_format, method) for route in api._router.routes for method in route.methods}  # type: ignore[attr-defined]
-    told = {(path, method.upper()) for path, methods in described["paths"].items() for method in methods}
-    assert told == there
-    for path in {path for path, _ in told}:
+    documented = {(path, method.upper()) for path, methods in described["paths"].items() for method in methods}
+    assert documented == there
+    for path in {path for path, _ in documented}:
         endless = {"GET"} if path == "/models/sse" else set()
         for method in sorted({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE"} - endless):
             status = client.request(method, f"/v1{path.format(name='echo')}").status_code
-            assert (status == 405) == ((path, method) not in told), (method, path, status)
+            assert (status == 405) == ((path, method) not in documented), (method, path, status)
 
 
 def test_every_field_is_described_and_no_other(described: Any) -> None:
@@ -117,8 +117,8 @@ async def status_without_body(app: ASGIApp, path: str) -> int:
         sent.append(message)
 
     headers = [(b"host", b"localhost"), (b"content-length", b"5"), (b"content-type", b"application/json")]
-    asked = {"type": "http", "method": "POST", "path": path, "headers": headers, "client": ("127.0.0.1", 5)}
-    await app({**asked, "query_string": b"", "scheme": "http", "http_version": "1.1"}, receive, send)
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "client": ("127.0.0.1", 5)}
+    await app({**scope, "query_string": b"", "scheme": "http", "http_version": "1.1"}, receive, send)
     return int(sent[0]["status"])
 
 
@@ -158,16 +158,16 @@ def test_models_have_the_described_shape(client: TestClient) -> None:
 def test_only_those_who_may_ask_are_told() -> None:
     locked = client_of(FakeBackend(), api_key=KEY)
     assert locked.get(DESCRIBED).status_code == 401
-    told = locked.get(DESCRIBED, headers={"Authorization": f"Bearer {KEY}"}).json()
-    assert told["security"] == [{"key": []}]
-    assert KEY not in json.dumps(told)
+    document = locked.get(DESCRIBED, headers={"Authorization": f"Bearer {KEY}"}).json()
+    assert document["security"] == [{"key": []}]
+    assert KEY not in json.dumps(document)
 
 
 def test_a_path_of_a_proxy_is_told() -> None:
-    told = client_of(FakeBackend(), api_key=KEY, root_path="/chat").get(
+    response = client_of(FakeBackend(), api_key=KEY, root_path="/chat").get(
         DESCRIBED, headers={"Authorization": f"Bearer {KEY}"}
     )
-    assert told.json()["servers"] == [{"url": "/chat/v1"}]
+    assert response.json()["servers"] == [{"url": "/chat/v1"}]
 
 
 @pytest.mark.parametrize(("field", "value"), [("max_tokens", 5.0), ("top_k", 40.0), ("seed", 7.0)])
@@ -178,5 +178,5 @@ def test_a_whole_number_may_be_written_with_a_point(client: TestClient, field: s
 
 def test_thoughts_sent_back_are_text_under_either_name(client: TestClient) -> None:
     for name, other in (("reasoning", "reasoning_content"), ("reasoning_content", "reasoning")):
-        said = [HI, {"role": "assistant", "content": "x", name: 5, other: "y"}, HI]
-        assert client.post("/v1/chat/completions", json={"messages": said}).status_code == 400
+        messages = [HI, {"role": "assistant", "content": "x", name: 5, other: "y"}, HI]
+        assert client.post("/v1/chat/completions", json={"messages": messages}).status_code == 400

@@ -38,9 +38,9 @@ def owner_store(store: Store) -> OwnerStore:
     return store.for_owner(OWNER)
 
 
-def end(store: Store, begun: StartedTurn, content: str = "An answer.", owner: str = OWNER) -> StoredMessage:
-    store.update_replies([ReplyUpdate(owner, begun.reply.id, content, "Hm.", "finished", FINISH)])
-    return store.for_owner(owner).message(begun.reply.id)
+def end(store: Store, started: StartedTurn, content: str = "An answer.", owner: str = OWNER) -> StoredMessage:
+    store.update_replies([ReplyUpdate(owner, started.reply.id, content, "Hm.", "finished", FINISH)])
+    return store.for_owner(owner).message(started.reply.id)
 
 
 class TestBegin:
@@ -48,30 +48,30 @@ class TestBegin:
         self, owner_store: OwnerStore
     ) -> None:
         turn = dataclasses.replace(ask("Who are you?"), greetings=("Welcome!", "Ahoy!"))
-        begun = owner_store.start_turn(turn)
-        assert [(one.role, one.content) for one in begun.path] == [
+        started = owner_store.start_turn(turn)
+        assert [(one.role, one.content) for one in started.path] == [
             ("assistant", "Welcome!"),
             ("user", "Who are you?"),
             ("assistant", ""),
         ]
-        first, second = begun.path[0].versions
+        first, second = started.path[0].versions
         assert owner_store.select(second).leaf == second
-        again = owner_store.start_turn(dataclasses.replace(turn, conversation=begun.conversation.id, parent=second))
+        again = owner_store.start_turn(dataclasses.replace(turn, conversation=started.conversation.id, parent=second))
         assert [one.content for one in again.path] == ["Ahoy!", "Who are you?", ""]
-        assert owner_store.path(begun.conversation.id, begun.reply.id)[0].id == first
+        assert owner_store.path(started.conversation.id, started.reply.id)[0].id == first
 
     def test_a_character_begins_with_the_greeting_that_was_chosen(self, owner_store: OwnerStore) -> None:
         turn = dataclasses.replace(
             ask("Who are you?"), greetings=("Welcome!", "Ahoy!"), greeting=1, new_conversation_id="mine"
         )
-        begun = owner_store.start_turn(turn)
-        assert begun.conversation.id == "mine"
-        assert [one.content for one in begun.path] == ["Ahoy!", "Who are you?", ""]
-        assert begun.path[0].versions.index(begun.path[0].id) == 1
+        started = owner_store.start_turn(turn)
+        assert started.conversation.id == "mine"
+        assert [one.content for one in started.path] == ["Ahoy!", "Who are you?", ""]
+        assert started.path[0].versions.index(started.path[0].id) == 1
 
     def test_a_new_conversation_has_a_question_and_a_running_reply(self, store: Store, owner_store: OwnerStore) -> None:
-        begun = owner_store.start_turn(ask("What is\n a haiku?", prefix="A haiku"))
-        question, reply = begun.path
+        started = owner_store.start_turn(ask("What is\n a haiku?", prefix="A haiku"))
+        question, reply = started.path
         assert (question.role, question.content, question.state) == ("user", "What is\n a haiku?", "finished")
         assert (reply.role, reply.content, reply.state, reply.parent) == (
             "assistant",
@@ -79,31 +79,31 @@ class TestBegin:
             "running",
             question.id,
         )
-        assert begun.conversation.title == "What is a haiku?"
-        assert begun.conversation.leaf == reply.id == begun.reply.id
-        assert owner_store.initial_persona(begun.conversation.id) == PRESETS[0]
-        assert owner_store.path(begun.conversation.id) == begun.path
-        assert owner_store.conversation(begun.conversation.id) == begun.conversation
+        assert started.conversation.title == "What is a haiku?"
+        assert started.conversation.leaf == reply.id == started.reply.id
+        assert owner_store.initial_persona(started.conversation.id) == PRESETS[0]
+        assert owner_store.path(started.conversation.id) == started.path
+        assert owner_store.conversation(started.conversation.id) == started.conversation
 
     def test_every_field_comes_back(self, store: Store, owner_store: OwnerStore) -> None:
         settings = GenerationSettings(temperature=1.25, seed=2**32 - 1, stop=("a", "\n"), top_k=3)
         author = Author("m", "abc", "system\0" + HOSTILE, settings, 99, "prefix", "thought")
         card = {"name": "Ünï", "deep": [{"a": None}, 1.5]}
         persona = Persona("P", "🦜", "be", "hi", ("x", "y"), settings, "data:image/png;base64,AAAA", card)
-        begun = owner_store.start_turn(NewTurn(None, None, HOSTILE, author, persona))
-        assert begun.path[0].content == HOSTILE
-        assert begun.reply.author == author
-        assert owner_store.initial_persona(begun.conversation.id) == persona
-        store.update_replies([ReplyUpdate(OWNER, begun.reply.id, HOSTILE, HOSTILE, "failed", FINISH, HOSTILE)])
-        reply = owner_store.message(begun.reply.id)
+        started = owner_store.start_turn(NewTurn(None, None, HOSTILE, author, persona))
+        assert started.path[0].content == HOSTILE
+        assert started.reply.author == author
+        assert owner_store.initial_persona(started.conversation.id) == persona
+        store.update_replies([ReplyUpdate(OWNER, started.reply.id, HOSTILE, HOSTILE, "failed", FINISH, HOSTILE)])
+        reply = owner_store.message(started.reply.id)
         assert (reply.content, reply.reasoning, reply.state, reply.finish) == (HOSTILE, HOSTILE, "failed", FINISH)
         assert reply.error == HOSTILE
 
     @pytest.mark.parametrize("text", ["a\0b", "half \ud800 pair"])
     def test_what_no_database_can_keep_is_replaced(self, owner_store: OwnerStore, text: str) -> None:
-        begun = owner_store.start_turn(ask(text))
-        assert "\ufffd" in begun.path[0].content
-        assert begun.path[0] == owner_store.message(begun.path[0].id)
+        started = owner_store.start_turn(ask(text))
+        assert "\ufffd" in started.path[0].content
+        assert started.path[0] == owner_store.message(started.path[0].id)
 
     def test_another_version_of_a_reply(self, store: Store, owner_store: OwnerStore) -> None:
         first = owner_store.start_turn(ask("Why?"))
@@ -164,16 +164,16 @@ class TestTitle:
         assert first_words("x" * 100) == "x" * 59 + "…"
 
     def test_rename_and_back(self, owner_store: OwnerStore) -> None:
-        begun = owner_store.start_turn(ask("The first words"))
-        id = begun.conversation.id
+        started = owner_store.start_turn(ask("The first words"))
+        id = started.conversation.id
         owner_store.rename(id, "  My\n own " + "x" * 300)
         renamed = owner_store.conversation(id)
         assert renamed.title.startswith("My own xxx")
         assert len(renamed.title) == 200
         assert renamed.named
-        assert renamed.updated == begun.conversation.updated
+        assert renamed.updated == started.conversation.updated
         owner_store.rename(id, " \n ")
-        assert owner_store.conversation(id) == begun.conversation
+        assert owner_store.conversation(id) == started.conversation
 
 
 class TestList:
@@ -196,14 +196,14 @@ class TestList:
         assert [one.id for one in owner_store.conversations(archived=True)] == [ids[7]]
 
     def test_pin_and_archive_leave_the_order_alone(self, owner_store: OwnerStore) -> None:
-        begun = owner_store.start_turn(ask("a"))
-        owner_store.pin(begun.conversation.id, True)
-        owner_store.archive(begun.conversation.id, True)
-        changed = owner_store.conversation(begun.conversation.id)
-        assert changed == dataclasses.replace(begun.conversation, pinned=True, archived=True)
-        owner_store.pin(begun.conversation.id, False)
-        owner_store.archive(begun.conversation.id, False)
-        assert owner_store.conversation(begun.conversation.id) == begun.conversation
+        started = owner_store.start_turn(ask("a"))
+        owner_store.pin(started.conversation.id, True)
+        owner_store.archive(started.conversation.id, True)
+        changed = owner_store.conversation(started.conversation.id)
+        assert changed == dataclasses.replace(started.conversation, pinned=True, archived=True)
+        owner_store.pin(started.conversation.id, False)
+        owner_store.archive(started.conversation.id, False)
+        assert owner_store.conversation(started.conversation.id) == started.conversation
 
     def test_the_shown_one_must_be_ones_own(self, store: Store, owner_store: OwnerStore) -> None:
         other = store.for_owner("login:bob").start_turn(ask("c")).conversation.id
@@ -250,33 +250,33 @@ class TestVersions:
         assert owner_store.conversations()[1].id == branched.id
 
     def test_a_running_reply_cannot_be_branched(self, owner_store: OwnerStore) -> None:
-        begun = owner_store.start_turn(ask("1"))
+        started = owner_store.start_turn(ask("1"))
         with pytest.raises(ChatError, match="still being written"):
-            owner_store.branch(begun.reply.id)
-        assert owner_store.branch(begun.path[0].id).leaf
+            owner_store.branch(started.reply.id)
+        assert owner_store.branch(started.path[0].id).leaf
 
 
 class TestDelete:
     def test_deleted_is_as_good_as_missing_until_restored(self, store: Store, owner_store: OwnerStore) -> None:
-        begun = owner_store.start_turn(ask("findme"))
-        id = begun.conversation.id
+        started = owner_store.start_turn(ask("findme"))
+        id = started.conversation.id
         owner_store.delete(id)
-        for call in every_call(owner_store, id, begun.reply.id, begun.path[0].id):
+        for call in every_call(owner_store, id, started.reply.id, started.path[0].id):
             with pytest.raises(NotFoundError):
                 call()
         assert owner_store.conversations() == []
         assert owner_store.search("findme") == []
         assert list(owner_store.trees()) == []
-        assert owner_store.restore(id) == begun.conversation
-        assert owner_store.path(id) == begun.path
+        assert owner_store.restore(id) == started.conversation
+        assert owner_store.path(id) == started.path
         assert [hit.conversation.id for hit in owner_store.search("findme")] == [id]
 
     def test_a_reply_goes_on_while_its_conversation_is_deleted(self, store: Store, owner_store: OwnerStore) -> None:
-        begun = owner_store.start_turn(ask("1"))
-        owner_store.delete(begun.conversation.id)
-        store.update_replies([ReplyUpdate(OWNER, begun.reply.id, "whole", state="finished")])
-        owner_store.restore(begun.conversation.id)
-        assert owner_store.message(begun.reply.id).content == "whole"
+        started = owner_store.start_turn(ask("1"))
+        owner_store.delete(started.conversation.id)
+        store.update_replies([ReplyUpdate(OWNER, started.reply.id, "whole", state="finished")])
+        owner_store.restore(started.conversation.id)
+        assert owner_store.message(started.reply.id).content == "whole"
 
 
 def every_call(owner_store: OwnerStore, id: str, reply: str, question: str) -> list[Callable[[], object]]:
@@ -303,11 +303,11 @@ def every_call(owner_store: OwnerStore, id: str, reply: str, question: str) -> l
 
 class TestOwners:
     def test_anothers_is_as_good_as_missing(self, store: Store, owner_store: OwnerStore) -> None:
-        begun = owner_store.start_turn(ask("private"))
-        id, kept = begun.conversation.id, owner_store.save_persona(PRESETS[0])
+        started = owner_store.start_turn(ask("private"))
+        id, kept = started.conversation.id, owner_store.save_persona(PRESETS[0])
         before = list(owner_store.trees()), owner_store.personas()
         other = store.for_owner("login:adam")
-        calls = every_call(other, id, begun.reply.id, begun.path[0].id)
+        calls = every_call(other, id, started.reply.id, started.path[0].id)
         missing = every_call(other, "missing", "missing", "missing")
         calls += [
             lambda: other.restore(id),
@@ -325,7 +325,7 @@ class TestOwners:
             with pytest.raises(NotFoundError) as expected:
                 same()
             assert str(caught.value) == str(expected.value)
-        store.update_replies([ReplyUpdate("login:adam", begun.reply.id, "changed", state="finished")])
+        store.update_replies([ReplyUpdate("login:adam", started.reply.id, "changed", state="finished")])
         assert (other.conversations(), other.personas(), other.search("private"), list(other.trees())) == ([],) * 4
         assert (list(owner_store.trees()), owner_store.personas()) == before
 
@@ -344,14 +344,14 @@ class TestOwners:
 
 class TestRating:
     def test_only_replies_and_short_notes(self, store: Store, owner_store: OwnerStore) -> None:
-        begun = owner_store.start_turn(ask("1"))
-        reply = end(store, begun)
+        started = owner_store.start_turn(ask("1"))
+        reply = end(store, started)
         owner_store.rate(reply.id, "dislike", "wrong")
         assert owner_store.message(reply.id) == dataclasses.replace(reply, rating="dislike", note="wrong")
         owner_store.rate(reply.id, None)
         assert owner_store.message(reply.id) == reply
         with pytest.raises(ChatError, match="Only replies"):
-            owner_store.rate(begun.path[0].id, "like")
+            owner_store.rate(started.path[0].id, "like")
         with pytest.raises(ChatError, match="2,001"):
             owner_store.rate(reply.id, "like", "x" * 2001)
 
@@ -419,7 +419,7 @@ class TestTransfer:
 
 def anonymous(tree: Tree) -> Tree:
     """The same with places instead of ids."""
-    places = {message.id: str(place) for place, message in enumerate(tree.messages)}
+    places = {message.id: str(index) for index, message in enumerate(tree.messages)}
     messages = tuple(
         dataclasses.replace(
             message,
@@ -447,16 +447,16 @@ class TestPersonas:
 
     def test_a_conversation_keeps_the_persona_as_it_was(self, owner_store: OwnerStore) -> None:
         kept = owner_store.save_persona(PRESETS[3])
-        begun = owner_store.start_turn(dataclasses.replace(ask("1"), persona=kept.persona))
+        started = owner_store.start_turn(dataclasses.replace(ask("1"), persona=kept.persona))
         owner_store.save_persona(PRESETS[4], kept.id)
-        assert owner_store.initial_persona(begun.conversation.id) == PRESETS[3]
+        assert owner_store.initial_persona(started.conversation.id) == PRESETS[3]
 
 
 def test_finish_is_kept_exactly(store: Store, owner_store: OwnerStore) -> None:
-    begun = owner_store.start_turn(ask("1"))
+    started = owner_store.start_turn(ask("1"))
     finish = Finish("length", 1, 2, 2**32 - 1, 1e-9, 0.1 + 0.2, 12345.678901234567, 8)
-    store.update_replies([ReplyUpdate(OWNER, begun.reply.id, "x", state="finished", finish=finish)])
-    assert owner_store.message(begun.reply.id).finish == finish
+    store.update_replies([ReplyUpdate(OWNER, started.reply.id, "x", state="finished", finish=finish)])
+    assert owner_store.message(started.reply.id).finish == finish
 
 
 def chain(owner_store: OwnerStore, messages: int, letters: int = 1) -> str:
@@ -490,10 +490,10 @@ class TestLongConversations:
     def test_a_question_reads_no_more_of_it_than_is_asked_for(self, owner_store: OwnerStore) -> None:
         id = chain(owner_store, 300)
         leaf = owner_store.path(id)[-1].id
-        begun = owner_store.start_turn(ask("And?", id, leaf), characters=40)
-        assert begun.path[-1] == begun.reply
-        assert begun.earlier + len(begun.path) == 302
-        assert len(begun.path) == 14  # "", "And?" and twelve of three characters
+        started = owner_store.start_turn(ask("And?", id, leaf), characters=40)
+        assert started.path[-1] == started.reply
+        assert started.earlier + len(started.path) == 302
+        assert len(started.path) == 14  # "", "And?" and twelve of three characters
 
     def test_what_is_asked_of_the_database_does_not_grow_with_the_conversation(self, store: Store) -> None:
         def statements(messages: int) -> int:

@@ -74,9 +74,9 @@ class World:
             cookies = Cookies(self.store.cookie_secret())
             value = cookies.issue()
             visitor, owner = Visitor.guest(self.url, value), cookies.owner(value) or ""
-        begun = self.store.for_owner(owner).start_turn(ask("mine"))
-        self.store.update_replies([ReplyUpdate(owner, begun.reply.id, "my own", state="finished")])
-        return visitor, begun.conversation.id
+        started = self.store.for_owner(owner).start_turn(ask("mine"))
+        self.store.update_replies([ReplyUpdate(owner, started.reply.id, "my own", state="finished")])
+        return visitor, started.conversation.id
 
     def dependency(self, name: str) -> Dependency:
         return next(found for found in self.config["dependencies"] if found["api_name"] == name)

@@ -31,10 +31,10 @@ def character(size: int = 10, name: str = "Robo") -> Persona:
     return Persona(name, avatar=AVATAR, card={"data": {"name": name, "creator_notes": notes, "tags": [None, 1.5, "ü"]}})
 
 
-def begun(store: Store, persona: Persona, owner: str = OWNER) -> str:
-    began = store.for_owner(owner).start_turn(replace(ask("Hi"), persona=persona))
-    store.update_replies([ReplyUpdate(owner, began.reply.id, "Hello", state="finished", finish=FINISH)])
-    return began.conversation.id
+def start_conversation(store: Store, persona: Persona, owner: str = OWNER) -> str:
+    started = store.for_owner(owner).start_turn(replace(ask("Hi"), persona=persona))
+    store.update_replies([ReplyUpdate(owner, started.reply.id, "Hello", state="finished", finish=FINISH)])
+    return started.conversation.id
 
 
 def count(store: Store, owner: str = OWNER) -> int:
@@ -56,20 +56,20 @@ def test_two_hundred_conversations_have_one_card_and_listing_them_reads_none(
 ) -> None:
     persona, owner_store = character(cards.MAX_TEXT_BYTES), store.for_owner(OWNER)
     empty = size(store)
-    first = begun(store, persona)
+    first = start_conversation(store, persona)
     once = size(store)
     assert once - empty > cards.MAX_TEXT_BYTES
     reply = owner_store.path(first)[-1].id
     copies = [owner_store.branch(reply).id for _ in range(199)]
-    assert begun(store, persona) != first
+    assert start_conversation(store, persona) != first
     assert size(store) - once < cards.MAX_TEXT_BYTES / 4
     assert count(store) == 1
 
     statements: list[str] = []
     decoded: list[object] = []
-    counting = SimpleNamespace(dumps=json.dumps, loads=lambda *told: decoded.append(told))
+    counting = SimpleNamespace(dumps=json.dumps, loads=lambda *args: decoded.append(args))
     monkeypatch.setattr(persona_files, "json", counting)
-    note = lambda *told: statements.append(told[2])  # noqa: E731
+    note = lambda *args: statements.append(args[2])  # noqa: E731
     event.listen(store.database.engine, "before_cursor_execute", note)
     assert len(owner_store.conversations(limit=1000)) == 201
     owner_store.delete(copies[0])
@@ -80,7 +80,7 @@ def test_two_hundred_conversations_have_one_card_and_listing_them_reads_none(
     owner_store.rename(first, "Renamed")
     event.remove(store.database.engine, "before_cursor_execute", note)
     assert statements
-    assert not [said for said in statements if re.search(r"\bpersona\b|cards\.(card|avatar)", said)]
+    assert not [statement for statement in statements if re.search(r"\bpersona\b|cards\.(card|avatar)", statement)]
     assert decoded == []
 
 
@@ -96,7 +96,7 @@ def test_the_list_of_own_personas_reads_no_card(store: Store, monkeypatch: pytes
 def test_a_persona_comes_back_with_its_card_wherever_it_is(store: Store) -> None:
     persona, owner_store = character(), store.for_owner(OWNER)
     own = owner_store.save_persona(persona)
-    chat = begun(store, own.persona)
+    chat = start_conversation(store, own.persona)
     branched = owner_store.branch(owner_store.path(chat)[-1].id)
     assert owner_store.persona(own.id) == persona
     assert [kept.persona for kept in owner_store.personas()] == [persona]
@@ -115,8 +115,8 @@ def test_a_persona_comes_back_with_its_card_wherever_it_is(store: Store) -> None
 def test_a_card_goes_with_the_last_that_has_it(store: Store) -> None:
     persona, owner_store = character(), store.for_owner(OWNER)
     own = owner_store.save_persona(persona)
-    first, second = begun(store, persona), begun(store, persona)
-    others = begun(store, persona, "login:bob")
+    first, second = start_conversation(store, persona), start_conversation(store, persona)
+    others = start_conversation(store, persona, "login:bob")
     owner_store.save_persona(replace(persona, card=None, avatar=""), own.id)
     for chat in (first, second):
         assert count(store) == 1
@@ -144,7 +144,7 @@ def test_a_card_that_only_a_persona_had_goes_with_it(store: Store, change: str) 
 
 def test_a_temporary_chat_takes_its_card_along() -> None:
     store = Store.in_memory()
-    chat = begun(store, character())
+    chat = start_conversation(store, character())
     store.discard(OWNER, chat)
     assert count(store) == 0
     store.close()
@@ -155,7 +155,7 @@ def test_nothing_of_a_removed_card_is_left_in_the_file(tmp_path: Any) -> None:
 
     store = Store.open(AppSettings(data_dir=tmp_path))
     persona = replace(character(), card={"data": {"name": "Heliotrope " * 2000}})
-    store.for_owner(OWNER).delete(begun(store, persona))
+    store.for_owner(OWNER).delete(start_conversation(store, persona))
     store.purge(now() - now())
     store.close()
     assert all(b"Heliotrope" not in file.read_bytes() for file in tmp_path.iterdir())

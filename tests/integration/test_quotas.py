@@ -45,9 +45,9 @@ def limited(store: Store, **limits: Any) -> OwnerStore:
     return OwnerStore(store.database, OWNER, Quotas(**limits))
 
 
-def end(store: Store, begun: StartedTurn, content: str = "An answer.", inspection: bytes | None = None) -> None:
+def end(store: Store, started: StartedTurn, content: str = "An answer.", inspection: bytes | None = None) -> None:
     store.update_replies(
-        [ReplyUpdate(OWNER, begun.reply.id, content, "Hm.", "finished", FINISH, inspection=inspection)]
+        [ReplyUpdate(OWNER, started.reply.id, content, "Hm.", "finished", FINISH, inspection=inspection)]
     )
 
 
@@ -169,22 +169,22 @@ class TestStorage:
         assert size_of(store) == expected + 2 * len(b"told")
 
     def test_a_reply_counts_once_however_often_its_end_is_written(self, store: Store) -> None:
-        begun = limited(store, size=10**9).start_turn(ask("one"))
-        end(store, begun)
+        started = limited(store, size=10**9).start_turn(ask("one"))
+        end(store, started)
         before = size_of(store)
-        end(store, begun)
+        end(store, started)
         assert size_of(store) == before
 
     def test_notes_count(self, store: Store) -> None:
         owner_store = limited(store)
-        begun = owner_store.start_turn(ask("one"))
-        end(store, begun)
+        started = owner_store.start_turn(ask("one"))
+        end(store, started)
         full = limited(store, size=size_of(store) + 100)
-        full.rate(begun.reply.id, "like", "x" * 100)
+        full.rate(started.reply.id, "like", "x" * 100)
         with pytest.raises(LimitError):
-            full.rate(begun.reply.id, "like", "x" * 101)
-        full.rate(begun.reply.id, "like", "y" * 100)
-        full.rate(begun.reply.id, None)
+            full.rate(started.reply.id, "like", "x" * 101)
+        full.rate(started.reply.id, "like", "y" * 100)
+        full.rate(started.reply.id, None)
 
     def test_adopted_conversations_take_their_size_along(self, store: Store) -> None:
         end(store, limited(store).start_turn(ask("one")))
@@ -323,14 +323,14 @@ class TestPersonas:
 
 
 def test_no_limit_is_no_question(store: Store) -> None:
-    said: list[str] = []
+    statements: list[str] = []
 
     def listen(_: object, __: object, statement: str, *___: object) -> None:
-        said.append(statement)
+        statements.append(statement)
 
     event.listen(store.database.engine, "before_cursor_execute", listen)
     limited(store).start_turn(ask("hello"))
-    assert not any("sum(" in statement.lower() for statement in said)
+    assert not any("sum(" in statement.lower() for statement in statements)
 
 
 def test_the_sums_are_read_from_indexes_alone(tmp_path: Path) -> None:

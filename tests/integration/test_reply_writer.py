@@ -111,32 +111,34 @@ async def test_replies_are_written_on_and_kept_when_the_store_is_back(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
     runner.backend = FakeBackend([f"word{number} " for number in range(100)], rate=200)
-    live = await runner.start_reply("a", turn())
-    await until(lambda: stored_reply(runner, live).content)
+    running_reply = await runner.start_reply("a", turn())
+    await until(lambda: stored_reply(runner, running_reply).content)
     broken = Broken(runner.persistent_store, monkeypatch, hangs)
-    await until(lambda: live.state == "finished")
-    await until(lambda: live.save_error)
-    assert stored_reply(runner, live).state == "running"
+    await until(lambda: running_reply.state == "finished")
+    await until(lambda: running_reply.save_error)
+    assert stored_reply(runner, running_reply).state == "running"
     broken.mended.set()
-    await until(lambda: live.saved)
-    assert live.save_error is None
+    await until(lambda: running_reply.saved)
+    assert running_reply.save_error is None
     assert (
-        stored_reply(runner, live).content == live.progress.text == "".join(f"word{number} " for number in range(100))
+        stored_reply(runner, running_reply).content
+        == running_reply.progress.text
+        == "".join(f"word{number} " for number in range(100))
     )
 
 
 async def test_who_listens_until_it_is_kept_hears_of_both(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Broken(runner.persistent_store, monkeypatch, hangs=False)
-    live = await runner.start_reply("a", turn())
-    said: list[ChatError | None] = []
+    running_reply = await runner.start_reply("a", turn())
+    errors: list[ChatError | None] = []
     async with asyncio.timeout(20):
-        async for _ in live.changes(until_saved=True):
-            said.append(live.save_error)
-            if live.save_error is not None and live.state == "finished":
+        async for _ in running_reply.changes(until_saved=True):
+            errors.append(running_reply.save_error)
+            if running_reply.save_error is not None and running_reply.state == "finished":
                 broken.mended.set()
-    assert said[0] is None
-    assert FULL in said
-    assert live.saved
+    assert errors[0] is None
+    assert FULL in errors
+    assert running_reply.saved
 
 
 async def test_the_model_reads_what_the_store_does_not_have_yet(
@@ -144,9 +146,11 @@ async def test_the_model_reads_what_the_store_does_not_have_yet(
 ) -> None:
     runner.backend = backend = FakeBackend(["all ", "of it"], ["and more"])
     Broken(runner.persistent_store, monkeypatch, hangs=False)
-    live = await runner.start_reply("a", turn())
-    await until(lambda: live.save_error and live.state == "finished")
-    await runner.start_reply("a", turn("More?", conversation=live.conversation.id, parent=live.message.id))
+    running_reply = await runner.start_reply("a", turn())
+    await until(lambda: running_reply.save_error and running_reply.state == "finished")
+    await runner.start_reply(
+        "a", turn("More?", conversation=running_reply.conversation.id, parent=running_reply.message.id)
+    )
     await until(lambda: len(backend.requests) == 2)
     assert [message.content for message in backend.requests[1].messages][2:] == ["all of it", "More?"]
 
@@ -186,62 +190,62 @@ async def test_an_inspection_that_cannot_be_kept_keeps_no_reply_back(
 
     monkeypatch.setattr(reply_updates, "_write_one", write_one)
     lives = [await runner.start_reply(owner, turn()) for owner in "ab"]
-    await until(lambda: all(live.saved for live in lives))
+    await until(lambda: all(running_reply.saved for running_reply in lives))
     assert stored_reply(runner, lives[1], "b").content == "all of it"
 
 
 async def test_who_lost_the_lease_stops_and_says_so(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["one ", Hold()])
-    live = await runner.start_reply("a", turn())
-    await until(lambda: stored_reply(runner, live).content == "one ")
+    running_reply = await runner.start_reply("a", turn())
+    await until(lambda: stored_reply(runner, running_reply).content == "one ")
     assert runner.persistent_store.interrupt_stale(SILENT) == 1
     async with asyncio.timeout(20):
-        async for _ in live.changes():
+        async for _ in running_reply.changes():
             pass
     await until(lambda: backend.running == 0)
     assert backend.cancelled == 1
     assert runner.running_count == 0
-    assert live.as_message().state == "interrupted"
-    assert "could not reach the database" in live.as_message().error
-    assert live.as_message().content == stored_reply(runner, live).content
+    assert running_reply.as_message().state == "interrupted"
+    assert "could not reach the database" in running_reply.as_message().error
+    assert running_reply.as_message().content == stored_reply(runner, running_reply).content
 
 
 async def test_a_reply_of_a_conversation_that_is_gone_ends(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["one ", Hold()])
-    live = await runner.start_reply("a", turn())
+    running_reply = await runner.start_reply("a", turn())
     with runner.persistent_store.database.maintaining() as connection:
         connection.exec_driver_sql("DELETE FROM messages WHERE state = 'running'")
-    await until(lambda: live.saved and backend.running == 0)
-    assert "removed" in live.as_message().error
+    await until(lambda: running_reply.saved and backend.running == 0)
+    assert "removed" in running_reply.as_message().error
 
 
 async def _growing(runner: Runner) -> RunningReply:
     runner.backend = FakeBackend(["one ", Hold()])
-    live = await runner.start_reply("a", turn())
-    await until(lambda: live.progress.text)
-    return live
+    running_reply = await runner.start_reply("a", turn())
+    await until(lambda: running_reply.progress.text)
+    return running_reply
 
 
 async def test_stop_on_another_server_stops_it(servers: tuple[Runner, Runner]) -> None:
     one, two = servers
-    live = await _growing(one)
-    await two.stop("b", live.conversation.id)
-    assert live.state == "running"
+    running_reply = await _growing(one)
+    await two.stop("b", running_reply.conversation.id)
+    assert running_reply.state == "running"
     async with asyncio.timeout(20):
-        await two.stop("a", live.conversation.id)
-    assert (stored_reply(two, live).content, stored_reply(two, live).state) == ("one ", "stopped")
-    await until(lambda: live.saved and one.backend.running == 0)  # type: ignore[attr-defined]
+        await two.stop("a", running_reply.conversation.id)
+    assert (stored_reply(two, running_reply).content, stored_reply(two, running_reply).state) == ("one ", "stopped")
+    await until(lambda: running_reply.saved and one.backend.running == 0)  # type: ignore[attr-defined]
 
 
 async def test_delete_on_another_server_stops_it(servers: tuple[Runner, Runner]) -> None:
     one, two = servers
-    live = await _growing(one)
-    await asyncio.to_thread(two.owner_store("a").delete, live.conversation.id)
-    await until(lambda: live.saved and one.backend.running == 0)  # type: ignore[attr-defined]
+    running_reply = await _growing(one)
+    await asyncio.to_thread(two.owner_store("a").delete, running_reply.conversation.id)
+    await until(lambda: running_reply.saved and one.backend.running == 0)  # type: ignore[attr-defined]
     with pytest.raises(NotFoundError):
-        stored_reply(two, live)
-    two.owner_store("a").restore(live.conversation.id)
-    assert (stored_reply(two, live).content, stored_reply(two, live).state) == ("one ", "stopped")
+        stored_reply(two, running_reply)
+    two.owner_store("a").restore(running_reply.conversation.id)
+    assert (stored_reply(two, running_reply).content, stored_reply(two, running_reply).state) == ("one ", "stopped")
 
 
 async def test_a_server_that_is_gone_is_waited_for_until_it_is_swept(

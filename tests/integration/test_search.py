@@ -40,9 +40,9 @@ def titles(owner_store: OwnerStore, text: str, limit: int = 30) -> list[str]:
 
 
 def answered(store: Store, question: str, answer: str, owner: str = "a") -> str:
-    begun = store.for_owner(owner).start_turn(ask(question))
-    store.update_replies([ReplyUpdate(owner, begun.reply.id, answer, state="finished")])
-    return begun.conversation.id
+    started = store.for_owner(owner).start_turn(ask(question))
+    store.update_replies([ReplyUpdate(owner, started.reply.id, answer, state="finished")])
+    return started.conversation.id
 
 
 class TestWords:
@@ -135,13 +135,13 @@ class TestHits:
         assert titles(owner_store, "else") == ["Else"]
 
     def test_a_reply_is_found_once_it_has_ended(self, store: Store, owner_store: OwnerStore) -> None:
-        begun = owner_store.start_turn(ask("Question"))
-        store.update_replies([ReplyUpdate("a", begun.reply.id, "needle")])
+        started = owner_store.start_turn(ask("Question"))
+        store.update_replies([ReplyUpdate("a", started.reply.id, "needle")])
         assert owner_store.search("needle") == []
-        store.update_replies([ReplyUpdate("a", begun.reply.id, "pin", state="stopped")])
+        store.update_replies([ReplyUpdate("a", started.reply.id, "pin", state="stopped")])
         assert owner_store.search("needle") == []
         assert len(owner_store.search("pin")) == 1
-        owner_store.rate(begun.reply.id, "like", "needle")
+        owner_store.rate(started.reply.id, "like", "needle")
         assert len(owner_store.search("pin")) == 1
 
     def test_other_owners_deleted_and_purged_ones_are_not(self, store: Store, owner_store: OwnerStore) -> None:

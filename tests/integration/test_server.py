@@ -263,9 +263,9 @@ def add_conversation(data: Path, owner: str) -> str:
     """Keep a conversation of this owner in the application's database; returns its id."""
     store = Store.open(AppSettings(data_dir=data))
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    begun = store.for_owner(owner).start_turn(NewTurn(None, None, "a secret", author, PRESETS[0]))
+    started = store.for_owner(owner).start_turn(NewTurn(None, None, "a secret", author, PRESETS[0]))
     store.close()
-    return begun.conversation.id
+    return started.conversation.id
 
 
 def owner_by(client: TestClient, data: Path) -> str:
@@ -332,20 +332,20 @@ def test_no_tunnel_leaves_the_page_alone(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(serving, "share", refuse)
     hosts = AllowedHosts("127.0.0.1")
     server._share("127.0.0.1", 1, hosts)
-    said = capsys.readouterr().out
-    assert said.count("\n") == 1
-    assert "no public link" in said
-    asked = []
+    output = capsys.readouterr().out
+    assert output.count("\n") == 1
+    assert "no public link" in output
+    addresses = []
 
-    def link(*place: object) -> str:
-        asked.append(place)
+    def link(*address: object) -> str:
+        addresses.append(address)
         return "https://share.example.org/5"
 
     monkeypatch.setattr(serving, "share", link)
     assert "share.example.org" not in hosts
     for host in ("127.0.0.1", "0.0.0.0", "::", "::1", "192.168.1.5"):
         server._share(host, 5, hosts)
-    assert [host for host, _ in asked] == ["127.0.0.1", "127.0.0.1", "127.0.0.1", "::1", "192.168.1.5"]
+    assert [host for host, _ in addresses] == ["127.0.0.1", "127.0.0.1", "127.0.0.1", "::1", "192.168.1.5"]
     assert "https://share.example.org/5" in capsys.readouterr().out
     assert "share.example.org" in hosts
 

@@ -117,12 +117,12 @@ def test_the_page_starts_from_anywhere(checkout: Path, tmp_path: Path) -> None:
     link.symlink_to(Path("..") / checkout.name / "scripts" / "run")
     second.symlink_to(link)
     (tmp_path / "elsewhere" / "scripts").mkdir(parents=True)
-    wanted = "bin app.py --port 1 a b"
+    expected = "bin app.py --port 1 a b"
     options = ("--port", "1", "a b")
     for command in ([script], ["bash", script], ["sh", script], [link], ["sh", link], [second]):
-        assert set_up(checkout, *command, *options, cwd=tmp_path)[-1] == wanted
+        assert set_up(checkout, *command, *options, cwd=tmp_path)[-1] == expected
     nearby = str(tmp_path / "elsewhere")
-    assert set_up(checkout, "sh", "scripts/run", *options, cwd=checkout, CDPATH=nearby)[-1] == wanted
+    assert set_up(checkout, "sh", "scripts/run", *options, cwd=checkout, CDPATH=nearby)[-1] == expected
 
 
 def test_without_the_internet_it_says_what_lacks_and_goes_on_later(checkout: Path) -> None:

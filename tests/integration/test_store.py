@@ -60,8 +60,8 @@ class TestWrite:
     def test_only_who_has_the_lease_writes(self, store: Store) -> None:
         reply = store.for_owner("a").start_turn(ask("1"), "lease").reply
         for lease in (None, "", "another"):
-            (written,) = store.update_replies([ReplyUpdate("a", reply.id, "else", state="finished", lease=lease)])
-            assert written.lease_lost
+            (result,) = store.update_replies([ReplyUpdate("a", reply.id, "else", state="finished", lease=lease)])
+            assert result.lease_lost
         assert store.update_replies([ReplyUpdate("a", reply.id, "mine", lease="lease")]) == [UpdateResult()]
         assert store.for_owner("a").message(reply.id) == replace(reply, content="mine")
 
@@ -69,10 +69,10 @@ class TestWrite:
         reply = store.for_owner("a").start_turn(ask("1"), "lease").reply
         store.update_replies([ReplyUpdate("a", reply.id, "So", lease="lease")])
         store.interrupt_stale(SILENT)
-        (written,) = store.update_replies([ReplyUpdate("a", reply.id, "So it is", state="finished", lease="lease")])
-        assert written.lease_lost
-        assert written.stored is not None
-        assert (written.stored.content, written.stored.state) == ("So", "interrupted")
+        (result,) = store.update_replies([ReplyUpdate("a", reply.id, "So it is", state="finished", lease="lease")])
+        assert result.lease_lost
+        assert result.stored is not None
+        assert (result.stored.content, result.stored.state) == ("So", "interrupted")
         assert store.for_owner("a").message(reply.id).content == "So"
         store.for_owner("a").delete(reply.conversation)
         store.purge(timedelta(0))
@@ -94,7 +94,7 @@ class TestWrite:
         assert owner_store.running_replies(one.conversation) == [one.id]
         assert store.for_owner("b").running_replies(one.conversation) == []
         running = [ReplyUpdate("a", reply.id, "x", lease="lease") for reply in (one, other)]
-        assert [written.stop_requested for written in store.update_replies(running)] == [True, False]
+        assert [result.stop_requested for result in store.update_replies(running)] == [True, False]
         store.update_replies([replace(running[0], state="stopped")])
         assert owner_store.running_replies(one.conversation) == []
 
@@ -116,10 +116,12 @@ class TestWrite:
 
         monkeypatch.setattr(reply_updates, "_write_one", write_one)
         replies = {owner: store.for_owner(owner).start_turn(ask("1")).reply for owner in "abc"}
-        said = {"a": "fine", "b": "bad", "c": "well"}
-        written = store.update_replies([ReplyUpdate(owner, reply.id, said[owner]) for owner, reply in replies.items()])
-        assert [one.error is None for one in written] == [True, False, True]
-        assert "inside" not in str(written[1].error)
+        contents = {"a": "fine", "b": "bad", "c": "well"}
+        results = store.update_replies(
+            [ReplyUpdate(owner, reply.id, contents[owner]) for owner, reply in replies.items()]
+        )
+        assert [one.error is None for one in results] == [True, False, True]
+        assert "inside" not in str(results[1].error)
         assert [store.for_owner(owner).message(reply.id).content for owner, reply in replies.items()] == [
             "fine",
             "",
@@ -132,10 +134,12 @@ class TestWrite:
 
         def chat() -> None:
             try:
-                begun = owner_store.start_turn(ask("first"))
+                started = owner_store.start_turn(ask("first"))
                 for number in range(5):
-                    store.update_replies([ReplyUpdate("a", begun.reply.id, f"reply {number}", state="finished")])
-                    begun = owner_store.start_turn(ask(f"question {number}", begun.conversation.id, begun.reply.id))
+                    store.update_replies([ReplyUpdate("a", started.reply.id, f"reply {number}", state="finished")])
+                    started = owner_store.start_turn(
+                        ask(f"question {number}", started.conversation.id, started.reply.id)
+                    )
             except BaseException as error:
                 failed.append(error)
 
@@ -217,9 +221,9 @@ class TestHousekeeping:
         assert counts(store) == (1, 2)
 
     def test_forget_removes_what_nobody_touched(self, store: Store) -> None:
-        begun = store.for_owner("a").start_turn(ask("1"))
+        started = store.for_owner("a").start_turn(ask("1"))
         assert store.purge_temporary(timedelta(hours=1)) == []
-        assert store.purge_temporary(timedelta(0)) == [begun.conversation.id]
+        assert store.purge_temporary(timedelta(0)) == [started.conversation.id]
         assert counts(store) == (0, 0)
 
     def test_the_secret_is_the_databases_own(self, make_store: Callable[[], Store]) -> None:
@@ -256,27 +260,27 @@ class TestOtherVersions:
             connection.execute(text(f"UPDATE {table.name} SET {column} = :new"), {"new": json.dumps(value)})
 
     def test_fields_that_we_do_not_know_are_passed_over(self, store: Store) -> None:
-        begun = store.for_owner("a").start_turn(ask("1"))
-        store.update_replies([ReplyUpdate("a", begun.reply.id, "x", state="finished", finish=FINISH)])
+        started = store.for_owner("a").start_turn(ask("1"))
+        store.update_replies([ReplyUpdate("a", started.reply.id, "x", state="finished", finish=FINISH)])
         self.rewrite(store, conversations, "persona", lambda persona: persona.update(voice="deep"))
         self.rewrite(store, messages, "finish", lambda finish: finish.update(energy=1, cached_tokens="many"))
         self.rewrite(
             store, messages, "author", lambda author: author["settings"].update(xtc=1, temperature=9.0, stop=[1])
         )
-        assert store.for_owner("a").initial_persona(begun.conversation.id) == PRESETS[0]
-        reply = store.for_owner("a").message(begun.reply.id)
-        assert (reply.author, reply.finish) == (begun.reply.author, FINISH)
+        assert store.for_owner("a").initial_persona(started.conversation.id) == PRESETS[0]
+        reply = store.for_owner("a").message(started.reply.id)
+        assert (reply.author, reply.finish) == (started.reply.author, FINISH)
 
     def test_fields_that_are_missing_are_their_defaults_or_nothing(self, store: Store) -> None:
-        begun = store.for_owner("a").start_turn(ask("1", prefix="So"))
-        store.update_replies([ReplyUpdate("a", begun.reply.id, "x", state="finished", finish=FINISH)])
+        started = store.for_owner("a").start_turn(ask("1", prefix="So"))
+        store.update_replies([ReplyUpdate("a", started.reply.id, "x", state="finished", finish=FINISH)])
         self.rewrite(store, conversations, "persona", lambda persona: persona.pop("examples"))
         self.rewrite(store, messages, "author", lambda author: author.pop("prefix"))
         self.rewrite(store, messages, "finish", lambda finish: finish.pop("seed"))
-        assert store.for_owner("a").initial_persona(begun.conversation.id) == replace(PRESETS[0], examples=())
-        reply = store.for_owner("a").message(begun.reply.id)
-        assert begun.reply.author is not None
-        assert (reply.author, reply.finish) == (replace(begun.reply.author, prefix=""), None)
+        assert store.for_owner("a").initial_persona(started.conversation.id) == replace(PRESETS[0], examples=())
+        reply = store.for_owner("a").message(started.reply.id)
+        assert started.reply.author is not None
+        assert (reply.author, reply.finish) == (replace(started.reply.author, prefix=""), None)
 
 
 class TestGuard:
@@ -369,11 +373,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(target=made, owner=st.sampled_from(OWNERS), question=st.text(max_size=80).map(lambda t: t.replace("\0", "")))
     def begin(self, owner: str, question: str) -> Any:
-        begun = self.store.for_owner(owner).start_turn(ask(question, prefix="So"))
-        id = begun.conversation.id
-        self.learn(owner, id, begun.path)
+        started = self.store.for_owner(owner).start_turn(ask(question, prefix="So"))
+        id = started.conversation.id
+        self.learn(owner, id, started.path)
         self.titles[id] = first_words(question)
-        return multiple(*((owner, id, message.id) for message in begun.path))
+        return multiple(*((owner, id, message.id) for message in started.path))
 
     @rule(target=made, message=made, again=st.booleans())
     def go_on(self, message: tuple[str, str, str], again: bool) -> Any:
@@ -384,9 +388,9 @@ class Machine(RuleBasedStateMachine):
             with pytest.raises(NotFoundError):
                 self.store.for_owner(owner).start_turn(turn)
             return multiple()
-        begun = self.store.for_owner(owner).start_turn(turn)
-        self.learn(owner, id, begun.path)
-        return owner, id, begun.reply.id
+        started = self.store.for_owner(owner).start_turn(turn)
+        self.learn(owner, id, started.path)
+        return owner, id, started.reply.id
 
     @rule(
         message=made, content=st.text(max_size=20), state=st.sampled_from(["running", "finished", "stopped", "failed"])

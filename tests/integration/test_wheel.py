@@ -34,8 +34,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`chatui`, installed beside links to the packages of requirements.txt."""
-    wanted = environment.read_requirements((ROOT / "requirements.txt").read_text())
-    python = environment.make(tmp_path_factory.mktemp("environment"), wanted)
+    requirements = environment.read_requirements((ROOT / "requirements.txt").read_text())
+    python = environment.make(tmp_path_factory.mktemp("environment"), requirements)
     subprocess.run((*PIP, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)), check=True)
     return python.with_name("chatui")
 

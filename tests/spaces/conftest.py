@@ -31,8 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, script: dict[str, Any]) -> 
 @pytest.fixture(scope="session")
 def python(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with the packages that the Space's requirements bring, and no others."""
-    wanted = environment.read_requirements((folder / "requirements.txt").read_text())
-    return environment.make(tmp_path_factory.mktemp("environment"), wanted)
+    requirements = environment.read_requirements((folder / "requirements.txt").read_text())
+    return environment.make(tmp_path_factory.mktemp("environment"), requirements)
 
 
 @pytest.fixture(scope="session")

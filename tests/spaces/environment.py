@@ -18,14 +18,14 @@ def read_requirements(text: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line]
 
 
-def closure(wanted: list[Requirement]) -> dict[str, importlib.metadata.Distribution]:
+def closure(requirements: list[Requirement]) -> dict[str, importlib.metadata.Distribution]:
     """The distributions that pip would install for `wanted`, as they are installed here.
 
     Raises PackageNotFoundError for one that is not here, AssertionError where its version does not fit.
     """
     found: dict[str, importlib.metadata.Distribution] = {}
     seen: set[tuple[str, str]] = set()
-    left = list(wanted)
+    left = list(requirements)
     while left:
         requirement = left.pop()
         distribution = importlib.metadata.distribution(requirement.name)
@@ -43,14 +43,14 @@ def closure(wanted: list[Requirement]) -> dict[str, importlib.metadata.Distribut
     return found
 
 
-def make(folder: Path, wanted: list[Requirement]) -> Path:
+def make(folder: Path, requirements: list[Requirement]) -> Path:
     """Build the environment in `folder`, and return its Python."""
     venv.create(folder, symlinks=True)
     scheme = {"base": str(folder), "platbase": str(folder)}
     site = Path(sysconfig.get_path("purelib", "venv", scheme))
     installed = {name: _files(distribution) for name, distribution in _installed().items()}
     owners = Counter(top for files in installed.values() for top in {file.parts[0] for file in files})
-    for name, distribution in closure(wanted).items():
+    for name, distribution in closure(requirements).items():
         # A whole package where one distribution owns it: a link for each file takes 20 seconds.
         parts = {Path(file.parts[0]) if owners[file.parts[0]] == 1 else file for file in installed[name]}
         for part in parts:

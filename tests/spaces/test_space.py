@@ -51,8 +51,8 @@ def front_matter(folder: Path) -> dict[str, Any]:
 
 
 def pins(folder: Path) -> dict[str, str]:
-    wanted = environment.read_requirements((folder / "requirements.txt").read_text())
-    return {requirement.name: str(requirement.specifier) for requirement in wanted}
+    requirements = environment.read_requirements((folder / "requirements.txt").read_text())
+    return {requirement.name: str(requirement.specifier) for requirement in requirements}
 
 
 def test_the_front_matter_has_known_keys_of_the_right_kind(front_matter: dict[str, Any]) -> None:
@@ -92,10 +92,10 @@ def test_what_is_in_the_folder(tmp_path: Path, script: dict[str, Any]) -> None:
     script["assemble"](folder)
     assert {path.name for path in folder.iterdir()} >= {"app.py", "chatui", "requirements.txt", "README.md"}
     inside = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-    wanted = {path.relative_to(ROOT) for path in (ROOT / "chatui").rglob("*") if path.is_file()}
-    wanted = {path for path in wanted if "__pycache__" not in path.parts and path.suffix != ".pyi"}
-    assert {path for path in inside if path.parts[0] == "chatui"} == wanted
-    assert all((folder / path).read_bytes() == (ROOT / path).read_bytes() for path in wanted)
+    expected = {path.relative_to(ROOT) for path in (ROOT / "chatui").rglob("*") if path.is_file()}
+    expected = {path for path in expected if "__pycache__" not in path.parts and path.suffix != ".pyi"}
+    assert {path for path in inside if path.parts[0] == "chatui"} == expected
+    assert all((folder / path).read_bytes() == (ROOT / path).read_bytes() for path in expected)
 
 
 def test_a_folder_in_use_is_refused_and_force_leaves_the_rest_alone(
@@ -130,10 +130,10 @@ def test_the_command_it_prints_is_understood(
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_TOKEN": "hf_none"}
     command = re.sub(r"^hf", str(hf), line)
     result = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, timeout=120)
-    said = (result.stdout + result.stderr).lower()
+    output = (result.stdout + result.stderr).lower()
     assert result.returncode == 1
-    assert "offline" in said
-    assert "usage" not in said
+    assert "offline" in output
+    assert "usage" not in output
 
 
 def test_it_starts_and_chats_as_on_a_space(folder: Path, python: Path, model: Path, tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_without_a_model_it_stays_up_and_says_what_to_do(folder: Path, python: P
             client.predict("hi", api_name="/chat")
         assert space.health()["status"] == "failed"
         output = space.output
-    told = [line for line in output.splitlines() if line.startswith("chatui: ")]
-    assert told == [f"chatui: {failed['error']}"]
+    reported = [line for line in output.splitlines() if line.startswith("chatui: ")]
+    assert reported == [f"chatui: {failed['error']}"]
     assert "Traceback" not in output
 
 

@@ -30,7 +30,7 @@ async def runner() -> AsyncIterator[Runner]:
     await runner.close()
 
 
-async def asked(
+async def start_reply(
     runner: Runner, question: str = "What?", parent: str | None = None, chat: str | None = None
 ) -> RunningReply:
     author = Author("m", "r", "", GenerationSettings(), seed=7)
@@ -38,10 +38,10 @@ async def asked(
 
 
 async def answered(runner: Runner, question: str = "What?", **where: str | None) -> RunningReply:
-    live = await asked(runner, question, **where)
-    async for _ in live.changes():
+    running_reply = await start_reply(runner, question, **where)
+    async for _ in running_reply.changes():
         pass
-    return live
+    return running_reply
 
 
 def tab(runner: Runner, owner: str = "a", **state: Any) -> Tab:
@@ -52,18 +52,21 @@ async def test_a_thought_is_ended_while_its_reply_runs_and_nothing_happens_later
     backend = runner.backend
     assert isinstance(backend, FakeBackend)
     backend.replies = [[ReplyDelta(reasoning="Hm.", tokens=1), Hold(), "Yes."]]
-    live = await asked(runner)
-    async for _ in live.changes():
-        if live.progress.reasoning:
+    running_reply = await start_reply(runner)
+    async for _ in running_reply.changes():
+        if running_reply.progress.reasoning:
             break
-    state = tab(runner, chat=live.conversation.id).state
-    assert await actions.do(tab(runner, chat=live.conversation.id), "answer-now", live.message.id, "") == state
-    async for _ in live.changes():
+    state = tab(runner, chat=running_reply.conversation.id).state
+    assert (
+        await actions.do(tab(runner, chat=running_reply.conversation.id), "answer-now", running_reply.message.id, "")
+        == state
+    )
+    async for _ in running_reply.changes():
         pass
-    assert (live.progress.reasoning, live.progress.text) == ("Hm.", "Yes.")
+    assert (running_reply.progress.reasoning, running_reply.progress.text) == ("Hm.", "Yes.")
     answered_now = list(backend.answered_now)
-    await actions.do(tab(runner, chat=live.conversation.id), "answer-now", live.message.id, "")
-    assert backend.answered_now == answered_now == [live.ticket]
+    await actions.do(tab(runner, chat=running_reply.conversation.id), "answer-now", running_reply.message.id, "")
+    assert backend.answered_now == answered_now == [running_reply.ticket]
 
 
 def test_every_action_is_tested() -> None:
@@ -72,8 +75,8 @@ def test_every_action_is_tested() -> None:
 
 @pytest.mark.parametrize("name", [*ON_A_CHAT, *ON_A_MESSAGE])
 async def test_what_is_anothers_is_not_there_and_stays_as_it_was(runner: Runner, name: str) -> None:
-    live = await answered(runner)
-    target = live.conversation.id if name in ON_A_CHAT else live.message.id
+    running_reply = await answered(runner)
+    target = running_reply.conversation.id if name in ON_A_CHAT else running_reply.message.id
     before = list(runner.owner_store("a").trees())
     for chosen in (target, "nothing", "", "\x00"):
         with pytest.raises(NotFoundError) as caught:
@@ -128,7 +131,7 @@ async def test_turning_to_a_version_stops_what_is_written_in_the_chat_alone(runn
     first = await answered(runner)
     chat = first.conversation.id
     runner.backend = FakeBackend([Hold()])
-    here, elsewhere = await asked(runner, "again", chat=chat, parent=None), await asked(runner)
+    here, elsewhere = await start_reply(runner, "again", chat=chat, parent=None), await start_reply(runner)
     async with asyncio.timeout(10):
         await actions.do(tab(runner, chat=chat), "version", first.path[0].id, "")
     assert (here.state, elsewhere.state) == ("stopped", "running")
@@ -137,32 +140,32 @@ async def test_turning_to_a_version_stops_what_is_written_in_the_chat_alone(runn
 @pytest.mark.parametrize("temporary", [False, True])
 async def test_a_branch_is_another_chat_of_the_same_kind(runner: Runner, temporary: bool) -> None:
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    live = await runner.start_reply("a", NewTurn(None, None, "What?", author, PRESETS[0]), temporary)
-    async for _ in live.changes():
+    running_reply = await runner.start_reply("a", NewTurn(None, None, "What?", author, PRESETS[0]), temporary)
+    async for _ in running_reply.changes():
         pass
-    at = tab(runner, chat=live.conversation.id, temporary=temporary)
-    state = await actions.do(at, "branch", live.message.id, "")
+    at = tab(runner, chat=running_reply.conversation.id, temporary=temporary)
+    state = await actions.do(at, "branch", running_reply.message.id, "")
     assert state.temporary is temporary
-    assert state.chat != live.conversation.id
+    assert state.chat != running_reply.conversation.id
     owner_store = runner.owner_store("a", temporary)
     assert [m.content for m in owner_store.path(state.chat)] == [
-        m.content for m in owner_store.path(live.conversation.id)
+        m.content for m in owner_store.path(running_reply.conversation.id)
     ]
     assert len(runner.owner_store("a").conversations()) == (0 if temporary else 2)
 
 
 async def test_a_note_leaves_the_rating(runner: Runner) -> None:
-    live = await answered(runner)
-    runner.owner_store("a").rate(live.message.id, "dislike")
-    await actions.do(tab(runner, chat=live.conversation.id), "note", live.message.id, "too short")
-    rated = runner.owner_store("a").message(live.message.id)
+    running_reply = await answered(runner)
+    runner.owner_store("a").rate(running_reply.message.id, "dislike")
+    await actions.do(tab(runner, chat=running_reply.conversation.id), "note", running_reply.message.id, "too short")
+    rated = runner.owner_store("a").message(running_reply.message.id)
     assert (rated.rating, rated.note) == ("dislike", "too short")
 
 
 async def test_deleting_ends_its_reply_and_can_be_undone(runner: Runner) -> None:
     runner.backend = backend = FakeBackend([Hold()])
-    live = await asked(runner)
-    chat = live.conversation.id
+    running_reply = await start_reply(runner)
+    chat = running_reply.conversation.id
     async with asyncio.timeout(10):
         state = await actions.do(tab(runner, chat=chat, message_ids=("x",)), "delete", chat, "")
     assert state == TabState(deleted_chat=chat)

@@ -215,8 +215,8 @@ def test_a_thought_that_shows_only_at_its_end_is_reasoning(stream: bool) -> None
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert "".join(delta.get("content", "") for delta in deltas).removeprefix("\nH") == "Yes sir"
     assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Hm."
-    told = [note for chunk in chunks for note in chunk.get("notes", [])]
-    assert bool(told) == any(delta.get("content") == "\nH" for delta in deltas)
+    notes = [note for chunk in chunks for note in chunk.get("notes", [])]
+    assert bool(notes) == any(delta.get("content") == "\nH" for delta in deltas)
 
 
 class Unpaced(FakeBackend):
@@ -228,8 +228,8 @@ class Unpaced(FakeBackend):
 
 
 def test_deltas_that_wait_are_gathered_into_one_chunk() -> None:
-    said = events_of(ask(Unpaced([*"abcdefgh", ReplyDelta(finish=FINISH)]), stream=True).text)
-    assert [event["choices"][0]["delta"].get("content") for event in said[:-1]] == ["", "abcdefgh", None]
+    chunks = events_of(ask(Unpaced([*"abcdefgh", ReplyDelta(finish=FINISH)]), stream=True).text)
+    assert [event["choices"][0]["delta"].get("content") for event in chunks[:-1]] == ["", "abcdefgh", None]
 
 
 async def test_text_is_sent_as_soon_as_it_is_there() -> None:
@@ -331,15 +331,15 @@ def test_a_full_queue_is_429_with_the_time_to_wait() -> None:
         assert response.headers["retry-after"] == "17"
 
 
-@pytest.mark.parametrize("place", [None, 2])
-def test_a_prompt_that_is_too_long_is_400_even_from_the_queue(place: int | None) -> None:
+@pytest.mark.parametrize("queue_position", [None, 2])
+def test_a_prompt_that_is_too_long_is_400_even_from_the_queue(queue_position: int | None) -> None:
     backend = FakeBackend()
-    places = [ReplyDelta(queue_position=place)] if place else []
+    places = [ReplyDelta(queue_position=queue_position)] if queue_position else []
     backend.before = [*places, TooLongError("It takes 9,000 tokens; there is room for 4,000.")]
     for stream in (False, True):
-        said = refused(ask(backend, stream=stream), 400, "messages", "context_length_exceeded")
-        assert "9,000" in said
-        assert "4,000" in said
+        message = refused(ask(backend, stream=stream), 400, "messages", "context_length_exceeded")
+        assert "9,000" in message
+        assert "4,000" in message
 
 
 def test_a_model_that_is_not_there_is_503() -> None:
@@ -879,8 +879,8 @@ def test_otherwise_a_reply_at_the_end_is_refused(value: bool | None) -> None:
 
 def test_a_reply_begins_anew_or_goes_on() -> None:
     asked = {"messages": [HI, BEGUN], "continue_final_message": True, "add_generation_prompt": True}
-    said = refused(ask(FakeBackend(), **asked), 400, "add_generation_prompt", "invalid_value")
-    assert "continue_final_message" in said
+    message = refused(ask(FakeBackend(), **asked), 400, "add_generation_prompt", "invalid_value")
+    assert "continue_final_message" in message
     refused(ask(FakeBackend(), add_generation_prompt=False), 400, "add_generation_prompt", "unsupported_parameter")
     assert ask(FakeBackend(), add_generation_prompt=True).status_code == 200
     for field in ("continue_final_message", "add_generation_prompt"):
@@ -889,8 +889,8 @@ def test_a_reply_begins_anew_or_goes_on() -> None:
 
 
 def test_only_a_reply_is_continued() -> None:
-    said = refused(ask(FakeBackend(), messages=[HI], continue_final_message=True), 400, "messages")
-    assert "assistant's" in said
+    message = refused(ask(FakeBackend(), messages=[HI], continue_final_message=True), 400, "messages")
+    assert "assistant's" in message
 
 
 def test_a_system_message_alone_is_refused() -> None:
@@ -1037,8 +1037,8 @@ def test_a_request_names_its_model_which_is_loaded_first() -> None:
     assert backend.loads == ["fake/other"]
     assert [request.model for request in backend.requests] == ["fake/other"] * 2
     assert {request.settings.temperature for request in backend.requests} == {0.25}  # its own default
-    said = refused(ask(backend, model="nope"), 404, "model", "model_not_found")
-    assert said.endswith("There is: fake/echo, fake/other.")
+    message = refused(ask(backend, model="nope"), 404, "model", "model_not_found")
+    assert message.endswith("There is: fake/echo, fake/other.")
 
 
 def test_a_model_that_cannot_be_loaded_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1157,11 +1157,11 @@ def test_other_routes_and_methods_are_refused_in_openais_shape(method: str, path
 )
 def test_what_is_not_there_says_what_is(route: str) -> None:
     response = client_of(FakeBackend()).post(f"/v1/{route}", json={"model": "x", "input": "Hi"})
-    said = refused(response, 404, code="unknown_url")
-    assert route[:20] in said
-    assert "POST /v1/chat/completions" in said
-    assert "GET /v1/models," in said
-    assert len(said) < 500
+    message = refused(response, 404, code="unknown_url")
+    assert route[:20] in message
+    assert "POST /v1/chat/completions" in message
+    assert "GET /v1/models," in message
+    assert len(message) < 500
 
 
 def test_the_whole_application_has_v1_and_guards_it() -> None:

@@ -62,7 +62,7 @@ class Wrapped:
     async def ask(self, pieces: Iterable[bytes], kind: str = JSON, path: str = "/any", **headers: str) -> int:
         """The status of the answer; 0 where there is none. Pieces are taken only as they are asked for."""
         coming = iter([*pieces]) if isinstance(pieces, list) else iter(pieces)
-        told: list[Message] = []
+        sent: list[Message] = []
 
         async def receive() -> Message:
             piece = next(coming, None)
@@ -71,14 +71,14 @@ class Wrapped:
             return {"type": "http.request", "body": piece, "more_body": True}
 
         async def send(message: Message) -> None:
-            told.append(message)
+            sent.append(message)
 
         named = {"content-type": kind, **({} if "content_length" in headers else {"transfer-encoding": "chunked"})}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
         raw = [(name.encode(), value.encode()) for name, value in named.items()]
         scope = {"type": "http", "method": "POST", "path": path, "headers": raw, "query_string": b""}
         await self.limit(scope, receive, send)
-        return int(told[0]["status"]) if told else 0
+        return int(sent[0]["status"]) if sent else 0
 
 
 def ask(pieces: Iterable[bytes], kind: str = JSON, path: str = "/any", **headers: str) -> tuple[int, list[bytes]]:
@@ -183,11 +183,11 @@ def test_quotes_without_an_end_take_no_longer_than_others() -> None:
         spent = []
         for size in (250_000, 1_000_000):
             body = part * size
-            begun = time.thread_time()
+            start = time.thread_time()
             for _ in range(3):
                 with contextlib.suppress(RefusedError):
                     check_json_size(body)
-            spent.append(time.thread_time() - begun)
+            spent.append(time.thread_time() - start)
         assert spent[1] < 12 * spent[0] + 0.05
 
 

@@ -202,13 +202,13 @@ def test_notes_of_the_creator_are_in_the_readers_language() -> None:
     ),
     st.lists(st.text(max_size=5), max_size=3),
 )
-def test_any_card(data: dict[str, Any], said: list[str]) -> None:
-    made = Persona("Robo", system_prompt="Be.", card={"data": data})
-    told = build_prompt(made, said, MACRO_VALUES, CONTEXT)
-    assert "Be." in told.system_prompt
-    assert build_prompt(made, said, MACRO_VALUES, CONTEXT) == told
-    assert all(isinstance(name, str) for part in unsupported(made) for name in part)
-    assert isinstance(character_prompt.notes(made, "de"), str)
+def test_any_card(data: dict[str, Any], texts: list[str]) -> None:
+    character = Persona("Robo", system_prompt="Be.", card={"data": data})
+    prompt = build_prompt(character, texts, MACRO_VALUES, CONTEXT)
+    assert "Be." in prompt.system_prompt
+    assert build_prompt(character, texts, MACRO_VALUES, CONTEXT) == prompt
+    assert all(isinstance(name, str) for part in unsupported(character) for name in part)
+    assert isinstance(character_prompt.notes(character, "de"), str)
 
 
 @pytest.mark.parametrize("card", [None, {}, {"data": None}, {"data": []}])

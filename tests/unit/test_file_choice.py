@@ -52,7 +52,7 @@ def test_an_adapter_and_weights_under_another_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offered", "wanted", "expected"),
+    ("offered", "precision", "expected"),
     [
         (["Q2_K", "Q4_K_M", "Q8_0"], "", "Q4_K_M"),
         (["Q2_K", "Q8_0", "Q4_0"], "", "Q4_0"),
@@ -61,10 +61,10 @@ def test_an_adapter_and_weights_under_another_name() -> None:
         (["Q2_K", "BF16"], "m-BF16.gguf", "BF16"),
     ],
 )
-def test_one_gguf_file(offered: list[str], wanted: str, expected: str) -> None:
+def test_one_gguf_file(offered: list[str], precision: str, expected: str) -> None:
     paths = [f"m-{name}.gguf" for name in offered]
     others = ["config.json", "mmproj-m-F16.gguf", "m.imatrix.gguf", "m-Q4_K_M-00001-of-00002.gguf"]
-    assert chosen(*paths, *others, gguf=wanted) == {f"m-{expected}.gguf"}
+    assert chosen(*paths, *others, gguf=precision) == {f"m-{expected}.gguf"}
 
 
 @pytest.mark.parametrize(

@@ -510,7 +510,7 @@ def test_branches_of_claudes_stay_apart() -> None:
 def places(value: Any, *way: Any) -> list[tuple[Any, ...]]:
     """The ways to all values in a value."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [way, *(place for key, one in inner for place in places(one, *way, key))]
+    return [way, *(path for key, one in inner for path in places(one, *way, key))]
 
 
 ODD: tuple[Any, ...] = (None, 3, -1.5, True, "x", [], {}, [[]], [{}], {"x": []}, ["x"])

@@ -49,10 +49,10 @@ def test_outside_the_page_all_is_english() -> None:
     assert i18n.translated("Try again in a while.") == "Try again in a while."
 
 
-@pytest.mark.parametrize(("language", "written"), [("en", "1,234.50"), ("de", "1.234,50"), ("fr", "1\u202f234,50")])
-def test_numbers_are_written_as_the_language_does(language: str, written: str) -> None:
+@pytest.mark.parametrize(("language", "expected"), [("en", "1,234.50"), ("de", "1.234,50"), ("fr", "1\u202f234,50")])
+def test_numbers_are_written_as_the_language_does(language: str, expected: str) -> None:
     with i18n.use_language(language):
-        assert i18n.format_number(1234.5, 2) == written
+        assert i18n.format_number(1234.5, 2) == expected
 
 
 def test_what_stands_in_braces_without_values_is_text() -> None:
@@ -151,9 +151,9 @@ def test_every_message_can_be_told_with_values(language: str) -> None:
 def test_what_was_raised_in_english_is_known_again(language: str) -> None:
     with i18n.use_language(language):
         assert i18n.translated("Try again in a while.") != "Try again in a while."
-        told = i18n.translated("The conversation takes 12,345 tokens; this model has room for 8,192.")
-        assert i18n.format_number(12345) in told
-        assert "conversation takes" not in told
+        translated = i18n.translated("The conversation takes 12,345 tokens; this model has room for 8,192.")
+        assert i18n.format_number(12345) in translated
+        assert "conversation takes" not in translated
         for raised in (NotFoundError(), unexpected(ValueError()), OverloadError("7 requests are waiting already.")):
             assert error_messages.localized(raised)[0] != raised.message
         with pytest.raises(SettingsError) as refused:

@@ -205,13 +205,13 @@ async def test_a_store_that_fails_ends_it_and_what_came_before_is_told(owner_sto
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("text", "told"), [("[]", "There are no conversations"), ("{", "The file is not JSON")])
+@pytest.mark.parametrize(("text", "message"), [("[]", "There are no conversations"), ("{", "The file is not JSON")])
 async def test_what_is_no_file_of_conversations_is_said(
-    owner_store: OwnerStore, tmp_path: Path, text: str, told: str
+    owner_store: OwnerStore, tmp_path: Path, text: str, message: str
 ) -> None:
     file = tmp_path / "x.json"
     file.write_text(text)
-    with pytest.raises(TransferError, match=told):
+    with pytest.raises(TransferError, match=message):
         await to_the_end(ImportTasks(), ImportTask(owner_store, str(file)))
     with pytest.raises(TransferError, match="did not arrive"):
         await to_the_end(ImportTasks(), ImportTask(owner_store, str(file)))

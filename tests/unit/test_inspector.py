@@ -60,10 +60,10 @@ def test_every_token_has_its_colour_and_white_space_is_seen() -> None:
 
 
 def test_the_summary_counts_and_says_what_was_left_out() -> None:
-    told = prompt_view.summary(KEPT)
-    assert "**9 tokens**: template 2 · persona 3 · this message 2 · generation prompt 2." in told
-    assert "4 cached from" in told
-    assert "5 computed for this reply" in told
+    summary = prompt_view.summary(KEPT)
+    assert "**9 tokens**: template 2 · persona 3 · this message 2 · generation prompt 2." in summary
+    assert "4 cached from" in summary
+    assert "5 computed for this reply" in summary
     dropped = replace(KEPT, prompt=replace(PROMPT, dropped=6))
     assert "6 oldest messages were left out" in prompt_view.summary(dropped)
     assert json.loads(prompt_view.messages_json(PROMPT)) == [{"role": "user", "content": "x"}]
@@ -98,10 +98,10 @@ def test_what_was_thought_stays_a_thought() -> None:
         KEPT, traces=Traces.of([trace(id) for id in (1, 2, 3, 4)]), texts=texts, model=replace(INFO, stop_ids=())
     )
     thinking = replace(REPLY, reasoning="hm", content="yes")
-    begun = branching.reply_with_token(replace(kept, texts={**texts, 14: " maybe"}), thinking, 2, 14)
-    assert (begun.reasoning, begun.content) == ("hm maybe", "")
-    begun = branching.reply_with_token(replace(kept, texts={**texts, 14: " no"}), thinking, 4, 14)
-    assert (begun.reasoning, begun.content) == ("hm", "yes no")
+    prefix = branching.reply_with_token(replace(kept, texts={**texts, 14: " maybe"}), thinking, 2, 14)
+    assert (prefix.reasoning, prefix.content) == ("hm maybe", "")
+    prefix = branching.reply_with_token(replace(kept, texts={**texts, 14: " no"}), thinking, 4, 14)
+    assert (prefix.reasoning, prefix.content) == ("hm", "yes no")
 
 
 @pytest.mark.parametrize(
@@ -117,15 +117,15 @@ def test_a_thought_is_known_whatever_the_model_marks_it_with(before: str, betwee
     traces = Traces.of([trace(id) for id in (1, 2, 3, 4, 5, 6)])
     kept = replace(KEPT, traces=traces, texts=texts, model=replace(INFO, stop_ids=()))
     thinking = replace(REPLY, reasoning="Hm.", content="Yes sir")
-    begun = {at: branching.reply_with_token(kept, thinking, at, 14) for at in (2, 5)}
-    assert (begun[2].reasoning, begun[2].content) == ("Hm other", "")
-    assert (begun[5].reasoning, begun[5].content) == ("Hm.", "Yes other")
+    prefixes = {at: branching.reply_with_token(kept, thinking, at, 14) for at in (2, 5)}
+    assert (prefixes[2].reasoning, prefixes[2].content) == ("Hm other", "")
+    assert (prefixes[5].reasoning, prefixes[5].content) == ("Hm.", "Yes other")
     closed = branching.reply_with_token(kept, thinking, 2, 4)
     assert (closed.reasoning, closed.content) == ("Hm", "")
 
 
 def test_the_waterfall_adds_up_and_keeps_model_and_page_apart() -> None:
-    told = time_view.time_view(KEPT, PageTimes(1.6, 3.75))
+    view = time_view.time_view(KEPT, PageTimes(1.6, 3.75))
     for part in (
         "500.0 ms",
         "1,000.0 ms",
@@ -134,10 +134,10 @@ def test_the_waterfall_adds_up_and_keeps_model_and_page_apart() -> None:
         "time to first token 1.500 s",
         "1.600 s",
     ):
-        assert part in told
+        assert part in view
     assert "no tab saw" in time_view.time_view(KEPT, None)
     assert "not kept" in time_view.time_view(replace(KEPT, finish=None), None)
-    assert "<polyline" in told
+    assert "<polyline" in view
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_the_waterfall_adds_up_and_keeps_model_and_page_apart() -> None:
     ],
 )
 def test_why_it_stopped(finish: Finish | None, state: str, words: str) -> None:
-    told = why_view.why_view(replace(KEPT, finish=finish), None, replace(REPLY, state=state))  # type: ignore[arg-type]
-    assert words in told
+    view = why_view.why_view(replace(KEPT, finish=finish), None, replace(REPLY, state=state))  # type: ignore[arg-type]
+    assert words in view
 
 
 BEFORE = Inspection(
@@ -202,9 +202,9 @@ def test_a_thought_left_out_is_named() -> None:
 def test_a_change_of_the_model_is_why_nothing_was_cached(cached: int, words: str) -> None:
     sent = prompt(("persona", "be"), ("user", "Hi"), ("template", ":"), ("reply", "o"), ("message", "!"))
     kept = Inspection(replace(INFO, name="other"), sent, finish=replace(FINISH, cached_tokens=cached))
-    told = why_view.why_view(kept, BEFORE, REPLY)
-    assert f"Another model, <code>{INFO.name}</code>, wrote the turn before" in told
-    assert words in told
+    view = why_view.why_view(kept, BEFORE, REPLY)
+    assert f"Another model, <code>{INFO.name}</code>, wrote the turn before" in view
+    assert words in view
 
 
 def test_the_first_reply_says_so() -> None:
@@ -214,7 +214,7 @@ def test_the_first_reply_says_so() -> None:
 def test_one_is_no_plural() -> None:
     one = replace(FINISH, completion_tokens=1, cached_tokens=len(PROMPT.token_ids) - 1)
     kept = replace(KEPT, traces=Traces.of([trace(10)]), finish=one)
-    told = (
+    views = (
         prompt_view.summary(kept)
         + tokens_view.summary(kept)
         + time_view.time_view(kept, None)
@@ -222,9 +222,9 @@ def test_one_is_no_plural() -> None:
         + ceiling_view.ceiling_view(replace(kept, finish=replace(one, completion_tokens=2)))
         + persona_view.persona_view(kept)
     )
-    assert not re.search(r"\b1\W* (?:tokens|slots|replies|messages|were)\b(?!/s)", told)
-    assert "0.0 tokens/s" not in told, "of one token there is no speed"
-    assert "Only one token" in told
+    assert not re.search(r"\b1\W* (?:tokens|slots|replies|messages|were)\b(?!/s)", views)
+    assert "0.0 tokens/s" not in views, "of one token there is no speed"
+    assert "Only one token" in views
 
 
 def test_pictures_write_numbers_as_the_language_does() -> None:
@@ -239,8 +239,8 @@ def test_pictures_write_numbers_as_the_language_does() -> None:
 
 
 def test_numbers_open_to_their_formulas() -> None:
-    for told in (memory_view.memory_view(KEPT), ceiling_view.ceiling_view(KEPT), persona_view.persona_view(KEPT)):
-        assert told.count("<details>") == told.count("</p></details>") > 2
+    for view in (memory_view.memory_view(KEPT), ceiling_view.ceiling_view(KEPT), persona_view.persona_view(KEPT)):
+        assert view.count("<details>") == view.count("</p></details>") > 2
     assert "1,234,567" in memory_view.memory_view(KEPT)
     # 10 GB/s ÷ (4 MB + 11 tokens × 1,024 B)
     assert "2,493 tokens/s" in ceiling_view.ceiling_view(KEPT)
@@ -254,8 +254,8 @@ def test_numbers_open_to_their_formulas() -> None:
 
 
 def test_the_line_about_the_context() -> None:
-    told = context_bar.bar(INFO, PROMPT, GenerationSettings(), blank=False)
-    assert "persona 3 · history 4 · your message 2 · room for the reply 512 · of 4,096 tokens" in told
+    bar = context_bar.bar(INFO, PROMPT, GenerationSettings(), blank=False)
+    assert "persona 3 · history 4 · your message 2 · room for the reply 512 · of 4,096 tokens" in bar
     assert "your message" not in context_bar.bar(INFO, PROMPT, GenerationSettings(), blank=True)
     assert "2 oldest messages will" in context_bar.bar(INFO, replace(PROMPT, dropped=2), GenerationSettings(), False)
 

@@ -96,7 +96,7 @@ def test_the_same_comes_in_however_it_is_packed(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "come", "told"),
+    ("data", "come", "message"),
     [
         (LIST[:-30], ["Grüße"], "The rest of the file: The file is not JSON from line 20"),
         (LIST[:-4] + b"oops" + LIST[-4:], ["Grüße"], "The rest of the file: The file is not JSON from line"),
@@ -116,14 +116,14 @@ def test_the_same_comes_in_however_it_is_packed(data: bytes) -> None:
         (zipped({"a.json": b"\x89PNG\r\n", "b.json": LIST}), BOTH, "a.json: The file is a picture: choose"),
     ],
 )
-def test_what_can_be_read_comes_in_and_the_rest_is_told(data: bytes, come: list[str], told: str) -> None:
+def test_what_can_be_read_comes_in_and_the_rest_is_told(data: bytes, come: list[str], message: str) -> None:
     found, (left,) = titles(data)
     assert found == come
-    assert told in left
+    assert message in left
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"\x89PNG\r\n\x1a\n\0\0", "is a picture"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF", "is a picture"),
@@ -139,8 +139,8 @@ def test_what_can_be_read_comes_in_and_the_rest_is_told(data: bytes, come: list[
         (b"role,content\nuser,hi\n", "not JSON from line 1, column 1"),
     ],
 )
-def test_another_kind_of_file_is_called_by_its_name(data: bytes, told: str) -> None:
-    with pytest.raises(TransferError, match=told):
+def test_another_kind_of_file_is_called_by_its_name(data: bytes, message: str) -> None:
+    with pytest.raises(TransferError, match=message):
         titles(data)
 
 
@@ -171,9 +171,9 @@ def test_a_number_too_large_for_python_refuses_nothing_else() -> None:
 
 def test_no_value_is_told_as_python_writes_it() -> None:
     values: tuple[object, ...] = (None, True, 1.5, {"a": {"b": 1}}, [1], {}, [], "x" * 100, 10**100)
-    told = [import_limits.short_repr(value) for value in values]
-    assert told[:7] == ["null", "true", "1.5", "{…}", "[…]", "{}", "[]"]
-    assert all(len(one) < 70 for one in told)
+    shortened = [import_limits.short_repr(value) for value in values]
+    assert shortened[:7] == ["null", "true", "1.5", "{…}", "[…]", "{}", "[]"]
+    assert all(len(one) < 70 for one in shortened)
 
 
 @pytest.mark.parametrize("language", i18n.LANGUAGES[1:])

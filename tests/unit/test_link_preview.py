@@ -25,20 +25,20 @@ def test_what_gradio_says_of_itself_is_gone() -> None:
             property="og:image"
             content="https://elsewhere.example/x.jpg"
         /><meta name="twitter:image" content="x"><meta name="viewport" content="y"></head>"""
-    told = link_preview.with_preview(page, page_request()).decode()
-    assert "Gradio" not in told
-    assert "elsewhere" not in told
-    assert 'name="viewport"' in told
-    assert 'property="og:title" content="chatui"' in told
-    assert 'content="https://chat.example.org/here/chatui-assets/icon.png?v=' in told
-    assert "secret" not in told
+    html = link_preview.with_preview(page, page_request()).decode()
+    assert "Gradio" not in html
+    assert "elsewhere" not in html
+    assert 'name="viewport"' in html
+    assert 'property="og:title" content="chatui"' in html
+    assert 'content="https://chat.example.org/here/chatui-assets/icon.png?v=' in html
+    assert "secret" not in html
 
 
 def test_it_is_said_in_the_readers_language_and_is_no_markup() -> None:
     with i18n.use_language("de"):
-        told = link_preview.with_preview(b"</head>", page_request('"><script>')).decode()
-    assert "Ein Web-Chat" in told
-    assert "<script" not in told
+        html = link_preview.with_preview(b"</head>", page_request('"><script>')).decode()
+    assert "Ein Web-Chat" in html
+    assert "<script" not in html
 
 
 def test_the_page_and_its_picture(tmp_path: Path) -> None:

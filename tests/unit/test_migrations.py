@@ -80,11 +80,11 @@ def filled(settings: AppSettings) -> list[object]:
     """Put something of everything into a store, and return what it then has."""
     store = Store.open(settings)
     owner_store = store.for_owner("a")
-    begun = owner_store.start_turn(ask("findable"))
-    store.update_replies([ReplyUpdate("a", begun.reply.id, "Grüße \0 日本", "thought", "finished", FINISH)])
-    owner_store.start_turn(ask(None, begun.conversation.id, begun.path[0].id))
-    owner_store.rate(begun.reply.id, "like", "note")
-    owner_store.pin(begun.conversation.id, True)
+    started = owner_store.start_turn(ask("findable"))
+    store.update_replies([ReplyUpdate("a", started.reply.id, "Grüße \0 日本", "thought", "finished", FINISH)])
+    owner_store.start_turn(ask(None, started.conversation.id, started.path[0].id))
+    owner_store.rate(started.reply.id, "like", "note")
+    owner_store.pin(started.conversation.id, True)
     owner_store.delete(owner_store.start_turn(ask("deleted")).conversation.id)
     owner_store.save_persona(PRESETS[0])
     owner_store.votes.add([VOTE])
@@ -237,9 +237,9 @@ class TestMigrations:
         assert len(set(secrets)) == 1
 
 
-def first_start(place: tuple[Path, str | None]) -> bytes:
+def first_start(location: tuple[Path, str | None]) -> bytes:
     """What a process does at its start, and a little more."""
-    store = Store.open(AppSettings(data_dir=place[0], database_url=place[1]))
+    store = Store.open(AppSettings(data_dir=location[0], database_url=location[1]))
     store.for_owner("a").start_turn(ask("1"))
     try:
         return store.cookie_secret()
@@ -278,9 +278,9 @@ class TestFile:
     def test_two_processes_may_write(self, tmp_path: Path) -> None:
         settings = AppSettings(data_dir=tmp_path)
         one, two = Store.open(settings), Store.open(settings)
-        begun = one.for_owner("a").start_turn(ask("1"))
-        two.update_replies([ReplyUpdate("a", begun.reply.id, "x", state="finished")])
-        assert one.for_owner("a").message(begun.reply.id).content == "x"
+        started = one.for_owner("a").start_turn(ask("1"))
+        two.update_replies([ReplyUpdate("a", started.reply.id, "x", state="finished")])
+        assert one.for_owner("a").message(started.reply.id).content == "x"
         one.close()
         two.close()
 

@@ -171,10 +171,10 @@ def test_no_made_up_value_is_an_owner(value: str) -> None:
 
 
 @given(st.integers(0, 10_000), st.characters(codec="ascii"))
-def test_a_changed_value_is_no_owner(place: int, character: str) -> None:
+def test_a_changed_value_is_no_owner(index: int, character: str) -> None:
     value = Cookies(SECRET).issue()
-    place %= len(value)
-    changed = value[:place] + character + value[place + 1 :]
+    index %= len(value)
+    changed = value[:index] + character + value[index + 1 :]
     assert (Cookies(SECRET).owner(changed) is not None) == (changed == value)
 
 

@@ -278,8 +278,8 @@ def test_names_and_ids_are_no_markup(text: str) -> None:
 async def test_what_a_card_brings_besides_is_said_at_import_and_in_the_editor(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(gr, "Info", lambda text, **_: said.append(text))
+    notices: list[str] = []
+    monkeypatch.setattr(gr, "Info", lambda text, **_: notices.append(text))
     data = {
         "name": "Robo",
         "creator_notes": HOSTILE,
@@ -291,9 +291,9 @@ async def test_what_a_card_brings_besides_is_said_at_import_and_in_the_editor(
     file = tmp_path / "robo.json"
     file.write_text(json.dumps({"spec": "chara_card_v3", "data": data}))
     await page.event("Import")(str(file))
-    (told,) = said
-    assert told.startswith("Robo: Its lorebook has 2 entries, told where they fit what was said. It gives the model")
-    assert told.endswith("not used here: extensions (&lt;b&gt;), conditions of lore entries (@@odd).")
+    (notice,) = notices
+    assert notice.startswith("Robo: Its lorebook has 2 entries, told where they fit what was said. It gives the model")
+    assert notice.endswith("not used here: extensions (&lt;b&gt;), conditions of lore entries (@@odd).")
     own = list(page.owner_store.kept)[-1]  # type: ignore[union-attr]
     shown = await page.event("Edit")(own, own, "")
     notes = next(block for block in shown if getattr(block, "label", "") == "Notes of the card's creator")

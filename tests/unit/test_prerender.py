@@ -41,14 +41,18 @@ def served(tmp_path: Path) -> Iterator[tuple[TestClient, Store]]:
 
 def test_its_owner_gets_the_conversation_and_the_list(served: tuple[TestClient, Store]) -> None:
     client, store = served
-    begun = store.for_owner("a").start_turn(ask("What is **it**?"))
-    store.update_replies([ReplyUpdate("a", begun.reply.id, "It is `this`.", state="finished")])
-    found = client.get("/early", params={"chat": begun.conversation.id}, headers={"who": "a"})
+    started = store.for_owner("a").start_turn(ask("What is **it**?"))
+    store.update_replies([ReplyUpdate("a", started.reply.id, "It is `this`.", state="finished")])
+    found = client.get("/early", params={"chat": started.conversation.id}, headers={"who": "a"})
     assert "<strong>it</strong>" in found.text
     assert "<code>this</code>" in found.text
     assert 'class="chat-row current"' in found.text
     assert found.headers["cache-control"] == "no-store"
-    for who, chat in (({"who": "b"}, begun.conversation.id), ({}, begun.conversation.id), ({"who": "a"}, "made-up")):
+    for who, chat in (
+        ({"who": "b"}, started.conversation.id),
+        ({}, started.conversation.id),
+        ({"who": "a"}, "made-up"),
+    ):
         refused = client.get("/early", params={"chat": chat}, headers=who)
         assert (refused.status_code, refused.text) == (404, "")
 

@@ -99,39 +99,39 @@ async def test_cancelling_ends_the_stream() -> None:
 
 
 async def test_the_newest_event_of_a_tab_ends_the_one_before_and_waits_for_its_last_word() -> None:
-    latest, said = Superseding(), []
+    latest, order = Superseding(), []
 
-    async def first(begun: asyncio.Event) -> None:
+    async def first(started: asyncio.Event) -> None:
         async with latest.supersede("tab") as superseded:
-            begun.set()
+            started.set()
             await superseded.wait()
             await asyncio.sleep(0)
-            said.append("first")
+            order.append("first")
 
-    begun = asyncio.Event()
-    task = asyncio.create_task(first(begun))
-    await begun.wait()
+    started = asyncio.Event()
+    task = asyncio.create_task(first(started))
+    await started.wait()
     async with latest.supersede("tab") as superseded:
-        said.append("second")
+        order.append("second")
         assert not superseded.is_set()
     await task
-    assert said == ["first", "second"]
+    assert order == ["first", "second"]
 
 
 async def test_of_three_events_only_the_last_goes_on() -> None:
     latest, going_on = Superseding(), []
-    begun = [asyncio.Event() for _ in range(3)]
+    started = [asyncio.Event() for _ in range(3)]
 
     async def event(number: int) -> None:
         async with latest.supersede("tab") as superseded:
-            begun[number].set()
+            started[number].set()
             await asyncio.sleep(0.01)
             if not superseded.is_set():
                 going_on.append(number)
 
     await asyncio.gather(*(event(number) for number in range(3)))
     assert going_on == [2]
-    assert all(each.is_set() for each in begun)
+    assert all(each.is_set() for each in started)
 
 
 @pytest.mark.parametrize(("one", "other"), [("a", "b"), ("", "")], ids=["two tabs", "programs"])

@@ -71,11 +71,11 @@ async def test_what_may_not_be_chosen_is_not_found(requests: ReplyRequests) -> N
 async def test_the_open_chat_comes_before_the_message_if_asked(requests: ReplyRequests, temporary: bool) -> None:
     store = requests.runner.store(temporary)
     author = Author("small", "r", "", GenerationSettings(), seed=7)
-    begun = store.for_owner("a").start_turn(NewTurn(None, None, "What?", author, POET))
-    store.update_replies([ReplyUpdate("a", begun.reply.id, "That.", state="finished")])
-    tab = Tab("a", TabState(chat=begun.conversation.id, temporary=temporary), requests.runner)
+    started = store.for_owner("a").start_turn(NewTurn(None, None, "What?", author, POET))
+    store.update_replies([ReplyUpdate("a", started.reply.id, "That.", state="finished")])
+    tab = Tab("a", TabState(chat=started.conversation.id, temporary=temporary), requests.runner)
     _persona, request = await requests.separate(tab, INPUTS, "And?", "small", "poet", with_history=True)
     assert [message.content for message in request.messages] == ["Write in verse.", "What?", "That.", "And?"]
-    assert request.temporary_conversation == (begun.conversation.id if temporary else "")
+    assert request.temporary_conversation == (started.conversation.id if temporary else "")
     _persona, request = await requests.separate(tab, INPUTS, "And?", "small", "poet")
     assert [message.content for message in request.messages] == ["Write in verse.", "And?"]

@@ -159,8 +159,8 @@ def test_proxies_that_are_known_tell_who_asks(peer: str, proxies: list[str], for
     app = Starlette(routes=[Route("/", lambda _: PlainTextResponse(client_address.get()))])
     app.add_middleware(SecurityMiddleware)
     app.add_middleware(ClientAddress, proxies=proxies)
-    told = TestClient(app, client=(peer, 5)).get("/", headers={"x-forwarded-for": forwarded}).text
-    assert told == client
+    text = TestClient(app, client=(peer, 5)).get("/", headers={"x-forwarded-for": forwarded}).text
+    assert text == client
 
 
 def test_login_from_a_pair_and_from_a_file(tmp_path: Path) -> None:

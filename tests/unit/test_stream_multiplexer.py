@@ -70,7 +70,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def begun(*sessions: str) -> tuple[Gradio, StreamMultiplexer, list[Asked]]:
+async def open_streams(*sessions: str) -> tuple[Gradio, StreamMultiplexer, list[Asked]]:
     gradio = Gradio()
     app = StreamMultiplexer(gradio)
     asked = [Asked(app, session) for session in sessions]
@@ -82,7 +82,7 @@ HELD = [f"held{number}" for number in range(MAX_HELD_STREAMS)]
 
 
 async def test_the_first_streams_are_held() -> None:
-    gradio, _, asked = await begun(*HELD)
+    gradio, _, asked = await open_streams(*HELD)
     for session in HELD:
         gradio.say(session, session.encode())
     await settled()
@@ -94,7 +94,7 @@ async def test_the_first_streams_are_held() -> None:
 
 
 async def test_more_streams_come_in_pieces_and_nothing_is_lost() -> None:
-    gradio, app, (*held, one) = await begun(*HELD, "s")
+    gradio, app, (*held, one) = await open_streams(*HELD, "s")
     await one.task
     assert (one.status, one.more, one.body) == (200, True, b"")
     gradio.say("s", b"a")
@@ -115,7 +115,7 @@ async def test_more_streams_come_in_pieces_and_nothing_is_lost() -> None:
 
 
 async def test_the_last_piece_is_held_until_the_tab_has_read_it() -> None:
-    gradio, app, (*_, one) = await begun(*HELD, "s")
+    gradio, app, (*_, one) = await open_streams(*HELD, "s")
     await one.task
     gradio.say("s", b"x" + CLOSE_STREAM)
     await settled()
@@ -131,7 +131,7 @@ async def test_the_last_piece_is_held_until_the_tab_has_read_it() -> None:
 
 async def test_a_tab_that_does_not_come_back_is_taken_for_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_multiplexer, "CHUNK_TIMEOUT_SECONDS", 0.05)
-    gradio, app, (*_, one) = await begun(*HELD, "s")
+    gradio, app, (*_, one) = await open_streams(*HELD, "s")
     await one.task
     await asyncio.sleep(0.3)
     assert gradio.left == ["s"], "those that are held stay"
@@ -144,7 +144,7 @@ async def test_a_tab_that_does_not_come_back_is_taken_for_closed(monkeypatch: py
 
 
 async def test_programs_get_the_streams_of_gradio() -> None:
-    gradio, app, _ = await begun(*HELD)
+    gradio, app, _ = await open_streams(*HELD)
     programs = [Asked(app, f"p{number}", tab=False) for number in range(9)]
     await settled()
     assert [(one.status, one.more, one.task.done()) for one in programs] == [(200, False, False)] * 9
@@ -154,7 +154,7 @@ async def test_programs_get_the_streams_of_gradio() -> None:
 
 
 async def test_no_room_is_lost_by_tabs_that_come_and_go() -> None:
-    gradio, app, _ = await begun()
+    gradio, app, _ = await open_streams()
     for number in range(3 * MAX_HELD_STREAMS):
         one = Asked(app, f"s{number}")
         await settled()

@@ -32,12 +32,12 @@ def variables(css: str, selector: str) -> dict[str, str]:
 @pytest.mark.parametrize("selector", [":root", r"\.dark"])
 def test_colours_before_gradios_theme_are_those_of_the_theme(selector: str) -> None:
     of_theme = variables(theme.theme()._get_theme_css(), selector)
-    early = variables(theme.prerender_css(), selector)
+    prerendered = variables(theme.prerender_css(), selector)
     own = {name.replace("_", "-") for name in theme.OWN_COLOURS}
-    assert own < early.keys()
+    assert own < prerendered.keys()
     assert not own & of_theme.keys()
-    assert {name: value for name, value in early.items() if name not in own} == {
-        name: of_theme[name] for name in early.keys() - own
+    assert {name: value for name, value in prerendered.items() if name not in own} == {
+        name: of_theme[name] for name in prerendered.keys() - own
     }
 
 

@@ -63,11 +63,11 @@ personas = st.builds(
 def trees(draw: st.DrawFn, id: str = "c") -> Tree:
     ids = draw(st.lists(texts.filter(bool), unique=True, max_size=5))
     messages = []
-    for place, own in enumerate(ids):
+    for index, own in enumerate(ids):
         message = StoredMessage(
             id=own,
             conversation=id,
-            parent=draw(st.none() | st.sampled_from(ids[:place])) if place else None,
+            parent=draw(st.none() | st.sampled_from(ids[:index])) if index else None,
             role=draw(st.sampled_from(["user", "assistant"])),
             content=draw(texts),
             created=draw(times),
@@ -94,14 +94,14 @@ def trees(draw: st.DrawFn, id: str = "c") -> Tree:
     return Tree(conversation, tuple(messages))
 
 
-def chat(*said: str, id: str = "c", **fields: Any) -> Tree:
+def chat(*lines: str, id: str = "c", **fields: Any) -> Tree:
     """A conversation of messages in turn, "u: ..." or "a: ...", each below the one before."""
     messages = []
-    for place, line in enumerate(said):
+    for index, line in enumerate(lines):
         role, content = line.split(": ", 1)
-        parent = str(place - 1) if place else None
+        parent = str(index - 1) if index else None
         name: Any = {"u": "user", "a": "assistant"}[role]
-        messages.append(StoredMessage(str(place), id, parent, name, content, NOW))
+        messages.append(StoredMessage(str(index), id, parent, name, content, NOW))
     leaf = messages[-1].id if messages else None
     conversation = Conversation(id, "A chat", True, leaf, False, False, NOW, NOW, Persona("Helper", "✨"))
     return Tree(replace(conversation, **fields), tuple(messages))
@@ -124,16 +124,16 @@ def path_texts(tree: Tree) -> list[tuple[str, str]]:
 
 def never_surprises(data: bytes) -> None:
     """Whatever it is, it is refused in a sentence, or else something that survives our own format."""
-    told: list[str] = []
+    messages: list[str] = []
     reading = importing.read(data)
     trees = []
     try:
         trees = list(reading)
     except TransferError as error:
-        told = [error.message]
-    told += [one.reason for one in reading.skipped]
+        messages = [error.message]
+    messages += [one.reason for one in reading.skipped]
     assert read(whole(as_json(trees))) == trees
-    assert all(said[0].isupper() and said.endswith(".") for said in told)
+    assert all(message[0].isupper() and message.endswith(".") for message in messages)
 
 
 def read(data: bytes, now: datetime | None = None) -> list[Tree]:
@@ -219,7 +219,7 @@ AUTHOR = {"model": "m", "revision": "", "system_prompt": "", "settings": {"tempe
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"messages__1__parent": "x"}, "“A chat”: Message “1”: its parent “x” is not there."),
         ({"messages__0__parent": "1"}, "message “0”: its parent “1” does not come before it"),
@@ -249,8 +249,8 @@ AUTHOR = {"model": "m", "revision": "", "system_prompt": "", "settings": {"tempe
         ({"messages": {}}, "messages"),
     ],
 )
-def test_what_is_wrong_with_ours_is_said_and_where(changes: dict[str, Any], told: str) -> None:
-    assert told.lower() in refused(ours(**changes)).lower()
+def test_what_is_wrong_with_ours_is_said_and_where(changes: dict[str, Any], message: str) -> None:
+    assert message.lower() in refused(ours(**changes)).lower()
 
 
 def test_depth_is_limited_below_what_python_can_follow() -> None:
@@ -261,10 +261,10 @@ def test_depth_is_limited_below_what_python_can_follow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "told"), [(2, "newer chatui"), (0, "version"), ("1", "version"), (True, "version")]
+    ("version", "message"), [(2, "newer chatui"), (0, "version"), ("1", "version"), (True, "version")]
 )
-def test_other_versions_are_refused(version: object, told: str) -> None:
-    assert told in refused({"format": "chatui", "version": version, "conversations": []})
+def test_other_versions_are_refused(version: object, message: str) -> None:
+    assert message in refused({"format": "chatui", "version": version, "conversations": []})
 
 
 @pytest.mark.parametrize("conversations", [None, {}, [None], [[]], [{}]])
@@ -350,7 +350,7 @@ def test_a_title_and_thinking_beside_messages_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         (
             [HI, {"content": "x"}],
@@ -364,14 +364,14 @@ def test_a_title_and_thinking_beside_messages_are_kept() -> None:
         (b'[{"role": "user", "content": "Hi"}]\n{"a": }\n', "Line number 2: It is not JSON"),
     ],
 )
-def test_what_is_wrong_with_messages_is_said_and_the_rest_comes_in(value: object, told: str) -> None:
-    assert told in "\n".join(skipped_texts(value))
+def test_what_is_wrong_with_messages_is_said_and_the_rest_comes_in(value: object, message: str) -> None:
+    assert message in "\n".join(skipped_texts(value))
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
-    assert len(read(data)) == (0 if "Talk" in told else 1 + ("Conversation 2: One" in told))
+    assert len(read(data)) == (0 if "Talk" in message else 1 + ("Conversation 2: One" in message))
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         ({"messages": [], "title": "Talk"}, "“Talk”: It has no messages."),
         ([{"role": "user", "content": None}], "None of its messages can be read: message 1 has no content."),
@@ -387,8 +387,8 @@ def test_what_is_wrong_with_messages_is_said_and_the_rest_comes_in(value: object
         (b"[" * 900 + b"]" * 900, "in no format that is known"),
     ],
 )
-def test_a_file_of_which_nothing_can_be_read_says_why(value: object, told: str) -> None:
-    assert told in refused(value)
+def test_a_file_of_which_nothing_can_be_read_says_why(value: object, message: str) -> None:
+    assert message in refused(value)
     assert "{" not in refused(value)
 
 
@@ -521,7 +521,7 @@ def test_all_times_missing_is_now() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         (conversation(node("a", "x", "user", "Hi")), "message “a” stands apart: its parent “x” is not there"),
         (conversation(node("a", "b", "user", "1"), node("b", "a", "user", "2")), "round in a circle"),
@@ -529,10 +529,10 @@ def test_all_times_missing_is_now() -> None:
         (conversation(node("a", None, "user", "1"), {"id": "b", "parent": None, "message": 1}), "message “b” is not"),
     ],
 )
-def test_a_wrong_message_of_chatgpts_is_told_and_the_others_come_in(value: dict[str, Any], told: str) -> None:
+def test_a_wrong_message_of_chatgpts_is_told_and_the_others_come_in(value: dict[str, Any], message: str) -> None:
     (line,) = skipped_texts([value, EXPORT])
     assert line.startswith("“Paris”: One of its messages could not be taken as it is: ")
-    assert told in line
+    assert message in line
     first, second = read(json.dumps([value, EXPORT]).encode())
     wrong = sum(node.get("message") == 1 for node in value["mapping"].values())
     assert len(first.messages) == len(value["mapping"]) - wrong
@@ -558,7 +558,7 @@ def test_what_describes_chatgpts_may_be_wrong(value: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         (conversation(node("a", None, "user", "x" * 2_000_001)), "“Paris”: The text of message “a” has 2,000,001"),
         (conversation() | {"mapping": []}, "“Paris”: It has no messages: its “mapping” is missing"),
@@ -567,9 +567,9 @@ def test_what_describes_chatgpts_may_be_wrong(value: dict[str, Any]) -> None:
         (3, "Conversation 1: It is in no format"),
     ],
 )
-def test_a_conversation_that_cannot_be_read_is_named_and_the_others_come_in(value: object, told: str) -> None:
+def test_a_conversation_that_cannot_be_read_is_named_and_the_others_come_in(value: object, message: str) -> None:
     (line,) = skipped_texts([value, EXPORT])
-    assert told in line
+    assert message in line
     assert [tree.conversation.title for tree in read(json.dumps([value, EXPORT]).encode())] == ["Paris"]
 
 
@@ -601,9 +601,9 @@ def test_a_zip_is_refused_without_conversations_or_damaged() -> None:
     assert "ends in .json" in refused(zipped({}))
     assert "unusual" in refused(zipped({"conversations": b"[]"}, zipfile.ZIP_LZMA))
     good = zipped({"conversations": json.dumps([EXPORT]).encode()})
-    for place in range(0, len(good), 7):
-        with_fault = good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :]
-        for data in (with_fault, good[:place]):
+    for offset in range(0, len(good), 7):
+        with_fault = good[:offset] + bytes([good[offset] ^ 0xFF]) + good[offset + 1 :]
+        for data in (with_fault, good[:offset]):
             never_surprises(data)
 
 
@@ -613,18 +613,18 @@ def test_a_zip_is_refused_without_conversations_or_damaged() -> None:
 def test_limits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [json.dumps([HI] * 20).encode(), whole(as_json([chat(*["u: x"] * 20)]))]
     samples += [json.dumps([conversation(*(node(str(n), None, "user", "x") for n in range(20)))]).encode()]
-    for limit, told in (("MAX_MESSAGES", "it has 20 messages"), ("MAX_VALUES", "values"), ("MAX_BYTES", "bytes")):
+    for limit, message in (("MAX_MESSAGES", "it has 20 messages"), ("MAX_VALUES", "values"), ("MAX_BYTES", "bytes")):
         for data in samples:
             assert read(data)
             with monkeypatch.context() as patch:
                 patch.setattr(import_limits, limit, 19)
-                assert told.lower() in refused(data).lower()
+                assert message.lower() in refused(data).lower()
 
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
 @pytest.mark.parametrize("count", [10_000, pytest.param(import_limits.MAX_MESSAGES, marks=pytest.mark.exhaustive)])
 def test_a_chain_as_long_as_allowed_hits_no_recursion_limit(role: str, count: int) -> None:
-    nodes = (node(str(place), str(place - 1) if place else None, role, "x") for place in reversed(range(count)))
+    nodes = (node(str(index), str(index - 1) if index else None, role, "x") for index in reversed(range(count)))
     (tree,) = read(json.dumps([conversation(*nodes, current_node=str(count - 1))]).encode())
     assert len(path_texts(tree)) == (count if role == "user" else 1)
     assert sum(len(content.split()) for _, content in path_texts(tree)) == count
@@ -707,8 +707,8 @@ def headings(document: str) -> list[str]:
     """Headings at the top level, as a reader sees them."""
     tokens = MARKDOWN.parse(document)
     return [
-        tokens[place + 1].content
-        for place, token in enumerate(tokens)
+        tokens[index + 1].content
+        for index, token in enumerate(tokens)
         if token.type == "heading_open" and token.level == 0 and token.tag in ("h1", "h2")
     ]
 
