@@ -349,12 +349,12 @@ class _Server(uvicorn.Server):
 def served() -> Iterator[LocalHub]:
     """Serve a local Hub on a free port in a thread."""
     hub = LocalHub()
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        hub.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        hub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = uvicorn.Config(hub, log_level="critical", timeout_graceful_shutdown=1, ws="none", lifespan="off")
         server = _Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         assert server.ready.wait(60)
         try:

@@ -26,16 +26,16 @@ Dependency = Mapping[str, Any]
 @contextmanager
 def served(app: FastAPI) -> Iterator[str]:
     """Serve it in a thread; gives its address."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none", lifespan="on")
         server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
         thread.join(20)
 
@@ -90,14 +90,14 @@ class Visitor:
         joined = self.join(dependency, data, **options)
         if joined.status_code != 200:
             return Answer(joined.status_code, joined.text, joined.json())
-        said, last = "", None
+        text, last = "", None
         for line in self.listen():
-            said += line
+            text += line
             message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
             if message.get("msg") == "process_completed":
                 last = message["output"].get("data"), message["success"]
                 break  # the stream stays open a while
-        return Answer(200, said, last)
+        return Answer(200, text, last)
 
     def listen(self) -> Iterator[str]:
         """The lines of the session's stream, to its end."""
@@ -109,17 +109,17 @@ class Visitor:
 
         Fails where one goes on for longer, for a sign of life now and then.
         """
-        said, last = b"", time.monotonic() + 2 * seconds
+        body, last = b"", time.monotonic() + 2 * seconds
         try:
             timeout = httpx.Timeout(10, read=seconds)
             with self.http.stream(method, path, timeout=timeout, **options) as answer:
                 status = answer.status_code
                 for piece in answer.iter_raw():
-                    said += piece
+                    body += piece
                     assert time.monotonic() < last, f"{path} does not end"
         except (httpx.ReadTimeout, httpx.RemoteProtocolError):
             status = locals().get("status", 0)
-        text = said.decode("utf-8", "replace")
+        text = body.decode("utf-8", "replace")
         return Answer(status, text, text)
 
     def _body(self, dependency: Dependency, data: Sequence[Any]) -> dict[str, Any]:

@@ -76,13 +76,13 @@ async def idle_connections(port: int, count: int) -> AsyncIterator[None]:
             writer.close()
 
 
-def measure_replies(port: int, ears: Connection) -> None:
+def measure_replies(port: int, pipe: Connection) -> None:
     """Read a reply whenever asked to."""
-    while ears.recv():
-        ears.send(asyncio.run(read_reply(port)))
+    while pipe.recv():
+        pipe.send(asyncio.run(read_reply(port)))
 
 
-def send_malformed(target: Target, paths: Sequence[str], on: Event, felt: Connection) -> None:
+def send_malformed(target: Target, paths: Sequence[str], on: Event, counts: Connection) -> None:
     """Malformed requests, sixteen at once, while it is on."""
     requests = malformed(int(time.time()), 10**9, paths)
 
@@ -97,12 +97,12 @@ def send_malformed(target: Target, paths: Sequence[str], on: Event, felt: Connec
 
     while on.wait():
         counted: list[int] = []
-        felt.send(0)
+        counts.send(0)
         asyncio.run(works())
-        felt.send(len(counted))
+        counts.send(len(counted))
 
 
-def open_many_connections(target: Target, _: Sequence[str], on: Event, felt: Connection) -> None:
+def open_many_connections(target: Target, _: Sequence[str], on: Event, counts: Connection) -> None:
     """Five hundred silent or slow connections and two hundred replies, while it is on."""
 
     async def listen(whole: list[bool]) -> None:
@@ -112,16 +112,16 @@ def open_many_connections(target: Target, _: Sequence[str], on: Event, felt: Con
     async def crowd() -> int:
         whole: list[bool] = []
         async with idle_connections(target.value, 500):
-            felt.send(0)
+            counts.send(0)
             await asyncio.gather(*(listen(whole) for _ in range(200)))
         assert all(whole), f"{whole.count(False)} of {len(whole)} replies were not whole"
         return len(whole)
 
     while on.wait():
-        felt.send(asyncio.run(crowd()))
+        counts.send(asyncio.run(crowd()))
 
 
-def use_many_pages(target: Target, _: Sequence[str], on: Event, felt: Connection) -> None:
+def use_many_pages(target: Target, _: Sequence[str], on: Event, counts: Connection) -> None:
     """Two hundred people who open the page and read replies there, one after the other, while it is on."""
 
     async def chat(url: str, config: Config, whole: list[bool]) -> None:
@@ -131,13 +131,13 @@ def use_many_pages(target: Target, _: Sequence[str], on: Event, felt: Connection
     async def people() -> int:
         url, whole = f"http://127.0.0.1:{target.value}", list[bool]()
         config = await config_of(url)
-        felt.send(0)
+        counts.send(0)
         await asyncio.gather(*(chat(url, config, whole) for _ in range(200)))
         assert all(whole), f"{whole.count(False)} of {len(whole)} replies were not whole"
         return len(whole)
 
     while on.wait():
-        felt.send(asyncio.run(people()))
+        counts.send(asyncio.run(people()))
 
 
 ABUSE = {"malformed": send_malformed, "crowd": open_many_connections, "pages": use_many_pages}
@@ -159,42 +159,42 @@ class Pair:
 def compare(process: Process, beside: Process, kind: str, count: int) -> tuple[list[Pair], int]:
     """Pairs of periods, in random order; and how many requests the abuse was."""
     on, target, chance = SPAWN.Event(), SPAWN.Value("i", 0), random.Random(1)
-    (ours, ears), (feels, felt) = SPAWN.Pipe(), SPAWN.Pipe()
+    (ours, worker_pipe), (feels, counts) = SPAWN.Pipe(), SPAWN.Pipe()
     pairs: list[Pair] = []
     requests = 0
     others = [
-        SPAWN.Process(target=measure_replies, args=(process.port, ears), daemon=True),
-        SPAWN.Process(target=ABUSE[kind], args=(target, process.paths, on, felt), daemon=True),
+        SPAWN.Process(target=measure_replies, args=(process.port, worker_pipe), daemon=True),
+        SPAWN.Process(target=ABUSE[kind], args=(target, process.paths, on, counts), daemon=True),
     ]
     for other in others:
         other.start()
 
-    def hear() -> TimedReply:
+    def measure() -> TimedReply:
         ours.send(True)
-        heard: TimedReply = ours.recv()
-        assert heard.text == WHOLE
-        return heard
+        reply: TimedReply = ours.recv()
+        assert reply.text == WHOLE
+        return reply
 
-    def hear_abused(port: int) -> TimedReply:
+    def measure_abused(port: int) -> TimedReply:
         nonlocal requests
         target.value = port
         on.set()
         feels.recv()
         try:
-            return hear()
+            return measure()
         finally:
             on.clear()
             requests += feels.recv()
 
-    hear()
+    measure()
     try:
         for _ in range(count):
             if chance.random() < 0.5:
-                alone = hear_abused(beside.port)
-                pairs.append(Pair(hear_abused(process.port), alone))
+                alone = measure_abused(beside.port)
+                pairs.append(Pair(measure_abused(process.port), alone))
             else:
-                abused = hear_abused(process.port)
-                pairs.append(Pair(abused, hear_abused(beside.port)))
+                abused = measure_abused(process.port)
+                pairs.append(Pair(abused, measure_abused(beside.port)))
     finally:
         for other in others:
             other.kill()
@@ -231,8 +231,8 @@ def main(kind: str = "malformed", count: str = "20", rate: str = "30") -> None:
         print(f"reply: x{statistics.median(ratios):.3f} (95 %: {low:.3f} to {high:.3f}; worst {max(ratios):.2f})")  # noqa: T201
         for name, found in (("median", statistics.median), ("p95", p95)):
             alone, abused = (
-                found([g for h in heard for g in h.gaps])
-                for heard in zip(*[(p.alone, p.abused) for p in pairs], strict=True)
+                found([g for h in replies for g in h.gaps])
+                for replies in zip(*[(p.alone, p.abused) for p in pairs], strict=True)
             )
             print(f"between two events, {name}: {alone * 1000:.1f} -> {abused * 1000:.1f} ms")  # noqa: T201
         print(f"server: {spent / took:.0%} of a core, {before[0] / 1e6:.0f} -> {process.memory() / 1e6:.0f} MB")  # noqa: T201

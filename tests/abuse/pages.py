@@ -37,9 +37,9 @@ async def visit(url: str, config: Config, message: str = "Hi") -> str:
         (await http.post("/gradio_api/queue/join", json=body)).raise_for_status()
         async with http.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
             async for line in stream.aiter_lines():
-                said = json.loads(line[5:]) if line.startswith("data:") else {}
-                if said.get("msg") == "process_completed":
-                    assert said["success"], said
+                event = json.loads(line[5:]) if line.startswith("data:") else {}
+                if event.get("msg") == "process_completed":
+                    assert event["success"], event
                     break
         return (await http.get("/chats/export")).text
 

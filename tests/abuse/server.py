@@ -21,13 +21,13 @@ WORDS = [f" word{number}" for number in range(60)]
 
 def main() -> None:
     """Serve until the process is ended; the first line of stdout is the port."""
-    listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     options = json.loads(sys.argv[1])
     backend = FakeBackend(WORDS, rate=options.pop("rate"))
     app = build_app(backend, AppSettings(**options))
     config = uvicorn_protocol.config(app, timeout_graceful_shutdown=1, lifespan="on")
-    print(json.dumps([listening.getsockname()[1], sorted(set(paths_of(app.routes)))]), flush=True)  # noqa: T201
-    asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
+    print(json.dumps([listener.getsockname()[1], sorted(set(paths_of(app.routes)))]), flush=True)  # noqa: T201
+    asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
 
 
 if __name__ == "__main__":

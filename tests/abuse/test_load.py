@@ -18,7 +18,7 @@ MEGABYTE = 2**20
 def test_every_reply_comes_whole_among_many(tmp_path: Path, connections: int, streams: int) -> None:
     async def load(process: Process) -> list[str]:
         async with idle_connections(process.port, connections):
-            return [heard.text for heard in await asyncio.gather(*(read_reply(process.port) for _ in range(streams)))]
+            return [reply.text for reply in await asyncio.gather(*(read_reply(process.port) for _ in range(streams)))]
 
     with running(tmp_path) as process:
         memory = []

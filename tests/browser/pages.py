@@ -100,13 +100,13 @@ class Site:
 
     def start(self) -> None:
         """Serve a new application, on the same port as before."""
-        listening = socket.socket()
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", self.port))
-        self.port = listening.getsockname()[1]
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
+        self.port = listener.getsockname()[1]
         app = self._wire(build_app(self.backend, self._settings))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none"))
-        self._thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        self._thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         self._thread.start()
         self._server = server
         wait_until(lambda: server.started, 30, "the server's start")
@@ -153,12 +153,12 @@ class Listener:
             with connection:
                 connection.settimeout(1)
                 try:
-                    asked = connection.recv(200)
+                    sent = connection.recv(200)
                     connection.sendall(b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                 except OSError:
-                    asked = b""
-            if asked:  # Chromium may open a socket ahead of need; nothing is sent on it.
-                self.seen.append(asked.split(b"\r\n")[0].decode("latin-1"))
+                    sent = b""
+            if sent:  # Chromium may open a socket ahead of need; nothing is sent on it.
+                self.seen.append(sent.split(b"\r\n")[0].decode("latin-1"))
 
 
 @dataclass

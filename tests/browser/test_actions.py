@@ -232,12 +232,12 @@ WRONG = [
 
 def test_wrong_values_are_refused_beside_the_setting(chat: Open) -> None:
     page = chat(fresh=True)
-    for title, value, said in WRONG:
+    for title, value, message in WRONG:
         before = page.setting(title).input_value()
         page.setting(title).fill(value)
         page.fill("my question")
         page.box.press("Enter")
-        expect(page.page.get_by_text(re.compile(said)).first, f"{title} = {value!r}").to_be_in_viewport()
+        expect(page.page.get_by_text(re.compile(message)).first, f"{title} = {value!r}").to_be_in_viewport()
         assert page.backend.requests == [], (title, value)
         expect(page.box).to_have_value("my question")
         page.usable()
@@ -263,22 +263,22 @@ def test_a_slider_shows_the_value_that_is_sent(chat: Open, title: str, name: str
 
 def test_wrong_values_stop_retry_edit_and_examples_too(chat: Open) -> None:
     page = chat(["first"], fresh=True)
-    said = page.page.get_by_text(re.compile("greater than or equal to 0")).first
+    error = page.page.get_by_text(re.compile("greater than or equal to 0")).first
     page.setting("Seed").fill("-1")
     page.log.locator("button.example").first.click()
-    expect(said).to_be_visible()
+    expect(error).to_be_visible()
     page.usable()
     assert page.backend.requests == []
     page.setting("Seed").fill("1")
     page.say("one")
-    expect(said).to_be_hidden()
+    expect(error).to_be_hidden()
     for way in ("Retry", "Edit"):
         page.setting("Seed").fill("-1")
         page.button(way).click()
         if way == "Edit":
             page.log.get_by_role("textbox").fill("uno")
             page.button("Submit").click()
-        expect(said).to_be_visible()
+        expect(error).to_be_visible()
         page.usable()
         page.setting("Seed").fill("1")
     assert len(page.backend.requests) == 1
@@ -308,8 +308,8 @@ def test_a_megabyte_is_refused_and_kept(chat: Open) -> None:
     draft = page.page.locator("#draft textarea")
     wait_until(lambda: len(draft.input_value()) > 200_000, SLOW / 1000, "the draft's count")
     page.box.press("Enter", timeout=SLOW)
-    said = page.page.get_by_text("1,040,000 characters").and_(page.page.locator(":not(.sr-only)")).first
-    expect(said).to_be_in_viewport(timeout=SLOW)
+    error = page.page.get_by_text("1,040,000 characters").and_(page.page.locator(":not(.sr-only)")).first
+    expect(error).to_be_in_viewport(timeout=SLOW)
     assert page.box.input_value() == text
     page.usable()
     assert page.backend.requests == []

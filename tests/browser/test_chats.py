@@ -240,12 +240,12 @@ def import_file(page: Chat, file: Path) -> None:
 def test_an_import_says_how_far_it_is_can_be_cancelled_and_ends_with_its_tab(
     chat: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge, room, given_up = OwnerStore.merge_tree, threading.Semaphore(2), threading.Event()
+    merge, permits, given_up = OwnerStore.merge_tree, threading.Semaphore(2), threading.Event()
 
     def merge_where_there_is_room(
         owner_store: OwnerStore, tree: Tree, should_continue: Callable[[], bool]
     ) -> MergeResult | None:
-        while not room.acquire(timeout=0.05):
+        while not permits.acquire(timeout=0.05):
             if not should_continue():
                 given_up.set()
                 return None
@@ -254,8 +254,8 @@ def test_an_import_says_how_far_it_is_can_be_cancelled_and_ends_with_its_tab(
     monkeypatch.setattr(OwnerStore, "merge_tree", merge_where_there_is_room)
     page = chat(["fine"], fresh=True)
     file = tmp_path / "chats.json"
-    said = [{"title": f"Chat {n}", "messages": [{"role": "user", "content": f"Hi {n}"}]} for n in range(5)]
-    file.write_text(json.dumps(said))
+    conversations = [{"title": f"Chat {n}", "messages": [{"role": "user", "content": f"Hi {n}"}]} for n in range(5)]
+    file.write_text(json.dumps(conversations))
     import_file(page, file)
     expect(page.page.get_by_text("2 of 5 conversations")).to_be_visible(timeout=PATIENCE)
     page.say("meanwhile")
@@ -264,7 +264,7 @@ def test_an_import_says_how_far_it_is_can_be_cancelled_and_ends_with_its_tab(
     expect(page.page.get_by_text("Conversations imported: 2.")).to_be_visible()
     expect(page.button("Cancel import")).not_to_be_visible()
     expect(page.page.locator("#chats .chat-link")).to_have_count(3)
-    room.release(4)
+    permits.release(4)
     import_file(page, file)
     expect(page.page.get_by_text("4 of 5 conversations")).to_be_visible(timeout=PATIENCE)
     given_up.clear()

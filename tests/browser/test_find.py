@@ -36,7 +36,7 @@ FACTS = {
 }
 
 
-class Growing(FakeBackend):
+class AddableModels(FakeBackend):
     """Serves each model that is added."""
 
     def models(self) -> list[ModelStatus]:
@@ -127,7 +127,7 @@ def give_token(page: Page) -> None:
 def test_a_model_is_found_weighed_fetched_and_used(
     models: LocalHub, serve: Serve, open_chat: OpenChat, tmp_path: Path
 ) -> None:
-    backend = Growing(["Fine."])
+    backend = AddableModels(["Fine."])
     site = serve(backend=backend, settings=AppSettings(data_dir=tmp_path / "data"))
     chat = open_chat(site)
     page = open_find(chat)

@@ -76,14 +76,14 @@ def _pieces(text: str, size: int = 3) -> list[str]:
 
 def _is_harmless(page: Chat, foreign: Listener, payload: str, url: str) -> None:
     """Nothing happened that the page's owner would not want."""
-    said = payload[:300]
-    assert page.watch.dialogs == [], said
-    assert page.page.evaluate("window.pwned") is None, said
-    assert foreign.seen == [], said
-    assert page.watch.foreign(page.site) == [], said
-    assert page.page.url.partition("?")[0] == url, said
-    assert [frame.url.partition("?")[0] for frame in page.page.frames] == [url], said
-    assert len(page.page.context.pages) == 1, said
+    title = payload[:300]
+    assert page.watch.dialogs == [], title
+    assert page.page.evaluate("window.pwned") is None, title
+    assert foreign.seen == [], title
+    assert page.watch.foreign(page.site) == [], title
+    assert page.page.url.partition("?")[0] == url, title
+    assert [frame.url.partition("?")[0] for frame in page.page.frames] == [url], title
+    assert len(page.page.context.pages) == 1, title
     # A link with the protocol ":" has an address that is none, and leads nowhere.
     found = page.page.evaluate(
         """() => {
@@ -100,7 +100,7 @@ def _is_harmless(page: Chat, foreign: Listener, payload: str, url: str) -> None:
           return {events, links, elements};
         }"""
     )
-    assert found == {"events": [], "links": [], "elements": []}, said
+    assert found == {"events": [], "links": [], "elements": []}, title
     covered = page.page.evaluate(
         """() => ['#message textarea', '#message button', '#settings .toggle-button'].filter(selector => {
           const element = document.querySelector(selector), box = element.getBoundingClientRect();
@@ -108,7 +108,7 @@ def _is_harmless(page: Chat, foreign: Listener, payload: str, url: str) -> None:
           return !element.contains(top) && !top?.contains(element);
         })"""
     )
-    assert covered == [], said
+    assert covered == [], title
 
 
 @pytest.fixture

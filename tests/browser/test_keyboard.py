@@ -34,7 +34,7 @@ class Keys:
 
     def __init__(self, page: Page) -> None:
         self.page, self._keys = page, page.keyboard
-        self.heard = page.locator("#heard")
+        self.announcements = page.locator("#heard")
 
     def to(self, selector: str, key: str = "Tab") -> None:
         """Go there, and see where one is at each stop. The page has no more than 150."""
@@ -63,7 +63,7 @@ class Keys:
         assert self.page.evaluate(FOCUS, selector)[2], f"nobody sees the focus at {selector}"
 
     def hears(self, text: str) -> None:
-        expect(self.heard).to_contain_text(text, timeout=PATIENCE)
+        expect(self.announcements).to_contain_text(text, timeout=PATIENCE)
 
     def button(self, name: str) -> str:
         return f"#chat button[aria-label='{name}']"

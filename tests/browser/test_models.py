@@ -98,14 +98,14 @@ def test_a_greeting_and_the_endpoint_for_programs_have_the_chosen_model(serve: S
 
 
 def test_a_model_that_was_added_can_be_chosen_without_a_restart(serve: Serve, open_chat: OpenChat) -> None:
-    class Growing(TwoModels):
+    class AddableModels(TwoModels):
         names: tuple[str, ...] = ("fake/other",)
 
         def models(self) -> list[ModelStatus]:
             added = (ModelStatus(name, "ready", info=replace(INFO, name=name), added=True) for name in self.names)
             return [self.status, *added]
 
-    backend = Growing(["Fine."])
+    backend = AddableModels(["Fine."])
     chat = open_chat(serve(backend=backend))
     expect(picker(chat)).to_have_value("fake/echo")
     backend.names = ("fake/other", "fake/added")

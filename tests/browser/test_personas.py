@@ -358,7 +358,7 @@ def test_a_deleted_persona_stays_with_its_conversation(panel: Panel, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("x.json", b"[]", "no persona"),
         ("x.json", json.dumps({"spec": HOSTILE, "data": {}}).encode(), re.escape(HOSTILE)),
@@ -367,11 +367,11 @@ def test_a_deleted_persona_stays_with_its_conversation(panel: Panel, tmp_path: P
     ],
 )
 def test_a_bad_file_is_refused_and_changes_nothing(
-    panel: Panel, tmp_path: Path, name: str, content: bytes, said: str
+    panel: Panel, tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
     panel.bring(tmp_path / name)
-    expect(panel.warnings).to_contain_text(re.compile(said))
+    expect(panel.warnings).to_contain_text(re.compile(message))
     expect(panel.choice).to_have_value(FIRST.label)
     assert panel.choices() == [preset.label for preset in PRESETS]
     assert panel.chat.watch.dialogs == []

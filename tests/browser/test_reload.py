@@ -46,7 +46,7 @@ SCREEN = f"#early .early-bot, {PAGE}"
 BACK = f"([places, count]) => ({LETTERS})(places) >= count && performance.now()"
 
 
-def written(chance: random.Random, number: int) -> list[str]:
+def random_lines(chance: random.Random, number: int) -> list[str]:
     """A reply of its own in pieces, which are cut anywhere between two characters."""
     parts = [f"Reply {number} begins.\n\n"]
     while len("".join(parts)) < 2400:
@@ -96,7 +96,7 @@ def rounds(data_dir: Path, open_chat: Open, count: int) -> None:
     with Site(backend, AppSettings(data_dir=data_dir)) as site:
         tab = open_chat(site)
         for number in range(count):
-            pieces, way = written(chance, number), WAYS[number % len(WAYS)]
+            pieces, way = random_lines(chance, number), WAYS[number % len(WAYS)]
             backend.replies = [pieces]
             tab.start_new_chat()
             expect(tab.questions).to_have_count(0)

@@ -83,9 +83,9 @@ def test_stop_while_writing_keeps_the_part(chat: Open, way: str) -> None:
     expect(page.log.get_by_text("Once upon a time", exact=True)).to_be_visible()
     assert "there was more" not in page.text()
     _again(page)
-    asked = page.backend.requests[-1].messages
-    assert [m.content for m in asked[-2:]] == ["Once upon a time", "and now?"]
-    assert len(asked) == 4
+    messages = page.backend.requests[-1].messages
+    assert [m.content for m in messages[-2:]] == ["Once upon a time", "and now?"]
+    assert len(messages) == 4
 
 
 @pytest.mark.parametrize("way", ["send", "retry", "edit"])
@@ -228,8 +228,8 @@ def test_a_reply_that_nobody_listens_to_ends(serve: Callable[..., Site]) -> None
     site = serve(["word "] * 6000, rate=100)
     inputs = ["hi", None, *[None for _ in GenerationSettings.model_fields], None]
     # Asked for, but the stream of its events is never opened: as when a tab is closed at the wrong moment.
-    asked = httpx.post(f"{site.url}/gradio_api/call/chat", json={"data": inputs})
-    assert asked.status_code == 200
+    response = httpx.post(f"{site.url}/gradio_api/call/chat", json={"data": inputs})
+    assert response.status_code == 200
     wait_until(lambda: site.backend.running == 1, 5, "the reply's start")
     wait_until(lambda: site.backend.running == 0, 30, "the reply's end")
     assert site.backend.cancelled == 1

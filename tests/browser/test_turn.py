@@ -200,14 +200,14 @@ def test_waiting_and_reading_are_counted_in_one_line(chat: Open) -> None:
     page.backend.before = [*waiting, *reading]
     page.page.evaluate(PHASES)
     page.ask("hi")
-    said_then = {
+    expected = {
         "In the queue: position 3 …": second,
         "In the queue: next …": next_up,
         "Reading 128 of 1,024 tokens …": some,
         "Reading 1,000 of 1,024 tokens …": most,
     }
-    for said, hold in said_then.items():
-        expect(page.log.get_by_text(said, exact=True)).to_be_visible()
+    for status, hold in expected.items():
+        expect(page.log.get_by_text(status, exact=True)).to_be_visible()
         expect(page.log.locator(".thought-group")).to_have_count(1)
         page.page.wait_for_timeout(600)  # heartbeats pass, and change nothing
         hold.release()
@@ -215,7 +215,7 @@ def test_waiting_and_reading_are_counted_in_one_line(chat: Open) -> None:
     expect(page.log.locator(".thought-group")).to_have_count(0)
     phases = [phase for phase in page.page.evaluate("window.phases") if phase]
     # On a busy machine the first line may be drawn only when it tells more already.
-    assert phases[phases[0] == "In the queue …" :] == list(said_then)
+    assert phases[phases[0] == "In the queue …" :] == list(expected)
     assert page.page.evaluate("window.drawn.size") == 2
 
 

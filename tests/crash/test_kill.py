@@ -76,11 +76,11 @@ def kill_once(data_dir: Path, journal: Path, start: int, delay: float) -> float:
     oldest = 0.0
     for key, moments in done.written.items():
         content, state = found[key]
-        written = text(len(moments))
-        assert written.startswith(content), key
+        expected = text(len(moments))
+        assert expected.startswith(content), key
         if key in done.kept:
-            assert (content, state) == (written, "finished"), key
-        elif key.startswith(mine) and content != written:
+            assert (content, state) == (expected, "finished"), key
+        elif key.startswith(mine) and content != expected:
             oldest = max(oldest, killed - moments[content.count(" ")])
     assert oldest <= LOST_SECONDS, f"a word written {oldest:.2f} s before the end is lost"
     return oldest
@@ -89,13 +89,13 @@ def kill_once(data_dir: Path, journal: Path, start: int, delay: float) -> float:
 async def repaired(data_dir: Path) -> float:
     """Start the server's runner on the file. Returns the seconds until no reply is called running."""
     runner = Runner(FakeBackend(), Store.open(AppSettings(data_dir=data_dir)), Store.in_memory())
-    began = time.monotonic()
+    start = time.monotonic()
     runner.start()
     try:
         while any(state == "running" for _, state in replies(data_dir).values()):
-            assert time.monotonic() - began < REPAIRED_SECONDS
+            assert time.monotonic() - start < REPAIRED_SECONDS
             await asyncio.sleep(0.1)
-        return time.monotonic() - began
+        return time.monotonic() - start
     finally:
         await runner.close()
         runner.persistent_store.close()

@@ -126,10 +126,10 @@ def test_stop_keeps_what_was_written(firefox: Firefox, serve: Callable[..., Site
     wait_until(lambda: site.backend.requests, PATIENCE)
     firefox.js("setTimeout(() => document.querySelector('#message .stop-button').click(), 600)")
     firefox.wait_idle()
-    said = firefox.js("return document.querySelector('#chat').innerText")
-    assert "One two" in said
-    assert "Stopped" in said
-    assert "never" not in said
+    text = firefox.js("return document.querySelector('#chat').innerText")
+    assert "One two" in text
+    assert "Stopped" in text
+    assert "never" not in text
 
 
 def test_enter_pressed_four_times_asks_once(firefox: Firefox, serve: Callable[..., Site]) -> None:

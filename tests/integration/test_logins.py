@@ -46,11 +46,11 @@ def test_who_logs_out_is_out_everywhere_and_alone(store: Store) -> None:
 
 
 def test_a_login_that_is_not_used_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    logins, began = Logins(store.database, PASSWORDS), now()
+    logins, start = Logins(store.database, PASSWORDS), now()
     logins.add("used", "ada")
     logins.add("unused", "ada")
     for day in range(1, 41, 10):
-        monkeypatch.setattr(kept, "now", lambda day=day: began + timedelta(days=day))
+        monkeypatch.setattr(kept, "now", lambda day=day: start + timedelta(days=day))
         assert logins.user("used") == "ada"
     assert logins.user("unused") is None
 

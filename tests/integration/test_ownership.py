@@ -55,7 +55,7 @@ class World:
     config: Mapping[str, Any] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
     made_up: dict[str, str] = field(default_factory=dict)
-    stream: "Listening | None" = None
+    stream: "StreamListener | None" = None
     visitors: int = 0
     pair: "tuple[tuple[Visitor, str], tuple[Visitor, str]] | None" = None
 
@@ -109,7 +109,7 @@ class World:
         return self.a.http.get("/chats/export").content
 
 
-class Listening:
+class StreamListener:
     """A's tab, which listens to her reply in a thread."""
 
     def __init__(self, visitor: Visitor) -> None:
@@ -178,14 +178,14 @@ def add_owner_data(world: World) -> dict[str, str]:
     owner_store = world.store.for_owner(world.owner)
     ids: dict[str, str] = {}
     for name in ("chat", "archived", "deleted"):
-        begun = owner_store.start_turn(ask(f"{SECRET} question"))
+        started_turn = owner_store.start_turn(ask(f"{SECRET} question"))
         text = f"{SECRET} answer"
-        world.store.update_replies([ReplyUpdate(world.owner, begun.reply.id, text, state="stopped")])
-        ids[name] = begun.conversation.id
+        world.store.update_replies([ReplyUpdate(world.owner, started_turn.reply.id, text, state="stopped")])
+        ids[name] = started_turn.conversation.id
         if name == "chat":
-            ids |= {"question": begun.path[0].id, "reply": begun.reply.id}
-            owner_store.rate(begun.reply.id, "like", f"{SECRET} note")
-            again = owner_store.start_turn(ask(None, begun.conversation.id, begun.path[0].id))
+            ids |= {"question": started_turn.path[0].id, "reply": started_turn.reply.id}
+            owner_store.rate(started_turn.reply.id, "like", f"{SECRET} note")
+            again = owner_store.start_turn(ask(None, started_turn.conversation.id, started_turn.path[0].id))
             world.store.update_replies([ReplyUpdate(world.owner, again.reply.id, text, state="finished")])
     owner_store.rename(ids["chat"], f"{SECRET} title")
     owner_store.archive(ids["archived"], True)
@@ -198,7 +198,7 @@ def add_owner_data(world: World) -> dict[str, str]:
     passing = tab.call(send, world.data(send, message="in passing", where=json.dumps(started)))
     ids["passing"] = place_of(passing)["chat"]
     world.a.join(send, world.data(send, message=f"{SECRET} now")).raise_for_status()
-    world.stream = Listening(world.a)
+    world.stream = StreamListener(world.a)
     begun_text = f"{SECRET} begins, "
     until(lambda: begun_text in (world.stream.said if world.stream else ""))
     kept = next(tree for tree in owner_store.trees() if tree.messages[-1].state == "running")
@@ -250,8 +250,8 @@ def places(ids: Mapping[str, str], own: str) -> Iterator[tuple[str, str]]:
         "among the deleted": {"deleted": True},
         "removed": {"removed": ids["deleted"]},
     }
-    for name, place in made.items():
-        yield name, json.dumps(place)
+    for name, state in made.items():
+        yield name, json.dumps(state)
 
 
 def check(world: World, ask_as: Callable[[Visitor, Mapping[str, str], str], Answer], what: str) -> None:
@@ -330,12 +330,12 @@ def test_no_text_of_any_event_is_a_key_to_what_is_hers(world: World, choice: Cho
     for dependency, number, name, form in choice((*text, form) for text in texts for form in forms):
         world.pair = None  # what was sent before would be found
 
-        def written(visitor: Visitor, ids: Mapping[str, str], _: str) -> Answer:
+        def stored_texts(visitor: Visitor, ids: Mapping[str, str], _: str) -> Answer:
             values = world.data(dependency, Name="Somebody")  # noqa: B023
             values[number] = form.format(**ids)  # noqa: B023
             return visitor.call(dependency, values)  # noqa: B023
 
-        check(world, written, f"{dependency['api_name']} {name or number} {form}")
+        check(world, stored_texts, f"{dependency['api_name']} {name or number} {form}")
 
 
 def test_her_words_are_found_by_nobody(world: World) -> None:
@@ -399,7 +399,7 @@ def test_no_route_gives_or_takes_what_is_hers(world: World, choice: Choice) -> N
 def test_her_session_is_no_key(world: World) -> None:
     """The browser makes the session's name up, and whoever knows it must gain nothing by it."""
     assert world.stream is not None
-    heard = len(world.stream.lines)
+    line_count = len(world.stream.lines)
     for name in ("loaded", "new_chat", "stop", "chat"):
         stranger, _ = world.stranger()
         stranger.session = world.a.session
@@ -411,7 +411,7 @@ def test_her_session_is_no_key(world: World) -> None:
         stranger.post("/gradio_api/cancel", cancel)
         stranger.read_beginning("GET", f"/gradio_api/heartbeat/{stranger.session}")
     assert world.stream.thread.is_alive()
-    assert not any("process_completed" in line for line in world.stream.lines[heard:])
+    assert not any("process_completed" in line for line in world.stream.lines[line_count:])
 
 
 @pytest.mark.parametrize("damage", ["none", "cut", "signature", "name", "swapped", "quoted"])

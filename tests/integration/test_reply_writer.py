@@ -166,16 +166,20 @@ async def test_a_bad_row_is_said_at_its_reply_alone(runner: Runner, monkeypatch:
     monkeypatch.setattr(reply_updates, "_write_one", write_one)
     hold = Hold()
     runner.backend = FakeBackend(["one ", hold, "two"])
-    lives = {owner: await runner.start_reply(owner, turn()) for owner in "abc"}
-    await until(lambda: lives["b"].save_error)
-    await until(lambda: stored_reply(runner, lives["c"], "c").content)
+    running_replies = {owner: await runner.start_reply(owner, turn()) for owner in "abc"}
+    await until(lambda: running_replies["b"].save_error)
+    await until(lambda: stored_reply(runner, running_replies["c"], "c").content)
     hold.release()
-    await until(lambda: lives["a"].saved and lives["c"].saved)
-    assert [stored_reply(runner, lives[owner], owner).content for owner in "abc"] == ["one two", "", "one two"]
-    assert not lives["b"].saved
+    await until(lambda: running_replies["a"].saved and running_replies["c"].saved)
+    assert [stored_reply(runner, running_replies[owner], owner).content for owner in "abc"] == [
+        "one two",
+        "",
+        "one two",
+    ]
+    assert not running_replies["b"].saved
     bad = False
-    await until(lambda: lives["b"].saved)
-    assert stored_reply(runner, lives["b"], "b").content == "one two"
+    await until(lambda: running_replies["b"].saved)
+    assert stored_reply(runner, running_replies["b"], "b").content == "one two"
 
 
 async def test_an_inspection_that_cannot_be_kept_keeps_no_reply_back(
@@ -189,9 +193,9 @@ async def test_an_inspection_that_cannot_be_kept_keeps_no_reply_back(
         return real(connection, one, moment)
 
     monkeypatch.setattr(reply_updates, "_write_one", write_one)
-    lives = [await runner.start_reply(owner, turn()) for owner in "ab"]
-    await until(lambda: all(running_reply.saved for running_reply in lives))
-    assert stored_reply(runner, lives[1], "b").content == "all of it"
+    running_replies = [await runner.start_reply(owner, turn()) for owner in "ab"]
+    await until(lambda: all(running_reply.saved for running_reply in running_replies))
+    assert stored_reply(runner, running_replies[1], "b").content == "all of it"
 
 
 async def test_who_lost_the_lease_stops_and_says_so(runner: Runner) -> None:

@@ -405,11 +405,11 @@ def test_no_more_than_so_many_tabs_are_kept_in_memory(monkeypatch: pytest.Monkey
 
 
 def test_a_running_server_ends_in_time() -> None:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
         running = uvicorn.Server(uvicorn.Config(app_for(FakeBackend()), log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         deadline = time.monotonic() + 30
         while not running.started and time.monotonic() < deadline:

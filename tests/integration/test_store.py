@@ -235,8 +235,10 @@ class TestHousekeeping:
 def counts(store: Store) -> tuple[int, int]:
     with store.database.maintaining() as connection:
         tables = (conversations, messages)
-        chats, said = (connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables)
-    return chats, said
+        chats, message_count = (
+            connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables
+        )
+    return chats, message_count
 
 
 def indexed(store: Store, word: str) -> tuple[int, int]:

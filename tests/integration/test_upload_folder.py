@@ -173,10 +173,10 @@ def test_one_user_cannot_fill_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path
         for file in uploads.rglob("*.json"):
             os.utime(file, (time.time() - MIN_AGE_SECONDS - 10,) * 2)
         assert httpx.post(f"{url}{UPLOAD}", files={"files": ("x.json", b"{}" * 500_000)}).status_code == 200
-        for language, said in (("en", "The file is larger than the 2 MB"), ("de", "größer als die 2 MB")):
+        for language, message in (("en", "The file is larger than the 2 MB"), ("de", "größer als die 2 MB")):
             large = httpx.post(
                 f"{url}{UPLOAD}",
                 files={"files": ("x.json", b"{}" * 1_500_000)},
                 headers={"accept-language": language},
             )
-            assert (large.status_code, said in large.text, "{" in large.text) == (413, True, False)
+            assert (large.status_code, message in large.text, "{" in large.text) == (413, True, False)

@@ -86,17 +86,17 @@ async def eventually(check: Callable[[], bool]) -> None:
 @contextlib.contextmanager
 def served(backend: FakeBackend, **values: object) -> Iterator[str]:
     """The address of a real server, its page too."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
         app = server.build_app(backend, AppSettings.model_validate(values))
         running = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             deadline = time.monotonic() + 30
             while not running.started and time.monotonic() < deadline:
                 time.sleep(0.02)
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             running.should_exit = True
             thread.join(20)
@@ -368,8 +368,8 @@ def test_what_nobody_foresaw_tells_nothing_of_the_inside(caplog: pytest.LogCaptu
 def test_an_error_in_mid_stream_ends_it(error: Exception) -> None:
     response = ask(FakeBackend(["some", error]), stream=True)
     assert response.status_code == 200
-    *_, said, last = events_of(response.text)
-    assert said["choices"][0]["delta"] == {"content": "some"}
+    *_, error_event, last = events_of(response.text)
+    assert error_event["choices"][0]["delta"] == {"content": "some"}
     assert last["error"]["type"] == "server_error"
     assert ("NaN" in response.text) == isinstance(error, GenerationError)
     assert "secret" not in response.text
@@ -901,8 +901,8 @@ def test_a_system_message_alone_is_refused() -> None:
 def test_either_side_may_begin_and_system_messages_stand_anywhere() -> None:
     backend = FakeBackend()
     later = {"role": "developer", "content": "Rhyme."}
-    said = [{"role": "assistant", "content": "Welcome!"}, HI, {"role": "assistant", "content": "So?"}, later]
-    for messages in ([*said, HI], said, [HI, later]):
+    conversation = [{"role": "assistant", "content": "Welcome!"}, HI, {"role": "assistant", "content": "So?"}, later]
+    for messages in ([*conversation, HI], conversation, [HI, later]):
         assert ask(backend, messages=messages).status_code == 200
         roles = [{"developer": "system"}.get(one["role"], one["role"]) for one in messages]
         expected = [Message(role, one["content"]) for role, one in zip(roles, messages, strict=True)]

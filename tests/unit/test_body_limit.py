@@ -330,14 +330,14 @@ def test_an_upload_that_is_refused_leaves_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(body_limit, "MAX_UPLOAD_BYTES", 10 * PIECE)
     with served(build_app(FakeBackend(), AppSettings(data_dir=tmp_path))) as url:
         head = f"POST {UPLOAD} HTTP/1.1\r\nContent-Type: {FILE}\r\nTransfer-Encoding: chunked"
-        begun = next(chunked(FILE_HEAD, 1))
-        assert answered(url, head, [begun, *chunked(b"x" * PIECE, 40)]) == 413
+        first_chunk = next(chunked(FILE_HEAD, 1))
+        assert answered(url, head, [first_chunk, *chunked(b"x" * PIECE, 40)]) == 413
         assert httpx.post(f"{url}{UPLOAD}", files={"files": ("a.bin", b"fine")}).status_code == 200
         monkeypatch.setattr(body_limit, "READ_TIMEOUT_SECONDS", 0.2)
-        assert answered(url, head, [begun]) == 408
+        assert answered(url, head, [first_chunk]) == 408
         host, _, port = url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))) as leaving:
-            leaving.sendall(f"{head}\r\nHost: {host}\r\n\r\n".encode() + begun)
+            leaving.sendall(f"{head}\r\nHost: {host}\r\n\r\n".encode() + first_chunk)
             time.sleep(0.1)
         kept = tmp_path / "uploads"
         deadline = time.monotonic() + 20

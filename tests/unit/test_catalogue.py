@@ -118,9 +118,9 @@ def test_deleting_frees_what_it_says(cache: Path) -> None:
 
 
 def test_an_unfinished_download_and_one_gguf_file(cache: Path) -> None:
-    begun = cache / "models--owner--begun" / "blobs" / "x.chatui.incomplete"
-    begun.parent.mkdir(parents=True)
-    begun.write_bytes(b"12345")
+    incomplete = cache / "models--owner--begun" / "blobs" / "x.chatui.incomplete"
+    incomplete.parent.mkdir(parents=True)
+    incomplete.write_bytes(b"12345")
     deletion = plan_deletion("owner/begun", cache=cache)
     assert deletion.freed == 5
     deletion.execute()

@@ -33,8 +33,8 @@ def persona(*entries: dict[str, Any], book: dict[str, Any] | None = None, **data
     return cards.read(json.dumps({"spec": "chara_card_v2", "data": {**texts, **data}}).encode())
 
 
-def system(persona: Persona, *said: str) -> str:
-    return build_prompt(persona, said, MACRO_VALUES, CONTEXT).system_prompt
+def system(persona: Persona, *texts: str) -> str:
+    return build_prompt(persona, texts, MACRO_VALUES, CONTEXT).system_prompt
 
 
 def test_without_a_card_the_prompt_is_the_personas() -> None:

@@ -56,7 +56,7 @@ def test_the_documentation_gives_the_settings_own_help() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--port", "abc"], "port"),
         (["--port", "70000"], "port"),
@@ -74,11 +74,11 @@ def test_the_documentation_gives_the_settings_own_help() -> None:
         (["--kv-memory", "inf"], "kv_memory"),
     ],
 )
-def test_wrong_flags_give_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_flags_give_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("chatui: ")
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 
@@ -117,7 +117,7 @@ class TestBackup:
         copied.close()
 
     @pytest.mark.parametrize(
-        ("arguments", "said"),
+        ("arguments", "message"),
         [
             ([], "needs the name of a new file"),
             (["--data-dir", "x"], "needs the name of a new file"),
@@ -130,7 +130,7 @@ class TestBackup:
     def test_what_cannot_be_done_is_one_line(
         self,
         arguments: list[str],
-        said: str,
+        message: str,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
@@ -139,7 +139,7 @@ class TestBackup:
         assert cli.main(["backup", *arguments]) == 2
         error = capsys.readouterr().err
         assert error.startswith("chatui: ")
-        assert said in error
+        assert message in error
         assert error.count("\n") == 1
         assert "secret" not in error
         assert list(tmp_path.iterdir()) == []

@@ -227,9 +227,9 @@ def test_the_wins_that_chance_does_not_explain(count: int, needed: int | None) -
 
 
 def test_what_votes_can_show_is_said_in_a_sentence() -> None:
-    said = compare.evidence(ranking([vote("x", "y", choice) for choice in ("a", "b") * 5]))
-    assert "10 votes over 1 pair" in said
-    assert "has to win 9 (90%)" in said
+    evidence = compare.evidence(ranking([vote("x", "y", choice) for choice in ("a", "b") * 5]))
+    assert "10 votes over 1 pair" in evidence
+    assert "has to win 9 (90%)" in evidence
     assert "show nothing" in compare.evidence(ranking([vote("x", "y", "a")] * 5))
     assert compare.evidence(ranking([])) == "There are no votes yet."
 

@@ -84,9 +84,9 @@ def test_all_deleted_chats_are_listed_with_a_way_back() -> None:
 
 def test_chats_from_before_the_login_are_offered_with_yes_and_no() -> None:
     assert "#take-over" not in conversation_list.render_list([], TabState(), NOW, False)
-    for count, said in ((1, "1 chat was made here"), (3, "3 chats were made here")):
+    for count, message in ((1, "1 chat was made here"), (3, "3 chats were made here")):
         shown = conversation_list.render_list([chat("a")], TabState(), NOW, False, count)
-        assert said in shown
+        assert message in shown
         assert shown.index("#take-over") < shown.index("#leave-alone") < shown.index("?chat=a")
 
 

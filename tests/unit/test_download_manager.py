@@ -110,12 +110,12 @@ def test_after_a_restart_it_goes_on_where_it_was(hub: LocalHub, opened: Open, do
     second = opened()
     status = only(second)
     assert (status.id, status.user, status.progress.state) == (id, "ann", "paused")
-    written = status.progress.bytes
-    assert 0 < written <= len(WEIGHTS) // 2 + 2
+    bytes_written = status.progress.bytes
+    assert 0 < bytes_written <= len(WEIGHTS) // 2 + 2
     before = sum(hub.served.values())
     second.resume(id)
     assert done.next() == status.plan
-    assert sum(hub.served.values()) - before <= status.plan.total_bytes - written + len(FILES["config.json"])
+    assert sum(hub.served.values()) - before <= status.plan.total_bytes - bytes_written + len(FILES["config.json"])
 
 
 def test_it_is_paused_and_cancelled(hub: LocalHub, opened: Open, done: Done) -> None:

@@ -16,14 +16,14 @@ class Tab:
     """One end of a stream, which is closed by `leave`."""
 
     def __init__(self) -> None:
-        self.heard: list[Message] = []
+        self.received: list[Message] = []
         self.left = asyncio.Event()
 
     def leave(self) -> None:
         self.left.set()
 
     async def send(self, message: Message) -> None:
-        self.heard.append(message)
+        self.received.append(message)
 
     async def receive(self) -> Message:
         await self.left.wait()
@@ -42,11 +42,11 @@ class Gradio:
         return f"event of {body.session_hash}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        listening = asyncio.create_task(self._listen(receive))
+        disconnect = asyncio.create_task(self._listen(receive))
         for message in self.messages:
             await send(message)
         await asyncio.sleep(0)
-        listening.cancel()
+        disconnect.cancel()
 
     async def _listen(self, receive: Receive) -> None:
         await receive()
@@ -70,7 +70,7 @@ async def test_an_event_is_told_when_the_old_stream_is_closed() -> None:
     await settled()
     mine, others = joined(gradio), joined(gradio, "t")
     await settled()
-    assert tab.heard == [LAST]
+    assert tab.received == [LAST]
     assert (mine.done(), others.done(), stream.done()) == (False, True, False)
     tab.leave()
     assert await mine == "event of s"
@@ -82,7 +82,7 @@ async def test_a_stream_that_goes_on_holds_nothing_up() -> None:
     gradio, tab = Gradio(MORE), Tab()
     streams = EventStreams(gradio, gradio.page)
     await streams(SCOPE, tab.receive, tab.send)
-    assert tab.heard == [MORE]
+    assert tab.received == [MORE]
     assert await joined(gradio) == "event of s"
 
 

@@ -265,8 +265,8 @@ def test_gated_until_there_is_a_token_that_is_never_shown(
     assert {seen.token for seen in hub.seen if seen.path == cdn()} == {None}, "the token stays with the Hub"
     shown = "".join([*errors, *capfd.readouterr(), caplog.text, repr(download.__dict__), repr(token_file)])
     assert SECRET not in shown
-    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != tmp_path / "token"]
-    assert not any(SECRET.encode() in data for data in written)
+    contents = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != tmp_path / "token"]
+    assert not any(SECRET.encode() in data for data in contents)
 
 
 def test_the_token_file_is_private_and_takes_only_tokens(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ async def test_others_neither_see_nor_change_anything(
     await server.act("1|fetch=model=owner/open")
     (download,) = server.downloads.all()
     be(monkeypatch, "eve")
-    asked = len(hub.seen)
+    request_count = len(hub.seen)
     sent = ("search=", "model=model=owner/open", "fetch=model=owner/gated", f"cancel={download.id}")
     for action in (*sent, f"token=token={TOKEN}"):
         shown = await server.act(f"2|{action}")
@@ -89,7 +89,7 @@ async def test_others_neither_see_nor_change_anything(
     shown = {part.elem_id: value for part, value in (await server.tab.show()).items()}
     assert (shown["find-list"], shown["find-token"]) == ("", "")
     assert "form" not in shown["find-form"]
-    assert not any(seen.path == "/api/models" or "gated" in seen.path for seen in hub.seen[asked:])
+    assert not any(seen.path == "/api/models" or "gated" in seen.path for seen in hub.seen[request_count:])
 
 
 async def test_the_hub_is_asked_with_the_users_own_token(

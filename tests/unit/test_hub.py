@@ -98,9 +98,9 @@ def test_facts_of_a_model(hub: LocalHub) -> None:
 def test_the_config_of_a_model_is_read_and_not_kept(hub: LocalHub, tmp_path: Path) -> None:
     hub.add("owner/tiny", {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"x"})
     hub.add("owner/bare", {"README.md": b"x", "config.json": b"[]"})
-    asked = Hub()
-    assert asked.config(asked.model("owner/tiny")) == {"model_type": "llama"}
-    assert asked.config(asked.model("owner/bare")) == {}
+    hub_client = Hub()
+    assert hub_client.config(hub_client.model("owner/tiny")) == {"model_type": "llama"}
+    assert hub_client.config(hub_client.model("owner/bare")) == {}
     assert not list(tmp_path.rglob("config.json"))
     hub.fault("/config.json", status=500)
     broken = Hub()
@@ -152,29 +152,29 @@ def test_pages_are_sorted_and_none_is_left_out(hub: LocalHub, sort: hub_module.S
     for index in range(45):
         value: Any = f"2026-01-01T00:00:{index:02}.000Z" if sort == "last_modified" else index
         hub.add(f"owner/m{index}", {}, facts={**FACTS, key: value})
-    asked = Hub()
-    pages = [asked.search(ModelSearch(sort=sort), number) for number in (1, 2, 3)]
+    hub_client = Hub()
+    pages = [hub_client.search(ModelSearch(sort=sort), number) for number in (1, 2, 3)]
     assert [len(page.models) for page in pages] == [PAGE_SIZE, PAGE_SIZE, 5]
     assert [page.has_more for page in pages] == [True, True, False]
     assert [name for page in pages for name in names(page)] == [f"owner/m{index}" for index in range(44, -1, -1)]
     with pytest.raises(HubError, match="first 1000 models"):
-        asked.search(ModelSearch(), 51)
+        hub_client.search(ModelSearch(), 51)
 
 
 def test_answers_are_cached_until_they_are_forgotten(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("owner/model", {}, facts=FACTS)
-    asked = Hub()
+    hub_client = Hub()
     for _ in range(3):
-        asked.search(ModelSearch())
-        asked.model("owner/model")
+        hub_client.search(ModelSearch())
+        hub_client.model("owner/model")
     assert len(queries(hub)) == 2
-    asked.forget()
-    asked.model("owner/model")
+    hub_client.forget()
+    hub_client.model("owner/model")
     assert len(queries(hub)) == 3
     monkeypatch.setattr(hub_requests, "CACHE_ENTRIES", 1)
-    asked.search(ModelSearch("x"))
-    asked.search(ModelSearch("y"))
-    assert len(asked._requests._cache) == 1
+    hub_client.search(ModelSearch("x"))
+    hub_client.search(ModelSearch("y"))
+    assert len(hub_client._requests._cache) == 1
 
 
 @pytest.mark.parametrize(
@@ -214,12 +214,12 @@ def test_renamed_and_other_revisions(hub: LocalHub) -> None:
         Hub().model("owner/new", "v9")
 
 
-def ask_model(asked: Hub) -> object:
-    return asked.model("owner/model")
+def ask_model(hub_client: Hub) -> object:
+    return hub_client.model("owner/model")
 
 
-def ask_search(asked: Hub) -> object:
-    return asked.search(ModelSearch(LINGERING))
+def ask_search(hub_client: Hub) -> object:
+    return hub_client.search(ModelSearch(LINGERING))
 
 
 @pytest.mark.parametrize("ask", [ask_model, ask_search])
@@ -255,10 +255,10 @@ def test_few_questions_wait_at_once(hub: LocalHub, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(hub_requests, "MAX_WAITING", 1)
     monkeypatch.setattr(hub_requests, "PROBE_SECONDS", 0.01)
     hub.fault("GET /api/models", times=99, hold=0)
-    asked = Hub(time_limit=0.01)
+    hub_client = Hub(time_limit=0.01)
     for _ in range(3):
         with pytest.raises(HubError, match="did not answer in time"):
-            asked.search(ModelSearch(f"{LINGERING} alone"))
+            hub_client.search(ModelSearch(f"{LINGERING} alone"))
     assert sum("alone" in seen.query for seen in hub.seen) <= 1
 
 

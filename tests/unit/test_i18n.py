@@ -139,7 +139,7 @@ def test_every_translation_has_the_places_of_its_message(language: str) -> None:
 def test_every_message_can_be_told_with_values(language: str) -> None:
     with i18n.use_language(language):
         for id in FOUND:
-            values: dict[str, str | int] = {place[1:-1]: "x" for place in PLACE.findall(str(id))}
+            values: dict[str, str | int] = {placeholder[1:-1]: "x" for placeholder in PLACE.findall(str(id))}
             if isinstance(id, tuple):
                 values.pop("count", None)
                 assert all("{" not in ngettext(*id, count, **values) for count in (0, 1, 2, 3, 11, 100, 1000000))
@@ -217,10 +217,10 @@ def test_why_nothing_could_be_started_is_told_in_the_language_of_the_page(langua
         "Delete them and load the model again, or copy them anew.",
     )
     with i18n.use_language(language):
-        told = header.status(ModelStatus("acme/small", "failed", error=failed))
+        status = header.status(ModelStatus("acme/small", "failed", error=failed))
         cause, remedy = error_messages.localized(failed)
     assert "acme/small" in cause
     assert "model.safetensors" in cause
     assert "weights of" not in cause
     assert remedy != failed.remedy
-    assert html.escape(cause) in told
+    assert html.escape(cause) in status

@@ -4,12 +4,12 @@ from chatui import keywords
 from chatui.keywords import SearchableText, TimedRegexes
 
 
-def text(written: str) -> SearchableText:
-    return SearchableText(written, TimedRegexes())
+def text(content: str) -> SearchableText:
+    return SearchableText(content, TimedRegexes())
 
 
 @pytest.mark.parametrize(
-    ("written", "key", "found"),
+    ("content", "key", "found"),
     [
         ("The DRAGON sleeps.", "dragon", True),
         ("The dragonfly.", " Dragon ", True),
@@ -22,8 +22,8 @@ def text(written: str) -> SearchableText:
         ("a (b) c.", "(b)", True),
     ],
 )
-def test_a_key_is_found_in_any_case_and_spelling(written: str, key: str, found: bool) -> None:
-    assert text(written).contains(key) is found
+def test_a_key_is_found_in_any_case_and_spelling(content: str, key: str, found: bool) -> None:
+    assert text(content).contains(key) is found
 
 
 def test_case_counts_where_it_shall() -> None:

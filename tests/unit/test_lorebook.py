@@ -46,9 +46,9 @@ def entries(*made: dict[str, Any]) -> tuple[Entry, ...]:
 
 
 def activated_indices(
-    book: Book, *said: str, macro_values: MacroValues = MACRO_VALUES, context: int = CONTEXT
+    book: Book, *texts: str, macro_values: MacroValues = MACRO_VALUES, context: int = CONTEXT
 ) -> list[int]:
-    return [each.entry.index for each in activate_entries(book, said, macro_values, context)]
+    return [each.entry.index for each in activate_entries(book, texts, macro_values, context)]
 
 
 def test_constant_entries_and_those_whose_key_was_said() -> None:
@@ -157,25 +157,25 @@ def test_by_chance_but_by_the_seed() -> None:
 
 
 @given(BOOKS, MESSAGES, st.integers(0, 2000))
-def test_of_any_book(book: Book, said: list[str], context: int) -> None:
-    found = activate_entries(book, said, MACRO_VALUES, context)
+def test_of_any_book(book: Book, texts: list[str], context: int) -> None:
+    found = activate_entries(book, texts, MACRO_VALUES, context)
     places = [(each.entry.order, each.entry.index) for each in found]
     assert places == sorted(set(places))
     assert sum(tokens(each.text) for each in found) <= budget(book, context)
-    assert activate_entries(book, said, MACRO_VALUES, context) == found
+    assert activate_entries(book, texts, MACRO_VALUES, context) == found
     assert all(each.text and each.entry.probability > 0 for each in found)
     shuffled = replace(book, entries=tuple(reversed(book.entries)))
-    assert activate_entries(shuffled, said, MACRO_VALUES, context) == found
+    assert activate_entries(shuffled, texts, MACRO_VALUES, context) == found
 
 
 @given(BOOKS, MESSAGES)
-def test_an_entry_is_told_only_with_a_reason(book: Book, said: list[str]) -> None:
+def test_an_entry_is_told_only_with_a_reason(book: Book, texts: list[str]) -> None:
     """Where there is room and no recursion: exactly what the specification says of each entry by itself."""
     book = replace(book, token_budget=10**6, recursive=False)
-    found = {each.entry.index for each in activate_entries(book, said, MACRO_VALUES, 10**6)}
+    found = {each.entry.index for each in activate_entries(book, texts, MACRO_VALUES, 10**6)}
     for entry in book.entries:
         depth = book.scan_depth if entry.scan_depth is None else entry.scan_depth
-        searched = "\n".join(said[-depth:] if depth else [])
+        searched = "\n".join(texts[-depth:] if depth else [])
         has = [key in searched for key in entry.secondary_keys]
         agrees = not has or [any(has), not all(has), not any(has), all(has)][entry.selective_logic]
         called = entry.constant or (any(key in searched for key in entry.keys) and agrees)

@@ -20,10 +20,10 @@ PIECES = st.lists(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("written", ["{{%s}}", "{{ %s }}", "{{\t%s}}"])
+@pytest.mark.parametrize("template", ["{{%s}}", "{{ %s }}", "{{\t%s}}"])
 @pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
-def test_names_are_filled_in(name: str, written: str, case: Any) -> None:
-    assert expand(f"<{written % case(name)}>", MACRO_VALUES) == f"<{NAMES[name]}>"
+def test_names_are_filled_in(name: str, template: str, case: Any) -> None:
+    assert expand(f"<{template % case(name)}>", MACRO_VALUES) == f"<{NAMES[name]}>"
 
 
 @example("{{uſer}} {{USER }} {{}} {{ }} {{datum}} {date} {{random:a,b}}")
@@ -45,7 +45,7 @@ def test_values_are_put_in_as_they_are(values: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("template", "meant"),
     [
         ("{{time}} {{weekday}} {{isodate}} {{isotime}}", "15:04 Tuesday 2026-11-24 15:04"),
         ("a{{newline}}b{{noop}}c{{original}}d", "a\nbcd"),
@@ -60,8 +60,8 @@ def test_values_are_put_in_as_they_are(values: dict[str, str]) -> None:
         ("}} {{user}} {{", "}} Ann {{"),
     ],
 )
-def test_each_macro_stands_for_what_it_says(written: str, meant: str) -> None:
-    assert expand(written, MACRO_VALUES) == meant
+def test_each_macro_stands_for_what_it_says(template: str, meant: str) -> None:
+    assert expand(template, MACRO_VALUES) == meant
 
 
 def test_hidden_keys_are_handed_over() -> None:

@@ -84,9 +84,9 @@ def seconds_of(text: str, enough: float = 0.0) -> float:
     """The fastest of three times; one that is below `enough` needs no other."""
     best = float("inf")
     for _ in range(3):
-        began = time.process_time()
+        start = time.process_time()
         escape(text)
-        best = min(best, time.process_time() - began)
+        best = min(best, time.process_time() - start)
         if best < enough:
             break
     return best

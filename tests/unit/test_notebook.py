@@ -76,8 +76,8 @@ def test_the_code_is_that_of_the_script() -> None:
     inspection = Inspection(INFO, Prompt("Hi", (1, 2), messages=(HELLO, ODD)))
     values: dict[str, Any] = {"top_k": 5, "stop": ("x",)}
     code = Counter("\n".join(cells(of(inspection, **values), "code")).splitlines())
-    written = Counter(as_python(inspection, GenerationSettings(**values), SEED).splitlines())
-    missing = written - code
+    script_lines = Counter(as_python(inspection, GenerationSettings(**values), SEED).splitlines())
+    missing = script_lines - code
     assert not [line for line in missing if line and not line.startswith("#")]
 
 

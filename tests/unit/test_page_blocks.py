@@ -23,10 +23,10 @@ def parts() -> tuple[PageBlocks, Any, list[gr.Textbox]]:
 
 
 async def postprocess(
-    parts: tuple[PageBlocks, Any, list[gr.Textbox]], said: Any, state: SessionState | None = None
+    parts: tuple[PageBlocks, Any, list[gr.Textbox]], predictions: Any, state: SessionState | None = None
 ) -> list[Any]:
     page, event, _ = parts
-    return await page.postprocess_data(event, said, state or SessionState(page))
+    return await page.postprocess_data(event, predictions, state or SessionState(page))
 
 
 async def test_outputs_left_alone_stay_the_components_that_they_are(
@@ -46,9 +46,9 @@ async def test_outputs_left_alone_stay_the_components_that_they_are(
 
 async def test_it_tells_what_gradio_would(parts: tuple[PageBlocks, Any, list[gr.Textbox]]) -> None:
     page, event, (a, b, c) = parts
-    for said in ({a: "x"}, {a: "x", b: "y", c: "z"}, ["x", "y", "z"], [gr.skip()] * 3, gr.skip()):
-        theirs = await gr.Blocks.postprocess_data(page, event, said, SessionState(page))
-        assert await postprocess(parts, said) == theirs
+    for predictions in ({a: "x"}, {a: "x", b: "y", c: "z"}, ["x", "y", "z"], [gr.skip()] * 3, gr.skip()):
+        theirs = await gr.Blocks.postprocess_data(page, event, predictions, SessionState(page))
+        assert await postprocess(parts, predictions) == theirs
 
 
 async def test_what_is_no_output_is_refused(parts: tuple[PageBlocks, Any, list[gr.Textbox]]) -> None:

@@ -10,14 +10,15 @@ from chatui.ui.page import page_language
 
 
 @pytest.mark.parametrize(
-    ("accepted", "said"), [("de,en;q=0.5", 'lang="de" dir="ltr"'), ("ar", 'lang="ar" dir="rtl"'), ("pt", 'lang="en"')]
+    ("accepted", "expected"),
+    [("de,en;q=0.5", 'lang="de" dir="ltr"'), ("ar", 'lang="ar" dir="rtl"'), ("pt", 'lang="en"')],
 )
-def test_a_page_says_its_language(accepted: str, said: str) -> None:
+def test_a_page_says_its_language(accepted: str, expected: str) -> None:
     async def page(_: Request) -> HTMLResponse:
         return HTMLResponse(page_language.with_current_language(b'<!doctype html>\n<html\n\tlang="en"\n\tstyle="">'))
 
     app = page_language.LanguageMiddleware(Starlette(routes=[Route("/", page)]))
-    assert f"<html {said}" in TestClient(app).get("/", headers={"accept-language": accepted}).text
+    assert f"<html {expected}" in TestClient(app).get("/", headers={"accept-language": accepted}).text
     assert i18n.language() == "en"
 
 

@@ -25,17 +25,17 @@ def connected(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any, socket
     with ExitStack() as stack:
         host = "127.0.0.1" if request.param == "mapped" else request.param
         family = socket.AF_INET6 if host == "::1" else socket.AF_INET
-        listening = stack.enter_context(socket.socket(family))
-        listening.bind((host, 0))
-        listening.listen()
-        port = listening.getsockname()[1]
+        listener = stack.enter_context(socket.socket(family))
+        listener.bind((host, 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         if request.param == "mapped":
             client = stack.enter_context(socket.socket(socket.AF_INET6))
             client.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             client.connect(("::ffff:127.0.0.1", port))
         else:
             client = stack.enter_context(socket.create_connection((host, port)))
-        stack.enter_context(listening.accept()[0])
+        stack.enter_context(listener.accept()[0])
         yield ("127.0.0.1" if request.param == "mapped" else host, client.getsockname()[1]), (host, port), client
 
 
@@ -82,10 +82,10 @@ def test_the_short_way_to_the_account_says_what_the_lists_say(
 @pytest.mark.skipif(not LINUX, reason="only Linux tells the account")
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_who_listens_where_a_connection_would_come_from_is_not_who_asks(host: str) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
-        listening.bind((host, 0))
-        listening.listen()
-        ends = [listening.getsockname()[:2], (host, 1)]
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.bind((host, 0))
+        listener.listen()
+        ends = [listener.getsockname()[:2], (host, 1)]
         assert peers._netlink_account(ends) is None
         assert not list(peers._accounts(ends))
 
@@ -102,8 +102,8 @@ sys.stdin.read()
 
 @pytest.mark.skipif(not LINUX or os.geteuid() != 0, reason="only root on Linux can be another account")
 def test_another_account_of_this_computer_is_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         command = [sys.executable, "-c", OTHERS_CLIENT, str(port)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
             assert other.stdout is not None

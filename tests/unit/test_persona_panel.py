@@ -323,13 +323,13 @@ async def test_a_persona_greets_as_its_character_will(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said", "links"),
+    ("asked", "greeting", "links"),
     [("", "A", "21"), ("1", "B", "02"), ("2", "C", "10"), ("3", "A", "21"), ("-1", "A", "21"), ("٣", "A", "21")],
 )
-async def test_the_empty_page_turns_to_each_greeting(page: Page, asked: str, said: str, links: str) -> None:
+async def test_the_empty_page_turns_to_each_greeting(page: Page, asked: str, greeting: str, links: str) -> None:
     persona = Persona("Robo", greeting="A", card={"data": {"name": "Robo", "alternate_greetings": ["B", "C"]}})
     shown = page.panel.greeting_updates(persona, asked)
     placeholder = shown[page.chatbot]["placeholder"]
-    assert f"<h2>{said}</h2>" in placeholder
+    assert f"<h2>{greeting}</h2>" in placeholder
     assert re.findall(r"#greeting=(\d)", placeholder) == list(links)
-    assert shown[page.panel.greeting] == str("ABC".index(said))
+    assert shown[page.panel.greeting] == str("ABC".index(greeting))

@@ -82,8 +82,8 @@ def test_behind_a_proxy_that_drops_the_port_the_browser_is_believed() -> None:
     assert cross_site_reason(Headers({**behind, "sec-fetch-site": "same-origin"})) is None
     for site in ({}, {"sec-fetch-site": "none"}):
         reason = cross_site_reason(Headers({**behind, **site})) or ""
-        for said in ("x.org:8443", "'x.org'", "proxy_set_header Host $http_host", "X-Forwarded-Host"):
-            assert said in reason
+        for hint in ("x.org:8443", "'x.org'", "proxy_set_header Host $http_host", "X-Forwarded-Host"):
+            assert hint in reason
     assert cross_site_reason(Headers({**behind, "sec-fetch-site": "same-site"}))
     assert cross_site_reason(Headers({"host": "X.org", "origin": "https://x.ORG"})) is None
     assert cross_site_reason(Headers({"host": "x.org", "origin": "https://[x"}))

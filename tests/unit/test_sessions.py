@@ -14,28 +14,28 @@ from chatui.ui.gradio_compat.sessions import Session, Sessions, install
 
 @pytest.fixture
 def page() -> PageBlocks:
-    made = PageBlocks()
-    with made:
+    page = PageBlocks()
+    with page:
         box, state = gr.Textbox(label="said"), gr.State(7)
-        gr.Button().click(lambda *said: said, [box, state], [box, state])
-    return made
+        gr.Button().click(lambda *values: values, [box, state], [box, state])
+    return page
 
 
-async def postprocess(page: PageBlocks, said: Any, session: SessionState) -> list[Any]:
-    shown: list[Any] = await page.postprocess_data(page.fns[0], said, session)
+async def postprocess(page: PageBlocks, predictions: Any, session: SessionState) -> list[Any]:
+    shown: list[Any] = await page.postprocess_data(page.fns[0], predictions, session)
     return shown
 
 
 async def test_it_answers_as_gradios_own(page: PageBlocks) -> None:
     box, state = page.fns[0].outputs
     mine, theirs = Session(page), SessionState(page)
-    said: list[Callable[[], Any]] = [
+    predictions: list[Callable[[], Any]] = [
         lambda: ["x", 1],
         lambda: {box: "y"},
         lambda: {state: 5},
         lambda: {box: gr.update(label="new", value="z")},
     ]
-    for each in said:
+    for each in predictions:
         assert await postprocess(page, each(), mine) == await postprocess(page, each(), theirs)
         assert mine[state._id] == theirs[state._id]
         assert mine[box._id].label == theirs[box._id].label

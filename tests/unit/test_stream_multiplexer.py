@@ -15,29 +15,29 @@ class Gradio:
     """Streams that say what the test puts into them, by session, until they are left or ended."""
 
     def __init__(self) -> None:
-        self.said: dict[str, asyncio.Queue[bytes]] = {}
+        self.queues: dict[str, asyncio.Queue[bytes]] = {}
         self.asked: list[Scope] = []
         self.left: list[str] = []
 
     def say(self, session: str, text: bytes) -> None:
-        self.said.setdefault(session, asyncio.Queue()).put_nowait(text)
+        self.queues.setdefault(session, asyncio.Queue()).put_nowait(text)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked.append(scope)
         session = scope["query_string"].decode() or scope["path"]
-        said = self.said.setdefault(session, asyncio.Queue())
+        queue = self.queues.setdefault(session, asyncio.Queue())
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         leaving = asyncio.ensure_future(receive())
         while not leaving.done():
-            next_one = asyncio.ensure_future(said.get())
+            next_one = asyncio.ensure_future(queue.get())
             await asyncio.wait((leaving, next_one), return_when=asyncio.FIRST_COMPLETED)
             if next_one.done():
                 await send({"type": "http.response.body", "body": next_one.result(), "more_body": True})
         self.left.append(session)
 
 
-class Asked:
+class TabRequest:
     """One request of a tab."""
 
     def __init__(self, app: StreamMultiplexer, session: str, more: bool = False, tab: bool = True) -> None:
@@ -70,10 +70,10 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def open_streams(*sessions: str) -> tuple[Gradio, StreamMultiplexer, list[Asked]]:
+async def open_streams(*sessions: str) -> tuple[Gradio, StreamMultiplexer, list[TabRequest]]:
     gradio = Gradio()
     app = StreamMultiplexer(gradio)
-    asked = [Asked(app, session) for session in sessions]
+    asked = [TabRequest(app, session) for session in sessions]
     await settled()
     return gradio, app, asked
 
@@ -100,13 +100,13 @@ async def test_more_streams_come_in_pieces_and_nothing_is_lost() -> None:
     gradio.say("s", b"a")
     gradio.say("s", b"b")
     await settled()
-    two = Asked(app, "s", more=True)
+    two = TabRequest(app, "s", more=True)
     await two.task
     assert (two.more, two.body) == (True, b"ab")
     gradio.say("s", b"c")
     held[0].leave.set()
     await settled()
-    three = Asked(app, "s", more=True)  # there is room now: held again
+    three = TabRequest(app, "s", more=True)  # there is room now: held again
     await settled()
     gradio.say("s", b"d")
     await settled()
@@ -119,7 +119,7 @@ async def test_the_last_piece_is_held_until_the_tab_has_read_it() -> None:
     await one.task
     gradio.say("s", b"x" + CLOSE_STREAM)
     await settled()
-    two = Asked(app, "s", more=True)
+    two = TabRequest(app, "s", more=True)
     await settled()
     assert (two.task.done(), two.more, two.body) == (False, False, b"x" + CLOSE_STREAM)
     assert "s" not in gradio.left
@@ -135,17 +135,17 @@ async def test_a_tab_that_does_not_come_back_is_taken_for_closed(monkeypatch: py
     await one.task
     await asyncio.sleep(0.3)
     assert gradio.left == ["s"], "those that are held stay"
-    late = Asked(app, "s", more=True)
+    late = TabRequest(app, "s", more=True)
     await late.task
     assert late.status == 404
-    again = Asked(app, "s")
+    again = TabRequest(app, "s")
     await again.task
     assert (again.status, again.more) == (200, True)
 
 
 async def test_programs_get_the_streams_of_gradio() -> None:
     gradio, app, _ = await open_streams(*HELD)
-    programs = [Asked(app, f"p{number}", tab=False) for number in range(9)]
+    programs = [TabRequest(app, f"p{number}", tab=False) for number in range(9)]
     await settled()
     assert [(one.status, one.more, one.task.done()) for one in programs] == [(200, False, False)] * 9
     programs[0].leave.set()
@@ -156,7 +156,7 @@ async def test_programs_get_the_streams_of_gradio() -> None:
 async def test_no_room_is_lost_by_tabs_that_come_and_go() -> None:
     gradio, app, _ = await open_streams()
     for number in range(3 * MAX_HELD_STREAMS):
-        one = Asked(app, f"s{number}")
+        one = TabRequest(app, f"s{number}")
         await settled()
         assert not one.task.done()
         one.leave.set()
@@ -169,10 +169,10 @@ async def test_no_room_is_lost_by_tabs_that_come_and_go() -> None:
 
 
 async def beat(app: StreamMultiplexer, query: bytes = b"", tab: str = "t") -> int:
-    heard: list[Message] = []
+    received: list[Message] = []
 
     async def send(message: Message) -> None:
-        heard.append(message)
+        received.append(message)
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -180,7 +180,7 @@ async def beat(app: StreamMultiplexer, query: bytes = b"", tab: str = "t") -> in
     path = f"/gradio_api/heartbeat/{tab}"
     await app({"type": "http", "method": "POST", "path": path, "query_string": query, "headers": []}, receive, send)
     await settled()
-    return int(heard[0]["status"])
+    return int(received[0]["status"])
 
 
 @pytest.fixture

@@ -21,11 +21,11 @@ QUESTION = StoredMessage("q1", "c", None, "user", "What?", datetime.now(UTC), ve
 REPLY = StoredMessage("r1", "c", "q1", "assistant", "That.", datetime.now(UTC), finish=FINISH, versions=("r1",))
 
 
-def grown(*deltas: ReplyDelta) -> ReplyProgress:
-    growing = ReplyProgress()
+def progress_of(*deltas: ReplyDelta) -> ReplyProgress:
+    progress = ReplyProgress()
     for delta in deltas:
-        growing.add(delta)
-    return growing
+        progress.add(delta)
+    return progress
 
 
 def markup(shown: list[ChatbotMessage]) -> str:
@@ -105,23 +105,23 @@ def test_thinking_folds_when_the_answer_starts() -> None:
 
 
 def test_what_shows_to_be_a_thought_at_its_end_folds() -> None:
-    growing = ReplyProgress(text="Begun. ")
+    progress = ReplyProgress(text="Begun. ")
     for delta in (ReplyDelta("Hm"), ReplyDelta("Yes", reasoning_remainder=".\n"), ReplyDelta(".")):
-        growing.add(delta)
-    assert (growing.reasoning, growing.text) == ("Begun. Hm.", "Yes.")
-    thinking = replace(REPLY, reasoning=growing.reasoning, content=growing.text)
-    assert transcript.render_reply(thinking, growing)[0]["metadata"]["title"].startswith("Thought for ")
+        progress.add(delta)
+    assert (progress.reasoning, progress.text) == ("Begun. Hm.", "Yes.")
+    thinking = replace(REPLY, reasoning=progress.reasoning, content=progress.text)
+    assert transcript.render_reply(thinking, progress)[0]["metadata"]["title"].startswith("Thought for ")
 
 
 def test_what_was_left_out_is_said() -> None:
-    growing = grown(ReplyDelta(prompt=Prompt("p", (1,), dropped=3)))
-    assert growing.dropped == 3
+    progress = progress_of(ReplyDelta(prompt=Prompt("p", (1,), dropped=3)))
+    assert progress.dropped == 3
     assert "3 oldest messages were" in markup(transcript.render_reply(replace(REPLY, dropped=3)))
 
 
 def test_the_phase_tells_the_place_and_then_what_is_read() -> None:
     reply = ReplyProgress(started_at=time.perf_counter() - 1)
-    said = [transcript.phase(reply)]
+    phases = [transcript.phase(reply)]
     prompt = Prompt("p", tuple(range(1024)))
     for delta in (
         ReplyDelta(queue_position=1200),
@@ -132,8 +132,8 @@ def test_the_phase_tells_the_place_and_then_what_is_read() -> None:
         ReplyDelta(),
     ):
         reply.add(delta)
-        said.append(transcript.phase(reply))
-    assert said == [
+        phases.append(transcript.phase(reply))
+    assert phases == [
         "In the queue …",
         "In the queue: position 1,200 …",
         "In the queue: next …",
@@ -221,24 +221,27 @@ def test_how_long_a_reply_took_and_how_fast_it_was(finish: Finish, took: str) ->
 
 
 def test_a_running_thought_can_be_ended_where_its_model_can_do_that() -> None:
-    thinking, growing = replace(REPLY, state="running", content="", reasoning="hm"), grown(ReplyDelta(reasoning="hm"))
+    thinking, progress = (
+        replace(REPLY, state="running", content="", reasoning="hm"),
+        progress_of(ReplyDelta(reasoning="hm")),
+    )
     link = f'href="#answer-now={REPLY.id}"'
-    assert link in markup(transcript.render_reply(thinking, growing, can_answer_now=True))
+    assert link in markup(transcript.render_reply(thinking, progress, can_answer_now=True))
     for shown in (
-        transcript.render_reply(thinking, growing),
+        transcript.render_reply(thinking, progress),
         transcript.render_reply(thinking, None, can_answer_now=True),
-        transcript.render_reply(replace(thinking, content="so"), growing, can_answer_now=True),
-        transcript.render_reply(replace(thinking, state="stopped"), growing, can_answer_now=True),
+        transcript.render_reply(replace(thinking, content="so"), progress, can_answer_now=True),
+        transcript.render_reply(replace(thinking, state="stopped"), progress, can_answer_now=True),
     ):
         assert link not in markup(shown)
 
 
 def test_the_time_and_tokens_of_a_thought_are_those_of_its_finish() -> None:
     finish = Finish("stop_token", 9, 130, 7, 0.5, 1.0, 4.0, reasoning_tokens=120, reasoning_seconds=3.04)
-    for progress in (None, grown(ReplyDelta(reasoning="hm", tokens=1), ReplyDelta("so", tokens=1))):
+    for progress in (None, progress_of(ReplyDelta(reasoning="hm", tokens=1), ReplyDelta("so", tokens=1))):
         thought = transcript.render_reply(replace(REPLY, reasoning="hm", finish=finish), progress)[0]
         assert thought["metadata"]["title"] == "Thought for 3.0 s, 120 tokens"
-    running = grown(ReplyDelta(reasoning="hm", tokens=1), ReplyDelta("so", tokens=1))
+    running = progress_of(ReplyDelta(reasoning="hm", tokens=1), ReplyDelta("so", tokens=1))
     title = transcript.render_reply(replace(REPLY, reasoning="hm", state="running"), running)[0]["metadata"]["title"]
     assert re.fullmatch(r"Thought for \d\.\d s, 1 token", title)
 

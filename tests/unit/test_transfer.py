@@ -686,7 +686,7 @@ def test_no_bytes_are_a_surprise(data: bytes, start: bytes) -> None:
     never_surprises(start + data)
 
 
-PATHS = ["conversation", "messages"] + [f"messages__{place}" for place in (0, 1)]
+PATHS = ["conversation", "messages"] + [f"messages__{index}" for index in (0, 1)]
 PATHS += [f"conversation__{name}" for name in chat().conversation.__dataclass_fields__]
 PATHS += [f"messages__1__{name}" for name in StoredMessage.__dataclass_fields__]
 PATHS += [f"conversation__persona__{name}" for name in Persona.__dataclass_fields__]
