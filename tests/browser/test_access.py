@@ -19,7 +19,7 @@ from tests.browser.pages import PATIENCE, Site, wait_until
 from tests.fakes import FakeBackend, Hold, Script
 
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
-FAULTS = """async () => (await axe.run({ resultTypes: ["violations"] })).violations.map(
+FAULTS = """async part => (await axe.run(part ?? document, { resultTypes: ["violations"] })).violations.map(
   each => `${each.id}: ${each.nodes[0].html.slice(0, 120)}`)"""
 REPLY = """# Title
 
@@ -82,22 +82,22 @@ class AccessibilityChecker:
         self.page, self.schemes = page, schemes
         self.found: dict[str, list[str]] = {}
 
-    def look(self, view: str) -> None:
-        """Note what is wrong, once the page has come to rest."""
+    def look(self, view: str, part: str | None = None) -> None:
+        """Note what is wrong on the page, or in the element with this selector, once the page has come to rest."""
         for scheme in self.schemes:
             self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             self.page.wait_for_function("() => document.getAnimations().every(one => one.playState !== 'running')")
-            faults = self._faults()
+            faults = self._faults(part)
             for _ in range(5):
                 if not faults:
                     break
                 self.page.wait_for_timeout(300)  # what scripts mend, they mend a moment later
-                faults = self._faults()
+                faults = self._faults(part)
             if faults:
                 self.found[f"{view}, {scheme}"] = faults
 
-    def _faults(self) -> list[str]:
-        found: list[str] = self.page.evaluate(FAULTS)
+    def _faults(self, part: str | None) -> list[str]:
+        found: list[str] = self.page.evaluate(FAULTS, part)
         return found
 
 
@@ -223,7 +223,7 @@ def inspecting(eye: AccessibilityChecker) -> None:
     for number in range(8):
         tabs.nth(number).click()
         page.evaluate("document.querySelectorAll('#inspector details').forEach(one => one.open = true)")
-        eye.look(f"page {number + 1} of Inspect")
+        eye.look(f"page {number + 1} of Inspect", "#inspector" if number else None)
     page.keyboard.press("Escape")
 
 
@@ -316,7 +316,7 @@ def test_no_name_stays_english(browser: Browser, serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "locale", ["ar", "pt-BR", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("de-DE", "zh-CN"))]
+    "locale", ["pt-BR", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("ar", "de-DE", "zh-CN"))]
 )
 def test_the_page_is_in_the_language_of_the_browser(browser: Browser, serve: Serve, locale: str) -> None:
     spoken = i18n.negotiate(locale)

@@ -29,7 +29,9 @@ def _goes_on(page: Chat, *asked: str) -> None:
     assert [m.content for m in page.backend.requests[-1].messages[1:]] == [*asked, "and now?"]
 
 
-@pytest.mark.parametrize("way", ["send", "example", "retry"])
+@pytest.mark.parametrize(
+    "way", ["retry", *(pytest.param(way, marks=pytest.mark.exhaustive) for way in ("send", "example"))]
+)
 def test_error_before_the_first_piece(chat: Open, way: str) -> None:
     page = chat(["whole"], [FAILURE]) if way == "retry" else chat([FAILURE])
     question = "tell me"

@@ -1,6 +1,7 @@
 """Whatever a model or a user writes, nothing of it runs, leaves the machine, or lies over the page."""
 
 import base64
+import json
 from collections.abc import Callable
 
 import pytest
@@ -125,16 +126,38 @@ def test_the_listener_sees_who_visits(browser: Browser, foreign: Listener) -> No
     page.close()
 
 
-ROUNDABOUT = ("replies in pieces", "messages", "thoughts")
-"""Ways in which a third of the corpus comes, and all of it in an exhaustive run."""
+WAYS = ("replies", "replies in pieces", "messages", "thoughts")
+
+
+def test_a_stored_corpus_is_harmless(chat: Open, foreign: Listener, evil: list[str]) -> None:
+    """All of it at once as messages, replies and thoughts: a conversation that is brought in and opened."""
+    evil = [payload.replace("\x00", "") for payload in evil]
+    said = [
+        {"role": role, "content": payload} | ({} if role == "user" else {"thinking": payload})
+        for payload in evil
+        for role in ("user", "assistant")
+    ]
+    page = chat(fresh=True)
+    url = page.page.url.partition("?")[0]
+    file = json.dumps([{"title": "the corpus", "messages": said}]).encode()
+    chosen = page.page.locator("#conversations input[type=file]")
+    chosen.set_input_files({"name": "x.json", "mimeType": "application/json", "buffer": file})
+    page.page.get_by_role("link", name="the corpus", exact=True).click()
+    expect(page.questions).to_have_count(len(evil), timeout=PATIENCE)
+    thoughts = page.log.locator(".thought-group .title")
+    expect(thoughts).to_have_count(len(evil))
+    thoughts.evaluate_all("titles => titles.forEach(title => title.click())")
+    expect(page.log.locator(".thought-group .content").last).to_be_visible()
+    page.page.evaluate("document.querySelectorAll('[data-testid=toast-close]').forEach(close => close.click())")
+    expect(page.page.get_by_test_id("toast-body")).to_have_count(0)
+    _is_harmless(page, foreign, "the corpus", url)
 
 
 @pytest.mark.parametrize(
     ("way", "every"),
     [
-        ("replies", 1),
-        *((way, 3) for way in ROUNDABOUT),
-        *(pytest.param(way, 1, marks=pytest.mark.exhaustive) for way in ROUNDABOUT),
+        ("replies in pieces", 4),
+        *(pytest.param(way, 1, marks=pytest.mark.exhaustive) for way in WAYS),
     ],
 )
 def test_corpus_is_harmless(chat: Open, foreign: Listener, evil: list[str], way: str, every: int) -> None:

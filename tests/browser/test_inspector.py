@@ -80,7 +80,7 @@ def test_pictures_come_first_and_their_numbers_one_click_deeper(chat: Open) -> N
     expect(view.get_by_text(re.compile(r"this reply: .*\stokens/s"))).to_be_visible(timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.exhaustive)])
 def test_every_text_of_the_view_can_be_read(chat: Open, scheme: str) -> None:
     page = chat(["Hello", " there", " you"], color_scheme=scheme, reduced_motion="reduce")
     page.say("First words")

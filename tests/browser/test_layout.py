@@ -137,7 +137,7 @@ def test_settings_are_folded_and_explained_on_demand(chat: Open) -> None:
 
 
 @pytest.mark.parametrize(
-    "width", [320, 1024, *(pytest.param(each, marks=pytest.mark.exhaustive) for each in (820, 1280))]
+    "width", [320, *(pytest.param(each, marks=pytest.mark.exhaustive) for each in (820, 1024, 1280))]
 )
 def test_nothing_stands_over_the_words_of_a_chat(chat: Open, width: int) -> None:
     page = chat(LONG * 40, viewport={"width": width, "height": 700})

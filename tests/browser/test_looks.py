@@ -39,7 +39,7 @@ def _fill_with_everything(page: Chat) -> None:
     page.say("empty")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.exhaustive), "dark"])
 def test_every_text_can_be_read(chat: Open, scheme: str) -> None:
     page = chat(REPLY, ["part", FAILURE], [], fresh=True, color_scheme=scheme, reduced_motion="reduce")
     empty = page.page.evaluate(CONTRASTS)
@@ -95,9 +95,8 @@ def test_phone(chat: Open, scheme: str) -> None:
 @pytest.mark.parametrize(
     "size",
     [
-        (1024, 600),
         (320, 568),
-        *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ((768, 1024), (1920, 1080))),
+        *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ((1024, 600), (768, 1024), (1920, 1080))),
     ],
 )
 def test_other_sizes(chat: Open, size: tuple[int, int]) -> None:

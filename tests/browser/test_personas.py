@@ -139,7 +139,7 @@ def test_personas_are_their_owners_own(serve: Callable[..., Site], open_chat: Op
     assert other.page.request.get(f"{panel.chat.site.url}/{address}").status == 404
 
 
-@pytest.mark.parametrize("kind", ["json", "png"])
+@pytest.mark.parametrize("kind", [pytest.param("json", marks=pytest.mark.exhaustive), "png"])
 def test_a_persona_is_brought_in_and_taken_away(panel: Panel, tmp_path: Path, kind: str) -> None:
     chat, picture = panel.chat, cards.avatar(_picture("teal"))
     persona = Persona(**{**vars(ARIA), "avatar": picture})
@@ -259,11 +259,20 @@ def test_editing_changes_the_persona(panel: Panel, tmp_path: Path) -> None:
     expect(panel.chooser.locator(".persona-face")).to_have_text("🧜")
 
 
-def test_a_look_at_the_list_leaves_what_was_typed(panel: Panel) -> None:
+def test_what_was_typed_stays_after_a_look_at_the_list_and_a_cancel(panel: Panel) -> None:
     panel.prompt.fill("Mine.")
     panel.choices()
     panel.choice.focus()
     panel.prompt.focus()
+    panel.press("New")
+    panel.field("Name").fill("Bo")
+    panel.press("Cancel")
+    expect(panel.choice).to_have_value(FIRST.label)
+    expect(panel.prompt).to_have_value("Mine.")
+    assert panel.choices() == [preset.label for preset in PRESETS]
+    panel.press("New")
+    expect(panel.field("Name")).to_have_value("")
+    panel.press("Cancel")
     panel.chat.say("hi")
     expect(panel.prompt).to_have_value("Mine.")
     assert _system_prompt(panel.chat) == "Mine."
@@ -284,18 +293,6 @@ def test_of_two_quick_choices_the_last_one_counts(panel: Panel) -> None:
     assert _system_prompt(panel.chat) == FIRST.system_prompt
     expect(panel.prompt).to_have_value(FIRST.system_prompt)
     expect(panel.chat.page.locator("#persona-chooser .persona-face")).to_have_text(FIRST.emoji)
-
-
-def test_cancel_changes_nothing(panel: Panel) -> None:
-    panel.prompt.fill("Mine.")
-    panel.press("New")
-    panel.field("Name").fill("Bo")
-    panel.press("Cancel")
-    expect(panel.choice).to_have_value(FIRST.label)
-    expect(panel.prompt).to_have_value("Mine.")
-    assert panel.choices() == [preset.label for preset in PRESETS]
-    panel.press("New")
-    expect(panel.field("Name")).to_have_value("")
 
 
 def test_a_duplicate_of_a_preset_keeps_what_was_typed(panel: Panel) -> None:
@@ -357,21 +354,21 @@ def test_a_deleted_persona_stays_with_its_conversation(panel: Panel, tmp_path: P
     assert [request.messages[-1].content for request in chat.backend.requests] == ["Stay Aria."] * 2
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("x.json", b"[]", "no persona"),
-        ("x.json", json.dumps({"spec": HOSTILE, "data": {}}).encode(), re.escape(HOSTILE)),
-        ("x.png", _picture("teal"), "not JSON"),
-        ("x.png", cards.as_png(ARIA)[:-30], "cut off"),
-    ],
-)
-def test_a_bad_file_is_refused_and_changes_nothing(
-    panel: Panel, tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    panel.bring(tmp_path / name)
-    expect(panel.warnings).to_contain_text(re.compile(message))
+BAD_FILES = [
+    ("x.json", b"[]", "no persona"),
+    ("x.json", json.dumps({"spec": HOSTILE, "data": {}}).encode(), re.escape(HOSTILE)),
+    ("x.png", _picture("teal"), "not JSON"),
+    ("x.png", cards.as_png(ARIA)[:-30], "cut off"),
+]
+
+
+def test_bad_files_are_refused_and_change_nothing(panel: Panel, tmp_path: Path) -> None:
+    for name, content, message in BAD_FILES:
+        (tmp_path / name).write_bytes(content)
+        panel.bring(tmp_path / name)
+        expect(panel.warnings).to_contain_text(re.compile(message))
+        panel.dismiss()
+        expect(panel.warnings).to_have_count(0)
     expect(panel.choice).to_have_value(FIRST.label)
     assert panel.choices() == [preset.label for preset in PRESETS]
     assert panel.chat.watch.dialogs == []

@@ -127,6 +127,7 @@ def test_the_tutorials_conversation(chat: Chat) -> None:
     assert not chat.watch.errors
 
 
+@pytest.mark.exhaustive  # tests/real shows what greedy replies are, test_actions.py that settings arrive
 def test_temperature_zero_repeats_and_a_persona_changes_the_reply(chat: Chat) -> None:
     limit(chat, 24, temperature=0)
     first = say(chat, NEW_YORK)
@@ -138,6 +139,7 @@ def test_temperature_zero_repeats_and_a_persona_changes_the_reply(chat: Chat) ->
     assert say(chat, NEW_YORK) != first
 
 
+@pytest.mark.exhaustive  # so does tests/unit/test_batch.py with a small model
 def test_a_seed_repeats_and_another_does_not(chat: Chat) -> None:
     limit(chat, 24, temperature=1.5)
     replies = []
@@ -172,6 +174,7 @@ def test_stop_retry_and_edit(chat: Chat) -> None:
     expect(chat.questions).to_have_text(["Say hello."])
 
 
+@pytest.mark.exhaustive  # so does tests/unit/test_engine.py with a small model
 def test_the_model_is_free_again_after_a_stop_while_reading(chat: Chat) -> None:
     limit(chat, 8)
     chat.box.fill("word " * 3000)
@@ -213,7 +216,7 @@ INSPECTED = {
     [
         pytest.param({}, id="light"),
         pytest.param({"color_scheme": "dark"}, id="dark", marks=pytest.mark.exhaustive),
-        pytest.param({"viewport": {"width": 390, "height": 800}}, id="phone"),
+        pytest.param({"viewport": {"width": 390, "height": 800}}, id="phone", marks=pytest.mark.exhaustive),
     ],
 )
 def test_every_page_of_the_inspect_view(browser: Browser, site: RunningSite, options: dict[str, object]) -> None:
@@ -240,6 +243,7 @@ def test_every_page_of_the_inspect_view(browser: Browser, site: RunningSite, opt
         assert chat.watch.errors == []
 
 
+@pytest.mark.exhaustive  # test_looks.py has them with a scripted backend
 @pytest.mark.parametrize("options", [{"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}}])
 def test_dark_and_phone(browser: Browser, site: RunningSite, options: dict[str, object]) -> None:
     with ExitStack() as stack:

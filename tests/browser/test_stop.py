@@ -63,7 +63,13 @@ def test_stop_works_at_once(chat: Open) -> None:
     _stop(page, AT_ONCE)
 
 
-@pytest.mark.parametrize("way", ["send", "example", "retry", "edit"])
+EXHAUSTIVE = pytest.mark.exhaustive
+"""Each way and each moment is in every run; all of them together are not."""
+
+
+@pytest.mark.parametrize(
+    "way", ["example", "retry", *(pytest.param(way, marks=EXHAUSTIVE) for way in ("send", "edit"))]
+)
 def test_stop_while_writing_keeps_the_part(chat: Open, way: str) -> None:
     hold, script = _partial()
     page = chat(["whole"], script) if way in ("retry", "edit") else chat(script)
@@ -88,7 +94,7 @@ def test_stop_while_writing_keeps_the_part(chat: Open, way: str) -> None:
     assert len(messages) == 4
 
 
-@pytest.mark.parametrize("way", ["send", "retry", "edit"])
+@pytest.mark.parametrize("way", ["edit", *(pytest.param(way, marks=EXHAUSTIVE) for way in ("send", "retry"))])
 def test_stop_while_the_prompt_is_read(chat: Open, way: str) -> None:
     page = chat(["whole"])
     if way != "send":
@@ -130,7 +136,10 @@ def test_stop_while_the_model_loads(chat: Open) -> None:
     _again(page)
 
 
-@pytest.mark.parametrize(("way", "moment"), [("reload", "writing"), ("close", "reading"), ("leave", "writing")])
+@pytest.mark.parametrize(
+    ("way", "moment"),
+    [("close", "reading"), *(pytest.param(way, "writing", marks=EXHAUSTIVE) for way in ("reload", "leave"))],
+)
 def test_leaving_the_page_does_not_end_the_reply(chat: Open, way: str, moment: str) -> None:
     hold = Hold()
     page = chat(["Once upon", " a time", hold, " there was more."], fresh=True)

@@ -218,6 +218,7 @@ def test_other_kinds_of_model_answer(tmp_path: Path, kind: str, quantization: st
 real = pytest.mark.skipif(embedded.find() is None, reason=f"needs the default model: {embedded.INSTALL}")
 
 
+@pytest.mark.exhaustive  # the tests of written files above, and of the default model below, are in every run
 @pytest.mark.real
 @real
 def test_a_gguf_file_keeps_its_levels_as_the_default_model_does(tmp_path: Path) -> None:
