@@ -1,6 +1,6 @@
 """The types of a chat, and the protocol between its callers (page, API) and backends (the local engine)."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -60,6 +60,30 @@ class ChatRequest:
     alternatives: int = ALTERNATIVES
     ticket: str = ""
     temporary_conversation: str = ""
+
+
+@dataclass(frozen=True)
+class TokenizeRequest:
+    """A text, or messages that the chat template makes a prompt of, to be split into tokens.
+
+    With `add_special_tokens`, the tokenizer puts its own at the ends of the `text`. With `add_generation_prompt`, the
+    prompt is that of a ChatRequest with these `messages` and `settings`; without, it ends with the last message.
+    """
+
+    text: str = ""
+    messages: tuple[Message, ...] = ()
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
+    model: str = ""
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The ids of tokens, and their `names` in the vocabulary, such as "Ġthe". Both have the shape [tokens]."""
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -336,6 +360,18 @@ class Backend(Protocol):
         """The text of each token by itself; incomplete characters as bytes, such as <0xE2>. Thread-safe.
 
         Empty while the model is not loaded.
+        """
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """The tokens of a text or a prompt, even if they are more than the context. Waits while the model is loading.
+
+        Raises ChatError.
+        """
+
+    async def detokenize(self, ids: Sequence[int], model: str = "") -> str:
+        """The text of these tokens, special ones too. Waits while the model is loading.
+
+        Raises SettingsError for an id that the model does not have.
         """
 
     def forget(self, chat: str) -> None:

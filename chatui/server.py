@@ -85,7 +85,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
         *_routes(backend),
         *downloads.routes(runner.persistent_store, owner_of),
         prerender.route(runner, owner_of),
-        routes.mount(backend, settings),
+        *routes.mounts(backend, settings),
     ]
     lifespan = _lifespan(runner, uploads, services.downloads)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: lifespan, routes=app_routes)

@@ -21,8 +21,11 @@ from chatui.chat import (
     Source,
     Span,
     TemplateFacts,
+    TokenizeRequest,
+    Tokens,
     TraceSnapshot,
 )
+from chatui.errors import SettingsError
 from chatui.settings import GenerationSettings
 from chatui.thinking_controls import ThinkingControls
 from chatui.traces import TokenTrace, Traces
@@ -123,6 +126,7 @@ class FakeBackend:
         self.added: list[tuple[str, str | None]] = []
         self.removed: list[str] = []
         self.refreshes = 0
+        self.tokenized: list[TokenizeRequest] = []
         self.previews: list[int] = []
         """For each preview, how many were made with its memo until then."""
         self.running = 0
@@ -241,6 +245,17 @@ class FakeBackend:
 
     def decode_tokens(self, ids: set[int], model: str = "") -> dict[int, str]:
         return {id: self._words.get(id, " other") for id in ids}
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """One token for each character, as in prompt_of()."""
+        self.tokenized.append(request)
+        text = prompt_of(ChatRequest(request.messages, request.settings)).text if request.messages else request.text
+        return Tokens(tuple(map(ord, text)), tuple(text))
+
+    async def detokenize(self, ids: Sequence[int], model: str = "") -> str:
+        if wrong := next((id for id in ids if id > 0x10FFFF), None):
+            raise SettingsError("tokens", f"{wrong} is no token of this model.")
+        return "".join(map(chr, ids))
 
     def _traced(self, word: str, at: float) -> TokenTrace:
         """As if the word were one token, which could have been OTHER as well."""

@@ -64,10 +64,24 @@ class ChatMessage(BaseModel):
         return value
 
 
-def conversation(messages: Sequence[ChatMessage], last_role: Literal["user", "assistant"]) -> tuple[Message, ...]:
-    """The leading system messages joined into one, then the turns, the last of `last_role`. Raises ApiError."""
+LastRole = Literal["user", "assistant"]
+
+
+def conversation(messages: Sequence[ChatMessage], last_role: LastRole | None) -> tuple[Message, ...]:
+    """The leading system messages joined into one, then the turns.
+
+    Raises ApiError if they do not ask for a reply, the last one being of `last_role`; None is for messages that need
+    not ask for one.
+    """
     turns = [_message(message) for message in messages]
     leading = next((index for index, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    if last_role is not None:
+        _check_asks(turns, last_role)
+    persona = "\n\n".join(turn.content for turn in turns[:leading])
+    return (Message("system", persona), *turns[leading:]) if leading else tuple(turns)
+
+
+def _check_asks(turns: Sequence[Message], last_role: LastRole) -> None:
     questions = [turn for turn in turns if turn.role == "user"]
     last = turns[-1]
     if last.role != last_role == "assistant":
@@ -76,8 +90,6 @@ def conversation(messages: Sequence[ChatMessage], last_role: Literal["user", "as
         raise ApiError(400, "messages: the last one must be a user's, and say something.", "messages")
     if not questions or not questions[-1].content.strip():
         raise ApiError(400, "messages: one must be a user's, and the last of those must say something.", "messages")
-    persona = "\n\n".join(turn.content for turn in turns[:leading])
-    return (Message("system", persona), *turns[leading:]) if leading else tuple(turns)
 
 
 def _message(message: ChatMessage) -> Message:

@@ -22,6 +22,7 @@ from chatui.api.accepted_fields import (
 )
 from chatui.api.requests import ChatBody, LoadBody, ModelBody
 from chatui.api.responses import Fields
+from chatui.api.tokenize_requests import DetokenizeBody, TokenizeMessages, TokenizeText
 from chatui.settings import GenerationSettings
 
 SCHEMA_REF = "#/components/schemas/{model}"
@@ -31,6 +32,8 @@ RESPONSE_MODELS: tuple[type[BaseModel], ...] = (
     schemas.Accepted,
     schemas.ChatCompletion,
     schemas.ChatCompletionChunk,
+    schemas.TokenizeResponse,
+    schemas.DetokenizeResponse,
     schemas.ErrorResponse,
 )
 SECURITY_SCHEME = "key"
@@ -75,9 +78,14 @@ EVENT_SCHEMA: Fields = {
     "type": "object",
     "properties": {
         "data": {
-            "type": "string",
-            "contentMediaType": "application/json",
-            "contentSchema": {"anyOf": [_ref(schemas.ChatCompletionChunk), _ref(schemas.ErrorResponse)]},
+            "anyOf": [
+                {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": {"anyOf": [_ref(schemas.ChatCompletionChunk), _ref(schemas.ErrorResponse)]},
+                },
+                {"const": "[DONE]"},
+            ],
             "description": "A ChatCompletionChunk, or an ErrorResponse that ends the stream; at last `[DONE]`.",
         }
     },
@@ -115,6 +123,18 @@ OPERATIONS = {
         ERRORS_BUT_404,
     ),
     "/models/{name}": _Operation("One of them.", {"application/json": _ref(schemas.Model)}, ALL_ERRORS),
+    "/tokenize": _Operation(
+        "The tokens of a text or of a prompt. Served as /tokenize beside /v1, too.",
+        {"application/json": _ref(schemas.TokenizeResponse)},
+        ALL_ERRORS,
+        body="TokenizeBody",
+    ),
+    "/detokenize": _Operation(
+        "The text of tokens. Served as /detokenize beside /v1, too.",
+        {"application/json": _ref(schemas.DetokenizeResponse)},
+        ALL_ERRORS,
+        body="DetokenizeBody",
+    ),
     "/chat/completions": _Operation(
         "The reply to a conversation: whole, or with `stream` as events while it is being written.",
         {"application/json": _ref(schemas.ChatCompletion), "text/event-stream": EVENT_SCHEMA},
@@ -178,6 +198,9 @@ def _schemas() -> Fields:
     models["ModelBody"] = ModelBody.model_json_schema(ref_template=SCHEMA_REF)
     models["LoadBody"] = LoadBody.model_json_schema(ref_template=SCHEMA_REF)
     models["ChatMessage"] = _message(models["ChatMessage"])
+    for kind in (TokenizeText, TokenizeMessages, DetokenizeBody):
+        models[kind.__name__] = _nulls_left_out(kind.model_json_schema(ref_template=SCHEMA_REF))
+    models["TokenizeBody"] = {"anyOf": [_ref(TokenizeText), _ref(TokenizeMessages)]}
     settings = GenerationSettings.model_json_schema()["properties"]
     sampling = {
         name: _nullable(_without_default({**schema, **SCHEMA_CHANGES.get(name, {})}))
@@ -211,6 +234,16 @@ def _schemas() -> Fields:
     ]
     models["ChatBody"] = body
     return models
+
+
+def _nulls_left_out(schema: Fields) -> Fields:
+    """The schema of a body whose fields may be null instead of left out."""
+    required = schema["required"]
+    properties = {
+        name: part if name in required else _nullable(_without_default(part))
+        for name, part in schema["properties"].items()
+    }
+    return {name: part for name, part in schema.items() if name != "$defs"} | {"properties": properties}
 
 
 def _message(schema: Fields) -> Fields:

@@ -126,7 +126,7 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
         settings = _read_settings(sampling, defaults, efforts.read(effort_fields, model.info))
         _check_penalty_range(penalty_range, settings)
     except ValidationError as error:
-        raise _validation_error(error) from None
+        raise validation_error(error) from None
     except RecursionError:
         raise ApiError(400, "The body is nested too deeply.") from None
     _check_generation_prompt(chat)
@@ -147,17 +147,25 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
     return ParsedRequest(request, chat.stream, bool(chat.stream_options.include_usage), top_logprobs)
 
 
-Body = TypeVar("Body", bound=ModelBody)
+AnyBody = TypeVar("AnyBody", bound=BaseModel)
+AnyModelBody = TypeVar("AnyModelBody", bound=ModelBody)
 
 
-def read_model(kind: type[Body], body: bytes, models: Sequence[ModelStatus]) -> tuple[ModelStatus, Body]:
-    """(the model that a body names, the body). Raises ApiError."""
+def parse(kind: type[AnyBody], fields: Fields) -> AnyBody:
+    """The fields as a body of this kind. Raises ApiError."""
     try:
-        read = kind.model_validate(_read_json(body))
+        return kind.model_validate(fields)
     except ValidationError as error:
-        raise _validation_error(error) from None
+        raise validation_error(error) from None
     except RecursionError:
         raise ApiError(400, "The body is nested too deeply.") from None
+
+
+def read_model(
+    kind: type[AnyModelBody], body: bytes, models: Sequence[ModelStatus]
+) -> tuple[ModelStatus, AnyModelBody]:
+    """(the model that a body names, the body). Raises ApiError."""
+    read = parse(kind, read_json(body))
     return find_model(models, read.model), read
 
 
@@ -176,7 +184,7 @@ def _setting(name: str) -> str:
     return FIELD_ALIASES.get(name, name)
 
 
-def _read_json(body: bytes) -> Fields:
+def read_json(body: bytes) -> Fields:
     """Parse a JSON object. Raises ApiError, also for NaN and Infinity, which Python's parser accepts."""
     constants: list[str] = []
 
@@ -199,7 +207,7 @@ def _read_json(body: bytes) -> Fields:
 
 def _read_fields(body: bytes) -> Fields:
     """The fields of a body that have an effect. Raises ApiError for unknown and unsupported ones."""
-    fields = _read_json(body)
+    fields = read_json(body)
     if unknown := [name[:60] for name in fields if name not in KNOWN_FIELDS]:
         raise ApiError(400, f"Unknown: {', '.join(unknown[:10])}.", unknown[0], "unknown_parameter")
     present = {name: value for name, value in fields.items() if value is not None and name not in IGNORED_FIELDS}
@@ -273,7 +281,7 @@ def _check_generation_prompt(chat: ChatBody) -> None:
         )
 
 
-def _validation_error(error: ValidationError) -> ApiError:
+def validation_error(error: ValidationError) -> ApiError:
     """The first problem of a pydantic error as an ApiError that names the field."""
     problem = error.errors(include_url=False)[0]
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:60]}" for step in problem["loc"])[1:]

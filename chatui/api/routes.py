@@ -5,7 +5,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -32,8 +32,9 @@ from chatui.api.responses import (
     model_event,
     to_json,
 )
+from chatui.api.tokenize_requests import describe_tokens, read_detokenize, read_tokenize
 from chatui.body_limit import MAX_BODY_BYTES, RefusedError, decompress
-from chatui.chat import Backend, ReplyDelta
+from chatui.chat import Backend, ModelStatus, ReplyDelta
 from chatui.errors import ChatError, unexpected
 from chatui.setting_values import shorten
 from chatui.settings import AppSettings
@@ -48,6 +49,8 @@ HOLD_SECONDS = 10.0
 # Proxies often close connections after a minute without data.
 KEEP_ALIVE_SECONDS = 15.0
 POLL_SECONDS = 0.25
+TOKENIZERS = 2
+"""Texts that are tokenized at a time. Others wait, so that replies keep the processor."""
 
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -92,6 +95,7 @@ class Api:
         self._backend = backend
         self._access = access
         self._started = int(time.time())
+        self._tokenizing = asyncio.Semaphore(TOKENIZERS)
         routes = [
             Route("/openapi.json", self._openapi, methods=["GET"]),
             Route("/models", self._models, methods=["GET"]),
@@ -100,6 +104,8 @@ class Api:
             Route("/models/unload", self._unload, methods=["POST"]),
             Route("/models/sse", self._model_events, methods=["GET"]),
             Route("/models/{name:path}", self._model, methods=["GET"]),
+            Route("/tokenize", self._tokenize, methods=["POST"]),
+            Route("/detokenize", self._detokenize, methods=["POST"]),
             Route("/chat/completions", self._chat, methods=["POST"]),
             Route("/chat/completions/", self._chat, methods=["POST"]),
         ]
@@ -161,13 +167,32 @@ class Api:
             return Response(headers=NO_STORE, media_type=kind)
         return StreamingResponse(model_events(self._backend), headers=NO_STORE, media_type=kind)
 
+    async def _tokenize(self, request: Request) -> Response:
+        body, models = await _body(request), self._backend.models()
+        asked, names = read_tokenize(body, models)
+        status = find_model(models, asked.model)
+        _check_first_loading(status, models)
+        async with self._tokenizing:
+            if status.info is None:  # what its chat template takes is not known
+                await self._backend.ensure_loaded(status.name)
+                asked, names = read_tokenize(body, self._backend.models())
+            tokens = await self._backend.tokenize(asked)
+        info = find_model(self._backend.models(), asked.model).info
+        return _json(describe_tokens(tokens, info.context_length if info else 0, names))
+
+    async def _detokenize(self, request: Request) -> Response:
+        models = self._backend.models()
+        ids, model = read_detokenize(await _body(request), models)
+        _check_first_loading(find_model(models, model), models)
+        async with self._tokenizing:
+            return _json({"prompt": await self._backend.detokenize(ids, model)})
+
     async def _chat(self, request: Request) -> Response:
         models = self._backend.models()
         body, caller = await _body(request), f"api:{_address(request.scope)}"
         parsed = read_chat(body, models, caller, self._access.has_key)
         status = find_model(models, parsed.request.model)
-        if status.state == "loading" and status.info is None and len(models) == 1:
-            raise ApiError(503, f"The model is still loading ({status.phase}).", headers={"Retry-After": "5"})
+        _check_first_loading(status, models)
         reply = ChatCompletionWriter(status.name, parsed.include_usage, self._logprobs(parsed, status.name))
         deltas = (
             self._backend.stream(parsed.request) if status.info else self._load_and_stream(status.name, body, caller)
@@ -221,11 +246,22 @@ def _display_path(route: Route) -> str:
     return f"{methods} /v1{route.path_format}"
 
 
-def mount(backend: Backend, settings: AppSettings) -> Mount:
-    """Mount the API under /v1. Unlike Starlette's own pattern it matches /v1 itself, and paths with line ends."""
-    mounted = Mount("/v1", Api(backend, Access(settings), settings.root_path))
-    mounted.path_regex = re.compile("^/v1(?![^/])/?(?P<path>.*)$", re.DOTALL)
-    return mounted
+def mounts(backend: Backend, settings: AppSettings) -> list[Mount]:
+    """The API under /v1, and /tokenize and /detokenize beside it, where vLLM has them.
+
+    Unlike Starlette's own pattern, that of /v1 matches /v1 itself, and paths with line ends.
+    """
+    api = Api(backend, Access(settings), settings.root_path)
+    under_v1, beside = Mount("/v1", api), Mount("", api)
+    under_v1.path_regex = re.compile("^/v1(?![^/])/?(?P<path>.*)$", re.DOTALL)
+    beside.path_regex = re.compile("^/(?P<path>(de)?tokenize)$")
+    return [under_v1, beside]
+
+
+def _check_first_loading(model: ModelStatus, models: Sequence[ModelStatus]) -> None:
+    """Raises ApiError while the only model is loading for the first time."""
+    if model.state == "loading" and model.info is None and len(models) == 1:
+        raise ApiError(503, f"The model is still loading ({model.phase}).", headers={"Retry-After": "5"})
 
 
 async def _body(request: Request) -> bytes:

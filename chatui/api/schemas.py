@@ -216,6 +216,25 @@ class ChatCompletionChunk(BaseModel):
     notes: list[str] = []
 
 
+class TokenizeResponse(BaseModel):
+    """The tokens of a text or a prompt. `token_strs` are their names in the vocabulary, if asked for."""
+
+    model_config = EXACT
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeResponse(BaseModel):
+    """The text of tokens."""
+
+    model_config = EXACT
+
+    prompt: str
+
+
 class Error(BaseModel):
     """The cause of an error and its remedy. `param` is the invalid field of the request."""
 

@@ -8,13 +8,23 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from chatui import priority
-from chatui.chat import ChatRequest, LoadOptions, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
+from chatui.chat import (
+    ChatRequest,
+    LoadOptions,
+    ModelInfo,
+    ModelStatus,
+    PreviewMemo,
+    Prompt,
+    ReplyDelta,
+    TokenizeRequest,
+    Tokens,
+)
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, unexpected
 from chatui.gc_pause import gc_paused
 from chatui.local.waiting import FairQueue
@@ -72,6 +82,12 @@ class Model(Protocol):
 
     def decode_tokens(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself; called in any thread."""
+
+    def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """The tokens of a text or a prompt; called in any thread. Raises PromptError."""
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of these tokens; called in any thread. Raises SettingsError for an unknown id."""
 
     def reset(self) -> None:
         """Forget all replies, as after a failure that nobody foresaw."""
@@ -226,6 +242,21 @@ class LocalBackend:
     def decode_tokens(self, ids: set[int], model: str = "") -> dict[int, str]:  # noqa: ARG002
         """The text of each token by itself, for a part of a character its bytes as <0xE2>; called in any thread."""
         return {} if (loaded := self._model) is None else loaded.decode_tokens(ids)
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """The tokens of a text or a prompt. Waits while the model is loading. Raises ChatError."""
+        return await asyncio.to_thread(lambda: self._ready_model().tokenize(request))
+
+    async def detokenize(self, ids: Sequence[int], model: str = "") -> str:  # noqa: ARG002
+        """The text of these tokens. Waits while the model is loading. Raises ChatError."""
+        return await asyncio.to_thread(lambda: self._ready_model().detokenize(ids))
+
+    def _ready_model(self) -> Model:
+        """The model, once it is loaded. Raises ModelError where it has failed or was let go of."""
+        self.wait()
+        if self._model is None:
+            raise _closed()
+        return self._model
 
     def forget(self, chat: str) -> None:
         """Let go of the keys and values of this chat before the next step, or once its last reply is over."""

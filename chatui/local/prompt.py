@@ -292,6 +292,24 @@ def build(
     return _finished(tokenizer, template, *fitting)
 
 
+def encode_messages(
+    tokenizer: PreTrainedTokenizerBase, template: Template, messages: Sequence[Message]
+) -> Sequence[int]:
+    """The token ids of a conversation as the chat template writes it without a reply to come. Raises PromptError."""
+    try:
+        marked = _marked(tokenizer, _fit_roles(template, list(messages)))
+        text = _render(tokenizer, marked, False, template.takes_parts, template.arguments)
+        return spans.encode(tokenizer, text, None).ids
+    except Exception as error:
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> PromptError:
+    return PromptError(
+        f"The model's chat template refused this conversation: {_first_line(error)}.", "Start a new chat."
+    )
+
+
 def _starts(turns: Sequence[Message]) -> list[int]:
     """Where a conversation may begin: anew, or with a user's message and the system messages right before it."""
     starts = [0]
@@ -334,9 +352,7 @@ def _draft(
         written = perf_counter()
         encoded = spans.encode(tokenizer, text, known)
     except Exception as error:
-        raise PromptError(
-            f"The model's chat template refused this conversation: {_first_line(error)}.", "Start a new chat."
-        ) from error
+        raise _refused(error) from error
     return _Draft(messages, reply, text, encoded, written - began, perf_counter() - written)
 
 

@@ -2,12 +2,12 @@
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from chatui.chat import ChatRequest, ModelInfo, PreviewMemo, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, ModelInfo, PreviewMemo, Prompt, ReplyDelta, TokenizeRequest, Tokens
 from chatui.errors import ChatError
 from chatui.estimates import positions_for
 from chatui.local import compiling, forward
@@ -18,6 +18,7 @@ from chatui.local.loading import LoadedModel, load
 from chatui.local.reply import ReplyBuilder, decode_tokens, preview, write
 from chatui.local.serial import interruptible
 from chatui.local.slots import Slots, fit
+from chatui.local.tokenization import detokenize, tokenize
 from chatui.local.weights import free_memory
 from chatui.model_spec import ModelSpec
 
@@ -142,6 +143,14 @@ class Together:
         """The text of each token by itself."""
         return decode_tokens(self.loaded, ids)
 
+    def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """The tokens of a text or a prompt. Raises PromptError."""
+        return tokenize(self.loaded, request)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of these tokens. Raises SettingsError for an unknown id."""
+        return detokenize(self.loaded, ids)
+
     def reset(self) -> None:
         """Forget every reply and every conversation, as after a failure that nobody foresaw."""
         for row in list(self._replies):
@@ -242,6 +251,14 @@ class Serial:
     def decode_tokens(self, ids: set[int]) -> dict[int, str]:
         """The text of each token by itself."""
         return decode_tokens(self.loaded, ids)
+
+    def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """The tokens of a text or a prompt. Raises PromptError."""
+        return tokenize(self.loaded, request)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of these tokens. Raises SettingsError for an unknown id."""
+        return detokenize(self.loaded, ids)
 
     def reset(self) -> None:
         """Give up the reply."""

@@ -5,11 +5,21 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chatui.chat import ChatRequest, LoadOptions, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
+from chatui.chat import (
+    ChatRequest,
+    LoadOptions,
+    ModelInfo,
+    ModelStatus,
+    PreviewMemo,
+    Prompt,
+    ReplyDelta,
+    TokenizeRequest,
+    Tokens,
+)
 from chatui.errors import ChatError, ModelError
 from chatui.i18n import N_
 from chatui.model_spec import ModelSpec, display_name, find_models, parse_model_name, with_bases
@@ -124,12 +134,8 @@ class Registry:
 
     async def ensure_loaded(self, model: str) -> None:
         """Load a model, unless it is loaded, and wait for it. Raises ModelError."""
-        instance = self._acquire(model)
-        try:
-            await asyncio.shield(asyncio.wrap_future(instance.settled))
-            instance.check()
-        finally:
-            self._instances.release(instance)
+        async with self._ready(model):
+            pass
 
     def unload(self, model: str) -> None:
         """Unload a model once its replies have ended. Never blocks. Raises ModelError."""
@@ -235,6 +241,16 @@ class Registry:
         finally:
             self._instances.release(instance)
 
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """The tokens of a text or a prompt. Loads the model first if it is not loaded. Raises ChatError."""
+        async with self._ready(request.model) as backend:
+            return await backend.tokenize(request)
+
+    async def detokenize(self, ids: Sequence[int], model: str = "") -> str:
+        """The text of these tokens. Loads the model first if it is not loaded. Raises ChatError."""
+        async with self._ready(model) as backend:
+            return await backend.detokenize(ids)
+
     def answer_now(self, ticket: str) -> None:
         """End the thought of the running reply with this ticket, whichever model writes it."""
         with self._changed:
@@ -314,6 +330,17 @@ class Registry:
                 instance = self._open(entry)
             self._instances.acquire(instance)
             return instance
+
+    @asynccontextmanager
+    async def _ready(self, model: str) -> AsyncGenerator[SingleModelBackend]:
+        """The backend of a model, loaded first if it is not, and kept loaded inside. Raises ModelError."""
+        instance = self._acquire(model)
+        try:
+            await asyncio.shield(asyncio.wrap_future(instance.settled))
+            instance.check()
+            yield instance.backend
+        finally:
+            self._instances.release(instance)
 
     def _check_serving(self) -> None:
         """Raise ModelError if the server is shutting down."""

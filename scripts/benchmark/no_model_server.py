@@ -5,12 +5,23 @@ For what no model has a part in. Its address is the first line that it writes.
 
 import socket
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import uvicorn
 
-from chatui.chat import ChatRequest, Finish, LoadOptions, ModelInfo, ModelStatus, PreviewMemo, Prompt, ReplyDelta
+from chatui.chat import (
+    ChatRequest,
+    Finish,
+    LoadOptions,
+    ModelInfo,
+    ModelStatus,
+    PreviewMemo,
+    Prompt,
+    ReplyDelta,
+    TokenizeRequest,
+    Tokens,
+)
 from chatui.server import build_app
 from chatui.settings import AppSettings, GenerationSettings
 
@@ -64,6 +75,14 @@ class NoModel:
     def decode_tokens(self, _: set[int], model: str = "") -> dict[int, str]:  # noqa: ARG002
         """There are no tokens."""
         return {}
+
+    async def tokenize(self, _: TokenizeRequest) -> Tokens:
+        """There are none."""
+        return Tokens((), ())
+
+    async def detokenize(self, _: Sequence[int], model: str = "") -> str:  # noqa: ARG002
+        """There are none."""
+        return ""
 
     def forget(self, _: str) -> None:
         """Nothing is remembered."""

@@ -47,7 +47,7 @@ def described(client: TestClient) -> Any:
 
 
 def test_every_route_and_method_is_described_and_no_other(described: Any, client: TestClient) -> None:
-    api = routes.mount(FakeBackend(), AppSettings()).app
+    api = routes.mounts(FakeBackend(), AppSettings())[0].app
     there = {(route.path_format, method) for route in api._router.routes for method in route.methods}  # type: ignore[attr-defined]
     documented = {(path, method.upper()) for path, methods in described["paths"].items() for method in methods}
     assert documented == there

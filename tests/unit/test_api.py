@@ -46,7 +46,7 @@ FINISH = Finish("length", 10, 4, 7, 0.5, 1.5, 2.5, cached_tokens=6, reasoning_to
 
 
 def app_of(backend: FakeBackend, **values: object) -> Starlette:
-    return Starlette(routes=[routes.mount(backend, AppSettings.model_validate(values))])
+    return Starlette(routes=routes.mounts(backend, AppSettings.model_validate(values)))
 
 
 def client_of(

@@ -10,14 +10,14 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from chatui import priority
-from chatui.chat import ChatRequest, Finish, Message, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, Finish, Message, Prompt, ReplyDelta, TokenizeRequest, Tokens
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, PromptError
 from chatui.local.engine import RESTARTS, IsCancelled, Loader, LocalBackend, Model, ReportPhase, StepResult
 from chatui.model_spec import ModelSpec
@@ -127,6 +127,12 @@ class FakeModel:
 
     def decode_tokens(self, ids: set[int]) -> dict[int, str]:
         return {id: str(id) for id in ids}
+
+    def tokenize(self, request: TokenizeRequest) -> Tokens:
+        return Tokens(tuple(map(ord, request.text)), tuple(request.text))
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
 
     def reset(self) -> None:
         assert self.may_reset.wait(SOON)
@@ -445,11 +451,14 @@ class TestLoading:
         backend = backend_of(model, loader).start()
         await until(lambda: backend.models()[0].phase == "unpacking")
         [waiting] = await asked(backend, "hello")
+        tokenizing = asyncio.create_task(backend.tokenize(TokenizeRequest("hello")))
         await asyncio.sleep(0.01)
         assert backend.models()[0].state == "loading"
         assert not waiting.done()
+        assert not tokenizing.done()
         loaded.set()
         assert await waiting == "hello"
+        assert await backend.detokenize((await tokenizing).ids) == "hello"
         assert backend.models()[0].state == "ready"
         assert backend.wait() == INFO
         await backend.close()
@@ -473,6 +482,8 @@ class TestLoading:
                 await task
         with pytest.raises(ModelError, match=says):
             await reply(backend, "third")
+        with pytest.raises(ModelError, match=says):
+            await backend.detokenize([1])
         with pytest.raises(ModelError, match=says):
             backend.wait()
         status = backend.models()[0]

@@ -23,7 +23,7 @@ ASKED = {"messages": [{"role": "user", "content": "Hi"}], "logprobs": True}
 
 
 def post(backend: FakeBackend, **fields: object) -> Any:
-    app = Starlette(routes=[routes.mount(backend, AppSettings())])
+    app = Starlette(routes=routes.mounts(backend, AppSettings()))
     client = TestClient(app, "http://localhost:7860", client=("127.0.0.1", 5))
     response = client.post("/v1/chat/completions", json={**ASKED, **fields})
     assert response.status_code == 200, response.text

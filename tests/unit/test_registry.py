@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatui.chat import ChatRequest, LoadOptions, Message, ModelInfo, ModelStatus, ReplyDelta
+from chatui.chat import ChatRequest, LoadOptions, Message, ModelInfo, ModelStatus, ReplyDelta, TokenizeRequest
 from chatui.errors import ModelError, OverloadError, SettingsError
 from chatui.local.engine import LocalBackend
 from chatui.model_spec import MAX_CONTEXT, ModelSpec
@@ -328,6 +328,18 @@ async def test_previews_and_tokens_are_of_the_model_that_is_named() -> None:
         assert await registry.preview(ask("b")) is not None
         registry.answer_now("ticket")
         assert registry.decode_tokens({1}, "b") == {1: " other"}
+
+
+async def test_texts_are_tokenized_by_the_model_that_is_named_which_is_loaded_first() -> None:
+    machine = Machine()
+    async with serving(machine) as registry:
+        registry.wait()
+        assert (await registry.tokenize(TokenizeRequest("x", model="b"))).ids == (ord("x"),)
+        assert await registry.detokenize([ord("x")], "c") == "x"
+        assert [backend.name for backend in machine.backends] == ["a", "b", "c"]
+        with pytest.raises(ModelError):
+            await registry.tokenize(TokenizeRequest("x", model="nope"))
+        assert {each.users for each in registry._instances.all} == {0}
         registry.forget("chat")
 
 
