@@ -78,7 +78,7 @@ def _print(text: str) -> None:
 
 def _machine() -> "Machine":
     """Measure this machine's memory. Imports torch."""
-    from chatui.local import devices
+    from chatui.engine import devices
 
     return devices.machine()
 

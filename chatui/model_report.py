@@ -3,7 +3,7 @@
 import textwrap
 
 from chatui import estimates
-from chatui.local.outline import Outline, outline
+from chatui.engine.outline import Outline, outline
 from chatui.model_spec import ModelSpec, human_bytes, human_count
 from chatui.models.fit import COMFORTABLE
 from chatui.settings import AppSettings

@@ -30,7 +30,7 @@ SET_CHAT_TEMPLATE = """\
 # chatui was given this template, or chose it, in place of the default of the model's tokenizer.
 tokenizer.chat_template = {text}
 """
-# Sets the same tokens as chatui.local.prompt does.
+# Sets the same tokens as chatui.engine.text.prompt does.
 SET_CONTROL_TOKENS = """\
 # What a person typed stays text, even where it reads like a control token.
 tokenizer.chat_control_tokens = [

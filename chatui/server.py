@@ -27,8 +27,8 @@ from chatui.api import routes
 from chatui.attempt_limiter import too_many_attempts
 from chatui.body_limit import BodyLimit
 from chatui.chat import Backend, ModelStatus
+from chatui.engine.backend import LocalBackend
 from chatui.errors import ChatError, SettingsError
-from chatui.local.engine import LocalBackend
 from chatui.model_spec import ModelSpec
 from chatui.models.added_models import AddedModelsFile
 from chatui.models.download_manager import DownloadManager
@@ -175,25 +175,25 @@ def _services(backend: Backend, settings: AppSettings, permissions: Permissions)
 
 # These import torch, which is imported by the time that a second model is loaded.
 def _needed_bytes(spec: ModelSpec) -> int:
-    from chatui.local.outline import outline
+    from chatui.engine.outline import outline
 
     return outline(spec).needed_bytes()
 
 
 def _free_bytes(device_map: str) -> int:
-    from chatui.local.weights import free_memory
+    from chatui.engine.loading.weights import free_memory
 
     return free_memory(device_map)
 
 
 def _machine() -> Machine:
-    from chatui.local import devices
+    from chatui.engine import devices
 
     return devices.machine()
 
 
 def _release_memory() -> None:
-    from chatui.local.weights import release_memory
+    from chatui.engine.loading.weights import release_memory
 
     release_memory()
 
@@ -316,7 +316,7 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     exists in this thread only, and it packs the weights at launch. So the model is loaded here, before the launch.
     """
     import spaces
-    from chatui.local import zero_gpu
+    from chatui.engine.runners import zero_gpu
     from chatui.store.quotas import Quotas
     from chatui.store.store import Store
     from chatui.ui.gradio_compat import serving

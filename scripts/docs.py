@@ -110,15 +110,16 @@ def message_flow() -> str:
 def message_calls() -> list[Call]:
     """The calls that bring a message from the box to the model, and the reply back, in their order."""
     from chatui import character_prompt
-    from chatui.local import prompt, reply
-    from chatui.local.batch import Batch
-    from chatui.local.engine import LocalBackend
-    from chatui.local.forward import Forward
-    from chatui.local.reply import ReplyBuilder
-    from chatui.local.sampling import choose_each
-    from chatui.local.serving import Together
-    from chatui.local.slots import Slots
-    from chatui.local.text import IncrementalDecoder, StopStrings
+    from chatui.engine.backend import LocalBackend
+    from chatui.engine.batching.forward import Forward
+    from chatui.engine.batching.scheduler import Scheduler
+    from chatui.engine.batching.slots import Slots
+    from chatui.engine.runners import reply_builder
+    from chatui.engine.runners.batch_runner import BatchRunner
+    from chatui.engine.runners.reply_builder import ReplyBuilder
+    from chatui.engine.sampling.sampler import choose_each
+    from chatui.engine.text import prompt
+    from chatui.engine.text.detokenizer import Detokenizer, StopStrings
     from chatui.reply_writer import ReplyWriter
     from chatui.runner import Runner, build_messages
     from chatui.running_reply import ReplyProgress, RunningReply
@@ -140,19 +141,21 @@ def message_calls() -> list[Call]:
         Call(Runner.start_reply, OwnerStore.start_turn, store, "Saves question and empty reply in one transaction."),
         Call(Runner.start_reply, build_messages, loop, "Makes the list of messages with roles."),
         Call(Runner.start_reply, LocalBackend.stream, loop, "Queues the request; yields the reply in pieces."),
-        Call(LocalBackend.stream, Together.prepare, prompts, "Makes the prompt of the next request ahead of its turn."),
-        Call(Together.prepare, reply.preview, prompts, "Applies template and tokenizer for this model."),
-        Call(reply.preview, prompt.build, prompts, "Messages to text by the chat template, text to token ids."),
-        Call(LocalBackend.stream, Together.begin, model, "Gives the reply a row of the batch."),
-        Call(Together.begin, Batch.join, model, "Adds the row."),
-        Call(Batch.join, Slots.take, model, "Finds the slot with the longest cached start of this prompt."),
-        Call(LocalBackend.stream, Together.step, model, "Advances all replies by one step, again and again."),
-        Call(Together.step, Batch.step, model, "Reads a piece of a prompt, or writes one token of each row."),
-        Call(Batch.step, Forward.read, model, "Forward pass over a piece of a prompt (prefill)."),
-        Call(Batch.step, Forward.decode, model, "Forward pass for one token of each row (decode)."),
-        Call(Batch.step, choose_each, model, "Logits to one token id for each row: penalties, filters, draw."),
-        Call(Together.step, ReplyBuilder.push, model, "Token id to a piece of the reply, and whether it is over."),
-        Call(ReplyBuilder.push, IncrementalDecoder.push, model, "Token ids to whole characters."),
+        Call(
+            LocalBackend.stream, BatchRunner.prepare, prompts, "Makes the prompt of the next request ahead of its turn."
+        ),
+        Call(BatchRunner.prepare, reply_builder.preview, prompts, "Applies template and tokenizer for this model."),
+        Call(reply_builder.preview, prompt.build, prompts, "Messages to text by the chat template, text to token ids."),
+        Call(LocalBackend.stream, BatchRunner.begin, model, "Gives the reply a row of the batch."),
+        Call(BatchRunner.begin, Scheduler.join, model, "Adds the row."),
+        Call(Scheduler.join, Slots.take, model, "Finds the slot with the longest cached start of this prompt."),
+        Call(LocalBackend.stream, BatchRunner.step, model, "Advances all replies by one step, again and again."),
+        Call(BatchRunner.step, Scheduler.step, model, "Reads a piece of a prompt, or writes one token of each row."),
+        Call(Scheduler.step, Forward.prefill, model, "Forward pass over a piece of a prompt (prefill)."),
+        Call(Scheduler.step, Forward.decode, model, "Forward pass for one token of each row (decode)."),
+        Call(Scheduler.step, choose_each, model, "Logits to one token id for each row: penalties, filters, draw."),
+        Call(BatchRunner.step, ReplyBuilder.push, model, "Token id to a piece of the reply, and whether it is over."),
+        Call(ReplyBuilder.push, Detokenizer.push, model, "Token ids to whole characters."),
         Call(ReplyBuilder.push, StopStrings.push, model, "Ends the text before a stop string."),
         Call(Runner.start_reply, ReplyProgress.add, loop, "Adds each piece that comes to what is known of the reply."),
         Call(Runner.start_reply, RunningReply.notify, loop, "Wakes the tabs that show this reply."),

@@ -33,9 +33,9 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from chatui.local.forward import Forward, survey
-from chatui.local.loading import LoadedModel, load
-from chatui.local.slots import Slots
+from chatui.engine.batching.forward import Forward, probe_layout
+from chatui.engine.batching.slots import Slots
+from chatui.engine.loading.loader import LoadedModel, load
 from chatui.model_spec import ModelSpec
 
 # Matrices this small gain nothing from a second thread, and lose much to it on a busy machine.
@@ -188,7 +188,7 @@ def model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
 def over_slots(kind: str = "llama", count: int = 4, capacity: int = 128) -> Forward:
     """A model of one's own, its attention over this many slots."""
     own = copy.deepcopy(model(kind))
-    shape = survey(own)
+    shape = probe_layout(own)
     assert shape is not None
     return Forward(own, Slots(shape, count, capacity, own.device))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from chatui.local import prompt as prompts
+from chatui.engine.text import prompt as prompts
 from tests import models
 
 

@@ -23,7 +23,7 @@ def read_memory(size: int) -> float:
     """The same, here."""
     import torch
 
-    from chatui.local.bandwidth import measure_bandwidth
+    from chatui.engine.loading.bandwidth import measure_bandwidth
 
     return measure_bandwidth(torch.device("cuda" if torch.cuda.is_available() else "cpu"), size) / 1e9
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from chatui.local import embedded
+from chatui.engine.loading import embedded
 from chatui.settings import DEFAULT_MODEL, AppSettings
 from scripts.benchmark.target import BenchError, Conversation, Reply
 

@@ -15,9 +15,9 @@ from unittest.mock import patch
 from sqlalchemy import event
 from torch import Tensor
 
-from chatui.local import sampling
-from chatui.local.highest import Look, look
-from chatui.local.tracing import Trace, note_outliers
+from chatui.engine.sampling import sampler
+from chatui.engine.sampling.top_logits import TopLogits, find_top_logits
+from chatui.engine.sampling.tracing import Trace, record_choices
 from chatui.runner import Runner
 from chatui.store.store import Store
 from chatui.traces import ALTERNATIVES
@@ -58,10 +58,10 @@ def clocks(store: Store) -> Iterator[TimeSpent]:
     The engine waits for what is spent in its own thread. Packing goes on beside it, and costs as much at most.
     """
     spent = TimeSpent()
-    looking = _timed_with_and_without_traces(spent, look)
+    looking = _timed_with_and_without_traces(spent, find_top_logits)
     with ExitStack() as changed:
-        changed.enter_context(patch.object(sampling, "look", looking))
-        changed.enter_context(patch.object(sampling, "note_outliers", spent.timed("noting", note_outliers)))
+        changed.enter_context(patch.object(sampler, "find_top_logits", looking))
+        changed.enter_context(patch.object(sampler, "record_choices", spent.timed("noting", record_choices)))
         for name in ("candidates", "filtered"):
             changed.enter_context(patch.object(Trace, name, spent.timed("noting", getattr(Trace, name))))
         packing = spent.timed("telling and packing", Runner._inspection, time.thread_time)
@@ -70,11 +70,11 @@ def clocks(store: Store) -> Iterator[TimeSpent]:
         yield spent
 
 
-def _timed_with_and_without_traces(spent: TimeSpent, once: Callable[..., Look]) -> Callable[..., Look]:
+def _timed_with_and_without_traces(spent: TimeSpent, once: Callable[..., TopLogits]) -> Callable[..., TopLogits]:
     """Each look also as it would be without traces, by turns before and after; that one's time counts nowhere."""
     turns = cycle((False, True))
 
-    def looked(scores: Tensor, temperatures: Sequence[float], count: int, plain: bool) -> Look:
+    def looked(scores: Tensor, temperatures: Sequence[float], count: int, plain: bool) -> TopLogits:
         seconds: dict[bool, float] = {}
         first = next(turns)
         for traced in (first, not first):

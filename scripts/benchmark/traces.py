@@ -17,7 +17,7 @@ from statistics import harmonic_mean, median
 
 from chatui import personas
 from chatui.chat import ChatRequest, ReplyDelta
-from chatui.local.engine import LocalBackend
+from chatui.engine.backend import LocalBackend
 from chatui.model_spec import ModelSpec
 from chatui.runner import Runner
 from chatui.settings import AppSettings, GenerationSettings

@@ -8,10 +8,11 @@ import pytest
 import torch
 from transformers import MistralConfig
 
-from chatui.local import compiling, forward, kernel
-from chatui.local.forward import Decode, Piece
-from chatui.local.loading import LoadedModel, load
-from chatui.local.slots import Slots
+from chatui.engine.batching import compiling, forward
+from chatui.engine.batching.forward import DecodeFunction, PromptChunk
+from chatui.engine.batching.slots import Slots
+from chatui.engine.kernels import ops
+from chatui.engine.loading.loader import LoadedModel, load
 from chatui.model_spec import ModelSpec
 from chatui.settings import GenerationSettings
 from tests import models
@@ -22,11 +23,11 @@ LONG = 1800.0  # seconds: the compiler gives way to whatever else this machine d
 
 def over_slots_of(loaded: LoadedModel, count: int = 3) -> forward.Forward:
     model = copy.deepcopy(loaded.model)
-    shape = forward.survey(model)
+    shape = forward.probe_layout(model)
     assert shape is not None
     over_slots = forward.Forward(model, Slots(shape, count, 64, model.device))
     for slot in range(count):
-        over_slots.read([Piece(slot, 0, IDS[: 4 + slot])])
+        over_slots.prefill([PromptChunk(slot, 0, IDS[: 4 + slot])])
     return over_slots
 
 
@@ -41,11 +42,11 @@ def test_a_compiled_step_gives_the_same_logits_and_is_made_once(
     )
     loaded = models.loaded(folder)
     over_slots = over_slots_of(loaded)
-    target = compiling.place_of(over_slots.step, over_slots.slots, tmp_path)
-    made: list[Decode] = []
+    target = compiling.compiled_folder(over_slots.step, over_slots.slots, tmp_path)
+    made: list[DecodeFunction] = []
     done = threading.Event()
 
-    def ready(decode: Decode) -> None:
+    def ready(decode: DecodeFunction) -> None:
         made.append(decode)
         done.set()
 
@@ -56,7 +57,7 @@ def test_a_compiled_step_gives_the_same_logits_and_is_made_once(
         done.set()
 
     monkeypatch.setattr(compiling.log, "info", failed)
-    compiling.in_background(spec, over_slots.step, over_slots.slots, target, ready)
+    compiling.compile_in_background(spec, over_slots.step, over_slots.slots, target, ready)
     assert done.wait(LONG)
     assert not failures
     for rows in (1, 3):
@@ -69,14 +70,14 @@ def test_a_compiled_step_gives_the_same_logits_and_is_made_once(
             assert compiled.faster
     written = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
     done.clear()
-    compiling.in_background(spec, over_slots.step, over_slots.slots, target, ready)
+    compiling.compile_in_background(spec, over_slots.step, over_slots.slots, target, ready)
     assert done.wait(LONG)
     assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == written
 
 
 def test_a_step_with_our_own_kernels_gives_the_same_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel.load(tmp_path)
-    if not kernel.name():
+    ops.load(tmp_path)
+    if not ops.name():
         pytest.skip("this CPU lacks AVX-512 VNNI, or there is no C++ compiler here")
     sizes = {**models.SMALL, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
     monkeypatch.setitem(models.CONFIGS, "wide", MistralConfig(**sizes, sliding_window=8))
@@ -84,12 +85,12 @@ def test_a_step_with_our_own_kernels_gives_the_same_logits(tmp_path: Path, monke
     spec = ModelSpec(str(folder), device_map="cpu", dtype="bfloat16", quantization="int4")
     over_slots = over_slots_of(load(spec, tmp_path, lambda _: None))
     slots = over_slots.slots
-    assert kernel.attends(torch.zeros(1, 2, 2, 16).bfloat16(), slots.storage.keys[0], slots.storage.values[0])
-    compiling.compile_step(spec, len(slots.all), slots.capacity, tmp_path / "made")
+    assert ops.attends(torch.zeros(1, 2, 2, 16).bfloat16(), slots.storage.keys[0], slots.storage.values[0])
+    compiling.compile_step(over_slots.model, len(slots.all), slots.capacity, tmp_path / "made")
     compiled = compiling.CompiledDecode(tmp_path / "made", over_slots.step)
     before = [tensor.clone() for tensor in over_slots._storage]
 
-    def decoded(decode: Decode, rows: int, length: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def decoded(decode: DecodeFunction, rows: int, length: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         for tensor, old in zip(over_slots._storage, before, strict=True):
             tensor.copy_(old)
         over_slots._decode = decode
@@ -112,20 +113,20 @@ def test_what_shapes_the_step_decides_its_place(tmp_path: Path) -> None:
         over_slots_of(models.ready("llama"), count=2),
         over_slots_of(models.ready("mistral")),
     )
-    places = {compiling.place_of(each.step, each.slots, tmp_path) for each in (first, more_slots, other)}
+    places = {compiling.compiled_folder(each.step, each.slots, tmp_path) for each in (first, more_slots, other)}
     assert len(places) == 3
     again = over_slots_of(models.ready("llama"))
-    assert compiling.place_of(again.step, again.slots, tmp_path) in places
+    assert compiling.compiled_folder(again.step, again.slots, tmp_path) in places
 
 
 def test_without_a_compiler_or_memory_nothing_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     over_slots = over_slots_of(models.ready("llama"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
-        compiling.elsewhere(ModelSpec("x"), over_slots.slots, tmp_path / "made", 0)
+        compiling.compile_in_subprocess(ModelSpec("x"), over_slots.slots, tmp_path / "made", 0)
     monkeypatch.undo()
     with pytest.raises(RuntimeError, match="not enough memory"):
-        compiling.elsewhere(ModelSpec("x"), over_slots.slots, tmp_path / "made", 2**60)
+        compiling.compile_in_subprocess(ModelSpec("x"), over_slots.slots, tmp_path / "made", 2**60)
     with pytest.raises(RuntimeError, match="no model folder"):
-        compiling.elsewhere(ModelSpec("./nothing"), over_slots.slots, tmp_path / "made", 0)
+        compiling.compile_in_subprocess(ModelSpec("./nothing"), over_slots.slots, tmp_path / "made", 0)
     assert not (tmp_path / "made").exists()

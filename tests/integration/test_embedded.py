@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from chatui.engine.loading import embedded
 from chatui.errors import ModelError
-from chatui.local import embedded
 
 GGUF = Path("package/model.gguf")
 

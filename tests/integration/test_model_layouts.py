@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from chatui.local import anatomy
+from chatui.engine.loading import anatomy
 from chatui.model_spec import PRECISIONS
 from chatui.models import configs
 from chatui.models.facts import from_config, read_facts

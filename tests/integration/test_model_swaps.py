@@ -11,8 +11,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from chatui.chat import ChatRequest, Message
-from chatui.local.engine import LocalBackend
-from chatui.local.weights import release_memory
+from chatui.engine.backend import LocalBackend
+from chatui.engine.loading.weights import release_memory
 from chatui.model_spec import ModelSpec
 from chatui.models.instances import Memory
 from chatui.models.registry import Registry

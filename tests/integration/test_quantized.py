@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from chatui.local import embedded, loading
-from chatui.local.levels import GROUP, GgufLevels, Levels, LevelsFile, packed, rounded, save, unpacked
-from chatui.local.quantized import Int4Linear, Int8Linear, quantize
+from chatui.engine.kernels.levels import GROUP, GgufLevels, Levels, LevelsFile, packed, rounded, save, unpacked
+from chatui.engine.kernels.quantized import Int4Linear, Int8Linear, quantize
+from chatui.engine.loading import embedded, loader
 from chatui.model_spec import ModelSpec
 from chatui.settings import DEFAULT_MODEL, AppSettings
 from tests import models
@@ -181,7 +181,7 @@ def test_many_rows_are_packed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Linear(64, 400)
     whole = [pack(layer, kind).state_dict() for kind in ("int4", "int8")]
     for module in ("levels", "quantized"):
-        monkeypatch.setattr(f"chatui.local.{module}.CHUNK", 64 * 64)
+        monkeypatch.setattr(f"chatui.engine.kernels.{module}.CHUNK", 64 * 64)
     for kind, expected in zip(("int4", "int8"), whole, strict=True):
         parts = pack(layer, kind).state_dict()
         assert all(torch.equal(parts[name], expected[name]) for name in expected)
@@ -222,9 +222,9 @@ real = pytest.mark.skipif(embedded.find() is None, reason=f"needs the default mo
 @pytest.mark.real
 @real
 def test_a_gguf_file_keeps_its_levels_as_the_default_model_does(tmp_path: Path) -> None:
-    loaded = loading.load(ModelSpec(str(embedded.find()), device_map="cpu"), tmp_path, lambda _: None)
+    loaded = loader.load(ModelSpec(str(embedded.find()), device_map="cpu"), tmp_path, lambda _: None)
     assert (loaded.info.precision, loaded.info.parameters) == ("Q4_1", 134_515_008)
-    default = loading.load(ModelSpec(DEFAULT_MODEL, device_map="cpu"), AppSettings().cache_dir, lambda _: None)
+    default = loader.load(ModelSpec(DEFAULT_MODEL, device_map="cpu"), AppSettings().cache_dir, lambda _: None)
     theirs = default.model.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in loaded.model.state_dict().items())
 
@@ -234,7 +234,7 @@ def test_a_gguf_file_keeps_its_levels_as_the_default_model_does(tmp_path: Path) 
 def test_the_default_model_keeps_its_levels() -> None:
     cache = AppSettings().cache_dir
     dense, own = (
-        loading.load(ModelSpec(DEFAULT_MODEL, device_map="cpu", quantization=quantization), cache, lambda _: None)
+        loader.load(ModelSpec(DEFAULT_MODEL, device_map="cpu", quantization=quantization), cache, lambda _: None)
         for quantization in ("none", "auto")
     )
     assert (dense.info.precision, own.info.precision) == ("bfloat16", "Q4_1")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, update
 
+from chatui.engine.text.spans import SectionCache
 from chatui.errors import NotFoundError
-from chatui.local.spans import Known
 from chatui.personas import PRESETS
 from chatui.runner import Runner
 from chatui.running_reply import RunningReply
@@ -91,7 +91,7 @@ async def test_a_closed_tab_takes_its_temporary_chat_along(runner: Runner) -> No
 
 @pytest.mark.parametrize("leave", ["goes on", "is closed"])
 def test_what_a_preview_remembers_goes_with_the_tab(leave: str) -> None:
-    memos, known = PreviewMemos(), Known()
+    memos, known = PreviewMemos(), SectionCache()
     held = weakref.ref(known)
     memos.enter("tab", "chat")
     memos.get("tab", "chat")["sections"] = known
@@ -113,7 +113,7 @@ def test_nothing_is_remembered_where_no_tab_stands() -> None:
     memos.enter("", "chat")
     memos.enter("tab", "chat")
     for session, chat in (("", "chat"), ("tab", "another"), ("closed", "chat")):
-        memos.get(session, chat)["sections"] = Known()
+        memos.get(session, chat)["sections"] = SectionCache()
         assert memos.get(session, chat) == {}
 
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from chatui import server
-from chatui.local import zero_gpu
+from chatui.engine.runners import zero_gpu
 from chatui.owners import Cookies, login_owner
 from chatui.settings import AppSettings
 from chatui.store.records import ReplyUpdate

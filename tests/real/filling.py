@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from chatui import estimates
-from chatui.local import facts, loading, serving
+from chatui.engine.loading import loader, model_info
+from chatui.engine.runners import batch_runner
 from chatui.model_spec import PRECISIONS, ModelSpec
 from chatui.settings import AppSettings
 from tests import models
@@ -20,10 +21,10 @@ def fill(precision: str, slots: int, capacity: int) -> dict[str, float]:
     spec = replace(ModelSpec.from_settings(settings), slots=slots, kv_memory=2**40)
     with tempfile.TemporaryDirectory() as folder:
         small = replace(spec, name=str(models.save(Path(folder))), slots=1)
-        serving.together(loading.load(small, settings.cache_dir, lambda _: None), small)
-    loaded = loading.load(spec, settings.cache_dir, lambda _: None)
-    before = facts.taken("cpu")
-    model = serving.together(replace(loaded, info=replace(loaded.info, context_length=capacity)), spec)
+        batch_runner.open_batch_runner(loader.load(small, settings.cache_dir, lambda _: None), small)
+    loaded = loader.load(spec, settings.cache_dir, lambda _: None)
+    before = model_info.memory_in_use("cpu")
+    model = batch_runner.open_batch_runner(replace(loaded, info=replace(loaded.info, context_length=capacity)), spec)
     if model is None or loaded.info.anatomy is None:
         raise RuntimeError("the default model has slots, and can be counted")
     for tensor in (*model.batch.slots.storage.keys, *model.batch.slots.storage.values):
@@ -32,7 +33,7 @@ def fill(precision: str, slots: int, capacity: int) -> dict[str, float]:
         "weights predicted": estimates.weights(loaded.info.anatomy, precision).value,
         "weights": loaded.info.measured_bytes,
         "slots predicted": estimates.keys_and_values(loaded.info.anatomy, slots, capacity).value,
-        "slots": facts.taken("cpu") - before,
+        "slots": model_info.memory_in_use("cpu") - before,
     }
 
 

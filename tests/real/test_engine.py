@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from chatui.chat import ChatRequest, Finish, Message, Prompt, TraceSnapshot
-from chatui.local import attention, embedded, loading, serving
-from chatui.local.engine import LocalBackend
+from chatui.engine.backend import LocalBackend
+from chatui.engine.batching import attention
+from chatui.engine.loading import embedded, loader
+from chatui.engine.runners import batch_runner
 from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings, GenerationSettings
 from chatui.traces import Traces
@@ -39,13 +41,13 @@ def spec_of(**values: Any) -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def loaded() -> loading.LoadedModel:
-    return loading.load(spec_of(dtype="float32", quantization="none"), AppSettings().cache_dir, lambda _: None)
+def loaded() -> loader.LoadedModel:
+    return loader.load(spec_of(dtype="float32", quantization="none"), AppSettings().cache_dir, lambda _: None)
 
 
 @pytest.fixture
-def backend(loaded: loading.LoadedModel) -> Iterator[LocalBackend]:
-    model = serving.together(loaded, spec_of())
+def backend(loaded: loader.LoadedModel) -> Iterator[LocalBackend]:
+    model = batch_runner.open_batch_runner(loaded, spec_of())
     assert model is not None
     backend = LocalBackend(spec_of(), AppSettings().cache_dir, lambda *_: model).start()
     yield backend
@@ -61,7 +63,7 @@ async def reply(backend: LocalBackend, *messages: Message, user: str = "") -> tu
 
 
 async def test_alone_together_from_a_remembered_start_and_by_generate(
-    backend: LocalBackend, loaded: loading.LoadedModel
+    backend: LocalBackend, loaded: loader.LoadedModel
 ) -> None:
     asked = [Message("user", question) for question in QUESTIONS]
     alone = [await reply(backend, message) for message in asked]
@@ -79,7 +81,7 @@ async def test_alone_together_from_a_remembered_start_and_by_generate(
 
 
 async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
-    backend: LocalBackend, loaded: loading.LoadedModel
+    backend: LocalBackend, loaded: loader.LoadedModel
 ) -> None:
     async def traced(number: int, temperature: float) -> tuple[Prompt, Traces]:
         settings = GenerationSettings(temperature=temperature, top_p=0.9, max_new_tokens=40, seed=number)
@@ -117,11 +119,11 @@ async def test_a_second_turn_reads_little_more_than_the_new_message(backend: Loc
     assert finish.cached_tokens > 0.85 * finish.prompt_tokens
 
 
-def test_weights_and_slots_take_what_was_said(loaded: loading.LoadedModel) -> None:
+def test_weights_and_slots_take_what_was_said(loaded: loader.LoadedModel) -> None:
     held = sum({tensor.data_ptr(): tensor.nbytes for tensor in loaded.model.state_dict().values()}.values())
     assert loaded.info.weight_bytes == pytest.approx(held, rel=0.1)
     before = psutil.Process().memory_info().rss
-    model = serving.together(loaded, replace(spec_of(), slots=2))
+    model = batch_runner.open_batch_runner(loaded, replace(spec_of(), slots=2))
     assert model is not None
     for tensor in (*model.batch.slots.storage.keys, *model.batch.slots.storage.values):
         tensor.fill_(1)

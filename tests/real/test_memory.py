@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from chatui import estimates
-from chatui.local import embedded, loading, serving
-from chatui.local.forward import Piece
+from chatui.engine.batching.forward import PromptChunk
+from chatui.engine.loading import embedded, loader
+from chatui.engine.runners import batch_runner
 from chatui.model_spec import PRECISIONS, ModelSpec
 from chatui.settings import AppSettings
 
@@ -51,12 +52,12 @@ def test_one_user_does_not_pass_the_ceiling(precision: str) -> None:
     asked = "auto" if quantization != "none" else dtype
     settings = AppSettings(dtype=asked, quantization=quantization, slots=1, kv_memory=1.0)
     spec = ModelSpec.from_settings(settings)
-    loaded = loading.load(spec, settings.cache_dir, lambda _: None)
-    model = serving.together(loaded, spec)
+    loaded = loader.load(spec, settings.cache_dir, lambda _: None)
+    model = batch_runner.open_batch_runner(loaded, spec)
     assert model is not None
     assert loaded.info.anatomy is not None
     forward, seconds = model.batch.forward, []
-    forward.read([Piece(0, 0, range(100, 100 + BEGUN))])
+    forward.prefill([PromptChunk(0, 0, range(100, 100 + BEGUN))])
     for position in range(BEGUN, BEGUN + STEPS):
         start = time.perf_counter()
         forward.decode([100], [0], [position])

@@ -9,8 +9,9 @@ import torch
 import transformers
 
 from chatui.chat import ChatRequest, Finish, Message
-from chatui.local import embedded, loading, reply, serving
-from chatui.local.engine import LocalBackend
+from chatui.engine.backend import LocalBackend
+from chatui.engine.loading import embedded, loader
+from chatui.engine.runners import batch_runner, serial_runner
 from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings, GenerationSettings
 from tests import models
@@ -58,21 +59,21 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def loaded() -> loading.LoadedModel:
+def loaded() -> loader.LoadedModel:
     settings = AppSettings(quantization="none")
-    return loading.load(ModelSpec.from_settings(settings), settings.cache_dir, lambda _: None)
+    return loader.load(ModelSpec.from_settings(settings), settings.cache_dir, lambda _: None)
 
 
 @pytest.fixture(scope="module")
-def pipeline(loaded: loading.LoadedModel) -> transformers.TextGenerationPipeline:
+def pipeline(loaded: loader.LoadedModel) -> transformers.TextGenerationPipeline:
     assert isinstance(loaded.tokenizer, transformers.PreTrainedTokenizerFast)
     return transformers.pipeline("text-generation", model=loaded.model, tokenizer=loaded.tokenizer)
 
 
-def ours(loaded: loading.LoadedModel, messages: list[Message], **values: Any) -> tuple[str, int]:
+def ours(loaded: loader.LoadedModel, messages: list[Message], **values: Any) -> tuple[str, int]:
     """The reply and its number of tokens."""
     settings = GenerationSettings(**{"temperature": 0.0, "max_new_tokens": NEW_TOKENS, **values})
-    deltas = list(reply.write(loaded, ChatRequest(tuple(messages), settings)))
+    deltas = list(serial_runner.generate_reply(loaded, ChatRequest(tuple(messages), settings)))
     return "".join(delta.text for delta in deltas), sum(delta.tokens for delta in deltas)
 
 
@@ -88,7 +89,7 @@ def theirs(pipeline: transformers.TextGenerationPipeline, messages: list[Message
 
 @pytest.mark.parametrize("question", [*SAMPLE, *(pytest.param(text, marks=pytest.mark.exhaustive) for text in OTHERS)])
 def test_greedy_replies_are_those_of_the_pipeline(
-    loaded: loading.LoadedModel, pipeline: transformers.TextGenerationPipeline, question: str
+    loaded: loader.LoadedModel, pipeline: transformers.TextGenerationPipeline, question: str
 ) -> None:
     messages = [Message("user", question)]
     for follow_up in (*FOLLOW_UPS[: TURNS - 1], None):
@@ -98,7 +99,7 @@ def test_greedy_replies_are_those_of_the_pipeline(
             messages += [Message("assistant", answer[0]), Message("user", follow_up)]
 
 
-def test_a_seed_repeats_a_sampled_reply(loaded: loading.LoadedModel) -> None:
+def test_a_seed_repeats_a_sampled_reply(loaded: loader.LoadedModel) -> None:
     messages = [Message("user", "Tell me a story about a lighthouse.")]
     sampled = [ours(loaded, messages, temperature=1.2, top_p=0.95, seed=seed) for seed in (7, 7, 8)]
     assert sampled[0] == sampled[1]
@@ -110,8 +111,8 @@ async def test_a_reply_that_was_cut_goes_on_as_if_it_had_not_been(questions: tup
     """In float32, where sums taken in another order do not decide between two tokens."""
     settings = AppSettings(dtype="float32", quantization="none")
     spec = replace(ModelSpec.from_settings(settings), compile="off")
-    loaded = loading.load(spec, settings.cache_dir, lambda _: None)
-    model = serving.together(loaded, spec)
+    loaded = loader.load(spec, settings.cache_dir, lambda _: None)
+    model = batch_runner.open_batch_runner(loaded, spec)
     assert model is not None
     backend = LocalBackend(spec, settings.cache_dir, lambda *_: model).start()
 
@@ -137,7 +138,7 @@ async def test_a_reply_that_was_cut_goes_on_as_if_it_had_not_been(questions: tup
     assert ours(loaded, [Message("user", question), Message("assistant", begun)])[0] == rest, "one by one too"
 
 
-def test_the_default_model_is_as_its_authors_made_it(loaded: loading.LoadedModel) -> None:
+def test_the_default_model_is_as_its_authors_made_it(loaded: loader.LoadedModel) -> None:
     assert loaded.info.context_length == 8192
     assert loaded.info.precision == "bfloat16"
     assert loaded.info.parameters == 134_515_008

@@ -9,10 +9,10 @@ import torch
 from transformers import AutoConfig, Gemma3Config, PretrainedConfig, PreTrainedModel
 
 from chatui.chat import ModelAnatomy
-from chatui.local import anatomy, bandwidth
-from chatui.local.forward import survey
-from chatui.local.loading import LoadedModel
-from chatui.local.quantized import PackedLinear
+from chatui.engine.batching.forward import probe_layout
+from chatui.engine.kernels.quantized import PackedLinear
+from chatui.engine.loading import anatomy, bandwidth
+from chatui.engine.loading.loader import LoadedModel
 from chatui.model_spec import PRECISIONS, StoredTensor, weight_bytes
 from tests import models
 from tests.configs import PUBLISHED, Published
@@ -89,7 +89,7 @@ def test_the_weights_take_what_was_counted(tmp_path: Path, kind: str, precision:
     others = loaded.info.weight_bytes - held(loaded)
     if counted.active == counted.parameters and kind != "gpt2":
         assert counted.read[precision] == loaded.info.read_bytes - others
-    shape = survey(loaded.model)
+    shape = probe_layout(loaded.model)
     if kind in WITHOUT_SLOTS:
         assert shape is None
         assert found.kv_per_token == WITHOUT_SLOTS[kind] * loaded.model.dtype.itemsize // 4

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatui.engine.batching.attention import DecodeBatch, KVCache, LayerProbe, PrefillBatch, PrefillChunk, attend
 from chatui.estimates import ATTENTION_BLOCK
-from chatui.local.attention import Rows, Run, Runs, Storage, Survey, attend
 
 HEADS, GROUPS, KEY, VALUE, CAPACITY, SLOTS = 2, 3, 4, 5, 24, 3
 HELD = 2 * ATTENTION_BLOCK
@@ -27,9 +27,9 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-def storage() -> Storage:
+def storage() -> KVCache:
     """Two layers; what nobody has written yet is large, so that looking at it shows."""
-    return Storage(
+    return KVCache(
         [torch.full((SLOTS, HEADS, KEY, HELD), 50.0) for _ in range(2)],
         [torch.full((SLOTS, HEADS, HELD, VALUE), 50.0) for _ in range(2)],
     )
@@ -66,10 +66,12 @@ def with_sinks(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(
-    place: Storage, slot: int, conversation: tuple[torch.Tensor, ...], first: int, count: int, **options: Any
+    place: KVCache, slot: int, conversation: tuple[torch.Tensor, ...], first: int, count: int, **options: Any
 ) -> torch.Tensor:
     query, key, value = (each[None, :, first : first + count] for each in conversation)
-    return attend(LAYER, query, key, value, None, place=Runs([Run(slot, first, count)], place), **options)[0]
+    return attend(
+        LAYER, query, key, value, None, place=PrefillBatch([PrefillChunk(slot, first, count)], place), **options
+    )[0]
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), OPTIONS, st.integers(0, 99))
@@ -103,7 +105,7 @@ def test_a_token_in_each_of_several_slots(
     query, key, value = (
         torch.stack([conversations[slot][part][:, lengths[slot]] for slot in slots])[:, :, None] for part in (0, 1, 2)
     )
-    rows = Rows(torch.tensor(slots), torch.tensor(positions), SPAN, place)
+    rows = DecodeBatch(torch.tensor(slots), torch.tensor(positions), SPAN, place)
     found = attend(LAYER, query, key, value, None, place=rows, **options)[0]
     wanted = torch.stack([expected(conversations[slot], lengths[slot], options) for slot in slots])
     torch.testing.assert_close(found[:, 0], wanted, atol=1e-4, rtol=1e-4)
@@ -114,7 +116,7 @@ def test_only_its_own_place_is_written() -> None:
     conversation = tokens(10, 0)
     read(place, 2, conversation, 3, 4)
     query, key, value = (each[None, :, 9:] for each in conversation)
-    attend(LAYER, query, key, value, None, place=Rows(torch.tensor([0]), torch.tensor([5]), SPAN, place))
+    attend(LAYER, query, key, value, None, place=DecodeBatch(torch.tensor([0]), torch.tensor([5]), SPAN, place))
     assert torch.equal(place.keys[1][2, :, :, 3:7], conversation[1][:, 3:7].transpose(1, 2))
     assert torch.equal(place.values[1][2, :, 3:7], conversation[2][:, 3:7])
     assert torch.equal(place.keys[1][0, :, :, 5], conversation[1][:, 9])
@@ -132,16 +134,16 @@ def test_scores_that_are_huge_stay_numbers() -> None:
 
 
 def test_half_precision_comes_back_as_such() -> None:
-    place = Storage(*([each.bfloat16() for each in part] for part in (storage().keys, storage().values)))
+    place = KVCache(*([each.bfloat16() for each in part] for part in (storage().keys, storage().values)))
     conversation = tuple(each.bfloat16() for each in tokens(4, 0))
     assert read(place, 0, conversation, 0, 3).dtype == torch.bfloat16
     query, key, value = (each[None, :, 3:] for each in conversation)
-    rows = Rows(torch.tensor([0]), torch.tensor([3]), SPAN, place)
+    rows = DecodeBatch(torch.tensor([0]), torch.tensor([3]), SPAN, place)
     assert attend(LAYER, query, key, value, None, place=rows)[0].dtype == torch.bfloat16
 
 
 def test_a_survey_notes_shapes_and_attends_to_nothing() -> None:
-    found = Survey({})
+    found = LayerProbe({})
     query, key, value = (each[None] for each in tokens(3, 0))
     result, _ = attend(LAYER, query, key, value, None, place=found)
     assert found.layers == {1: (HEADS, KEY, VALUE)}

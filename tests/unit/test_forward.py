@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AttentionInterface, PreTrainedModel
 
-from chatui.local import attention
-from chatui.local.attention import Rows
-from chatui.local.forward import TRIES, Piece, agrees, survey
+from chatui.engine.batching import attention
+from chatui.engine.batching.attention import DecodeBatch
+from chatui.engine.batching.forward import TRIES, PromptChunk, matches_own_attention, probe_layout
 from tests import models
 
 COUNT = 30
@@ -39,7 +39,7 @@ def test_a_prompt_in_pieces_and_then_tokens_one_by_one(kind: str) -> None:
     over_slots, ids = models.over_slots(kind), conversation(0)
     wanted, first = plain(kind, ids), 0
     for count in (1, 12, 3, 4):
-        found = over_slots.read([Piece(2, first, ids[first : first + count])])
+        found = over_slots.prefill([PromptChunk(2, first, ids[first : first + count])])
         first += count
         assert close(found[0], wanted[first - 1])
     for at in range(first, COUNT):
@@ -56,10 +56,10 @@ def test_rows_in_any_order_with_prompts_of_any_length(kind: str) -> None:
     @settings(max_examples=6, deadline=None)
     def check(data: st.DataObject) -> None:
         at = data.draw(st.lists(st.integers(1, COUNT - 1), min_size=4, max_size=4))
-        pieces = [Piece(slot, 0, conversations[slot][:count]) for slot, count in enumerate(at)]
+        pieces = [PromptChunk(slot, 0, conversations[slot][:count]) for slot, count in enumerate(at)]
         together = data.draw(st.integers(1, 4))
         for some in (pieces[:together], pieces[together:]):
-            for piece, found in zip(some, over_slots.read(some) if some else (), strict=True):
+            for piece, found in zip(some, over_slots.prefill(some) if some else (), strict=True):
                 assert close(found, wanted[piece.slot][len(piece.ids) - 1])
         for _ in range(6):
             slots = data.draw(st.lists(st.sampled_from(range(4)), min_size=1, unique=True))
@@ -79,8 +79,8 @@ def test_rows_in_any_order_with_prompts_of_any_length(kind: str) -> None:
 def test_a_token_written_again_changes_nothing(kind: str) -> None:
     """What the batch counts on when a step failed and each row goes alone."""
     over_slots, ids = models.over_slots(kind), conversation(0)
-    over_slots.read([Piece(0, 0, ids[:-1])])
-    over_slots.read([Piece(1, 0, ids[:5])])
+    over_slots.prefill([PromptChunk(0, 0, ids[:-1])])
+    over_slots.prefill([PromptChunk(1, 0, ids[:5])])
     both = over_slots.decode([ids[-1], ids[5]], [0, 1], [COUNT - 1, 5])
     assert close(over_slots.decode([ids[-1]], [0], [COUNT - 1])[0], both[0])
     assert close(over_slots.decode([ids[5]], [1], [5])[0], both[1])
@@ -99,27 +99,27 @@ def test_windows_softcaps_and_sinks_do_matter(kind: str, option: str, monkeypatc
     over_slots, ids = models.over_slots(kind), conversation(0)
     attend = attention.attend
     swapped(monkeypatch, lambda *args, **options: attend(*args, **{**options, option: None}))
-    assert not close(over_slots.read([Piece(0, 0, ids)])[0], plain(kind, ids)[-1])
+    assert not close(over_slots.prefill([PromptChunk(0, 0, ids)])[0], plain(kind, ids)[-1])
 
 
 def swapped(monkeypatch: pytest.MonkeyPatch, attend: Any) -> None:
     monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, attend)
 
 
-class TestSurvey:
+class TestProbeLayout:
     @pytest.mark.parametrize("kind", models.PLAIN)
     def test_plain_attention_is_taken(self, kind: str) -> None:
         model = copy.deepcopy(models.model(kind))
-        shape = survey(model)
+        shape = probe_layout(model)
         assert shape is not None
         assert len(shape.layers) == model.config.num_hidden_layers
         assert shape.dtype == torch.float32
         assert model.config._attn_implementation == attention.NAME
-        assert agrees(model, shape)
+        assert matches_own_attention(model, shape)
 
     def test_shapes(self) -> None:
         def layers(kind: str) -> object:
-            shape = survey(copy.deepcopy(models.model(kind)))
+            shape = probe_layout(copy.deepcopy(models.model(kind)))
             return shape and shape.layers
 
         assert layers("llama") == ((2, 8, 8),) * 2
@@ -130,7 +130,7 @@ class TestSurvey:
     def test_other_states_are_refused_and_left_as_they_were(self, kind: str) -> None:
         model = copy.deepcopy(models.model(kind))
         before = model.config._attn_implementation
-        assert survey(model) is None
+        assert probe_layout(model) is None
         assert model.config._attn_implementation == before
         ids = conversation(0)
         with torch.inference_mode():
@@ -140,27 +140,27 @@ class TestSurvey:
         model = copy.deepcopy(models.model())
         layer: Any = model.get_submodule("model.layers.1.self_attn")
         monkeypatch.setattr(layer, "forward", lambda hidden_states, **_: (hidden_states, None))
-        assert survey(model) is None
+        assert probe_layout(model) is None
         assert model.config._attn_implementation != attention.NAME
 
     def test_a_model_that_fails_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = copy.deepcopy(models.model())
         monkeypatch.setattr(model, "forward", lambda **_: 1 / 0)
-        assert survey(model) is None
+        assert probe_layout(model) is None
 
 
 class TestAgrees:
     def check(self, model: PreTrainedModel) -> bool:
-        shape = survey(model)
+        shape = probe_layout(model)
         assert shape is not None
-        return agrees(model, shape)
+        return matches_own_attention(model, shape)
 
     def test_an_attention_that_ignores_positions_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         attend = attention.attend
 
         def blind(*args: Any, place: Any, **options: Any) -> tuple[torch.Tensor, None]:
-            if isinstance(place, Rows):
-                place = Rows(place.slots, torch.zeros_like(place.positions), place.span, place.storage)
+            if isinstance(place, DecodeBatch):
+                place = DecodeBatch(place.slots, torch.zeros_like(place.positions), place.span, place.storage)
             return attend(*args, **{**options, "place": place})
 
         swapped(monkeypatch, blind)
@@ -193,10 +193,10 @@ class TestAgrees:
 
     def test_a_model_that_fails_there_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = copy.deepcopy(models.model())
-        shape = survey(model)
+        shape = probe_layout(model)
         assert shape is not None
         monkeypatch.setattr(model, "forward", lambda **_: 1 / 0)
-        assert not agrees(model, shape)
+        assert not matches_own_attention(model, shape)
 
     def test_rounding_in_bfloat16_is_no_disagreement(self) -> None:
         for seed in range(3):
@@ -215,7 +215,7 @@ class TestOffer:
         over_slots.offer(faster)
         assert not over_slots.faster
         ids = conversation(0, 4)
-        over_slots.read([Piece(0, 0, ids[:2])])
+        over_slots.prefill([PromptChunk(0, 0, ids[:2])])
         over_slots.decode(ids[2:3], [0], [2])
         assert over_slots.faster
         assert close(over_slots.decode(ids[3:], [0], [3])[0], plain("llama", ids)[-1])
@@ -224,7 +224,7 @@ class TestOffer:
     @pytest.mark.parametrize("wrong", [lambda *_: 1 / 0, lambda *_: torch.zeros(1, models.VOCABULARY)])
     def test_one_that_fails_or_differs_is_not(self, wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
         over_slots, ids = models.over_slots(), conversation(0, 3)
-        over_slots.read([Piece(0, 0, ids[:2])])
+        over_slots.prefill([PromptChunk(0, 0, ids[:2])])
         over_slots.offer(wrong)
         for _ in range(TRIES):
             assert close(over_slots.decode(ids[2:], [0], [2])[0], plain("llama", ids)[-1])

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatui.chat import LoadOptions
+from chatui.engine import outline
+from chatui.engine.backend import LocalBackend
+from chatui.engine.batching.slots import Slots
+from chatui.engine.loading import weights
+from chatui.engine.runners import batch_runner, open_model
 from chatui.errors import ModelError, SettingsError
-from chatui.local import outline, serving, weights
-from chatui.local.engine import LocalBackend
-from chatui.local.slots import Slots
 from chatui.model_spec import GGUF_LABELS, GPU_PRECISIONS, MAX_CONTEXT, MIN_CONTEXT, PRECISIONS, ModelSpec
 from tests import models
 
@@ -27,7 +29,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def memory(monkeypatch: pytest.MonkeyPatch, free: int, swap: int = 0) -> None:
-    for module in (outline, weights, serving):
+    for module in (outline, weights, batch_runner):
         monkeypatch.setattr(module, "free_memory", lambda device_map: free)
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=swap))
 
@@ -92,7 +94,7 @@ def test_a_context_that_was_chosen_is_whole_even_where_it_takes_most_of_the_memo
 def test_what_is_too_large_is_refused_before_it_is_read_with_what_would_fit(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "load", None)  # nothing is read
+    monkeypatch.setattr(open_model, "load", None)  # nothing is read
     memory(monkeypatch, 10)
     with pytest.raises(ModelError, match=r"needs .* of memory in float32 with a context of 512 tokens; 10 B are free"):
         load(tiny, context=512).wait()

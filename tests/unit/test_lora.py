@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from chatui.chat import ChatRequest, Message
+from chatui.engine.kernels.quantized import PackedLinear
+from chatui.engine.loading import loader, lora
+from chatui.engine.runners.batch_runner import BatchRunner
+from chatui.engine.runners.open_model import open_model
 from chatui.errors import ModelError
-from chatui.local import loading, lora
-from chatui.local.quantized import PackedLinear
-from chatui.local.serving import Together, open_model
 from chatui.model_spec import ModelSpec, find_models, is_adapter, with_bases
 from chatui.settings import GenerationSettings
 from tests import models
@@ -30,15 +31,15 @@ def peft_logits(base: Path, folder: Path, kind: str = "llama") -> torch.Tensor:
     return logits
 
 
-def logits_of(loaded: loading.LoadedModel) -> torch.Tensor:
+def logits_of(loaded: loader.LoadedModel) -> torch.Tensor:
     with torch.inference_mode():
         outputs: Any = loaded.model(input_ids=IDS)
     logits: torch.Tensor = outputs.logits
     return logits
 
 
-def load(folder: Path, **spec: Any) -> loading.LoadedModel:
-    return loading.load(ModelSpec(str(folder), compile="off", **spec), folder, lambda _: None)
+def load(folder: Path, **spec: Any) -> loader.LoadedModel:
+    return loader.load(ModelSpec(str(folder), compile="off", **spec), folder, lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +94,11 @@ def test_the_base_is_in_memory_once_and_stays_as_it_is(base: Path, adapter: Path
 
 def test_memory_is_given_back(base: Path, adapter: Path) -> None:
     spec = ModelSpec(str(base), compile="off", slots=3)
-    on_top = loading.load(ModelSpec(str(adapter), compile="off", slots=3, base=spec), base, lambda _: None)
-    assert loading.is_loaded(spec)
+    on_top = loader.load(ModelSpec(str(adapter), compile="off", slots=3, base=spec), base, lambda _: None)
+    assert loader.is_loaded(spec)
     del on_top
     gc.collect()
-    assert not loading.is_loaded(spec)
+    assert not loader.is_loaded(spec)
 
 
 def test_packed_layers_keep_their_levels(base: Path, adapter: Path) -> None:
@@ -138,7 +139,7 @@ def test_replies_of_base_and_adapter_by_turns(base: Path, adapter: Path) -> None
     opened = {
         folder: open_model(ModelSpec(str(folder), compile="off"), folder, lambda _: None) for folder in (base, adapter)
     }
-    assert all(isinstance(model, Together) for model in opened.values())
+    assert all(isinstance(model, BatchRunner) for model in opened.values())
     first = {folder: reply_ids(model, "Hello there") for folder, model in opened.items()}
     assert first[base] != first[adapter]
     for folder in (adapter, base, adapter):

@@ -48,7 +48,7 @@ RANK = {
     "peers": 3.1,
     "uvicorn_protocol": 3.1,
     "downloads": 4,
-    "local": 4,
+    "engine": 4,
     "ui": 4,
     "api": 4,
     "server": 5,
@@ -57,17 +57,17 @@ RANK = {
     "__main__": 7,
 }
 HEAVY = {
-    "torch": ("local",),
-    "transformers": ("local",),
-    "bitsandbytes": ("local",),
-    "safetensors": ("local",),
-    "tokenizers": ("local",),
+    "torch": ("engine",),
+    "transformers": ("engine",),
+    "bitsandbytes": ("engine",),
+    "safetensors": ("engine",),
+    "tokenizers": ("engine",),
     "gradio": ("ui",),
     "sqlalchemy": ("store",),
     "alembic": ("store",),
     "psycopg": ("store",),
     "spaces": ("server",),
-    "huggingface_hub": ("local", "models"),
+    "huggingface_hub": ("engine", "models"),
 }
 FILES = sorted((ROOT / "chatui").rglob("*.py"))
 
@@ -127,7 +127,7 @@ def test_every_room_is_ranked() -> None:
     assert rooms - {"__init__"} == set(RANK)
 
 
-@pytest.mark.parametrize("command", ["import chatui", "import chatui.cli", "import chatui.local.engine"])
+@pytest.mark.parametrize("command", ["import chatui", "import chatui.cli", "import chatui.engine.backend"])
 def test_light_imports_load_nothing_heavy(command: str) -> None:
     script = f"{command}; import sys; print([name for name in {list(HEAVY)} if name in sys.modules])"
     output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

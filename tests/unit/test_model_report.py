@@ -16,9 +16,11 @@ from huggingface_hub.utils import httpx  # httpx or httpx2, whose errors it rais
 from transformers import AutoConfig
 
 from chatui import cli, model_report
+from chatui.engine import outline
+from chatui.engine.loading import bandwidth, embedded, loader
+from chatui.engine.loading.loader import LoadedModel
+from chatui.engine.runners import batch_runner
 from chatui.errors import ModelError
-from chatui.local import bandwidth, embedded, loading, outline, serving
-from chatui.local.loading import LoadedModel
 from chatui.model_spec import ModelSpec
 from chatui.settings import DEFAULT_MODEL, AppSettings, Dtype, Quantization
 from tests import models
@@ -109,7 +111,7 @@ def test_the_figures_are_those_of_the_loaded_model(tiny: Path, quantization: Qua
     spec = ModelSpec(str(tiny), dtype="auto", quantization=quantization, slots=3, kv_memory=10**9)
     found = outline.outline(spec)
     loaded = models.loaded(tiny, quantization=quantization)
-    model = serving.together(loaded, spec)
+    model = batch_runner.open_batch_runner(loaded, spec)
     assert model is not None
     known = found.anatomy_in(found.asked)
     assert loaded.info.anatomy is not None
@@ -199,7 +201,7 @@ class TestGguf:
 @pytest.mark.skipif(embedded.find() is None, reason=f"needs the default model: {embedded.INSTALL}")
 def test_the_default_model_takes_what_is_explained() -> None:
     found = outline.outline(ModelSpec(DEFAULT_MODEL, device_map="cpu"))
-    info = loading.load(ModelSpec(DEFAULT_MODEL, device_map="cpu"), AppSettings().cache_dir, lambda _: None).info
+    info = loader.load(ModelSpec(DEFAULT_MODEL, device_map="cpu"), AppSettings().cache_dir, lambda _: None).info
     assert found.asked == info.precision == "Q4_1"
     assert found.anatomy.parameters == info.parameters == 134_515_008
     assert found.anatomy.weights["Q4_1"] == pytest.approx(info.weight_bytes, rel=0.001)
@@ -407,7 +409,7 @@ class TestCommand:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_bytes_predicted_before_loading_are_those_of_the_loaded_model(tiny: Path, dtype: Dtype) -> None:
     spec = ModelSpec(str(tiny), device_map="cpu", dtype=dtype)
-    info = loading.load(spec, tiny, lambda _: None).info
+    info = loader.load(spec, tiny, lambda _: None).info
     assert info.anatomy is not None
     conversation = info.context_length * info.anatomy.kv_per_token
     assert info.context_length < outline.SHORT_CONTEXT

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from chatui.chat import Message, Prompt, Role, SystemRole, TemplateFacts
+from chatui.engine.text import prompt as prompts
 from chatui.errors import ModelError, PromptError
-from chatui.local import prompt as prompts
 from chatui.thinking_controls import ThinkingControls
 from tests import models
 from tests.templates import FAMILIES

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatui.chat import ChatRequest, Message, ModelInfo, Prompt
+from chatui.engine.loading.loader import LoadedModel
+from chatui.engine.runners import serial_runner
 from chatui.inspection import Inspection
-from chatui.local import reply
-from chatui.local.loading import LoadedModel
 from chatui.python_script import as_python
 from chatui.settings import DEFAULT_MODEL, GenerationSettings
 from tests import models
@@ -109,7 +109,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LoadedModel]
 def generated(loaded: LoadedModel, messages: Sequence[Message], values: dict[str, Any]) -> tuple[Inspection, str, str]:
     """(what is kept of a reply, its script, its text)."""
     asked = GenerationSettings(**{"max_new_tokens": 24, "seed": SEED, **values})
-    deltas = list(reply.write(loaded, ChatRequest(tuple(messages), asked, trace=True)))
+    deltas = list(serial_runner.generate_reply(loaded, ChatRequest(tuple(messages), asked, trace=True)))
     prompt, finish = deltas[0].prompt, deltas[-1].finish
     assert prompt is not None
     assert finish is not None

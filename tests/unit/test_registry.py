@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatui.chat import ChatRequest, LoadOptions, Message, ModelInfo, ModelStatus, ReplyDelta, TokenizeRequest
+from chatui.engine.backend import LocalBackend
 from chatui.errors import ModelError, OverloadError, SettingsError
-from chatui.local.engine import LocalBackend
 from chatui.model_spec import MAX_CONTEXT, ModelSpec
 from chatui.models import registry as registry_module
 from chatui.models.added_models import AddedModelsFile

@@ -13,9 +13,9 @@ import pytest
 from chatui import priority
 from chatui.character_prompt import Insertion
 from chatui.chat import ReplyDelta
+from chatui.engine.backend import LocalBackend
 from chatui.errors import ChatError, GenerationError, NotFoundError, OverloadError, StoreError
 from chatui.inspection import Inspection
-from chatui.local.engine import LocalBackend
 from chatui.model_spec import ModelSpec
 from chatui.personas import PRESETS
 from chatui.runner import Runner

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from chatui.engine.batching.slots import WORTH_COPYING, KVLayout, Slot, Slots, fit
 from chatui.estimates import positions_for
-from chatui.local.slots import WORTH_COPYING, Shape, Slot, Slots, fit
 
-SHAPE = Shape(((2, 3, 4), (1, 5, 2)), torch.float32)
+SHAPE = KVLayout(((2, 3, 4), (1, 5, 2)), torch.float32)
 LONG = 2 * WORTH_COPYING
 
 

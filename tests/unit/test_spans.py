@@ -13,10 +13,11 @@ from tokenizers.models import BPE, WordPiece
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from chatui.chat import Message, Prompt, Role, Source, Span
+from chatui.engine.loading import embedded
+from chatui.engine.text import prompt as prompts
+from chatui.engine.text import spans
+from chatui.engine.text.spans import Region, SectionCache
 from chatui.errors import TooLongError
-from chatui.local import embedded, spans
-from chatui.local import prompt as prompts
-from chatui.local.spans import Known, Region
 from chatui.settings import AppSettings
 from tests import models
 from tests.templates import FAMILIES
@@ -481,7 +482,7 @@ ALL_READY = READY | {
 }
 
 
-def outcome(ready: Ready, asked: list[Message], limit: int, known: Known | None) -> tuple[object, ...] | str:
+def outcome(ready: Ready, asked: list[Message], limit: int, known: SectionCache | None) -> tuple[object, ...] | str:
     """The prompt within `limit` tokens, or the message of the error that says why there is none."""
     try:
         prompt = prompts.build(*ready, asked, limit, known=known)
@@ -498,7 +499,7 @@ DRAFTS = ("Hi", "  Hi\n", "Hi there, ", "\nA\n\n")
 @pytest.mark.parametrize("name", ALL_READY)
 def test_what_is_known_is_counted_as_what_is_not(name: str, reply: str, drafts: int) -> None:
     tokenizer, template = ALL_READY[name]
-    known = Known()
+    known = SectionCache()
     for number, messages in enumerate(CONVERSATIONS.values()):
         for draft in islice(cycle(DRAFTS), number, number + drafts):
             asked = [*messages, Message("assistant", "Yes "), Message("user", draft), *REPLIES[reply]]
@@ -525,7 +526,7 @@ def test_a_pause_in_typing_costs_no_more_than_what_is_new(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(spans, "_encoded_each", counted)
     for limit in (100_000, 2_000):
-        known = Known()
+        known = SectionCache()
         costs = []
         for draft in ("What", "What is", "What is this?"):
             encoded.clear()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from chatui.chat import ChatRequest, Message
-from chatui.local import prompt as prompts
-from chatui.local import reply
+from chatui.engine.runners import reply_builder
+from chatui.engine.text import prompt as prompts
 from chatui.settings import GenerationSettings
 from chatui.thinking_controls import ThinkingControls
 from tests import models
@@ -82,7 +82,7 @@ def test_the_prompt_is_what_the_template_writes_with_the_arguments(
 ) -> None:
     loaded = models.ready(chat_template=CONTROLS[name][0])
     settings = GenerationSettings(**values)
-    prompt = reply.preview(loaded, ChatRequest(HELLO, settings))
+    prompt = reply_builder.preview(loaded, ChatRequest(HELLO, settings))
     assert written in prompt.text
     assert prompt.arguments == loaded.template.controls.arguments(settings) != {}
     chat = [{"role": "user", "content": "Hello"}]
@@ -93,4 +93,4 @@ def test_the_prompt_is_what_the_template_writes_with_the_arguments(
 @pytest.mark.parametrize("name", CONTROLS)
 def test_the_models_default_changes_nothing(name: str) -> None:
     loaded = models.ready(chat_template=CONTROLS[name][0])
-    assert not reply.preview(loaded, ChatRequest(HELLO, GenerationSettings())).arguments
+    assert not reply_builder.preview(loaded, ChatRequest(HELLO, GenerationSettings())).arguments

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatui.chat import ReplyDelta
-from chatui.local.conventions import HARMONY, TAGS, THINK, Tags, known, opened_by
-from chatui.local.thinking import HarmonySplitter, Parts, Splitter, TemplateSplitter, ThinkingSplitter, marked
+from chatui.engine.text.thinking import HarmonySplitter, Parts, Splitter, TemplateSplitter, ThinkingSplitter, marked
+from chatui.engine.text.thinking_tags import HARMONY, TAGS, THINK, Tags, find_tags, opened_by
 
 
 def cut(text: str, places: set[int]) -> list[str]:
@@ -201,15 +201,15 @@ class TestEveryConvention:
         assert through_thinking(list(text)) == (("First.\n", "hm") if tags is THINK else (text, ""))
 
     def test_it_is_known_by_its_token_its_template_or_its_response_template(self, tags: Tags) -> None:
-        assert known("", [tags.close]) is tags
-        assert known(f"{{{{ '{tags.open}' }}}}", []) is tags
-        assert known("", [], {"fields": {"thinking": {"open": tags.open, "close": tags.close}}}) is tags
+        assert find_tags("", [tags.close]) is tags
+        assert find_tags(f"{{{{ '{tags.open}' }}}}", []) is tags
+        assert find_tags("", [], {"fields": {"thinking": {"open": tags.open, "close": tags.close}}}) is tags
 
 
 class TestConventionsOfTheModelsOwn:
     @pytest.mark.parametrize("answer", ["answer", "response", "output"])
     def test_the_answer_may_be_marked_as_well(self, answer: str) -> None:
-        own = known(f"<think> then <{answer}>", [])
+        own = find_tags(f"<think> then <{answer}>", [])
         text = f"<think>\nHm.\n</think>\n<{answer}>\nYes\n</{answer}>"
         assert through_thinking(list(text), own=own) == ("Yes\n", "Hm.")
         assert through_thinking(list(text)) == (f"<{answer}>\nYes\n</{answer}>", "Hm.")
@@ -225,14 +225,14 @@ class TestConventionsOfTheModelsOwn:
         ],
     )
     def test_tags_that_nobody_has_told_of_are_found(self, open: str, close: str) -> None:
-        own = known(f"{{{{ '{open}' + thought + '{close}' }}}}", [])
-        assert own == Tags(open, close) == known("", [close, open])
+        own = find_tags(f"{{{{ '{open}' + thought + '{close}' }}}}", [])
+        assert own == Tags(open, close) == find_tags("", [close, open])
         assert opened_by(f"<|assistant|>{open}\n", own) == own
         assert through_thinking(list(f"{open}Hm.{close}Yes"), own=own) == ("Yes", "Hm.")
 
     @pytest.mark.parametrize("template", ["if (enable_thinking)", "<thinkers>", "messages[thinking]", "<b></b>"])
     def test_a_word_is_no_tag(self, template: str) -> None:
-        assert known(template, []) is None
+        assert find_tags(template, []) is None
 
 
 def harmony(text: str) -> str:
@@ -265,7 +265,7 @@ class TestHarmony:
         assert parted(HarmonySplitter(), ["Hi <|channel|>x<|message|>"]) == ("Hi <|channel|>x<|message|>", "")
 
     def test_it_is_known_by_its_tokens(self) -> None:
-        assert known("<think>", ["<|channel|>", "<|message|>", "<think>"]) is HARMONY
+        assert find_tags("<think>", ["<|channel|>", "<|message|>", "<think>"]) is HARMONY
         assert opened_by("<|start|>assistant<|channel|>analysis<|message|>") is HARMONY
 
 
@@ -297,6 +297,6 @@ class TestResponseTemplate:
         assert thought == ""
 
     def test_one_that_knows_no_more_than_tags_is_read_as_tags(self) -> None:
-        assert known("", [], RESPONSE) is None
+        assert find_tags("", [], RESPONSE) is None
         response = {"fields": {"reasoning_content": {"open": "<hm>", "close": "</hm>"}}}
-        assert known("", [], response) == Tags("<hm>", "</hm>", lines=False)
+        assert find_tags("", [], response) == Tags("<hm>", "</hm>", lines=False)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatui.local.conventions import THINK, Tags
-from chatui.local.thinking import Parts
-from chatui.local.thought_meter import ThoughtMeter
+from chatui.engine.text.thinking import Parts
+from chatui.engine.text.thinking_tags import THINK, Tags
+from chatui.engine.text.thought_meter import ThoughtMeter
 
 END = (1, 2, 3)
 

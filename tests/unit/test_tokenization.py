@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatui.chat import ChatRequest, Message, TokenizeRequest
+from chatui.engine.loading.loader import LoadedModel
+from chatui.engine.runners.reply_builder import preview
+from chatui.engine.runners.tokenization import detokenize, tokenize
 from chatui.errors import PromptError, SettingsError
-from chatui.local.loading import LoadedModel
-from chatui.local.reply import preview
-from chatui.local.tokenization import detokenize, tokenize
 from chatui.settings import GenerationSettings
 from tests import models
 

@@ -11,9 +11,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from chatui.chat import ChatRequest, Message, ReplyDelta
-from chatui.local import tracing
-from chatui.local.reply import write
-from chatui.local.sampling import Sampler, choose_each
+from chatui.engine.runners.serial_runner import generate_reply
+from chatui.engine.sampling import tracing
+from chatui.engine.sampling.sampler import Sampler, choose_each
 from chatui.settings import GenerationSettings
 from chatui.traces import ALTERNATIVES, Traces
 from tests import models
@@ -170,7 +170,7 @@ def test_a_reply_tells_of_all_its_tokens_whenever_it_is_asked(
     settings = GenerationSettings(max_new_tokens=40, temperature=temperature, seed=1)
     request = ChatRequest((Message("user", "Hello"),), settings, ignore_eos=True, trace=True)
     deltas: list[ReplyDelta] = []
-    for delta in write(loaded, request):
+    for delta in generate_reply(loaded, request):
         deltas.append(delta)
         if len(deltas) in (1, 2, 16, 17, 20):
             assert deltas[0].snapshot is not None
@@ -195,6 +195,6 @@ def test_a_reply_tells_of_all_its_tokens_whenever_it_is_asked(
     for at, trace in enumerate(traces):
         shares = exact[len(prompt.token_ids) + at - 1]
         assert trace.probability == pytest.approx(float(shares[trace.id]), abs=1e-3)
-    untraced = list(write(loaded, ChatRequest(request.messages, settings, ignore_eos=True)))
+    untraced = list(generate_reply(loaded, ChatRequest(request.messages, settings, ignore_eos=True)))
     assert not any(delta.snapshot for delta in untraced)
     assert "".join(delta.text for delta in untraced) == "".join(delta.text for delta in deltas)

@@ -6,8 +6,8 @@ import gguf
 import pytest
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+from chatui.engine.loading import loader
 from chatui.errors import ModelError
-from chatui.local import loading
 from chatui.model_spec import ModelSpec, display_name
 from tests import models
 
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 def refusal(name: Path, cache: Path) -> str:
     """Why it is not loaded; never with the advice to delete it."""
     with pytest.raises(ModelError) as caught:
-        loading.load(ModelSpec(str(name)), cache, lambda _: None)
+        loader.load(ModelSpec(str(name)), cache, lambda _: None)
     assert "Delete" not in str(caught.value)
     assert "damaged" not in str(caught.value)
     assert caught.value.remedy
@@ -135,7 +135,7 @@ def test_other_models_have_the_name_that_they_were_given(tmp_path: Path) -> None
 def load_error(name: Path, cache: Path) -> tuple[str, str]:
     """What is the matter and the remedy; never the advice to delete anything."""
     with pytest.raises(ModelError) as caught:
-        loading.load(ModelSpec(str(name)), cache, lambda _: None)
+        loader.load(ModelSpec(str(name)), cache, lambda _: None)
     assert "Delete" not in str(caught.value)
     return str(caught.value), caught.value.remedy
 
@@ -191,4 +191,4 @@ def test_a_web_page_saved_as_a_file_of_a_model(folder: Path, tmp_path: Path, nam
 
 def test_a_folder_may_be_called_like_a_file(folder: Path, tmp_path: Path) -> None:
     odd = folder.rename(tmp_path / "mödel 1.gguf")
-    assert loading.load(ModelSpec(f"{odd}/"), tmp_path, lambda _: None).info.name == "mödel 1.gguf"
+    assert loader.load(ModelSpec(f"{odd}/"), tmp_path, lambda _: None).info.name == "mödel 1.gguf"

@@ -1,0 +1,206 @@
+"""A decode step compiled ahead of time: made by a process of its own in the background, kept on disk.
+
+engine/compile_worker.py is that process. What it makes holds no weights, so it serves every model of the same shape;
+those of this process are handed to it when it is loaded.
+"""
+
+import atexit
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import transformers
+from filelock import FileLock
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+from torch._inductor import aoti_compile_and_package
+from transformers import PreTrainedModel
+
+from chatui.engine.batching.forward import DecodeFunction, DecodeStep, probe_layout, span_of
+from chatui.engine.batching.shared_object import SharedObject
+from chatui.engine.batching.slots import Slots
+from chatui.engine.kernels import ops
+from chatui.engine.kernels.levels import GROUP
+from chatui.estimates import ATTENTION_BLOCK
+from chatui.model_spec import ModelSpec
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parents[3]
+WORKER = "chatui.engine.compile_worker"
+# Raise when what is compiled changes, so that old results are made anew.
+VERSION = 2
+SINGLE, SEVERAL, CONSTANTS = "one.so", "several.so", "constants.safetensors"
+MAX_ROWS = 256
+OPTIONS = {
+    # Weights are shared with this process instead.
+    "aot_inductor.package_constants_in_so": False,
+    # Slots and positions are ours, and checked.
+    "assert_indirect_indexing": False,
+    # Lets a product and a sum become one instruction.
+    "cpp.enable_floating_point_contract_flag": "fast",
+}
+# The process holds the model a second time while it works.
+MEMORY_NEEDED = 2.5
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileJob:
+    """What the compiling process is asked for: the model, the number of slots and the positions of each."""
+
+    spec: ModelSpec
+    count: int
+    capacity: int
+
+
+COMPILE_JOB = TypeAdapter(CompileJob)
+"""To JSON and back: a spec has paths and settings, which `json` does not know."""
+
+
+class CompiledDecode:
+    """Compiled steps: one made for a single row, one for any number of them."""
+
+    def __init__(self, folder: Path, step: DecodeStep) -> None:
+        held = {**load_file(folder / CONSTANTS), **_tensors(step)}
+        # The compiler adds the group size of int4 products, and nothing else: torch/_inductor/mkldnn_lowerings.py.
+        group = torch.tensor(GROUP)
+        self._single = SharedObject(folder / SINGLE, held, group)
+        self._several = SharedObject(folder / SEVERAL, held, group)
+
+    def __call__(
+        self,
+        ids: torch.Tensor,
+        slots: torch.Tensor,
+        positions: torch.Tensor,
+        span: torch.Tensor,
+        storage: list[torch.Tensor],
+    ) -> torch.Tensor:
+        """As Step.forward."""
+        run = self._single if ids.shape[0] == 1 else self._several
+        return run([ids, slots, positions, span, *storage])
+
+
+def compiled_folder(step: DecodeStep, slots: Slots, cache_dir: Path) -> Path:
+    """The folder for the compiled form of this step: what shapes it, and what machine and libraries it is made for."""
+    config: Any = step.model.config
+    about = [
+        VERSION,
+        torch.__version__,
+        transformers.__version__,
+        torch.backends.cpu.get_cpu_capability(),
+        torch.get_num_threads(),
+        _cpu_name(),
+        ops.name(),
+        dataclasses.astuple(slots.shape),
+        len(slots.all),
+        slots.capacity,
+        config.to_json_string(),
+        [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in _tensors(step).items()],
+    ]
+    digest = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:24]
+    return cache_dir / "compiled" / digest
+
+
+def compile_in_background(
+    spec: ModelSpec, step: DecodeStep, slots: Slots, folder: Path, ready: Callable[[DecodeFunction], None]
+) -> None:
+    """Let another process compile, at the lowest priority, and hand over the result; failures are only logged."""
+
+    def work() -> None:
+        try:
+            if not folder.is_dir():
+                compile_in_subprocess(spec, slots, folder, _nbytes(step))
+            ready(CompiledDecode(folder, step))
+        except Exception as error:
+            log.info("the step was not compiled: %s", error)
+
+    threading.Thread(target=work, name="chatui-compile", daemon=True).start()
+
+
+def compile_in_subprocess(spec: ModelSpec, slots: Slots, folder: Path, weight_bytes: int) -> None:
+    """Let another process compile into `folder`, and wait. Raises RuntimeError where that is not possible."""
+    if ops.compiler() is None:
+        raise RuntimeError("there is no C++ compiler here")
+    if psutil.virtual_memory().available < MEMORY_NEEDED * weight_bytes:
+        raise RuntimeError("there is not enough memory to hold the model a second time")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    order = CompileJob(spec, len(slots.all), slots.capacity)
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    with FileLock(f"{folder}.lock", timeout=3600):
+        if folder.is_dir():
+            return
+        command = [sys.executable, "-m", WORKER, COMPILE_JOB.dump_json(order).decode(), str(folder)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=here)  # noqa: S603
+        atexit.register(process.terminate)
+        _, said = process.communicate()
+        atexit.unregister(process.terminate)
+        if process.returncode:
+            raise RuntimeError((said.strip().splitlines() or ["no reason given"])[-1])
+
+
+def compile_step(model: PreTrainedModel, count: int, capacity: int, folder: Path) -> None:
+    """Compile both forms into `folder`, which is there when it is whole. Takes a minute or two."""
+    shape = probe_layout(model)
+    if shape is None:
+        raise RuntimeError("this model has no slots")
+    slots, step = Slots(shape, count, capacity, model.device), DecodeStep(model).eval()
+    for left_over in folder.parent.glob(f"{folder.name}.tmp-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
+    try:
+        constants: dict[str, torch.Tensor] = {}
+        for name, rows in ((SINGLE, 1), (SEVERAL, 4)):
+            constants |= _export(step, slots, rows, scratch / name)
+        save_file({key: tensor.contiguous() for key, tensor in constants.items()}, scratch / CONSTANTS)
+        scratch.replace(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _export(step: DecodeStep, slots: Slots, rows: int, path: Path) -> Mapping[str, torch.Tensor]:
+    """Compile the step for `rows` rows (1, or any number) to `path`; the constants that are no weights."""
+    storage = [*slots.storage.keys, *slots.storage.values]
+    blocks = storage[0].shape[-1] // ATTENTION_BLOCK
+    span = span_of(ATTENTION_BLOCK * min(3, blocks - 1), slots.storage.keys[0].device)
+    inputs = (torch.zeros(rows, dtype=torch.long), torch.arange(rows), torch.arange(rows), span, storage)
+    length = torch.export.Dim("blocks", min=2, max=blocks - 1)
+    several = {} if rows == 1 else {0: torch.export.Dim("rows", min=2, max=MAX_ROWS)}
+    dynamic: Sequence[Any] = (several, several, several, {0: length}, [{} for _ in storage])
+    with torch.no_grad():
+        program = torch.export.export(step, inputs, dynamic_shapes=tuple(dynamic), strict=False)
+        target = str(path.with_suffix(".pt2"))
+        options = {**OPTIONS, "aot_inductor.custom_ops_to_c_shims": ops.SHIMS}
+        package = aoti_compile_and_package(program, package_path=target, inductor_configs=options)
+    with zipfile.ZipFile(package) as files:
+        [library] = [name for name in files.namelist() if name.endswith(".so")]
+        path.write_bytes(files.read(library))
+    Path(package).unlink()
+    return {name: tensor for name, tensor in program.constants.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _tensors(step: DecodeStep) -> dict[str, torch.Tensor]:
+    """All weights and buffers by all their names: tied ones have several, and some buffers are in no state dict."""
+    return {**dict(step.named_parameters(remove_duplicate=False)), **dict(step.named_buffers(remove_duplicate=False))}
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("flags")), "")
+
+
+def _nbytes(step: DecodeStep) -> int:
+    return sum(tensor.nbytes for tensor in step.state_dict().values())

@@ -1,0 +1,200 @@
+"""Rows in slots: several replies that advance together, one step at a time. Knows no threads, no text, no HTTP."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from chatui.engine.batching.forward import Forward, PromptChunk
+from chatui.engine.batching.slots import Slot
+from chatui.engine.sampling.sampler import Sampler, choose_each, invalid_logits
+from chatui.errors import ChatError, GenerationError
+
+log = logging.getLogger(__name__)
+
+# Tokens of prompts read in one pass: as many as keep the processor busy while nobody waits for a step, and while
+# somebody writes, as many as take about this long.
+MAX_CHUNK, MIN_CHUNK = 256, 16
+STALL_SECONDS = 0.08
+# The share of the time given to reading while somebody writes: a step then takes twice as long at most.
+READING_SHARE = 0.42
+# The shortest rest is read first, but nobody is passed over for longer than this.
+PATIENCE_SECONDS = 2.0
+
+
+@dataclass(eq=False)
+class SequenceState:
+    """One reply: `prompt` and what has been `written` so far; its slot holds the keys and values of all but the last.
+
+    `cached` tokens of the prompt were in the slot from the start; `read_at` is when it joined or was last read.
+    """
+
+    prompt: tuple[int, ...]
+    sampler: Sampler
+    slot: Slot
+    cached: int
+    written: list[int] = field(default_factory=list)
+    read_at: float = 0.0
+
+    @property
+    def unread(self) -> int:
+        """Tokens of the prompt still to be read."""
+        return max(0, len(self.prompt) - len(self.slot.tokens))
+
+
+@dataclass(frozen=True)
+class SequenceUpdate:
+    """What a step of so many `rows` did for a row: wrote a token, read up to `read` tokens of the prompt, or failed."""
+
+    row: SequenceState
+    token: int | None = None
+    read: int | None = None
+    error: ChatError | None = None
+    rows: int = 1
+
+
+class Scheduler:
+    """Rows that join and leave between steps."""
+
+    def __init__(self, forward: Forward) -> None:
+        self.forward = forward
+        self.slots = forward.slots
+        self.rows: list[SequenceState] = []
+        self._reading_speed = 200.0  # tokens a second, a guess until the first piece has been read
+        self._owed = 0.0  # seconds of writing before the next piece is read
+
+    def join(self, prompt: tuple[int, ...], sampler: Sampler, chat: str = "") -> SequenceState | None:
+        """A new row, or None while every slot is in use. The prompt must be shorter than a slot.
+
+        Its slot is forgotten with the `chat`, where that has a name.
+        """
+        slot = self.slots.take(prompt, chat)
+        if slot is None:
+            return None
+        row = SequenceState(prompt, sampler, slot, len(slot.tokens), read_at=time.perf_counter())
+        self.rows.append(row)
+        return row
+
+    def leave(self, row: SequenceState) -> None:
+        """The row has ended, for whatever reason; its slot remembers what was read and written."""
+        if row in self.rows:
+            self.rows.remove(row)
+            self.slots.give_back(row.slot)
+
+    def step(self) -> list[SequenceUpdate]:
+        """Read pieces of some prompts, or write one token for every row whose prompt is read."""
+        reading = [row for row in self.rows if row.unread]
+        writing = [row for row in self.rows if not row.unread]
+        started = time.perf_counter()
+        if reading and (not writing or self._owed <= 0):
+            events = self._prefill(self._next_chunks(reading, alone=not writing))
+            seconds = time.perf_counter() - started
+            self._owed = seconds * (1 / READING_SHARE - 1)
+            return events
+        events = self._decode(writing)
+        self._owed -= time.perf_counter() - started
+        return events
+
+    def _next_chunks(self, reading: Sequence[SequenceState], alone: bool) -> dict[SequenceState, PromptChunk]:
+        """What is read next of which prompts: the shortest rests first, behind who has waited too long."""
+        late = time.perf_counter() - PATIENCE_SECONDS
+        line = sorted(reading, key=lambda row: (0, row.read_at) if row.read_at < late else (1, row.unread))
+        size = MAX_CHUNK if alone else int(self._reading_speed * STALL_SECONDS)
+        left = max(MIN_CHUNK, min(size, MAX_CHUNK))
+        pieces: dict[SequenceState, PromptChunk] = {}
+        for row in line:
+            first = len(row.slot.tokens)
+            ids = row.prompt[first : first + left]
+            if pieces and len(ids) < min(MIN_CHUNK, row.unread):
+                break
+            pieces[row] = PromptChunk(row.slot.index, first, ids)
+            left -= len(ids)
+        return pieces
+
+    def _prefill(self, pieces: Mapping[SequenceState, PromptChunk]) -> list[SequenceUpdate]:
+        started = time.perf_counter()
+        try:
+            logits = self.forward.prefill(list(pieces.values()))
+        except Exception as error:
+            if len(pieces) == 1:
+                return [self._failed(row, error) for row in pieces]
+            log.debug("reading %d prompts failed, each goes alone", len(pieces), exc_info=error)
+            return [event for row, piece in pieces.items() for event in self._prefill({row: piece})]
+        now = time.perf_counter()
+        tokens = sum(len(piece.ids) for piece in pieces.values())
+        if tokens >= MIN_CHUNK:
+            self._reading_speed += 0.5 * (tokens / (now - started) - self._reading_speed)
+        events = []
+        for at, (row, piece) in enumerate(pieces.items()):
+            row.slot.tokens.extend(piece.ids)
+            row.read_at = now
+            if not row.unread:
+                events += self._choose([row], logits[at : at + 1])
+            # Asked now, since a row may leave before it writes, and what is no number must not stay in its slot.
+            elif torch.isnan(logits[at]).any():
+                events.append(self._failed(row, invalid_logits()))
+            else:
+                events.append(SequenceUpdate(row, read=len(row.slot.tokens)))
+        return events
+
+    def _decode(self, rows: Sequence[SequenceState]) -> list[SequenceUpdate]:
+        if not rows:
+            return []
+        try:
+            logits = self.forward.decode(
+                [row.written[-1] for row in rows],
+                [row.slot.index for row in rows],
+                [len(row.slot.tokens) for row in rows],
+            )
+        except Exception as error:
+            if len(rows) == 1:
+                return [self._failed(rows[0], error)]
+            # Which of them it was shows when each goes alone: a step writes the same places again.
+            log.debug("a step of %d rows failed, each goes alone", len(rows), exc_info=error)
+            return [event for row in rows for event in self._decode([row])]
+        for row in rows:
+            row.slot.tokens.append(row.written[-1])
+        return self._choose(rows, logits)
+
+    def _choose(self, rows: Sequence[SequenceState], logits: torch.Tensor) -> list[SequenceUpdate]:
+        """The next token of each row; `logits` has shape [rows, vocabulary]."""
+        ids = [
+            torch.tensor([[*row.prompt, *row.written]], device=logits.device) if row.sampler.looks_back else None
+            for row in rows
+        ]
+        try:
+            chosen = choose_each([row.sampler for row in rows], ids, logits)
+        except Exception as error:
+            if len(rows) == 1:
+                return [self._failed(rows[0], error)]
+            return [event for at, row in enumerate(rows) for event in self._choose([row], logits[at : at + 1])]
+        events = []
+        for row, token in zip(rows, chosen, strict=True):
+            if isinstance(token, int):
+                row.written.append(token)
+                events.append(SequenceUpdate(row, token=token, rows=len(rows)))
+            else:
+                events.append(self._failed(row, token))
+        return events
+
+    def _failed(self, row: SequenceState, error: Exception) -> SequenceUpdate:
+        """The row is out, and nothing of it stays: what it left in its slot may be the cause."""
+        self.rows.remove(row)
+        self.slots.forget(row.slot)
+        return SequenceUpdate(row, error=to_generation_error(error))
+
+
+def to_generation_error(error: Exception) -> ChatError:
+    """What a user is told when the model fails while it writes. What is not known is logged."""
+    if isinstance(error, ChatError):
+        return error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return GenerationError("There was not enough memory for this conversation.", "Shorten it, or start a new chat.")
+    log.error("a reply failed", exc_info=error)
+    return GenerationError(
+        f"The model failed while writing ({type(error).__name__}).", "Try again; the console has the details."
+    )

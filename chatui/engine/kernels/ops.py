@@ -1,0 +1,191 @@
+"""What PyTorch is slow at on a CPU, in C++: built once by this machine's compiler, and dispensable.
+
+These are the product of int4 layers (int4.cpp), a decode step's attention (attend.cpp) and a look at the scores of all
+tokens (top_logits.cpp).
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("int4.cpp", "attend.cpp", "top_logits.cpp"))
+SHARED = Path(__file__).with_name("vectors.h")
+TORCH = Path(torch.__file__).parent
+FLAGS = (
+    *("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC"),
+    *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"),
+)
+Function = Callable[..., None]
+
+# The product works on blocks of so many outputs, attention on blocks of so many tokens.
+BLOCK = 64
+# Attention works on so many numbers of a value at once.
+LANES = 16
+
+_loaded: dict[str, ctypes.CDLL] = {}
+
+
+def compiler() -> str | None:
+    """The C++ compiler of this machine."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))), None)
+
+
+def load(cache_dir: Path) -> None:
+    """Use them from now on in this process, building them where that has not been done; only logs why it cannot."""
+    if _loaded or sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return
+    if not torch.cpu._is_vnni_supported():
+        return
+    try:
+        path = _built(cache_dir / "compiled")
+        # Global, so that compiled steps find it.
+        _loaded[path.stem] = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+        log.info("everything is PyTorch's own: %s", error)
+
+
+def name() -> str:
+    """What tells the kernels in use from others, "" where all is PyTorch's own."""
+    return next(iter(_loaded), "")
+
+
+def function(name: str) -> Function | None:
+    """One of the kernels in use, None where there are none."""
+    library = next(iter(_loaded.values()), None)
+    return None if library is None else cast(Function, getattr(library, name))
+
+
+def takes(outputs: int) -> bool:
+    """Whether the kernel for int4 is in use, and for so many outputs."""
+    return bool(_loaded) and outputs % BLOCK == 0
+
+
+def int4mm(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    """As aten::_weight_int4pack_mm_for_cpu with groups of 32, where `takes` says so; all bfloat16 but `packed`."""
+    # As an operator of PyTorch's it could be exported, and would take longer than a small product.
+    call: Any = torch.ops.chatui.int4mm if torch.compiler.is_exporting() else _multiply
+    product: Tensor = call(x, packed, scales_and_zeros, torch.get_num_threads())
+    return product
+
+
+def _multiply(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, threads: int) -> Tensor:
+    x = x.contiguous()
+    result = x.new_empty(x.shape[0], scales_and_zeros.shape[1])
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, packed, scales_and_zeros, result))
+    sizes = (ctypes.c_int64(size) for size in (*result.shape, x.shape[1], threads))
+    multiply = function("chatui_int4mm")
+    if multiply is None:
+        raise RuntimeError("the kernel for int4 is not loaded")
+    multiply(*pointers, *sizes)
+    return result
+
+
+def _multiply_shaped(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, threads: int) -> Tensor:  # noqa: ARG001
+    return x.new_empty(x.shape[0], scales_and_zeros.shape[1])
+
+
+torch.library.custom_op("chatui::int4mm", _multiply, mutates_args=()).register_fake(_multiply_shaped)
+
+
+def attends(query: Tensor, keys: Tensor, values: Tensor) -> bool:
+    """Whether the kernel for attention is in use, and for such tensors."""
+    kinds = {(tensor.device.type, tensor.dtype) for tensor in (query, keys, values)}
+    aligned = values.shape[2] % BLOCK == 0 and values.shape[3] % LANES == 0
+    return bool(_loaded) and kinds == {("cpu", torch.bfloat16)} and aligned
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor, window: int | None) -> Tensor:
+    """What each row's newest token, at `positions` [rows] of `slots` [rows], takes from the tokens up to it: those of
+    the `window`, or all. For tensors that `attends` approves of.
+
+    `query` has shape [rows, kv heads, group, head size] and is scaled, `keys` [slots, kv heads, head size, capacity],
+    `values` [slots, kv heads, capacity, head size]; the result [rows, kv heads, group, head size].
+    """
+    call: Any = torch.ops.chatui.attend if torch.compiler.is_exporting() else _attend
+    result: Tensor = call(query, keys, values, slots, positions, window or 0, torch.get_num_threads())
+    return result
+
+
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor, window: int, threads: int
+) -> Tensor:
+    query = query.contiguous()
+    result = query.new_empty(*query.shape[:3], values.shape[3])
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (query, keys, values, slots, positions, result))
+    sizes = (*query.shape, values.shape[3], values.shape[2], window, threads)
+    compute = function("chatui_attend")
+    if compute is None:
+        raise RuntimeError("the kernel for attention is not loaded")
+    compute(*pointers, *(ctypes.c_int64(size) for size in sizes))
+    return result
+
+
+def _attend_shaped(
+    query: Tensor,
+    keys: Tensor,  # noqa: ARG001
+    values: Tensor,
+    slots: Tensor,  # noqa: ARG001
+    positions: Tensor,  # noqa: ARG001
+    window: int,  # noqa: ARG001
+    threads: int,  # noqa: ARG001
+) -> Tensor:
+    return query.new_empty(*query.shape[:3], values.shape[3])
+
+
+torch.library.custom_op("chatui::attend", _attend, mutates_args=()).register_fake(_attend_shaped)
+
+SHIMS = {
+    torch.ops.chatui.int4mm.default: [
+        "AOTITorchError aoti_torch_cpu_int4mm("
+        "AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, int64_t, AtenTensorHandle*)"
+    ],
+    torch.ops.chatui.attend.default: [
+        "AOTITorchError aoti_torch_cpu_attend(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, "
+        "AtenTensorHandle, int64_t, int64_t, AtenTensorHandle*)"
+    ],
+}
+"""How a step compiled by AOTInductor calls them."""
+
+
+def _built(folder: Path) -> Path:
+    """The library, made once for each version of the sources and of PyTorch."""
+    told = (
+        *(source.read_bytes() for source in (*SOURCES, SHARED)),
+        torch.__version__.encode(),
+        " ".join(FLAGS).encode(),
+    )
+    target = folder / f"kernels-{hashlib.sha256(b' '.join(told)).hexdigest()[:16]}.so"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not target.is_file():
+            _build(target)
+    return target
+
+
+def _build(target: Path) -> None:
+    command = compiler()
+    if command is None:
+        raise RuntimeError("there is no C++ compiler here")
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        made = Path(scratch) / target.name
+        found = ("-I", str(TORCH / "include"), "-L", str(TORCH / "lib"), "-ltorch_cpu")
+        process = subprocess.run(  # noqa: S603
+            [command, *FLAGS, *map(str, SOURCES), "-o", str(made), *found], capture_output=True, text=True, check=False
+        )
+        if process.returncode:
+            raise RuntimeError((process.stderr.strip().splitlines() or ["the compiler failed"])[-1])
+        made.replace(target)

@@ -1,0 +1,129 @@
+// What there is to know of a row of scores at once: its highest, and what a softmax of all of them comes to.
+
+#include "vectors.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <utility>
+#include <vector>
+
+namespace {
+
+constexpr int64_t BLOCK = 64;
+struct Sums {
+  float total, entropy;
+};
+
+inline __m512 some(const float* scores, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, scores); }
+
+// bfloat16, which is the upper half of a float.
+inline __m512 some(const uint16_t* scores, __mmask16 mask) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, scores));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+template <typename Score>
+struct Row {
+  const Score* scores;
+  int64_t size;
+
+  __m512 at(int64_t place) const {
+    const int64_t left = size - place;
+    const __mmask16 mask = left >= 16 ? 0xFFFF : static_cast<__mmask16>((1 << left) - 1);
+    return _mm512_mask_mov_ps(_mm512_set1_ps(-std::numeric_limits<float>::infinity()), mask, some(scores + place, mask));
+  }
+
+  float one(int64_t place) const { return _mm512_cvtss_f32(some(scores + place, 1)); }
+
+  // Of the scores divided by a temperature: the logarithm of the sum of their exponentials, and the entropy in nats.
+  Sums sums(float highest, float temperature) const {
+    const __m512 scale = _mm512_set1_ps(1.0f / temperature), shift = _mm512_set1_ps(highest);
+    double sum = 0.0, weighed = 0.0;
+    for (int64_t begin = 0; begin < size; begin += 16 * BLOCK) {
+      __m512 part = _mm512_setzero_ps(), product = _mm512_setzero_ps();
+      for (int64_t place = begin; place < std::min(size, begin + 16 * BLOCK); place += 16) {
+        // In this order a NaN is kept.
+        const __m512 below = _mm512_max_ps(_mm512_set1_ps(LOWEST), _mm512_mul_ps(_mm512_sub_ps(at(place), shift), scale));
+        const __m512 power = exponential(below);
+        part = _mm512_add_ps(part, power);
+        product = _mm512_fmadd_ps(power, below, product);
+      }
+      sum += _mm512_reduce_add_ps(part);
+      weighed += _mm512_reduce_add_ps(product);
+    }
+    return {static_cast<float>(std::log(sum) + static_cast<double>(highest) / temperature), static_cast<float>(std::log(sum) - weighed / sum)};
+  }
+};
+
+// The `count` highest, those that are equal by their ids.
+template <typename Score>
+void find(const Row<Score>& row, const std::vector<float>& maxima, int64_t count, float* top, int64_t* ids) {
+  float least = -std::numeric_limits<float>::infinity();
+  if (static_cast<int64_t>(maxima.size()) > count) {
+    std::vector<float> ordered = maxima;
+    std::nth_element(ordered.begin(), ordered.begin() + count - 1, ordered.end(), std::greater<float>());
+    least = ordered[count - 1];
+  }
+  std::vector<std::pair<float, int64_t>> found;
+  for (int64_t block = 0; block < static_cast<int64_t>(maxima.size()); block++) {
+    if (!(maxima[block] >= least)) continue;
+    for (int64_t id = block * BLOCK; id < std::min(row.size, (block + 1) * BLOCK); id++)
+      if (row.one(id) >= least) found.emplace_back(-row.one(id), id);
+  }
+  const int64_t kept = std::min<int64_t>(count, found.size());
+  std::partial_sort(found.begin(), found.begin() + kept, found.end());
+  for (int64_t place = 0; place < count; place++) {
+    top[place] = place < kept ? -found[place].first : -std::numeric_limits<float>::infinity();
+    ids[place] = place < kept ? found[place].second : 0;
+  }
+}
+
+template <typename Score>
+void look(
+    const Score* scores, const float* temperatures, float* top, int64_t* ids, int64_t* best, float* totals, float* plain_totals,
+    float* entropies, int64_t rows, int64_t size, int64_t count, bool plain, int64_t threads) {
+#pragma omp parallel for num_threads(std::min(threads, rows)) if (rows > 1)
+  for (int64_t n = 0; n < rows; n++) {
+    const Row<Score> row{scores + n * size, size};
+    std::vector<float> maxima((size + BLOCK - 1) / BLOCK);
+    for (int64_t block = 0; block < static_cast<int64_t>(maxima.size()); block++) {
+      __m512 most = row.at(block * BLOCK);
+      for (int64_t place = block * BLOCK + 16; place < std::min(size, (block + 1) * BLOCK); place += 16)
+        most = _mm512_max_ps(most, row.at(place));
+      maxima[block] = _mm512_reduce_max_ps(most);
+    }
+    find(row, maxima, count, top + n * count, ids + n * count);
+    const float highest = top[n * count];
+    best[n] = ids[n * count];
+    for (int64_t place = 0; place < count; place++) top[n * count + place] /= temperatures[n];
+    const bool divided = temperatures[n] != 1.0f;
+    if (divided) totals[n] = row.sums(highest, temperatures[n]).total;
+    if (plain || !divided) {
+      const Sums sums = row.sums(highest, 1.0f);
+      if (!divided) totals[n] = sums.total;
+      plain_totals[n] = sums.total;
+      entropies[n] = sums.entropy;
+    }
+  }
+}
+
+}  // namespace
+
+// For each row of `scores` [rows, size], which are bfloat16 if `halves`, else float, divided by its temperature: the `count`
+// highest with their ids [rows, count], whose the very highest is and the logarithm of the sum of all exponentials; if `plain`,
+// that sum and the entropy in nats undivided too, all [rows]. Where a score is NaN so are they.
+extern "C" void chatui_top_logits(
+    const void* scores, const float* temperatures, float* top, int64_t* ids, int64_t* best, float* totals, float* plain_totals,
+    float* entropies, int64_t rows, int64_t size, int64_t count, int64_t plain, int64_t halves, int64_t threads) {
+  const auto all = [&](const auto* typed) {
+    look(typed, temperatures, top, ids, best, totals, plain_totals, entropies, rows, size, count, plain, threads);
+  };
+  if (halves)
+    all(static_cast<const uint16_t*>(scores));
+  else
+    all(static_cast<const float*>(scores));
+}

@@ -1,0 +1,160 @@
+"""Many replies at once, for models whose attention can read its keys and values from slots."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from chatui.chat import ChatRequest, ModelInfo, PreviewMemo, Prompt, ReplyDelta, TokenizeRequest, Tokens
+from chatui.engine.batching import compiling, forward
+from chatui.engine.batching.cuda_graphs import GraphedDecode
+from chatui.engine.batching.scheduler import Scheduler, SequenceState, SequenceUpdate, to_generation_error
+from chatui.engine.batching.slots import Slots, fit
+from chatui.engine.loading.loader import LoadedModel
+from chatui.engine.loading.weights import free_memory
+from chatui.engine.runners.contract import IsCancelled, StepResult
+from chatui.engine.runners.reply_builder import ReplyBuilder, decode_tokens, preview
+from chatui.engine.runners.tokenization import detokenize, tokenize
+from chatui.errors import ChatError
+from chatui.estimates import positions_for
+from chatui.model_spec import ModelSpec
+
+# The share of the memory left beside the weights that conversations may take.
+KV_SHARE = 0.25
+
+
+def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | None":
+    """The model with slots for several conversations, or None where it needs more than plain attention."""
+    shape = forward.probe_layout(loaded.model)
+    if shape is None or not forward.matches_own_attention(loaded.model, shape):
+        loaded.model.set_attn_implementation("sdpa" if loaded.model._supports_sdpa else "eager")
+        return None
+    budget = spec.kv_memory or int(KV_SHARE * free_memory(spec.device_map))
+    count, capacity = room(spec, shape.bytes_per_token, loaded.info.context_length, budget)
+    device = loaded.model.device
+    slots = Slots(shape, count, capacity, device, spare=device.type == "cuda")
+    info = replace(loaded.info, context_length=capacity, slots=count, kv_bytes=slots.nbytes)
+    return BatchRunner(replace(loaded, info=info, shares=loaded), Scheduler(forward.Forward(loaded.model, slots)))
+
+
+def room(spec: ModelSpec, bytes_per_token: int, context: int, budget: int) -> tuple[int, int]:
+    """(conversations, tokens in each) within `budget` bytes; one of the whole context if that was chosen."""
+    if spec.context is None:
+        return fit(bytes_per_token, context, budget, spec.slots)
+    budget = max(budget, positions_for(context) * bytes_per_token)
+    return fit(bytes_per_token, context, budget, spec.slots, least=context)
+
+
+class BatchRunner:
+    """Several replies at once, in the rows of a batch."""
+
+    def __init__(self, loaded: LoadedModel, batch: Scheduler) -> None:
+        self.loaded, self.batch = loaded, batch
+        self._replies: dict[SequenceState, ReplyBuilder] = {}
+        self._begun: list[StepResult] = []
+        self._after_first_reply: Callable[[], None] | None = None
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known about the model."""
+        return self.loaded.info
+
+    def use_faster_decode(self, spec: ModelSpec, cache_dir: Path) -> None:
+        """Decode faster: by CUDA graphs on a GPU; on a CPU by a compiled step, made after the first reply if needed."""
+        ahead = self.batch.forward
+        if self.loaded.model.device.type == "cuda":
+            ahead.offer(GraphedDecode(ahead.step, spare=len(self.batch.slots.all)))
+        elif self.loaded.model.device.type == "cpu":
+            folder = compiling.compiled_folder(ahead.step, self.batch.slots, cache_dir)
+            begin = partial(compiling.compile_in_background, spec, ahead.step, self.batch.slots, folder, ahead.offer)
+            if folder.is_dir():
+                begin()
+            else:
+                self._after_first_reply = begin
+
+    def room(self) -> bool:
+        """Whether another reply can begin."""
+        return self.batch.slots.free > 0
+
+    def prepare(self, request: ChatRequest) -> ReplyBuilder:
+        """The reply before its first token. Raises PromptError."""
+        return ReplyBuilder(self.loaded, request)
+
+    def begin(self, prepared: object, queue_seconds: float, unwanted: IsCancelled) -> object:  # noqa: ARG002
+        """Give the reply a row, which is its handle. Steps are short, so nothing asks `unwanted` within them."""
+        if not isinstance(prepared, ReplyBuilder):
+            raise TypeError("begin() takes what prepare() made")
+        reply = prepared
+        row = self.batch.join(reply.prompt.token_ids, reply.sampler, reply.chat)
+        if row is None:
+            raise RuntimeError("begin() needs room()")
+        reply.begin(queue_seconds, row.cached)
+        self._replies[row] = reply
+        self._begun.append((row, ReplyDelta(prompt=reply.prompt, prefilled_tokens=row.cached, snapshot=reply.teller)))
+        return row
+
+    def step(self) -> list[StepResult]:
+        """Advance; what has happened to which reply. A delta with a finish, or an error, is the last of its reply."""
+        happened, self._begun = self._begun, []
+        for event in self.batch.step():
+            try:
+                happened.append((event.row, self._delta(event)))
+            except Exception as error:
+                self.end(event.row)
+                happened.append((event.row, to_generation_error(error)))
+        return happened
+
+    def end(self, handle: object) -> None:
+        """Nobody wants this reply any more."""
+        if isinstance(handle, SequenceState) and handle in self._replies:
+            del self._replies[handle]
+            self._begun = [each for each in self._begun if each[0] is not handle]
+            self.batch.leave(handle)
+
+    def answer_now(self, handle: object) -> None:
+        """End the thought of this reply."""
+        if isinstance(handle, SequenceState) and handle in self._replies:
+            self._replies[handle].answer_now()
+
+    def forget(self, chat: str) -> None:
+        """Overwrite what this chat has left in slots."""
+        self.batch.slots.forget_chat(chat)
+
+    def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt:
+        """The prompt that this would become. Raises PromptError."""
+        return preview(self.loaded, request, memo)
+
+    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
+        """The text of each token by itself."""
+        return decode_tokens(self.loaded, ids)
+
+    def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """The tokens of a text or a prompt. Raises PromptError."""
+        return tokenize(self.loaded, request)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of these tokens. Raises SettingsError for an unknown id."""
+        return detokenize(self.loaded, ids)
+
+    def reset(self) -> None:
+        """Forget every reply and every conversation, as after a failure that nobody foresaw."""
+        for row in list(self._replies):
+            self.end(row)
+        self._begun.clear()
+        for slot in self.batch.slots.all:
+            self.batch.slots.forget(slot)
+
+    def _delta(self, event: SequenceUpdate) -> ReplyDelta | ChatError:
+        reply = self._replies[event.row]
+        if event.error is not None:
+            del self._replies[event.row]
+            return event.error
+        if event.token is None:
+            return ReplyDelta(prefilled_tokens=event.read)
+        delta = reply.push(event.token, event.rows)
+        if reply.over:
+            self.end(event.row)
+            if self._after_first_reply is not None:
+                self._after_first_reply()
+                self._after_first_reply = None
+        return delta

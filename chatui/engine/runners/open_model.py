@@ -1,0 +1,21 @@
+"""Loads a model and chooses how it is run: many replies at once where its attention allows, else one after another."""
+
+from pathlib import Path
+
+from chatui.engine.loading.loader import load
+from chatui.engine.runners.batch_runner import open_batch_runner
+from chatui.engine.runners.contract import ModelRunner, ReportPhase
+from chatui.engine.runners.serial_runner import SerialRunner
+from chatui.model_spec import ModelSpec
+
+
+def open_model(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> ModelRunner:
+    """Load what `spec` names and make it ready to answer. Raises ModelError."""
+    loaded = load(spec, cache_dir, report)
+    report("making room for conversations")
+    model = open_batch_runner(loaded, spec)
+    if model is None:
+        return SerialRunner(loaded)
+    if spec.compile == "auto":
+        model.use_faster_decode(spec, cache_dir)
+    return model

@@ -1,0 +1,68 @@
+"""Token ids -> text as it may be shown: whole characters, no stop strings. Knows no model."""
+
+from collections.abc import Callable, Sequence
+
+REPLACEMENT = "\ufffd"
+
+
+class Detokenizer:
+    """Decodes ids one by one so that the pieces joined equal the whole text and no piece ends in half a character.
+
+    `decode` turns a list of ids into text. Only the ids since the last clean break are decoded again.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+        self._ids: list[int] = []
+        self._shown = 0
+
+    def push(self, token_id: int) -> str:
+        """The text that this id completes, or "" while a character is unfinished."""
+        self._ids.append(token_id)
+        text = self._new_text()
+        if text.endswith(REPLACEMENT):
+            return ""
+        self._ids, self._shown = self._ids[self._shown :], len(self._ids) - self._shown
+        return text
+
+    def flush(self) -> str:
+        """What was held back when the reply ends in the middle of a character."""
+        return self._new_text() if len(self._ids) > self._shown else ""
+
+    def _new_text(self) -> str:
+        shown = self._decode(self._ids[: self._shown]) if self._shown else ""
+        return self._decode(self._ids)[len(shown) :]
+
+
+class StopStrings:
+    """Cuts a stream of text just before the stop string that is complete first, however the pieces split it."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.hit: str | None = None
+
+    def push(self, text: str) -> str:
+        """The text that cannot be part of a stop string. After a hit, `hit` is set and nothing more comes."""
+        if self.hit is not None:
+            return ""
+        text = self._held + text
+        found = [(text.index(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text]
+        if found:
+            end, _, self.hit = min(found)
+            self._held = ""
+            return text[: end - len(self.hit)]
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """What was held back, once it is sure that no stop string follows."""
+        held, self._held = self._held, ""
+        return held
+
+
+def overlap(text: str, pattern: str) -> int:
+    """Length of the longest end of `text` that is a start of `pattern`, short of all of it."""
+    limit = min(len(text), len(pattern) - 1)
+    return next((size for size in range(limit, 0, -1) if text.endswith(pattern[:size])), 0)

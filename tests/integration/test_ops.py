@@ -1,0 +1,190 @@
+"""The kernels in C++: as exact as PyTorch's own, the same for a row whatever others there are, and dispensable."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatui.engine.kernels import ops
+from chatui.engine.kernels.levels import GROUP, rounded
+from chatui.engine.kernels.quantized import Int4Linear
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> None:
+    ops.load(tmp_path_factory.mktemp("kernel"))
+    if not ops.name():
+        pytest.skip("this CPU lacks AVX-512 VNNI, or there is no C++ compiler here")
+
+
+def layer_of(outputs: int, inputs: int, seed: int) -> tuple[Int4Linear, torch.Tensor]:
+    """A layer, and the weight that its levels stand for: float32 [out, in]."""
+    levels = rounded(torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed)))
+    return Int4Linear(levels, inputs), levels.dequantized(inputs)
+
+
+def numbers(rows: int, inputs: int, seed: int) -> torch.Tensor:
+    """Activations with some outliers, as models have them."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, inputs, generator=generator)
+    return (x * (1 + 30 * (torch.rand(1, inputs, generator=generator) > 0.97))).bfloat16()
+
+
+SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 6), st.integers(1, 9), st.integers(0, 1000))
+
+
+@pytest.mark.usefixtures("built")
+@given(shape=SHAPES)
+@settings(max_examples=60, deadline=None)
+def test_it_is_as_exact_as_pytorchs_own(shape: tuple[int, int, int, int]) -> None:
+    rows, blocks, groups, seed = shape
+    outputs, inputs = blocks * ops.BLOCK, groups * GROUP
+    layer, weight = layer_of(outputs, inputs, seed)
+    x = numbers(rows, inputs, seed)
+    exact = x.double() @ weight.double().T
+    found = ops.int4mm(x, layer.packed, layer.scales_and_zeros)
+    theirs = torch.ops.aten._weight_int4pack_mm_for_cpu(x, layer.packed, GROUP, layer.scales_and_zeros)
+    # One rounding of the sum to bfloat16, and of each input to a 30,000th of the largest.
+    step = 2**-8 * exact.abs() + 1e-4 * x.double().abs().amax() * weight.double().abs().sum(1)
+    assert ((found.double() - exact).abs() <= step).all()
+    assert (found.double() - exact).norm() <= 1.1 * (theirs.double() - exact).norm() + 1e-6
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("rows", [2, 8, 15, 16, 17, 100])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_row_is_the_same_alone_and_among_others(rows: int, threads: int) -> None:
+    layer, _ = layer_of(192, 96, rows)
+    x = numbers(rows, 96, rows)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = ops.int4mm(x, layer.packed, layer.scales_and_zeros)
+        alone = torch.cat([ops.int4mm(x[n : n + 1], layer.packed, layer.scales_and_zeros) for n in range(rows)])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("rows", [3, 20])
+def test_what_is_no_number_stays_in_its_row(bad: float, rows: int) -> None:
+    layer, _ = layer_of(64, 96, 0)
+    x = numbers(rows, 96, 0)
+    wanted = ops.int4mm(x, layer.packed, layer.scales_and_zeros)
+    x[1, 40] = bad
+    found = ops.int4mm(x, layer.packed, layer.scales_and_zeros)
+    assert found[1].isnan().all()
+    others = [row for row in range(rows) if row != 1]
+    assert torch.equal(found[others], wanted[others])
+
+
+@pytest.mark.usefixtures("built")
+def test_rows_of_zeros_and_of_strides_are_taken() -> None:
+    layer, weight = layer_of(64, 64, 0)
+    assert not ops.int4mm(torch.zeros(2, 64).bfloat16(), layer.packed, layer.scales_and_zeros).any()
+    x = numbers(4, 128, 1)[:, ::2]
+    torch.testing.assert_close(layer(x).float(), x.float() @ weight.T, atol=0.1, rtol=0.02)
+
+
+@pytest.mark.usefixtures("built")
+def test_layers_use_it_for_the_outputs_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+
+    def int4mm(*given: Any) -> torch.Tensor:
+        called.append(given)
+        return torch.zeros(1)
+
+    monkeypatch.setattr(ops, "int4mm", int4mm)
+    layer_of(64, 64, 0)[0]._product(numbers(1, 64, 0))
+    assert len(called) == 1
+    layer_of(80, 64, 0)[0]._product(numbers(1, 64, 0))
+    assert len(called) == 1
+
+
+@pytest.mark.parametrize("fault", ["no compiler", "refuses", "no processor", "nowhere to write"])
+def test_without_it_the_products_are_pytorchs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.setattr(ops, "_loaded", {})
+    folder = tmp_path
+    if fault == "no compiler":
+        monkeypatch.setattr(ops, "compiler", lambda: None)
+    elif fault == "refuses":
+        monkeypatch.setattr(ops, "compiler", lambda: "false")
+    elif fault == "no processor":
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+        monkeypatch.setattr(ops, "_built", lambda _: pytest.fail("built for a CPU that cannot run it"))
+    else:
+        folder = tmp_path / "file"
+        folder.write_text("")
+    ops.load(folder)
+    assert ops.name() == ""
+    assert not ops.takes(64)
+    layer, weight = layer_of(64, 64, 0)
+    x = numbers(3, 64, 0)
+    torch.testing.assert_close(layer(x).float(), x.float() @ weight.T, atol=0.5, rtol=0.02)
+
+
+@pytest.mark.usefixtures("built")
+def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ops._built(tmp_path)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
+    assert ops._built(tmp_path) == first
+
+
+PLACES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 255)), min_size=1, max_size=6, unique_by=lambda at: at[0])
+HEADS = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 70), st.integers(1, 9))
+
+
+def cached_tensors(shared: int, size: int, width: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of six slots of 256 tokens, and beyond what is asked for no numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    keys = torch.randn(6, shared, size, 256, generator=generator).bfloat16()
+    return keys, torch.randn(6, shared, 256, width, generator=generator).bfloat16()
+
+
+@pytest.mark.usefixtures("built")
+@given(shape=HEADS, places=PLACES, window=st.none() | st.integers(1, 300), seed=st.integers(0, 1000))
+def test_attention_is_as_exact_as_its_rounding(
+    shape: tuple[int, int, int, int], places: list[tuple[int, int]], window: int | None, seed: int
+) -> None:
+    shared, group, size, parts = shape
+    keys, values = cached_tensors(shared, size, parts * ops.LANES, seed)
+    query = torch.randn(len(places), shared, group, size, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    slots, positions = (torch.tensor(numbers) for numbers in zip(*places, strict=True))
+    for slot, position in places:  # nobody has written there yet
+        keys[slot, :, :, position + 1 :] = values[slot, :, position + 1 :] = float("nan")
+    assert ops.attends(query, keys, values)
+    found = ops.attend(query, keys, values, slots, positions, window)
+    for row, (slot, position) in enumerate(places):
+        seen = slice(0 if window is None else max(0, position + 1 - window), position + 1)
+        key, value = keys[slot, :, :, seen].double(), values[slot, :, seen].double()
+        exact = (query[row].double() @ key).softmax(-1) @ value
+        assert ((found[row].double() - exact).abs() <= 2**-8 * exact.abs() + 1e-4).all()
+    alone = ops.attend(query[:1], keys, values, slots[:1], positions[:1], window)
+    assert torch.equal(found[:1], alone)
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_attention_to_what_is_no_number_stays_in_its_row(bad: float) -> None:
+    keys, values = cached_tensors(2, 16, 16, 0)
+    query, at = torch.ones(3, 2, 3, 16).bfloat16(), torch.tensor([70, 80, 90])
+    wanted = ops.attend(query, keys, values, torch.arange(3), at, None)
+    keys[1, 0, 3, 5] = bad
+    found = ops.attend(query, keys, values, torch.arange(3), at, None)
+    assert not found[1, 0].isfinite().any() or bad == -float("inf")
+    assert torch.equal(found[[0, 2]], wanted[[0, 2]])
+    assert torch.equal(found[1, 1], wanted[1, 1])
+
+
+def test_attention_is_left_to_pytorch_where_the_kernel_does_not_fit() -> None:
+    keys, values = cached_tensors(1, 16, 16, 0)
+    query = torch.zeros(1, 1, 1, 16).bfloat16()
+    assert not ops.attends(query.float(), keys.float(), values.float())
+    assert not ops.attends(query, keys, values[..., :8])
+    assert not ops.attends(query, keys[..., :100], values[:, :, :100])

@@ -1,0 +1,109 @@
+"""ids -> text: whatever the split, the pieces joined are the whole."""
+
+from collections.abc import Callable, Sequence
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from chatui.engine.text.detokenizer import Detokenizer, StopStrings
+
+FAMILY = "👩‍👩‍👧‍👦"
+REPLACEMENT = "\ufffd"
+words = st.sampled_from([FAMILY, "你好", "e\u0301", "🏴‍☠️", " the", "\n", "a", "\u200d", REPLACEMENT])
+texts = st.lists(st.one_of(words, st.text(max_size=4)), max_size=12).map("".join)
+
+
+def decode_bytes(pieces: Sequence[bytes]) -> Callable[[list[int]], str]:
+    """A byte-level tokenizer's decode, where token n stands for pieces[n]."""
+    return lambda ids: b"".join(pieces[token_id] for token_id in ids).decode("utf-8", errors="replace")
+
+
+def stream(decode: Callable[[list[int]], str], count: int) -> list[str]:
+    decoder = Detokenizer(decode)
+    return [*(decoder.push(token_id) for token_id in range(count)), decoder.flush()]
+
+
+@st.composite
+def split(draw: st.DrawFn, whole: bytes) -> list[bytes]:
+    cuts = sorted(draw(st.sets(st.integers(1, max(1, len(whole) - 1)), max_size=len(whole))))
+    return [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True) if start < end]
+
+
+class TestDetokenizer:
+    @given(st.data(), texts)
+    def test_pieces_of_any_split_join_to_the_text_and_show_no_half_character(
+        self, data: st.DataObject, text: str
+    ) -> None:
+        pieces = data.draw(split(text.encode()))
+        shown = stream(decode_bytes(pieces), len(pieces))
+        assert "".join(shown) == text
+        assert all(not piece.endswith(REPLACEMENT) for piece in shown[:-1])
+
+    @given(st.lists(st.binary(min_size=1, max_size=3), max_size=12))
+    @example([b"\xe4", b"\xbd", b"A", b"\xff", b"\xf0\x9f", b"\x98"])
+    def test_invalid_bytes_come_out_as_in_one_decode(self, pieces: list[bytes]) -> None:
+        decode = decode_bytes(pieces)
+        assert "".join(stream(decode, len(pieces))) == decode(list(range(len(pieces))))
+
+    @given(st.lists(st.sampled_from([" the", " cat", "s", " ", "  ", "\n", "。", " 👍"]), max_size=12))
+    def test_a_decoder_that_strips_the_first_space_loses_no_other(self, pieces: list[str]) -> None:
+        def decode(ids: list[int]) -> str:
+            return "".join(pieces[token_id] for token_id in ids).removeprefix(" ")
+
+        assert "".join(stream(decode, len(pieces))) == decode(list(range(len(pieces))))
+
+    def test_a_character_is_shown_with_its_last_byte(self) -> None:
+        assert stream(decode_bytes([bytes([byte]) for byte in "a你b".encode()]), 5) == ["a", "", "", "你", "b", ""]
+
+    def test_a_character_cut_off_at_the_end_is_shown_by_flush(self) -> None:
+        assert stream(decode_bytes([b"a", b"\xe4\xbd"]), 2) == ["a", "", REPLACEMENT]
+
+    def test_each_step_decodes_a_few_ids_only(self) -> None:
+        longest = 0
+
+        def decode(ids: list[int]) -> str:
+            nonlocal longest
+            longest = max(longest, len(ids))
+            return "x" * len(ids)
+
+        stream(decode, 500)
+        assert longest <= 2
+
+
+def cut(text: str, places: set[int]) -> list[str]:
+    ends = [*sorted(place for place in places if place < len(text)), len(text)]
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def through_stops(stops: Sequence[str], pieces: Sequence[str]) -> tuple[str, str | None]:
+    filter_ = StopStrings(stops)
+    shown = "".join(filter_.push(piece) for piece in pieces)
+    return shown + filter_.flush(), filter_.hit
+
+
+few_letters = st.text(alphabet="ab\n", max_size=14)
+places = st.sets(st.integers(1, 40), max_size=14)
+
+
+class TestStopStrings:
+    @given(few_letters, st.lists(st.text(alphabet="ab\n", min_size=1, max_size=4), max_size=3), places)
+    @example("aab", ["ab"], {1, 2})
+    @example("abab", ["ba", "abab"], {1, 2, 3})
+    def test_every_split_shows_the_text_before_the_stop_complete_first(
+        self, text: str, stops: list[str], where: set[int]
+    ) -> None:
+        ends = [(text.index(stop) + len(stop), -len(stop)) for stop in stops if stop in text]
+        end, size = min(ends) if ends else (len(text), 0)
+        hit = text[end + size : end] if ends else None
+        assert through_stops(stops, cut(text, where)) == (text[: end + size], hit)
+
+    def test_text_that_may_become_a_stop_is_held_back_and_no_more_than_that(self) -> None:
+        filter_ = StopStrings(["###"])
+        assert filter_.push("ab##") == "ab"
+        assert filter_.push("c") == "##c"
+
+    def test_nothing_comes_after_a_hit(self) -> None:
+        filter_ = StopStrings(["x"])
+        assert filter_.push("axb") == "a"
+        assert filter_.push("more") == ""
+        assert filter_.flush() == ""

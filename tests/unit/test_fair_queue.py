@@ -1,0 +1,100 @@
+"""Lines of users, served in turn."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatui.engine.fair_queue import FairQueue
+
+USERS = st.sampled_from("abc")
+EVENTS = st.lists(st.one_of(USERS, st.just("pop"), st.integers(0, 30)), max_size=40)
+
+
+def queue_of(users: str) -> FairQueue[str]:
+    """One item for each letter, called by it and its number."""
+    queue: FairQueue[str] = FairQueue()
+    for number, user in enumerate(users):
+        queue.put(user, f"{user}{number}")
+    return queue
+
+
+def popped(queue: FairQueue[str]) -> list[str]:
+    return [queue.pop() for _ in range(len(queue))]
+
+
+def replay(doings: list[str | int]) -> tuple[FairQueue[str], dict[str, list[str]]]:
+    """A queue after users came (a letter), were served ("pop") or left (a number), and each user's line."""
+    queue: FairQueue[str] = FairQueue()
+    lines: dict[str, list[str]] = {user: [] for user in "abc"}
+    for number, doing in enumerate(doings):
+        left = [item for line in lines.values() for item in line]
+        if isinstance(doing, int):
+            item = left[doing % len(left)] if left else "nobody"
+            queue.drop(item)
+        elif doing == "pop":
+            item = queue.pop() if left else ""
+        else:
+            item = f"{doing}{number}"
+            queue.put(doing, item)
+            lines[doing].append(item)
+            continue
+        for line in lines.values():
+            line[:] = [other for other in line if other != item]
+    return queue, lines
+
+
+@given(EVENTS)
+def test_the_order_told_is_the_order_served(doings: list[str | int]) -> None:
+    queue, lines = replay(doings)
+    told = list(queue)
+    assert len(queue) == len(told) == sum(map(len, lines.values()))
+    assert popped(queue) == told
+    assert len(queue) == 0
+
+
+@given(EVENTS)
+def test_each_users_own_order_is_kept_and_nobody_is_served_twice_before_another_once(doings: list[str | int]) -> None:
+    queue, lines = replay(doings)
+    order = popped(queue)
+    for user, line in lines.items():
+        assert [item for item in order if item[0] == user] == line
+        for other in lines:
+            served = [item[0] for item in order if item[0] in (user, other)]
+            shorter = min(served.count(user), served.count(other)) if user != other else 0
+            assert len(set(served[: 2 * shorter])) <= 2
+            assert all(served[at] != served[at + 1] for at in range(2 * shorter - 1))
+
+
+@pytest.mark.parametrize(
+    ("users", "order"),
+    [("aaabc", "a0 b3 c4 a1 a2"), ("abab", "a0 b1 a2 b3"), ("aaa", "a0 a1 a2"), ("", "")],
+)
+def test_users_take_turns(users: str, order: str) -> None:
+    assert popped(queue_of(users)) == order.split()
+
+
+def test_who_was_served_goes_behind_those_who_came_meanwhile() -> None:
+    queue = queue_of("aa")
+    assert queue.pop() == "a0"
+    queue.put("b", "b")
+    queue.put("a", "a2")
+    assert popped(queue) == ["a1", "b", "a2"]
+
+
+@pytest.mark.parametrize(("item", "left"), [("b1", "a0 b3 c2"), ("c2", "a0 b1 b3"), ("not there", "a0 b1 c2 b3")])
+def test_dropping(item: str, left: str) -> None:
+    queue = queue_of("abcb")
+    queue.drop(item)
+    queue.drop(item)
+    assert popped(queue) == left.split()
+
+
+@pytest.mark.parametrize("empty", [lambda queue: queue.pop(), lambda queue: queue.drop("a0")])
+def test_a_line_that_has_ended_leaves_nothing(empty: Callable[[FairQueue[str]], object]) -> None:
+    queue = queue_of("a")
+    empty(queue)
+    assert (len(queue), list(queue), queue._lines) == (0, [], {})
+    with pytest.raises(IndexError):
+        queue.pop()

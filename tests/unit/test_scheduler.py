@@ -1,0 +1,466 @@
+"""Rows together: each reply is the one it would be alone, whatever the others do, and whatever becomes of them."""
+
+import gc
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatui.engine.batching import scheduler as batches
+from chatui.engine.batching.forward import Forward, PromptChunk
+from chatui.engine.batching.scheduler import (
+    MAX_CHUNK,
+    MIN_CHUNK,
+    PATIENCE_SECONDS,
+    READING_SHARE,
+    STALL_SECONDS,
+    Scheduler,
+    SequenceState,
+    SequenceUpdate,
+    to_generation_error,
+)
+from chatui.engine.batching.slots import KVLayout, Slots
+from chatui.engine.runners.serial_runner import generate_ids
+from chatui.engine.sampling.sampler import Sampler
+from chatui.errors import GenerationError
+from chatui.settings import GenerationSettings
+from tests import models
+
+GREEDY = GenerationSettings(temperature=0.0)
+SETTINGS = (
+    GREEDY,
+    GenerationSettings(temperature=0.0, repetition_penalty=1.5),
+    GenerationSettings(temperature=1.0, top_k=5, top_p=1.0),
+    GenerationSettings(temperature=1.5, top_p=0.8),
+    GenerationSettings(temperature=0.8, top_p=1.0, min_p=0.1),
+    GenerationSettings(temperature=2.0, top_k=50, top_p=0.9, min_p=0.02, repetition_penalty=1.2),
+)
+SHARED = [101, 32, 7, 45, 200, 201, 45, 7, 99, 12, 13, 140, 8, 8, 63, 64, 65, 66, 1, 90, 2, 3, 5, 7]
+PROMPTS = (
+    (*SHARED, 11),
+    (*SHARED, 12, 13, 14),
+    (*SHARED, *range(100, 130)),
+    (*SHARED[:9], 77, 78),
+    (5,),
+    tuple(range(200, 150, -1)),
+)
+NEW = 8
+
+
+def batch_of(kind: str = "llama", slots: int = 4, capacity: int = 128) -> Scheduler:
+    return Scheduler(models.over_slots(kind, slots, capacity))
+
+
+def join(batch: Scheduler, prompt: Sequence[int], choice: GenerationSettings = GREEDY, seed: int = 0) -> SequenceState:
+    row = batch.join(tuple(prompt), Sampler(choice, seed))
+    assert row is not None
+    return row
+
+
+def write(batch: Scheduler, *rows: SequenceState, count: int = NEW) -> list[SequenceUpdate]:
+    """Steps until these rows have written `count` tokens each or failed."""
+    events: list[SequenceUpdate] = []
+    while any(len(row.written) < count for row in rows if row in batch.rows):
+        events += batch.step()
+    return events
+
+
+@cache
+def lonely(kind: str) -> Scheduler:
+    return batch_of(kind, 1)
+
+
+@cache
+def alone(kind: str, prompt: tuple[int, ...], choice: int, seed: int) -> list[int]:
+    """What is written for this prompt where there was never anything else."""
+    batch = lonely(kind)
+    batch.slots.forget(batch.slots.all[0])
+    row = join(batch, prompt, SETTINGS[choice], seed)
+    write(batch, row)
+    batch.leave(row)
+    return row.written
+
+
+class TestReplies:
+    @pytest.mark.parametrize("kind", models.PLAIN)
+    def test_greedy_rows_write_what_generate_does(self, kind: str) -> None:
+        batch = batch_of(kind)
+        rows = [join(batch, prompt) for prompt in PROMPTS[:4]]
+        write(batch, *rows)
+        for row in rows:
+            assert row.written[:NEW] == models.generate(models.model(kind), row.prompt, NEW)
+        assert len({tuple(row.written[:NEW]) for row in rows}) == len(rows)
+
+    @pytest.mark.parametrize("choice", range(len(SETTINGS)))
+    def test_a_row_writes_what_the_serial_path_does(self, choice: int) -> None:
+        steps = generate_ids(models.model(), PROMPTS[2], Sampler(SETTINGS[choice], 3))
+        assert alone("llama", PROMPTS[2], choice, 3) == list(islice(steps, NEW))
+
+    def test_settings_and_seeds_do_matter(self) -> None:
+        """Or the schedules below would prove nothing about them."""
+        written = {tuple(alone("llama", PROMPTS[0], choice, seed)) for choice in range(6) for seed in range(3)}
+        assert len(written) == 2 + 4 * 3
+
+    @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt_oss"])
+    def test_whatever_comes_and_goes_beside_it(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(batches, "MAX_CHUNK", 20)
+        batch = batch_of(kind, 3)
+        comings = st.tuples(st.sampled_from(PROMPTS), st.integers(0, len(SETTINGS) - 1), st.integers(0, 2))
+
+        @given(st.lists(st.one_of(comings, st.integers(0, 9), st.just("step")), max_size=50))
+        @settings(max_examples=25, deadline=None)
+        def check(doings: list[Any]) -> None:
+            asked: dict[SequenceState, tuple[Any, ...]] = {}
+            for doing in doings:
+                if isinstance(doing, tuple):
+                    prompt, choice, seed = doing
+                    row = batch.join(prompt, Sampler(SETTINGS[choice], seed))
+                    assert (row is None) == (len(batch.rows) == 3 and row not in batch.rows)
+                    if row is not None:
+                        asked[row] = doing
+                elif doing == "step":
+                    batch.step()
+                elif batch.rows:
+                    batch.leave(batch.rows[doing % len(batch.rows)])
+                for row in [row for row in batch.rows if len(row.written) == NEW]:
+                    batch.leave(row)
+            for row in list(batch.rows):
+                batch.leave(row)
+            for row, (prompt, choice, seed) in asked.items():
+                assert row.written == alone(kind, prompt, choice, seed)[: len(row.written)]
+
+        check()
+
+    @pytest.mark.parametrize("kind", models.PLAIN)
+    def test_what_is_remembered_changes_nothing(self, kind: str) -> None:
+        batch = batch_of(kind)
+        first = join(batch, PROMPTS[0])
+        write(batch, first)
+        batch.leave(first)
+        prompt = (*PROMPTS[0], *first.written, 9, 8, 7)
+        second = join(batch, prompt)
+        assert second.cached == len(PROMPTS[0]) + len(first.written) - 1
+        third = join(batch, (*prompt[:30], 1, 2))
+        assert third.cached == 30, "copied from a slot in use"
+        write(batch, second, third)
+        assert second.written[:NEW] == alone(kind, prompt, 0, 0)
+        assert third.written[:NEW] == alone(kind, (*prompt[:30], 1, 2), 0, 0)
+
+    def test_events_tell_what_was_read_and_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        batch = batch_of()
+        row = join(batch, PROMPTS[0])
+        assert batch.step() == [SequenceUpdate(row, token=row.written[0])]
+        assert (row.cached, row.unread, row.slot.tokens) == (0, 0, list(PROMPTS[0]))
+        monkeypatch.setattr(batches, "MAX_CHUNK", 16)
+        long = join(batch, tuple(range(255, 155, -1)))
+        events: list[SequenceUpdate] = []
+        while not long.written:
+            events += batch.step()
+        assert [event.read for event in events if event.row is long] == [*range(16, 100, 16), None]
+        assert long.slot.tokens == list(long.prompt)
+        assert events[-1] == SequenceUpdate(long, token=long.written[0])
+
+    def test_a_row_that_leaves_frees_its_slot_at_once(self) -> None:
+        batch = batch_of(slots=1)
+        row = join(batch, PROMPTS[2])
+        assert batch.join(PROMPTS[0], Sampler(GREEDY, 0)) is None
+        batch.step()
+        batch.leave(row)
+        batch.leave(row)
+        assert batch.slots.free == 1
+        assert batch.step() == []
+        assert join(batch, PROMPTS[2]).cached == len(PROMPTS[2]) - 1
+
+
+NAN = float("nan")
+
+
+def spoil(
+    batch: Scheduler, monkeypatch: pytest.MonkeyPatch, row: SequenceState, spoiled: Callable[[torch.Tensor, int], None]
+) -> None:
+    """Let every step in which this row takes part go wrong: `spoiled` gets the logits and the row's place in them."""
+    read, decoded = batch.forward.prefill, batch.forward.decode
+
+    def reading(pieces: Sequence[PromptChunk]) -> torch.Tensor:
+        logits = read(pieces).clone()
+        slots = [piece.slot for piece in pieces]
+        if row.slot.index in slots and row in batch.rows:
+            spoiled(logits, slots.index(row.slot.index))
+        return logits
+
+    def decoding(ids: Sequence[int], slots: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        logits = decoded(ids, slots, positions).clone()
+        if row.slot.index in slots and row in batch.rows:
+            spoiled(logits, list(slots).index(row.slot.index))
+        return logits
+
+    monkeypatch.setattr(batch.forward, "prefill", reading)
+    monkeypatch.setattr(batch.forward, "decode", decoding)
+
+
+def poisoned(batch: Scheduler, row: SequenceState) -> Callable[[torch.Tensor, int], None]:
+    def nan(logits: torch.Tensor, at: int) -> None:
+        logits[at, 7] = NAN
+        for tensor in (*batch.slots.storage.keys, *batch.slots.storage.values):
+            tensor[row.slot.index] = NAN
+
+    return nan
+
+
+def raising(error: Exception) -> Callable[[torch.Tensor, int], None]:
+    def raised(*_: object) -> None:
+        raise error
+
+    return raised
+
+
+class TestFailures:
+    @pytest.mark.parametrize("begun", [False, True], ids=["reading", "writing"])
+    @pytest.mark.parametrize(
+        ("error", "says"),
+        [
+            (None, "NaN"),
+            (ZeroDivisionError(), "failed while writing (ZeroDivisionError)"),
+            (MemoryError(), "not enough memory"),
+            (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory"),
+            (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+            (GenerationError("its own words"), "its own words"),
+        ],
+        ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+    )
+    def test_a_row_fails_alone_and_leaves_its_slot_clean(
+        self, begun: bool, error: Exception | None, says: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batch = batch_of(slots=3)
+        others = [join(batch, PROMPTS[0], SETTINGS[3], 1), join(batch, PROMPTS[3])]
+        victim = join(batch, PROMPTS[5])
+        write(batch, *others, *([victim] if begun else []), count=2)
+        spoil(batch, monkeypatch, victim, poisoned(batch, victim) if error is None else raising(error))
+        failed = [event for event in write(batch, victim, *others) if event.error is not None]
+        assert [event.row for event in failed] == [victim]
+        assert isinstance(failed[0].error, GenerationError)
+        assert says in str(failed[0].error)
+        assert batch.rows == others
+        assert (batch.slots.free, victim.slot.tokens) == (1, [])
+        assert others[0].written[:NEW] == alone("llama", PROMPTS[0], 3, 1)
+        assert others[1].written[:NEW] == alone("llama", PROMPTS[3], 0, 0)
+        following = join(batch, PROMPTS[2])
+        assert following.slot is victim.slot
+        write(batch, following)
+        assert following.written[:NEW] == alone("llama", PROMPTS[2], 0, 0)
+
+    def test_two_that_fail_do_not_hide_one_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        batch = batch_of()
+        rows = [join(batch, prompt) for prompt in PROMPTS[:4]]
+        write(batch, *rows, count=1)
+        spoil(batch, monkeypatch, rows[1], raising(KeyError()))
+        spoil(batch, monkeypatch, rows[3], poisoned(batch, rows[3]))
+        events = write(batch, rows[0], rows[2])
+        assert {event.row for event in events if event.error} == {rows[1], rows[3]}
+        assert rows[0].written[:NEW] == alone("llama", PROMPTS[0], 0, 0)
+        assert rows[2].written[:NEW] == alone("llama", PROMPTS[2], 0, 0)
+
+    def test_numbers_that_went_wrong_within_a_prompt_do_not_stay_for_the_next(self) -> None:
+        """Where the one who asked leaves before the first token, which would have shown it."""
+        batch = batch_of(slots=2)
+        with torch.no_grad():
+            embedding = batch.forward.model.get_input_embeddings()
+            assert isinstance(embedding, torch.nn.Embedding)
+            embedding.weight[250] = NAN
+        writer = join(batch, PROMPTS[0])
+        write(batch, writer, count=1)
+        batch._reading_speed = 0.0
+        row = join(batch, (250, *range(100)))
+        while not row.slot.tokens and row in batch.rows:
+            batch.step()
+        batch.leave(row)
+        following = join(batch, PROMPTS[4])
+        assert following.slot is row.slot
+        write(batch, following, writer)
+        assert following.written[:NEW] == alone("llama", PROMPTS[4], 0, 0)
+
+    def test_only_what_nobody_foresaw_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        to_generation_error(IndexError("index 7"))
+        assert "index 7" in caplog.text
+        caplog.clear()
+        to_generation_error(GenerationError("a"))
+        to_generation_error(MemoryError())
+        assert not caplog.text
+
+
+class Clock:
+    """Time that passes only when work is done."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class ScriptedForward:
+    """Reads and writes in a time that is told, and keeps account of it."""
+
+    def __init__(self, clock: Clock, slots: int, speed: float, step: float) -> None:
+        self.slots = Slots(KVLayout(((1, 1, 1),), torch.float32), slots, 100_000, torch.device("cpu"))
+        self.clock, self.speed, self.step = clock, speed, step
+        self.log: list[tuple[str, float]] = []
+        self.pieces: list[int] = []
+
+    def prefill(self, pieces: Sequence[PromptChunk]) -> torch.Tensor:
+        tokens = sum(len(piece.ids) for piece in pieces)
+        self.pieces.append(tokens)
+        return self._spend("read", tokens / self.speed, len(pieces))
+
+    def decode(self, ids: Sequence[int], slots: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        return self._spend("write", self.step, len(ids))
+
+    def spent(self, what: str) -> float:
+        return sum(seconds for done, seconds in self.log if done == what)
+
+    def _spend(self, what: str, seconds: float, rows: int) -> torch.Tensor:
+        self.clock.now += seconds
+        self.log.append((what, seconds))
+        return torch.zeros(rows, 4)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(batches, "time", SimpleNamespace(perf_counter=clock))
+    return clock
+
+
+def timed(clock: Clock, slots: int = 4, speed: float = 1000.0, step: float = 0.02) -> tuple[Scheduler, ScriptedForward]:
+    forward: Any = ScriptedForward(clock, slots, speed, step)
+    return Scheduler(forward), forward
+
+
+def prompt_of(count: int, start: int = 0) -> list[int]:
+    return [start] * count
+
+
+class TestTime:
+    @pytest.mark.parametrize("speed", [100.0, 1000.0, 20_000.0])
+    @pytest.mark.parametrize("step", [0.005, 0.03, 0.5])
+    def test_reading_does_not_stall_writing(self, clock: Clock, speed: float, step: float) -> None:
+        batch, forward = timed(clock, speed=speed, step=step)
+        writer = join(batch, [1])
+        write(batch, writer, count=1)
+        forward.log.clear()
+        forward.pieces.clear()
+        reader = join(batch, prompt_of(3000, 2))
+        while not reader.written:
+            batch.step()
+        writing, reading = forward.spent("write"), forward.spent("read")
+        assert writing >= reading
+        assert writing <= 1.05 * reading * (1 / READING_SHARE - 1) + 2 * step * len(forward.pieces), (
+            "nor the other way round"
+        )
+        assert sum(forward.pieces) == 3000
+        assert max(forward.pieces) <= MAX_CHUNK
+        assert max(forward.pieces) <= max(MIN_CHUNK, 1.01 * STALL_SECONDS * speed)
+        names = "".join(done[0] for done, _ in forward.log)
+        assert "rr" not in names, "between two pieces somebody writes"
+
+    def test_while_nobody_writes_large_pieces_are_read(self, clock: Clock) -> None:
+        batch, forward = timed(clock)
+        row = join(batch, prompt_of(1000))
+        write(batch, row, count=1)
+        assert forward.pieces == [MAX_CHUNK] * 3 + [1000 - 3 * MAX_CHUNK]
+
+    def test_short_prompts_are_read_together_as_far_as_a_piece_goes(self, clock: Clock) -> None:
+        batch, forward = timed(clock, slots=8)
+        rows = [join(batch, prompt_of(100 + n, n)) for n in range(4)]
+        batch.step()
+        assert [row.unread for row in rows] == [0, 0, 102 - (MAX_CHUNK - 201), 103]
+        assert [len(row.written) for row in rows] == [1, 1, 0, 0]
+        batch.step()
+        assert forward.pieces == [MAX_CHUNK], "those who write come next"
+
+    def test_no_crumbs_are_read(self, clock: Clock) -> None:
+        batch, forward = timed(clock, slots=8)
+        rows = [join(batch, prompt_of(count, n)) for n, count in enumerate((MAX_CHUNK - 5, 300))]
+        batch.step()
+        assert [row.unread for row in rows] == [0, 300]
+        assert forward.pieces == [MAX_CHUNK - 5]
+
+    def test_a_short_prompt_is_read_before_the_rest_of_a_long_one(self, clock: Clock) -> None:
+        batch, _ = timed(clock)
+        long = join(batch, prompt_of(5000))
+        batch.step()
+        short = join(batch, prompt_of(50, 1))
+        batch.step()
+        assert short.written
+        assert not long.written
+
+    def test_a_long_prompt_does_not_starve_among_short_ones(self, clock: Clock) -> None:
+        """New short ones come all the time, more than can ever be read."""
+        batch, _ = timed(clock, speed=100.0)
+        long = join(batch, prompt_of(1000))
+        came = 0
+        while not long.written and clock.now < 1000:
+            while batch.slots.free:
+                came += 1
+                join(batch, prompt_of(90, came))
+            batch.step()
+            for row in batch.rows[1:]:
+                if row.written:
+                    batch.leave(row)
+        assert long.written, "it is still being read"
+        assert came > 5, "nor did the short ones"
+
+    def test_nobody_is_passed_over_for_long(self, clock: Clock) -> None:
+        batch, _ = timed(clock, slots=8, speed=2000.0)
+        rows = [join(batch, prompt_of(500 * (number + 1), number)) for number in range(8)]
+        while any(row.unread for row in rows):
+            batch.step()
+            waits = [clock.now - row.read_at for row in rows if row.unread]
+            assert max(waits, default=0.0) < PATIENCE_SECONDS + 8 * 2 * MAX_CHUNK / 2000.0
+
+
+def cancelled(batch: Scheduler, count: int) -> weakref.WeakSet[SequenceState]:
+    """So many requests, each given up at another moment; what is left of them."""
+    rows: weakref.WeakSet[SequenceState] = weakref.WeakSet()
+    for number in range(count):
+        row = join(batch, (number % 200, number // 200 % 200, *PROMPTS[number % 6]), SETTINGS[number % 6], number)
+        for _ in range(number % 4):
+            batch.step()
+        batch.leave(row)
+        rows.add(row)
+    del row
+    gc.collect()
+    return rows
+
+
+def test_cancelled_requests_leave_nothing_behind() -> None:
+    batch = batch_of()
+    cancelled(batch, 100)
+    before = len(gc.get_objects())
+    assert not cancelled(batch, 300)
+    assert len(gc.get_objects()) - before < 100  # fewer than one for each
+    assert (batch.rows, batch.slots.free) == ([], 4)
+    assert all(len(slot.tokens) <= batch.slots.capacity for slot in batch.slots.all)
+
+
+@pytest.mark.exhaustive
+def test_memory_stays_flat() -> None:
+    batch, process = batch_of(), psutil.Process()
+    cancelled(batch, 1000)
+    before = process.memory_info().rss
+    cancelled(batch, 5000)
+    assert process.memory_info().rss - before < 8_000_000
+
+
+def test_the_scripted_forward_is_called_like_the_real_one() -> None:
+    for name in ("prefill", "decode"):
+        assert inspect.signature(getattr(ScriptedForward, name)) == inspect.signature(getattr(Forward, name))
