@@ -23,12 +23,12 @@
 namespace {
 
 constexpr int GROUP = 32, PAIRS = GROUP / 2, STRIP = 32;
-// From so many rows on, a group's levels are unpacked once and kept for all of them.
+// From so many rows on, threads share the rounding of activations.
 constexpr int64_t MANY = 16;
 // Bytes of weights that are asked for before they are needed.
 constexpr int64_t AHEAD = 1024;
-// As many sums as stay in the first cache.
-constexpr int64_t CHUNK = 64;
+// Rows worked on together. With eight the compiler runs out of registers, and takes a tenth longer.
+constexpr int MOST = 7;
 constexpr float LARGEST = 32767.0f;
 // What is smaller adds nothing to a product, and its inverse would be no number.
 constexpr float NOTHING = 1e-30f;
@@ -94,7 +94,7 @@ inline __m512 added(__m512 sum, __m512i dot, __m512 scale, __m512 zero, float ow
 
 // ROWS rows and STRIPS neighbouring strips, unpacked on the way.
 template <int ROWS, int STRIPS>
-inline void few(const Job& job, int64_t row, int64_t strip) {
+inline void multiply(const Job& job, int64_t row, int64_t strip) {
   constexpr int WIDE = 2 * STRIPS;
   const uint8_t* packed = job.packed + strip / 2 * job.inputs * 32 + strip % 2 * 16;
   int64_t place[WIDE];
@@ -137,72 +137,18 @@ inline void few(const Job& job, int64_t row, int64_t strip) {
     }
 }
 
-// The part of one group in ROWS rows of a strip; `sums` [rows, STRIP].
-template <int ROWS>
-inline void add_group(
-    const Job& job, int64_t row, int64_t group, const __m512i (*levels)[2], const __m512* scale, const __m512* zero, float* sums) {
-  __m512i dots[ROWS][2];
-  for (auto& dot : dots) dot[0] = dot[1] = _mm512_setzero_si512();
-  const int16_t* numbers = job.numbers + (group * job.rows + row) * GROUP;
-#pragma GCC unroll 2
-  for (int at = 0; at < PAIRS; at++)
-    for (int r = 0; r < ROWS; r++) {
-      const __m512i own = pair(numbers + r * GROUP + 2 * at);
-      for (int w = 0; w < 2; w++) dots[r][w] = _mm512_dpwssd_epi32(dots[r][w], levels[at][w], own);
-    }
-  for (int r = 0; r < ROWS; r++) {
-    const int64_t own = group * job.rows + row + r;
-    for (int w = 0; w < 2; w++) {
-      float* sum = sums + r * STRIP + w * 16;
-      _mm512_storeu_ps(sum, added(_mm512_loadu_ps(sum), dots[r][w], scale[w], zero[w], job.scales[own], job.totals[own]));
-    }
-  }
-}
-
-// The same in so many rows, fewer than eight.
-template <int ROWS = 7>
-inline void rest_of_group(
-    const Job& job, int64_t row, int64_t rows, int64_t group, const __m512i (*levels)[2], const __m512* scale, const __m512* zero, float* sums) {
-  if (rows == ROWS) add_group<ROWS>(job, row, group, levels, scale, zero, sums);
-  else if constexpr (ROWS > 1) rest_of_group<ROWS - 1>(job, row, rows, group, levels, scale, zero, sums);
-}
-
-// All of a chunk's rows in one strip.
-void many(const Job& job, int64_t first, int64_t rows, int64_t strip) {
-  const uint8_t* packed = job.packed + strip / 2 * job.inputs * 32 + strip % 2 * 16;
-  const int64_t place[2] = {strip / 2 * 64 + strip % 2 * 16, strip / 2 * 64 + strip % 2 * 16 + 32};
-  alignas(64) float sums[CHUNK * STRIP];
-  memset(sums, 0, rows * STRIP * sizeof(float));
-  for (int64_t group = 0; group < job.groups; group++) {
-    __m512i levels[PAIRS][2];
-    for (int at = 0; at < PAIRS; at++) unpack(packed + (group * GROUP + 2 * at) * 32, &levels[at][0], &levels[at][1]);
-    __m512 scale[2], zero[2];
-    for (int w = 0; w < 2; w++) factors(job.scales_and_zeros + (group * job.outputs + place[w]) * 2, &scale[w], &zero[w]);
-    int64_t row = 0;
-    for (; row + 8 <= rows; row += 8) add_group<8>(job, first + row, group, levels, scale, zero, sums + row * STRIP);
-    rest_of_group(job, first + row, rows - row, group, levels, scale, zero, sums + row * STRIP);
-  }
-  for (int64_t row = 0; row < rows; row++)
-    for (int w = 0; w < 2; w++) {
-      uint16_t* result = job.result + (first + row) * job.outputs + place[w];
-      narrow(_mm512_load_ps(sums + row * STRIP + w * 16), result);
-    }
-}
-
-// The last rows, fewer than eight, in strips from `strip` to `end`.
-template <int ROWS = 7>
-void rest(const Job& job, int64_t row, int64_t strip, int64_t end) {
-  if (job.rows - row == ROWS)
-    for (int64_t at = strip; at < end; at++) few<ROWS, 1>(job, row, at);
-  else if constexpr (ROWS > 2)
-    rest<ROWS - 1>(job, row, strip, end);
+// So many rows, from 2 to MOST, in one strip.
+template <int ROWS = MOST>
+void several(const Job& job, int64_t row, int64_t rows, int64_t strip) {
+  if (rows == ROWS) multiply<ROWS, 1>(job, row, strip);
+  else if constexpr (ROWS > 2) several<ROWS - 1>(job, row, rows, strip);
 }
 
 // One row: two strips of a block together, for one alone would wait for its own instructions.
-void one_row(const Job& job, int64_t row, int64_t strip, int64_t end) {
-  if (strip % 2 && strip < end) few<1, 1>(job, row, strip++);
-  for (; strip + 2 <= end; strip += 2) few<1, 2>(job, row, strip);
-  if (strip < end) few<1, 1>(job, row, strip);
+void one_row(const Job& job, int64_t strip, int64_t end) {
+  if (strip % 2 && strip < end) multiply<1, 1>(job, 0, strip++);
+  for (; strip + 2 <= end; strip += 2) multiply<1, 2>(job, 0, strip);
+  if (strip < end) multiply<1, 1>(job, 0, strip);
 }
 
 }  // namespace
@@ -236,16 +182,14 @@ extern "C" void chatui_int4mm(
     }
     const int64_t own = omp_get_thread_num(), all = omp_get_num_threads();
     const int64_t strip = strips * own / all, end = strips * (own + 1) / all;
-    if (rows >= MANY) {
-      for (int64_t row = 0; row < rows; row += CHUNK)
-        for (int64_t at = strip; at < end; at++) many(job, row, std::min(CHUNK, rows - row), at);
-    } else {
-      int64_t row = 0;
-      for (; row + 8 <= rows; row += 8)
-        for (int64_t at = strip; at < end; at++) few<8, 1>(job, row, at);
-      if (rows - row == 1) one_row(job, row, strip, end);
-      else rest(job, row, strip, end);
-    }
+    if (rows == 1) one_row(job, strip, end);
+    // A strip stays in the first cache while one part of the rows after another is multiplied by it.
+    const int64_t parts = rows == 1 ? 0 : (rows + MOST - 1) / MOST;
+    for (int64_t at = strip; at < end; at++)
+      for (int64_t part = 0; part < parts; part++) {
+        const int64_t row = rows * part / parts;
+        several(job, row, rows * (part + 1) / parts - row, at);
+      }
   }
 }
 
