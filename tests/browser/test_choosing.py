@@ -1,10 +1,6 @@
 """Choosing a model, from search to deletion: a server with the default model, a local Hub and tiny checkpoints."""
 
-import os
 import re
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,17 +9,15 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from chatui.chat import ModelStatus
 from chatui.settings import DEFAULT_MODEL
 from tests import models
 from tests.browser.conftest import new_chat
 from tests.browser.pages import Chat, Site, wait_until
-from tests.fakes import FakeBackend
+from tests.browser.running_app import running_app
 from tests.local_hub import LocalHub, served
 
 pytestmark = [pytest.mark.real, pytest.mark.browser, pytest.mark.exhaustive]
 
-ROOT = Path(__file__).parents[2]
 SLOW = 120_000
 """Milliseconds that loading and a reply may take on two busy cores."""
 TOKEN = "hf_" + "s3cr3t" * 4
@@ -46,31 +40,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
 def site(hub: LocalHub, tmp_path: Path) -> Iterator[Site]:
     """The program as its operator starts it, with a third tiny model in --models-dir."""
     models.save(tmp_path / "models" / "third-1M", "mistral")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        site = Site(FakeBackend(), port=free.getsockname()[1])
-    site.backend.status = ModelStatus("the real one", "ready")  # so the page is not compared with the fake one
     own = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": str(tmp_path / "cache")}
     own |= {"CHATUI_DATA_DIR": str(tmp_path / "data"), "HF_TOKEN_PATH": str(tmp_path / "no-token")}
     # The dataset viewer has an address of its own, which no variable changes: nothing leaves this computer.
     own |= {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost"}
-    flags = ["--port", str(site.port), "--compile", "off", "--kv-memory", "0.1", "--idle-unload", IDLE_MINUTES]
-    command = [sys.executable, "app.py", *flags, "--models-dir", str(tmp_path / "models")]
-    program = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **own})
-
-    def ready() -> bool:
-        assert program.poll() is None, "the program has ended"
-        try:
-            return bool(httpx.get(f"{site.url}/healthz").json()["status"] == "ready")
-        except httpx.HTTPError:
-            return False
-
-    try:
-        wait_until(ready, 240, "the model's readiness")
+    flags = ["--kv-memory", "0.1", "--idle-unload", IDLE_MINUTES, "--models-dir", str(tmp_path / "models")]
+    with running_app(*flags, variables=own) as site:
         yield site
-    finally:
-        program.terminate()
-        program.wait(20)
 
 
 class Walk:

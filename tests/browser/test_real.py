@@ -1,25 +1,18 @@
 """The tutorial's conversation and what a new user tries, in a real browser with the real default model."""
 
 import re
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
-from chatui.chat import ModelStatus
 from tests.browser.conftest import new_chat
 from tests.browser.pages import PATIENCE, Chat, Site, wait_until
-from tests.fakes import FakeBackend
+from tests.browser.running_app import running_app
 
 pytestmark = [pytest.mark.real, pytest.mark.browser]
 
-ROOT = Path(__file__).parents[2]
 SLOW = 120_000
 """Milliseconds that a reply may take on two busy cores."""
 
@@ -30,39 +23,14 @@ STREAMING = """() => { window.lengths = []; new MutationObserver(() => window.le
 )).observe(document.querySelector('#chat'), {subtree: true, childList: true, characterData: true}); }"""
 
 
-class RunningSite(Site):
-    """The program as a user starts it: `python app.py`."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(FakeBackend(), port=port)
-        self.backend.status = ModelStatus("the real one", "ready")
-
-
 @pytest.fixture(scope="module")
-def site() -> Iterator[RunningSite]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = subprocess.Popen([sys.executable, "app.py", "--port", str(port), "--compile", "off"], cwd=ROOT)
-    running = RunningSite(port)
-
-    def ready() -> bool:
-        assert program.poll() is None, "the program has ended"
-        try:
-            return bool(httpx.get(f"{running.url}/healthz").json()["status"] == "ready")
-        except httpx.HTTPError:
-            return False
-
-    try:
-        wait_until(ready, 240, "the model's readiness")
-        yield running
-    finally:
-        program.terminate()
-        program.wait(20)
+def site() -> Iterator[Site]:
+    with running_app() as site:
+        yield site
 
 
 @pytest.fixture
-def chat(browser: Browser, site: RunningSite) -> Iterator[Chat]:
+def chat(browser: Browser, site: Site) -> Iterator[Chat]:
     with ExitStack() as stack:
         chat = new_chat(stack, browser, site)
         chat.page.set_default_timeout(SLOW)
@@ -219,7 +187,7 @@ INSPECTED = {
         pytest.param({"viewport": {"width": 390, "height": 800}}, id="phone", marks=pytest.mark.exhaustive),
     ],
 )
-def test_every_page_of_the_inspect_view(browser: Browser, site: RunningSite, options: dict[str, object]) -> None:
+def test_every_page_of_the_inspect_view(browser: Browser, site: Site, options: dict[str, object]) -> None:
     with ExitStack() as stack:
         chat = new_chat(stack, browser, site, **options)
         chat.page.set_default_timeout(SLOW)
@@ -245,7 +213,7 @@ def test_every_page_of_the_inspect_view(browser: Browser, site: RunningSite, opt
 
 @pytest.mark.exhaustive  # test_looks.py has them with a scripted backend
 @pytest.mark.parametrize("options", [{"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}}])
-def test_dark_and_phone(browser: Browser, site: RunningSite, options: dict[str, object]) -> None:
+def test_dark_and_phone(browser: Browser, site: Site, options: dict[str, object]) -> None:
     with ExitStack() as stack:
         chat = new_chat(stack, browser, site, **options)
         chat.box.fill("Hi")
