@@ -89,6 +89,16 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     ]
     lifespan = _lifespan(runner, uploads, services.downloads)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: lifespan, routes=app_routes)
+    _add_inner_middleware(app, settings, cookies, store, uploads, login)
+    login_of = page.mount(app, runner, services, cookies, login, logins, settings.root_path)
+    app.add_middleware(ClientAddress, proxies=split_list(settings.forwarded_allow_ips))
+    return app
+
+
+def _add_inner_middleware(
+    app: FastAPI, settings: AppSettings, cookies: Cookies, store: Store, uploads: UploadFolder, login: Login | None
+) -> None:
+    """Add what protects the page and the API from foreign sites, and tells whose a request is."""
     account = OwnAccount(strict=login is not None)
     is_local_owner = account.is_sender if _is_local_only(settings, store) else _never_local
     # On a public host Gradio allows any Origin, unless its parent app has CORS middleware. This one allows none.
@@ -103,9 +113,6 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
     app.add_middleware(BodyLimit, uploads=uploads)
     app.state.hosts = AllowedHosts(settings.host, split_list(settings.allowed_hosts), settings.share)
     app.add_middleware(SecurityMiddleware, hosts=app.state.hosts)
-    login_of = page.mount(app, runner, services, cookies, login, logins, settings.root_path)
-    app.add_middleware(ClientAddress, proxies=split_list(settings.forwarded_allow_ips))
-    return app
 
 
 @contextlib.asynccontextmanager

@@ -225,13 +225,7 @@ def _schemas() -> Fields:
         },
         **{name: {"description": "Accepted; it changes no reply."} for name in sorted(IGNORED_FIELDS)},
     }
-    continued = {"continue_final_message": {"const": True}, "add_generation_prompt": {"enum": [False, None]}}
-    new = {"continue_final_message": {"enum": [False, None]}, "add_generation_prompt": {"enum": [True, None]}}
-    told = {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]}
-    body["allOf"] = [
-        {"anyOf": [{"properties": continued, "required": ["continue_final_message"]}, {"properties": new}]},
-        {"anyOf": [told, {"properties": {"top_logprobs": {"enum": [0, None]}}}]},
-    ]
+    body["allOf"] = _conditions()
     models["ChatBody"] = body
     return models
 
@@ -244,6 +238,17 @@ def _nulls_left_out(schema: Fields) -> Fields:
         for name, part in schema["properties"].items()
     }
     return {name: part for name, part in schema.items() if name != "$defs"} | {"properties": properties}
+
+
+def _conditions() -> list[Fields]:
+    """What a body must fulfil that concerns several fields."""
+    continued = {"continue_final_message": {"const": True}, "add_generation_prompt": {"enum": [False, None]}}
+    new = {"continue_final_message": {"enum": [False, None]}, "add_generation_prompt": {"enum": [True, None]}}
+    with_logprobs = {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]}
+    return [
+        {"anyOf": [{"properties": continued, "required": ["continue_final_message"]}, {"properties": new}]},
+        {"anyOf": [with_logprobs, {"properties": {"top_logprobs": {"enum": [0, None]}}}]},
+    ]
 
 
 def _message(schema: Fields) -> Fields:

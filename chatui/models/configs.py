@@ -97,11 +97,9 @@ def layout(config: Config) -> Layout:
     used, experts = experts_used(text)
     with_keys = _attention_layers(kind, text, layers)
     latent = _number(text, "kv_lora_rank") if kind in LATENT else 0
-    each = 2 * kv_heads * head_size
-    if latent:
-        rope = _number(text, "qk_rope_head_dim")
-        each = heads * (_number(text, "qk_nope_head_dim") + rope + _number(text, "v_head_dim"))
-        latent += rope
+    rope = _number(text, "qk_rope_head_dim") if latent else 0
+    head_sizes = _number(text, "qk_nope_head_dim") + rope + _number(text, "v_head_dim")
+    each = heads * head_sizes if latent else 2 * kv_heads * head_size
     known = kind in PLAIN | LATENT | STATE_ONLY and bool(layers and (each or kind in STATE_ONLY))
     window, window_layers = _windows(kind, text, layers)
     expert_size, expert_width = _expert_size(kind, text, hidden)
@@ -117,7 +115,7 @@ def layout(config: Config) -> Layout:
         head_size=head_size or None,
         attention_layers=with_keys,
         kv_elements=with_keys * each if known else None,
-        latent_elements=with_keys * latent if latent else None,
+        latent_elements=with_keys * (latent + rope) if latent else None,
         window=window,
         window_layers=window_layers,
         experts=experts,

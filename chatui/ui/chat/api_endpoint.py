@@ -36,10 +36,7 @@ def chat(backend: Backend, access: ModelAccess) -> Callable[..., AsyncIterator[t
         turns = [*history, {"role": "user", "content": message or ""}]
         text = ""
         try:
-            if not (message or "").strip():
-                raise SettingsError("message", "there is nothing to answer.")
-            if len(message or "") > MAX_MESSAGE_LENGTH:
-                raise SettingsError("message", f"at most {MAX_MESSAGE_LENGTH:,} characters can be sent.")
+            _check_message(message or "")
             *chosen, name = values
             model = access.choose(name)
             if model.info is None:
@@ -67,6 +64,14 @@ def chat(backend: Backend, access: ModelAccess) -> Callable[..., AsyncIterator[t
 
     chat.__signature__ = _signature()  # type: ignore[attr-defined]
     return chat
+
+
+def _check_message(message: str) -> None:
+    """Raise SettingsError for a message that cannot be sent."""
+    if not message.strip():
+        raise SettingsError("message", "there is nothing to answer.")
+    if len(message) > MAX_MESSAGE_LENGTH:
+        raise SettingsError("message", f"at most {MAX_MESSAGE_LENGTH:,} characters can be sent.")
 
 
 def _signature() -> inspect.Signature:

@@ -121,15 +121,7 @@ def render_reply(
     """
     rendered: list[ChatbotMessage] = []
     if message.dropped:
-        rendered.append(
-            note(
-                ngettext(
-                    "The {count} oldest message was left out: the conversation is too long.",
-                    "The {count} oldest messages were left out: the conversation is too long.",
-                    message.dropped,
-                )
-            )
-        )
+        rendered.append(_dropped_note(message.dropped))
     if message.reasoning:
         rendered.append(_reasoning(message, progress))
     if message.content:
@@ -149,6 +141,16 @@ def render_reply(
         rendered.append(ending)
     rendered.append(_bar(message, names_model))
     return rendered
+
+
+def _dropped_note(count: int) -> ChatbotMessage:
+    return note(
+        ngettext(
+            "The {count} oldest message was left out: the conversation is too long.",
+            "The {count} oldest messages were left out: the conversation is too long.",
+            count,
+        )
+    )
 
 
 def error_card(error: ChatError) -> ChatbotMessage:

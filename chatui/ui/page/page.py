@@ -1,7 +1,7 @@
 """Builds the page from its parts, and mounts it on a server."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -16,20 +16,15 @@ from starlette.types import ASGIApp
 
 from chatui import personas
 from chatui.body_limit import MAX_UPLOAD_BYTES, BodyLimit, UploadLimit
-from chatui.chat import Backend
-from chatui.errors import ChatError
 from chatui.i18n import N_
 from chatui.models.services import ModelServices
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.runner import Runner
 from chatui.security import Login, SecurityMiddleware
-from chatui.settings import GenerationSettings
 from chatui.store.logins import Logins
 from chatui.store.owner_store import OwnerStore
-from chatui.thinking_controls import ThinkingControls
 from chatui.ui.chat.conversation import Conversation
 from chatui.ui.gradio_compat import login_tokens, page_html, request_context, serving, sessions
-from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
 from chatui.ui.gradio_compat.page_blocks import PageBlocks
 from chatui.ui.gradio_compat.request_turns import RequestTurns
 from chatui.ui.inspector.inspector_panel import InspectorPanel
@@ -37,9 +32,10 @@ from chatui.ui.markdown import markdown_escape
 from chatui.ui.models.models_panel import ModelsPanel
 from chatui.ui.models.tabs import ModelsContext
 from chatui.ui.page import cache_headers, head, page_language, theme
+from chatui.ui.page.model_events import ModelEvents
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.persona_panel import PersonaPanel
-from chatui.ui.shared import error_messages, header, model_picker
+from chatui.ui.shared import header, model_picker
 from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.sidebar.sidebar import Sidebar, footer_html
 
@@ -166,14 +162,20 @@ def build(runner: Runner, services: ModelServices, logs_out: bool = False) -> Pa
         inspector = InspectorPanel()
         chat.connect(inspector, context)
         panel.connect(chat.chatbot, settings, model=lambda name: access.find(name).name, picker=model)
-        _connect_model(page, backend, access, model, settings, reset, status)
-        _connect_picker(backend, access, model, models, settings, status)
-        for part, colours in inspector.localized_colours().items():
-            page.localize(part, color_map=colours)
-        page.localize(sidebar.footer, value=footer_html)
+        events = ModelEvents(backend, access, model, settings, status)
+        events.connect_start(page, reset)
+        events.connect_picker(models)
         page.localize(chat.chatbot, placeholder=lambda: header.greeting(personas.translated(first)))
         page.localize(status, value=lambda: header.status(backend.models()[0]))
+        _localize(page, sidebar, inspector)
     return page
+
+
+def _localize(page: PageBlocks, sidebar: Sidebar, inspector: InspectorPanel) -> None:
+    """Compute what these parts show for each language."""
+    page.localize(sidebar.footer, value=footer_html)
+    for part, colours in inspector.localized_colours().items():
+        page.localize(part, color_map=colours)
 
 
 def _owner_store(runner: Runner) -> OwnerStore | None:
@@ -195,109 +197,6 @@ def _generation_settings() -> tuple[gr.Textbox, list[Component], gr.Button]:
     settings = setting_controls.build()
     reset = gr.Button(N_("Reset to the model's defaults"), size="sm", elem_id="reset")
     return start_with, settings, reset
-
-
-def _connect_model(
-    page: PageBlocks,
-    backend: Backend,
-    access: ModelAccess,
-    picker: gr.Dropdown,
-    settings: list[Component],
-    reset: gr.Button,
-    status: gr.Markdown,
-) -> None:
-    """Register the events that show the model's state and set the generation settings to its defaults."""
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    initial = setting_controls.values_of(GenerationSettings())
-    following = hidden_textbox("following")
-
-    def begin(name: str | None) -> list[Any]:
-        """The chosen model's status and default settings; our defaults while it is loading, until follow_model() ends.
-
-        The settings are sent again here, because the browser turns a number that is empty at first into 0. The choices
-        of models are those of now: some may have been added since the page was built.
-        """
-        backend.refresh()
-        model = access.find(name)
-        loading = model.state == "loading"
-        values = initial if loading else _defaults(backend, model.name)
-        values = setting_controls.with_controls(values, setting_controls.controls_of(model.info))
-        return [header.status(model), *values, "loading" if loading else "", model_picker.update(access.models())]
-
-    async def follow_model(name: str | None) -> AsyncIterator[str]:
-        """Update the header until the model is ready or has failed."""
-        async for model in header.status_updates(backend, access.find(name).name):
-            yield header.status(model)
-
-    def adopt_defaults(name: str | None, *current: Any) -> list[Any]:
-        """Set all settings that the user has not changed meanwhile to the model's defaults."""
-        changes = zip(current, initial, _defaults(backend, name or ""), strict=True)
-        updates = [default if value == before else gr.skip() for value, before, default in changes]
-        return setting_controls.with_controls(updates, _controls(backend, name), current)
-
-    reset.click(lambda name: _defaults(backend, name), picker, settings, queue=False, **private)
-    # Not queued, like all events at the start: a message sent at the same time could get no reply.
-    page.load(begin, picker, [status, *settings, following, picker], queue=False, **private)
-    followed = following.change(follow_model, picker, status, concurrency_limit=None, **private)
-    followed.then(adopt_defaults, [picker, *settings], settings, queue=False, **private)
-
-
-def _connect_picker(
-    backend: Backend,
-    access: ModelAccess,
-    picker: gr.Dropdown,
-    models: ModelsPanel,
-    settings: list[Component],
-    status: gr.Markdown,
-) -> None:
-    """Register the events that load the chosen model, and set the settings to its defaults."""
-
-    async def choose(name: str | None) -> AsyncIterator[Any]:
-        """Load the model, and show the loading in the header."""
-        name = access.find(name).name
-        try:
-            backend.load(name)
-        except ChatError as error:
-            error_messages.warn(error)
-            return
-        async for model in header.status_updates(backend, name):
-            yield header.status(model)
-
-    def adopt(name: str | None, *current: Any) -> list[Any]:
-        """Show the settings that the model has, also when a conversation is opened that another model has written.
-
-        Settings that have any model's default get that of this model, if it has been loaded before.
-        """
-        if header.find_status(backend, name or "").info is None:
-            updates = [gr.skip() for _ in settings]
-        else:
-            known = zip(*(_defaults(backend, model.name) for model in backend.models()), strict=True)
-            changes = zip(current, known, _defaults(backend, name), strict=True)
-            updates = [default if value in defaults else gr.skip() for value, defaults, default in changes]
-        return setting_controls.with_controls(updates, _controls(backend, name), current)
-
-    async def use(requested: str) -> AsyncIterator[list[Any]]:
-        """Choose the model that a link of the Models view names: `number|key`."""
-        try:
-            name = await models.here.served_name((requested or "").partition("|")[2])
-        except ChatError as error:
-            error_messages.warn(error)
-            return
-        yield [model_picker.update(access.models(), name), gr.skip()]
-        async for update in choose(name):
-            yield [gr.skip(), update]
-
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    loaded = picker.input(choose, picker, status, concurrency_limit=None, **private)
-    used = models.used.change(use, models.used, [picker, status], concurrency_limit=None, **private)
-    # Behind the loading with the settings of then: they may have been changed in the meantime.
-    for adopts in (loaded.then, used.then, picker.change):
-        adopts(adopt, [picker, *settings], settings, queue=False, **private)
-
-
-def _controls(backend: Backend, name: str | None) -> ThinkingControls:
-    """The controls of a model's thinking."""
-    return setting_controls.controls_of(header.find_status(backend, name or "").info)
 
 
 def _appearance() -> dict[str, Any]:
@@ -342,9 +241,3 @@ def _textbox() -> gr.Textbox:
         stop_btn=N_("Stop"),
         scale=7,
     )
-
-
-def _defaults(backend: Backend, name: str | None = "") -> list[Any]:
-    """The components' values for the defaults of a model, the default one for ""."""
-    info = header.find_status(backend, name or "").info
-    return setting_controls.values_of(info.defaults if info else GenerationSettings())
