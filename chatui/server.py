@@ -96,7 +96,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
 
 
 def _add_inner_middleware(
-    app: FastAPI, settings: AppSettings, cookies: Cookies, store: Store, uploads: UploadFolder, login: Login | None
+    app: FastAPI, settings: AppSettings, cookies: Cookies, store: "Store", uploads: UploadFolder, login: Login | None
 ) -> None:
     """Add what protects the page and the API from foreign sites, and tells whose a request is."""
     account = OwnAccount(strict=login is not None)
