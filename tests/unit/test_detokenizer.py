@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatui.engine.text.detokenizer import Detokenizer, StopStrings
+from chatui.engine.text.detokenizer import MAX_UNFINISHED, Detokenizer, StopStrings
 
 FAMILY = "👩‍👩‍👧‍👦"
 REPLACEMENT = "\ufffd"
@@ -39,8 +39,11 @@ class TestDetokenizer:
         assert "".join(shown) == text
         assert all(not piece.endswith(REPLACEMENT) for piece in shown[:-1])
 
-    @given(st.lists(st.binary(min_size=1, max_size=3), max_size=12))
+    @given(
+        st.lists(st.one_of(st.binary(min_size=1, max_size=3), st.sampled_from([b"\xf0", b"\x98", b"A"])), max_size=40)
+    )
     @example([b"\xe4", b"\xbd", b"A", b"\xff", b"\xf0\x9f", b"\x98"])
+    @example([b"\x80"] * 20 + [b"\xf0", b"\x9f", b"\x98", b"\x80", b"A"])
     def test_invalid_bytes_come_out_as_in_one_decode(self, pieces: list[bytes]) -> None:
         decode = decode_bytes(pieces)
         assert "".join(stream(decode, len(pieces))) == decode(list(range(len(pieces))))
@@ -51,6 +54,18 @@ class TestDetokenizer:
             return "".join(pieces[token_id] for token_id in ids).removeprefix(" ")
 
         assert "".join(stream(decode, len(pieces))) == decode(list(range(len(pieces))))
+
+    def test_halves_of_characters_without_end_cost_the_same_for_each_id(self) -> None:
+        decoded: list[int] = []
+
+        def decode(ids: list[int]) -> str:
+            decoded.append(len(ids))
+            return REPLACEMENT * len(ids)
+
+        shown = stream(decode, 1000)
+        assert "".join(shown) == REPLACEMENT * 1000
+        assert max(decoded) <= MAX_UNFINISHED + 2
+        assert all(shown[MAX_UNFINISHED:])  # a reader sees that something is written
 
     def test_a_character_is_shown_with_its_last_byte(self) -> None:
         assert stream(decode_bytes([bytes([byte]) for byte in "a你b".encode()]), 5) == ["a", "", "", "你", "b", ""]
