@@ -22,6 +22,9 @@ from chatui import setting_values
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MB = 10**6
 """Bytes in a megabyte, the unit of the settings of storage."""
+MIN_TEMPERATURE = 1e-5
+"""Logits divided by less may overflow float32. vLLM has the same limit: _SAMPLING_EPS in
+https://github.com/vllm-project/vllm/blob/main/vllm/sampling_params.py"""
 # Variables of Gradio and uvicorn, which are read for a setting whose CHATUI_* variable is not set.
 FALLBACK_VARIABLES = {
     "host": "GRADIO_SERVER_NAME",
@@ -138,6 +141,12 @@ class GenerationSettings(BaseModel):
         if isinstance(value, str):
             return (value,)
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("temperature")
+    @classmethod
+    def _greedy_below_the_smallest(cls, value: float) -> float:
+        """A temperature that is too small to divide by means greedy, which is what it comes to."""
+        return value if value >= MIN_TEMPERATURE else 0.0
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:

@@ -136,6 +136,14 @@ class TestKept:
         assert greedy.choose(IDS, FLAT) == int(found.argmax())
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 5e-324, 9e-6, 1e-5, 1e-4])
+@pytest.mark.parametrize("traced", [False, True])
+def test_the_smallest_temperatures_take_the_likeliest_too(temperature: float, traced: bool) -> None:
+    scores = logits(spread=10_000.0)
+    sampler = Sampler(GenerationSettings(temperature=temperature), 1, traced=traced)
+    assert sampler.choose(None, scores) == int(scores.argmax())
+
+
 @given(st.integers(0, 100))
 def test_temperature_zero_takes_the_likeliest(seed: int) -> None:
     assert Sampler(GenerationSettings(temperature=0.0), 0).choose(None, logits(seed)) == int(logits(seed).argmax())
