@@ -152,6 +152,24 @@ def test_each_reply_is_told_of_with_as_many_alternatives_as_it_asks_for(temperat
             assert told.id in told.ids
 
 
+def test_little_is_kept_of_tokens_drawn_among_a_whole_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    filtered = VOCABULARY * 4 * 2  # bytes that top-p and min-p leave of each token
+    monkeypatch.setattr(tracing, "MAX_BYTES", 3 * filtered)
+    # So flat that not even the likeliest MANY have the share of top-p.
+    logits, settings = logits_of(8, 20, 0.01), GenerationSettings(temperature=1.5, top_p=0.99, min_p=0.01)
+    sampler, kept = Sampler(settings, 1, traced=True), list[int]()
+    trace = sampler.trace
+    assert trace is not None
+    for row in logits:
+        choose_each([sampler], [None], row[None])
+        kept.append(sum(scores.nbytes for choice in trace._choices for _, scores in choice.filters))
+    assert max(kept) == 2 * filtered
+    monkeypatch.setattr(tracing, "MAX_BYTES", 2**30)
+    for told, expected in zip(trace.traces(), traced(settings, logits), strict=True):
+        assert (told.ids, told.names) == (expected.ids, expected.names)
+        assert sum(told.steps, ()) == pytest.approx(sum(expected.steps, ()))
+
+
 def test_a_trace_changes_no_choice() -> None:
     logits = logits_of(7, 40)
     for temperature in (0.0, 0.9):

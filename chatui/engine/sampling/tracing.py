@@ -18,6 +18,9 @@ from chatui.traces import ALTERNATIVES, Traces
 
 TOGETHER = 256
 """Tokens of a reply, at most, of which everything is kept that was looked at: some kB for each."""
+MAX_BYTES = 4 * 2**20
+"""Of what filters have left of these tokens' scores, at most: for each token some kB, or where it was drawn among the
+whole vocabulary, up to a MB for each filter."""
 
 Filter = tuple[str, Tensor]
 """A filter's name and the scores that it leaves, [1, candidates], minus infinity for those that it rules out."""
@@ -77,6 +80,7 @@ class Trace:
         self._ruled = ruled
         self._made = Traces()
         self._choices: list[Choice] = []
+        self._bytes = 0  # of the filters' scores in them
         self._making = threading.Lock()
         self._ids: Tensor | None = None
         self._filters: list[Filter] = []
@@ -111,7 +115,8 @@ class Trace:
         self._ids, self._filters, self._forced = None, [], False
         with self._making:
             self._choices.append(choice)
-            if len(self._choices) == TOGETHER:
+            self._bytes += sum(scores.nbytes for _, scores in choice.filters)
+            if len(self._choices) == TOGETHER or self._bytes >= MAX_BYTES:
                 self._make()
 
     def traces(self) -> Traces:
@@ -124,7 +129,7 @@ class Trace:
         """Make something of the choices there are; the caller holds the lock."""
         if not self._choices:
             return
-        choices, self._choices = self._choices, []
+        choices, self._choices, self._bytes = self._choices, [], 0
         with torch.inference_mode():
             more = _made(choices, self._temperature, self._ruled, self.alternatives)
         self._made = replace(more, data=self._made.data + more.data)
