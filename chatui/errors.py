@@ -146,6 +146,6 @@ class OverloadError(ChatError):
         self.retry_after = retry_after
 
 
-def unexpected(error: Exception) -> GenerationError:
+def unexpected(error: BaseException) -> GenerationError:
     """The error to show for an unexpected exception. It reveals only the type of the exception."""
     return GenerationError(f"Something went wrong ({type(error).__name__}).", "Try again; the console has the details.")

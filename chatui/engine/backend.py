@@ -286,7 +286,7 @@ class LocalBackend:
                 if self._status.error is not None or self._model is None:
                     raise self._status.error or ModelError("The model is not loaded.")
                 prepared = job.context.run(self._model.prepare, job.request)
-            except Exception as error:
+            except BaseException as error:  # a panic of `tokenizers`, which is Rust, is no Exception
                 self._fail(job, error)
                 job.unwanted.set()
             with self._changed:
@@ -383,7 +383,7 @@ class LocalBackend:
                 job.place = place
                 _send([(job, ReplyDelta(queue_position=place))])
 
-    def _fail(self, job: _Job, error: Exception) -> None:
+    def _fail(self, job: _Job, error: BaseException) -> None:
         if not isinstance(error, ChatError):
             log.error("a reply failed", exc_info=error)
             error = unexpected(error)
@@ -407,7 +407,7 @@ class LocalBackend:
         for job in going.values():
             self._fail(job, failed)
         try:
-            if self._model is not None and len(self._failures) <= RESTARTS and isinstance(error, Exception):
+            if self._model is not None and len(self._failures) <= RESTARTS:
                 self._model.reset()
                 self._status = ModelStatus(self._status.name, "ready", info=info)
                 return True
@@ -426,7 +426,9 @@ class LocalBackend:
         except ChatError as error:
             self._status = ModelStatus(self._spec.name, "failed", error=error)
             log.debug("loading failed", exc_info=error)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # as in _prepare()
             log.exception("loading failed")
             failed = ModelError(
                 f"{self._spec.name} could not be loaded ({type(error).__name__}: {error}).",

@@ -45,6 +45,10 @@ class Said:
     told: int = 0
 
 
+class Panic(BaseException):
+    """As PanicException of Rust libraries, which passes by `except Exception`."""
+
+
 @dataclass(eq=False)
 class FakeModel:
     """Says what it was asked, to at most `rows` at once; a step reads while `may_read` is shut, then takes `pause`.
@@ -83,6 +87,8 @@ class FakeModel:
             raise PromptError("cannot be asked")
         if text == "bug":
             raise ZeroDivisionError
+        if text == "panic":
+            raise Panic
         return text
 
     def begin(self, prepared: object, queue_seconds: float, unwanted: IsCancelled) -> Said:
@@ -108,6 +114,8 @@ class FakeModel:
         time.sleep(self.pause)
         if any(reply.text == "broken" for reply in self.replies):
             raise RuntimeError("the step is broken")
+        if any(reply.text == "panics" for reply in self.replies):
+            raise Panic
         return [(reply, self._next(reply)) for reply in list(self.replies)]
 
     def end(self, handle: object) -> None:
@@ -466,9 +474,13 @@ class TestLoading:
 
     @pytest.mark.parametrize(
         ("raised", "says"),
-        [(ModelError("no such file", "look again"), "no such file"), (KeyError("x"), "could not be loaded")],
+        [
+            (ModelError("no such file", "look again"), "no such file"),
+            (KeyError("x"), "could not be loaded"),
+            (Panic(), "could not be loaded"),
+        ],
     )
-    async def test_an_error_is_told_to_everyone(self, raised: Exception, says: str) -> None:
+    async def test_an_error_is_told_to_everyone(self, raised: BaseException, says: str) -> None:
         failing = threading.Event()
 
         def loader(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> FakeModel:
@@ -625,6 +637,7 @@ class TestErrors:
             ("bad prompt", "cannot be asked"),
             ("bad begin", "no luck"),
             ("bug", "ZeroDivisionError"),
+            ("panic", "Panic"),
             ("fails", "failed by itself"),
         ],
     )
@@ -658,6 +671,13 @@ class TestErrors:
         assert model.resets == 1
         status = backend.models()[0]
         assert (status.state, status.info) == ("ready", INFO)
+        await backend.close()
+
+    async def test_nor_does_a_panic_of_a_library_end_the_engine(self) -> None:
+        backend = backend_of(FakeModel()).start()
+        with pytest.raises(GenerationError, match=r"stopped \(Panic\)"):
+            await asyncio.wait_for(reply(backend, "panics"), SOON)
+        assert await asyncio.wait_for(reply(backend, "next"), SOON) == "next"
         await backend.close()
 
     async def test_an_engine_that_keeps_failing_stops(self) -> None:
