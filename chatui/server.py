@@ -29,6 +29,7 @@ from chatui.body_limit import BodyLimit
 from chatui.chat import Backend, ModelStatus
 from chatui.engine.backend import LocalBackend
 from chatui.errors import ChatError, SettingsError
+from chatui.metrics import Metrics
 from chatui.model_spec import ModelSpec
 from chatui.models.added_models import AddedModelsFile
 from chatui.models.download_manager import DownloadManager
@@ -61,8 +62,8 @@ if TYPE_CHECKING:
 WAITING_THREADS = 64
 
 
-def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
-    """Build the ASGI application for any backend. Raises StoreError."""
+def build_app(backend: Backend, settings: AppSettings, metrics: Metrics | None = None) -> FastAPI:
+    """Build the ASGI application for any backend, which is measured in `metrics`. Raises StoreError."""
     from chatui.store.logins import Logins
     from chatui.store.quotas import Quotas
     from chatui.store.store import Store
@@ -85,7 +86,7 @@ def build_app(backend: Backend, settings: AppSettings) -> FastAPI:
         *_routes(backend),
         *downloads.routes(runner.persistent_store, owner_of),
         prerender.route(runner, owner_of),
-        *routes.mounts(backend, settings),
+        *routes.mounts(backend, settings, metrics),
     ]
     lifespan = _lifespan(runner, uploads, services.downloads)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: lifespan, routes=app_routes)
@@ -138,8 +139,9 @@ def run(settings: AppSettings) -> None:
         _run_on_zero_gpu(settings, login)
         return
     server_socket = _bind(settings)
-    backend = _registry(settings)
-    app = build_app(backend, settings)
+    metrics = Metrics()
+    backend = _registry(settings, metrics)
+    app = build_app(backend, settings, metrics)
     backend.start()
     threading.Thread(target=_print_when_ready, args=(backend,), daemon=True).start()
     port = server_socket.getsockname()[1]
@@ -151,8 +153,8 @@ def run(settings: AppSettings) -> None:
     uvicorn.Server(config).run(sockets=[server_socket])
 
 
-def _registry(settings: AppSettings) -> Registry:
-    """All models of the settings. Raises SettingsError."""
+def _registry(settings: AppSettings, metrics: Metrics) -> Registry:
+    """All models of the settings, measured in `metrics`. Raises SettingsError."""
 
     def open_backend(spec: ModelSpec) -> LocalBackend:
         return LocalBackend(spec, settings.cache_dir, longest_queue=settings.queue)
@@ -166,6 +168,7 @@ def _registry(settings: AppSettings) -> Registry:
         idle_unload,
         models_dir=settings.models_dir,
         added_file=AddedModelsFile(settings.data_dir / "added_models.json"),
+        metrics=metrics,
     )
 
 

@@ -126,6 +126,7 @@ class FakeBackend:
         self.added: list[tuple[str, str | None]] = []
         self.removed: list[str] = []
         self.refreshes = 0
+        self.on_step: Callable[[float], None] | None = None
         self.tokenized: list[TokenizeRequest] = []
         self.previews: list[int] = []
         """For each preview, how many were made with its memo until then."""
@@ -256,6 +257,9 @@ class FakeBackend:
         if wrong := next((id for id in ids if id > 0x10FFFF), None):
             raise SettingsError("tokens", f"{wrong} is no token of this model.")
         return "".join(map(chr, ids))
+
+    def kv_usage(self) -> float:
+        return 0.25
 
     def _traced(self, word: str, at: float) -> TokenTrace:
         """As if the word were one token, which could have been OTHER as well."""

@@ -123,6 +123,11 @@ OPERATIONS = {
         ERRORS_BUT_404,
     ),
     "/models/{name}": _Operation("One of them.", {"application/json": _ref(schemas.Model)}, ALL_ERRORS),
+    "/metrics": _Operation(
+        "Metrics for Prometheus, in the format that the Accept header asks for. Served as /metrics beside /v1, too.",
+        {"text/plain": {"type": "string"}, "application/openmetrics-text": {"type": "string"}},
+        ERRORS_BUT_404,
+    ),
     "/tokenize": _Operation(
         "The tokens of a text or of a prompt. Served as /tokenize beside /v1, too.",
         {"application/json": _ref(schemas.TokenizeResponse)},

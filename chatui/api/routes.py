@@ -36,6 +36,7 @@ from chatui.api.tokenize_requests import describe_tokens, read_detokenize, read_
 from chatui.body_limit import MAX_BODY_BYTES, RefusedError, decompress
 from chatui.chat import Backend, ModelStatus, ReplyDelta
 from chatui.errors import ChatError, unexpected
+from chatui.metrics import Metrics
 from chatui.setting_values import shorten
 from chatui.settings import AppSettings
 
@@ -91,8 +92,9 @@ class EventStream(StreamingResponse):
 class Api:
     """The ASGI application under /v1. All responses, errors too, have OpenAI's format."""
 
-    def __init__(self, backend: Backend, access: Access, root_path: str = "") -> None:
+    def __init__(self, backend: Backend, access: Access, root_path: str = "", metrics: Metrics | None = None) -> None:
         self._backend = backend
+        self._metrics = metrics or Metrics()
         self._access = access
         self._started = int(time.time())
         self._tokenizing = asyncio.Semaphore(TOKENIZERS)
@@ -104,6 +106,7 @@ class Api:
             Route("/models/unload", self._unload, methods=["POST"]),
             Route("/models/sse", self._model_events, methods=["GET"]),
             Route("/models/{name:path}", self._model, methods=["GET"]),
+            Route("/metrics", self._metrics_text, methods=["GET"]),
             Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/detokenize", self._detokenize, methods=["POST"]),
             Route("/chat/completions", self._chat, methods=["POST"]),
@@ -166,6 +169,10 @@ class Api:
         if request.method == "HEAD":
             return Response(headers=NO_STORE, media_type=kind)
         return StreamingResponse(model_events(self._backend), headers=NO_STORE, media_type=kind)
+
+    async def _metrics_text(self, request: Request) -> Response:
+        text, kind = self._metrics.exposition(request.headers.get("accept", ""))
+        return Response(text, headers={**NO_STORE, "Content-Type": kind})
 
     async def _tokenize(self, request: Request) -> Response:
         body, models = await _body(request), self._backend.models()
@@ -246,15 +253,15 @@ def _display_path(route: Route) -> str:
     return f"{methods} /v1{route.path_format}"
 
 
-def mounts(backend: Backend, settings: AppSettings) -> list[Mount]:
-    """The API under /v1, and /tokenize and /detokenize beside it, where vLLM has them.
+def mounts(backend: Backend, settings: AppSettings, metrics: Metrics | None = None) -> list[Mount]:
+    """The API under /v1, and /tokenize, /detokenize and /metrics beside it, where vLLM has them.
 
     Unlike Starlette's own pattern, that of /v1 matches /v1 itself, and paths with line ends.
     """
-    api = Api(backend, Access(settings), settings.root_path)
+    api = Api(backend, Access(settings), settings.root_path, metrics)
     under_v1, beside = Mount("/v1", api), Mount("", api)
     under_v1.path_regex = re.compile("^/v1(?![^/])/?(?P<path>.*)$", re.DOTALL)
-    beside.path_regex = re.compile("^/(?P<path>(de)?tokenize)$")
+    beside.path_regex = re.compile("^/(?P<path>(de)?tokenize|metrics)$")
     return [under_v1, beside]
 
 

@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,6 +96,7 @@ class LocalBackend:
         self._failures: list[float] = []
         self._outbox: list[tuple[_Job, QueueItem]] = []
         self._thread = threading.Thread(target=self._run, name="chatui-model", daemon=True)
+        self.on_step: Callable[[float], None] | None = None
 
     def load_in_this_thread(self) -> "LocalBackend":
         """Load the model in this thread, and wait for it; `start()` would do so in the background."""
@@ -191,6 +192,10 @@ class LocalBackend:
     async def detokenize(self, ids: Sequence[int], model: str = "") -> str:  # noqa: ARG002
         """The text of these tokens. Waits while the model is loading. Raises ChatError."""
         return await asyncio.to_thread(lambda: self._ready_model().detokenize(ids))
+
+    def kv_usage(self) -> float:
+        """The share of the K/V cache that running replies fill, from 0 to 1; 0 without a model. Thread-safe."""
+        return 0.0 if (model := self._model) is None else model.kv_usage()
 
     def _ready_model(self) -> ModelRunner:
         """The model, once it is loaded. Raises ModelError where it has failed or was let go of."""
@@ -344,7 +349,11 @@ class LocalBackend:
             self._answer_now(self._model)
         if not self._going:
             return
-        for handle, event in self._model.step():
+        began = time.perf_counter()
+        results = self._model.step()
+        if self.on_step is not None:
+            self.on_step(time.perf_counter() - began)
+        for handle, event in results:
             job = self._going[handle]
             self._outbox.append((job, event))
             if isinstance(event, ChatError) or event.finish is not None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from chatui.chat import Backend, ModelInfo, ModelStatus
 from chatui.errors import ChatError, ModelError
+from chatui.metrics import MeteredBackend
 from chatui.model_spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 CLOSE_TIMEOUT_SECONDS = 15.0
 
 
-class SingleModelBackend(Backend, Protocol):
+class SingleModelBackend(Backend, MeteredBackend, Protocol):
     """A backend of one model, which accepts requests before it is started. LocalBackend is one."""
 
     def start(self) -> object:

@@ -22,6 +22,7 @@ from chatui.chat import (
 )
 from chatui.errors import ChatError, ModelError
 from chatui.i18n import N_
+from chatui.metrics import Metrics
 from chatui.model_spec import ModelSpec, display_name, find_models, parse_model_name, with_bases
 from chatui.models.added_models import AddedModelsFile
 from chatui.models.instances import Instance, Instances, Memory, SingleModelBackend
@@ -77,11 +78,14 @@ class Registry:
         linger: float = LINGER_SECONDS,
         models_dir: Path | None = None,
         added_file: AddedModelsFile | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`idle_unload` and `linger` are seconds after the last reply: when a model is unloaded, and not before.
 
         `refresh` reads `models_dir`. Models that were added are kept in `added_file`, and served from the start.
+        Replies and models are measured in `metrics`.
         """
+        self._metrics = metrics or Metrics()
         self._entries = [_Entry(name, spec) for name, spec in zip(unique_names(specs), specs, strict=True)]
         self._models_dir, self._added_file = models_dir, added_file
         self._changing_entries = threading.Lock()
@@ -214,9 +218,11 @@ class Registry:
         if instance is None:
             instance = self._acquire(request.model)
         try:
-            async with aclosing(instance.backend.stream(request)) as reply:
-                async for delta in reply:
-                    yield delta
+            with self._metrics.reply(instance.name) as measured:
+                async with aclosing(instance.backend.stream(request)) as reply:
+                    async for delta in reply:
+                        measured.add(delta)
+                        yield delta
         finally:
             self._instances.release(instance)
 
@@ -366,6 +372,7 @@ class Registry:
             entry.status()
             self._instances.retire(previous)
         entry.instance = Instance(entry.name, spec, self._open_backend(spec))
+        self._metrics.watch(entry.name, entry.instance.backend)
         self._instances.add(entry.instance)
         return entry.instance
 

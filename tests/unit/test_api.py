@@ -242,10 +242,13 @@ async def test_text_is_sent_as_soon_as_it_is_there() -> None:
     assert "second" in connection.text
 
 
-def test_progress_is_told_in_comments() -> None:
-    text = ask(FakeBackend([ReplyDelta(prefilled_tokens=512), "x"]), stream=True).text
-    assert ": read 512\n\n" in text
-    assert events_of(text)[-1] == "[DONE]"
+async def test_progress_is_told_in_comments() -> None:
+    hold = Hold()
+    connection = Connection(FakeBackend([ReplyDelta(prefilled_tokens=512), hold, "x"]), stream=True)
+    await eventually(lambda: ": read 512\n\n" in connection.text)
+    hold.release()
+    await connection.answering
+    assert events_of(connection.text)[-1] == "[DONE]"
 
 
 async def test_a_long_wait_keeps_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,6 +143,9 @@ class FakeModel:
     def detokenize(self, ids: Sequence[int]) -> str:
         return "".join(map(chr, ids))
 
+    def kv_usage(self) -> float:
+        return 0.5
+
     def reset(self) -> None:
         assert self.may_reset.wait(SOON)
         self.resets += 1

@@ -20,6 +20,7 @@ RANK = {
     "text_cleaning": 0,
     "traces": 0,
     "chat": 2,
+    "metrics": 2.1,
     "inspection": 2.5,
     "model_spec": 3,
     "gguf_file": 3.1,

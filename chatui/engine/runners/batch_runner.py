@@ -136,6 +136,11 @@ class BatchRunner:
         """The text of these tokens. Raises SettingsError for an unknown id."""
         return detokenize(self.loaded, ids)
 
+    def kv_usage(self) -> float:
+        """The share of all slots that running replies fill, from 0 to 1."""
+        slots = self.batch.slots
+        return sum(len(row.slot.tokens) for row in list(self.batch.rows)) / (len(slots.all) * slots.capacity)
+
     def reset(self) -> None:
         """Forget every reply and every conversation, as after a failure that nobody foresaw."""
         for row in list(self._replies):

@@ -61,6 +61,9 @@ class ModelRunner(Protocol):
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of these tokens; called in any thread. Raises SettingsError for an unknown id."""
 
+    def kv_usage(self) -> float:
+        """The share of the K/V cache that running replies fill, from 0 to 1; called in any thread."""
+
     def reset(self) -> None:
         """Forget all replies, as after a failure that nobody foresaw."""
 

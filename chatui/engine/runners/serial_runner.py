@@ -104,6 +104,10 @@ class SerialRunner:
         """The text of these tokens. Raises SettingsError for an unknown id."""
         return detokenize(self.loaded, ids)
 
+    def kv_usage(self) -> float:
+        """0: its cache grows with the reply."""
+        return 0.0
+
     def reset(self) -> None:
         """Give up the reply."""
         self.end(self._going)
