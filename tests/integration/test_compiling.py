@@ -119,6 +119,17 @@ def test_what_shapes_the_step_decides_its_place(tmp_path: Path) -> None:
     assert compiling.compiled_folder(again.step, again.slots, tmp_path) in places
 
 
+def test_other_code_of_ours_or_of_the_model_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over_slots = over_slots_of(models.ready("llama"))
+    before = compiling.compiled_folder(over_slots.step, over_slots.slots, tmp_path)
+    files = compiling._sources(over_slots.step)
+    assert {"forward.py", "attention.py", "quantized.py", "modeling_llama.py"} <= {file.name for file in files}
+    changed = tmp_path / "attention.py"
+    changed.write_text("changed")
+    monkeypatch.setattr(compiling, "_sources", lambda _: [changed, *files[1:]])
+    assert compiling.compiled_folder(over_slots.step, over_slots.slots, tmp_path) != before
+
+
 def test_without_a_compiler_or_memory_nothing_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     over_slots = over_slots_of(models.ready("llama"))
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -136,6 +136,45 @@ def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert ops._built(tmp_path) == first
 
 
+def fake_compiler(folder: Path, says: str = "") -> str:
+    """A program that is a compiler as far as it goes; each run adds a line to `runs`."""
+    program = folder / "g++"
+    program.write_text(
+        f"#!/bin/sh\necho run >> {folder}/runs\n"
+        f'while [ $# -gt 0 ]; do [ "$1" = -o ] && echo library > "$2"; shift; done\necho "{says}"\n'
+    )
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_a_damaged_library_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "compiler", lambda: fake_compiler(tmp_path))
+    library = ops._built(tmp_path / "cache")
+    assert library.read_text() == "library\n"
+    library.write_text("lib")
+    assert ops._built(tmp_path / "cache") == library
+    assert library.read_text() == "library\n"
+
+
+def test_clang_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it compiles needs LLVM's OpenMP, a second one in a process whose PyTorch brings GCC's."""
+    monkeypatch.setattr(ops, "compiler", lambda: fake_compiler(tmp_path, "#define __clang__ 1"))
+    with pytest.raises(RuntimeError, match="second one"):
+        ops._built(tmp_path / "cache")
+    assert (tmp_path / "runs").read_text() == "run\n"
+
+
+def test_a_compiler_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = tmp_path / "g++"
+    waiting.write_text("#!/bin/sh\nexec sleep 600\n")
+    waiting.chmod(0o755)
+    monkeypatch.setattr(ops, "compiler", lambda: str(waiting))
+    monkeypatch.setattr(ops, "BUILD_SECONDS", 0.05)
+    monkeypatch.setattr(ops, "_loaded", {})
+    ops.load(tmp_path / "cache")
+    assert ops.name() == ""
+
+
 PLACES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 255)), min_size=1, max_size=6, unique_by=lambda at: at[0])
 HEADS = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 70), st.integers(1, 9))
 

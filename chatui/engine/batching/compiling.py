@@ -7,6 +7,7 @@ those of this process are handed to it when it is loaded.
 import atexit
 import dataclasses
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ from chatui.engine.batching.forward import DecodeFunction, DecodeStep, probe_lay
 from chatui.engine.batching.shared_object import SharedObject
 from chatui.engine.batching.slots import Slots
 from chatui.engine.kernels import ops
+from chatui.engine.kernels.built_files import discard_damaged, publish
 from chatui.engine.kernels.levels import GROUP
 from chatui.estimates import ATTENTION_BLOCK
 from chatui.model_spec import ModelSpec
@@ -99,6 +101,7 @@ def compiled_folder(step: DecodeStep, slots: Slots, cache_dir: Path) -> Path:
     about = [
         VERSION,
         torch.__version__,
+        [hashlib.sha256(file.read_bytes()).hexdigest() for file in _sources(step)],
         transformers.__version__,
         torch.backends.cpu.get_cpu_capability(),
         torch.get_num_threads(),
@@ -121,6 +124,7 @@ def compile_in_background(
 
     def work() -> None:
         try:
+            discard_damaged(folder)
             if not folder.is_dir():
                 compile_in_subprocess(spec, slots, folder, _nbytes(step))
             ready(CompiledDecode(folder, step))
@@ -165,7 +169,7 @@ def compile_step(model: PreTrainedModel, count: int, capacity: int, folder: Path
         for name, rows in ((SINGLE, 1), (SEVERAL, 4)):
             constants |= _export(step, slots, rows, scratch / name)
         save_file({key: tensor.contiguous() for key, tensor in constants.items()}, scratch / CONSTANTS)
-        scratch.replace(folder)
+        publish(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -189,6 +193,12 @@ def _export(step: DecodeStep, slots: Slots, rows: int, path: Path) -> Mapping[st
         path.write_bytes(files.read(library))
     Path(package).unlink()
     return {name: tensor for name, tensor in program.constants.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _sources(step: DecodeStep) -> list[Path]:
+    """The files whose code is compiled, beside that of the libraries: ours, and what came with the model."""
+    own = Path(inspect.getfile(type(step.model)))
+    return [*sorted(Path(__file__).parent.glob("*.py")), *sorted(Path(ops.__file__).parent.glob("*.py")), own]
 
 
 def _tensors(step: DecodeStep) -> dict[str, torch.Tensor]:

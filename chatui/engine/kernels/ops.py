@@ -20,6 +20,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from chatui.engine.kernels.built_files import is_whole, publish
+
 log = logging.getLogger(__name__)
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("int4.cpp", "attend.cpp", "top_logits.cpp"))
@@ -30,6 +32,9 @@ FLAGS = (
     *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"),
 )
 Function = Callable[..., None]
+
+# Building takes some 10 s, on a busy machine ten times that. Loading a model waits for it.
+BUILD_SECONDS = 300
 
 # The product works on blocks of so many outputs, attention on blocks of so many tokens.
 BLOCK = 64
@@ -168,24 +173,40 @@ def _built(folder: Path) -> Path:
         torch.__version__.encode(),
         " ".join(FLAGS).encode(),
     )
-    target = folder / f"kernels-{hashlib.sha256(b' '.join(told)).hexdigest()[:16]}.so"
+    name = f"kernels-{hashlib.sha256(b' '.join(told)).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if not target.is_file():
-            _build(target)
-    return target
+    with FileLock(folder / f"{name}.lock"):
+        if not is_whole(folder / name):
+            _build(folder / name)
+    return folder / name / f"{name}.so"
 
 
 def _build(target: Path) -> None:
+    """Build the library of this name into the folder of this name. Raises RuntimeError or SubprocessError."""
     command = compiler()
     if command is None:
         raise RuntimeError("there is no C++ compiler here")
+    if _brings_own_openmp(command):
+        raise RuntimeError("clang's OpenMP would be a second one beside PyTorch's, with threads of its own")
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        made = Path(scratch) / target.name
+        folder = Path(scratch) / target.name
+        folder.mkdir()
+        made = folder / f"{target.name}.so"
         found = ("-I", str(TORCH / "include"), "-L", str(TORCH / "lib"), "-ltorch_cpu")
         process = subprocess.run(  # noqa: S603
-            [command, *FLAGS, *map(str, SOURCES), "-o", str(made), *found], capture_output=True, text=True, check=False
+            [command, *FLAGS, *map(str, SOURCES), "-o", str(made), *found],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=BUILD_SECONDS,
         )
         if process.returncode:
             raise RuntimeError((process.stderr.strip().splitlines() or ["the compiler failed"])[-1])
-        made.replace(target)
+        publish(folder, target)
+
+
+def _brings_own_openmp(command: str) -> bool:
+    """Whether this is clang: what it compiles calls LLVM's OpenMP. PyTorch's is GCC's on Linux."""
+    macros = [command, "-dM", "-E", "-x", "c++", os.devnull]
+    process = subprocess.run(macros, capture_output=True, text=True, check=False, timeout=BUILD_SECONDS)  # noqa: S603
+    return "__clang__" in process.stdout
