@@ -107,6 +107,22 @@ def test_layers_use_it_for_the_outputs_it_takes(monkeypatch: pytest.MonkeyPatch)
     assert len(called) == 1
 
 
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("rows", [1, 9])
+def test_a_kernel_that_computes_something_else_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    file, product = Path(next(iter(ops._loaded.values()))._name), ops.int4mm
+    monkeypatch.setattr(ops, "_loaded", {})
+    monkeypatch.setattr(ops, "_built", lambda _: file)
+    monkeypatch.setattr(ops, "int4mm", lambda x, *rest: product(x, *rest) * (2 if len(x) == rows else 1))
+    ops.load(tmp_path)
+    assert ops.name() == ""
+    monkeypatch.setattr(ops, "int4mm", product)
+    ops.load(tmp_path)
+    assert ops.name() == file.stem
+
+
 @pytest.mark.parametrize("fault", ["no compiler", "refuses", "no processor", "nowhere to write"])
 def test_without_it_the_products_are_pytorchs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     monkeypatch.setattr(ops, "_loaded", {})
