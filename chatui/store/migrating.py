@@ -4,6 +4,7 @@ import glob
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from alembic import command
@@ -34,7 +35,7 @@ def migrate(database: Database, backups: Path, migrations: Path = MIGRATIONS) ->
     with database.as_store_errors(), _migration_lock(database):
         current = revision(database, migrations)
         _vacuum_once(database, current)
-        if current == ScriptDirectory.from_config(_config(migrations)).get_current_head():
+        if current == _revisions(migrations)[0]:
             return
         if current is not None:
             _back_up(database, backups, current, migrations)
@@ -57,7 +58,7 @@ def revision(database: Database, migrations: Path = MIGRATIONS) -> str | None:
             raise StoreError(
                 f"{database.file} is a database of another program.", "Choose another file with --database-url."
             )
-    known = [script.revision for script in ScriptDirectory.from_config(_config(migrations)).walk_revisions()]
+    known = _revisions(migrations)
     if current is not None and current not in known:
         raise StoreError(
             f"This database was written by a newer chatui (tables {current}; this one knows {known[0]}).",
@@ -99,6 +100,13 @@ def _back_up(database: Database, folder: Path, current: str, migrations: Path) -
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = folder / f"{name}.before-{current}-{moment}.bak"
     backup(database, target, lambda fresh: upgrade(fresh, current, migrations))
+
+
+@lru_cache(1)
+def _revisions(migrations: Path) -> tuple[str, ...]:
+    """The known revisions, newest first."""
+    scripts = ScriptDirectory.from_config(_config(migrations)).walk_revisions()
+    return tuple(script.revision for script in scripts)
 
 
 def _config(migrations: Path) -> Config:

@@ -39,7 +39,8 @@ def _fill_with_everything(page: Chat) -> None:
     page.say("empty")
 
 
-@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.exhaustive), "dark"])
+@pytest.mark.exhaustive  # axe looks at the contrasts of the page in test_access.py, in dark
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_can_be_read(chat: Open, scheme: str) -> None:
     page = chat(REPLY, ["part", FAILURE], [], fresh=True, color_scheme=scheme, reduced_motion="reduce")
     empty = page.page.evaluate(CONTRASTS)
@@ -176,6 +177,7 @@ def test_all_can_be_reached_with_the_tab_key(chat: Open) -> None:
     assert [stop["what"] for stop in stops if not stop["seen"]] == []
 
 
+@pytest.mark.exhaustive  # as part of test_keyboard.py in every run
 def test_a_turn_by_keyboard_alone(chat: Open) -> None:
     page = chat(["first"], ["second"], fresh=True)
     keyboard = page.page.keyboard
@@ -225,6 +227,7 @@ INTERACTIVE = {
 }
 
 
+@pytest.mark.exhaustive  # axe looks at names, too
 def test_everything_has_a_name(chat: Open) -> None:
     page = chat(REPLY, ["part", FAILURE], [], fresh=True)
     page.setting("Temperature")

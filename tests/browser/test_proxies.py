@@ -127,9 +127,8 @@ def chats(browser: Browser, proxied: Proxied) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        # Below a path the words of the documentation are in every run.
-        pytest.param("$http_host", id="as in the documentation", marks=pytest.mark.exhaustive),
-        pytest.param("$host", id="the port dropped"),
+        pytest.param("$http_host", id="as in the documentation"),
+        pytest.param("$host", id="the port dropped", marks=pytest.mark.exhaustive),
     ],
 )
 def test_behind_nginx_the_page_works(browser: Browser, tmp_path: Path, certificate: tuple[str, str], host: str) -> None:
@@ -137,6 +136,7 @@ def test_behind_nginx_the_page_works(browser: Browser, tmp_path: Path, certifica
         chats(browser, proxied)
 
 
+@pytest.mark.exhaustive  # tests/integration/test_server.py asks below a path
 def test_behind_nginx_the_page_works_below_a_path(
     browser: Browser, tmp_path: Path, certificate: tuple[str, str]
 ) -> None:

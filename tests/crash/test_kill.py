@@ -115,7 +115,7 @@ def rounds(data_dir: Path, count: int, repair_each: int) -> None:
 
 
 def test_nothing_is_lost_by_a_kill(tmp_path: Path) -> None:
-    rounds(tmp_path, 3, repair_each=3)
+    rounds(tmp_path, 2, repair_each=2)
 
 
 @pytest.mark.exhaustive

@@ -118,6 +118,7 @@ def test_a_question_is_answered_and_is_there_after_a_reload(firefox: Firefox, se
     assert len(site.backend.requests) == 2
 
 
+@pytest.mark.exhaustive
 def test_stop_keeps_what_was_written(firefox: Firefox, serve: Callable[..., Site]) -> None:
     site = serve(["One ", "two ", Hold(), "never"])
     firefox.open(site.url)
@@ -152,19 +153,20 @@ def test_inspect_opens_as_a_dialog_and_escape_closes_it(firefox: Firefox, serve:
     firefox.wait(lambda: not firefox.js("return document.querySelector('#inspector')?.checkVisibility() ?? false"))
 
 
-def test_eight_tabs_are_usable_at_once(firefox: Firefox, serve: Callable[..., Site]) -> None:
+@pytest.mark.exhaustive
+def test_ten_tabs_are_usable_at_once(firefox: Firefox, serve: Callable[..., Site]) -> None:
     """Firefox, too, has six connections to a host."""
     site = serve(["Hello"])
     firefox.open(site.url)
     first = firefox.driver.current_window_handle
     opened = []
     try:
-        for _ in range(7):
+        for _ in range(9):
             handle = firefox.driver.open(type="tab")["handle"]
             opened.append(handle)
             firefox.driver.switch_to_window(handle)
             firefox.open(site.url)
-        firefox.ask("From the eighth")
+        firefox.ask("From the tenth")
         firefox.read("Hello")
         firefox.driver.switch_to_window(first)
         firefox.ask("From the first")
@@ -177,10 +179,8 @@ def test_eight_tabs_are_usable_at_once(firefox: Firefox, serve: Callable[..., Si
     assert len(site.backend.requests) == 2
 
 
-@pytest.mark.parametrize(
-    ("width", "height"),
-    [(500, 844), *(pytest.param(*each, marks=pytest.mark.exhaustive) for each in ((844, 450), (1280, 800)))],
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("width", "height"), [(500, 844), (844, 450), (1280, 800)])
 def test_the_page_fits_its_window(firefox: Firefox, serve: Callable[..., Site], width: int, height: int) -> None:
     firefox.driver.set_window_rect(width=width, height=height)
     firefox.open(serve(["Hello"]).url)

@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(embedded.find() is None, reason=f"needs the default model: {embedded.INSTALL}"),
 ]
 
-NEW_TOKENS = 24
+NEW_TOKENS = 16
 PERSONA = Message("system", "You are a helpful robot from 1986 who answers in one short sentence.")
 QUESTIONS = ("What is the capital of France?", "Write a haiku about rain.", "Why is the sky blue?", "Count to ten.")
 SETTINGS = GenerationSettings(temperature=0.0, max_new_tokens=NEW_TOKENS)
@@ -84,7 +84,7 @@ async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
     backend: LocalBackend, loaded: loader.LoadedModel
 ) -> None:
     async def traced(number: int, temperature: float) -> tuple[Prompt, Traces]:
-        settings = GenerationSettings(temperature=temperature, top_p=0.9, max_new_tokens=40, seed=number)
+        settings = GenerationSettings(temperature=temperature, top_p=0.9, max_new_tokens=24, seed=number)
         request = ChatRequest((PERSONA, Message("user", QUESTIONS[number])), settings, user=str(number), trace=True)
         prompt: Prompt | None = None
         so_far: Callable[[], TraceSnapshot] = TraceSnapshot
@@ -94,9 +94,7 @@ async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
         assert prompt is not None
         return prompt, so_far().traces
 
-    told = await asyncio.gather(
-        *(traced(number, temperature) for number, temperature in enumerate((0.0, 0.7, 1.3, 0.0)))
-    )
+    told = await asyncio.gather(*(traced(number, temperature) for number, temperature in enumerate((0.0, 1.3))))
     loaded.model.set_attn_implementation("sdpa")
     try:
         for prompt, traces in told:
