@@ -14,12 +14,14 @@ from chatui.chat import ModelAnatomy
 from chatui.engine.batching.forward import probe_layout
 from chatui.engine.batching.scheduler import MAX_CHUNK
 from chatui.engine.kernels.quantized import linear_layers
+from chatui.engine.loading import build_lock
 from chatui.estimates import AttentionShape, prefill_activations
 from chatui.model_spec import PRECISIONS, StoredTensor, weight_bytes
 from chatui.models.configs import WITHOUT_KEYS, experts_used
 from chatui.settings import Dtype, Quantization
 
 log = logging.getLogger(__name__)
+build_lock.install()
 
 
 def blank(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
