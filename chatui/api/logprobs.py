@@ -63,6 +63,6 @@ def _entry(id: int, probability: float, texts: dict[int, str]) -> Fields:
     data = text.encode()
     if PARTIAL_CHARACTER.fullmatch(text):
         data = bytes.fromhex(re.sub("<0x|>", "", text))
-        text = "".join(f"\\x{byte:02x}" for byte in data)
+        text = "".join(chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in data)
     logprob = max(math.log(probability), LOWEST_LOGPROB) if probability > 0 else LOWEST_LOGPROB
     return {"token": text, "logprob": logprob, "bytes": list(data)}

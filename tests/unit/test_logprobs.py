@@ -79,7 +79,7 @@ TRACES = [
     TokenTrace(1, 0.1, 0.6, 1, 1.0, (1, 2, 3), ("model", "top_k"), ((0.6, 0.3, 0.1), (1.0, 0.0, 0.0))),
     TokenTrace(4, 0.2, 0.0, 9, 1.0, (2, 1, 4), ("model", "top_k"), ((0.5, 0.4, 0.0), (1.0, 0.0, 0.0))),
 ]
-TEXTS = {1: "é", 2: "<0xE2><0x82>", 3: "<|end|>", 4: ""}
+TEXTS = {1: "é", 2: "<0x20><0xE2><0x82>", 3: "<|end|>", 4: ""}
 
 
 def reader(top: int) -> LogprobsReader:
@@ -97,8 +97,8 @@ def test_they_are_the_models_own_and_a_part_of_a_character_is_spelled_as_bytes()
     first, second = fields["content"]
     assert (first["token"], first["bytes"]) == ("é", [0xC3, 0xA9])
     assert first["logprob"] == pytest.approx(math.log(0.6))
-    assert [each["token"] for each in first["top_logprobs"]] == ["é", "\\xe2\\x82"]
-    assert first["top_logprobs"][1]["bytes"] == [0xE2, 0x82]
+    assert [each["token"] for each in first["top_logprobs"]] == ["é", " \\xe2\\x82"]
+    assert first["top_logprobs"][1]["bytes"] == [0x20, 0xE2, 0x82]
     assert (second["token"], second["logprob"], second["bytes"]) == ("", LOWEST_LOGPROB, [])
     assert [each["logprob"] for each in second["top_logprobs"]] == pytest.approx([math.log(0.5), math.log(0.4)])
     json.dumps(fields, allow_nan=False)

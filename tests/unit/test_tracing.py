@@ -170,6 +170,16 @@ def test_little_is_kept_of_tokens_drawn_among_a_whole_vocabulary(monkeypatch: py
         assert sum(told.steps, ()) == pytest.approx(sum(expected.steps, ()))
 
 
+@pytest.mark.parametrize("count", [1, 15])
+def test_a_request_says_how_many_alternatives_it_wants(count: int) -> None:
+    settings = GenerationSettings(max_new_tokens=3, temperature=0.0)
+    request = ChatRequest((Message("user", "Hi"),), settings, ignore_eos=True, trace=True, alternatives=count)
+    *_, last = generate_reply(models.ready(), request)
+    assert last.snapshot is not None
+    # The chosen token, the likeliest, is one of them.
+    assert [len(trace.ids) for trace in last.snapshot().traces] == [count] * 3
+
+
 def test_a_trace_changes_no_choice() -> None:
     logits = logits_of(7, 40)
     for temperature in (0.0, 0.9):
