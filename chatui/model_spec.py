@@ -53,9 +53,30 @@ HUB_FILE = re.compile(
 MAX_HEADER_BYTES = 100_000_000
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The files of a LoRA adapter, as peft writes them."""
-# Bytes per block of 32 weights, for the types that linear layers use without conversion: Q4_0, Q4_1, Q8_0.
-GGUF_LEVELS = {"GGUF-2": 18, "GGUF-3": 20, "GGUF-8": 34}
-GGUF_LABELS = {"GGUF-2": "Q4_0", "GGUF-3": "Q4_1", "GGUF-8": "Q8_0"}
+
+
+@dataclass(frozen=True)
+class GgufType:
+    """A type of GGUF whose levels linear layers use without conversion: blocks of `elements` weights in `size` bytes.
+
+    The kernel takes its levels as `planes` of 4 bits.
+    """
+
+    label: str
+    elements: int
+    size: int
+    planes: int
+
+
+GGUF_LEVELS: Mapping[str, GgufType] = {
+    "GGUF-2": GgufType("Q4_0", 32, 18, 1),
+    "GGUF-3": GgufType("Q4_1", 32, 20, 1),
+    "GGUF-8": GgufType("Q8_0", 32, 34, 2),
+    "GGUF-12": GgufType("Q4_K", 256, 144, 1),
+    "GGUF-13": GgufType("Q5_K", 256, 176, 2),
+    "GGUF-14": GgufType("Q6_K", 256, 210, 2),
+}
+"""By the type of a StoredTensor: https://github.com/ggml-org/ggml/blob/master/include/ggml.h (enum ggml_type)"""
 
 
 @dataclass(frozen=True)
@@ -109,7 +130,7 @@ class ModelSpec:
                 raise SettingsError("device", f"{shorten(options.device)} is none.", "Take auto, cpu, cuda or cuda:1.")
             spec = replace(spec, device_map=options.device)
         if options.precision:
-            known = {**PRECISIONS, **GPU_PRECISIONS, **dict.fromkeys(GGUF_LABELS.values(), ("auto", "auto"))}
+            known = {**PRECISIONS, **GPU_PRECISIONS, **{kind.label: ("auto", "auto") for kind in GGUF_LEVELS.values()}}
             if options.precision not in known:
                 choice = ", ".join(known)
                 raise SettingsError("precision", f"{shorten(options.precision)} is none.", f"Take one of {choice}.")
@@ -334,7 +355,7 @@ def _packed_bytes(tensor: StoredTensor, quantization: Quantization) -> float | N
     if columns % 32:
         return None
     if quantization in ("auto", "int4") and tensor.dtype in GGUF_LEVELS and rows % 16 == 0:
-        return tensor.elements * PLANE_BYTES * (2 if tensor.dtype == "GGUF-8" else 1)
+        return tensor.elements * PLANE_BYTES * GGUF_LEVELS[tensor.dtype].planes
     if quantization == "int8" or (quantization == "int4" and is_head(tensor)):
         return tensor.elements + 2.0 * rows
     return tensor.elements * PLANE_BYTES if quantization == "int4" and rows % 16 == 0 else None

@@ -1,6 +1,5 @@
 """What a model would take here, found out without its weights: from its config and the headers of its files."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,6 @@ from chatui.errors import ChatError, ModelError
 from chatui.gguf_file import read_gguf_header
 from chatui.model_spec import (
     ADAPTER_WEIGHTS,
-    GGUF_LABELS,
     GPU_PRECISIONS,
     PRECISIONS,
     ModelSpec,
@@ -33,6 +31,7 @@ from chatui.model_spec import (
     weight_bytes,
 )
 from chatui.models.fit import Device, remedies
+from chatui.models.tensors import gguf_label
 from chatui.settings import DEFAULT_MODEL, Dtype, Quantization
 
 SHORT_CONTEXT = 4096
@@ -210,10 +209,7 @@ def _asked(
 ) -> tuple[str, tuple[Dtype, Quantization]]:
     """The precision that the weights would be held in: its name, and the flags for it."""
     if wanted.quantization == "auto":
-        sizes = Counter[str]()
-        for tensor in tensors:
-            sizes[GGUF_LABELS.get(tensor.dtype, "")] += tensor.elements
-        label = max((name for name in sizes if name), key=sizes.__getitem__, default="")
+        label = gguf_label(tensors)
         return (label, ("bfloat16", "auto")) if label else ("bfloat16", PRECISIONS["bfloat16"])
     if wanted.quantization != "none":
         return wanted.quantization, ("bfloat16", wanted.quantization)

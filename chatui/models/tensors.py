@@ -8,7 +8,7 @@ from typing import Any
 from chatui.chat import ModelAnatomy
 from chatui.estimates import AttentionShape, prefill_activations
 from chatui.model_spec import (
-    GGUF_LABELS,
+    GGUF_LEVELS,
     GPU_PRECISIONS,
     PRECISIONS,
     StoredTensor,
@@ -112,8 +112,9 @@ def gguf_label(tensors: Iterable[StoredTensor]) -> str:
     """The type of GGUF in which most weights stay as the file has them, "" for none."""
     sizes: dict[str, int] = {}
     for tensor in tensors:
-        if tensor.dtype in GGUF_LABELS:
-            sizes[GGUF_LABELS[tensor.dtype]] = sizes.get(GGUF_LABELS[tensor.dtype], 0) + tensor.elements
+        if tensor.dtype in GGUF_LEVELS:
+            label = GGUF_LEVELS[tensor.dtype].label
+            sizes[label] = sizes.get(label, 0) + tensor.elements
     return max(sizes, key=sizes.__getitem__, default="")
 
 

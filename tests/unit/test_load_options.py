@@ -17,7 +17,7 @@ from chatui.engine.batching.slots import Slots
 from chatui.engine.loading import weights
 from chatui.engine.runners import batch_runner, open_model
 from chatui.errors import ModelError, SettingsError
-from chatui.model_spec import GGUF_LABELS, GPU_PRECISIONS, MAX_CONTEXT, MIN_CONTEXT, PRECISIONS, ModelSpec
+from chatui.model_spec import GGUF_LEVELS, GPU_PRECISIONS, MAX_CONTEXT, MIN_CONTEXT, PRECISIONS, ModelSpec
 from tests import models
 
 SPEC = ModelSpec("owner/model", dtype="float16", quantization="int8", device_map="cpu")
@@ -44,7 +44,7 @@ def test_no_options_are_the_settings() -> None:
     assert SPEC.with_options(LoadOptions()) == SPEC
 
 
-@pytest.mark.parametrize("precision", [*PRECISIONS, *GPU_PRECISIONS, *GGUF_LABELS.values()])
+@pytest.mark.parametrize("precision", [*PRECISIONS, *GPU_PRECISIONS, *(kind.label for kind in GGUF_LEVELS.values())])
 def test_each_precision_has_its_flags(precision: str) -> None:
     spec = SPEC.with_options(LoadOptions(precision, "cuda:1", 4096))
     expected = {**PRECISIONS, **GPU_PRECISIONS}.get(precision, ("auto", "auto"))

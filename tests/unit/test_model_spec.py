@@ -140,7 +140,8 @@ NORM = StoredTensor("norm.weight", "F32", (64,))
 HEAD = StoredTensor("lm_head.weight", "BF16", (100, 64))
 MISFIT = StoredTensor("layers.0.odd.weight", "BF16", (24, 64))
 Q4_1 = StoredTensor("blk.0.attn_q.weight", "GGUF-3", (32, 64))
-Q6_K = StoredTensor("output.weight", "GGUF-14", (32, 64))
+Q6_K = StoredTensor("output.weight", "GGUF-14", (256, 64))
+Q2_K = StoredTensor("output.weight", "GGUF-10", (256, 64))
 TOKEN_EMBD = StoredTensor("token_embd.weight", "GGUF-8", (32, 160))
 PACKED = StoredTensor("layers.0.q_proj.qweight", "I32", (8, 64))
 
@@ -158,8 +159,9 @@ PACKED = StoredTensor("layers.0.q_proj.qweight", "I32", (8, 64))
         ([MATRIX, HEAD], "bfloat16", "int8", (64 + 100) * (64 + 2)),
         ([EMBEDDING], "bfloat16", "int8", 100 * 64 * 2 + 100 * (64 + 2)),
         ([MISFIT, PACKED], "bfloat16", "int4", 24 * 64 * 2 + 8 * 64 * 4),
-        ([Q4_1, Q6_K], "bfloat16", "auto", 64 * 32 * 5 // 8 + 64 * 32 * 2),
-        ([Q4_1, Q6_K], "bfloat16", "none", 64 * 32 * 2 * 2),
+        ([Q4_1, Q6_K], "bfloat16", "auto", 64 * 32 * 5 // 8 + 64 * 256 * 5 // 4),
+        ([Q4_1, Q2_K], "bfloat16", "auto", 64 * 32 * 5 // 8 + 64 * 256 * 2),
+        ([Q4_1, Q6_K], "bfloat16", "none", 64 * (32 + 256) * 2),
         ([TOKEN_EMBD], "bfloat16", "auto", 160 * 32 * 2 + 160 * 32 * 5 // 4),
         ([PACKED], "float32", "none", 8 * 64 * 4),
         ([StoredTensor("fp8", "F8_E4M3", (10,))], "auto", "none", 10),

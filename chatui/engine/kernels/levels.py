@@ -1,7 +1,7 @@
 """Weights as 4-bit levels: rounded from dense ones, read from a GGUF file's blocks, kept in a safetensors file."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.integrations.gguf.dequant import dequantize
 
 from chatui.gguf_file import read_gguf_header
-from chatui.model_spec import GGUF_LABELS, GGUF_LEVELS, StoredTensor
+from chatui.model_spec import GGUF_LEVELS, GgufType, StoredTensor
 
 GROUP = 32
 SUFFIX = ".nibbles"
@@ -145,7 +146,7 @@ class GgufLevels(Mapping[str, Levels]):
         """The kind of most of the weights: Q4_1 or one of its like."""
         sizes: Counter[str] = Counter()
         for blocks, _ in self._found.values():
-            sizes[GGUF_LABELS[blocks.tensor.dtype]] += blocks.tensor.elements
+            sizes[blocks.type.label] += blocks.tensor.elements
         return sizes.most_common(1)[0][0] if sizes else ""
 
     def __getitem__(self, name: str) -> Levels:
@@ -161,59 +162,136 @@ class GgufLevels(Mapping[str, Levels]):
 
 
 class _Blocks:
-    """A matrix in a GGUF file: rows of blocks of 32 weights with their scale, and in Q4_1 their minimum, in front.
+    """A matrix in a GGUF file: rows of blocks of weights with their scales.
 
-    https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (block_q4_0, block_q4_1, block_q8_0)
+    https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (block_q4_0 and its like)
     """
 
     def __init__(self, path: Path, tensor: StoredTensor) -> None:
         self.path, self.tensor = path, tensor
         self.shape = tuple(reversed(tensor.shape))
 
+    @property
+    def type(self) -> GgufType:
+        """The type of the blocks, one of GGUF_LEVELS."""
+        return GGUF_LEVELS[self.tensor.dtype]
+
     def levels(self) -> Levels:
-        return _stacked(self._levels(part) for part in self._parts())
+        read = READERS[self.type.label]
+        return _stacked(_levels(*read(part), self.type.planes) for part in self._parts())
 
     def hashes(self, dtypes: Iterable[torch.dtype]) -> Iterator[Tensor]:
         """The rows' hashes for each way in which transformers may have unpacked them."""
+        number = int(self.tensor.dtype.removeprefix("GGUF-"))
         for dtype in dtypes:
             for working in {dtype, torch.float32}:
-                yield torch.cat([_row_hashes(self._values(part, working).to(dtype)) for part in self._parts()])
+                parts = (dequantize(part, number, working).view(len(part), -1) for part in self._parts())
+                yield torch.cat([_row_hashes(part.to(dtype)) for part in parts])
 
     def _parts(self) -> Iterator[Tensor]:
-        """Some rows at a time: uint8 [rows, in / 32, bytes in a block]."""
+        """Some rows at a time: uint8 [rows, blocks, bytes in a block]."""
         rows, columns = self.shape
-        size = GGUF_LEVELS[self.tensor.dtype]
-        shape = (rows, columns // GROUP, size)
+        shape = (rows, columns // self.type.elements, self.type.size)
         data = np.memmap(self.path, np.uint8, "r", self.tensor.offset, shape)
         step = max(1, CHUNK // columns)
         for start in range(0, rows, step):
             yield torch.from_numpy(np.array(data[start : start + step]))
 
-    def _values(self, blocks: Tensor, dtype: torch.dtype) -> Tensor:
-        scale = _half(blocks, 0).to(dtype)
-        if self.tensor.dtype == "GGUF-8":
-            return (blocks[..., 2:].view(torch.int8) * scale).flatten(1)
-        levels = torch.cat((blocks[..., -16:] & 15, blocks[..., -16:] >> 4), -1)
-        if self.tensor.dtype == "GGUF-2":
-            return ((levels.to(torch.int8) - 8) * scale).flatten(1)
-        return (levels * scale + _half(blocks, 2).to(dtype)).flatten(1)
 
-    def _levels(self, blocks: Tensor) -> Levels:
-        scale = _half(blocks, 0).float()
-        if self.tensor.dtype == "GGUF-8":
-            shifted = blocks[..., 2:] ^ 128
-            nibbles = torch.cat([packed(plane.flatten(1)) for plane in (shifted >> 4, shifted & 15)], -1)
-            pairs = torch.cat((torch.cat((16 * scale, 0 * scale), -1), torch.cat((scale, 8 * scale), -1)), 1)
-        else:
-            nibbles = packed(torch.cat((blocks[..., -16:] & 15, blocks[..., -16:] >> 4), -1).flatten(1))
-            zero = 0 * scale if self.tensor.dtype == "GGUF-2" else _half(blocks, 2).float() + 8 * scale
-            pairs = torch.cat((scale, zero), -1)
-        return Levels(nibbles, pairs.transpose(0, 1).bfloat16())
+Numbers = tuple[Tensor, Tensor, Tensor]
+"""Groups of 32 weights = number * scale + minimum. Numbers have the shape [..., 32], the others float32 [..., 1].
+
+Numbers are 0..15 where one plane holds them, else -128..127.
+"""
+
+
+def _read_q4_0(blocks: Tensor) -> Numbers:
+    scale = _half(blocks, 0)
+    return _nibbles(blocks[..., 2:], 16).flatten(-2), scale, -8 * scale
+
+
+def _read_q4_1(blocks: Tensor) -> Numbers:
+    return _nibbles(blocks[..., 4:], 16).flatten(-2), _half(blocks, 0), _half(blocks, 2)
+
+
+def _read_q8_0(blocks: Tensor) -> Numbers:
+    scale = _half(blocks, 0)
+    return blocks[..., 2:].view(torch.int8), scale, 0 * scale
+
+
+def _read_q4_k(blocks: Tensor) -> Numbers:
+    return _nibbles(blocks[..., 16:], 32), *_k_scales(blocks)
+
+
+def _read_q5_k(blocks: Tensor) -> Numbers:
+    high = _bits(blocks[..., 16:48], range(8), 32) & 1
+    return (_nibbles(blocks[..., 48:], 32) | high << 4).to(torch.int8), *_k_scales(blocks)
+
+
+def _read_q6_k(blocks: Tensor) -> Numbers:
+    """Its scales are of 16 weights. Of two neighbours the larger is kept, and a quarter of it is the unit for both.
+
+    So numbers of the larger are exact, and those of the smaller are rounded to an eighth of the larger scale at most.
+    """
+    low = _nibbles(blocks[..., :128], 64).reshape(*blocks.shape[:-1], 16, 16)
+    high = (_bits(blocks[..., 128:192], (0, 2, 4, 6), 32) & 3).reshape(low.shape)
+    numbers = (low | high << 4).to(torch.int8) - 32
+    scales = (_half(blocks, 208) * blocks[..., 192:208].view(torch.int8)).unflatten(-1, (8, 2))
+    larger = scales.gather(-1, scales.abs().argmax(-1, keepdim=True))
+    ratios = torch.where(larger == 0, 0, 4 * scales / larger).flatten(-2).unsqueeze(-1)
+    rounded = (numbers * ratios).round().clamp(-128, 127).to(torch.int8)
+    return rounded.reshape(*blocks.shape[:-1], 8, GROUP), larger / 4, 0 * larger
+
+
+READERS: Mapping[str, Callable[[Tensor], Numbers]] = {
+    "Q4_0": _read_q4_0,
+    "Q4_1": _read_q4_1,
+    "Q8_0": _read_q8_0,
+    "Q4_K": _read_q4_k,
+    "Q5_K": _read_q5_k,
+    "Q6_K": _read_q6_k,
+}
+"""They read blocks, uint8 [..., bytes in a block], by the label of their type."""
+
+
+def _levels(numbers: Tensor, scale: Tensor, minimum: Tensor, planes: int) -> Levels:
+    """Levels of whole rows; the first dimension is that of the rows."""
+    numbers, scale, minimum = numbers.flatten(1), scale.flatten(1), minimum.flatten(1)
+    if planes == 1:
+        nibbles = packed(numbers)
+        pairs = torch.stack((scale, minimum + 8 * scale), -1)
+    else:
+        shifted = numbers.view(torch.uint8) ^ 128
+        nibbles = torch.cat([packed(plane) for plane in (shifted >> 4, shifted & 15)], -1)
+        high, low = torch.stack((16 * scale, minimum), -1), torch.stack((scale, 8 * scale), -1)
+        pairs = torch.cat((high, low), 1)
+    return Levels(nibbles, pairs.transpose(0, 1).bfloat16())
+
+
+def _bits(data: Tensor, shifts: Sequence[int], width: int) -> Tensor:
+    """`data` [..., n * width] shifted to the right by each of `shifts`: [..., n * shifts, width]."""
+    shift = torch.tensor(list(shifts), dtype=torch.uint8).unsqueeze(-1)
+    shifted: Tensor = (data.unflatten(-1, (-1, 1, width)) >> shift).flatten(-3, -2)
+    return shifted
+
+
+def _nibbles(data: Tensor, width: int) -> Tensor:
+    """Of each `width` bytes the low halves, then the high ones: [..., 2 * n, width]."""
+    return _bits(data, (0, 4), width) & 15
+
+
+def _k_scales(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """The scales and minima of the 8 groups of a block of Q4_K or Q5_K: ggml-quants.c, get_scale_min_k4."""
+    first, second, third = blocks[..., 4:8], blocks[..., 8:12], blocks[..., 12:16]
+    scales = torch.cat((first & 63, third & 15 | first >> 6 << 4), -1)
+    minima = torch.cat((second & 63, third >> 4 | second >> 6 << 4), -1)
+    return (_half(blocks, 0) * scales).unsqueeze(-1), -(_half(blocks, 2) * minima).unsqueeze(-1)
 
 
 def _half(blocks: Tensor, start: int) -> Tensor:
-    """The float16 number at this byte of each block, [rows, blocks, 1]."""
-    return blocks[..., start : start + 2].contiguous().view(torch.float16)
+    """The float16 number at this byte of each block as float32, [..., 1]."""
+    number: Tensor = blocks[..., start : start + 2].contiguous().view(torch.float16).float()
+    return number
 
 
 def _stacked(parts: Iterable[Levels]) -> Levels:
