@@ -30,6 +30,7 @@ from chatui.chat import ModelInfo
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.quantized import pack
 from chatui.engine.loading import anatomy, embedded, gguf_metadata, lora, model_info, wrong_files
+from chatui.engine.loading.cpu_quota import follow_cpu_quota
 from chatui.engine.loading.failures import incomplete, no_tokenizer, not_a_chat_model, to_model_error
 from chatui.engine.loading.weights import check_weights, total_memory
 from chatui.engine.text import thinking, thinking_tags
@@ -123,6 +124,7 @@ def load(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> LoadedModel:
 
     Raises ModelError, whatever goes wrong.
     """
+    follow_cpu_quota()
     try:
         loaded = _load_once(spec, cache_dir, report)
     except ChatError:
