@@ -42,10 +42,10 @@ def served(app: FastAPI) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Answer:
-    """All that came (`said`), and what it came to: the status and the last message's data."""
+    """All that came (`text`), and what it came to: the status and the last message's data."""
 
     status: int
-    said: str
+    text: str
     data: Any = None
 
     def masked(self, known: Sequence[str] = ()) -> str:

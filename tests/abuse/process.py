@@ -44,13 +44,13 @@ class Process:
 
     def wait(self) -> None:
         """Return when it answers."""
-        latest = time.monotonic() + 60
+        deadline = time.monotonic() + 60
         while True:
             try:
                 if httpx.get(f"{self.url}/livez", timeout=5).status_code == 200:
                     return
             except httpx.TransportError:
-                assert time.monotonic() < latest, self.log
+                assert time.monotonic() < deadline, self.log
                 time.sleep(0.1)
 
     def end(self) -> None:

@@ -132,14 +132,14 @@ WAYS = ("replies", "replies in pieces", "messages", "thoughts")
 def test_a_stored_corpus_is_harmless(chat: Open, foreign: Listener, evil: list[str]) -> None:
     """All of it at once as messages, replies and thoughts: a conversation that is brought in and opened."""
     evil = [payload.replace("\x00", "") for payload in evil]
-    said = [
+    conversation = [
         {"role": role, "content": payload} | ({} if role == "user" else {"thinking": payload})
         for payload in evil
         for role in ("user", "assistant")
     ]
     page = chat(fresh=True)
     url = page.page.url.partition("?")[0]
-    file = json.dumps([{"title": "the corpus", "messages": said}]).encode()
+    file = json.dumps([{"title": "the corpus", "messages": conversation}]).encode()
     chosen = page.page.locator("#conversations input[type=file]")
     chosen.set_input_files({"name": "x.json", "mimeType": "application/json", "buffer": file})
     page.page.get_by_role("link", name="the corpus", exact=True).click()

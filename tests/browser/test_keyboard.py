@@ -296,7 +296,7 @@ def test_examples_are_a_list_and_a_reply_is_said_once(browser: Browser, serve: S
         expect(page.locator("#chat [role=log]")).to_contain_text("First")
         hold.release()
         expect(page.locator("#heard")).to_have_text("Reply: First and last.", timeout=PATIENCE)
-        assert [said for said in page.evaluate("said") if "First" in said] == ["Reply: First and last."]
+        assert [text for text in page.evaluate("said") if "First" in text] == ["Reply: First and last."]
 
 
 def test_contrast_themes_and_no_motion(browser: Browser, serve: Serve) -> None:

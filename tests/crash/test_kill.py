@@ -35,7 +35,7 @@ class Journal:
     """What the killed process had done."""
 
     def __init__(self, path: Path) -> None:
-        self.written: dict[str, list[float]] = {}
+        self.times: dict[str, list[float]] = {}
         self.kept: set[str] = set()
         if not path.exists():
             return
@@ -44,7 +44,7 @@ class Journal:
             if kind == "k":
                 self.kept.add(key)
             else:
-                self.written.setdefault(key, []).append(float(rest[1]))
+                self.times.setdefault(key, []).append(float(rest[1]))
 
 
 def text(words: int) -> str:
@@ -65,7 +65,7 @@ def kill_once(data_dir: Path, journal: Path, start: int, delay: float) -> float:
     try:
         mine = f"r{start}-"
         wait_until(
-            lambda: sum(key.startswith(mine) for key in Journal(journal).written) >= OWNERS, 60, "the first replies"
+            lambda: sum(key.startswith(mine) for key in Journal(journal).times) >= OWNERS, 60, "the first replies"
         )
         time.sleep(delay)
     finally:
@@ -74,7 +74,7 @@ def kill_once(data_dir: Path, journal: Path, start: int, delay: float) -> float:
         writer.wait(10)
     done, found = Journal(journal), replies(data_dir)
     oldest = 0.0
-    for key, moments in done.written.items():
+    for key, moments in done.times.items():
         content, state = found[key]
         expected = text(len(moments))
         assert expected.startswith(content), key

@@ -123,7 +123,7 @@ class StreamListener:
             self.lines.append(line)
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         return "".join(self.lines)
 
 
@@ -200,7 +200,7 @@ def add_owner_data(world: World) -> dict[str, str]:
     world.a.join(send, world.data(send, message=f"{SECRET} now")).raise_for_status()
     world.stream = StreamListener(world.a)
     begun_text = f"{SECRET} begins, "
-    until(lambda: begun_text in (world.stream.said if world.stream else ""))
+    until(lambda: begun_text in (world.stream.text if world.stream else ""))
     kept = next(tree for tree in owner_store.trees() if tree.messages[-1].state == "running")
     ids |= {"running": kept.conversation.id, "growing": kept.messages[-1].id}
     until(lambda: owner_store.message(ids["growing"]).content == begun_text)
@@ -236,13 +236,13 @@ def nothing_of_hers_changes(world: World) -> Iterator[None]:
 def places(ids: Mapping[str, str], own: str) -> Iterator[tuple[str, str]]:
     """Every way in which a tab can say that it stands where ids are."""
     seen = [ids["question"], ids["reply"]]
-    growing = [ids["growing"]]
+    running_chat = [ids["growing"]]
     made: dict[str, dict[str, Any]] = {f"at {name}": {"chat": ids[name]} for name in TARGETS}
     made |= {
         "at chat with messages": {"chat": ids["chat"], "ids": seen},
-        "at running with messages": {"chat": ids["running"], "ids": growing},
+        "at running with messages": {"chat": ids["running"], "ids": running_chat},
         "new with messages": {"ids": seen},
-        "new with growing": {"ids": growing},
+        "new with growing": {"ids": running_chat},
         "own with messages": {"chat": own, "ids": seen},
         "own with reply": {"chat": own, "ids": [ids["reply"]]},
         "passing": {"chat": ids["passing"], "temporary": True},
@@ -258,7 +258,7 @@ def check(world: World, ask_as: Callable[[Visitor, Mapping[str, str], str], Answ
     """The same asked with A's ids and with made-up ones gets the same answer, in which nothing is hers."""
     (one, own), (other, others_own) = world.pairs()
     real, made_up = ask_as(one, world.ids, own), ask_as(other, world.made_up, others_own)
-    assert SECRET not in real.said, what
+    assert SECRET not in real.text, what
     names = [f"bob{number}" for number in range(1, world.visitors + 1)] if world.logins else []
     real_text = real.masked([*world.ids.values(), *names])
     assert real_text == made_up.masked([*world.made_up.values(), *names]), what
@@ -272,7 +272,7 @@ def test_the_walk_sees_every_event(world: World) -> None:
     names = {found["api_name"] for found in world.config["dependencies"] if found["backend_fn"]}
     events = {"_send", "retry", "edit", "undo", "follow_link", "loaded", "stop", "rate", "search", "import_chats"}
     assert events <= names
-    assert world.a.call(world.dependency("loaded"), world.data(world.dependency("loaded"))).said.count(SECRET) > 1
+    assert world.a.call(world.dependency("loaded"), world.data(world.dependency("loaded"))).text.count(SECRET) > 1
 
 
 def test_a_stranger_at_her_place_sees_and_does_nothing(world: World, choice: Choice) -> None:
@@ -303,8 +303,8 @@ def test_a_stranger_opens_her_links_in_vain(world: World) -> None:
 
 
 def test_her_page_is_sent_with_her_conversation_and_only_hers(world: World) -> None:
-    assert page_at(world.a, world.ids["chat"]).said.count(SECRET) > 1
-    assert SECRET not in page_at(Visitor(world.url, {}), world.ids["chat"]).said
+    assert page_at(world.a, world.ids["chat"]).text.count(SECRET) > 1
+    assert SECRET not in page_at(Visitor(world.url, {}), world.ids["chat"]).text
 
 
 def test_no_action_works_on_what_is_hers(world: World, choice: Choice) -> None:
@@ -343,7 +343,7 @@ def test_her_words_are_found_by_nobody(world: World) -> None:
         dependency = world.dependency("search")
         word = SECRET if ids is world.ids else "Xylophones"
         found = visitor.call(dependency, world.data(dependency, search=word))
-        return Answer(found.status, found.said.replace(SECRET, ""), found.data)
+        return Answer(found.status, found.text.replace(SECRET, ""), found.data)
 
     check(world, searched, "search")
 
@@ -391,7 +391,7 @@ def test_no_route_gives_or_takes_what_is_hers(world: World, choice: Choice) -> N
             seconds = 2 if any(part in path for part in ENDLESS) else 20  # noqa: B023
             sent = body if method != "GET" else None  # noqa: B023
             answer = visitor.read_beginning(method, filled, seconds, params=query, json=sent)  # noqa: B023
-            return Answer(answer.status, answer.said, answer.said.replace(session, "~"))
+            return Answer(answer.status, answer.text, answer.text.replace(session, "~"))
 
         check(world, asked, f"{method} {path} {name}")
 
@@ -405,8 +405,8 @@ def test_her_session_is_no_key(world: World) -> None:
         stranger.session = world.a.session
         dependency = world.dependency(name)
         hers = {"session_hash": stranger.session}
-        assert SECRET not in stranger.read_beginning("GET", "/gradio_api/queue/data", params=hers).said
-        assert SECRET not in stranger.call(dependency, world.data(dependency)).said
+        assert SECRET not in stranger.read_beginning("GET", "/gradio_api/queue/data", params=hers).text
+        assert SECRET not in stranger.call(dependency, world.data(dependency)).text
         cancel = {"session_hash": stranger.session, "fn_index": world.dependency("_send")["id"], "event_id": new_id()}
         stranger.post("/gradio_api/cancel", cancel)
         stranger.read_beginning("GET", f"/gradio_api/heartbeat/{stranger.session}")
@@ -437,8 +437,8 @@ def test_a_forged_cookie_is_nobody(world: World, damage: str) -> None:
         assert answer == bare.read_beginning("GET", path)
     dependency = world.dependency("loaded")
     answer = nobody.call(dependency, world.data(dependency), params={"chat": world.ids["chat"]})
-    assert SECRET not in answer.said
-    assert "keeps no cookies" in answer.said
+    assert SECRET not in answer.text
+    assert "keeps no cookies" in answer.text
 
 
 class TestAfterwards:
@@ -458,4 +458,4 @@ class TestAfterwards:
             world.store.for_owner(world.owner).message(world.ids["growing"]).content
             == f"{SECRET} begins, {SECRET} ends"
         )
-        assert f"{SECRET} begins, {SECRET} ends" in world.stream.said or "process_completed" in world.stream.said
+        assert f"{SECRET} begins, {SECRET} ends" in world.stream.text or "process_completed" in world.stream.text

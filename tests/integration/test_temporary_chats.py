@@ -44,10 +44,10 @@ async def runner() -> AsyncIterator[Runner]:
 
 async def asked(runner: Runner, question: str = "What?") -> RunningReply:
     author = Author("m", "r", "", GenerationSettings(), seed=7)
-    live = await runner.start_reply("a", NewTurn(None, None, question, author, PRESETS[0]), temporary=True)
-    while not live.progress.text:
+    running_reply = await runner.start_reply("a", NewTurn(None, None, question, author, PRESETS[0]), temporary=True)
+    while not running_reply.progress.text:
         await asyncio.sleep(0.01)
-    return live
+    return running_reply
 
 
 def in_memory(runner: Runner) -> bytes:
@@ -69,13 +69,13 @@ def holding(secret: str) -> int:
 async def test_a_closed_tab_takes_its_temporary_chat_along(runner: Runner) -> None:
     secret = secrets.token_hex(16)
     chats = TemporaryChats(runner)
-    live = await asked(runner, secret)
-    chat = live.conversation.id
+    running_reply = await asked(runner, secret)
+    chat = running_reply.conversation.id
     await chats.enter("tab", "a", chat)
     await chats.enter("tab", "a", chat)
     assert secret.encode() in in_memory(runner)
     await chats.close("tab")
-    assert (live.state, runner.running_count) == ("stopped", 0)
+    assert (running_reply.state, runner.running_count) == ("stopped", 0)
     with pytest.raises(NotFoundError):
         runner.owner_store("a", True).conversation(chat)
     assert secret.encode() not in in_memory(runner)
@@ -83,7 +83,7 @@ async def test_a_closed_tab_takes_its_temporary_chat_along(runner: Runner) -> No
     assert runner.backend.running == 0
     assert [request.temporary_conversation for request in runner.backend.requests] == runner.backend.forgotten == [chat]
     runner.backend.requests.clear()
-    del live
+    del running_reply
     async with asyncio.timeout(10):  # threads and tasks let go of it as they come to their ends
         while holding(secret) > 2:  # this function's own
             await asyncio.sleep(0.05)
@@ -153,8 +153,8 @@ async def test_who_listens_hears_of_each_tab_that_leaves(runner: Runner) -> None
 async def test_what_was_asked_as_the_tab_closed_is_removed(runner: Runner) -> None:
     chats = TemporaryChats(runner)
     await chats.close("tab")
-    live = await asked(runner)
-    await chats.enter("tab", "a", live.conversation.id)
+    running_reply = await asked(runner)
+    await chats.enter("tab", "a", running_reply.conversation.id)
     assert runner.owner_store("a", True).conversations() == []
 
 
@@ -162,8 +162,8 @@ async def test_what_is_swept_is_forgotten_by_the_engine_too(runner: Runner, monk
     backend = runner.backend
     assert isinstance(backend, FakeBackend)
     old, deleted = [await asked(runner, question) for question in ("Old?", "Deleted?")]
-    for live in (old, deleted):
-        await runner.stop("a", live.conversation.id, temporary=True)
+    for running_reply in (old, deleted):
+        await runner.stop("a", running_reply.conversation.id, temporary=True)
     await asyncio.to_thread(runner.temporary_store.for_owner("a").delete, deleted.conversation.id)
     with runner.temporary_store.database.maintaining() as connection:
         mine = conversations.c.id == old.conversation.id
@@ -184,15 +184,17 @@ def with_secret(store: Store, secret: str) -> str:
     owner_store = store.for_owner("a")
     for number in range(5):
         owner_store.start_turn(ask(f"other {number} " + "x" * 5000))
-    begun = owner_store.start_turn(ask(secret))
+    started = owner_store.start_turn(ask(secret))
     for grown in (secret, secret * 100, secret * 3):
-        progress = ReplyUpdate("a", begun.reply.id, grown, grown)
+        progress = ReplyUpdate("a", started.reply.id, grown, grown)
         store.update_replies([progress])
-    store.update_replies([ReplyUpdate("a", begun.reply.id, "short", "", "finished", inspection=secret.encode() * 1000)])
-    owner_store.rename(begun.conversation.id, secret)
-    owner_store.rate(begun.reply.id, "like", secret)
-    owner_store.delete(begun.conversation.id)
-    return begun.conversation.id
+    store.update_replies(
+        [ReplyUpdate("a", started.reply.id, "short", "", "finished", inspection=secret.encode() * 1000)]
+    )
+    owner_store.rename(started.conversation.id, secret)
+    owner_store.rate(started.reply.id, "like", secret)
+    owner_store.delete(started.conversation.id)
+    return started.conversation.id
 
 
 def files_with(folder: Path, secret: str) -> list[str]:

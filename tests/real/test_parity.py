@@ -125,18 +125,18 @@ async def test_a_reply_that_was_cut_goes_on_as_if_it_had_not_been(questions: tup
 
     try:
         for question in questions:
-            begun, finish = await write(CUT_AT, Message("user", question))
+            first_part, finish = await write(CUT_AT, Message("user", question))
             assert finish.reason == "length"
-            assert len(loaded.tokenizer.encode(begun)) == CUT_AT, "else the model would see other tokens"
-            rest, finish = await write(NEW_TOKENS, Message("user", question), Message("assistant", begun))
+            assert len(loaded.tokenizer.encode(first_part)) == CUT_AT, "else the model would see other tokens"
+            rest, finish = await write(NEW_TOKENS, Message("user", question), Message("assistant", first_part))
             assert finish.cached_tokens == finish.prompt_tokens - 1
             whole, _ = await write(CUT_AT + NEW_TOKENS, Message("user", question))
-            assert begun + rest == whole
+            assert first_part + rest == whole
             assert rest
     finally:
         await backend.close()
     loaded.model.set_attn_implementation("sdpa")
-    assert ours(loaded, [Message("user", question), Message("assistant", begun)])[0] == rest, "one by one too"
+    assert ours(loaded, [Message("user", question), Message("assistant", first_part)])[0] == rest, "one by one too"
 
 
 def test_the_default_model_is_as_its_authors_made_it(loaded: loader.LoadedModel) -> None:

@@ -73,13 +73,13 @@ async def inspected(backend: LocalBackend, info: ModelInfo, name: str) -> tuple[
     settings = GenerationSettings(**{"max_new_tokens": 32, "seed": SEED, **values})
     prompt: Prompt | None = None
     finish: Finish | None = None
-    so_far: Callable[[], TraceSnapshot] = TraceSnapshot
+    snapshot: Callable[[], TraceSnapshot] = TraceSnapshot
     async for delta in backend.stream(ChatRequest(messages, settings, trace=True)):
         prompt, finish = delta.prompt or prompt, delta.finish or finish
-        so_far = delta.snapshot or so_far
+        snapshot = delta.snapshot or snapshot
     assert prompt is not None
     assert finish is not None
-    traces = so_far().traces
+    traces = snapshot().traces
     assert len(traces) == finish.completion_tokens
     return Inspection(info, prompt, traces, finish=finish), settings, finish.seed
 

@@ -831,7 +831,7 @@ def test_messages_of_every_kind_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "param", "said"),
+    ("message", "param", "error"),
     [
         ({"role": "tool", "content": "x"}, "messages[1].role", "assistant"),
         ({"role": "user"}, "messages[1].content", "required"),
@@ -854,8 +854,8 @@ def test_messages_of_every_kind_are_read() -> None:
         ("x", "messages[1]", "messages[1]"),
     ],
 )
-def test_other_messages_are_refused(message: object, param: str, said: str) -> None:
-    assert said in refused(conversation(HI, message), 400, param)
+def test_other_messages_are_refused(message: object, param: str, error: str) -> None:
+    assert error in refused(conversation(HI, message), 400, param)
 
 
 BEGUN = {"role": "assistant", "content": " Well, ", "reasoning_content": "Hm."}

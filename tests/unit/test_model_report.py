@@ -247,19 +247,19 @@ class TestHub:
         assert hub.patterns == ["config.json", "*.py"]
 
     @pytest.mark.parametrize(
-        ("error", "said"),
+        ("error", "expected"),
         [
             (errors.NotASafetensorsRepoError("no"), "no weights in safetensors format on the Hub, so it cannot be run"),
             (httpx.ConnectError("no"), "Files       of unknown size"),
             (errors.OfflineModeIsEnabled("no"), "Files       of unknown size"),
         ],
     )
-    def test_without_headers_the_config_is_enough(self, hub: SimpleNamespace, error: Exception, said: str) -> None:
+    def test_without_headers_the_config_is_enough(self, hub: SimpleNamespace, error: Exception, expected: str) -> None:
         hub.metadata_error = error
-        assert said in explain("owner/model")
+        assert expected in explain("owner/model")
 
     @pytest.mark.parametrize(
-        ("error", "said"),
+        ("error", "expected"),
         [
             (errors.LocalEntryNotFoundError("no"), "is not on this computer, and the Hub cannot be reached"),
             (
@@ -270,12 +270,12 @@ class TestHub:
         ],
     )
     def test_what_cannot_be_fetched_is_one_line(
-        self, hub: SimpleNamespace, error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+        self, hub: SimpleNamespace, error: Exception, expected: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         hub.error = error
         assert cli.main(["explain", "owner/model"]) == 2
         output = capsys.readouterr()
-        assert said in output.err
+        assert expected in output.err
         assert (output.err.count("\n"), output.out) == (1, "")
 
     def test_without_a_config_there_is_no_model(self, hub: SimpleNamespace) -> None:
@@ -362,7 +362,7 @@ class TestCommand:
             assert "Memory with 2 conversations of 512 tokens" in output
 
     @pytest.mark.parametrize(
-        ("arguments", "said"),
+        ("arguments", "expected"),
         [
             (["nowhere.gguf"], "There is no file nowhere.gguf"),
             (["/no/such/folder"], "There is no model folder"),
@@ -376,7 +376,7 @@ class TestCommand:
     def test_what_is_wrong_is_one_line(
         self,
         arguments: list[str],
-        said: str,
+        expected: str,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
@@ -385,7 +385,7 @@ class TestCommand:
         assert cli.main(["explain", *arguments]) == 2
         output = capsys.readouterr()
         assert output.err.startswith("chatui: ")
-        assert said in output.err
+        assert expected in output.err
         assert (output.err.count("\n"), output.out) == (1, "")
 
     def test_weights_that_are_cut_off_are_found(

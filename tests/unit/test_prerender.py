@@ -121,8 +121,8 @@ def test_the_head_of_pages_alone_is_added_to(accept: str) -> None:
     client = TestClient(page_html.HtmlMiddleware(app, head.rewrite, opening))
     got = client.get("/", headers={"accept": accept})
     added = page_language.script_messages() + head.HEAD.decode() if accept == "text/html" else ""
-    begun, tags, ended = got.text.partition('<meta property="og:title"')
-    around = begun + (ended[ended.find("</head>") :] if tags else "")
+    before, tags, ended = got.text.partition('<meta property="og:title"')
+    around = before + (ended[ended.find("</head>") :] if tags else "")
     assert around == page.replace("</head>", added + "</head>")
     assert bool(tags) == bool(added)
     assert int(got.headers["content-length"]) == len(got.content)

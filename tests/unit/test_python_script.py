@@ -224,9 +224,9 @@ def assigned(script: str, name: str) -> Any:
 def test_messages_are_what_they_were(texts: list[str], reasoning: str) -> None:
     user = [Message("user", text) for text in texts]
     assert assigned(of(INFO, *user), "messages") == [{"role": "user", "content": text} for text in texts]
-    begun = assigned(of(INFO, *user, Message("assistant", texts[0], reasoning)), "messages")[-1]
-    wanted = {"role": "assistant", "content": texts[0], "reasoning_content": reasoning}
-    assert begun == (wanted if reasoning else {"role": "assistant", "content": texts[0]})
+    message = assigned(of(INFO, *user, Message("assistant", texts[0], reasoning)), "messages")[-1]
+    expected = {"role": "assistant", "content": texts[0], "reasoning_content": reasoning}
+    assert message == (expected if reasoning else {"role": "assistant", "content": texts[0]})
 
 
 @given(ANY_TEXT, st.text("\n\r\"'#\\ax \u2028", min_size=1, max_size=60), st.booleans())
@@ -281,7 +281,7 @@ def test_where_a_model_comes_from() -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype", "said", "unsaid"),
+    ("precision", "dtype", "present", "absent"),
     [
         ("float32", "float32", "tokens are the same", "--dtype float32"),
         ("bfloat16", "bfloat16", "--dtype float32", "unpacked"),
@@ -290,10 +290,10 @@ def test_where_a_model_comes_from() -> None:
         ("8bit bitsandbytes", "bfloat16", "rounded the weights", "unpacked"),
     ],
 )
-def test_the_script_says_when_the_reply_may_be_another(precision: str, dtype: str, said: str, unsaid: str) -> None:
+def test_the_script_says_when_the_reply_may_be_another(precision: str, dtype: str, present: str, absent: str) -> None:
     head = of(replace(INFO, precision=precision, dtype=dtype)).partition("import")[0].replace("\n# ", " ")
-    assert said in head
-    assert unsaid not in head
+    assert present in head
+    assert absent not in head
 
 
 def test_it_needs_no_torch() -> None:

@@ -99,10 +99,10 @@ async def test_cancelling_ends_the_stream() -> None:
 
 
 async def test_the_newest_event_of_a_tab_ends_the_one_before_and_waits_for_its_last_word() -> None:
-    latest, order = Superseding(), []
+    superseding, order = Superseding(), []
 
     async def first(started: asyncio.Event) -> None:
-        async with latest.supersede("tab") as superseded:
+        async with superseding.supersede("tab") as superseded:
             started.set()
             await superseded.wait()
             await asyncio.sleep(0)
@@ -111,7 +111,7 @@ async def test_the_newest_event_of_a_tab_ends_the_one_before_and_waits_for_its_l
     started = asyncio.Event()
     task = asyncio.create_task(first(started))
     await started.wait()
-    async with latest.supersede("tab") as superseded:
+    async with superseding.supersede("tab") as superseded:
         order.append("second")
         assert not superseded.is_set()
     await task
@@ -119,11 +119,11 @@ async def test_the_newest_event_of_a_tab_ends_the_one_before_and_waits_for_its_l
 
 
 async def test_of_three_events_only_the_last_goes_on() -> None:
-    latest, going_on = Superseding(), []
+    superseding, going_on = Superseding(), []
     started = [asyncio.Event() for _ in range(3)]
 
     async def event(number: int) -> None:
-        async with latest.supersede("tab") as superseded:
+        async with superseding.supersede("tab") as superseded:
             started[number].set()
             await asyncio.sleep(0.01)
             if not superseded.is_set():
@@ -136,31 +136,31 @@ async def test_of_three_events_only_the_last_goes_on() -> None:
 
 @pytest.mark.parametrize(("one", "other"), [("a", "b"), ("", "")], ids=["two tabs", "programs"])
 async def test_events_from_elsewhere_go_on(one: str, other: str) -> None:
-    latest = Superseding()
-    async with latest.supersede(one) as first, latest.supersede(other) as second:
+    superseding = Superseding()
+    async with superseding.supersede(one) as first, superseding.supersede(other) as second:
         assert not first.is_set()
         assert not second.is_set()
 
 
 async def test_an_event_that_does_not_end_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redraw, "MAX_HANDOVER_SECONDS", 0.01)
-    latest = Superseding()
-    async with latest.supersede("tab") as first, latest.supersede("tab") as second:
+    superseding = Superseding()
+    async with superseding.supersede("tab") as first, superseding.supersede("tab") as second:
         assert first.is_set()
         assert not second.is_set()
 
 
 async def test_an_event_that_fails_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redraw, "MAX_HANDOVER_SECONDS", 3600.0)
-    latest = Superseding()
+    superseding = Superseding()
 
     async def fail() -> None:
-        async with latest.supersede("tab"):
+        async with superseding.supersede("tab"):
             raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011
         await fail()
-    async with asyncio.timeout(10), latest.supersede("tab") as superseded:
+    async with asyncio.timeout(10), superseding.supersede("tab") as superseded:
         assert not superseded.is_set()
 
 

@@ -33,16 +33,16 @@ def turn(question: str | None = "What?", prefix: str = "", **where: Any) -> NewT
     return NewTurn(where.get("conversation"), where.get("parent"), question, author, PRESETS[0])
 
 
-async def final_content(live: RunningReply) -> str:
+async def final_content(running_reply: RunningReply) -> str:
     """What a listener has at the end."""
-    said = ""
-    async for _ in live.changes():
-        said = live.as_message().content
-    return live.as_message().content if live.saved else said
+    content = ""
+    async for _ in running_reply.changes():
+        content = running_reply.as_message().content
+    return running_reply.as_message().content if running_reply.saved else content
 
 
-def stored_reply(runner: Runner, live: RunningReply, owner: str = "a") -> StoredMessage:
-    return runner.owner_store(owner).message(live.message.id)
+def stored_reply(runner: Runner, running_reply: RunningReply, owner: str = "a") -> StoredMessage:
+    return runner.owner_store(owner).message(running_reply.message.id)
 
 
 @pytest.fixture
@@ -53,13 +53,13 @@ async def runner() -> AsyncIterator[Runner]:
 
 
 async def test_a_reply_is_kept_to_its_end_though_nobody_listens(runner: Runner) -> None:
-    live = await runner.start_reply("a", turn())
-    while not live.saved:
+    running_reply = await runner.start_reply("a", turn())
+    while not running_reply.saved:
         await asyncio.sleep(0.01)
-    message = stored_reply(runner, live)
+    message = stored_reply(runner, running_reply)
     assert (message.content, message.state) == ("".join(WORDS), "finished")
     assert message.finish is not None
-    assert runner.running_reply("a", live.message.id) is None
+    assert runner.running_reply("a", running_reply.message.id) is None
 
 
 async def test_the_inspection_of_a_reply_that_has_just_ended_is_waited_for(
@@ -73,18 +73,18 @@ async def test_the_inspection_of_a_reply_that_has_just_ended_is_waited_for(
         return save(updates)
 
     monkeypatch.setattr(runner.persistent_store, "update_replies", save_later)
-    live = await runner.start_reply("a", turn())
-    await runner.wait_until_saved("a", live.message.id)  # it still runs: there is nothing to wait for
-    assert live.task is not None
-    await live.task
-    waiting = asyncio.create_task(runner.wait_until_saved("a", live.message.id))
+    running_reply = await runner.start_reply("a", turn())
+    await runner.wait_until_saved("a", running_reply.message.id)  # it still runs: there is nothing to wait for
+    assert running_reply.task is not None
+    await running_reply.task
+    waiting = asyncio.create_task(runner.wait_until_saved("a", running_reply.message.id))
     await asyncio.sleep(0)
-    assert runner.owner_store("a").inspection(live.message.id) is None
+    assert runner.owner_store("a").inspection(running_reply.message.id) is None
     assert not waiting.done()
     may_save.set()
     await waiting
-    assert runner.owner_store("a").inspection(live.message.id) is not None
-    await runner.wait_until_saved("b", live.message.id)
+    assert runner.owner_store("a").inspection(running_reply.message.id) is not None
+    await runner.wait_until_saved("b", running_reply.message.id)
 
 
 @pytest.mark.parametrize("temporary", [False, True])
@@ -114,66 +114,69 @@ async def test_of_many_that_come_at_once_those_turned_away_leave_nothing(runner:
     runner.backend = engine = LocalBackend(ModelSpec("none"), Path(), longest_queue=8)
     asked = [runner.start_reply("a", turn()) for _ in range(12)]
     done = await asyncio.gather(*asked, return_exceptions=True)
-    lives = [live for live in done if isinstance(live, RunningReply)]
-    assert {type(other) for other in done if other not in lives} == {OverloadError}
-    assert len(lives) == 6
+    running_replies = [running_reply for running_reply in done if isinstance(running_reply, RunningReply)]
+    assert {type(other) for other in done if other not in running_replies} == {OverloadError}
+    assert len(running_replies) == 6
     assert len(runner.owner_store("a").conversations()) == 6
-    for live in lives:
-        await runner.stop("a", live.conversation.id)
+    for running_reply in running_replies:
+        await runner.stop("a", running_reply.conversation.id)
     assert engine._coming == {}
     assert len(engine._waiting) == 0
 
 
 async def test_all_listeners_hear_the_same_also_late_ones(runner: Runner) -> None:
-    live = await runner.start_reply("a", turn())
-    early = [asyncio.create_task(final_content(live)) for _ in range(2)]
-    while len(live.progress.text) < 60:
+    running_reply = await runner.start_reply("a", turn())
+    readers = [asyncio.create_task(final_content(running_reply)) for _ in range(2)]
+    while len(running_reply.progress.text) < 60:
         await asyncio.sleep(0.005)
-    late = asyncio.create_task(final_content(live))
-    assert set(await asyncio.gather(*early, late)) == {"".join(WORDS)}
+    late = asyncio.create_task(final_content(running_reply))
+    assert set(await asyncio.gather(*readers, late)) == {"".join(WORDS)}
 
 
 async def test_text_is_kept_while_it_grows(runner: Runner) -> None:
     hold = Hold()
     runner.backend = FakeBackend(["one ", "two ", hold, "three"])
-    live = await runner.start_reply("a", turn())
+    running_reply = await runner.start_reply("a", turn())
     async with asyncio.timeout(10):
-        while stored_reply(runner, live).content != "one two ":
+        while stored_reply(runner, running_reply).content != "one two ":
             await asyncio.sleep(0.05)
-    assert stored_reply(runner, live).state == "running"
+    assert stored_reply(runner, running_reply).state == "running"
     hold.release()
-    assert await final_content(live) == "one two three"
+    assert await final_content(running_reply) == "one two three"
 
 
 async def test_stop_keeps_what_was_written_and_frees_the_model(runner: Runner) -> None:
     runner.backend = backend = FakeBackend(["one ", Hold()])
-    live = await runner.start_reply("a", turn())
-    while not live.progress.text:
+    running_reply = await runner.start_reply("a", turn())
+    while not running_reply.progress.text:
         await asyncio.sleep(0.01)
-    await runner.stop("b", live.conversation.id)
-    assert live.state == "running"
-    await runner.stop("a", live.conversation.id)
-    assert (stored_reply(runner, live).content, stored_reply(runner, live).state) == ("one ", "stopped")
+    await runner.stop("b", running_reply.conversation.id)
+    assert running_reply.state == "running"
+    await runner.stop("a", running_reply.conversation.id)
+    assert (stored_reply(runner, running_reply).content, stored_reply(runner, running_reply).state) == (
+        "one ",
+        "stopped",
+    )
     assert (backend.running, backend.cancelled) == (0, 1)
 
 
 @pytest.mark.parametrize("stopped", [False, True])
 async def test_how_it_came_about_is_kept_with_its_end(runner: Runner, stopped: bool) -> None:
-    live = await runner.start_reply("a", turn())
-    while stopped and len(live.progress.text) < 60:
+    running_reply = await runner.start_reply("a", turn())
+    while stopped and len(running_reply.progress.text) < 60:
         await asyncio.sleep(0.005)
     if stopped:
-        await runner.stop("a", live.conversation.id)
-    await final_content(live)
-    found = runner.owner_store("a").inspection(live.message.id)
+        await runner.stop("a", running_reply.conversation.id)
+    await final_content(running_reply)
+    found = runner.owner_store("a").inspection(running_reply.message.id)
     inspection = Inspection.unpacked(found.data) if found is not None else None
     assert inspection is not None
-    assert inspection.prompt == live.progress.prompt
+    assert inspection.prompt == running_reply.progress.prompt
     assert inspection.finish is not None
     assert inspection.finish.reason == ("cancelled" if stopped else "stop_token")
-    assert inspection.finish.completion_tokens == live.progress.tokens
-    assert "".join(inspection.texts[token] for token in inspection.traces.chosen_ids) == live.progress.text
-    assert len(inspection.traces) == live.progress.tokens == len(live.progress.text.split())
+    assert inspection.finish.completion_tokens == running_reply.progress.tokens
+    assert "".join(inspection.texts[token] for token in inspection.traces.chosen_ids) == running_reply.progress.text
+    assert len(inspection.traces) == running_reply.progress.tokens == len(running_reply.progress.text.split())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")
@@ -201,45 +204,47 @@ async def test_a_reply_whose_making_cannot_be_told_is_kept_all_the_same(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Inspection, "packed", lambda _: 1 / 0)
-    live = await runner.start_reply("a", turn())
-    assert await final_content(live) == "".join(WORDS)
-    assert stored_reply(runner, live).state == "finished"
-    assert runner.owner_store("a").inspection(live.message.id) is None
+    running_reply = await runner.start_reply("a", turn())
+    assert await final_content(running_reply) == "".join(WORDS)
+    assert stored_reply(runner, running_reply).state == "finished"
+    assert runner.owner_store("a").inspection(running_reply.message.id) is None
 
 
 async def test_nothing_is_told_where_nobody_wants_it() -> None:
     runner = Runner(FakeBackend(WORDS), Store.in_memory(), Store.in_memory(), inspect=False)
-    live = await runner.start_reply("a", turn())
-    await final_content(live)
-    assert runner.owner_store("a").inspection(live.message.id) is None
+    running_reply = await runner.start_reply("a", turn())
+    await final_content(running_reply)
+    assert runner.owner_store("a").inspection(running_reply.message.id) is None
     assert not any(request.trace for request in runner.backend.requests)  # type: ignore[attr-defined]
     await runner.close()
 
 
 async def test_a_reply_stopped_before_it_began_ends_too(runner: Runner) -> None:
-    live = await runner.start_reply("a", turn())
+    running_reply = await runner.start_reply("a", turn())
     async with asyncio.timeout(10):
-        await runner.stop("a", live.conversation.id)
-    assert stored_reply(runner, live).state == "stopped"
+        await runner.stop("a", running_reply.conversation.id)
+    assert stored_reply(runner, running_reply).state == "stopped"
 
 
 @pytest.mark.parametrize("error", [GenerationError("Bad.", "Mend it."), ValueError("inside")])
 async def test_a_failure_is_kept_with_what_was_written(runner: Runner, error: Exception) -> None:
     runner.backend = FakeBackend(["half ", error])
-    live = await runner.start_reply("a", turn())
-    await final_content(live)
-    message = stored_reply(runner, live)
+    running_reply = await runner.start_reply("a", turn())
+    await final_content(running_reply)
+    message = stored_reply(runner, running_reply)
     assert (message.content, message.state) == ("half ", "failed")
     assert "inside" not in message.error
     assert len(message.error.split("\n")) == 2
 
 
 async def test_another_owner_has_no_part_in_it(runner: Runner) -> None:
-    live = await runner.start_reply("a", turn())
-    assert runner.running_reply("b", live.message.id) is None
-    assert runner.running_replies("b", live.conversation.id) == []
+    running_reply = await runner.start_reply("a", turn())
+    assert runner.running_reply("b", running_reply.message.id) is None
+    assert runner.running_replies("b", running_reply.conversation.id) == []
     with pytest.raises(NotFoundError):
-        await runner.start_reply("b", turn("More?", conversation=live.conversation.id, parent=live.message.id))
+        await runner.start_reply(
+            "b", turn("More?", conversation=running_reply.conversation.id, parent=running_reply.message.id)
+        )
 
 
 async def test_the_backend_gets_the_path_the_prompt_and_the_seed(runner: Runner) -> None:
@@ -249,8 +254,8 @@ async def test_the_backend_gets_the_path_the_prompt_and_the_seed(runner: Runner)
     await final_content(
         await runner.start_reply("a", turn("More?", conversation=first.conversation.id, parent=first.message.id))
     )
-    said = [(message.role, message.content) for message in backend.requests[1].messages]
-    assert said == [("system", "Be brief."), ("user", "What?"), ("assistant", "first"), ("user", "More?")]
+    messages = [(message.role, message.content) for message in backend.requests[1].messages]
+    assert messages == [("system", "Be brief."), ("user", "What?"), ("assistant", "first"), ("user", "More?")]
     assert backend.requests[1].settings.seed == 7
     assert backend.requests[1].user == "a"
 
@@ -314,22 +319,25 @@ async def test_a_reply_that_goes_on_keeps_its_beginning(runner: Runner) -> None:
     first = await runner.start_reply("a", turn())
     await final_content(first)
     again = turn(None, "Once ", conversation=first.conversation.id, parent=first.message.parent)
-    live = await runner.start_reply("a", again)
-    assert await final_content(live) == "Once the end"
-    assert stored_reply(runner, live).content == "Once the end"
-    assert stored_reply(runner, live).versions == (first.message.id, live.message.id)
+    running_reply = await runner.start_reply("a", again)
+    assert await final_content(running_reply) == "Once the end"
+    assert stored_reply(runner, running_reply).content == "Once the end"
+    assert stored_reply(runner, running_reply).versions == (first.message.id, running_reply.message.id)
     last = backend.requests[-1].messages[-1]
     assert (last.role, last.content) == ("assistant", "Once ")
 
 
 async def test_closing_marks_what_was_being_written() -> None:
     runner = Runner(FakeBackend(["one ", Hold()]), Store.in_memory(), Store.in_memory())
-    live = await runner.start_reply("a", turn())
-    while not live.progress.text:
+    running_reply = await runner.start_reply("a", turn())
+    while not running_reply.progress.text:
         await asyncio.sleep(0.01)
     async with asyncio.timeout(10):
         await runner.close()
-    assert (stored_reply(runner, live).content, stored_reply(runner, live).state) == ("one ", "interrupted")
+    assert (stored_reply(runner, running_reply).content, stored_reply(runner, running_reply).state) == (
+        "one ",
+        "interrupted",
+    )
 
 
 async def test_replies_that_lost_their_server_are_marked(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +356,7 @@ async def test_what_is_written_here_is_never_taken_for_lost(runner: Runner, monk
     monkeypatch.setattr("chatui.runner.SWEEP_SECONDS", 0.0)
     hold = Hold()
     runner.backend = FakeBackend([hold, "done"])
-    live = await runner.start_reply("a", turn())
+    running_reply = await runner.start_reply("a", turn())
     monkeypatch.setattr("chatui.runner.LEASE_TIMEOUT", timedelta(seconds=-60))
     looks = 0
     silent = runner.persistent_store.stale_replies
@@ -362,9 +370,9 @@ async def test_what_is_written_here_is_never_taken_for_lost(runner: Runner, monk
     async with asyncio.timeout(30):
         while looks < 5:
             await asyncio.sleep(0.01)
-    assert stored_reply(runner, live).state == "running"
+    assert stored_reply(runner, running_reply).state == "running"
     hold.release()
-    assert await final_content(live) == "done"
+    assert await final_content(running_reply) == "done"
 
 
 @pytest.mark.parametrize("error", [StoreError("The disk is full.", "Make room."), RuntimeError("inside")])
@@ -377,23 +385,23 @@ async def test_a_store_that_refuses_is_told_and_tried_again(
     runner.backend = FakeBackend([ReplyDelta(text="all of it", tokens=1)])
     with monkeypatch.context() as broken:
         broken.setattr(runner.persistent_store, "update_replies", refuse)
-        live = await runner.start_reply("a", turn())
+        running_reply = await runner.start_reply("a", turn())
         async with asyncio.timeout(10):
-            async for _ in live.changes():
+            async for _ in running_reply.changes():
                 pass
-            await runner.stop("a", live.conversation.id)  # does not wait for what does not come
-        assert isinstance(live.save_error, ChatError)
-        assert "inside" not in str(live.save_error)
-        assert not live.saved
+            await runner.stop("a", running_reply.conversation.id)  # does not wait for what does not come
+        assert isinstance(running_reply.save_error, ChatError)
+        assert "inside" not in str(running_reply.save_error)
+        assert not running_reply.saved
     async with asyncio.timeout(10):
-        while not live.saved:
+        while not running_reply.saved:
             await asyncio.sleep(0.05)
-    assert stored_reply(runner, live).content == "all of it"
-    assert live.save_error is None
+    assert stored_reply(runner, running_reply).content == "all of it"
+    assert running_reply.save_error is None
 
 
 async def test_temporary_chats_are_not_in_the_store_on_disk(runner: Runner) -> None:
-    live = await runner.start_reply("a", turn(), temporary=True)
-    await final_content(live)
+    running_reply = await runner.start_reply("a", turn(), temporary=True)
+    await final_content(running_reply)
     assert runner.owner_store("a").conversations() == []
-    assert runner.owner_store("a", temporary=True).message(live.message.id).content == "".join(WORDS)
+    assert runner.owner_store("a", temporary=True).message(running_reply.message.id).content == "".join(WORDS)

@@ -64,7 +64,7 @@ def test_versions_can_be_gone_through(at: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "goes_on", "said"),
+    ("changes", "goes_on", "expected"),
     [
         ({}, False, ""),
         ({"state": "stopped"}, True, "Stopped."),
@@ -77,11 +77,11 @@ def test_versions_can_be_gone_through(at: int) -> None:
     ],
 )
 def test_how_a_reply_ended_is_said_and_continued_where_it_was_cut(
-    changes: dict[str, Any], goes_on: bool, said: str
+    changes: dict[str, Any], goes_on: bool, expected: str
 ) -> None:
     message = replace(REPLY, **changes)
     shown = markup(transcript.render_reply(message))
-    assert said in shown
+    assert expected in shown
     assert ("#continue=r1" in shown) == goes_on == transcript.can_continue(message)
     assert "#branch=r1" in shown
 
