@@ -224,11 +224,11 @@ def with_bases(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
 
     def base_of(folder: Path) -> ModelSpec | None:
         try:
-            wanted = adapter_base(folder)
+            base = adapter_base(folder)
         except ModelError:  # told when the adapter is loaded
             return None
-        named = [spec for spec in whole if wanted in (spec.name, display_name(Path(spec.name)))]
-        last = [spec for spec in whole if wanted and Path(spec.name).name.lower() == Path(wanted).name.lower()]
+        named = [spec for spec in whole if base in (spec.name, display_name(Path(spec.name)))]
+        last = [spec for spec in whole if base and Path(spec.name).name.lower() == Path(base).name.lower()]
         return next(iter([*named, *last]), None)
 
     return [

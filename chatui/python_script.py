@@ -264,8 +264,8 @@ def _draw(settings: GenerationSettings) -> str:
 def _arguments(inspection: Inspection, settings: GenerationSettings, seed: int) -> list[str]:
     """The arguments of `generate()` after the prompt and its mask, each as code."""
     info = inspection.model
-    room = info.context_length - len(inspection.prompt.token_ids)
-    max_tokens = min(settings.max_new_tokens or room, room)
+    max_reply_tokens = info.context_length - len(inspection.prompt.token_ids)
+    max_tokens = min(settings.max_new_tokens or max_reply_tokens, max_reply_tokens)
     arguments = [f"max_new_tokens={len(inspection.traces) if _ended_early(inspection) else max_tokens}"]
     if info.stop_ids:
         arguments.append(f"eos_token_id={list(info.stop_ids)}")

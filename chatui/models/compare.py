@@ -203,9 +203,9 @@ def _counts(games: Iterable[tuple[str, str, float]]) -> dict[str, list[int]]:
     """[wins, ties, losses] of each entrant."""
     counts: dict[str, list[int]] = {}
     for a, b, score in games:
-        place = {1.0: 0, 0.5: 1, 0.0: 2}[score]
-        counts.setdefault(a, [0, 0, 0])[place] += 1
-        counts.setdefault(b, [0, 0, 0])[2 - place] += 1
+        index = {1.0: 0, 0.5: 1, 0.0: 2}[score]
+        counts.setdefault(a, [0, 0, 0])[index] += 1
+        counts.setdefault(b, [0, 0, 0])[2 - index] += 1
     return counts
 
 

@@ -211,7 +211,7 @@ class Instances:
                 instance.settled.set_result(None)
             self.changed.notify_all()
 
-    def _make_room(self, wanted: Instance) -> None:
+    def _make_room(self, instance: Instance) -> None:
         """Unload others until there is memory for this one.
 
         Nothing is unloaded if all of them together would not suffice: then the loader says what is missing, or
@@ -224,7 +224,7 @@ class Instances:
             if not loaded or self.closing:
                 return
             if needed is None:
-                needed = self._predict(wanted.spec)
+                needed = self._predict(instance.spec)
             free = self._memory.free()
             if needed <= free or needed > free + sum(instance.held_bytes for instance in loaded):
                 return

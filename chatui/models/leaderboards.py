@@ -115,8 +115,8 @@ class Leaderboards:
 
     def _arena(self, name: str) -> tuple[Evaluation, ...]:
         """The rating of a model in all categories together, by the last part of its name."""
-        wanted = arena_name(name)
-        if not wanted:
+        key = arena_name(name)
+        if not key:
             return ()
 
         def ask() -> tuple[Evaluation, ...]:
@@ -127,12 +127,12 @@ class Leaderboards:
                 dataset=ARENA,
                 config="text",
                 split="latest",
-                where=f"\"model_name\"='{wanted}' AND \"category\"='overall'",
+                where=f"\"model_name\"='{key}' AND \"category\"='overall'",
             )["rows"]
             page = f"{self._requests.endpoint}/datasets/{ARENA}"
             return tuple(_arena_result(item["row"], page) for item in rows[:1])
 
-        return self._requests.cached(("arena", wanted), ARENA_NAME, ask)
+        return self._requests.cached(("arena", key), ARENA_NAME, ask)
 
 
 def _about_data(leaderboard: str, error: HubError) -> HubError:

@@ -54,12 +54,14 @@ class Baseline:
             if self._process.stdin is not None:
                 self._process.stdin.write(line.encode() + b"\n")
             pieces, text = list[float](), ""
-            while "text" in (said := await self._hear()):
+            while "text" in (message := await self._hear()):
                 pieces.append(time.monotonic())
-                text += said["text"]
+                text += message["text"]
                 if heard:
                     heard()
-            return Reply(sent, tuple(pieces), time.monotonic(), text, said["prompt_tokens"], said["completion_tokens"])
+            return Reply(
+                sent, tuple(pieces), time.monotonic(), text, message["prompt_tokens"], message["completion_tokens"]
+            )
 
     async def settle(self) -> None:
         """It does nothing in the background."""
@@ -70,10 +72,10 @@ class Baseline:
             self._log.seek(0)
             last = (self._log.read().strip().splitlines() or ["no word"])[-1]
             raise BenchError(f"the {NAME} ended: {last}")
-        said: dict[str, Any] = json.loads(line)
-        if "error" in said:
-            raise BenchError(f"the {NAME} failed: {said['error']}")
-        return said
+        message: dict[str, Any] = json.loads(line)
+        if "error" in message:
+            raise BenchError(f"the {NAME} failed: {message['error']}")
+        return message
 
 
 @asynccontextmanager

@@ -61,11 +61,11 @@ def median_or_none(values: Iterable[float | None]) -> float | None:
 def median_interval(found: Sequence[float]) -> tuple[float, float]:
     """Between which two of these the median is in 95 of 100 cases: a sign test's interval."""
     ordered, count = sorted(found), len(found)
-    outside, place = 0.0, 0
-    while place < (count - 1) // 2 and outside + comb(count, place) / 2**count <= 0.025:
-        outside += comb(count, place) / 2**count
-        place += 1
-    return ordered[max(0, place - 1)], ordered[count - max(1, place)]
+    outside, index = 0.0, 0
+    while index < (count - 1) // 2 and outside + comb(count, index) / 2**count <= 0.025:
+        outside += comb(count, index) / 2**count
+        index += 1
+    return ordered[max(0, index - 1)], ordered[count - max(1, index)]
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
@@ -73,10 +73,10 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     if not values:
         return None
     ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = int(place)
+    position = share * (len(ordered) - 1)
+    low = int(position)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
 def tokens_per_second(replies: Sequence[Reply]) -> float | None:

@@ -37,14 +37,14 @@ def fill(store: Store, owner: str, chats: int, length: int = 40, seed: int = 0) 
             head = {"owner": owner, "id": ids[0], "title": f"{chance.choice(said)} {number}", "named": False}
             head |= {"persona": PRESETS[0], "leaf": ids[-1], "pinned": False, "archived": False}
             heads.append(head | {"created": moment, "updated": moment})
-            for place in range(1, length + 1):
+            for index in range(1, length + 1):
                 start = chance.randrange(len(said) - 80)
                 content = " ".join(said[start : start + 70])
-                body = {"owner": owner, "id": ids[place], "conversation": ids[0], "created": moment}
-                body |= {"parent": ids[place - 1] if place > 1 else None, "state": "finished"}
-                if number == chats // 2 and place == 1:
+                body = {"owner": owner, "id": ids[index], "conversation": ids[0], "created": moment}
+                body |= {"parent": ids[index - 1] if index > 1 else None, "state": "finished"}
+                if number == chats // 2 and index == 1:
                     content += " rare"
-                reply = place % 2 == 0
+                reply = index % 2 == 0
                 body |= {"role": "assistant" if reply else "user", "author": AUTHOR if reply else None}
                 body |= {"finish": FINISH if reply else None, "content": content, "reasoning": ""}
                 bodies.append(body | {"note": "", "error": "", "rating": None, "heartbeat": None})

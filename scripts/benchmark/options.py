@@ -50,8 +50,8 @@ def read(words: Sequence[str]) -> Options:
     """The options of a command line; --help and mistakes exit."""
     ours, flags = list(words), list[str]()
     if "--" in ours:
-        place = ours.index("--")
-        ours, flags = ours[:place], ours[place + 1 :]
+        separator = ours.index("--")
+        ours, flags = ours[:separator], ours[separator + 1 :]
     parser = _parser()
     given = parser.parse_args(ours)
     if not (given.own or given.baseline or given.others):

@@ -134,8 +134,8 @@ async def connected(address: Address, settle: Settle | None = None) -> AsyncIter
         model = address.model or next(iter(models), None)
         if model is None:
             raise BenchError(f"{address.name} at {address.url} serves no model")
-        told = models.get(model, {}).get("weight_bytes")
-        yield HttpServer(client, address.name, model, address.weight_bytes or told, settle)
+        weight_bytes = models.get(model, {}).get("weight_bytes")
+        yield HttpServer(client, address.name, model, address.weight_bytes or weight_bytes, settle)
 
 
 async def _models(client: httpx.AsyncClient, address: Address) -> dict[str, Fields]:
@@ -160,8 +160,8 @@ def delta_text(delta: Fields) -> str:
 
 def cached_tokens(usage: Fields, timings: Fields) -> int | None:
     """Tokens of the prompt that were not read again; older llama.cpp tells them in `timings` only."""
-    told = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", timings.get("cache_n"))
-    return None if told is None else int(told)
+    cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", timings.get("cache_n"))
+    return None if cached_tokens is None else int(cached_tokens)
 
 
 def error_message(body: bytes) -> str:

@@ -42,11 +42,11 @@ class TimeSpent:
 
         @wraps(function)
         def counted(*values: Any, **options: Any) -> Any:
-            begun = clock()
+            start = clock()
             try:
                 return function(*values, **options)
             finally:
-                self.seconds[name] += clock() - begun
+                self.seconds[name] += clock() - start
 
         return counted
 
@@ -78,7 +78,7 @@ def _timed_with_and_without_traces(spent: TimeSpent, once: Callable[..., TopLogi
         seconds: dict[bool, float] = {}
         first = next(turns)
         for traced in (first, not first):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             if traced:
                 found = once(scores, temperatures, count, plain)
             elif count == ALTERNATIVES:
@@ -86,7 +86,7 @@ def _timed_with_and_without_traces(spent: TimeSpent, once: Callable[..., TopLogi
                 scores.max(-1)
             else:
                 once(scores, temperatures, count, False)
-            seconds[traced] = time.perf_counter() - begun
+            seconds[traced] = time.perf_counter() - start
         spent.seconds["looking"] += seconds[True] - seconds[False]
         spent.began += seconds[False]
         return found
@@ -97,15 +97,15 @@ def _timed_with_and_without_traces(spent: TimeSpent, once: Callable[..., TopLogi
 @contextmanager
 def _inserting(spent: TimeSpent, store: Store) -> Iterator[None]:
     """What it takes to keep inspections, but for what the disk needs in the end."""
-    begun = 0.0
+    start = 0.0
 
     def before(_: Any, __: Any, statement: str, *___: Any) -> None:
-        nonlocal begun
-        begun = time.thread_time() if "INTO inspections" in statement else 0.0
+        nonlocal start
+        start = time.thread_time() if "INTO inspections" in statement else 0.0
 
     def after(*_: Any) -> None:
-        if begun:
-            spent.seconds["keeping"] += time.thread_time() - begun
+        if start:
+            spent.seconds["keeping"] += time.thread_time() - start
 
     engine = store.database.engine
     event.listen(engine, "before_cursor_execute", before)

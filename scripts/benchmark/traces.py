@@ -48,10 +48,10 @@ async def total_tokens_per_second(runner: Runner, settings: GenerationSettings, 
         chance = random.Random(f"{name} {number}")
         question = ", ".join(chance.sample(WORDS, 12)) + TASK
         author = Author("", "", persona.system_prompt, settings, seed=chance.getrandbits(32))
-        live = await runner.start_reply(f"user {number}", NewTurn(None, None, question, author, persona))
-        async for _ in live.changes():
+        running_reply = await runner.start_reply(f"user {number}", NewTurn(None, None, question, author, persona))
+        async for _ in running_reply.changes():
             pass
-        return live.progress.tokens
+        return running_reply.progress.tokens
 
     began = time.perf_counter()
     tokens = sum(await asyncio.gather(*(user(number) for number in range(users))))

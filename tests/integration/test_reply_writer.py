@@ -83,7 +83,7 @@ async def test_a_main_store_that_fails_holds_up_no_temporary_chat(
     temporary = await runner.start_reply("b", turn(), temporary=True)
     async with asyncio.timeout(10):
         assert await final_content(temporary) == "all of it"
-    assert temporary.saved
+    await until(lambda: temporary.saved)
     runner.backend = FakeBackend(["more ", Hold()])
     temporary = await runner.start_reply("b", turn(), temporary=True)
     await until(lambda: temporary.progress.text)

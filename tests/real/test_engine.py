@@ -87,17 +87,17 @@ async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
         settings = GenerationSettings(temperature=temperature, top_p=0.9, max_new_tokens=24, seed=number)
         request = ChatRequest((PERSONA, Message("user", QUESTIONS[number])), settings, user=str(number), trace=True)
         prompt: Prompt | None = None
-        so_far: Callable[[], TraceSnapshot] = TraceSnapshot
+        snapshot: Callable[[], TraceSnapshot] = TraceSnapshot
         async for delta in backend.stream(request):
             prompt = delta.prompt or prompt
-            so_far = delta.snapshot or so_far
+            snapshot = delta.snapshot or snapshot
         assert prompt is not None
-        return prompt, so_far().traces
+        return prompt, snapshot().traces
 
-    told = await asyncio.gather(*(traced(number, temperature) for number, temperature in enumerate((0.0, 1.3))))
+    replies = await asyncio.gather(*(traced(number, temperature) for number, temperature in enumerate((0.0, 1.3))))
     loaded.model.set_attn_implementation("sdpa")
     try:
-        for prompt, traces in told:
+        for prompt, traces in replies:
             ids = [*prompt.token_ids, *traces.chosen_ids]
             with torch.inference_mode():
                 shares = loaded.model(torch.tensor([ids])).logits[0].double().softmax(-1)

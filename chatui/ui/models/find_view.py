@@ -180,15 +180,15 @@ def weights_verdict(parameters: int | None, devices: Sequence[Device]) -> str:
     sizes = {precision: parameters * bits / 8 for bits, precision in BITS}
     fitting = next((precision for precision, needed in sizes.items() if needed <= TIGHT * free), None)
     if fitting is None:
-        said = _("too large: {needed} in 4 bit, {free} free", needed=_bytes(sizes["4 bit"]), free=_bytes(free))
-        return f'<p class="under too-large">{text(said)}</p>'
-    said = _(
+        line = _("too large: {needed} in 4 bit, {free} free", needed=_bytes(sizes["4 bit"]), free=_bytes(free))
+        return f'<p class="under too-large">{text(line)}</p>'
+    line = _(
         "the weights fit in {precision}: {needed} of {free} free",
         precision=fitting,
         needed=_bytes(sizes[fitting]),
         free=_bytes(free),
     )
-    return f'<p class="under fits">{text(said)}</p>'
+    return f'<p class="under fits">{text(line)}</p>'
 
 
 def model_page(found: FoundModel, query: FindQuery, devices: Sequence[Device], context: int) -> str:
@@ -214,8 +214,8 @@ def model_page(found: FoundModel, query: FindQuery, devices: Sequence[Device], c
 def _other_task(model: HubModel) -> str:
     if model.task in ("", "text-generation"):
         return ""
-    said = _("Its task is {task}. Only text is read and written here, so it may not load.", task=model.task)
-    return f'<p class="under tight">{text(said)}</p>'
+    note = _("Its task is {task}. Only text is read and written here, so it may not load.", task=model.task)
+    return f'<p class="under tight">{text(note)}</p>'
 
 
 def plan_part(found: FoundModel, query: FindQuery) -> str:
@@ -269,8 +269,8 @@ def _choice_text(choice: GgufChoice) -> str:
 def _gate(found: FoundModel) -> str:
     if not found.model.gated or found.has_token:
         return ""
-    said = _("It is gated: accept its licence on its page. You are asked for a token of yours when it is fetched.")
-    return f'<p class="under tight">{text(said)}</p>'
+    note = _("It is gated: accept its licence on its page. You are asked for a token of yours when it is fetched.")
+    return f'<p class="under tight">{text(note)}</p>'
 
 
 def _fetch_link(found: FoundModel, fields: str, missing: int) -> str:

@@ -35,10 +35,10 @@ def _machine(overview: Overview) -> str:
         lines.append(_("{device}: {free} of {total} of memory free", device=device.name, free=free, total=total))
         if device.bandwidth:
             lines[-1] += ", " + _("read at {speed}/s", speed=localize_numbers(human_bytes(device.bandwidth)))
-    said = "".join(f"<li>{text(line)}</li>" for line in lines)
+    items = "".join(f"<li>{text(line)}</li>" for line in lines)
     sentences = "".join(f"<p>{text(sentence)}</p>" for sentence in _lessons(overview))
     return (
-        f'<ul class="machine">{said}</ul>'
+        f'<ul class="machine">{items}</ul>'
         f'<details class="explained"><summary>{text(_("How to read these numbers"))}</summary>{sentences}</details>'
     )
 
@@ -101,7 +101,7 @@ def _question(row: OverviewRow, freed: int | None) -> str:
     if freed is None:
         return ""
     size = localize_numbers(human_bytes(freed))
-    said = _("Delete {name} from the disk? {size} become free.", name=title(row), size=size)
+    question = _("Delete {name} from the disk? {size} become free.", name=title(row), size=size)
     yes = action_link("here", f"delete={row.key}", _("Delete from disk"), "danger")
     no = action_link("here", "keep=", _("Keep it"))
-    return f'<p class="model-asking">{text(said)} <span class="model-actions">{yes} {no}</span></p>'
+    return f'<p class="model-asking">{text(question)} <span class="model-actions">{yes} {no}</span></p>'

@@ -100,7 +100,7 @@ def memory_bar(fit: Fit) -> str:
         f'<span class="part {kind}" style="width:{100 * part.value / total:.2f}%"></span>' for part, kind in parts
     )
     mark = f'<span class="mark" style="inset-inline-start:{min(99.5, 100 * fit.device.free / total):.2f}%"></span>'
-    said = _(
+    note = _(
         "{verdict}: {needed} of {free} free, in {precision}",
         verdict=verdict_text(fit.verdict),
         needed=localize_numbers(fit.total.text),
@@ -110,7 +110,7 @@ def memory_bar(fit: Fit) -> str:
     kind = VERDICT_CLASSES[fit.verdict]
     remedies = "".join(f"<li>{text(translated(remedy))}</li>" for remedy in fit.remedies)
     return (
-        f'<div class="track">{spans}{mark}</div><p class="under {kind}">{text(said)}</p>'
+        f'<div class="track">{spans}{mark}</div><p class="under {kind}">{text(note)}</p>'
         f"{f'<ul class=remedies>{remedies}</ul>' if remedies else ''}"
     )
 

@@ -48,9 +48,9 @@ class ModelsPanel:
 
     def _open(self, requested: str) -> tuple[Any, Any]:
         """Show the view with the tab in what the script wrote: `number|id`, the first tab for ""."""
-        wanted = (requested or "").rpartition("|")[2]
+        requested_tab = (requested or "").rpartition("|")[2]
         known = [part.id for _tab, part in self._parts]
-        return gr.update(visible=True), gr.update(selected=wanted if wanted in known else known[0])
+        return gr.update(visible=True), gr.update(selected=requested_tab if requested_tab in known else known[0])
 
 
 def _build(kind: type[ModelsTab], context: ModelsContext) -> tuple[gr.Tab, ModelsTab]:

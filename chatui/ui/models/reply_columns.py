@@ -17,14 +17,14 @@ def verdict(comparison: SideBySide) -> str:
     """What the vote says, in one line of HTML; "" before it."""
     if comparison.choice is None:
         return ""
-    said = {
+    line = {
         "a": _("You found A better."),
         "b": _("You found B better."),
         "both": _("You found both good."),
         "neither": _("You found neither good."),
     }[comparison.choice]
     note = _("This chat is temporary, so the vote is not kept.") if comparison.temporary else ""
-    return f"<p>{plain(' '.join([said, note]).strip())}</p>"
+    return f"<p>{plain(' '.join([line, note]).strip())}</p>"
 
 
 def _column(label: Label, side: Side, names_shown: bool) -> str:

@@ -48,18 +48,18 @@ class Side:
     def as_tree(self) -> Tree:
         """A new conversation of the messages of the request and this reply, without the system messages."""
         chat, moment = new_id(), now()
-        said = [message for message in self.request.messages if message.role != "system"]
-        ids = [new_id() for _ in range(len(said) + 1)]
+        turns = [message for message in self.request.messages if message.role != "system"]
+        ids = [new_id() for _ in range(len(turns) + 1)]
         path = [
             StoredMessage(id, chat, parent, message.role, message.content, moment, reasoning=message.reasoning)
-            for id, parent, message in zip(ids, [None, *ids], said, strict=False)
+            for id, parent, message in zip(ids, [None, *ids], turns, strict=False)
         ]
         system = "\n\n".join(message.content for message in self.request.messages[:1] if message.role == "system")
         author = Author(self.request.model, "", system, self.request.settings, self.request.settings.seed or 0)
         reply = StoredMessage(ids[-1], chat, ids[-2], "assistant", self.progress.text, moment, author=author)
         ending = {"state": "stopped" if self.stopped else "finished", "finish": self.progress.finish}
         reply = replace(reply, reasoning=self.progress.reasoning, **ending)  # type: ignore[arg-type]
-        question = next((message.content for message in said if message.role == "user"), "")
+        question = next((message.content for message in turns if message.role == "user"), "")
         title = first_words(question)
         conversation = Conversation(chat, title, False, reply.id, False, False, moment, moment, self.persona)
         return Tree(conversation, (*path, reply))
