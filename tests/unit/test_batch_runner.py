@@ -388,6 +388,21 @@ class TestBatchRunner:
         model.end(handles[0])
         assert model.room()
 
+    def test_the_share_of_the_kv_cache_that_running_replies_fill_is_told(self) -> None:
+        model = many()
+        assert model.kv_usage() == 0
+        handles = [begin(model, ask(ignore_eos=True)) for _ in range(2)]
+        found: list[float] = []
+        for _ in range(8):
+            model.step()
+            found.append(model.kv_usage())
+        assert found == sorted(found)
+        assert 0 < found[0] < found[-1] <= 1
+        model.end(handles[0])
+        assert 0 < model.kv_usage() < found[-1]
+        model.end(handles[1])
+        assert model.kv_usage() == 0
+
     def test_what_was_cached_is_told(self) -> None:
         model = many()
         [first] = run(model, ask(max_new_tokens=5))
