@@ -210,7 +210,7 @@ def add_owner_data(world: World) -> dict[str, str]:
 Choice = Callable[[Iterable[Any]], list[Any]]
 
 
-@pytest.fixture(params=[40, pytest.param(None, marks=pytest.mark.exhaustive)], ids=["some", "all"])
+@pytest.fixture(params=[25, pytest.param(None, marks=pytest.mark.exhaustive)], ids=["some", "all"])
 def choice(request: pytest.FixtureRequest) -> Choice:
     """Which of a walk's steps are made: a few, always the same ones, or every one."""
     chance = random.Random(0)
