@@ -180,6 +180,25 @@ def test_a_request_says_how_many_alternatives_it_wants(count: int) -> None:
     assert [len(trace.ids) for trace in last.snapshot().traces] == [count] * 3
 
 
+def test_tokens_are_noted_while_others_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, logits = Sampler(GenerationSettings(temperature=0.0), 1, traced=True), logits_of(7, 3)
+    trace = sampler.trace
+    assert trace is not None
+    made = tracing._made
+
+    def meanwhile(*arguments: Any) -> Traces:
+        if len(noted) < 3:
+            choose_each([sampler], [None], logits[len(noted)][None])
+            noted.append(len(noted))
+        return made(*arguments)
+
+    choose_each([sampler], [None], logits[:1])
+    noted = [0]
+    monkeypatch.setattr(tracing, "_made", meanwhile)
+    assert [len(trace.traces()) for _ in range(3)] == [1, 2, 3]
+    assert trace.traces().chosen_ids == logits.argmax(-1).tolist()
+
+
 def test_a_trace_changes_no_choice() -> None:
     logits = logits_of(7, 40)
     for temperature in (0.0, 0.9):

@@ -81,7 +81,7 @@ class Trace:
         self._made = Traces()
         self._choices: list[Choice] = []
         self._bytes = 0  # of the filters' scores in them
-        self._making = threading.Lock()
+        self._making, self._noting = threading.Lock(), threading.Lock()
         self._ids: Tensor | None = None
         self._filters: list[Filter] = []
         self._forced = False
@@ -113,26 +113,27 @@ class Trace:
         """This token was chosen by that row of a step, `now` by time.perf_counter()."""
         choice = Choice(token, now - self._began, step, row, self._ids, self._filters)
         self._ids, self._filters, self._forced = None, [], False
-        with self._making:
+        with self._noting:
             self._choices.append(choice)
             self._bytes += sum(scores.nbytes for _, scores in choice.filters)
-            if len(self._choices) == TOGETHER or self._bytes >= MAX_BYTES:
-                self._make()
+            full = len(self._choices) == TOGETHER or self._bytes >= MAX_BYTES
+        if full:
+            self._make()
 
     def traces(self) -> Traces:
         """How the tokens were chosen up to now; takes some work."""
-        with self._making:
-            self._make()
-            return self._made
+        return self._make()
 
-    def _make(self) -> None:
-        """Make something of the choices there are; the caller holds the lock."""
-        if not self._choices:
-            return
-        choices, self._choices, self._bytes = self._choices, [], 0
-        with torch.inference_mode():
-            more = _made(choices, self._temperature, self._ruled, self.alternatives)
-        self._made = replace(more, data=self._made.data + more.data)
+    def _make(self) -> Traces:
+        """Make something of the choices there are. Others may be noted meanwhile, so no step waits for a reader."""
+        with self._making:
+            with self._noting:
+                choices, self._choices, self._bytes = self._choices, [], 0
+            if choices:
+                with torch.inference_mode():
+                    more = _made(choices, self._temperature, self._ruled, self.alternatives)
+                self._made = replace(more, data=self._made.data + more.data)
+            return self._made
 
 
 def record_choices(
