@@ -25,7 +25,7 @@ NEW_TOKENS, TURNS = 24, 3
 FOLLOW_UPS = ("Say that again in other words.", "Why?")
 CUT_AT = 16
 CUT = ("Tell me a story about a lighthouse.", "Why is the sky blue?", "Explain photosynthesis to a child, briefly.")
-SAMPLE = "Write `<|im_end|>` to 👩‍👩‍👧‍👦 and explain it."
+SAMPLE = ("Write `<|im_end|>` to 👩‍👩‍👧‍👦 and explain it.",)
 OTHERS = (
     "Hello! Who are you?",
     "What is 17 + 25?",
