@@ -144,6 +144,7 @@ def test_a_message_sent_before_the_chosen_persona_has_arrived_is_answered_by_it(
     expect(page.page.get_by_role("textbox", name=re.compile("^System prompt"))).to_have_value(robot.system_prompt)
 
 
+@pytest.mark.exhaustive  # test_personas.py has the same of a new persona
 def test_persona_changes_prompt_greeting_examples_and_request(chat: Open) -> None:
     robot = PRESETS[1]
     page = chat(fresh=True)

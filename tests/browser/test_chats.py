@@ -70,6 +70,7 @@ def test_conversations_are_listed_renamed_pinned_archived_deleted_and_had_back(c
     assert page.watch.errors == []
 
 
+@pytest.mark.exhaustive  # the first test above has one back, and tests/integration/test_store.py all
 def test_every_deleted_chat_can_be_had_back_after_a_reload(chat: Open) -> None:
     page = chat(["fine"], fresh=True)
     for word in ("bread", "cheese"):
@@ -177,6 +178,7 @@ def test_a_temporary_chat_is_neither_listed_nor_found_again(chat: Open) -> None:
     expect(page.questions).to_have_count(0)
 
 
+@pytest.mark.exhaustive  # tests/integration/test_ownership.py follows every link
 def test_a_link_opens_a_conversation_for_its_owner_only(
     serve: Callable[..., Site], open_chat: Open, tmp_path: Path
 ) -> None:

@@ -69,7 +69,10 @@ def test_error_can_be_retried(chat: Open) -> None:
     assert [m.content for m in page.backend.requests[1].messages[1:]] == ["tell me"]
 
 
-@pytest.mark.parametrize("pieces", [[], ["Half a reply"]], ids=["before", "in mid-reply"])
+@pytest.mark.parametrize(
+    "pieces",
+    [pytest.param([], id="before", marks=pytest.mark.exhaustive), pytest.param(["Half a reply"], id="in mid-reply")],
+)
 def test_an_unforeseen_error_is_a_card_without_insides(chat: Open, pieces: list[str]) -> None:
     page = chat([*pieces, RuntimeError("secret inside")])
     page.ask("tell me")

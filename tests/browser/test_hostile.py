@@ -156,7 +156,7 @@ def test_a_stored_corpus_is_harmless(chat: Open, foreign: Listener, evil: list[s
 @pytest.mark.parametrize(
     ("way", "every"),
     [
-        ("replies in pieces", 4),
+        ("replies in pieces", 6),
         *(pytest.param(way, 1, marks=pytest.mark.exhaustive) for way in WAYS),
     ],
 )

@@ -102,6 +102,7 @@ def test_every_text_of_the_view_can_be_read(chat: Open, scheme: str) -> None:
     assert pale == []
 
 
+@pytest.mark.exhaustive  # the tests below inspect before and after one
 def test_old_replies_can_be_inspected_after_a_reload(chat: Open) -> None:
     page = chat([f"word{number} " for number in range(20)], rate=20, fresh=True)
     page.say("Count")

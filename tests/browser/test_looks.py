@@ -153,6 +153,7 @@ FOCUSED = """() => {
 }"""
 
 
+@pytest.mark.exhaustive  # as part of test_keyboard.py in every run
 def test_all_can_be_reached_with_the_tab_key(chat: Open) -> None:
     page = chat([*REPLY], fresh=True, reduced_motion="reduce")
     page.setting("Temperature")

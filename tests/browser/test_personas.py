@@ -127,6 +127,7 @@ def test_a_new_persona_answers_and_stays(panel: Panel) -> None:
     assert panel.choices()[1:] == [preset.label for preset in PRESETS]
 
 
+@pytest.mark.exhaustive  # tests/integration/test_ownership.py asks for them
 def test_personas_are_their_owners_own(serve: Callable[..., Site], open_chat: Open, tmp_path: Path) -> None:
     site = serve(["fine"], settings=AppSettings(host="0.0.0.0", data_dir=tmp_path))  # else they are one person
     panel = Panel(open_chat(site))

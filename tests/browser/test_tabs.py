@@ -98,7 +98,9 @@ def _held_down(tab: Chat) -> None:
     tab.page.keyboard.up("Enter")
 
 
-@pytest.mark.parametrize("way", [_twice, _four_times, _both, _held_down])
+@pytest.mark.parametrize(
+    "way", [_four_times, _both, *(pytest.param(way, marks=pytest.mark.exhaustive) for way in (_twice, _held_down))]
+)
 def test_one_question_is_asked_once(chat: Callable[..., Chat], way: Callable[[Chat], None]) -> None:
     hold = Hold()
     tab = chat(["One ", hold, "two."])

@@ -61,6 +61,7 @@ def test_two_users_stream_at_once_and_see_only_their_own(
 # --- Whose turn it is, for a fair queue ---
 
 
+@pytest.mark.exhaustive  # tests/integration/test_identity.py tells visitors apart
 def test_each_browser_and_client_is_a_user_of_its_own(
     serve: Callable[..., Site], open_chat: Callable[..., Chat], tmp_path: Path
 ) -> None:
