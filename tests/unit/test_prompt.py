@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from chatui.chat import Message, Prompt, Role, SystemRole, TemplateFacts
 from chatui.engine.text import prompt as prompts
-from chatui.errors import ModelError, PromptError
+from chatui.engine.text import spans
+from chatui.errors import ModelError, PromptError, TooLongError
 from chatui.thinking_controls import ThinkingControls
 from tests import models
 from tests.templates import FAMILIES
@@ -582,3 +583,22 @@ def test_what_a_template_only_changes_is_not_missed(change: str) -> None:
     tokenizer, template = prepared(models.CHATML.replace("m.content", f"(m.content {change})"))
     asked = [USER, Message("assistant", '<think>\nHm\n</think>\n\nWell, "it"\nis\n'), Message("user", "\nWhy <b>?\n\n")]
     assert prompts.build(tokenizer, template, asked, 1000).notes == ()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_far_too_long_is_refused_before_it_is_encoded(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    tokenizer, template = READY["chatml"]
+    limit = 100
+    far_too_long = Message("user", "Hello. " * limit * template.longest_token)
+    monkeypatch.setattr(spans, "encode", lambda *_: pytest.fail("encoded"))
+    with pytest.raises(TooLongError, match=r" 7\d\d\+ tokens"):
+        prompts.build(tokenizer, template, [USER, ASSISTANT, far_too_long], limit, whole)
+    monkeypatch.undo()
+    shortened = prompts.build(tokenizer, template, [far_too_long, ASSISTANT, USER], limit)
+    assert shortened.token_ids == prompts.build(tokenizer, template, [USER], limit).token_ids
+
+
+@given(st.text(max_size=200))
+def test_no_text_takes_fewer_tokens_than_its_length_allows(text: str) -> None:
+    tokenizer, template = READY["chatml"]
+    assert len(tokenizer.encode(text, add_special_tokens=False)) >= len(text) // template.longest_token

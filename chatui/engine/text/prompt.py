@@ -1,5 +1,6 @@
 """Messages -> Prompt through the model's own chat template, and what that template can and cannot do."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -38,7 +39,7 @@ class Template:
     `response` is the model's response template, where that tells more of its thoughts than tags do. `inner_ids` end a
     part of a reply, and no reply. `tools` where it tells the model of functions to call, `takes_parts` where it wants a
     message's content as a list of parts and not as a string. `controls` are those of its thinking, and `arguments` what
-    it is given besides the messages.
+    it is given besides the messages. `longest_token` is the length of the vocabulary's longest one, in characters.
     """
 
     takes_system: bool
@@ -53,6 +54,7 @@ class Template:
     inner_ids: frozenset[int] = frozenset()
     controls: ThinkingControls = NO_CONTROLS
     arguments: TemplateArguments = field(default_factory=dict)
+    longest_token: int = sys.maxsize
 
     def with_settings(self, settings: GenerationSettings) -> "Template":
         """The template with the arguments that these settings ask for."""
@@ -122,6 +124,7 @@ def _probed(tokenizer: PreTrainedTokenizerBase) -> Template:
         response=response if tags is None else None,
         inner_ids=inner_ids,
         controls=_thinking_controls(tokenizer, parts, tags) if tags or response else NO_CONTROLS,
+        longest_token=max(map(len, tokenizer.get_vocab())),
     )
 
 
@@ -261,14 +264,24 @@ def build(
     turns = list(messages[len(system) :])
     starts = _starts(turns)
 
-    def draft(start: int) -> _Draft:
-        return _draft(tokenizer, template, system + turns[start:], reply, known)
+    def draft(start: int) -> _Draft | None:
+        """The conversation from this turn on, None where it is too long."""
+        asked = system + turns[start:]
+        if _least_tokens(template, asked, reply) > limit:
+            return None
+        drafted = _draft(tokenizer, template, asked, reply, known)
+        return drafted if drafted.tokens <= limit else None
 
-    if (all_of_it := draft(0)).tokens <= limit:
+    def tokens(start: int) -> str:
+        asked = system + turns[start:]
+        least = _least_tokens(template, asked, reply)
+        return f"{least:,}+" if least > limit else f"{_draft(tokenizer, template, asked, reply, known).tokens:,}"
+
+    if (all_of_it := draft(0)) is not None:
         return _finished(tokenizer, template, all_of_it, 0)
     if whole:
         raise TooLongError(
-            f"The conversation takes {all_of_it.tokens:,} tokens; this model has room for {limit:,}.",
+            f"The conversation takes {tokens(0)} tokens; this model has room for {limit:,}.",
             "Send fewer or shorter messages.",
         )
     low, high = 1, len(starts) - 1
@@ -276,20 +289,29 @@ def build(
     while low <= high:
         middle = (low + high) // 2
         shorter = draft(starts[middle])
-        if shorter.tokens <= limit:
+        if shorter is not None:
             fitting, high = (shorter, starts[middle]), middle - 1
         else:
             low = middle + 1
     if fitting is None:
-        needed = draft(starts[-1]).tokens
+        needed = tokens(starts[-1])
         parts, rest = (
             (" and the persona", "") if reply is None else (", the persona and the reply so far", "rest of the ")
         )
         raise TooLongError(
-            f"The message{parts} take {needed:,} tokens; this model has room for {limit:,} besides the {rest}reply.",
+            f"The message{parts} take {needed} tokens; this model has room for {limit:,} besides the {rest}reply.",
             "Shorten the message or the persona, or allow a shorter reply.",
         )
     return _finished(tokenizer, template, *fitting)
+
+
+def _least_tokens(template: Template, messages: Sequence[Message], reply: Message | None) -> int:
+    """Tokens that the messages take at least, since none stands for more characters than its own name has.
+
+    So what is far too long is refused before it is encoded, which takes a second for each MB of text.
+    """
+    characters = sum(len(message.content) for message in [*messages, *([reply] if reply else [])])
+    return characters // template.longest_token
 
 
 def encode_messages(
