@@ -84,7 +84,7 @@ class LocalBackend:
         self._status = ModelStatus(spec.name, "loading", "starting")
         self._model: ModelRunner | None = None
         self._settled = threading.Event()
-        self._waiting: FairQueue[_Job] = FairQueue()
+        self._waiting: FairQueue[_Job] = FairQueue(self._in_work)
         self._coming: dict[str, str] = {}
         self._going: dict[object, _Job] = {}
         self._over: set[str] = set()
@@ -384,6 +384,12 @@ class LocalBackend:
         """Those waiting, in the order in which they will be served; the caller holds the lock."""
         preparing = [] if self._preparing is None else [self._preparing]
         return [*(job for job, _ in self._prepared), *preparing, *self._waiting]
+
+    def _in_work(self, user: str) -> int:
+        """Replies of this user that are being written or made ready; the caller holds the lock."""
+        ready = [job for job, _ in self._prepared]
+        jobs = [*self._going.values(), *ready, *([] if self._preparing is None else [self._preparing])]
+        return sum(job.request.user == user for job in jobs)
 
     def _tell_places(self) -> None:
         """Tell those waiting whose place has changed; the caller holds the lock."""

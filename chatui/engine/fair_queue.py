@@ -1,26 +1,33 @@
 """Who waits for the model: one line for each user, served in turn, so that nobody holds up the others."""
 
-from collections import deque
-from collections.abc import Iterator
-from itertools import zip_longest
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Item]):
-    """Items in the order in which they will be served: first everybody's first, then everybody's second, and so on."""
+    """Items in the order in which they will be served: next is who has the least in work, then who waits longest.
 
-    def __init__(self) -> None:
+    `in_work` tells how many items of a user are being worked on; without it users simply take turns.
+    """
+
+    def __init__(self, in_work: Callable[[str], int] = lambda _: 0) -> None:
         self._lines: dict[str, deque[Item]] = {}
+        self._in_work = in_work
 
     def __len__(self) -> int:
         return sum(len(line) for line in self._lines.values())
 
     def __iter__(self) -> Iterator[Item]:
-        """The items as they would be popped."""
-        for nth in zip_longest(*self._lines.values()):
-            yield from (item for item in nth if item is not None)
+        """The items as they would be popped, if none that is in work ended meanwhile."""
+        lines = {user: deque(line) for user, line in self._lines.items()}
+        in_work = Counter({user: self._in_work(user) for user in lines})
+        while lines:
+            user = min(lines, key=in_work.__getitem__)
+            in_work[user] += 1
+            yield _popped(lines, user)
 
     def waiting(self, user: str) -> int:
         """How many items of this user wait."""
@@ -34,12 +41,7 @@ class FairQueue(Generic[Item]):
         """The next item; its user goes behind the others. Raises IndexError where nobody waits."""
         if not self._lines:
             raise IndexError("nobody waits")
-        user, line = next(iter(self._lines.items()))
-        item = line.popleft()
-        del self._lines[user]
-        if line:
-            self._lines[user] = line
-        return item
+        return _popped(self._lines, min(self._lines, key=self._in_work))
 
     def drop(self, item: Item) -> None:
         """Take an item out, if it is still there."""
@@ -49,3 +51,12 @@ class FairQueue(Generic[Item]):
                 if not line:
                     del self._lines[user]
                 return
+
+
+def _popped(lines: dict[str, deque[Item]], user: str) -> Item:
+    """The first item of this user, whose line goes behind the others."""
+    line = lines.pop(user)
+    item = line.popleft()
+    if line:
+        lines[user] = line
+    return item

@@ -313,6 +313,19 @@ class TestOrder:
         assert model.served.index("new") <= 3, "behind the one that runs, the one made ready and one in line"
         await backend.close()
 
+    async def test_the_next_row_is_for_who_has_none(self) -> None:
+        model = StandsStill(rows=3, pause=0.001)
+        model.may_read.clear()
+        backend = backend_of(model).start()
+        crowd = await asked(backend, *(f"crowd {number}" for number in range(8)), user="crowd")
+        await until(lambda: len(model.replies) == 3 and len(backend._prepared) == 1)
+        newcomers = await asked(backend, "new 1", user="one") + await asked(backend, "new 2", user="two")
+        newcomers += await asked(backend, "new 3", user="three")
+        model.may_read.set()
+        await asyncio.gather(*crowd, *newcomers)
+        assert model.served[4:7] == ["new 1", "new 2", "new 3"], "behind those that run and the one made ready"
+        await backend.close()
+
     async def test_everything_happens_in_the_askers_context(self) -> None:
         model = FakeModel()
         backend = backend_of(model).start()

@@ -83,6 +83,22 @@ def test_who_was_served_goes_behind_those_who_came_meanwhile() -> None:
     assert popped(queue) == ["a1", "b", "a2"]
 
 
+@given(st.text("abc", max_size=12), st.fixed_dictionaries(dict.fromkeys("abc", st.integers(0, 4))))
+def test_next_is_who_has_the_least_in_work(users: str, at_first: dict[str, int]) -> None:
+    in_work = dict(at_first)
+    queue: FairQueue[str] = FairQueue(in_work.__getitem__)
+    for number, user in enumerate(users):
+        queue.put(user, f"{user}{number}")
+    told, served = list(queue), []
+    while len(queue):
+        waiting = {user for user in "abc" if queue.waiting(user)}
+        served.append(queue.pop())
+        user = served[-1][0]
+        assert in_work[user] == min(in_work[other] for other in waiting)
+        in_work[user] += 1
+    assert served == told
+
+
 @pytest.mark.parametrize(("item", "left"), [("b1", "a0 b3 c2"), ("c2", "a0 b1 b3"), ("not there", "a0 b1 c2 b3")])
 def test_dropping(item: str, left: str) -> None:
     queue = queue_of("abcb")
