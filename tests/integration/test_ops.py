@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.levels import GROUP, rounded
 from chatui.engine.kernels.quantized import Int4Linear
+from chatui.settings import AppSettings
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> None:
-    ops.load(tmp_path_factory.mktemp("kernel"))
+def built() -> None:
+    ops.load(AppSettings().cache_dir)  # once for each version of their sources
     if not ops.name():
         pytest.skip("this CPU lacks AVX-512 VNNI, or there is no C++ compiler here")
 

@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 
 from chatui.engine.kernels import ops
 from chatui.engine.sampling.top_logits import find_top_logits
+from chatui.settings import AppSettings
 
 
 @pytest.fixture(scope="module", params=["compiled", "pytorch"])
-def _kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _kind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Both ways to look; PyTorch's own stands in where there is no kernel."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "_loaded", {})
         if request.param == "compiled":
-            ops.load(tmp_path_factory.mktemp("kernels"))
+            ops.load(AppSettings().cache_dir)  # built once for each version of their sources
             if not ops.name():
                 pytest.skip("this CPU lacks AVX-512 VNNI, or there is no C++ compiler here")
         yield
