@@ -159,6 +159,7 @@ def test_a_model_is_found_weighed_fetched_and_used(
     page.locator("#find-list .find-download", has_text="gated-1B").get_by_role("link", name="Chat with it").click()
     expect(page.locator("#models")).to_be_hidden()
     expect(chat.header).to_contain_text("owner/gated-1B", timeout=PATIENCE)
+    expect(page.locator("#model input")).to_have_value("owner/gated-1B", timeout=PATIENCE)
     chat.say("Who are you?")
     assert backend.requests[-1].model == "owner/gated-1B"
 
