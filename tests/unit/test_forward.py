@@ -11,7 +11,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from chatui.engine.batching import attention
 from chatui.engine.batching.attention import DecodeBatch
-from chatui.engine.batching.forward import TRIES, PromptChunk, matches_own_attention, probe_layout
+from chatui.engine.batching.forward import TRIES, CheckedDecode, PromptChunk, matches_own_attention, probe_layout
 from tests import models
 
 COUNT = 30
@@ -230,3 +230,52 @@ class TestOffer:
             assert close(over_slots.decode(ids[2:], [0], [2])[0], plain("llama", ids)[-1])
         assert not over_slots.faster
         assert "not used" in caplog.text
+
+
+class TestCheckedDecode:
+    """What is computed is a tensor with one row of logits for each id, so that no model is needed."""
+
+    @staticmethod
+    def plain(ids: torch.Tensor, *_: Any) -> torch.Tensor:
+        return ids[:, None].float() + torch.arange(4.0)
+
+    def test_each_form_is_used_once_it_has_agreed(self) -> None:
+        calls = list[int]()
+
+        def plain(ids: torch.Tensor, *_: Any) -> torch.Tensor:
+            calls.append(len(ids))
+            return self.plain(ids)
+
+        decode = CheckedDecode(plain, self.plain)
+        for rows in (1, 1, 1, 3, 2, 1):
+            assert torch.equal(decode(torch.arange(rows)), self.plain(torch.arange(rows)))
+        assert calls == [1, 3]
+
+    def test_a_form_that_never_agrees_is_given_up_and_the_other_goes_on(self) -> None:
+        used = list[int]()
+
+        def faster(ids: torch.Tensor, *_: Any) -> torch.Tensor:
+            used.append(len(ids))
+            return self.plain(ids) * (2 if len(ids) > 1 else 1)
+
+        decode = CheckedDecode(self.plain, faster)
+        for _ in range(TRIES + 3):
+            for rows in (1, 2):
+                assert torch.equal(decode(torch.arange(rows)), self.plain(torch.arange(rows)))
+        assert (used.count(1), used.count(2)) == (TRIES + 3, TRIES)
+        assert not decode.failed
+
+    def test_after_an_error_the_plain_step_is_used(self) -> None:
+        used = list[int]()
+
+        def faster(ids: torch.Tensor, *_: Any) -> torch.Tensor:
+            used.append(len(ids))
+            if len(used) == 3:
+                raise RuntimeError("the library is gone")
+            return self.plain(ids)
+
+        decode = CheckedDecode(self.plain, faster)
+        for _ in range(6):
+            assert torch.equal(decode(torch.arange(2)), self.plain(torch.arange(2)))
+        assert len(used) == 3
+        assert decode.failed

@@ -1,6 +1,7 @@
 """One forward pass of a model over its slots: reading a piece of a prompt, or one token for each of several rows."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,7 @@ class Forward:
     @property
     def faster(self) -> bool:
         """Whether an offered way is in use."""
-        return self._decode is not self.step
+        return isinstance(self._decode, CheckedDecode) and not self._decode.failed
 
     def offer(self, decode: DecodeFunction) -> None:
         """From the next step on, decode this way, if it then gives the same logits as the one before."""
@@ -112,7 +113,7 @@ class Forward:
             self._offered = None
             return
         if agreed:
-            self._decode, self._offered = offered, None
+            self._decode, self._offered = CheckedDecode(self.step, offered), None
             log.info("the faster step is in use")
         elif self._tries == TRIES:
             log.warning("a faster step is not used: its logits differ")
@@ -200,3 +201,40 @@ def _logits(
     outputs: Any = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=ends, place=place)
     logits: torch.Tensor = outputs.logits
     return logits
+
+
+class CheckedDecode:
+    """A faster step that is used for one row, and for several, once it has computed as `plain` does for so many.
+
+    Compiled steps have a form of their own for each. After an error the plain step is used for good.
+    """
+
+    def __init__(self, plain: DecodeFunction, faster: DecodeFunction) -> None:
+        self._plain, self._faster = plain, faster
+        self._agreed: set[bool] = set()
+        self._tries: Counter[bool] = Counter()
+        self.failed = False
+
+    def __call__(self, *inputs: Any) -> torch.Tensor:
+        """As DecodeStep.forward."""
+        several = inputs[0].shape[0] > 1
+        if self.failed or self._tries[several] == TRIES:
+            return self._plain(*inputs)
+        try:
+            found = self._faster(*inputs)
+        except Exception as error:
+            log.warning("the faster step is not used any more: %s", error)
+            self.failed = True
+            return self._plain(*inputs)  # which writes the same places again
+        if several in self._agreed:
+            return found
+        wanted = self._plain(*inputs)
+        if same(found, wanted):
+            self._agreed.add(several)
+        else:
+            self._tries[several] += 1
+            if self._tries[several] == TRIES:
+                log.warning(
+                    "the faster step is not used for %s: its logits differ", "several rows" if several else "one"
+                )
+        return wanted
