@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -201,8 +201,9 @@ class Server:
         It is one that was given back and is emptied, or else a copy of one that was migrated, which takes five times
         the CPU time.
         """
-        if self._used:
-            return self._emptied(self._used.pop())
+        while self._used:
+            with suppress(psycopg.errors.LockNotAvailable):  # a test has left a transaction open
+                return self._emptied(self._used.pop())
         if self._template is None:
             url = self.fresh()
             Store.open(AppSettings(data_dir=self.folder / "template", database_url=url)).close()
@@ -217,7 +218,7 @@ class Server:
         self._used.append(url)
 
     def _emptied(self, url: str) -> str:
-        with psycopg.connect(url) as connection:
+        with psycopg.connect(url, options="-c lock_timeout=5s") as connection:
             tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
             for (table,) in tables:
                 if table not in (REVISIONS, "secrets") and connection.execute(
