@@ -235,11 +235,12 @@ class ModelInfo:
     """A loaded model. `notes` are sentences that the page shows, about a folded system prompt for example.
 
     `read_bytes` of the weights are read for one token: all but an embedding table that is not the output layer too.
-    `slots` is the batch size, `kv_bytes` the size of the whole KV cache. `revision` is the commit on the Hub, "sha256:"
-    and the first 12 digits of a GGUF file's hash, or "" for a local folder. `source` is what transformers loads it by,
-    `dtype` the type of its activations. `stop_ids` are the tokens that end a reply. `measured_bytes` is the growth of
-    the process by loading the weights. `memory_bytes` is the device's memory, 0 if unknown. `adapter` is what peft
-    loads a LoRA adapter by; `source` and `revision` are then those of its base model.
+    `slots` is the maximum batch size, `kv_bytes` the size of the whole KV cache, which `kv_tokens` tokens of all
+    conversations together fit in; 0 where it grows with each conversation. `revision` is the commit on the Hub,
+    "sha256:" and the first 12 digits of a GGUF file's hash, or "" for a local folder. `source` is what transformers
+    loads it by, `dtype` the type of its activations. `stop_ids` are the tokens that end a reply. `measured_bytes` is
+    the growth of the process by loading the weights. `memory_bytes` is the device's memory, 0 if unknown. `adapter` is
+    what peft loads a LoRA adapter by; `source` and `revision` are then those of its base model.
     """
 
     name: str
@@ -252,6 +253,7 @@ class ModelInfo:
     notes: tuple[str, ...] = ()
     slots: int = 1
     kv_bytes: int = 0
+    kv_tokens: int = 0
     read_bytes: int = 0
     revision: str = ""
     source: str = ""
@@ -262,6 +264,11 @@ class ModelInfo:
     template: TemplateFacts | None = None
     anatomy: ModelAnatomy | None = None
     adapter: str = ""
+
+    @property
+    def most_cached_tokens(self) -> int:
+        """The tokens of all conversations together that fit in the KV cache."""
+        return self.kv_tokens or self.slots * self.context_length
 
     def reserved_tokens(self, settings: GenerationSettings) -> int:
         """The tokens of the context that are reserved for the reply."""

@@ -15,7 +15,7 @@ PACKED_FORMATS = {
     "int4": N_("linear layers 5/8 B with their scales, the output layer 1 B, the rest 2 B"),
 }
 ATTENTION_BLOCK = 64
-"""Positions that attention reads together. Slots have whole blocks, so that compiled loops have no remainder."""
+"""Tokens of a K/V block, whose keys and values attention reads together."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,21 @@ def weights(anatomy: ModelAnatomy, precision: str) -> Figure:
     return Figure("Weights", taken, "B", N_(f"{count:,} parameters × {taken / count:.3g} B{how}"))
 
 
-def keys_and_values(anatomy: ModelAnatomy, slots: int, capacity: int) -> Figure:
-    """The size of the KV cache of `slots` conversations with `capacity` tokens each."""
-    positions = positions_for(capacity)
-    each = anatomy.kv_per_token
+def keys_and_values(anatomy: ModelAnatomy, conversations: int, context: int) -> Figure:
+    """The size of the KV cache of `conversations` with `context` tokens each, in whole blocks."""
+    tokens, each = ATTENTION_BLOCK * blocks_for(context), anatomy.kv_per_token
     return Figure(
         "Keys and values",
-        slots * positions * each,
+        conversations * tokens * each,
         "B",
-        f"{_plural(slots, 'slot')} × {positions:,} positions × {each:,} B",
+        f"{_plural(conversations, 'conversation')} × {tokens:,} tokens × {each:,} B",
     )
+
+
+def kv_cache(anatomy: ModelAnatomy, tokens: int) -> Figure:
+    """The size of a KV cache that holds so many tokens of all conversations together."""
+    each = anatomy.kv_per_token
+    return Figure("Keys and values", tokens * each, "B", N_(f"{tokens:,} tokens × {each:,} B"))
 
 
 def activations(anatomy: ModelAnatomy, capacity: int) -> Figure:
@@ -113,9 +118,10 @@ def total(parts: Iterable[Figure]) -> Figure:
     return Figure("Total", sum(part.value for part in parts), "B", " + ".join(part.text for part in parts))
 
 
-def memory(anatomy: ModelAnatomy, precision: str, slots: int, capacity: int) -> tuple[Figure, ...]:
-    """(weights, KV cache, activations, their sum) for `slots` conversations with `capacity` tokens each."""
-    parts = weights(anatomy, precision), keys_and_values(anatomy, slots, capacity), activations(anatomy, capacity)
+def memory(anatomy: ModelAnatomy, precision: str, conversations: int, context: int) -> tuple[Figure, ...]:
+    """(weights, KV cache, activations, their sum) for `conversations` with `context` tokens each."""
+    kv = keys_and_values(anatomy, conversations, context)
+    parts = weights(anatomy, precision), kv, activations(anatomy, context)
     return *parts, total(parts)
 
 
@@ -161,13 +167,9 @@ def last_turn(anatomy: ModelAnatomy, tokens: int, capacity: int, free: float = f
     return Figure("Room ends", fitting + 1, "turn", N_(f"{formula}, rounded down, + 1"))
 
 
-def positions_for(capacity: int) -> int:
-    """The number of positions of a slot for `capacity` tokens: whole blocks, and one more that is not read.
-
-    The additional block and the minimum keep compiled code general: compilers specialize it for a view of the whole
-    tensor, and for a size of one block.
-    """
-    return ATTENTION_BLOCK * max(4, -(-capacity // ATTENTION_BLOCK) + 1)
+def blocks_for(tokens: int) -> int:
+    """The number of K/V blocks that hold so many tokens."""
+    return -(-tokens // ATTENTION_BLOCK)
 
 
 def human_speed(speed: float) -> str:

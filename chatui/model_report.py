@@ -86,11 +86,11 @@ def _row(model: Outline, precision: str) -> str:
 
 
 def _capacity_text(model: Outline, precision: str, needed: float) -> str:
-    slots, capacity = model.room(precision)
-    if not slots:
+    tokens, _ = model.room(precision)
+    if not tokens:
         return "not its weights"
-    fits_all = (slots, capacity) == (model.slots, model.context_length) and needed <= model.free
-    return "all" if fits_all else _conversations(slots, capacity)
+    fits_all = tokens >= model.slots * model.context_length and needed <= model.free
+    return "all" if fits_all else f"{tokens:,} tokens in all"
 
 
 def _fits(model: Outline, precision: str) -> bool:

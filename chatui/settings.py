@@ -212,7 +212,7 @@ class AppSettings(BaseSettings):
         description="Weights in fewer bits: int8 or int4 on the CPU, 8bit or 4bit by bitsandbytes; "
         "auto keeps what the file has, none unpacks it.",
     )
-    slots: int = Field(16, ge=1, le=256, description="Most conversations answered at once, or remembered for later.")
+    slots: int = Field(16, ge=1, le=256, description="Most conversations answered at once.")
     kv_memory: float | None = Field(
         None, gt=0, description="GB that those conversations may take; a quarter of the free memory if left out."
     )

@@ -104,16 +104,16 @@ def message_flow() -> str:
         f"| {step} | `{call.callee.__qualname__}` | `{PACKAGE}/{_file(call.callee)}` | {call.what} |"
         for step, call in enumerate(calls, 1)
     ]
-    return "\n".join([*lines, "```", "", _table(["Step", "Function", "Module", "What it does"], rows)])
+    return "\n".join([*lines, "```", "", _table(["DecodeStep", "Function", "Module", "What it does"], rows)])
 
 
 def message_calls() -> list[Call]:
     """The calls that bring a message from the box to the model, and the reply back, in their order."""
     from chatui import character_prompt
     from chatui.engine.backend import LocalBackend
+    from chatui.engine.batching.blocks import BlockPool
     from chatui.engine.batching.forward import Forward
     from chatui.engine.batching.scheduler import Scheduler
-    from chatui.engine.batching.slots import Slots
     from chatui.engine.runners import reply_builder
     from chatui.engine.runners.batch_runner import BatchRunner
     from chatui.engine.runners.reply_builder import ReplyBuilder
@@ -148,7 +148,12 @@ def message_calls() -> list[Call]:
         Call(reply_builder.preview, prompt.build, prompts, "Messages to text by the chat template, text to token ids."),
         Call(LocalBackend.stream, BatchRunner.begin, model, "Gives the reply a row of the batch."),
         Call(BatchRunner.begin, Scheduler.join, model, "Adds the row."),
-        Call(Scheduler.join, Slots.take, model, "Finds the slot with the longest cached start of this prompt."),
+        Call(
+            Scheduler.join,
+            BlockPool.open,
+            model,
+            "Finds the K/V blocks of the beginning that are cached, and takes new ones.",
+        ),
         Call(LocalBackend.stream, BatchRunner.step, model, "Advances all replies by one step, again and again."),
         Call(BatchRunner.step, Scheduler.step, model, "Reads a piece of a prompt, or writes one token of each row."),
         Call(Scheduler.step, Forward.prefill, model, "Forward pass over a piece of a prompt (prefill)."),

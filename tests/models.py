@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from chatui.engine.batching.forward import Forward, probe_layout
-from chatui.engine.batching.slots import Slots
+from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.loading.loader import LoadedModel, load
 from chatui.model_spec import ModelSpec
 
@@ -153,7 +153,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
 }
 
 PLAIN = tuple(kind for kind in CONFIGS if kind not in ("llama4", "mamba2", "lfm2"))
-"""The kinds whose keys and values can live in slots."""
+"""The kinds whose keys and values can live in blocks."""
 
 
 def tokenizer(chat_template: str | None = CHATML, thinks: bool = True, **options: Any) -> PreTrainedTokenizerFast:
@@ -185,12 +185,17 @@ def model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
     return made
 
 
-def over_slots(kind: str = "llama", count: int = 4, capacity: int = 128) -> Forward:
-    """A model of one's own, its attention over this many slots."""
+def over_blocks(kind: str = "llama", blocks: int = 8) -> Forward:
+    """A model of one's own, its attention over this many blocks."""
     own = copy.deepcopy(model(kind))
     shape = probe_layout(own)
     assert shape is not None
-    return Forward(own, Slots(shape, count, capacity, own.device))
+    return Forward(own, KVCache.allocate(shape, blocks, own.device))
+
+
+def table(sequence: int) -> tuple[int, int]:
+    """The blocks of one of several sequences of up to two blocks, not in the order in which they lie."""
+    return 2 * sequence + 2, 2 * sequence + 1
 
 
 def save(

@@ -314,7 +314,7 @@ class LocalBackend:
             self._deliver()
 
     def _can_begin(self) -> bool:
-        return bool(self._prepared) and self._model is not None and self._model.room()
+        return bool(self._prepared) and self._model is not None and self._model.room(self._prepared[0][1])
 
     def _next(self) -> tuple[_Job, object] | None:
         """The job whose turn it is, with its prompt, if there is room for it."""

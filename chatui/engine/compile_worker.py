@@ -26,11 +26,11 @@ def main() -> None:
     """What the process does: compile what the first argument orders into the folder that the second one names."""
     if hasattr(os, "nice"):
         os.nice(19)
-    order, folder = COMPILE_JOB.validate_json(sys.argv[1]), Path(sys.argv[2])
+    spec, folder = COMPILE_JOB.validate_json(sys.argv[1]), Path(sys.argv[2])
     _end_with(os.getppid())
     with gc_paused():
-        loaded = load(order.spec, folder.parent.parent, lambda _: None)
-        compile_step(loaded.model, order.count, order.capacity, folder)
+        loaded = load(spec, folder.parent.parent, lambda _: None)
+        compile_step(loaded.model, folder)
 
 
 if __name__ == "__main__":

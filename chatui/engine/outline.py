@@ -18,6 +18,7 @@ from chatui.engine.loading.loader import Files
 from chatui.engine.loading.weights import CONFIG_DTYPES, extra_memory, free_memory
 from chatui.engine.runners.batch_runner import KV_SHARE, room
 from chatui.errors import ChatError, ModelError
+from chatui.estimates import ATTENTION_BLOCK
 from chatui.gguf_file import read_gguf_header
 from chatui.model_spec import (
     ADAPTER_WEIGHTS,
@@ -44,8 +45,8 @@ class Outline:
 
     `anatomy` has, beside the usual precisions, the one that is `asked` for; its keys and values are bfloat16, and it
     knows no bandwidth. `stored` bytes of weights are in its files, None where nobody knows, and `free` bytes of memory
-    are left here. At most `slots` conversations would be kept. A LoRA adapter has `adapter_bytes` more, and `shares`
-    the weights of its base if those are in memory.
+    are left here. At most `slots` conversations would be answered at once. A LoRA adapter has `adapter_bytes` more, and
+    `shares` the weights of its base if those are in memory.
     """
 
     spec: ModelSpec
@@ -76,13 +77,14 @@ class Outline:
         return (0 if self.shares else self.anatomy.weights[self.asked]) + self.adapter_bytes + kv_bytes
 
     def room(self, precision: str) -> tuple[int, int]:
-        """(conversations, tokens in each) that `run` would keep beside such weights; (0, 0) if they do not fit."""
+        """(tokens of all conversations, tokens of one) that `run` would keep beside such weights; (0, 0) if none."""
         left = self.free - self.anatomy.weights[precision]
         if left < 0:
             return 0, 0
         budget = self.spec.kv_memory or int(KV_SHARE * left)
         spec = replace(self.spec, slots=self.slots)
-        return room(spec, max(1, self.anatomy_in(precision).kv_per_token), self.context_length, budget)
+        blocks, context = room(spec, max(1, self.anatomy_in(precision).kv_per_token), self.context_length, budget)
+        return ATTENTION_BLOCK * blocks, context
 
     def check_memory(self) -> None:
         """Raise ModelError if the weights and one conversation of the chosen context need more than the free memory."""

@@ -42,7 +42,7 @@ PLAIN = frozenset((
     "smollm3", "solar_open", "stablelm", "starcoder2", "vaultgemma",
 ))
 LATENT = frozenset({"deepseek_v2", "deepseek_v3", "kimi_k2", "minicpm3"})
-"""Multi-head latent attention: https://arxiv.org/abs/2405.04434. Caches may keep compressed K/V, slots do not."""
+"""Multi-head latent attention: https://arxiv.org/abs/2405.04434. Caches may keep compressed K/V, blocks do not."""
 STATE_ONLY = frozenset({"mamba", "mamba2", "falcon_mamba"})
 # The same for the names of architectures in GGUF files.
 GGUF_PLAIN = frozenset((

@@ -171,7 +171,7 @@ INSPECTED = {
     "Prompt": ("<|im_start|>", "persona", "this message", "generation prompt", "Nothing was left out"),
     "Tokens": ("<|im_end|>", "of them were the model's likeliest"),
     "Time": ("chat template", "prefill", "decode", "Milliseconds for each token"),
-    "Memory": ("134,515,008", "158 MB", "KV cache, 16 slots", "float32"),
+    "Memory": ("134,515,008", "158 MB", "KV cache, predicted", "float32"),
     "Ceiling": ("GB/s", "Share of the ceiling", "int4, one reply", "8 replies at once"),
     "Why": ("which ends a reply", "system role is its own"),
     "Python": ("import torch",),

@@ -10,7 +10,7 @@ from transformers import MistralConfig
 
 from chatui.engine.batching import compiling, forward
 from chatui.engine.batching.forward import DecodeFunction, PromptChunk
-from chatui.engine.batching.slots import Slots
+from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
 from chatui.engine.loading.loader import LoadedModel, load
 from chatui.model_spec import ModelSpec
@@ -18,17 +18,18 @@ from chatui.settings import GenerationSettings
 from tests import models
 
 IDS = [101, 32, 7, 45, 200, 201, 45, 7, 99]
+TABLES = [models.table(row) for row in range(3)]
 LONG = 1800.0  # seconds: the compiler gives way to whatever else this machine does
 
 
-def over_slots_of(loaded: LoadedModel, count: int = 3) -> forward.Forward:
+def over_blocks_of(loaded: LoadedModel, blocks: int = 6) -> forward.Forward:
     model = copy.deepcopy(loaded.model)
     shape = forward.probe_layout(model)
     assert shape is not None
-    over_slots = forward.Forward(model, Slots(shape, count, 64, model.device))
-    for slot in range(count):
-        over_slots.prefill([PromptChunk(slot, 0, IDS[: 4 + slot])])
-    return over_slots
+    over_blocks = forward.Forward(model, KVCache.allocate(shape, blocks, model.device))
+    for row in range(3):
+        over_blocks.prefill([PromptChunk(TABLES[row], 0, IDS[: 4 + row])])
+    return over_blocks
 
 
 @pytest.mark.exhaustive  # a step with our own kernels, and what becomes of it, are in every run: see below
@@ -42,8 +43,8 @@ def test_a_compiled_step_gives_the_same_logits_and_is_made_once(
         str(folder), device_map="cpu", chat_template=template, generation=GenerationSettings(top_k=3, stop=("x",))
     )
     loaded = models.loaded(folder)
-    over_slots = over_slots_of(loaded)
-    target = compiling.compiled_folder(over_slots.step, over_slots.slots, tmp_path)
+    over_blocks = over_blocks_of(loaded)
+    target = compiling.compiled_folder(over_blocks.step, over_blocks.cache, tmp_path)
     made: list[DecodeFunction] = []
     done = threading.Event()
 
@@ -58,20 +59,20 @@ def test_a_compiled_step_gives_the_same_logits_and_is_made_once(
         done.set()
 
     monkeypatch.setattr(compiling.log, "info", failed)
-    compiling.compile_in_background(spec, over_slots.step, over_slots.slots, target, ready)
+    compiling.compile_in_background(spec, over_blocks.step, target, ready)
     assert done.wait(LONG)
     assert not failures
     for rows in (1, 3):
         for length in (0, 5):
-            arguments = ([5, 6, 7][:rows], list(range(rows)), [4 + length, 5 + length, 6 + length][:rows])
-            wanted = over_slots.decode(*arguments)
-            compiled = forward.Forward(over_slots.model, over_slots.slots)
+            arguments = ([5, 6, 7][:rows], TABLES[:rows], [4 + length, 5 + length, 6 + length][:rows])
+            wanted = over_blocks.decode(*arguments)
+            compiled = forward.Forward(over_blocks.model, over_blocks.cache)
             compiled.offer(made[0])
             torch.testing.assert_close(compiled.decode(*arguments), wanted, atol=1e-4, rtol=1e-4)
             assert compiled.faster
     written = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
     done.clear()
-    compiling.compile_in_background(spec, over_slots.step, over_slots.slots, target, ready)
+    compiling.compile_in_background(spec, over_blocks.step, target, ready)
     assert done.wait(LONG)
     assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == written
 
@@ -84,25 +85,25 @@ def test_a_step_with_our_own_kernels_gives_the_same_logits(tmp_path: Path, monke
     monkeypatch.setitem(models.CONFIGS, "wide", MistralConfig(**sizes, sliding_window=8))
     folder = models.save(tmp_path / "model", "wide")
     spec = ModelSpec(str(folder), device_map="cpu", dtype="bfloat16", quantization="int4")
-    over_slots = over_slots_of(load(spec, tmp_path, lambda _: None))
-    slots = over_slots.slots
+    over_blocks = over_blocks_of(load(spec, tmp_path, lambda _: None))
+    cache = over_blocks.cache
     row = torch.zeros(1, 2, 2, 16).bfloat16()
-    assert not ops.name() or ops.attends(row, slots.storage.keys[0], slots.storage.values[0])
-    compiling.compile_in_subprocess(spec, slots, tmp_path / "compiled" / "made", 0)
-    compiled = compiling.CompiledDecode(tmp_path / "compiled" / "made", over_slots.step)
-    before = [tensor.clone() for tensor in over_slots._storage]
+    assert not ops.name() or ops.attends(row, cache.keys[0], cache.values[0])
+    compiling.compile_in_subprocess(spec, tmp_path / "compiled" / "made", 0)
+    compiled = compiling.CompiledDecode(tmp_path / "compiled" / "made", over_blocks.step)
+    before = [tensor.clone() for tensor in over_blocks._tensors]
 
     def decoded(decode: DecodeFunction, rows: int, length: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        for tensor, old in zip(over_slots._storage, before, strict=True):
+        for tensor, old in zip(over_blocks._tensors, before, strict=True):
             tensor.copy_(old)
-        over_slots._decode = decode
+        over_blocks._decode = decode
         at = [4 + length, 5 + length, 6 + length]
-        logits = over_slots.decode([5, 6, 7][:rows], list(range(rows)), at[:rows])
-        return logits, [tensor.clone() for tensor in over_slots._storage]
+        logits = over_blocks.decode([5, 6, 7][:rows], TABLES[:rows], at[:rows])
+        return logits, [tensor.clone() for tensor in over_blocks._tensors]
 
     for rows in (1, 3):
-        for length in (0, 5, 50):
-            wanted, stored = decoded(over_slots.step, rows, length)
+        for length in (0, 5, 50, 70):
+            wanted, stored = decoded(over_blocks.step, rows, length)
             found, kept = decoded(compiled, rows, length)
             assert (found - wanted).float().norm() <= 0.05 * wanted.float().norm(), "but for bfloat16's rounding"
             for tensor, other in zip(kept, stored, strict=True):
@@ -110,7 +111,7 @@ def test_a_step_with_our_own_kernels_gives_the_same_logits(tmp_path: Path, monke
 
 
 def test_it_is_made_once_in_the_background_and_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    over_slots, target = over_slots_of(models.ready("llama")), tmp_path / "made"
+    over_blocks, target = over_blocks_of(models.ready("llama")), tmp_path / "made"
     orders: list[tuple[object, ...]] = []
     handed_over: list[object] = []
     failures: list[object] = []
@@ -135,44 +136,44 @@ def test_it_is_made_once_in_the_background_and_handed_over(tmp_path: Path, monke
     monkeypatch.setattr(compiling, "CompiledDecode", lambda folder, step: (folder, step))
     monkeypatch.setattr(compiling.log, "info", failed)
     for _ in range(3):
-        compiling.compile_in_background(ModelSpec("x"), over_slots.step, over_slots.slots, target, ready)
+        compiling.compile_in_background(ModelSpec("x"), over_blocks.step, target, ready)
         assert done.acquire(timeout=LONG)
     assert len(failures) == 1
-    assert [order[:3] for order in orders] == 2 * [(ModelSpec("x"), over_slots.slots, target)]
-    assert handed_over == 2 * [(target, over_slots.step)]
+    assert [order[:2] for order in orders] == 2 * [(ModelSpec("x"), target)]
+    assert handed_over == 2 * [(target, over_blocks.step)]
 
 
 def test_what_shapes_the_step_decides_its_place(tmp_path: Path) -> None:
-    first, more_slots, other = (
-        over_slots_of(models.ready("llama")),
-        over_slots_of(models.ready("llama"), count=2),
-        over_slots_of(models.ready("mistral")),
+    first, larger, other = (
+        over_blocks_of(models.ready("llama")),
+        over_blocks_of(models.ready("llama"), blocks=20),
+        over_blocks_of(models.ready("mistral")),
     )
-    places = {compiling.compiled_folder(each.step, each.slots, tmp_path) for each in (first, more_slots, other)}
-    assert len(places) == 3
-    again = over_slots_of(models.ready("llama"))
-    assert compiling.compiled_folder(again.step, again.slots, tmp_path) in places
+    place, same, another = (
+        compiling.compiled_folder(each.step, each.cache, tmp_path) for each in (first, larger, other)
+    )
+    assert place == same, "however much memory there is"
+    assert place != another
 
 
 def test_other_code_of_ours_or_of_the_model_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    over_slots = over_slots_of(models.ready("llama"))
-    before = compiling.compiled_folder(over_slots.step, over_slots.slots, tmp_path)
-    files = compiling._sources(over_slots.step)
+    over_blocks = over_blocks_of(models.ready("llama"))
+    before = compiling.compiled_folder(over_blocks.step, over_blocks.cache, tmp_path)
+    files = compiling._sources(over_blocks.step)
     assert {"forward.py", "attention.py", "quantized.py", "modeling_llama.py"} <= {file.name for file in files}
     changed = tmp_path / "attention.py"
     changed.write_text("changed")
     monkeypatch.setattr(compiling, "_sources", lambda _: [changed, *files[1:]])
-    assert compiling.compiled_folder(over_slots.step, over_slots.slots, tmp_path) != before
+    assert compiling.compiled_folder(over_blocks.step, over_blocks.cache, tmp_path) != before
 
 
 def test_without_a_compiler_or_memory_nothing_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    over_slots = over_slots_of(models.ready("llama"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
-        compiling.compile_in_subprocess(ModelSpec("x"), over_slots.slots, tmp_path / "made", 0)
+        compiling.compile_in_subprocess(ModelSpec("x"), tmp_path / "made", 0)
     monkeypatch.undo()
     with pytest.raises(RuntimeError, match="not enough memory"):
-        compiling.compile_in_subprocess(ModelSpec("x"), over_slots.slots, tmp_path / "made", 2**60)
+        compiling.compile_in_subprocess(ModelSpec("x"), tmp_path / "made", 2**60)
     with pytest.raises(RuntimeError, match="no model folder"):
-        compiling.compile_in_subprocess(ModelSpec("./nothing"), over_slots.slots, tmp_path / "made", 0)
+        compiling.compile_in_subprocess(ModelSpec("./nothing"), tmp_path / "made", 0)
     assert not (tmp_path / "made").exists()

@@ -43,7 +43,7 @@ MORE: dict[str, dict[str, Any]] = {
 }
 # These ignore num_key_value_heads.
 OWN_HEADS = ("gpt_neox", "gpt_bigcode")
-# transformers has no config of this name. It is that of deepseek_v3. The small deepseek_v2 has no attention over slots.
+# transformers has no config of this name. It is that of deepseek_v3. The small deepseek_v2 has none over blocks.
 NOT_BUILT = ("kimi_k2", "deepseek_v2")
 KINDS = sorted((configs.PLAIN | configs.LATENT | configs.STATE_ONLY).difference(NOT_BUILT))
 

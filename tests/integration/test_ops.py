@@ -192,36 +192,41 @@ def test_a_compiler_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: p
     assert ops.name() == ""
 
 
-PLACES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 255)), min_size=1, max_size=6, unique_by=lambda at: at[0])
+PLACES = st.lists(st.integers(0, 4 * ops.BLOCK - 1), min_size=1, max_size=6)
 HEADS = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 70), st.integers(1, 9))
+TABLES = torch.randperm(24, generator=torch.Generator().manual_seed(5)).view(6, 4)
 
 
 def cached_tensors(shared: int, size: int, width: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of six slots of 256 tokens, and beyond what is asked for no numbers."""
+    """Keys and values of six sequences of 256 tokens, in blocks as in TABLES."""
     generator = torch.Generator().manual_seed(seed)
-    keys = torch.randn(6, shared, size, 256, generator=generator).bfloat16()
-    return keys, torch.randn(6, shared, 256, width, generator=generator).bfloat16()
+    keys = torch.randn(24, shared, size, ops.BLOCK, generator=generator).bfloat16()
+    return keys, torch.randn(24, shared, ops.BLOCK, width, generator=generator).bfloat16()
 
 
 @pytest.mark.usefixtures("built")
 @given(shape=HEADS, places=PLACES, window=st.none() | st.integers(1, 300), seed=st.integers(0, 1000))
 def test_attention_is_as_exact_as_its_rounding(
-    shape: tuple[int, int, int, int], places: list[tuple[int, int]], window: int | None, seed: int
+    shape: tuple[int, int, int, int], places: list[int], window: int | None, seed: int
 ) -> None:
     shared, group, size, parts = shape
     keys, values = cached_tensors(shared, size, parts * ops.LANES, seed)
     query = torch.randn(len(places), shared, group, size, generator=torch.Generator().manual_seed(seed)).bfloat16()
-    slots, positions = (torch.tensor(numbers) for numbers in zip(*places, strict=True))
-    for slot, position in places:  # nobody has written there yet
-        keys[slot, :, :, position + 1 :] = values[slot, :, position + 1 :] = float("nan")
+    tables, positions = TABLES[: len(places)], torch.tensor(places)
+    for table, position in zip(tables, places, strict=True):  # nobody has written behind it yet
+        block, at = table[position // ops.BLOCK], position % ops.BLOCK
+        keys[block, :, :, at + 1 :] = values[block, :, at + 1 :] = float("nan")
+        keys[table[position // ops.BLOCK + 1 :]] = float("nan")
+        values[table[position // ops.BLOCK + 1 :]] = float("nan")
     assert ops.attends(query, keys, values)
-    found = ops.attend(query, keys, values, slots, positions, window)
-    for row, (slot, position) in enumerate(places):
+    found = ops.attend(query, keys, values, tables, positions, window)
+    for row, (table, position) in enumerate(zip(tables, places, strict=True)):
         seen = slice(0 if window is None else max(0, position + 1 - window), position + 1)
-        key, value = keys[slot, :, :, seen].double(), values[slot, :, seen].double()
+        key = keys[table].permute(1, 2, 0, 3).flatten(2)[:, :, seen].double()
+        value = values[table].transpose(0, 1).flatten(1, 2)[:, seen].double()
         exact = (query[row].double() @ key).softmax(-1) @ value
         assert ((found[row].double() - exact).abs() <= 2**-8 * exact.abs() + 1e-4).all()
-    alone = ops.attend(query[:1], keys, values, slots[:1], positions[:1], window)
+    alone = ops.attend(query[:1], keys, values, tables[:1], positions[:1], window)
     assert torch.equal(found[:1], alone)
 
 
@@ -230,9 +235,9 @@ def test_attention_is_as_exact_as_its_rounding(
 def test_attention_to_what_is_no_number_stays_in_its_row(bad: float) -> None:
     keys, values = cached_tensors(2, 16, 16, 0)
     query, at = torch.ones(3, 2, 3, 16).bfloat16(), torch.tensor([70, 80, 90])
-    wanted = ops.attend(query, keys, values, torch.arange(3), at, None)
-    keys[1, 0, 3, 5] = bad
-    found = ops.attend(query, keys, values, torch.arange(3), at, None)
+    wanted = ops.attend(query, keys, values, TABLES[:3], at, None)
+    keys[TABLES[1, 0], 0, 3, 5] = bad
+    found = ops.attend(query, keys, values, TABLES[:3], at, None)
     assert not found[1, 0].isfinite().any() or bad == -float("inf")
     assert torch.equal(found[[0, 2]], wanted[[0, 2]])
     assert torch.equal(found[1, 1], wanted[1, 1])
@@ -243,4 +248,4 @@ def test_attention_is_left_to_pytorch_where_the_kernel_does_not_fit() -> None:
     query = torch.zeros(1, 1, 1, 16).bfloat16()
     assert not ops.attends(query.float(), keys.float(), values.float())
     assert not ops.attends(query, keys, values[..., :8])
-    assert not ops.attends(query, keys[..., :100], values[:, :, :100])
+    assert not ops.attends(query, keys[..., :32], values[:, :, :32])

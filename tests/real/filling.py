@@ -1,4 +1,4 @@
-"""`python -m tests.real.filling`: load the default model, fill its slots, print what the process grew by, as JSON."""
+"""`python -m tests.real.filling`: load the default model, fill its blocks, print what the process grew by, as JSON."""
 
 import json
 import sys
@@ -26,8 +26,8 @@ def fill(precision: str, slots: int, capacity: int) -> dict[str, float]:
     before = model_info.memory_in_use("cpu")
     model = batch_runner.open_batch_runner(replace(loaded, info=replace(loaded.info, context_length=capacity)), spec)
     if model is None or loaded.info.anatomy is None:
-        raise RuntimeError("the default model has slots, and can be counted")
-    for tensor in (*model.batch.slots.storage.keys, *model.batch.slots.storage.values):
+        raise RuntimeError("the default model has K/V blocks, and can be counted")
+    for tensor in (*model.batch.forward.cache.keys, *model.batch.forward.cache.values):
         tensor.fill_(1)
     return {
         "weights predicted": estimates.weights(loaded.info.anatomy, precision).value,

@@ -117,13 +117,13 @@ async def test_a_second_turn_reads_little_more_than_the_new_message(backend: Loc
     assert finish.cached_tokens > 0.85 * finish.prompt_tokens
 
 
-def test_weights_and_slots_take_what_was_said(loaded: loader.LoadedModel) -> None:
+def test_weights_and_blocks_take_what_was_said(loaded: loader.LoadedModel) -> None:
     held = sum({tensor.data_ptr(): tensor.nbytes for tensor in loaded.model.state_dict().values()}.values())
     assert loaded.info.weight_bytes == pytest.approx(held, rel=0.1)
     before = psutil.Process().memory_info().rss
     model = batch_runner.open_batch_runner(loaded, replace(spec_of(), slots=2))
     assert model is not None
-    for tensor in (*model.batch.slots.storage.keys, *model.batch.slots.storage.values):
+    for tensor in (*model.batch.forward.cache.keys, *model.batch.forward.cache.values):
         tensor.fill_(1)
     grown = psutil.Process().memory_info().rss - before
     assert grown == pytest.approx(model.info.kv_bytes, rel=0.1)

@@ -57,10 +57,10 @@ def test_one_user_does_not_pass_the_ceiling(precision: str) -> None:
     assert model is not None
     assert loaded.info.anatomy is not None
     forward, seconds = model.batch.forward, []
-    forward.prefill([PromptChunk(0, 0, range(100, 100 + BEGUN))])
+    forward.prefill([PromptChunk(range(1, 10), 0, range(100, 100 + BEGUN))])
     for position in range(BEGUN, BEGUN + STEPS):
         start = time.perf_counter()
-        forward.decode([100], [0], [position])
+        forward.decode([100], [range(1, 10)], [position])
         seconds.append(time.perf_counter() - start)
     reached, ceiling = 1 / min(seconds), estimates.max_tokens_per_second(loaded.info.anatomy, precision)
     assert reached <= ceiling.value, f"{reached:.0f} tokens/s, {ceiling.text} = {ceiling.formula}"

@@ -75,7 +75,7 @@ class FakeModel:
     forgot: threading.Event = field(default_factory=threading.Event)
     answered_now: list[object] = field(default_factory=list)
 
-    def room(self) -> bool:
+    def room(self, prepared: object) -> bool:
         return len(self.replies) < self.rows
 
     def prepare(self, request: ChatRequest) -> str:
@@ -93,7 +93,7 @@ class FakeModel:
 
     def begin(self, prepared: object, queue_seconds: float, unwanted: IsCancelled) -> Said:
         assert isinstance(prepared, str)
-        assert self.room()
+        assert self.room(prepared)
         assert queue_seconds >= 0
         self.asked_in.append(ASKER.get())
         self.served.append(prepared)

@@ -17,14 +17,15 @@ from chatui.engine.runners.contract import ModelRunner, WriteReply
 from chatui.engine.runners.open_model import open_model
 from chatui.engine.runners.serial_runner import SerialRunner
 from chatui.errors import ChatError, GenerationError, PromptError, TooLongError
-from chatui.estimates import positions_for
+from chatui.estimates import ATTENTION_BLOCK, blocks_for
 from chatui.model_spec import ModelSpec
 from chatui.settings import GenerationSettings
 from tests import models
 
 HELLO = (Message("system", "Be kind."), Message("user", "Hello there, who are you?"))
 TOKEN = 256  # bytes of keys and values of the small models
-MEMORY = 4 * positions_for(512) * TOKEN  # four slots of their whole context
+MEMORY = (4 * blocks_for(512) + 1) * ATTENTION_BLOCK * TOKEN  # four conversations of their whole context
+SMALL = 4 * ATTENTION_BLOCK * TOKEN
 OTHERS = tuple(kind for kind in models.CONFIGS if kind not in models.PLAIN)
 
 
@@ -60,6 +61,11 @@ def ask(messages: tuple[Message, ...] = HELLO, **values: Any) -> ChatRequest:
 
 def begin(model: ModelRunner, request: ChatRequest, queue_seconds: float = 0.0) -> object:
     return model.begin(model.prepare(request), queue_seconds, lambda: False)
+
+
+def has_room(model: ModelRunner) -> bool:
+    """Whether a short reply could begin."""
+    return model.room(model.prepare(ask()))
 
 
 def run(model: ModelRunner, *requests: ChatRequest) -> list[list[ReplyDelta | ChatError]]:
@@ -119,7 +125,7 @@ class TestContinued:
             assert [text_of(events) for events in run(model, *requests)] == [whole[cut:] for cut in cuts]
 
     @pytest.mark.parametrize("kind", models.PLAIN)
-    def test_in_slots(self, kind: str) -> None:
+    def test_in_blocks(self, kind: str) -> None:
         model = open_batch_runner(plain_spoken(kind), spec_of(kv_memory=8 * MEMORY))
         assert model is not None
         self.check(model, together=True)
@@ -175,16 +181,17 @@ class TestWhich:
             assert finish_of(run(model, ask())[0]).completion_tokens > 0
 
     def test_the_memory_is_kept_to_and_told(self) -> None:
-        model = many(slots=16)
-        assert (model.info.slots, model.info.context_length, model.info.kv_bytes) == (4, 512, MEMORY)
-        model = many(slots=2)
-        assert (model.info.slots, model.info.context_length) == (2, 512)
-        model = many(kv_memory=positions_for(128) * TOKEN)
-        assert (model.info.slots, model.info.context_length) == (1, 192)
+        info = many(slots=16).info
+        assert (info.slots, info.context_length, info.kv_tokens, info.kv_bytes) == (16, 512, 4 * 512, MEMORY)
+        info = many(slots=2).info
+        assert (info.slots, info.context_length, info.kv_tokens) == (2, 512, 2 * 512)
+        info = (model := many(kv_memory=SMALL)).info
+        assert (info.slots, info.context_length, info.kv_tokens) == (16, 192, 192)
+        assert info.kv_bytes <= SMALL
         assert model.info.name == models.ready("llama").info.name
 
     def test_a_small_memory_shortens_the_context(self) -> None:
-        model = many(kv_memory=positions_for(128) * TOKEN)
+        model = many(kv_memory=SMALL)
         [events] = run(model, ask(max_new_tokens=400, ignore_eos=True))
         finish = finish_of(events)
         assert finish.prompt_tokens + finish.completion_tokens == 192
@@ -229,7 +236,7 @@ class TestBoth:
         assert finish.prompt_tokens == len(events[0].prompt.token_ids)
         assert finish.prefill_seconds > 0
         assert finish.decode_seconds > 0
-        assert model.room()
+        assert has_room(model)
         assert model.step() == []
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
@@ -248,7 +255,7 @@ class TestBoth:
         model = SerialRunner(models.ready()) if serial else many()
         model.end(begin(model, ask()))
         assert model.step() == []
-        assert model.room()
+        assert has_room(model)
         assert text_of(run(model, ask())[0]) == text_of(run(shared("llama"), ask())[0])
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
@@ -267,13 +274,13 @@ class TestBoth:
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
     def test_reset_forgets_all(self, serial: bool) -> None:
-        model = SerialRunner(own()) if serial else many()
+        model = SerialRunner(own()) if serial else many(slots=4)
         for _ in range(1 if serial else 4):
             begin(model, ask())
-        assert not model.room()
+        assert not has_room(model)
         model.step()
         model.reset()
-        assert model.room()
+        assert has_room(model)
         assert model.step() == []
         [events] = run(model, ask())
         assert finish_of(events).cached_tokens == 0
@@ -379,14 +386,14 @@ class TestThoughts:
 
 
 class TestBatchRunner:
-    def test_as_many_as_there_are_slots(self) -> None:
+    def test_as_many_as_may_be_answered_at_once(self) -> None:
         model = many(slots=2)
         handles = [begin(model, ask()) for _ in range(2)]
-        assert not model.room()
+        assert not has_room(model)
         with pytest.raises(RuntimeError):
             begin(model, ask())
         model.end(handles[0])
-        assert model.room()
+        assert has_room(model)
 
     def test_the_share_of_the_kv_cache_that_running_replies_fill_is_told(self) -> None:
         model = many()
@@ -444,18 +451,18 @@ class TestBatchRunner:
                 (failed if handle is handles[0] else written).append(event)
         assert isinstance(failed[-1], GenerationError)
         assert text_of(written) == text_of(run(SerialRunner(models.ready()), ask(temperature=1.0, seed=5))[0])
-        assert model.room()
+        assert has_room(model)
 
 
 class TestSerial:
     def test_one_at_a_time(self) -> None:
         model = SerialRunner(models.ready())
         handle = begin(model, ask())
-        assert not model.room()
+        assert not has_room(model)
         model.end("another")
-        assert not model.room()
+        assert not has_room(model)
         model.end(handle)
-        assert model.room()
+        assert has_room(model)
 
     @pytest.mark.parametrize("kind", ["llama", "mamba2"])
     def test_it_stops_within_the_pass_that_reads_the_prompt(self, kind: str) -> None:
@@ -471,7 +478,7 @@ class TestSerial:
         assert [event for _, event in model.step() if isinstance(event, ReplyDelta) and event.prompt]
         assert model.step() == []
         assert asked == 4
-        assert model.room()
+        assert has_room(model)
         assert not any(module._forward_pre_hooks for module in loaded.model.modules())
         assert text_of(run(model, ask())[0]) == text_of(run(SerialRunner(models.ready(kind)), ask())[0])
 
@@ -526,18 +533,18 @@ class TestSerial:
         with pytest.raises(GenerationError, match=says) as caught:
             raise error_of(run(model, ask())[0])
         assert caught.value.remedy
-        assert model.room()
+        assert has_room(model)
 
 
 def test_a_temporary_chat_is_remembered_until_it_is_over_and_then_nothing_of_it() -> None:
     model = many()
-    slots = model.batch.slots
+    pool, cache = model.batch.pool, model.batch.forward.cache
     [events] = run(model, ask(temporary_conversation="passing"))
     more = (*HELLO, Message("assistant", text_of(events)), Message("user", "Go on"))
     assert finish_of(run(model, ask(more, temporary_conversation="passing"))[0]).cached_tokens > 0
     model.forget("another")
-    assert any(slot.tokens for slot in slots.all)
+    assert pool.cached > 0
     model.forget("passing")
-    assert not any(slot.tokens for slot in slots.all)
-    assert not any(tensor.any() for tensor in (*slots.storage.keys, *slots.storage.values))
+    assert pool.cached == 0
+    assert not any(tensor.any() for tensor in (*cache.keys, *cache.values))
     assert finish_of(run(model, ask(more))[0]).cached_tokens == 0

@@ -87,7 +87,7 @@ def test_the_figures_of_a_small_model() -> None:
     shown = {figure.name: (figure.text, figure.formula) for figure in figures(ANATOMY)[:5]}
     assert shown == {
         "Weights": ("269 MB", "134,515,008 parameters × 2 B"),
-        "Keys and values": ("3.0 GB", "16 slots × 8,256 positions × 23,040 B"),
+        "Keys and values": ("3.0 GB", "16 conversations × 8,192 tokens × 23,040 B"),
         "Activations": ("20 MB", "4 MB for a piece + 8,192 tokens before it × 2,000 B"),
         "Total": ("3.3 GB", "269 MB + 3.0 GB + 20 MB"),
         "Ceiling": ("149 tokens/s", "40.0 GB/s ÷ 269 MB"),

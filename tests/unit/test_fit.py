@@ -37,7 +37,7 @@ def device(free: float, bandwidth: float = 40e9, name: str = "cpu") -> Device:
 def test_the_figures_of_an_8b_model() -> None:
     found = fit(published("meta-llama/Llama-3.1-8B"), device(20), "bfloat16", 8192)
     assert found.weights.formula == "8,030,261,248 parameters × 2 B"
-    assert found.kv.formula == "1 slot × 8,256 positions × 131,072 B"
+    assert found.kv.formula == "1 conversation × 8,192 tokens × 131,072 B"
     assert found.total.value == found.weights.value + found.kv.value + found.activations.value
     assert found.speed is not None
     # All but the embeddings, 128,256 × 4,096 parameters, is read for a token.

@@ -1,4 +1,4 @@
-"""Passes over slots give the logits of the model's own forward pass, whatever the attention and the order."""
+"""Passes over blocks give the logits of the model's own forward pass, whatever the attention and the order."""
 
 import copy
 from typing import Any
@@ -36,41 +36,41 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("kind", models.PLAIN)
 def test_a_prompt_in_pieces_and_then_tokens_one_by_one(kind: str) -> None:
-    over_slots, ids = models.over_slots(kind), conversation(0)
+    over_blocks, ids = models.over_blocks(kind), conversation(0)
     wanted, first = plain(kind, ids), 0
     for count in (1, 12, 3, 4):
-        found = over_slots.prefill([PromptChunk(2, first, ids[first : first + count])])
+        found = over_blocks.prefill([PromptChunk(models.table(2), first, ids[first : first + count])])
         first += count
         assert close(found[0], wanted[first - 1])
     for at in range(first, COUNT):
-        assert close(over_slots.decode([ids[at]], [2], [at])[0], wanted[at])
+        assert close(over_blocks.decode([ids[at]], [models.table(2)], [at])[0], wanted[at])
 
 
 @pytest.mark.parametrize("kind", models.PLAIN)
 def test_rows_in_any_order_with_prompts_of_any_length(kind: str) -> None:
-    over_slots = models.over_slots(kind)
-    conversations = [conversation(slot) for slot in range(4)]
+    over_blocks = models.over_blocks(kind)
+    conversations = [conversation(seed) for seed in range(4)]
     wanted = [plain(kind, ids) for ids in conversations]
 
     @given(st.data())
     @settings(max_examples=6, deadline=None)
     def check(data: st.DataObject) -> None:
         at = data.draw(st.lists(st.integers(1, COUNT - 1), min_size=4, max_size=4))
-        pieces = [PromptChunk(slot, 0, conversations[slot][:count]) for slot, count in enumerate(at)]
+        pieces = [PromptChunk(models.table(n), 0, conversations[n][:count]) for n, count in enumerate(at)]
         together = data.draw(st.integers(1, 4))
         for some in (pieces[:together], pieces[together:]):
-            for piece, found in zip(some, over_slots.prefill(some) if some else (), strict=True):
-                assert close(found, wanted[piece.slot][len(piece.ids) - 1])
+            for piece, found in zip(some, over_blocks.prefill(some) if some else (), strict=True):
+                assert close(found, wanted[pieces.index(piece)][len(piece.ids) - 1])
         for _ in range(6):
-            slots = data.draw(st.lists(st.sampled_from(range(4)), min_size=1, unique=True))
-            slots = [slot for slot in slots if at[slot] < COUNT]
-            if not slots:
+            rows = data.draw(st.lists(st.sampled_from(range(4)), min_size=1, unique=True))
+            rows = [row for row in rows if at[row] < COUNT]
+            if not rows:
                 continue
-            ids, positions = [conversations[slot][at[slot]] for slot in slots], [at[slot] for slot in slots]
-            found = over_slots.decode(ids, slots, positions)
-            for row, slot in enumerate(slots):
-                assert close(found[row], wanted[slot][at[slot]])
-                at[slot] += 1
+            ids, positions = [conversations[row][at[row]] for row in rows], [at[row] for row in rows]
+            found = over_blocks.decode(ids, [models.table(row) for row in rows], positions)
+            for logits, row in zip(found, rows, strict=True):
+                assert close(logits, wanted[row][at[row]])
+                at[row] += 1
 
     check()
 
@@ -78,12 +78,12 @@ def test_rows_in_any_order_with_prompts_of_any_length(kind: str) -> None:
 @pytest.mark.parametrize("kind", models.PLAIN)
 def test_a_token_written_again_changes_nothing(kind: str) -> None:
     """What the batch counts on when a step failed and each row goes alone."""
-    over_slots, ids = models.over_slots(kind), conversation(0)
-    over_slots.prefill([PromptChunk(0, 0, ids[:-1])])
-    over_slots.prefill([PromptChunk(1, 0, ids[:5])])
-    both = over_slots.decode([ids[-1], ids[5]], [0, 1], [COUNT - 1, 5])
-    assert close(over_slots.decode([ids[-1]], [0], [COUNT - 1])[0], both[0])
-    assert close(over_slots.decode([ids[5]], [1], [5])[0], both[1])
+    over_blocks, ids = models.over_blocks(kind), conversation(0)
+    over_blocks.prefill([PromptChunk(models.table(0), 0, ids[:-1])])
+    over_blocks.prefill([PromptChunk(models.table(1), 0, ids[:5])])
+    both = over_blocks.decode([ids[-1], ids[5]], [models.table(0), models.table(1)], [COUNT - 1, 5])
+    assert close(over_blocks.decode([ids[-1]], [models.table(0)], [COUNT - 1])[0], both[0])
+    assert close(over_blocks.decode([ids[5]], [models.table(1)], [5])[0], both[1])
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_a_token_written_again_changes_nothing(kind: str) -> None:
 )
 def test_windows_softcaps_and_sinks_do_matter(kind: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the comparisons above would prove nothing about them."""
-    over_slots, ids = models.over_slots(kind), conversation(0)
+    over_blocks, ids = models.over_blocks(kind), conversation(0)
     attend = attention.attend
     swapped(monkeypatch, lambda *args, **options: attend(*args, **{**options, option: None}))
-    assert not close(over_slots.prefill([PromptChunk(0, 0, ids)])[0], plain(kind, ids)[-1])
+    assert not close(over_blocks.prefill([PromptChunk(models.table(0), 0, ids)])[0], plain(kind, ids)[-1])
 
 
 def swapped(monkeypatch: pytest.MonkeyPatch, attend: Any) -> None:
@@ -160,7 +160,7 @@ class TestAgrees:
 
         def blind(*args: Any, place: Any, **options: Any) -> tuple[torch.Tensor, None]:
             if isinstance(place, DecodeBatch):
-                place = DecodeBatch(place.slots, torch.zeros_like(place.positions), place.span, place.storage)
+                place = DecodeBatch(place.tables, torch.zeros_like(place.positions), place.span, place.cache)
             return attend(*args, **{**options, "place": place})
 
         swapped(monkeypatch, blind)
@@ -205,30 +205,30 @@ class TestAgrees:
 
 class TestOffer:
     def test_a_faster_way_that_computes_the_same_is_taken(self) -> None:
-        over_slots, calls = models.over_slots(), list[tuple[Any, ...]]()
+        over_blocks, calls = models.over_blocks(), list[tuple[Any, ...]]()
 
         def faster(*inputs: Any) -> torch.Tensor:
             calls.append(inputs)
-            result: torch.Tensor = over_slots.step(*inputs)
+            result: torch.Tensor = over_blocks.step(*inputs)
             return result
 
-        over_slots.offer(faster)
-        assert not over_slots.faster
+        over_blocks.offer(faster)
+        assert not over_blocks.faster
         ids = conversation(0, 4)
-        over_slots.prefill([PromptChunk(0, 0, ids[:2])])
-        over_slots.decode(ids[2:3], [0], [2])
-        assert over_slots.faster
-        assert close(over_slots.decode(ids[3:], [0], [3])[0], plain("llama", ids)[-1])
+        over_blocks.prefill([PromptChunk(models.table(0), 0, ids[:2])])
+        over_blocks.decode(ids[2:3], [models.table(0)], [2])
+        assert over_blocks.faster
+        assert close(over_blocks.decode(ids[3:], [models.table(0)], [3])[0], plain("llama", ids)[-1])
         assert len(calls) == 3
 
     @pytest.mark.parametrize("wrong", [lambda *_: 1 / 0, lambda *_: torch.zeros(1, models.VOCABULARY)])
     def test_one_that_fails_or_differs_is_not(self, wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
-        over_slots, ids = models.over_slots(), conversation(0, 3)
-        over_slots.prefill([PromptChunk(0, 0, ids[:2])])
-        over_slots.offer(wrong)
+        over_blocks, ids = models.over_blocks(), conversation(0, 3)
+        over_blocks.prefill([PromptChunk(models.table(0), 0, ids[:2])])
+        over_blocks.offer(wrong)
         for _ in range(TRIES):
-            assert close(over_slots.decode(ids[2:], [0], [2])[0], plain("llama", ids)[-1])
-        assert not over_slots.faster
+            assert close(over_blocks.decode(ids[2:], [models.table(0)], [2])[0], plain("llama", ids)[-1])
+        assert not over_blocks.faster
         assert "not used" in caplog.text
 
 

@@ -103,7 +103,6 @@ COUNTED = re.compile(
 HAS_ANOTHER_FOR_ONE = {
     "{tokens} tokens",
     "{layers} layers, keys and values of each.",
-    "KV cache, {slots} slots, predicted",
     "Only {read} tokens of this prompt were computed, too few to tell the speed of the prefill.",
 }
 NEVER_ONE = {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from chatui.chat import LoadOptions
 from chatui.engine import outline
 from chatui.engine.backend import LocalBackend
-from chatui.engine.batching.slots import Slots
+from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.loading import weights
 from chatui.engine.runners import batch_runner, open_model
 from chatui.errors import ModelError, SettingsError
@@ -122,7 +122,7 @@ def test_memory_that_runs_out_is_a_failed_state(tiny: Path, monkeypatch: pytest.
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(Slots, "__init__", fail)
+    monkeypatch.setattr(KVCache, "allocate", fail)
     backend = load(tiny, context=512)
     (status,) = backend.models()
     assert status.state == "failed"

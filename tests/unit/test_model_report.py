@@ -79,13 +79,13 @@ def test_a_model_of_8b_parameters_of_which_only_the_config_is_there(llama: Path)
     assert "K/V         131,072 bytes for each token in bfloat16" in text
     assert "There are no weights in safetensors format in this folder." in text
     assert rows(text) == {
-        "float32": ["32.1 GB", "68.8 GB", "102.4 GB", "1.3 tokens/s", "all"],
+        "float32": ["32.1 GB", "68.7 GB", "102.3 GB", "1.3 tokens/s", "all"],
         "bfloat16 *": ["16.1 GB", "34.4 GB", "51.2 GB", "2.7 tokens/s", "all"],
         "int8": ["8.6 GB", "34.4 GB", "43.7 GB", "5.3 tokens/s", "all"],
-        "int4": ["5.9 GB", "34.4 GB", "41.1 GB", "8.2 tokens/s", "all"],
+        "int4": ["5.9 GB", "34.4 GB", "41.0 GB", "8.2 tokens/s", "all"],
     }
     assert "Weights                16.1 GB = 8,030,261,248 parameters × 2 B\n" in text
-    assert "Keys and values        34.4 GB = 2 slots × 131,136 positions × 131,072 B\n" in text
+    assert "Keys and values        34.4 GB = 2 conversations × 131,072 tokens × 131,072 B\n" in text
     assert "Ceiling           2.7 tokens/s = 40.0 GB/s ÷ 15.0 GB\n" in text
 
 
@@ -99,7 +99,7 @@ def test_a_mixture_of_experts_says_what_one_token_uses(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("roomy")
 @pytest.mark.parametrize("kind", ["gemma3", "deepseek_v3", "mamba2", "lfm2", "llama4", "gpt2"])
-def test_models_of_every_kind_with_and_without_slots(tmp_path: Path, kind: str) -> None:
+def test_models_of_every_kind_whose_replies_share_steps_or_not(tmp_path: Path, kind: str) -> None:
     text = explain(models.save(tmp_path, kind))
     conversations = 16 if kind in models.PLAIN else 1
     assert f"Memory with {conversations} conversation" in text
@@ -118,7 +118,7 @@ def test_the_figures_are_those_of_the_loaded_model(tiny: Path, quantization: Qua
     assert known.weights == loaded.info.anatomy.weights
     assert known.kv_per_token == loaded.info.anatomy.kv_per_token
     assert (known.parameters, found.context_length) == (loaded.info.parameters, loaded.info.context_length)
-    assert found.room(found.asked) == (model.info.slots, model.info.context_length)
+    assert found.room(found.asked) == (model.info.kv_tokens, model.info.context_length)
     assert found.stored == (tiny / "model.safetensors").stat().st_size
 
 
@@ -290,9 +290,9 @@ class TestRoom:
         shown = rows(explain(llama))
         assert [cells[-1] for cells in shown.values()] == [
             "not its weights",
-            "1 conversation of 7,424 tokens",
-            "5 conversations of 4,288 tokens",
-            "6 conversations of 4,352 tokens",
+            "7,424 tokens in all",
+            "21,696 tokens in all",
+            "26,752 tokens in all",
         ]
 
     def test_the_memory_for_conversations_is_what_was_asked_for(
@@ -300,7 +300,7 @@ class TestRoom:
     ) -> None:
         machine(monkeypatch, free=20 * GB)
         shown = rows(explain(llama, slots=1, kv_memory=1.0))
-        assert shown["int4"][-1] == "1 conversation of 7,552 tokens"
+        assert shown["int4"][-1] == "7,552 tokens in all"
 
     @pytest.mark.parametrize(
         ("free", "speed", "advised"),

@@ -95,11 +95,11 @@ def test_five_steps_and_both_other_ways_are_explained() -> None:
 
 def test_memory_and_speed_have_the_formulas_of_the_page() -> None:
     finish = Finish("length", 2, 11, SEED, 0, 0, 2.0)
-    model = replace(INFO, anatomy=ANATOMY, slots=2)
+    model = replace(INFO, anatomy=ANATOMY, slots=2, kv_tokens=640)
     *_, memory, speed = cells(of(Inspection(model, Prompt("Hi", (1, 2), messages=(HELLO,)), finish=finish)), "markdown")
     assert "| Weights in float32 | 4 kB | 1,000 parameters × 4 B |" in memory
     assert "| KV cache |" in memory
-    assert "2 slots × " in memory
+    assert "640 tokens × " in memory
     assert "| Most in float32 | 250,000 tokens/s | 1.0 GB/s ÷ 4 kB |" in speed
     assert "| This reply in chatui | 5.0 tokens/s | 10 tokens ÷ 2 s |" in speed
 

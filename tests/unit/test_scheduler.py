@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatui.engine.batching import scheduler as batches
+from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.forward import Forward, PromptChunk
+from chatui.engine.batching.kv_cache import KVCache, KVLayout
 from chatui.engine.batching.scheduler import (
     MAX_CHUNK,
     MIN_CHUNK,
@@ -28,7 +30,6 @@ from chatui.engine.batching.scheduler import (
     SequenceUpdate,
     to_generation_error,
 )
-from chatui.engine.batching.slots import KVLayout, Slots
 from chatui.engine.runners.serial_runner import generate_ids
 from chatui.engine.sampling.sampler import Sampler
 from chatui.errors import GenerationError
@@ -54,10 +55,11 @@ PROMPTS = (
     tuple(range(200, 150, -1)),
 )
 NEW = 8
+LONG = 30
 
 
-def batch_of(kind: str = "llama", slots: int = 4, capacity: int = 128) -> Scheduler:
-    return Scheduler(models.over_slots(kind, slots, capacity))
+def batch_of(kind: str = "llama", rows: int = 4, blocks: int = 12) -> Scheduler:
+    return Scheduler(models.over_blocks(kind, blocks), rows)
 
 
 def join(batch: Scheduler, prompt: Sequence[int], choice: GenerationSettings = GREEDY, seed: int = 0) -> SequenceState:
@@ -80,12 +82,12 @@ def lonely(kind: str) -> Scheduler:
 
 
 @cache
-def alone(kind: str, prompt: tuple[int, ...], choice: int, seed: int) -> list[int]:
+def alone(kind: str, prompt: tuple[int, ...], choice: int, seed: int, count: int = NEW) -> list[int]:
     """What is written for this prompt where there was never anything else."""
     batch = lonely(kind)
-    batch.slots.forget(batch.slots.all[0])
+    batch.pool.clear()
     row = join(batch, prompt, SETTINGS[choice], seed)
-    write(batch, row)
+    write(batch, row, count=count)
     batch.leave(row)
     return row.written
 
@@ -150,7 +152,7 @@ class TestReplies:
         second = join(batch, prompt)
         assert second.cached == len(PROMPTS[0]) + len(first.written) - 1
         third = join(batch, (*prompt[:30], 1, 2))
-        assert third.cached == 30, "copied from a slot in use"
+        assert third.cached == 30, "copied from a block in use"
         write(batch, second, third)
         assert second.written[:NEW] == alone(kind, prompt, 0, 0)
         assert third.written[:NEW] == alone(kind, (*prompt[:30], 1, 2), 0, 0)
@@ -159,26 +161,87 @@ class TestReplies:
         batch = batch_of()
         row = join(batch, PROMPTS[0])
         assert batch.step() == [SequenceUpdate(row, token=row.written[0])]
-        assert (row.cached, row.unread, row.slot.tokens) == (0, 0, list(PROMPTS[0]))
+        assert (row.cached, row.unread, row.table.length) == (0, 0, len(PROMPTS[0]))
         monkeypatch.setattr(batches, "MAX_CHUNK", 16)
         long = join(batch, tuple(range(255, 155, -1)))
         events: list[SequenceUpdate] = []
         while not long.written:
             events += batch.step()
         assert [event.read for event in events if event.row is long] == [*range(16, 100, 16), None]
-        assert long.slot.tokens == list(long.prompt)
+        assert long.table.length == len(long.prompt)
         assert events[-1] == SequenceUpdate(long, token=long.written[0])
 
-    def test_a_row_that_leaves_frees_its_slot_at_once(self) -> None:
-        batch = batch_of(slots=1)
+    def test_a_row_that_leaves_makes_room_at_once(self) -> None:
+        batch = batch_of(rows=1)
         row = join(batch, PROMPTS[2])
         assert batch.join(PROMPTS[0], Sampler(GREEDY, 0)) is None
         batch.step()
         batch.leave(row)
         batch.leave(row)
-        assert batch.slots.free == 1
+        assert batch.room(PROMPTS[0])
         assert batch.step() == []
         assert join(batch, PROMPTS[2]).cached == len(PROMPTS[2]) - 1
+
+
+class TestRoom:
+    """Rows may need more blocks than there are: the newest give theirs up, and read again what they had."""
+
+    @pytest.mark.parametrize("kind", ["llama", "gemma3"])
+    def test_replies_are_the_same_where_blocks_run_out(self, kind: str) -> None:
+        comings = st.lists(
+            st.tuples(st.sampled_from(PROMPTS), st.integers(0, len(SETTINGS) - 1), st.integers(0, 1)),
+            min_size=2,
+            max_size=5,
+        )
+
+        @given(comings, st.integers(2, 4))
+        @settings(max_examples=12, deadline=None)
+        def check(asked: list[tuple[tuple[int, ...], int, int]], blocks: int) -> None:
+            batch, rows, coming = batch_of(kind, 3, blocks), list[SequenceState](), list(asked)
+            while coming or batch.rows:
+                while coming and (row := batch.join(coming[0][0], Sampler(SETTINGS[coming[0][1]], coming[0][2]))):
+                    rows.append(row)
+                    del coming[0]
+                assert batch.rows, "whoever is first finds room"
+                batch.step()
+                for row in [row for row in batch.rows if len(row.written) >= LONG]:
+                    batch.leave(row)
+            for row, (prompt, choice, seed) in zip(rows, asked, strict=True):
+                assert row.written == alone(kind, prompt, choice, seed, LONG)
+
+        check()
+
+    def test_the_newest_gives_up_its_blocks_and_nobody_joins_meanwhile(self) -> None:
+        batch = batch_of(rows=3, blocks=3)
+        first, second = join(batch, range(BLOCK - 2)), join(batch, range(100, 100 + BLOCK - 2))
+        events = write(batch, first, count=5)
+        assert second.waits
+        assert not batch.room([1])
+        assert batch.join((1,), Sampler(GREEDY, 0)) is None
+        assert [event.row for event in events].count(first) == 5
+        written = list(second.written)
+        batch.leave(first)
+        events = write(batch, second, count=5)
+        assert second.written[: len(written)] == written
+        assert all(event.read is None for event in events), "of what is read again nobody is told"
+
+    def test_one_alone_has_all_blocks(self) -> None:
+        batch = batch_of(rows=3, blocks=2)
+        row = join(batch, range(BLOCK))
+        write(batch, row, count=BLOCK)
+        assert row.written == alone("llama", tuple(range(BLOCK)), 0, 0, BLOCK)
+        batch.leave(row)
+        assert join(batch, range(100, 100 + 2 * BLOCK - 1)).cached == 0
+
+    def test_rows_that_wait_may_leave(self) -> None:
+        batch = batch_of(rows=3, blocks=3)
+        first, second = join(batch, range(BLOCK - 2)), join(batch, range(100, 100 + BLOCK - 2))
+        write(batch, first, count=5)
+        assert second.waits
+        batch.leave(second)
+        batch.leave(first)
+        assert batch.rows == []
+        assert batch.pool.free + batch.pool.cached == 3
 
 
 NAN = float("nan")
@@ -192,15 +255,15 @@ def spoil(
 
     def reading(pieces: Sequence[PromptChunk]) -> torch.Tensor:
         logits = read(pieces).clone()
-        slots = [piece.slot for piece in pieces]
-        if row.slot.index in slots and row in batch.rows:
-            spoiled(logits, slots.index(row.slot.index))
+        tables = [list(piece.table) for piece in pieces]
+        if row.table.numbers in tables and row in batch.rows:
+            spoiled(logits, tables.index(row.table.numbers))
         return logits
 
-    def decoding(ids: Sequence[int], slots: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        logits = decoded(ids, slots, positions).clone()
-        if row.slot.index in slots and row in batch.rows:
-            spoiled(logits, list(slots).index(row.slot.index))
+    def decoding(ids: Sequence[int], tables: Sequence[Sequence[int]], positions: Sequence[int]) -> torch.Tensor:
+        logits = decoded(ids, tables, positions).clone()
+        if row.table.numbers in tables and row in batch.rows:
+            spoiled(logits, list(tables).index(row.table.numbers))
         return logits
 
     monkeypatch.setattr(batch.forward, "prefill", reading)
@@ -210,8 +273,8 @@ def spoil(
 def poisoned(batch: Scheduler, row: SequenceState) -> Callable[[torch.Tensor, int], None]:
     def nan(logits: torch.Tensor, at: int) -> None:
         logits[at, 7] = NAN
-        for tensor in (*batch.slots.storage.keys, *batch.slots.storage.values):
-            tensor[row.slot.index] = NAN
+        for tensor in (*batch.forward.cache.keys, *batch.forward.cache.values):
+            tensor[row.table.numbers[-1]] = NAN
 
     return nan
 
@@ -237,10 +300,10 @@ class TestFailures:
         ],
         ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
     )
-    def test_a_row_fails_alone_and_leaves_its_slot_clean(
+    def test_a_row_fails_alone_and_leaves_its_blocks_clean(
         self, begun: bool, error: Exception | None, says: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        batch = batch_of(slots=3)
+        batch = batch_of(rows=3)
         others = [join(batch, PROMPTS[0], SETTINGS[3], 1), join(batch, PROMPTS[3])]
         victim = join(batch, PROMPTS[5])
         write(batch, *others, *([victim] if begun else []), count=2)
@@ -250,11 +313,11 @@ class TestFailures:
         assert isinstance(failed[0].error, GenerationError)
         assert says in str(failed[0].error)
         assert batch.rows == others
-        assert (batch.slots.free, victim.slot.tokens) == (1, [])
+        assert victim.table.blocks == []
+        assert all(tensor.isfinite().all() for tensor in (*batch.forward.cache.keys, *batch.forward.cache.values))
         assert others[0].written[:NEW] == alone("llama", PROMPTS[0], 3, 1)
         assert others[1].written[:NEW] == alone("llama", PROMPTS[3], 0, 0)
         following = join(batch, PROMPTS[2])
-        assert following.slot is victim.slot
         write(batch, following)
         assert following.written[:NEW] == alone("llama", PROMPTS[2], 0, 0)
 
@@ -271,7 +334,7 @@ class TestFailures:
 
     def test_numbers_that_went_wrong_within_a_prompt_do_not_stay_for_the_next(self) -> None:
         """Where the one who asked leaves before the first token, which would have shown it."""
-        batch = batch_of(slots=2)
+        batch = batch_of(rows=2)
         with torch.no_grad():
             embedding = batch.forward.model.get_input_embeddings()
             assert isinstance(embedding, torch.nn.Embedding)
@@ -280,11 +343,11 @@ class TestFailures:
         write(batch, writer, count=1)
         batch._reading_speed = 0.0
         row = join(batch, (250, *range(100)))
-        while not row.slot.tokens and row in batch.rows:
+        while not row.table.length and row in batch.rows:
             batch.step()
         batch.leave(row)
         following = join(batch, PROMPTS[4])
-        assert following.slot is row.slot
+        assert all(tensor.isfinite().all() for tensor in (*batch.forward.cache.keys, *batch.forward.cache.values))
         write(batch, following, writer)
         assert following.written[:NEW] == alone("llama", PROMPTS[4], 0, 0)
 
@@ -310,8 +373,8 @@ class Clock:
 class ScriptedForward:
     """Reads and writes in a time that is told, and keeps account of it."""
 
-    def __init__(self, clock: Clock, slots: int, speed: float, step: float) -> None:
-        self.slots = Slots(KVLayout(((1, 1, 1),), torch.float32), slots, 100_000, torch.device("cpu"))
+    def __init__(self, clock: Clock, speed: float, step: float) -> None:
+        self.cache = KVCache.allocate(KVLayout(((1, 1, 1),), torch.float32), 10_000, torch.device("cpu"))
         self.clock, self.speed, self.step = clock, speed, step
         self.log: list[tuple[str, float]] = []
         self.pieces: list[int] = []
@@ -321,7 +384,7 @@ class ScriptedForward:
         self.pieces.append(tokens)
         return self._spend("read", tokens / self.speed, len(pieces))
 
-    def decode(self, ids: Sequence[int], slots: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+    def decode(self, ids: Sequence[int], tables: Sequence[Sequence[int]], positions: Sequence[int]) -> torch.Tensor:
         return self._spend("write", self.step, len(ids))
 
     def spent(self, what: str) -> float:
@@ -340,9 +403,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def timed(clock: Clock, slots: int = 4, speed: float = 1000.0, step: float = 0.02) -> tuple[Scheduler, ScriptedForward]:
-    forward: Any = ScriptedForward(clock, slots, speed, step)
-    return Scheduler(forward), forward
+def timed(clock: Clock, rows: int = 4, speed: float = 1000.0, step: float = 0.02) -> tuple[Scheduler, ScriptedForward]:
+    forward: Any = ScriptedForward(clock, speed, step)
+    return Scheduler(forward, rows), forward
 
 
 def prompt_of(count: int, start: int = 0) -> list[int]:
@@ -379,7 +442,7 @@ class TestTime:
         assert forward.pieces == [MAX_CHUNK] * 3 + [1000 - 3 * MAX_CHUNK]
 
     def test_short_prompts_are_read_together_as_far_as_a_piece_goes(self, clock: Clock) -> None:
-        batch, forward = timed(clock, slots=8)
+        batch, forward = timed(clock, rows=8)
         rows = [join(batch, prompt_of(100 + n, n)) for n in range(4)]
         batch.step()
         assert [row.unread for row in rows] == [0, 0, 102 - (MAX_CHUNK - 201), 103]
@@ -388,7 +451,7 @@ class TestTime:
         assert forward.pieces == [MAX_CHUNK], "those who write come next"
 
     def test_no_crumbs_are_read(self, clock: Clock) -> None:
-        batch, forward = timed(clock, slots=8)
+        batch, forward = timed(clock, rows=8)
         rows = [join(batch, prompt_of(count, n)) for n, count in enumerate((MAX_CHUNK - 5, 300))]
         batch.step()
         assert [row.unread for row in rows] == [0, 300]
@@ -409,7 +472,7 @@ class TestTime:
         long = join(batch, prompt_of(1000))
         came = 0
         while not long.written and clock.now < 1000:
-            while batch.slots.free:
+            while len(batch.rows) < batch.most:
                 came += 1
                 join(batch, prompt_of(90, came))
             batch.step()
@@ -420,7 +483,7 @@ class TestTime:
         assert came > 5, "nor did the short ones"
 
     def test_nobody_is_passed_over_for_long(self, clock: Clock) -> None:
-        batch, _ = timed(clock, slots=8, speed=2000.0)
+        batch, _ = timed(clock, rows=8, speed=2000.0)
         rows = [join(batch, prompt_of(500 * (number + 1), number)) for number in range(8)]
         while any(row.unread for row in rows):
             batch.step()
@@ -448,8 +511,8 @@ def test_cancelled_requests_leave_nothing_behind() -> None:
     before = len(gc.get_objects())
     assert not cancelled(batch, 300)
     assert len(gc.get_objects()) - before < 100  # fewer than one for each
-    assert (batch.rows, batch.slots.free) == ([], 4)
-    assert all(len(slot.tokens) <= batch.slots.capacity for slot in batch.slots.all)
+    assert batch.rows == []
+    assert batch.pool.free + batch.pool.cached == batch.pool.count
 
 
 @pytest.mark.exhaustive

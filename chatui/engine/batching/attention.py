@@ -1,7 +1,8 @@
-"""Attention over keys and values that live in slots: what a model calls in place of its own, plugged in by name."""
+"""Attention over keys and values in blocks: what a model calls in place of its own, plugged in by name."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -10,41 +11,43 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from chatui.engine.batching.blocks import BLOCK
+from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
-from chatui.estimates import ATTENTION_BLOCK
 
-NAME = "chatui_slots"
-
-
-@dataclass(frozen=True)
-class KVCache:
-    """One tensor for each layer: `keys` [slots, kv heads, head size, capacity], `values` [slots, kv heads, capacity,
-    head size]. Keys lie so that scores of neighbouring tokens are computed together.
-    """
-
-    keys: Sequence[torch.Tensor]
-    values: Sequence[torch.Tensor]
+NAME = "chatui_blocks"
 
 
 @dataclass(frozen=True)
 class DecodeBatch:
-    """Where the tokens of a decode step stand: row i adds one token at `positions[i]` of slot `slots[i]`.
+    """Where the tokens of a decode step stand: row i adds one token at `positions[i]` of the sequence whose blocks are
+    `tables[i]`.
 
-    Both have shape [rows]; `span` holds the numbers of the positions that the step looks at, from 0 on, in shape
-    [blocks, ATTENTION_BLOCK], as float32: those are compared faster, and exact up to 2**24.
+    `tables` has shape [rows, blocks]: shorter ones are filled up with block 0. `positions` has shape [rows]. `span`
+    holds the numbers of the positions that the step looks at, from 0 on, in shape [blocks, BLOCK], as float32: those
+    are compared faster, and exact up to 2**24.
     """
 
-    slots: torch.Tensor
+    tables: torch.Tensor
     positions: torch.Tensor
     span: torch.Tensor
-    storage: KVCache
+    cache: KVCache
+
+    @cached_property
+    def newest(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(block, place in it) of each row's new token: two of shape [rows]."""
+        block = self.tables.gather(1, (self.positions // BLOCK)[:, None])[:, 0]
+        return block, self.positions % BLOCK
 
 
 @dataclass(frozen=True)
 class PrefillChunk:
-    """Where a piece of a prompt stands: `count` tokens from position `first` on, all of one slot."""
+    """Where a piece of a prompt stands: `count` tokens from position `first` on, in the sequence of blocks `table`.
 
-    slot: int
+    `table` has shape [blocks], as many as hold all tokens up to those.
+    """
+
+    table: torch.Tensor
     first: int
     count: int
 
@@ -54,7 +57,33 @@ class PrefillBatch:
     """Where tokens that are read together stand: those of one run behind those of another."""
 
     runs: Sequence[PrefillChunk]
-    storage: KVCache
+    cache: KVCache
+    _masks: dict[tuple[int, int | None, int], torch.Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def written(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(block, place in it) of each token: two of shape [tokens]."""
+        blocks, places = list[torch.Tensor](), list[torch.Tensor]()
+        for run in self.runs:
+            positions = torch.arange(run.first, run.first + run.count, device=run.table.device)
+            blocks.append(run.table[positions // BLOCK])
+            places.append(positions % BLOCK)
+        return torch.cat(blocks), torch.cat(places)
+
+    def visible(self, index: int, window: int | None) -> torch.Tensor:
+        """Which tokens each of this run sees: booleans [count, first + count]."""
+        run = self.runs[index]
+        span = torch.arange(run.first + run.count, device=run.table.device)
+        return _visible(span, span[run.first :], window)
+
+    def mask(self, index: int, window: int | None, query: torch.Tensor) -> torch.Tensor:
+        """The same as what is added to scores: [group * count, first + count], made once for all layers."""
+        key = index, window, query.shape[1]
+        if key not in self._masks:
+            visible = self.visible(index, window)
+            mask = torch.zeros(visible.shape, dtype=query.dtype, device=query.device)
+            self._masks[key] = mask.masked_fill_(~visible, float("-inf")).repeat(query.shape[1], 1)
+        return self._masks[key]
 
 
 @dataclass(frozen=True)
@@ -84,12 +113,12 @@ def attend(
     result [rows, tokens, heads, head size]. The signature is that of transformers' AttentionInterface.
     """
     if place is None:
-        raise ValueError("attention over slots needs a place")
+        raise ValueError("attention over blocks needs a place")
     index: Any = module.layer_idx
     if isinstance(place, LayerProbe):
         place.layers[index] = (key.shape[1], key.shape[3], value.shape[3])
         return value.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
-    keys, values = place.storage.keys[index], place.storage.values[index]
+    keys, values = place.cache.keys[index], place.cache.values[index]
     rows, heads, tokens, size = query.shape
     query = query * (size**-0.5 if scaling is None else scaling)
     grouped = query.view(rows, keys.shape[1], heads // keys.shape[1], tokens, size)
@@ -97,13 +126,14 @@ def attend(
     if isinstance(place, DecodeBatch):
         result = _decode(grouped, key, value, keys, values, place, sliding_window, softcap, sinks)
     else:
+        block, at = place.written
+        keys[block, :, :, at] = key[0].transpose(0, 1)
+        values[block, :, at] = value[0].transpose(0, 1)
         read = list[torch.Tensor]()
-        for run, begin in zip(place.runs, accumulate((run.count for run in place.runs), initial=0), strict=False):
-            own = slice(begin, begin + run.count)
-            pieces = grouped[:, :, :, own], key[:, :, own], value[:, :, own]
-            result = _read(*pieces, keys, values, run, sliding_window, softcap, sinks)
-            read.append(result.reshape(1, heads, run.count, -1))
-        result = torch.cat(read, 2)
+        for run, begin in enumerate(accumulate((run.count for run in place.runs[:-1]), initial=0)):
+            own = grouped[0, :, :, begin : begin + place.runs[run].count]
+            read.append(_read(own, keys, values, place, run, sliding_window, softcap, sinks).flatten(0, 1))
+        result = torch.cat(read, 1)
     return result.reshape(rows, heads, tokens, -1).transpose(1, 2).to(query.dtype), None
 
 
@@ -119,56 +149,53 @@ def _decode(
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """One token for each row; `query` has shape [rows, kv heads, group, 1, head size]."""
-    keys[place.slots, :, :, place.positions] = key[:, :, 0]
-    values[place.slots, :, place.positions] = value[:, :, 0]
+    block, at = place.newest
+    keys[block, :, :, at] = key[:, :, 0]
+    values[block, :, at] = value[:, :, 0]
     query = query[:, :, :, 0]
     if softcap is None and sinks is None and ops.attends(query, keys, values):
-        return ops.attend(query, keys, values, place.slots, place.positions, window)
+        return ops.attend(query, keys, values, place.tables, place.positions, window)
     sinks = None if sinks is None else sinks[None, :, :, None]
-    blocks = place.span.shape[0]
     visible = _visible(place.span.flatten(), place.positions.float(), window)[:, None, None]
+    k, v = keys[place.tables], values[place.tables]
     if torch.compiler.is_compiling():
-        # Written out, so that the compiler reads the slots where they are instead of gathering them first. as_strided
+        # Written out, so that the compiler reads the blocks where they are instead of gathering them first. as_strided
         # makes it compute the query once, and not again for every key.
         query = query.float().contiguous()
         query = query.as_strided(query.shape, query.stride())
-        k = keys.view(*keys.shape[:3], -1, ATTENTION_BLOCK)[:, :, :, :blocks][place.slots]
-        v = values.view(*values.shape[:2], -1, ATTENTION_BLOCK, values.shape[3])[:, :, :blocks][place.slots]
-        scores = (query[..., None, None] * k[:, :, None].float()).sum(3)
-        weights, total = _weights(scores.flatten(3), visible, softcap, sinks)
-        weighed = weights.view(scores.shape)[..., None] * v[:, :, None].float()
-        return weighed.sum((3, 4)) / total
-    length = blocks * ATTENTION_BLOCK
-    k, v = keys[:, :, :, :length][place.slots], values[:, :, :length][place.slots]
+        scores = (query[:, None, :, :, :, None] * k[:, :, :, None].float()).sum(4)
+        weights, total = _weights(scores.permute(0, 2, 3, 1, 4).flatten(3), visible, softcap, sinks)
+        weights = weights.unflatten(3, (-1, BLOCK)).permute(0, 3, 1, 2, 4)
+        weighed: torch.Tensor = weights[..., None] * v[:, :, :, None].float()
+        return weighed.sum((1, 4)) / total
+    k, v = k.permute(0, 2, 3, 1, 4).flatten(3), v.transpose(1, 2).flatten(2, 3)
     weights, total = _weights(torch.matmul(query, k).float(), visible, softcap, sinks)
     return torch.matmul(weights.to(v.dtype), v) / total
 
 
 def _read(
     query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    place: PrefillChunk,
+    place: PrefillBatch,
+    index: int,
     window: int | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """A run of tokens in one slot; `query` has shape [1, kv heads, group, tokens, head size]."""
-    after = place.first + place.count
-    keys[place.slot, :, :, place.first : after] = key[0].transpose(1, 2)
-    values[place.slot, :, place.first : after] = value[0]
-    k, v = keys[place.slot, :, :, :after], values[place.slot, :, :after]
-    span = torch.arange(after, device=keys.device)
-    visible = _visible(span, span[place.first :], window)
-    group = query.shape[2]
+    """A run of tokens, whose keys and values are stored; `query` and result [kv heads, group, tokens, head size]."""
+    run = place.runs[index]
+    after = run.first + run.count
+    k = keys.index_select(0, run.table).permute(1, 0, 3, 2).flatten(1, 2)[:, :after]
+    v = values.index_select(0, run.table).transpose(0, 1).flatten(1, 2)[:, :after]
     if softcap is None and sinks is None:
-        # The heads of a group are further tokens that look at the same keys, which the kernel wants in rows.
-        folded = query.flatten(2, 3), k.transpose(1, 2).contiguous()[None], v[None]
-        return scaled_dot_product_attention(*folded, attn_mask=visible.repeat(group, 1), scale=1.0)
-    scores = torch.matmul(query[0], k[:, None]).float()
-    weights, total = _weights(scores, visible, softcap, None if sinks is None else sinks[:, :, None, None])
+        # The heads of a group are further tokens that look at the same keys.
+        folded, mask = query.flatten(1, 2)[None], place.mask(index, window, query)
+        attended = scaled_dot_product_attention(folded, k[None], v[None], attn_mask=mask, scale=1.0)
+        return attended.view(*query.shape[:3], -1)
+    scores = torch.matmul(query, k[:, None].transpose(2, 3)).float()
+    sinks = None if sinks is None else sinks[:, :, None, None]
+    weights, total = _weights(scores, place.visible(index, window), softcap, sinks)
     return torch.matmul(weights.to(v.dtype), v[:, None]) / total
 
 

@@ -5,7 +5,6 @@ those of this process are handed to it when it is loaded.
 """
 
 import atexit
-import dataclasses
 import hashlib
 import inspect
 import json
@@ -30,13 +29,13 @@ from safetensors.torch import load_file, save_file
 from torch._inductor import aoti_compile_and_package
 from transformers import PreTrainedModel
 
+from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.forward import DecodeFunction, DecodeStep, probe_layout, span_of
+from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.shared_object import SharedObject
-from chatui.engine.batching.slots import Slots
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.built_files import discard_damaged, publish
 from chatui.engine.kernels.levels import GROUP
-from chatui.estimates import ATTENTION_BLOCK
 from chatui.model_spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -44,13 +43,15 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[3]
 WORKER = "chatui.engine.compile_worker"
 # Raise when what is compiled changes, so that old results are made anew.
-VERSION = 2
+VERSION = 3
 SINGLE, SEVERAL, CONSTANTS = "one.so", "several.so", "constants.safetensors"
 MAX_ROWS = 256
+# Blocks of a sequence, and of all, up to which what is compiled is correct.
+MAX_BLOCKS = 2**24
 OPTIONS = {
     # Weights are shared with this process instead.
     "aot_inductor.package_constants_in_so": False,
-    # Slots and positions are ours, and checked.
+    # Block tables and positions are ours, and checked.
     "assert_indirect_indexing": False,
     # Lets a product and a sum become one instruction.
     "cpp.enable_floating_point_contract_flag": "fast",
@@ -59,16 +60,7 @@ OPTIONS = {
 MEMORY_NEEDED = 2.5
 
 
-@dataclasses.dataclass(frozen=True)
-class CompileJob:
-    """What the compiling process is asked for: the model, the number of slots and the positions of each."""
-
-    spec: ModelSpec
-    count: int
-    capacity: int
-
-
-COMPILE_JOB = TypeAdapter(CompileJob)
+COMPILE_JOB = TypeAdapter(ModelSpec)
 """To JSON and back: a spec has paths and settings, which `json` does not know."""
 
 
@@ -85,17 +77,17 @@ class CompiledDecode:
     def __call__(
         self,
         ids: torch.Tensor,
-        slots: torch.Tensor,
+        tables: torch.Tensor,
         positions: torch.Tensor,
         span: torch.Tensor,
-        storage: list[torch.Tensor],
+        tensors: list[torch.Tensor],
     ) -> torch.Tensor:
-        """As Step.forward."""
+        """As DecodeStep.forward."""
         run = self._single if ids.shape[0] == 1 else self._several
-        return run([ids, slots, positions, span, *storage])
+        return run([ids, tables, positions, span, *tensors])
 
 
-def compiled_folder(step: DecodeStep, slots: Slots, cache_dir: Path) -> Path:
+def compiled_folder(step: DecodeStep, cache: KVCache, cache_dir: Path) -> Path:
     """The folder for the compiled form of this step: what shapes it, and what machine and libraries it is made for."""
     config: Any = step.model.config
     about = [
@@ -107,9 +99,7 @@ def compiled_folder(step: DecodeStep, slots: Slots, cache_dir: Path) -> Path:
         torch.get_num_threads(),
         _cpu_name(),
         ops.name(),
-        dataclasses.astuple(slots.shape),
-        len(slots.all),
-        slots.capacity,
+        [(tuple(tensor.shape[1:]), str(tensor.dtype)) for tensor in (*cache.keys, *cache.values)],
         config.to_json_string(),
         [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in _tensors(step).items()],
     ]
@@ -118,7 +108,7 @@ def compiled_folder(step: DecodeStep, slots: Slots, cache_dir: Path) -> Path:
 
 
 def compile_in_background(
-    spec: ModelSpec, step: DecodeStep, slots: Slots, folder: Path, ready: Callable[[DecodeFunction], None]
+    spec: ModelSpec, step: DecodeStep, folder: Path, ready: Callable[[DecodeFunction], None]
 ) -> None:
     """Let another process compile, at the lowest priority, and hand over the result; failures are only logged."""
 
@@ -126,7 +116,7 @@ def compile_in_background(
         try:
             discard_damaged(folder)
             if not folder.is_dir():
-                compile_in_subprocess(spec, slots, folder, _nbytes(step))
+                compile_in_subprocess(spec, folder, _nbytes(step))
             ready(CompiledDecode(folder, step))
         except Exception as error:
             log.info("the step was not compiled: %s", error)
@@ -134,19 +124,18 @@ def compile_in_background(
     threading.Thread(target=work, name="chatui-compile", daemon=True).start()
 
 
-def compile_in_subprocess(spec: ModelSpec, slots: Slots, folder: Path, weight_bytes: int) -> None:
+def compile_in_subprocess(spec: ModelSpec, folder: Path, weight_bytes: int) -> None:
     """Let another process compile into `folder`, and wait. Raises RuntimeError where that is not possible."""
     if ops.compiler() is None:
         raise RuntimeError("there is no C++ compiler here")
     if psutil.virtual_memory().available < MEMORY_NEEDED * weight_bytes:
         raise RuntimeError("there is not enough memory to hold the model a second time")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    order = CompileJob(spec, len(slots.all), slots.capacity)
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     with FileLock(f"{folder}.lock", timeout=3600):
         if folder.is_dir():
             return
-        command = [sys.executable, "-m", WORKER, COMPILE_JOB.dump_json(order).decode(), str(folder)]
+        command = [sys.executable, "-m", WORKER, COMPILE_JOB.dump_json(spec).decode(), str(folder)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=here)  # noqa: S603
         atexit.register(process.terminate)
         _, said = process.communicate()
@@ -155,34 +144,37 @@ def compile_in_subprocess(spec: ModelSpec, slots: Slots, folder: Path, weight_by
             raise RuntimeError((said.strip().splitlines() or ["no reason given"])[-1])
 
 
-def compile_step(model: PreTrainedModel, count: int, capacity: int, folder: Path) -> None:
+def compile_step(model: PreTrainedModel, folder: Path) -> None:
     """Compile both forms into `folder`, which is there when it is whole. Takes a minute or two."""
     shape = probe_layout(model)
     if shape is None:
-        raise RuntimeError("this model has no slots")
-    slots, step = Slots(shape, count, capacity, model.device), DecodeStep(model).eval()
+        raise RuntimeError("the attention of this model is not the plain kind")
+    cache, step = KVCache.allocate(shape, 8, model.device), DecodeStep(model).eval()
     for left_over in folder.parent.glob(f"{folder.name}.tmp-*"):
         shutil.rmtree(left_over, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
     try:
         constants: dict[str, torch.Tensor] = {}
         for name, rows in ((SINGLE, 1), (SEVERAL, 4)):
-            constants |= _export(step, slots, rows, scratch / name)
+            constants |= _export(step, cache, rows, scratch / name)
         save_file({key: tensor.contiguous() for key, tensor in constants.items()}, scratch / CONSTANTS)
         publish(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _export(step: DecodeStep, slots: Slots, rows: int, path: Path) -> Mapping[str, torch.Tensor]:
-    """Compile the step for `rows` rows (1, or any number) to `path`; the constants that are no weights."""
-    storage = [*slots.storage.keys, *slots.storage.values]
-    blocks = storage[0].shape[-1] // ATTENTION_BLOCK
-    span = span_of(ATTENTION_BLOCK * min(3, blocks - 1), slots.storage.keys[0].device)
-    inputs = (torch.zeros(rows, dtype=torch.long), torch.arange(rows), torch.arange(rows), span, storage)
-    length = torch.export.Dim("blocks", min=2, max=blocks - 1)
+def _export(step: DecodeStep, cache: KVCache, rows: int, path: Path) -> Mapping[str, torch.Tensor]:
+    """Compile the step for `rows` rows (1, or any number) to `path`; the constants that are no weights.
+
+    What is compiled serves caches of any size.
+    """
+    tensors, example = [*cache.keys, *cache.values], 3
+    ids, tables = torch.zeros(rows, dtype=torch.long), torch.zeros(rows, example, dtype=torch.long)
+    inputs = ids, tables, torch.arange(rows), span_of(BLOCK * example, ids.device), tensors
+    held = {0: torch.export.Dim("held", min=2, max=MAX_BLOCKS)}
+    length = torch.export.Dim("blocks", min=2, max=MAX_BLOCKS)
     several = {} if rows == 1 else {0: torch.export.Dim("rows", min=2, max=MAX_ROWS)}
-    dynamic: Sequence[Any] = (several, several, several, {0: length}, [{} for _ in storage])
+    dynamic: Sequence[Any] = (several, {**several, 1: length}, several, {0: length}, [held for _ in tensors])
     with torch.no_grad():
         program = torch.export.export(step, inputs, dynamic_shapes=tuple(dynamic), strict=False)
         target = str(path.with_suffix(".pt2"))

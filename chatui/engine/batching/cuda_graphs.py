@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.forward import DecodeFunction, span_of
-from chatui.estimates import ATTENTION_BLOCK
 
 MIN_BLOCKS = 4
 
@@ -19,7 +19,7 @@ class _Recorded:
     """Inputs that stay where they are, and the graph that reads them."""
 
     ids: torch.Tensor
-    slots: torch.Tensor
+    tables: torch.Tensor
     positions: torch.Tensor
     replay: Replay
 
@@ -44,41 +44,42 @@ def record(compute: Callable[[], torch.Tensor]) -> Replay:
 
 
 class GraphedDecode:
-    """A decode step whose rows and span are padded to powers of two, so that few graphs serve all.
+    """A decode step whose rows and blocks are padded to powers of two, so that few graphs serve all.
 
-    Rows that pad write to `spare`, a slot that no conversation uses.
+    Rows that pad write to block 0, which no sequence uses.
     """
 
-    def __init__(
-        self, step: DecodeFunction, spare: int, record: Callable[[Callable[[], torch.Tensor]], Replay] = record
-    ) -> None:
-        self._step, self._spare, self._record = step, spare, record
+    def __init__(self, step: DecodeFunction, record: Callable[[Callable[[], torch.Tensor]], Replay] = record) -> None:
+        self._step, self._record = step, record
         self._recorded: dict[tuple[int, int], _Recorded] = {}
 
     def __call__(
         self,
         ids: torch.Tensor,
-        slots: torch.Tensor,
+        tables: torch.Tensor,
         positions: torch.Tensor,
-        span: torch.Tensor,
-        storage: list[torch.Tensor],
+        span: torch.Tensor,  # noqa: ARG002 - the padded shape has its own
+        tensors: list[torch.Tensor],
     ) -> torch.Tensor:
-        """As Step.forward."""
-        rows, most = ids.shape[0], storage[0].shape[-1] // ATTENTION_BLOCK
-        shape = (_power(rows), min(most, max(MIN_BLOCKS, _power(span.shape[0]))))
+        """As DecodeStep.forward."""
+        rows, blocks = tables.shape
+        shape = _power(rows), max(MIN_BLOCKS, _power(blocks))
         if shape not in self._recorded:
-            self._recorded[shape] = self._new(*shape, storage)
+            self._recorded[shape] = self._new(*shape, tensors)
         recorded = self._recorded[shape]
-        recorded.ids[:rows], recorded.slots[:rows], recorded.positions[:rows] = ids, slots, positions
-        recorded.slots[rows:], recorded.positions[rows:] = self._spare, 0
+        recorded.ids[:rows], recorded.positions[:rows] = ids, positions
+        recorded.tables.zero_()
+        recorded.tables[:rows, :blocks] = tables
+        recorded.positions[rows:] = 0
         return recorded.replay()[:rows].clone()
 
-    def _new(self, rows: int, blocks: int, storage: list[torch.Tensor]) -> _Recorded:
-        device = storage[0].device
+    def _new(self, rows: int, blocks: int, tensors: list[torch.Tensor]) -> _Recorded:
+        device = tensors[0].device
         ids, positions = (torch.zeros(rows, dtype=torch.long, device=device) for _ in range(2))
-        slots = torch.full_like(ids, self._spare)
-        span = span_of(blocks * ATTENTION_BLOCK, device)
-        return _Recorded(ids, slots, positions, self._record(lambda: self._step(ids, slots, positions, span, storage)))
+        tables = torch.zeros(rows, blocks, dtype=torch.long, device=device)
+        span = span_of(blocks * BLOCK, device)
+        replay = self._record(lambda: self._step(ids, tables, positions, span, tensors))
+        return _Recorded(ids, tables, positions, replay)
 
 
 def _power(count: int) -> int:

@@ -1,4 +1,4 @@
-"""One forward pass of a model over its slots: reading a piece of a prompt, or one token for each of several rows."""
+"""One forward pass of a model over its K/V blocks: pieces of prompts, or one token for each of several rows."""
 
 import logging
 from collections import Counter
@@ -11,9 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from chatui.engine.batching import attention
-from chatui.engine.batching.attention import DecodeBatch, KVCache, LayerProbe, PrefillBatch, PrefillChunk
-from chatui.engine.batching.slots import KVLayout, Slots
-from chatui.estimates import ATTENTION_BLOCK
+from chatui.engine.batching.attention import DecodeBatch, LayerProbe, PrefillBatch, PrefillChunk
+from chatui.engine.batching.blocks import BLOCK
+from chatui.engine.batching.kv_cache import KVCache, KVLayout
+from chatui.estimates import blocks_for
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ CHECKED_TOKENS = 12
 TRIES = 16
 
 DecodeFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]], torch.Tensor]
-"""(ids, slots, positions, span, keys and values) -> logits [rows, vocabulary]: the part of a step that is compiled."""
+"""(ids, tables, positions, span, keys and values) -> logits [rows, vocabulary]: the part of a step that is compiled."""
 
 
 class DecodeStep(nn.Module):
@@ -38,36 +39,38 @@ class DecodeStep(nn.Module):
     def forward(
         self,
         ids: torch.Tensor,
-        slots: torch.Tensor,
+        tables: torch.Tensor,
         positions: torch.Tensor,
         span: torch.Tensor,
-        storage: list[torch.Tensor],
+        tensors: list[torch.Tensor],
     ) -> torch.Tensor:
-        """Logits [rows, vocabulary]; ids, slots and positions [rows]; `storage` is keys, then values, of all layers."""
-        half = len(storage) // 2
-        place = DecodeBatch(slots, positions, span, KVCache(storage[:half], storage[half:]))
+        """Logits [rows, vocabulary]; ids and positions [rows], tables [rows, blocks], span [blocks, BLOCK]; `tensors`
+        are the keys, then the values, of all layers.
+        """
+        half = len(tensors) // 2
+        place = DecodeBatch(tables, positions, span, KVCache(tensors[:half], tensors[half:]))
         return _logits(self.model, ids[:, None], positions[:, None], place)[:, -1]
 
 
 @dataclass(frozen=True)
 class PromptChunk:
-    """Tokens of a prompt that stand at position `first` and on in a slot."""
+    """Tokens of a prompt that stand at position `first` and on in a sequence, which lies in the blocks of `table`."""
 
-    slot: int
+    table: Sequence[int]
     first: int
     ids: Sequence[int]
 
 
 class Forward:
-    """Runs a model over `slots`. A faster way to decode may be offered at any time, and from any thread."""
+    """Runs a model over its K/V blocks. A faster way to decode may be offered at any time, and from any thread."""
 
-    def __init__(self, model: PreTrainedModel, slots: Slots) -> None:
-        self.model, self.slots = model, slots
+    def __init__(self, model: PreTrainedModel, cache: KVCache) -> None:
+        self.model, self.cache = model, cache
         self.step = DecodeStep(model)
         self._decode: DecodeFunction = self.step
         self._offered: DecodeFunction | None = None
         self._tries = 0
-        self._storage = [*slots.storage.keys, *slots.storage.values]
+        self._tensors = [*cache.keys, *cache.values]
 
     @property
     def faster(self) -> bool:
@@ -80,26 +83,41 @@ class Forward:
 
     @torch.inference_mode()
     def prefill(self, pieces: Sequence[PromptChunk]) -> torch.Tensor:
-        """Logits [pieces, vocabulary] after each piece of a prompt, all read in one pass; no two are of one slot."""
+        """Logits [pieces, vocabulary] after each piece of a prompt, read in one pass; no two are of one sequence."""
         device = self.model.device
-        runs = [PrefillChunk(piece.slot, piece.first, len(piece.ids)) for piece in pieces]
+        runs = [
+            PrefillChunk(
+                torch.tensor(list(piece.table[: blocks_for(piece.first + len(piece.ids))]), device=device),
+                piece.first,
+                len(piece.ids),
+            )
+            for piece in pieces
+        ]
         ids = torch.tensor([[token for piece in pieces for token in piece.ids]], device=device)
         positions = torch.cat([torch.arange(run.first, run.first + run.count, device=device) for run in runs])[None]
         ends = torch.tensor([run.count for run in runs], device=device).cumsum(0) - 1
-        return _logits(self.model, ids, positions, PrefillBatch(runs, self.slots.storage), ends)[0]
+        return _logits(self.model, ids, positions, PrefillBatch(runs, self.cache), ends)[0]
 
     @torch.inference_mode()
-    def decode(self, ids: Sequence[int], slots: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        """Logits [rows, vocabulary] after one more token in each of these slots."""
+    def decode(self, ids: Sequence[int], tables: Sequence[Sequence[int]], positions: Sequence[int]) -> torch.Tensor:
+        """Logits [rows, vocabulary] after one more token in each of the sequences that lie in these blocks."""
         device = self.model.device
-        rows = [torch.tensor(list(values), device=device) for values in (ids, slots, positions)]
         span = span_of(max(positions) + 1, device)
+        inputs = (
+            torch.tensor(list(ids), device=device),
+            torch.tensor([_padded(table, span.shape[0]) for table in tables], device=device),
+            torch.tensor(list(positions), device=device),
+            span,
+            self._tensors,
+        )
         if self._offered is not None:
-            self._try(self._offered, (rows[0], rows[1], rows[2], span, self._storage))
-        return self._decode(rows[0], rows[1], rows[2], span, self._storage)
+            self._try(self._offered, inputs)
+        return self._decode(*inputs)
 
     def _try(
-        self, offered: DecodeFunction, inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Any]
+        self,
+        offered: DecodeFunction,
+        inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]],
     ) -> None:
         """Change over to `offered` once it computes a step as the present way does; give it up after some steps.
 
@@ -124,8 +142,13 @@ def span_of(length: int, device: torch.device) -> torch.Tensor:
     """Positions for a step that looks at `length` of them: whole blocks, two at least, since compilers take a size of
     one for something special.
     """
-    blocks = max(2, -(-length // ATTENTION_BLOCK))
-    return torch.arange(blocks * ATTENTION_BLOCK, device=device, dtype=torch.float32).view(blocks, ATTENTION_BLOCK)
+    blocks = max(2, blocks_for(length))
+    return torch.arange(blocks * BLOCK, device=device, dtype=torch.float32).view(blocks, BLOCK)
+
+
+def _padded(table: Sequence[int], blocks: int) -> list[int]:
+    """The table with so many entries; block 0 is nobody's."""
+    return [*table[:blocks], *[0] * (blocks - len(table))]
 
 
 def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
@@ -135,9 +158,9 @@ def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 
 
 def probe_layout(model: PreTrainedModel) -> KVLayout | None:
-    """What the model stores for each token, or None where its attention is not the plain kind that slots can keep.
+    """What the model stores for each token, or None where its attention is not the plain kind.
 
-    The model is left with the attention over slots in place, or as it was.
+    The model is left with the attention over blocks in place, or as it was.
     """
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -154,30 +177,31 @@ def probe_layout(model: PreTrainedModel) -> KVLayout | None:
             layers = tuple(found.layers[index] for index in range(config.num_hidden_layers))
             return KVLayout(layers, model.dtype)
     except Exception as error:  # a model may do anything here; the serial path takes it
-        log.debug("no slots for %s: %r", type(model).__name__, error)
+        log.debug("no attention over blocks for %s: %r", type(model).__name__, error)
     model.set_attn_implementation(before)
     return None
 
 
 def matches_own_attention(model: PreTrainedModel, shape: KVLayout) -> bool:
-    """Whether a few tokens read and decoded in slots give the logits of the model's own forward pass.
+    """Whether a few tokens read and decoded in blocks give the logits of the model's own forward pass.
 
     A prompt is read in two pieces by two rows at once, which then decode it together, one behind the other: a chat in
     small.
     """
-    slots = Slots(shape, 2, CHECKED_TOKENS, model.device)
-    over_slots = Forward(model, slots)
+    over_blocks = Forward(model, KVCache.allocate(shape, 2, model.device))
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     ids = [(7 + 31 * index) % min(vocabulary, 200) for index in range(CHECKED_TOKENS)]
-    half = CHECKED_TOKENS // 2
+    half, tables = CHECKED_TOKENS // 2, ((1,), (2,))
     try:
         for begin, ends in ((0, (2, 2)), (2, (half, half - 1))):
-            over_slots.prefill([PromptChunk(slot, begin, ids[begin:end]) for slot, end in enumerate(ends)])
+            over_blocks.prefill(
+                [PromptChunk(table, begin, ids[begin:end]) for table, end in zip(tables, ends, strict=True)]
+            )
         places = [[at, at - 1] for at in range(half, CHECKED_TOKENS)]
-        found = [over_slots.decode([ids[at] for at in pair], (0, 1), pair) for pair in places]
+        found = [over_blocks.decode([ids[at] for at in pair], tables, pair) for pair in places]
         wanted = _plain(model, ids)
     except Exception as error:  # as above
-        log.debug("no slots for %s: %r", type(model).__name__, error)
+        log.debug("no attention over blocks for %s: %r", type(model).__name__, error)
         return False
     return all(same(logits, wanted[pair]) for logits, pair in zip(found, places, strict=True))
 

@@ -1,4 +1,4 @@
-"""Rows in slots: several replies that advance together, one step at a time. Knows no threads, no text, no HTTP."""
+"""Several replies that advance together, one step at a time. Knows no threads, no text, no HTTP."""
 
 import logging
 import time
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from chatui.engine.batching.blocks import BlockPool, BlockTable
 from chatui.engine.batching.forward import Forward, PromptChunk
-from chatui.engine.batching.slots import Slot
 from chatui.engine.sampling.sampler import Sampler, choose_each, invalid_logits
 from chatui.errors import ChatError, GenerationError
 
@@ -26,22 +26,33 @@ PATIENCE_SECONDS = 2.0
 
 @dataclass(eq=False)
 class SequenceState:
-    """One reply: `prompt` and what has been `written` so far; its slot holds the keys and values of all but the last.
+    """One reply: `prompt` and what has been `written` so far; its table holds the keys and values of all but the last.
 
-    `cached` tokens of the prompt were in the slot from the start; `read_at` is when it joined or was last read.
+    `cached` tokens of the prompt were computed from the start; `read_at` is when it joined or was last read. A row
+    whose blocks were given to others has an empty table: it waits until it can read all of that again.
     """
 
     prompt: tuple[int, ...]
     sampler: Sampler
-    slot: Slot
+    table: BlockTable
     cached: int
     written: list[int] = field(default_factory=list)
     read_at: float = 0.0
 
     @property
+    def ids(self) -> tuple[int, ...]:
+        """All tokens so far."""
+        return (*self.prompt, *self.written) if self.written else self.prompt
+
+    @property
     def unread(self) -> int:
-        """Tokens of the prompt still to be read."""
-        return max(0, len(self.prompt) - len(self.slot.tokens))
+        """Tokens still to be read before the next one can be written."""
+        return max(0, len(self.prompt) + max(0, len(self.written) - 1) - self.table.length)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has no blocks."""
+        return not self.table.blocks
 
 
 @dataclass(frozen=True)
@@ -58,34 +69,45 @@ class SequenceUpdate:
 class Scheduler:
     """Rows that join and leave between steps."""
 
-    def __init__(self, forward: Forward) -> None:
-        self.forward = forward
-        self.slots = forward.slots
+    def __init__(self, forward: Forward, most: int) -> None:
+        """At most so many rows at once."""
+        self.forward, self.most = forward, most
+        self.pool = BlockPool(forward.cache.blocks, forward.cache)
         self.rows: list[SequenceState] = []
         self._reading_speed = 200.0  # tokens a second, a guess until the first piece has been read
         self._owed = 0.0  # seconds of writing before the next piece is read
 
-    def join(self, prompt: tuple[int, ...], sampler: Sampler, chat: str = "") -> SequenceState | None:
-        """A new row, or None while every slot is in use. The prompt must be shorter than a slot.
+    @property
+    def full(self) -> bool:
+        """Whether no other row may join, whatever its prompt."""
+        return len(self.rows) >= self.most or any(row.waits for row in self.rows)
 
-        Its slot is forgotten with the `chat`, where that has a name.
+    def room(self, prompt: Sequence[int], chat: str = "") -> bool:
+        """Whether a row for this prompt may join. Each row may need one more block soon."""
+        return not self.full and self.pool.fits(prompt, chat, spare=len(self.rows))
+
+    def join(self, prompt: tuple[int, ...], sampler: Sampler, chat: str = "") -> SequenceState | None:
+        """A new row, or None if there is no room. All blocks together must have room for the prompt and the reply.
+
+        What it stores is forgotten with the `chat`, where that has a name.
         """
-        slot = self.slots.take(prompt, chat)
-        if slot is None:
+        table = None if self.full else self.pool.open(prompt, chat, spare=len(self.rows))
+        if table is None:
             return None
-        row = SequenceState(prompt, sampler, slot, len(slot.tokens), read_at=time.perf_counter())
+        row = SequenceState(prompt, sampler, table, table.length, read_at=time.perf_counter())
         self.rows.append(row)
         return row
 
     def leave(self, row: SequenceState) -> None:
-        """The row has ended, for whatever reason; its slot remembers what was read and written."""
+        """The row has ended, for whatever reason; what was read and written stays cached."""
         if row in self.rows:
             self.rows.remove(row)
-            self.slots.give_back(row.slot)
+            self.pool.close(row.table)
 
     def step(self) -> list[SequenceUpdate]:
         """Read pieces of some prompts, or write one token for every row whose prompt is read."""
-        reading = [row for row in self.rows if row.unread]
+        self._resume()
+        reading = [row for row in self.rows if row.unread and not row.waits]
         writing = [row for row in self.rows if not row.unread]
         started = time.perf_counter()
         if reading and (not writing or self._owed <= 0):
@@ -93,9 +115,28 @@ class Scheduler:
             seconds = time.perf_counter() - started
             self._owed = seconds * (1 / READING_SHARE - 1)
             return events
-        events = self._decode(writing)
+        events = self._decode(self._with_room(writing))
         self._owed -= time.perf_counter() - started
         return events
+
+    def _resume(self) -> None:
+        """Give blocks to rows that wait for them, the oldest first."""
+        for row in [row for row in self.rows if row.waits]:
+            running = sum(not other.waits for other in self.rows)
+            table = self.pool.open(row.ids, row.table.chat, spare=running)
+            if table is None:
+                return
+            row.table = table
+
+    def _with_room(self, rows: Sequence[SequenceState]) -> list[SequenceState]:
+        """Those of the rows that have a block for their next token. Where there is none, the newest row gives up its
+        blocks, so the oldest always advances.
+        """
+        for row in rows:
+            while not row.waits and not self.pool.grow(row.table, 1):
+                newest = next(other for other in reversed(self.rows) if not other.waits)
+                self.pool.close(newest.table)
+        return [row for row in rows if not row.waits]
 
     def _next_chunks(self, reading: Sequence[SequenceState], alone: bool) -> dict[SequenceState, PromptChunk]:
         """What is read next of which prompts: the shortest rests first, behind who has waited too long."""
@@ -105,11 +146,11 @@ class Scheduler:
         left = max(MIN_CHUNK, min(size, MAX_CHUNK))
         pieces: dict[SequenceState, PromptChunk] = {}
         for row in line:
-            first = len(row.slot.tokens)
-            ids = row.prompt[first : first + left]
+            first = row.table.length
+            ids = row.ids[first : first + min(left, row.unread)]
             if pieces and len(ids) < min(MIN_CHUNK, row.unread):
                 break
-            pieces[row] = PromptChunk(row.slot.index, first, ids)
+            pieces[row] = PromptChunk(row.table.numbers, first, ids)
             left -= len(ids)
         return pieces
 
@@ -128,15 +169,15 @@ class Scheduler:
             self._reading_speed += 0.5 * (tokens / (now - started) - self._reading_speed)
         events = []
         for at, (row, piece) in enumerate(pieces.items()):
-            row.slot.tokens.extend(piece.ids)
+            self.pool.fill(row.table, piece.ids)
             row.read_at = now
-            if not row.unread:
+            if not row.unread and not row.written:
                 events += self._choose([row], logits[at : at + 1])
-            # Asked now, since a row may leave before it writes, and what is no number must not stay in its slot.
+            # Asked now, since a row may leave before it writes, and what is no number must not stay in its blocks.
             elif torch.isnan(logits[at]).any():
                 events.append(self._failed(row, invalid_logits()))
-            else:
-                events.append(SequenceUpdate(row, read=len(row.slot.tokens)))
+            elif not row.written:
+                events.append(SequenceUpdate(row, read=row.table.length))
         return events
 
     def _decode(self, rows: Sequence[SequenceState]) -> list[SequenceUpdate]:
@@ -145,8 +186,8 @@ class Scheduler:
         try:
             logits = self.forward.decode(
                 [row.written[-1] for row in rows],
-                [row.slot.index for row in rows],
-                [len(row.slot.tokens) for row in rows],
+                [row.table.numbers for row in rows],
+                [row.table.length for row in rows],
             )
         except Exception as error:
             if len(rows) == 1:
@@ -155,7 +196,7 @@ class Scheduler:
             log.debug("a step of %d rows failed, each goes alone", len(rows), exc_info=error)
             return [event for row in rows for event in self._decode([row])]
         for row in rows:
-            row.slot.tokens.append(row.written[-1])
+            self.pool.fill(row.table, row.written[-1:])
         return self._choose(rows, logits)
 
     def _choose(self, rows: Sequence[SequenceState], logits: torch.Tensor) -> list[SequenceUpdate]:
@@ -180,9 +221,9 @@ class Scheduler:
         return events
 
     def _failed(self, row: SequenceState, error: Exception) -> SequenceUpdate:
-        """The row is out, and nothing of it stays: what it left in its slot may be the cause."""
+        """The row is out, and nothing of it stays: what it left in its blocks may be the cause."""
         self.rows.remove(row)
-        self.slots.forget(row.slot)
+        self.pool.discard(row.table)
         return SequenceUpdate(row, error=to_generation_error(error))
 
 

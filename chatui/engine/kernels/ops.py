@@ -133,29 +133,31 @@ torch.library.custom_op("chatui::int4mm", _multiply, mutates_args=()).register_f
 def attends(query: Tensor, keys: Tensor, values: Tensor) -> bool:
     """Whether the kernel for attention is in use, and for such tensors."""
     kinds = {(tensor.device.type, tensor.dtype) for tensor in (query, keys, values)}
-    aligned = values.shape[2] % BLOCK == 0 and values.shape[3] % LANES == 0
+    aligned = values.shape[2] == BLOCK and values.shape[3] % LANES == 0
     return bool(_loaded) and kinds == {("cpu", torch.bfloat16)} and aligned
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor, window: int | None) -> Tensor:
-    """What each row's newest token, at `positions` [rows] of `slots` [rows], takes from the tokens up to it: those of
-    the `window`, or all. For tensors that `attends` approves of.
+def attend(
+    query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, positions: Tensor, window: int | None
+) -> Tensor:
+    """What each row's newest token, at `positions` [rows], takes from the tokens up to it: those of the `window`, or
+    all. They lie in the blocks `tables` [rows, blocks]. For tensors that `attends` approves of.
 
-    `query` has shape [rows, kv heads, group, head size] and is scaled, `keys` [slots, kv heads, head size, capacity],
-    `values` [slots, kv heads, capacity, head size]; the result [rows, kv heads, group, head size].
+    `query` has shape [rows, kv heads, group, head size] and is scaled, `keys` [blocks, kv heads, head size, BLOCK],
+    `values` [blocks, kv heads, BLOCK, head size]; the result [rows, kv heads, group, head size].
     """
     call: Any = torch.ops.chatui.attend if torch.compiler.is_exporting() else _attend
-    result: Tensor = call(query, keys, values, slots, positions, window or 0, torch.get_num_threads())
+    result: Tensor = call(query, keys, values, tables, positions, window or 0, torch.get_num_threads())
     return result
 
 
 def _attend(
-    query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor, window: int, threads: int
+    query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, positions: Tensor, window: int, threads: int
 ) -> Tensor:
-    query = query.contiguous()
+    query, tables = query.contiguous(), tables.contiguous()
     result = query.new_empty(*query.shape[:3], values.shape[3])
-    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (query, keys, values, slots, positions, result))
-    sizes = (*query.shape, values.shape[3], values.shape[2], window, threads)
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (query, keys, values, tables, positions, result))
+    sizes = (*query.shape, values.shape[3], tables.shape[1], window, threads)
     compute = function("chatui_attend")
     if compute is None:
         raise RuntimeError("the kernel for attention is not loaded")
@@ -167,7 +169,7 @@ def _attend_shaped(
     query: Tensor,
     keys: Tensor,  # noqa: ARG001
     values: Tensor,
-    slots: Tensor,  # noqa: ARG001
+    tables: Tensor,  # noqa: ARG001
     positions: Tensor,  # noqa: ARG001
     window: int,  # noqa: ARG001
     threads: int,  # noqa: ARG001

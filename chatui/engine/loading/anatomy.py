@@ -96,7 +96,7 @@ def _parts(model: PreTrainedModel) -> Iterator[tuple[StoredTensor, StoredTensor 
 
 
 def _kv_per_token(model: PreTrainedModel, config: PreTrainedConfig) -> int:
-    """Bytes of keys and values for one token, all layers together: what slots keep, or where they cannot, the config's.
+    """Bytes of keys and values for one token, all layers together: what blocks keep, or else the config's.
 
     A window makes no layer's share smaller; compressed keys are counted as wide as attention takes them.
     """

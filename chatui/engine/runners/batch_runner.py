@@ -1,4 +1,4 @@
-"""Many replies at once, for models whose attention can read its keys and values from slots."""
+"""Many replies at once, for models whose attention can read its keys and values from blocks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,16 +7,17 @@ from pathlib import Path
 
 from chatui.chat import ChatRequest, ModelInfo, PreviewMemo, Prompt, ReplyDelta, TokenizeRequest, Tokens
 from chatui.engine.batching import compiling, forward
+from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.cuda_graphs import GraphedDecode
+from chatui.engine.batching.kv_cache import KVCache, fit
 from chatui.engine.batching.scheduler import Scheduler, SequenceState, SequenceUpdate, to_generation_error
-from chatui.engine.batching.slots import Slots, fit
 from chatui.engine.loading.loader import LoadedModel
 from chatui.engine.loading.weights import free_memory
 from chatui.engine.runners.contract import IsCancelled, StepResult
 from chatui.engine.runners.reply_builder import ReplyBuilder, decode_tokens, preview
 from chatui.engine.runners.tokenization import detokenize, tokenize
 from chatui.errors import ChatError
-from chatui.estimates import positions_for
+from chatui.estimates import blocks_for
 from chatui.model_spec import ModelSpec
 
 # The share of the memory left beside the weights that conversations may take.
@@ -24,25 +25,27 @@ KV_SHARE = 0.25
 
 
 def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | None":
-    """The model with slots for several conversations, or None where it needs more than plain attention."""
+    """The model with blocks for several conversations, or None where it needs more than plain attention."""
     shape = forward.probe_layout(loaded.model)
     if shape is None or not forward.matches_own_attention(loaded.model, shape):
         loaded.model.set_attn_implementation("sdpa" if loaded.model._supports_sdpa else "eager")
         return None
     budget = spec.kv_memory or int(KV_SHARE * free_memory(spec.device_map))
-    count, capacity = room(spec, shape.bytes_per_token, loaded.info.context_length, budget)
-    device = loaded.model.device
-    slots = Slots(shape, count, capacity, device, spare=device.type == "cuda")
-    info = replace(loaded.info, context_length=capacity, slots=count, kv_bytes=slots.nbytes)
-    return BatchRunner(replace(loaded, info=info, shares=loaded), Scheduler(forward.Forward(loaded.model, slots)))
+    blocks, context = room(spec, shape.bytes_per_token, loaded.info.context_length, budget)
+    cache = KVCache.allocate(shape, blocks, loaded.model.device)
+    info = replace(
+        loaded.info, context_length=context, slots=spec.slots, kv_bytes=cache.nbytes, kv_tokens=BLOCK * blocks
+    )
+    return BatchRunner(
+        replace(loaded, info=info, shares=loaded), Scheduler(forward.Forward(loaded.model, cache), spec.slots)
+    )
 
 
 def room(spec: ModelSpec, bytes_per_token: int, context: int, budget: int) -> tuple[int, int]:
-    """(conversations, tokens in each) within `budget` bytes; one of the whole context if that was chosen."""
-    if spec.context is None:
-        return fit(bytes_per_token, context, budget, spec.slots)
-    budget = max(budget, positions_for(context) * bytes_per_token)
-    return fit(bytes_per_token, context, budget, spec.slots, least=context)
+    """(K/V blocks, tokens that a conversation may have) within `budget` bytes; the whole context if that was chosen."""
+    if spec.context is not None:
+        budget = max(budget, (blocks_for(context) + 1) * BLOCK * bytes_per_token)
+    return fit(bytes_per_token, context, budget, spec.slots)
 
 
 class BatchRunner:
@@ -63,18 +66,20 @@ class BatchRunner:
         """Decode faster: by CUDA graphs on a GPU; on a CPU by a compiled step, made after the first reply if needed."""
         ahead = self.batch.forward
         if self.loaded.model.device.type == "cuda":
-            ahead.offer(GraphedDecode(ahead.step, spare=len(self.batch.slots.all)))
+            ahead.offer(GraphedDecode(ahead.step))
         elif self.loaded.model.device.type == "cpu":
-            folder = compiling.compiled_folder(ahead.step, self.batch.slots, cache_dir)
-            begin = partial(compiling.compile_in_background, spec, ahead.step, self.batch.slots, folder, ahead.offer)
+            folder = compiling.compiled_folder(ahead.step, ahead.cache, cache_dir)
+            begin = partial(compiling.compile_in_background, spec, ahead.step, folder, ahead.offer)
             if folder.is_dir():
                 begin()
             else:
                 self._after_first_reply = begin
 
-    def room(self) -> bool:
-        """Whether another reply can begin."""
-        return self.batch.slots.free > 0
+    def room(self, prepared: object) -> bool:
+        """Whether this reply can begin."""
+        if not isinstance(prepared, ReplyBuilder):
+            raise TypeError("room() takes what prepare() made")
+        return self.batch.room(prepared.prompt.token_ids, prepared.chat)
 
     def prepare(self, request: ChatRequest) -> ReplyBuilder:
         """The reply before its first token. Raises PromptError."""
@@ -117,8 +122,8 @@ class BatchRunner:
             self._replies[handle].answer_now()
 
     def forget(self, chat: str) -> None:
-        """Overwrite what this chat has left in slots."""
-        self.batch.slots.forget_chat(chat)
+        """Overwrite what this chat has left in blocks."""
+        self.batch.pool.forget(chat)
 
     def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt:
         """The prompt that this would become. Raises PromptError."""
@@ -137,17 +142,16 @@ class BatchRunner:
         return detokenize(self.loaded, ids)
 
     def kv_usage(self) -> float:
-        """The share of all slots that running replies fill, from 0 to 1."""
-        slots = self.batch.slots
-        return sum(len(row.slot.tokens) for row in list(self.batch.rows)) / (len(slots.all) * slots.capacity)
+        """The share of all K/V blocks that running replies use, from 0 to 1."""
+        pool = self.batch.pool
+        return 1 - (pool.free + pool.cached) / pool.count
 
     def reset(self) -> None:
         """Forget every reply and every conversation, as after a failure that nobody foresaw."""
         for row in list(self._replies):
             self.end(row)
         self._begun.clear()
-        for slot in self.batch.slots.all:
-            self.batch.slots.forget(slot)
+        self.batch.pool.clear()
 
     def _delta(self, event: SequenceUpdate) -> ReplyDelta | ChatError:
         reply = self._replies[event.row]

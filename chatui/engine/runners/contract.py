@@ -28,8 +28,8 @@ class ModelRunner(Protocol):
     def info(self) -> ModelInfo:
         """What is known about the model."""
 
-    def room(self) -> bool:
-        """Whether another reply can begin."""
+    def room(self, prepared: object) -> bool:
+        """Whether this reply, which `prepare` made, can begin now."""
 
     def prepare(self, request: ChatRequest) -> object:
         """What `begin` takes, made in another thread than the rest. Raises ChatError."""

@@ -36,7 +36,7 @@ class SerialRunner:
         """What is known about the model."""
         return self.loaded.info
 
-    def room(self) -> bool:
+    def room(self, prepared: object = None) -> bool:  # noqa: ARG002 - any, when no other is going on
         """Whether another reply can begin."""
         return self._going is None
 

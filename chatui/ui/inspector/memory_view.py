@@ -45,7 +45,7 @@ def _memory_chart(inspection: Inspection, anatomy: ModelAnatomy) -> str:
         return BarPart(label, size, localize_numbers(human_bytes(size)), kind)
 
     weights = [anatomy.weights[model.precision]] if model.precision in anatomy.weights else []
-    kv_cache = estimates.keys_and_values(anatomy, model.slots, model.context_length)
+    kv_cache = estimates.kv_cache(anatomy, model.most_cached_tokens)
     activations = estimates.activations(anatomy, model.context_length)
     predicted = [
         *(part(_("weights"), size, "weights") for size in weights),
@@ -123,14 +123,13 @@ def _cache_rows(inspection: Inspection, anatomy: ModelAnatomy) -> list[FormulaRo
         if anatomy.layers != 1
         else N_("The keys and values of the one layer.")
     )
-    predicted = (
-        N_(f"KV cache, {model.slots} slots, predicted") if model.slots != 1 else N_("KV cache, one slot, predicted")
-    )
     return [
         FormulaRow(N_("KV cache, one token"), human_bytes(anatomy.kv_per_token), layers),
-        figure_row(estimates.keys_and_values(anatomy, model.slots, model.context_length), predicted),
+        figure_row(estimates.kv_cache(anatomy, model.most_cached_tokens), N_("KV cache, predicted")),
         FormulaRow(
-            N_("KV cache, allocated"), human_bytes(model.kv_bytes), N_("The sum over the tensors of all slots.")
+            N_("KV cache, allocated"),
+            human_bytes(model.kv_bytes),
+            N_("The sum over the tensors of all blocks; on a CPU memory is taken as they are filled."),
         ),
         figure_row(estimates.activations(anatomy, model.context_length), N_("Activations, peak")),
     ]

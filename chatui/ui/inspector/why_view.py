@@ -58,7 +58,7 @@ def _cache_use(inspection: Inspection, previous: Inspection | None) -> str:
         lines.append(
             _(
                 "The first {count} tokens are those of the turn before, but its KV cache was gone: other "
-                "conversations have used the slot, or the server was restarted.",
+                "conversations needed the room, or the server was restarted.",
                 count=common,
             )
         )

@@ -1,0 +1,255 @@
+"""Block tables: which K/V block holds which tokens, who uses it, and what a new prompt finds computed. Pure.
+
+A block has room for BLOCK tokens. Full blocks are shared, found by a hash of all tokens up to their end, as in vLLM:
+https://docs.vllm.ai/en/latest/design/prefix_caching.html. Blocks that nobody uses stay cached until room is needed;
+the least recently used go first.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from chatui.estimates import ATTENTION_BLOCK, blocks_for
+
+BLOCK = ATTENTION_BLOCK
+MIN_COPIED = 16
+"""Tokens. A shorter common beginning is not worth a copy: every prompt has the template's first few tokens."""
+
+
+class Memory(Protocol):
+    """The keys and values of all blocks."""
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Copy those of the first `count` tokens of one block to another."""
+
+    def clear(self, block: int) -> None:
+        """Overwrite a block with zeros."""
+
+
+@dataclass(eq=False)
+class Block:
+    """Keys and values of up to BLOCK `tokens`, at `number` in memory, used by so many tables.
+
+    `before` is the digest of all tokens in front of them. Where `chat` is not "", no other chat may read the block. A
+    block that is `spoiled` is of no use to anybody any more.
+    """
+
+    number: int
+    chat: str
+    before: bytes = b""
+    tokens: list[int] = field(default_factory=list)
+    users: int = 1
+    spoiled: bool = False
+
+
+@dataclass(eq=False)
+class BlockTable:
+    """The blocks of one sequence, in order. `length` tokens are stored; `digest` is that of those in full blocks."""
+
+    chat: str
+    blocks: list[Block] = field(default_factory=list)
+    length: int = 0
+    digest: bytes = b""
+
+    @property
+    def numbers(self) -> list[int]:
+        """Where the blocks lie in memory."""
+        return [block.number for block in self.blocks]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is computed of a prompt: whole blocks, and `common` tokens of one more, which `goes_on` or is copied."""
+
+    whole: list[Block]
+    part: Block | None
+    common: int
+    goes_on: bool
+
+
+class BlockPool:
+    """The blocks 1 to `count` of a memory. Block 0 is never given out: it fills up tables of different lengths."""
+
+    def __init__(self, count: int, memory: Memory) -> None:
+        self.count, self._memory = count, memory
+        self._unused = list(range(count, 0, -1))
+        self._cached: dict[Block, None] = {}  # the least recently used first
+        self._whole: dict[tuple[str, bytes], Block] = {}
+        self._following: dict[bytes, dict[Block, None]] = {}
+
+    @property
+    def free(self) -> int:
+        """How many blocks hold nothing."""
+        return len(self._unused)
+
+    @property
+    def cached(self) -> int:
+        """How many blocks hold what nobody uses."""
+        return len(self._cached)
+
+    def fits(self, ids: Sequence[int], chat: str = "", spare: int = 0) -> bool:
+        """Whether `open` would give a table."""
+        return self._plan(ids, chat, spare) is not None
+
+    def open(self, ids: Sequence[int], chat: str = "", spare: int = 0) -> BlockTable | None:
+        """A table with room for `ids`, which holds what is computed of them already, never all: the last is read anew.
+
+        None if that leaves fewer than `spare` blocks for others. Of a `chat` with a name, nobody else reads what is
+        stored in the table from now on.
+        """
+        found = self._plan(ids, chat, spare)
+        if found is None:
+            return None
+        table = BlockTable(chat, list(found.whole), BLOCK * len(found.whole))
+        for block in found.whole:
+            self._use(block)
+            table.digest = _digest(table.digest, block.tokens)
+        if found.part is not None:
+            self._use(found.part)
+            if found.goes_on:
+                table.blocks.append(found.part)
+                table.length += found.common
+            else:
+                copied = self._take(chat)
+                self._memory.copy(found.part.number, copied.number, found.common)
+                table.blocks.append(copied)
+                self.fill(table, found.part.tokens[: found.common])
+                self._release(found.part)
+        self.grow(table, len(ids) - table.length)
+        return table
+
+    def grow(self, table: BlockTable, count: int) -> bool:
+        """Give the table room for `count` more tokens; False, and nothing, if there are not enough blocks."""
+        needed = blocks_for(table.length + count) - len(table.blocks)
+        if needed > self.free + self.cached:
+            return False
+        table.blocks += [self._take(table.chat) for _ in range(needed)]
+        return True
+
+    def fill(self, table: BlockTable, ids: Sequence[int]) -> None:
+        """Note that the keys and values of `ids` are stored behind those of the table, which has room for them."""
+        at = 0
+        while at < len(ids):
+            block = table.blocks[table.length // BLOCK]
+            if not block.tokens:
+                block.before = table.digest
+                self._following.setdefault(block.before, {})[block] = None
+            added = ids[at : at + BLOCK - len(block.tokens)]
+            block.tokens += added
+            table.length += len(added)
+            at += len(added)
+            if len(block.tokens) == BLOCK:
+                table.digest = _digest(block.before, block.tokens)
+                if self._lookup(table.digest, table.chat) is None:
+                    self._whole[block.chat, table.digest] = block
+                else:
+                    self._unlist(block)
+
+    def close(self, table: BlockTable) -> None:
+        """Give the blocks back; what they hold may serve other prompts. Later blocks go before earlier ones."""
+        blocks, table.blocks, table.length, table.digest = table.blocks, [], 0, b""
+        for block in reversed(blocks):
+            self._release(block)
+
+    def discard(self, table: BlockTable) -> None:
+        """Give back blocks whose contents are no good; each is cleared as soon as nobody uses it."""
+        for block in table.blocks:
+            block.spoiled = True
+            self._unlist(block)
+        self.close(table)
+
+    def forget(self, chat: str) -> None:
+        """Clear what only this chat may read, and no table uses."""
+        for block in [block for block in self._cached if chat and block.chat == chat]:
+            self._drop(block)
+
+    def clear(self) -> None:
+        """Clear all that is cached."""
+        for block in list(self._cached):
+            block.spoiled = True
+            self._drop(block)
+
+    def _plan(self, ids: Sequence[int], chat: str, spare: int) -> _Found | None:
+        """What is computed of `ids`, if there is room for the rest."""
+        found = self._find(ids, chat)
+        # What is copied from may have to go itself.
+        for option in (found, _Found(found.whole, None, 0, False)):
+            kept = [*option.whole, *([] if option.part is None else [option.part])]
+            needed = blocks_for(len(ids)) - len(option.whole) - option.goes_on
+            if needed + spare <= self.free + self.cached - sum(not block.users for block in kept):
+                return option
+        return None
+
+    def _find(self, ids: Sequence[int], chat: str) -> _Found:
+        limit = len(ids) - 1
+        whole, digest = list[Block](), b""
+        while BLOCK * (len(whole) + 1) <= limit:
+            following = _digest(digest, ids[BLOCK * len(whole) : BLOCK * (len(whole) + 1)])
+            block = self._lookup(following, chat)
+            if block is None:
+                break
+            whole.append(block)
+            digest = following
+        rest = ids[BLOCK * len(whole) : min(limit, BLOCK * (len(whole) + 1))]
+        part, common, goes_on = None, 0, False
+        for block in self._following.get(digest, ()):
+            if block.chat in ("", chat) and (length := _common(block.tokens, rest)):
+                free = not block.users and block.chat == chat and length == len(block.tokens) < BLOCK
+                is_worth_it = free or BLOCK * len(whole) + length >= MIN_COPIED
+                if is_worth_it and (length, free) > (common, goes_on):
+                    part, common, goes_on = block, length, free
+        return _Found(whole, part, common, goes_on)
+
+    def _lookup(self, digest: bytes, chat: str) -> Block | None:
+        """The full block behind whose last token this is the digest, if this chat may read it."""
+        return self._whole.get(("", digest)) or self._whole.get((chat, digest))
+
+    def _take(self, chat: str) -> Block:
+        if not self._unused:
+            self._drop(next(iter(self._cached)))
+        return Block(self._unused.pop(), chat)
+
+    def _use(self, block: Block) -> None:
+        block.users += 1
+        self._cached.pop(block, None)
+
+    def _release(self, block: Block) -> None:
+        block.users -= 1
+        if not block.users:
+            if block in self._following.get(block.before, ()):
+                self._cached[block] = None
+            else:
+                self._drop(block)
+
+    def _drop(self, block: Block) -> None:
+        """Nothing stays of what the block holds."""
+        self._cached.pop(block, None)
+        self._unlist(block)
+        if block.chat or block.spoiled:
+            self._memory.clear(block.number)
+        self._unused.append(block.number)
+
+    def _unlist(self, block: Block) -> None:
+        """No prompt finds the block from now on."""
+        listed = self._following.get(block.before, {})
+        if block not in listed:
+            return
+        del listed[block]
+        if not listed:
+            del self._following[block.before]
+        if len(block.tokens) == BLOCK:
+            key = block.chat, _digest(block.before, block.tokens)
+            if self._whole.get(key) is block:
+                del self._whole[key]
+
+
+def _digest(before: bytes, tokens: Sequence[int]) -> bytes:
+    return hashlib.sha256(before + array("q", tokens).tobytes()).digest()
+
+
+def _common(held: Sequence[int], ids: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    limit = min(len(held), len(ids))
+    return next((at for at in range(limit) if held[at] != ids[at]), limit)
