@@ -78,6 +78,25 @@ def test_the_chosen_model_answers_and_a_chat_remembers_it(serve: Serve, open_cha
     expect(chat.header).to_contain_text("fake/other")
 
 
+def test_a_model_chosen_while_a_reply_streams_answers_next(serve: Serve, open_chat: OpenChat) -> None:
+    backend = TwoModels(["word "] * 60, ["Fine."], rate=20.0)
+    chat = open_chat(serve(backend=backend))
+    view = chat.page.get_by_role("dialog", name="Models", exact=True)
+    answers = chat.log.locator(".chat-bar.answer")
+    chat.box.fill("Hello")
+    chat.box.press("Enter")
+    expect(chat.page.locator("#message .stop-button")).to_be_visible(timeout=PATIENCE)
+    chat.page.get_by_role("link", name="Models", exact=True).click()
+    view.locator("[href$='fake%2Fother']").get_by_text("Chat with it").click()
+    expect(view).to_be_hidden()
+    expect(picker(chat)).to_have_value("fake/other", timeout=PATIENCE)
+    expect(answers).to_have_count(1, timeout=PATIENCE)
+    chat.box.fill("And now?")
+    chat.box.press("Enter")
+    expect(answers).to_have_count(2, timeout=PATIENCE)
+    assert [request.model for request in backend.requests] == ["fake/echo", "fake/other"]
+
+
 def test_a_greeting_and_the_endpoint_for_programs_have_the_chosen_model(serve: Serve, open_chat: OpenChat) -> None:
     site = serve(backend=TwoModels(["Fine."]))
     chat = open_chat(site)

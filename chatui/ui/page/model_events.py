@@ -47,23 +47,23 @@ class ModelEvents:
     def connect_picker(self, models: ModelsPanel) -> None:
         """Register the events that load the chosen model, and set the settings to its defaults."""
 
-        async def use(requested: str) -> AsyncIterator[list[Any]]:
+        async def use(requested: str) -> Any:
             """Choose the model that a link of the Models view names: `number|key`."""
             try:
                 name = await models.here.served_name((requested or "").partition("|")[2])
             except ChatError as error:
                 error_messages.warn(error)
-                return
-            yield [model_picker.update(self._access.models(), name), gr.skip()]
-            async for update in self.choose(name):
-                yield [gr.skip(), update]
+                return gr.skip()
+            return model_picker.update(self._access.models(), name)
 
         picker, settings, status = self._picker, self._settings, self._status
-        loaded = picker.input(self.choose, picker, status, concurrency_limit=None, **PRIVATE)
-        used = models.used.change(use, models.used, [picker, status], concurrency_limit=None, **PRIVATE)
+        # Two events: while a reply streams, the page may show only the last of several quick updates of one event.
+        used = models.used.change(use, models.used, picker, concurrency_limit=None, **PRIVATE)
         # Behind the loading with the settings of then: they may have been changed in the meantime.
-        for adopts in (loaded.then, used.then, picker.change):
-            adopts(self.adopt, [picker, *settings], settings, queue=False, **PRIVATE)
+        for chosen in (picker.input, used.then):
+            loaded = chosen(self.choose, picker, status, concurrency_limit=None, **PRIVATE)
+            loaded.then(self.adopt, [picker, *settings], settings, queue=False, **PRIVATE)
+        picker.change(self.adopt, [picker, *settings], settings, queue=False, **PRIVATE)
 
     def begin(self, name: str | None) -> list[Any]:
         """The chosen model's status and default settings; our defaults while it is loading, until follow_model() ends.
