@@ -169,6 +169,8 @@ def test_cancel_frees_the_backend(client: Client, fake: FakeBackend, moment: str
         fake.delay_first = 60
     job = client.submit("hi", api_name="/chat")
     wait_until(lambda: fake.running == 1, 10)
+    # Until the server's answer names the event, gradio_client's cancel posts `event_id: null`, which cancels nothing.
+    wait_until(lambda: job.communicator and job.communicator.event_id, 10, "the event's id")
     if moment == "writing":
         wait_until(lambda: job.outputs(), 10, "the first text")
     job.cancel()
