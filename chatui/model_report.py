@@ -86,7 +86,7 @@ def _row(model: Outline, precision: str) -> str:
 
 
 def _capacity_text(model: Outline, precision: str, needed: float) -> str:
-    tokens, _ = model.room(precision)
+    tokens, _ = model.kv_capacity(precision)
     if not tokens:
         return "not its weights"
     fits_all = tokens >= model.slots * model.context_length and needed <= model.free
@@ -94,7 +94,7 @@ def _capacity_text(model: Outline, precision: str, needed: float) -> str:
 
 
 def _fits(model: Outline, precision: str) -> bool:
-    return model.room(precision)[1] >= min(model.context_length, MIN_CONTEXT)
+    return model.kv_capacity(precision)[1] >= min(model.context_length, MIN_CONTEXT)
 
 
 def _formula_lines(model: Outline) -> list[str]:

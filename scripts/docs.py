@@ -147,9 +147,9 @@ def message_calls() -> list[Call]:
         Call(BatchRunner.prepare, reply_builder.preview, prompts, "Applies template and tokenizer for this model."),
         Call(reply_builder.preview, prompt.build, prompts, "Messages to text by the chat template, text to token ids."),
         Call(LocalBackend.stream, BatchRunner.begin, model, "Gives the reply a row of the batch."),
-        Call(BatchRunner.begin, Scheduler.join, model, "Adds the row."),
+        Call(BatchRunner.begin, Scheduler.add, model, "Adds the row."),
         Call(
-            Scheduler.join,
+            Scheduler.add,
             BlockPool.open,
             model,
             "Finds the K/V blocks of the beginning that are cached, and takes new ones.",

@@ -62,7 +62,7 @@ class _Job:
     loop: asyncio.AbstractEventLoop
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     events: asyncio.Queue[QueueItem] = field(default_factory=asyncio.Queue)
-    unwanted: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
     asked_at: float = field(default_factory=time.perf_counter)
     place: int = 0
 
@@ -170,7 +170,7 @@ class LocalBackend:
                     raise event
                 yield event
         finally:
-            job.unwanted.set()
+            job.cancelled.set()
             with self._changed:
                 self._waiting.drop(job)
                 self._prepared = deque(each for each in self._prepared if each[0] is not job)
@@ -293,10 +293,10 @@ class LocalBackend:
                 prepared = job.context.run(self._model.prepare, job.request)
             except BaseException as error:  # a panic of `tokenizers`, which is Rust, is no Exception
                 self._fail(job, error)
-                job.unwanted.set()
+                job.cancelled.set()
             with self._changed:
                 self._preparing = None
-                if not job.unwanted.is_set():
+                if not job.cancelled.is_set():
                     self._prepared.append((job, prepared))
                 self._tell_places()
                 self._changed.notify_all()
@@ -314,7 +314,7 @@ class LocalBackend:
             self._deliver()
 
     def _can_begin(self) -> bool:
-        return bool(self._prepared) and self._model is not None and self._model.room(self._prepared[0][1])
+        return bool(self._prepared) and self._model is not None and self._model.can_begin(self._prepared[0][1])
 
     def _next(self) -> tuple[_Job, object] | None:
         """The job whose turn it is, with its prompt, if there is room for it."""
@@ -327,11 +327,11 @@ class LocalBackend:
             return taken
 
     def _begin(self, job: _Job, prepared: object) -> None:
-        if job.unwanted.is_set() or self._model is None:
+        if job.cancelled.is_set() or self._model is None:
             return
         try:
             waited = time.perf_counter() - job.asked_at
-            handle = self._model.begin(prepared, waited, lambda: job.unwanted.is_set() or self._closing)
+            handle = self._model.begin(prepared, waited, lambda: job.cancelled.is_set() or self._closing)
             self._going[handle] = job
         except Exception as error:
             self._fail(job, error)
@@ -341,7 +341,7 @@ class LocalBackend:
         if self._model is None:
             return
         for handle, job in list(self._going.items()):
-            if job.unwanted.is_set():
+            if job.cancelled.is_set():
                 del self._going[handle]
                 self._end(handle)
         self._forget(self._model)
@@ -468,7 +468,7 @@ def _send(events: list[tuple[_Job, QueueItem]]) -> None:
         events[0][0].loop.call_soon_threadsafe(put_all)
     except RuntimeError:
         for job, _ in events:
-            job.unwanted.set()
+            job.cancelled.set()
 
 
 def _closed() -> ModelError:

@@ -16,7 +16,7 @@ from chatui.engine.loading import anatomy, bandwidth, embedded, loader
 from chatui.engine.loading.failures import to_model_error
 from chatui.engine.loading.loader import Files
 from chatui.engine.loading.weights import CONFIG_DTYPES, extra_memory, free_memory
-from chatui.engine.runners.batch_runner import KV_SHARE, room
+from chatui.engine.runners.batch_runner import KV_SHARE, fit_kv_cache
 from chatui.errors import ChatError, ModelError
 from chatui.estimates import ATTENTION_BLOCK
 from chatui.gguf_file import read_gguf_header
@@ -76,14 +76,16 @@ class Outline:
             kv_bytes = min(self.spec.kv_memory, self.slots * self.context_length * kv_per_token)
         return (0 if self.shares else self.anatomy.weights[self.asked]) + self.adapter_bytes + kv_bytes
 
-    def room(self, precision: str) -> tuple[int, int]:
+    def kv_capacity(self, precision: str) -> tuple[int, int]:
         """(tokens of all conversations, tokens of one) that `run` would keep beside such weights; (0, 0) if none."""
         left = self.free - self.anatomy.weights[precision]
         if left < 0:
             return 0, 0
         budget = self.spec.kv_memory or int(KV_SHARE * left)
         spec = replace(self.spec, slots=self.slots)
-        blocks, context = room(spec, max(1, self.anatomy_in(precision).kv_per_token), self.context_length, budget)
+        blocks, context = fit_kv_cache(
+            spec, max(1, self.anatomy_in(precision).kv_per_token), self.context_length, budget
+        )
         return ATTENTION_BLOCK * blocks, context
 
     def check_memory(self) -> None:

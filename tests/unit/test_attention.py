@@ -73,7 +73,7 @@ def read(
         key,
         value,
         None,
-        place=PrefillBatch([PrefillChunk(TABLES[sequence], first, count)], cache),
+        attn_metadata=PrefillBatch([PrefillChunk(TABLES[sequence], first, count)], cache),
         **options,
     )[0]
 
@@ -110,9 +110,9 @@ def test_a_token_in_each_of_several_sequences(
     query, key, value = (
         torch.stack([conversations[each][part][:, lengths[each]] for each in some])[:, :, None] for part in (0, 1, 2)
     )
-    found = attend(LAYER, query, key, value, None, place=DecodeBatch(TABLES[some], positions, SPAN, cache), **options)[
-        0
-    ]
+    found = attend(
+        LAYER, query, key, value, None, attn_metadata=DecodeBatch(TABLES[some], positions, SPAN, cache), **options
+    )[0]
     wanted = torch.stack([expected(conversations[each], lengths[each], options) for each in some])
     torch.testing.assert_close(found[:, 0], wanted, atol=1e-4, rtol=1e-4)
 
@@ -124,7 +124,7 @@ def test_only_its_own_place_is_written() -> None:
     read(cache, 2, conversation, 3, 4)
     query, key, value = (each[None, :, 9:] for each in conversation)
     rows = DecodeBatch(TABLES[:1], torch.tensor([BLOCK + 5]), SPAN, cache)
-    attend(LAYER, query, key, value, None, place=rows)
+    attend(LAYER, query, key, value, None, attn_metadata=rows)
     assert torch.equal(keys[3, :, :, 3:7], conversation[1][:, 3:7].transpose(1, 2))
     assert torch.equal(values[3, :, 3:7], conversation[2][:, 3:7])
     assert torch.equal(keys[2, :, :, 5], conversation[1][:, 9])
@@ -146,13 +146,13 @@ def test_half_precision_comes_back_as_such() -> None:
     assert read(cache, 0, conversation, 0, 3).dtype == torch.bfloat16
     query, key, value = (each[None, :, 3:] for each in conversation)
     rows = DecodeBatch(TABLES[:1], torch.tensor([3]), SPAN, cache)
-    assert attend(LAYER, query, key, value, None, place=rows)[0].dtype == torch.bfloat16
+    assert attend(LAYER, query, key, value, None, attn_metadata=rows)[0].dtype == torch.bfloat16
 
 
 def test_a_survey_notes_shapes_and_attends_to_nothing() -> None:
     found = LayerProbe({})
     query, key, value = (each[None] for each in tokens(3, 0))
-    result, _ = attend(LAYER, query, key, value, None, place=found)
+    result, _ = attend(LAYER, query, key, value, None, attn_metadata=found)
     assert found.layers == {1: (HEADS, KEY, VALUE)}
     assert result.shape == (1, 3, HEADS * GROUPS, VALUE)
     assert not result.any()
@@ -160,5 +160,5 @@ def test_a_survey_notes_shapes_and_attends_to_nothing() -> None:
 
 def test_without_a_place_there_is_no_attention() -> None:
     query, key, value = (each[None] for each in tokens(3, 0))
-    with pytest.raises(ValueError, match="place"):
+    with pytest.raises(ValueError, match="attn_metadata"):
         attend(LAYER, query, key, value, None)

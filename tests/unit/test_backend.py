@@ -41,7 +41,7 @@ class Said:
     """A reply of the scripted model: a letter for each step."""
 
     text: str
-    unwanted: IsCancelled
+    is_cancelled: IsCancelled
     told: int = 0
 
 
@@ -75,7 +75,7 @@ class FakeModel:
     forgot: threading.Event = field(default_factory=threading.Event)
     answered_now: list[object] = field(default_factory=list)
 
-    def room(self, prepared: object) -> bool:
+    def can_begin(self, prepared: object) -> bool:
         return len(self.replies) < self.rows
 
     def prepare(self, request: ChatRequest) -> str:
@@ -91,15 +91,15 @@ class FakeModel:
             raise Panic
         return text
 
-    def begin(self, prepared: object, queue_seconds: float, unwanted: IsCancelled) -> Said:
+    def begin(self, prepared: object, queue_seconds: float, is_cancelled: IsCancelled) -> Said:
         assert isinstance(prepared, str)
-        assert self.room(prepared)
+        assert self.can_begin(prepared)
         assert queue_seconds >= 0
         self.asked_in.append(ASKER.get())
         self.served.append(prepared)
         if prepared == "bad begin":
             raise GenerationError("no luck")
-        reply = Said(prepared, unwanted)
+        reply = Said(prepared, is_cancelled)
         self.replies.append(reply)
         self.most = max(self.most, len(self.replies))
         self.began.set()
@@ -108,8 +108,8 @@ class FakeModel:
     def step(self) -> list[StepResult]:
         self.steps += 1
         while not self.may_read.wait(0.001):
-            if any(reply.unwanted() for reply in self.replies):
-                self.replies = [reply for reply in self.replies if not reply.unwanted()]
+            if any(reply.is_cancelled() for reply in self.replies):
+                self.replies = [reply for reply in self.replies if not reply.is_cancelled()]
                 return []
         time.sleep(self.pause)
         if any(reply.text == "broken" for reply in self.replies):

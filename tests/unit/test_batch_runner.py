@@ -65,7 +65,7 @@ def begin(model: ModelRunner, request: ChatRequest, queue_seconds: float = 0.0) 
 
 def has_room(model: ModelRunner) -> bool:
     """Whether a short reply could begin."""
-    return model.room(model.prepare(ask()))
+    return model.can_begin(model.prepare(ask()))
 
 
 def run(model: ModelRunner, *requests: ChatRequest) -> list[list[ReplyDelta | ChatError]]:
@@ -469,12 +469,12 @@ class TestSerial:
         loaded = own(kind)
         model, asked = SerialRunner(loaded), 0
 
-        def unwanted() -> bool:
+        def is_cancelled() -> bool:
             nonlocal asked
             asked += 1
             return asked > 3
 
-        model.begin(ask(), 0.0, unwanted)
+        model.begin(ask(), 0.0, is_cancelled)
         assert [event for _, event in model.step() if isinstance(event, ReplyDelta) and event.prompt]
         assert model.step() == []
         assert asked == 4

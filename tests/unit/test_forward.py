@@ -158,10 +158,15 @@ class TestAgrees:
     def test_an_attention_that_ignores_positions_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         attend = attention.attend
 
-        def blind(*args: Any, place: Any, **options: Any) -> tuple[torch.Tensor, None]:
-            if isinstance(place, DecodeBatch):
-                place = DecodeBatch(place.tables, torch.zeros_like(place.positions), place.span, place.cache)
-            return attend(*args, **{**options, "place": place})
+        def blind(*args: Any, attn_metadata: Any, **options: Any) -> tuple[torch.Tensor, None]:
+            if isinstance(attn_metadata, DecodeBatch):
+                attn_metadata = DecodeBatch(
+                    attn_metadata.tables,
+                    torch.zeros_like(attn_metadata.positions),
+                    attn_metadata.span,
+                    attn_metadata.cache,
+                )
+            return attend(*args, **{**options, "attn_metadata": attn_metadata})
 
         swapped(monkeypatch, blind)
         assert not self.check(copy.deepcopy(models.model()))

@@ -118,7 +118,7 @@ def test_the_figures_are_those_of_the_loaded_model(tiny: Path, quantization: Qua
     assert known.weights == loaded.info.anatomy.weights
     assert known.kv_per_token == loaded.info.anatomy.kv_per_token
     assert (known.parameters, found.context_length) == (loaded.info.parameters, loaded.info.context_length)
-    assert found.room(found.asked) == (model.info.kv_tokens, model.info.context_length)
+    assert found.kv_capacity(found.asked) == (model.info.kv_tokens, model.info.context_length)
     assert found.stored == (tiny / "model.safetensors").stat().st_size
 
 

@@ -63,7 +63,7 @@ def batch_of(kind: str = "llama", rows: int = 4, blocks: int = 12) -> Scheduler:
 
 
 def join(batch: Scheduler, prompt: Sequence[int], choice: GenerationSettings = GREEDY, seed: int = 0) -> SequenceState:
-    row = batch.join(tuple(prompt), Sampler(choice, seed))
+    row = batch.add(tuple(prompt), Sampler(choice, seed))
     assert row is not None
     return row
 
@@ -71,7 +71,7 @@ def join(batch: Scheduler, prompt: Sequence[int], choice: GenerationSettings = G
 def write(batch: Scheduler, *rows: SequenceState, count: int = NEW) -> list[SequenceUpdate]:
     """Steps until these rows have written `count` tokens each or failed."""
     events: list[SequenceUpdate] = []
-    while any(len(row.written) < count for row in rows if row in batch.rows):
+    while any(len(row.output_ids) < count for row in rows if row in batch.rows):
         events += batch.step()
     return events
 
@@ -88,8 +88,8 @@ def alone(kind: str, prompt: tuple[int, ...], choice: int, seed: int, count: int
     batch.pool.clear()
     row = join(batch, prompt, SETTINGS[choice], seed)
     write(batch, row, count=count)
-    batch.leave(row)
-    return row.written
+    batch.finish(row)
+    return row.output_ids
 
 
 class TestReplies:
@@ -99,8 +99,8 @@ class TestReplies:
         rows = [join(batch, prompt) for prompt in PROMPTS[:4]]
         write(batch, *rows)
         for row in rows:
-            assert row.written[:NEW] == models.generate(models.model(kind), row.prompt, NEW)
-        assert len({tuple(row.written[:NEW]) for row in rows}) == len(rows)
+            assert row.output_ids[:NEW] == models.generate(models.model(kind), row.prompt, NEW)
+        assert len({tuple(row.output_ids[:NEW]) for row in rows}) == len(rows)
 
     @pytest.mark.parametrize("choice", range(len(SETTINGS)))
     def test_a_row_writes_what_the_serial_path_does(self, choice: int) -> None:
@@ -125,20 +125,20 @@ class TestReplies:
             for doing in doings:
                 if isinstance(doing, tuple):
                     prompt, choice, seed = doing
-                    row = batch.join(prompt, Sampler(SETTINGS[choice], seed))
+                    row = batch.add(prompt, Sampler(SETTINGS[choice], seed))
                     assert (row is None) == (len(batch.rows) == 3 and row not in batch.rows)
                     if row is not None:
                         asked[row] = doing
                 elif doing == "step":
                     batch.step()
                 elif batch.rows:
-                    batch.leave(batch.rows[doing % len(batch.rows)])
-                for row in [row for row in batch.rows if len(row.written) == NEW]:
-                    batch.leave(row)
+                    batch.finish(batch.rows[doing % len(batch.rows)])
+                for row in [row for row in batch.rows if len(row.output_ids) == NEW]:
+                    batch.finish(row)
             for row in list(batch.rows):
-                batch.leave(row)
+                batch.finish(row)
             for row, (prompt, choice, seed) in asked.items():
-                assert row.written == alone(kind, prompt, choice, seed)[: len(row.written)]
+                assert row.output_ids == alone(kind, prompt, choice, seed)[: len(row.output_ids)]
 
         check()
 
@@ -147,38 +147,38 @@ class TestReplies:
         batch = batch_of(kind)
         first = join(batch, PROMPTS[0])
         write(batch, first)
-        batch.leave(first)
-        prompt = (*PROMPTS[0], *first.written, 9, 8, 7)
+        batch.finish(first)
+        prompt = (*PROMPTS[0], *first.output_ids, 9, 8, 7)
         second = join(batch, prompt)
-        assert second.cached == len(PROMPTS[0]) + len(first.written) - 1
+        assert second.cached == len(PROMPTS[0]) + len(first.output_ids) - 1
         third = join(batch, (*prompt[:30], 1, 2))
         assert third.cached == 30, "copied from a block in use"
         write(batch, second, third)
-        assert second.written[:NEW] == alone(kind, prompt, 0, 0)
-        assert third.written[:NEW] == alone(kind, (*prompt[:30], 1, 2), 0, 0)
+        assert second.output_ids[:NEW] == alone(kind, prompt, 0, 0)
+        assert third.output_ids[:NEW] == alone(kind, (*prompt[:30], 1, 2), 0, 0)
 
     def test_events_tell_what_was_read_and_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
         batch = batch_of()
         row = join(batch, PROMPTS[0])
-        assert batch.step() == [SequenceUpdate(row, token=row.written[0])]
+        assert batch.step() == [SequenceUpdate(row, token=row.output_ids[0])]
         assert (row.cached, row.unread, row.table.length) == (0, 0, len(PROMPTS[0]))
         monkeypatch.setattr(batches, "MAX_CHUNK", 16)
         long = join(batch, tuple(range(255, 155, -1)))
         events: list[SequenceUpdate] = []
-        while not long.written:
+        while not long.output_ids:
             events += batch.step()
         assert [event.read for event in events if event.row is long] == [*range(16, 100, 16), None]
         assert long.table.length == len(long.prompt)
-        assert events[-1] == SequenceUpdate(long, token=long.written[0])
+        assert events[-1] == SequenceUpdate(long, token=long.output_ids[0])
 
     def test_a_row_that_leaves_makes_room_at_once(self) -> None:
         batch = batch_of(rows=1)
         row = join(batch, PROMPTS[2])
-        assert batch.join(PROMPTS[0], Sampler(GREEDY, 0)) is None
+        assert batch.add(PROMPTS[0], Sampler(GREEDY, 0)) is None
         batch.step()
-        batch.leave(row)
-        batch.leave(row)
-        assert batch.room(PROMPTS[0])
+        batch.finish(row)
+        batch.finish(row)
+        assert batch.can_admit(PROMPTS[0])
         assert batch.step() == []
         assert join(batch, PROMPTS[2]).cached == len(PROMPTS[2]) - 1
 
@@ -199,15 +199,15 @@ class TestRoom:
         def check(asked: list[tuple[tuple[int, ...], int, int]], blocks: int) -> None:
             batch, rows, coming = batch_of(kind, 3, blocks), list[SequenceState](), list(asked)
             while coming or batch.rows:
-                while coming and (row := batch.join(coming[0][0], Sampler(SETTINGS[coming[0][1]], coming[0][2]))):
+                while coming and (row := batch.add(coming[0][0], Sampler(SETTINGS[coming[0][1]], coming[0][2]))):
                     rows.append(row)
                     del coming[0]
                 assert batch.rows, "whoever is first finds room"
                 batch.step()
-                for row in [row for row in batch.rows if len(row.written) >= LONG]:
-                    batch.leave(row)
+                for row in [row for row in batch.rows if len(row.output_ids) >= LONG]:
+                    batch.finish(row)
             for row, (prompt, choice, seed) in zip(rows, asked, strict=True):
-                assert row.written == alone(kind, prompt, choice, seed, LONG)
+                assert row.output_ids == alone(kind, prompt, choice, seed, LONG)
 
         check()
 
@@ -216,21 +216,21 @@ class TestRoom:
         first, second = join(batch, range(BLOCK - 2)), join(batch, range(100, 100 + BLOCK - 2))
         events = write(batch, first, count=5)
         assert second.waits
-        assert not batch.room([1])
-        assert batch.join((1,), Sampler(GREEDY, 0)) is None
+        assert not batch.can_admit([1])
+        assert batch.add((1,), Sampler(GREEDY, 0)) is None
         assert [event.row for event in events].count(first) == 5
-        written = list(second.written)
-        batch.leave(first)
+        written = list(second.output_ids)
+        batch.finish(first)
         events = write(batch, second, count=5)
-        assert second.written[: len(written)] == written
+        assert second.output_ids[: len(written)] == written
         assert all(event.read is None for event in events), "of what is read again nobody is told"
 
     def test_one_alone_has_all_blocks(self) -> None:
         batch = batch_of(rows=3, blocks=2)
         row = join(batch, range(BLOCK))
         write(batch, row, count=BLOCK)
-        assert row.written == alone("llama", tuple(range(BLOCK)), 0, 0, BLOCK)
-        batch.leave(row)
+        assert row.output_ids == alone("llama", tuple(range(BLOCK)), 0, 0, BLOCK)
+        batch.finish(row)
         assert join(batch, range(100, 100 + 2 * BLOCK - 1)).cached == 0
 
     def test_rows_that_wait_may_leave(self) -> None:
@@ -238,8 +238,8 @@ class TestRoom:
         first, second = join(batch, range(BLOCK - 2)), join(batch, range(100, 100 + BLOCK - 2))
         write(batch, first, count=5)
         assert second.waits
-        batch.leave(second)
-        batch.leave(first)
+        batch.finish(second)
+        batch.finish(first)
         assert batch.rows == []
         assert batch.pool.free + batch.pool.cached == 3
 
@@ -315,11 +315,11 @@ class TestFailures:
         assert batch.rows == others
         assert victim.table.blocks == []
         assert all(tensor.isfinite().all() for tensor in (*batch.forward.cache.keys, *batch.forward.cache.values))
-        assert others[0].written[:NEW] == alone("llama", PROMPTS[0], 3, 1)
-        assert others[1].written[:NEW] == alone("llama", PROMPTS[3], 0, 0)
+        assert others[0].output_ids[:NEW] == alone("llama", PROMPTS[0], 3, 1)
+        assert others[1].output_ids[:NEW] == alone("llama", PROMPTS[3], 0, 0)
         following = join(batch, PROMPTS[2])
         write(batch, following)
-        assert following.written[:NEW] == alone("llama", PROMPTS[2], 0, 0)
+        assert following.output_ids[:NEW] == alone("llama", PROMPTS[2], 0, 0)
 
     def test_two_that_fail_do_not_hide_one_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
         batch = batch_of()
@@ -329,8 +329,8 @@ class TestFailures:
         spoil(batch, monkeypatch, rows[3], poisoned(batch, rows[3]))
         events = write(batch, rows[0], rows[2])
         assert {event.row for event in events if event.error} == {rows[1], rows[3]}
-        assert rows[0].written[:NEW] == alone("llama", PROMPTS[0], 0, 0)
-        assert rows[2].written[:NEW] == alone("llama", PROMPTS[2], 0, 0)
+        assert rows[0].output_ids[:NEW] == alone("llama", PROMPTS[0], 0, 0)
+        assert rows[2].output_ids[:NEW] == alone("llama", PROMPTS[2], 0, 0)
 
     def test_numbers_that_went_wrong_within_a_prompt_do_not_stay_for_the_next(self) -> None:
         """Where the one who asked leaves before the first token, which would have shown it."""
@@ -345,11 +345,11 @@ class TestFailures:
         row = join(batch, (250, *range(100)))
         while not row.table.length and row in batch.rows:
             batch.step()
-        batch.leave(row)
+        batch.finish(row)
         following = join(batch, PROMPTS[4])
         assert all(tensor.isfinite().all() for tensor in (*batch.forward.cache.keys, *batch.forward.cache.values))
         write(batch, following, writer)
-        assert following.written[:NEW] == alone("llama", PROMPTS[4], 0, 0)
+        assert following.output_ids[:NEW] == alone("llama", PROMPTS[4], 0, 0)
 
     def test_only_what_nobody_foresaw_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         to_generation_error(IndexError("index 7"))
@@ -422,7 +422,7 @@ class TestTime:
         forward.log.clear()
         forward.pieces.clear()
         reader = join(batch, prompt_of(3000, 2))
-        while not reader.written:
+        while not reader.output_ids:
             batch.step()
         writing, reading = forward.spent("write"), forward.spent("read")
         assert writing >= reading
@@ -446,7 +446,7 @@ class TestTime:
         rows = [join(batch, prompt_of(100 + n, n)) for n in range(4)]
         batch.step()
         assert [row.unread for row in rows] == [0, 0, 102 - (MAX_CHUNK - 201), 103]
-        assert [len(row.written) for row in rows] == [1, 1, 0, 0]
+        assert [len(row.output_ids) for row in rows] == [1, 1, 0, 0]
         batch.step()
         assert forward.pieces == [MAX_CHUNK], "those who write come next"
 
@@ -463,23 +463,23 @@ class TestTime:
         batch.step()
         short = join(batch, prompt_of(50, 1))
         batch.step()
-        assert short.written
-        assert not long.written
+        assert short.output_ids
+        assert not long.output_ids
 
     def test_a_long_prompt_does_not_starve_among_short_ones(self, clock: Clock) -> None:
         """New short ones come all the time, more than can ever be read."""
         batch, _ = timed(clock, speed=100.0)
         long = join(batch, prompt_of(1000))
         came = 0
-        while not long.written and clock.now < 1000:
-            while len(batch.rows) < batch.most:
+        while not long.output_ids and clock.now < 1000:
+            while len(batch.rows) < batch.max_rows:
                 came += 1
                 join(batch, prompt_of(90, came))
             batch.step()
             for row in batch.rows[1:]:
-                if row.written:
-                    batch.leave(row)
-        assert long.written, "it is still being read"
+                if row.output_ids:
+                    batch.finish(row)
+        assert long.output_ids, "it is still being read"
         assert came > 5, "nor did the short ones"
 
     def test_nobody_is_passed_over_for_long(self, clock: Clock) -> None:
@@ -498,7 +498,7 @@ def cancelled(batch: Scheduler, count: int) -> weakref.WeakSet[SequenceState]:
         row = join(batch, (number % 200, number // 200 % 200, *PROMPTS[number % 6]), SETTINGS[number % 6], number)
         for _ in range(number % 4):
             batch.step()
-        batch.leave(row)
+        batch.finish(row)
         rows.add(row)
     del row
     gc.collect()

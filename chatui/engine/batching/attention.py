@@ -34,8 +34,8 @@ class DecodeBatch:
     cache: KVCache
 
     @cached_property
-    def newest(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(block, place in it) of each row's new token: two of shape [rows]."""
+    def slots(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(block, offset in it) of each row's new token: two of shape [rows]."""
         block = self.tables.gather(1, (self.positions // BLOCK)[:, None])[:, 0]
         return block, self.positions % BLOCK
 
@@ -61,14 +61,14 @@ class PrefillBatch:
     _masks: dict[tuple[int, int | None, int], torch.Tensor] = field(default_factory=dict)
 
     @cached_property
-    def written(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(block, place in it) of each token: two of shape [tokens]."""
-        blocks, places = list[torch.Tensor](), list[torch.Tensor]()
+    def slots(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(block, offset in it) of each token: two of shape [tokens]."""
+        blocks, offsets = list[torch.Tensor](), list[torch.Tensor]()
         for run in self.runs:
             positions = torch.arange(run.first, run.first + run.count, device=run.table.device)
             blocks.append(run.table[positions // BLOCK])
-            places.append(positions % BLOCK)
-        return torch.cat(blocks), torch.cat(places)
+            offsets.append(positions % BLOCK)
+        return torch.cat(blocks), torch.cat(offsets)
 
     def visible(self, index: int, window: int | None) -> torch.Tensor:
         """Which tokens each of this run sees: booleans [count, first + count]."""
@@ -88,7 +88,7 @@ class PrefillBatch:
 
 @dataclass(frozen=True)
 class LayerProbe:
-    """A first look at a model: nothing is attended to, only what each layer would store is written down."""
+    """A first look at a model: nothing is attended to, only what each layer would store is noted."""
 
     layers: dict[int, tuple[int, int, int]]
     """(kv heads, key size, value size) by the layer's index."""
@@ -99,40 +99,40 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # noqa: ARG001 - the interface's; what is visible follows from the place
-    place: DecodeBatch | PrefillBatch | LayerProbe | None = None,
+    attention_mask: torch.Tensor | None,  # noqa: ARG001 - the interface's; what is visible follows from attn_metadata
+    attn_metadata: DecodeBatch | PrefillBatch | LayerProbe | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Store `key` and `value` at their place and attend to all that is visible there.
+    """Store `key` and `value` in their slots and attend to all that is visible from there.
 
     `query` has shape [rows, heads, tokens, head size], `key` and `value` [rows, kv heads, tokens, head size]; the
     result [rows, tokens, heads, head size]. The signature is that of transformers' AttentionInterface.
     """
-    if place is None:
-        raise ValueError("attention over blocks needs a place")
+    if attn_metadata is None:
+        raise ValueError("attention over blocks needs attn_metadata")
     index: Any = module.layer_idx
-    if isinstance(place, LayerProbe):
-        place.layers[index] = (key.shape[1], key.shape[3], value.shape[3])
+    if isinstance(attn_metadata, LayerProbe):
+        attn_metadata.layers[index] = (key.shape[1], key.shape[3], value.shape[3])
         return value.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
-    keys, values = place.cache.keys[index], place.cache.values[index]
+    keys, values = attn_metadata.cache.keys[index], attn_metadata.cache.values[index]
     rows, heads, tokens, size = query.shape
     query = query * (size**-0.5 if scaling is None else scaling)
     grouped = query.view(rows, keys.shape[1], heads // keys.shape[1], tokens, size)
     sinks = None if s_aux is None else s_aux.float().view(keys.shape[1], -1)
-    if isinstance(place, DecodeBatch):
-        result = _decode(grouped, key, value, keys, values, place, sliding_window, softcap, sinks)
+    if isinstance(attn_metadata, DecodeBatch):
+        result = _decode(grouped, key, value, keys, values, attn_metadata, sliding_window, softcap, sinks)
     else:
-        block, at = place.written
-        keys[block, :, :, at] = key[0].transpose(0, 1)
-        values[block, :, at] = value[0].transpose(0, 1)
+        block, offset = attn_metadata.slots
+        keys[block, :, :, offset] = key[0].transpose(0, 1)
+        values[block, :, offset] = value[0].transpose(0, 1)
         read = list[torch.Tensor]()
-        for run, begin in enumerate(accumulate((run.count for run in place.runs[:-1]), initial=0)):
-            own = grouped[0, :, :, begin : begin + place.runs[run].count]
-            read.append(_read(own, keys, values, place, run, sliding_window, softcap, sinks).flatten(0, 1))
+        for run, begin in enumerate(accumulate((run.count for run in attn_metadata.runs[:-1]), initial=0)):
+            own = grouped[0, :, :, begin : begin + attn_metadata.runs[run].count]
+            read.append(_read(own, keys, values, attn_metadata, run, sliding_window, softcap, sinks).flatten(0, 1))
         result = torch.cat(read, 1)
     return result.reshape(rows, heads, tokens, -1).transpose(1, 2).to(query.dtype), None
 
@@ -143,21 +143,21 @@ def _decode(
     value: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    place: DecodeBatch,
+    attn_metadata: DecodeBatch,
     window: int | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """One token for each row; `query` has shape [rows, kv heads, group, 1, head size]."""
-    block, at = place.newest
-    keys[block, :, :, at] = key[:, :, 0]
-    values[block, :, at] = value[:, :, 0]
+    block, offset = attn_metadata.slots
+    keys[block, :, :, offset] = key[:, :, 0]
+    values[block, :, offset] = value[:, :, 0]
     query = query[:, :, :, 0]
     if softcap is None and sinks is None and ops.attends(query, keys, values):
-        return ops.attend(query, keys, values, place.tables, place.positions, window)
+        return ops.attend(query, keys, values, attn_metadata.tables, attn_metadata.positions, window)
     sinks = None if sinks is None else sinks[None, :, :, None]
-    visible = _visible(place.span.flatten(), place.positions.float(), window)[:, None, None]
-    k, v = keys[place.tables], values[place.tables]
+    visible = _visible(attn_metadata.span.flatten(), attn_metadata.positions.float(), window)[:, None, None]
+    k, v = keys[attn_metadata.tables], values[attn_metadata.tables]
     if torch.compiler.is_compiling():
         # Written out, so that the compiler reads the blocks where they are instead of gathering them first. as_strided
         # makes it compute the query once, and not again for every key.
@@ -177,25 +177,25 @@ def _read(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    place: PrefillBatch,
+    attn_metadata: PrefillBatch,
     index: int,
     window: int | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """A run of tokens, whose keys and values are stored; `query` and result [kv heads, group, tokens, head size]."""
-    run = place.runs[index]
+    run = attn_metadata.runs[index]
     after = run.first + run.count
     k = keys.index_select(0, run.table).permute(1, 0, 3, 2).flatten(1, 2)[:, :after]
     v = values.index_select(0, run.table).transpose(0, 1).flatten(1, 2)[:, :after]
     if softcap is None and sinks is None:
         # The heads of a group are further tokens that look at the same keys.
-        folded, mask = query.flatten(1, 2)[None], place.mask(index, window, query)
+        folded, mask = query.flatten(1, 2)[None], attn_metadata.mask(index, window, query)
         attended = scaled_dot_product_attention(folded, k[None], v[None], attn_mask=mask, scale=1.0)
         return attended.view(*query.shape[:3], -1)
     scores = torch.matmul(query, k[:, None].transpose(2, 3)).float()
     sinks = None if sinks is None else sinks[:, :, None, None]
-    weights, total = _weights(scores, place.visible(index, window), softcap, sinks)
+    weights, total = _weights(scores, attn_metadata.visible(index, window), softcap, sinks)
     return torch.matmul(weights.to(v.dtype), v[:, None]) / total
 
 

@@ -138,10 +138,10 @@ def compile_in_subprocess(spec: ModelSpec, folder: Path, weight_bytes: int) -> N
         command = [sys.executable, "-m", WORKER, COMPILE_JOB.dump_json(spec).decode(), str(folder)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=here)  # noqa: S603
         atexit.register(process.terminate)
-        _, said = process.communicate()
+        _, stderr = process.communicate()
         atexit.unregister(process.terminate)
         if process.returncode:
-            raise RuntimeError((said.strip().splitlines() or ["no reason given"])[-1])
+            raise RuntimeError((stderr.strip().splitlines() or ["no reason given"])[-1])
 
 
 def compile_step(model: PreTrainedModel, folder: Path) -> None:

@@ -48,8 +48,8 @@ class DecodeStep(nn.Module):
         are the keys, then the values, of all layers.
         """
         half = len(tensors) // 2
-        place = DecodeBatch(tables, positions, span, KVCache(tensors[:half], tensors[half:]))
-        return _logits(self.model, ids[:, None], positions[:, None], place)[:, -1]
+        attn_metadata = DecodeBatch(tables, positions, span, KVCache(tensors[:half], tensors[half:]))
+        return _logits(self.model, ids[:, None], positions[:, None], attn_metadata)[:, -1]
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,10 @@ def _padded(table: Sequence[int], blocks: int) -> list[int]:
     return [*table[:blocks], *[0] * (blocks - len(table))]
 
 
-def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
     """Whether logits [rows, vocabulary] are the same but for rounding, row by row."""
-    apart = (found.float() - wanted.float()).norm(dim=-1)
-    return bool((apart <= TOLERANCE * wanted.float().norm(dim=-1)).all())
+    apart = (found.float() - expected.float()).norm(dim=-1)
+    return bool((apart <= TOLERANCE * expected.float().norm(dim=-1)).all())
 
 
 def probe_layout(model: PreTrainedModel) -> KVLayout | None:
@@ -197,13 +197,13 @@ def matches_own_attention(model: PreTrainedModel, shape: KVLayout) -> bool:
             over_blocks.prefill(
                 [PromptChunk(table, begin, ids[begin:end]) for table, end in zip(tables, ends, strict=True)]
             )
-        places = [[at, at - 1] for at in range(half, CHECKED_TOKENS)]
-        found = [over_blocks.decode([ids[at] for at in pair], tables, pair) for pair in places]
-        wanted = _plain(model, ids)
+        pairs = [[at, at - 1] for at in range(half, CHECKED_TOKENS)]
+        found = [over_blocks.decode([ids[at] for at in pair], tables, pair) for pair in pairs]
+        expected = _plain(model, ids)
     except Exception as error:  # as above
         log.debug("no attention over blocks for %s: %r", type(model).__name__, error)
         return False
-    return all(same(logits, wanted[pair]) for logits, pair in zip(found, places, strict=True))
+    return all(same(logits, expected[pair]) for logits, pair in zip(found, pairs, strict=True))
 
 
 def _plain(model: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:
@@ -219,10 +219,16 @@ def _plain(model: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:
 
 
 def _logits(
-    model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor, place: object, ends: torch.Tensor | int = 1
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    positions: torch.Tensor,
+    attn_metadata: object,
+    ends: torch.Tensor | int = 1,
 ) -> torch.Tensor:
     """Logits [rows, ends, vocabulary] behind the tokens at `ends`, or the last; ids and positions [rows, tokens]."""
-    outputs: Any = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=ends, place=place)
+    outputs: Any = model(
+        input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=ends, attn_metadata=attn_metadata
+    )
     logits: torch.Tensor = outputs.logits
     return logits
 
@@ -249,11 +255,11 @@ class CheckedDecode:
         except Exception as error:
             log.warning("the faster step is not used any more: %s", error)
             self.failed = True
-            return self._plain(*inputs)  # which writes the same places again
+            return self._plain(*inputs)  # which writes the same slots again
         if several in self._agreed:
             return found
-        wanted = self._plain(*inputs)
-        if same(found, wanted):
+        expected = self._plain(*inputs)
+        if same(found, expected):
             self._agreed.add(several)
         else:
             self._tries[several] += 1
@@ -261,4 +267,4 @@ class CheckedDecode:
                 log.warning(
                     "the faster step is not used for %s: its logits differ", "several rows" if several else "one"
                 )
-        return wanted
+        return expected

@@ -26,9 +26,9 @@ PATIENCE_SECONDS = 2.0
 
 @dataclass(eq=False)
 class SequenceState:
-    """One reply: `prompt` and what has been `written` so far; its table holds the keys and values of all but the last.
+    """One reply: its `prompt` and the `output_ids` so far; its table holds the keys and values of all but the last.
 
-    `cached` tokens of the prompt were computed from the start; `read_at` is when it joined or was last read. A row
+    `cached` tokens of the prompt were computed from the start; `read_at` is when it was added or was last read. A row
     whose blocks were given to others has an empty table: it waits until it can read all of that again.
     """
 
@@ -36,18 +36,18 @@ class SequenceState:
     sampler: Sampler
     table: BlockTable
     cached: int
-    written: list[int] = field(default_factory=list)
+    output_ids: list[int] = field(default_factory=list)
     read_at: float = 0.0
 
     @property
     def ids(self) -> tuple[int, ...]:
         """All tokens so far."""
-        return (*self.prompt, *self.written) if self.written else self.prompt
+        return (*self.prompt, *self.output_ids) if self.output_ids else self.prompt
 
     @property
     def unread(self) -> int:
-        """Tokens still to be read before the next one can be written."""
-        return max(0, len(self.prompt) + max(0, len(self.written) - 1) - self.table.length)
+        """Tokens still to be read before the next one can be generated."""
+        return max(0, len(self.prompt) + max(0, len(self.output_ids) - 1) - self.table.length)
 
     @property
     def waits(self) -> bool:
@@ -67,11 +67,11 @@ class SequenceUpdate:
 
 
 class Scheduler:
-    """Rows that join and leave between steps."""
+    """Rows that are added and finished between steps."""
 
-    def __init__(self, forward: Forward, most: int) -> None:
+    def __init__(self, forward: Forward, max_rows: int) -> None:
         """At most so many rows at once."""
-        self.forward, self.most = forward, most
+        self.forward, self.max_rows = forward, max_rows
         self.pool = BlockPool(forward.cache.blocks, forward.cache)
         self.rows: list[SequenceState] = []
         self._reading_speed = 200.0  # tokens a second, a guess until the first piece has been read
@@ -79,15 +79,15 @@ class Scheduler:
 
     @property
     def full(self) -> bool:
-        """Whether no other row may join, whatever its prompt."""
-        return len(self.rows) >= self.most or any(row.waits for row in self.rows)
+        """Whether no other row may be added, whatever its prompt."""
+        return len(self.rows) >= self.max_rows or any(row.waits for row in self.rows)
 
-    def room(self, prompt: Sequence[int], chat: str = "") -> bool:
-        """Whether a row for this prompt may join. Each row may need one more block soon."""
+    def can_admit(self, prompt: Sequence[int], chat: str = "") -> bool:
+        """Whether a row for this prompt may be added. Each row may need one more block soon."""
         return not self.full and self.pool.fits(prompt, chat, spare=len(self.rows))
 
-    def join(self, prompt: tuple[int, ...], sampler: Sampler, chat: str = "") -> SequenceState | None:
-        """A new row, or None if there is no room. All blocks together must have room for the prompt and the reply.
+    def add(self, prompt: tuple[int, ...], sampler: Sampler, chat: str = "") -> SequenceState | None:
+        """A new row, or None if it does not fit. All blocks together must hold the prompt and the reply.
 
         What it stores is forgotten with the `chat`, where that has a name.
         """
@@ -98,8 +98,8 @@ class Scheduler:
         self.rows.append(row)
         return row
 
-    def leave(self, row: SequenceState) -> None:
-        """The row has ended, for whatever reason; what was read and written stays cached."""
+    def finish(self, row: SequenceState) -> None:
+        """The row has ended, for whatever reason; what was computed stays cached."""
         if row in self.rows:
             self.rows.remove(row)
             self.pool.close(row.table)
@@ -115,7 +115,7 @@ class Scheduler:
             seconds = time.perf_counter() - started
             self._owed = seconds * (1 / READING_SHARE - 1)
             return events
-        events = self._decode(self._with_room(writing))
+        events = self._decode(self._with_blocks(writing))
         self._owed -= time.perf_counter() - started
         return events
 
@@ -128,7 +128,7 @@ class Scheduler:
                 return
             row.table = table
 
-    def _with_room(self, rows: Sequence[SequenceState]) -> list[SequenceState]:
+    def _with_blocks(self, rows: Sequence[SequenceState]) -> list[SequenceState]:
         """Those of the rows that have a block for their next token. Where there is none, the newest row gives up its
         blocks, so the oldest always advances.
         """
@@ -171,12 +171,12 @@ class Scheduler:
         for at, (row, piece) in enumerate(pieces.items()):
             self.pool.fill(row.table, piece.ids)
             row.read_at = now
-            if not row.unread and not row.written:
+            if not row.unread and not row.output_ids:
                 events += self._choose([row], logits[at : at + 1])
-            # Asked now, since a row may leave before it writes, and what is no number must not stay in its blocks.
+            # Asked now, since a row may end before it writes, and what is no number must not stay in its blocks.
             elif torch.isnan(logits[at]).any():
                 events.append(self._failed(row, invalid_logits()))
-            elif not row.written:
+            elif not row.output_ids:
                 events.append(SequenceUpdate(row, read=row.table.length))
         return events
 
@@ -185,24 +185,24 @@ class Scheduler:
             return []
         try:
             logits = self.forward.decode(
-                [row.written[-1] for row in rows],
+                [row.output_ids[-1] for row in rows],
                 [row.table.numbers for row in rows],
                 [row.table.length for row in rows],
             )
         except Exception as error:
             if len(rows) == 1:
                 return [self._failed(rows[0], error)]
-            # Which of them it was shows when each goes alone: a step writes the same places again.
+            # Which of them it was shows when each goes alone: a step writes the same slots again.
             log.debug("a step of %d rows failed, each goes alone", len(rows), exc_info=error)
             return [event for row in rows for event in self._decode([row])]
         for row in rows:
-            self.pool.fill(row.table, row.written[-1:])
+            self.pool.fill(row.table, row.output_ids[-1:])
         return self._choose(rows, logits)
 
     def _choose(self, rows: Sequence[SequenceState], logits: torch.Tensor) -> list[SequenceUpdate]:
         """The next token of each row; `logits` has shape [rows, vocabulary]."""
         ids = [
-            torch.tensor([[*row.prompt, *row.written]], device=logits.device) if row.sampler.looks_back else None
+            torch.tensor([[*row.prompt, *row.output_ids]], device=logits.device) if row.sampler.looks_back else None
             for row in rows
         ]
         try:
@@ -214,7 +214,7 @@ class Scheduler:
         events = []
         for row, token in zip(rows, chosen, strict=True):
             if isinstance(token, int):
-                row.written.append(token)
+                row.output_ids.append(token)
                 events.append(SequenceUpdate(row, token=token, rows=len(rows)))
             else:
                 events.append(self._failed(row, token))
@@ -228,7 +228,7 @@ class Scheduler:
 
 
 def to_generation_error(error: Exception) -> ChatError:
-    """What a user is told when the model fails while it writes. What is not known is logged."""
+    """The error for a user when the model fails while it writes. What is not known is logged."""
     if isinstance(error, ChatError):
         return error
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):

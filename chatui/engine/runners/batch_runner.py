@@ -31,7 +31,7 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
         loaded.model.set_attn_implementation("sdpa" if loaded.model._supports_sdpa else "eager")
         return None
     budget = spec.kv_memory or int(KV_SHARE * free_memory(spec.device_map))
-    blocks, context = room(spec, shape.bytes_per_token, loaded.info.context_length, budget)
+    blocks, context = fit_kv_cache(spec, shape.bytes_per_token, loaded.info.context_length, budget)
     cache = KVCache.allocate(shape, blocks, loaded.model.device)
     info = replace(
         loaded.info, context_length=context, slots=spec.slots, kv_bytes=cache.nbytes, kv_tokens=BLOCK * blocks
@@ -41,7 +41,7 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
     )
 
 
-def room(spec: ModelSpec, bytes_per_token: int, context: int, budget: int) -> tuple[int, int]:
+def fit_kv_cache(spec: ModelSpec, bytes_per_token: int, context: int, budget: int) -> tuple[int, int]:
     """(K/V blocks, tokens that a conversation may have) within `budget` bytes; the whole context if that was chosen."""
     if spec.context is not None:
         budget = max(budget, (blocks_for(context) + 1) * BLOCK * bytes_per_token)
@@ -54,7 +54,7 @@ class BatchRunner:
     def __init__(self, loaded: LoadedModel, batch: Scheduler) -> None:
         self.loaded, self.batch = loaded, batch
         self._replies: dict[SequenceState, ReplyBuilder] = {}
-        self._begun: list[StepResult] = []
+        self._started: list[StepResult] = []
         self._after_first_reply: Callable[[], None] | None = None
 
     @property
@@ -75,46 +75,46 @@ class BatchRunner:
             else:
                 self._after_first_reply = begin
 
-    def room(self, prepared: object) -> bool:
+    def can_begin(self, prepared: object) -> bool:
         """Whether this reply can begin."""
         if not isinstance(prepared, ReplyBuilder):
-            raise TypeError("room() takes what prepare() made")
-        return self.batch.room(prepared.prompt.token_ids, prepared.chat)
+            raise TypeError("can_begin() takes what prepare() made")
+        return self.batch.can_admit(prepared.prompt.token_ids, prepared.chat)
 
     def prepare(self, request: ChatRequest) -> ReplyBuilder:
         """The reply before its first token. Raises PromptError."""
         return ReplyBuilder(self.loaded, request)
 
-    def begin(self, prepared: object, queue_seconds: float, unwanted: IsCancelled) -> object:  # noqa: ARG002
-        """Give the reply a row, which is its handle. Steps are short, so nothing asks `unwanted` within them."""
+    def begin(self, prepared: object, queue_seconds: float, is_cancelled: IsCancelled) -> object:  # noqa: ARG002
+        """Give the reply a row, which is its handle. Steps are short, so nothing asks `is_cancelled` within them."""
         if not isinstance(prepared, ReplyBuilder):
             raise TypeError("begin() takes what prepare() made")
         reply = prepared
-        row = self.batch.join(reply.prompt.token_ids, reply.sampler, reply.chat)
+        row = self.batch.add(reply.prompt.token_ids, reply.sampler, reply.chat)
         if row is None:
-            raise RuntimeError("begin() needs room()")
+            raise RuntimeError("begin() needs can_begin()")
         reply.begin(queue_seconds, row.cached)
         self._replies[row] = reply
-        self._begun.append((row, ReplyDelta(prompt=reply.prompt, prefilled_tokens=row.cached, snapshot=reply.teller)))
+        self._started.append((row, ReplyDelta(prompt=reply.prompt, prefilled_tokens=row.cached, snapshot=reply.teller)))
         return row
 
     def step(self) -> list[StepResult]:
         """Advance; what has happened to which reply. A delta with a finish, or an error, is the last of its reply."""
-        happened, self._begun = self._begun, []
+        results, self._started = self._started, []
         for event in self.batch.step():
             try:
-                happened.append((event.row, self._delta(event)))
+                results.append((event.row, self._delta(event)))
             except Exception as error:
                 self.end(event.row)
-                happened.append((event.row, to_generation_error(error)))
-        return happened
+                results.append((event.row, to_generation_error(error)))
+        return results
 
     def end(self, handle: object) -> None:
         """Nobody wants this reply any more."""
         if isinstance(handle, SequenceState) and handle in self._replies:
             del self._replies[handle]
-            self._begun = [each for each in self._begun if each[0] is not handle]
-            self.batch.leave(handle)
+            self._started = [each for each in self._started if each[0] is not handle]
+            self.batch.finish(handle)
 
     def answer_now(self, handle: object) -> None:
         """End the thought of this reply."""
@@ -150,7 +150,7 @@ class BatchRunner:
         """Forget every reply and every conversation, as after a failure that nobody foresaw."""
         for row in list(self._replies):
             self.end(row)
-        self._begun.clear()
+        self._started.clear()
         self.batch.pool.clear()
 
     def _delta(self, event: SequenceUpdate) -> ReplyDelta | ChatError:

@@ -28,14 +28,14 @@ class ModelRunner(Protocol):
     def info(self) -> ModelInfo:
         """What is known about the model."""
 
-    def room(self, prepared: object) -> bool:
+    def can_begin(self, prepared: object) -> bool:
         """Whether this reply, which `prepare` made, can begin now."""
 
     def prepare(self, request: ChatRequest) -> object:
         """What `begin` takes, made in another thread than the rest. Raises ChatError."""
 
-    def begin(self, prepared: object, queue_seconds: float, unwanted: IsCancelled) -> object:
-        """Begin a reply; the handle names it. `unwanted` may be asked whenever work takes long. Raises ChatError."""
+    def begin(self, prepared: object, queue_seconds: float, is_cancelled: IsCancelled) -> object:
+        """Begin a reply; the handle names it. `is_cancelled` may be asked while work takes long. Raises ChatError."""
 
     def step(self) -> list[StepResult]:
         """Advance; what happened to which reply. A delta with a finish, or an error, is the last of its reply."""

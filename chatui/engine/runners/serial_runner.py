@@ -36,7 +36,7 @@ class SerialRunner:
         """What is known about the model."""
         return self.loaded.info
 
-    def room(self, prepared: object = None) -> bool:  # noqa: ARG002 - any, when no other is going on
+    def can_begin(self, prepared: object = None) -> bool:  # noqa: ARG002 - any, when no other is going on
         """Whether another reply can begin."""
         return self._going is None
 
@@ -44,15 +44,15 @@ class SerialRunner:
         """Nothing: all of a reply may have to happen in one place, on a GPU that is lent for it."""
         return request
 
-    def begin(self, prepared: object, queue_seconds: float, unwanted: IsCancelled) -> object:
-        """Begin the one reply; `unwanted` is asked inside the pass that reads its prompt."""
+    def begin(self, prepared: object, queue_seconds: float, is_cancelled: IsCancelled) -> object:
+        """Begin the one reply; `is_cancelled` is asked inside the pass that reads its prompt."""
         if not isinstance(prepared, ChatRequest):
             raise TypeError("begin() takes what prepare() made")
         self._answers_now = False
         stack = contextlib.ExitStack()
         deltas = stack.enter_context(contextlib.closing(self._write(prepared, queue_seconds)))
         reading = stack.enter_context(contextlib.ExitStack())
-        reading.enter_context(interruptible(self.loaded.model, unwanted))
+        reading.enter_context(interruptible(self.loaded.model, is_cancelled))
         self._going = _RunningReply(deltas, stack, reading, contextvars.copy_context())
         return self._going
 
@@ -148,11 +148,11 @@ def generate_reply(
 
 
 @contextlib.contextmanager
-def interruptible(model: PreTrainedModel, unwanted: Callable[[], bool]) -> Iterator[None]:
-    """Inside, a forward pass raises Interrupted at the next operation of any layer once `unwanted()` is true."""
+def interruptible(model: PreTrainedModel, is_cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Inside, a forward pass raises Interrupted at the next operation of any layer once `is_cancelled()` is true."""
 
     def check(*_: object) -> None:
-        if unwanted():
+        if is_cancelled():
             raise Interrupted
 
     leaves = [module for module in model.modules() if next(module.children(), None) is None]
