@@ -39,7 +39,7 @@ class Family:
         for name, token in self.options.items():
             setattr(made, name, token)
         made.chat_template = self.text
-        prompts.guard(made)
+        prompts.set_control_tokens(made)
         return made
 
 

@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from chatui.chat import Message, Prompt, Role, SystemRole, TemplateFacts
 from chatui.engine.text import prompt as prompts
 from chatui.engine.text import spans
+from chatui.engine.text.chat_template import Template, probe
+from chatui.engine.text.message_roles import OPENING
 from chatui.errors import ModelError, PromptError, TooLongError
 from chatui.thinking_controls import ThinkingControls
 from tests import models
@@ -27,10 +29,10 @@ TEMPLATES = {
 MORE = {"thought": models.THOUGHT, "refuses": models.REFUSES}
 
 
-def prepared(chat_template: str | None) -> tuple[PreTrainedTokenizerFast, prompts.Template]:
+def prepared(chat_template: str | None) -> tuple[PreTrainedTokenizerFast, Template]:
     tokenizer = models.tokenizer(chat_template)
-    prompts.guard(tokenizer)
-    return tokenizer, prompts.probe(tokenizer)
+    prompts.set_control_tokens(tokenizer)
+    return tokenizer, probe(tokenizer)
 
 
 READY = {name: prepared(text) for name, text in {**TEMPLATES, **MORE}.items()}
@@ -229,8 +231,8 @@ def test_control_tokens_that_are_typed_are_encoded_as_text(name: str, place: int
 def test_added_tokens_that_plain_text_makes_too_do_not_stop_a_chat() -> None:
     tokenizer = models.tokenizer()
     tokenizer.add_tokens(["\n", "a"])
-    prompts.guard(tokenizer)
-    prompt = prompts.build(tokenizer, prompts.probe(tokenizer), [Message("user", "a\n\na")], 500)
+    prompts.set_control_tokens(tokenizer)
+    prompt = prompts.build(tokenizer, probe(tokenizer), [Message("user", "a\n\na")], 500)
     assert "user\na\n\na<|im_end|>" in prompt.text
 
 
@@ -267,7 +269,7 @@ def test_a_template_that_refuses_a_conversation_says_why() -> None:
 
 
 MADE = {f"family {name}" if name in READY else name: family.tokenizer() for name, family in FAMILIES.items()}
-ALL = {**READY, **{name: (made, prompts.probe(made)) for name, made in MADE.items()}}
+ALL = {**READY, **{name: (made, probe(made)) for name, made in MADE.items()}}
 
 
 @pytest.mark.parametrize(
@@ -313,7 +315,7 @@ def test_a_first_message_of_the_assistants_stays() -> None:
     assert (prompt.dropped, prompt.notes) == (0, ())
     for messages in ([SYSTEM, ASSISTANT, USER], [ASSISTANT, USER]):
         folded = build("gemma", *messages)
-        opening = "Be kind." if messages[0] is SYSTEM else prompts.OPENING
+        opening = "Be kind." if messages[0] is SYSTEM else OPENING
         assert folded.text.startswith(f"<start_of_turn>user\n{opening}<end_of_turn>\n<start_of_turn>model\nHello")
         assert [message.role for message in folded.messages] == ["user", "assistant", "user"]
         assert len(folded.notes) == (messages[0] is not SYSTEM)
@@ -452,11 +454,11 @@ class TestContinued:
 
     def test_a_model_that_does_not_think_begins_anew_behind_a_thought(self) -> None:
         tokenizer = models.tokenizer(models.CHATML, thinks=False)
-        prompts.guard(tokenizer)
-        template = prompts.probe(tokenizer)
+        prompts.set_control_tokens(tokenizer)
+        template = probe(tokenizer)
         assert not template.thinks
         cut = Message("assistant", "", reasoning="Hm.")
-        assert prompts.begun(template, [USER, cut]) is None
+        assert prompts.reply_prefix(template, [USER, cut]) is None
         made = [timeless(prompts.build(tokenizer, template, messages, 500)) for messages in ([USER, cut], [USER])]
         assert made[0] == made[1]
         with_text = prompts.build(tokenizer, template, [USER, Message("assistant", "Yes", "Hm.")], 500).text
@@ -486,7 +488,7 @@ class TestContinued:
     @pytest.mark.parametrize("name", FAMILIES)
     def test_the_persona_stays(self, name: str) -> None:
         tokenizer = FAMILIES[name].tokenizer()
-        template = prompts.probe(tokenizer)
+        template = probe(tokenizer)
         turns = [SYSTEM, USER, ASSISTANT, USER, Message("assistant", "Well, ")]
         text = prompts.build(tokenizer, template, turns, 2000).text
         assert "Be kind." in text
@@ -495,7 +497,7 @@ class TestContinued:
     def test_a_persona_that_the_last_question_carries_stays_in_it(self) -> None:
         tokenizer = FAMILIES["mistral"].tokenizer()
         turns = [SYSTEM, USER, ASSISTANT, USER, Message("assistant", "Well, ")]
-        prompt = prompts.build(tokenizer, prompts.probe(tokenizer), turns, 2000)
+        prompt = prompts.build(tokenizer, probe(tokenizer), turns, 2000)
         assert prompt.text == "<s>[INST] Hi[/INST] Hello</s>[INST] Be kind.\n\nHi[/INST] Well, "
 
 

@@ -16,13 +16,14 @@ from chatui.chat import Message, Prompt, Role, Source, Span
 from chatui.engine.loading import embedded
 from chatui.engine.text import prompt as prompts
 from chatui.engine.text import spans
+from chatui.engine.text.chat_template import Template, probe
 from chatui.engine.text.spans import Region, SectionCache
 from chatui.errors import TooLongError
 from chatui.settings import AppSettings
 from tests import models
 from tests.templates import FAMILIES
 
-Ready = tuple[PreTrainedTokenizerBase, prompts.Template]
+Ready = tuple[PreTrainedTokenizerBase, Template]
 
 PERSONA = Message("system", "You are a robot from 1986.")
 WOMAN_AND_GIRL = "👩\u200d👧"
@@ -86,8 +87,8 @@ PIECES = ("a", "Hi", " ", "\n", "é", WOMAN_AND_GIRL, "<|im_start|>", "user", "[
 
 
 def prepared(tokenizer: PreTrainedTokenizerBase) -> Ready:
-    prompts.guard(tokenizer)
-    return tokenizer, prompts.probe(tokenizer)
+    prompts.set_control_tokens(tokenizer)
+    return tokenizer, probe(tokenizer)
 
 
 READY = {name: prepared(family.tokenizer()) for name, family in FAMILIES.items()}

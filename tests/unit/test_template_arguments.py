@@ -10,7 +10,7 @@ import pytest
 
 from chatui.chat import ChatRequest, Message
 from chatui.engine.runners import reply_builder
-from chatui.engine.text import prompt as prompts
+from chatui.engine.text.chat_template import probe
 from chatui.settings import GenerationSettings
 from chatui.thinking_controls import ThinkingControls
 from tests import models
@@ -58,13 +58,13 @@ CONTROLS = {
 @pytest.mark.parametrize("name", CONTROLS)
 def test_the_arguments_of_a_template_are_found_by_what_they_change(name: str) -> None:
     template, controls = CONTROLS[name]
-    assert prompts.probe(models.tokenizer(template)).controls == controls
+    assert probe(models.tokenizer(template)).controls == controls
 
 
 @pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"qwen 3", "deepseek r1"}))
 def test_a_model_that_does_not_think_has_no_controls(name: str) -> None:
     tokenizer = FAMILIES[name].tokenizer(models.tokenizer(thinks=False))
-    assert prompts.probe(tokenizer).controls == ThinkingControls()
+    assert probe(tokenizer).controls == ThinkingControls()
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from chatui.engine.text import prompt as prompts
 from chatui.engine.text import template_limit
+from chatui.engine.text.chat_template import _probed, probe
 from chatui.errors import ModelError
 from tests import models
 from tests.templates import FAMILIES
@@ -24,7 +24,7 @@ NESTED = "{% for a in range(90000) %}{% for b in range(90000) %}{% set c = b %}{
 def test_a_template_that_does_not_end_is_refused(chat_template: str) -> None:
     before = sys.gettrace()
     with pytest.raises(ModelError, match="without coming to an end"):
-        prompts.probe(models.tokenizer(chat_template))
+        probe(models.tokenizer(chat_template))
     assert sys.gettrace() is before
 
 
@@ -32,4 +32,4 @@ def test_a_template_that_does_not_end_is_refused(chat_template: str) -> None:
 def test_templates_of_models_are_far_below_the_limit(name: str) -> None:
     tokenizer = FAMILIES[name].tokenizer()
     with template_limit.enforced(template_limit.MAX_LINES // 20):
-        prompts._probed(tokenizer)
+        _probed(tokenizer)

@@ -34,7 +34,8 @@ from chatui.engine.loading.cpu_quota import follow_cpu_quota
 from chatui.engine.loading.failures import incomplete, no_tokenizer, not_a_chat_model, to_model_error
 from chatui.engine.loading.weights import check_weights, total_memory
 from chatui.engine.text import thinking, thinking_tags
-from chatui.engine.text.prompt import Template, guard, probe
+from chatui.engine.text.chat_template import Template, probe
+from chatui.engine.text.prompt import set_control_tokens
 from chatui.errors import ChatError, ModelError
 from chatui.i18n import N_
 from chatui.model_spec import (
@@ -242,7 +243,7 @@ def _load(spec: ModelSpec, source: Files, report: ReportPhase) -> LoadedModel:
     if replaced is not None:
         tokenizer.chat_template = replaced
     template = probe(tokenizer)
-    guard(tokenizer)
+    set_control_tokens(tokenizer)
     report("loading the weights")
     _quiet_quantization()
     before = model_info.memory_in_use(device_map)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from chatui.chat import ModelAnatomy, ModelInfo
 from chatui.engine.kernels.quantized import Int4Linear
 from chatui.engine.loading import bandwidth
-from chatui.engine.text.prompt import Template
+from chatui.engine.text.chat_template import Template
 from chatui.settings import GenerationSettings
 
 PAGE = 4096

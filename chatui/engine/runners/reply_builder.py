@@ -14,8 +14,8 @@ from chatui.chat import ChatRequest, Finish, FinishReason, Message, PreviewMemo,
 from chatui.engine.loading.loader import LoadedModel
 from chatui.engine.sampling.sampler import Sampler, model_logits_processors
 from chatui.engine.text import prompt as prompts
+from chatui.engine.text.chat_template import Template
 from chatui.engine.text.detokenizer import REPLACEMENT, Detokenizer, StopStrings
-from chatui.engine.text.prompt import Template
 from chatui.engine.text.spans import SectionCache
 from chatui.engine.text.thinking import (
     NOTHING,
@@ -55,10 +55,10 @@ class ReplyBuilder:
         self._most, self._context = settings.max_new_tokens, context
         self._limit = min(self._most or context, context - len(self.prompt.token_ids))
         self._stop_ids = frozenset() if request.ignore_eos else loaded.stop_ids
-        begun = prompts.begun(loaded.template, request.messages)
-        self._decoder = Detokenizer(_decode(loaded, behind=begun is not None))
+        prefix = prompts.reply_prefix(loaded.template, request.messages)
+        self._decoder = Detokenizer(_decode(loaded, behind=prefix is not None))
         self._stops = StopStrings(settings.stop)
-        self._splitter = _splitter(loaded.template, self.prompt, begun)
+        self._splitter = _splitter(loaded.template, self.prompt, prefix)
         self._count = 0
         self._loaded = loaded
         self._text_seconds = 0.0
@@ -257,21 +257,21 @@ def _end_of_thought(loaded: LoadedModel, tags: Tags) -> tuple[int, ...]:
     return tuple(ids[len(before) :])
 
 
-def _splitter(template: Template, prompt: Prompt, begun: Message | None) -> Splitter:
+def _splitter(template: Template, prompt: Prompt, prefix: Message | None) -> Splitter:
     """Parts what is written from where the reply stands now."""
     if template.response is not None:
         return TemplateSplitter(template.response, prompt.text)
-    opened = opened_by(prompt.text, template.tags) if begun is None else None
+    opened = opened_by(prompt.text, template.tags) if prefix is None else None
     if template.tags is HARMONY:
-        thinks = opened is HARMONY or (begun is not None and not begun.content)
-        return HarmonySplitter("analysis" if thinks else "final" if begun is not None else "")
+        thinks = opened is HARMONY or (prefix is not None and not prefix.content)
+        return HarmonySplitter("analysis" if thinks else "final" if prefix is not None else "")
     asked = "\n".join(message.content for message in prompt.messages if message.role == "user")
-    if begun is None:
+    if prefix is None:
         return ThinkingSplitter(opened, template.tags, asked=asked)
     own = template.tags or THINK
-    thinking, thought = (None, bool(begun.reasoning)) if begun.content else (own, True)
+    thinking, thought = (None, bool(prefix.reasoning)) if prefix.content else (own, True)
     splitter = ThinkingSplitter(thinking, template.tags, begun=True, thought=thought, asked=asked)
     # Lines and code fences go on from what is there, but what looks like a tag in it opens or closes nothing.
-    splitter.push(re.sub(r"[<\[◁:]", "-", begun.content or begun.reasoning))
+    splitter.push(re.sub(r"[<\[◁:]", "-", prefix.content or prefix.reasoning))
     splitter.flush()
     return splitter
