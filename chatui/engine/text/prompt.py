@@ -59,17 +59,18 @@ def build(
     if (complete := drafts.fitting(0)) is not None:
         return _finished(tokenizer, template, complete, 0)
     if whole:
+        tokens = drafts.count(0)
         raise TooLongError(
-            f"The conversation takes {drafts.count(0)} tokens; this model has room for {limit:,}.",
+            f"The conversation takes {tokens} tokens; this model has room for {limit:,}.",
             "Send fewer or shorter messages.",
         )
     starts = _starts(turns)
     if (longest := drafts.longest(starts)) is not None:
         return _finished(tokenizer, template, *longest)
     parts, rest = (" and the persona", "") if reply is None else (", the persona and the reply so far", "rest of the ")
+    needed = drafts.count(starts[-1])
     raise TooLongError(
-        f"The message{parts} take {drafts.count(starts[-1])} tokens; this model has room for {limit:,} besides the "
-        f"{rest}reply.",
+        f"The message{parts} take {needed} tokens; this model has room for {limit:,} besides the {rest}reply.",
         "Shorten the message or the persona, or allow a shorter reply.",
     )
 
