@@ -144,7 +144,8 @@ def message_calls() -> list[Call]:
         Call(
             LocalBackend.stream, BatchRunner.prepare, prompts, "Makes the prompt of the next request ahead of its turn."
         ),
-        Call(BatchRunner.prepare, reply_builder.preview, prompts, "Applies template and tokenizer for this model."),
+        Call(BatchRunner.prepare, ReplyBuilder, prompts, "Makes the state of a reply that is to be generated."),
+        Call(ReplyBuilder, reply_builder.preview, prompts, "Applies template and tokenizer for this model."),
         Call(reply_builder.preview, prompt.build, prompts, "Messages to text by the chat template, text to token ids."),
         Call(LocalBackend.stream, BatchRunner.begin, model, "Gives the reply a row of the batch."),
         Call(BatchRunner.begin, Scheduler.add, model, "Adds the row."),

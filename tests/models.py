@@ -35,7 +35,8 @@ from transformers import (
 
 from chatui.engine.batching.forward import Forward, probe_layout
 from chatui.engine.batching.kv_cache import KVCache
-from chatui.engine.loading.loader import LoadedModel, load
+from chatui.engine.loading.loaded_model import LoadedModel
+from chatui.engine.loading.loader import load
 from chatui.model_spec import ModelSpec
 
 # Matrices this small gain nothing from a second thread, and lose much to it on a busy machine.

@@ -12,9 +12,9 @@ from transformers import AutoConfig, PreTrainedConfig
 from chatui import estimates
 from chatui.chat import ModelAnatomy
 from chatui.engine.batching.forward import probe_layout
-from chatui.engine.loading import anatomy, bandwidth, embedded, loader
+from chatui.engine.loading import adapters, anatomy, bandwidth, embedded, load_arguments, loader, model_files
 from chatui.engine.loading.failures import to_model_error
-from chatui.engine.loading.loader import Files
+from chatui.engine.loading.model_files import Files
 from chatui.engine.loading.weights import CONFIG_DTYPES, extra_memory, free_memory
 from chatui.engine.runners.batch_runner import KV_SHARE, fit_kv_cache
 from chatui.errors import ChatError, ModelError
@@ -107,7 +107,7 @@ class Outline:
 def outline(spec: ModelSpec) -> Outline:
     """The outline of the model that the spec names; the Hub is asked for its config only. Raises ModelError."""
     try:
-        here = loader.on_disk(spec)
+        here = model_files.on_disk(spec)
         if here is not None and here.gguf_file is None and is_adapter(here.folder):
             return _adapter_outline(spec, here.folder)
         return _outline(spec)
@@ -119,7 +119,7 @@ def outline(spec: ModelSpec) -> Outline:
 
 def _adapter_outline(spec: ModelSpec, folder: Path) -> Outline:
     """The outline of the adapter's base, with what the adapter adds."""
-    base = loader.base_spec(spec, folder)
+    base = adapters.base_spec(spec, folder)
     weights = folder / ADAPTER_WEIGHTS
     note = f"A LoRA adapter of {base.name}, whose weights it shares."
     found = outline(base)
@@ -134,13 +134,13 @@ def _adapter_outline(spec: ModelSpec, folder: Path) -> Outline:
 def _outline(spec: ModelSpec) -> Outline:
     files = _files(spec)
     gguf = files.levels or (files.path if files.gguf_file else None)
-    device_map = loader.device_map_of(spec.device_map)
-    wanted = loader.resolve_auto(spec, files, device_map)
+    device_map = load_arguments.device_map_of(spec.device_map)
+    resolved = load_arguments.resolve_auto(spec, files, device_map)
     tensors = read_gguf_header(gguf) if gguf else []
     config = _gguf_config(gguf) if gguf else loader.config_of(spec, files, _trusted(spec))
     stored, notes = (gguf.stat().st_size, ()) if gguf else _stored(spec, files.folder)
     model = anatomy.blank(config, torch.bfloat16, spec.trust_remote_code)
-    asked, how = _asked(wanted, config, tensors)
+    asked, how = _asked(resolved, config, tensors)
     precisions = {**(PRECISIONS if device_map == "cpu" else GPU_PRECISIONS), asked: how}
     found = anatomy.of(model, precisions)
     if tensors:
@@ -149,11 +149,13 @@ def _outline(spec: ModelSpec) -> Outline:
     if device_map != "cpu":
         device = torch.accelerator.current_accelerator() or device
     return Outline(
-        spec=wanted,
+        spec=resolved,
         anatomy=found,
         asked=asked,
         kind=config.model_type,
-        context_length=loader.chosen_context(spec, loader.context_length(config.get_text_config(decoder=True))),
+        context_length=load_arguments.chosen_context(
+            spec, load_arguments.context_length(config.get_text_config(decoder=True))
+        ),
         slots=spec.slots if probe_layout(model) is not None else 1,
         device=device.type,
         free=free_memory(device_map),
@@ -164,7 +166,7 @@ def _outline(spec: ModelSpec) -> Outline:
 
 def _files(spec: ModelSpec) -> Files:
     """Where the config is. The default model's is in the package, which need not be converted for this."""
-    found = loader.on_disk(spec)
+    found = model_files.on_disk(spec)
     if found is not None:
         return found
     package = embedded.find() if spec.name == DEFAULT_MODEL and spec.revision is None else None
@@ -196,7 +198,7 @@ def _stored(spec: ModelSpec, folder: Path) -> tuple[int | None, tuple[str, ...]]
         for path in here:
             read_header(path)
         return sum(path.stat().st_size for path in here), ()
-    if loader.on_disk(spec) is not None:
+    if model_files.on_disk(spec) is not None:
         return None, ("There are no weights in safetensors format in this folder.",)
     try:
         metadata = get_safetensors_metadata(spec.name, revision=spec.revision)
@@ -209,16 +211,16 @@ def _stored(spec: ModelSpec, folder: Path) -> tuple[int | None, tuple[str, ...]]
 
 
 def _asked(
-    wanted: ModelSpec, config: PreTrainedConfig, tensors: Sequence[StoredTensor]
+    resolved: ModelSpec, config: PreTrainedConfig, tensors: Sequence[StoredTensor]
 ) -> tuple[str, tuple[Dtype, Quantization]]:
     """The precision that the weights would be held in: its name, and the flags for it."""
-    if wanted.quantization == "auto":
+    if resolved.quantization == "auto":
         label = gguf_label(tensors)
         return (label, ("bfloat16", "auto")) if label else ("bfloat16", PRECISIONS["bfloat16"])
-    if wanted.quantization != "none":
-        return wanted.quantization, ("bfloat16", wanted.quantization)
+    if resolved.quantization != "none":
+        return resolved.quantization, ("bfloat16", resolved.quantization)
     own: Dtype = "bfloat16" if tensors else CONFIG_DTYPES.get(getattr(config, "dtype", None), "float32")
-    dtype: Dtype = own if wanted.dtype == "auto" else wanted.dtype
+    dtype: Dtype = own if resolved.dtype == "auto" else resolved.dtype
     return dtype, (dtype, "none")
 
 

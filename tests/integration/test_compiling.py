@@ -12,7 +12,8 @@ from chatui.engine.batching import compiling, forward
 from chatui.engine.batching.forward import DecodeFunction, PromptChunk
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
-from chatui.engine.loading.loader import LoadedModel, load
+from chatui.engine.loading.loaded_model import LoadedModel
+from chatui.engine.loading.loader import load
 from chatui.model_spec import ModelSpec
 from chatui.settings import GenerationSettings
 from tests import models

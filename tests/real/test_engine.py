@@ -16,6 +16,7 @@ from chatui.chat import ChatRequest, Finish, Message, Prompt, TraceSnapshot
 from chatui.engine.backend import LocalBackend
 from chatui.engine.batching import attention
 from chatui.engine.loading import embedded, loader
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import batch_runner
 from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings, GenerationSettings
@@ -41,12 +42,12 @@ def spec_of(**values: Any) -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def loaded() -> loader.LoadedModel:
+def loaded() -> LoadedModel:
     return loader.load(spec_of(dtype="float32", quantization="none"), AppSettings().cache_dir, lambda _: None)
 
 
 @pytest.fixture
-def backend(loaded: loader.LoadedModel) -> Iterator[LocalBackend]:
+def backend(loaded: LoadedModel) -> Iterator[LocalBackend]:
     model = batch_runner.open_batch_runner(loaded, spec_of())
     assert model is not None
     backend = LocalBackend(spec_of(), AppSettings().cache_dir, lambda *_: model).start()
@@ -63,7 +64,7 @@ async def reply(backend: LocalBackend, *messages: Message, user: str = "") -> tu
 
 
 async def test_alone_together_from_a_remembered_start_and_by_generate(
-    backend: LocalBackend, loaded: loader.LoadedModel
+    backend: LocalBackend, loaded: LoadedModel
 ) -> None:
     asked = [Message("user", question) for question in QUESTIONS]
     alone = [await reply(backend, message) for message in asked]
@@ -81,7 +82,7 @@ async def test_alone_together_from_a_remembered_start_and_by_generate(
 
 
 async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
-    backend: LocalBackend, loaded: loader.LoadedModel
+    backend: LocalBackend, loaded: LoadedModel
 ) -> None:
     async def traced(number: int, temperature: float) -> tuple[Prompt, Traces]:
         settings = GenerationSettings(temperature=temperature, top_p=0.9, max_new_tokens=24, seed=number)
@@ -117,7 +118,7 @@ async def test_a_second_turn_reads_little_more_than_the_new_message(backend: Loc
     assert finish.cached_tokens > 0.85 * finish.prompt_tokens
 
 
-def test_weights_and_blocks_take_what_was_said(loaded: loader.LoadedModel) -> None:
+def test_weights_and_blocks_take_what_was_said(loaded: LoadedModel) -> None:
     held = sum({tensor.data_ptr(): tensor.nbytes for tensor in loaded.model.state_dict().values()}.values())
     assert loaded.info.weight_bytes == pytest.approx(held, rel=0.1)
     before = psutil.Process().memory_info().rss

@@ -11,6 +11,7 @@ import transformers
 from chatui.chat import ChatRequest, Finish, Message
 from chatui.engine.backend import LocalBackend
 from chatui.engine.loading import embedded, loader
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import batch_runner, serial_runner
 from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings, GenerationSettings
@@ -60,18 +61,18 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def loaded() -> loader.LoadedModel:
+def loaded() -> LoadedModel:
     settings = AppSettings(quantization="none")
     return loader.load(ModelSpec.from_settings(settings), settings.cache_dir, lambda _: None)
 
 
 @pytest.fixture(scope="module")
-def pipeline(loaded: loader.LoadedModel) -> transformers.TextGenerationPipeline:
+def pipeline(loaded: LoadedModel) -> transformers.TextGenerationPipeline:
     assert isinstance(loaded.tokenizer, transformers.PreTrainedTokenizerFast)
     return transformers.pipeline("text-generation", model=loaded.model, tokenizer=loaded.tokenizer)
 
 
-def ours(loaded: loader.LoadedModel, messages: list[Message], **values: Any) -> tuple[str, int]:
+def ours(loaded: LoadedModel, messages: list[Message], **values: Any) -> tuple[str, int]:
     """The reply and its number of tokens."""
     settings = GenerationSettings(**{"temperature": 0.0, "max_new_tokens": NEW_TOKENS, **values})
     deltas = list(serial_runner.generate_reply(loaded, ChatRequest(tuple(messages), settings)))
@@ -90,7 +91,7 @@ def theirs(pipeline: transformers.TextGenerationPipeline, messages: list[Message
 
 @pytest.mark.parametrize("question", [*SAMPLE, *(pytest.param(text, marks=pytest.mark.exhaustive) for text in OTHERS)])
 def test_greedy_replies_are_those_of_the_pipeline(
-    loaded: loader.LoadedModel, pipeline: transformers.TextGenerationPipeline, question: str
+    loaded: LoadedModel, pipeline: transformers.TextGenerationPipeline, question: str
 ) -> None:
     messages = [Message("user", question)]
     for follow_up in (*FOLLOW_UPS[: TURNS - 1], None):
@@ -100,7 +101,7 @@ def test_greedy_replies_are_those_of_the_pipeline(
             messages += [Message("assistant", answer[0]), Message("user", follow_up)]
 
 
-def test_a_seed_repeats_a_sampled_reply(loaded: loader.LoadedModel) -> None:
+def test_a_seed_repeats_a_sampled_reply(loaded: LoadedModel) -> None:
     messages = [Message("user", "Tell me a story about a lighthouse.")]
     sampled = [ours(loaded, messages, temperature=1.2, top_p=0.95, seed=seed) for seed in (7, 7, 8)]
     assert sampled[0] == sampled[1]
@@ -139,7 +140,7 @@ async def test_a_reply_that_was_cut_goes_on_as_if_it_had_not_been(questions: tup
     assert ours(loaded, [Message("user", question), Message("assistant", first_part)])[0] == rest, "one by one too"
 
 
-def test_the_default_model_is_as_its_authors_made_it(loaded: loader.LoadedModel) -> None:
+def test_the_default_model_is_as_its_authors_made_it(loaded: LoadedModel) -> None:
     assert loaded.info.context_length == 8192
     assert loaded.info.precision == "bfloat16"
     assert loaded.info.parameters == 134_515_008

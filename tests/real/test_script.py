@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from chatui.chat import ChatRequest, Finish, Message, ModelInfo, Prompt, TraceSnapshot
 from chatui.engine.backend import LocalBackend
 from chatui.engine.loading import embedded, loader
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import batch_runner
 from chatui.inspection import Inspection
 from chatui.model_spec import ModelSpec
@@ -52,13 +53,13 @@ TURNS: dict[str, tuple[tuple[Message, ...], dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def loaded() -> loader.LoadedModel:
+def loaded() -> LoadedModel:
     settings = AppSettings(dtype="float32", quantization="none")
     return loader.load(ModelSpec.from_settings(settings), settings.cache_dir, lambda _: None)
 
 
 @pytest.fixture(scope="module")
-def backend(loaded: loader.LoadedModel) -> Iterator[LocalBackend]:
+def backend(loaded: LoadedModel) -> Iterator[LocalBackend]:
     spec = replace(ModelSpec.from_settings(AppSettings()), compile="off")
     model = batch_runner.open_batch_runner(loaded, spec)
     assert model is not None
@@ -91,7 +92,7 @@ WRITTEN_AGAIN = ("several turns", "goes on")
 @pytest.mark.parametrize(
     "name", [name if name in WRITTEN_AGAIN else pytest.param(name, marks=pytest.mark.exhaustive) for name in TURNS]
 )
-async def test_the_script_writes_the_same_tokens(backend: LocalBackend, loaded: loader.LoadedModel, name: str) -> None:
+async def test_the_script_writes_the_same_tokens(backend: LocalBackend, loaded: LoadedModel, name: str) -> None:
     inspection, settings, seed = await inspected(backend, loaded.info, name)
     script = as_python(inspection, settings, seed)
     names: dict[str, Any] = {}
@@ -105,7 +106,7 @@ EXECUTED = ["several turns", *(pytest.param(name, marks=pytest.mark.exhaustive) 
 
 
 @pytest.mark.parametrize("name", EXECUTED)
-async def test_jupyter_executes_the_notebook(backend: LocalBackend, loaded: loader.LoadedModel, name: str) -> None:
+async def test_jupyter_executes_the_notebook(backend: LocalBackend, loaded: LoadedModel, name: str) -> None:
     """All cells run in a kernel of their own, and each way gives the tokens of chatui."""
     inspection, settings, seed = await inspected(backend, loaded.info, name)
     notebook = nbformat.reads(as_notebook(inspection, settings, seed), as_version=4)

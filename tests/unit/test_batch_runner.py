@@ -11,7 +11,7 @@ import torch
 
 from chatui.chat import ChatRequest, Finish, Message, ReplyDelta
 from chatui.engine.batching import forward, scheduler
-from chatui.engine.loading.loader import LoadedModel
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners.batch_runner import BatchRunner, open_batch_runner
 from chatui.engine.runners.contract import ModelRunner, WriteReply
 from chatui.engine.runners.open_model import open_model

@@ -30,8 +30,9 @@ from transformers import (
     T5Config,
 )
 
-from chatui.engine.loading import embedded, loader, weights
+from chatui.engine.loading import embedded, load_arguments, loader, model_files, weights
 from chatui.engine.loading.failures import to_model_error
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners.serial_runner import generate_ids
 from chatui.engine.sampling.sampler import Sampler
 from chatui.errors import ModelError
@@ -53,7 +54,7 @@ def folder(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(good, tmp_path / "tiny"))
 
 
-def load(name: object, **spec: Any) -> loader.LoadedModel:
+def load(name: object, **spec: Any) -> LoadedModel:
     return loader.load(ModelSpec(str(name), **spec), AppSettings().cache_dir, lambda _: None)
 
 
@@ -387,7 +388,7 @@ def test_what_the_libraries_raise(error: Exception, says: str, monkeypatch: pyte
     def download(*_: object, **__: object) -> NoReturn:
         raise error
 
-    monkeypatch.setattr(loader, "snapshot_download", download)
+    monkeypatch.setattr(model_files, "snapshot_download", download)
     assert says in failure("a/b", revision="v9")
 
 
@@ -417,7 +418,7 @@ def test_the_revision_is_that_of_the_hub_or_of_a_gguf_file(
     assert load(good).info.revision == ""
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = shutil.copytree(good, tmp_path / "snapshots" / commit)
-    monkeypatch.setattr(loader, "snapshot_download", lambda *_, **__: str(snapshot))
+    monkeypatch.setattr(model_files, "snapshot_download", lambda *_, **__: str(snapshot))
     assert load("a/b", revision="main").info.revision == commit
     package = tmp_path / "model.gguf"
     package.write_bytes(b"GGUF and more")
@@ -505,7 +506,7 @@ def test_quantized_models_decode_without_noise(
 BUFFERS = 2 * 4 * 4
 
 
-def tokens(loaded: loader.LoadedModel) -> list[int]:
+def tokens(loaded: LoadedModel) -> list[int]:
     return list(islice(generate_ids(loaded.model, [1, 2, 3], Sampler(GenerationSettings(), 0)), 3))
 
 
@@ -580,4 +581,4 @@ def test_a_gguf_style_folder_in_shards_loads(folder: Path) -> None:
 )
 def test_context_length(config: dict[str, Any], longest: int, expected: int) -> None:
     tokenizer = models.tokenizer(model_max_length=longest)
-    assert loader.context_length(type("Config", (), config)(), tokenizer) == expected
+    assert load_arguments.context_length(type("Config", (), config)(), tokenizer) == expected

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from chatui.chat import ChatRequest, Message
 from chatui.engine.kernels.quantized import PackedLinear
 from chatui.engine.loading import loader, lora
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners.batch_runner import BatchRunner
 from chatui.engine.runners.open_model import open_model
 from chatui.errors import ModelError
@@ -31,14 +32,14 @@ def peft_logits(base: Path, folder: Path, kind: str = "llama") -> torch.Tensor:
     return logits
 
 
-def logits_of(loaded: loader.LoadedModel) -> torch.Tensor:
+def logits_of(loaded: LoadedModel) -> torch.Tensor:
     with torch.inference_mode():
         outputs: Any = loaded.model(input_ids=IDS)
     logits: torch.Tensor = outputs.logits
     return logits
 
 
-def load(folder: Path, **spec: Any) -> loader.LoadedModel:
+def load(folder: Path, **spec: Any) -> LoadedModel:
     return loader.load(ModelSpec(str(folder), compile="off", **spec), folder, lambda _: None)
 
 

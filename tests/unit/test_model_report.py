@@ -18,7 +18,7 @@ from transformers import AutoConfig
 from chatui import cli, model_report
 from chatui.engine import outline
 from chatui.engine.loading import bandwidth, embedded, loader
-from chatui.engine.loading.loader import LoadedModel
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import batch_runner
 from chatui.errors import ModelError
 from chatui.model_spec import ModelSpec

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from chatui import model_spec
-from chatui.engine.loading import loader
+from chatui.engine.loading import model_files
 from chatui.errors import ModelError, SettingsError
 from chatui.gguf_file import read_gguf_fields, read_gguf_header
 from chatui.model_spec import (
@@ -254,7 +254,7 @@ def test_names_of_other_programs_are_told_with_what_to_say_instead(name: str, sa
         check_name(name)
     assert remedy in caught.value.remedy
     with pytest.raises(ModelError, match=says):
-        loader.on_disk(ModelSpec(name))
+        model_files.on_disk(ModelSpec(name))
 
 
 @pytest.mark.parametrize("name", ["owner/name", "gpt2", "owner/some.name-1_2", "a b//c"])

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatui.chat import ChatRequest, Message, ModelInfo, Prompt
-from chatui.engine.loading.loader import LoadedModel
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import serial_runner
 from chatui.inspection import Inspection
 from chatui.python_script import as_python

@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from chatui.chat import ChatRequest, Finish, Message, ReplyDelta
-from chatui.engine.loading.loader import LoadedModel
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import reply_builder, serial_runner
 from chatui.errors import PromptError, TooLongError
 from chatui.settings import GenerationSettings

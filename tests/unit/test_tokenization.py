@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatui.chat import ChatRequest, Message, TokenizeRequest
-from chatui.engine.loading.loader import LoadedModel
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners.reply_builder import preview
 from chatui.engine.runners.tokenization import detokenize, tokenize
 from chatui.errors import PromptError, SettingsError

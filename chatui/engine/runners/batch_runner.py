@@ -1,21 +1,21 @@
 """Many replies at once, for models whose attention can read its keys and values from blocks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from chatui.chat import ChatRequest, ModelInfo, PreviewMemo, Prompt, ReplyDelta, TokenizeRequest, Tokens
+from chatui.chat import ChatRequest, ReplyDelta
 from chatui.engine.batching import compiling, forward
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.cuda_graphs import GraphedDecode
 from chatui.engine.batching.kv_cache import KVCache, fit
 from chatui.engine.batching.scheduler import Scheduler, SequenceState, SequenceUpdate, to_generation_error
-from chatui.engine.loading.loader import LoadedModel
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.weights import free_memory
 from chatui.engine.runners.contract import IsCancelled, StepResult
-from chatui.engine.runners.reply_builder import ReplyBuilder, decode_tokens, preview
-from chatui.engine.runners.tokenization import detokenize, tokenize
+from chatui.engine.runners.loaded_runner import LoadedRunner
+from chatui.engine.runners.reply_builder import ReplyBuilder
 from chatui.errors import ChatError
 from chatui.estimates import blocks_for
 from chatui.model_spec import ModelSpec
@@ -48,19 +48,15 @@ def fit_kv_cache(spec: ModelSpec, bytes_per_token: int, context: int, budget: in
     return fit(bytes_per_token, context, budget, spec.slots)
 
 
-class BatchRunner:
+class BatchRunner(LoadedRunner):
     """Several replies at once, in the rows of a batch."""
 
     def __init__(self, loaded: LoadedModel, batch: Scheduler) -> None:
-        self.loaded, self.batch = loaded, batch
+        super().__init__(loaded)
+        self.batch = batch
         self._replies: dict[SequenceState, ReplyBuilder] = {}
         self._started: list[StepResult] = []
         self._after_first_reply: Callable[[], None] | None = None
-
-    @property
-    def info(self) -> ModelInfo:
-        """What is known about the model."""
-        return self.loaded.info
 
     def use_faster_decode(self, spec: ModelSpec, cache_dir: Path) -> None:
         """Decode faster: by CUDA graphs on a GPU; on a CPU by a compiled step, made after the first reply if needed."""
@@ -124,22 +120,6 @@ class BatchRunner:
     def forget(self, chat: str) -> None:
         """Overwrite what this chat has left in blocks."""
         self.batch.pool.forget(chat)
-
-    def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt:
-        """The prompt that this would become. Raises PromptError."""
-        return preview(self.loaded, request, memo)
-
-    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
-        """The text of each token by itself."""
-        return decode_tokens(self.loaded, ids)
-
-    def tokenize(self, request: TokenizeRequest) -> Tokens:
-        """The tokens of a text or a prompt. Raises PromptError."""
-        return tokenize(self.loaded, request)
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of these tokens. Raises SettingsError for an unknown id."""
-        return detokenize(self.loaded, ids)
 
     def kv_usage(self) -> float:
         """The share of all K/V blocks that running replies use, from 0 to 1."""

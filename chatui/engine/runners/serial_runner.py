@@ -10,31 +10,26 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from chatui.chat import ChatRequest, ModelInfo, PreviewMemo, Prompt, ReplyDelta, TokenizeRequest, Tokens
+from chatui.chat import ChatRequest, ReplyDelta
 from chatui.engine.batching.scheduler import to_generation_error
-from chatui.engine.loading.loader import LoadedModel
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners.contract import Interrupted, IsCancelled, StepResult, WriteReply
-from chatui.engine.runners.reply_builder import ReplyBuilder, decode_tokens, preview
-from chatui.engine.runners.tokenization import detokenize, tokenize
+from chatui.engine.runners.loaded_runner import LoadedRunner
+from chatui.engine.runners.reply_builder import ReplyBuilder
 from chatui.engine.sampling.sampler import Sampler
 
 
-class SerialRunner:
+class SerialRunner(LoadedRunner):
     """One reply at a time, for models whose state is no plain K/V, and for borrowed GPUs.
 
     `wrap` may decorate the function that writes a reply (ZeroGPU's `spaces.GPU` runs it on a borrowed GPU).
     """
 
     def __init__(self, loaded: LoadedModel, wrap: Callable[[WriteReply], WriteReply] = lambda write: write) -> None:
-        self.loaded = loaded
+        super().__init__(loaded)
         self._write = wrap(self._alone)
         self._going: _RunningReply | None = None
         self._answers_now = False
-
-    @property
-    def info(self) -> ModelInfo:
-        """What is known about the model."""
-        return self.loaded.info
 
     def can_begin(self, prepared: object = None) -> bool:  # noqa: ARG002 - any, when no other is going on
         """Whether another reply can begin."""
@@ -87,22 +82,6 @@ class SerialRunner:
 
     def forget(self, chat: str) -> None:
         """Nothing is remembered."""
-
-    def preview(self, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt:
-        """The prompt that this would become. Raises PromptError."""
-        return preview(self.loaded, request, memo)
-
-    def decode_tokens(self, ids: set[int]) -> dict[int, str]:
-        """The text of each token by itself."""
-        return decode_tokens(self.loaded, ids)
-
-    def tokenize(self, request: TokenizeRequest) -> Tokens:
-        """The tokens of a text or a prompt. Raises PromptError."""
-        return tokenize(self.loaded, request)
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of these tokens. Raises SettingsError for an unknown id."""
-        return detokenize(self.loaded, ids)
 
     def kv_usage(self) -> float:
         """0: its cache grows with the reply."""

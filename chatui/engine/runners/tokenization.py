@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from chatui.chat import TokenizeRequest, Tokens
-from chatui.engine.loading.loader import LoadedModel
+from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.text import prompt as prompts
 from chatui.errors import SettingsError
 
