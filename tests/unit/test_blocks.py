@@ -67,7 +67,7 @@ def opened(pool: Pool, ids: Sequence[int], chat: str = "") -> BlockTable:
 
 def known(pool: Pool, ids: Sequence[int]) -> int:
     """How many tokens of a prompt are cached."""
-    found = pool._find(ids, "")
+    found = pool._find(ids, "", b"")
     return BLOCK * len(found.whole) + found.common
 
 
@@ -108,6 +108,23 @@ def test_where_prompts_part_within_a_block_the_beginning_is_copied_and_the_other
     again = opened(pool, [*LONG, 5])
     assert again.length == len(LONG)
     assert pool.held(again) == LONG
+
+
+def test_tables_with_another_salt_share_nothing() -> None:
+    pool = Pool()
+    pool.cache(LONG)
+    salted = pool.open([*LONG, 1], salt=b"other")
+    assert salted is not None
+    assert salted.length == 0
+    pool.store(salted, LONG)
+    pool.close(salted)
+    for salt in (b"", b"other"):
+        table = pool.open([*LONG, 2], salt=salt)
+        assert table is not None
+        assert table.length == len(LONG)
+        assert pool.held(table) == LONG
+        assert (table.numbers[0] == 1) == (salt == b"")
+    assert known(pool, LONG[:20]) == 19
 
 
 def test_what_is_being_written_is_found_too() -> None:

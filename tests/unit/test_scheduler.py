@@ -376,6 +376,7 @@ class ScriptedForward:
     def __init__(self, clock: Clock, speed: float, step: float) -> None:
         self.cache = KVCache.allocate(KVLayout(((1, 1, 1),), torch.float32), 10_000, torch.device("cpu"))
         self.clock, self.speed, self.step = clock, speed, step
+        self.longrope = None
         self.log: list[tuple[str, float]] = []
         self.pieces: list[int] = []
 

@@ -46,7 +46,10 @@ class Block:
 
 @dataclass(eq=False)
 class BlockTable:
-    """The blocks of one sequence, in order. `length` tokens are stored; `digest` is that of those in full blocks."""
+    """The blocks of one sequence, in order. `length` tokens are stored; `digest` is that of those in full blocks.
+
+    It begins with a salt: see BlockPool.open.
+    """
 
     chat: str
     blocks: list[Block] = field(default_factory=list)
@@ -89,20 +92,20 @@ class BlockPool:
         """How many blocks hold what nobody uses."""
         return len(self._cached)
 
-    def fits(self, ids: Sequence[int], chat: str = "", spare: int = 0) -> bool:
+    def fits(self, ids: Sequence[int], chat: str = "", spare: int = 0, salt: bytes = b"") -> bool:
         """Whether `open` would give a table."""
-        return self._plan(ids, chat, spare) is not None
+        return self._plan(ids, chat, spare, salt) is not None
 
-    def open(self, ids: Sequence[int], chat: str = "", spare: int = 0) -> BlockTable | None:
+    def open(self, ids: Sequence[int], chat: str = "", spare: int = 0, salt: bytes = b"") -> BlockTable | None:
         """A table with room for `ids`, which holds what is computed of them already, never all: the last is read anew.
 
         None if that leaves fewer than `spare` blocks for others. Of a `chat` with a name, nobody else reads what is
-        stored in the table from now on.
+        stored in the table from now on. Tables with another `salt` share no blocks: their tokens have other keys.
         """
-        found = self._plan(ids, chat, spare)
+        found = self._plan(ids, chat, spare, salt)
         if found is None:
             return None
-        table = BlockTable(chat, list(found.whole), BLOCK * len(found.whole))
+        table = BlockTable(chat, list(found.whole), BLOCK * len(found.whole), salt)
         for block in found.whole:
             self._use(block)
             table.digest = _digest(table.digest, block.tokens)
@@ -171,9 +174,9 @@ class BlockPool:
             block.spoiled = True
             self._drop(block)
 
-    def _plan(self, ids: Sequence[int], chat: str, spare: int) -> _Found | None:
+    def _plan(self, ids: Sequence[int], chat: str, spare: int, salt: bytes) -> _Found | None:
         """What is computed of `ids`, if there is room for the rest."""
-        found = self._find(ids, chat)
+        found = self._find(ids, chat, salt)
         # What is copied from may have to go itself.
         for option in (found, _Found(found.whole, None, 0, False)):
             kept = [*option.whole, *([] if option.part is None else [option.part])]
@@ -182,9 +185,9 @@ class BlockPool:
                 return option
         return None
 
-    def _find(self, ids: Sequence[int], chat: str) -> _Found:
+    def _find(self, ids: Sequence[int], chat: str, salt: bytes) -> _Found:
         limit = len(ids) - 1
-        whole, digest = list[Block](), b""
+        whole, digest = list[Block](), salt
         while BLOCK * (len(whole) + 1) <= limit:
             following = _digest(digest, ids[BLOCK * len(whole) : BLOCK * (len(whole) + 1)])
             block = self._lookup(following, chat)

@@ -14,6 +14,7 @@ from chatui.engine.batching import attention
 from chatui.engine.batching.attention import DecodeBatch, LayerProbe, PrefillBatch, PrefillChunk
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
+from chatui.engine.batching.longrope import encode_by_row, find_longrope, read_as
 from chatui.estimates import blocks_for
 
 log = logging.getLogger(__name__)
@@ -49,16 +50,21 @@ class DecodeStep(nn.Module):
         """
         half = len(tensors) // 2
         attn_metadata = DecodeBatch(tables, positions, span, KVCache(tensors[:half], tensors[half:]))
-        return _logits(self.model, ids[:, None], positions[:, None], attn_metadata)[:, -1]
+        with read_as(0):
+            return _logits(self.model, ids[:, None], positions[:, None], attn_metadata)[:, -1]
 
 
 @dataclass(frozen=True)
 class PromptChunk:
-    """Tokens of a prompt that stand at position `first` and on in a sequence, which lies in the blocks of `table`."""
+    """Tokens of a prompt that stand at position `first` and on in a sequence, which lies in the blocks of `table`.
+
+    The sequence is read as one of `length` tokens, or of as many as are read so far: see longrope.py.
+    """
 
     table: Sequence[int]
     first: int
     ids: Sequence[int]
+    length: int = 0
 
 
 class Forward:
@@ -67,6 +73,7 @@ class Forward:
     def __init__(self, model: PreTrainedModel, cache: KVCache) -> None:
         self.model, self.cache = model, cache
         self.step = DecodeStep(model)
+        self.longrope = find_longrope(model)
         self._decode: DecodeFunction = self.step
         self._offered: DecodeFunction | None = None
         self._tries = 0
@@ -96,7 +103,9 @@ class Forward:
         ids = torch.tensor([[token for piece in pieces for token in piece.ids]], device=device)
         positions = torch.cat([torch.arange(run.first, run.first + run.count, device=device) for run in runs])[None]
         ends = torch.tensor([run.count for run in runs], device=device).cumsum(0) - 1
-        return _logits(self.model, ids, positions, PrefillBatch(runs, self.cache), ends)[0]
+        lengths = torch.tensor([[piece.length for piece in pieces for _ in piece.ids]], device=device)
+        with read_as(lengths):
+            return _logits(self.model, ids, positions, PrefillBatch(runs, self.cache), ends)[0]
 
     @torch.inference_mode()
     def decode(self, ids: Sequence[int], tables: Sequence[Sequence[int]], positions: Sequence[int]) -> torch.Tensor:
@@ -160,7 +169,7 @@ def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
 def probe_layout(model: PreTrainedModel) -> KVLayout | None:
     """What the model stores for each token, or None where its attention is not the plain kind.
 
-    The model is left with the attention over blocks in place, or as it was.
+    The model is left with the attention over blocks in place, and with a rope by row, or as it was.
     """
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -169,6 +178,7 @@ def probe_layout(model: PreTrainedModel) -> KVLayout | None:
     before = config._attn_implementation
     found = LayerProbe({})
     try:
+        encode_by_row(model)
         model.set_attn_implementation(attention.NAME)
         with torch.inference_mode():
             ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)

@@ -29,13 +29,15 @@ class SequenceState:
     """One reply: its `prompt` and the `output_ids` so far; its table holds the keys and values of all but the last.
 
     `cached` tokens of the prompt were computed from the start; `read_at` is when it was added or was last read. A row
-    whose blocks were given to others has an empty table: it waits until it can read all of that again.
+    whose blocks were given to others has an empty table: it waits until it can read all of that again. It is read as a
+    sequence of `length` tokens: see longrope.py.
     """
 
     prompt: tuple[int, ...]
     sampler: Sampler
     table: BlockTable
     cached: int
+    length: int
     output_ids: list[int] = field(default_factory=list)
     read_at: float = 0.0
 
@@ -84,17 +86,17 @@ class Scheduler:
 
     def can_admit(self, prompt: Sequence[int], chat: str = "") -> bool:
         """Whether a row for this prompt may be added. Each row may need one more block soon."""
-        return not self.full and self.pool.fits(prompt, chat, spare=len(self.rows))
+        return not self.full and self.pool.fits(prompt, chat, len(self.rows), self._salt(len(prompt)))
 
     def add(self, prompt: tuple[int, ...], sampler: Sampler, chat: str = "") -> SequenceState | None:
         """A new row, or None if it does not fit. All blocks together must hold the prompt and the reply.
 
         What it stores is forgotten with the `chat`, where that has a name.
         """
-        table = None if self.full else self.pool.open(prompt, chat, spare=len(self.rows))
+        table = None if self.full else self.pool.open(prompt, chat, len(self.rows), self._salt(len(prompt)))
         if table is None:
             return None
-        row = SequenceState(prompt, sampler, table, table.length, read_at=time.perf_counter())
+        row = SequenceState(prompt, sampler, table, table.length, len(prompt), read_at=time.perf_counter())
         self.rows.append(row)
         return row
 
@@ -106,6 +108,7 @@ class Scheduler:
 
     def step(self) -> list[SequenceUpdate]:
         """Read pieces of some prompts, or write one token for every row whose prompt is read."""
+        self._reread()
         self._resume()
         reading = [row for row in self.rows if row.unread and not row.waits]
         writing = [row for row in self.rows if not row.unread]
@@ -119,11 +122,26 @@ class Scheduler:
         self._owed -= time.perf_counter() - started
         return events
 
+    def _salt(self, length: int) -> bytes:
+        """What parts blocks of sequences that are read as so many tokens from others."""
+        longrope = self.forward.longrope
+        return b"long" if longrope is not None and length > longrope.limit else b""
+
+    def _reread(self) -> None:
+        """Rows that are now too long for the way they were read wait to be read anew, where `generate()` does that."""
+        longrope = self.forward.longrope
+        if longrope is None or not longrope.rereads:
+            return
+        for row in self.rows:
+            if row.length <= longrope.limit < len(row.ids):
+                row.length = len(row.ids)
+                self.pool.close(row.table)
+
     def _resume(self) -> None:
         """Give blocks to rows that wait for them, the oldest first."""
         for row in [row for row in self.rows if row.waits]:
             running = sum(not other.waits for other in self.rows)
-            table = self.pool.open(row.ids, row.table.chat, spare=running)
+            table = self.pool.open(row.ids, row.table.chat, running, self._salt(row.length))
             if table is None:
                 return
             row.table = table
@@ -150,7 +168,7 @@ class Scheduler:
             ids = row.ids[first : first + min(left, row.unread)]
             if pieces and len(ids) < min(MIN_CHUNK, row.unread):
                 break
-            pieces[row] = PromptChunk(row.table.numbers, first, ids)
+            pieces[row] = PromptChunk(row.table.numbers, first, ids, row.length)
             left -= len(ids)
         return pieces
 
