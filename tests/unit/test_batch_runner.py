@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from chatui.chat import ChatRequest, Finish, Message, ReplyDelta
-from chatui.engine.batching import forward, scheduler
+from chatui.engine.batching import forward
+from chatui.engine.batching.token_budget import TokenBudget
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners.batch_runner import BatchRunner, open_batch_runner
 from chatui.engine.runners.contract import ModelRunner, WriteReply
@@ -221,7 +222,8 @@ class TestBoth:
                 assert getattr(finish_of(one), name) == getattr(finish_of(other), name)
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
-    def test_a_reply_from_its_prompt_to_its_finish(self, serial: bool) -> None:
+    def test_a_reply_from_its_prompt_to_its_finish(self, serial: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(TokenBudget, "tokens", lambda *_: 256)
         model = SerialRunner(models.ready()) if serial else many()
         handle = begin(model, ask(ignore_eos=True), queue_seconds=1.5)
         events: list[Any] = []
@@ -424,7 +426,7 @@ class TestBatchRunner:
         assert text_of(second) == text_of(again)
 
     def test_how_far_a_prompt_is_read_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(scheduler, "MAX_CHUNK", 16)
+        monkeypatch.setattr(TokenBudget, "tokens", lambda *_: 16)
         model = many()
         writer = begin(model, ask(max_new_tokens=400, ignore_eos=True))
         model.step()

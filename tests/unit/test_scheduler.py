@@ -21,7 +21,7 @@ from chatui.engine.batching.forward import Forward, PromptChunk
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
 from chatui.engine.batching.scheduler import (
     MAX_CHUNK,
-    MIN_CHUNK,
+    PASS_SECONDS,
     PATIENCE_SECONDS,
     READING_SHARE,
     STALL_SECONDS,
@@ -30,6 +30,7 @@ from chatui.engine.batching.scheduler import (
     SequenceUpdate,
     to_generation_error,
 )
+from chatui.engine.batching.token_budget import LONGEST, TOLERANCE, TokenBudget
 from chatui.engine.runners.serial_runner import generate_ids
 from chatui.engine.sampling.sampler import Sampler
 from chatui.errors import GenerationError
@@ -58,8 +59,21 @@ NEW = 8
 LONG = 30
 
 
-def batch_of(kind: str = "llama", rows: int = 4, blocks: int = 12) -> Scheduler:
-    return Scheduler(models.over_blocks(kind, blocks), rows)
+class FixedBudget(TokenBudget):
+    """Passes of one size, whatever the time, so that steps can be counted."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def tokens(self, seconds: float, context: float) -> int:
+        return self.size
+
+
+def batch_of(kind: str = "llama", rows: int = 4, blocks: int = 12, size: int = MAX_CHUNK) -> Scheduler:
+    batch = Scheduler(models.over_blocks(kind, blocks), rows)
+    batch._budget = FixedBudget(size)
+    return batch
 
 
 def join(batch: Scheduler, prompt: Sequence[int], choice: GenerationSettings = GREEDY, seed: int = 0) -> SequenceState:
@@ -113,9 +127,8 @@ class TestReplies:
         assert len(written) == 2 + 4 * 3
 
     @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt_oss"])
-    def test_whatever_comes_and_goes_beside_it(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(batches, "MAX_CHUNK", 20)
-        batch = batch_of(kind, 3)
+    def test_whatever_comes_and_goes_beside_it(self, kind: str) -> None:
+        batch = batch_of(kind, 3, size=20)
         comings = st.tuples(st.sampled_from(PROMPTS), st.integers(0, len(SETTINGS) - 1), st.integers(0, 2))
 
         @given(st.lists(st.one_of(comings, st.integers(0, 9), st.just("step")), max_size=50))
@@ -157,12 +170,12 @@ class TestReplies:
         assert second.output_ids[:NEW] == alone(kind, prompt, 0, 0)
         assert third.output_ids[:NEW] == alone(kind, (*prompt[:30], 1, 2), 0, 0)
 
-    def test_events_tell_what_was_read_and_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_events_tell_what_was_read_and_written(self) -> None:
         batch = batch_of()
         row = join(batch, PROMPTS[0])
         assert batch.step() == [SequenceUpdate(row, token=row.output_ids[0])]
         assert (row.cached, row.unread, row.table.length) == (0, 0, len(PROMPTS[0]))
-        monkeypatch.setattr(batches, "MAX_CHUNK", 16)
+        batch._budget = FixedBudget(16)
         long = join(batch, tuple(range(255, 155, -1)))
         events: list[SequenceUpdate] = []
         while not long.output_ids:
@@ -334,14 +347,13 @@ class TestFailures:
 
     def test_numbers_that_went_wrong_within_a_prompt_do_not_stay_for_the_next(self) -> None:
         """Where the one who asked leaves before the first token, which would have shown it."""
-        batch = batch_of(rows=2)
+        batch = batch_of(rows=2, size=16)
         with torch.no_grad():
             embedding = batch.forward.model.get_input_embeddings()
             assert isinstance(embedding, torch.nn.Embedding)
             embedding.weight[250] = NAN
         writer = join(batch, PROMPTS[0])
         write(batch, writer, count=1)
-        batch._reading_speed = 0.0
         row = join(batch, (250, *range(100)))
         while not row.table.length and row in batch.rows:
             batch.step()
@@ -371,25 +383,30 @@ class Clock:
 
 
 class ScriptedForward:
-    """Reads and writes in a time that is told, and keeps account of it."""
+    """Reads and writes in a time that is told, and keeps account of it: a pass takes `fixed` seconds and, at `speed`,
+    some for each token, half as much more for each thousand tokens before it.
+    """
 
-    def __init__(self, clock: Clock, speed: float, step: float) -> None:
+    def __init__(self, clock: Clock, speed: float, step: float, fixed: float = 0.0) -> None:
         self.cache = KVCache.allocate(KVLayout(((1, 1, 1),), torch.float32), 10_000, torch.device("cpu"))
-        self.clock, self.speed, self.step = clock, speed, step
+        self.clock, self.speed, self.step, self.fixed = clock, speed, step, fixed
         self.longrope = None
         self.log: list[tuple[str, float]] = []
         self.pieces: list[int] = []
 
     def prefill(self, pieces: Sequence[PromptChunk]) -> torch.Tensor:
-        tokens = sum(len(piece.ids) for piece in pieces)
-        self.pieces.append(tokens)
-        return self._spend("read", tokens / self.speed, len(pieces))
+        self.pieces.append(sum(len(piece.ids) for piece in pieces))
+        work = sum(len(piece.ids) * (1 + piece.first / 2000) for piece in pieces)
+        return self._spend("read", self.fixed + work / self.speed, len(pieces))
 
     def decode(self, ids: Sequence[int], tables: Sequence[Sequence[int]], positions: Sequence[int]) -> torch.Tensor:
         return self._spend("write", self.step, len(ids))
 
     def spent(self, what: str) -> float:
         return sum(seconds for done, seconds in self.log if done == what)
+
+    def longest(self, what: str) -> float:
+        return max(seconds for done, seconds in self.log if done == what)
 
     def _spend(self, what: str, seconds: float, rows: int) -> torch.Tensor:
         self.clock.now += seconds
@@ -404,13 +421,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def timed(clock: Clock, rows: int = 4, speed: float = 1000.0, step: float = 0.02) -> tuple[Scheduler, ScriptedForward]:
-    forward: Any = ScriptedForward(clock, speed, step)
+def timed(
+    clock: Clock, rows: int = 4, speed: float = 1000.0, step: float = 0.02, fixed: float = 0.0
+) -> tuple[Scheduler, ScriptedForward]:
+    forward: Any = ScriptedForward(clock, speed, step, fixed)
     return Scheduler(forward, rows), forward
 
 
 def prompt_of(count: int, start: int = 0) -> list[int]:
     return [start] * count
+
+
+def read_alone(batch: Scheduler, count: int, start: int = 0) -> None:
+    row = join(batch, prompt_of(count, start))
+    write(batch, row, count=1)
+    batch.finish(row)
 
 
 class TestTime:
@@ -432,27 +457,70 @@ class TestTime:
         )
         assert sum(forward.pieces) == 3000
         assert max(forward.pieces) <= MAX_CHUNK
-        assert max(forward.pieces) <= max(MIN_CHUNK, 1.01 * STALL_SECONDS * speed)
+        assert forward.longest("read") <= TOLERANCE * STALL_SECONDS
         names = "".join(done[0] for done, _ in forward.log)
         assert "rr" not in names, "between two pieces somebody writes"
 
-    def test_while_nobody_writes_large_pieces_are_read(self, clock: Clock) -> None:
-        batch, forward = timed(clock)
-        row = join(batch, prompt_of(1000))
-        write(batch, row, count=1)
-        assert forward.pieces == [MAX_CHUNK] * 3 + [1000 - 3 * MAX_CHUNK]
+    @pytest.mark.parametrize("speed", [10.0, 40.0, 400.0, 2000.0])
+    @pytest.mark.parametrize("fixed", [0.0, 0.02, 0.08])
+    def test_no_pass_takes_long_though_nobody_writes(self, clock: Clock, speed: float, fixed: float) -> None:
+        """Whether the model is slow or fast, from the first prompt on."""
+        batch, forward = timed(clock, speed=speed, fixed=fixed)
+        for number, count in enumerate((300, 3000, 20, 4000, 5)):
+            read_alone(batch, count, number)
+        one_token = fixed + 1.0 / speed * (1 + 4000 / 2000)
+        assert forward.longest("read") <= max(TOLERANCE * PASS_SECONDS, LONGEST * one_token)
+
+    def test_a_pass_takes_twice_as_long_as_one_token_where_that_alone_is_slow(self, clock: Clock) -> None:
+        """Smaller pieces would be no answer to Stop, and the prompt would take many times as long."""
+        batch, forward = timed(clock, speed=50.0, fixed=0.6)
+        read_alone(batch, 300)
+        assert forward.longest("read") <= LONGEST * (0.6 + 1 / 50 * 1.15)
+        assert forward.spent("read") <= 4 * (300 / 50 * 1.15)
+
+    def test_what_made_passes_slow_may_be_over(self, clock: Clock) -> None:
+        batch, forward = timed(clock, speed=100.0, fixed=2.0)
+        row = join(batch, prompt_of(8000))
+        for _ in range(12):
+            batch.step()
+        forward.fixed = 0.01
+        for _ in range(20):
+            batch.step()
+        forward.log.clear()
+        while not row.output_ids:
+            batch.step()
+        assert forward.longest("read") <= TOLERANCE * PASS_SECONDS
+
+    def test_a_model_that_becomes_slow_takes_long_once(self, clock: Clock) -> None:
+        batch, forward = timed(clock, speed=2000.0, fixed=0.01)
+        read_alone(batch, 1000)
+        forward.log.clear()
+        forward.speed = 100.0
+        read_alone(batch, 1000, 1)
+        assert [seconds for _, seconds in forward.log if seconds > TOLERANCE * PASS_SECONDS] == [2.57]
+
+    def test_a_fast_model_reads_large_pieces_after_the_first(self, clock: Clock) -> None:
+        batch, forward = timed(clock, speed=4000.0, fixed=0.01)
+        read_alone(batch, 1000)
+        assert forward.pieces == [1, 16, 224, *[MAX_CHUNK] * 2, 247]
+        forward.pieces.clear()
+        read_alone(batch, 2, 1)
+        read_alone(batch, 1000, 2)
+        assert forward.pieces == [2, *[MAX_CHUNK] * 3, 1000 - 3 * MAX_CHUNK]
 
     def test_short_prompts_are_read_together_as_far_as_a_piece_goes(self, clock: Clock) -> None:
-        batch, forward = timed(clock, rows=8)
+        batch, forward = timed(clock, rows=8, speed=2000.0)
+        batch._budget = FixedBudget(MAX_CHUNK)
         rows = [join(batch, prompt_of(100 + n, n)) for n in range(4)]
         batch.step()
-        assert [row.unread for row in rows] == [0, 0, 102 - (MAX_CHUNK - 201), 103]
+        assert [row.unread for row in rows] == [0, 0, 102 - 48, 103], "of the 55 tokens that are left, a round part"
         assert [len(row.output_ids) for row in rows] == [1, 1, 0, 0]
         batch.step()
-        assert forward.pieces == [MAX_CHUNK], "those who write come next"
+        assert forward.pieces == [201 + 48], "those who write come next"
 
     def test_no_crumbs_are_read(self, clock: Clock) -> None:
         batch, forward = timed(clock, rows=8)
+        batch._budget = FixedBudget(MAX_CHUNK)
         rows = [join(batch, prompt_of(count, n)) for n, count in enumerate((MAX_CHUNK - 5, 300))]
         batch.step()
         assert [row.unread for row in rows] == [0, 300]

@@ -9,15 +9,18 @@ import torch
 
 from chatui.engine.batching.blocks import BlockPool, BlockTable
 from chatui.engine.batching.forward import Forward, PromptChunk
+from chatui.engine.batching.token_budget import TokenBudget
 from chatui.engine.sampling.sampler import Sampler, choose_each, invalid_logits
 from chatui.errors import ChatError, GenerationError
 
 log = logging.getLogger(__name__)
 
-# Tokens of prompts read in one pass: as many as keep the processor busy while nobody waits for a step, and while
-# somebody writes, as many as take about this long.
-MAX_CHUNK, MIN_CHUNK = 256, 16
-STALL_SECONDS = 0.08
+# Tokens of prompts read in one pass: as many as keep the processor busy, if they take no longer than about this long,
+# so that neither Stop nor a newcomer waits; and this long while somebody writes.
+MAX_CHUNK = 256
+PASS_SECONDS, STALL_SECONDS = 0.2, 0.08
+# Fewer tokens of one more prompt are not worth its part of the pass.
+MIN_CHUNK = 16
 # The share of the time given to reading while somebody writes: a step then takes twice as long at most.
 READING_SHARE = 0.42
 # The shortest rest is read first, but nobody is passed over for longer than this.
@@ -76,7 +79,7 @@ class Scheduler:
         self.forward, self.max_rows = forward, max_rows
         self.pool = BlockPool(forward.cache.blocks, forward.cache)
         self.rows: list[SequenceState] = []
-        self._reading_speed = 200.0  # tokens a second, a guess until the first piece has been read
+        self._budget = TokenBudget()
         self._owed = 0.0  # seconds of writing before the next piece is read
 
     @property
@@ -114,7 +117,8 @@ class Scheduler:
         writing = [row for row in self.rows if not row.unread]
         started = time.perf_counter()
         if reading and (not writing or self._owed <= 0):
-            events = self._prefill(self._next_chunks(reading, alone=not writing))
+            limit = STALL_SECONDS if writing else PASS_SECONDS
+            events = self._prefill(self._next_chunks(reading, limit), limit)
             seconds = time.perf_counter() - started
             self._owed = seconds * (1 / READING_SHARE - 1)
             return events
@@ -156,43 +160,47 @@ class Scheduler:
                 self.pool.close(newest.table)
         return [row for row in rows if not row.waits]
 
-    def _next_chunks(self, reading: Sequence[SequenceState], alone: bool) -> dict[SequenceState, PromptChunk]:
+    def _next_chunks(self, reading: Sequence[SequenceState], seconds: float) -> dict[SequenceState, PromptChunk]:
         """What is read next of which prompts: the shortest rests first, behind who has waited too long."""
         late = time.perf_counter() - PATIENCE_SECONDS
         line = sorted(reading, key=lambda row: (0, row.read_at) if row.read_at < late else (1, row.unread))
-        size = MAX_CHUNK if alone else int(self._reading_speed * STALL_SECONDS)
-        left = max(MIN_CHUNK, min(size, MAX_CHUNK))
+        left = 1.0  # of the pass
         pieces: dict[SequenceState, PromptChunk] = {}
         for row in line:
             first = row.table.length
-            ids = row.ids[first : first + min(left, row.unread)]
-            if pieces and len(ids) < min(MIN_CHUNK, row.unread):
+            fitting = min(MAX_CHUNK, self._budget.tokens(seconds, first))
+            count = min(row.unread, round(left * fitting))
+            if pieces and count < min(MIN_CHUNK, row.unread):
                 break
-            pieces[row] = PromptChunk(row.table.numbers, first, ids, row.length)
-            left -= len(ids)
+            if MIN_CHUNK < count < row.unread:
+                count -= count % MIN_CHUNK  # products of few different shapes, each of which is planned once
+            pieces[row] = PromptChunk(row.table.numbers, first, row.ids[first : first + count], row.length)
+            left -= count / fitting
         return pieces
 
-    def _prefill(self, pieces: Mapping[SequenceState, PromptChunk]) -> list[SequenceUpdate]:
+    def _prefill(self, pieces: Mapping[SequenceState, PromptChunk], seconds: float) -> list[SequenceUpdate]:
+        """Read pieces, which should take so long."""
         started = time.perf_counter()
         try:
             logits = self.forward.prefill(list(pieces.values()))
+            # Asked now, since a row may end before it writes, and what is no number must not stay in its blocks.
+            invalid = torch.isnan(logits).any(-1).tolist()
         except Exception as error:
             if len(pieces) == 1:
                 return [self._failed(row, error) for row in pieces]
             log.debug("reading %d prompts failed, each goes alone", len(pieces), exc_info=error)
-            return [event for row, piece in pieces.items() for event in self._prefill({row: piece})]
+            return [event for row, piece in pieces.items() for event in self._prefill({row: piece}, seconds)]
         now = time.perf_counter()
         tokens = sum(len(piece.ids) for piece in pieces.values())
-        if tokens >= MIN_CHUNK:
-            self._reading_speed += 0.5 * (tokens / (now - started) - self._reading_speed)
+        context = sum(len(piece.ids) * piece.first for piece in pieces.values()) / tokens
+        self._budget.record(tokens, context, now - started, seconds)
         events = []
         for at, (row, piece) in enumerate(pieces.items()):
             self.pool.fill(row.table, piece.ids)
             row.read_at = now
             if not row.unread and not row.output_ids:
                 events += self._choose([row], logits[at : at + 1])
-            # Asked now, since a row may end before it writes, and what is no number must not stay in its blocks.
-            elif torch.isnan(logits[at]).any():
+            elif invalid[at]:
                 events.append(self._failed(row, invalid_logits()))
             elif not row.output_ids:
                 events.append(SequenceUpdate(row, read=row.table.length))
