@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatui.engine.text.thinking import Parts
+from chatui.engine.text.reply_parts import Parts
 from chatui.engine.text.thinking_tags import THINK, Tags
 from chatui.engine.text.thought_meter import ThoughtMeter
 

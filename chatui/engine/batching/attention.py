@@ -126,14 +126,7 @@ def attend(
     if isinstance(attn_metadata, DecodeBatch):
         result = _decode(grouped, key, value, keys, values, attn_metadata, sliding_window, softcap, sinks)
     else:
-        block, offset = attn_metadata.slots
-        keys[block, :, :, offset] = key[0].transpose(0, 1)
-        values[block, :, offset] = value[0].transpose(0, 1)
-        read = list[torch.Tensor]()
-        for run, begin in enumerate(accumulate((run.count for run in attn_metadata.runs[:-1]), initial=0)):
-            own = grouped[0, :, :, begin : begin + attn_metadata.runs[run].count]
-            read.append(_read(own, keys, values, attn_metadata, run, sliding_window, softcap, sinks).flatten(0, 1))
-        result = torch.cat(read, 1)
+        result = _prefill(grouped, key, value, keys, values, attn_metadata, sliding_window, softcap, sinks)
     return result.reshape(rows, heads, tokens, -1).transpose(1, 2).to(query.dtype), None
 
 
@@ -171,6 +164,28 @@ def _decode(
     k, v = k.permute(0, 2, 3, 1, 4).flatten(3), v.transpose(1, 2).flatten(2, 3)
     weights, total = _weights(torch.matmul(query, k).float(), visible, softcap, sinks)
     return torch.matmul(weights.to(v.dtype), v) / total
+
+
+def _prefill(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    attn_metadata: PrefillBatch,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Runs of tokens one behind the other; `query` has shape [1, kv heads, group, tokens, head size]."""
+    block, offset = attn_metadata.slots
+    keys[block, :, :, offset] = key[0].transpose(0, 1)
+    values[block, :, offset] = value[0].transpose(0, 1)
+    read = list[torch.Tensor]()
+    for run, begin in enumerate(accumulate((run.count for run in attn_metadata.runs[:-1]), initial=0)):
+        own = query[0, :, :, begin : begin + attn_metadata.runs[run].count]
+        read.append(_read(own, keys, values, attn_metadata, run, window, softcap, sinks).flatten(0, 1))
+    return torch.cat(read, 1)
 
 
 def _read(

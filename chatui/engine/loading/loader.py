@@ -36,7 +36,7 @@ from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.model_files import Files, from_home, locate
 from chatui.engine.loading.template_files import replaced_template
 from chatui.engine.loading.weights import check_weights, total_memory
-from chatui.engine.text import thinking, thinking_tags
+from chatui.engine.text import response_template, thinking_tags
 from chatui.engine.text.chat_template import Template, probe
 from chatui.engine.text.prompt import set_control_tokens
 from chatui.errors import ChatError
@@ -178,7 +178,7 @@ def _marks(tokenizer: PreTrainedTokenizerBase, template: Template) -> set[str]:
     """The control tokens that part what a model thinks from what it says."""
     tokens = tokenizer.get_added_vocab()
     if template.response is not None:
-        return thinking.tokens_of(template.response, tokens)
+        return response_template.tokens_of(template.response, tokens)
     own = template.tags not in (None, thinking_tags.HARMONY)  # those of harmony are read by their ids
     tags = [*thinking_tags.TAGS, *([template.tags] if template.tags and own else [])]
     parts = [part.strip() for one in tags for part in (one.open, one.close)]

@@ -16,16 +16,11 @@ from chatui.engine.sampling.sampler import Sampler, model_logits_processors
 from chatui.engine.text import prompt as prompts
 from chatui.engine.text.chat_template import Template
 from chatui.engine.text.detokenizer import REPLACEMENT, Detokenizer, StopStrings
+from chatui.engine.text.harmony import HarmonySplitter, marked
+from chatui.engine.text.reply_parts import NOTHING, Parts, Splitter
+from chatui.engine.text.response_template import TemplateSplitter
 from chatui.engine.text.spans import SectionCache
-from chatui.engine.text.thinking import (
-    NOTHING,
-    HarmonySplitter,
-    Parts,
-    Splitter,
-    TemplateSplitter,
-    ThinkingSplitter,
-    marked,
-)
+from chatui.engine.text.thinking import ThinkingSplitter
 from chatui.engine.text.thinking_tags import HARMONY, THINK, Tags, opened_by
 from chatui.engine.text.thought_meter import ThoughtMeter
 from chatui.traces import Traces
@@ -174,8 +169,8 @@ class ReplyBuilder:
         )
 
 
-def _delta(parts: Parts, **told: Any) -> ReplyDelta:
-    return ReplyDelta(parts.said, parts.thought, tokens=1, reasoning_remainder=parts.folds, **told)
+def _delta(parts: Parts, **fields: Any) -> ReplyDelta:
+    return ReplyDelta(parts.content, parts.thought, tokens=1, reasoning_remainder=parts.folds, **fields)
 
 
 class _SentSnapshot:
@@ -270,7 +265,7 @@ def _splitter(template: Template, prompt: Prompt, prefix: Message | None) -> Spl
         return ThinkingSplitter(opened, template.tags, asked=asked)
     own = template.tags or THINK
     thinking, thought = (None, bool(prefix.reasoning)) if prefix.content else (own, True)
-    splitter = ThinkingSplitter(thinking, template.tags, begun=True, thought=thought, asked=asked)
+    splitter = ThinkingSplitter(thinking, template.tags, started=True, thought=thought, asked=asked)
     # Lines and code fences go on from what is there, but what looks like a tag in it opens or closes nothing.
     splitter.push(re.sub(r"[<\[◁:]", "-", prefix.content or prefix.reasoning))
     splitter.flush()

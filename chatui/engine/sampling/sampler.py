@@ -107,8 +107,8 @@ class Sampler:
         if torch.isnan(cumulated[-1]):
             raise invalid_logits()
         drawn = torch.rand((), generator=self._generator, dtype=torch.float64) * cumulated[-1]
-        place = min(int(torch.searchsorted(cumulated, drawn, right=True)), len(cumulated) - 1)
-        return int(ids[place])
+        at = min(int(torch.searchsorted(cumulated, drawn, right=True)), len(cumulated) - 1)
+        return int(ids[at])
 
     def candidates(self, highest: "RowLogits") -> tuple[torch.Tensor, torch.Tensor]:
         """(ids, scores) of the tokens to draw from, both [candidates], on the CPU; the scores after all filters."""
@@ -214,8 +214,8 @@ def choose_each(
         return _forced(samplers, _unless_broken(best, map(isnan, highest.tolist())))
     temperatures = [sampler.temperature or 1.0 for sampler in samplers]
     # A row that draws needs FEW; a greedy one what it is asked to tell of, which is less.
-    told_of = [sampler.trace.alternatives for sampler in samplers if sampler.trace is not None]
-    count = max(told_of) if all(sampler.greedy for sampler in samplers) else FEW
+    alternatives = [sampler.trace.alternatives for sampler in samplers if sampler.trace is not None]
+    count = max(alternatives) if all(sampler.greedy for sampler in samplers) else FEW
     seen = find_top_logits(scores, temperatures, count, plain=any(sampler.trace is not None for sampler in samplers))
     invalid = (isnan(total) and float(seen.top[at, 0]) != inf for at, total in enumerate(seen.totals.tolist()))
     chosen = _unless_broken(seen.best, invalid)
@@ -226,16 +226,27 @@ def choose_each(
             except GenerationError as error:
                 chosen[row] = error
     chosen = _forced(samplers, chosen)
-    told = [
+    _record(samplers, chosen, logits, scores, seen)
+    return chosen
+
+
+def _record(
+    samplers: Sequence[Sampler],
+    chosen: Sequence[int | GenerationError],
+    logits: torch.Tensor,
+    scores: torch.Tensor,
+    seen: TopLogits,
+) -> None:
+    """Give the choices to the traces of those rows that have one."""
+    traced = [
         (row, sampler.trace, token)
         for row, (sampler, token) in enumerate(zip(samplers, chosen, strict=True))
         if sampler.trace is not None and isinstance(token, int)
     ]
-    if told:
-        rows, traces, tokens = zip(*told, strict=True)
+    if traced:
+        rows, traces, tokens = zip(*traced, strict=True)
         ruled = any(samplers[row].looks_back for row in rows)
         record_choices(traces, tokens, _rows(logits, rows), _rows(scores, rows) if ruled else None, seen.of(rows))
-    return chosen
 
 
 def _forced(samplers: Sequence[Sampler], chosen: Sequence[int | GenerationError]) -> list[int | GenerationError]:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from chatui.chat import Message, Role, SystemRole, TemplateFacts
-from chatui.engine.text import template_arguments, template_limit, thinking, thinking_tags
+from chatui.engine.text import response_template, template_arguments, template_limit, thinking_tags
 from chatui.engine.text.thinking_tags import HARMONY, Tags
 from chatui.errors import ModelError
 from chatui.settings import GenerationSettings
@@ -106,7 +106,7 @@ def _probed(tokenizer: PreTrainedTokenizerBase) -> Template:
     parts = _takes_parts(tokenizer)
     takes_system = _takes_system(tokenizer, parts)
     found = getattr(tokenizer, "response_template", None)
-    response = found if thinking.is_readable(found) else None
+    response = found if response_template.is_readable(found) else None
     tags = thinking_tags.find_tags(tokenizer.get_chat_template(), tokenizer.get_added_vocab(), response)
     inner = {"<|end|>"} & set(tokenizer.get_added_vocab()) if tags is HARMONY else set()
     inner_ids = frozenset(tokenizer.get_added_vocab()[token] for token in inner)

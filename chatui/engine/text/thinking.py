@@ -1,59 +1,16 @@
-"""What of a reply is thought and what is said, in the ways in which models mark it. Knows no model."""
+"""Splits replies whose thoughts stand between tags. Knows no model."""
 
-import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
-
-from transformers.utils.chat_parsing import ResponseParser
 
 from chatui.engine.text.detokenizer import overlap
-from chatui.engine.text.thinking_tags import HARMONY, MAX_TAG_LENGTH, TAGS, THINK, THOUGHTS, Tags
+from chatui.engine.text.reply_parts import Parts
+from chatui.engine.text.thinking_tags import MAX_TAG_LENGTH, TAGS, THINK, Tags
 
 FENCES = ("```", "~~~")
 QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»"}
-
-
-class Parts(NamedTuple):
-    """What a piece of a reply adds.
-
-    With `folds`, all that was said before was a thought, and that is its rest.
-    """
-
-    said: str = ""
-    thought: str = ""
-    folds: str | None = None
-
-    def then(self, more: "Parts") -> "Parts":
-        """Both, one behind the other."""
-        if more.folds is not None:
-            before = self.said if self.folds is None else self.folds + self.thought + self.said
-            return more._replace(folds=(before + more.folds))
-        return Parts(self.said + more.said, self.thought + more.thought, self.folds)
-
-
-NOTHING = Parts()
-
-
-class Splitter(Protocol):
-    """Parts a reply into what was thought and what was said, as it comes; `over` once that ends it.
-
-    `thinking` are the tags of a thought that is open, if it is between some.
-    """
-
-    over: bool
-
-    @property
-    def thinking(self) -> Tags | None:
-        """See the class."""
-
-    def push(self, text: str) -> Parts:
-        """What this piece adds."""
-
-    def flush(self) -> Parts:
-        """What was held back because it looked like the start of a mark."""
 
 
 @dataclass
@@ -71,7 +28,7 @@ class ThinkingSplitter:
 
     thinking: Tags | None = None
     own: Tags | None = None
-    begun: bool = False
+    started: bool = False
     thought: bool = False
     asked: str = ""
     over: bool = False
@@ -87,7 +44,7 @@ class ThinkingSplitter:
 
     def __post_init__(self) -> None:
         self._trim = self.thinking is not None
-        self._again = None if self.begun else self.thinking  # some open it once more
+        self._again = None if self.started else self.thinking  # some open it once more
         lone = () if self.thinking or self.thought else (self.own, THINK) if self.own else TAGS
         mine = self.own is not None and self.own.in_words
         self._lone = tuple(
@@ -106,14 +63,14 @@ class ThinkingSplitter:
         return moved.then(Parts(thought=held) if self.thinking else Parts(held))
 
     def _moved(self, over: bool = False) -> Parts:
-        said: list[str] = []
+        content: list[str] = []
         thought: list[str] = []
         self._folds = None
-        while self._step(said, thought, over):
+        while self._step(content, thought, over):
             pass
-        return Parts("".join(said), "".join(thought), self._folds)
+        return Parts("".join(content), "".join(thought), self._folds)
 
-    def _step(self, said: list[str], thought: list[str], over: bool) -> bool:
+    def _step(self, content: list[str], thought: list[str], over: bool) -> bool:
         """Move text out of `_held`; True when a tag was passed and there may be more."""
         if self._trim:
             self._held = self._held.lstrip("\r\n")
@@ -132,7 +89,7 @@ class ThinkingSplitter:
             if mark.startswith(self._held):
                 return False
             self._answer = None
-        return self._say_up_to_a_tag(said, over)
+        return self._emit_up_to_a_tag(content, over)
 
     def _think(self, tags: Tags, thought: list[str], over: bool) -> bool:
         if self._again is not None:
@@ -166,40 +123,40 @@ class ThinkingSplitter:
         self._answer, self._answer_end = (tags, "") if tags.answer[0] else (None, tags.answer[1])
         self._lone = ()
 
-    def _say_up_to_a_tag(self, said: list[str], over: bool) -> bool:
+    def _emit_up_to_a_tag(self, content: list[str], over: bool) -> bool:
         found = self._opening()
         end = self._held.find(self._answer_end) if self._answer_end else -1
         if end >= 0 and (found is None or end < found[0]):
-            self._say(self._held[:end], said)
+            self._emit(self._held[:end], content)
             self._held, self._answer_end = self._held[end + len(self._answer_end) :], ""
             return True
         lone = self._closing(len(self._held) if found is None else found[0], over)
         if lone is not None:
             at, tags, sure = lone
             if not sure:
-                self._say(self._held[:at], said)
+                self._emit(self._held[:at], content)
                 self._held = self._held[at:]
                 return False
-            self._folds = ("".join(said) + self._held[:at]).rstrip("\r\n")
-            said.clear()
-            self._fence, self.begun = "", True
+            self._folds = ("".join(content) + self._held[:at]).rstrip("\r\n")
+            content.clear()
+            self._fence, self.started = "", True
             self._end_of_thought(tags, at)
             return True
         if found is not None:
             at, tags = found
-            self._say(self._held[:at], said)
+            self._emit(self._held[:at], content)
             self._held, self._trim, self._line, self.thinking = self._held[at + len(tags.open) :], True, "", tags
             self._lone = ()
             return True
-        marks = [tags.open for tags in self._candidates(self.begun)] + [self._answer_end]
+        marks = [tags.open for tags in self._candidates(self.started)] + [self._answer_end]
         keep = max(overlap(self._held, mark) for mark in (*marks, *(tags.close for tags in self._lone)))
-        self._say(self._held[: len(self._held) - keep], said)
+        self._emit(self._held[: len(self._held) - keep], content)
         self._held = self._held[len(self._held) - keep :]
         return False
 
-    def _candidates(self, begun: bool) -> Sequence[Tags]:
+    def _candidates(self, started: bool) -> Sequence[Tags]:
         own = (THINK,) if self.own is None else (self.own, THINK)
-        if begun:
+        if started:
             return own
         # Any reply may begin with words: those count only in models that think in words.
         words = self.own is not None and self.own.in_words
@@ -207,15 +164,15 @@ class ThinkingSplitter:
 
     def _opening(self) -> tuple[int, Tags] | None:
         """Where in `_held` which tags open a span, if some do."""
-        line, fence, start, begun = self._line, self._fence, 0, self.begun
+        line, fence, start, started = self._line, self._fence, 0, self.started
         for piece in self._held.splitlines(keepends=True):
             indent = len(piece) - len(piece.lstrip(" \t"))
             if not fence and not line.strip():
-                for tags in self._candidates(begun):
+                for tags in self._candidates(started):
                     if self._held.startswith(tags.open, start + indent):
                         return start + indent, tags
             line += piece
-            begun = begun or not piece.isspace()
+            started = started or not piece.isspace()
             if piece.endswith("\n"):
                 line, fence = "", _fence_after(line, fence)
             start += len(piece)
@@ -225,10 +182,10 @@ class ThinkingSplitter:
         """Where in `_held`, before `limit`, which tags end what no tag began, and whether they surely do."""
         line, fence, start = self._line, self._fence, 0
         for piece in self._held[:limit].splitlines(keepends=True) if self._lone else ():
-            for place, tags in () if fence else sorted(_closes(piece, self._lone), key=itemgetter(0)):
-                sure = self._is_lone(tags, start + place, line + piece[:place], over)
+            for at, tags in () if fence else sorted(_closes(piece, self._lone), key=itemgetter(0)):
+                sure = self._is_lone(tags, start + at, line + piece[:at], over)
                 if sure is not False:
-                    return start + place, tags, bool(sure)
+                    return start + at, tags, bool(sure)
             line += piece
             if piece.endswith("\n"):
                 line, fence = "", _fence_after(line, fence)
@@ -242,30 +199,30 @@ class ThinkingSplitter:
         if in_sentence or before.count("`") % 2 or tags.open.strip() in self._held[:at]:
             return False
         if not after.strip():
-            return (mine and self.begun) if over else None
-        if not (self.begun or self._held[:at].strip()) and not (mine and after.startswith(("\n", "\r"))):
+            return (mine and self.started) if over else None
+        if not (self.started or self._held[:at].strip()) and not (mine and after.startswith(("\n", "\r"))):
             return False
         quoted = _quoted(before, after, over)
         return quoted if quoted is None else not quoted
 
-    def _say(self, text: str, said: list[str]) -> None:
+    def _emit(self, text: str, content: list[str]) -> None:
         for piece in text.splitlines(keepends=True):
             self._line += piece
             new = self._line[-len(piece) - MAX_TAG_LENGTH :]
             self._lone = tuple(tags for tags in self._lone if tags.open.strip() not in new)
             if piece.endswith("\n"):
                 self._line, self._fence = "", _fence_after(self._line, self._fence)
-        self.begun = self.begun or bool(text.strip())
-        said.append(text)
+        self.started = self.started or bool(text.strip())
+        content.append(text)
 
 
 def _closes(text: str, lone: Sequence[Tags]) -> Iterator[tuple[int, Tags]]:
     """Where in the text which tags end."""
     for tags in lone:
-        place = text.find(tags.close)
-        while place >= 0:
-            yield place, tags
-            place = text.find(tags.close, place + 1)
+        at = text.find(tags.close)
+        while at >= 0:
+            yield at, tags
+            at = text.find(tags.close, at + 1)
 
 
 def _quoted(before: str, after: str, over: bool) -> bool | None:
@@ -285,128 +242,3 @@ def _fence_after(line: str, fence: str) -> str:
     if fence:
         return "" if mark == fence else fence
     return mark if mark in FENCES else ""
-
-
-MARK = "\ue0ff"
-"""Stands before and behind a control token that the HarmonySplitter reads, so that no text is taken for one."""
-
-
-def marked(token: str) -> str:
-    """A control token as the HarmonySplitter reads it."""
-    return f"{MARK}{token}{MARK}"
-
-
-@dataclass
-class HarmonySplitter:
-    """A Splitter for gpt-oss: `<|channel|>analysis<|message|>...<|end|>`, then other messages, the last one `final`.
-
-    Its control tokens come `marked`. What is in no channel is said.
-    """
-
-    channel: str = ""
-    over: bool = False
-    _held: str = ""
-    _header: str | None = None
-    _apart: dict[bool, str] = field(default_factory=dict)
-    _ended: bool = False
-
-    @property
-    def thinking(self) -> Tags | None:
-        """See Splitter."""
-        return HARMONY if self.channel == "analysis" and self._header is None and not self._ended else None
-
-    def push(self, text: str) -> Parts:
-        """See Splitter."""
-        parts = (self._held + text).split(MARK)
-        self._held = MARK + parts.pop() if len(parts) % 2 == 0 else ""
-        said: list[str] = []
-        thought: list[str] = []
-        for number, part in enumerate(parts):
-            if number % 2:
-                self._control(part)
-            elif self._header is not None:
-                self._header += part
-            elif part:
-                thinks = self.channel == "analysis"
-                (thought if thinks else said).append(self._apart.get(thinks, "") + part)
-                self._apart[thinks] = ""
-        return Parts("".join(said), "".join(thought))
-
-    def flush(self) -> Parts:
-        """See Splitter."""
-        return NOTHING
-
-    def _control(self, name: str) -> None:
-        if name in ("<|start|>", "<|channel|>"):
-            self._header = (self._header or "") + name
-        elif name == "<|message|>":
-            words = (self._header or "").rpartition("<|channel|>")[2].split()
-            self.channel, self._header = words[0] if words else "", None
-            self._apart, self._ended = dict.fromkeys(self._apart, "\n\n"), False
-        elif name == "<|end|>":
-            self._ended = True
-            self.over = self.channel not in ("analysis", "commentary")
-
-
-class TemplateSplitter:
-    """A Splitter for a model whose response template knows more than tags."""
-
-    over = False
-    thinking: Tags | None = None
-
-    def __init__(self, template: dict[str, Any], prompt: str) -> None:
-        self._parser: Any = ResponseParser(template, prefix=prompt)
-        self._newlines = {True: "", False: ""}
-        self._begins = True
-
-    def push(self, text: str) -> Parts:
-        """See Splitter."""
-        if self._parser is None:
-            return Parts(text)
-        try:
-            return self._parted(self._parser.feed(text))
-        except Exception:  # what does not parse, such as a call that is no JSON
-            self._parser = None
-            return Parts(text)
-
-    def flush(self) -> Parts:
-        """See Splitter."""
-        if self._parser is None:
-            return NOTHING
-        try:
-            _, events = self._parser.finalize()
-        except Exception:
-            return NOTHING
-        return self._parted(events)
-
-    def _parted(self, events: Sequence[Mapping[str, Any]]) -> Parts:
-        parts: dict[bool, list[str]] = {True: [], False: []}
-        for event in events:
-            thinks = event["field"] in THOUGHTS
-            if event["type"] != "region_chunk":
-                self._begins, self._newlines[True] = True, ""
-                continue
-            text = event["text"].lstrip("\r\n") if self._begins else event["text"]
-            if not text:
-                continue
-            self._begins = False
-            text = self._newlines[thinks] + text
-            sure = text.rstrip("\r\n") if thinks else text
-            self._newlines[thinks] = text[len(sure) :]
-            parts[thinks].append(sure)
-        return Parts("".join(parts[False]), "".join(parts[True]))
-
-
-def is_readable(template: Any) -> bool:
-    """Whether a model's response template is one, and tells what is thought."""
-    try:
-        ResponseParser(template, prefix="")
-    except Exception:
-        return False
-    return any(name in template["fields"] for name in THOUGHTS)
-
-
-def tokens_of(template: Mapping[str, Any], tokens: Collection[str]) -> set[str]:
-    """The control tokens that a response template names."""
-    named = json.dumps(template, ensure_ascii=False).replace("\\", "")
-    return {token for token in tokens if token in named}

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 
-from chatui.engine.text.thinking import Parts
+from chatui.engine.text.reply_parts import Parts
 from chatui.engine.text.thinking_tags import Tags
 
 RESERVED_SHARE = 4
@@ -40,6 +40,6 @@ class ThoughtMeter:
         if tags is None:
             return ()
         ids = self._end_ids(tags)
-        room = self._longest - max(self._longest // RESERVED_SHARE, len(ids) + 1)
-        limit = 0 if self._answers_now else min(self._budget or room, room)
+        available = self._longest - max(self._longest // RESERVED_SHARE, len(ids) + 1)
+        limit = 0 if self._answers_now else min(self._budget or available, available)
         return ids if self.tokens >= limit else ()
