@@ -104,7 +104,7 @@ def message_flow() -> str:
         f"| {step} | `{call.callee.__qualname__}` | `{PACKAGE}/{_file(call.callee)}` | {call.what} |"
         for step, call in enumerate(calls, 1)
     ]
-    return "\n".join([*lines, "```", "", _table(["DecodeStep", "Function", "Module", "What it does"], rows)])
+    return "\n".join([*lines, "```", "", _table(["Step", "Function", "Module", "What it does"], rows)])
 
 
 def message_calls() -> list[Call]:
