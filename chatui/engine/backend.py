@@ -280,10 +280,10 @@ class LocalBackend:
         self._model = None
 
     def _prepare(self) -> None:
-        """The thread beside: makes prompts, one ahead, since long ones take long and would hold up those who write."""
+        """The thread beside: makes prompts ahead, since long ones take long and would hold up those who write."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped or (len(self._waiting) and not self._prepared))
+                self._changed.wait_for(lambda: self._stopped or (len(self._waiting) and self._may_prepare()))
                 if self._stopped:
                     return
                 job = self._preparing = self._waiting.pop()
@@ -300,6 +300,14 @@ class LocalBackend:
                     self._prepared.append((job, prepared))
                 self._tell_places()
                 self._changed.notify_all()
+
+    def _may_prepare(self) -> bool:
+        """Whether one more prompt is made ahead: one for each free row, and one at least; the caller holds the lock.
+
+        Whose turn it is beyond that is decided when a row is free.
+        """
+        rows = 1 if self._status.info is None else self._status.info.slots
+        return len(self._prepared) < max(1, rows - len(self._going))
 
     def _serve(self) -> None:
         """Steps, until closed."""

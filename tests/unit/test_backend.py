@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from chatui import priority
-from chatui.chat import ChatRequest, Finish, Message, Prompt, ReplyDelta, TokenizeRequest, Tokens
+from chatui.chat import ChatRequest, Finish, Message, ModelInfo, Prompt, ReplyDelta, TokenizeRequest, Tokens
 from chatui.engine.backend import RESTARTS, LocalBackend
 from chatui.engine.runners.contract import IsCancelled, Loader, ModelRunner, ReportPhase, StepResult
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, PromptError
@@ -59,7 +59,7 @@ class FakeModel:
 
     rows: int = 1
     pause: float = 0.0
-    info = INFO
+    info: ModelInfo = INFO
     replies: list[Said] = field(default_factory=list)
     served: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
@@ -74,6 +74,9 @@ class FakeModel:
     forgotten: list[str] = field(default_factory=list)
     forgot: threading.Event = field(default_factory=threading.Event)
     answered_now: list[object] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.info = replace(self.info, slots=self.rows)
 
     def can_begin(self, prepared: object) -> bool:
         return len(self.replies) < self.rows
@@ -326,6 +329,21 @@ class TestOrder:
         assert model.served[4:7] == ["new 1", "new 2", "new 3"], "behind those that run and the one made ready"
         await backend.close()
 
+    async def test_a_prompt_is_made_ready_for_each_free_row(self) -> None:
+        """So that those who come together begin with the same step."""
+        model = FakeModel(rows=4)
+        model.may_read.clear()
+        backend = backend_of(model).start()
+        tasks = await asked(backend, "running")
+        await until(model.began.is_set)
+        tasks += await asked(backend, "1", "2", "3", "4", "5")
+        await until(lambda: len(backend._prepared) == 3)
+        assert len(backend._waiting) == 2, "whose turn it is beyond that is not decided yet"
+        model.may_read.set()
+        assert await asyncio.gather(*tasks) == ["running", *"12345"]
+        assert model.most == 4
+        await backend.close()
+
     async def test_everything_happens_in_the_askers_context(self) -> None:
         model = FakeModel()
         backend = backend_of(model).start()
@@ -485,7 +503,7 @@ class TestLoading:
         assert await waiting == "hello"
         assert await backend.detokenize((await tokenizing).ids) == "hello"
         assert backend.models()[0].state == "ready"
-        assert backend.wait() == INFO
+        assert backend.wait() == FakeModel().info
         await backend.close()
 
     @pytest.mark.parametrize(
@@ -686,7 +704,7 @@ class TestErrors:
             await running[3]
         assert model.resets == 1
         status = backend.models()[0]
-        assert (status.state, status.info) == ("ready", INFO)
+        assert (status.state, status.info) == ("ready", model.info)
         await backend.close()
 
     async def test_nor_does_a_panic_of_a_library_end_the_engine(self) -> None:

@@ -518,6 +518,16 @@ class TestTime:
         batch.step()
         assert forward.pieces == [201 + 48], "those who write come next"
 
+    def test_eight_short_prompts_that_come_together_are_read_in_few_passes(self, clock: Clock) -> None:
+        batch, forward = timed(clock, rows=8, speed=2000.0)
+        batch._budget = FixedBudget(MAX_CHUNK)
+        rows = [join(batch, prompt_of(50, n)) for n in range(8)]
+        events = write(batch, *rows, count=1)
+        assert forward.pieces == [250, 150]
+        assert next(event.rows for event in events if event.token is not None and event.row is rows[0]) == 5, (
+            "their first tokens are chosen together"
+        )
+
     def test_no_crumbs_are_read(self, clock: Clock) -> None:
         batch, forward = timed(clock, rows=8)
         batch._budget = FixedBudget(MAX_CHUNK)

@@ -194,16 +194,19 @@ class Scheduler:
         tokens = sum(len(piece.ids) for piece in pieces.values())
         context = sum(len(piece.ids) * piece.first for piece in pieces.values()) / tokens
         self._budget.record(tokens, context, now - started, seconds)
-        events = []
+        events, written = list[SequenceUpdate](), list[int]()
         for at, (row, piece) in enumerate(pieces.items()):
             self.pool.fill(row.table, piece.ids)
             row.read_at = now
             if not row.unread and not row.output_ids:
-                events += self._choose([row], logits[at : at + 1])
+                written.append(at)
             elif invalid[at]:
                 events.append(self._failed(row, invalid_logits()))
             elif not row.output_ids:
                 events.append(SequenceUpdate(row, read=row.table.length))
+        if written:
+            rows = list(pieces)
+            events += self._choose([rows[at] for at in written], logits[written])
         return events
 
     def _decode(self, rows: Sequence[SequenceState]) -> list[SequenceUpdate]:
