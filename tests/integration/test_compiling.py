@@ -89,7 +89,7 @@ def test_a_step_with_our_own_kernels_gives_the_same_logits(tmp_path: Path, monke
     over_blocks = over_blocks_of(load(spec, tmp_path, lambda _: None))
     cache = over_blocks.cache
     row = torch.zeros(1, 2, 2, 16).bfloat16()
-    assert not ops.name() or ops.attends(row, cache.keys[0], cache.values[0])
+    assert not ops.takes(ops.BLOCK) or ops.attends(row, cache.keys[0], cache.values[0])
     compiling.compile_in_subprocess(spec, tmp_path / "compiled" / "made", 0)
     compiled = compiling.CompiledDecode(tmp_path / "compiled" / "made", over_blocks.step)
     before = [tensor.clone() for tensor in over_blocks._tensors]

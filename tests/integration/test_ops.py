@@ -1,6 +1,7 @@
 """The kernels in C++: as exact as PyTorch's own, the same for a row whatever others there are, and dispensable."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,39 @@ from hypothesis import strategies as st
 
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.levels import GROUP, rounded
-from chatui.engine.kernels.quantized import Int4Linear
+from chatui.engine.kernels.quantized import Int4Linear, reading_prompts
 from chatui.settings import AppSettings
+
+Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def built() -> None:
+def built_some() -> None:
+    """What this CPU can run of the kernels: one of the products at the least."""
     ops.load(AppSettings().cache_dir)  # once for each version of their sources
     if not ops.name():
-        pytest.skip("this CPU lacks AVX-512 VNNI, or there is no C++ compiler here")
+        pytest.skip("this CPU lacks AVX2, or there is no C++ compiler here")
+
+
+@pytest.fixture
+def built(built_some: None) -> None:
+    if not ops.takes(ops.BLOCK):
+        pytest.skip("this CPU lacks AVX-512 VNNI")
+
+
+@pytest.fixture
+def built_for_prompts(built_some: None) -> None:
+    if not ops.takes(ops.BLOCK, prefill=True):
+        pytest.skip("this CPU has AVX-512")
+
+
+@pytest.fixture(params=[ops.int4mm, ops.int4mm_prefill])
+def product(request: pytest.FixtureRequest, built_some: None) -> Product:
+    """Each of the products that this CPU can run."""
+    if not ops.takes(ops.BLOCK, prefill=request.param is ops.int4mm_prefill):
+        pytest.skip("this CPU has the other one")
+    chosen: Product = request.param
+    return chosen
 
 
 def layer_of(outputs: int, inputs: int, seed: int) -> tuple[Int4Linear, torch.Tensor]:
@@ -55,42 +80,57 @@ def test_it_is_as_exact_as_pytorchs_own(shape: tuple[int, int, int, int]) -> Non
     assert (found.double() - exact).norm() <= 1.1 * (theirs.double() - exact).norm() + 1e-6
 
 
-@pytest.mark.usefixtures("built")
+@pytest.mark.usefixtures("built_for_prompts")
+@given(shape=SHAPES | st.tuples(st.integers(1, 9), st.just(1), st.integers(15, 40), st.integers(0, 1000)))
+@settings(max_examples=60, deadline=None)
+def test_the_product_for_prompts_errs_by_the_rounding_of_its_activations(shape: tuple[int, int, int, int]) -> None:
+    rows, blocks, groups, seed = shape
+    outputs, inputs = blocks * ops.BLOCK, groups * GROUP
+    layer, weight = layer_of(outputs, inputs, seed)
+    x = numbers(rows, inputs, seed)
+    exact = x.double() @ weight.double().T
+    found = ops.int4mm_prefill(x, layer.packed, layer.scales_and_zeros)
+    # Each is off by half a step, of which 255 reach from the lowest to the highest of its group.
+    grouped = x.double().unflatten(-1, (-1, GROUP))
+    step = (grouped.amax(-1) - grouped.amin(-1)) / 255 / 2
+    bound = step @ weight.double().abs().unflatten(-1, (-1, GROUP)).sum(-1).T
+    assert ((found.double() - exact).abs() <= 2**-8 * exact.abs() + 1.01 * bound + 1e-4).all()
+
+
 @pytest.mark.parametrize("rows", [2, 8, 15, 16, 17, 100])
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_a_row_is_the_same_alone_and_among_others(rows: int, threads: int) -> None:
+def test_a_row_is_the_same_alone_and_among_others(product: Product, rows: int, threads: int) -> None:
     layer, _ = layer_of(192, 96, rows)
     x = numbers(rows, 96, rows)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        together = ops.int4mm(x, layer.packed, layer.scales_and_zeros)
-        alone = torch.cat([ops.int4mm(x[n : n + 1], layer.packed, layer.scales_and_zeros) for n in range(rows)])
+        together = product(x, layer.packed, layer.scales_and_zeros)
+        alone = torch.cat([product(x[n : n + 1], layer.packed, layer.scales_and_zeros) for n in range(rows)])
     finally:
         torch.set_num_threads(before)
     assert torch.equal(together, alone)
 
 
-@pytest.mark.usefixtures("built")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("rows", [3, 20])
-def test_what_is_no_number_stays_in_its_row(bad: float, rows: int) -> None:
+def test_what_is_no_number_stays_in_its_row(product: Product, bad: float, rows: int) -> None:
     layer, _ = layer_of(64, 96, 0)
     x = numbers(rows, 96, 0)
-    wanted = ops.int4mm(x, layer.packed, layer.scales_and_zeros)
+    wanted = product(x, layer.packed, layer.scales_and_zeros)
     x[1, 40] = bad
-    found = ops.int4mm(x, layer.packed, layer.scales_and_zeros)
+    found = product(x, layer.packed, layer.scales_and_zeros)
     assert found[1].isnan().all()
     others = [row for row in range(rows) if row != 1]
     assert torch.equal(found[others], wanted[others])
 
 
-@pytest.mark.usefixtures("built")
-def test_rows_of_zeros_and_of_strides_are_taken() -> None:
+def test_rows_of_zeros_and_of_strides_are_taken(product: Product) -> None:
     layer, weight = layer_of(64, 64, 0)
-    assert not ops.int4mm(torch.zeros(2, 64).bfloat16(), layer.packed, layer.scales_and_zeros).any()
+    assert not product(torch.zeros(2, 64).bfloat16(), layer.packed, layer.scales_and_zeros).any()
     x = numbers(4, 128, 1)[:, ::2]
-    torch.testing.assert_close(layer(x).float(), x.float() @ weight.T, atol=0.1, rtol=0.02)
+    found, exact = product(x, layer.packed, layer.scales_and_zeros).float(), x.float() @ weight.T
+    assert (found - exact).norm() <= 0.02 * exact.norm()
 
 
 @pytest.mark.usefixtures("built")
@@ -108,18 +148,38 @@ def test_layers_use_it_for_the_outputs_it_takes(monkeypatch: pytest.MonkeyPatch)
     assert len(called) == 1
 
 
-@pytest.mark.usefixtures("built")
+def test_prompts_are_read_with_a_product_of_their_own_whatever_their_length(
+    product: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[Any] = []
+    layer = layer_of(64, 64, 0)[0]
+
+    def counted(*given: Any) -> torch.Tensor:
+        called.append(given)
+        return product(*given)
+
+    monkeypatch.setattr(ops, product.__name__, counted)
+    for rows in (1, 20):
+        if product is ops.int4mm:
+            layer(numbers(rows, 64, 0))
+        else:
+            with reading_prompts():
+                layer(numbers(rows, 64, 0))
+            layer(numbers(rows, 64, 0))
+    assert len(called) == 2
+
+
 @pytest.mark.parametrize("rows", [1, 9])
 def test_a_kernel_that_computes_something_else_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, product: Product, rows: int
 ) -> None:
-    file, product = Path(next(iter(ops._loaded.values()))._name), ops.int4mm
+    file, name = Path(next(iter(ops._loaded.values()))._name), product.__name__
     monkeypatch.setattr(ops, "_loaded", {})
-    monkeypatch.setattr(ops, "_built", lambda _: file)
-    monkeypatch.setattr(ops, "int4mm", lambda x, *rest: product(x, *rest) * (2 if len(x) == rows else 1))
+    monkeypatch.setattr(ops, "_built", lambda *_: file)
+    monkeypatch.setattr(ops, name, lambda x, *rest: product(x, *rest) * (2 if len(x) == rows else 1))
     ops.load(tmp_path)
     assert ops.name() == ""
-    monkeypatch.setattr(ops, "int4mm", product)
+    monkeypatch.setattr(ops, name, product)
     ops.load(tmp_path)
     assert ops.name() == file.stem
 
@@ -133,24 +193,25 @@ def test_without_it_the_products_are_pytorchs(tmp_path: Path, monkeypatch: pytes
     elif fault == "refuses":
         monkeypatch.setattr(ops, "compiler", lambda: "false")
     elif fault == "no processor":
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-        monkeypatch.setattr(ops, "_built", lambda _: pytest.fail("built for a CPU that cannot run it"))
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+        monkeypatch.setattr(ops, "_built", lambda *_: pytest.fail("built for a CPU that cannot run it"))
     else:
         folder = tmp_path / "file"
         folder.write_text("")
     ops.load(folder)
     assert ops.name() == ""
     assert not ops.takes(64)
+    assert not ops.takes(64, prefill=True)
     layer, weight = layer_of(64, 64, 0)
     x = numbers(3, 64, 0)
     torch.testing.assert_close(layer(x).float(), x.float() @ weight.T, atol=0.5, rtol=0.02)
 
 
-@pytest.mark.usefixtures("built")
+@pytest.mark.usefixtures("built_some")
 def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = ops._built(tmp_path)
+    first = ops._built(tmp_path, ops.AVX2)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
-    assert ops._built(tmp_path) == first
+    assert ops._built(tmp_path, ops.AVX2) == first
 
 
 def fake_compiler(folder: Path, says: str = "") -> str:
@@ -166,10 +227,10 @@ def fake_compiler(folder: Path, says: str = "") -> str:
 
 def test_a_damaged_library_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "compiler", lambda: fake_compiler(tmp_path))
-    library = ops._built(tmp_path / "cache")
+    library = ops._built(tmp_path / "cache", ops.AVX2)
     assert library.read_text() == "library\n"
     library.write_text("lib")
-    assert ops._built(tmp_path / "cache") == library
+    assert ops._built(tmp_path / "cache", ops.AVX2) == library
     assert library.read_text() == "library\n"
 
 
@@ -177,7 +238,7 @@ def test_clang_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """What it compiles needs LLVM's OpenMP, a second one in a process whose PyTorch brings GCC's."""
     monkeypatch.setattr(ops, "compiler", lambda: fake_compiler(tmp_path, "#define __clang__ 1"))
     with pytest.raises(RuntimeError, match="second one"):
-        ops._built(tmp_path / "cache")
+        ops._built(tmp_path / "cache", ops.AVX2)
     assert (tmp_path / "runs").read_text() == "run\n"
 
 

@@ -12,6 +12,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from chatui.engine.batching import attention
 from chatui.engine.batching.attention import DecodeBatch
 from chatui.engine.batching.forward import TRIES, CheckedDecode, PromptChunk, matches_own_attention, probe_layout
+from chatui.engine.kernels import quantized
 from tests import models
 
 COUNT = 30
@@ -44,6 +45,19 @@ def test_a_prompt_in_pieces_and_then_tokens_one_by_one(kind: str) -> None:
         assert close(found[0], wanted[first - 1])
     for at in range(first, COUNT):
         assert close(over_blocks.decode([ids[at]], [models.table(2)], [at])[0], wanted[at])
+
+
+def test_layers_are_told_what_is_a_prompt_even_of_one_token() -> None:
+    over_blocks, told = models.over_blocks(), list[bool]()
+    layer: Any = over_blocks.model.get_submodule("model.layers.0")
+    hook = layer.register_forward_hook(lambda *_: told.append(quantized._reads_prompts.get()))
+    try:
+        over_blocks.prefill([PromptChunk(models.table(0), 0, [5, 6])])
+        over_blocks.prefill([PromptChunk(models.table(0), 2, [7])])
+        over_blocks.decode([8], [models.table(0)], [3])
+    finally:
+        hook.remove()
+    assert told == [True, True, False]
 
 
 @pytest.mark.parametrize("kind", models.PLAIN)

@@ -19,7 +19,7 @@ def _kind(request: pytest.FixtureRequest) -> Iterator[None]:
         patch.setattr(ops, "_loaded", {})
         if request.param == "compiled":
             ops.load(AppSettings().cache_dir)  # built once for each version of their sources
-            if not ops.name():
+            if ops.function("chatui_top_logits") is None:
                 pytest.skip("this CPU lacks AVX-512 VNNI, or there is no C++ compiler here")
         yield
 

@@ -15,6 +15,7 @@ from chatui.engine.batching.attention import DecodeBatch, LayerProbe, PrefillBat
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
 from chatui.engine.batching.longrope import encode_by_row, find_longrope, read_as
+from chatui.engine.kernels.quantized import reading_prompts
 from chatui.estimates import blocks_for
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Forward:
         positions = torch.cat([torch.arange(run.first, run.first + run.count, device=device) for run in runs])[None]
         ends = torch.tensor([run.count for run in runs], device=device).cumsum(0) - 1
         lengths = torch.tensor([[piece.length for piece in pieces for _ in piece.ids]], device=device)
-        with read_as(lengths):
+        with read_as(lengths), reading_prompts():
             return _logits(self.model, ids, positions, PrefillBatch(runs, self.cache), ends)[0]
 
     @torch.inference_mode()

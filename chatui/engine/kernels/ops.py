@@ -1,7 +1,7 @@
 """What PyTorch is slow at on a CPU, in C++: built once by this machine's compiler, and dispensable.
 
 These are the product of int4 layers (int4.cpp), a decode step's attention (attend.cpp) and a look at the scores of all
-tokens (top_logits.cpp).
+tokens (top_logits.cpp); on a CPU without AVX-512, the product while prompts are read (int4_prefill.cpp).
 """
 
 import ctypes
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,14 +25,25 @@ from chatui.engine.kernels.built_files import is_whole, publish
 
 log = logging.getLogger(__name__)
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("int4.cpp", "attend.cpp", "top_logits.cpp"))
-SHARED = Path(__file__).with_name("vectors.h")
+HEADERS = ("vectors.h", "lanes.h")
 TORCH = Path(torch.__file__).parent
-FLAGS = (
-    *("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC"),
-    *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"),
-)
+FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-mfma")
 Function = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What is built for a kind of CPU, and the compiler's flags for it."""
+
+    sources: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+AVX512 = Processor(
+    ("int4.cpp", "attend.cpp", "top_logits.cpp"),
+    ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
+)
+AVX2 = Processor(("int4_prefill.cpp",), ("-mavx2",))
 
 # Building takes some 10 s, on a busy machine ten times that. Loading a model waits for it.
 BUILD_SECONDS = 300
@@ -47,6 +59,8 @@ TOLERANCE = 0.02
 # Attention works on so many numbers of a value at once.
 LANES = 16
 
+PRODUCT, PREFILL_PRODUCT = "chatui_int4mm", "chatui_int4mm_prefill"
+
 _loaded: dict[str, ctypes.CDLL] = {}
 
 
@@ -57,12 +71,11 @@ def compiler() -> str | None:
 
 def load(cache_dir: Path) -> None:
     """Use them from now on in this process, building them where that has not been done; only logs why it cannot."""
-    if _loaded or sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return
-    if not torch.cpu._is_vnni_supported():
+    processor = _processor()
+    if _loaded or sys.platform != "linux" or processor is None:
         return
     try:
-        path = _built(cache_dir / "compiled")
+        path = _built(cache_dir / "compiled", processor)
         # Global, so that compiled steps find it.
         _loaded[path.stem] = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
         if not _agrees_with_pytorch():
@@ -72,8 +85,17 @@ def load(cache_dir: Path) -> None:
         log.info("everything is PyTorch's own: %s", error)
 
 
+def _processor() -> Processor | None:
+    """What this CPU can run: PyTorch packs weights by the same rule."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability == "AVX512" and torch.cpu._is_vnni_supported():
+        return AVX512
+    return AVX2 if capability == "AVX2" else None
+
+
 def _agrees_with_pytorch() -> bool:
-    """Whether the product of an int4 layer is PyTorch's own but for rounding, with few rows and with many."""
+    """Whether the products of an int4 layer are PyTorch's own but for rounding, with few rows and with many."""
+    products = [int4mm if takes(BLOCK) else int4mm_prefill]
     generator = torch.Generator().manual_seed(0)
     inputs = 3 * GROUP
     levels = torch.randint(0, 16, (BLOCK, inputs), generator=generator, dtype=torch.int32)
@@ -82,8 +104,9 @@ def _agrees_with_pytorch() -> bool:
     for rows in CHECKED_ROWS:
         x = torch.randn(rows, inputs, generator=generator, dtype=torch.float32).bfloat16()
         wanted = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, GROUP, factors).float()
-        if not (int4mm(x, packed, factors).float() - wanted).norm() <= TOLERANCE * wanted.norm():
-            return False
+        for product in products:
+            if not (product(x, packed, factors).float() - wanted).norm() <= TOLERANCE * wanted.norm():
+                return False
     return True
 
 
@@ -93,14 +116,14 @@ def name() -> str:
 
 
 def function(name: str) -> Function | None:
-    """One of the kernels in use, None where there are none."""
+    """One of the kernels in use, None where it is not."""
     library = next(iter(_loaded.values()), None)
-    return None if library is None else cast(Function, getattr(library, name))
+    return cast(Function | None, getattr(library, name, None))
 
 
-def takes(outputs: int) -> bool:
-    """Whether the kernel for int4 is in use, and for so many outputs."""
-    return bool(_loaded) and outputs % BLOCK == 0
+def takes(outputs: int, prefill: bool = False) -> bool:
+    """Whether the kernel for int4 is in use, or the one for prompts, and for so many outputs."""
+    return outputs % BLOCK == 0 and function(PREFILL_PRODUCT if prefill else PRODUCT) is not None
 
 
 def int4mm(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
@@ -111,12 +134,21 @@ def int4mm(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     return product
 
 
+def int4mm_prefill(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    """The same with activations of 8 bits, each group of 32 with a scale of its own: faster from a few rows on."""
+    return _product(PREFILL_PRODUCT, x, packed, scales_and_zeros, torch.get_num_threads())
+
+
 def _multiply(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, threads: int) -> Tensor:
+    return _product(PRODUCT, x, packed, scales_and_zeros, threads)
+
+
+def _product(name: str, x: Tensor, packed: Tensor, scales_and_zeros: Tensor, threads: int) -> Tensor:
     x = x.contiguous()
     result = x.new_empty(x.shape[0], scales_and_zeros.shape[1])
     pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, packed, scales_and_zeros, result))
     sizes = (ctypes.c_int64(size) for size in (*result.shape, x.shape[1], threads))
-    multiply = function("chatui_int4mm")
+    multiply = function(name)
     if multiply is None:
         raise RuntimeError("the kernel for int4 is not loaded")
     multiply(*pointers, *sizes)
@@ -134,7 +166,7 @@ def attends(query: Tensor, keys: Tensor, values: Tensor) -> bool:
     """Whether the kernel for attention is in use, and for such tensors."""
     kinds = {(tensor.device.type, tensor.dtype) for tensor in (query, keys, values)}
     aligned = values.shape[2] == BLOCK and values.shape[3] % LANES == 0
-    return bool(_loaded) and kinds == {("cpu", torch.bfloat16)} and aligned
+    return aligned and kinds == {("cpu", torch.bfloat16)} and function("chatui_attend") is not None
 
 
 def attend(
@@ -192,22 +224,22 @@ SHIMS = {
 """How a step compiled by AOTInductor calls them."""
 
 
-def _built(folder: Path) -> Path:
+def _built(folder: Path, processor: Processor) -> Path:
     """The library, made once for each version of the sources and of PyTorch."""
     told = (
-        *(source.read_bytes() for source in (*SOURCES, SHARED)),
+        *(Path(__file__).with_name(file).read_bytes() for file in (*processor.sources, *HEADERS)),
         torch.__version__.encode(),
-        " ".join(FLAGS).encode(),
+        " ".join((*FLAGS, *processor.flags)).encode(),
     )
     name = f"kernels-{hashlib.sha256(b' '.join(told)).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{name}.lock"):
         if not is_whole(folder / name):
-            _build(folder / name)
+            _build(folder / name, processor)
     return folder / name / f"{name}.so"
 
 
-def _build(target: Path) -> None:
+def _build(target: Path, processor: Processor) -> None:
     """Build the library of this name into the folder of this name. Raises RuntimeError or SubprocessError."""
     command = compiler()
     if command is None:
@@ -218,9 +250,10 @@ def _build(target: Path) -> None:
         folder = Path(scratch) / target.name
         folder.mkdir()
         made = folder / f"{target.name}.so"
+        sources = [str(Path(__file__).with_name(name)) for name in processor.sources]
         found = ("-I", str(TORCH / "include"), "-L", str(TORCH / "lib"), "-ltorch_cpu")
         process = subprocess.run(  # noqa: S603
-            [command, *FLAGS, *map(str, SOURCES), "-o", str(made), *found],
+            [command, *FLAGS, *processor.flags, *sources, "-o", str(made), *found],
             capture_output=True,
             text=True,
             check=False,

@@ -4,6 +4,7 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,21 @@ ReportPhase = Callable[[str], None]
 ROWS = 16
 # What chooses the experts is small, and a wrong choice costs more than its memory is worth.
 ROUTERS = {"gate", "router"}
+
+
+_reads_prompts = ContextVar("reads_prompts", default=False)
+
+
+@contextlib.contextmanager
+def reading_prompts() -> Iterator[None]:
+    """Products of int4 layers are those for prompts, whatever the number of rows: they must not depend on how a prompt
+    is cut, nor on what else is read with it.
+    """
+    token = _reads_prompts.set(True)
+    try:
+        yield
+    finally:
+        _reads_prompts.reset(token)
 
 
 class PackedLinear(nn.Module, ABC):
@@ -74,6 +90,8 @@ class Int4Linear(PackedLinear):
 
     def _product(self, x: Tensor) -> Tensor:
         x = x if self.planes == 1 else x.repeat(1, self.planes)
+        if _reads_prompts.get() and ops.takes(self.out_features, prefill=True):
+            return ops.int4mm_prefill(x, self.packed, self.scales_and_zeros)
         if ops.takes(self.out_features):
             return ops.int4mm(x, self.packed, self.scales_and_zeros)
         product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales_and_zeros)
