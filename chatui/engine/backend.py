@@ -64,7 +64,7 @@ class _Job:
     events: asyncio.Queue[QueueItem] = field(default_factory=asyncio.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
     asked_at: float = field(default_factory=time.perf_counter)
-    place: int = 0
+    queue_position: int = 0
 
 
 class LocalBackend:
@@ -145,7 +145,7 @@ class LocalBackend:
         """A ticket for a request of this user that is about to come, which keeps its place. Raises OverloadError."""
         ticket = secrets.token_hex(8)
         with self._changed:
-            self._check_room(user)
+            self._check_capacity(user)
             self._coming[ticket] = user
         return ticket
 
@@ -227,12 +227,12 @@ class LocalBackend:
         if self._stopped:
             raise self._status.error or _closed()
         if self._coming.pop(job.request.ticket, None) is None:
-            self._check_room(job.request.user)
+            self._check_capacity(job.request.user)
         self._waiting.put(job.request.user, job)
         self._tell_places()
         self._changed.notify_all()
 
-    def _check_room(self, user: str) -> None:
+    def _check_capacity(self, user: str) -> None:
         """Whether one more of this user may wait; the caller holds the lock. Raises OverloadError.
 
         The last quarter of the places is for users of whom fewer requests than that wait, so that no single one turns
@@ -325,7 +325,7 @@ class LocalBackend:
         return bool(self._prepared) and self._model is not None and self._model.can_begin(self._prepared[0][1])
 
     def _next(self) -> tuple[_Job, object] | None:
-        """The job whose turn it is, with its prompt, if there is room for it."""
+        """The job whose turn it is, with its prompt, if the model can begin it."""
         with self._changed:
             if not self._can_begin():
                 return None
@@ -345,7 +345,7 @@ class LocalBackend:
             self._fail(job, error)
 
     def _step(self) -> None:
-        """One step of the model, without those whom nobody wants any more."""
+        """One step of the model, without the cancelled replies."""
         if self._model is None:
             return
         for handle, job in list(self._going.items()):
@@ -369,7 +369,7 @@ class LocalBackend:
                 self._outbox.append((job, None))
 
     def _answer_now(self, model: ModelRunner) -> None:
-        """End the thoughts of those that are running and shall answer."""
+        """End the thoughts of running replies for which `answer_now` was called."""
         with self._changed:
             tickets, self._answering = self._answering, set()
         for handle, job in self._going.items():
@@ -377,10 +377,10 @@ class LocalBackend:
                 model.answer_now(handle)
 
     def _forget(self, model: ModelRunner) -> None:
-        """Those chats that are over, and of which nothing is written any more."""
+        """Let go of the chats that are over and have no running reply."""
         with self._changed:
-            written = {job.request.temporary_conversation for job in self._going.values()}
-            over, self._over = self._over - written, self._over & written
+            running = {job.request.temporary_conversation for job in self._going.values()}
+            over, self._over = self._over - running, self._over & running
         for chat in over:
             model.forget(chat)
 
@@ -389,7 +389,7 @@ class LocalBackend:
             self._model.end(handle)
 
     def _line(self) -> list[_Job]:
-        """Those waiting, in the order in which they will be served; the caller holds the lock."""
+        """The waiting jobs, in the order in which they will be served; the caller holds the lock."""
         preparing = [] if self._preparing is None else [self._preparing]
         return [*(job for job, _ in self._prepared), *preparing, *self._waiting]
 
@@ -400,11 +400,11 @@ class LocalBackend:
         return sum(job.request.user == user for job in jobs)
 
     def _tell_places(self) -> None:
-        """Tell those waiting whose place has changed; the caller holds the lock."""
-        for place, job in enumerate(self._line(), 1):
-            if job.place != place:
-                job.place = place
-                _send([(job, ReplyDelta(queue_position=place))])
+        """Send their new queue position to the jobs for which it has changed; the caller holds the lock."""
+        for position, job in enumerate(self._line(), 1):
+            if job.queue_position != position:
+                job.queue_position = position
+                _send([(job, ReplyDelta(queue_position=position))])
 
     def _fail(self, job: _Job, error: BaseException) -> None:
         if not isinstance(error, ChatError):

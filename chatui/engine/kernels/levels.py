@@ -134,10 +134,10 @@ class GgufLevels(Mapping[str, Levels]):
                     known[blocks.shape, int(hashes.sum())] = blocks, hashes
         self._found: dict[str, tuple[_Blocks, Tensor]] = {}
         for name, weight in weights.items() if known else ():
-            wanted = _row_hashes(weight)
-            blocks_and_hashes = known.get((tuple(weight.shape), int(wanted.sum())))
+            row_hashes = _row_hashes(weight)
+            blocks_and_hashes = known.get((tuple(weight.shape), int(row_hashes.sum())))
             if blocks_and_hashes:
-                order = _order(blocks_and_hashes[1], wanted)
+                order = _order(blocks_and_hashes[1], row_hashes)
                 if order is not None:
                     self._found[name] = blocks_and_hashes[0], order
 
@@ -311,8 +311,8 @@ def _row_hashes(weight: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _order(rows: Tensor, wanted: Tensor) -> Tensor | None:
-    """Where each wanted row is found, or None where one is not."""
-    order = torch.empty_like(wanted)
-    order[wanted.argsort(stable=True)] = rows.argsort(stable=True)
-    return order if torch.equal(rows[order], wanted) else None
+def _order(rows: Tensor, targets: Tensor) -> Tensor | None:
+    """The index in `rows` of each target, or None where one is missing."""
+    order = torch.empty_like(targets)
+    order[targets.argsort(stable=True)] = rows.argsort(stable=True)
+    return order if torch.equal(rows[order], targets) else None

@@ -83,5 +83,5 @@ def sampling(facts: dict[str, Any]) -> dict[str, Any]:
 
 def is_default_model(facts: dict[str, Any]) -> bool:
     """Whether this is the default model, in whatever precision."""
-    wanted = {"general.organization": "HuggingFaceTB", "general.basename": "smollm2", "general.size_label": "135M"}
-    return all(facts.get(key) == value for key, value in wanted.items())
+    expected = {"general.organization": "HuggingFaceTB", "general.basename": "smollm2", "general.size_label": "135M"}
+    return all(facts.get(key) == value for key, value in expected.items())

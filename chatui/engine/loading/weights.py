@@ -46,17 +46,17 @@ def check_weights(
     `levels` is a file with some of the weights as levels, `dtype` is what the config says.
     """
     if gguf_file:
-        tensors, wanted = read_gguf_header(folder / gguf_file), spec.dtype
-        wanted = "bfloat16" if wanted == "auto" else wanted
+        tensors, target_dtype = read_gguf_header(folder / gguf_file), spec.dtype
+        target_dtype = "bfloat16" if target_dtype == "auto" else target_dtype
     else:
         tensors = [tensor for path in _files(spec, folder) for tensor in read_header(path)]
-        wanted = CONFIG_DTYPES.get(dtype, "auto") if spec.dtype == "auto" else spec.dtype
+        target_dtype = CONFIG_DTYPES.get(dtype, "auto") if spec.dtype == "auto" else spec.dtype
     kept = read_header(levels) if levels and spec.quantization == "auto" else []
-    needed, free = _needed(tensors, kept, wanted, spec.quantization), free_memory(device_map)
+    needed, free = _needed(tensors, kept, target_dtype, spec.quantization), free_memory(device_map)
     if needed <= free + extra_memory(spec, device_map):
         return
     packed: Quantization = "int4" if device_map == "cpu" else "4bit"
-    smaller = _needed(tensors, [], "bfloat16" if packed == "int4" else wanted, packed)
+    smaller = _needed(tensors, [], "bfloat16" if packed == "int4" else target_dtype, packed)
     may_help = smaller <= free and not (gguf_file and packed == "4bit")
     raise ModelError(
         f"{spec.name} needs {human_bytes(needed)} of memory for its weights; {human_bytes(free)} are free.",

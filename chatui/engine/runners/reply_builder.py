@@ -28,7 +28,7 @@ from chatui.traces import Traces
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}
 """How byte-level tokenizers spell bytes."""
 
-TOLD_EVERY = 32
+SNAPSHOT_INTERVAL = 32
 """Tokens after which traces are sent along again, for those who get them from another process."""
 
 
@@ -47,8 +47,8 @@ class ReplyBuilder:
         rules = model_logits_processors(loaded.model, len(self.prompt.token_ids))
         self.sampler = Sampler(settings, self.seed, rules, request.trace, request.alternatives)
         self.over = False
-        self._most, self._context = settings.max_new_tokens, context
-        self._limit = min(self._most or context, context - len(self.prompt.token_ids))
+        self._max_new_tokens, self._context = settings.max_new_tokens, context
+        self._limit = min(self._max_new_tokens or context, context - len(self.prompt.token_ids))
         self._stop_ids = frozenset() if request.ignore_eos else loaded.stop_ids
         prefix = prompts.reply_prefix(loaded.template, request.messages)
         self._decoder = Detokenizer(_decode(loaded, behind=prefix is not None))
@@ -97,7 +97,7 @@ class ReplyBuilder:
         if self._count == self._limit:
             return self._end("length", parts)
         self._end_thought_if_due()
-        return _delta(parts, snapshot=None if self._count % TOLD_EVERY else self.teller)
+        return _delta(parts, snapshot=None if self._count % SNAPSHOT_INTERVAL else self.teller)
 
     def _split(self, token_id: int, seconds: float) -> Parts:
         """What the token adds to the thought and to the answer."""
@@ -117,16 +117,16 @@ class ReplyBuilder:
 
     @property
     def teller(self) -> Callable[[], TraceSnapshot] | None:
-        """What tells how it came about, where it is traced."""
+        """`snapshot` where the reply is traced, else None."""
         return None if self.sampler.trace is None else self.snapshot
 
     def snapshot(self) -> TraceSnapshot:
-        """How it came about up to its last token; may be asked in another thread than the one that writes it."""
+        """The traces up to the last token, and the Finish if it ended now; may be called in another thread."""
         traces = Traces() if self.sampler.trace is None else self.sampler.trace.traces()
         return TraceSnapshot(traces, self._finish("cancelled", self._last_at if self._count else time.perf_counter()))
 
     def __reduce__(self) -> tuple[type["_SentSnapshot"], tuple[TraceSnapshot]]:
-        """Another process is given what there is to tell, which is plain data."""
+        """Another process gets a snapshot, which is plain data."""
         return _SentSnapshot, (self.snapshot(),)
 
     def _stopped_by(self, reason: FinishReason, stop_id: int | None) -> str:
@@ -136,11 +136,11 @@ class ReplyBuilder:
             return decode_tokens(self._loaded, {stop_id})[stop_id] if stop_id is not None else ""
         if reason == "stop_string":
             return self._stops.hit or ""
-        asked = self._limit == self._most
-        return f"max_new_tokens = {self._most:,}" if asked else f"the context of {self._context:,} tokens"
+        asked = self._limit == self._max_new_tokens
+        return f"max_new_tokens = {self._max_new_tokens:,}" if asked else f"the context of {self._context:,} tokens"
 
     def _end(self, reason: FinishReason, parts: Parts = NOTHING, stop_id: int | None = None) -> ReplyDelta:
-        """The last delta, with all that was held back."""
+        """The last delta, with all text that was held back."""
         self.over = True
         tail = "" if self._stops.hit is not None else self._stops.push(self._decoder.flush()) + self._stops.flush()
         parts = parts.then(self._splitter.push(tail)).then(self._splitter.flush())
@@ -148,7 +148,7 @@ class ReplyBuilder:
         return _delta(parts, finish=finish, snapshot=self.teller)
 
     def _finish(self, reason: FinishReason, now: float, stop_id: int | None = None) -> Finish:
-        """What it has used, and how long that took, up to `now` by time.perf_counter()."""
+        """Tokens and seconds used up to `now` by time.perf_counter()."""
         first_at = self._first_at if self._count else now
         return Finish(
             reason=reason,
@@ -174,14 +174,14 @@ def _delta(parts: Parts, **fields: Any) -> ReplyDelta:
 
 
 class _SentSnapshot:
-    """What a reply had to tell when it was sent to another process."""
+    """The snapshot of a reply that was sent to another process."""
 
-    def __init__(self, told: TraceSnapshot) -> None:
-        self._told = told
+    def __init__(self, snapshot: TraceSnapshot) -> None:
+        self._snapshot = snapshot
 
     def snapshot(self) -> TraceSnapshot:
         """As of the reply."""
-        return self._told
+        return self._snapshot
 
 
 def preview(loaded: LoadedModel, request: ChatRequest, memo: PreviewMemo | None = None) -> Prompt:
@@ -253,7 +253,7 @@ def _end_of_thought(loaded: LoadedModel, tags: Tags) -> tuple[int, ...]:
 
 
 def _splitter(template: Template, prompt: Prompt, prefix: Message | None) -> Splitter:
-    """Parts what is written from where the reply stands now."""
+    """The Splitter for the text that the model generates after this prompt."""
     if template.response is not None:
         return TemplateSplitter(template.response, prompt.text)
     opened = opened_by(prompt.text, template.tags) if prefix is None else None

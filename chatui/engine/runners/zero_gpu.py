@@ -13,7 +13,7 @@ from chatui.model_spec import ModelSpec
 
 
 def loader(gpu: Callable[[Any], Any]) -> Loader:
-    """A loader of models on the emulated GPU, each of whose replies is written on one that `gpu` (spaces.GPU) lends.
+    """A loader of models on the emulated GPU, each of whose replies is generated on one that `gpu` (spaces.GPU) lends.
 
     To be called in the thread that imported `spaces`, the only one that emulates. transformers places weights in
     threads of its own, so they are loaded on the CPU and moved here; quantized ones cannot be moved.
@@ -50,20 +50,20 @@ def _lent(gpu: Callable[[Any], Any], write: WriteReply) -> WriteReply:
 
     borrowed = gpu(crossing)
 
-    def written(request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
+    def write_on_gpu(request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
         with contextlib.closing(borrowed(request, queue_seconds)) as items:
-            for item in _told(items):
+            for item in _translate_errors(items):
                 if isinstance(item, ChatError):
                     raise item
                 yield item
 
-    return written
+    return write_on_gpu
 
 
-def _told(items: Generator[Any]) -> Generator[Any]:
-    """The items; what `spaces` says to the user (no GPU is free, the quota is spent) becomes a GenerationError.
+def _translate_errors(items: Generator[Any]) -> Generator[Any]:
+    """The items; an error of `spaces` for the user (no GPU is free, the quota is spent) becomes a GenerationError.
 
-    It says so with gr.Error, which has a title and a message.
+    Those are gr.Error, which has a title and a message.
     """
     try:
         yield from items

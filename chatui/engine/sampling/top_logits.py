@@ -47,23 +47,23 @@ def find_top_logits(scores: Tensor, temperatures: Sequence[float], count: int, p
     scores = scores.float()
     ids = top_ids(scores, count)
     top = scores.gather(-1, ids)
-    most, best = scores.max(-1, keepdim=True)
+    highest, best = scores.max(-1, keepdim=True)
     # Sums of what is below the highest lose no digits to its size.
-    below = scores - most
+    below = scores - highest
     heat = torch.tensor(temperatures, device=scores.device, dtype=torch.float32)[:, None]
-    totals = ((below / heat).logsumexp(-1, keepdim=True) + most / heat)[:, 0]
+    totals = ((below / heat).logsumexp(-1, keepdim=True) + highest / heat)[:, 0]
     if not plain:
         return TopLogits(top / heat, ids, best[:, 0], totals)
     sums = below.logsumexp(-1)
     # Where a share is 0 its score may be minus infinity, and counts nothing.
     entropies = sums - torch.linalg.vecdot((below - sums[:, None]).exp_(), below.clamp_min(-1e30))
-    return TopLogits(top / heat, ids, best[:, 0], totals, most[:, 0] + sums, entropies)
+    return TopLogits(top / heat, ids, best[:, 0], totals, highest[:, 0] + sums, entropies)
 
 
 def top_ids(scores: Tensor, count: int) -> Tensor:
     """Ids [rows, count] of the highest scores [rows, vocabulary], in their order.
 
-    They are in the blocks with the highest maxima, so most scores are looked at only once.
+    They are in the blocks with the highest maxima, so only few scores are read twice.
     """
     rows, size = scores.shape
     blocks = size // BLOCK
@@ -71,10 +71,10 @@ def top_ids(scores: Tensor, count: int) -> Tensor:
         return scores.topk(count).indices
     head = scores[:, : blocks * BLOCK].view(rows, blocks, BLOCK)
     best = head.amax(-1).topk(count).indices
-    places = (best[..., None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
+    candidates = (best[..., None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
     tail = torch.arange(blocks * BLOCK, size, device=scores.device).expand(rows, -1)
-    places = torch.cat((places, tail), -1)
-    return places.gather(-1, scores.gather(-1, places).topk(count).indices)
+    candidates = torch.cat((candidates, tail), -1)
+    return candidates.gather(-1, scores.gather(-1, candidates).topk(count).indices)
 
 
 def _in_one_pass(

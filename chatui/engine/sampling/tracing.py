@@ -28,7 +28,7 @@ Filter = tuple[str, Tensor]
 
 @dataclass(frozen=True)
 class SamplingStep:
-    """What there is to tell of the tokens that one step of the engine has chosen, one for each row.
+    """What is recorded of the tokens that one step of the engine has chosen, one for each row.
 
     `ids` [rows, alternatives + 1] are the likeliest by the model and the chosen one; `numbers` of each row their
     logits, their scores after penalties and the model's own rules, and the FIGURES.
@@ -53,7 +53,7 @@ reply's temperature; totals are logarithms of the sum of all exponentials."""
 
 @dataclass(frozen=True)
 class Choice:
-    """One token and where it came from, a `row` of a step, or of a plain look that tells as much.
+    """One token and where it came from: a `row` of a step, or of TopLogits at temperature 1, which hold as much.
 
     Where it was drawn, `ids` [1, candidates] are those it was drawn among, None for all, and `filters` what has ruled
     some of them out, in order.
@@ -71,7 +71,7 @@ class Trace:
     """Collects the choices of one reply, drawn at a `temperature`, or 0 where the likeliest token is always taken.
 
     `ruled` says whether penalties or rules of the model's change its logits. `alternatives` is how many of the
-    likeliest tokens it has for each choice. One thread tells it what is chosen, and any may ask it for the `traces`.
+    likeliest tokens it has for each choice. One thread adds choices, and any may ask for the `traces`.
     """
 
     def __init__(self, temperature: float, ruled: bool, alternatives: int = ALTERNATIVES) -> None:
@@ -100,7 +100,7 @@ class Trace:
         self._filters.append((name, scores))
 
     def force(self) -> None:
-        """Another token takes the place of the one that has been chosen."""
+        """The token that was chosen is replaced by another."""
         self._forced = True
 
     def is_among(self, ids: Tensor) -> bool:
@@ -145,7 +145,7 @@ def record_choices(
     `seen` is a plain look at the latter, or else at the former.
     """
     now = time.perf_counter()
-    # What a look tells is left for later, when there are many tokens to make something of in one go.
+    # Where TopLogits are enough they are evaluated later, for many tokens at once.
     enough = ruled is None and all(trace.is_among(seen.ids) for trace in traces)
     step = seen if enough else _step(tokens, logits, ruled, seen, max(trace.alternatives for trace in traces))
     for row, (trace, token) in enumerate(zip(traces, tokens, strict=True)):
@@ -156,13 +156,13 @@ def _step(
     tokens: Sequence[int], logits: Tensor, ruled: Tensor | None, seen: TopLogits, alternatives: int
 ) -> SamplingStep:
     logits = logits.float()
-    told, scores = (
+    look, scores = (
         (seen, logits) if ruled is None else (find_top_logits(logits, [1.0] * len(tokens), alternatives, True), ruled)
     )
-    ids = torch.cat((told.ids[:, :alternatives], torch.tensor(tokens, device=logits.device)[:, None]), -1)
+    ids = torch.cat((look.ids[:, :alternatives], torch.tensor(tokens, device=logits.device)[:, None]), -1)
     own = logits.gather(-1, ids)
     higher = (logits > own[:, -1:]).sum(-1)
-    figures = torch.stack((*_plain(told), higher, _plain(seen)[0], seen.totals), -1)
+    figures = torch.stack((*_plain(look), higher, _plain(seen)[0], seen.totals), -1)
     return SamplingStep(ids, torch.cat((own, scores.gather(-1, ids), figures), -1))
 
 
@@ -175,7 +175,7 @@ def _plain(seen: TopLogits) -> tuple[Tensor, Tensor]:
 def _looked(
     choices: Sequence[Choice], looks: Sequence[TopLogits], temperature: float, alternatives: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What is to be told of choices among the highest scores of plain looks."""
+    """Ids, numbers and filters' probabilities, as in `_collect`, of choices among the highest scores of `looks`."""
     firsts = accumulate((len(seen.ids) for seen in looks), initial=0)
     rows = torch.tensor([first + choice.row for first, choice in zip(firsts, choices, strict=False)])
     # A step looks less far where all its rows are greedy, whose tokens come first.
@@ -185,40 +185,40 @@ def _looked(
     columns = zip(*((seen.top, seen.ids, seen.totals, *_plain(seen)) for seen in looks), strict=True)
     top, highest, totals, plain_totals, entropies = (torch.cat(column)[rows] for column in columns)
     tokens = torch.tensor([choice.token for choice in choices], device=highest.device)
-    place = (highest == tokens[:, None]).float().argmax(-1, keepdim=True)
-    places = torch.arange(min(alternatives, top.shape[-1]), device=place.device).expand(len(choices), -1)
-    told = torch.cat((places, place), -1)
-    own = top.gather(-1, told)
+    rank = (highest == tokens[:, None]).float().argmax(-1, keepdim=True)
+    first_ranks = torch.arange(min(alternatives, top.shape[-1]), device=rank.device).expand(len(choices), -1)
+    ranks = torch.cat((first_ranks, rank), -1)
+    own = top.gather(-1, ranks)
     higher = (top > own[:, -1:]).sum(-1)
     own = own * (temperature or 1.0)
     figures = torch.stack((plain_totals, entropies, higher, plain_totals, totals), -1)
     filters = len(choices[0].filters)
-    left = _shares(choices).gather(-1, told[:, None].expand(-1, filters, -1)) if filters else own[:, None][:, :0]
-    return highest.gather(-1, told), torch.cat((own, own, figures), -1), left
+    left = _shares(choices).gather(-1, ranks[:, None].expand(-1, filters, -1)) if filters else own[:, None][:, :0]
+    return highest.gather(-1, ranks), torch.cat((own, own, figures), -1), left
 
 
 def _made(choices: Sequence[Choice], temperature: float, ruled: bool, alternatives: int) -> Traces:
-    """What is to be told of these choices of one reply."""
-    ids, numbers, left = _told(choices, temperature, alternatives)
+    """The Traces of these choices of one reply."""
+    ids, numbers, left = _collect(choices, temperature, alternatives)
     logits, scores, figures = torch.split(numbers, [ids.shape[1], ids.shape[1], FIGURES], -1)
     model_total, entropies, higher, total, heated_total = figures.unsqueeze(-1).unbind(1)
-    names, told = ["model"], [logits - model_total]
+    names, logprobs = ["model"], [logits - model_total]
     if ruled:
         names.append("penalties")
-        told.append(scores - total)
+        logprobs.append(scores - total)
     if temperature not in (0.0, 1.0):
         names.append("temperature")
-        told.append(scores / temperature - heated_total)
+        logprobs.append(scores / temperature - heated_total)
     names += [name for name, _ in choices[0].filters]
     at = torch.tensor([[choice.at] for choice in choices], device=ids.device, dtype=torch.float32)
     bits = (entropies / log(2)).clamp_min(0.0)
-    numbers = torch.cat((at, higher + 1, bits, torch.cat(told, 1).exp(), left.flatten(1)), 1)
+    numbers = torch.cat((at, higher + 1, bits, torch.cat(logprobs, 1).exp(), left.flatten(1)), 1)
     records = torch.cat((ids.int(), numbers.view(torch.int32)), 1)
     return Traces(tuple(names), ids.shape[1], records.cpu().numpy().tobytes())
 
 
-def _told(choices: Sequence[Choice], temperature: float, alternatives: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The ids and numbers of a Step, [choices, ...], and what each filter has left of the ids' probabilities."""
+def _collect(choices: Sequence[Choice], temperature: float, alternatives: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids and numbers as in a SamplingStep, [choices, ...], and the ids' probabilities after each filter."""
     looks = {at: choice.step for at, choice in enumerate(choices) if isinstance(choice.step, TopLogits)}
     steps = {at: choice.step for at, choice in enumerate(choices) if isinstance(choice.step, SamplingStep)}
     parts = [_looked([choices[at] for at in looks], list(looks.values()), temperature, alternatives)] if looks else []
@@ -240,12 +240,12 @@ def _left(choices: Sequence[Choice], ids: Tensor) -> Tensor:
     sizes = {0 if choice.ids is None else choice.ids.shape[-1] for choice in choices}
     for size in sizes if count else ():
         rows = [at for at, one in enumerate(choices) if size == (0 if one.ids is None else one.ids.shape[-1])]
-        shares, wanted = _shares([choices[at] for at in rows]), ids[rows]
+        shares, targets = _shares([choices[at] for at in rows]), ids[rows]
         if size == 0:
-            left[rows] = shares.gather(-1, wanted[:, None].expand(-1, count, -1))
+            left[rows] = shares.gather(-1, targets[:, None].expand(-1, count, -1))
         else:
             among = torch.cat([choices[at].ids for at in rows])  # type: ignore[misc]
-            left[rows] = shares @ (among[:, :, None] == wanted[:, None]).float()
+            left[rows] = shares @ (among[:, :, None] == targets[:, None]).float()
     return left
 
 

@@ -44,9 +44,9 @@ class Region:
     end: int
 
 
-def shown(written: str) -> str:
+def shown(marked: str) -> str:
     """The text without the marks at control tokens that a person typed."""
-    return written.replace(_CONTROL_TOKEN_START, "").replace(_CONTROL_TOKEN_END, "")
+    return marked.replace(_CONTROL_TOKEN_START, "").replace(_CONTROL_TOKEN_END, "")
 
 
 def regions(text: str, messages: Sequence[Message], write: RenderTemplate) -> list[Region]:
@@ -72,7 +72,7 @@ def begins(text: str, closed: str, found: Sequence[Region]) -> Region:
     """What makes the model begin its reply: all that `closed`, the text without it, has not, behind the messages."""
     same = len(closed)
     if not text.startswith(closed):
-        same = next(place for place, pair in enumerate(zip_longest(text, closed)) if pair[0] != pair[1])
+        same = next(index for index, pair in enumerate(zip_longest(text, closed)) if pair[0] != pair[1])
     return Region("start", max([same, *(region.end for region in found)]) or len(text), len(text))
 
 
@@ -100,7 +100,7 @@ def attribute(text: str, ends: Sequence[int], found: Sequence[Region]) -> tuple[
 
 @dataclass(frozen=True)
 class Encoded:
-    """The tokens of a text, and where in it each of them ends; no ends where the tokenizer does not tell."""
+    """The token ids of a text, and the offsets in it at which they end; no `stops` if the tokenizer has none."""
 
     ids: Sequence[int]
     stops: Sequence[int]
@@ -109,7 +109,7 @@ class Encoded:
 class SectionCache:
     """Sections of a text that has been encoded: one that has them again costs only what is new in it.
 
-    It holds what was said, and nothing but the text that it was last asked for.
+    It holds text of conversations, so it keeps only the sections of the text that it was last asked for.
     """
 
     def __init__(self) -> None:
@@ -124,12 +124,12 @@ class SectionCache:
         self._used |= {section: self._sections[section] for section in sections}
         ids: list[int] = []
         stops: list[int] = []
-        place = 0
+        position = 0
         for section in sections:
             found = self._sections[section]
             ids += found.ids
-            stops += [place + stop for stop in found.stops]
-            place += len(section)
+            stops += [position + stop for stop in found.stops]
+            position += len(section)
         return Encoded(ids, stops)
 
     def forget_the_rest(self) -> None:
@@ -137,24 +137,24 @@ class SectionCache:
         self._sections, self._used = self._used, {}
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, written: str, known: SectionCache | None = None) -> Encoded:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, known: SectionCache | None = None) -> Encoded:
     """The tokens of the text; control tokens that a person typed are encoded as the text they are."""
-    if shown(written) != written:
-        return _told(tokenizer(written, add_special_tokens=False, sanitize_control_tokens=True))
-    # Text without marks takes the way that tells where each token came from; the ids are the same.
+    if shown(text) != text:
+        return _to_encoded(tokenizer(text, add_special_tokens=False, sanitize_control_tokens=True))
+    # Text without marks is encoded with offsets; the ids are the same.
     if known is not None and tokenizer.is_fast:
-        return known.encoded(tokenizer, written)
-    return _told(tokenizer(written, add_special_tokens=False))
+        return known.encoded(tokenizer, text)
+    return _to_encoded(tokenizer(text, add_special_tokens=False))
 
 
-def ends(tokenizer: PreTrainedTokenizerBase, written: str, encoded: Encoded) -> tuple[int, ...]:
-    """Where in the shown text of `written`, which became `encoded`, the characters of each token end.
+def ends(tokenizer: PreTrainedTokenizerBase, marked: str, encoded: Encoded) -> tuple[int, ...]:
+    """The offsets in `shown(marked)`, which became `encoded`, at which the characters of each token end.
 
-    As the tokenizer tells; where it does not, as what it decodes is found in the text.
+    From the tokenizer's offsets; where it has none, by finding the decoded tokens in the text.
     """
-    text, ids, found = shown(written), list(encoded.ids), list(encoded.stops)
+    text, ids, found = shown(marked), list(encoded.ids), list(encoded.stops)
     if not found:
-        made, found = _encoded_in_parts(tokenizer, written) if tokenizer.is_fast else ([], [])
+        made, found = _encoded_in_parts(tokenizer, marked) if tokenizer.is_fast else ([], [])
         if made != ids:
             found = _ends_by_decoding(tokenizer, text, ids)
     return (*accumulate(found[:-1], max), len(text)) if found else ()
@@ -173,12 +173,12 @@ def _tagged(messages: Sequence[Message], tag: str, trimmed: bool) -> list[Messag
     """
     tagged = []
     for index, message in enumerate(messages):
-        said = message.content.strip() if trimmed else message.content
+        content = message.content.strip() if trimmed else message.content
         if message.content.strip():
-            before, _, after = message.content.partition(said)
+            before, _, after = message.content.partition(content)
             opening, closing = f"{tag}+{index}{tag}", f"{tag}-{index}{tag}"
-            said = AFTER_THOUGHT.sub(rf"\g<0>{opening}", said)
-            message = replace(message, content=f"{before}{opening}{said}{closing}{after}")
+            content = AFTER_THOUGHT.sub(rf"\g<0>{opening}", content)
+            message = replace(message, content=f"{before}{opening}{content}{closing}{after}")
         tagged.append(message)
     return tagged
 
@@ -187,29 +187,29 @@ def _untagged(tagged: str, tag: str, sources: Sequence[Source]) -> tuple[str, li
     """The text without tags, and what was between two that belong together."""
     parts, found = [], []
     opened: dict[int, int] = {}
-    place = 0
+    position = 0
     for number, part in enumerate(re.split(rf"{tag}([+-]\d+){tag}", tagged)):
         index = int(part[1:]) if number % 2 else 0
         if number % 2 == 0:
             parts.append(part)
-            place += len(part)
+            position += len(part)
         elif part[0] == "+":
-            opened.setdefault(index, place)
+            opened.setdefault(index, position)
         elif index in opened:
-            found.append(Region(sources[index], opened.pop(index), place))
+            found.append(Region(sources[index], opened.pop(index), position))
     return "".join(parts), found
 
 
 def _searched(text: str, messages: Sequence[Message]) -> list[Region]:
     """The contents that are found in the text, one behind the other."""
     found = []
-    place = 0
+    position = 0
     for message, source in zip(messages, _sources(messages), strict=True):
         content = message.content.strip()
-        start = text.find(content, place) if content else -1
+        start = text.find(content, position) if content else -1
         if start >= 0:
-            place = start + len(content)
-            found.append(Region(source, start, place))
+            position = start + len(content)
+            found.append(Region(source, start, position))
     return found
 
 
@@ -221,8 +221,8 @@ def _sections(tokenizer: PreTrainedTokenizerBase, text: str) -> Iterator[str]:
         if token.content and not (token.lstrip or token.rstrip or token.single_word or token.normalized)
     ]
     found = re.finditer("|".join(map(re.escape, sorted(alone, key=len, reverse=True))), text) if alone else ()
-    places = sorted({0, *(match.start() for match in found), len(text)})
-    return (text[start:end] for start, end in pairwise(places))
+    cuts = sorted({0, *(match.start() for match in found), len(text)})
+    return (text[start:end] for start, end in pairwise(cuts))
 
 
 def _encoded_each(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Encoded]:
@@ -234,7 +234,7 @@ def _encoded_each(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[
     ]
 
 
-def _told(encoded: BatchEncoding) -> Encoded:
+def _to_encoded(encoded: BatchEncoding) -> Encoded:
     return Encoded(encoded["input_ids"], _stops(encoded))
 
 
@@ -242,14 +242,14 @@ def _stops(encoded: BatchEncoding) -> list[int]:
     return [stop for encoding in encoded.encodings or [] for _, stop in encoding.offsets]
 
 
-def _encoded_in_parts(tokenizer: PreTrainedTokenizerBase, written: str) -> tuple[list[int], list[int]]:
+def _encoded_in_parts(tokenizer: PreTrainedTokenizerBase, marked: str) -> tuple[list[int], list[int]]:
     """Ids and ends of marked text, encoded just as transformers does, which keeps no ends."""
     _, marks = _get_control_token_patterns(tuple(tokenizer.added_tokens_encoder))
     newline, _ = _encoded_part(tokenizer, "\n", False)
     ids: list[int] = []
     found: list[int] = []
-    place = 0
-    for number, part in enumerate(marks.split(written)):
+    position = 0
+    for number, part in enumerate(marks.split(marked)):
         if not part:
             continue
         typed = number % 2 == 1
@@ -259,8 +259,8 @@ def _encoded_in_parts(tokenizer: PreTrainedTokenizerBase, written: str) -> tuple
         elif number:
             more, stops = _encoded_part(tokenizer, part, typed)
         ids += more
-        found += [place + stop for stop in stops]
-        place += len(part)
+        found += [position + stop for stop in stops]
+        position += len(part)
     return ids, found
 
 
@@ -282,17 +282,17 @@ def _ends_by_decoding(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequen
 
     decoder = Detokenizer(decode)
     found: list[int] = []
-    place = missed = 0
+    position = missed = 0
     for count, token_id in enumerate(ids, 1):
         piece = decoder.push(token_id)
         if not piece:
             continue
-        start = text.find(piece, place, place + missed + len(piece) + SLACK)
-        skipped = start > place
+        start = text.find(piece, position, position + missed + len(piece) + SLACK)
+        skipped = start > position
         if start >= 0:
-            place, missed = start + len(piece), 0
+            position, missed = start + len(piece), 0
         else:
             missed += len(piece)
         # Tokens that decoded to nothing have what was skipped, or else began this very piece.
-        found += [start if skipped else place] * (count - 1 - len(found)) + [place]
+        found += [start if skipped else position] * (count - 1 - len(found)) + [position]
     return found + [len(text)] * (len(ids) - len(found))

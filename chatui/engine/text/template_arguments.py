@@ -32,8 +32,8 @@ def _switches(render: Render, name: str) -> bool:
 
 
 def _takes_budget(render: Render) -> bool:
-    written = render(**{BUDGET: 512})
-    return written is not None and written != render()
+    rendered = render(**{BUDGET: 512})
+    return rendered is not None and rendered != render()
 
 
 def _levels(template: str, render: Render) -> tuple[str, ...]:
@@ -41,6 +41,6 @@ def _levels(template: str, render: Render) -> tuple[str, ...]:
     named = [level for level in ("none", *LEVELS) if f"'{level}'" in template or f'"{level}"' in template]
     takes_any = UNKNOWN_LEVEL in (render(**{EFFORT: UNKNOWN_LEVEL}) or "")
     tried = dict.fromkeys((*named, *(FREE_LEVELS if takes_any else ())))
-    written = {level: render(**{EFFORT: level}) for level in tried}
-    taken = [level for level in ("none", *LEVELS) if written.get(level) is not None]
-    return tuple(taken) if len({written[level] for level in taken}) > 1 else ()
+    rendered = {level: render(**{EFFORT: level}) for level in tried}
+    taken = [level for level in ("none", *LEVELS) if rendered.get(level) is not None]
+    return tuple(taken) if len({rendered[level] for level in taken}) > 1 else ()
