@@ -295,7 +295,7 @@ class AppSettings(BaseSettings):
     share_without_login: bool = Field(False, description="Allow --share to everyone who has the link.")
     cache_dir: Path = Field(
         default_factory=lambda: setting_values.user_folder(user_cache_path, "cache_dir"),
-        description="Folder for the converted default model.",
+        description="Folder for models that were converted or compiled.",
     )
     data_dir: Path = Field(
         default_factory=lambda: setting_values.user_folder(user_data_path, "data_dir"),

@@ -1,5 +1,6 @@
 """ModelSpec -> LoadedModel: finds the files, checks them and loads what they hold."""
 
+import copy
 import threading
 import weakref
 from dataclasses import replace
@@ -19,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from chatui.chat import ModelInfo
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.quantized import pack
-from chatui.engine.loading import adapters, anatomy, gguf_metadata, model_info, wrong_files
+from chatui.engine.loading import adapters, anatomy, conversions, gguf_metadata, model_info, wrong_files
 from chatui.engine.loading.cpu_quota import follow_cpu_quota
 from chatui.engine.loading.embedded import ReportPhase
 from chatui.engine.loading.failures import incomplete, no_tokenizer, not_a_chat_model, to_model_error
@@ -85,25 +86,27 @@ def _load_once(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> LoadedM
             base = _load_once(adapters.base_spec(spec, source.folder), cache_dir, report)
             loaded = adapters.adapted(spec, source, base, report)
         else:
-            loaded = _load(spec, source, report)
+            loaded = _load(spec, source, cache_dir, report)
         _loaded[repr(spec)] = loaded
         return loaded
 
 
-def _load(spec: ModelSpec, source: Files, report: ReportPhase) -> LoadedModel:
+def _load(spec: ModelSpec, source: Files, cache_dir: Path, report: ReportPhase) -> LoadedModel:
     if source.gguf_file:
         wrong_files.check_file(source.path)
     else:
         wrong_files.check_folder(spec.name, source.folder)
     report("reading the tokenizer")
-    trusted = {"trust_remote_code": spec.trust_remote_code}
-    device_map = device_map_of(spec.device_map)
+    trusted, device_map = {"trust_remote_code": spec.trust_remote_code}, device_map_of(spec.device_map)
     spec = resolve_auto(spec, source, device_map)
+    if conversions.serves(spec, source):
+        source = conversions.find_conversion(source, cache_dir) or source
     config = None if source.gguf_file else config_of(spec, source, trusted)
     check_weights(spec, source.folder, source.gguf_file, source.levels, getattr(config, "dtype", None), device_map)
     tokenizer = _tokenizer(spec, source, trusted)
     metadata = gguf_metadata.read(source.path) if source.gguf_file else {}
     unknown = gguf_metadata.split_text(tokenizer, metadata)
+    own_tokenizer = copy.deepcopy(tokenizer) if conversions.serves(spec, source) and not unknown else None
     replaced = replaced_template(spec, source, tokenizer.chat_template)
     if replaced is not None:
         tokenizer.chat_template = replaced
@@ -111,12 +114,11 @@ def _load(spec: ModelSpec, source: Files, report: ReportPhase) -> LoadedModel:
     set_control_tokens(tokenizer)
     report("loading the weights")
     before = model_info.memory_in_use(device_map)
-    model = _model(spec, source, device_map, trusted)
-    if model.generation_config is not None:
-        model.generation_config.update(**gguf_metadata.sampling(metadata))
+    model = _model(spec, source, device_map, trusted, gguf_metadata.sampling(metadata))
     parameters, made = model.num_parameters(), anatomy.from_config(model.config, model.dtype, spec.trust_remote_code)
-    gguf = source.path if source.gguf_file else None
-    precision, notes = pack(model, spec.quantization, gguf, source.levels, report)
+    if own_tokenizer is not None:
+        source = conversions.keep_conversion(source, cache_dir, model, own_tokenizer, report)
+    precision, notes = pack(model, spec.quantization, source.gguf, source.levels, report)
     model_info.copy_mapped_tensors(model)
     model_info.touch_pages(model)
     described = model_info.describe(model, tokenizer, template, precision, parameters, made)
@@ -127,12 +129,14 @@ def _load(spec: ModelSpec, source: Files, report: ReportPhase) -> LoadedModel:
         measured_bytes=model_info.memory_in_use(device_map) - before,
         memory_bytes=total_memory(model.device),
     )
-    hidden_ids = _hidden_ids(tokenizer, template)
-    return LoadedModel(model, tokenizer, template, info, frozenset(info.stop_ids), hidden_ids)
+    hidden = _hidden_ids(tokenizer, template)
+    return LoadedModel(model, tokenizer, template, info, frozenset(info.stop_ids), hidden)
 
 
-def _model(spec: ModelSpec, source: Files, device_map: str, trusted: dict[str, bool]) -> PreTrainedModel:
-    """The model with its weights. Raises ModelError where some are missing."""
+def _model(
+    spec: ModelSpec, source: Files, device_map: str, trusted: dict[str, bool], sampling: dict[str, Any]
+) -> PreTrainedModel:
+    """The model with its weights, and these sampling defaults. Raises ModelError where some are missing."""
     quiet_quantization()
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source.folder,
@@ -150,6 +154,8 @@ def _model(spec: ModelSpec, source: Files, device_map: str, trusted: dict[str, b
         wrong_files.check_output_layer(spec.name, missing)
         raise incomplete(spec, f"{len(missing)} tensors are missing")
     model.eval()
+    if model.generation_config is not None:
+        model.generation_config.update(**sampling)
     return model
 
 
@@ -163,7 +169,9 @@ def _info(spec: ModelSpec, source: Files, described: ModelInfo, replaced: bool) 
         template=template,
         defaults=described.defaults.model_copy(update=spec.generation.model_dump(exclude_unset=True)),
         revision=source.revision,
-        source=from_home(source.path) if path.exists() or source.levels else spec.name,
+        source=from_home(path.absolute() if path.exists() else source.path)
+        if path.exists() or source.levels
+        else spec.name,
     )
 
 

@@ -36,6 +36,11 @@ class Files:
         return self.folder / self.gguf_file if self.gguf_file else self.folder
 
     @property
+    def gguf(self) -> Path | None:
+        """The GGUF file, None for a folder in transformers' format."""
+        return self.path if self.gguf_file else None
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """What transformers is told beside the folder."""
         return {"gguf_file": self.gguf_file} if self.gguf_file else {}
