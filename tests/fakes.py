@@ -5,7 +5,7 @@ import threading
 import time
 import zlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from chatui.chat import (
@@ -106,6 +106,23 @@ Script = Sequence[Piece]
 Reply = Script | Callable[[ChatRequest], Script]
 
 
+@dataclass
+class _Thought:
+    """What a finish tells of the thought that began at `start`."""
+
+    start: float
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, delta: ReplyDelta, at: float) -> None:
+        if delta.reasoning:
+            self.tokens += delta.tokens
+            self.seconds = at - self.start
+
+    def told_in(self, finish: Finish) -> Finish:
+        return replace(finish, reasoning_tokens=self.tokens, reasoning_seconds=self.seconds)
+
+
 class FakeBackend:
     """Answers from a script: a list of pieces per reply, at `rate` pieces a second, the last reply again and again.
 
@@ -141,6 +158,10 @@ class FakeBackend:
         self.admitted: list[str] = []
         self.released_tickets: list[str] = []
         self.answered_now: list[str] = []
+
+    def reset(self, *replies: Reply, rate: float = 200.0) -> None:
+        """Be as a new one, for the application that observes this one."""
+        vars(self).update(vars(FakeBackend(*replies, rate=rate)), on_step=self.on_step)
 
     def models(self) -> list[ModelStatus]:
         return [self.status]
@@ -195,6 +216,7 @@ class FakeBackend:
             await asyncio.sleep(self.delay_first)
             start = loop.time()
             traced: list[TokenTrace] = []
+            thought = _Thought(start)
             for number, piece in enumerate(pieces, 1):
                 await asyncio.sleep(max(0.0, start + number / self.rate - loop.time()))
                 if isinstance(piece, Hold):
@@ -208,6 +230,7 @@ class FakeBackend:
                     continue
                 self.last_piece_at = time.time()
                 if isinstance(piece, ReplyDelta):
+                    thought.add(piece, loop.time())
                     yield piece
                 else:
                     traced.append(self._traced(piece, loop.time() - start))
@@ -216,7 +239,8 @@ class FakeBackend:
             seconds = max(loop.time() - start, 1e-9)
             last = pieces[-1] if pieces else ""
             if not (isinstance(last, ReplyDelta) and last.finish):
-                yield ReplyDelta(finish=Finish("stop_token", 3, len(pieces), 0, 0.0, self.delay_first, seconds))
+                finish = Finish("stop_token", 3, len(pieces), 0, 0.0, self.delay_first, seconds)
+                yield ReplyDelta(finish=thought.told_in(finish))
             finished = True
         finally:
             self.running -= 1

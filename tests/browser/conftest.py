@@ -1,7 +1,6 @@
 """A real Chromium, and the real application around a scripted backend."""
 
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
 from scripts.benchmark.page import CHROMIUM
-from tests.browser.pages import FOREIGN_HOST, PATIENCE, Chat, Listener, Site, Watch
+from tests.browser.pages import FOREIGN_HOST, PATIENCE, Chat, Listener, Site, Watch, wait_until
 from tests.fakes import FakeBackend, Reply
 
 FLAGS = (*CHROMIUM, f"--host-resolver-rules=MAP {FOREIGN_HOST} 127.0.0.1")
@@ -106,10 +105,10 @@ def pool(browser: Browser) -> Iterator[Pool]:
 
 
 class Tab:
-    """One tab that opens a new application for each test that wants a fresh page, as a new user.
+    """One tab, before an application of its own, that is a new user's for each test that wants a fresh page.
 
-    All the applications have the same address, so that the browser keeps Gradio's scripts compiled: a page in a new
-    browser context takes three times the CPU time. Cookies and storage are emptied for each.
+    The address stays the same, so that the browser keeps Gradio's scripts compiled: a page in a new browser context
+    takes three times the CPU time. Cookies and storage are emptied for each, and the backend begins anew.
     """
 
     OPTIONS = frozenset(("viewport", "color_scheme", "reduced_motion"))
@@ -121,33 +120,22 @@ class Tab:
         self._page: Page | None = None
         self._watch = Watch()
         self._site: Site | None = None
-        self._reserved = socket.socket()
-        """Bound and not listening, so that nobody else is given the port between two applications."""
-        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reserved.bind(("127.0.0.1", 0))
-
-    @property
-    def taken(self) -> bool:
+        self.taken = False
         """Whether a test is using the tab."""
-        return self._site is not None
 
-    def open(self, backend: FakeBackend, **options: Any) -> Chat:
-        """A new application in the tab, until `leave`."""
-        site = self._site = Site(backend, port=self._reserved.getsockname()[1])
-        site.start()
+    def open(self, *replies: Reply, rate: float, **options: Any) -> Chat:
+        """The tab as a new user sees it, with these replies, until `leave`."""
+        self.taken = True
         viewport = options.pop("viewport", LAPTOP)
         media = {"color_scheme": "light", "reduced_motion": "no-preference", **options}
-        if self._page is not None:
-            try:
-                self._renew(self._page, site, viewport, media)
-            except PlaywrightError:  # it asked on a connection to the last application, which nobody reads any more
-                self._stack.close()
-                self._page = None
-        if self._page is None:
-            chat = new_chat(self._stack, self._browser, site, viewport=viewport, **media)
-            self._page, self._watch = chat.page, chat.watch
-            return chat
-        return Chat(self._page, site, self._watch).open()
+        if self._page is not None and self._site is not None:
+            self._site.backend.reset(*replies, rate=rate)
+            self._renew(self._page, self._site, viewport, media)
+            return Chat(self._page, self._site, self._watch).open()
+        self._site = self._stack.enter_context(Site(FakeBackend(*replies, rate=rate)))
+        chat = new_chat(self._stack, self._browser, self._site, viewport=viewport, **media)
+        self._page, self._watch = chat.page, chat.watch
+        return chat
 
     def _renew(self, page: Page, site: Site, viewport: Any, media: dict[str, Any]) -> None:
         """Make the tab like that of a new user."""
@@ -159,9 +147,10 @@ class Tab:
         self._watch.clear()
 
     def leave(self) -> None:
-        """End the application, and bring the tab to rest; where that does not work the next test gets a new one."""
+        """Bring the tab to rest; where that does not work the next test gets a new one."""
+        self.taken = False
         if self._site is None or self._page is None:
-            return self.drop()
+            return
         try:
             for other in self._page.context.pages:
                 if other is not self._page:
@@ -169,44 +158,37 @@ class Tab:
             self._page.unroute_all()
             self._page.mouse.move(0, 0)
             self._page.goto("about:blank")
-        except PlaywrightError:
-            return self.drop()
-        self._site.stop()
-        self._site = None
-        return None
+            backend = self._site.backend
+            wait_until(lambda: backend.running == 0, 2)
+        except (AssertionError, PlaywrightError):
+            self.drop()
 
     def drop(self) -> None:
-        """Close the tab; the next test gets a new one."""
-        self._stack.close()
-        if self._site is not None:
-            self._site.stop()
+        """Close the tab and its application; the next test gets new ones."""
+        self.taken = False
         self._page = self._site = None
-
-    def close(self) -> None:
-        """Close the tab, and give the port back."""
-        self.drop()
-        self._reserved.close()
+        self._stack.close()
 
 
 @pytest.fixture(scope="package")
 def tab(browser: Browser) -> Iterator[Tab]:
     tab = Tab(browser)
     yield tab
-    tab.close()
+    tab.drop()
 
 
 @pytest.fixture
 def chat(serve: Serve, open_chat: OpenChat, pool: Pool, tab: Tab, request: pytest.FixtureRequest) -> Iterator[OpenChat]:
     """`chat(*replies, rate=200)`: one user's page before a backend with these replies.
 
-    With `fresh=True` or options of the browser context it is a page that has just been loaded by a new user, and an
-    application of its own: tests that change settings or look at the first moments need that.
+    With `fresh=True` or options of the browser context it is a page that has just been loaded by a new user: tests that
+    change settings or look at the first moments need that.
     """
     failed_before = request.session.testsfailed
 
     def start(*replies: Reply, rate: float = 200.0, fresh: bool = False, **options: Any) -> Chat:
         if (fresh or options) and not tab.taken and options.keys() <= Tab.OPTIONS:
-            return tab.open(FakeBackend(*replies, rate=rate), **options)
+            return tab.open(*replies, rate=rate, **options)
         if fresh or options:
             return open_chat(serve(*replies, rate=rate), **options)
         return pool.take(replies, rate)

@@ -512,6 +512,9 @@ def test_nothing_is_ever_overwritten_or_lost(make_store: Callable[[], Store]) ->
     run_state_machine_as_test(
         kind,
         settings=settings(
-            max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=settings().max_examples // 8,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

@@ -223,7 +223,7 @@ class TestBoth:
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
     def test_a_reply_from_its_prompt_to_its_finish(self, serial: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(TokenBudget, "tokens", lambda *_: 256)
+        monkeypatch.setattr(TokenBudget, "tokens", property(lambda _: 256, lambda *_: None), raising=False)
         model = SerialRunner(models.ready()) if serial else many()
         handle = begin(model, ask(ignore_eos=True), queue_seconds=1.5)
         events: list[Any] = []
@@ -426,7 +426,7 @@ class TestBatchRunner:
         assert text_of(second) == text_of(again)
 
     def test_how_far_a_prompt_is_read_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(TokenBudget, "tokens", lambda *_: 16)
+        monkeypatch.setattr(TokenBudget, "tokens", property(lambda _: 16, lambda *_: None), raising=False)
         model = many()
         writer = begin(model, ask(max_new_tokens=400, ignore_eos=True))
         model.step()

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from chatui.engine.batching import scheduler as batches
+from chatui.engine.batching import token_budget
 from chatui.engine.batching.forward import Forward, probe_layout
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.longrope import Longrope, LongropeByRow, encode_by_row, find_longrope
@@ -90,7 +90,7 @@ class TestRows:
             assert row.output_ids[:NEW] == generated(kind, prompt)
 
     def test_beside_longer_ones_and_in_pieces(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(batches, "MAX_CHUNK", 16)
+        monkeypatch.setattr(token_budget, "MAX_TOKENS", 16)
         batch = batch_of(kind)
         rows = [join(batch, prompt) for prompt in PROMPTS]
         write(batch, *rows)

@@ -138,9 +138,9 @@ HOSTILE: dict[str, Callable[[int], str]] = {
 def test_a_text_four_times_as_long_takes_about_four_times_as_long(kind: str) -> None:
     """A quadratic one takes sixteen times as long."""
     make = HOSTILE[kind]
-    short = seconds_of(make(30_000))
+    short = seconds_of(make(12_000))
     most = 10 * max(short, 0.002)
-    long = seconds_of(make(120_000), most)
+    long = seconds_of(make(48_000), most)
     assert long < most, f"{short:.3f} s, then {long:.3f} s"
 
 

@@ -15,10 +15,9 @@ from chatui.errors import ChatError, GenerationError
 
 log = logging.getLogger(__name__)
 
-# Tokens of prompts read in one pass: as many as keep the processor busy, if they take no longer than about this long,
-# so that neither Stop nor a newcomer waits; and this long while somebody writes.
-MAX_CHUNK = 256
-PASS_SECONDS, STALL_SECONDS = 0.2, 0.08
+# How long a pass that reads prompts is planned to take, so that neither Stop nor a newcomer waits, and how long while
+# somebody writes.
+PASS_SECONDS, STALL_SECONDS = 0.22, 0.08
 # Fewer tokens of one more prompt are not worth its part of the pass.
 MIN_CHUNK = 16
 # The share of the time given to reading while somebody writes: a step then takes twice as long at most.
@@ -79,7 +78,7 @@ class Scheduler:
         self.forward, self.max_rows = forward, max_rows
         self.pool = BlockPool(forward.cache.blocks, forward.cache)
         self.rows: list[SequenceState] = []
-        self._budget = TokenBudget()
+        self._budget, self._stall_budget = TokenBudget(PASS_SECONDS), TokenBudget(STALL_SECONDS)
         self._owed = 0.0  # seconds of writing before the next piece is read
 
     @property
@@ -117,8 +116,8 @@ class Scheduler:
         writing = [row for row in self.rows if not row.unread]
         started = time.perf_counter()
         if reading and (not writing or self._owed <= 0):
-            limit = STALL_SECONDS if writing else PASS_SECONDS
-            events = self._prefill(self._next_chunks(reading, limit), limit)
+            budget = self._stall_budget if writing else self._budget
+            events = self._prefill(self._next_chunks(reading, budget.tokens), budget)
             seconds = time.perf_counter() - started
             self._owed = seconds * (1 / READING_SHARE - 1)
             return events
@@ -160,26 +159,20 @@ class Scheduler:
                 self.pool.close(newest.table)
         return [row for row in rows if not row.waits]
 
-    def _next_chunks(self, reading: Sequence[SequenceState], seconds: float) -> dict[SequenceState, PromptChunk]:
-        """What is read next of which prompts: the shortest rests first, behind who has waited too long."""
+    def _next_chunks(self, reading: Sequence[SequenceState], left: int) -> dict[SequenceState, PromptChunk]:
+        """So many tokens that are read next: of the shortest rests first, behind who has waited too long."""
         late = time.perf_counter() - PATIENCE_SECONDS
         line = sorted(reading, key=lambda row: (0, row.read_at) if row.read_at < late else (1, row.unread))
-        left = 1.0  # of the pass
         pieces: dict[SequenceState, PromptChunk] = {}
         for row in line:
-            first = row.table.length
-            fitting = min(MAX_CHUNK, self._budget.tokens(seconds, first))
-            count = min(row.unread, round(left * fitting))
+            first, count = row.table.length, min(row.unread, left)
             if pieces and count < min(MIN_CHUNK, row.unread):
                 break
-            if MIN_CHUNK < count < row.unread:
-                count -= count % MIN_CHUNK  # products of few different shapes, each of which is planned once
             pieces[row] = PromptChunk(row.table.numbers, first, row.ids[first : first + count], row.length)
-            left -= count / fitting
+            left -= count
         return pieces
 
-    def _prefill(self, pieces: Mapping[SequenceState, PromptChunk], seconds: float) -> list[SequenceUpdate]:
-        """Read pieces, which should take so long."""
+    def _prefill(self, pieces: Mapping[SequenceState, PromptChunk], budget: TokenBudget) -> list[SequenceUpdate]:
         started = time.perf_counter()
         try:
             logits = self.forward.prefill(list(pieces.values()))
@@ -189,11 +182,9 @@ class Scheduler:
             if len(pieces) == 1:
                 return [self._failed(row, error) for row in pieces]
             log.debug("reading %d prompts failed, each goes alone", len(pieces), exc_info=error)
-            return [event for row, piece in pieces.items() for event in self._prefill({row: piece}, seconds)]
+            return [event for row, piece in pieces.items() for event in self._prefill({row: piece}, budget)]
         now = time.perf_counter()
-        tokens = sum(len(piece.ids) for piece in pieces.values())
-        context = sum(len(piece.ids) * piece.first for piece in pieces.values()) / tokens
-        self._budget.record(tokens, context, now - started, seconds)
+        budget.record(sum(len(piece.ids) for piece in pieces.values()), now - started)
         events, written = list[SequenceUpdate](), list[int]()
         for at, (row, piece) in enumerate(pieces.items()):
             self.pool.fill(row.table, piece.ids)

@@ -1,44 +1,32 @@
-"""How many tokens of prompts a forward pass may read without taking too long. Pure: it is told the time."""
+"""How many tokens of prompts a forward pass reads, so that it does not take too long. Pure: it is told the time."""
 
-# How much longer a pass may take than planned.
-TOLERANCE = 1.25
-# Where even one token takes about as long as a pass may, a pass may take so many times as long as that.
-LONGEST = 2.2
-# Passes of that kind before one token is read alone again: what made it slow may be over.
-VALID_PASSES = 16
-# To look at so many tokens of context costs no more than the rest of what a token costs.
-NEAR = 1024
+MAX_TOKENS = 256
+"""As many as keep the processor busy."""
+MIN_TOKENS = 8
+"""Fewer take about as long: a model is read once for all of them."""
+START_TOKENS = 16
+# The next larger size is tried where it should take at most so many times as long as planned, and a size is given up
+# where it takes longer than that. Between the two lies the noise of a machine, so that sizes stay as they are.
+GROW, SHRINK = 1.15, 1.3
 
 
 class TokenBudget:
-    """Learns from each pass. It begins with one token and grows: twice the tokens take at most twice as long."""
+    """Tokens of a pass that is planned to take so many seconds. They are a power of two, so that pieces of one prompt
+    end at the same tokens from run to run.
+    """
 
-    def __init__(self) -> None:
-        self._speed = 0.0  # tokens a second, behind `_context` tokens
-        self._context = 0.0
-        self._one_token = 0.0  # seconds of a pass of one token, at most
-        self._passes = 0  # since one token was read alone
+    def __init__(self, seconds: float) -> None:
+        self.tokens = START_TOKENS
+        self._seconds = seconds
 
-    def tokens(self, seconds: float, context: float) -> int:
-        """How many tokens behind so many others may be read in one pass of so many seconds; one at least."""
-        return max(1, int(self._limit(seconds) * self._speed_behind(context)))
+    def record(self, tokens: int, seconds: float) -> None:
+        """A pass of so many tokens took so long."""
+        if seconds > SHRINK * self._seconds:
+            self.tokens = min(self.tokens, _power_of_two(int(tokens * self._seconds / seconds)))
+        elif tokens >= self.tokens and 2 * seconds <= GROW * self._seconds:
+            self.tokens = min(2 * self.tokens, MAX_TOKENS)
 
-    def record(self, tokens: int, context: float, took: float, seconds: float) -> None:
-        """A pass of so many tokens, on average behind so many others, took so long and should take `seconds`."""
-        limit = self._limit(seconds)
-        self._passes = 0 if tokens == 1 else self._passes + 1
-        self._one_token = took if tokens == 1 else min(self._one_token, took)
-        if limit > seconds and took > TOLERANCE * seconds and self._passes > VALID_PASSES:
-            self._speed = 0.0
-            return
-        measured = tokens / max(took, 1e-6)
-        # A short piece may be slow for each token and tells nothing about longer ones.
-        if took > limit or measured > self._speed_behind(context):
-            self._speed, self._context = measured, context
 
-    def _limit(self, seconds: float) -> float:
-        return max(seconds, LONGEST * self._one_token)
-
-    def _speed_behind(self, context: float) -> float:
-        """At least so fast: a token costs a fixed part and one in proportion to the tokens before it."""
-        return self._speed * min(1.0, (NEAR + self._context) / (NEAR + context))
+def _power_of_two(tokens: int) -> int:
+    """The largest one that is no more, MIN_TOKENS at least."""
+    return max(MIN_TOKENS, 1 << tokens.bit_length() >> 1)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from chatui.chat import ModelAnatomy
 from chatui.engine.batching.forward import probe_layout
-from chatui.engine.batching.scheduler import MAX_CHUNK
+from chatui.engine.batching.token_budget import MAX_TOKENS
 from chatui.engine.kernels.quantized import linear_layers
 from chatui.engine.loading import build_lock
 from chatui.estimates import AttentionShape, prefill_activations
@@ -131,4 +131,4 @@ def _activations(model: PreTrainedModel, config: PreTrainedConfig, kv_per_token:
         writes_out=bool(getattr(config, "attn_logit_softcapping", None))
         or any("sinks" in path for path, _ in model.named_parameters()),
     )
-    return prefill_activations(shape, model.dtype.itemsize, MAX_CHUNK)
+    return prefill_activations(shape, model.dtype.itemsize, MAX_TOKENS)
