@@ -5,6 +5,8 @@ import time
 
 import torch
 
+from chatui.engine.ending_thread import run_in_ending_thread
+
 MIN_PART_BYTES, MAX_PART_BYTES = 64 * 2**20, 256 * 2**20
 """Bytes of the buffer that is read. More than the largest takes longer to fill, and is read no faster."""
 PART = 16 * 2**20
@@ -26,9 +28,14 @@ def measure_bandwidth(device: torch.device, size: int) -> float:
 
 @functools.cache
 def _measured(device: torch.device, size: int) -> float:
+    if device.type == "cpu":
+        return run_in_ending_thread(lambda: _measured_on_cpu(size))
     numbers = torch.ones(size // 4, device=device, dtype=torch.float32)
-    if device.type != "cpu":
-        return size / min(_seconds(numbers, PASSES_ON_GPU) for _ in range(TIMES))
+    return size / min(_seconds(numbers, PASSES_ON_GPU) for _ in range(TIMES))
+
+
+def _measured_on_cpu(size: int) -> float:
+    numbers = torch.ones(size // 4, dtype=torch.float32)
     best = _best(numbers)
     threads = torch.get_num_threads()
     # Threads wait for each other, so on a busy machine one alone is faster.

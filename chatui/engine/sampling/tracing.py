@@ -13,6 +13,7 @@ from math import log
 import torch
 from torch import Tensor
 
+from chatui.engine.ending_thread import run_in_ending_thread
 from chatui.engine.sampling.top_logits import TopLogits, find_top_logits
 from chatui.traces import ALTERNATIVES, Traces
 
@@ -121,8 +122,8 @@ class Trace:
             self._make()
 
     def traces(self) -> Traces:
-        """How the tokens were chosen up to now; takes some work."""
-        return self._make()
+        """How the tokens were chosen up to now; takes some work. Called in any thread."""
+        return run_in_ending_thread(self._make)
 
     def _make(self) -> Traces:
         """Make something of the choices there are. Others may be noted meanwhile, so no step waits for a reader."""
