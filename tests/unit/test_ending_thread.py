@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatui.engine.ending_thread import run_in_ending_thread
+from chatui.ending_thread import run_in_ending_thread
 from chatui.engine.loading import bandwidth
 
 

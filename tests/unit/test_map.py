@@ -16,6 +16,7 @@ RANK = {
     "errors": 0,
     "i18n": 0,
     "gc_pause": 0,
+    "ending_thread": 0,
     "priority": 0,
     "text_cleaning": 0,
     "traces": 0,

@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from chatui.engine.ending_thread import run_in_ending_thread
+from chatui.ending_thread import run_in_ending_thread
 
 MIN_PART_BYTES, MAX_PART_BYTES = 64 * 2**20, 256 * 2**20
 """Bytes of the buffer that is read. More than the largest takes longer to fill, and is read no faster."""

@@ -13,7 +13,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from chatui.engine.ending_thread import run_in_ending_thread
+from chatui.ending_thread import run_in_ending_thread
 from chatui.engine.sampling.top_logits import TopLogits, find_top_logits
 from chatui.traces import ALTERNATIVES, Traces
 

@@ -1,4 +1,4 @@
-"""Work of PyTorch's beside the thread in which a model runs."""
+"""Work of PyTorch beside the thread in which a model runs."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
