@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from chatui.backend import Backend
 from chatui.character_prompt import Insertion
-from chatui.chat import Backend, ChatRequest, Message, ModelStatus
+from chatui.chat import ChatRequest, Message, ModelStatus
 from chatui.errors import ChatError, unexpected
 from chatui.inspection import Inspection
 from chatui.reply_writer import ReplyWriter

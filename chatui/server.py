@@ -25,8 +25,9 @@ from starlette.types import Scope
 from chatui import downloads, owners, uvicorn_protocol
 from chatui.api import routes
 from chatui.attempt_limiter import too_many_attempts
+from chatui.backend import Backend
 from chatui.body_limit import BodyLimit
-from chatui.chat import Backend, ModelStatus
+from chatui.chat import ModelStatus
 from chatui.engine.backend import LocalBackend
 from chatui.errors import ChatError, SettingsError
 from chatui.metrics import Metrics

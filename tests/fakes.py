@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from chatui.backend import PreviewMemo
 from chatui.chat import (
     ChatRequest,
     Finish,
@@ -15,7 +16,6 @@ from chatui.chat import (
     ModelAnatomy,
     ModelInfo,
     ModelStatus,
-    PreviewMemo,
     Prompt,
     ReplyDelta,
     Source,

@@ -33,8 +33,9 @@ from chatui.api.responses import (
     to_json,
 )
 from chatui.api.tokenize_requests import describe_tokens, read_detokenize, read_tokenize
+from chatui.backend import Backend
 from chatui.body_limit import MAX_BODY_BYTES, RefusedError, decompress
-from chatui.chat import Backend, ModelStatus, ReplyDelta
+from chatui.chat import ModelStatus, ReplyDelta
 from chatui.errors import ChatError, unexpected
 from chatui.metrics import Metrics
 from chatui.setting_values import shorten

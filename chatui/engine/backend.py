@@ -13,17 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chatui import priority
-from chatui.chat import (
-    ChatRequest,
-    LoadOptions,
-    ModelInfo,
-    ModelStatus,
-    PreviewMemo,
-    Prompt,
-    ReplyDelta,
-    TokenizeRequest,
-    Tokens,
-)
+from chatui.backend import PreviewMemo
+from chatui.chat import ChatRequest, LoadOptions, ModelInfo, ModelStatus, Prompt, ReplyDelta, TokenizeRequest, Tokens
 from chatui.engine.fair_queue import FairQueue
 from chatui.engine.runners.contract import Loader, ModelRunner, ReportPhase
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, unexpected

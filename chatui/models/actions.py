@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from chatui.chat import Backend
+from chatui.backend import Backend
 from chatui.errors import HubError, ModelError
 from chatui.models.catalogue import Deletion, plan_deletion
 from chatui.models.overview import OverviewRow

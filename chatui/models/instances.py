@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from chatui.chat import Backend, ModelInfo, ModelStatus
+from chatui.backend import Backend
+from chatui.chat import ModelInfo, ModelStatus
 from chatui.errors import ChatError, ModelError
 from chatui.metrics import MeteredBackend
 from chatui.model_spec import ModelSpec

@@ -9,17 +9,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chatui.chat import (
-    ChatRequest,
-    LoadOptions,
-    ModelInfo,
-    ModelStatus,
-    PreviewMemo,
-    Prompt,
-    ReplyDelta,
-    TokenizeRequest,
-    Tokens,
-)
+from chatui.backend import PreviewMemo
+from chatui.chat import ChatRequest, LoadOptions, ModelInfo, ModelStatus, Prompt, ReplyDelta, TokenizeRequest, Tokens
 from chatui.errors import ChatError, ModelError
 from chatui.i18n import N_
 from chatui.metrics import Metrics

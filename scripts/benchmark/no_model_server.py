@@ -10,13 +10,13 @@ from pathlib import Path
 
 import uvicorn
 
+from chatui.backend import PreviewMemo
 from chatui.chat import (
     ChatRequest,
     Finish,
     LoadOptions,
     ModelInfo,
     ModelStatus,
-    PreviewMemo,
     Prompt,
     ReplyDelta,
     TokenizeRequest,

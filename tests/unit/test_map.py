@@ -21,6 +21,7 @@ RANK = {
     "text_cleaning": 0,
     "traces": 0,
     "chat": 2,
+    "backend": 2.05,
     "metrics": 2.1,
     "inspection": 2.5,
     "model_spec": 3,

@@ -4,7 +4,8 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from chatui.chat import ChatRequest, ModelInfo, PreviewMemo, Prompt, ReplyDelta, TokenizeRequest, Tokens
+from chatui.backend import PreviewMemo
+from chatui.chat import ChatRequest, ModelInfo, Prompt, ReplyDelta, TokenizeRequest, Tokens
 from chatui.errors import ChatError
 from chatui.model_spec import ModelSpec
 

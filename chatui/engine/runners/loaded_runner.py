@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from chatui.chat import ChatRequest, ModelInfo, PreviewMemo, Prompt, TokenizeRequest, Tokens
+from chatui.backend import PreviewMemo
+from chatui.chat import ChatRequest, ModelInfo, Prompt, TokenizeRequest, Tokens
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import reply_builder, tokenization
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from chatui.chat import ChatRequest, Finish, FinishReason, Message, PreviewMemo, Prompt, ReplyDelta, TraceSnapshot
+from chatui.backend import PreviewMemo
+from chatui.chat import ChatRequest, Finish, FinishReason, Message, Prompt, ReplyDelta, TraceSnapshot
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.sampling.sampler import Sampler, model_logits_processors
 from chatui.engine.text import prompt as prompts

@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from chatui.chat import Backend, ChatRequest, Message
+from chatui.backend import Backend
+from chatui.chat import ChatRequest, Message
 from chatui.errors import ChatError, SettingsError, unexpected
 from chatui.settings import GenerationSettings
 from chatui.ui.gradio_compat import request_context

@@ -1,6 +1,6 @@
 """The PreviewMemo of each tab's chat, dropped as soon as the tab leaves the chat or is closed."""
 
-from chatui.chat import PreviewMemo
+from chatui.backend import PreviewMemo
 
 MAX_TABS = 50
 """Tabs that have a memo, which may take some megabytes."""

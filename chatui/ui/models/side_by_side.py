@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from random import SystemRandom
 from typing import Any, Literal
 
-from chatui.chat import Backend, ChatRequest
+from chatui.backend import Backend
+from chatui.chat import ChatRequest
 from chatui.errors import ChatError, NotFoundError, OverloadError, unexpected
 from chatui.models.votes import Choice, Contestant, Vote
 from chatui.personas import Persona

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 import gradio as gr
 
-from chatui.chat import Backend
+from chatui.backend import Backend
 from chatui.models.download_manager import DownloadManager
 from chatui.models.overview import OverviewReader
 from chatui.ui.chat.conversation import Conversation

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from chatui.chat import Backend
+from chatui.backend import Backend
 from chatui.errors import ChatError
 from chatui.settings import GenerationSettings
 from chatui.thinking_controls import ThinkingControls

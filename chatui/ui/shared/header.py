@@ -4,7 +4,8 @@ import asyncio
 import html
 from collections.abc import AsyncIterator
 
-from chatui.chat import Backend, ModelStatus
+from chatui.backend import Backend
+from chatui.chat import ModelStatus
 from chatui.i18n import _, join_isolated, localize_numbers, translated
 from chatui.model_spec import human_bytes, human_count
 from chatui.personas import Persona

@@ -1,6 +1,7 @@
 """What the user of the running event may do with models."""
 
-from chatui.chat import Backend, ModelStatus
+from chatui.backend import Backend
+from chatui.chat import ModelStatus
 from chatui.errors import ModelError
 from chatui.models.permissions import Permissions
 from chatui.setting_values import shorten
