@@ -158,7 +158,7 @@ def _registry(settings: AppSettings, metrics: Metrics) -> Registry:
     """All models of the settings, measured in `metrics`. Raises SettingsError."""
 
     def open_backend(spec: ModelSpec) -> LocalBackend:
-        return LocalBackend(spec, settings.cache_dir, longest_queue=settings.queue)
+        return LocalBackend(spec, settings.cache_dir, max_waiting=settings.queue)
 
     idle_unload = None if settings.idle_unload is None else settings.idle_unload * 60
     memory = Memory(_needed_bytes, partial(_free_bytes, settings.device_map), _release_memory)

@@ -114,6 +114,8 @@ def message_calls() -> list[Call]:
     from chatui.engine.batching.blocks import BlockPool
     from chatui.engine.batching.forward import Forward
     from chatui.engine.batching.scheduler import Scheduler
+    from chatui.engine.model_thread import ModelThread
+    from chatui.engine.request_queue import RequestQueue
     from chatui.engine.runners import reply_builder
     from chatui.engine.runners.batch_runner import BatchRunner
     from chatui.engine.runners.reply_builder import ReplyBuilder
@@ -141,13 +143,15 @@ def message_calls() -> list[Call]:
         Call(Runner.start_reply, OwnerStore.start_turn, store, "Saves question and empty reply in one transaction."),
         Call(Runner.start_reply, build_messages, loop, "Makes the list of messages with roles."),
         Call(Runner.start_reply, LocalBackend.stream, loop, "Queues the request; yields the reply in pieces."),
+        Call(LocalBackend.stream, RequestQueue.put, loop, "Gives the request its place among those that wait."),
         Call(
-            LocalBackend.stream, BatchRunner.prepare, prompts, "Makes the prompt of the next request ahead of its turn."
+            LocalBackend.stream, ModelThread, model, "Takes requests from the queue, and sends the pieces of replies."
         ),
+        Call(ModelThread, BatchRunner.prepare, prompts, "Makes the prompt of the next request ahead of its turn."),
         Call(BatchRunner.prepare, ReplyBuilder, prompts, "Makes the state of a reply that is to be generated."),
         Call(ReplyBuilder, reply_builder.preview, prompts, "Applies template and tokenizer for this model."),
         Call(reply_builder.preview, prompt.build, prompts, "Messages to text by the chat template, text to token ids."),
-        Call(LocalBackend.stream, BatchRunner.begin, model, "Gives the reply a row of the batch."),
+        Call(ModelThread, BatchRunner.begin, model, "Gives the reply a row of the batch."),
         Call(BatchRunner.begin, Scheduler.add, model, "Adds the row."),
         Call(
             Scheduler.add,
@@ -155,7 +159,7 @@ def message_calls() -> list[Call]:
             model,
             "Finds the K/V blocks of the beginning that are cached, and takes new ones.",
         ),
-        Call(LocalBackend.stream, BatchRunner.step, model, "Advances all replies by one step, again and again."),
+        Call(ModelThread, BatchRunner.step, model, "Advances all replies by one step, again and again."),
         Call(BatchRunner.step, Scheduler.step, model, "Reads a piece of a prompt, or writes one token of each row."),
         Call(Scheduler.step, Forward.prefill, model, "Forward pass over a piece of a prompt (prefill)."),
         Call(Scheduler.step, Forward.decode, model, "Forward pass for one token of each row (decode)."),

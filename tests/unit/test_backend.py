@@ -18,7 +18,8 @@ import pytest
 
 from chatui import priority
 from chatui.chat import ChatRequest, Finish, Message, ModelInfo, Prompt, ReplyDelta, TokenizeRequest, Tokens
-from chatui.engine.backend import RESTARTS, LocalBackend
+from chatui.engine.backend import LocalBackend
+from chatui.engine.model_thread import MAX_RESTARTS
 from chatui.engine.runners.contract import IsCancelled, Loader, ModelRunner, ReportPhase, StepResult
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, PromptError
 from chatui.model_spec import ModelSpec
@@ -200,7 +201,7 @@ async def occupied(backend: LocalBackend, model: FakeModel, user: str = "") -> l
     tasks = await asked(backend, "running", user=user)
     await until(model.began.is_set)
     tasks += await asked(backend, "made ready", user=user)
-    await until(lambda: len(backend._prepared) == 1)
+    await until(lambda: len(backend.queue.prepared) == 1)
     return tasks
 
 
@@ -308,7 +309,7 @@ class TestOrder:
         model.may_read.clear()
         backend = backend_of(model).start()
         crowd = await asked(backend, *(f"crowd {number}" for number in range(10)), user="crowd")
-        await until(lambda: len(backend._prepared) == 1)
+        await until(lambda: len(backend.queue.prepared) == 1)
         [newcomer] = await asked(backend, "new", user="newcomer")
         model.may_read.set()
         assert await newcomer == "new"
@@ -321,7 +322,7 @@ class TestOrder:
         model.may_read.clear()
         backend = backend_of(model).start()
         crowd = await asked(backend, *(f"crowd {number}" for number in range(8)), user="crowd")
-        await until(lambda: len(model.replies) == 3 and len(backend._prepared) == 1)
+        await until(lambda: len(model.replies) == 3 and len(backend.queue.prepared) == 1)
         newcomers = await asked(backend, "new 1", user="one") + await asked(backend, "new 2", user="two")
         newcomers += await asked(backend, "new 3", user="three")
         model.may_read.set()
@@ -337,8 +338,8 @@ class TestOrder:
         tasks = await asked(backend, "running")
         await until(model.began.is_set)
         tasks += await asked(backend, "1", "2", "3", "4", "5")
-        await until(lambda: len(backend._prepared) == 3)
-        assert len(backend._waiting) == 2, "whose turn it is beyond that is not decided yet"
+        await until(lambda: len(backend.queue.prepared) == 3)
+        assert len(backend.queue.waiting) == 2, "whose turn it is beyond that is not decided yet"
         model.may_read.set()
         assert await asyncio.gather(*tasks) == ["running", *"12345"]
         assert model.most == 4
@@ -369,9 +370,9 @@ class TestPlaces:
         tasks = [asyncio.create_task(self.places(backend, "slow 0"))]
         await until(model.began.is_set)
         tasks.append(asyncio.create_task(self.places(backend, "slow 1")))
-        await until(lambda: len(backend._prepared) == 1)
+        await until(lambda: len(backend.queue.prepared) == 1)
         tasks += [asyncio.create_task(self.places(backend, f"slow {number}")) for number in range(2, 6)]
-        await until(lambda: len(backend._waiting) == 4)
+        await until(lambda: len(backend.queue.waiting) == 4)
         model.may_read.set()
         told = await asyncio.gather(*tasks)
         assert told == [[1], [1], [2, 1], [3, 2, 1], [4, 3, 2, 1], [5, 4, 3, 2, 1]]
@@ -382,9 +383,9 @@ class TestPlaces:
         model.may_prepare.clear()
         backend = backend_of(model).start()
         tasks = [asyncio.create_task(self.places(backend, "slow 0"))]
-        await until(lambda: backend._preparing is not None)
+        await until(lambda: backend.queue.preparing is not None)
         tasks += [asyncio.create_task(self.places(backend, f"{number}")) for number in (1, 2)]
-        await until(lambda: len(backend._waiting) == 2)
+        await until(lambda: len(backend.queue.waiting) == 2)
         model.may_prepare.set()
         assert await asyncio.gather(*tasks) == [[1], [2, 1], [3, 2, 1]]
         await backend.close()
@@ -396,7 +397,7 @@ class TestPlaces:
         tasks = await asked(backend, "running")
         await until(model.began.is_set)
         tasks += await asked(backend, "made ready", "second", "third")
-        await until(lambda: len(backend._prepared) == 1)
+        await until(lambda: len(backend.queue.prepared) == 1)
         last = backend.stream(ask("last"))
         assert (await asyncio.wait_for(anext(last), SOON)).queue_position == 4
         for left, place in ((tasks[2], 3), (tasks[1], 2)):
@@ -411,7 +412,7 @@ class TestPlaces:
     async def test_too_many_are_turned_away(self) -> None:
         model = FakeModel()
         model.may_read.clear()
-        backend = backend_of(model, longest_queue=2).start()
+        backend = backend_of(model, max_waiting=2).start()
         tasks = await occupied(backend, model)
         tasks += await asked(backend, "first", "second")
         for _ in range(3):
@@ -429,15 +430,15 @@ class TestShares:
     async def test_one_user_cannot_take_all_places_of_the_queue(self) -> None:
         model = FakeModel()
         model.may_read.clear()
-        backend = backend_of(model, longest_queue=8).start()
+        backend = backend_of(model, max_waiting=8).start()
         greedy = await occupied(backend, model, user="greedy")
         greedy += await asked(backend, *(f"greedy {number}" for number in range(8)), user="greedy")
-        await until(lambda: sum(task.done() for task in greedy) == 2 and len(backend._waiting) == 6)
+        await until(lambda: sum(task.done() for task in greedy) == 2 and len(backend.queue.waiting) == 6)
         for task in (task for task in greedy if task.done()):
             with pytest.raises(OverloadError, match="left are for others"):
                 await task
         others = [*await asked(backend, "one", user="a"), *await asked(backend, "two", user="b")]
-        await until(lambda: len(backend._waiting) == 8)
+        await until(lambda: len(backend.queue.waiting) == 8)
         with pytest.raises(OverloadError, match="8 requests are waiting"):
             await reply(backend, "too late", "c")
         model.may_read.set()
@@ -448,7 +449,7 @@ class TestShares:
     async def test_a_ticket_keeps_a_place_until_its_request_comes_or_never_will(self) -> None:
         model = FakeModel()
         model.may_read.clear()
-        backend = backend_of(model, longest_queue=2).start()
+        backend = backend_of(model, max_waiting=2).start()
         tasks = await occupied(backend, model)
         first, second = backend.admit("a"), backend.admit("b")
         with pytest.raises(OverloadError, match="2 requests are waiting"):
@@ -456,7 +457,7 @@ class TestShares:
         with pytest.raises(OverloadError, match="2 requests are waiting"):
             await asyncio.to_thread(backend.admit, "c")
         tasks.append(asyncio.create_task(reply(backend, "kept", "a", first)))
-        await until(lambda: len(backend._waiting) == 1)
+        await until(lambda: len(backend.queue.waiting) == 1)
         with pytest.raises(OverloadError):
             backend.admit("c")
         for _ in range(2):
@@ -465,11 +466,11 @@ class TestShares:
         tasks += await asked(backend, "now there is room")
         model.may_read.set()
         assert await asyncio.gather(*tasks) == ["running", "made ready", "kept", "now there is room"]
-        assert backend._coming == {}
+        assert backend.queue.tickets == {}
         await backend.close()
 
     async def test_one_users_tickets_leave_places_to_others_however_many_come_at_once(self) -> None:
-        backend = backend_of(FakeModel(), longest_queue=8)
+        backend = backend_of(FakeModel(), max_waiting=8)
         tickets = [backend.admit("greedy") for _ in range(6)]
         with pytest.raises(OverloadError, match="6 of your requests"):
             backend.admit("greedy")
@@ -558,7 +559,7 @@ class TestCancelling:
         model.may_read.clear()
         backend = backend_of(model).start()
         tasks = await asked(backend, "first", "second", "third")
-        await until(lambda: len(backend._prepared) == 1)
+        await until(lambda: len(backend.queue.prepared) == 1)
         await cancel(tasks[2])
         await cancel(tasks[1])
         model.may_read.set()
@@ -587,7 +588,7 @@ class TestCancelling:
         model.may_prepare.clear()
         backend = backend_of(model).start()
         tasks = await asked(backend, "slow")
-        await until(lambda: backend._preparing is not None)
+        await until(lambda: backend.queue.preparing is not None)
         await cancel(*tasks)
         model.may_prepare.set()
         assert await reply(backend, "second") == "second"
@@ -641,7 +642,7 @@ class TestCancelling:
 
     async def test_thousands_leave_nothing_behind(self) -> None:
         model = FakeModel(rows=4)
-        backend = backend_of(model, longest_queue=100).start()
+        backend = backend_of(model, max_waiting=100).start()
         left: weakref.WeakSet[ChatRequest] = weakref.WeakSet()
 
         async def on_lease_lost(number: int) -> None:
@@ -654,11 +655,11 @@ class TestCancelling:
 
         for start in range(0, 3000, 50):
             await asyncio.gather(*(on_lease_lost(number) for number in range(start, start + 50)))
-        await until(lambda: not model.replies and not backend._going)
+        await until(lambda: not model.replies and not backend.queue.running)
         assert await reply(backend, "last") == "last"
-        await until(lambda: not backend._going)
-        assert (list(backend._waiting), backend._waiting._lines, list(backend._prepared)) == ([], {}, [])
-        assert backend._outbox == []
+        await until(lambda: not backend.queue.running)
+        assert (list(backend.queue.waiting), backend.queue.waiting._lines, list(backend.queue.prepared)) == ([], {}, [])
+        assert backend.thread.outputs == []
         gc.collect()
         assert len(left) <= 1, "what the threads' own variables hold"
         await backend.close()
@@ -717,7 +718,7 @@ class TestErrors:
     async def test_an_engine_that_keeps_failing_stops(self) -> None:
         model = FakeModel()
         backend = backend_of(model).start()
-        for _ in range(RESTARTS):
+        for _ in range(MAX_RESTARTS):
             with pytest.raises(GenerationError):
                 await reply(backend, "broken")
             assert await reply(backend, "hello") == "hello"
@@ -727,7 +728,7 @@ class TestErrors:
         for task in tasks[1:]:
             with pytest.raises(ModelError, match="keeps failing"):
                 await asyncio.wait_for(task, SOON)
-        await until(lambda: backend._stopped)
+        await until(lambda: backend.thread.stopped)
         status = backend.models()[0]
         assert status.state == "failed"
         assert "keeps failing" in str(status.error)
@@ -737,8 +738,8 @@ class TestErrors:
 
     async def test_failures_long_ago_are_forgiven(self) -> None:
         backend = backend_of(FakeModel()).start()
-        for _ in range(3 * RESTARTS):
-            backend._failures[:] = [at - 30.0 for at in backend._failures]
+        for _ in range(3 * MAX_RESTARTS):
+            backend.thread.failures[:] = [at - 30.0 for at in backend.thread.failures]
             with pytest.raises(GenerationError):
                 await reply(backend, "broken")
         assert await reply(backend, "hello") == "hello"
@@ -764,7 +765,7 @@ class TestClosing:
         [writing] = await asked(backend, "x" * 10_000)
         await until(model.began.is_set)
         waiting = await asked(backend, "second", "third")
-        await until(lambda: len(backend._prepared) == 1)
+        await until(lambda: len(backend.queue.prepared) == 1)
         await asyncio.wait_for(backend.close(), 50)  # the whole reply takes 100 s
         for task in (writing, *waiting):
             with pytest.raises(ModelError, match="shutting down"):
@@ -789,7 +790,7 @@ class TestClosing:
         model.may_prepare.clear()
         backend = backend_of(model).start()
         tasks = await asked(backend, "slow")
-        await until(lambda: backend._preparing is not None)
+        await until(lambda: backend.queue.preparing is not None)
         closing = asyncio.create_task(backend.close())
         with pytest.raises(ModelError, match="shutting down"):
             await asyncio.wait_for(tasks[0], SOON)
@@ -801,18 +802,14 @@ class TestClosing:
 
     async def test_the_model_is_let_go(self) -> None:
         model = FakeModel()
-        backend = backend_of(model).start()
+        models: list[ModelRunner] = [model]
+        backend = backend_of(model, lambda *_: models.pop()).start()
         await reply(backend, "hello")
         await backend.close()
         gone = weakref.ref(model)
-        backend._loader = load_nothing
         del model
         gc.collect()
         assert gone() is None
-
-
-def load_nothing(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> ModelRunner:
-    raise AssertionError
 
 
 class TestThreads:
@@ -872,7 +869,7 @@ class TestThreads:
             if delta.text:
                 break
         [slow] = await asked(backend, "slow")
-        await until(lambda: backend._preparing is not None)
+        await until(lambda: backend.queue.preparing is not None)
         for _ in range(20):
             assert (await asyncio.wait_for(anext(writing), SOON)).text == "x"
         assert not slow.done()

@@ -525,7 +525,7 @@ async def test_after_the_end_nothing_waits() -> None:
 async def test_requests_of_a_local_backend_that_never_started_end_with_it() -> None:
     backend = LocalBackend(ModelSpec("none"), Path(), lambda *_: pytest.fail("it was loaded"))
     asked = asyncio.create_task(_last(backend))
-    await until(lambda: len(backend._waiting) == 1)
+    await until(lambda: len(backend.queue.waiting) == 1)
     await backend.close()
     with pytest.raises(ModelError):
         await asked

@@ -111,7 +111,7 @@ async def test_a_place_is_given_back_where_the_store_refuses(runner: Runner) -> 
 
 
 async def test_of_many_that_come_at_once_those_turned_away_leave_nothing(runner: Runner) -> None:
-    runner.backend = engine = LocalBackend(ModelSpec("none"), Path(), longest_queue=8)
+    runner.backend = engine = LocalBackend(ModelSpec("none"), Path(), max_waiting=8)
     asked = [runner.start_reply("a", turn()) for _ in range(12)]
     done = await asyncio.gather(*asked, return_exceptions=True)
     running_replies = [running_reply for running_reply in done if isinstance(running_reply, RunningReply)]
@@ -120,8 +120,8 @@ async def test_of_many_that_come_at_once_those_turned_away_leave_nothing(runner:
     assert len(runner.owner_store("a").conversations()) == 6
     for running_reply in running_replies:
         await runner.stop("a", running_reply.conversation.id)
-    assert engine._coming == {}
-    assert len(engine._waiting) == 0
+    assert engine.queue.tickets == {}
+    assert len(engine.queue.waiting) == 0
 
 
 async def test_all_listeners_hear_the_same_also_late_ones(runner: Runner) -> None:
