@@ -119,6 +119,7 @@ def test_it_is_made_once_in_the_background_and_handed_over(tmp_path: Path, monke
     done = threading.Semaphore(0)
 
     def make(*order: object) -> None:
+        assert over_blocks._compiling
         orders.append(order)
         if len(orders) == 1:
             raise RuntimeError("on purpose")
@@ -137,8 +138,9 @@ def test_it_is_made_once_in_the_background_and_handed_over(tmp_path: Path, monke
     monkeypatch.setattr(compiling, "CompiledDecode", lambda folder, step: (folder, step))
     monkeypatch.setattr(compiling.log, "info", failed)
     for _ in range(3):
-        compiling.compile_in_background(ModelSpec("x"), over_blocks.step, target, ready)
+        compiling.compile_in_background(ModelSpec("x"), over_blocks.step, target, ready, over_blocks.beside_compiler)
         assert done.acquire(timeout=LONG)
+        assert not over_blocks._compiling
     assert len(failures) == 1
     assert [order[:2] for order in orders] == 2 * [(ModelSpec("x"), target)]
     assert handed_over == 2 * [(target, over_blocks.step)]

@@ -222,6 +222,31 @@ class TestAgrees:
             assert self.check(copy.deepcopy(models.model(seed=seed)).bfloat16())
 
 
+def test_passes_leave_a_thread_to_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    over_blocks, threads, chosen = models.over_blocks(), [3], list[int]()
+
+    def passes() -> list[int]:
+        chosen.clear()
+        over_blocks.prefill([PromptChunk(models.table(0), 0, [5, 6])])
+        over_blocks.decode([7], [models.table(0)], [2])
+        assert threads[-1] == threads[0]
+        return chosen
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    hook = over_blocks.model.register_forward_pre_hook(lambda *_: chosen.append(threads[-1]))
+    try:
+        assert passes() == [3, 3]
+        with over_blocks.beside_compiler():
+            assert passes() == [2, 2]
+        assert passes() == [3, 3]
+        threads[:] = [1]
+        with over_blocks.beside_compiler():
+            assert passes() == [1, 1]
+    finally:
+        hook.remove()
+
+
 class TestOffer:
     def test_a_faster_way_that_computes_the_same_is_taken(self) -> None:
         over_blocks, calls = models.over_blocks(), list[tuple[Any, ...]]()

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +109,23 @@ def compiled_folder(step: DecodeStep, cache: KVCache, cache_dir: Path) -> Path:
 
 
 def compile_in_background(
-    spec: ModelSpec, step: DecodeStep, folder: Path, ready: Callable[[DecodeFunction], None]
+    spec: ModelSpec,
+    step: DecodeStep,
+    folder: Path,
+    ready: Callable[[DecodeFunction], None],
+    beside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
-    """Let another process compile, at the lowest priority, and hand over the result; failures are only logged."""
+    """Let another process compile, at the lowest priority, and hand over the result; failures are only logged.
+
+    `beside` is entered while it compiles.
+    """
 
     def work() -> None:
         try:
             discard_damaged(folder)
             if not folder.is_dir():
-                compile_in_subprocess(spec, folder, _nbytes(step))
+                with beside():
+                    compile_in_subprocess(spec, folder, _nbytes(step))
             ready(CompiledDecode(folder, step))
         except Exception as error:
             log.info("the step was not compiled: %s", error)

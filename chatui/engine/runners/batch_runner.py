@@ -65,7 +65,9 @@ class BatchRunner(LoadedRunner):
             ahead.offer(GraphedDecode(ahead.step))
         elif self.loaded.model.device.type == "cpu":
             folder = compiling.compiled_folder(ahead.step, ahead.cache, cache_dir)
-            begin = partial(compiling.compile_in_background, spec, ahead.step, folder, ahead.offer)
+            begin = partial(
+                compiling.compile_in_background, spec, ahead.step, folder, ahead.offer, ahead.beside_compiler
+            )
             if folder.is_dir():
                 begin()
             else:
