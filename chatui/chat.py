@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from chatui.errors import ChatError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from chatui.thinking_controls import NO_CONTROLS, TemplateArguments, ThinkingControls
 from chatui.traces import ALTERNATIVES, Traces
 

@@ -13,8 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 from chatui.chat import LoadOptions
 from chatui.errors import ModelError, SettingsError
+from chatui.generation_settings import GenerationSettings
 from chatui.setting_values import shorten
-from chatui.settings import AppSettings, Compile, Dtype, GenerationSettings, Quantization
+from chatui.settings import AppSettings, Compile, Dtype, Quantization
 
 # Bytes per element by the names of the safetensors format:
 # https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs

@@ -10,6 +10,7 @@ from typing import Any
 from chatui import estimates, notebook_cells
 from chatui.chat import ModelAnatomy, ModelInfo
 from chatui.estimates import Figure
+from chatui.generation_settings import GenerationSettings
 from chatui.inspection import Inspection
 from chatui.python_code import call, quoted, value
 from chatui.python_model_loading import introduction
@@ -22,7 +23,6 @@ from chatui.python_script import (
     script_parts,
     template_options,
 )
-from chatui.settings import GenerationSettings
 
 Cell = tuple[str, str]
 """(kind, text) of a cell; the kind is "markdown" or "code"."""

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from chatui.errors import SettingsError
+from chatui.generation_settings import GenerationSettings
 from chatui.i18n import gettext
-from chatui.settings import GenerationSettings
 from chatui.text_cleaning import clean_lines, one_line
 
 MAX_NAME_LENGTH = 80

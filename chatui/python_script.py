@@ -4,10 +4,10 @@ import textwrap
 import zlib
 from dataclasses import dataclass
 
+from chatui.generation_settings import GenerationSettings
 from chatui.inspection import Inspection
 from chatui.python_code import MAX_LINE_LENGTH, call, comment_lines, literal, quoted, value
 from chatui.python_model_loading import introduction, is_gguf, loading_code
-from chatui.settings import GenerationSettings
 
 EXPLICIT_SETTINGS = {
     *("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"),

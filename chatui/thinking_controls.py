@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from chatui.settings import GenerationSettings, Thinking
+from chatui.generation_settings import GenerationSettings, Thinking
 
 LEVELS: tuple[Thinking, ...] = ("minimal", "low", "medium", "high")
 """Values of OpenAI's `reasoning_effort`, besides "none".

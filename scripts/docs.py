@@ -16,7 +16,8 @@ import annotated_types
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.generation_settings import GenerationSettings
+from chatui.settings import AppSettings
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

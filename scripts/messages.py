@@ -15,7 +15,7 @@ from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 
 from chatui import errors, i18n, personas
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 
 ROOT = Path(__file__).parents[1] / "chatui"
 SILENT = [
@@ -66,7 +66,7 @@ def extracted() -> Found:
         for message in i18n.script_message_ids(path.read_text(encoding="utf-8")):
             found.setdefault(message, path.name)
     for message in _object_texts():
-        found.setdefault(message, "settings.py, personas.py")
+        found.setdefault(message, "generation_settings.py, personas.py")
     return found
 
 

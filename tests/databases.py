@@ -19,9 +19,10 @@ import psycopg
 import pytest
 from sqlalchemy import URL, Engine, event
 
+from chatui.generation_settings import GenerationSettings
 from chatui.models.votes import Contestant, Vote
 from chatui.personas import PRESETS
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 from chatui.store import migrating
 from chatui.store import store as stores
 from chatui.store.database import ALL_OWNERS, REVISIONS, Database

@@ -26,7 +26,7 @@ from chatui.chat import (
     TraceSnapshot,
 )
 from chatui.errors import SettingsError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from chatui.thinking_controls import ThinkingControls
 from chatui.traces import TokenTrace, Traces
 

@@ -7,7 +7,7 @@ OpenRouter, LiteLLM and text-generation-webui.
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 
 FIELD_ALIASES = {
     "max_tokens": "max_new_tokens",

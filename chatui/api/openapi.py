@@ -23,7 +23,7 @@ from chatui.api.accepted_fields import (
 from chatui.api.requests import ChatBody, LoadBody, ModelBody
 from chatui.api.responses import Fields
 from chatui.api.tokenize_requests import DetokenizeBody, TokenizeMessages, TokenizeText
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 
 SCHEMA_REF = "#/components/schemas/{model}"
 RESPONSE_MODELS: tuple[type[BaseModel], ...] = (

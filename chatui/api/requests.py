@@ -20,8 +20,8 @@ from chatui.api.messages import STRICT, ChatMessage, conversation
 from chatui.api.responses import ApiError, Fields
 from chatui.chat import ChatRequest, LoadOptions, ModelStatus
 from chatui.errors import SettingsError
+from chatui.generation_settings import GenerationSettings
 from chatui.setting_values import shorten
-from chatui.settings import GenerationSettings
 
 MAX_MESSAGES = 10_000
 """Messages."""

@@ -13,7 +13,7 @@ from chatui.api.messages import STRICT, ChatMessage, LastRole, conversation
 from chatui.api.requests import MAX_MESSAGES, find_model, parse, read_json
 from chatui.api.responses import ApiError, Fields
 from chatui.chat import ModelStatus, TokenizeRequest, Tokens
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 
 MAX_ID = 2**31 - 1
 """The highest number that a tokenizer takes as an id."""

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 
 from chatui.errors import TransferError
-from chatui.settings import MB, GenerationSettings
+from chatui.generation_settings import GenerationSettings
+from chatui.settings import MB
 
 MAX_FILE_BYTES = 50 * MB
 MAX_TAGS, MAX_TAG_LENGTH = 10, 40

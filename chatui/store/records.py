@@ -7,8 +7,8 @@ from typing import Literal
 from chatui.character_prompt import Insertion
 from chatui.chat import Finish, Role
 from chatui.errors import ChatError
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import Persona
-from chatui.settings import GenerationSettings
 
 MessageState = Literal["running", "finished", "stopped", "interrupted", "failed"]
 """`interrupted`: the server stopped before the reply was complete."""

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import insert
 
 from chatui.chat import Finish
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS
-from chatui.settings import GenerationSettings
 from chatui.store.records import Author
 from chatui.store.rows import new_id
 from chatui.store.store import Store

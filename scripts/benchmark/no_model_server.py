@@ -22,8 +22,9 @@ from chatui.chat import (
     TokenizeRequest,
     Tokens,
 )
+from chatui.generation_settings import GenerationSettings
 from chatui.server import build_app
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 
 INFO = ModelInfo("none", "float32", 0, 0, 4096, "cpu", GenerationSettings())
 

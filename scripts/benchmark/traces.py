@@ -18,9 +18,10 @@ from statistics import harmonic_mean, median
 from chatui import personas
 from chatui.chat import ChatRequest, ReplyDelta
 from chatui.engine.backend import LocalBackend
+from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec
 from chatui.runner import Runner
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from scripts.benchmark.chatui_server import quiet

@@ -7,8 +7,8 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from chatui import personas
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS
-from chatui.settings import GenerationSettings
 from tests.browser.pages import PATIENCE, Chat, wait_until
 from tests.fakes import INFO
 

@@ -10,7 +10,7 @@ import pytest
 from gradio_client import Client
 
 from chatui.errors import GenerationError, OverloadError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from tests.browser.pages import Site, wait_until
 from tests.fakes import INFO, FakeBackend, Hold
 

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatui.chat import ModelStatus, ReplyDelta
 from chatui.errors import GenerationError, ModelError, OverloadError, StoreError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from chatui.store.store import Store
 from tests.browser.pages import PATIENCE, Chat, Site
 from tests.fakes import INFO, FakeBackend, Hold

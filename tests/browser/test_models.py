@@ -11,7 +11,8 @@ from gradio_client.exceptions import AppError
 from playwright.sync_api import Locator, expect
 
 from chatui.chat import LoadOptions, ModelStatus
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.generation_settings import GenerationSettings
+from chatui.settings import AppSettings
 from tests.browser.conftest import OpenChat, Serve
 from tests.browser.pages import PATIENCE, Chat, Site, wait_until
 from tests.fakes import INFO, FakeBackend

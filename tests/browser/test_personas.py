@@ -13,8 +13,9 @@ from PIL import Image
 from playwright.sync_api import Locator, expect
 
 from chatui import cards, personas
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS, Persona
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 from tests.browser.pages import PATIENCE, Chat, Site, wait_until
 
 pytestmark = pytest.mark.browser

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from chatui.chat import ModelStatus, ReplyDelta
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from tests.browser.pages import PATIENCE, READING, Chat, Site, wait_until
 from tests.fakes import INFO, Hold, Script
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from chatui.chat import ChatRequest, Finish, Prompt, ReplyDelta
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS
 from chatui.runner import Runner
 from chatui.running_reply import RunningReply
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from tests.crash.writer import word

@@ -14,13 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from chatui.chat import ChatRequest, Finish, ModelInfo, ModelStatus, Prompt, ReplyDelta
+from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec
 from chatui.models.added_models import AddedModelsFile
 from chatui.models.instances import Memory
 from chatui.models.registry import Registry
 from chatui.personas import PRESETS
 from chatui.runner import Runner
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from tests.fakes import INFO, FakeBackend

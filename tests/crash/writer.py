@@ -13,9 +13,10 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from chatui.chat import ChatRequest, Finish, Prompt, ReplyDelta
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS
 from chatui.runner import Runner
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from tests.fakes import FakeBackend

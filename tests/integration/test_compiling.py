@@ -14,8 +14,8 @@ from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.loader import load
+from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec
-from chatui.settings import GenerationSettings
 from tests import models
 
 IDS = [101, 32, 7, 45, 200, 201, 45, 7, 99]

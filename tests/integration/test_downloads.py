@@ -12,10 +12,10 @@ from starlette.testclient import TestClient
 from chatui import cards, downloads
 from chatui.chat import Message, ModelInfo, Prompt
 from chatui.errors import NotFoundError
+from chatui.generation_settings import GenerationSettings
 from chatui.inspection import Inspection
 from chatui.models import votes
 from chatui.personas import PRESETS, Persona
-from chatui.settings import GenerationSettings
 from chatui.store.imports import importing
 from chatui.store.records import Author, NewTurn, ReplyUpdate
 from chatui.store.store import Store

@@ -10,8 +10,8 @@ from sqlalchemy import select
 
 from chatui import runner
 from chatui.errors import NotFoundError, StoreError, TransferError
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import Persona
-from chatui.settings import GenerationSettings
 from chatui.store import import_merge, rows
 from chatui.store.exporting import as_json
 from chatui.store.imports import importing

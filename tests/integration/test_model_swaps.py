@@ -13,10 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from chatui.chat import ChatRequest, Message
 from chatui.engine.backend import LocalBackend
 from chatui.engine.loading.weights import release_memory
+from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec
 from chatui.models.instances import Memory
 from chatui.models.registry import Registry
-from chatui.settings import GenerationSettings
 from tests import models
 
 WARM_UP_SWAPS = 6

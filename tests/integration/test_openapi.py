@@ -16,7 +16,8 @@ from chatui.api.accepted_fields import IGNORED_FIELDS, NEUTRAL_VALUES
 from chatui.api.schemas import ChatCompletion, ChatCompletionChunk, ErrorResponse, Model, ModelList
 from chatui.chat import ChatRequest, Finish, ModelStatus, ReplyDelta
 from chatui.errors import OverloadError
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.generation_settings import GenerationSettings
+from chatui.settings import AppSettings
 from tests.fakes import FakeBackend, prompt_of
 
 KEY = "open-sesame"

@@ -10,8 +10,8 @@ from sqlalchemy import event
 
 from chatui.chat import Finish, Role
 from chatui.errors import ChatError, NotFoundError, TransferError
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS, Persona
-from chatui.settings import GenerationSettings
 from chatui.store.exporting import as_json
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import (

@@ -14,8 +14,9 @@ from sqlalchemy import event, func, insert, select, text
 
 from chatui.character_prompt import Insertion
 from chatui.errors import LimitError, OverloadError
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import Persona
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 from chatui.store.database import Database, database_url
 from chatui.store.free_space import SpaceLimits
 from chatui.store.imports import importing

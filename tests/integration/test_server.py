@@ -18,10 +18,11 @@ from starlette.testclient import TestClient
 from chatui import attempt_limiter, server
 from chatui.chat import ModelStatus
 from chatui.errors import ModelError
+from chatui.generation_settings import GenerationSettings
 from chatui.owners import Cookies
 from chatui.personas import PRESETS
 from chatui.security import AllowedHosts
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from chatui.ui.gradio_compat.sessions import Sessions

@@ -16,10 +16,11 @@ from sqlalchemy import URL, update
 
 from chatui.engine.text.spans import SectionCache
 from chatui.errors import NotFoundError
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS
 from chatui.runner import Runner
 from chatui.running_reply import RunningReply
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 from chatui.store import store as stores
 from chatui.store.database import Database
 from chatui.store.migrating import backup_files

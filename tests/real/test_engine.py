@@ -18,8 +18,9 @@ from chatui.engine.batching import attention
 from chatui.engine.loading import embedded, loader
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import batch_runner
+from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 from chatui.traces import Traces
 from tests import models
 

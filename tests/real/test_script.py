@@ -19,11 +19,12 @@ from chatui.engine.backend import LocalBackend
 from chatui.engine.loading import embedded, loader
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import batch_runner
+from chatui.generation_settings import GenerationSettings
 from chatui.inspection import Inspection
 from chatui.model_spec import ModelSpec
 from chatui.notebook import as_notebook
 from chatui.python_script import as_python
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 
 pytestmark = [
     pytest.mark.real,

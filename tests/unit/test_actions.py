@@ -7,10 +7,10 @@ import pytest
 
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError, NotFoundError
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS
 from chatui.runner import Runner
 from chatui.running_reply import RunningReply
-from chatui.settings import GenerationSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from chatui.ui.chat import actions

@@ -34,7 +34,8 @@ from chatui.api.responses import ApiError
 from chatui.body_limit import MAX_BODY_BYTES
 from chatui.chat import ChatRequest, Finish, LoadOptions, Message, ModelStatus, Prompt, ReplyDelta
 from chatui.errors import GenerationError, ModelError, OverloadError, TooLongError
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.generation_settings import GenerationSettings
+from chatui.settings import AppSettings
 from chatui.thinking_controls import ThinkingControls
 from tests.fakes import INFO, FakeBackend, Hold
 

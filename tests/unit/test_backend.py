@@ -22,8 +22,8 @@ from chatui.engine.backend import LocalBackend
 from chatui.engine.model_thread import MAX_RESTARTS
 from chatui.engine.runners.contract import IsCancelled, Loader, ModelRunner, ReportPhase, StepResult
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, PromptError
+from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec
-from chatui.settings import GenerationSettings
 from tests.fakes import INFO
 
 SPEC = ModelSpec("fake/echo")

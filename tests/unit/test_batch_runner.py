@@ -19,8 +19,8 @@ from chatui.engine.runners.open_model import open_model
 from chatui.engine.runners.serial_runner import SerialRunner
 from chatui.errors import ChatError, GenerationError, PromptError, TooLongError
 from chatui.estimates import ATTENTION_BLOCK, blocks_for
+from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec
-from chatui.settings import GenerationSettings
 from tests import models
 
 HELLO = (Message("system", "Be kind."), Message("user", "Hello there, who are you?"))

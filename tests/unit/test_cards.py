@@ -14,8 +14,8 @@ from PIL import Image, PngImagePlugin
 
 from chatui import cards
 from chatui.errors import TransferError
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import MAX_AVATAR_LENGTH, PRESETS, Persona
-from chatui.settings import GenerationSettings
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 JSON = st.recursive(

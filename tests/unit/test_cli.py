@@ -9,8 +9,9 @@ from typing import get_args
 import pytest
 
 from chatui import __version__, cli
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 from chatui.store.store import Store
 
 OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatui.errors import TransferError
+from chatui.generation_settings import GenerationSettings
 from chatui.models import compare, votes
 from chatui.models.compare import ELO_START, SCALE, Array, Ranking, bradley_terry, elo, ranking, wins_needed
 from chatui.models.votes import Choice, Contestant, Vote
-from chatui.settings import GenerationSettings
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 CHOICES: list[Choice] = ["a", "b", "both", "neither"]

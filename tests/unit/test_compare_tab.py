@@ -3,7 +3,7 @@
 import pytest
 
 from chatui.errors import ChatError, SettingsError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from chatui.ui.chat.api_endpoint import MAX_MESSAGE_LENGTH
 from chatui.ui.models import compare_tab
 from chatui.ui.models.ratings_section import NAMED

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from chatui import i18n
 from chatui.chat import ModelStatus
 from chatui.errors import ModelError, NotFoundError, OverloadError, SettingsError, unexpected
+from chatui.generation_settings import GenerationSettings
 from chatui.i18n import N_, _, ngettext
-from chatui.settings import GenerationSettings
 from chatui.ui.shared import error_messages, header
 from scripts import messages
 

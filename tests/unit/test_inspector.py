@@ -8,8 +8,8 @@ import pytest
 
 from chatui import i18n
 from chatui.chat import Finish, Message, Prompt, Source, Span
+from chatui.generation_settings import GenerationSettings
 from chatui.inspection import Inspection
-from chatui.settings import GenerationSettings
 from chatui.store.records import Author, PageTimes, StoredMessage
 from chatui.store.rows import now
 from chatui.traces import TokenTrace, Traces

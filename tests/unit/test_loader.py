@@ -36,8 +36,9 @@ from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners.serial_runner import generate_ids
 from chatui.engine.sampling.sampler import Sampler
 from chatui.errors import ModelError
+from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec, weight_bytes
-from chatui.settings import DEFAULT_MODEL, AppSettings, GenerationSettings
+from chatui.settings import DEFAULT_MODEL, AppSettings
 from tests import models
 
 Change = Callable[[Path], object]

@@ -23,7 +23,7 @@ from chatui.engine.batching.longrope import Longrope, LongropeByRow, encode_by_r
 from chatui.engine.batching.scheduler import Scheduler, SequenceState
 from chatui.engine.loading.load_arguments import context_length
 from chatui.engine.sampling.sampler import Sampler
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from tests import models
 
 LIMIT = 24

@@ -18,8 +18,8 @@ from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners.batch_runner import BatchRunner
 from chatui.engine.runners.open_model import open_model
 from chatui.errors import ModelError
+from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec, find_models, is_adapter, with_bases
-from chatui.settings import GenerationSettings
 from tests import models
 
 IDS = torch.tensor([[5, 17, 80, 33, 9, 101]])

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RANK = {
+    "generation_settings": 0.8,
     "settings": 1,
     "thinking_controls": 1.5,
     "setting_values": 0.5,

@@ -12,11 +12,12 @@ from starlette.testclient import TestClient
 from chatui.api import routes
 from chatui.chat import ChatRequest, Finish, Message, ModelInfo, Prompt, ReplyDelta
 from chatui.errors import GenerationError
+from chatui.generation_settings import GenerationSettings
 from chatui.metrics import Metrics
 from chatui.model_spec import ModelSpec
 from chatui.models.instances import Memory
 from chatui.models.registry import Registry
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 from tests.fakes import INFO, FakeBackend, Hold
 
 KEY = "open-sesame"

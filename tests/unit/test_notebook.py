@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chatui.chat import Finish, Message, ModelAnatomy, Prompt
+from chatui.generation_settings import GenerationSettings
 from chatui.inspection import Inspection
 from chatui.notebook import as_notebook
 from chatui.python_script import as_python
-from chatui.settings import GenerationSettings
 from tests import models
 from tests.unit import test_python_script as script
 from tests.unit.test_python_script import ANY_TEXT, HELLO, INFO, ODD, SEED, TURNS

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from chatui import cards, i18n, personas
 from chatui.errors import ChatError, NotFoundError, SettingsError, StoreError
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS, Persona
-from chatui.settings import GenerationSettings
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import OwnPersona
 from chatui.ui.persona import persona_editor, persona_panel, setting_controls

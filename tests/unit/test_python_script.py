@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from chatui.chat import ChatRequest, Message, ModelInfo, Prompt
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import serial_runner
+from chatui.generation_settings import GenerationSettings
 from chatui.inspection import Inspection
 from chatui.python_script import as_python
-from chatui.settings import DEFAULT_MODEL, GenerationSettings
+from chatui.settings import DEFAULT_MODEL
 from tests import models
 from tests.templates import PARTS, QWEN_3
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from chatui.chat import ChatRequest, LoadOptions, Message, ModelInfo, ModelStatus, ReplyDelta, TokenizeRequest
 from chatui.engine.backend import LocalBackend
 from chatui.errors import ModelError, OverloadError, SettingsError
+from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import MAX_CONTEXT, ModelSpec
 from chatui.models import registry as registry_module
 from chatui.models.added_models import AddedModelsFile
 from chatui.models.instances import Memory
 from chatui.models.registry import Registry, unique_names
-from chatui.settings import GenerationSettings
 from tests.fakes import INFO, FakeBackend, Hold
 
 SIZES = {"a": 4, "b": 4, "c": 3, "d": 2, "e": 9}

@@ -18,7 +18,7 @@ from chatui.chat import ChatRequest, Finish, Message, ReplyDelta
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import reply_builder, serial_runner
 from chatui.errors import PromptError, TooLongError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from tests import models
 
 HELLO = (Message("system", "Be kind."), Message("user", "Hello there, who are you?"))

@@ -6,9 +6,9 @@ import pytest
 
 from chatui.chat import ModelStatus
 from chatui.errors import NotFoundError, SettingsError
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS, Persona
 from chatui.runner import Runner
-from chatui.settings import GenerationSettings
 from chatui.store.records import Author, NewTurn, ReplyUpdate
 from chatui.store.store import Store
 from chatui.ui.chat.reply_requests import ReplyRequests

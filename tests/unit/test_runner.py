@@ -15,12 +15,12 @@ from chatui.character_prompt import Insertion
 from chatui.chat import ReplyDelta
 from chatui.engine.backend import LocalBackend
 from chatui.errors import ChatError, GenerationError, NotFoundError, OverloadError, StoreError
+from chatui.generation_settings import GenerationSettings
 from chatui.inspection import Inspection
 from chatui.model_spec import ModelSpec
 from chatui.personas import PRESETS
 from chatui.runner import Runner
 from chatui.running_reply import RunningReply
-from chatui.settings import GenerationSettings
 from chatui.store.records import Author, NewTurn, ReplyUpdate, StoredMessage, UpdateResult
 from chatui.store.store import Store
 from tests.fakes import FakeBackend, Hold

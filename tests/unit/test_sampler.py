@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor
 from chatui.engine.sampling.sampler import FEW, MANY, RowLogits, Sampler, choose_each, model_logits_processors
 from chatui.engine.sampling.top_logits import find_top_logits
 from chatui.errors import GenerationError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from tests import models
 
 IDS = torch.tensor([[5, 9, 4, 1, 5]])

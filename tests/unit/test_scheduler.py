@@ -33,7 +33,7 @@ from chatui.engine.batching.token_budget import MAX_TOKENS, MIN_TOKENS, SHRINK, 
 from chatui.engine.runners.serial_runner import generate_ids
 from chatui.engine.sampling.sampler import Sampler
 from chatui.errors import GenerationError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from tests import models
 
 GREEDY = GenerationSettings(temperature=0.0)

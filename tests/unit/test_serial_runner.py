@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from chatui.engine.runners.contract import Interrupted
 from chatui.engine.runners.serial_runner import generate_ids, interruptible
 from chatui.engine.sampling.sampler import Sampler
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from tests import models
 
 GREEDY = GenerationSettings(temperature=0.0)

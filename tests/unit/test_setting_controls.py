@@ -2,7 +2,7 @@ import gradio as gr
 import pytest
 
 from chatui.errors import SettingsError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from chatui.ui.persona import setting_controls
 
 DEFAULTS = GenerationSettings()

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from chatui import cli
 from chatui.errors import SettingsError
+from chatui.generation_settings import GenerationSettings
 from chatui.setting_values import SECRETS, unknown_variables
-from chatui.settings import AppSettings, GenerationSettings
+from chatui.settings import AppSettings
 
 FIELDS = GenerationSettings.model_fields
 BAD = [-1, 1e9, math.nan, math.inf, "1", None, True, [], {}]

@@ -7,9 +7,9 @@ import pytest
 
 from chatui.chat import ChatRequest, Message, ReplyDelta
 from chatui.errors import ChatError, GenerationError, NotFoundError, OverloadError
+from chatui.generation_settings import GenerationSettings
 from chatui.models.votes import Choice
 from chatui.personas import PRESETS
-from chatui.settings import GenerationSettings
 from chatui.store.store import Store
 from chatui.ui.models import reply_columns
 from chatui.ui.models.side_by_side import Comparisons, Label, RecentTabs, Side, SideBySide

@@ -11,7 +11,7 @@ import pytest
 from chatui.chat import ChatRequest, Message
 from chatui.engine.runners import reply_builder
 from chatui.engine.text.chat_template import probe
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from chatui.thinking_controls import ThinkingControls
 from tests import models
 from tests.templates import FAMILIES, QWEN_3

@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
-from chatui.settings import GenerationSettings, Thinking
+from chatui.generation_settings import GenerationSettings, Thinking
 from chatui.thinking_controls import LEVELS, NO_CONTROLS, ThinkingControls, all_choices
 
 SWITCH = ThinkingControls(switch="enable_thinking")

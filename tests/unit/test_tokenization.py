@@ -9,7 +9,7 @@ from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners.reply_builder import preview
 from chatui.engine.runners.tokenization import detokenize, tokenize
 from chatui.errors import PromptError, SettingsError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from tests import models
 
 USER, ASSISTANT = Message("user", "Hi"), Message("assistant", "Hello")

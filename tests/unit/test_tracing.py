@@ -14,7 +14,7 @@ from chatui.chat import ChatRequest, Message, ReplyDelta
 from chatui.engine.runners.serial_runner import generate_reply
 from chatui.engine.sampling import tracing
 from chatui.engine.sampling.sampler import Sampler, choose_each
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from chatui.traces import ALTERNATIVES, Traces
 from tests import models
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from chatui.chat import Finish, Prompt, ReplyDelta
 from chatui.errors import ChatError
+from chatui.generation_settings import GenerationSettings
 from chatui.running_reply import ReplyProgress
-from chatui.settings import GenerationSettings
 from chatui.store.records import Author, Path, StoredMessage
 from chatui.ui.chat import transcript
 from chatui.ui.chat.transcript import ChatbotMessage

@@ -14,8 +14,8 @@ from markdown_it import MarkdownIt
 
 from chatui.chat import Finish
 from chatui.errors import TransferError
+from chatui.generation_settings import GenerationSettings
 from chatui.personas import AVATAR_START, Persona
-from chatui.settings import GenerationSettings
 from chatui.store import import_limits
 from chatui.store.exporting import as_json, as_markdown, as_messages
 from chatui.store.imports import importing

@@ -14,7 +14,7 @@ from chatui.chat import ModelAnatomy, ModelInfo
 from chatui.engine.kernels.quantized import Int4Linear
 from chatui.engine.loading import bandwidth
 from chatui.engine.text.chat_template import Template
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 
 PAGE = 4096
 

@@ -24,7 +24,7 @@ from transformers.generation.logits_process import (
 from chatui.engine.sampling.top_logits import TopLogits, find_top_logits
 from chatui.engine.sampling.tracing import Trace, record_choices
 from chatui.errors import GenerationError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from chatui.traces import ALTERNATIVES
 
 # The likeliest tokens that are looked at first: almost always all that top-k, top-p and min-p leave.

@@ -11,7 +11,7 @@ from chatui.chat import Message, Role, SystemRole, TemplateFacts
 from chatui.engine.text import response_template, template_arguments, template_limit, thinking_tags
 from chatui.engine.text.thinking_tags import HARMONY, Tags
 from chatui.errors import ModelError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from chatui.thinking_controls import NO_CONTROLS, TemplateArguments, ThinkingControls
 
 PROBE = "qzprobe"

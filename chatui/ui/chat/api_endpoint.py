@@ -11,7 +11,7 @@ import gradio as gr
 from chatui.backend import Backend
 from chatui.chat import ChatRequest, Message
 from chatui.errors import ChatError, SettingsError, unexpected
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.persona import setting_controls
 from chatui.ui.shared.model_access import ModelAccess

@@ -2,8 +2,8 @@
 
 from chatui.chat import ModelInfo, Prompt
 from chatui.errors import ChatError
+from chatui.generation_settings import GenerationSettings
 from chatui.i18n import N_, _, format_number, ngettext
-from chatui.settings import GenerationSettings
 from chatui.ui.markdown.markdown_escape import plain
 from chatui.ui.shared import error_messages
 

@@ -15,11 +15,11 @@ from chatui import character_prompt
 from chatui.character_prompt import CharacterPrompt
 from chatui.chat import ChatRequest, Message, ModelInfo, ModelStatus
 from chatui.errors import NotFoundError
+from chatui.generation_settings import GenerationSettings
 from chatui.macros import MacroValues
 from chatui.personas import Persona
 from chatui.runner import Runner, build_messages
 from chatui.running_reply import RunningReply
-from chatui.settings import GenerationSettings
 from chatui.store.records import Author, NewTurn, Path, StoredMessage
 from chatui.store.rows import new_id
 from chatui.ui.persona import setting_controls

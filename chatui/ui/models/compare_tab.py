@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import gradio as gr
 
 from chatui.errors import ChatError, SettingsError, unexpected
+from chatui.generation_settings import GenerationSettings
 from chatui.i18n import N_, _
 from chatui.models.votes import Choice, tags_in
 from chatui.setting_values import number_from_text
-from chatui.settings import GenerationSettings
 from chatui.ui.chat.api_endpoint import MAX_MESSAGE_LENGTH
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.gradio_compat.sessions import MAX_TABS

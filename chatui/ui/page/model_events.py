@@ -8,7 +8,7 @@ from gradio.components import Component
 
 from chatui.backend import Backend
 from chatui.errors import ChatError
-from chatui.settings import GenerationSettings
+from chatui.generation_settings import GenerationSettings
 from chatui.thinking_controls import ThinkingControls
 from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
 from chatui.ui.models.models_panel import ModelsPanel

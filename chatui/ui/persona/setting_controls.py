@@ -10,8 +10,8 @@ from pydantic.fields import FieldInfo
 
 from chatui.chat import ModelInfo
 from chatui.errors import SettingsError
+from chatui.generation_settings import GenerationSettings
 from chatui.i18n import N_, _
-from chatui.settings import GenerationSettings
 from chatui.thinking_controls import NO_CONTROLS, ThinkingControls
 from chatui.ui.gradio_compat.unchecked_inputs import UncheckedDropdown, UncheckedNumber, UncheckedSlider
 from chatui.ui.shared import error_messages

@@ -5,8 +5,8 @@ import html
 import gradio as gr
 
 from chatui.errors import ChatError, SettingsError
+from chatui.generation_settings import GenerationSettings
 from chatui.i18n import N_, translated
-from chatui.settings import GenerationSettings
 
 OUT_OF_RANGE = (
     N_("Input should be less than or equal to {limit} (got {value})"),
