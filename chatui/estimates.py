@@ -6,7 +6,7 @@ from typing import Literal
 
 from chatui.chat import ModelAnatomy
 from chatui.i18n import N_
-from chatui.model_spec import human_bytes
+from chatui.units import human_bytes
 
 Unit = Literal["B", "B/s", "tokens/s", "turn"]
 

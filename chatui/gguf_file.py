@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from chatui.model_spec import StoredTensor, damaged_file_error
+from chatui.stored_tensors import StoredTensor, damaged_file_error
 
 GgufValue = int | float | bool | str | tuple[int | float | bool | str, ...]
 

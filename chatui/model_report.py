@@ -4,9 +4,10 @@ import textwrap
 
 from chatui import estimates
 from chatui.engine.outline import Outline, outline
-from chatui.model_spec import ModelSpec, human_bytes, human_count
+from chatui.model_spec import ModelSpec
 from chatui.models.fit import COMFORTABLE
 from chatui.settings import AppSettings
+from chatui.units import human_bytes, human_count
 
 MIN_CONTEXT = 1024
 """Context length in tokens that an advised precision must allow, unless the model's own is shorter."""

@@ -27,6 +27,7 @@ SILENT = [
     "api",
     "downloads.py",
     "model_spec.py",
+    "stored_tensors.py",
     "models/hub_commands.py",
     "store/database.py",
     "store/migrating.py",

@@ -20,20 +20,12 @@ from chatui.engine.runners.batch_runner import KV_SHARE, fit_kv_cache
 from chatui.errors import ChatError, ModelError
 from chatui.estimates import ATTENTION_BLOCK
 from chatui.gguf_file import read_gguf_header
-from chatui.model_spec import (
-    ADAPTER_WEIGHTS,
-    GPU_PRECISIONS,
-    PRECISIONS,
-    ModelSpec,
-    StoredTensor,
-    human_bytes,
-    is_adapter,
-    read_header,
-    weight_bytes,
-)
+from chatui.model_spec import ADAPTER_WEIGHTS, GPU_PRECISIONS, PRECISIONS, ModelSpec, is_adapter
 from chatui.models.fit import Device, remedies
 from chatui.models.tensors import gguf_label
 from chatui.settings import DEFAULT_MODEL, Dtype, Quantization
+from chatui.stored_tensors import StoredTensor, read_header, weight_bytes
+from chatui.units import human_bytes
 
 SHORT_CONTEXT = 4096
 """Tokens."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Literal
 from chatui.errors import HubError, ModelError
 from chatui.gguf_file import read_gguf_header
 from chatui.i18n import N_
-from chatui.model_spec import ADAPTER_WEIGHTS, find_models, is_adapter, read_adapter_config, read_header
+from chatui.model_spec import ADAPTER_WEIGHTS, find_models, is_adapter, read_adapter_config
 from chatui.models.fetch_process import repository_folder
+from chatui.stored_tensors import read_header
 
 if TYPE_CHECKING:
     from huggingface_hub import DeleteCacheStrategy, HFCacheInfo

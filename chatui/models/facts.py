@@ -11,19 +11,13 @@ from chatui.chat import ModelAnatomy
 from chatui.errors import ModelError
 from chatui.gguf_file import GgufValue, read_gguf_fields, read_gguf_header
 from chatui.i18n import N_
-from chatui.model_spec import (
-    ADAPTER_WEIGHTS,
-    StoredTensor,
-    adapter_base,
-    display_name,
-    human_count,
-    is_adapter,
-    read_header,
-)
+from chatui.model_spec import ADAPTER_WEIGHTS, adapter_base, display_name, is_adapter
 from chatui.models.configs import Config, Layout, gguf_layout, layout
 from chatui.models.model_card import ModelCardFacts, read_card
 from chatui.models.names import ParsedName, parse
 from chatui.models.tensors import anatomy, gguf_label, model_tensors, quantization_bits, synthetic_tensors
+from chatui.stored_tensors import StoredTensor, read_header
+from chatui.units import human_count
 
 if TYPE_CHECKING:
     from chatui.models.hub import HubModel

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from chatui.errors import HubError
-from chatui.model_spec import human_bytes
 from chatui.models.fetch_process import PARTIAL, repository_folder
 from chatui.models.file_choice import files_to_fetch
 from chatui.models.hub import Hub, HubFile
 from chatui.models.token_file import TokenFile, token_for_hub
+from chatui.units import human_bytes
 
 State = Literal["planned", "queued", "running", "paused", "done", "failed", "cancelled"]
 RESERVE_BYTES = 200_000_000

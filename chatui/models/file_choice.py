@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from chatui.errors import HubError
-from chatui.model_spec import human_bytes
 from chatui.models.hub import HubFile
+from chatui.units import human_bytes
 
 SMALL_FILES = re.compile(r"(?:.+\.(?:json|jinja|model|tiktoken)|merges\.txt|vocab\.txt|chat_template\..+)")
 """Files beside the weights that transformers reads, at the top of a repository."""

@@ -10,9 +10,10 @@ from chatui import estimates
 from chatui.chat import ModelAnatomy
 from chatui.estimates import Figure, human_speed
 from chatui.i18n import N_
-from chatui.model_spec import GPU_PRECISIONS, PRECISIONS, human_bytes, human_count
+from chatui.model_spec import GPU_PRECISIONS, PRECISIONS
 from chatui.models.facts import ModelFacts
 from chatui.models.names import NOT_FOR_CHATS
+from chatui.units import human_bytes, human_count
 
 Verdict = Literal["fits", "tight", "too large"]
 

@@ -8,12 +8,13 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from chatui.errors import SettingsError
-from chatui.model_spec import HUB_FILE, human_bytes, human_count, parse_model_name
+from chatui.model_spec import HUB_FILE, parse_model_name
 from chatui.models.catalogue import plan_deletion
 from chatui.models.fetch import Download, DownloadPlan, Progress, plan_download
 from chatui.models.file_choice import gguf_choices
 from chatui.models.hub import Hub, HubModel, ModelSearch, Sort
 from chatui.models.listing import as_json, as_table
+from chatui.units import human_bytes, human_count
 
 SORTS: Mapping[str, Sort] = {
     "trending": "trending_score",

@@ -8,10 +8,10 @@ from typing import Any
 
 from chatui import estimates
 from chatui.estimates import Figure
-from chatui.model_spec import human_bytes, human_count
 from chatui.models import names
 from chatui.models.facts import ModelFacts
 from chatui.models.fit import Device, Fit, Recommendation, best_fit, fits, runs_well
+from chatui.units import human_bytes, human_count
 
 LINE = 100
 """The longest line in characters, where words allow it."""

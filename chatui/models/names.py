@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatui.i18n import N_
-from chatui.model_spec import human_bytes, human_count
+from chatui.units import human_bytes, human_count
 
 NUMBER = r"(\d{1,6}(?:\.\d{1,4})?)"
 START, END = r"(?<![A-Za-z0-9.])", r"(?![A-Za-z0-9])"

@@ -7,17 +7,9 @@ from typing import Any
 
 from chatui.chat import ModelAnatomy
 from chatui.estimates import AttentionShape, prefill_activations
-from chatui.model_spec import (
-    GGUF_LEVELS,
-    GPU_PRECISIONS,
-    PRECISIONS,
-    StoredTensor,
-    is_embedding,
-    is_head,
-    is_token_embedding,
-    weight_bytes,
-)
+from chatui.model_spec import GPU_PRECISIONS, PRECISIONS
 from chatui.models.configs import Config, Layout, is_tied
+from chatui.stored_tensors import GGUF_LEVELS, StoredTensor, is_embedding, is_head, is_token_embedding, weight_bytes
 
 PREFILL_CHUNK = 256
 """Tokens of a prompt that are read at once."""

@@ -13,7 +13,8 @@ from chatui.engine.batching.forward import probe_layout
 from chatui.engine.kernels.quantized import PackedLinear
 from chatui.engine.loading import anatomy, bandwidth
 from chatui.engine.loading.loaded_model import LoadedModel
-from chatui.model_spec import PRECISIONS, StoredTensor, weight_bytes
+from chatui.model_spec import PRECISIONS
+from chatui.stored_tensors import StoredTensor, weight_bytes
 from tests import models
 from tests.configs import PUBLISHED, Published
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatui.gguf_file import GgufValue
-from chatui.model_spec import GPU_PRECISIONS, PRECISIONS, StoredTensor
+from chatui.model_spec import GPU_PRECISIONS, PRECISIONS
 from chatui.models.facts import ModelFacts, from_config, from_gguf
 from chatui.models.fit import (
     COMFORTABLE,
@@ -20,6 +20,7 @@ from chatui.models.fit import (
     recommend,
     runs_well,
 )
+from chatui.stored_tensors import StoredTensor
 from tests.configs import PUBLISHED
 
 GB = 10**9

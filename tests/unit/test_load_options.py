@@ -17,7 +17,8 @@ from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.loading import weights
 from chatui.engine.runners import batch_runner, open_model
 from chatui.errors import ModelError, SettingsError
-from chatui.model_spec import GGUF_LEVELS, GPU_PRECISIONS, MAX_CONTEXT, MIN_CONTEXT, PRECISIONS, ModelSpec
+from chatui.model_spec import GPU_PRECISIONS, MAX_CONTEXT, MIN_CONTEXT, PRECISIONS, ModelSpec
+from chatui.stored_tensors import GGUF_LEVELS
 from tests import models
 
 SPEC = ModelSpec("owner/model", dtype="float16", quantization="int8", device_map="cpu")

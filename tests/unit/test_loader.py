@@ -37,8 +37,9 @@ from chatui.engine.runners.serial_runner import generate_ids
 from chatui.engine.sampling.sampler import Sampler
 from chatui.errors import ModelError
 from chatui.generation_settings import GenerationSettings
-from chatui.model_spec import ModelSpec, weight_bytes
+from chatui.model_spec import ModelSpec
 from chatui.settings import DEFAULT_MODEL, AppSettings
+from chatui.stored_tensors import weight_bytes
 from tests import models
 
 Change = Callable[[Path], object]

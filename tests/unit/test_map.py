@@ -25,6 +25,8 @@ RANK = {
     "backend": 2.05,
     "metrics": 2.1,
     "inspection": 2.5,
+    "stored_tensors": 1.5,
+    "units": 0,
     "model_spec": 3,
     "gguf_file": 3.1,
     "cards": 3.2,

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatui.errors import ModelError
-from chatui.model_spec import StoredTensor
 from chatui.models.configs import Layout, gguf_layout, layout
 from chatui.models.facts import GGUF_TYPES, ModelFacts, from_config, from_hub, read_facts
 from chatui.models.hub import HubFile, HubModel
 from chatui.models.model_card import Evaluation, from_card_data
 from chatui.models.tensors import model_tensors
+from chatui.stored_tensors import StoredTensor
 from tests.configs import PUBLISHED, dense
 
 # Layers with K/V × numbers for each × 2 bytes, of the configs in tests/configs.py.

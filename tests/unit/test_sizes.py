@@ -8,7 +8,7 @@ import pytest
 CHATUI = Path(__file__).parents[2] / "chatui"
 MAX_MODULE_LINES = 350
 MAX_FUNCTION_LINES = 40
-LONG_MODULES = {"model_spec.py", "models/registry.py"}
+LONG_MODULES = {"models/registry.py"}
 """Known exceptions. Take out what has become shorter."""
 MODULES = {path.relative_to(CHATUI).as_posix(): path for path in sorted(CHATUI.rglob("*.py"))}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.integrations.gguf.dequant import dequantize
 
 from chatui.gguf_file import read_gguf_header
-from chatui.model_spec import GGUF_LEVELS, GgufType, StoredTensor
+from chatui.stored_tensors import GGUF_LEVELS, GgufType, StoredTensor
 
 GROUP = 32
 SUFFIX = ".nibbles"

@@ -16,9 +16,10 @@ from chatui.engine.batching.token_budget import MAX_TOKENS
 from chatui.engine.kernels.quantized import linear_layers
 from chatui.engine.loading import build_lock
 from chatui.estimates import AttentionShape, prefill_activations
-from chatui.model_spec import PRECISIONS, StoredTensor, weight_bytes
+from chatui.model_spec import PRECISIONS
 from chatui.models.configs import WITHOUT_KEYS, experts_used
 from chatui.settings import Dtype, Quantization
+from chatui.stored_tensors import StoredTensor, weight_bytes
 
 log = logging.getLogger(__name__)
 build_lock.install()

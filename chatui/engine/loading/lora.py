@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 
 from chatui.engine.kernels.quantized import PackedLinear
 from chatui.errors import ModelError
-from chatui.model_spec import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config, read_header
+from chatui.model_spec import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
+from chatui.stored_tensors import read_header
 
 PREFIX = "base_model.model."
 """What peft puts before the names of the base model's modules."""

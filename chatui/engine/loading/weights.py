@@ -13,16 +13,10 @@ import torch
 from chatui.engine.loading import wrong_files
 from chatui.errors import ModelError
 from chatui.gguf_file import read_gguf_header
-from chatui.model_spec import (
-    FLOATS,
-    STORED_BYTES,
-    ModelSpec,
-    StoredTensor,
-    human_bytes,
-    read_header,
-    weight_bytes,
-)
+from chatui.model_spec import ModelSpec
 from chatui.settings import Dtype, Quantization
+from chatui.stored_tensors import FLOATS, STORED_BYTES, StoredTensor, read_header, weight_bytes
+from chatui.units import human_bytes
 
 CONFIG_DTYPES: Mapping["torch.dtype | None", Dtype] = {
     torch.float32: "float32",

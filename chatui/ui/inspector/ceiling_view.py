@@ -6,7 +6,6 @@ from chatui import estimates
 from chatui.chat import Finish, ModelAnatomy, ModelInfo
 from chatui.i18n import N_, _, format_percent, localize_numbers
 from chatui.inspection import Inspection
-from chatui.model_spec import human_bytes
 from chatui.ui.inspector import charts
 from chatui.ui.inspector.charts import LabelledBar
 from chatui.ui.inspector.formula_rows import (
@@ -18,6 +17,7 @@ from chatui.ui.inspector.formula_rows import (
     nearest_precision,
     titled_list,
 )
+from chatui.units import human_bytes
 
 UNKNOWN_BANDWIDTH = N_(
     "How fast this device reads its memory was not measured, so its highest possible speed is not known."

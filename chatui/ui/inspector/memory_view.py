@@ -6,7 +6,6 @@ from chatui import estimates
 from chatui.chat import ModelAnatomy
 from chatui.i18n import N_, _, format_number, localize_numbers
 from chatui.inspection import Inspection
-from chatui.model_spec import human_bytes, human_count
 from chatui.store.records import StoredMessage
 from chatui.ui.inspector import charts
 from chatui.ui.inspector.charts import BarPart, ContextTurn
@@ -18,6 +17,7 @@ from chatui.ui.inspector.formula_rows import (
     formula_list,
     titled_list,
 )
+from chatui.units import human_bytes, human_count
 
 MAX_TURNS = 40
 """Columns of the context chart; a longer conversation shows its last turns."""

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from chatui.errors import ChatError
 from chatui.i18n import _, join_isolated, localize_numbers
-from chatui.model_spec import human_bytes
 from chatui.models.download_manager import DownloadStatus
 from chatui.models.fetch import Progress
 from chatui.models.file_choice import gguf_choices
 from chatui.models.hub import page_url
 from chatui.ui.models.find_view import action, error_text, failure, link, token_form
 from chatui.ui.models.model_row import action_link, text
+from chatui.units import human_bytes
 
 MAX_SECONDS_LEFT = 24 * 3600
 """For more than a day nothing is predicted."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from chatui.errors import ChatError, HubError
 from chatui.i18n import _, format_number, join_isolated, localize_numbers, translated
-from chatui.model_spec import human_bytes, human_count
 from chatui.models.facts import ModelFacts
 from chatui.models.fetch import DownloadPlan
 from chatui.models.file_choice import GgufChoice
@@ -22,6 +21,7 @@ from chatui.ui.models import model_row
 from chatui.ui.models.find_query import FILTERS, FindQuery
 from chatui.ui.models.model_row import number, size, text
 from chatui.ui.shared import error_messages
+from chatui.units import human_bytes, human_count
 
 HTTP_URL = re.compile(r"https?://[^\s\"'<>\\$`{}|^]{1,500}")
 BITS = ((16, "bfloat16"), (8, "8 bit"), (4.5, "4 bit"))

@@ -1,11 +1,11 @@
 """HTML of the list of models on this machine, with the recommendation and an explanation of the numbers. Pure."""
 
 from chatui.i18n import _, format_number, localize_numbers, translated
-from chatui.model_spec import human_bytes
 from chatui.models.fit import is_for_chats
 from chatui.models.overview import Overview, OverviewRow
 from chatui.ui.models import model_row
 from chatui.ui.models.model_row import action_link, text, title
+from chatui.units import human_bytes
 
 
 def list_html(overview: Overview, may_manage: bool, asking: str = "", freed: int = 0) -> str:

@@ -12,7 +12,6 @@ import gradio as gr
 from chatui.chat import ModelStatus
 from chatui.errors import ChatError, NotFoundError, unexpected
 from chatui.i18n import N_, _, localize_numbers
-from chatui.model_spec import human_bytes
 from chatui.models.actions import ModelActions
 from chatui.models.overview import Overview, OverviewRow
 from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
@@ -21,6 +20,7 @@ from chatui.ui.models.model_row import text
 from chatui.ui.models.tabs import QUIET, ModelsContext
 from chatui.ui.shared import error_messages, model_picker
 from chatui.ui.shared.updates import ComponentUpdates
+from chatui.units import human_bytes
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from chatui.chat import ModelStatus
 from chatui.estimates import human_speed
 from chatui.i18n import N_, _, format_number, isolate, join_isolated, localize_numbers, translated
-from chatui.model_spec import display_name, human_bytes, human_count
+from chatui.model_spec import display_name
 from chatui.models import names
 from chatui.models.facts import ModelFacts
 from chatui.models.fit import Device, Fit, Verdict, fits
@@ -17,6 +17,7 @@ from chatui.models.overview import Overview, OverviewRow
 from chatui.ui.inspector.formula_rows import figure_row, formula_list
 from chatui.ui.markdown.markdown_escape import plain
 from chatui.ui.shared import error_messages
+from chatui.units import human_bytes, human_count
 
 MAX_LANGUAGES, MAX_EVALUATIONS = 8, 12
 VERDICT_CLASSES: dict[Verdict, str] = {"fits": "fits", "tight": "tight", "too large": "too-large"}

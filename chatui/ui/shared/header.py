@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from chatui.backend import Backend
 from chatui.chat import ModelStatus
 from chatui.i18n import _, join_isolated, localize_numbers, translated
-from chatui.model_spec import human_bytes, human_count
 from chatui.personas import Persona
 from chatui.ui.shared import error_messages
+from chatui.units import human_bytes, human_count
 
 POLL_SECONDS = 0.25
 MAX_HEADING_LENGTH = 200
