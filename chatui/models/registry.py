@@ -1,24 +1,21 @@
 """Backend of several models in one process. Each request names its model, which is loaded on demand."""
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from chatui.backend import PreviewMemo
 from chatui.chat import ChatRequest, LoadOptions, ModelInfo, ModelStatus, Prompt, ReplyDelta, TokenizeRequest, Tokens
-from chatui.errors import ChatError, ModelError
-from chatui.i18n import N_
+from chatui.errors import ModelError
 from chatui.metrics import Metrics
-from chatui.model_spec import ModelSpec, display_name, find_models, parse_model_name, with_bases
+from chatui.model_spec import ModelSpec, parse_model_name
 from chatui.models.added_models import AddedModelsFile
 from chatui.models.instances import Instance, Instances, Memory, SingleModelBackend
-
-log = logging.getLogger(__name__)
+from chatui.models.served_models import ServedModel, ServedModels
 
 RETRY_SECONDS = 30.0
 """A model that has failed is loaded again by the first request after this time."""
@@ -26,31 +23,6 @@ LINGER_SECONDS = 1.0
 """How long a model stays loaded after its last reply, at least. Its tokenizer writes the reply's inspection then."""
 
 OpenBackend = Callable[[ModelSpec], SingleModelBackend]
-
-
-@dataclass(eq=False)
-class _Entry:
-    """A model that is served. `info` is that of its latest loading, None if it was never loaded."""
-
-    name: str
-    spec: ModelSpec
-    added: bool = False
-    instance: Instance | None = None
-    info: ModelInfo | None = None
-
-    def status(self) -> ModelStatus:
-        """The status that models() tells."""
-        return replace(self._status(), name=self.name, source=self.spec.name, added=self.added)
-
-    def _status(self) -> ModelStatus:
-        instance = self.instance
-        self.info = (instance.info if instance else None) or self.info
-        if instance is None or (instance.unloaded and instance.failed_at is None):
-            return ModelStatus(self.name, "unloaded", info=self.info)
-        if not instance.started:
-            return ModelStatus(self.name, "loading", N_("waiting for memory"), info=self.info)
-        status = instance.status
-        return replace(status, info=None if status.error else self.info)
 
 
 class Registry:
@@ -77,12 +49,9 @@ class Registry:
         Replies and models are measured in `metrics`.
         """
         self._metrics = metrics or Metrics()
-        self._entries = [_Entry(name, spec) for name, spec in zip(unique_names(specs), specs, strict=True)]
-        self._models_dir, self._added_file = models_dir, added_file
-        self._changing_entries = threading.Lock()
-        for source, revision in added_file.read() if added_file else ():
-            if self._find(source) is None:
-                self._append(source, revision, added=True)
+        self._served = ServedModels(specs, models_dir, added_file.read() if added_file else ())
+        self._added_file = added_file
+        self._changing_served = threading.Lock()
         self._open_backend = open_backend
         self._instances = Instances(memory, idle_unload, linger)
         self._changed = self._instances.changed
@@ -107,7 +76,7 @@ class Registry:
     def models(self) -> list[ModelStatus]:
         """The served models, the default one first. `info` of an unloaded one is that of its latest loading."""
         with self._changed:
-            return [entry.status() for entry in self._entries]
+            return [served.status() for served in self._served]
 
     def load(self, model: str, options: LoadOptions | None = None) -> None:
         """Begin to load a model, unless it is loaded. One that has failed is tried again. Raises ModelError.
@@ -116,15 +85,15 @@ class Registry:
         loadings have the same options, as long as they succeed. Raises SettingsError if they are invalid.
         """
         with self._changed:
-            entry = self._entry(model)
-            instance = entry.instance
+            served = self._served.get(model)
+            instance = served.instance
             if instance is not None and instance.failed_at is not None:
                 self._instances.retire(instance)
             if options is not None:
-                spec = entry.spec.with_options(options)
+                spec = served.spec.with_options(options)
                 if instance is None or instance.retired or instance.spec != spec:
                     self._check_serving()
-                    self._open(entry, spec)
+                    self._open(served, spec)
             self._instances.release(self._acquire(model))
 
     async def ensure_loaded(self, model: str) -> None:
@@ -135,7 +104,7 @@ class Registry:
     def unload(self, model: str) -> None:
         """Unload a model once its replies have ended. Never blocks. Raises ModelError."""
         with self._changed:
-            instance = self._entry(model).instance
+            instance = self._served.get(model).instance
             if instance is not None:
                 self._instances.retire(instance)
 
@@ -146,40 +115,40 @@ class Registry:
         """
         name, in_url = parse_model_name(source)
         revision = revision or in_url
-        with self._changing_entries:
+        with self._changing_served:
             with self._changed:
-                entry = self._find(name)
-                if entry is None:
-                    entry = self._append(name, revision, added=True)
+                served = self._served.find(name)
+                if served is None:
+                    served = self._served.append(name, revision, added=True)
                 elif revision is not None:
-                    entry.spec = replace(entry.spec, revision=revision)
+                    served.spec = replace(served.spec, revision=revision)
             self._save_added()
-        return entry.name
+        return served.name
 
     def remove(self, model: str) -> None:
         """Serve a model no longer. It is unloaded once its replies have ended. Raises ModelError."""
-        with self._changing_entries:
+        with self._changing_served:
             with self._changed:
-                entry = self._entry(model)
-                if entry is self._entries[0]:
-                    raise ModelError(f"{entry.name} is the default model.", "Start the server with another --model.")
-                self._drop(entry)
+                served = self._served.get(model)
+                if served is self._served.default:
+                    raise ModelError(f"{served.name} is the default model.", "Start the server with another --model.")
+                self._drop(served)
             self._save_added()
 
     def refresh(self) -> None:
         """Serve what is new in `models_dir`. What has gone, there or of the added models, is served no longer."""
-        with self._changing_entries:
-            found = self._models_in_folder()
+        with self._changing_served:
+            in_folder = self._served.in_folder()
             with self._changed:
-                entries = self._entries[1:]
-            gone = [entry for entry in entries if self._is_gone(entry, found)]
+                _, *others = self._served
+            gone = [served for served in others if self._served.is_gone(served, in_folder)]
             with self._changed:
-                for entry in gone:
-                    self._drop(entry)
-                for path in found or ():
-                    if self._find(path) is None:
-                        self._append(path)
-            if any(entry.added for entry in gone):
+                for served in gone:
+                    self._drop(served)
+                for path in in_folder or ():
+                    if self._served.find(path) is None:
+                        self._served.append(path)
+            if any(served.added for served in gone):
                 self._save_added()
 
     def admit(self, user: str, model: str = "") -> str:
@@ -266,54 +235,15 @@ class Registry:
         """Stop all replies and unload all models."""
         await self._instances.close()
 
-    def _entry(self, model: str) -> _Entry:
-        """The model with this name, the default one for "". Raises ModelError."""
-        entry = self._find(model)
-        if entry is not None:
-            return entry
-        served = ", ".join(entry.name for entry in self._entries)
-        raise ModelError(f"The model {model} is not served here.", f"Choose one of these: {served}.")
-
-    def _find(self, model: str) -> _Entry | None:
-        """The model with this name or source, the default one for ""; None if there is none."""
-        return next((entry for entry in self._entries if model in ("", entry.name, entry.spec.name)), None)
-
-    def _append(self, source: str, revision: str | None = None, added: bool = False) -> _Entry:
-        """Serve one more model. Names of others stay, because conversations remember them."""
-        spec = replace(self._entries[0].spec, name=source, revision=revision, chat_template=None, base=None)
-        spec = with_bases([*(entry.spec for entry in self._entries), spec])[-1]
-        short = _short_name(spec)
-        entry = _Entry(spec.name if self._find(short) else short, spec, added)
-        self._entries.append(entry)
-        return entry
-
-    def _drop(self, entry: _Entry) -> None:
+    def _drop(self, served: ServedModel) -> None:
         """Serve a model no longer."""
-        if entry in self._entries:
-            self._entries.remove(entry)
-        if entry.instance is not None:
-            self._instances.retire(entry.instance)
-
-    def _models_in_folder(self) -> list[str] | None:
-        """The paths of the models in `models_dir`; None while it cannot be read, and without one."""
-        if self._models_dir is None:
-            return None
-        try:
-            return [str(path) for path in find_models(self._models_dir)]
-        except ChatError as error:
-            log.warning("%s", error)
-            return None
-
-    def _is_gone(self, entry: _Entry, found: list[str] | None) -> bool:
-        """Whether a model was added, or in `models_dir`, and its file or folder is not there any more."""
-        path = Path(entry.spec.name)
-        if path.parent == self._models_dir:
-            return found is not None and entry.spec.name not in found
-        return entry.added and path.is_absolute() and not path.exists()
+        self._served.remove(served)
+        if served.instance is not None:
+            self._instances.retire(served.instance)
 
     def _save_added(self) -> None:
         with self._changed:
-            added = [(entry.spec.name, entry.spec.revision) for entry in self._entries if entry.added]
+            added = [(served.spec.name, served.spec.revision) for served in self._served if served.added]
         if self._added_file is not None:
             self._added_file.write(added)
 
@@ -321,10 +251,10 @@ class Registry:
         """The instance for a new request, which is one of its users until it is released."""
         with self._changed:
             self._check_serving()
-            entry = self._entry(model)
-            instance = entry.instance
+            served = self._served.get(model)
+            instance = served.instance
             if instance is None or instance.retired or _may_retry(instance):
-                instance = self._open(entry)
+                instance = self._open(served)
             self._instances.acquire(instance)
             return instance
 
@@ -347,36 +277,25 @@ class Registry:
     def _loaded(self, model: str) -> Instance | None:
         """The loaded instance of a model, which has one user more until it is released; None if there is none."""
         with self._changed:
-            name = self._entry(model).name
+            name = self._served.get(model).name
             found = next((each for each in self._instances.all if each.name == name and each.loaded), None)
             if found is not None:
                 self._instances.acquire(found)
             return found
 
-    def _open(self, entry: _Entry, spec: ModelSpec | None = None) -> Instance:
+    def _open(self, served: ServedModel, spec: ModelSpec | None = None) -> Instance:
         """A new instance, which the thread loads as the latest one was loaded, unless a `spec` is given."""
-        previous = entry.instance
+        previous = served.instance
         if spec is None:
             keeps = previous is not None and previous.failed_at is None
-            spec = replace(previous.spec, revision=entry.spec.revision) if previous and keeps else entry.spec
+            spec = replace(previous.spec, revision=served.spec.revision) if previous and keeps else served.spec
         if previous is not None:
-            entry.status()
+            served.status()
             self._instances.retire(previous)
-        entry.instance = Instance(entry.name, spec, self._open_backend(spec))
-        self._metrics.watch(entry.name, entry.instance.backend)
-        self._instances.add(entry.instance)
-        return entry.instance
-
-
-def unique_names(specs: Sequence[ModelSpec]) -> list[str]:
-    """The name of each model: that of its file or folder, or the whole path where two would have the same."""
-    short = [_short_name(spec) for spec in specs]
-    return [spec.name if short.count(name) > 1 else name for name, spec in zip(short, specs, strict=True)]
-
-
-def _short_name(spec: ModelSpec) -> str:
-    """The name of a model's file or folder; its name on the Hub if it is no path."""
-    return display_name(path) if (path := Path(spec.name).expanduser()).exists() else spec.name
+        served.instance = Instance(served.name, spec, self._open_backend(spec))
+        self._metrics.watch(served.name, served.instance.backend)
+        self._instances.add(served.instance)
+        return served.instance
 
 
 def _may_retry(instance: Instance) -> bool:

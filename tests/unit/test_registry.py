@@ -20,7 +20,8 @@ from chatui.model_spec import MAX_CONTEXT, ModelSpec
 from chatui.models import registry as registry_module
 from chatui.models.added_models import AddedModelsFile
 from chatui.models.instances import Memory
-from chatui.models.registry import Registry, unique_names
+from chatui.models.registry import Registry
+from chatui.models.served_models import unique_names
 from tests.fakes import INFO, FakeBackend, Hold
 
 SIZES = {"a": 4, "b": 4, "c": 3, "d": 2, "e": 9}
@@ -429,7 +430,7 @@ def test_added_models_are_served_after_a_restart(tmp_path: Path) -> None:
     registry.remove("c")
     again = Machine().registry("a", added_file=file)
     assert [(status.name, status.added) for status in again.models()] == [("a", False), ("b", True)]
-    assert again._entries[1].spec.revision == "abc"
+    assert list(again._served)[1].spec.revision == "abc"
     assert [status.name for status in Machine().registry("ab", added_file=file).models()] == ["a", "b"]
 
 
