@@ -235,7 +235,7 @@ def _never_local(_: Scope) -> bool:
 
 
 def _routes(backend: Backend) -> list[BaseRoute]:
-    from chatui.ui.gradio_compat import serving
+    from chatui.ui.gradio_compat import serving, status_tracker
     from chatui.ui.page import theme
 
     async def livez(_: Request) -> JSONResponse:
@@ -254,6 +254,7 @@ def _routes(backend: Backend) -> list[BaseRoute]:
 
     return [
         serving.icon_route(theme.FAVICON),
+        *status_tracker.routes(),
         Route("/healthz", healthz),
         Route("/livez", livez),
         Mount(theme.ASSETS_ROUTE, StaticFiles(directory=theme.ASSETS)),

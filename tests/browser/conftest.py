@@ -20,6 +20,10 @@ BOTH_PANELS = """try {
 } catch { /* a document that may keep nothing */ }"""
 """At the size of a laptop the right one is closed at first."""
 
+COUNT_FRAMES = """{ const request = window.requestAnimationFrame.bind(window);
+  window.framesRequested = 0;
+  window.requestAnimationFrame = callback => { window.framesRequested++; return request(callback); }; }"""
+
 expect.set_options(timeout=PATIENCE)
 
 LAPTOP = {"width": 1280, "height": 860}
@@ -35,6 +39,7 @@ def new_chat(stack: ExitStack, browser: Browser, site: Site, **options: Any) -> 
     context.set_default_timeout(PATIENCE)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     context.add_init_script(BOTH_PANELS)
+    context.add_init_script(COUNT_FRAMES)
     watch = Watch()
     watch.attach(context)
     return Chat(context.new_page(), site, watch).open()

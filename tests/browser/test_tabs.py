@@ -56,7 +56,7 @@ def test_many_tabs_can_all_be_used(serve: Serve, tabs: Tabs, count: int, writing
         expect(tab.say("and now?")).to_have_text("One two.")
 
 
-def test_an_idle_tab_holds_no_connection_and_says_when_it_closes(serve: Serve, open_chat: OpenChat) -> None:
+def test_an_idle_tab_rests_and_says_when_it_closes(serve: Serve, open_chat: OpenChat) -> None:
     asked: list[Scope] = []
     ended: list[Scope] = []
 
@@ -74,8 +74,16 @@ def test_an_idle_tab_holds_no_connection_and_says_when_it_closes(serve: Serve, o
     tab.say("hi")
     tab.wait_idle()
     wait_until(lambda: len(ended) == len([scope for scope in asked if scope["type"] == "http"]), 5, "all answers' ends")
+    wait_until(lambda: _frames_requested(tab, 300) == 0, 10, "the end of all animation")
     tab.page.close()
     wait_until(lambda: b"closed=1" in asked[-1]["query_string"], 5, "the farewell")
+
+
+def _frames_requested(tab: Chat, milliseconds: int) -> int:
+    """How many animation frames the page's scripts ask for in this time."""
+    before = tab.page.evaluate("framesRequested")
+    tab.page.wait_for_timeout(milliseconds)
+    return int(tab.page.evaluate("framesRequested") - before)
 
 
 def _twice(tab: Chat) -> None:
