@@ -591,7 +591,7 @@ def test_what_a_template_only_changes_is_not_missed(change: str) -> None:
 def test_what_is_far_too_long_is_refused_before_it_is_encoded(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
     tokenizer, template = READY["chatml"]
     limit = 100
-    far_too_long = Message("user", "Hello. " * limit * template.longest_token)
+    far_too_long = Message("user", "Hello. " * limit * template.max_token_length)
     monkeypatch.setattr(spans, "encode", lambda *_: pytest.fail("encoded"))
     with pytest.raises(TooLongError, match=r" 7\d\d\+ tokens"):
         prompts.build(tokenizer, template, [USER, ASSISTANT, far_too_long], limit, whole)
@@ -603,4 +603,4 @@ def test_what_is_far_too_long_is_refused_before_it_is_encoded(monkeypatch: pytes
 @given(st.text(max_size=200))
 def test_no_text_takes_fewer_tokens_than_its_length_allows(text: str) -> None:
     tokenizer, template = READY["chatml"]
-    assert len(tokenizer.encode(text, add_special_tokens=False)) >= len(text) // template.longest_token
+    assert len(tokenizer.encode(text, add_special_tokens=False)) >= len(text) // template.max_token_length

@@ -62,7 +62,7 @@ def made_of(messages: tuple[Message, ...] = HELLO, **asked: Any) -> reply_builde
 def push(made: reply_builder.ReplyBuilder, text: str) -> list[ReplyDelta]:
     """What comes of the tokens of this text, as far as the reply goes."""
     ids = models.ready().tokenizer.encode(text, add_special_tokens=False)
-    return [made.push(token_id) for token_id in ids if not made.over]
+    return [made.push(token_id) for token_id in ids if not made.finished]
 
 
 def test_a_reply_of_full_length() -> None:
@@ -190,10 +190,10 @@ class TestReply:
     def test_it_is_over_with_its_finish(self) -> None:
         made = made_of()
         deltas = push(made, "Hi!<|im_end|>")
-        assert made.over
+        assert made.finished
         assert [delta.text for delta in deltas] == ["H", "i", "!", ""]
         assert [delta.finish is None for delta in deltas] == [True, True, True, False]
-        assert not made_of().over
+        assert not made_of().finished
 
     def test_what_it_was_told_of_its_beginning_is_in_the_finish(self, monkeypatch: pytest.MonkeyPatch) -> None:
         made = made_of()
@@ -323,7 +323,7 @@ def parts_of(loaded: LoadedModel, written: str, *messages: Message) -> tuple[str
     request = ChatRequest(messages or HELLO, GenerationSettings(temperature=0.0, max_new_tokens=200))
     made = reply_builder.ReplyBuilder(loaded, request)
     ids = loaded.tokenizer.encode(written, add_special_tokens=False)
-    deltas = [made.push(token_id) for token_id in ids if not made.over]
+    deltas = [made.push(token_id) for token_id in ids if not made.finished]
     reason = deltas[-1].finish.reason if deltas[-1].finish else ""
     return text_of(deltas), "".join(delta.reasoning for delta in deltas), reason
 

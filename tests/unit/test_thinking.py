@@ -253,11 +253,11 @@ class TestHarmony:
     def test_only_the_end_of_what_is_said_is_the_end(self) -> None:
         splitter = HarmonySplitter()
         splitter.push(harmony("<|channel|>analysis<|message|>Hm.<|end|>"))
-        assert not splitter.over
+        assert not splitter.finished
         splitter.push(harmony("<|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"))
-        assert not splitter.over
+        assert not splitter.finished
         splitter.push(harmony("<|start|>assistant<|channel|>final<|message|>Hi<|end|>"))
-        assert splitter.over
+        assert splitter.finished
 
     def test_messages_of_a_kind_are_paragraphs(self) -> None:
         parts = ("analysis", "a"), ("commentary", "b"), ("analysis", "c"), ("final", "d")

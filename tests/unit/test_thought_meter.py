@@ -1,4 +1,4 @@
-"""A thought ends in time: by its budget, by the reply's longest length, or at once. Real ids, no forward pass."""
+"""A thought ends in time: by its budget, by the reply's greatest length, or at once. Real ids, no forward pass."""
 
 import pytest
 from hypothesis import given
@@ -11,8 +11,8 @@ from chatui.engine.text.thought_meter import ThoughtMeter
 END = (1, 2, 3)
 
 
-def meter(budget: int, longest: int) -> ThoughtMeter:
-    return ThoughtMeter(lambda _: END, budget, longest)
+def meter(budget: int, max_tokens: int) -> ThoughtMeter:
+    return ThoughtMeter(lambda _: END, budget, max_tokens)
 
 
 def tokens_until_the_end(made: ThoughtMeter) -> int:
@@ -24,16 +24,16 @@ def tokens_until_the_end(made: ThoughtMeter) -> int:
 
 
 @pytest.mark.parametrize(
-    ("budget", "longest", "tokens"),
+    ("budget", "max_tokens", "tokens"),
     [(5, 100, 5), (0, 100, 75), (90, 100, 75), (0, 8, 4), (0, 4, 0), (0, 1, 0), (1, 1000, 1)],
 )
-def test_a_thought_takes_its_budget_and_leaves_room_for_the_answer(budget: int, longest: int, tokens: int) -> None:
-    assert tokens_until_the_end(meter(budget, longest)) == tokens
+def test_a_thought_takes_its_budget_and_leaves_room_for_the_answer(budget: int, max_tokens: int, tokens: int) -> None:
+    assert tokens_until_the_end(meter(budget, max_tokens)) == tokens
 
 
 @given(st.integers(0, 50), st.integers(len(END) + 1, 300))
-def test_an_answer_always_has_a_token(budget: int, longest: int) -> None:
-    assert tokens_until_the_end(meter(budget, longest)) + len(END) < longest
+def test_an_answer_always_has_a_token(budget: int, max_tokens: int) -> None:
+    assert tokens_until_the_end(meter(budget, max_tokens)) + len(END) < max_tokens
 
 
 def test_answering_now_ends_it_at_once() -> None:

@@ -185,19 +185,19 @@ class Scheduler:
             return [event for row, piece in pieces.items() for event in self._prefill({row: piece}, budget)]
         now = time.perf_counter()
         budget.record(sum(len(piece.ids) for piece in pieces.values()), now - started)
-        events, written = list[SequenceUpdate](), list[int]()
+        events, completed = list[SequenceUpdate](), list[int]()
         for at, (row, piece) in enumerate(pieces.items()):
             self.pool.fill(row.table, piece.ids)
             row.read_at = now
             if not row.unread and not row.output_ids:
-                written.append(at)
+                completed.append(at)
             elif invalid[at]:
                 events.append(self._failed(row, invalid_logits()))
             elif not row.output_ids:
                 events.append(SequenceUpdate(row, read=row.table.length))
-        if written:
+        if completed:
             rows = list(pieces)
-            events += self._choose([rows[at] for at in written], logits[written])
+            events += self._choose([rows[at] for at in completed], logits[completed])
         return events
 
     def _decode(self, rows: Sequence[SequenceState]) -> list[SequenceUpdate]:

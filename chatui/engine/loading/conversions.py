@@ -60,7 +60,7 @@ def keep_conversion(
         with FileLock(folder.parent / "lock"):
             if not folder.is_dir():
                 report("keeping the unpacked weights for the next start")
-                _make_room(folder.parent, size)
+                _evict(folder.parent, size)
                 if not _write(source, folder, model, tokenizer):
                     return source
     except Exception as error:  # it is only slower without
@@ -92,7 +92,7 @@ def _folder(source: Files, cache_dir: Path) -> Path:
     return cache_dir / "gguf" / f"{digest}-v{VERSION}-{transformers.__version__}"
 
 
-def _make_room(parent: Path, size: int) -> None:
+def _evict(parent: Path, size: int) -> None:
     """Remove what was cut off, and conversions until there is room for one more of so many bytes."""
     folders = [folder for folder in parent.iterdir() if folder.is_dir()]
     for folder in sorted(folders, key=lambda folder: (".tmp-" not in folder.name, folder.stat().st_mtime)):

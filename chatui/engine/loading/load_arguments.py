@@ -82,9 +82,9 @@ def quiet_quantization() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def chosen_context(spec: ModelSpec, most: int) -> int:
+def chosen_context(spec: ModelSpec, max_context: int) -> int:
     """The tokens of context: those chosen for this loading, but no more than the model was made for."""
-    return most if spec.context is None else min(spec.context, most)
+    return max_context if spec.context is None else min(spec.context, max_context)
 
 
 def context_length(config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> int:

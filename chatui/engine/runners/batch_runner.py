@@ -93,7 +93,9 @@ class BatchRunner(LoadedRunner):
             raise RuntimeError("begin() needs can_begin()")
         reply.begin(queue_seconds, row.cached)
         self._replies[row] = reply
-        self._started.append((row, ReplyDelta(prompt=reply.prompt, prefilled_tokens=row.cached, snapshot=reply.teller)))
+        self._started.append(
+            (row, ReplyDelta(prompt=reply.prompt, prefilled_tokens=row.cached, snapshot=reply.snapshot_function))
+        )
         return row
 
     def step(self) -> list[StepResult]:
@@ -143,7 +145,7 @@ class BatchRunner(LoadedRunner):
         if event.token is None:
             return ReplyDelta(prefilled_tokens=event.read)
         delta = reply.push(event.token, event.rows)
-        if reply.over:
+        if reply.finished:
             self.end(event.row)
             if self._after_first_reply is not None:
                 self._after_first_reply()

@@ -47,7 +47,7 @@ class ReplyBuilder:
         self.seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
         rules = model_logits_processors(loaded.model, len(self.prompt.token_ids))
         self.sampler = Sampler(settings, self.seed, rules, request.trace, request.alternatives)
-        self.over = False
+        self.finished = False
         self._max_new_tokens, self._context = settings.max_new_tokens, context
         self._limit = min(self._max_new_tokens or context, context - len(self.prompt.token_ids))
         self._stop_ids = frozenset() if request.ignore_eos else loaded.stop_ids
@@ -79,7 +79,7 @@ class ReplyBuilder:
     def push(self, token_id: int, rows: int = 1) -> ReplyDelta:
         """What this token adds, written in a step of `rows` rows.
 
-        The last one carries the finish, and then the reply is `over`.
+        The last one carries the finish, and then the reply is `finished`.
         """
         previous_at = self._last_at
         arrived = self._last_at = time.perf_counter()
@@ -93,12 +93,12 @@ class ReplyBuilder:
         self._text_seconds += time.perf_counter() - arrived
         if self._stops.hit is not None:
             return self._end("stop_string", parts)
-        if self._splitter.over and self._stop_ids:
+        if self._splitter.finished and self._stop_ids:
             return self._end("stop_token", parts, token_id)
         if self._count == self._limit:
             return self._end("length", parts)
         self._end_thought_if_due()
-        return _delta(parts, snapshot=None if self._count % SNAPSHOT_INTERVAL else self.teller)
+        return _delta(parts, snapshot=None if self._count % SNAPSHOT_INTERVAL else self.snapshot_function)
 
     def _split(self, token_id: int, seconds: float) -> Parts:
         """What the token adds to the thought and to the answer."""
@@ -117,7 +117,7 @@ class ReplyBuilder:
         self._forced_positions += range(self._count, self._count + len(ids))
 
     @property
-    def teller(self) -> Callable[[], TraceSnapshot] | None:
+    def snapshot_function(self) -> Callable[[], TraceSnapshot] | None:
         """`snapshot` where the reply is traced, else None."""
         return None if self.sampler.trace is None else self.snapshot
 
@@ -142,11 +142,11 @@ class ReplyBuilder:
 
     def _end(self, reason: FinishReason, parts: Parts = NOTHING, stop_id: int | None = None) -> ReplyDelta:
         """The last delta, with all text that was held back."""
-        self.over = True
+        self.finished = True
         tail = "" if self._stops.hit is not None else self._stops.push(self._decoder.flush()) + self._stops.flush()
         parts = parts.then(self._splitter.push(tail)).then(self._splitter.flush())
         finish = self._finish(reason, time.perf_counter(), stop_id)
-        return _delta(parts, finish=finish, snapshot=self.teller)
+        return _delta(parts, finish=finish, snapshot=self.snapshot_function)
 
     def _finish(self, reason: FinishReason, now: float, stop_id: int | None = None) -> Finish:
         """Tokens and seconds used up to `now` by time.perf_counter()."""
@@ -247,9 +247,9 @@ def _marking(loaded: LoadedModel) -> Callable[[list[int]], str]:
 def _end_of_thought(loaded: LoadedModel, tags: Tags) -> tuple[int, ...]:
     """The token ids that end a thought between these tags. They follow other text: see `_decode`."""
     before = loaded.tokenizer.encode("a", add_special_tokens=False)
-    ids = loaded.tokenizer.encode("a" + tags.ended_early, add_special_tokens=False)
+    ids = loaded.tokenizer.encode("a" + tags.force_closed, add_special_tokens=False)
     if ids[: len(before)] != before:  # the tokenizer joins the first characters to the text before
-        return tuple(loaded.tokenizer.encode(tags.ended_early, add_special_tokens=False))
+        return tuple(loaded.tokenizer.encode(tags.force_closed, add_special_tokens=False))
     return tuple(ids[len(before) :])
 
 

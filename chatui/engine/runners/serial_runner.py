@@ -28,12 +28,12 @@ class SerialRunner(LoadedRunner):
     def __init__(self, loaded: LoadedModel, wrap: Callable[[WriteReply], WriteReply] = lambda write: write) -> None:
         super().__init__(loaded)
         self._write = wrap(self._alone)
-        self._going: _RunningReply | None = None
+        self._running: _RunningReply | None = None
         self._answers_now = False
 
-    def can_begin(self, prepared: object = None) -> bool:  # noqa: ARG002 - any, when no other is going on
+    def can_begin(self, prepared: object = None) -> bool:  # noqa: ARG002 - any, when no other is running
         """Whether another reply can begin."""
-        return self._going is None
+        return self._running is None
 
     def prepare(self, request: ChatRequest) -> ChatRequest:
         """Nothing: all of a reply may have to happen in one place, on a GPU that is lent for it."""
@@ -48,37 +48,37 @@ class SerialRunner(LoadedRunner):
         deltas = stack.enter_context(contextlib.closing(self._write(prepared, queue_seconds)))
         reading = stack.enter_context(contextlib.ExitStack())
         reading.enter_context(interruptible(self.loaded.model, is_cancelled))
-        self._going = _RunningReply(deltas, stack, reading, contextvars.copy_context())
-        return self._going
+        self._running = _RunningReply(deltas, stack, reading, contextvars.copy_context())
+        return self._running
 
     def step(self) -> list[StepResult]:
         """The next delta of the one reply."""
-        going = self._going
-        if going is None:
+        running = self._running
+        if running is None:
             return []
         try:
-            delta = going.context.run(next, going.deltas)
+            delta = running.context.run(next, running.deltas)
         except Interrupted:
-            self.end(going)
+            self.end(running)
             return []
         except Exception as error:
-            self.end(going)
-            return [(going, to_generation_error(error))]
+            self.end(running)
+            return [(running, to_generation_error(error))]
         if delta.tokens:
-            going.reading.close()
+            running.reading.close()
         if delta.finish is not None:
-            self.end(going)
-        return [(going, delta)]
+            self.end(running)
+        return [(running, delta)]
 
     def end(self, handle: object) -> None:
         """Nobody wants this reply any more."""
-        if self._going is handle and self._going is not None:
-            self._going.context.run(self._going.stack.close)
-            self._going = None
+        if self._running is handle and self._running is not None:
+            self._running.context.run(self._running.stack.close)
+            self._running = None
 
     def answer_now(self, handle: object) -> None:
         """End the thought of the one reply with its next token; on a borrowed GPU it goes on."""
-        self._answers_now = handle is self._going
+        self._answers_now = handle is self._running
 
     def forget(self, chat: str) -> None:
         """Nothing is remembered."""
@@ -89,7 +89,7 @@ class SerialRunner(LoadedRunner):
 
     def reset(self) -> None:
         """Give up the reply."""
-        self.end(self._going)
+        self.end(self._running)
 
     def _alone(self, request: ChatRequest, queue_seconds: float) -> Generator[ReplyDelta]:
         yield from generate_reply(self.loaded, request, queue_seconds, lambda: self._answers_now)
@@ -117,10 +117,10 @@ def generate_reply(
     """
     reply = ReplyBuilder(loaded, request)
     reply.begin(queue_seconds)
-    yield ReplyDelta(prompt=reply.prompt, snapshot=reply.teller)
+    yield ReplyDelta(prompt=reply.prompt, snapshot=reply.snapshot_function)
     for token_id in generate_ids(loaded.model, reply.prompt.token_ids, reply.sampler):
         yield reply.push(token_id)
-        if reply.over:
+        if reply.finished:
             return
         if answers_now():
             reply.answer_now()

@@ -37,7 +37,7 @@ class Template:
     `response` is the model's response template, where that tells more of its thoughts than tags do. `inner_ids` end a
     part of a reply, and no reply. `tools` where it tells the model of functions to call, `takes_parts` where it wants a
     message's content as a list of parts and not as a string. `controls` are those of its thinking, and `arguments` what
-    it is given besides the messages. `longest_token` is the length of the vocabulary's longest one, in characters.
+    it is given besides the messages. `max_token_length` is in characters.
     """
 
     takes_system: bool
@@ -52,7 +52,7 @@ class Template:
     inner_ids: frozenset[int] = frozenset()
     controls: ThinkingControls = NO_CONTROLS
     arguments: TemplateArguments = field(default_factory=dict)
-    longest_token: int = sys.maxsize
+    max_token_length: int = sys.maxsize
 
     def with_settings(self, settings: GenerationSettings) -> "Template":
         """The template with the arguments that these settings ask for."""
@@ -122,7 +122,7 @@ def _probed(tokenizer: PreTrainedTokenizerBase) -> Template:
         response=response if tags is None else None,
         inner_ids=inner_ids,
         controls=_thinking_controls(tokenizer, parts, tags) if tags or response else NO_CONTROLS,
-        longest_token=max(map(len, tokenizer.get_vocab())),
+        max_token_length=max(map(len, tokenizer.get_vocab())),
     )
 
 

@@ -22,7 +22,7 @@ class HarmonySplitter:
     """
 
     channel: str = ""
-    over: bool = False
+    finished: bool = False
     _held: str = ""
     _header: str | None = None
     _apart: dict[bool, str] = field(default_factory=dict)
@@ -63,4 +63,4 @@ class HarmonySplitter:
             self._apart, self._ended = dict.fromkeys(self._apart, "\n\n"), False
         elif name == "<|end|>":
             self._ended = True
-            self.over = self.channel not in ("analysis", "commentary")
+            self.finished = self.channel not in ("analysis", "commentary")

@@ -187,7 +187,7 @@ def _least_tokens(template: Template, messages: Sequence[Message], reply: Messag
     So what is far too long is refused before it is encoded, which takes a second for each MB of text.
     """
     characters = sum(len(message.content) for message in [*messages, *([reply] if reply else [])])
-    return characters // template.longest_token
+    return characters // template.max_token_length
 
 
 def _finished(tokenizer: PreTrainedTokenizerBase, template: Template, draft: _Draft, dropped: int) -> Prompt:

@@ -27,12 +27,12 @@ NOTHING = Parts()
 
 
 class Splitter(Protocol):
-    """Splits a reply into thought and content as it arrives; `over` once the reply has ended.
+    """Splits a reply into thought and content as it arrives; `finished` once the reply has ended.
 
     `thinking` holds the tags of the thought that is open, if any.
     """
 
-    over: bool
+    finished: bool
 
     @property
     def thinking(self) -> Tags | None:

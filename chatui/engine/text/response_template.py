@@ -13,7 +13,7 @@ from chatui.engine.text.thinking_tags import THOUGHTS, Tags
 class TemplateSplitter:
     """A Splitter for a model whose response template knows more than tags."""
 
-    over = False
+    finished = False
     thinking: Tags | None = None
 
     def __init__(self, template: dict[str, Any], prompt: str) -> None:

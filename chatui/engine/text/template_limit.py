@@ -19,14 +19,14 @@ class _Endless(BaseException):
 
 
 @contextmanager
-def enforced(most_lines: int = MAX_LINES) -> Iterator[None]:
+def enforced(max_lines: int = MAX_LINES) -> Iterator[None]:
     """Ends what templates compute inside, in this thread, after so many lines. Raises ModelError then."""
     lines = 0
 
     def count(_: FrameType, event: str, __: Any) -> Any:
         nonlocal lines
         lines += event == "line"
-        if lines > most_lines:
+        if lines > max_lines:
             raise _Endless
         return count
 

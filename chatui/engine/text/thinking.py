@@ -31,7 +31,7 @@ class ThinkingSplitter:
     started: bool = False
     thought: bool = False
     asked: str = ""
-    over: bool = False
+    finished: bool = False
     _held: str = ""
     _line: str = ""
     _fence: str = ""
@@ -58,19 +58,19 @@ class ThinkingSplitter:
 
     def flush(self) -> Parts:
         """See Splitter."""
-        moved = self._moved(over=True)
+        moved = self._moved(at_end=True)
         held, self._held = self._held, ""
         return moved.then(Parts(thought=held) if self.thinking else Parts(held))
 
-    def _moved(self, over: bool = False) -> Parts:
+    def _moved(self, at_end: bool = False) -> Parts:
         content: list[str] = []
         thought: list[str] = []
         self._folds = None
-        while self._step(content, thought, over):
+        while self._step(content, thought, at_end):
             pass
         return Parts("".join(content), "".join(thought), self._folds)
 
-    def _step(self, content: list[str], thought: list[str], over: bool) -> bool:
+    def _step(self, content: list[str], thought: list[str], at_end: bool) -> bool:
         """Move text out of `_held`; True when a tag was passed and there may be more."""
         if self._trim:
             self._held = self._held.lstrip("\r\n")
@@ -78,7 +78,7 @@ class ThinkingSplitter:
                 return False
             self._trim = False
         if self.thinking is not None:
-            return self._think(self.thinking, thought, over)
+            return self._think(self.thinking, thought, at_end)
         if self._answer is not None:
             mark = self._answer.answer[0]
             if self._held.startswith(mark):
@@ -89,16 +89,16 @@ class ThinkingSplitter:
             if mark.startswith(self._held):
                 return False
             self._answer = None
-        return self._emit_up_to_a_tag(content, over)
+        return self._emit_up_to_a_tag(content, at_end)
 
-    def _think(self, tags: Tags, thought: list[str], over: bool) -> bool:
+    def _think(self, tags: Tags, thought: list[str], at_end: bool) -> bool:
         if self._again is not None:
             if len(self._held) < len(self._again.open) and self._again.open.startswith(self._held):
                 return False
             self._trim = self._held.startswith(self._again.open)
             self._held, self._again = self._held.removeprefix(self._again.open), None
             return True
-        at, sure = self._ends(tags.close, over)
+        at, sure = self._ends(tags.close, at_end)
         thought.append(self._held[:at].rstrip("\r\n"))
         if sure:
             self._end_of_thought(tags, at)
@@ -107,12 +107,12 @@ class ThinkingSplitter:
         self._held = self._held[len(thought[-1]) :]
         return False
 
-    def _ends(self, close: str, over: bool) -> tuple[int, bool]:
+    def _ends(self, close: str, at_end: bool) -> tuple[int, bool]:
         """Where in `_held` the thought may end, and whether it surely does."""
         at = self._held.find(close)
         while at >= 0:
             before = (self._line + self._held[:at]).rpartition("\n")[2]
-            quoted = _quoted(before, self._held[at + len(close) :], over)
+            quoted = _quoted(before, self._held[at + len(close) :], at_end)
             if not quoted:
                 return at, quoted is not None
             at = self._held.find(close, at + 1)
@@ -123,14 +123,14 @@ class ThinkingSplitter:
         self._answer, self._answer_end = (tags, "") if tags.answer[0] else (None, tags.answer[1])
         self._lone = ()
 
-    def _emit_up_to_a_tag(self, content: list[str], over: bool) -> bool:
+    def _emit_up_to_a_tag(self, content: list[str], at_end: bool) -> bool:
         found = self._opening()
         end = self._held.find(self._answer_end) if self._answer_end else -1
         if end >= 0 and (found is None or end < found[0]):
             self._emit(self._held[:end], content)
             self._held, self._answer_end = self._held[end + len(self._answer_end) :], ""
             return True
-        lone = self._closing(len(self._held) if found is None else found[0], over)
+        lone = self._closing(len(self._held) if found is None else found[0], at_end)
         if lone is not None:
             at, tags, sure = lone
             if not sure:
@@ -178,12 +178,12 @@ class ThinkingSplitter:
             start += len(piece)
         return None
 
-    def _closing(self, limit: int, over: bool) -> tuple[int, Tags, bool] | None:
+    def _closing(self, limit: int, at_end: bool) -> tuple[int, Tags, bool] | None:
         """Where in `_held`, before `limit`, which tags end what no tag began, and whether they surely do."""
         line, fence, start = self._line, self._fence, 0
         for piece in self._held[:limit].splitlines(keepends=True) if self._lone else ():
             for at, tags in () if fence else sorted(_closes(piece, self._lone), key=itemgetter(0)):
-                sure = self._is_lone(tags, start + at, line + piece[:at], over)
+                sure = self._is_lone(tags, start + at, line + piece[:at], at_end)
                 if sure is not False:
                     return start + at, tags, bool(sure)
             line += piece
@@ -192,17 +192,17 @@ class ThinkingSplitter:
             start += len(piece)
         return None
 
-    def _is_lone(self, tags: Tags, at: int, before: str, over: bool) -> bool | None:
+    def _is_lone(self, tags: Tags, at: int, before: str, at_end: bool) -> bool | None:
         """Whether the end tag there, with so much of its line `before` it, ends a thought; None while that is open."""
         after, mine = self._held[at + len(tags.close) :], self.own is not None
         in_sentence = before[-1:].isspace() and bool(before.strip())
         if in_sentence or before.count("`") % 2 or tags.open.strip() in self._held[:at]:
             return False
         if not after.strip():
-            return (mine and self.started) if over else None
+            return (mine and self.started) if at_end else None
         if not (self.started or self._held[:at].strip()) and not (mine and after.startswith(("\n", "\r"))):
             return False
-        quoted = _quoted(before, after, over)
+        quoted = _quoted(before, after, at_end)
         return quoted if quoted is None else not quoted
 
     def _emit(self, text: str, content: list[str]) -> None:
@@ -225,15 +225,15 @@ def _closes(text: str, lone: Sequence[Tags]) -> Iterator[tuple[int, Tags]]:
             at = text.find(tags.close, at + 1)
 
 
-def _quoted(before: str, after: str, over: bool) -> bool | None:
+def _quoted(before: str, after: str, at_end: bool) -> bool | None:
     """Whether a tag with this `before` it on its line stands in code or quotation marks; None while that is open."""
     if before.count("`") % 2:
         rest = re.search("[`\n]", after)
-        return rest[0] == "`" if rest else False if over else None
+        return rest[0] == "`" if rest else False if at_end else None
     mark = QUOTES.get(before[-1:])
     if mark is None or (mark == '"' and before.count('"') % 2 == 0):
         return False
-    return after[0] == mark if after else False if over else None
+    return after[0] == mark if after else False if at_end else None
 
 
 def _fence_after(line: str, fence: str) -> str:

@@ -37,7 +37,7 @@ class Tags:
         return "\n" * self.lines + self.close + "\n\n" * self.lines + self.answer[0]
 
     @property
-    def ended_early(self) -> str:
+    def force_closed(self) -> str:
         """The same where a thought is ended in the middle: a tag counts only at the start of a line."""
         return self.closed if self.lines or self == HARMONY else "\n" + self.closed
 

@@ -7,19 +7,19 @@ from chatui.engine.text.reply_parts import Parts
 from chatui.engine.text.thinking_tags import Tags
 
 RESERVED_SHARE = 4
-"""One token in so many of a reply's longest length is kept for the answer."""
+"""One token in so many of a reply's greatest length is kept for the answer."""
 
 
 class ThoughtMeter:
     """`tokens` and `seconds` of the thought so far, its tags among them.
 
     `end_ids` gives the token ids that end a thought between these tags. A thought may take `budget` tokens, 0 for no
-    limit of its own, and no more than leaves room for its end and for a quarter of the `longest` reply.
+    limit of its own, and no more than leaves room for its end and for a quarter of the reply's `max_tokens`.
     """
 
-    def __init__(self, end_ids: Callable[[Tags], Sequence[int]], budget: int, longest: int) -> None:
+    def __init__(self, end_ids: Callable[[Tags], Sequence[int]], budget: int, max_tokens: int) -> None:
         self._end_ids = functools.cache(end_ids)
-        self._budget, self._longest = budget, longest
+        self._budget, self._max_tokens = budget, max_tokens
         self._answers_now = False
         self.tokens, self.seconds = 0, 0.0
 
@@ -40,6 +40,6 @@ class ThoughtMeter:
         if tags is None:
             return ()
         ids = self._end_ids(tags)
-        available = self._longest - max(self._longest // RESERVED_SHARE, len(ids) + 1)
+        available = self._max_tokens - max(self._max_tokens // RESERVED_SHARE, len(ids) + 1)
         limit = 0 if self._answers_now else min(self._budget or available, available)
         return ids if self.tokens >= limit else ()
