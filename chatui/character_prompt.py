@@ -299,12 +299,12 @@ def _parse_depth(value: object) -> int:
     return int(_parse_number(value, NOTE_DEPTH, 0, MAX_DEPTH))
 
 
-def _parse_number(value: object, default: float, least: float = -1e9, most: float = 1e9) -> float:
-    """A number from JSON or a decorator, clamped to `least` and `most`; `default` if the value is not a number."""
+def _parse_number(value: object, default: float, minimum: float = -1e9, maximum: float = 1e9) -> float:
+    """A number from JSON or a decorator, clamped to `minimum` and `maximum`; `default` if the value is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return default
     try:
         number = float(value)
     except (ValueError, OverflowError):
         return default
-    return min(max(number, least), most) if math.isfinite(number) else default
+    return min(max(number, minimum), maximum) if math.isfinite(number) else default

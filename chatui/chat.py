@@ -266,7 +266,7 @@ class ModelInfo:
     adapter: str = ""
 
     @property
-    def most_cached_tokens(self) -> int:
+    def max_cached_tokens(self) -> int:
         """The tokens of all conversations together that fit in the KV cache."""
         return self.kv_tokens or self.slots * self.context_length
 

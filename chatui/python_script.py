@@ -266,7 +266,7 @@ def _arguments(inspection: Inspection, settings: GenerationSettings, seed: int) 
     info = inspection.model
     max_reply_tokens = info.context_length - len(inspection.prompt.token_ids)
     max_tokens = min(settings.max_new_tokens or max_reply_tokens, max_reply_tokens)
-    arguments = [f"max_new_tokens={len(inspection.traces) if _ended_early(inspection) else max_tokens}"]
+    arguments = [f"max_new_tokens={len(inspection.traces) if _was_cancelled(inspection) else max_tokens}"]
     if info.stop_ids:
         arguments.append(f"eos_token_id={list(info.stop_ids)}")
     # generate() takes the model's default for a missing argument.
@@ -284,7 +284,7 @@ def _arguments(inspection: Inspection, settings: GenerationSettings, seed: int) 
     return arguments
 
 
-def _ended_early(inspection: Inspection) -> bool:
+def _was_cancelled(inspection: Inspection) -> bool:
     finish = inspection.finish
     return finish is not None and finish.reason == "cancelled" and len(inspection.traces) > 0
 
@@ -292,7 +292,7 @@ def _ended_early(inspection: Inspection) -> bool:
 def _generation(inspection: Inspection, settings: GenerationSettings, arguments: list[str]) -> str:
     """The lines that generate the reply."""
     comments = ""
-    if _ended_early(inspection):
+    if _was_cancelled(inspection):
         comments += f"# The reply ended early, after {len(inspection.traces)} tokens.\n"
     if settings.temperature:
         comments += "# Draw leaves one token only, which then is the likeliest: nothing is left to sample.\n"

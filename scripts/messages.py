@@ -1,8 +1,8 @@
 """`python -m scripts.messages`: brings the catalogues in chatui/locale up to what the code says; lists what is left.
 
 A message is what stands in `_("...")`, `ngettext("...", "...", n)`, `N_("...")`, in the text of a ChatError and in what
-an import refuses, leaves or has skipped. It may be an f-string: `f"There may be {most:,} characters."` becomes "There
-may be {most} characters.". In the script of the page it is `_("...")`.
+an import refuses, leaves or has skipped. It may be an f-string: `f"There may be {limit:,} characters."` becomes "There
+may be {limit} characters.". In the script of the page it is `_("...")`.
 """
 
 import ast

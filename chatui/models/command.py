@@ -111,10 +111,10 @@ def _hub_facts(name: str) -> ModelFacts | HubError:
         return error
 
 
-def _explain_name(name: str, json_wanted: bool, reason: HubError) -> str:
+def _explain_name(name: str, json_output: bool, reason: HubError) -> str:
     """What a name alone says. `reason` is why no more is known."""
     sentences = names.explain(names.parse(name)) or ("This name says nothing about the model.",)
-    if json_wanted:
+    if json_output:
         return as_json({"name": name, "explanation": sentences, "problem": str(reason)})
     return "\n".join((name, "", *sentences, "", f"This is what its name says. {reason}"))
 

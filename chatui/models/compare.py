@@ -104,12 +104,12 @@ def ranking(votes: Iterable[Vote], entrant: Entrant = "contestant") -> Ranking:
     return Ranking(tuple(ratings), len(games), regularized, _groups(names, wins))
 
 
-def most_voted(votes: Iterable[Vote], entrant: Entrant, most: int) -> tuple[list[Vote], int]:
-    """The votes between the `most` entrants that have the most votes, and the number of the other entrants."""
+def most_voted(votes: Iterable[Vote], entrant: Entrant, limit: int) -> tuple[list[Vote], int]:
+    """The votes between the `limit` entrants that have the most votes, and the number of the other entrants."""
     name = NAMES[entrant]
     votes = list(votes)
     counts = Counter(side for vote in votes for side in {name(vote.a), name(vote.b)})
-    kept = {entrant_name for entrant_name, _count in counts.most_common(most)}
+    kept = {entrant_name for entrant_name, _count in counts.most_common(limit)}
     return [vote for vote in votes if {name(vote.a), name(vote.b)} <= kept], len(counts) - len(kept)
 
 

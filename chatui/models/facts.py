@@ -242,8 +242,8 @@ def _stored(tensors: Iterable[StoredTensor], config: Config) -> str:
     sizes: dict[str, int] = {}
     for tensor in tensors:
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.elements
-    most = max(sizes, key=sizes.__getitem__, default="")
-    return DTYPES.get(most, most) or str(config.get("dtype") or config.get("torch_dtype") or "")
+    stored = max(sizes, key=sizes.__getitem__, default="")
+    return DTYPES.get(stored, stored) or str(config.get("dtype") or config.get("torch_dtype") or "")
 
 
 def _gguf_type(tensors: Iterable[StoredTensor]) -> str:

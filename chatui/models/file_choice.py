@@ -86,15 +86,15 @@ def files_to_fetch(name: str, files: Sequence[HubFile], gguf: str = "") -> tuple
     return (*small, *weights)
 
 
-def _chosen_gguf(name: str, choices: Sequence[GgufChoice], wanted: str) -> GgufChoice:
+def _chosen_gguf(name: str, choices: Sequence[GgufChoice], gguf: str) -> GgufChoice:
     offered = ", ".join(map(str, choices)) or "none"
-    if not wanted:
+    if not gguf:
         by_type = {choice.quantization: choice for choice in reversed(choices)}
         return next((by_type[kind] for kind in PREFERRED if kind in by_type), choices[-1])
     for choice in choices:
-        if wanted in (choice.file.path, PurePosixPath(choice.file.path).name) or wanted.upper() == choice.quantization:
+        if gguf in (choice.file.path, PurePosixPath(choice.file.path).name) or gguf.upper() == choice.quantization:
             return choice
-    raise HubError("unsuitable", f"{name} has no GGUF file {wanted!r} in one part.", f"It offers: {offered}.")
+    raise HubError("unsuitable", f"{name} has no GGUF file {gguf!r} in one part.", f"It offers: {offered}.")
 
 
 def _nothing_to_run(name: str, files: Sequence[HubFile]) -> HubError:

@@ -187,14 +187,14 @@ def remedies(anatomy: ModelAnatomy, device: Device, precision: str, context: int
     for name, taken in lower.items():
         size = human_bytes(taken)
         remedies.append(N_(f"In {name} it takes {size}, which fits."))
-    shorter = _longest_context(estimates.in_precision(anatomy, precision, 0), device, precision, context)
+    shorter = _max_context(estimates.in_precision(anatomy, precision, 0), device, precision, context)
     if shorter >= MIN_CONTEXT:
         remedies.append(N_(f"With a context of {shorter:,} tokens it fits."))
     missing = human_bytes(needed - device.free)
     return (*remedies, N_(f"{missing} more of free memory would do."))
 
 
-def _longest_context(anatomy: ModelAnatomy, device: Device, precision: str, context: int) -> int:
+def _max_context(anatomy: ModelAnatomy, device: Device, precision: str, context: int) -> int:
     """The most tokens of context, a multiple of 1024 below `context`, with which it fits; 0 if not even 1024."""
     for tokens in range((context - 1) // MIN_CONTEXT * MIN_CONTEXT, 0, -MIN_CONTEXT):
         if estimates.memory(anatomy, precision, 1, tokens)[-1].value <= device.free:

@@ -184,7 +184,7 @@ class Instances:
         return None
 
     def _load(self, instance: Instance) -> None:
-        self._make_room(instance)
+        self._free_memory(instance)
         with self.changed:
             if self.closing:
                 return
@@ -212,7 +212,7 @@ class Instances:
                 instance.settled.set_result(None)
             self.changed.notify_all()
 
-    def _make_room(self, instance: Instance) -> None:
+    def _free_memory(self, instance: Instance) -> None:
         """Unload others until there is memory for this one.
 
         Nothing is unloaded if all of them together would not suffice: then the loader says what is missing, or

@@ -75,11 +75,11 @@ def test_whatever_a_client_sends_is_a_choice_that_is_offered(
 
 
 @pytest.mark.parametrize(
-    ("most", "contexts"),
+    ("max_context", "contexts"),
     [(512, (512,)), (1024, (1024,)), (3000, (1024, 2048, 3000)), (8192, (1024, 2048, 4096, 8192))],
 )
-def test_contexts_are_doubled_up_to_what_the_model_was_made_for(most: int, contexts: tuple[int, ...]) -> None:
-    assert contexts_up_to(most) == contexts
+def test_contexts_are_doubled_up_to_what_the_model_was_made_for(max_context: int, contexts: tuple[int, ...]) -> None:
+    assert contexts_up_to(max_context) == contexts
 
 
 def test_the_longest_context_of_an_unknown_model_is_moderate() -> None:

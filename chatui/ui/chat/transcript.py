@@ -176,7 +176,7 @@ def phase(progress: ReplyProgress) -> str:
         return _("In the queue …")
     if progress.queue_position == 1:
         return _("In the queue: next …")
-    return _("In the queue: position {place} …", place=progress.queue_position)
+    return _("In the queue: position {position} …", position=progress.queue_position)
 
 
 def speed(progress: ReplyProgress) -> str:

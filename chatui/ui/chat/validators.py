@@ -19,9 +19,9 @@ def check_message(message: str, *inputs: Any) -> list[Any]:
         problem = _("Type a message first.")
     elif len(message) > api_endpoint.MAX_MESSAGE_LENGTH:
         problem = _(
-            "The message has {count} characters; at most {most} can be sent.",
+            "The message has {count} characters; at most {limit} can be sent.",
             count=len(message),
-            most=api_endpoint.MAX_MESSAGE_LENGTH,
+            limit=api_endpoint.MAX_MESSAGE_LENGTH,
         )
     settings = check_settings(*inputs)
     problem = problem or next((result["message"] for result in settings if not result["is_valid"]), "")

@@ -45,7 +45,7 @@ def _memory_chart(inspection: Inspection, anatomy: ModelAnatomy) -> str:
         return BarPart(label, size, localize_numbers(human_bytes(size)), kind)
 
     weights = [anatomy.weights[model.precision]] if model.precision in anatomy.weights else []
-    kv_cache = estimates.kv_cache(anatomy, model.most_cached_tokens)
+    kv_cache = estimates.kv_cache(anatomy, model.max_cached_tokens)
     activations = estimates.activations(anatomy, model.context_length)
     predicted = [
         *(part(_("weights"), size, "weights") for size in weights),
@@ -73,18 +73,18 @@ def _context_chart(inspection: Inspection, path: Sequence[StoredMessage]) -> str
     limit = inspection.model.context_length
     # A few tokens of a large context would be invisible on the scale of all of it.
     edge = min(limit, max(10 * -(-turn.tokens // 5) for turn in turns[-MAX_TURNS:]))
-    limit_label = _("full at {most} tokens", most=format_number(limit))
+    limit_label = _("full at {limit} tokens", limit=format_number(limit))
     if edge < limit:
         limit_label = _(
-            "upper edge: {edge} tokens; the context is full at {most}",
+            "upper edge: {edge} tokens; the context is full at {limit}",
             edge=format_number(edge),
-            most=format_number(limit),
+            limit=format_number(limit),
         )
     return charts.context_columns(
         _(
-            "The context, turn by turn: {count} of {most} tokens",
+            "The context, turn by turn: {count} of {limit} tokens",
             count=format_number(turns[-1].tokens),
-            most=format_number(limit),
+            limit=format_number(limit),
         ),
         turns[-MAX_TURNS:],
         edge,
@@ -125,7 +125,7 @@ def _cache_rows(inspection: Inspection, anatomy: ModelAnatomy) -> list[FormulaRo
     )
     return [
         FormulaRow(N_("KV cache, one token"), human_bytes(anatomy.kv_per_token), layers),
-        figure_row(estimates.kv_cache(anatomy, model.most_cached_tokens), N_("KV cache, predicted")),
+        figure_row(estimates.kv_cache(anatomy, model.max_cached_tokens), N_("KV cache, predicted")),
         FormulaRow(
             N_("KV cache, allocated"),
             human_bytes(model.kv_bytes),

@@ -56,11 +56,11 @@ def reply_column(title: str, text: str, finish: Finish | None, persona_tokens: i
     facts = ngettext("persona {count} token", "persona {count} tokens", persona_tokens)
     if finish is not None:
         facts += " · " + ngettext(
-            "{count} token in, prefill {seconds} s · {written} out, {speed} tokens/s",
-            "{count} tokens in, prefill {seconds} s · {written} out, {speed} tokens/s",
+            "{count} token in, prefill {seconds} s · {generated} out, {speed} tokens/s",
+            "{count} tokens in, prefill {seconds} s · {generated} out, {speed} tokens/s",
             finish.prompt_tokens,
             seconds=format_number(finish.prefill_seconds, 2),
-            written=finish.completion_tokens,
+            generated=finish.completion_tokens,
             speed=format_number(finish.tokens_per_second, 1),
         )
     return f"**{title}**\n\n<small>{facts}</small>\n\n{markdown_escape.escape(text)}"

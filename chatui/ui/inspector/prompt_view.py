@@ -70,11 +70,11 @@ def summary(inspection: Inspection) -> str:
         lines.append(
             ngettext(
                 "The {count} oldest message was left out: with it the conversation and the room kept for the reply "
-                "would not fit the context of {most} tokens.",
+                "would not fit the context of {limit} tokens.",
                 "The {count} oldest messages were left out: with them the conversation and the room kept for the reply "
-                "would not fit the context of {most} tokens.",
+                "would not fit the context of {limit} tokens.",
                 prompt.dropped,
-                most=inspection.model.context_length,
+                limit=inspection.model.context_length,
             )
         )
     else:

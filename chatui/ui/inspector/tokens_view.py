@@ -67,8 +67,8 @@ def alternatives(inspection: Inspection, message_id: str, position: int) -> str:
     headings = "".join(f"<th>{_(STEP_LABELS.get(name, name))}</th>" for name in trace.names)
     rows = "".join(_alternative(inspection, message_id, position, trace, column) for column in range(len(trace.ids)))
     title = _(
-        "Token {place}: rank {rank}, probability {share}, entropy {bits} bits, after {seconds} s.",
-        place=position + 1,
+        "Token {position}: rank {rank}, probability {share}, entropy {bits} bits, after {seconds} s.",
+        position=position + 1,
         rank=trace.rank,
         share=_probability(trace.probability),
         bits=format_number(trace.entropy, 2),

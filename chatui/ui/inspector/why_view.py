@@ -106,9 +106,9 @@ def _first_difference(inspection: Inspection, previous: Inspection, position: in
     prompt = inspection.prompt
     new = prompt.token_texts[position] if prompt.ends else ""
     return _(
-        "The first token that differs from the turn before is number {place}: {here} in place of {before}. The cause: "
-        "{cause}.",
-        place=position + 1,
+        "The first token that differs from the turn before is number {position}: {here} in place of {before}. The "
+        "cause: {cause}.",
+        position=position + 1,
         here=_code(new),
         before=_code(_token_text(previous, position)),
         cause=_cause(inspection, previous, position),

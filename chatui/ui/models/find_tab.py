@@ -50,7 +50,7 @@ class FindTab:
         self._leaderboards = Leaderboards()
         self._lock = threading.Lock()
         self._hubs: OrderedDict[str, Hub] = OrderedDict()
-        self._latest: OrderedDict[str, str] = OrderedDict()
+        self._last_requests: OrderedDict[str, str] = OrderedDict()
         self._action = hidden_textbox("models-find")
         self._list = gr.Markdown(elem_id="find-list")
         self._token = gr.Markdown(elem_id="find-token")
@@ -84,14 +84,14 @@ class FindTab:
         try:
             self._context.access.check_manage()
             async for updates in self._run(name, argument):
-                yield updates if not shows_results or self._is_latest(number) else {self._timer: gr.skip()}
+                yield updates if not shows_results or self._is_last_request(number) else {self._timer: gr.skip()}
         except Exception as error:
             known = error if isinstance(error, ChatError) else unexpected(error)
             if not isinstance(error, ChatError):
                 log.exception("an action of the tab Find failed")
             if shows_results and name != "fetch":
                 failed = find_view.search_failure(known, FindQuery.parse(fields_of(argument)))
-                yield {self._results: failed} if self._is_latest(number) else {self._timer: gr.skip()}
+                yield {self._results: failed} if self._is_last_request(number) else {self._timer: gr.skip()}
             else:
                 yield await self._progress(known)
 
@@ -231,10 +231,10 @@ class FindTab:
 
     def _remember(self, number: str) -> None:
         tab = request_context.tab()
-        self._latest[tab] = number
-        self._latest.move_to_end(tab)
-        while len(self._latest) > MAX_TABS:
-            self._latest.popitem(last=False)
+        self._last_requests[tab] = number
+        self._last_requests.move_to_end(tab)
+        while len(self._last_requests) > MAX_TABS:
+            self._last_requests.popitem(last=False)
 
-    def _is_latest(self, number: str) -> bool:
-        return self._latest.get(request_context.tab()) == number
+    def _is_last_request(self, number: str) -> bool:
+        return self._last_requests.get(request_context.tab()) == number

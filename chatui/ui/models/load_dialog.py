@@ -149,16 +149,16 @@ def choice_of(
     names = tuple(each.precision for each in fits(facts, chosen)) if facts else ()
     if facts is None or not names:
         return Choice(chosen, "", tokens, (), contexts, None)
-    wanted = best.precision if best else names[0]
-    held = next((name for name in (precision, wanted) if name in names), names[0])
+    suggested = best.precision if best else names[0]
+    held = next((name for name in (precision, suggested) if name in names), names[0])
     return Choice(chosen, held, tokens, names, contexts, fit(facts, chosen, held, tokens))
 
 
-def contexts_up_to(most: int) -> tuple[int, ...]:
+def contexts_up_to(max_context: int) -> tuple[int, ...]:
     """The contexts that can be chosen: 1,024 tokens, twice as many and so on, and what the model was made for."""
-    most = most or 8 * DEFAULT_CONTEXT
+    max_context = max_context or 8 * DEFAULT_CONTEXT
     doubled = [MIN_CONTEXT * 2**power for power in range(12)]
-    return (*(tokens for tokens in doubled if tokens < most), most)
+    return (*(tokens for tokens in doubled if tokens < max_context), max_context)
 
 
 def ledger_html(choice: Choice) -> str:
