@@ -146,8 +146,8 @@ class Tab:
         """Make the tab like that of a new user."""
         page.set_viewport_size(viewport)
         page.emulate_media(**media)
-        page.context.clear_cookies()
         page.goto(f"{site.url}/livez")
+        page.context.clear_cookies()
         page.evaluate("localStorage.clear(); sessionStorage.clear()")
         self._watch.clear()
 
@@ -163,8 +163,9 @@ class Tab:
             self._page.unroute_all()
             self._page.mouse.move(0, 0)
             self._page.goto("about:blank")
-            backend = self._site.backend
-            wait_until(lambda: backend.running == 0, 2)
+            site = self._site
+            # The answer to the page's farewell may set a cookie.
+            wait_until(lambda: site.backend.running == 0 and site.requests == 0, 2)
         except (AssertionError, PlaywrightError):
             self.drop()
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from playwright.sync_api import BrowserContext, ConsoleMessage, Dialog, Locator, Page, Request, expect
 from playwright.sync_api import Error as PlaywrightError
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chatui.server import build_app
 from chatui.settings import AppSettings
@@ -90,6 +90,8 @@ class Site:
         own = Path(tempfile.mkdtemp(dir=os.environ["CHATUI_DATA_DIR"]))  # see tests/conftest.py
         self._settings = settings or AppSettings(data_dir=own, allowed_hosts=name)
         self.port = port
+        self.requests = 0
+        """Requests that are being answered."""
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -104,12 +106,23 @@ class Site:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
-        app = self._wire(build_app(self.backend, self._settings))
+        app = self._counted(self._wire(build_app(self.backend, self._settings)))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none"))
         self._thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         self._thread.start()
         self._server = server
         wait_until(lambda: server.started, 30, "the server's start")
+
+    def _counted(self, app: ASGIApp) -> ASGIApp:
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            is_request = scope["type"] == "http"
+            self.requests += is_request
+            try:
+                await app(scope, receive, send)
+            finally:
+                self.requests -= is_request
+
+        return counted
 
     def stop(self) -> None:
         """End it, open streams too."""

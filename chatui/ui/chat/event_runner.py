@@ -4,6 +4,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import gradio as gr
+
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.runner import Runner
 from chatui.running_reply import RunningReply
@@ -54,6 +56,9 @@ class EventRunner:
                 action = self._run_once(session, (inputs, idempotency_key), action)
             async for update in self.run_and_show(inputs, action, clear, with_persona):
                 if superseded.is_set():
+                    # Gradio sends an event's last update again when the event has ended, which may be after the newer
+                    # event's update. This one changes nothing.
+                    yield {self._components.status: gr.skip()}
                     return
                 yield update
 
