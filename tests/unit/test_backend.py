@@ -38,12 +38,12 @@ def opened() -> threading.Event:
 
 
 @dataclass(eq=False)
-class Said:
+class FakeReply:
     """A reply of the scripted model: a letter for each step."""
 
     text: str
     is_cancelled: IsCancelled
-    told: int = 0
+    sent: int = 0
 
 
 class Panic(BaseException):
@@ -61,10 +61,10 @@ class FakeModel:
     rows: int = 1
     pause: float = 0.0
     info: ModelInfo = INFO
-    replies: list[Said] = field(default_factory=list)
+    replies: list[FakeReply] = field(default_factory=list)
     served: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
-    most: int = 0
+    max_running: int = 0
     steps: int = 0
     resets: int = 0
     may_prepare: threading.Event = field(default_factory=opened)
@@ -95,7 +95,7 @@ class FakeModel:
             raise Panic
         return text
 
-    def begin(self, prepared: object, queue_seconds: float, is_cancelled: IsCancelled) -> Said:
+    def begin(self, prepared: object, queue_seconds: float, is_cancelled: IsCancelled) -> FakeReply:
         assert isinstance(prepared, str)
         assert self.can_begin(prepared)
         assert queue_seconds >= 0
@@ -103,9 +103,9 @@ class FakeModel:
         self.served.append(prepared)
         if prepared == "bad begin":
             raise GenerationError("no luck")
-        reply = Said(prepared, is_cancelled)
+        reply = FakeReply(prepared, is_cancelled)
         self.replies.append(reply)
-        self.most = max(self.most, len(self.replies))
+        self.max_running = max(self.max_running, len(self.replies))
         self.began.set()
         return reply
 
@@ -155,13 +155,13 @@ class FakeModel:
         self.resets += 1
         self.replies.clear()
 
-    def _next(self, reply: Said) -> ReplyDelta | ChatError:
+    def _next(self, reply: FakeReply) -> ReplyDelta | ChatError:
         if reply.text == "fails":
             self.replies.remove(reply)
             return GenerationError("failed by itself")
-        letter = reply.text[reply.told]
-        reply.told += 1
-        last = reply.told == len(reply.text)
+        letter = reply.text[reply.sent]
+        reply.sent += 1
+        last = reply.sent == len(reply.text)
         if last:
             self.replies.remove(reply)
         return ReplyDelta(letter, tokens=1, finish=DONE if last else None)
@@ -282,7 +282,7 @@ class TestOrder:
         names = [f"request {number}" for number in range(5)]
         assert await asyncio.gather(*(reply(backend, name) for name in names)) == names
         assert model.served == names
-        assert model.most == 1
+        assert model.max_running == 1
         await backend.close()
 
     async def test_as_many_at_once_as_there_is_room(self) -> None:
@@ -290,7 +290,7 @@ class TestOrder:
         backend = backend_of(model).start()
         names = [letter * 20 for letter in "abcdefg"]
         assert await asyncio.gather(*(reply(backend, name) for name in names)) == names
-        assert model.most == 3
+        assert model.max_running == 3
         assert model.served == names
         await backend.close()
 
@@ -342,7 +342,7 @@ class TestOrder:
         assert len(backend.queue.waiting) == 2, "whose turn it is beyond that is not decided yet"
         model.may_read.set()
         assert await asyncio.gather(*tasks) == ["running", *"12345"]
-        assert model.most == 4
+        assert model.max_running == 4
         await backend.close()
 
     async def test_everything_happens_in_the_askers_context(self) -> None:
@@ -374,8 +374,8 @@ class TestPlaces:
         tasks += [asyncio.create_task(self.places(backend, f"slow {number}")) for number in range(2, 6)]
         await until(lambda: len(backend.queue.waiting) == 4)
         model.may_read.set()
-        told = await asyncio.gather(*tasks)
-        assert told == [[1], [1], [2, 1], [3, 2, 1], [4, 3, 2, 1], [5, 4, 3, 2, 1]]
+        positions = await asyncio.gather(*tasks)
+        assert positions == [[1], [1], [2, 1], [3, 2, 1], [4, 3, 2, 1], [5, 4, 3, 2, 1]]
         await backend.close()
 
     async def test_they_never_rise_while_a_prompt_is_made(self) -> None:
@@ -841,7 +841,7 @@ class TestThreads:
         for thread in threads:
             thread.join(SOON)
         assert results == {name: name * 20 for name in "abc"}
-        assert model.most == 2
+        assert model.max_running == 2
         asyncio.run(backend.close())
 
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")

@@ -177,13 +177,13 @@ def quantize(
     sizes = {name: layer.weight.numel() for name, layer in linears.items()}
     output: Any = model.get_output_embeddings
     head = next((name for name, layer in linears.items() if layer is output()), None)
-    total, done, said, dense = sum(sizes.values()), 0, -1, list[str]()
+    total, done, reported, dense = sum(sizes.values()), 0, -1, list[str]()
     for name in list(linears):
-        if (tenth := 10 * done // total) != said:
-            said = tenth
+        if (tenth := 10 * done // total) != reported:
+            reported = tenth
             report(f"packing the weights: {10 * tenth} %")
-        wanted = None if name.rpartition(".")[2] in ROUTERS else "int8" if kind and name == head else kind
-        made = _made(linears.pop(name), wanted, levels.get(name) if levels else None)
+        layer_kind = None if name.rpartition(".")[2] in ROUTERS else "int8" if kind and name == head else kind
+        made = _made(linears.pop(name), layer_kind, levels.get(name) if levels else None)
         done += sizes[name]
         if made is None:
             dense.append(name)
