@@ -19,30 +19,23 @@ Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def built_some() -> None:
-    """What this CPU can run of the kernels: one of the products at the least."""
+def built() -> None:
     ops.load(AppSettings().cache_dir)  # once for each version of their sources
     if not ops.name():
         pytest.skip("this CPU lacks AVX2, or there is no C++ compiler here")
 
 
 @pytest.fixture
-def built(built_some: None) -> None:
-    if not ops.takes(ops.BLOCK):
-        pytest.skip("this CPU lacks AVX-512 VNNI")
-
-
-@pytest.fixture
-def built_for_prompts(built_some: None) -> None:
+def built_for_prompts(built: None) -> None:
     if not ops.takes(ops.BLOCK, prefill=True):
         pytest.skip("this CPU has AVX-512")
 
 
 @pytest.fixture(params=[ops.int4mm, ops.int4mm_prefill])
-def product(request: pytest.FixtureRequest, built_some: None) -> Product:
+def product(request: pytest.FixtureRequest, built: None) -> Product:
     """Each of the products that this CPU can run."""
     if not ops.takes(ops.BLOCK, prefill=request.param is ops.int4mm_prefill):
-        pytest.skip("this CPU has the other one")
+        pytest.skip("this CPU has AVX-512")
     chosen: Product = request.param
     return chosen
 
@@ -58,6 +51,13 @@ def numbers(rows: int, inputs: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, inputs, generator=generator)
     return (x * (1 + 30 * (torch.rand(1, inputs, generator=generator) > 0.97))).bfloat16()
+
+
+@pytest.mark.usefixtures("built")
+def test_a_cpu_that_can_run_one_can_run_all_that_a_step_needs() -> None:
+    assert ops.takes(ops.BLOCK)
+    assert ops.function("chatui_attend") is not None
+    assert ops.function("chatui_top_logits") is not None
 
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 6), st.integers(1, 9), st.integers(0, 1000))
@@ -97,19 +97,22 @@ def test_the_product_for_prompts_errs_by_the_rounding_of_its_activations(shape: 
     assert ((found.double() - exact).abs() <= 2**-8 * exact.abs() + 1.01 * bound + 1e-4).all()
 
 
-@pytest.mark.parametrize("rows", [2, 8, 15, 16, 17, 100])
+@pytest.mark.parametrize("inputs", [GROUP, 3 * GROUP, 40 * GROUP])
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_a_row_is_the_same_alone_and_among_others(product: Product, rows: int, threads: int) -> None:
-    layer, _ = layer_of(192, 96, rows)
-    x = numbers(rows, 96, rows)
+def test_a_row_is_the_same_alone_and_among_others(product: Product, inputs: int, threads: int) -> None:
+    layer, _ = layer_of(192, inputs, threads)
+    x = numbers(100, inputs, threads)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        together = product(x, layer.packed, layer.scales_and_zeros)
-        alone = torch.cat([product(x[n : n + 1], layer.packed, layer.scales_and_zeros) for n in range(rows)])
+        alone = torch.cat([product(row[None], layer.packed, layer.scales_and_zeros) for row in x])
+        for rows in (*range(2, 41), 100):
+            together = product(x[:rows], layer.packed, layer.scales_and_zeros)
+            assert torch.equal(together, alone[:rows]), rows
+            last = product(x[-rows:], layer.packed, layer.scales_and_zeros)
+            assert torch.equal(last, alone[-rows:]), rows
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(together, alone)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -207,13 +210,6 @@ def test_without_it_the_products_are_pytorchs(tmp_path: Path, monkeypatch: pytes
     torch.testing.assert_close(layer(x).float(), x.float() @ weight.T, atol=0.5, rtol=0.02)
 
 
-@pytest.mark.usefixtures("built_some")
-def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = ops._built(tmp_path, ops.AVX2)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
-    assert ops._built(tmp_path, ops.AVX2) == first
-
-
 def fake_compiler(folder: Path, says: str = "") -> str:
     """A program that is a compiler as far as it goes; each run adds a line to `runs`."""
     program = folder / "g++"
@@ -223,6 +219,13 @@ def fake_compiler(folder: Path, says: str = "") -> str:
     )
     program.chmod(0o755)
     return str(program)
+
+
+def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "compiler", lambda: fake_compiler(tmp_path))
+    first = ops._built(tmp_path / "cache", ops.AVX2)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
+    assert ops._built(tmp_path / "cache", ops.AVX2) == first
 
 
 def test_a_damaged_library_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +292,21 @@ def test_attention_is_as_exact_as_its_rounding(
         assert ((found[row].double() - exact).abs() <= 2**-8 * exact.abs() + 1e-4).all()
     alone = ops.attend(query[:1], keys, values, tables[:1], positions[:1], window)
     assert torch.equal(found[:1], alone)
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(("shared", "group"), [(1, 1), (3, 3), (1, 9)])
+def test_attention_of_a_row_is_the_same_alone_and_among_others(shared: int, group: int) -> None:
+    keys, values = cached_tensors(shared, 64, 80, group)
+    generator = torch.Generator().manual_seed(group)
+    query = torch.randn(40, shared, group, 64, generator=generator).bfloat16()
+    which, positions = torch.arange(40) % len(TABLES), torch.randint(0, 256, (40,), generator=generator)
+    tables = TABLES[which]
+    rows = [slice(row, row + 1) for row in range(40)]
+    alone = torch.cat([ops.attend(query[row], keys, values, tables[row], positions[row], 100) for row in rows])
+    for count in range(1, 41):
+        found = ops.attend(query[:count], keys, values, tables[:count], positions[:count], 100)
+        assert torch.equal(found, alone[:count]), count
 
 
 @pytest.mark.usefixtures("built")

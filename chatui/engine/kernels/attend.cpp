@@ -2,23 +2,22 @@
 //
 // Each row is computed in the same order whatever other rows there are: alone or in a batch, the result is the same.
 
-#include "vectors.h"
+#include "lanes.h"
 
 #include <omp.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
-#include <limits>
 #include <vector>
 
 namespace {
 
-constexpr int64_t LANES = 16, BLOCK = 64;
-constexpr int WIDE = BLOCK / LANES;
-// As many heads at a time as have room for their sums in registers.
+constexpr int64_t BLOCK = 64;
+// As many heads at a time, and vectors for each, as have room for their sums in registers.
 constexpr int64_t MOST = 4;
+template <int HEADS>
+constexpr int WIDE = LANES == 16 || HEADS < 3 ? 4 : 2;
 
 struct Job {
   const uint16_t* query;     // bfloat16 [rows, shared, heads, size]
@@ -31,41 +30,33 @@ struct Job {
   int64_t window;  // so many tokens are seen, or 0: all
 };
 
-inline float widened(uint16_t half) {
-  const uint32_t bits = static_cast<uint32_t>(half) << 16;
-  float number;
-  memcpy(&number, &bits, sizeof number);
-  return number;
+// Which of the positions from `at` on lie between `first` and `last`, both included.
+inline Mask seen(int64_t at, int64_t first, int64_t last) {
+  return between(std::clamp<int64_t>(first - at, 0, LANES), std::clamp<int64_t>(last + 1 - at, 0, LANES));
 }
 
-// Which of the sixteen positions from `at` on lie between `first` and `last`, both included.
-inline __mmask16 seen(int64_t at, int64_t first, int64_t last) {
-  const int64_t below = std::clamp<int64_t>(first - at, 0, LANES), above = std::clamp<int64_t>(last + 1 - at, 0, LANES);
-  return static_cast<__mmask16>(((1u << above) - 1) & ~((1u << below) - 1));
-}
-
-// Sums of values from `first` to `last`, PARTS * 16 of their numbers from `at` on, weighed for HEADS heads.
+// Sums of values from `first` to `last`, PARTS vectors of their numbers from `at` on, weighed for HEADS heads.
 template <int HEADS, int PARTS>
 inline void weigh(
     const Job& job, const int64_t* table, int64_t shared, int64_t at, const float* weights, int64_t span, int64_t first, int64_t last, const float* totals, uint16_t* result) {
-  __m512 sums[HEADS][PARTS];
+  Floats sums[HEADS][PARTS];
   for (auto& sum : sums)
-    for (auto& part : sum) part = _mm512_setzero_ps();
+    for (auto& part : sum) part = zeros();
   for (int64_t block = first / BLOCK; block <= last / BLOCK; block++) {
     const int64_t begin = std::max(first, block * BLOCK), end = std::min(last, block * BLOCK + BLOCK - 1);
     const uint16_t* values = job.values + ((table[block] * job.shared + shared) * BLOCK + begin % BLOCK) * job.width + at;
     for (int64_t position = begin; position <= end; position++, values += job.width) {
-      __m512 value[PARTS];
+      Floats value[PARTS];
       for (int part = 0; part < PARTS; part++) value[part] = widened(values + part * LANES);
       for (int head = 0; head < HEADS; head++) {
-        const __m512 weight = _mm512_set1_ps(weights[head * span + position]);
-        for (int part = 0; part < PARTS; part++) sums[head][part] = _mm512_fmadd_ps(weight, value[part], sums[head][part]);
+        const Floats weight = all(weights[head * span + position]);
+        for (int part = 0; part < PARTS; part++) sums[head][part] = times_plus(weight, value[part], sums[head][part]);
       }
     }
   }
   for (int head = 0; head < HEADS; head++)
     for (int part = 0; part < PARTS; part++)
-      narrow(_mm512_div_ps(sums[head][part], _mm512_set1_ps(totals[head])), result + head * job.width + part * LANES);
+      narrow(divided(sums[head][part], all(totals[head])), result + head * job.width + part * LANES);
 }
 
 // HEADS heads of one row, from `head` on, which share keys and values.
@@ -79,50 +70,51 @@ void attend(const Job& job, int64_t row, int64_t shared, int64_t head, std::vect
   float *weights = scratch.data(), *query = weights + HEADS * span;
   for (int64_t at = 0; at < HEADS * job.size; at++) query[at] = widened(job.query[own * job.size + at]);
 
-  const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-  __m512 highest[HEADS];
+  const Floats lowest = all(MINUS_INFINITY);
+  Floats highest[HEADS];
   for (auto& each : highest) each = lowest;
-  for (int64_t block = begin; block < span; block += BLOCK) {
-    const uint16_t* keys = job.keys + (table[block / BLOCK] * job.shared + shared) * job.size * BLOCK;
-    __m512 scores[HEADS][WIDE];
+  for (int64_t from = begin; from < span; from += WIDE<HEADS> * LANES) {
+    const uint16_t* keys = job.keys + (table[from / BLOCK] * job.shared + shared) * job.size * BLOCK + from % BLOCK;
+    Floats scores[HEADS][WIDE<HEADS>];
     for (auto& score : scores)
-      for (auto& part : score) part = _mm512_setzero_ps();
+      for (auto& part : score) part = zeros();
     for (int64_t at = 0; at < job.size; at++) {
-      __m512 key[WIDE];
-      for (int part = 0; part < WIDE; part++) key[part] = widened(keys + at * BLOCK + part * LANES);
+      Floats key[WIDE<HEADS>];
+      for (int part = 0; part < WIDE<HEADS>; part++) key[part] = widened(keys + at * BLOCK + part * LANES);
       for (int n = 0; n < HEADS; n++) {
-        const __m512 number = _mm512_set1_ps(query[n * job.size + at]);
-        for (int part = 0; part < WIDE; part++) scores[n][part] = _mm512_fmadd_ps(number, key[part], scores[n][part]);
+        const Floats number = all(query[n * job.size + at]);
+        for (int part = 0; part < WIDE<HEADS>; part++) scores[n][part] = times_plus(number, key[part], scores[n][part]);
       }
     }
-    for (int part = 0; part < WIDE; part++) {
-      const int64_t at = block + part * LANES;
-      const __mmask16 mask = seen(at, first, last);
+    for (int part = 0; part < WIDE<HEADS>; part++) {
+      const int64_t at = from + part * LANES;
+      const Mask mask = seen(at, first, last);
       for (int n = 0; n < HEADS; n++) {
-        const __m512 score = _mm512_mask_mov_ps(lowest, mask, scores[n][part]);
-        _mm512_storeu_ps(weights + n * span + at, score);
-        highest[n] = _mm512_max_ps(highest[n], score);
+        const Floats score = chosen(mask, scores[n][part], lowest);
+        store(weights + n * span + at, score);
+        highest[n] = higher(highest[n], score);
       }
     }
   }
 
   float totals[HEADS];
   for (int n = 0; n < HEADS; n++) {
-    const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(highest[n]));
-    __m512 total = _mm512_setzero_ps();
+    const Floats most = all(::highest(highest[n]));
+    Floats total = zeros();
     for (int64_t at = begin; at < span; at += LANES) {
       float* weight = weights + n * span + at;
       // In this order a NaN is kept.
-      const __m512 below = _mm512_max_ps(_mm512_set1_ps(LOWEST), _mm512_sub_ps(_mm512_loadu_ps(weight), most));
-      const __m512 power = _mm512_maskz_mov_ps(seen(at, first, last), exponential(below));
-      _mm512_storeu_ps(weight, power);
-      total = _mm512_add_ps(total, power);
+      const Floats below = higher(all(LOWEST), minus(load(weight), most));
+      const Floats power = chosen(seen(at, first, last), exponential(below), zeros());
+      store(weight, power);
+      total = plus(total, power);
     }
-    totals[n] = _mm512_reduce_add_ps(total);
+    totals[n] = summed(total);
   }
   uint16_t* result = job.result + own * job.width;
   int64_t at = 0;
-  for (; at + BLOCK <= job.width; at += BLOCK) weigh<HEADS, WIDE>(job, table, shared, at, weights, span, first, last, totals, result + at);
+  constexpr int64_t across = WIDE<HEADS> * LANES;
+  for (; at + across <= job.width; at += across) weigh<HEADS, WIDE<HEADS>>(job, table, shared, at, weights, span, first, last, totals, result + at);
   for (; at < job.width; at += LANES) weigh<HEADS, 1>(job, table, shared, at, weights, span, first, last, totals, result + at);
 }
 

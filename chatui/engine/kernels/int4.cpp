@@ -1,15 +1,15 @@
-// Products of int4 layers on CPUs with AVX-512 VNNI, several times as fast as PyTorch's own kernel for the same weights.
+// Products of int4 layers, several times as fast as PyTorch's own kernel for the same weights.
 //
 // Activations become 16-bit integers, each group of 32 with a scale of its own (an error of 2**-16 of the group's largest
-// number, far below what bfloat16 rounds anyway), so that one instruction multiplies and sums 32 of them exactly.
+// number, far below what bfloat16 rounds anyway), so that one instruction multiplies many of them, and sums are exact.
 // Each row is computed in the same order whatever other rows there are: alone or in a batch, the result is the same.
 //
-// Weights lie as _convert_weight_to_int4pack_for_cpu leaves them for AVX-512
-// (aten/src/ATen/native/cpu/int4mm_kernel.cpp): blocks of 64 outputs; in a block, for each input, 32 bytes, of which the
-// first 16 hold outputs 0..15 in their low halves and 32..47 in their high ones, the others 16..31 and 48..63. They are
-// worked on by strips of 32 outputs that share 16 bytes. weight = (level - 8) * scale + zero.
+// Weights lie as _convert_weight_to_int4pack_for_cpu leaves them (aten/src/ATen/native/cpu/int4mm_kernel.cpp): for AVX-512
+// in blocks of 64 outputs; in a block, for each input, 32 bytes, of which the first 16 hold outputs 0..15 in their low
+// halves and 32..47 in their high ones, the others 16..31 and 48..63. For AVX2 all of that is half as wide. They are
+// worked on by strips: the outputs that share one half of those bytes. weight = (level - 8) * scale + zero.
 
-#include "vectors.h"
+#include "lanes.h"
 
 #include <omp.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -22,13 +22,15 @@
 
 namespace {
 
-constexpr int GROUP = 32, PAIRS = GROUP / 2, STRIP = 32;
+constexpr int GROUP = 32, PAIRS = GROUP / 2;
+// Outputs of a strip and of a block; each input of a block takes half as many bytes.
+constexpr int STRIP = 2 * LANES, BLOCK = 2 * STRIP;
 // From so many rows on, threads share the rounding of activations.
 constexpr int64_t MANY = 16;
 // Bytes of weights that are asked for before they are needed.
 constexpr int64_t AHEAD = 1024;
-// Rows worked on together. With eight the compiler runs out of registers, and takes a tenth longer.
-constexpr int MOST = 7;
+// Rows worked on together. With one more the compiler runs out of registers, and takes a tenth longer.
+constexpr int MOST = LANES == 16 ? 7 : 6;
 constexpr float LARGEST = 32767.0f;
 // What is smaller adds nothing to a product, and its inverse would be no number.
 constexpr float NOTHING = 1e-30f;
@@ -45,84 +47,75 @@ struct Job {
 
 // One group of activations; what holds NaN or infinity makes all of its products NaN.
 inline void quantize(const uint16_t* values, int16_t* numbers, float* scale, float* total) {
-  const __m512 low = widened(values);
-  const __m512 high = widened(values + 16);
-  const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-  const __m512 check = _mm512_add_ps(_mm512_sub_ps(low, low), _mm512_sub_ps(high, high));
-  if (_mm512_cmp_ps_mask(check, check, _CMP_UNORD_Q)) {
+  constexpr int PARTS = GROUP / LANES;
+  Floats parts[PARTS];
+  for (int at = 0; at < PARTS; at++) parts[at] = widened(values + at * LANES);
+  Floats most = magnitude(parts[0]), check = minus(parts[0], parts[0]);
+  for (int at = 1; at < PARTS; at++) {
+    most = higher(most, magnitude(parts[at]));
+    check = plus(check, minus(parts[at], parts[at]));
+  }
+  if (any_nan(check)) {
     memset(numbers, 0, GROUP * sizeof(int16_t));
     *scale = *total = NAN;
     return;
   }
-  const __m512 inverse = _mm512_set1_ps(largest > NOTHING ? LARGEST / largest : 0.0f);
-  const __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
-  const __m512i second = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers), _mm512_cvtepi32_epi16(first));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers + 16), _mm512_cvtepi32_epi16(second));
+  const float largest = highest(most);
+  const Floats inverse = all(largest > NOTHING ? LARGEST / largest : 0.0f);
+  Ints sums = no_dot();
+  for (int at = 0; at < PARTS; at++) {
+    const Ints part = nearest(times(parts[at], inverse));
+    store(numbers + at * LANES, part);
+    sums = plus(sums, part);
+  }
   *scale = largest / LARGEST;
-  *total = *scale * static_cast<float>(_mm512_reduce_add_epi32(_mm512_add_epi32(first, second)));
+  *total = *scale * static_cast<float>(summed(sums));
 }
 
-// The levels of two inputs for 16 outputs and 16 others, side by side in 16-bit lanes.
-inline void unpack(const uint8_t* bytes, __m512i* low, __m512i* high) {
-  const __m512i mask = _mm512_set1_epi32(0x000F000F);
-  const __m512i one = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
-  const __m512i other = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + 32)));
-  const __m512i both = _mm512_or_si512(one, _mm512_slli_epi32(other, 16));
-  *low = _mm512_and_si512(both, mask);
-  *high = _mm512_and_si512(_mm512_srli_epi32(both, 4), mask);
+// What levels 0..15 are multiplied by, and what is added for each activation.
+inline void factors(const uint16_t* scales_and_zeros, Floats* scale, Floats* zero) {
+  Floats middle;
+  widened_pairs(scales_and_zeros, scale, &middle);
+  *zero = minus_times(*scale, all(8.0f), middle);
 }
 
-// What levels 0..15 of 16 outputs are multiplied by, and what is added for each activation.
-inline void factors(const uint16_t* scales_and_zeros, __m512* scale, __m512* zero) {
-  const __m512i both = _mm512_loadu_si512(scales_and_zeros);
-  *scale = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
-  const __m512 middle = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(0xFFFF0000)));
-  *zero = _mm512_fnmadd_ps(*scale, _mm512_set1_ps(8.0f), middle);
-}
-
-inline __m512i pair(const int16_t* numbers) {
-  int32_t both;
-  memcpy(&both, numbers, sizeof both);
-  return _mm512_set1_epi32(both);
-}
-
-inline __m512 added(__m512 sum, __m512i dot, __m512 scale, __m512 zero, float own_scale, float total) {
-  sum = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(own_scale)), _mm512_cvtepi32_ps(dot), sum);
-  return _mm512_fmadd_ps(zero, _mm512_set1_ps(total), sum);
+inline Floats added(Floats sum, Ints dot, Floats scale, Floats zero, float own_scale, float total) {
+  sum = times_plus(times(scale, all(own_scale)), floats(dot), sum);
+  return times_plus(zero, all(total), sum);
 }
 
 // ROWS rows and STRIPS neighbouring strips, unpacked on the way.
 template <int ROWS, int STRIPS>
 inline void multiply(const Job& job, int64_t row, int64_t strip) {
-  constexpr int WIDE = 2 * STRIPS;
-  const uint8_t* packed = job.packed + strip / 2 * job.inputs * 32 + strip % 2 * 16;
+  constexpr int WIDE = 2 * STRIPS, STRIDE = BLOCK / 2;
+  const uint8_t* packed = job.packed + strip / 2 * job.inputs * STRIDE + strip % 2 * LANES;
   int64_t place[WIDE];
   for (int at = 0; at < STRIPS; at++) {
-    place[2 * at] = strip / 2 * 64 + (strip % 2 + at) * 16;
-    place[2 * at + 1] = place[2 * at] + 32;
+    place[2 * at] = strip / 2 * BLOCK + (strip % 2 + at) * LANES;
+    place[2 * at + 1] = place[2 * at] + BLOCK / 2;
   }
-  __m512 sums[ROWS][WIDE];
+  Floats sums[ROWS][WIDE];
   for (auto& sum : sums)
-    for (auto& one : sum) one = _mm512_setzero_ps();
+    for (auto& one : sum) one = zeros();
   for (int64_t group = 0; group < job.groups; group++) {
-    __m512i dots[ROWS][WIDE];
+    Ints dots[ROWS][WIDE];
     for (auto& dot : dots)
-      for (auto& one : dot) one = _mm512_setzero_si512();
-    const uint8_t* bytes = packed + group * GROUP * 32;
+      for (auto& one : dot) one = no_dot();
+    const uint8_t* bytes = packed + group * GROUP * STRIDE;
     const int16_t* numbers = job.numbers + (group * job.rows + row) * GROUP;
 #pragma GCC unroll 4
     for (int at = 0; at < PAIRS; at++) {
-      __m512i levels[WIDE];
-      _mm_prefetch(reinterpret_cast<const char*>(bytes + at * 64 + AHEAD), _MM_HINT_T0);
-      for (int one = 0; one < STRIPS; one++) unpack(bytes + at * 64 + one * 16, &levels[2 * one], &levels[2 * one + 1]);
+      Ints levels[WIDE];
+      const uint8_t* both = bytes + at * 2 * STRIDE;
+      _mm_prefetch(reinterpret_cast<const char*>(both + AHEAD), _MM_HINT_T0);
+      for (int one = 0; one < STRIPS; one++) unpack(both + one * LANES, STRIDE, &levels[2 * one], &levels[2 * one + 1]);
       for (int r = 0; r < ROWS; r++) {
-        const __m512i own = pair(numbers + r * GROUP + 2 * at);
-        for (int w = 0; w < WIDE; w++) dots[r][w] = _mm512_dpwssd_epi32(dots[r][w], levels[w], own);
+        const Ints own = four_bytes(numbers + r * GROUP + 2 * at);
+        for (int w = 0; w < WIDE; w++) dots[r][w] = dot16(dots[r][w], own, levels[w]);
       }
     }
     for (int w = 0; w < WIDE; w++) {
-      __m512 scale, zero;
+      Floats scale, zero;
       factors(job.scales_and_zeros + (group * job.outputs + place[w]) * 2, &scale, &zero);
       for (int r = 0; r < ROWS; r++) {
         const int64_t own = group * job.rows + row + r;
@@ -131,10 +124,7 @@ inline void multiply(const Job& job, int64_t row, int64_t strip) {
     }
   }
   for (int r = 0; r < ROWS; r++)
-    for (int w = 0; w < WIDE; w++) {
-      uint16_t* result = job.result + (row + r) * job.outputs + place[w];
-      narrow(sums[r][w], result);
-    }
+    for (int w = 0; w < WIDE; w++) narrow(sums[r][w], job.result + (row + r) * job.outputs + place[w]);
 }
 
 // So many rows, from 2 to MOST, in one strip.

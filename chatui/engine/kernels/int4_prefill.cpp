@@ -127,7 +127,7 @@ inline void unpack(const Job& job, int64_t strip, int64_t begin, int64_t end, St
     const uint8_t ones[4] = {1, 1, 1, 1};
     for (int at = 0; at < STRIP; at += LANES) {
       Ints sum = no_dot();
-      for (int quad = 0; quad < QUADS; quad++) sum = dot(sum, four(ones), load(to.levels[group - begin][quad][at]));
+      for (int quad = 0; quad < QUADS; quad++) sum = dot(sum, four_bytes(ones), load(to.levels[group - begin][quad][at]));
       store(to.totals[group - begin] + at, times(load(to.scales[group - begin] + at), total(sum)));
     }
   }
@@ -150,7 +150,7 @@ inline void multiply(const Job& job, const Strip& strip, int64_t begin, int64_t 
     for (int quad = 0; quad < QUADS; quad++, levels += STRIP * 4, numbers += 4) {
       const Ints first = load(levels), second = load(levels + LANES * 4);
       for (int r = 0; r < ROWS; r++) {
-        const Ints own = four(numbers + r * GROUP);
+        const Ints own = four_bytes(numbers + r * GROUP);
         dots[r][0] = dot(dots[r][0], own, first);
         dots[r][1] = dot(dots[r][1], own, second);
       }
@@ -179,21 +179,6 @@ inline void several(const Job& job, const Strip& strip, int64_t begin, int64_t e
   else if constexpr (ROWS > 1) several<ROWS - 1>(job, strip, begin, end, row, rows, sums);
 }
 
-inline __m256i narrowed(const float* from) {
-  const __m256 numbers = _mm256_loadu_ps(from);
-  const __m256i bits = _mm256_castps_si256(numbers);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
-  const __m256i invalid = _mm256_castps_si256(_mm256_cmp_ps(numbers, numbers, _CMP_UNORD_Q));
-  return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7FC00000), invalid), 16);
-}
-
-// Rounds sixteen numbers to bfloat16, to even between two. NaN stays NaN.
-inline void narrow16(const float* numbers, uint16_t* halves) {
-  const __m256i packed = _mm256_packus_epi32(narrowed(numbers), narrowed(numbers + 8));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(halves), _mm256_permute4x64_epi64(packed, 0xD8));
-}
-
 void multiply_strip(const Job& job, int64_t at, Strip& strip, float* sums) {
   const int64_t parts = (job.groups + PART - 1) / PART, tiles = (job.rows + MOST - 1) / MOST;
   for (int64_t part = 0; part < parts; part++) {
@@ -207,7 +192,9 @@ void multiply_strip(const Job& job, int64_t at, Strip& strip, float* sums) {
   const int64_t place = at * STRIP / BLOCK * BLOCK + at * HALF % (BLOCK / 2);
   for (int64_t row = 0; row < job.rows; row++)
     for (int half = 0; half < 2; half++) {
-      narrow16(sums + row * STRIP + half * HALF, job.result + row * job.outputs + place + half * BLOCK / 2);
+      const float* from = sums + row * STRIP + half * HALF;
+      uint16_t* result = job.result + row * job.outputs + place + half * BLOCK / 2;
+      for (int lane = 0; lane < HALF; lane += LANES) narrow(load(from + lane), result + lane);
     }
 }
 

@@ -1,4 +1,4 @@
-// A vector of numbers and what is done to it, in AVX-512 VNNI or in AVX2. Both compute the same bits.
+// A vector of numbers and what is done to it, in AVX-512 VNNI or in AVX2. PyTorch packs weights by the same choice.
 
 #pragma once
 
@@ -6,64 +6,235 @@
 
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
+#include <limits>
 
 namespace {
 
-#if defined(__AVX512VNNI__)
-
-constexpr int LANES = 16;
-using Floats = __m512;
-using Ints = __m512i;
-
-inline Floats zeros() { return _mm512_setzero_ps(); }
-inline Floats all(float number) { return _mm512_set1_ps(number); }
-inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
-inline void store(float* to, Floats numbers) { _mm512_storeu_ps(to, numbers); }
-inline Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
-inline Floats times_plus(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
-
-inline Ints no_dot() { return _mm512_setzero_si512(); }
-inline Ints load(const int8_t* from) { return _mm512_loadu_si512(from); }
-inline Ints four(const uint8_t* from) {
-  int32_t numbers;
-  memcpy(&numbers, from, sizeof numbers);
-  return _mm512_set1_epi32(numbers);
-}
-// Adds to each lane the products of four numbers, 0..255, with four levels, -8..7.
-inline Ints dot(Ints sum, Ints numbers, Ints levels) { return _mm512_dpbusd_epi32(sum, numbers, levels); }
-inline Floats total(Ints sum) { return _mm512_cvtepi32_ps(sum); }
-
-#else
-
-constexpr int LANES = 8;
-using Floats = __m256;
-using Ints = __m256i;
-
-inline Floats zeros() { return _mm256_setzero_ps(); }
-inline Floats all(float number) { return _mm256_set1_ps(number); }
-inline Floats load(const float* from) { return _mm256_loadu_ps(from); }
-inline void store(float* to, Floats numbers) { _mm256_storeu_ps(to, numbers); }
-inline Floats times(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
-inline Floats times_plus(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
-
-inline Ints no_dot() { return _mm256_setzero_si256(); }
-inline Ints load(const int8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
-inline Ints four(const uint8_t* from) {
-  int32_t numbers;
-  memcpy(&numbers, from, sizeof numbers);
-  return _mm256_set1_epi32(numbers);
-}
-// The same in two halves of 16 bits for each lane: those of a group of 32 stay within 8 * 2 * 8 * 255.
-inline Ints dot(Ints sum, Ints numbers, Ints levels) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(numbers, levels)); }
-inline Floats total(Ints sum) { return _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
-
-#endif
+// Below this an exponential counts nothing beside 1.
+constexpr float LOWEST = -87.0f;
+constexpr float MINUS_INFINITY = -std::numeric_limits<float>::infinity();
 
 inline float widened(uint16_t half) {
   const uint32_t bits = static_cast<uint32_t>(half) << 16;
   float number;
   memcpy(&number, &bits, sizeof number);
   return number;
+}
+
+#if defined(__AVX512VNNI__)
+
+constexpr int LANES = 16;
+using Floats = __m512;
+using Ints = __m512i;
+using Mask = __mmask16;
+
+inline Floats zeros() { return _mm512_setzero_ps(); }
+inline Floats all(float number) { return _mm512_set1_ps(number); }
+inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
+inline void store(float* to, Floats numbers) { _mm512_storeu_ps(to, numbers); }
+inline Floats plus(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+inline Floats minus(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+inline Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats divided(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+inline Floats times_plus(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+// c - a * b.
+inline Floats minus_times(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }
+inline Floats magnitude(Floats numbers) { return _mm512_abs_ps(numbers); }
+// The second one where either is NaN.
+inline Floats higher(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+inline float highest(Floats numbers) { return _mm512_reduce_max_ps(numbers); }
+inline float summed(Floats numbers) { return _mm512_reduce_add_ps(numbers); }
+inline bool any_nan(Floats numbers) { return _mm512_cmp_ps_mask(numbers, numbers, _CMP_UNORD_Q); }
+// Of 2 to the power of whole numbers from -126 on.
+inline Floats times_power(Floats numbers, Floats whole) { return _mm512_scalef_ps(numbers, whole); }
+inline Floats rounded(Floats numbers) { return _mm512_roundscale_ps(numbers, 0); }
+
+// Lanes from `begin` to before `end`.
+inline Mask between(int64_t begin, int64_t end) { return static_cast<Mask>(((1u << end) - 1) & ~((1u << begin) - 1)); }
+inline Floats chosen(Mask mask, Floats yes, Floats no) { return _mm512_mask_mov_ps(no, mask, yes); }
+
+inline Floats widened(const uint16_t* halves) {
+  const Ints wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+// Some numbers, and minus infinity for the lanes behind them.
+inline Floats some(const float* from, int64_t count) {
+  const Mask mask = count >= LANES ? 0xFFFF : between(0, count);
+  return chosen(mask, _mm512_maskz_loadu_ps(mask, from), all(MINUS_INFINITY));
+}
+inline Floats some(const uint16_t* from, int64_t count) {
+  const Mask mask = count >= LANES ? 0xFFFF : between(0, count);
+  const Ints wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
+  return chosen(mask, _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)), all(MINUS_INFINITY));
+}
+// Rounds to bfloat16, to even between two. NaN stays NaN.
+inline void narrow(Floats numbers, uint16_t* halves) {
+  const Ints bits = _mm512_castps_si512(numbers);
+  const Ints odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const Ints rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+  const Mask invalid = _mm512_cmp_ps_mask(numbers, numbers, _CMP_UNORD_Q);
+  const Ints valid = _mm512_mask_mov_epi32(rounded, invalid, _mm512_set1_epi32(0x7FC00000));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(halves), _mm512_cvtepi32_epi16(_mm512_srli_epi32(valid, 16)));
+}
+
+inline Ints no_dot() { return _mm512_setzero_si512(); }
+inline Ints load(const int8_t* from) { return _mm512_loadu_si512(from); }
+inline Ints repeated(int32_t number) { return _mm512_set1_epi32(number); }
+// Adds to each lane the products of four numbers, 0..255, with four levels, -8..7.
+inline Ints dot(Ints sum, Ints numbers, Ints levels) { return _mm512_dpbusd_epi32(sum, numbers, levels); }
+inline Floats total(Ints sum) { return _mm512_cvtepi32_ps(sum); }
+// Adds to each lane the products of two numbers of 16 bits with two levels.
+inline Ints dot16(Ints sum, Ints numbers, Ints levels) { return _mm512_dpwssd_epi32(sum, levels, numbers); }
+inline Floats floats(Ints numbers) { return _mm512_cvtepi32_ps(numbers); }
+inline Ints nearest(Floats numbers) { return _mm512_cvtps_epi32(numbers); }
+inline Ints plus(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+inline int32_t summed(Ints numbers) { return _mm512_reduce_add_epi32(numbers); }
+inline void store(int16_t* to, Ints numbers) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(numbers));
+}
+
+// Levels of two inputs, the second one's bytes `stride` further, side by side: those in low halves and those in high ones.
+inline void unpack(const uint8_t* bytes, int stride, Ints* low, Ints* high) {
+  const Ints mask = _mm512_set1_epi32(0x000F000F);
+  const Ints one = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+  const Ints other = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + stride)));
+  const Ints both = _mm512_or_si512(one, _mm512_slli_epi32(other, 16));
+  *low = _mm512_and_si512(both, mask);
+  *high = _mm512_and_si512(_mm512_srli_epi32(both, 4), mask);
+}
+// The first ones of pairs of bfloat16, and the second ones.
+inline void widened_pairs(const uint16_t* pairs, Floats* first, Floats* second) {
+  const Ints both = _mm512_loadu_si512(pairs);
+  *first = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+  *second = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(0xFFFF0000)));
+}
+
+#else
+
+constexpr int LANES = 8;
+using Floats = __m256;
+using Ints = __m256i;
+using Mask = __m256;
+
+inline Floats zeros() { return _mm256_setzero_ps(); }
+inline Floats all(float number) { return _mm256_set1_ps(number); }
+inline Floats load(const float* from) { return _mm256_loadu_ps(from); }
+inline void store(float* to, Floats numbers) { _mm256_storeu_ps(to, numbers); }
+inline Floats plus(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+inline Floats minus(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
+inline Floats times(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+inline Floats divided(Floats a, Floats b) { return _mm256_div_ps(a, b); }
+inline Floats times_plus(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats minus_times(Floats a, Floats b, Floats c) { return _mm256_fnmadd_ps(a, b, c); }
+inline Floats magnitude(Floats numbers) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), numbers); }
+inline Floats higher(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+inline float highest(Floats numbers) {
+  const Floats half = higher(numbers, _mm256_permute2f128_ps(numbers, numbers, 1));
+  const Floats quarter = higher(half, _mm256_permute_ps(half, 0x4E));
+  return _mm256_cvtss_f32(higher(quarter, _mm256_permute_ps(quarter, 0xB1)));
+}
+inline float summed(Floats numbers) {
+  const Floats half = plus(numbers, _mm256_permute2f128_ps(numbers, numbers, 1));
+  const Floats quarter = plus(half, _mm256_permute_ps(half, 0x4E));
+  return _mm256_cvtss_f32(plus(quarter, _mm256_permute_ps(quarter, 0xB1)));
+}
+inline bool any_nan(Floats numbers) { return _mm256_movemask_ps(_mm256_cmp_ps(numbers, numbers, _CMP_UNORD_Q)); }
+inline Floats times_power(Floats numbers, Floats whole) {
+  const Ints exponent = _mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127));
+  return times(numbers, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+}
+inline Floats rounded(Floats numbers) { return _mm256_round_ps(numbers, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+inline Mask between(int64_t begin, int64_t end) {
+  const Ints lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const Ints below = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(begin)), lane);
+  return _mm256_castsi256_ps(_mm256_andnot_si256(below, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(end)), lane)));
+}
+inline Floats chosen(Mask mask, Floats yes, Floats no) { return _mm256_blendv_ps(no, yes, mask); }
+
+inline Floats widened(const uint16_t* halves) {
+  const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(halves));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
+}
+inline Floats some(const float* from, int64_t count) {
+  if (count >= LANES) return load(from);
+  const Mask mask = between(0, count);
+  return chosen(mask, _mm256_maskload_ps(from, _mm256_castps_si256(mask)), all(MINUS_INFINITY));
+}
+inline Floats some(const uint16_t* from, int64_t count) {
+  if (count >= LANES) return widened(from);
+  uint16_t rest[LANES] = {};
+  memcpy(rest, from, count * sizeof *from);
+  return chosen(between(0, count), widened(rest), all(MINUS_INFINITY));
+}
+inline void narrow(Floats numbers, uint16_t* halves) {
+  const Ints bits = _mm256_castps_si256(numbers);
+  const Ints odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const Ints rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+  const Ints invalid = _mm256_castps_si256(_mm256_cmp_ps(numbers, numbers, _CMP_UNORD_Q));
+  const Ints valid = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7FC00000), invalid), 16);
+  const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(valid), _mm256_extracti128_si256(valid, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(halves), packed);
+}
+
+inline Ints no_dot() { return _mm256_setzero_si256(); }
+inline Ints load(const int8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+inline Ints repeated(int32_t number) { return _mm256_set1_epi32(number); }
+// In two halves of 16 bits for each lane: those of a group of 32 stay within 8 * 2 * 8 * 255.
+inline Ints dot(Ints sum, Ints numbers, Ints levels) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(numbers, levels)); }
+inline Floats total(Ints sum) { return _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
+inline Ints dot16(Ints sum, Ints numbers, Ints levels) {
+  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(levels, numbers));
+  // Else the compiler multiplies for all rows before it adds, and runs out of registers: it took a third longer.
+  asm("" : "+x"(sum));
+  return sum;
+}
+inline Floats floats(Ints numbers) { return _mm256_cvtepi32_ps(numbers); }
+inline Ints nearest(Floats numbers) { return _mm256_cvtps_epi32(numbers); }
+inline Ints plus(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+inline int32_t summed(Ints numbers) {
+  const __m128i half = _mm_add_epi32(_mm256_castsi256_si128(numbers), _mm256_extracti128_si256(numbers, 1));
+  const __m128i quarter = _mm_add_epi32(half, _mm_unpackhi_epi64(half, half));
+  return _mm_cvtsi128_si32(quarter) + _mm_extract_epi32(quarter, 1);
+}
+inline void store(int16_t* to, Ints numbers) {
+  const __m128i packed = _mm_packs_epi32(_mm256_castsi256_si128(numbers), _mm256_extracti128_si256(numbers, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), packed);
+}
+
+inline void unpack(const uint8_t* bytes, int stride, Ints* low, Ints* high) {
+  const __m128i one = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
+  const __m128i other = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + stride));
+  const Ints both = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(one, other));
+  *low = _mm256_and_si256(both, _mm256_set1_epi16(15));
+  *high = _mm256_srli_epi16(both, 4);
+}
+inline void widened_pairs(const uint16_t* pairs, Floats* first, Floats* second) {
+  const Ints both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs));
+  *first = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+  *second = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(0xFFFF0000)));
+}
+
+#endif
+
+// Four bytes in every lane.
+inline Ints four_bytes(const void* from) {
+  int32_t bytes;
+  memcpy(&bytes, from, sizeof bytes);
+  return repeated(bytes);
+}
+
+// e to the power of something from LOWEST to 0: 2**whole * e**rest, the latter by its Taylor
+// series, whose error is below 2e-7 for a rest of up to ln(2) / 2. NaN stays NaN.
+inline Floats exponential(Floats x) {
+  const Floats whole = rounded(times(x, all(1.44269504f)));
+  Floats rest = minus_times(whole, all(0.693359375f), x);
+  rest = minus_times(whole, all(-2.12194440e-4f), rest);
+  Floats sum = all(1.0f / 5040.0f);
+  for (const float factor : {1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f, 1.0f / 6.0f, 0.5f, 1.0f, 1.0f})
+    sum = times_plus(sum, rest, all(factor));
+  return times_power(sum, whole);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 """What PyTorch is slow at on a CPU, in C++: built once by this machine's compiler, and dispensable.
 
 These are the product of int4 layers (int4.cpp), a decode step's attention (attend.cpp) and a look at the scores of all
-tokens (top_logits.cpp); on a CPU without AVX-512, the product while prompts are read (int4_prefill.cpp).
+tokens (top_logits.cpp); on a CPU without AVX-512, a product of its own while prompts are read (int4_prefill.cpp).
 """
 
 import ctypes
@@ -25,7 +25,7 @@ from chatui.engine.kernels.built_files import is_whole, publish
 
 log = logging.getLogger(__name__)
 
-HEADERS = ("vectors.h", "lanes.h")
+HEADERS = ("lanes.h",)
 TORCH = Path(torch.__file__).parent
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-mfma")
 Function = Callable[..., None]
@@ -39,11 +39,12 @@ class Processor:
     flags: tuple[str, ...]
 
 
+DECODING = ("int4.cpp", "attend.cpp", "top_logits.cpp")
 AVX512 = Processor(
-    ("int4.cpp", "attend.cpp", "top_logits.cpp"),
+    DECODING,
     ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
 )
-AVX2 = Processor(("int4_prefill.cpp",), ("-mavx2",))
+AVX2 = Processor((*DECODING, "int4_prefill.cpp"), ("-mavx2",))
 
 # Building takes some 10 s, on a busy machine ten times that. Loading a model waits for it.
 BUILD_SECONDS = 300
@@ -95,7 +96,7 @@ def _processor() -> Processor | None:
 
 def _agrees_with_pytorch() -> bool:
     """Whether the products of an int4 layer are PyTorch's own but for rounding, with few rows and with many."""
-    products = [int4mm if takes(BLOCK) else int4mm_prefill]
+    products = [int4mm, *([int4mm_prefill] if takes(BLOCK, prefill=True) else [])]
     generator = torch.Generator().manual_seed(0)
     inputs = 3 * GROUP
     levels = torch.randint(0, 16, (BLOCK, inputs), generator=generator, dtype=torch.int32)

@@ -1,59 +1,51 @@
 // What there is to know of a row of scores at once: its highest, and what a softmax of all of them comes to.
 
-#include "vectors.h"
+#include "lanes.h"
 
 #include <omp.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <utility>
 #include <vector>
 
 namespace {
 
 constexpr int64_t BLOCK = 64;
+// Scores that are summed up before a sum takes them in with more digits.
+constexpr int64_t PART = 1024;
+
 struct Sums {
   float total, entropy;
 };
 
-inline __m512 some(const float* scores, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, scores); }
-
-// bfloat16, which is the upper half of a float.
-inline __m512 some(const uint16_t* scores, __mmask16 mask) {
-  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, scores));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
+inline float widened(float score) { return score; }
 
 template <typename Score>
 struct Row {
   const Score* scores;
   int64_t size;
 
-  __m512 at(int64_t place) const {
-    const int64_t left = size - place;
-    const __mmask16 mask = left >= 16 ? 0xFFFF : static_cast<__mmask16>((1 << left) - 1);
-    return _mm512_mask_mov_ps(_mm512_set1_ps(-std::numeric_limits<float>::infinity()), mask, some(scores + place, mask));
-  }
+  Floats at(int64_t place) const { return some(scores + place, size - place); }
 
-  float one(int64_t place) const { return _mm512_cvtss_f32(some(scores + place, 1)); }
+  float one(int64_t place) const { return widened(scores[place]); }
 
   // Of the scores divided by a temperature: the logarithm of the sum of their exponentials, and the entropy in nats.
   Sums sums(float highest, float temperature) const {
-    const __m512 scale = _mm512_set1_ps(1.0f / temperature), shift = _mm512_set1_ps(highest);
+    const Floats scale = all(1.0f / temperature), shift = all(highest);
     double sum = 0.0, weighed = 0.0;
-    for (int64_t begin = 0; begin < size; begin += 16 * BLOCK) {
-      __m512 part = _mm512_setzero_ps(), product = _mm512_setzero_ps();
-      for (int64_t place = begin; place < std::min(size, begin + 16 * BLOCK); place += 16) {
+    for (int64_t begin = 0; begin < size; begin += PART) {
+      Floats part = zeros(), product = zeros();
+      for (int64_t place = begin; place < std::min(size, begin + PART); place += LANES) {
         // In this order a NaN is kept.
-        const __m512 below = _mm512_max_ps(_mm512_set1_ps(LOWEST), _mm512_mul_ps(_mm512_sub_ps(at(place), shift), scale));
-        const __m512 power = exponential(below);
-        part = _mm512_add_ps(part, power);
-        product = _mm512_fmadd_ps(power, below, product);
+        const Floats below = higher(all(LOWEST), times(minus(at(place), shift), scale));
+        const Floats power = exponential(below);
+        part = plus(part, power);
+        product = times_plus(power, below, product);
       }
-      sum += _mm512_reduce_add_ps(part);
-      weighed += _mm512_reduce_add_ps(product);
+      sum += summed(part);
+      weighed += summed(product);
     }
     return {static_cast<float>(std::log(sum) + static_cast<double>(highest) / temperature), static_cast<float>(std::log(sum) - weighed / sum)};
   }
@@ -62,7 +54,7 @@ struct Row {
 // The `count` highest, those that are equal by their ids.
 template <typename Score>
 void find(const Row<Score>& row, const std::vector<float>& maxima, int64_t count, float* top, int64_t* ids) {
-  float least = -std::numeric_limits<float>::infinity();
+  float least = MINUS_INFINITY;
   if (static_cast<int64_t>(maxima.size()) > count) {
     std::vector<float> ordered = maxima;
     std::nth_element(ordered.begin(), ordered.begin() + count - 1, ordered.end(), std::greater<float>());
@@ -77,7 +69,7 @@ void find(const Row<Score>& row, const std::vector<float>& maxima, int64_t count
   const int64_t kept = std::min<int64_t>(count, found.size());
   std::partial_sort(found.begin(), found.begin() + kept, found.end());
   for (int64_t place = 0; place < count; place++) {
-    top[place] = place < kept ? -found[place].first : -std::numeric_limits<float>::infinity();
+    top[place] = place < kept ? -found[place].first : MINUS_INFINITY;
     ids[place] = place < kept ? found[place].second : 0;
   }
 }
@@ -91,10 +83,10 @@ void look(
     const Row<Score> row{scores + n * size, size};
     std::vector<float> maxima((size + BLOCK - 1) / BLOCK);
     for (int64_t block = 0; block < static_cast<int64_t>(maxima.size()); block++) {
-      __m512 most = row.at(block * BLOCK);
-      for (int64_t place = block * BLOCK + 16; place < std::min(size, (block + 1) * BLOCK); place += 16)
-        most = _mm512_max_ps(most, row.at(place));
-      maxima[block] = _mm512_reduce_max_ps(most);
+      Floats most = row.at(block * BLOCK);
+      for (int64_t place = block * BLOCK + LANES; place < std::min(size, (block + 1) * BLOCK); place += LANES)
+        most = higher(most, row.at(place));
+      maxima[block] = highest(most);
     }
     find(row, maxima, count, top + n * count, ids + n * count);
     const float highest = top[n * count];
