@@ -88,10 +88,21 @@ class PrefillBatch:
 
 @dataclass(frozen=True)
 class LayerProbe:
-    """A first look at a model: nothing is attended to, only what each layer would store is noted."""
+    """A first look at a model: nothing is attended to, only what each layer would store and asks for is noted."""
 
     layers: dict[int, tuple[int, int, int]]
     """(kv heads, key size, value size) by the layer's index."""
+    options: dict[int, "AttentionOptions"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """What a layer asks of attention, as `attend` has it."""
+
+    scaling: float
+    sliding_window: int | None
+    softcap: float | None
+    has_sinks: bool
 
 
 def attend(
@@ -115,12 +126,14 @@ def attend(
     if attn_metadata is None:
         raise ValueError("attention over blocks needs attn_metadata")
     index: Any = module.layer_idx
+    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     if isinstance(attn_metadata, LayerProbe):
         attn_metadata.layers[index] = (key.shape[1], key.shape[3], value.shape[3])
+        attn_metadata.options[index] = AttentionOptions(scaling, sliding_window, softcap, s_aux is not None)
         return value.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
     keys, values = attn_metadata.cache.keys[index], attn_metadata.cache.values[index]
     rows, heads, tokens, size = query.shape
-    query = query * (size**-0.5 if scaling is None else scaling)
+    query = query * scaling
     grouped = query.view(rows, keys.shape[1], heads // keys.shape[1], tokens, size)
     sinks = None if s_aux is None else s_aux.float().view(keys.shape[1], -1)
     if isinstance(attn_metadata, DecodeBatch):

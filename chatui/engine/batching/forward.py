@@ -1,10 +1,12 @@
 """One forward pass of a model over its K/V blocks: pieces of prompts, or one token for each of several rows."""
 
 import logging
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -27,6 +29,8 @@ ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 TOLERANCE = 0.1
 CHECKED_TOKENS = 12
 TRIES = 16
+# So many steps are timed both ways, where a faster one is in use already.
+TIMED = 8
 
 DecodeFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]], torch.Tensor]
 """(ids, tables, positions, span, keys and values) -> logits [rows, vocabulary]: the part of a step that is compiled."""
@@ -53,7 +57,7 @@ class DecodeStep(nn.Module):
         half = len(tensors) // 2
         attn_metadata = DecodeBatch(tables, positions, span, KVCache(tensors[:half], tensors[half:]))
         with read_as(0):
-            return _logits(self.model, ids[:, None], positions[:, None], attn_metadata)[:, -1]
+            return model_logits(self.model, ids[:, None], positions[:, None], attn_metadata)[:, -1]
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,9 @@ class Forward:
         self.step = DecodeStep(model)
         self.longrope = find_longrope(model)
         self._decode: DecodeFunction = self.step
-        self._offered: DecodeFunction | None = None
+        self._offered = deque[DecodeFunction]()
         self._tries = 0
+        self._agreed: list[tuple[float, float]] = []
         self._compiling = False
         self._tensors = [*cache.keys, *cache.values]
 
@@ -88,8 +93,10 @@ class Forward:
         return isinstance(self._decode, CheckedDecode) and not self._decode.failed
 
     def offer(self, decode: DecodeFunction) -> None:
-        """From the next step on, decode this way, if it then gives the same logits as the one before."""
-        self._offered, self._tries = decode, 0
+        """From one of the next steps on, decode this way, if it gives the same logits as the way before. Where that is
+        an offered one too, it must be slower.
+        """
+        self._offered.append(decode)
 
     @contextmanager
     def beside_compiler(self) -> Iterator[None]:
@@ -120,7 +127,7 @@ class Forward:
         ends = torch.tensor([run.count for run in runs], device=device).cumsum(0) - 1
         lengths = torch.tensor([[piece.length for piece in pieces for _ in piece.ids]], device=device)
         with read_as(lengths), reading_prompts(), _one_thread_fewer(self._compiling):
-            return _logits(self.model, ids, positions, PrefillBatch(runs, self.cache), ends)[0]
+            return model_logits(self.model, ids, positions, PrefillBatch(runs, self.cache), ends)[0]
 
     @torch.inference_mode()
     def decode(self, ids: Sequence[int], tables: Sequence[Sequence[int]], positions: Sequence[int]) -> torch.Tensor:
@@ -135,8 +142,8 @@ class Forward:
             self._tensors,
         )
         with _one_thread_fewer(self._compiling):
-            if self._offered is not None:
-                self._try(self._offered, inputs)
+            if self._offered:
+                self._try(self._offered[0], inputs)
             return self._decode(*inputs)
 
     def _try(
@@ -149,18 +156,31 @@ class Forward:
         Rounding alone can take single steps of a small bfloat16 model further apart; what is wrong never comes close.
         """
         self._tries += 1
+        begin = time.perf_counter()
         try:
-            agreed = same(offered(*inputs), self._decode(*inputs))
+            found = offered(*inputs)
         except Exception as error:
-            log.warning("a faster step is not used: %s", error)
-            self._offered = None
+            self._decide(None, str(error))
             return
-        if agreed:
-            self._decode, self._offered = CheckedDecode(self.step, offered), None
+        middle = time.perf_counter()
+        if same(found, self._decode(*inputs)):
+            self._agreed.append((middle - begin, time.perf_counter() - middle))
+            if not self.faster or len(self._agreed) == TIMED:
+                slower = self.faster and median(new / old for new, old in self._agreed) >= 1
+                self._decide(None if slower else offered, "the one in use is no slower")
+                return
+        if self._tries == TRIES:
+            self._decide(None, "its logits differ")
+
+    def _decide(self, chosen: DecodeFunction | None, why_not: str) -> None:
+        """Go over to what was tried, or not."""
+        if chosen is None:
+            log.warning("a faster step is not used: %s", why_not)
+        else:
+            self._decode = CheckedDecode(self.step, chosen)
             log.info("the faster step is in use")
-        elif self._tries == TRIES:
-            log.warning("a faster step is not used: its logits differ")
-            self._offered = None
+        self._offered.popleft()
+        self._tries, self._agreed = 0, []
 
 
 @contextmanager
@@ -212,7 +232,7 @@ def probe_layout(model: PreTrainedModel) -> KVLayout | None:
         model.set_attn_implementation(attention.NAME)
         with torch.inference_mode():
             ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-            _logits(model, ids, torch.arange(2, device=model.device)[None], found)
+            model_logits(model, ids, torch.arange(2, device=model.device)[None], found)
         if sorted(found.layers) == list(range(config.num_hidden_layers)):
             layers = tuple(found.layers[index] for index in range(config.num_hidden_layers))
             return KVLayout(layers, model.dtype)
@@ -258,7 +278,7 @@ def _plain(model: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:
         model.set_attn_implementation(attention.NAME)
 
 
-def _logits(
+def model_logits(
     model: PreTrainedModel,
     ids: torch.Tensor,
     positions: torch.Tensor,

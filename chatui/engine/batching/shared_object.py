@@ -11,13 +11,7 @@ from typing import Any
 
 import torch
 
-# Tensors become handles, which the C side takes over, and back: torch's own functions, for calls such as these.
-_to_capsules: Any = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors
-_from_capsules: Any = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs
-_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_pointer.restype, _pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-_capsule = ctypes.pythonapi.PyCapsule_New
-_capsule.restype, _capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+from chatui.engine.kernels.handles import from_handles, handles
 
 
 class _Constant(ctypes.Structure):
@@ -42,19 +36,18 @@ class SharedObject:
         names = [self._text("GetConstantName", index) for index in range(count.value)]
         known = [self._text("GetConstantOriginalFQN", index).decode() for index in range(count.value)]
         self._constants = [constants.get(name, added) for name in known]
-        pairs = (_Constant * len(names))(*map(_Constant, names, _handles(self._constants)))
+        pairs = (_Constant * len(names))(*map(_Constant, names, handles(self._constants)))
         self._call(
             "UpdateUserManagedConstantBufferPairs", self._container, pairs, ctypes.c_size_t(len(names)), False, True
         )
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """The one output. Other threads go on meanwhile."""
-        handles = (ctypes.c_void_p * len(inputs))(*_handles(inputs))
+        given = (ctypes.c_void_p * len(inputs))(*handles(inputs))
         results = (ctypes.c_void_p * 1)()
         size = ctypes.c_size_t
-        self._call("Run", self._container, handles, size(len(inputs)), results, size(1), None, None)
-        result: torch.Tensor = _from_capsules([_capsule(results[0], None, None)])[0]
-        return result
+        self._call("Run", self._container, given, size(len(inputs)), results, size(1), None, None)
+        return from_handles([results[0]])[0]
 
     def _text(self, function: str, index: int) -> bytes:
         text = ctypes.c_char_p()
@@ -64,7 +57,3 @@ class SharedObject:
     def _call(self, function: str, *arguments: Any) -> None:
         if getattr(self._library, f"AOTInductorModelContainer{function}")(*arguments) != 0:
             raise RuntimeError(f"the compiled step failed in {function}")
-
-
-def _handles(tensors: Sequence[torch.Tensor]) -> list[int]:
-    return [_pointer(capsule, None) for capsule in _to_capsules(list(tensors))]

@@ -1,7 +1,8 @@
 """What PyTorch is slow at on a CPU, in C++: built once by this machine's compiler, and dispensable.
 
-These are the product of int4 layers (int4.cpp), a decode step's attention (attend.cpp) and a look at the scores of all
-tokens (top_logits.cpp); on a CPU without AVX-512, a product of its own while prompts are read (int4_prefill.cpp).
+These are the product of int4 layers (int4.cpp), a decode step's attention (attend.cpp), a look at the scores of all
+tokens (top_logits.cpp) and the layers of a decoder in one call (layers.cpp); on a CPU without AVX-512, a product of its
+own while prompts are read (int4_prefill.cpp).
 """
 
 import ctypes
@@ -39,7 +40,7 @@ class Processor:
     flags: tuple[str, ...]
 
 
-DECODING = ("int4.cpp", "attend.cpp", "top_logits.cpp")
+DECODING = ("int4.cpp", "attend.cpp", "top_logits.cpp", "layers.cpp")
 AVX512 = Processor(
     DECODING,
     ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
@@ -60,7 +61,7 @@ TOLERANCE = 0.02
 # Attention works on so many numbers of a value at once.
 LANES = 16
 
-PRODUCT, PREFILL_PRODUCT = "chatui_int4mm", "chatui_int4mm_prefill"
+PRODUCT, PREFILL_PRODUCT, ATTEND = "chatui_int4mm", "chatui_int4mm_prefill", "chatui_attend"
 
 _loaded: dict[str, ctypes.CDLL] = {}
 
@@ -94,6 +95,11 @@ def _processor() -> Processor | None:
     return AVX2 if capability == "AVX2" else None
 
 
+def compiling_may_pay() -> bool:
+    """Whether a compiled step might be faster than layers.cpp. Without AVX-512 it is not; with it, nobody knows."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 def _agrees_with_pytorch() -> bool:
     """Whether the products of an int4 layer are PyTorch's own but for rounding, with few rows and with many."""
     products = [int4mm, *([int4mm_prefill] if takes(BLOCK, prefill=True) else [])]
@@ -120,6 +126,11 @@ def function(name: str) -> Function | None:
     """One of the kernels in use, None where it is not."""
     library = next(iter(_loaded.values()), None)
     return cast(Function | None, getattr(library, name, None))
+
+
+def address(name: str) -> int | None:
+    """Where one of the kernels in use lies."""
+    return ctypes.cast(cast(Any, function(name)), ctypes.c_void_p).value
 
 
 def takes(outputs: int, prefill: bool = False) -> bool:
@@ -167,7 +178,7 @@ def attends(query: Tensor, keys: Tensor, values: Tensor) -> bool:
     """Whether the kernel for attention is in use, and for such tensors."""
     kinds = {(tensor.device.type, tensor.dtype) for tensor in (query, keys, values)}
     aligned = values.shape[2] == BLOCK and values.shape[3] % LANES == 0
-    return aligned and kinds == {("cpu", torch.bfloat16)} and function("chatui_attend") is not None
+    return aligned and kinds == {("cpu", torch.bfloat16)} and function(ATTEND) is not None
 
 
 def attend(
@@ -191,7 +202,7 @@ def _attend(
     result = query.new_empty(*query.shape[:3], values.shape[3])
     pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (query, keys, values, tables, positions, result))
     sizes = (*query.shape, values.shape[3], tables.shape[1], window, threads)
-    compute = function("chatui_attend")
+    compute = function(ATTEND)
     if compute is None:
         raise RuntimeError("the kernel for attention is not loaded")
     compute(*pointers, *(ctypes.c_int64(size) for size in sizes))

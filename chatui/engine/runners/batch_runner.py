@@ -9,8 +9,10 @@ from chatui.chat import ChatRequest, ReplyDelta
 from chatui.engine.batching import compiling, forward
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.cuda_graphs import GraphedDecode
+from chatui.engine.batching.fused_decode import fuse
 from chatui.engine.batching.kv_cache import KVCache, fit
 from chatui.engine.batching.scheduler import Scheduler, SequenceState, SequenceUpdate, to_generation_error
+from chatui.engine.kernels import ops
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.weights import free_memory
 from chatui.engine.runners.contract import IsCancelled, StepResult
@@ -59,11 +61,13 @@ class BatchRunner(LoadedRunner):
         self._after_first_reply: Callable[[], None] | None = None
 
     def use_faster_decode(self, spec: ModelSpec, cache_dir: Path) -> None:
-        """Decode faster: by CUDA graphs on a GPU; on a CPU by a compiled step, made after the first reply if needed."""
+        """Decode faster: by CUDA graphs on a GPU; on a CPU by layers in C++, and by a compiled step where that may be
+        faster still, which is made after the first reply if needed.
+        """
         ahead = self.batch.forward
         if self.loaded.model.device.type == "cuda":
             ahead.offer(GraphedDecode(ahead.step))
-        elif self.loaded.model.device.type == "cpu":
+        elif self.loaded.model.device.type == "cpu" and not self._fused():
             folder = compiling.compiled_folder(ahead.step, ahead.cache, cache_dir)
             begin = partial(
                 compiling.compile_in_background, spec, ahead.step, folder, ahead.offer, ahead.beside_compiler
@@ -72,6 +76,14 @@ class BatchRunner(LoadedRunner):
                 begin()
             else:
                 self._after_first_reply = begin
+
+    def _fused(self) -> bool:
+        """Offer a step whose layers are C++; whether a compiled one would be no faster."""
+        fused = fuse(self.batch.forward.step, self.batch.forward.cache)
+        if fused is None:
+            return False
+        self.batch.forward.offer(fused)
+        return not ops.compiling_may_pay()
 
     def can_begin(self, prepared: object) -> bool:
         """Whether this reply can begin."""

@@ -1,0 +1,484 @@
+// The layers of a decoder for one token in each of several rows: a list of operations, run by one call. Python says which
+// (kernels/layer_ops.py).
+//
+// What lies between operations is rounded to the model's type, as PyTorch does; within them all is float32. Each row is
+// computed in the same order whatever other rows there are: alone or in a batch, the result is the same.
+
+#include <omp.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim_cpu.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+constexpr int64_t BLOCK = 64;
+// Threads share what has more numbers than this, or products of them: to wait for each other takes some microseconds.
+constexpr int64_t MANY = 1 << 12, MANY_PRODUCTS = 1 << 14;
+
+// Eight numbers at a time, for whatever CPU the compiler knows.
+constexpr int64_t LANES = 8;
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+template <typename To, typename From>
+inline To same_bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+inline float number(float from) { return from; }
+inline float number(bfloat16 from) { return same_bits<float>(static_cast<uint32_t>(from.bits) << 16); }
+
+inline void put(float* to, float from) { *to = from; }
+// To even between two. NaN stays NaN.
+inline void put(bfloat16* to, float from) {
+  const uint32_t bits = same_bits<uint32_t>(from);
+  const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  to->bits = from == from ? static_cast<uint16_t>(rounded) : 0x7FC0;
+}
+
+inline Floats load(const float* from) {
+  Floats numbers;
+  memcpy(&numbers, from, sizeof numbers);
+  return numbers;
+}
+inline Floats load(const bfloat16* from) {
+  Halves halves;
+  memcpy(&halves, from, sizeof halves);
+  return same_bits<Floats>(__builtin_convertvector(halves, Words) << 16);
+}
+
+inline void store(float* to, Floats numbers) { memcpy(to, &numbers, sizeof numbers); }
+inline void store(bfloat16* to, Floats numbers) {
+  const Words bits = same_bits<Words>(numbers), valid = bits + 0x7FFF + ((bits >> 16) & 1);
+  const Halves halves = __builtin_convertvector((numbers == numbers ? valid : Words{} + 0x7FC00000) >> 16, Halves);
+  memcpy(to, &halves, sizeof halves);
+}
+
+// The first `count` of eight numbers; the others are 0.
+template <typename T>
+inline Floats load(const T* from, int64_t count) {
+  if (count >= LANES) return load(from);
+  T few[LANES] = {};
+  memcpy(few, from, count * sizeof(T));
+  return load(few);
+}
+template <typename T>
+inline void store(T* to, Floats numbers, int64_t count) {
+  if (count >= LANES) return store(to, numbers);
+  T few[LANES];
+  store(few, numbers);
+  memcpy(to, few, count * sizeof(T));
+}
+
+template <typename T>
+inline Floats rounded(Floats from) {
+  T to[LANES];
+  store(to, from);
+  return load(to);
+}
+
+template <typename T>
+inline float rounded(float from) {
+  T to;
+  put(&to, from);
+  return number(to);
+}
+
+inline float total(Floats numbers) {
+  float sum = 0;
+  for (int lane = 0; lane < LANES; lane++) sum += numbers[lane];
+  return sum;
+}
+
+// e to the power of `x`, at least of -87: 2**whole * e**rest, the latter by its Taylor series, whose error is below 2e-7
+// for a rest of up to ln(2) / 2. NaN stays NaN.
+inline Floats exponential(Floats x) {
+  const Floats lowest = Floats{} - 87.0f, highest = Floats{} + 88.0f;
+  x = x < lowest ? lowest : x;
+  x = x > highest ? highest : x;
+  const Floats shift = Floats{} + 12582912.0f;  // 1.5 * 2**23: what is added to it is rounded to whole numbers
+  const Floats shifted = x * 1.44269504f + shift, whole = shifted - shift;
+  Floats rest = x - whole * 0.693359375f;
+  rest = rest + whole * 2.12194440e-4f;
+  Floats sum = Floats{} + 1.0f / 5040.0f;
+  for (const float factor : {1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f, 1.0f / 6.0f, 0.5f, 1.0f, 1.0f}) sum = sum * rest + factor;
+  const Ints exponent = same_bits<Ints>(shifted) - same_bits<Ints>(shift) + 127;
+  return sum * same_bits<Floats>(exponent << 23);
+}
+
+inline Floats tanh_of(Floats x) { return 1.0f - 2.0f / (exponential(x + x) + 1.0f); }
+
+// The structures as kernels/layer_ops.py makes them: pointers, then integers, then numbers.
+
+// Cosines and sines of the positions, [rows, size] in the model's type.
+struct Rope {
+  const void *cosines, *sines;
+  int64_t size;
+};
+
+// What a step brings along.
+struct Step {
+  const int64_t* tables;     // [rows, columns]: the block of each BLOCK positions
+  const int64_t* positions;  // [rows]: of the new token
+  const Rope* ropes;         // one for each layer
+  int64_t rows, columns, threads;
+};
+
+// hidden += added, both [rows, size].
+struct Add {
+  const void* added;
+  void* hidden;
+  int64_t size;
+};
+
+// A root-mean-square norm of rows [rows, size].
+struct Norm {
+  const void* from;
+  void* to;
+  const void* weight;  // [size]
+  int64_t size;
+  int64_t plus_one;  // whether numbers are multiplied by 1 + weight before they are rounded, or by weight after
+  double epsilon;
+};
+
+// act(gate) * up: [rows, size]; rows of gate and up lie `stride` apart.
+struct Gate {
+  const void *gate, *up;
+  void* to;
+  int64_t size, stride, activation;
+};
+
+enum : int64_t { SILU, GELU_TANH };
+
+using OwnAttention =
+    void (*)(const bfloat16*, const void*, const void*, const int64_t*, const int64_t*, void*, int64_t rows, int64_t shared, int64_t group, int64_t size, int64_t width, int64_t columns, int64_t window, int64_t threads);
+
+using Int4Product =
+    void (*)(const bfloat16*, const void*, const void*, bfloat16*, int64_t rows, int64_t outputs, int64_t inputs, int64_t threads);
+
+enum : int64_t { DENSE, INT8, INT4, OWN_INT4 };
+
+// A linear layer. All kinds but dense ones take and give bfloat16.
+struct Product {
+  const void* from;  // [rows, inputs]
+  void* to;          // [rows, outputs]
+  const void* bias;  // [outputs] in the type of the product, or none
+  // What the function of the kind takes: handles of tensors, or addresses for `own`.
+  const void *weight, *factors, *group;
+  Int4Product own;
+  int64_t inputs, outputs, kind;
+  int64_t planes;  // so many times the inputs are repeated
+};
+
+// Rotary position encoding of query and key, storing of key and value, and attention to all that is visible.
+struct Attention {
+  const void *query, *key, *value;  // [rows, heads * size], [rows, shared * size], [rows, shared * width]
+  void* to;                         // [rows, heads * width]
+  void *keys, *values;              // [blocks, shared, size, BLOCK], [blocks, shared, BLOCK, width]
+  const void *query_norm, *key_norm;  // weights [size], or none
+  OwnAttention own;                   // the kernel for bfloat16, or none
+  int64_t query_stride, key_stride, value_stride, heads, shared, size, width;
+  int64_t window;  // so many tokens are seen, or 0: all
+  int64_t layer, plus_one;
+  double scale, softcap, epsilon;  // no softcap: 0
+};
+
+struct Operation {
+  const void* what;
+  int64_t kind;
+};
+
+enum : int64_t { ADD, NORM, GATE, PRODUCT, ATTENTION };
+
+template <typename T>
+void add(const Add& job, const Step& step) {
+  const T* added = static_cast<const T*>(job.added);
+  T* hidden = static_cast<T*>(job.hidden);
+  const int64_t count = step.rows * job.size;
+  for (int64_t at = 0; at < count; at += LANES) store(hidden + at, load(hidden + at, count - at) + load(added + at, count - at), count - at);
+}
+
+// `from` and `to` may be the same.
+template <typename T>
+void norm(const T* from, T* to, const T* weight, int64_t size, float epsilon, bool plus_one) {
+  Floats squares = {};
+  for (int64_t at = 0; at < size; at += LANES) {
+    const Floats numbers = load(from + at, size - at);
+    squares += numbers * numbers;
+  }
+  const float factor = 1.0f / std::sqrt(total(squares) / size + epsilon);
+  for (int64_t at = 0; at < size; at += LANES) {
+    const Floats normed = load(from + at, size - at) * factor, weights = load(weight + at, size - at);
+    store(to + at, plus_one ? normed * (1.0f + weights) : rounded<T>(normed) * weights, size - at);
+  }
+}
+
+template <typename T>
+void norm(const Norm& job, const Step& step) {
+#pragma omp parallel for num_threads(step.threads) if (step.rows * job.size > MANY)
+  for (int64_t row = 0; row < step.rows; row++) {
+    const int64_t at = row * job.size;
+    norm(static_cast<const T*>(job.from) + at, static_cast<T*>(job.to) + at, static_cast<const T*>(job.weight), job.size, job.epsilon, job.plus_one);
+  }
+}
+
+inline Floats activated(Floats x, int64_t kind) {
+  if (kind == SILU) return x / (1.0f + exponential(-x));
+  return 0.5f * x * (1.0f + tanh_of(0.7978845608f * (x + 0.044715f * x * x * x)));
+}
+
+template <typename T>
+void gate(const Gate& job, const Step& step) {
+  const int64_t groups = (job.size + LANES - 1) / LANES;
+#pragma omp parallel for num_threads(step.threads) if (step.rows * job.size > MANY)
+  for (int64_t n = 0; n < step.rows * groups; n++) {
+    const int64_t row = n / groups, at = n % groups * LANES, count = job.size - at;
+    const Floats gates = load(static_cast<const T*>(job.gate) + row * job.stride + at, count);
+    const Floats ups = load(static_cast<const T*>(job.up) + row * job.stride + at, count);
+    store(static_cast<T*>(job.to) + row * job.size + at, rounded<T>(activated(gates, job.activation)) * ups, count);
+  }
+}
+
+// A tensor over memory of ours, for functions of PyTorch's.
+struct Tensor {
+  AtenTensorHandle handle = nullptr;
+  Tensor() = default;
+  Tensor(const void* data, int64_t rows, int64_t columns, int32_t type) {
+    const int64_t sizes[2] = {rows, columns}, strides[2] = {columns, 1};
+    aoti_torch_create_tensor_from_blob(const_cast<void*>(data), 2, sizes, strides, 0, type, aoti_torch_device_type_cpu(), 0, &handle);
+  }
+  Tensor(const Tensor&) = delete;
+  Tensor& operator=(const Tensor&) = delete;
+  ~Tensor() {
+    if (handle) aoti_torch_delete_tensor_object(handle);
+  }
+};
+
+inline AtenTensorHandle handle_of(const void* pointer) {
+  return static_cast<AtenTensorHandle>(const_cast<void*>(pointer));
+}
+
+inline int32_t type_of(const float*) { return aoti_torch_dtype_float32(); }
+inline int32_t type_of(const bfloat16*) { return aoti_torch_dtype_bfloat16(); }
+
+template <typename T>
+bool dense(const Product& job, const Step& step) {
+  T* to = static_cast<T*>(job.to);
+  const Tensor from(job.from, step.rows, job.inputs, type_of(to)), result(job.to, step.rows, job.outputs, type_of(to));
+  if (aoti_torch_cpu_mm_out(result.handle, from.handle, handle_of(job.weight))) return false;
+  const T* bias = static_cast<const T*>(job.bias);
+  for (int64_t row = 0; bias && row < step.rows; row++, to += job.outputs)
+    for (int64_t n = 0; n < job.outputs; n++) put(to + n, number(to[n]) + number(bias[n]));
+  return true;
+}
+
+// The input as bfloat16, side by side as many times as there are planes.
+template <typename T>
+const bfloat16* prepared(const Product& job, int64_t rows, std::vector<bfloat16>& scratch) {
+  const T* from = static_cast<const T*>(job.from);
+  if constexpr (sizeof(T) == sizeof(bfloat16))
+    if (job.planes == 1) return from;
+  scratch.resize(rows * job.planes * job.inputs);
+  bfloat16* to = scratch.data();
+  for (int64_t row = 0; row < rows; row++)
+    for (int64_t plane = 0; plane < job.planes; plane++)
+      for (int64_t n = 0; n < job.inputs; n++) put(to++, number(from[row * job.inputs + n]));
+  return scratch.data();
+}
+
+template <typename T>
+bool packed(const Product& job, const Step& step) {
+  thread_local std::vector<bfloat16> scratch, sums;
+  const int64_t inputs = job.inputs * job.planes;
+  const bfloat16* from = prepared<T>(job, step.rows, scratch);
+  T* to = static_cast<T*>(job.to);
+  const bfloat16* result;
+  Tensor made;
+  if (job.kind == OWN_INT4) {
+    sums.resize(step.rows * job.outputs);
+    bfloat16* target = sums.data();
+    if constexpr (sizeof(T) == sizeof(bfloat16)) target = to;
+    job.own(from, job.weight, job.factors, target, step.rows, job.outputs, inputs, step.threads);
+    result = target;
+  } else {
+    const Tensor x(from, step.rows, inputs, aoti_torch_dtype_bfloat16());
+    const AOTITorchError failed = job.kind == INT4
+        ? aoti_torch_cpu__weight_int4pack_mm_cpu_tensor(x.handle, handle_of(job.weight), handle_of(job.group), handle_of(job.factors), &made.handle)
+        : aoti_torch_cpu__weight_int8pack_mm(x.handle, handle_of(job.weight), handle_of(job.factors), &made.handle);
+    void* data;
+    if (failed || aoti_torch_get_data_ptr(made.handle, &data)) return false;
+    result = static_cast<const bfloat16*>(data);
+  }
+  const bfloat16* bias = static_cast<const bfloat16*>(job.bias);
+  if (static_cast<const void*>(result) == job.to && !bias) return true;
+  for (int64_t row = 0; row < step.rows; row++, result += job.outputs, to += job.outputs)
+    for (int64_t n = 0; n < job.outputs; n++)
+      put(to + n, bias ? rounded<bfloat16>(number(result[n]) + number(bias[n])) : number(result[n]));
+  return true;
+}
+
+// One head of a row after its norm and its rotary encoding, in float32 as the model's type rounds it.
+template <typename T>
+void encode(const Attention& job, const Rope& rope, int64_t row, const T* from, const void* weight, T* normed, float* to) {
+  const T *cosines = static_cast<const T*>(rope.cosines) + row * rope.size, *sines = static_cast<const T*>(rope.sines) + row * rope.size;
+  if (weight) {
+    norm(from, normed, static_cast<const T*>(weight), job.size, job.epsilon, job.plus_one);
+    from = normed;
+  }
+  const int64_t half = rope.size / 2;
+  for (int64_t n = 0; n < half; n++) {
+    const float first = number(from[n]), second = number(from[n + half]);
+    to[n] = rounded<T>(rounded<T>(first * number(cosines[n])) - rounded<T>(second * number(sines[n])));
+    to[n + half] = rounded<T>(rounded<T>(second * number(cosines[n + half])) + rounded<T>(first * number(sines[n + half])));
+  }
+  for (int64_t n = rope.size; n < job.size; n++) to[n] = number(from[n]);
+}
+
+template <typename T>
+void store_token(const Attention& job, const Step& step, int64_t row, int64_t shared, T* normed, float* scratch) {
+  const int64_t position = step.positions[row], at = position % BLOCK;
+  const int64_t place = step.tables[row * step.columns + position / BLOCK] * job.shared + shared;
+  const T* key = static_cast<const T*>(job.key) + row * job.key_stride + shared * job.size;
+  encode(job, step.ropes[job.layer], row, key, job.key_norm, normed, scratch);
+  T* keys = static_cast<T*>(job.keys) + place * job.size * BLOCK + at;
+  for (int64_t n = 0; n < job.size; n++) put(keys + n * BLOCK, scratch[n]);
+  const T* value = static_cast<const T*>(job.value) + row * job.value_stride + shared * job.width;
+  memcpy(static_cast<T*>(job.values) + (place * BLOCK + at) * job.width, value, job.width * sizeof(T));
+}
+
+// Scores of the BLOCK positions of a block.
+template <typename T>
+inline void score(const T* keys, const float* query, int64_t size, float* scores) {
+  Floats sums[BLOCK / LANES] = {};
+  for (int64_t n = 0; n < size; n++)
+    for (int64_t part = 0; part < BLOCK / LANES; part++) sums[part] += query[n] * load(keys + n * BLOCK + part * LANES);
+  for (int64_t part = 0; part < BLOCK / LANES; part++) store(scores + part * LANES, sums[part]);
+}
+
+// sums += weights of positions from `begin` to before `end` * PARTS * LANES of their numbers.
+template <int PARTS, typename T>
+inline void weigh(const T* values, int64_t width, const float* weights, int64_t begin, int64_t end, float* sums) {
+  Floats parts[PARTS];
+  for (int part = 0; part < PARTS; part++) parts[part] = load(sums + part * LANES);
+  for (int64_t at = begin; at < end; at++)
+    for (int part = 0; part < PARTS; part++) parts[part] += weights[at] * load(values + at * width + part * LANES);
+  for (int part = 0; part < PARTS; part++) store(sums + part * LANES, parts[part]);
+}
+
+template <typename T>
+void attend(const Attention& job, const Step& step, int64_t row, int64_t head, std::vector<float>& scratch) {
+  const int64_t last = step.positions[row], first = job.window ? std::max<int64_t>(0, last + 1 - job.window) : 0;
+  const int64_t begin = first / BLOCK, end = last / BLOCK + 1, shared = head / (job.heads / job.shared);
+  const int64_t span = (end - begin) * BLOCK, wide = (job.width + LANES - 1) / LANES * LANES;
+  scratch.assign(span + 2 * job.size + wide, 0.0f);
+  float *weights = scratch.data(), *query = weights + span, *sums = query + job.size;
+  T* normed = reinterpret_cast<T*>(sums + wide);
+  encode(job, step.ropes[job.layer], row, static_cast<const T*>(job.query) + row * job.query_stride + head * job.size, job.query_norm, normed, query);
+  for (int64_t n = 0; n < job.size; n++) query[n] *= static_cast<float>(job.scale);
+
+  const int64_t* table = step.tables + row * step.columns;
+  for (int64_t block = begin; block < end; block++)
+    score(static_cast<const T*>(job.keys) + (table[block] * job.shared + shared) * job.size * BLOCK, query, job.size, weights + (block - begin) * BLOCK);
+  const float softcap = job.softcap;
+  if (softcap)
+    for (int64_t at = 0; at < span; at += LANES) store(weights + at, softcap * tanh_of(load(weights + at) / softcap));
+  const int64_t before = first - begin * BLOCK, after = last + 1 - begin * BLOCK;
+  std::fill(weights, weights + before, -INFINITY);
+  std::fill(weights + after, weights + span, -INFINITY);
+  float highest = -INFINITY;
+  for (int64_t at = before; at < after; at++) highest = weights[at] > highest ? weights[at] : highest;
+  Floats powers = {};
+  for (int64_t at = 0; at < span; at += LANES) {
+    store(weights + at, exponential(load(weights + at) - highest));
+    powers += load(weights + at);
+  }
+  // What is not seen was counted with e**-87 at the most.
+  const float sum = total(powers);
+
+  for (int64_t block = begin; block < end; block++) {
+    const T* values = static_cast<const T*>(job.values) + (table[block] * job.shared + shared) * BLOCK * job.width;
+    const float* own = weights + (block - begin) * BLOCK;
+    const int64_t from = std::max<int64_t>(0, first - block * BLOCK), to = std::min(BLOCK, last + 1 - block * BLOCK);
+    int64_t n = 0;
+    for (; n + 8 * LANES <= job.width; n += 8 * LANES) weigh<8>(values + n, job.width, own, from, to, sums + n);
+    for (; n + LANES <= job.width; n += LANES) weigh<1>(values + n, job.width, own, from, to, sums + n);
+    for (; n < job.width; n++)
+      for (int64_t at = from; at < to; at++) sums[n] += own[at] * number(values[at * job.width + n]);
+  }
+  T* result = static_cast<T*>(job.to) + (row * job.heads + head) * job.width;
+  for (int64_t n = 0; n < job.width; n++) put(result + n, sums[n] / sum);
+}
+
+// By the kernel of attend.cpp, which takes encoded queries.
+template <typename T>
+void attend_by_kernel(const Attention& job, const Step& step) {
+  thread_local std::vector<bfloat16> queries;
+  std::vector<float> scratch(2 * job.size);
+  queries.resize(step.rows * job.heads * job.size);
+  bfloat16* to = queries.data();
+  for (int64_t row = 0; row < step.rows; row++)
+    for (int64_t head = 0; head < job.heads; head++, to += job.size) {
+      const T* query = static_cast<const T*>(job.query) + row * job.query_stride + head * job.size;
+      encode(job, step.ropes[job.layer], row, query, job.query_norm, reinterpret_cast<T*>(scratch.data() + job.size), scratch.data());
+      for (int64_t n = 0; n < job.size; n++) put(to + n, scratch[n] * static_cast<float>(job.scale));
+    }
+  job.own(queries.data(), job.keys, job.values, step.tables, step.positions, job.to, step.rows, job.shared, job.heads / job.shared, job.size, job.width, step.columns, job.window, step.threads);
+}
+
+template <typename T>
+void attention(const Attention& job, const Step& step) {
+  std::vector<float> scratch(2 * job.size);
+  for (int64_t row = 0; row < step.rows; row++)
+    for (int64_t shared = 0; shared < job.shared; shared++)
+      store_token(job, step, row, shared, reinterpret_cast<T*>(scratch.data() + job.size), scratch.data());
+  if (job.own) return attend_by_kernel<T>(job, step);
+  int64_t tokens = 0;
+  for (int64_t row = 0; row < step.rows; row++) tokens += step.positions[row];
+#pragma omp parallel num_threads(step.threads) if (tokens * job.heads * job.size > MANY_PRODUCTS)
+  {
+    std::vector<float> own;
+    // Rows are of different lengths.
+#pragma omp for schedule(dynamic)
+    for (int64_t at = 0; at < step.rows * job.heads; at++) attend<T>(job, step, at / job.heads, at % job.heads, own);
+  }
+}
+
+template <typename T>
+bool run(const Operation& operation, const Step& step) {
+  const void* what = operation.what;
+  switch (operation.kind) {
+    case ADD: return add<T>(*static_cast<const Add*>(what), step), true;
+    case NORM: return norm<T>(*static_cast<const Norm*>(what), step), true;
+    case GATE: return gate<T>(*static_cast<const Gate*>(what), step), true;
+    case ATTENTION: return attention<T>(*static_cast<const Attention*>(what), step), true;
+    case PRODUCT: {
+      const Product& product = *static_cast<const Product*>(what);
+      return product.kind == DENSE ? dense<T>(product, step) : packed<T>(product, step);
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+// Runs `count` operations in their order; 0 if all went well. Buffers are bfloat16, or float32.
+extern "C" int chatui_layers(const Operation* operations, int64_t count, const Step* step, int64_t is_bfloat16) {
+  for (int64_t at = 0; at < count; at++)
+    if (!(is_bfloat16 ? run<bfloat16>(operations[at], *step) : run<float>(operations[at], *step))) return 1;
+  return 0;
+}

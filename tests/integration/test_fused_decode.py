@@ -1,0 +1,174 @@
+"""A step whose layers are C++ gives the logits of the model's own, for the usual layers and for nothing else."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, MistralConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
+
+from chatui.engine.batching import forward
+from chatui.engine.batching.forward import PromptChunk
+from chatui.engine.batching.fused_decode import FusedDecode, fuse
+from chatui.engine.batching.kv_cache import KVCache
+from chatui.engine.kernels import layer_ops, ops
+from chatui.engine.kernels.quantized import quantize
+from chatui.settings import AppSettings
+from tests import models
+
+WIDE = {**models.SMALL, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+CONFIGS: dict[str, PretrainedConfig] = {
+    **{kind: models.CONFIGS[kind] for kind in ("llama", "qwen3", "gemma2", "gemma3", "gemma3_deep", "mistral", "phi3")},
+    "qwen2": Qwen2Config(**models.SMALL),
+    "wide": MistralConfig(**WIDE, sliding_window=8),
+    "biased": Qwen2Config(**WIDE),
+}
+FUSED = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3_deep", "mistral", "phi3")
+OTHERS = sorted(set(models.PLAIN) - set(FUSED))
+ROWS = 3
+AT = (0, 5, 59, 64)
+"""So many tokens behind the prompts: within a window of 8 and beyond it, in a first block and in a second."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    ops.load(AppSettings().cache_dir)  # once for each version of their sources
+    if ops.function(layer_ops.FUNCTION) is None:
+        pytest.skip("this CPU lacks AVX2, or there is no C++ compiler here")
+
+
+def model_of(kind: str) -> PreTrainedModel:
+    """A model whose norms and biases matter."""
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[kind])).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)
+            else:
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return model
+
+
+def over_blocks_of(model: PreTrainedModel) -> forward.Forward:
+    shape = forward.probe_layout(model)
+    assert shape is not None
+    over_blocks = forward.Forward(model, KVCache.allocate(shape, 2 * ROWS, model.device))
+    for row in range(ROWS):
+        over_blocks.prefill([PromptChunk(models.table(row), 0, range(20 + row, 26 + row))])
+    return over_blocks
+
+
+def fused_of(over_blocks: forward.Forward) -> FusedDecode:
+    fused = fuse(over_blocks.step, over_blocks.cache)
+    assert isinstance(fused, FusedDecode)
+    return fused
+
+
+def decoded(over_blocks: forward.Forward, decode: Any, rows: list[int], after: int) -> tuple[torch.Tensor, ...]:
+    """Logits and what is stored then, by this way to decode; what was stored before comes back."""
+    before = [tensor.clone() for tensor in over_blocks._tensors]
+    over_blocks._decode = decode
+    logits = over_blocks.decode(
+        [5 + row for row in rows], [models.table(row) for row in rows], [6 + row % 2 + after for row in rows]
+    )
+    stored = [tensor.clone() for tensor in over_blocks._tensors]
+    for tensor, old in zip(over_blocks._tensors, before, strict=True):
+        tensor.copy_(old)
+    return logits, *stored
+
+
+def check(model: PreTrainedModel, allowed: float, same_bits: bool = False) -> None:
+    """The same logits, keys and values as by the model's own step, and for a row alone as in a batch: with the
+    `same_bits`, unless PyTorch's dense product of one row has others than that of several.
+    """
+    over_blocks = over_blocks_of(model)
+    fused = fused_of(over_blocks)
+    for after in AT:
+        found = decoded(over_blocks, fused, [0, 1, 2], after)
+        expected = decoded(over_blocks, over_blocks.step, [0, 1, 2], after)
+        for one, other in zip(found, expected, strict=True):
+            assert (one.float() - other.float()).norm() <= allowed * other.float().norm()
+        for row in range(ROWS):
+            alone, together = decoded(over_blocks, fused, [row], after)[0][0], found[0][row]
+            assert (alone.float() - together.float()).norm() <= allowed * together.float().norm()
+            assert torch.equal(alone, together) or not same_bits
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_the_usual_layers(kind: str) -> None:
+    check(model_of(kind), 1e-5)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_in_bfloat16(kind: str) -> None:
+    check(model_of(kind).bfloat16(), 0.06)
+
+
+@pytest.mark.parametrize("kind", ["wide", "biased"])
+@pytest.mark.parametrize("bits", ["int4", "int8"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_packed_layers(kind: str, bits: Any, dtype: torch.dtype) -> None:
+    model = model_of(kind).bfloat16() if dtype is torch.bfloat16 else model_of(kind)
+    quantize(model, bits, None, lambda _: None)
+    check(model, 0.06, same_bits=True)
+
+
+def test_more_rows_than_before() -> None:
+    over_blocks = over_blocks_of(model_of("llama"))
+    fused = fused_of(over_blocks)
+    alone = decoded(over_blocks, fused, [0], 0)[0]
+    many = over_blocks.decode([5] * 9, [models.table(0)] * 9, [6] * 9)
+    torch.testing.assert_close(many, alone.expand(9, -1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_layers_are_left_to_the_model(kind: str) -> None:
+    over_blocks = models.over_blocks(kind)
+    assert fuse(over_blocks.step, over_blocks.cache) is None
+
+
+def test_what_looks_usual_and_computes_something_else_is_left_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    over_blocks = over_blocks_of(model_of("llama"))
+    layer: Any = over_blocks.model.get_submodule("model.layers.1")
+    whole = layer.forward
+
+    def scaled(hidden_states: torch.Tensor, **options: Any) -> torch.Tensor:
+        """As Granite's residual multiplier."""
+        result: torch.Tensor = hidden_states + 0.9 * (whole(hidden_states, **options) - hidden_states)
+        return result
+
+    monkeypatch.setattr(layer, "forward", scaled)
+    assert fuse(over_blocks.step, over_blocks.cache) is None
+
+
+def test_it_is_offered_and_used() -> None:
+    over_blocks = over_blocks_of(model_of("llama"))
+    fused, calls = fused_of(over_blocks), list[int]()
+    expected = decoded(over_blocks, over_blocks.step, [0, 1], 0)[0]
+
+    def counted(*inputs: Any) -> torch.Tensor:
+        calls.append(len(inputs[0]))
+        return fused(*inputs)
+
+    over_blocks.offer(counted)
+    for _ in range(3):
+        found = over_blocks.decode([5, 6], [models.table(0), models.table(1)], [6, 7])
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert over_blocks.faster
+    assert len(calls) == 4, "twice at first, when it is compared"
+
+
+def test_a_model_is_shared_and_not_changed() -> None:
+    model = model_of("gemma3")
+    layers = model.get_submodule("model.layers")
+    over_blocks = over_blocks_of(model)
+    ids = torch.tensor([[1, 2, 3]])
+    own = copy.deepcopy(model)
+    fused_of(over_blocks)
+    assert model.get_submodule("model.layers") is layers
+    assert not any(layer._forward_hooks for layer in model.modules())
+    own.set_attn_implementation("eager")
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        assert torch.equal(model(ids).logits, own(ids).logits)
