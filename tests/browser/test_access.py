@@ -76,14 +76,18 @@ def ask(page: Page, question: str = "Hello <b>you</b>") -> None:
 
 
 class AccessibilityChecker:
-    """Looks at a page with axe-core, in each colour scheme."""
+    """Looks at a page with axe-core, in each colour scheme. With `at_parts` it looks only at what has changed."""
 
-    def __init__(self, page: Page, schemes: Sequence[str]) -> None:
-        self.page, self.schemes = page, schemes
+    def __init__(self, page: Page, schemes: Sequence[str], *, at_parts: bool = False) -> None:
+        self.page, self.schemes, self.at_parts = page, schemes, at_parts
         self.found: dict[str, list[str]] = {}
 
-    def look(self, view: str, part: str | None = None) -> None:
-        """Note what is wrong on the page, or in the element with this selector, once the page has come to rest."""
+    def look(self, view: str, part: str | None = None, *, changed: str | None = None) -> None:
+        """Note what is wrong on the page, or in the element `part`, once the page has come to rest.
+
+        The parts are selectors; `changed` is what differs from the last look.
+        """
+        part = part or (changed if self.at_parts else None)
         for scheme in self.schemes:
             self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             self.page.wait_for_function("() => document.getAnimations().every(one => one.playState !== 'running')")
@@ -126,7 +130,7 @@ def test_axe_finds_nothing(browser: Browser, serve: Serve, locale: str, schemes:
     hold = Hold()
     with opened(browser, serve(answers(hold)).url, locale, reduced_motion="reduce") as page:
         page.evaluate(AXE)
-        eye = AccessibilityChecker(page, schemes)
+        eye = AccessibilityChecker(page, schemes, at_parts=(locale, schemes) in CASES)
         chatting(eye, hold)
         choosing(eye)
         listing(eye)
@@ -141,25 +145,25 @@ def chatting(eye: AccessibilityChecker, hold: Hold) -> None:
     eye.look("empty page")
     ask(page)
     ask(page, "think")
-    eye.look("reply and thought")
+    eye.look("reply and thought", changed="#chat")
     page.locator("#chat .thought-group .title").click()
-    eye.look("thought open")
+    eye.look("thought open", changed="#chat")
     ask(page, "fail")
     ask(page, "cut")
     page.locator("#message textarea").fill("stream")
     page.keyboard.press("Enter")
     expect(page.locator("#chat code.language-python").last).to_be_visible()
-    eye.look("error, and a reply being written")
+    eye.look("error, and a reply being written", changed="#chat")
     page.locator("#message .stop-button").click()
     expect(page.locator("#message .submit-button")).to_be_visible()
-    eye.look("stopped")
+    eye.look("stopped", changed="#chat")
 
     def complains() -> bool:
         page.locator("#message textarea").press("Enter")
         return page.locator("#message div.validation-error").is_visible()
 
     wait_until(complains)  # an Enter soon after a sending is taken for a second one of the same
-    eye.look("nothing typed")
+    eye.look("nothing typed", changed="#message")
 
 
 def choosing(eye: AccessibilityChecker) -> None:
@@ -168,7 +172,7 @@ def choosing(eye: AccessibilityChecker) -> None:
         part.click()
     for help in page.locator("#settings .help").filter(visible=True).all():
         help.click()
-    eye.look("settings")
+    eye.look("settings", changed="#settings")
     page.locator("#persona input").click()
     eye.look("list of personas")
     page.keyboard.press("Escape")
@@ -184,23 +188,23 @@ def listing(eye: AccessibilityChecker) -> None:
     menu, link = page.locator("#chats .chat-menu summary").first, "#chats .chat-menu[open] .{}"
     menu.focus()
     page.keyboard.press("Enter")
-    eye.look("menu of a chat")
+    eye.look("menu of a chat", changed="#chats")
     page.locator(link.format("rename")).click()
-    eye.look("new title")
+    eye.look("new title", changed="#chats")
     page.keyboard.press("Escape")
     page.locator("#search input").fill("title")
     expect(page.locator("#chats mark").first).to_be_visible()
-    eye.look("found")
+    eye.look("found", changed="#conversations")
     page.locator("#search input").fill("")
     expect(page.locator("#chats mark")).to_have_count(0)
     menu.focus()
     page.keyboard.press("Enter")
     page.locator(link.format("delete")).click()
     expect(page.locator("#chats .chat-list-top")).to_be_visible()
-    eye.look("deleted")
+    eye.look("deleted", changed="#conversations")
     page.locator("#below-chats a[href='#deleted']").click()
     expect(page.locator("#chats .restore")).to_be_visible()
-    eye.look("recently deleted")
+    eye.look("recently deleted", changed="#conversations")
     page.locator("#chats .restore").click()
     expect(page.locator("#chats .chat-link")).to_have_count(1)
     file: FilePayload = {"name": "x.json", "mimeType": "application/json", "buffer": json.dumps(IMPORTED).encode()}
