@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MistralConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
+from transformers import AutoModelForCausalLM, MistralConfig, Phi3Config, PretrainedConfig, PreTrainedModel, Qwen2Config
 
 from chatui.engine.batching import forward
 from chatui.engine.batching.forward import PromptChunk
@@ -16,14 +16,21 @@ from chatui.engine.kernels.quantized import quantize
 from chatui.settings import AppSettings
 from tests import models
 
+HEADS_BY_WIDTH = {name: value for name, value in models.SMALL.items() if name != "head_dim"}
+LONGROPE: dict[str, Any] = {
+    **{"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 24},
+    **{"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 3.0, 9.0, 20.0]},
+}
 WIDE = {**models.SMALL, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
 CONFIGS: dict[str, PretrainedConfig] = {
     **{kind: models.CONFIGS[kind] for kind in ("llama", "qwen3", "gemma2", "gemma3", "gemma3_deep", "mistral", "phi3")},
     "qwen2": Qwen2Config(**models.SMALL),
+    "longrope": Phi3Config(**HEADS_BY_WIDTH, original_max_position_embeddings=24, rope_parameters=LONGROPE),
+    "half_rope": Phi3Config(**HEADS_BY_WIDTH, rope_parameters={**models.ROPE, "partial_rotary_factor": 0.5}),
     "wide": MistralConfig(**WIDE, sliding_window=8),
     "biased": Qwen2Config(**WIDE),
 }
-FUSED = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3_deep", "mistral", "phi3")
+FUSED = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3_deep", "mistral", "phi3", "longrope", "half_rope")
 OTHERS = sorted(set(models.PLAIN) - set(FUSED))
 ROWS = 3
 AT = (0, 5, 59, 64)
@@ -98,6 +105,20 @@ def check(model: PreTrainedModel, allowed: float, same_bits: bool = False) -> No
 @pytest.mark.parametrize("kind", FUSED)
 def test_the_usual_layers(kind: str) -> None:
     check(model_of(kind), 1e-5)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_greedy_tokens_are_those_of_generate(kind: str) -> None:
+    over_blocks, ids = over_blocks_of(model_of(kind)), list(range(20, 26))
+    over_blocks._decode = fused_of(over_blocks)
+    [logits] = over_blocks.prefill([PromptChunk(models.table(0), 0, ids)])
+    written = list[int]()
+    while len(written) < 10:
+        written.append(int(logits.argmax()))
+        [logits] = over_blocks.decode(written[-1:], [models.table(0)], [len(ids) + len(written) - 1])
+    model = model_of(kind)
+    model.generation_config.eos_token_id = None
+    assert written == models.generate(model, ids, 10)
 
 
 @pytest.mark.parametrize("kind", FUSED)

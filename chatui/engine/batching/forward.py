@@ -167,15 +167,15 @@ class Forward:
             self._agreed.append((middle - begin, time.perf_counter() - middle))
             if not self.faster or len(self._agreed) == TIMED:
                 slower = self.faster and median(new / old for new, old in self._agreed) >= 1
-                self._decide(None if slower else offered, "the one in use is no slower")
+                self._decide(None if slower else offered, "the one in use is no slower", logging.INFO)
                 return
         if self._tries == TRIES:
             self._decide(None, "its logits differ")
 
-    def _decide(self, chosen: DecodeFunction | None, why_not: str) -> None:
+    def _decide(self, chosen: DecodeFunction | None, why_not: str, level: int = logging.WARNING) -> None:
         """Go over to what was tried, or not."""
         if chosen is None:
-            log.warning("a faster step is not used: %s", why_not)
+            log.log(level, "a faster step is not used: %s", why_not)
         else:
             self._decode = CheckedDecode(self.step, chosen)
             log.info("the faster step is in use")
