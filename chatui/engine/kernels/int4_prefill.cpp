@@ -145,8 +145,7 @@ inline void multiply(const Job& job, const Strip& strip, int64_t begin, int64_t 
     Ints dots[ROWS][WIDE];
     for (auto& own : dots)
       for (auto& one : own) one = no_dot();
-// Unrolled, AVX2 would add products before it adds them to the sums, and run out of registers.
-#pragma GCC unroll LANES == 16 ? QUADS : 1
+#pragma GCC unroll QUADS
     for (int quad = 0; quad < QUADS; quad++, levels += STRIP * 4, numbers += 4) {
       const Ints first = load(levels), second = load(levels + LANES * 4);
       for (int r = 0; r < ROWS; r++) {
