@@ -26,7 +26,7 @@ from chatui.engine.kernels.built_files import is_whole, publish
 
 log = logging.getLogger(__name__)
 
-HEADERS = ("lanes.h",)
+HEADERS = ("lanes.h", "numbers.h", "layers.h")
 TORCH = Path(torch.__file__).parent
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-mfma")
 Function = Callable[..., None]
