@@ -13,6 +13,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from chatui.engine.batching import attention
 from chatui.engine.batching.attention import DecodeBatch
 from chatui.engine.batching.forward import TIMED, TRIES, CheckedDecode, PromptChunk, matches_own_attention, probe_layout
+from chatui.engine.batching.free_cores import FreeCores
 from chatui.engine.kernels import quantized
 from tests import models
 
@@ -223,7 +224,7 @@ class TestAgrees:
             assert self.check(copy.deepcopy(models.model(seed=seed)).bfloat16())
 
 
-def test_passes_leave_a_thread_to_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_leave_threads_to_other_programs_and_one_to_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     over_blocks, threads, chosen = models.over_blocks(), [3], list[int]()
 
     def passes() -> list[int]:
@@ -233,6 +234,8 @@ def test_passes_leave_a_thread_to_the_compiler(monkeypatch: pytest.MonkeyPatch) 
         assert threads[-1] == threads[0]
         return chosen
 
+    free = [9]
+    monkeypatch.setattr(FreeCores, "threads", lambda _, limit: min(limit, free[0]))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     hook = over_blocks.model.register_forward_pre_hook(lambda *_: chosen.append(threads[-1]))
@@ -241,6 +244,8 @@ def test_passes_leave_a_thread_to_the_compiler(monkeypatch: pytest.MonkeyPatch) 
         with over_blocks.beside_compiler():
             assert passes() == [2, 2]
         assert passes() == [3, 3]
+        free[0] = 1
+        assert passes() == [1, 1]
         threads[:] = [1]
         with over_blocks.beside_compiler():
             assert passes() == [1, 1]

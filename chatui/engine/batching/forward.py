@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from chatui.engine.batching import attention
 from chatui.engine.batching.attention import DecodeBatch, LayerProbe, PrefillBatch, PrefillChunk
 from chatui.engine.batching.blocks import BLOCK
+from chatui.engine.batching.free_cores import FreeCores, use_threads
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
 from chatui.engine.batching.longrope import encode_by_row, find_longrope, read_as
 from chatui.engine.kernels.quantized import reading_prompts
@@ -85,6 +86,7 @@ class Forward:
         self._tries = 0
         self._agreed: list[tuple[float, float]] = []
         self._compiling = False
+        self._free_cores = FreeCores()
         self._tensors = [*cache.keys, *cache.values]
 
     @property
@@ -110,6 +112,13 @@ class Forward:
         finally:
             self._compiling = False
 
+    def _threads(self) -> AbstractContextManager[None]:
+        """Inside, as many threads are used as have a core of their own."""
+        limit = torch.get_num_threads()
+        if self.model.device.type != "cpu" or limit == 1:
+            return nullcontext()
+        return use_threads(min(self._free_cores.threads(limit), limit - self._compiling))
+
     @torch.inference_mode()
     def prefill(self, pieces: Sequence[PromptChunk]) -> torch.Tensor:
         """Logits [pieces, vocabulary] after each piece of a prompt, read in one pass; no two are of one sequence."""
@@ -126,7 +135,7 @@ class Forward:
         positions = torch.cat([torch.arange(run.first, run.first + run.count, device=device) for run in runs])[None]
         ends = torch.tensor([run.count for run in runs], device=device).cumsum(0) - 1
         lengths = torch.tensor([[piece.length for piece in pieces for _ in piece.ids]], device=device)
-        with read_as(lengths), reading_prompts(), _one_thread_fewer(self._compiling):
+        with read_as(lengths), reading_prompts(), self._threads():
             return model_logits(self.model, ids, positions, PrefillBatch(runs, self.cache), ends)[0]
 
     @torch.inference_mode()
@@ -141,7 +150,7 @@ class Forward:
             span,
             self._tensors,
         )
-        with _one_thread_fewer(self._compiling):
+        with self._threads():
             if self._offered:
                 self._try(self._offered[0], inputs)
             return self._decode(*inputs)
@@ -181,20 +190,6 @@ class Forward:
             log.info("the faster step is in use")
         self._offered.popleft()
         self._tries, self._agreed = 0, []
-
-
-@contextmanager
-def _one_thread_fewer(wanted: bool) -> Iterator[None]:
-    """Inside, PyTorch and the kernels use one thread fewer if that is `wanted`, but one at the least."""
-    threads = torch.get_num_threads()
-    if not wanted or threads == 1:
-        yield
-        return
-    torch.set_num_threads(threads - 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def span_of(length: int, device: torch.device) -> torch.Tensor:
