@@ -246,7 +246,7 @@ def test_wrong_values_are_refused_beside_the_setting(chat: Open) -> None:
         page.setting(title).blur()
     page.say("my question")
     assert _settings(page, 0) == INFO.defaults
-    expect(page.page.get_by_text(re.compile("less than or equal"))).to_have_count(0)
+    expect(page.page.locator("#settings").get_by_text(re.compile("less than or equal"))).to_have_count(0)
 
 
 # Gradio's sliders bring a number that is out of range back into it as soon as the box is left.
@@ -290,15 +290,16 @@ def test_wrong_values_stop_retry_edit_and_examples_too(chat: Open) -> None:
 
 def test_an_empty_message_is_not_sent(chat: Open) -> None:
     page = chat()
+    refusal = page.page.locator("#message").get_by_text("Type a message first.")  # screen readers are told too
     for number, text in enumerate(("", "   ", "\n\n")):
         page.fill(text)
         page.send.click()
-        expect(page.page.get_by_text("Type a message first.").first).to_be_visible()
+        expect(refusal).to_be_visible()
         page.usable()
         assert len(page.backend.requests) == number
         expect(page.questions).to_have_count(number)
         page.say("now something")
-        expect(page.page.get_by_text("Type a message first.")).to_have_count(0)
+        expect(refusal).to_have_count(0)
 
 
 def test_a_megabyte_is_refused_and_kept(chat: Open) -> None:

@@ -60,13 +60,11 @@ def test_a_moment_says_nothing_and_neither_does_a_long_rest() -> None:
     assert machine.free_cores.threads(2) == 2
 
 
-def test_programs_of_low_priority_leave_the_cores_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = SimpleNamespace(user=1.0, nice=20.0, system=1.0, idle=300.0, iowait=4000.0)
-    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: [times, times] if percpu else times)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1}, raising=False)
-    for priority, seconds in ((0, 4320), (5, 4300)):
-        monkeypatch.setattr(os, "getpriority", lambda *_, priority=priority: priority, raising=False)
-        assert free_cores._idle_seconds() == seconds
+def test_only_the_cores_of_this_process_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [SimpleNamespace(idle=float(core), iowait=4000.0) for core in range(3)]
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: times if percpu else None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 2}, raising=False)
+    assert free_cores._idle_seconds() == 8003
 
 
 def test_this_machine_is_measured() -> None:
