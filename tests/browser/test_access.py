@@ -160,7 +160,7 @@ def chatting(eye: AccessibilityChecker, hold: Hold) -> None:
 
     def complains() -> bool:
         page.locator("#message textarea").press("Enter")
-        return page.locator("#message div.validation-error").is_visible()
+        return page.locator("#message-problem").is_visible()
 
     wait_until(complains)  # an Enter soon after a sending is taken for a second one of the same
     eye.look("nothing typed", changed="#message")

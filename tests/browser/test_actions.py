@@ -290,7 +290,7 @@ def test_wrong_values_stop_retry_edit_and_examples_too(chat: Open) -> None:
 
 def test_an_empty_message_is_not_sent(chat: Open) -> None:
     page = chat()
-    refusal = page.page.locator("#message").get_by_text("Type a message first.")  # screen readers are told too
+    refusal = page.page.locator("#message-problem").get_by_text("Type a message first.")
     for number, text in enumerate(("", "   ", "\n\n")):
         page.fill(text)
         page.send.click()
@@ -302,6 +302,25 @@ def test_an_empty_message_is_not_sent(chat: Open) -> None:
         expect(refusal).to_have_count(0)
 
 
+def test_a_reason_outlives_other_events(chat: Open) -> None:
+    page = chat(fresh=True)
+    held: list[Route] = []
+    page.page.route("**/run/predict", lambda route: held.append(route))
+    page.page.reload()
+    wait_until(lambda: (page.page.wait_for_timeout(50), held)[1], what="an event of the page's start")
+    page.box.press("Enter")
+    problem = page.page.locator("#message-problem")
+    expect(problem).to_have_text("Type a message first.", timeout=PATIENCE)
+    page.page.unroute("**/run/predict")  # which lets them go on
+    expect(page.page.locator("#chats .hint, #chats .chat-row").first).to_be_visible(timeout=PATIENCE)
+    page.page.wait_for_timeout(500)
+    expect(problem).to_be_visible()
+    expect(page.page.locator("#heard")).to_have_text("Type a message first.")
+    expect(page.box).to_have_accessible_description("Type a message first.")
+    page.box.press("a")
+    expect(problem).to_have_count(0)
+
+
 def test_a_megabyte_is_refused_and_kept(chat: Open) -> None:
     page = chat(fresh=True)
     text = "long <words> " * 80_000
@@ -310,7 +329,7 @@ def test_a_megabyte_is_refused_and_kept(chat: Open) -> None:
     draft = page.page.locator("#draft textarea")
     wait_until(lambda: len(draft.input_value()) > 200_000, SLOW / 1000, "the draft's count")
     page.box.press("Enter", timeout=SLOW)
-    error = page.page.get_by_text("1,040,000 characters").and_(page.page.locator(":not(.sr-only)")).first
+    error = page.page.locator("#message-problem").get_by_text("1,040,000 characters")
     expect(error).to_be_in_viewport(timeout=SLOW)
     assert page.box.input_value() == text
     page.usable()

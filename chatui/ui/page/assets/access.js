@@ -109,7 +109,10 @@
     setAll("#chat .placeholder-content", () => ({ role: "group", "aria-label": _("Examples") }));
     setAll("#chats .chat-link", (link) => ({ "aria-current": `${link.parentElement.classList.contains("current")}` }));
     setAll("#chat .thought-group .title", (title) => ({ "aria-expanded": `${title.classList.contains("expanded")}` }));
-    setAll("#message textarea", (box) => ({ "aria-invalid": `${box.classList.contains("validation-error")}` }));
+    setAll("#message textarea", () => {
+      const invalid = document.getElementById("message-problem") !== null;
+      return { "aria-invalid": `${invalid}`, "aria-describedby": "message-problem" };
+    });
     // Not a button: it contains one, and Gradio makes the whole head of a toast a button.
     setAll(".toast-header", () => ({ role: "group", tabindex: "-1" }));
     setAll(".toast-body", () => ({ role: "group", "aria-live": "off" })); // heard.js announces its text

@@ -330,7 +330,7 @@
     const running = document.querySelector("#message .stop-button") !== null;
     if (running && !wasRunning) [sentAt, firstSeconds, lastSeconds, textLength, pressedAt] = [pressedAt, null, null, 0, null];
     const started = running && !wasRunning;
-    // Not when it is sent: Gradio loses the reason why a message is refused if another event runs meanwhile.
+    if (started) document.getElementById("message-problem")?.remove();
     if ((running || wasRunning) && box()?.value === "") sendDraft("");
     wasRunning = running;
     if (sentAt === null) return;

@@ -84,7 +84,6 @@
     ".toast-message-text",
     "html.at-rest #chats :is(.chat-list-top, .hint)",
     FOUND,
-    ":is(#message, #settings) div.validation-error",
     "html.at-rest #status :is(.model-failed, .model-loading)",
     "p.creds", // wrong password
     "#compare-notice p",
