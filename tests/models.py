@@ -35,9 +35,11 @@ from transformers import (
 
 from chatui.engine.batching.forward import Forward, probe_layout
 from chatui.engine.batching.kv_cache import KVCache
+from chatui.engine.kernels import ops
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.loader import load
 from chatui.model_spec import ModelSpec
+from chatui.settings import AppSettings
 
 # Matrices this small gain nothing from a second thread, and lose much to it on a busy machine.
 torch.set_num_threads(1)
@@ -229,6 +231,7 @@ def save_adapter(base: Path, folder: Path, kind: str = "llama", **config: Any) -
 
 def loaded(folder: Path, **spec: Any) -> LoadedModel:
     """What chatui makes of the folder."""
+    ops.load(AppSettings().cache_dir)  # built once for each version of their sources, not for each folder
     return load(ModelSpec(str(folder), **spec), folder, lambda _: None)
 
 

@@ -307,7 +307,7 @@ def test_a_reason_outlives_other_events(chat: Open) -> None:
     held: list[Route] = []
     page.page.route("**/run/predict", lambda route: held.append(route))
     page.page.reload()
-    wait_until(lambda: (page.page.wait_for_timeout(50), held)[1], what="an event of the page's start")
+    wait_until(lambda: page.page.evaluate("1") and held, what="an event of the page's start")
     page.box.press("Enter")
     problem = page.page.locator("#message-problem")
     expect(problem).to_have_text("Type a message first.", timeout=PATIENCE)
