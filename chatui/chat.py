@@ -131,7 +131,8 @@ class Finish:
     `cached_tokens` of the prompt were found in the KV cache. `stopped_by` is the token or string that ended it, or the
     limit that it reached; `stop_id` is the token's id. `text_seconds` of the decoding went into detokenization. `rows`
     is the average batch size. `reasoning_tokens` of the completion were the thought, with its tags, and took
-    `reasoning_seconds`. `forced_positions` are those of the tokens that ended a thought in the model's place.
+    `reasoning_seconds`. `forced_positions` are those of the tokens that ended a thought in the model's place,
+    `accepted_positions` those of the tokens that needed no decode step of their own: see engine/batching/speculation.py.
     """
 
     reason: FinishReason
@@ -149,6 +150,7 @@ class Finish:
     reasoning_tokens: int = 0
     reasoning_seconds: float = 0.0
     forced_positions: tuple[int, ...] = ()
+    accepted_positions: tuple[int, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:

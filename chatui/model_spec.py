@@ -68,6 +68,7 @@ class ModelSpec:
     base: "ModelSpec | None" = None
     context: int | None = None
     load_anyway: bool = False
+    prompt_lookup_num_tokens: int = AppSettings.model_fields["prompt_lookup_num_tokens"].default
 
     @classmethod
     def from_settings(cls, settings: AppSettings) -> "ModelSpec":
@@ -118,6 +119,7 @@ class ModelSpec:
             settings.compile,
             None,
             settings.generation,
+            prompt_lookup_num_tokens=settings.prompt_lookup_num_tokens,
         )
 
 

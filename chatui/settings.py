@@ -80,6 +80,12 @@ class AppSettings(BaseSettings):
     compile: Compile = Field(
         "auto", description="Compile the model's step in the background after the first replies; off never does."
     )
+    prompt_lookup_num_tokens: int = Field(
+        7,
+        ge=0,
+        le=15,
+        description="Most tokens that a step tries ahead where a reply repeats earlier text; it stays the same reply.",
+    )
     chat_template: Path | None = Field(
         None, description="File with a chat template (Jinja) to use instead of the default model's own."
     )

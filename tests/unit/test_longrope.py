@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from chatui.engine.batching import token_budget
+from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.forward import Forward, probe_layout
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.longrope import Longrope, LongropeByRow, encode_by_row, find_longrope
@@ -25,6 +26,7 @@ from chatui.engine.loading.load_arguments import context_length
 from chatui.engine.sampling.sampler import Sampler
 from chatui.generation_settings import GenerationSettings
 from tests import models
+from tests.drafts import always_draft
 
 LIMIT = 24
 FACTORS: dict[str, Any] = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 3.0, 9.0, 20.0]}
@@ -64,7 +66,7 @@ def batch_of(kind: str, blocks: int = 20) -> Scheduler:
     own = copy.deepcopy(model(kind))
     layout = probe_layout(own)
     assert layout is not None
-    return Scheduler(Forward(own, KVCache.allocate(layout, blocks, own.device)), 4)
+    return Scheduler(Forward(own, KVCache.allocate(layout, blocks, own.device)), 4, BLOCK * blocks)
 
 
 def join(batch: Scheduler, prompt: tuple[int, ...]) -> SequenceState:
@@ -92,6 +94,13 @@ class TestRows:
     def test_beside_longer_ones_and_in_pieces(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(token_budget, "MAX_TOKENS", 16)
         batch = batch_of(kind)
+        rows = [join(batch, prompt) for prompt in PROMPTS]
+        write(batch, *rows)
+        assert [row.output_ids[:NEW] for row in rows] == [generated(kind, prompt) for prompt in PROMPTS]
+
+    def test_with_drafts_across_the_limit(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        batch = batch_of(kind)
+        always_draft(monkeypatch, batch, lambda row: list(generated(kind, row.prompt)))
         rows = [join(batch, prompt) for prompt in PROMPTS]
         write(batch, *rows)
         assert [row.output_ids[:NEW] for row in rows] == [generated(kind, prompt) for prompt in PROMPTS]

@@ -19,6 +19,7 @@ from chatui.engine.batching import scheduler as batches
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.forward import Forward, PromptChunk
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
+from chatui.engine.batching.prompt_lookup import Draft
 from chatui.engine.batching.scheduler import (
     PASS_SECONDS,
     PATIENCE_SECONDS,
@@ -35,6 +36,7 @@ from chatui.engine.sampling.sampler import Sampler
 from chatui.errors import GenerationError
 from chatui.generation_settings import GenerationSettings
 from tests import models
+from tests.drafts import EagerSpeculation, always_draft
 
 GREEDY = GenerationSettings(temperature=0.0)
 SETTINGS = (
@@ -74,7 +76,7 @@ def fix_budget(batch: Scheduler, size: int) -> None:
 
 
 def batch_of(kind: str = "llama", rows: int = 4, blocks: int = 12, size: int = MAX_TOKENS) -> Scheduler:
-    batch = Scheduler(models.over_blocks(kind, blocks), rows)
+    batch = Scheduler(models.over_blocks(kind, blocks), rows, BLOCK * blocks)
     fix_budget(batch, size)
     return batch
 
@@ -130,14 +132,18 @@ class TestReplies:
         assert len(written) == 2 + 4 * 3
 
     @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt_oss"])
-    def test_whatever_comes_and_goes_beside_it(self, kind: str) -> None:
+    @pytest.mark.parametrize("drafts", [False, True])
+    def test_whatever_comes_and_goes_beside_it(self, monkeypatch: pytest.MonkeyPatch, kind: str, drafts: bool) -> None:
         batch = batch_of(kind, 3, size=20)
+        asked: dict[SequenceState, tuple[Any, ...]] = {}
+        if drafts:
+            always_draft(monkeypatch, batch, lambda row: alone(kind, *asked[row]))
         comings = st.tuples(st.sampled_from(PROMPTS), st.integers(0, len(SETTINGS) - 1), st.integers(0, 2))
 
         @given(st.lists(st.one_of(comings, st.integers(0, 9), st.just("step")), max_size=50))
         @settings(max_examples=25, deadline=None)
         def check(doings: list[Any]) -> None:
-            asked: dict[SequenceState, tuple[Any, ...]] = {}
+            asked.clear()
             for doing in doings:
                 if isinstance(doing, tuple):
                     prompt, choice, seed = doing
@@ -157,6 +163,45 @@ class TestReplies:
                 assert row.output_ids == alone(kind, prompt, choice, seed)[: len(row.output_ids)]
 
         check()
+
+    @pytest.mark.parametrize("choice", range(len(SETTINGS)))
+    def test_right_drafts_save_passes(self, monkeypatch: pytest.MonkeyPatch, choice: int) -> None:
+        written = alone("llama", PROMPTS[2], choice, 3)
+        batch = batch_of()
+        always_draft(monkeypatch, batch, lambda _: list(written))
+        row = join(batch, PROMPTS[2], SETTINGS[choice], 3)
+        decode, passes = batch.forward.decode, list[int]()
+
+        def counted(ids: Sequence[int], *places: Any) -> torch.Tensor:
+            passes.append(len(ids))
+            return decode(ids, *places)
+
+        monkeypatch.setattr(batch.forward, "decode", counted)
+        tokens = [event for event in write(batch, row) if event.token is not None]
+        assert row.output_ids == written
+        assert len(passes) + sum(event.accepted for event in tokens) == NEW - 1
+        assert 0 < sum(event.accepted for event in tokens)
+        assert max(passes) == 4
+        # What is cached afterwards is what was written, not what was drafted.
+        batch.finish(row)
+        again = join(batch, (*PROMPTS[2], *written, 9))
+        assert again.cached == len(PROMPTS[2]) + NEW - 1
+        write(batch, again)
+        assert again.output_ids == alone("llama", again.prompt, 0, 0)
+
+    def test_drafts_end_with_the_context(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        batch = batch_of()
+        limits = list[int]()
+        batch.max_length = len(PROMPTS[0]) + 4
+        batch.speculation = EagerSpeculation(batch.forward, 3)
+
+        def draft(_: SequenceState, limit: int) -> Draft:
+            limits.append(limit)
+            return Draft()
+
+        monkeypatch.setattr(batch, "_draft", draft)
+        write(batch, join(batch, PROMPTS[0]), count=5)
+        assert limits == [3, 2, 1, 0]
 
     @pytest.mark.parametrize("kind", models.PLAIN)
     def test_what_is_remembered_changes_nothing(self, kind: str) -> None:
@@ -428,7 +473,7 @@ def timed(
     clock: Clock, rows: int = 4, speed: float = 1000.0, step: float = 0.02, fixed: float = 0.0
 ) -> tuple[Scheduler, ScriptedForward]:
     forward: Any = ScriptedForward(clock, speed, step, fixed)
-    return Scheduler(forward, rows), forward
+    return Scheduler(forward, rows, forward.cache.blocks * BLOCK), forward
 
 
 def prompt_of(count: int, start: int = 0) -> list[int]:

@@ -94,6 +94,16 @@ class Forward:
         """Whether an offered way is in use."""
         return isinstance(self._decode, CheckedDecode) and not self._decode.failed
 
+    @property
+    def decoder(self) -> DecodeFunction:
+        """The way to decode that is in use."""
+        return self._decode
+
+    @property
+    def settled(self) -> bool:
+        """Whether no other way to decode waits to be tried."""
+        return not self._offered
+
     def offer(self, decode: DecodeFunction) -> None:
         """From one of the next steps on, decode this way, if it gives the same logits as the way before. Where that is
         an offered one too, it must be slower.

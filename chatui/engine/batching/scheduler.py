@@ -3,12 +3,14 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from chatui.engine.batching.blocks import BlockPool, BlockTable
 from chatui.engine.batching.forward import Forward, PromptChunk
+from chatui.engine.batching.prompt_lookup import Draft, PromptLookup
+from chatui.engine.batching.speculation import DraftedRow, Speculation, heads_of
 from chatui.engine.batching.token_budget import TokenBudget
 from chatui.engine.sampling.sampler import Sampler, choose_each, invalid_logits
 from chatui.errors import ChatError, GenerationError
@@ -26,13 +28,30 @@ READING_SHARE = 0.42
 PATIENCE_SECONDS = 2.0
 
 
+@dataclass
+class ComputedDraft:
+    """Drafted `tokens` whose keys and values are stored behind those of the table, if they come next.
+
+    `logits` [tokens, vocabulary] are those behind each; `rows` were in that pass.
+    """
+
+    tokens: tuple[int, ...]
+    logits: torch.Tensor
+    rows: int
+
+    def next(self) -> torch.Tensor:
+        """The logits [1, vocabulary] behind the first token, which has come."""
+        first, self.tokens, self.logits = self.logits[:1], self.tokens[1:], self.logits[1:]
+        return first
+
+
 @dataclass(eq=False)
 class SequenceState:
     """One reply: its `prompt` and the `output_ids` so far; its table holds the keys and values of all but the last.
 
     `cached` tokens of the prompt were computed from the start; `read_at` is when it was added or was last read. A row
     whose blocks were given to others has an empty table: it waits until it can read all of that again. It is read as a
-    sequence of `length` tokens: see longrope.py.
+    sequence of `length` tokens: see longrope.py. `computed` is set while its first token is the last of `output_ids`.
     """
 
     prompt: tuple[int, ...]
@@ -42,6 +61,8 @@ class SequenceState:
     length: int
     output_ids: list[int] = field(default_factory=list)
     read_at: float = 0.0
+    lookup: PromptLookup | None = None
+    computed: ComputedDraft | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -61,21 +82,27 @@ class SequenceState:
 
 @dataclass(frozen=True)
 class SequenceUpdate:
-    """What a step of so many `rows` did for a row: wrote a token, read up to `read` tokens of the prompt, or failed."""
+    """What a step of so many `rows` did for a row: wrote a token, read up to `read` tokens of the prompt, or failed.
+
+    A token that was `accepted` needed no pass: one before had computed it behind a right draft.
+    """
 
     row: SequenceState
     token: int | None = None
     read: int | None = None
     error: ChatError | None = None
     rows: int = 1
+    accepted: bool = False
 
 
 class Scheduler:
     """Rows that are added and finished between steps."""
 
-    def __init__(self, forward: Forward, max_rows: int) -> None:
-        """At most so many rows at once."""
+    def __init__(self, forward: Forward, max_rows: int, max_length: int, prompt_lookup_num_tokens: int = 0) -> None:
+        """At most so many rows at once, of so many tokens; and of each row so many drafted tokens in a step."""
         self.forward, self.max_rows = forward, max_rows
+        self.max_length = max_length
+        self.speculation = Speculation(forward, prompt_lookup_num_tokens)
         self.pool = BlockPool(forward.cache.blocks, forward.cache)
         self.rows: list[SequenceState] = []
         self._budget, self._stall_budget = TokenBudget(PASS_SECONDS), TokenBudget(STALL_SECONDS)
@@ -109,9 +136,14 @@ class Scheduler:
             self.pool.close(row.table)
 
     def step(self) -> list[SequenceUpdate]:
-        """Read pieces of some prompts, or write one token for every row whose prompt is read."""
+        """Read pieces of some prompts, or write one token for every row whose prompt is read.
+
+        Where drafts were right, only those rows write, which takes no pass.
+        """
         self._reread()
         self._resume()
+        if computed := [row for row in self.rows if row.computed is not None]:
+            return self._choose_computed(computed)
         reading = [row for row in self.rows if row.unread and not row.waits]
         writing = [row for row in self.rows if not row.unread]
         started = time.perf_counter()
@@ -138,7 +170,12 @@ class Scheduler:
         for row in self.rows:
             if row.length <= longrope.limit < len(row.ids):
                 row.length = len(row.ids)
-                self.pool.close(row.table)
+                self._take_blocks(row)
+
+    def _take_blocks(self, row: SequenceState) -> None:
+        """The row waits until it can be read again."""
+        self.pool.close(row.table)
+        row.computed = None
 
     def _resume(self) -> None:
         """Give blocks to rows that wait for them, the oldest first."""
@@ -156,7 +193,7 @@ class Scheduler:
         for row in rows:
             while not row.waits and not self.pool.grow(row.table, 1):
                 newest = next(other for other in reversed(self.rows) if not other.waits)
-                self.pool.close(newest.table)
+                self._take_blocks(newest)
         return [row for row in rows if not row.waits]
 
     def _next_chunks(self, reading: Sequence[SequenceState], left: int) -> dict[SequenceState, PromptChunk]:
@@ -204,10 +241,12 @@ class Scheduler:
         if not rows:
             return []
         try:
-            logits = self.forward.decode(
-                [row.output_ids[-1] for row in rows],
-                [row.table.numbers for row in rows],
-                [row.table.length for row in rows],
+            drafts = self._drafts(rows) if self.speculation.enabled else [Draft()] * len(rows)
+            logits, lengths = self.speculation.decode(
+                [
+                    DraftedRow(row.output_ids[-1], row.table.numbers, row.table.length, draft)
+                    for row, draft in zip(rows, drafts, strict=True)
+                ]
             )
         except Exception as error:
             if len(rows) == 1:
@@ -215,9 +254,37 @@ class Scheduler:
             # Which of them it was shows when each goes alone: a step writes the same slots again.
             log.debug("a step of %d rows failed, each goes alone", len(rows), exc_info=error)
             return [event for row in rows for event in self._decode([row])]
-        for row in rows:
+        heads = heads_of(lengths)
+        for row, draft, length, head in zip(rows, drafts, lengths, heads, strict=True):
             self.pool.fill(row.table, row.output_ids[-1:])
-        return self._choose(rows, logits)
+            if length:
+                behind = logits[head + 1 : head + 1 + length]
+                row.computed = ComputedDraft(draft.tokens[:length], behind, len(rows))
+        return self._choose(rows, logits if len(logits) == len(rows) else logits[heads])
+
+    def _drafts(self, rows: Sequence[SequenceState]) -> list[Draft]:
+        """What may come next in each row, as far as there is room for it."""
+        drafts = list[Draft]()
+        for row in rows:
+            draft = self._draft(row, min(self.speculation.max_tokens, self.max_length - row.table.length - 1))
+            drafts.append(draft if self.pool.grow(row.table, 1 + len(draft.tokens)) else Draft())
+        return drafts
+
+    def _draft(self, row: SequenceState, limit: int) -> Draft:
+        row.lookup = row.lookup or PromptLookup(row.prompt)
+        row.lookup.update(row.output_ids)
+        return row.lookup.draft(limit)
+
+    def _choose_computed(self, rows: Sequence[SequenceState]) -> list[SequenceUpdate]:
+        """The next token of rows whose last one was drafted."""
+        logits, passed = list[torch.Tensor](), dict[SequenceState, int]()
+        for row in rows:
+            assert row.computed is not None
+            self.pool.fill(row.table, row.output_ids[-1:])
+            logits.append(row.computed.next())
+            passed[row] = row.computed.rows
+        events = self._choose(rows, torch.cat(logits))
+        return [replace(event, rows=passed[event.row], accepted=event.token is not None) for event in events]
 
     def _choose(self, rows: Sequence[SequenceState], logits: torch.Tensor) -> list[SequenceUpdate]:
         """The next token of each row; `logits` has shape [rows, vocabulary]."""
@@ -235,6 +302,8 @@ class Scheduler:
         for row, token in zip(rows, chosen, strict=True):
             if isinstance(token, int):
                 row.output_ids.append(token)
+                if row.computed is not None and row.computed.tokens[:1] != (token,):
+                    row.computed = None
                 events.append(SequenceUpdate(row, token=token, rows=len(rows)))
             else:
                 events.append(self._failed(row, token))

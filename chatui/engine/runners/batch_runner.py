@@ -38,9 +38,9 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
     info = replace(
         loaded.info, context_length=context, slots=spec.slots, kv_bytes=cache.nbytes, kv_tokens=BLOCK * blocks
     )
-    return BatchRunner(
-        replace(loaded, info=info, shares=loaded), Scheduler(forward.Forward(loaded.model, cache), spec.slots)
-    )
+    ahead = forward.Forward(loaded.model, cache)
+    batch = Scheduler(ahead, spec.slots, context, spec.prompt_lookup_num_tokens)
+    return BatchRunner(replace(loaded, info=info, shares=loaded), batch)
 
 
 def fit_kv_cache(spec: ModelSpec, bytes_per_token: int, context: int, budget: int) -> tuple[int, int]:
@@ -156,7 +156,7 @@ class BatchRunner(LoadedRunner):
             return event.error
         if event.token is None:
             return ReplyDelta(prefilled_tokens=event.read)
-        delta = reply.push(event.token, event.rows)
+        delta = reply.push(event.token, event.rows, event.accepted)
         if reply.finished:
             self.end(event.row)
             if self._after_first_reply is not None:

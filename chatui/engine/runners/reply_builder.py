@@ -61,6 +61,7 @@ class ReplyBuilder:
         self._rows = 0
         self._thought = ThoughtMeter(partial(_end_of_thought, loaded), settings.thinking_budget, self._limit)
         self._forced_positions: list[int] = []
+        self._accepted_positions: list[int] = []
         self._end_thought_if_due()
         self.begin(0.0)
 
@@ -76,13 +77,15 @@ class ReplyBuilder:
         self._thought.answer_now()
         self._end_thought_if_due()
 
-    def push(self, token_id: int, rows: int = 1) -> ReplyDelta:
-        """What this token adds, written in a step of `rows` rows.
+    def push(self, token_id: int, rows: int = 1, accepted: bool = False) -> ReplyDelta:
+        """What this token adds, written in a step of `rows` rows, or `accepted` after one for tokens before it.
 
         The last one carries the finish, and then the reply is `finished`.
         """
         previous_at = self._last_at
         arrived = self._last_at = time.perf_counter()
+        if accepted:
+            self._accepted_positions.append(self._count)
         self._count += 1
         self._rows += rows
         if self._count == 1:
@@ -167,6 +170,7 @@ class ReplyBuilder:
             reasoning_tokens=self._thought.tokens,
             reasoning_seconds=self._thought.seconds,
             forced_positions=tuple(at for at in self._forced_positions if at < self._count),
+            accepted_positions=tuple(self._accepted_positions),
         )
 
 
