@@ -132,7 +132,7 @@ class Finish:
     limit that it reached; `stop_id` is the token's id. `text_seconds` of the decoding went into detokenization. `rows`
     is the average batch size. `reasoning_tokens` of the completion were the thought, with its tags, and took
     `reasoning_seconds`. `forced_positions` are those of the tokens that ended a thought in the model's place,
-    `accepted_positions` those of the tokens that needed no decode step of their own: see engine/batching/speculation.py.
+    `accepted_positions` those of the tokens that needed no decode step of their own, since drafts were right.
     """
 
     reason: FinishReason
@@ -156,6 +156,12 @@ class Finish:
     def tokens_per_second(self) -> float:
         """Decoding speed. The first token is not counted, because the prefill produces it."""
         return (self.completion_tokens - 1) / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens that a decode step has written of this reply on average. The first is not counted, as above."""
+        tokens = self.completion_tokens - 1
+        return tokens / max(1, tokens - len(self.accepted_positions)) if tokens > 0 else 1.0
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,9 @@ class Metrics:
         self.generation_tokens = self._counter("generation_tokens", "Generated tokens.")
         self.prefix_queries = self._counter("prefix_cache_queries", "Tokens of prompts looked up in the K/V cache.")
         self.prefix_hits = self._counter("prefix_cache_hits", "Tokens of prompts found in the K/V cache.")
+        self.accepted = self._counter(
+            "spec_decode_num_accepted_tokens", "Generated tokens that came without a decode step, by prompt lookup."
+        )
         self.success = self._counter("request_success", "Replies by the reason of their end.", "finished_reason")
         self.first_token = self._histogram(
             "time_to_first_token_seconds", "From the request to its first token.", FIRST_TOKEN_BUCKETS
@@ -132,6 +135,7 @@ class ReplyMetrics:
         metrics.queue.labels(model).observe(finish.queue_seconds)
         metrics.prefill.labels(model).observe(finish.prefill_seconds)
         metrics.decode.labels(model).observe(finish.decode_seconds)
+        metrics.accepted.labels(model).inc(len(finish.accepted_positions))
         if finish.completion_tokens > 1:
             metrics.per_token.labels(model).observe(finish.decode_seconds / (finish.completion_tokens - 1))
 

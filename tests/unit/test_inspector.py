@@ -282,3 +282,14 @@ def test_a_token_that_ended_the_thought_was_given() -> None:
     assert "The model did not choose it" in tokens_view.alternatives(forced, "r", 1)
     assert "<td>given</td>" in tokens_view.alternatives(forced, "r", 1)
     assert "The model did not choose it" not in tokens_view.alternatives(forced, "r", 0)
+
+
+def test_tokens_that_came_without_a_step_are_told() -> None:
+    finish = replace(FINISH, completion_tokens=9, accepted_positions=(1, 2, 3, 4))
+    kept = replace(KEPT, finish=finish)
+    assert finish.tokens_per_step == 2.0
+    assert "came without a decode step" in tokens_view.alternatives(kept, "r", 1)
+    assert "came without a decode step" not in tokens_view.alternatives(kept, "r", 0)
+    assert "4 tokens came without a decode step" in time_view.time_view(kept, None)
+    assert "came without" not in time_view.time_view(KEPT, None)
+    assert "× 2.00, the tokens of this reply" in ceiling_view.ceiling_view(kept)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -48,7 +49,7 @@ def test_a_reply_is_counted_from_its_arrival_to_its_end() -> None:
         for delta in REPLY[1:]:
             reply.add(delta)
         assert values(metrics)["generation_tokens_total"] == 3
-        reply.add(ReplyDelta(finish=FINISH))
+        reply.add(ReplyDelta(finish=replace(FINISH, accepted_positions=(1, 2))))
     found = values(metrics)
     assert found["num_requests_running"] == found["num_requests_waiting"] == 0
     assert found["prompt_tokens_total"] == found["prefix_cache_queries_total"] == 4
@@ -59,6 +60,7 @@ def test_a_reply_is_counted_from_its_arrival_to_its_end() -> None:
     assert found["request_decode_time_seconds_sum"] == 0.4
     assert found["request_time_per_output_token_seconds_sum"] == pytest.approx(0.2)
     assert values(metrics, finished_reason="length") == {"request_success_total": 1}
+    assert found["spec_decode_num_accepted_tokens_total"] == 2
     assert values(metrics, le="0.2")["request_time_per_output_token_seconds_bucket"] == 1
 
 

@@ -24,6 +24,9 @@ class Draft:
     chances: tuple[float, ...] = ()
 
 
+NO_DRAFT = Draft()
+
+
 class PromptLookup:
     """Looks up what followed the last tokens of one sequence where they stood before."""
 
@@ -48,7 +51,7 @@ class PromptLookup:
     def draft(self, limit: int) -> Draft:
         """At most so many tokens."""
         if self._next is None:
-            return Draft()
+            return NO_DRAFT
         tokens = tuple(self._ids[self._next : self._next + limit])
         chances, chance = list[float](), 1.0
         for depth in range(len(tokens)):

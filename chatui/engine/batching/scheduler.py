@@ -9,7 +9,7 @@ import torch
 
 from chatui.engine.batching.blocks import BlockPool, BlockTable
 from chatui.engine.batching.forward import Forward, PromptChunk
-from chatui.engine.batching.prompt_lookup import Draft, PromptLookup
+from chatui.engine.batching.prompt_lookup import NO_DRAFT, Draft, PromptLookup
 from chatui.engine.batching.speculation import DraftedRow, Speculation, heads_of
 from chatui.engine.batching.token_budget import TokenBudget
 from chatui.engine.sampling.sampler import Sampler, choose_each, invalid_logits
@@ -241,7 +241,7 @@ class Scheduler:
         if not rows:
             return []
         try:
-            drafts = self._drafts(rows) if self.speculation.enabled else [Draft()] * len(rows)
+            drafts = self._drafts(rows) if self.speculation.enabled else [NO_DRAFT] * len(rows)
             logits, lengths = self.speculation.decode(
                 [
                     DraftedRow(row.output_ids[-1], row.table.numbers, row.table.length, draft)
@@ -267,7 +267,7 @@ class Scheduler:
         drafts = list[Draft]()
         for row in rows:
             draft = self._draft(row, min(self.speculation.max_tokens, self.max_length - row.table.length - 1))
-            drafts.append(draft if self.pool.grow(row.table, 1 + len(draft.tokens)) else Draft())
+            drafts.append(draft if self.pool.grow(row.table, 1 + len(draft.tokens)) else NO_DRAFT)
         return drafts
 
     def _draft(self, row: SequenceState, limit: int) -> Draft:
@@ -277,14 +277,11 @@ class Scheduler:
 
     def _choose_computed(self, rows: Sequence[SequenceState]) -> list[SequenceUpdate]:
         """The next token of rows whose last one was drafted."""
-        logits, passed = list[torch.Tensor](), dict[SequenceState, int]()
         for row in rows:
-            assert row.computed is not None
             self.pool.fill(row.table, row.output_ids[-1:])
-            logits.append(row.computed.next())
-            passed[row] = row.computed.rows
-        events = self._choose(rows, torch.cat(logits))
-        return [replace(event, rows=passed[event.row], accepted=event.token is not None) for event in events]
+        drafts = {row: row.computed for row in rows if row.computed is not None}
+        events = self._choose(rows, torch.cat([draft.next() for draft in drafts.values()]))
+        return [replace(event, rows=drafts[event.row].rows, accepted=event.token is not None) for event in events]
 
     def _choose(self, rows: Sequence[SequenceState], logits: torch.Tensor) -> list[SequenceUpdate]:
         """The next token of each row; `logits` has shape [rows, vocabulary]."""

@@ -14,7 +14,7 @@ from itertools import accumulate
 import torch
 
 from chatui.engine.batching.forward import Forward
-from chatui.engine.batching.prompt_lookup import Draft
+from chatui.engine.batching.prompt_lookup import NO_DRAFT, Draft
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class DraftedRow:
     token: int
     table: Sequence[int]
     position: int
-    draft: Draft = Draft()
+    draft: Draft = NO_DRAFT
 
 
 class StepTimes:

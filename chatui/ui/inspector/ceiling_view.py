@@ -29,12 +29,13 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
 class StepRead:
     """What one decoding step reads: `tokens` of context for each of `batch` replies, `size` bytes in all.
 
-    `best` is the highest possible speed of a reply, in tokens per second.
+    It writes `tokens_per_step` tokens of this reply. `best` is its highest possible speed, in tokens per second.
     """
 
     tokens: int
     batch: float
     size: float
+    tokens_per_step: float
     best: float
 
 
@@ -71,12 +72,19 @@ def _step_read(inspection: Inspection, anatomy: ModelAnatomy) -> StepRead:
     tokens = len(inspection.prompt.token_ids) + len(inspection.traces) // 2
     batch = inspection.finish.rows if inspection.finish else 1.0
     size = inspection.model.read_bytes + batch * tokens * anatomy.kv_per_token
-    return StepRead(tokens, batch, size, anatomy.bandwidth / size if size else 0.0)
+    tokens_per_step = inspection.finish.tokens_per_step if inspection.finish else 1.0
+    return StepRead(tokens, batch, size, tokens_per_step, tokens_per_step * anatomy.bandwidth / size if size else 0.0)
 
 
 def _step_rows(model: ModelInfo, anatomy: ModelAnatomy, step: StepRead) -> list[FormulaRow]:
     bandwidth = human_bytes(anatomy.bandwidth)
     times = N_(f"batch of {step.batch:.1f} replies × ") if step.batch > 1.05 else ""
+    read = f"{human_bytes(anatomy.bandwidth)}/s ÷ {human_bytes(step.size)}"
+    highest = (
+        N_(f"{read}, for a step writes one token of each reply")
+        if step.tokens_per_step == 1
+        else N_(f"{read} × {step.tokens_per_step:.2f}, the tokens of this reply that a step wrote by prompt lookup")
+    )
     return [
         FormulaRow(
             N_("Memory bandwidth"),
@@ -89,10 +97,7 @@ def _step_rows(model: ModelInfo, anatomy: ModelAnatomy, step: StepRead) -> list[
         FormulaRow(
             N_("Highest possible"),
             f"{estimates.human_speed(step.best)} tokens/s",
-            N_(
-                f"{human_bytes(anatomy.bandwidth)}/s ÷ {human_bytes(step.size)}, for a step writes one token of each "
-                "reply"
-            ),
+            highest,
         ),
     ]
 

@@ -82,6 +82,13 @@ def _speeds(finish: Finish, page: PageTimes | None) -> str:
         lines[0] += " " + _("Mean batch size: {count}.", count=format_number(finish.rows, 1))
     if finish.reasoning_tokens:
         lines.append(_thinking(finish))
+    if finish.accepted_positions:
+        lines.append(
+            _(
+                "**Prompt lookup**: {accepted} came without a decode step, for the reply repeated earlier text.",
+                accepted=_tokens(len(finish.accepted_positions)),
+            )
+        )
     if page is None:
         lines.append(_("**Page**: no tab saw all of this reply being written."))
     else:

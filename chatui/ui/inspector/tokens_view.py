@@ -76,6 +76,8 @@ def alternatives(inspection: Inspection, message_id: str, position: int) -> str:
     )
     if _is_forced(inspection, position):
         title += " " + _("The model did not choose it: the thought was ended here, so that the answer begins.")
+    if inspection.finish is not None and position in inspection.finish.accepted_positions:
+        title += " " + _("It came without a decode step: the tokens before it repeated earlier text.")
     return (
         f"{title}\n\n"
         f'<table class="alternatives"><thead><tr><th>{_("token")}</th><th>{_("id")}</th>{headings}<td></td></tr>'
