@@ -176,7 +176,8 @@ class TraceSnapshot:
 class ReplyDelta:
     """An increment of a reply, of `tokens` tokens. A delta before the text carries `prompt`, the last one `finish`.
 
-    `queue_position` counts from 1 while the request waits. `prefilled_tokens` is the progress of the prefill.
+    `queue_position` counts from 1 while the request waits. `prefilled_tokens` is the progress of the prefill, of which
+    the last `restored_tokens` came from disk.
     `snapshot` returns the trace up to the time of the call; it takes some work, and the latest one covers the most.
     `reasoning_remainder` means that all text so far was reasoning, of which this is the rest.
     """
@@ -188,6 +189,7 @@ class ReplyDelta:
     finish: Finish | None = None
     queue_position: int | None = None
     prefilled_tokens: int | None = None
+    restored_tokens: int = 0
     snapshot: Callable[[], TraceSnapshot] | None = None
     reasoning_remainder: str | None = None
 

@@ -108,6 +108,8 @@ METAVARS: Mapping[str, str] = {
     "chat_template": "FILE",
     "idle_unload": "MINUTES",
     "kv_memory": "GB",
+    "kv_cache_dir": "FOLDER",
+    "kv_cache_size": "GB",
     "max_storage": "MB",
     "max_total_storage": "MB",
     "min_free_disk": "MB",

@@ -50,6 +50,7 @@ class Metrics:
         self.generation_tokens = self._counter("generation_tokens", "Generated tokens.")
         self.prefix_queries = self._counter("prefix_cache_queries", "Tokens of prompts looked up in the K/V cache.")
         self.prefix_hits = self._counter("prefix_cache_hits", "Tokens of prompts found in the K/V cache.")
+        self.disk_hits = self._counter("external_prefix_cache_hits", "Tokens of prompts found in K/V on disk.")
         self.accepted = self._counter(
             "spec_decode_num_accepted_tokens", "Generated tokens that came without a decode step, by prompt lookup."
         )
@@ -113,6 +114,8 @@ class ReplyMetrics:
         """Count what a delta brings."""
         if delta.prompt is not None and not self._running:
             self._begin(len(delta.prompt.token_ids), delta.prefilled_tokens or 0)
+        if delta.restored_tokens:
+            self._metrics.disk_hits.labels(self._model).inc(delta.restored_tokens)
         if delta.tokens:
             self._generation_tokens.inc(delta.tokens)
             if not self._writing:

@@ -47,7 +47,8 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The model to load and how to run it, as the settings and LoadOptions request it. `kv_memory` is in bytes.
+    """The model to load and how to run it, as the settings and LoadOptions request it. `kv_memory` and
+    `kv_cache_size` are in bytes.
 
     For a LoRA adapter `name` is the adapter's, and `base` the model that it changes; None takes the one that its
     config names.
@@ -69,6 +70,8 @@ class ModelSpec:
     context: int | None = None
     load_anyway: bool = False
     prompt_lookup_num_tokens: int = AppSettings.model_fields["prompt_lookup_num_tokens"].default
+    kv_cache_dir: Path | None = None
+    kv_cache_size: int = int(AppSettings.model_fields["kv_cache_size"].default * 1e9)
 
     @classmethod
     def from_settings(cls, settings: AppSettings) -> "ModelSpec":
@@ -120,6 +123,8 @@ class ModelSpec:
             None,
             settings.generation,
             prompt_lookup_num_tokens=settings.prompt_lookup_num_tokens,
+            kv_cache_dir=settings.kv_cache_dir,
+            kv_cache_size=int(settings.kv_cache_size * 1e9),
         )
 
 

@@ -77,6 +77,17 @@ class AppSettings(BaseSettings):
     kv_memory: float | None = Field(
         None, gt=0, description="GB that those conversations may take; a quarter of the free memory if left out."
     )
+    kv_cache_dir: Path | None = Field(
+        None,
+        description="Folder where what was computed of conversations (K/V) is kept, so that after a restart they go on "
+        "without being read again. Off if left out.",
+    )
+    kv_cache_size: float = Field(
+        10,
+        gt=0,
+        description="Most GB that this folder may take: what was used longest ago goes first. What was not used for a "
+        "week goes too.",
+    )
     compile: Compile = Field(
         "auto", description="Compile the model's step in the background after the first replies; off never does."
     )
@@ -216,7 +227,7 @@ class AppSettings(BaseSettings):
             name: setting_values.number_from_text(item) if name in numeric else item for name, item in value.items()
         }
 
-    @field_validator("chat_template", "cache_dir", "data_dir", "models_dir", mode="before")
+    @field_validator("chat_template", "cache_dir", "data_dir", "models_dir", "kv_cache_dir", mode="before")
     @classmethod
     def _check_path(cls, value: object) -> object:
         if isinstance(value, str) and not value.strip():
@@ -239,7 +250,7 @@ class AppSettings(BaseSettings):
     def _normalize_hosts(cls, value: str) -> str:
         return setting_values.host_names(value)
 
-    @field_validator("chat_template", "cache_dir", "data_dir", "models_dir")
+    @field_validator("chat_template", "cache_dir", "data_dir", "models_dir", "kv_cache_dir")
     @classmethod
     def _expand_user(cls, value: Path | None) -> Path | None:
         """Expand ~, which no shell expands in a variable or after `--flag=`."""

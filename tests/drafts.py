@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from chatui.engine.batching.prompt_lookup import Draft
-from chatui.engine.batching.scheduler import Scheduler, SequenceState
+from chatui.engine.batching.scheduler import Scheduler
+from chatui.engine.batching.sequence_state import SequenceState
 from chatui.engine.batching.speculation import DraftedRow, Speculation
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import gc
 from collections.abc import Generator
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from chatui.engine.runners.batch_runner import BatchRunner, open_batch_runner
 from chatui.engine.runners.contract import ModelRunner, WriteReply
 from chatui.engine.runners.open_model import open_model
 from chatui.engine.runners.serial_runner import SerialRunner
-from chatui.errors import ChatError, GenerationError, PromptError, TooLongError
+from chatui.errors import ChatError, GenerationError, ModelError, PromptError, TooLongError
 from chatui.estimates import ATTENTION_BLOCK, blocks_for
 from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec
@@ -573,3 +574,49 @@ def test_a_temporary_chat_is_remembered_until_it_is_over_and_then_nothing_of_it(
     assert pool.cached == 0
     assert not any(tensor.any() for tensor in (*cache.keys, *cache.values))
     assert finish_of(run(model, ask(more))[0]).cached_tokens == 0
+
+
+class TestDisk:
+    """With --kv-cache-dir a conversation goes on after a restart without being read again."""
+
+    def restarted(self, folder: Path, kind: str = "llama", **values: Any) -> BatchRunner:
+        made = open_batch_runner(plain_spoken(kind), spec_of(kv_cache_dir=folder, **values))
+        assert made is not None
+        return made
+
+    def second_turn(self, text: str) -> tuple[Message, ...]:
+        return (*HELLO, Message("assistant", text), Message("user", "Go on"))
+
+    def test_a_second_turn_after_a_restart_is_that_without_one(self, tmp_path: Path) -> None:
+        staying = self.restarted(tmp_path / "other")
+        [first] = run(self.restarted(tmp_path / "kv"), ask())
+        [again] = run(staying, ask())
+        assert text_of(first) == text_of(again)
+        model = self.restarted(tmp_path / "kv")
+        [found], [expected] = (run(each, ask(self.second_turn(text_of(first)))) for each in (model, staying))
+        assert text_of(found) == text_of(expected)
+        finish = finish_of(found)
+        assert finish.cached_tokens == finish_of(expected).cached_tokens
+        assert finish.prompt_tokens > finish.cached_tokens > finish_of(first).prompt_tokens
+        restored = [event.restored_tokens for event in found if isinstance(event, ReplyDelta)]
+        assert sum(restored) == finish.cached_tokens
+        [started, *_] = found
+        assert isinstance(started, ReplyDelta)
+        assert started.prefilled_tokens == 0
+
+    def test_a_temporary_chat_leaves_no_file(self, tmp_path: Path) -> None:
+        run(model := self.restarted(tmp_path), ask(temporary_conversation="passing"))
+        del model
+        gc.collect()
+        assert not list(tmp_path.rglob("*.kv"))
+
+    def test_files_of_another_model_are_not_read(self, tmp_path: Path) -> None:
+        run(self.restarted(tmp_path), ask())
+        other = self.restarted(tmp_path, "qwen3")
+        assert finish_of(run(other, ask())[0]).cached_tokens == 0
+        assert len({path.parent for path in tmp_path.rglob("*.kv")}) == 2
+
+    def test_a_folder_that_cannot_be_written_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ModelError, match=r"cannot be kept.*--kv-cache-dir"):
+            self.restarted(tmp_path / "file")

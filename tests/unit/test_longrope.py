@@ -2,6 +2,7 @@
 
 import copy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,10 @@ from chatui.engine.batching import token_budget
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.forward import Forward, probe_layout
 from chatui.engine.batching.kv_cache import KVCache
+from chatui.engine.batching.kv_files import KVFiles
 from chatui.engine.batching.longrope import Longrope, LongropeByRow, encode_by_row, find_longrope
-from chatui.engine.batching.scheduler import Scheduler, SequenceState
+from chatui.engine.batching.scheduler import Scheduler
+from chatui.engine.batching.sequence_state import SequenceState
 from chatui.engine.loading.load_arguments import context_length
 from chatui.engine.sampling.sampler import Sampler
 from chatui.generation_settings import GenerationSettings
@@ -62,11 +65,11 @@ def generated(kind: str, prompt: tuple[int, ...]) -> list[int]:
     return models.generate(copy.deepcopy(model(kind)), prompt, NEW)
 
 
-def batch_of(kind: str, blocks: int = 20) -> Scheduler:
+def batch_of(kind: str, blocks: int = 20, files: KVFiles | None = None) -> Scheduler:
     own = copy.deepcopy(model(kind))
     layout = probe_layout(own)
     assert layout is not None
-    return Scheduler(Forward(own, KVCache.allocate(layout, blocks, own.device)), 4, BLOCK * blocks)
+    return Scheduler(Forward(own, KVCache.allocate(layout, blocks, own.device)), 4, BLOCK * blocks, files=files)
 
 
 def join(batch: Scheduler, prompt: tuple[int, ...]) -> SequenceState:
@@ -127,6 +130,17 @@ class TestRows:
         assert (row.cached > 0) == same_side
         write(batch, row)
         assert row.output_ids[:NEW] == generated(kind, then)
+
+    def test_after_a_restart(self, kind: str, tmp_path: Path) -> None:
+        files = KVFiles(tmp_path, "a", 10**9)
+        ids = tuple((5 + 91 * at) % 256 for at in range(40))
+        for length, found in ((20, 0), (24, 20), (30, 0), (40, 30)):
+            batch = batch_of(kind, files=files)
+            row = join(batch, ids[:length])
+            write(batch, row, count=1)
+            files.flush()
+            assert row.cached == found
+            assert row.output_ids[0] == generated(kind, ids[:length])[0]
 
 
 class TestFindLongrope:

@@ -46,6 +46,7 @@ def test_a_reply_is_counted_from_its_arrival_to_its_end() -> None:
         reply.add(REPLY[0])
         assert values(metrics)["num_requests_waiting"] == 0
         assert values(metrics)["num_requests_running"] == 1
+        reply.add(ReplyDelta(prefilled_tokens=3, restored_tokens=2))
         for delta in REPLY[1:]:
             reply.add(delta)
         assert values(metrics)["generation_tokens_total"] == 3
@@ -54,6 +55,7 @@ def test_a_reply_is_counted_from_its_arrival_to_its_end() -> None:
     assert found["num_requests_running"] == found["num_requests_waiting"] == 0
     assert found["prompt_tokens_total"] == found["prefix_cache_queries_total"] == 4
     assert found["prefix_cache_hits_total"] == 1
+    assert found["external_prefix_cache_hits_total"] == 2
     assert found["time_to_first_token_seconds_count"] == found["e2e_request_latency_seconds_count"] == 1
     assert found["request_queue_time_seconds_sum"] == 0.5
     assert found["request_prefill_time_seconds_sum"] == 1.5

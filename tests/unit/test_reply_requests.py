@@ -79,3 +79,12 @@ async def test_the_open_chat_comes_before_the_message_if_asked(requests: ReplyRe
     assert request.temporary_conversation == (started.conversation.id if temporary else "")
     _persona, request = await requests.separate(tab, INPUTS, "And?", "small", "poet")
     assert [message.content for message in request.messages] == ["Write in verse.", "And?"]
+
+
+async def test_before_a_temporary_chat_has_begun_a_request_is_one_of_its_own(requests: ReplyRequests) -> None:
+    tab = Tab("a", TabState(temporary=True), requests.runner)
+    found = [(await requests.separate(tab, INPUTS, "Hi", "small"))[1].temporary_conversation for _ in range(2)]
+    assert all(found)
+    assert found[0] != found[1]
+    tab = Tab("a", TabState(), requests.runner)
+    assert (await requests.separate(tab, INPUTS, "Hi", "small"))[1].temporary_conversation == ""

@@ -26,10 +26,9 @@ from chatui.engine.batching.scheduler import (
     READING_SHARE,
     STALL_SECONDS,
     Scheduler,
-    SequenceState,
-    SequenceUpdate,
     to_generation_error,
 )
+from chatui.engine.batching.sequence_state import SequenceState, SequenceUpdate
 from chatui.engine.batching.token_budget import MAX_TOKENS, MIN_TOKENS, SHRINK, START_TOKENS, TokenBudget
 from chatui.engine.runners.serial_runner import generate_ids
 from chatui.engine.sampling.sampler import Sampler

@@ -214,7 +214,14 @@ def test_what_can_only_mean_one_thing_is_taken_for_it(name: str, given: str, rea
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("kv_memory", float("inf")), ("kv_memory", float("nan")), ("root_path", "https://x.org/chat"), ("data_dir", " ")],
+    [
+        ("kv_memory", float("inf")),
+        ("kv_memory", float("nan")),
+        ("root_path", "https://x.org/chat"),
+        ("data_dir", " "),
+        ("kv_cache_dir", ""),
+        ("kv_cache_size", 0),
+    ],
 )
 def test_what_means_nothing_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):

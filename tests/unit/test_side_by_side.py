@@ -106,6 +106,16 @@ async def test_closing_the_stream_stops_both() -> None:
     assert backend.cancelled == 2
 
 
+@pytest.mark.parametrize(("temporary", "chat"), [(True, ""), (True, "passing"), (False, "")])
+async def test_a_temporary_one_beside_no_chat_is_forgotten_at_its_end(temporary: bool, chat: str) -> None:
+    backend = by_model(small=["tiny"], large=["huge"])
+    sides = [side("small"), side("large")]
+    for number, each in enumerate(sides):
+        each.request = replace(each.request, temporary_conversation=chat or str(number))
+    await finished(SideBySide("owner", sides, temporary=temporary, chat=chat), backend)
+    assert sorted(backend.forgotten) == (["0", "1"] if temporary and not chat else [])
+
+
 async def test_with_the_names_at_once_there_is_no_vote() -> None:
     given = await finished(comparison(blind=False), by_model(small=["tiny"], large=["huge"]))
     assert given.a.request.model == "small", "in the order that was chosen"

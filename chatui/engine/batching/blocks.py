@@ -48,13 +48,14 @@ class Block:
 class BlockTable:
     """The blocks of one sequence, in order. `length` tokens are stored; `digest` is that of those in full blocks.
 
-    It begins with a salt: see BlockPool.open.
+    It begins with a salt: see BlockPool.open. Its first `saved` blocks are known to be on disk: see disk_tier.py.
     """
 
     chat: str
     blocks: list[Block] = field(default_factory=list)
     length: int = 0
     digest: bytes = b""
+    saved: int = 0
 
     @property
     def numbers(self) -> list[int]:
@@ -108,7 +109,7 @@ class BlockPool:
         table = BlockTable(chat, list(found.whole), BLOCK * len(found.whole), salt)
         for block in found.whole:
             self._use(block)
-            table.digest = _digest(table.digest, block.tokens)
+            table.digest = chain_digest(table.digest, block.tokens)
         if found.part is not None:
             self._use(found.part)
             if found.goes_on:
@@ -144,7 +145,7 @@ class BlockPool:
             table.length += len(added)
             at += len(added)
             if len(block.tokens) == BLOCK:
-                table.digest = _digest(block.before, block.tokens)
+                table.digest = chain_digest(block.before, block.tokens)
                 if self._lookup(table.digest, table.chat) is None:
                     self._whole[block.chat, table.digest] = block
                 else:
@@ -152,7 +153,7 @@ class BlockPool:
 
     def close(self, table: BlockTable) -> None:
         """Give the blocks back; what they hold may serve other prompts. Later blocks go before earlier ones."""
-        blocks, table.blocks, table.length, table.digest = table.blocks, [], 0, b""
+        blocks, table.blocks, table.length, table.digest, table.saved = table.blocks, [], 0, b"", 0
         for block in reversed(blocks):
             self._release(block)
 
@@ -189,7 +190,7 @@ class BlockPool:
         limit = len(ids) - 1
         whole, digest = list[Block](), salt
         while BLOCK * (len(whole) + 1) <= limit:
-            following = _digest(digest, ids[BLOCK * len(whole) : BLOCK * (len(whole) + 1)])
+            following = chain_digest(digest, ids[BLOCK * len(whole) : BLOCK * (len(whole) + 1)])
             block = self._lookup(following, chat)
             if block is None:
                 break
@@ -243,12 +244,13 @@ class BlockPool:
         if not listed:
             del self._following[block.before]
         if len(block.tokens) == BLOCK:
-            key = block.chat, _digest(block.before, block.tokens)
+            key = block.chat, chain_digest(block.before, block.tokens)
             if self._whole.get(key) is block:
                 del self._whole[key]
 
 
-def _digest(before: bytes, tokens: Sequence[int]) -> bytes:
+def chain_digest(before: bytes, tokens: Sequence[int]) -> bytes:
+    """The digest of all tokens up to the last of these, `before` being that of those in front."""
     return hashlib.sha256(before + array("q", tokens).tobytes()).digest()
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +52,11 @@ class KVCache:
         """Bytes of all blocks, whether they are filled or not."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
+    @cached_property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values for one token, all layers together."""
+        return sum(part.nbytes for part in self._parts(0, 1))
+
     def copy(self, source: int, target: int, count: int) -> None:
         """Copy those of the first `count` tokens of one block to another."""
         for keys in self.keys:
@@ -61,6 +68,22 @@ class KVCache:
         """Overwrite a block with zeros."""
         for tensor in (*self.keys, *self.values):
             tensor[block].zero_()
+
+    def read(self, block: int, count: int) -> memoryview:
+        """A copy of the first `count` tokens of a block, as bytes: the keys of all layers, then the values."""
+        data: Any = torch.cat([part.flatten() for part in self._parts(block, count)]).view(torch.uint8).cpu().numpy()
+        return memoryview(data)
+
+    def write(self, block: int, count: int, data: bytearray) -> None:
+        """Overwrite the first `count` tokens of a block with what `read` gave."""
+        parts = self._parts(block, count)
+        held = torch.frombuffer(data, dtype=parts[0].dtype).to(parts[0].device)
+        for part, stored in zip(parts, held.split([part.numel() for part in parts]), strict=True):
+            part.copy_(stored.view(part.shape))
+
+    def _parts(self, block: int, count: int) -> list[torch.Tensor]:
+        keys = [each[block, :, :, :count] for each in self.keys]
+        return keys + [each[block, :, :count] for each in self.values]
 
 
 def fit(bytes_per_token: int, context: int, budget: int, conversations: int) -> tuple[int, int]:

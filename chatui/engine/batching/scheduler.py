@@ -3,13 +3,16 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 
-from chatui.engine.batching.blocks import BlockPool, BlockTable
+from chatui.engine.batching.blocks import BlockPool
+from chatui.engine.batching.disk_tier import DiskTier
 from chatui.engine.batching.forward import Forward, PromptChunk
+from chatui.engine.batching.kv_files import KVFiles
 from chatui.engine.batching.prompt_lookup import NO_DRAFT, Draft, PromptLookup
+from chatui.engine.batching.sequence_state import ComputedDraft, SequenceState, SequenceUpdate
 from chatui.engine.batching.speculation import DraftedRow, Speculation, heads_of
 from chatui.engine.batching.token_budget import TokenBudget
 from chatui.engine.sampling.sampler import Sampler, choose_each, invalid_logits
@@ -24,86 +27,32 @@ PASS_SECONDS, STALL_SECONDS = 0.22, 0.08
 MIN_CHUNK = 16
 # The share of the time given to reading while somebody writes: a step then takes twice as long at most.
 READING_SHARE = 0.42
+# How long a step waits for the disk where no row has anything else to do.
+DISK_SECONDS = 0.05
 # The shortest rest is read first, but nobody is passed over for longer than this.
 PATIENCE_SECONDS = 2.0
-
-
-@dataclass
-class ComputedDraft:
-    """Drafted `tokens` whose keys and values are stored behind those of the table, if they come next.
-
-    `logits` [tokens, vocabulary] are those behind each; `rows` were in that pass.
-    """
-
-    tokens: tuple[int, ...]
-    logits: torch.Tensor
-    rows: int
-
-    def next(self) -> torch.Tensor:
-        """The logits [1, vocabulary] behind the first token, which has come."""
-        first, self.tokens, self.logits = self.logits[:1], self.tokens[1:], self.logits[1:]
-        return first
-
-
-@dataclass(eq=False)
-class SequenceState:
-    """One reply: its `prompt` and the `output_ids` so far; its table holds the keys and values of all but the last.
-
-    `cached` tokens of the prompt were computed from the start; `read_at` is when it was added or was last read. A row
-    whose blocks were given to others has an empty table: it waits until it can read all of that again. It is read as a
-    sequence of `length` tokens: see longrope.py. `computed` is set while its first token is the last of `output_ids`.
-    """
-
-    prompt: tuple[int, ...]
-    sampler: Sampler
-    table: BlockTable
-    cached: int
-    length: int
-    output_ids: list[int] = field(default_factory=list)
-    read_at: float = 0.0
-    lookup: PromptLookup | None = None
-    computed: ComputedDraft | None = None
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """All tokens so far."""
-        return (*self.prompt, *self.output_ids) if self.output_ids else self.prompt
-
-    @property
-    def unread(self) -> int:
-        """Tokens still to be read before the next one can be generated."""
-        return max(0, len(self.prompt) + max(0, len(self.output_ids) - 1) - self.table.length)
-
-    @property
-    def waits(self) -> bool:
-        """Whether it has no blocks."""
-        return not self.table.blocks
-
-
-@dataclass(frozen=True)
-class SequenceUpdate:
-    """What a step of so many `rows` did for a row: wrote a token, read up to `read` tokens of the prompt, or failed.
-
-    A token that was `accepted` needed no pass: one before had computed it behind a right draft.
-    """
-
-    row: SequenceState
-    token: int | None = None
-    read: int | None = None
-    error: ChatError | None = None
-    rows: int = 1
-    accepted: bool = False
 
 
 class Scheduler:
     """Rows that are added and finished between steps."""
 
-    def __init__(self, forward: Forward, max_rows: int, max_length: int, prompt_lookup_num_tokens: int = 0) -> None:
-        """At most so many rows at once, of so many tokens; and of each row so many drafted tokens in a step."""
+    def __init__(
+        self,
+        forward: Forward,
+        max_rows: int,
+        max_length: int,
+        prompt_lookup_num_tokens: int = 0,
+        files: KVFiles | None = None,
+    ) -> None:
+        """At most so many rows at once, of so many tokens; and of each row so many drafted tokens in a step.
+
+        Where there are `files`, what is computed is kept there too.
+        """
         self.forward, self.max_rows = forward, max_rows
         self.max_length = max_length
         self.speculation = Speculation(forward, prompt_lookup_num_tokens)
         self.pool = BlockPool(forward.cache.blocks, forward.cache)
+        self._disk = DiskTier(self.pool, forward.cache, files)
         self.rows: list[SequenceState] = []
         self._budget, self._stall_budget = TokenBudget(PASS_SECONDS), TokenBudget(STALL_SECONDS)
         self._owed = 0.0  # seconds of writing before the next piece is read
@@ -126,6 +75,7 @@ class Scheduler:
         if table is None:
             return None
         row = SequenceState(prompt, sampler, table, table.length, len(prompt), read_at=time.perf_counter())
+        row.restoring = self._disk.restore(table, prompt)
         self.rows.append(row)
         return row
 
@@ -133,18 +83,29 @@ class Scheduler:
         """The row has ended, for whatever reason; what was computed stays cached."""
         if row in self.rows:
             self.rows.remove(row)
+            self._disk.finish(row.table)
             self.pool.close(row.table)
+
+    def reset(self) -> None:
+        """No row is left, and nothing that they may have used."""
+        for row in self.rows:
+            self._disk.remove(row.table)
+            self.pool.discard(row.table)
+        self.rows.clear()
+        self.pool.clear()
 
     def step(self) -> list[SequenceUpdate]:
         """Read pieces of some prompts, or write one token for every row whose prompt is read.
 
-        Where drafts were right, only those rows write, which takes no pass.
+        Where drafts were right, only those rows write, which takes no pass. Beside that, what comes from disk is put
+        into the tables of other rows.
         """
         self._reread()
         self._resume()
+        restored = self._restore()
         if computed := [row for row in self.rows if row.computed is not None]:
-            return self._choose_computed(computed)
-        reading = [row for row in self.rows if row.unread and not row.waits]
+            return restored + self._choose_computed(computed)
+        reading = [row for row in self.rows if row.unread and not row.waits and row.restoring is None]
         writing = [row for row in self.rows if not row.unread]
         started = time.perf_counter()
         if reading and (not writing or self._owed <= 0):
@@ -152,10 +113,10 @@ class Scheduler:
             events = self._prefill(self._next_chunks(reading, budget.tokens), budget)
             seconds = time.perf_counter() - started
             self._owed = seconds * (1 / READING_SHARE - 1)
-            return events
+            return restored + events
         events = self._decode(self._with_blocks(writing))
         self._owed -= time.perf_counter() - started
-        return events
+        return restored + events
 
     def _salt(self, length: int) -> bytes:
         """What parts blocks of sequences that are read as so many tokens from others."""
@@ -170,12 +131,7 @@ class Scheduler:
         for row in self.rows:
             if row.length <= longrope.limit < len(row.ids):
                 row.length = len(row.ids)
-                self._take_blocks(row)
-
-    def _take_blocks(self, row: SequenceState) -> None:
-        """The row waits until it can be read again."""
-        self.pool.close(row.table)
-        row.computed = None
+                self._give_up_blocks(row)
 
     def _resume(self) -> None:
         """Give blocks to rows that wait for them, the oldest first."""
@@ -184,7 +140,30 @@ class Scheduler:
             table = self.pool.open(row.ids, row.table.chat, running, self._salt(row.length))
             if table is None:
                 return
-            row.table = table
+            row.table, row.restoring = table, self._disk.restore(table, row.ids)
+
+    def _restore(self) -> list[SequenceUpdate]:
+        """Put what has been read from disk into tables, and wait a little for it where no row can do anything else."""
+        rows = [row for row in self.rows if row.restoring is not None]
+        if rows and all(row.waits or row.restoring is not None for row in self.rows):
+            self._disk.wait([row.restoring for row in rows if row.restoring is not None], DISK_SECONDS)
+        events = list[SequenceUpdate]()
+        for row in rows:
+            if row.restoring is None:
+                continue
+            count = self._disk.advance(row.table, row.ids, row.restoring)
+            if row.restoring.done:
+                row.restoring = None
+            if count and not row.output_ids:
+                row.cached += count
+                events.append(SequenceUpdate(row, read=row.table.length, restored=count))
+        return events
+
+    def _give_up_blocks(self, row: SequenceState) -> None:
+        """Let others have the blocks of this row, which waits until it can read all of that again."""
+        self._disk.save(row.table)
+        row.restoring = row.computed = None
+        self.pool.close(row.table)
 
     def _with_blocks(self, rows: Sequence[SequenceState]) -> list[SequenceState]:
         """Those of the rows that have a block for their next token. Where there is none, the newest row gives up its
@@ -192,8 +171,7 @@ class Scheduler:
         """
         for row in rows:
             while not row.waits and not self.pool.grow(row.table, 1):
-                newest = next(other for other in reversed(self.rows) if not other.waits)
-                self._take_blocks(newest)
+                self._give_up_blocks(next(other for other in reversed(self.rows) if not other.waits))
         return [row for row in rows if not row.waits]
 
     def _next_chunks(self, reading: Sequence[SequenceState], left: int) -> dict[SequenceState, PromptChunk]:
@@ -225,6 +203,7 @@ class Scheduler:
         events, completed = list[SequenceUpdate](), list[int]()
         for at, (row, piece) in enumerate(pieces.items()):
             self.pool.fill(row.table, piece.ids)
+            self._disk.save(row.table)
             row.read_at = now
             if not row.unread and not row.output_ids:
                 completed.append(at)
@@ -257,6 +236,7 @@ class Scheduler:
         heads = heads_of(lengths)
         for row, draft, length, head in zip(rows, drafts, lengths, heads, strict=True):
             self.pool.fill(row.table, row.output_ids[-1:])
+            self._disk.save(row.table)
             if length:
                 behind = logits[head + 1 : head + 1 + length]
                 row.computed = ComputedDraft(draft.tokens[:length], behind, len(rows))
@@ -279,6 +259,7 @@ class Scheduler:
         """The next token of rows whose last one was drafted."""
         for row in rows:
             self.pool.fill(row.table, row.output_ids[-1:])
+            self._disk.save(row.table)
         drafts = {row: row.computed for row in rows if row.computed is not None}
         events = self._choose(rows, torch.cat([draft.next() for draft in drafts.values()]))
         return [replace(event, rows=drafts[event.row].rows, accepted=event.token is not None) for event in events]
@@ -309,6 +290,7 @@ class Scheduler:
     def _failed(self, row: SequenceState, error: Exception) -> SequenceUpdate:
         """The row is out, and nothing of it stays: what it left in its blocks may be the cause."""
         self.rows.remove(row)
+        self._disk.remove(row.table)
         self.pool.discard(row.table)
         return SequenceUpdate(row, error=to_generation_error(error))
 

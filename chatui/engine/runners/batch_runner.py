@@ -9,16 +9,19 @@ from chatui.chat import ChatRequest, ReplyDelta
 from chatui.engine.batching import compiling, forward
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.cuda_graphs import GraphedDecode
+from chatui.engine.batching.fingerprint import fingerprint
 from chatui.engine.batching.fused_decode import fuse
 from chatui.engine.batching.kv_cache import KVCache, fit
-from chatui.engine.batching.scheduler import Scheduler, SequenceState, SequenceUpdate, to_generation_error
+from chatui.engine.batching.kv_files import KVFiles
+from chatui.engine.batching.scheduler import Scheduler, to_generation_error
+from chatui.engine.batching.sequence_state import SequenceState, SequenceUpdate
 from chatui.engine.kernels import ops
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.weights import free_memory
 from chatui.engine.runners.contract import IsCancelled, StepResult
 from chatui.engine.runners.loaded_runner import LoadedRunner
 from chatui.engine.runners.reply_builder import ReplyBuilder
-from chatui.errors import ChatError
+from chatui.errors import ChatError, ModelError
 from chatui.estimates import blocks_for
 from chatui.model_spec import ModelSpec
 
@@ -39,8 +42,21 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
         loaded.info, context_length=context, slots=spec.slots, kv_bytes=cache.nbytes, kv_tokens=BLOCK * blocks
     )
     ahead = forward.Forward(loaded.model, cache)
-    batch = Scheduler(ahead, spec.slots, context, spec.prompt_lookup_num_tokens)
+    batch = Scheduler(ahead, spec.slots, context, spec.prompt_lookup_num_tokens, _open_files(loaded, cache, spec))
     return BatchRunner(replace(loaded, info=info, shares=loaded), batch)
+
+
+def _open_files(loaded: LoadedModel, cache: KVCache, spec: ModelSpec) -> KVFiles | None:
+    """Where keys and values of this model are kept on disk. Raises ModelError."""
+    if spec.kv_cache_dir is None:
+        return None
+    try:
+        return KVFiles(spec.kv_cache_dir, fingerprint(loaded.model, cache), spec.kv_cache_size)
+    except OSError as error:
+        raise ModelError(
+            f"The KV cache cannot be kept in {spec.kv_cache_dir}: {error.strerror or error}.",
+            "Name another folder with --kv-cache-dir, or leave it out.",
+        ) from error
 
 
 def fit_kv_cache(spec: ModelSpec, bytes_per_token: int, context: int, budget: int) -> tuple[int, int]:
@@ -144,10 +160,9 @@ class BatchRunner(LoadedRunner):
 
     def reset(self) -> None:
         """Forget every reply and every conversation, as after a failure that nobody foresaw."""
-        for row in list(self._replies):
-            self.end(row)
+        self._replies.clear()
         self._started.clear()
-        self.batch.pool.clear()
+        self.batch.reset()
 
     def _delta(self, event: SequenceUpdate) -> ReplyDelta | ChatError:
         reply = self._replies[event.row]
@@ -155,7 +170,8 @@ class BatchRunner(LoadedRunner):
             del self._replies[event.row]
             return event.error
         if event.token is None:
-            return ReplyDelta(prefilled_tokens=event.read)
+            reply.cached_tokens = event.row.cached
+            return ReplyDelta(prefilled_tokens=event.read, restored_tokens=event.restored)
         delta = reply.push(event.token, event.rows, event.accepted)
         if reply.finished:
             self.end(event.row)

@@ -66,8 +66,8 @@ class ReplyBuilder:
         self.begin(0.0)
 
     def begin(self, queue_seconds: float, cached_tokens: int = 0) -> None:
-        """The prompt is about to be read, all but its first `cached_tokens`."""
-        self._queue_seconds, self._cached_tokens = queue_seconds, cached_tokens
+        """The prompt is about to be read, all but its first `cached_tokens`; more may come from disk."""
+        self._queue_seconds, self.cached_tokens = queue_seconds, cached_tokens
         if self.sampler.trace is not None:
             self.sampler.trace.begin()
         self._started = self._first_at = self._last_at = time.perf_counter()
@@ -162,7 +162,7 @@ class ReplyBuilder:
             queue_seconds=self._queue_seconds,
             prefill_seconds=first_at - self._started,
             decode_seconds=now - first_at,
-            cached_tokens=self._cached_tokens,
+            cached_tokens=self.cached_tokens,
             stopped_by=self._stopped_by(reason, stop_id),
             stop_id=stop_id,
             text_seconds=self._text_seconds,

@@ -98,6 +98,7 @@ class ReplyRequests:
     ) -> tuple[Persona, ChatRequest]:
         """The request for a reply beside the conversation, and its persona: the current one for "".
 
+        Where a temporary chat has not begun, the request is a temporary chat of its own.
         `changes` are settings by their names. Raises SettingsError, or NotFoundError if there is no such persona, or no
         such model that the user may choose.
         """
@@ -112,7 +113,7 @@ class ReplyRequests:
             path = await self.runner.read_path(tab.owner, tab.state.chat, None, tab.state.temporary)
         macro_values = current_macro_values(persona, model.name, settings.seed, tab.state.chat)
         messages = await self._messages(model, persona, [*path.messages, Message("user", question)], macro_values, "")
-        chat = tab.state.chat if tab.state.temporary else ""
+        chat = (tab.state.chat or new_id()) if tab.state.temporary else ""
         return persona, ChatRequest(messages, settings, model.name, tab.owner, temporary_conversation=chat)
 
     async def preview(self, tab: Tab, inputs: Sequence[Any], draft: str) -> tuple[ChatRequest, int]:

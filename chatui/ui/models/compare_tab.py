@@ -144,7 +144,7 @@ class CompareTab:
         try:
             tab = current_tab(self._chat.runner, page_inputs)
             built = await self._sides(tab, message, setting, sides, page_inputs, history)
-            comparison = SideBySide(tab.owner, built, not open_names, tab.state.temporary)
+            comparison = SideBySide(tab.owner, built, not open_names, tab.state.temporary, tab.state.chat)
             self._comparisons.start(request_context.tab(), comparison)
         except Exception as error:
             yield {self._notice: error_html(error)}

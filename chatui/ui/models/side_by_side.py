@@ -69,7 +69,8 @@ class Side:
 class SideBySide:
     """A comparison of two replies. While it is `blind`, `a` and `b` are in random order, else in the given one.
 
-    Nothing of a `temporary` one is stored. `choice` is the vote, once there is one.
+    Nothing of a `temporary` one is stored; what its model has of it is forgotten with its `chat`, or at its end if
+    there is none. `choice` is the vote, once there is one.
     """
 
     def __init__(
@@ -78,9 +79,10 @@ class SideBySide:
         sides: Sequence[Side],
         blind: bool = True,
         temporary: bool = False,
+        chat: str = "",
         shuffle: Callable[[list[Any]], None] = RANDOM.shuffle,
     ) -> None:
-        self.owner, self.blind, self.temporary = owner, blind, temporary
+        self.owner, self.blind, self.temporary, self.chat = owner, blind, temporary, chat
         order = list(sides)
         if blind:
             shuffle(order)
@@ -146,6 +148,9 @@ class SideBySide:
                 self.stop(label)
             tasks = [side.task for side in self.sides.values() if side.task is not None]
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self.temporary and not self.chat:
+                for side in self.sides.values():
+                    backend.forget(side.request.temporary_conversation)
 
     async def _generate(self, backend: Backend, side: Side) -> None:
         try:

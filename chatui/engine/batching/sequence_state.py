@@ -1,0 +1,82 @@
+"""A reply as the scheduler advances it, and what a step did for it."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from chatui.engine.batching.blocks import BlockTable
+from chatui.engine.batching.disk_tier import Restoring
+from chatui.engine.batching.prompt_lookup import PromptLookup
+from chatui.engine.sampling.sampler import Sampler
+from chatui.errors import ChatError
+
+
+@dataclass
+class ComputedDraft:
+    """Drafted `tokens` whose keys and values are stored behind those of the table, if they come next.
+
+    `logits` [tokens, vocabulary] are those behind each; `rows` were in that pass.
+    """
+
+    tokens: tuple[int, ...]
+    logits: torch.Tensor
+    rows: int
+
+    def next(self) -> torch.Tensor:
+        """The logits [1, vocabulary] behind the first token, which has come."""
+        first, self.tokens, self.logits = self.logits[:1], self.tokens[1:], self.logits[1:]
+        return first
+
+
+@dataclass(eq=False)
+class SequenceState:
+    """One reply: its `prompt` and the `output_ids` so far; its table holds the keys and values of all but the last.
+
+    `cached` tokens of the prompt were computed from the start, or came from disk, which goes on while it is
+    `restoring`; `read_at` is when it was added or was last read. A row whose blocks were given to others has an empty
+    table: it waits until it can read all of that again. It is read as a sequence of `length` tokens: see longrope.py.
+    `computed` is set while its first token is the last of `output_ids`.
+    """
+
+    prompt: tuple[int, ...]
+    sampler: Sampler
+    table: BlockTable
+    cached: int
+    length: int
+    output_ids: list[int] = field(default_factory=list)
+    read_at: float = 0.0
+    lookup: PromptLookup | None = None
+    computed: ComputedDraft | None = None
+    restoring: Restoring | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All tokens so far."""
+        return (*self.prompt, *self.output_ids) if self.output_ids else self.prompt
+
+    @property
+    def unread(self) -> int:
+        """Tokens still to be read before the next one can be generated."""
+        return max(0, len(self.prompt) + max(0, len(self.output_ids) - 1) - self.table.length)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has no blocks."""
+        return not self.table.blocks
+
+
+@dataclass(frozen=True)
+class SequenceUpdate:
+    """What a step of so many `rows` did for a row: wrote a token, read up to `read` tokens of the prompt, or failed.
+
+    The last `restored` of those that were read came from disk. A token that was `accepted` needed no pass: one before
+    had computed it behind a right draft.
+    """
+
+    row: SequenceState
+    token: int | None = None
+    read: int | None = None
+    error: ChatError | None = None
+    rows: int = 1
+    accepted: bool = False
+    restored: int = 0
