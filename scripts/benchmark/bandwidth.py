@@ -5,9 +5,8 @@ Run as a program, so that the process which measures servers need not hold torch
 
 import asyncio
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from scripts.benchmark.server_process import ROOT
 
 
 async def gigabytes_per_second(size: int) -> float:

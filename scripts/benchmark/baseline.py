@@ -8,15 +8,14 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import IO, Any
 
 from chatui.engine.loading import embedded
 from chatui.settings import DEFAULT_MODEL, AppSettings
+from scripts.benchmark.server_process import ROOT
 from scripts.benchmark.target import BenchError, Conversation, Reply
 
 NAME = "plain page"
-ROOT = Path(__file__).parents[2]
 LOADER = "scripts.benchmark.plain_page"
 
 

@@ -22,10 +22,10 @@ from playwright.sync_api import BrowserContext, Page, sync_playwright
 from chatui.owners import LOCAL
 from chatui.settings import AppSettings
 from chatui.store.store import Store
-from scripts.benchmark.chatui_server import ROOT
 from scripts.benchmark.figures import percentile
 from scripts.benchmark.filling import fill
 from scripts.benchmark.page import CHROMIUM
+from scripts.benchmark.server_process import ROOT
 
 WARM_UP = 20
 """Opens and searches before anything is measured: what is loaded at first stays."""

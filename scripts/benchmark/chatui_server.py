@@ -4,12 +4,10 @@ import asyncio
 import os
 import re
 import secrets
-import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import IO
 
 import httpx
@@ -17,17 +15,13 @@ import psutil
 
 from chatui import cli
 from scripts.benchmark.server import Address, HttpServer, connected
+from scripts.benchmark.server_process import POLL_SECONDS, Process, log_text, started_process
 from scripts.benchmark.target import BenchError
 
 NAME = "chatui"
-ROOT = Path(__file__).parents[2]
-POLL_SECONDS = 0.2
-STOP_SECONDS = 10.0
 QUIET_CORES = 0.15
 QUIET_SECONDS = 2.0
 PATIENCE_SECONDS = 300.0
-
-Process = subprocess.Popen[str]
 
 
 @asynccontextmanager
@@ -38,7 +32,7 @@ async def running(flags: Sequence[str], weight_bytes: int | None = None) -> Asyn
     environment = {**os.environ, "CHATUI_PORT": "0", "CHATUI_API_KEY": key}
     with (
         tempfile.TemporaryFile("w+") as log,
-        _started_process([sys.executable, "app.py", *flags], environment, log) as process,
+        started_process([sys.executable, "app.py", *flags], environment, log) as process,
     ):
         url = await _ready(process, log)
         address = Address(f"{url}/v1", NAME, api_key=key, weight_bytes=weight_bytes)
@@ -59,29 +53,13 @@ async def quiet(pid: int) -> None:
     print(f"{NAME} still works in the background after {PATIENCE_SECONDS:.0f} s; it is measured all the same.")
 
 
-@contextmanager
-def _started_process(command: Sequence[str], environment: Mapping[str, str], log: IO[str]) -> Iterator[Process]:
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
 async def _ready(process: Process, log: IO[str]) -> str:
     """The address of the server when its model is loaded."""
     url = ""
     async with httpx.AsyncClient(trust_env=False) as client:
         while process.poll() is None:
             await asyncio.sleep(POLL_SECONDS)
-            if found := re.search(r"^chatui is at (http://[^/\s]+)", _log_text(log), re.MULTILINE):
+            if found := re.search(r"^chatui is at (http://[^/\s]+)", log_text(log), re.MULTILINE):
                 url = found[1]
             try:
                 health = (await client.get(f"{url}/healthz")).json() if url else {}
@@ -91,13 +69,8 @@ async def _ready(process: Process, log: IO[str]) -> str:
                 return url
             if health.get("status") == "failed":
                 raise BenchError(f"{NAME} could not load its model: {health.get('error')}")
-    last = (_log_text(log).strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+    last = (log_text(log).strip().splitlines() or [f"exit code {process.returncode}"])[-1]
     raise BenchError(f"{NAME} did not start: {last.removeprefix('chatui: ')}")
-
-
-def _log_text(log: IO[str]) -> str:
-    # The file's position is shared with the process: pread leaves it alone.
-    return os.pread(log.fileno(), 1_000_000, 0).decode(errors="replace")
 
 
 def _seconds_worked(pid: int) -> dict[int, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmark.peers import PEERS
 from scripts.benchmark.server import Address
 
 DESCRIPTION = """Measures our server, which it starts, against the loop of a plain Gradio page and against any other
@@ -24,6 +25,7 @@ class Options:
     own: bool
     baseline: bool
     others: tuple[Address, ...]
+    peers: tuple[str, ...]
     own_weight_bytes: int | None
     flags: tuple[str, ...]
     seed: int
@@ -54,12 +56,12 @@ def read(words: Sequence[str]) -> Options:
         ours, flags = ours[:separator], ours[separator + 1 :]
     parser = _parser()
     given = parser.parse_args(ours)
-    if not (given.own or given.baseline or given.others):
+    if not (given.own or given.baseline or given.others or given.peers):
         parser.error("there is nothing to measure")
     if given.own_model:
         flags += ["--model", given.own_model]
     quick = given.quick
-    names = [address.name for address in given.others]
+    names = [address.name for address in given.others] + sorted(set(given.peers))
     if len(set(names)) < len(names):
         parser.error("two servers have the same name; tell them apart with --name")
     return Options(
@@ -70,6 +72,7 @@ def read(words: Sequence[str]) -> Options:
         own=given.own,
         baseline=given.baseline,
         others=tuple(given.others),
+        peers=tuple(dict.fromkeys(given.peers)),
         own_weight_bytes=given.own_weight_bytes,
         flags=tuple(flags),
         seed=secrets.randbelow(2**32) if given.seed is None else given.seed,
@@ -90,6 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, metavar="N", help="for the same prompts again; new ones if left out")
     add("--no-own", dest="own", action="store_false", help="do not start our own server")
     add("--no-baseline", dest="baseline", action="store_false", help="do not measure the plain page")
+    add(
+        "--peer",
+        dest="peers",
+        action="append",
+        choices=PEERS,
+        default=[],
+        help="another engine on the same GGUF file, installed into an environment of its own; may be repeated",
+    )
     add("--url", action=_Other, metavar="URL", help="another server, such as http://127.0.0.1:8000/v1; may be repeated")
     for name, words in (
         ("--name", "what the tables call the --url before it"),

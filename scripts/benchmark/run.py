@@ -11,7 +11,7 @@ import psutil
 
 from chatui import cli
 from chatui.errors import ChatError
-from scripts.benchmark import bandwidth, baseline, chatui_server, report, scenarios
+from scripts.benchmark import bandwidth, baseline, chatui_server, peers, report, scenarios
 from scripts.benchmark.figures import Interruption, Wave
 from scripts.benchmark.options import Options, read
 from scripts.benchmark.results import Measurement, Results, Scene
@@ -68,8 +68,12 @@ def _targets(options: Options) -> list[contextlib.AbstractAsyncContextManager[Ta
     flags = options.flags
     targets: list[contextlib.AbstractAsyncContextManager[Target]] = []
     targets += [connected(other) for other in options.others]
+    settings = cli.parse(list(flags))
+    for peer in options.peers:
+        file = peers.model_file(settings)
+        targets.append(peers.running(peer, file, max(options.users), settings.cache_dir))
     if options.baseline:
-        targets.append(baseline.running(baseline.model_folder(cli.parse(list(flags)))))
+        targets.append(baseline.running(baseline.model_folder(settings)))
     if options.own:
         targets.append(chatui_server.running(flags, options.own_weight_bytes))
     return targets

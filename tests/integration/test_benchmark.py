@@ -3,7 +3,11 @@
 import asyncio
 import io
 import json
+import re
+import subprocess
+import sys
 import threading
+import venv
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +19,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from scripts.benchmark import bandwidth, figures, options, plain_page, report, run, server, texts
+from chatui.settings import AppSettings
+from scripts.benchmark import bandwidth, figures, options, peers, plain_page, report, run, server, texts
 from scripts.benchmark.figures import Interruption, Wave
 from scripts.benchmark.sse import EventReader
-from scripts.benchmark.target import Reply
+from scripts.benchmark.target import BenchError, Reply
 from tests import models
 
 OVERHEAD = 30
@@ -334,6 +339,76 @@ def test_an_address_without_v1_gives_one_line(capsys: pytest.CaptureFixture[str]
     with Served(FakeServer()) as url:
         assert bench(url.removesuffix("/v1")) == 2
     assert "answered 404" in capsys.readouterr().err
+
+
+PEER = """
+import json, sys, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"data": [{"id": sys.argv[1].rpartition("/")[2]}]}).encode())
+
+    def do_POST(self):
+        tokens = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["max_tokens"]
+        self.send_response(200)
+        self.end_headers()
+        for event in [{"choices": [{"delta": {"content": "a "}}]}] * tokens + [
+            {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": tokens}}
+        ]:
+            self.wfile.write(b"data: " + json.dumps(event).encode() + b"\\n\\n")
+
+server = HTTPServer(("127.0.0.1", 0), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(f"ready http://127.0.0.1:{server.server_address[1]}", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The script of a peer, which needs no packages."""
+    script = tmp_path / "peer.py"
+    monkeypatch.setitem(peers.PEERS, "openvino", peers.Peer((), str(script)))
+    monkeypatch.setattr(peers, "_environment", lambda *_: Path(sys.executable))
+    return script
+
+
+def test_a_peer_is_started_with_the_servers_model(
+    peer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peer.write_text(PEER)
+    model = tmp_path / "some.gguf"
+    model.write_bytes(b"GGUF")
+    flags = "--no-own --no-baseline --peer openvino --users 2 --prompts 20 --tokens 8 --rounds 1 --seed 1"
+    assert run.main([*flags.split(), "--model", str(model)]) == 0
+    assert re.search(r"^\| +2 \| openvino \| +9 \|", capsys.readouterr().out, re.MULTILINE)
+
+
+async def test_a_peer_that_cannot_start_gives_its_last_line(peer: Path, tmp_path: Path) -> None:
+    peer.write_text("raise SystemExit('no such model')")
+    with pytest.raises(BenchError, match="openvino did not start: no such model"):
+        async with peers.running("openvino", tmp_path, 1, tmp_path):
+            pass
+
+
+def test_peers_need_a_gguf_file() -> None:
+    assert peers.model_file(AppSettings(model=("some.gguf",))) == Path("some.gguf").absolute()
+    with pytest.raises(BenchError, match="GGUF"):
+        peers.model_file(AppSettings(model=("Qwen/Qwen3-0.6B",)))
+
+
+def test_the_environment_of_a_peer_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [subprocess.CompletedProcess([], 1, "", "no network"), subprocess.CompletedProcess([], 0, "", "")]
+    monkeypatch.setattr(venv, "create", lambda folder, **_: folder.mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: results.pop(0))
+    with pytest.raises(BenchError, match="engine==1 cannot be installed: no network"):
+        peers._environment(("engine==1",), tmp_path)
+    python = peers._environment(("engine==1",), tmp_path)
+    assert peers._environment(("engine==1",), tmp_path) == python
+    assert not results
 
 
 def test_the_plain_page_writes_exactly_as_many_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,94 @@
+"""Other engines on the same GGUF file, for the time of a measurement: installed, started, stopped."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from chatui.engine.loading import embedded
+from chatui.settings import DEFAULT_MODEL, AppSettings
+from scripts.benchmark.server import Address, HttpServer, connected
+from scripts.benchmark.server_process import POLL_SECONDS, log_text, started_process
+from scripts.benchmark.target import BenchError
+
+PATIENCE_SECONDS = 120.0
+"""How long a peer may take to load the model."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An engine: the packages that it is installed from, and the script in this folder that serves a model by it."""
+
+    requirements: tuple[str, ...]
+    script: str
+
+
+PEERS = {
+    "openvino": Peer(("openvino-genai==2026.4.0.0", "openvino==2026.4.0"), "openvino_peer.py"),
+    "llama.cpp": Peer(("xllamacpp==2026.10.11549",), "llama_cpp_peer.py"),
+}
+"""By the names that --peer takes."""
+
+
+def model_file(settings: AppSettings) -> Path:
+    """The GGUF file that our server serves with these settings. Raises BenchError."""
+    model = settings.model[0]
+    if model == DEFAULT_MODEL and (found := embedded.find()):
+        return found
+    if model.endswith(".gguf"):
+        return Path(model).absolute()
+    raise BenchError("peers load GGUF files alone; choose one with --model")
+
+
+@asynccontextmanager
+async def running(name: str, model: Path, users: int, cache_dir: Path) -> AsyncIterator[HttpServer]:
+    """The peer with this model, for so many users at once. Raises BenchError where it fails to install or start."""
+    peer = PEERS[name]
+    python = await asyncio.to_thread(_environment, peer.requirements, cache_dir)
+    script = Path(__file__).parent / peer.script
+    # What it writes to a home stays in its own, and no consent to telemetry is found there.
+    environment = {**os.environ, "HOME": str(python.parents[1])}
+    command = [str(python), str(script), str(model), str(users)]
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        started_process(command, environment, log, stdin=subprocess.PIPE) as process,
+    ):
+        url = ""
+        for _ in range(int(PATIENCE_SECONDS / POLL_SECONDS)):
+            await asyncio.sleep(POLL_SECONDS)
+            if found := re.search(r"^ready (http://\S+)$", log_text(log), re.MULTILINE):
+                url = found[1]
+            if url or process.poll() is not None:
+                break
+        if not url:
+            last = (log_text(log).strip().splitlines() or [f"exit code {process.poll()}"])[-1]
+            raise BenchError(f"{name} did not start: {last}")
+        async with connected(Address(f"{url}/v1", name, weight_bytes=model.stat().st_size)) as server:
+            yield server
+
+
+def _environment(requirements: Sequence[str], cache_dir: Path) -> Path:
+    """The Python of an environment with these packages, made where there is none. Raises BenchError."""
+    digest = sha256("\n".join((sys.version, *requirements)).encode()).hexdigest()
+    folder = cache_dir / "bench" / digest[:16]
+    python = folder / "bin" / "python"
+    complete = folder / "complete"
+    if not complete.exists():
+        print(f"installing {', '.join(requirements)}", file=sys.stderr, flush=True)
+        venv.create(folder, clear=True, with_pip=True)
+        installed = subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", *requirements], capture_output=True, text=True, check=False
+        )
+        if installed.returncode:
+            last = (installed.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise BenchError(f"{requirements[0]} cannot be installed: {last}")
+        complete.touch()
+    return python
