@@ -1,5 +1,5 @@
 """`python -m scripts.benchmark`: with `page` for what reaches the browser, with `chats` for many conversations,
-with `traces` for what the Inspect view costs.
+with `traces` for what the Inspect view costs, with `restarts` for conversations that go on after one.
 """
 
 import sys
@@ -18,6 +18,11 @@ if sys.argv[1:2] == ["traces"]:
     from scripts.benchmark import traces
 
     raise SystemExit(traces.main(sys.argv[2:]))
+
+if sys.argv[1:2] == ["restarts"]:
+    from scripts.benchmark import restarts
+
+    raise SystemExit(restarts.main(sys.argv[2:]))
 
 from scripts.benchmark import run
 

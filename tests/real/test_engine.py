@@ -6,6 +6,7 @@ In float32, where sums taken in another order do not decide between two tokens; 
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,6 +27,7 @@ from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings
 from chatui.traces import Traces
 from tests import models
+from tests.kv import flush
 
 pytestmark = [
     pytest.mark.real,
@@ -159,6 +161,34 @@ async def test_a_second_turn_reads_little_more_than_the_new_message(backend: Loc
     text, _ = await reply(backend, first)
     _, finish = await reply(backend, first, Message("assistant", text), Message("user", "Go on."))
     assert finish.cached_tokens > 0.85 * finish.prompt_tokens
+
+
+async def test_after_a_restart_a_second_turn_of_a_thousand_tokens_reads_only_the_new_message(
+    loaded: LoadedModel, tmp_path: Path
+) -> None:
+    spec = replace(spec_of(), kv_cache_dir=tmp_path)
+
+    async def in_new_runner(*messages: Message) -> tuple[str, Finish]:
+        model = batch_runner.open_batch_runner(loaded, spec)
+        assert model is not None
+        backend = LocalBackend(spec, AppSettings().cache_dir, lambda *_: model).start()
+        answered = await reply(backend, *messages)
+        await backend.close()
+        if spec.kv_cache_dir is not None:
+            flush(model.batch._disk._files)
+        return answered
+
+    first = Message("user", "Tell me about the sea. " * 160)
+    text, before = await in_new_runner(first)
+    asked = (first, Message("assistant", text), Message("user", "Go on."))
+    found, finish = await in_new_runner(*asked)
+    assert finish.prompt_tokens > 1000
+    assert finish.cached_tokens == before.prompt_tokens + before.completion_tokens - 1
+    assert finish.prompt_tokens - finish.cached_tokens < 20
+    spec = spec_of()
+    cold, finish = await in_new_runner(*asked)
+    assert finish.cached_tokens == 0
+    assert found == cold
 
 
 def test_weights_and_blocks_take_what_was_said(loaded: LoadedModel) -> None:

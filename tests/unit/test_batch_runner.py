@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import gc
 from collections.abc import Generator
 from functools import cache
 from pathlib import Path
@@ -26,6 +25,7 @@ from chatui.estimates import ATTENTION_BLOCK, blocks_for
 from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec
 from tests import models
+from tests.kv import flush
 
 HELLO = (Message("system", "Be kind."), Message("user", "Hello there, who are you?"))
 TOKEN = 256  # bytes of keys and values of the small models
@@ -589,7 +589,8 @@ class TestDisk:
 
     def test_a_second_turn_after_a_restart_is_that_without_one(self, tmp_path: Path) -> None:
         staying = self.restarted(tmp_path / "other")
-        [first] = run(self.restarted(tmp_path / "kv"), ask())
+        [first] = run(before := self.restarted(tmp_path / "kv"), ask())
+        flush(before.batch._disk._files)
         [again] = run(staying, ask())
         assert text_of(first) == text_of(again)
         model = self.restarted(tmp_path / "kv")
@@ -606,14 +607,15 @@ class TestDisk:
 
     def test_a_temporary_chat_leaves_no_file(self, tmp_path: Path) -> None:
         run(model := self.restarted(tmp_path), ask(temporary_conversation="passing"))
-        del model
-        gc.collect()
+        flush(model.batch._disk._files)
         assert not list(tmp_path.rglob("*.kv"))
 
     def test_files_of_another_model_are_not_read(self, tmp_path: Path) -> None:
-        run(self.restarted(tmp_path), ask())
+        run(model := self.restarted(tmp_path), ask())
         other = self.restarted(tmp_path, "qwen3")
         assert finish_of(run(other, ask())[0]).cached_tokens == 0
+        for each in (model, other):
+            flush(each.batch._disk._files)
         assert len({path.parent for path in tmp_path.rglob("*.kv")}) == 2
 
     def test_a_folder_that_cannot_be_written_is_told(self, tmp_path: Path) -> None:

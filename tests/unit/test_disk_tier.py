@@ -19,6 +19,8 @@ from chatui.engine.sampling.sampler import Sampler
 from chatui.errors import GenerationError
 from chatui.generation_settings import GenerationSettings
 from tests import models
+from tests.drafts import always_draft
+from tests.kv import flush
 
 GREEDY = GenerationSettings(temperature=0.0)
 PROMPT = tuple((7 + 31 * at) % 200 for at in range(2 * BLOCK + 20))
@@ -41,7 +43,7 @@ class Engine:
         self.write(row, count=count)
         self.batch.finish(row)
         if self.files is not None:
-            self.files.flush()
+            flush(self.files)
         return row
 
     def join(self, prompt: Sequence[int], chat: str = "") -> SequenceState:
@@ -121,6 +123,19 @@ def test_beside_others_it_writes_the_same(tmp_path: Path) -> None:
     assert other.output_ids[:NEW] == engine_of(None).ask(range(100, 140)).output_ids
 
 
+def test_drafted_tokens_are_on_disk_once_they_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = engine_of(None).ask(PROMPT, count=60)
+    engine = engine_of(tmp_path)
+    always_draft(monkeypatch, engine.batch, lambda _: list(plain.output_ids))
+    row = engine.ask(PROMPT, count=60)
+    assert any(event.accepted for event in engine.events)
+    assert row.output_ids == plain.output_ids
+    restarted = engine_of(tmp_path)
+    found = restarted.ask(next_turn(row))
+    assert found.cached == len(row.ids) - 1
+    assert found.output_ids == engine_of(None).ask(next_turn(plain)).output_ids
+
+
 def test_the_same_question_again_is_not_read_again(tmp_path: Path) -> None:
     engine_of(tmp_path).ask(PROMPT)
     engine = engine_of(tmp_path)
@@ -191,8 +206,7 @@ def test_all_of_a_reply_is_on_disk_when_it_ends_or_is_stopped(tmp_path: Path) ->
     row = engine.join(PROMPT)
     engine.write(row, count=3)
     engine.batch.finish(row)
-    assert engine.files is not None
-    engine.files.flush()
+    flush(engine.files)
     restarted = engine_of(tmp_path)
     restarted.ask(next_turn(row))
     assert len(restarted.computed) == 6
@@ -245,8 +259,7 @@ def test_nothing_of_a_row_that_failed_stays(tmp_path: Path) -> None:
     engine.batch.forward.decode = fail  # type: ignore[method-assign]
     [event] = engine.batch.step()
     assert isinstance(event.error, GenerationError)
-    assert engine.files is not None
-    engine.files.flush()
+    flush(engine.files)
     assert not list(tmp_path.rglob("*.kv"))
     assert engine_of(tmp_path).ask(PROMPT).cached == 0
 
@@ -256,8 +269,7 @@ def test_after_a_failure_of_the_engine_nothing_of_its_rows_stays(tmp_path: Path)
     row = engine.join(PROMPT)
     engine.write(row, count=1)
     engine.batch.reset()
-    assert engine.files is not None
-    engine.files.flush()
+    flush(engine.files)
     assert not list(tmp_path.rglob("*.kv"))
     assert not engine.batch.rows
     assert engine.batch.pool.free == engine.batch.pool.count
@@ -280,11 +292,11 @@ def test_where_the_disk_is_slow_later_blocks_are_written_later_or_not(tmp_path: 
     with a_busy_disk(engine.files):
         engine.write(row, count=2)
     engine.batch.step()
-    engine.files.flush()
+    flush(engine.files)
     assert len(list(tmp_path.rglob("*.kv"))) == 2
     with a_busy_disk(engine.files):
         engine.batch.finish(row)
-    engine.files.flush()
+    flush(engine.files)
     assert engine_of(tmp_path).ask(next_turn(row)).cached == 2 * BLOCK
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from chatui.engine.batching import kv_files
 from chatui.engine.batching.kv_files import MAX_AGE_SECONDS, KVFiles, sweep
+from tests.kv import flush
 
 LIMIT = 10**9
 DATA = bytes(range(256)) * 4
@@ -23,7 +24,7 @@ def files_of(root: Path, fingerprint: str = "a") -> KVFiles:
 
 def write(files: KVFiles, name: str = "block", data: bytes = DATA) -> Path:
     files.write(name, memoryview(data))
-    files.flush()
+    flush(files)
     return files._path(name)
 
 
@@ -117,7 +118,7 @@ def test_what_is_removed_is_gone(tmp_path: Path) -> None:
     path = write(files)
     files.remove(["block", "never written"])
     assert "block" not in files
-    files.flush()
+    flush(files)
     assert not path.exists()
 
 
@@ -157,7 +158,7 @@ def test_no_more_waits_to_be_written_than_memory_allows(tmp_path: Path, monkeypa
     files.write("block", memoryview(DATA))
     assert files.full
     go_on.set()
-    files.flush()
+    flush(files)
     assert not files.full
 
 
@@ -165,7 +166,7 @@ def test_what_is_told_first_is_used_last(tmp_path: Path) -> None:
     files = files_of(tmp_path)
     paths = [write(files, name) for name in "abc"]
     files.touch(["a", "b", "c", "never written"])
-    files.flush()
+    flush(files)
     times = [path.stat().st_mtime_ns for path in paths]
     assert times == sorted(times, reverse=True)
     assert len(set(times)) == 3
@@ -176,7 +177,7 @@ def test_what_is_gone_may_be_written_again_once_it_is_used(tmp_path: Path) -> No
     write(files).unlink()
     assert "block" in files
     files.touch(["block"])
-    files.flush()
+    flush(files)
     assert "block" not in files
 
 

@@ -30,6 +30,7 @@ from chatui.engine.sampling.sampler import Sampler
 from chatui.generation_settings import GenerationSettings
 from tests import models
 from tests.drafts import always_draft
+from tests.kv import flush
 
 LIMIT = 24
 FACTORS: dict[str, Any] = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 3.0, 9.0, 20.0]}
@@ -138,7 +139,7 @@ class TestRows:
             batch = batch_of(kind, files=files)
             row = join(batch, ids[:length])
             write(batch, row, count=1)
-            files.flush()
+            flush(files)
             assert row.cached == found
             assert row.output_ids[0] == generated(kind, ids[:length])[0]
 

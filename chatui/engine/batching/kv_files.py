@@ -26,6 +26,8 @@ FREE_BYTES = 2**30
 """What stays free on the disk."""
 MAX_QUEUED_BYTES = 2**27
 """What waits to be written; each file waits in memory."""
+READERS = 2
+"""Threads: a checksum takes as long as reading the file from the system's cache."""
 SUFFIX, UNFINISHED = ".kv", ".tmp"
 PREFIX = "kv-"
 CHECKSUM_BYTES = hashlib.sha256().digest_size
@@ -48,7 +50,7 @@ class KVFiles:
         self._sweeper = _sweeper(root, limit)
         self._lock, self._queued, self._warned = threading.Lock(), 0, False
         self._writer = ThreadPoolExecutor(1, "chatui-kv-writer", priority.lower_priority, (priority.ASIDE,))
-        self._reader = ThreadPoolExecutor(1, "chatui-kv-reader")
+        self._readers = ThreadPoolExecutor(READERS, "chatui-kv-reader")
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -60,7 +62,7 @@ class KVFiles:
 
     def read(self, name: str, size: int) -> "Future[bytearray | None]":
         """The so many bytes of a block; None if it is gone or damaged."""
-        return self._reader.submit(self._read, name, size)
+        return self._readers.submit(self._read, name, size)
 
     def write(self, name: str, data: memoryview) -> None:
         """Have a block written soon."""
@@ -77,10 +79,6 @@ class KVFiles:
         """These blocks are no good."""
         self._names.difference_update(names)
         self._writer.submit(self._remove, names)
-
-    def flush(self) -> None:
-        """Wait until all is written."""
-        self._writer.submit(lambda: None).result()
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}{SUFFIX}"
