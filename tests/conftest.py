@@ -5,6 +5,8 @@ import tempfile
 
 from hypothesis import settings
 
+import tests.examples  # noqa: F401 - its profiles
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 for name in [name for name in os.environ if name.startswith("CHATUI_")]:
@@ -14,9 +16,6 @@ os.environ["CHATUI_DATA_DIR"] = DATA.name
 os.environ["GRADIO_TEMP_DIR"] = f"{DATA.name}/uploads"
 os.environ["CHATUI_ALLOWED_HOSTS"] = "*"  # test clients make up names; test_security.py has the default
 
-# How long an example takes says nothing on a busy machine. scripts/test --all asks for "exhaustive".
-settings.register_profile("exhaustive", deadline=None)
-settings.register_profile("quick", deadline=None, max_examples=settings.get_profile("exhaustive").max_examples // 2)
-settings.load_profile("quick")
+settings.load_profile("quick")  # scripts/test --all asks for "exhaustive"
 
 pytest_plugins = ("tests.databases", "tests.hub_fixture")

@@ -20,6 +20,7 @@ from chatui.store.imports import importing
 from chatui.store.records import Author, NewTurn, ReplyUpdate
 from chatui.store.store import Store
 from tests.databases import VOTE
+from tests.examples import some_of
 
 FORMATS = {"json": "application/json", "md": "text/markdown", "messages": "application/json"}
 
@@ -152,7 +153,7 @@ def test_unknown_formats_are_refused(store: Store, form: str) -> None:
         assert "json" in answer.json()["error"]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=some_of(50))
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
 def test_any_title_is_a_harmless_file_name(title: str) -> None:
     store = Store.in_memory()

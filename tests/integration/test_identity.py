@@ -23,6 +23,7 @@ from chatui.settings import AppSettings
 from chatui.store.adoptions import Adoptions
 from chatui.store.store import Store
 from tests.databases import ask
+from tests.examples import some_of
 from tests.fakes import FakeBackend
 from tests.visitors import served
 
@@ -73,7 +74,7 @@ STEPS = st.tuples(
 )
 
 
-@hypothesis_settings(deadline=None, max_examples=30)
+@hypothesis_settings(deadline=None, max_examples=some_of(30))
 @given(st.lists(STEPS, max_size=12))
 def test_every_cookie_there_ever_was_keeps_its_chats(steps: list[Step]) -> None:
     server = Server()
@@ -97,7 +98,7 @@ def test_every_cookie_there_ever_was_keeps_its_chats(steps: list[Step]) -> None:
                 assert chats <= set(server.visit({name: value}, "127.0.0.1", local).get("/").json())
 
 
-@hypothesis_settings(deadline=None, max_examples=30)
+@hypothesis_settings(deadline=None, max_examples=some_of(30))
 @given(st.lists(STEPS, max_size=8))
 def test_strangers_stay_strangers_where_the_server_is_shown_to_others(steps: list[Step]) -> None:
     server = Server()

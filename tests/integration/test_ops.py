@@ -14,6 +14,7 @@ from chatui.engine.kernels import ops
 from chatui.engine.kernels.levels import GROUP, rounded
 from chatui.engine.kernels.quantized import Int4Linear, reading_prompts
 from chatui.settings import AppSettings
+from tests.examples import some_of
 
 Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -65,7 +66,7 @@ SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 6), st.integers(1, 9), st.
 
 @pytest.mark.usefixtures("built")
 @given(shape=SHAPES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some_of(60), deadline=None)
 def test_it_is_as_exact_as_pytorchs_own(shape: tuple[int, int, int, int]) -> None:
     rows, blocks, groups, seed = shape
     outputs, inputs = blocks * ops.BLOCK, groups * GROUP
@@ -82,7 +83,7 @@ def test_it_is_as_exact_as_pytorchs_own(shape: tuple[int, int, int, int]) -> Non
 
 @pytest.mark.usefixtures("built_for_prompts")
 @given(shape=SHAPES | st.tuples(st.integers(1, 9), st.just(1), st.integers(15, 40), st.integers(0, 1000)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some_of(60), deadline=None)
 def test_the_product_for_prompts_errs_by_the_rounding_of_its_activations(shape: tuple[int, int, int, int]) -> None:
     rows, blocks, groups, seed = shape
     outputs, inputs = blocks * ops.BLOCK, groups * GROUP

@@ -11,6 +11,7 @@ from chatui.store.records import ReplyUpdate
 from chatui.store.search import Query, excerpt, parse_query
 from chatui.store.store import Store
 from tests.databases import ask, fill
+from tests.examples import some_of
 
 pytest_plugins = ("tests.databases",)
 WORDS = (
@@ -218,7 +219,7 @@ def shared(make_store: Callable[[], Store]) -> Store:
     return store
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=some_of(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     typed=st.lists(
         st.sampled_from([*WORDS, "is", "'", '"*', "\0", "🎉", "NOT", "%", "¼", "x²", "Ⅳ"]) | st.text(max_size=6),

@@ -24,6 +24,7 @@ from chatui.store.rows import first_words, new_id, now
 from chatui.store.store import Store
 from chatui.store.tables import conversations, messages, metadata, personas
 from tests.databases import FINISH, OwnerMissingError, Server, ask, check_owner
+from tests.examples import some_of
 
 pytest_plugins = ("tests.databases",)
 OWNERS = ("login:ada", "guest:b")
@@ -512,7 +513,7 @@ def test_nothing_is_ever_overwritten_or_lost(make_store: Callable[[], Store]) ->
     run_state_machine_as_test(
         kind,
         settings=settings(
-            max_examples=settings().max_examples // 8,
+            max_examples=some_of(12),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

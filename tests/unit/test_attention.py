@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from chatui.engine.batching.attention import DecodeBatch, LayerProbe, PrefillBatch, PrefillChunk, attend
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.kv_cache import KVCache
+from tests.examples import some_of
 
 HEADS, GROUPS, KEY, VALUE = 2, 3, 4, 5
 TABLES = torch.tensor([[5, 2], [4, 1], [3, 6]])
@@ -79,7 +80,7 @@ def read(
 
 
 @given(st.lists(st.integers(1, 6) | st.just(BLOCK - 2), min_size=1, max_size=4), OPTIONS, st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=some_of(40), deadline=None)
 def test_pieces_of_a_prompt(pieces: list[int], options: dict[str, Any], seed: int) -> None:
     pieces = [count for at, count in enumerate(pieces) if sum(pieces[: at + 1]) <= 2 * BLOCK]
     options, cache, first = with_sinks(options), cache_of(), 0
@@ -97,7 +98,7 @@ def test_pieces_of_a_prompt(pieces: list[int], options: dict[str, Any], seed: in
     st.integers(1, SEQUENCES),
     OPTIONS,
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=some_of(40), deadline=None)
 def test_a_token_in_each_of_several_sequences(
     lengths: list[int], order: list[int], count: int, options: dict[str, Any]
 ) -> None:

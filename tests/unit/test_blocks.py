@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from chatui.engine.batching.blocks import BLOCK, Block, BlockPool, BlockTable
 from chatui.estimates import blocks_for
+from tests.examples import some_of
 
 LONG = list(range(1000, 1000 + 3 * BLOCK + 10))
 
@@ -318,7 +319,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestMachine.settings = settings(max_examples=some_of(60), stateful_step_count=25, deadline=None)
 
 
 @given(st.lists(PROMPTS, min_size=1, max_size=6))

@@ -16,6 +16,7 @@ from chatui.engine.batching.forward import TIMED, TRIES, CheckedDecode, PromptCh
 from chatui.engine.batching.free_cores import FreeCores
 from chatui.engine.kernels import quantized
 from tests import models
+from tests.examples import some_of
 
 COUNT = 30
 """Tokens of a conversation: far more than the sliding windows of 8."""
@@ -69,7 +70,7 @@ def test_rows_in_any_order_with_prompts_of_any_length(kind: str) -> None:
     wanted = [plain(kind, ids) for ids in conversations]
 
     @given(st.data())
-    @settings(max_examples=6, deadline=None)
+    @settings(max_examples=some_of(6), deadline=None)
     def check(data: st.DataObject) -> None:
         at = data.draw(st.lists(st.integers(1, COUNT - 1), min_size=4, max_size=4))
         pieces = [PromptChunk(models.table(n), 0, conversations[n][:count]) for n, count in enumerate(at)]

@@ -230,10 +230,11 @@ class TestMigrations:
         assert copies(settings) == []
         database.close()
 
-    def test_many_may_start_at_once(self, settings: AppSettings) -> None:
+    @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.exhaustive)])
+    def test_many_may_start_at_once(self, settings: AppSettings, count: int) -> None:
         context = multiprocessing.get_context("spawn")
-        with context.Pool(4) as pool:
-            secrets = pool.map(first_start, [(settings.data_dir, settings.database_url)] * 4)
+        with context.Pool(count) as pool:
+            secrets = pool.map(first_start, [(settings.data_dir, settings.database_url)] * count)
         assert len(set(secrets)) == 1
 
 

@@ -17,6 +17,7 @@ from chatui.inspection import Inspection
 from chatui.notebook import as_notebook
 from chatui.python_script import as_python
 from tests import models
+from tests.examples import some_of
 from tests.unit import test_python_script as script
 from tests.unit.test_python_script import ANY_TEXT, HELLO, INFO, ODD, SEED, TURNS
 
@@ -106,7 +107,7 @@ def test_memory_and_speed_have_the_formulas_of_the_page() -> None:
 
 @given(st.lists(ANY_TEXT, min_size=1, max_size=2), ANY_TEXT.filter(bool), st.booleans())
 @example([""], "\x1f|`", False)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=some_of(40), deadline=None)
 def test_any_text_makes_a_valid_notebook(texts: Sequence[str], name: str, continued: bool) -> None:
     """Every notebook is valid, can be saved as UTF-8, and has nothing from outside in its Markdown or as code."""
     messages = [Message("user", text) for text in texts] + [Message("assistant", name)] * continued

@@ -15,6 +15,7 @@ from chatui.engine.text.message_roles import OPENING
 from chatui.errors import ModelError, PromptError, TooLongError
 from chatui.thinking_controls import ThinkingControls
 from tests import models
+from tests.examples import some_of
 from tests.templates import FAMILIES
 
 SYSTEM, USER, ASSISTANT = Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello")
@@ -238,7 +239,7 @@ def test_added_tokens_that_plain_text_makes_too_do_not_stop_a_chat() -> None:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(st.lists(st.text(alphabet="ab ", min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=8), st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=some_of(25), deadline=None)
 def test_oldest_turns_are_left_out_and_no_more_than_needed(name: str, contents: list[str], data: st.DataObject) -> None:
     turns = []
     for content in contents[:-1]:
@@ -294,7 +295,7 @@ def test_what_a_template_takes_where(name: str, later_system: bool, reply_first:
 
 @pytest.mark.parametrize("name", ALL)
 @given(st.lists(st.sampled_from(["system", "user", "assistant"]), max_size=7), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=some_of(40), deadline=None)
 def test_nothing_that_is_said_is_lost_whoever_speaks_when(name: str, roles: list[Role], trailing: bool) -> None:
     later: list[Role] = ["system"] if trailing else []
     roles = [*roles, "user", *later]
@@ -365,7 +366,7 @@ class TestContinued:
 
     @pytest.mark.parametrize("name", CONTINUED)
     @given(text=st.text(max_size=12).filter(str.strip))
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=some_of(30), deadline=None)
     def test_ordinary_text_is_continued_as_transformers_does(self, name: str, text: str) -> None:
         text = text.strip()
         tokenizer, template = READY[name]
@@ -377,7 +378,7 @@ class TestContinued:
 
     @pytest.mark.parametrize("name", CONTINUED)
     @given(st.text(alphabet="a \n\t\u00e9👩\u200d👧<think>[INST]", min_size=1, max_size=12))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=some_of(60), deadline=None)
     @example("\n a \n")
     @example("  ")
     @example("\ufffd")
@@ -547,7 +548,7 @@ DEMANDED = {name: prepared(text) for name, text in DEMANDING.items()}
 @given(st.lists(st.sampled_from(["system", "user", "assistant"]), max_size=6), st.booleans())
 @example(["assistant", "assistant"], False)
 @example(["system", "system"], True)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=some_of(25), deadline=None)
 def test_nothing_is_lost_in_templates_that_ask_for_an_order(name: str, roles: list[Role], trailing: bool) -> None:
     later: list[Role] = ["system"] if trailing else []
     roles = [*roles, "user", *later]

@@ -23,6 +23,7 @@ from chatui.inspection import Inspection
 from chatui.python_script import as_python
 from chatui.settings import DEFAULT_MODEL
 from tests import models
+from tests.examples import some_of
 from tests.templates import PARTS, QWEN_3
 
 SEED = 1234
@@ -221,7 +222,7 @@ def assigned(script: str, name: str) -> Any:
 
 
 @given(st.lists(ANY_TEXT, min_size=1, max_size=3), ANY_TEXT)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some_of(60), deadline=None)
 def test_messages_are_what_they_were(texts: list[str], reasoning: str) -> None:
     user = [Message("user", text) for text in texts]
     assert assigned(of(INFO, *user), "messages") == [{"role": "user", "content": text} for text in texts]
@@ -231,7 +232,7 @@ def test_messages_are_what_they_were(texts: list[str], reasoning: str) -> None:
 
 
 @given(ANY_TEXT, st.text("\n\r\"'#\\ax \u2028", min_size=1, max_size=60), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some_of(60), deadline=None)
 def test_no_text_becomes_code(text: str, short: str, gguf: bool) -> None:
     hostile = replace(INFO, name=text, source="/" + short + ".gguf" * gguf, revision=short)
     script = of(hostile, Message("user", text), stop=(short,))

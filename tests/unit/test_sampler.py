@@ -15,6 +15,7 @@ from chatui.engine.sampling.top_logits import find_top_logits
 from chatui.errors import GenerationError
 from chatui.generation_settings import GenerationSettings
 from tests import models
+from tests.examples import some_of
 
 IDS = torch.tensor([[5, 9, 4, 1, 5]])
 OFF: dict[str, Any] = {
@@ -84,7 +85,7 @@ class TestKept:
     @example({**OFF, "top_k": 64}, 0, 3.0)
     @example({**OFF, "top_p": 0.95}, 0, 0.02)
     @example({**OFF, "min_p": 0.001}, 0, 0.02)
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=some_of(150), deadline=None)
     def test_what_is_kept_is_what_generate_keeps(self, values: dict[str, Any], seed: int, spread: float) -> None:
         scores = logits(seed, 5000, spread)
         found, wanted = ours(values, scores), theirs(values, scores)
@@ -98,7 +99,7 @@ class TestKept:
         assert ((above - values["top_p"]).abs() < 1e-5).all()
 
     @given(VALUES, st.integers(0, 200))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=some_of(60), deadline=None)
     def test_ties(self, values: dict[str, Any], seed: int) -> None:
         """Coarse logits, as bfloat16 gives; which of several equal tokens stays at the border does not matter."""
         scores = (logits(seed, 5000) * 4).round() / 4
@@ -150,7 +151,7 @@ def test_temperature_zero_takes_the_likeliest(seed: int) -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=20)
+@settings(max_examples=some_of(20))
 def test_the_same_seed_chooses_the_same_tokens(seed: int) -> None:
     assert chosen({"temperature": 1.5}, seed) == chosen({"temperature": 1.5}, seed)
 

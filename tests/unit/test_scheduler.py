@@ -36,6 +36,7 @@ from chatui.errors import GenerationError
 from chatui.generation_settings import GenerationSettings
 from tests import models
 from tests.drafts import EagerSpeculation, always_draft
+from tests.examples import some_of
 
 GREEDY = GenerationSettings(temperature=0.0)
 SETTINGS = (
@@ -141,7 +142,7 @@ class TestReplies:
         comings = st.tuples(st.sampled_from(PROMPTS), st.integers(0, len(SETTINGS) - 1), st.integers(0, 2))
 
         @given(st.lists(st.one_of(comings, st.integers(0, 9), st.just("step")), max_size=50))
-        @settings(max_examples=25, deadline=None)
+        @settings(max_examples=some_of(25), deadline=None)
         def check(doings: list[Any]) -> None:
             asked.clear()
             for doing in doings:
@@ -256,7 +257,7 @@ class TestRoom:
         )
 
         @given(comings, st.integers(2, 4))
-        @settings(max_examples=12, deadline=None)
+        @settings(max_examples=some_of(12), deadline=None)
         def check(asked: list[tuple[tuple[int, ...], int, int]], blocks: int) -> None:
             batch, rows, coming = batch_of(kind, 3, blocks), list[SequenceState](), list(asked)
             while coming or batch.rows:

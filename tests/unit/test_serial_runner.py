@@ -12,6 +12,7 @@ from chatui.engine.runners.serial_runner import generate_ids, interruptible
 from chatui.engine.sampling.sampler import Sampler
 from chatui.generation_settings import GenerationSettings
 from tests import models
+from tests.examples import some_of
 
 GREEDY = GenerationSettings(temperature=0.0)
 PROMPT = [101, 32, 7, 45, 200, 201, 45, 7, 99, 12, 13, 140, 8, 8, 63, 64, 65, 66, 1, 90]
@@ -43,7 +44,7 @@ def test_a_reply_leaves_nothing_behind_for_the_next(kind: str) -> None:
 
 
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=40))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=some_of(8), deadline=None)
 def test_prompts_of_any_length_past_the_sliding_window(ids: list[int]) -> None:
     model = models.model("gemma3")
     assert greedy(model, ids) == generated(model, ids)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from chatui.engine.kernels import ops
 from chatui.engine.sampling.top_logits import find_top_logits
 from chatui.settings import AppSettings
+from tests.examples import some_of
 
 
 @pytest.fixture(scope="module", params=["compiled", "pytorch"])
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("_kind")
     heat=st.sampled_from([0.2, 1.0, 2.0]),
     kind=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=some_of(80), deadline=None)
 def test_it_is_what_the_definitions_say(
     rows: int, size: int, seed: int, sharp: float, heat: float, kind: torch.dtype
 ) -> None:

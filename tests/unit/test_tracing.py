@@ -17,6 +17,7 @@ from chatui.engine.sampling.sampler import Sampler, choose_each
 from chatui.generation_settings import GenerationSettings
 from chatui.traces import ALTERNATIVES, Traces
 from tests import models
+from tests.examples import some_of
 
 VOCABULARY = 700
 
@@ -38,7 +39,7 @@ def traced(settings: GenerationSettings, logits: torch.Tensor, before: list[int]
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.0, 0.3, 1.0, 1.7]), st.floats(0.1, 8.0))
-@hypothesis_settings(max_examples=50, deadline=None)
+@hypothesis_settings(max_examples=some_of(50), deadline=None)
 def test_probability_rank_and_entropy_are_the_models_own(seed: int, temperature: float, sharp: float) -> None:
     logits = logits_of(seed, 3, sharp)
     for row, trace in zip(logits, traced(GenerationSettings(temperature=temperature), logits), strict=True):
@@ -63,7 +64,7 @@ SETTINGS = st.builds(
 
 
 @given(SETTINGS, st.integers(0, 1000), st.floats(0.1, 6.0))
-@hypothesis_settings(max_examples=80, deadline=None)
+@hypothesis_settings(max_examples=some_of(80), deadline=None)
 def test_each_step_leaves_what_transformers_would(settings: GenerationSettings, seed: int, sharp: float) -> None:
     logits = logits_of(seed, 1, sharp)
     [trace] = traced(settings, logits, [3, 5])
