@@ -125,21 +125,21 @@ class GgufLevels(Mapping[str, Levels]):
 
     def __init__(self, path: Path, weights: Mapping[str, Tensor]) -> None:
         shapes = {tuple(weight.shape) for weight in weights.values()}
-        dtypes = {weight.dtype for weight in weights.values()}
-        known: dict[tuple[tuple[int, ...], int], tuple[_Blocks, Tensor]] = {}
-        for tensor in read_gguf_header(path):
-            blocks = _Blocks(path, tensor)
-            if tensor.dtype in GGUF_LEVELS and blocks.shape in shapes:
-                for hashes in blocks.hashes(dtypes):
-                    known[blocks.shape, int(hashes.sum())] = blocks, hashes
+        matrices = [_Blocks(path, tensor) for tensor in read_gguf_header(path) if tensor.dtype in GGUF_LEVELS]
+        matrices = [blocks for blocks in matrices if blocks.shape in shapes]
+        sought = {name: _row_hashes(weight) for name, weight in weights.items()} if matrices else {}
         self._found: dict[str, tuple[_Blocks, Tensor]] = {}
-        for name, weight in weights.items() if known else ():
-            row_hashes = _row_hashes(weight)
-            blocks_and_hashes = known.get((tuple(weight.shape), int(row_hashes.sum())))
-            if blocks_and_hashes:
-                order = _order(blocks_and_hashes[1], row_hashes)
-                if order is not None:
-                    self._found[name] = blocks_and_hashes[0], order
+        # transformers unpacks in float32 or in the dtype of the weights.
+        ways = dict.fromkeys((kind, each.dtype) for kind in (torch.float32, None) for each in weights.values())
+        for working, dtype in ways:
+            known = dict[tuple[tuple[int, ...], int], tuple[_Blocks, Tensor]]()
+            for blocks in matrices if len(self._found) < len(sought) else ():
+                hashes = blocks.hashes(dtype, working or dtype)
+                known[blocks.shape, int(hashes.sum())] = blocks, hashes
+            for name, row_hashes in sought.items():
+                match = known.get((tuple(weights[name].shape), int(row_hashes.sum())))
+                if match is not None and (order := _order(match[1], row_hashes)) is not None:
+                    self._found.setdefault(name, (match[0], order))
 
     @property
     def label(self) -> str:
@@ -152,6 +152,8 @@ class GgufLevels(Mapping[str, Levels]):
     def __getitem__(self, name: str) -> Levels:
         blocks, order = self._found[name]
         levels = blocks.levels()
+        if torch.equal(order, torch.arange(len(order))):
+            return levels
         return Levels(levels.nibbles[order], levels.scales_and_zeros[:, order])
 
     def __iter__(self) -> Iterator[str]:
@@ -180,13 +182,11 @@ class _Blocks:
         read = READERS[self.type.label]
         return _stacked(_levels(*read(part), self.type.planes) for part in self._parts())
 
-    def hashes(self, dtypes: Iterable[torch.dtype]) -> Iterator[Tensor]:
-        """The rows' hashes for each way in which transformers may have unpacked them."""
+    def hashes(self, dtype: torch.dtype, working: torch.dtype) -> Tensor:
+        """The rows' hashes where transformers has unpacked them in `working` and then taken over `dtype`."""
         number = int(self.tensor.dtype.removeprefix("GGUF-"))
-        for dtype in dtypes:
-            for working in {dtype, torch.float32}:
-                parts = (dequantize(part, number, working).view(len(part), -1) for part in self._parts())
-                yield torch.cat([_row_hashes(part.to(dtype)) for part in parts])
+        parts = (dequantize(part, number, working).view(len(part), -1) for part in self._parts())
+        return torch.cat([_row_hashes(part.to(dtype)) for part in parts])
 
     def _parts(self) -> Iterator[Tensor]:
         """Some rows at a time: uint8 [rows, blocks, bytes in a block]."""

@@ -78,14 +78,14 @@ def _convert(gguf: Path, folder: Path, report: ReportPhase) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from chatui.engine.kernels import levels, quantized
-    from chatui.engine.loading import gguf_metadata
+    from chatui.engine.loading import gguf_headers, gguf_metadata
 
     steps = _steps(report)
     next(steps)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    gguf_metadata.split_text(tokenizer, gguf_metadata.read(gguf))
-    next(steps)
-    with _quiet_bars():
+    with _quiet_bars(), gguf_headers.read_once():
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        gguf_metadata.split_text(tokenizer, gguf_metadata.read(gguf))
+        next(steps)
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,
@@ -105,7 +105,7 @@ def _convert(gguf: Path, folder: Path, report: ReportPhase) -> None:
 
 def _steps(report: ReportPhase) -> Iterator[None]:
     """Advance bar and report at each `next`; the weights are the measured share of the time."""
-    names = (("reading the tokenizer", 24), ("unpacking the weights", 70), ("saving", 6))
+    names = (("reading the tokenizer", 17), ("unpacking the weights", 20), ("saving", 63))
     with tqdm(total=100, desc="Preparing the default model, once", bar_format="{l_bar}{bar}| {postfix}") as bar:
         for name, share in names:
             bar.set_postfix_str(name)

@@ -3,6 +3,7 @@
 import copy
 import threading
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from chatui.chat import ModelInfo
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.quantized import pack
-from chatui.engine.loading import adapters, anatomy, conversions, gguf_metadata, model_info, wrong_files
+from chatui.engine.loading import adapters, anatomy, conversions, gguf_headers, gguf_metadata, model_info, wrong_files
 from chatui.engine.loading.cpu_quota import follow_cpu_quota
 from chatui.engine.loading.embedded import ReportPhase
 from chatui.engine.loading.failures import incomplete, no_tokenizer, not_a_chat_model, to_model_error
@@ -86,7 +87,8 @@ def _load_once(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> LoadedM
             base = _load_once(adapters.base_spec(spec, source.folder), cache_dir, report)
             loaded = adapters.adapted(spec, source, base, report)
         else:
-            loaded = _load(spec, source, cache_dir, report)
+            with gguf_headers.read_once() if source.gguf_file else nullcontext():
+                loaded = _load(spec, source, cache_dir, report)
         _loaded[repr(spec)] = loaded
         return loaded
 
