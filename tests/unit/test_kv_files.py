@@ -1,5 +1,6 @@
 """Files of K/V blocks: what was written comes back or nothing does, only its owner may read it, and it goes in time."""
 
+import gc
 import logging
 import os
 import shutil
@@ -111,6 +112,29 @@ def test_a_file_that_is_gone_is_nothing(tmp_path: Path, caplog: pytest.LogCaptur
     assert read(files) is None
     assert "block" not in files
     assert not caplog.records
+
+
+def test_a_file_that_cannot_be_read_now_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = files_of(tmp_path)
+    path = write(files)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda *_, **__: os.open("/", os.O_WRONLY))
+        assert read(files) is None
+    assert "block" not in files
+    assert path.exists()
+
+
+def test_its_threads_end_with_it(tmp_path: Path) -> None:
+    files = files_of(tmp_path)
+    write(files)
+    assert read(files) == DATA
+    threads = [*files._writer._threads, *files._readers._threads]
+    assert threads
+    del files
+    gc.collect()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_what_is_removed_is_gone(tmp_path: Path) -> None:

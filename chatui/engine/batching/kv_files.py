@@ -90,22 +90,22 @@ class KVFiles:
         return digest.digest()
 
     def _read(self, name: str, size: int) -> bytearray | None:
-        path, data = self._path(name), bytearray(size)
+        path = self._path(name)
         try:
+            data = bytearray(size)
             with path.open("rb", buffering=0) as file:
                 whole = os.fstat(file.fileno()).st_size == CHECKSUM_BYTES + size
                 expected = file.read(CHECKSUM_BYTES)
                 whole = whole and file.readinto(data) == size and self._checksum(name, data) == expected
             if whole:
                 return data
-            log.warning("a damaged file of keys and values was removed: %s", path)
+            log.warning("a file of keys and values is damaged, and removed: %s", path)
+            path.unlink(missing_ok=True)
         except FileNotFoundError:
             pass
-        except OSError as error:
-            log.warning("a file of keys and values cannot be read: %s", error)
+        except (OSError, MemoryError) as error:
+            log.warning("a file of keys and values cannot be read: %r", error)
         self._names.discard(name)
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
         return None
 
     def _write(self, name: str, data: memoryview) -> None:
