@@ -130,14 +130,14 @@ class FusedDecode:
         positions: Tensor,
         ropes: Sequence[tuple[Tensor, Tensor]],
         begin: int,
-        wanted: Tensor,
+        output: Tensor,
         end: int | None = None,
     ) -> Tensor:
-        """What lies in the buffer `wanted` after operations `begin` to `end`; `ropes` are those of all layers."""
+        """What lies in the buffer `output` after operations `begin` to `end`; `ropes` are those of all layers."""
         rows = len(hidden)
         self.buffers.hidden[:rows].copy_(hidden[:, 0])
         self.program.run(tables, positions, ropes, begin, end)
-        return wanted[:rows, None].clone()
+        return output[:rows, None].clone()
 
     def _checked(self, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         for each in rope:

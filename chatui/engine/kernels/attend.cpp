@@ -99,12 +99,12 @@ void attend(const Job& job, int64_t row, int64_t shared, int64_t head, std::vect
 
   float totals[HEADS];
   for (int n = 0; n < HEADS; n++) {
-    const Floats most = all(::highest(highest[n]));
+    const Floats maximum = all(::highest(highest[n]));
     Floats total = zeros();
     for (int64_t at = begin; at < span; at += LANES) {
       float* weight = weights + n * span + at;
       // In this order a NaN is kept.
-      const Floats below = higher(all(LOWEST), minus(load(weight), most));
+      const Floats below = higher(all(LOWEST), minus(load(weight), maximum));
       const Floats power = chosen(seen(at, first, last), exponential(below), zeros());
       store(weight, power);
       total = plus(total, power);

@@ -26,12 +26,12 @@ constexpr int GROUP = 32, PAIRS = GROUP / 2;
 // Outputs of a strip and of a block; each input of a block takes half as many bytes.
 constexpr int STRIP = 2 * LANES, BLOCK = 2 * STRIP;
 // From so many rows on, threads share the rounding of activations.
-constexpr int64_t MANY = 16;
+constexpr int64_t MIN_SHARED_ROWS = 16;
 // Bytes of weights that are asked for before they are needed.
 constexpr int64_t AHEAD = 1024;
 // Rows worked on together. With one more the compiler runs out of registers, and takes a tenth longer.
 constexpr int MOST = LANES == 16 ? 7 : 6;
-constexpr float LARGEST = 32767.0f;
+constexpr float MAX_NUMBER = 32767.0f;
 // What is smaller adds nothing to a product, and its inverse would be no number.
 constexpr float NOTHING = 1e-30f;
 
@@ -50,9 +50,9 @@ inline void quantize(const uint16_t* values, int16_t* numbers, float* scale, flo
   constexpr int PARTS = GROUP / LANES;
   Floats parts[PARTS];
   for (int at = 0; at < PARTS; at++) parts[at] = widened(values + at * LANES);
-  Floats most = magnitude(parts[0]), check = minus(parts[0], parts[0]);
+  Floats magnitudes = magnitude(parts[0]), check = minus(parts[0], parts[0]);
   for (int at = 1; at < PARTS; at++) {
-    most = higher(most, magnitude(parts[at]));
+    magnitudes = higher(magnitudes, magnitude(parts[at]));
     check = plus(check, minus(parts[at], parts[at]));
   }
   if (any_nan(check)) {
@@ -60,15 +60,15 @@ inline void quantize(const uint16_t* values, int16_t* numbers, float* scale, flo
     *scale = *total = NAN;
     return;
   }
-  const float largest = highest(most);
-  const Floats inverse = all(largest > NOTHING ? LARGEST / largest : 0.0f);
+  const float maximum = highest(magnitudes);
+  const Floats inverse = all(maximum > NOTHING ? MAX_NUMBER / maximum : 0.0f);
   Ints sums = no_dot();
   for (int at = 0; at < PARTS; at++) {
     const Ints part = nearest(times(parts[at], inverse));
     store(numbers + at * LANES, part);
     sums = plus(sums, part);
   }
-  *scale = largest / LARGEST;
+  *scale = maximum / MAX_NUMBER;
   *total = *scale * static_cast<float>(summed(sums));
 }
 
@@ -89,10 +89,10 @@ template <int ROWS, int STRIPS>
 inline void multiply(const Job& job, int64_t row, int64_t strip) {
   constexpr int WIDE = 2 * STRIPS, STRIDE = BLOCK / 2;
   const uint8_t* packed = job.packed + strip / 2 * job.inputs * STRIDE + strip % 2 * LANES;
-  int64_t place[WIDE];
+  int64_t column[WIDE];
   for (int at = 0; at < STRIPS; at++) {
-    place[2 * at] = strip / 2 * BLOCK + (strip % 2 + at) * LANES;
-    place[2 * at + 1] = place[2 * at] + BLOCK / 2;
+    column[2 * at] = strip / 2 * BLOCK + (strip % 2 + at) * LANES;
+    column[2 * at + 1] = column[2 * at] + BLOCK / 2;
   }
   Floats sums[ROWS][WIDE];
   for (auto& sum : sums)
@@ -116,7 +116,7 @@ inline void multiply(const Job& job, int64_t row, int64_t strip) {
     }
     for (int w = 0; w < WIDE; w++) {
       Floats scale, zero;
-      factors(job.scales_and_zeros + (group * job.outputs + place[w]) * 2, &scale, &zero);
+      factors(job.scales_and_zeros + (group * job.outputs + column[w]) * 2, &scale, &zero);
       for (int r = 0; r < ROWS; r++) {
         const int64_t own = group * job.rows + row + r;
         sums[r][w] = added(sums[r][w], dots[r][w], scale, zero, job.scales[own], job.totals[own]);
@@ -124,7 +124,7 @@ inline void multiply(const Job& job, int64_t row, int64_t strip) {
     }
   }
   for (int r = 0; r < ROWS; r++)
-    for (int w = 0; w < WIDE; w++) narrow(sums[r][w], job.result + (row + r) * job.outputs + place[w]);
+    for (int w = 0; w < WIDE; w++) narrow(sums[r][w], job.result + (row + r) * job.outputs + column[w]);
 }
 
 // So many rows, from 2 to MOST, in one strip.
@@ -162,11 +162,11 @@ extern "C" void chatui_int4mm(
     const int64_t group = at % groups, row = at / groups, to = group * rows + row;
     quantize(activations + at * GROUP, numbers.get() + to * GROUP, &scales[to], &totals[to]);
   };
-  if (rows < MANY)
+  if (rows < MIN_SHARED_ROWS)
     for (int64_t at = 0; at < rows * groups; at++) quantize_group(at);
 #pragma omp parallel num_threads(threads)
   {
-    if (rows >= MANY) {
+    if (rows >= MIN_SHARED_ROWS) {
 #pragma omp for
       for (int64_t at = 0; at < rows * groups; at++) quantize_group(at);
     }

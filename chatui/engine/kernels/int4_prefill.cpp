@@ -28,7 +28,7 @@ constexpr int BLOCK = 4 * LANES;
 constexpr int MOST = LANES == 16 ? 6 : 4;
 // Groups of inputs worked on together: what is unpacked of them stays in the first cache.
 constexpr int64_t PART = 16;
-constexpr float LARGEST = 255.0f;
+constexpr float MAX_NUMBER = 255.0f;
 // What is smaller adds nothing to a product, and its inverse would be no number.
 constexpr float NOTHING = 1e-30f;
 
@@ -76,7 +76,7 @@ inline Activations quantize(const uint16_t* values, uint8_t* numbers) {
   }
   const float lowest = chosen(a, b, c, d, [](__m256 x, __m256 y) { return _mm256_min_ps(x, y); });
   const float range = chosen(a, b, c, d, [](__m256 x, __m256 y) { return _mm256_max_ps(x, y); }) - lowest;
-  const __m256 inverse = _mm256_set1_ps(range > NOTHING ? LARGEST / range : 0.0f), low = _mm256_set1_ps(lowest);
+  const __m256 inverse = _mm256_set1_ps(range > NOTHING ? MAX_NUMBER / range : 0.0f), low = _mm256_set1_ps(lowest);
   const auto nearest = [&](__m256 x) { return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_sub_ps(x, low), inverse)); };
   const __m256i first = _mm256_packs_epi32(nearest(a), nearest(b));
   const __m256i second = _mm256_packs_epi32(nearest(c), nearest(d));
@@ -88,7 +88,7 @@ inline Activations quantize(const uint16_t* values, uint8_t* numbers) {
   __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
   sum = _mm_add_epi32(sum, _mm_unpackhi_epi64(sum, sum));
   const float total = static_cast<float>(_mm_cvtsi128_si32(sum) + _mm_extract_epi32(sum, 1));
-  const float scale = range / LARGEST;
+  const float scale = range / MAX_NUMBER;
   return {scale, lowest, std::fma(scale, total, GROUP * lowest)};
 }
 
@@ -188,11 +188,11 @@ void multiply_strip(const Job& job, int64_t at, Strip& strip, float* sums) {
       several(job, strip, begin, end, row, rows, sums + row * STRIP);
     }
   }
-  const int64_t place = at * STRIP / BLOCK * BLOCK + at * HALF % (BLOCK / 2);
+  const int64_t column = at * STRIP / BLOCK * BLOCK + at * HALF % (BLOCK / 2);
   for (int64_t row = 0; row < job.rows; row++)
     for (int half = 0; half < 2; half++) {
       const float* from = sums + row * STRIP + half * HALF;
-      uint16_t* result = job.result + row * job.outputs + place + half * BLOCK / 2;
+      uint16_t* result = job.result + row * job.outputs + column + half * BLOCK / 2;
       for (int lane = 0; lane < HALF; lane += LANES) narrow(load(from + lane), result + lane);
     }
 }

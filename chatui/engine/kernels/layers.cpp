@@ -21,7 +21,7 @@ namespace {
 
 constexpr int64_t BLOCK = 64;
 // Threads share what has more numbers than this, or products of them: to wait for each other takes some microseconds.
-constexpr int64_t MANY = 1 << 12, MANY_PRODUCTS = 1 << 14;
+constexpr int64_t MIN_SHARED_NUMBERS = 1 << 12, MIN_SHARED_PRODUCTS = 1 << 14;
 
 enum : int64_t { ADD, NORM, GATE, PRODUCT, ATTENTION };
 
@@ -50,7 +50,7 @@ void norm(const T* from, T* to, const T* weight, int64_t size, float epsilon, bo
 
 template <typename T>
 void norm(const Norm& job, const Step& step) {
-#pragma omp parallel for num_threads(step.threads) if (step.rows * job.size > MANY)
+#pragma omp parallel for num_threads(step.threads) if (step.rows * job.size > MIN_SHARED_NUMBERS)
   for (int64_t row = 0; row < step.rows; row++) {
     const int64_t at = row * job.size;
     norm(static_cast<const T*>(job.from) + at, static_cast<T*>(job.to) + at, static_cast<const T*>(job.weight), job.size, job.epsilon, job.plus_one);
@@ -65,7 +65,7 @@ inline Floats activated(Floats x, int64_t kind) {
 template <typename T>
 void gate(const Gate& job, const Step& step) {
   const int64_t groups = (job.size + LANES - 1) / LANES;
-#pragma omp parallel for num_threads(step.threads) if (step.rows * job.size > MANY)
+#pragma omp parallel for num_threads(step.threads) if (step.rows * job.size > MIN_SHARED_NUMBERS)
   for (int64_t n = 0; n < step.rows * groups; n++) {
     const int64_t row = n / groups, at = n % groups * LANES, count = job.size - at;
     const Floats gates = load(static_cast<const T*>(job.gate) + row * job.stride + at, count);
@@ -172,13 +172,13 @@ void encode(const Attention& job, const Rope& rope, int64_t row, const T* from, 
 template <typename T>
 void store_token(const Attention& job, const Step& step, int64_t row, int64_t shared, T* normed, float* scratch) {
   const int64_t position = step.positions[row], at = position % BLOCK;
-  const int64_t place = step.tables[row * step.columns + position / BLOCK] * job.shared + shared;
+  const int64_t slot = step.tables[row * step.columns + position / BLOCK] * job.shared + shared;
   const T* key = static_cast<const T*>(job.key) + row * job.key_stride + shared * job.size;
   encode(job, step.ropes[job.layer], row, key, job.key_norm, normed, scratch);
-  T* keys = static_cast<T*>(job.keys) + place * job.size * BLOCK + at;
+  T* keys = static_cast<T*>(job.keys) + slot * job.size * BLOCK + at;
   for (int64_t n = 0; n < job.size; n++) put(keys + n * BLOCK, scratch[n]);
   const T* value = static_cast<const T*>(job.value) + row * job.value_stride + shared * job.width;
-  memcpy(static_cast<T*>(job.values) + (place * BLOCK + at) * job.width, value, job.width * sizeof(T));
+  memcpy(static_cast<T*>(job.values) + (slot * BLOCK + at) * job.width, value, job.width * sizeof(T));
 }
 
 // Scores of the BLOCK positions of a block.
@@ -269,7 +269,7 @@ void attention(const Attention& job, const Step& step) {
   if (job.own) return attend_by_kernel<T>(job, step);
   int64_t tokens = 0;
   for (int64_t row = 0; row < step.rows; row++) tokens += step.positions[row];
-#pragma omp parallel num_threads(step.threads) if (tokens * job.heads * job.size > MANY_PRODUCTS)
+#pragma omp parallel num_threads(step.threads) if (tokens * job.heads * job.size > MIN_SHARED_PRODUCTS)
   {
     std::vector<float> own;
     // Rows are of different lengths.

@@ -110,9 +110,9 @@ def _agrees_with_pytorch() -> bool:
     factors = torch.rand(inputs // GROUP, BLOCK, 2, generator=generator, dtype=torch.float32).bfloat16()
     for rows in CHECKED_ROWS:
         x = torch.randn(rows, inputs, generator=generator, dtype=torch.float32).bfloat16()
-        wanted = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, GROUP, factors).float()
+        expected = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, GROUP, factors).float()
         for product in products:
-            if not (product(x, packed, factors).float() - wanted).norm() <= TOLERANCE * wanted.norm():
+            if not (product(x, packed, factors).float() - expected).norm() <= TOLERANCE * expected.norm():
                 return False
     return True
 
@@ -238,12 +238,12 @@ SHIMS = {
 
 def _built(folder: Path, processor: Processor) -> Path:
     """The library, made once for each version of the sources and of PyTorch."""
-    told = (
+    inputs = (
         *(Path(__file__).with_name(file).read_bytes() for file in (*processor.sources, *HEADERS)),
         torch.__version__.encode(),
         " ".join((*FLAGS, *processor.flags)).encode(),
     )
-    name = f"kernels-{hashlib.sha256(b' '.join(told)).hexdigest()[:16]}"
+    name = f"kernels-{hashlib.sha256(b' '.join(inputs)).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{name}.lock"):
         if not is_whole(folder / name):

@@ -27,9 +27,9 @@ struct Row {
   const Score* scores;
   int64_t size;
 
-  Floats at(int64_t place) const { return some(scores + place, size - place); }
+  Floats at(int64_t index) const { return some(scores + index, size - index); }
 
-  float one(int64_t place) const { return widened(scores[place]); }
+  float one(int64_t index) const { return widened(scores[index]); }
 
   // Of the scores divided by a temperature: the logarithm of the sum of their exponentials, and the entropy in nats.
   Sums sums(float highest, float temperature) const {
@@ -37,9 +37,9 @@ struct Row {
     double sum = 0.0, weighed = 0.0;
     for (int64_t begin = 0; begin < size; begin += PART) {
       Floats part = zeros(), product = zeros();
-      for (int64_t place = begin; place < std::min(size, begin + PART); place += LANES) {
+      for (int64_t index = begin; index < std::min(size, begin + PART); index += LANES) {
         // In this order a NaN is kept.
-        const Floats below = higher(all(LOWEST), times(minus(at(place), shift), scale));
+        const Floats below = higher(all(LOWEST), times(minus(at(index), shift), scale));
         const Floats power = exponential(below);
         part = plus(part, power);
         product = times_plus(power, below, product);
@@ -68,9 +68,9 @@ void find(const Row<Score>& row, const std::vector<float>& maxima, int64_t count
   }
   const int64_t kept = std::min<int64_t>(count, found.size());
   std::partial_sort(found.begin(), found.begin() + kept, found.end());
-  for (int64_t place = 0; place < count; place++) {
-    top[place] = place < kept ? -found[place].first : MINUS_INFINITY;
-    ids[place] = place < kept ? found[place].second : 0;
+  for (int64_t index = 0; index < count; index++) {
+    top[index] = index < kept ? -found[index].first : MINUS_INFINITY;
+    ids[index] = index < kept ? found[index].second : 0;
   }
 }
 
@@ -83,15 +83,15 @@ void look(
     const Row<Score> row{scores + n * size, size};
     std::vector<float> maxima((size + BLOCK - 1) / BLOCK);
     for (int64_t block = 0; block < static_cast<int64_t>(maxima.size()); block++) {
-      Floats most = row.at(block * BLOCK);
-      for (int64_t place = block * BLOCK + LANES; place < std::min(size, (block + 1) * BLOCK); place += LANES)
-        most = higher(most, row.at(place));
-      maxima[block] = highest(most);
+      Floats maximum = row.at(block * BLOCK);
+      for (int64_t index = block * BLOCK + LANES; index < std::min(size, (block + 1) * BLOCK); index += LANES)
+        maximum = higher(maximum, row.at(index));
+      maxima[block] = highest(maximum);
     }
     find(row, maxima, count, top + n * count, ids + n * count);
     const float highest = top[n * count];
     best[n] = ids[n * count];
-    for (int64_t place = 0; place < count; place++) top[n * count + place] /= temperatures[n];
+    for (int64_t index = 0; index < count; index++) top[n * count + index] /= temperatures[n];
     const bool divided = temperatures[n] != 1.0f;
     if (divided) totals[n] = row.sums(highest, temperatures[n]).total;
     if (plain || !divided) {

@@ -54,8 +54,8 @@ def converted(gguf: Path, cache_dir: Path, report: ReportPhase) -> Path:
         with FileLock(f"{target}.lock"):
             if target.is_dir():
                 return target
-            for left_over in cache_dir.glob(f"{target.name}.tmp-*"):
-                shutil.rmtree(left_over, ignore_errors=True)
+            for leftover in cache_dir.glob(f"{target.name}.tmp-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
             scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=cache_dir))
             try:
                 _convert(gguf, scratch, report)
