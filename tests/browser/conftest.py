@@ -1,6 +1,7 @@
 """A real Chromium, and the real application around a scripted backend."""
 
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -14,6 +15,9 @@ from tests.browser.pages import FOREIGN_HOST, PATIENCE, Chat, Listener, Site, Wa
 from tests.fakes import FakeBackend, Reply
 
 FLAGS = (*CHROMIUM, f"--host-resolver-rules=MAP {FOREIGN_HOST} 127.0.0.1")
+
+# The shell has no windows of its own, which saves an eighth of the CPU time of these tests.
+EXECUTABLE = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 
 BOTH_PANELS = """try {
   if (!localStorage['chatui-panels']) localStorage['chatui-panels'] = '{"settings":true}';
@@ -49,30 +53,44 @@ def new_chat(stack: ExitStack, browser: Browser, site: Site, **options: Any) -> 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        # The shell has no windows of its own, which saves an eighth of the CPU time of these tests.
-        executable = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=list(FLAGS))
         yield browser
         browser.close()
 
 
+@pytest.fixture(scope="package")
+def port() -> int:
+    """The port of the first application of each test: the tab has Gradio's scripts compiled for its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @pytest.fixture
-def serve() -> Iterator[Serve]:
+def serve(port: int) -> Iterator[Serve]:
     """`serve(*replies, rate=200)`: a running application around a FakeBackend, stopped after the test."""
+    ports = [port]
     with ExitStack() as stack:
 
         def start(*replies: Reply, rate: float = 200.0, backend: FakeBackend | None = None, **options: Any) -> Site:
-            return stack.enter_context(Site(backend or FakeBackend(*replies, rate=rate), **options))
+            site = Site(backend or FakeBackend(*replies, rate=rate), port=ports.pop() if ports else 0, **options)
+            try:
+                return stack.enter_context(site)
+            except OSError:  # somebody else has the port by now
+                site.port = 0
+                return stack.enter_context(site)
 
         yield start
 
 
 @pytest.fixture
-def open_chat(browser: Browser) -> Iterator[OpenChat]:
-    """`open_chat(site, **context)`: the page as a new user sees it, in a browser context of its own."""
+def open_chat(serve: Serve, browser: Browser, own_tab: "Tab") -> Iterator[OpenChat]:
+    """`open_chat(site, **context)`: the page as a new user sees it; each in a test is another user's."""
     with ExitStack() as stack:
 
         def start(site: Site, **options: Any) -> Chat:
+            if not own_tab.taken and options.keys() <= Tab.OPTIONS:
+                return own_tab.show(site, **options)
             return new_chat(stack, browser, site, **options)
 
         yield start
@@ -110,9 +128,9 @@ def pool(browser: Browser) -> Iterator[Pool]:
 
 
 class Tab:
-    """One tab, before an application of its own, that is a new user's for each test that wants a fresh page.
+    """One tab that is a new user's for each test that wants a fresh page, before an application of its own or another.
 
-    The address stays the same, so that the browser keeps Gradio's scripts compiled: a page in a new browser context
+    Addresses stay the same, so that the browser keeps Gradio's scripts compiled: a page in a new browser context
     takes three times the CPU time. Cookies and storage are emptied for each, and the backend begins anew.
     """
 
@@ -122,23 +140,30 @@ class Tab:
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
         self._stack = ExitStack()
+        self._own: Site | None = None
         self._page: Page | None = None
         self._watch = Watch()
         self._site: Site | None = None
+        """The application that it shows."""
         self.taken = False
         """Whether a test is using the tab."""
 
     def open(self, *replies: Reply, rate: float, **options: Any) -> Chat:
-        """The tab as a new user sees it, with these replies, until `leave`."""
-        self.taken = True
+        """The tab as a new user sees it, with these replies of an application of its own, until `leave`."""
+        if self._own is None:
+            self._own = self._stack.enter_context(Site(FakeBackend(*replies, rate=rate)))
+        self._own.backend.reset(*replies, rate=rate)
+        return self.show(self._own, **options)
+
+    def show(self, site: Site, **options: Any) -> Chat:
+        """The tab as a new user sees it before this application, until `leave`."""
+        self.taken, self._site = True, site
         viewport = options.pop("viewport", LAPTOP)
         media = {"color_scheme": "light", "reduced_motion": "no-preference", **options}
-        if self._page is not None and self._site is not None:
-            self._site.backend.reset(*replies, rate=rate)
-            self._renew(self._page, self._site, viewport, media)
-            return Chat(self._page, self._site, self._watch).open()
-        self._site = self._stack.enter_context(Site(FakeBackend(*replies, rate=rate)))
-        chat = new_chat(self._stack, self._browser, self._site, viewport=viewport, **media)
+        if self._page is not None:
+            self._renew(self._page, site, viewport, media)
+            return Chat(self._page, site, self._watch).open()
+        chat = new_chat(self._stack, self._browser, site, viewport=viewport, **media)
         self._page, self._watch = chat.page, chat.watch
         return chat
 
@@ -154,7 +179,8 @@ class Tab:
     def leave(self) -> None:
         """Bring the tab to rest; where that does not work the next test gets a new one."""
         self.taken = False
-        if self._site is None or self._page is None:
+        site = self._site
+        if site is None or self._page is None:
             return
         try:
             for other in self._page.context.pages:
@@ -163,7 +189,6 @@ class Tab:
             self._page.unroute_all()
             self._page.mouse.move(0, 0)
             self._page.goto("about:blank")
-            site = self._site
             # The answer to the page's farewell may set a cookie.
             wait_until(lambda: site.backend.running == 0 and site.requests == 0, 2)
         except (AssertionError, PlaywrightError):
@@ -172,7 +197,7 @@ class Tab:
     def drop(self) -> None:
         """Close the tab and its application; the next test gets new ones."""
         self.taken = False
-        self._page = self._site = None
+        self._page = self._site = self._own = None
         self._stack.close()
 
 
@@ -184,7 +209,18 @@ def tab(browser: Browser) -> Iterator[Tab]:
 
 
 @pytest.fixture
-def chat(serve: Serve, open_chat: OpenChat, pool: Pool, tab: Tab, request: pytest.FixtureRequest) -> Iterator[OpenChat]:
+def own_tab(tab: Tab, request: pytest.FixtureRequest) -> Iterator[Tab]:
+    """The tab for one test."""
+    failed_before = request.session.testsfailed
+    yield tab
+    if tab.taken:
+        (tab.drop if request.session.testsfailed > failed_before else tab.leave)()
+
+
+@pytest.fixture
+def chat(
+    serve: Serve, open_chat: OpenChat, pool: Pool, own_tab: Tab, request: pytest.FixtureRequest
+) -> Iterator[OpenChat]:
     """`chat(*replies, rate=200)`: one user's page before a backend with these replies.
 
     With `fresh=True` or options of the browser context it is a page that has just been loaded by a new user: tests that
@@ -193,18 +229,15 @@ def chat(serve: Serve, open_chat: OpenChat, pool: Pool, tab: Tab, request: pytes
     failed_before = request.session.testsfailed
 
     def start(*replies: Reply, rate: float = 200.0, fresh: bool = False, **options: Any) -> Chat:
-        if (fresh or options) and not tab.taken and options.keys() <= Tab.OPTIONS:
-            return tab.open(*replies, rate=rate, **options)
+        if (fresh or options) and not own_tab.taken and options.keys() <= Tab.OPTIONS:
+            return own_tab.open(*replies, rate=rate, **options)
         if fresh or options:
             return open_chat(serve(*replies, rate=rate), **options)
         return pool.take(replies, rate)
 
     yield start
-    failed = request.session.testsfailed > failed_before
-    if failed:
+    if request.session.testsfailed > failed_before:
         pool.drop()
-    if tab.taken:
-        (tab.drop if failed else tab.leave)()
 
 
 @pytest.fixture

@@ -242,7 +242,11 @@ def test_hostile_text_comes_back_from_undo_and_edit_harmless(chat: Open, foreign
     [
         pytest.param({}, id="light", marks=pytest.mark.exhaustive),
         pytest.param({"color_scheme": "dark"}, id="dark"),
-        pytest.param({"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}, id="phone"),
+        pytest.param(
+            {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
+            id="phone",
+            marks=pytest.mark.exhaustive,
+        ),
     ],
 )
 def test_no_request_leaves_and_no_error_is_logged(chat: Open, options: dict[str, object]) -> None:

@@ -1,6 +1,5 @@
 """Where things stand on screens of all sizes, measured as one looks at them."""
 
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import pairwise
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, FloatRect, Locator, expect
 
-from tests.browser.conftest import BOTH_PANELS, FLAGS, Serve, new_chat
+from tests.browser.conftest import BOTH_PANELS, EXECUTABLE, FLAGS, Serve, new_chat
 from tests.browser.pages import PATIENCE, Chat
 
 pytestmark = pytest.mark.browser
@@ -187,7 +186,7 @@ def test_a_browser_with_a_large_font(serve: Serve, browser: Browser, size: tuple
     width, height = size
     flags = [*FLAGS, "--blink-settings=defaultFontSize=24"]
     with ExitStack() as stack:
-        large = browser.browser_type.launch(executable_path=shutil.which("chromium"), args=flags)
+        large = browser.browser_type.launch(executable_path=EXECUTABLE, args=flags)
         stack.callback(large.close)
         page = new_chat(stack, large, serve(LONG), viewport={"width": width, "height": height})
         assert page.page.evaluate("getComputedStyle(document.documentElement).fontSize") == "24px"

@@ -1,6 +1,7 @@
 """Several models in the page: which one answers is chosen in the settings, and each chat remembers its own."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def test_others_than_admins_cannot_have_a_model_loaded_that_they_are_not_allowed
                 assert backend.loads.pop() == loads
 
 
-def test_one_model_is_no_choice(serve: Serve, open_chat: OpenChat) -> None:
-    chat = open_chat(serve())
-    expect(chat.page.locator("#setting-temperature")).to_be_attached()
-    expect(chat.page.locator("#model")).to_have_count(0)
+def test_one_model_is_no_choice(chat: Callable[[], Chat]) -> None:
+    page = chat().page
+    expect(page.locator("#setting-temperature")).to_be_attached()
+    expect(page.locator("#model")).to_have_count(0)

@@ -120,6 +120,7 @@ def test_a_seed_repeats_and_another_does_not(chat: Chat) -> None:
     assert replies[0] == replies[1] != replies[2]
 
 
+@pytest.mark.exhaustive  # test_stop.py and test_actions.py have each with a scripted backend
 def test_stop_retry_and_edit(chat: Chat) -> None:
     limit(chat, 400, temperature=1)
     chat.box.fill("Write a long story about the sea.")
@@ -159,6 +160,7 @@ def test_the_model_is_free_again_after_a_stop_while_reading(chat: Chat) -> None:
     finished(chat)
 
 
+@pytest.mark.exhaustive  # tests/unit/test_prompt.py has what is left out, test_actions.py a message that is too long
 def test_a_conversation_beyond_the_context_says_what_it_leaves_out(chat: Chat) -> None:
     limit(chat, 4)
     chat.box.fill("word " * 9000)

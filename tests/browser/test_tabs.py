@@ -34,7 +34,7 @@ def tabs(browser: Browser) -> Iterator[Tabs]:
         yield start
 
 
-@pytest.mark.parametrize(("count", "writing"), [(8, 7), pytest.param(12, 9, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(("count", "writing"), [(7, 6), pytest.param(12, 9, marks=pytest.mark.exhaustive)])
 def test_many_tabs_can_all_be_used(serve: Serve, tabs: Tabs, count: int, writing: int) -> None:
     """A browser opens six connections to a host, and more tabs than those get a reply at once."""
     hold = Hold()
