@@ -21,7 +21,6 @@ from chatui.models import registry as registry_module
 from chatui.models.added_models import AddedModelsFile
 from chatui.models.instances import Memory
 from chatui.models.registry import Registry
-from chatui.models.served_models import unique_names
 from tests.fakes import INFO, FakeBackend, Hold
 
 SIZES = {"a": 4, "b": 4, "c": 3, "d": 2, "e": 9}
@@ -535,13 +534,6 @@ async def test_requests_of_a_local_backend_that_never_started_end_with_it() -> N
 async def _last(backend: LocalBackend) -> None:
     async for _ in backend.stream(ask("")):
         pass
-
-
-def test_models_are_named_by_their_folder_unless_two_have_the_same(tmp_path: Path) -> None:
-    for name in ("x/m", "y/m", "y/n"):
-        (tmp_path / name).mkdir(parents=True)
-    paths = [str(tmp_path / name) for name in ("x/m", "y/m", "y/n")]
-    assert unique_names([ModelSpec(name) for name in ("owner/m", *paths)]) == ["owner/m", *paths[:2], "n"]
 
 
 Step = tuple[str, str]
