@@ -51,6 +51,7 @@ def test_each_page_tells_of_the_reply(chat: Open) -> None:
     for name, words in expected.items():
         turn_to(page, name)
         expect(view).to_contain_text(words, timeout=PATIENCE)
+    _pictures_come_first_and_their_numbers_one_click_deeper(page, view)
     turn_to(page, "Python")
     with page.page.expect_download() as download:
         view.get_by_role("link", name="Export as notebook").click()
@@ -61,11 +62,7 @@ def test_each_page_tells_of_the_reply(chat: Open) -> None:
     assert page.watch.errors == []
 
 
-def test_pictures_come_first_and_their_numbers_one_click_deeper(chat: Open) -> None:
-    page = chat(["Hello", " there", " you"], ["Again", " hello"], fresh=True)
-    for text in ("First words", "Second words"):
-        page.say(text)
-    view = inspect(page)
+def _pictures_come_first_and_their_numbers_one_click_deeper(page: Chat, view: Locator) -> None:
     turn_to(page, "Memory")
     expect(view.get_by_text(re.compile(r"weights\s5\sMB.*KV\scache")).first).to_be_visible(timeout=PATIENCE)
     expect(view.locator(".chart .column")).to_have_count(2)
