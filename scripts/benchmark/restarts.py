@@ -29,7 +29,7 @@ from scripts.benchmark.texts import NEXT, WORDS
 
 REPLY_TOKENS = 32
 WARM_UP = 600
-"""Words of what a process answers before: its passes have their full size afterwards."""
+"""Words of what a process answers before, each something else: its passes have their full size afterwards."""
 
 
 def words(count: int, seed: str) -> str:
@@ -60,7 +60,7 @@ async def answer(order: dict[str, Any]) -> dict[str, Any]:
     )
     backend = LocalBackend(spec, AppSettings().cache_dir).start()
     await asyncio.to_thread(backend.wait)
-    await ask(backend, Message("user", words(WARM_UP, "before")))
+    await ask(backend, Message("user", words(WARM_UP, f"before {os.getpid()}")))
     question = Message("user", words(order["words"], "question"))
     turn = [question]
     if (before := order.get("reply")) is not None:
