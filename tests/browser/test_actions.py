@@ -344,6 +344,7 @@ def test_a_long_message_is_sent_whole(chat: Open) -> None:
     page.page.evaluate("text => navigator.clipboard.writeText(text)", text)
     page.box.focus()
     page.page.keyboard.press("Control+V")
+    expect(page.box).to_have_value(text, timeout=PATIENCE)
     page.box.press("Enter")
     expect(page.replies.last).to_have_text("ok", timeout=PATIENCE)
     page.answered()
