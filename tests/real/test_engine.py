@@ -18,8 +18,10 @@ from chatui.engine.backend import LocalBackend
 from chatui.engine.batching import attention
 from chatui.engine.batching.fused_decode import fuse
 from chatui.engine.batching.token_budget import MAX_TOKENS, TokenBudget
+from chatui.engine.kernels import ops
 from chatui.engine.loading import embedded, loader
 from chatui.engine.loading.loaded_model import LoadedModel
+from chatui.engine.loading.weights import release_memory
 from chatui.engine.runners import batch_runner
 from chatui.engine.sampling.sampler import Sampler
 from chatui.generation_settings import GenerationSettings
@@ -37,6 +39,7 @@ pytestmark = [
 NEW_TOKENS = 16
 PERSONA = Message("system", "You are a helpful robot from 1986 who answers in one short sentence.")
 QUESTIONS = ("What is the capital of France?", "Write a haiku about rain.", "Why is the sky blue?", "Count to ten.")
+COPIED_TOKENS = 45
 COPYING = (
     "Rewrite this text with one change: call the woman Maria instead of Anna. Write the whole text.\n\n"
     "The harbour lay quiet in the early morning, and only the gulls moved above the grey water. Anna carried two "
@@ -81,6 +84,7 @@ def test_a_copied_text_is_the_same_with_drafts() -> None:
     runner = batch_runner.open_batch_runner(loaded, spec)
     assert runner is not None
     batch = runner.batch
+    ops.load(AppSettings().cache_dir)
     if (fused := fuse(batch.forward.step, batch.forward.cache)) is not None:
         batch.forward.offer(fused)
     # In bfloat16 the prompt must be read in the same pieces each time, whatever that takes, and by the same step.
@@ -92,11 +96,11 @@ def test_a_copied_text_is_the_same_with_drafts() -> None:
         batch.speculation.max_tokens, accepted = max_tokens, 0
         row = batch.add(tuple(ids), Sampler(GenerationSettings(temperature=temperature), 5))
         assert row is not None
-        while len(row.output_ids) < 80:
+        while len(row.output_ids) < COPIED_TOKENS:
             accepted += sum(event.accepted for event in batch.step())
         batch.finish(row)
         batch.pool.clear()
-        return row.output_ids[:80], accepted
+        return row.output_ids[:COPIED_TOKENS], accepted
 
     write(0, 0.0)
     for temperature in (0.0, 0.7):
@@ -105,7 +109,7 @@ def test_a_copied_text_is_the_same_with_drafts() -> None:
         assert drafted == plain
         assert none == 0
         # Where PyTorch computes the layers, their rounding may depend on the number of rows, which forbids drafts.
-        assert accepted > 10 or fused is None
+        assert accepted > 10 or ops.name() == ""
 
 
 async def test_alone_together_from_a_remembered_start_and_by_generate(
@@ -163,8 +167,10 @@ async def test_a_second_turn_reads_little_more_than_the_new_message(backend: Loc
     assert finish.cached_tokens > 0.85 * finish.prompt_tokens
 
 
-async def test_after_a_restart_a_second_turn_of_a_thousand_tokens_reads_only_the_new_message(
-    loaded: LoadedModel, tmp_path: Path
+# What is restored are blocks of 64 tokens: fewer of them show the same.
+@pytest.mark.parametrize("sentences", [50, pytest.param(160, marks=pytest.mark.exhaustive)])
+async def test_after_a_restart_a_second_turn_reads_only_the_new_message(
+    loaded: LoadedModel, tmp_path: Path, sentences: int
 ) -> None:
     spec = replace(spec_of(), kv_cache_dir=tmp_path)
 
@@ -178,11 +184,11 @@ async def test_after_a_restart_a_second_turn_of_a_thousand_tokens_reads_only_the
             flush(model.batch._disk._files)
         return answered
 
-    first = Message("user", "Tell me about the sea. " * 160)
+    first = Message("user", "Tell me about the sea. " * sentences)
     text, before = await in_new_runner(first)
     asked = (first, Message("assistant", text), Message("user", "Go on."))
     found, finish = await in_new_runner(*asked)
-    assert finish.prompt_tokens > 1000
+    assert finish.prompt_tokens > 6 * sentences
     assert finish.cached_tokens == before.prompt_tokens + before.completion_tokens - 1
     assert finish.prompt_tokens - finish.cached_tokens < 20
     spec = spec_of()
@@ -194,6 +200,7 @@ async def test_after_a_restart_a_second_turn_of_a_thousand_tokens_reads_only_the
 def test_weights_and_blocks_take_what_was_said(loaded: LoadedModel) -> None:
     held = sum({tensor.data_ptr(): tensor.nbytes for tensor in loaded.model.state_dict().values()}.values())
     assert loaded.info.weight_bytes == pytest.approx(held, rel=0.1)
+    release_memory()  # what earlier tests have left would be used again
     before = psutil.Process().memory_info().rss
     model = batch_runner.open_batch_runner(loaded, replace(spec_of(), slots=2))
     assert model is not None
