@@ -40,13 +40,13 @@ class Engine:
 
     def _run(self) -> None:
         running: list[tuple[Any, queue.Queue[Tokens | None]]] = []
-        for number in itertools.count():
+        numbers = itertools.count()  # requests are told apart by them
+        while True:
             while not running or not self._asked.empty():
                 ids, tokens, out = self._asked.get()
                 config = openvino_genai.GenerationConfig()
                 config.max_new_tokens, config.ignore_eos, config.do_sample = tokens, True, False
-                # Requests are told apart by their number.
-                running.append((self.pipeline.add_request(number * 1000 + len(running), ids, config), out))
+                running.append((self.pipeline.add_request(next(numbers), ids, config), out))
             self.pipeline.step()
             for each in list(running):
                 handle, out = each

@@ -46,7 +46,7 @@ def run(made: Speculation, draft: Draft, steps: int = 40, rows: int = 1) -> list
     """How much of this draft each step computes for the first row."""
     lengths = []
     for _ in range(steps):
-        assert made.enabled
+        assert made.is_enabled()
         row = DraftedRow(5, TABLE, 30, draft)
         logits, computed = made.decode([row] * rows)
         assert logits[0].tolist() == pytest.approx([5, 30], abs=0.1)
@@ -90,10 +90,10 @@ def test_rows_together_share_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_none_are_used_where_rows_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     made, _ = speculation_of(monkeypatch, lambda rows: 1.0, exact=False)
     for _ in range(CHECKS):
-        assert made.enabled
+        assert made.is_enabled()
         made.decode([DraftedRow(5, TABLE, 30)])
         assert made.decode([DraftedRow(5, TABLE, 30, SURE)])[1] == [0]
-    assert not made.enabled
+    assert not made.is_enabled()
 
 
 def test_another_way_to_decode_is_checked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,16 +101,16 @@ def test_another_way_to_decode_is_checked_anew(monkeypatch: pytest.MonkeyPatch) 
     run(made, UNLIKELY, 1)
     for _ in range(CHECKS):
         made.decode([DraftedRow(5, TABLE, 30, SURE)])
-    assert not made.enabled
+    assert not made.is_enabled()
     forward.decoder, forward.exact = "faster", True
     assert run(made, SURE)[-1] == 7
     forward.settled = False
-    assert not made.enabled, "while another way waits to be tried"
+    assert not made.is_enabled(), "while another way waits to be tried"
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     made, _ = speculation_of(monkeypatch, lambda rows: 1.0, max_tokens=0)
-    assert not made.enabled
+    assert not made.is_enabled()
 
 
 def test_plain_steps_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:

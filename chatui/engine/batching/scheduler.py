@@ -220,7 +220,7 @@ class Scheduler:
         if not rows:
             return []
         try:
-            drafts = self._drafts(rows) if self.speculation.enabled else [NO_DRAFT] * len(rows)
+            drafts = self._drafts(rows) if self.speculation.is_enabled() else [NO_DRAFT] * len(rows)
             logits, lengths = self.speculation.decode(
                 [
                     DraftedRow(row.output_ids[-1], row.table.numbers, row.table.length, draft)

@@ -81,9 +81,8 @@ class Speculation:
         self._checks: dict[int, int] = {}
         self._exact = set[int]()
 
-    @property
-    def enabled(self) -> bool:
-        """Whether drafts are worth being looked up."""
+    def is_enabled(self) -> bool:
+        """Whether drafts are worth being looked up for the next step."""
         if not self.max_tokens:
             return False
         if self._decoder is not self._forward.decoder:  # another one may round otherwise, and takes another time
@@ -138,6 +137,8 @@ class Speculation:
     def _timed(self, rows: Sequence[DraftedRow], lengths: Sequence[int]) -> torch.Tensor:
         started = time.perf_counter()
         logits = self._compute(rows, lengths)
+        if logits.is_cuda:  # there the pass has only been begun
+            torch.cuda.synchronize()
         self._times.record(len(logits), time.perf_counter() - started)
         return logits
 
