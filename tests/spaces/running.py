@@ -92,6 +92,15 @@ class Space:
             time.sleep(0.2)
         raise AssertionError(f"not {status} after {PATIENCE:.0f} s: {seen}\n{self.output}")
 
+    def wait_for_output(self, text: str) -> str:
+        """Wait until it has written this on the console, and return all that it wrote. Fails where the process ends."""
+        end = time.monotonic() + PATIENCE
+        while text not in (output := self.output):
+            assert self._process.poll() is None, f"it ended:\n{output}"
+            assert time.monotonic() < end, f"it did not write {text!r}:\n{output}"
+            time.sleep(0.1)
+        return output
+
     @contextlib.contextmanager
     def client(self, **headers: str) -> Iterator[Client]:
         """A Python user of the Space."""

@@ -98,12 +98,13 @@ def forget(lender: Lender) -> None:
 
 
 def test_it_starts_through_gradios_launch_with_the_weights_packed(space: Space, lender: Lender, model: Path) -> None:
+    # Gradio serves /healthz before it writes the address.
+    output = space.wait_for_output("* Running on local URL")
     assert len(lender.of("/startup-report")) == 1
-    packed = [line for line in space.output.splitlines() if line.startswith("packed ")]
+    packed = [line for line in output.splitlines() if line.startswith("packed ")]
     assert len(packed) == 1
     assert int(packed[0].split()[1]) >= 0.9 * (model / "model.safetensors").stat().st_size
-    assert "* Running on local URL" in space.output
-    assert "chatui is at" not in space.output
+    assert "chatui is at" not in output
 
 
 def test_a_reply_is_written_on_a_borrowed_gpu(space: Space, lender: Lender) -> None:
