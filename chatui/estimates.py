@@ -6,6 +6,7 @@ from typing import Literal
 
 from chatui.chat import ModelAnatomy
 from chatui.i18n import N_
+from chatui.settings import KvDtype
 from chatui.units import human_bytes
 
 Unit = Literal["B", "B/s", "tokens/s", "turn"]
@@ -48,15 +49,16 @@ class Figure:
         return N_(f"turn {self.value:,.0f}") if self.unit == "turn" else f"{human_speed(self.value)} tokens/s"
 
 
-def in_precision(anatomy: ModelAnatomy, precision: str, bandwidth: float) -> ModelAnatomy:
+def in_precision(anatomy: ModelAnatomy, precision: str, bandwidth: float, kv_dtype: KvDtype = "auto") -> ModelAnatomy:
     """The anatomy with K/V and activations of the type that goes with a precision, and a bandwidth in bytes/s.
 
-    `anatomy` has them in bfloat16. In float32 they take twice as much.
+    `anatomy` has them in bfloat16. In float32 they take twice as much, but for K/V in int8.
     """
     factor = 2 if precision == "float32" else 1
+    int8 = anatomy.int8_kv_per_token if kv_dtype == "int8" else 0
     return replace(
         anatomy,
-        kv_per_token=factor * anatomy.kv_per_token,
+        kv_per_token=int8 or factor * anatomy.kv_per_token,
         activations=factor * anatomy.activations,
         activations_per_token=factor * anatomy.activations_per_token,
         bandwidth=bandwidth,

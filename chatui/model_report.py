@@ -64,16 +64,19 @@ def advice(model: Outline) -> str:
 
 def _fact_lines(model: Outline) -> list[str]:
     anatomy = model.anatomy
-    bandwidth = human_bytes(model.anatomy_in(model.asked).bandwidth)
+    asked = model.anatomy_in(model.asked)
+    kv = f"{anatomy.kv_per_token:,} bytes for each token in bfloat16, twice as many in float32"
+    if model.spec.kv_dtype == "int8" and anatomy.int8_kv_per_token:
+        kv = f"{anatomy.int8_kv_per_token:,} bytes for each token in int8"
     facts = {
         "Kind": model.kind,
         "Parameters": f"{anatomy.parameters:,} ({human_count(anatomy.parameters)})",
         "Active": f"{anatomy.active:,} ({human_count(anatomy.active)}) for each token",
         "Layers": f"{anatomy.layers}",
         "Context": f"{model.context_length:,} tokens",
-        "K/V": f"{anatomy.kv_per_token:,} bytes for each token in bfloat16, twice as many in float32",
+        "K/V": kv,
         "Files": human_bytes(model.stored) if model.stored is not None else "of unknown size",
-        "Memory": f"{human_bytes(model.free)} free, read at {bandwidth}/s ({model.device})",
+        "Memory": f"{human_bytes(model.free)} free, read at {human_bytes(asked.bandwidth)}/s ({model.device})",
     }
     return [f"{name:12}{text}" for name, text in facts.items()]
 

@@ -13,7 +13,7 @@ from chatui.chat import LoadOptions
 from chatui.errors import ModelError, SettingsError
 from chatui.generation_settings import GenerationSettings
 from chatui.setting_values import shorten
-from chatui.settings import AppSettings, Compile, Dtype, Quantization
+from chatui.settings import AppSettings, Compile, Dtype, KvDtype, Quantization
 from chatui.stored_tensors import GGUF_LEVELS
 
 PRECISIONS: Mapping[str, tuple[Dtype, Quantization]] = {
@@ -70,6 +70,7 @@ class ModelSpec:
     context: int | None = None
     load_anyway: bool = False
     prompt_lookup_num_tokens: int = AppSettings.model_fields["prompt_lookup_num_tokens"].default
+    kv_dtype: KvDtype = "auto"
     kv_cache_dir: Path | None = None
     kv_cache_size: int = int(AppSettings.model_fields["kv_cache_size"].default * 1e9)
 
@@ -123,6 +124,7 @@ class ModelSpec:
             None,
             settings.generation,
             prompt_lookup_num_tokens=settings.prompt_lookup_num_tokens,
+            kv_dtype=settings.kv_dtype,
             kv_cache_dir=settings.kv_cache_dir,
             kv_cache_size=int(settings.kv_cache_size * 1e9),
         )

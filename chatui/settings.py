@@ -33,6 +33,7 @@ FALLBACK_VARIABLES = {
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Quantization = Literal["auto", "none", "int8", "int4", "8bit", "4bit"]
 Compile = Literal["auto", "off"]
+KvDtype = Literal["auto", "int8"]
 ModelName = Annotated[str, Field(min_length=1)]
 
 
@@ -76,6 +77,11 @@ class AppSettings(BaseSettings):
     slots: int = Field(16, ge=1, le=256, description="Most conversations answered at once.")
     kv_memory: float | None = Field(
         None, gt=0, description="GB that those conversations may take; a quarter of the free memory if left out."
+    )
+    kv_dtype: KvDtype = Field(
+        "auto",
+        description="Type of the keys and values (K/V) of conversations: int8 takes about half as much memory; auto is "
+        "the type of the activations.",
     )
     kv_cache_dir: Path | None = Field(
         None,

@@ -39,7 +39,7 @@ from chatui.engine.kernels import ops
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.loader import load
 from chatui.model_spec import ModelSpec
-from chatui.settings import AppSettings
+from chatui.settings import AppSettings, KvDtype
 
 # Matrices this small gain nothing from a second thread, and lose much to it on a busy machine.
 torch.set_num_threads(1)
@@ -188,12 +188,12 @@ def model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
     return made
 
 
-def over_blocks(kind: str = "llama", blocks: int = 8) -> Forward:
+def over_blocks(kind: str = "llama", blocks: int = 8, kv_dtype: KvDtype = "auto") -> Forward:
     """A model of one's own, its attention over this many blocks."""
     own = copy.deepcopy(model(kind))
     shape = probe_layout(own)
     assert shape is not None
-    return Forward(own, KVCache.allocate(shape, blocks, own.device))
+    return Forward(own, KVCache.allocate(shape.in_int8() if kv_dtype == "int8" else shape, blocks, own.device))
 
 
 def table(sequence: int) -> tuple[int, int]:

@@ -30,7 +30,7 @@ def main() -> None:
     _end_with(os.getppid())
     with gc_paused():
         loaded = load(spec, folder.parent.parent, lambda _: None)
-        compile_step(loaded.model, folder)
+        compile_step(loaded.model, folder, spec.kv_dtype)
 
 
 if __name__ == "__main__":

@@ -57,11 +57,11 @@ class Outline:
     def anatomy_in(self, precision: str) -> ModelAnatomy:
         """The anatomy with what goes with such weights: the type of keys and values, and the speed of reading them."""
         speed = bandwidth.measure_bandwidth(torch.device(self.device), self.anatomy.read[precision])
-        return estimates.in_precision(self.anatomy, precision, speed)
+        return estimates.in_precision(self.anatomy, precision, speed, self.spec.kv_dtype)
 
     def needed_bytes(self) -> int:
         """Predicted bytes: the weights, and the K/V of the conversations asked for, or of one short one."""
-        kv_per_token = self.anatomy.kv_per_token * (2 if self.asked == "float32" else 1)
+        kv_per_token = estimates.in_precision(self.anatomy, self.asked, 0, self.spec.kv_dtype).kv_per_token
         tokens = min(self.context_length, self.spec.context or SHORT_CONTEXT)
         kv_bytes = tokens * kv_per_token
         if self.spec.kv_memory is not None:
@@ -83,7 +83,7 @@ class Outline:
     def check_memory(self) -> None:
         """Raise ModelError if the weights and one conversation of the chosen context need more than the free memory."""
         device = Device(self.device, self.free)
-        anatomy = estimates.in_precision(self.anatomy, self.asked, 0)
+        anatomy = estimates.in_precision(self.anatomy, self.asked, 0, self.spec.kv_dtype)
         total = estimates.memory(anatomy, self.asked, 1, self.context_length)[-1]
         if total.value <= self.free + extra_memory(self.spec, self.device):
             return

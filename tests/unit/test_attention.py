@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from chatui.engine.batching.attention import DecodeBatch, LayerProbe, PrefillBatch, PrefillChunk, attend
 from chatui.engine.batching.blocks import BLOCK
-from chatui.engine.batching.kv_cache import KVCache
+from chatui.engine.batching.kv_cache import KVCache, KVLayout
+from chatui.engine.kernels.int8_kv import from_stored, to_stored
 from tests.examples import some_of
 
 HEADS, GROUPS, KEY, VALUE = 2, 3, 4, 5
@@ -116,6 +117,29 @@ def test_a_token_in_each_of_several_sequences(
     )[0]
     wanted = torch.stack([expected(conversations[each], lengths[each], options) for each in some])
     torch.testing.assert_close(found[:, 0], wanted, atol=1e-4, rtol=1e-4)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), OPTIONS, st.integers(0, 99))
+@settings(max_examples=some_of(30), deadline=None)
+def test_in_int8_pieces_and_single_tokens_attend_to_what_is_stored(
+    pieces: list[int], options: dict[str, Any], seed: int
+) -> None:
+    options, layout = with_sinks(options), KVLayout(((HEADS, KEY, VALUE),) * 2, torch.float32).in_int8()
+    cache = KVCache.allocate(layout, 6, torch.device("cpu"))
+    query, key, value = tokens(sum(pieces), seed)
+    stored = tuple(from_stored(to_stored(each, torch.int8), torch.float32) for each in (key, value))
+    assert not torch.equal(stored[0], key)
+    wanted = [expected((query, *stored), at, options) for at in range(sum(pieces))]
+    first = 0
+    for count in pieces:
+        if count > 1:
+            [found] = read(cache, 1, (query, key, value), first, count, **options)
+        else:
+            one, two, three = (each[None, :, first : first + 1] for each in (query, key, value))
+            rows = DecodeBatch(TABLES[1:2], torch.tensor([first]), SPAN, cache)
+            found = attend(LAYER, one, two, three, None, attn_metadata=rows, **options)[0][0]
+        torch.testing.assert_close(found, torch.stack(wanted[first : first + count]), atol=1e-4, rtol=1e-4)
+        first += count
 
 
 def test_only_its_own_place_is_written() -> None:

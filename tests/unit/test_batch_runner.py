@@ -214,6 +214,20 @@ class TestWhich:
         assert info.kv_bytes <= SMALL
         assert model.info.name == models.ready("llama").info.name
 
+    def test_in_int8_it_holds_more_tokens(self) -> None:
+        full, info = many(slots=16).info, many(slots=16, kv_dtype="int8").info
+        assert info.kv_tokens > 3 * full.kv_tokens, "a head's 8 float32 take 32 bytes, in int8 10 with their scale"
+        assert info.kv_bytes <= MEMORY
+        assert full.anatomy is not None
+        assert info.anatomy is not None
+        assert (full.anatomy.kv_per_token, info.anatomy.kv_per_token) == (TOKEN, TOKEN * 5 // 16)
+
+    def test_a_model_without_blocks_says_that_it_has_no_int8(self, tmp_path: Path) -> None:
+        spec = ModelSpec(str(models.save(tmp_path, "mamba2")), compile="off")
+        for each, notes in ((spec, 0), (dataclasses.replace(spec, kv_dtype="int8"), 1)):
+            model = open_model(each, tmp_path, lambda _: None)
+            assert len([note for note in model.info.notes if "not in int8" in note]) == notes
+
     def test_a_small_memory_shortens_the_context(self) -> None:
         model = many(kv_memory=SMALL)
         [events] = run(model, ask(max_new_tokens=400, ignore_eos=True))
@@ -243,6 +257,17 @@ class TestBoth:
             assert text_of(one) == text_of(other)
             for name in ("reason", "prompt_tokens", "completion_tokens", "seed"):
                 assert getattr(finish_of(one), name) == getattr(finish_of(other), name)
+
+    @pytest.mark.parametrize("kind", ["llama", "gemma2"])
+    def test_in_int8_the_text_is_the_same_beside_others(self, kind: str) -> None:
+        requests = [ask(**values) for values in SETTINGS]
+        alone = [run(many(kind, kv_dtype="int8"), request)[0] for request in requests]
+        model = many(kind, kv_dtype="int8")
+        beside, again = run(model, *requests), run(model, *requests)
+        texts = [text_of(events) for events in alone]
+        assert len(set(texts)) == len(SETTINGS)
+        assert [text_of(events) for events in beside] == [text_of(events) for events in again] == texts
+        assert all(finish_of(events).cached_tokens > 0 for events in again)
 
     @pytest.mark.parametrize("serial", [False, True], ids=["together", "serial"])
     def test_a_reply_from_its_prompt_to_its_finish(self, serial: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from chatui.engine.batching.token_budget import TokenBudget
 from chatui.engine.sampling.sampler import Sampler
 from chatui.errors import GenerationError
 from chatui.generation_settings import GenerationSettings
+from chatui.settings import KvDtype
 from tests import models
 from tests.drafts import always_draft
 from tests.kv import flush
@@ -73,10 +74,12 @@ def noting(engine: Engine) -> None:
     forward.prefill, forward.decode = prefilled, decoded  # type: ignore[method-assign]
 
 
-def engine_of(folder: Path | None, kind: str = "llama", blocks: int = 12, rows: int = 4) -> Engine:
+def engine_of(
+    folder: Path | None, kind: str = "llama", blocks: int = 12, rows: int = 4, kv_dtype: KvDtype = "auto"
+) -> Engine:
     """A new one, as after a restart."""
     files = None if folder is None else KVFiles(folder, kind, 10**9)
-    forward = models.over_blocks(kind, blocks)
+    forward = models.over_blocks(kind, blocks, kv_dtype)
     engine = Engine(Scheduler(forward, rows, BLOCK * blocks, files=files), files)
     budget = TokenBudget(1.0)
     budget.tokens = 64
@@ -90,22 +93,29 @@ def next_turn(row: SequenceState) -> tuple[int, ...]:
     return (*row.ids, 5, 6, 7, 8, 9)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt_oss", "deepseek_v3"])
-def test_from_disk_a_reply_has_the_bits_that_it_has_from_memory(tmp_path: Path, kind: str) -> None:
-    before, staying = engine_of(tmp_path, kind), engine_of(None, kind)
+@pytest.mark.parametrize(
+    ("kind", "kv_dtype"),
+    [
+        *((kind, "auto") for kind in ("llama", "gemma2", "gpt_oss", "deepseek_v3")),
+        ("llama", "int8"),
+        ("gemma2", "int8"),
+    ],
+)
+def test_from_disk_a_reply_has_the_bits_that_it_has_from_memory(tmp_path: Path, kind: str, kv_dtype: KvDtype) -> None:
+    before, staying = engine_of(tmp_path, kind, kv_dtype=kv_dtype), engine_of(None, kind, kv_dtype=kv_dtype)
     first = before.ask(PROMPT)
     assert staying.ask(PROMPT).output_ids == first.output_ids
     staying.logits.clear()
     staying.computed.clear()
     from_memory = staying.ask(next_turn(first))
-    restarted = engine_of(tmp_path, kind)
+    restarted = engine_of(tmp_path, kind, kv_dtype=kv_dtype)
     from_disk = restarted.ask(next_turn(first))
     assert from_disk.output_ids == from_memory.output_ids
     assert from_disk.cached == from_memory.cached == len(first.ids) - 1
     assert restarted.computed == staying.computed == [first.output_ids[-1], 5, 6, 7, 8, 9]
     for found, expected in zip(restarted.logits, staying.logits, strict=True):
         assert torch.equal(found, expected)
-    alone = engine_of(None, kind).ask(next_turn(first))
+    alone = engine_of(None, kind, kv_dtype=kv_dtype).ask(next_turn(first))
     assert alone.output_ids == from_disk.output_ids
 
 

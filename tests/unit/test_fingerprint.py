@@ -18,10 +18,10 @@ from chatui.engine.loading.lora import LoraLinear, LowRankChange
 from tests import models
 
 
-def of(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> str:
+def of(model: PreTrainedModel, in_int8: bool = False) -> str:
     layout = probe_layout(model)
     assert layout is not None
-    return fingerprint(model, KVCache.allocate(layout, 2, torch.device("cpu")))
+    return fingerprint(model, KVCache.allocate(layout.in_int8() if in_int8 else layout, 2, torch.device("cpu")))
 
 
 def test_it_is_the_same_after_each_loading(tmp_path: Path) -> None:
@@ -73,6 +73,11 @@ def test_it_changes_with_the_format(monkeypatch: pytest.MonkeyPatch, part: str) 
     before = of(changed(lambda _: None))
     monkeypatch.setattr(fingerprints, part, 99)
     assert of(changed(lambda _: None)) != before
+
+
+def test_it_changes_with_the_type_of_keys_and_values() -> None:
+    model = changed(lambda _: None)
+    assert of(model, in_int8=True) != of(model)
 
 
 def test_it_changes_with_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,23 @@ def test_layers_are_told_what_is_a_prompt_even_of_one_token() -> None:
 
 
 @pytest.mark.parametrize("kind", models.PLAIN)
+def test_in_int8_it_does_not_matter_where_a_prompt_is_cut(kind: str) -> None:
+    over_blocks, ids = models.over_blocks(kind, kv_dtype="int8"), conversation(0)
+    [whole] = over_blocks.prefill([PromptChunk(models.table(0), 0, ids)])
+    first = 0
+    for count in (1, 12, 3, 14):
+        [found] = over_blocks.prefill([PromptChunk(models.table(1), first, ids[first : first + count])])
+        first += count
+    assert close(found, whole)
+    over_blocks.prefill([PromptChunk(models.table(2), 0, ids[:5])])
+    for at in range(5, COUNT):
+        [found] = over_blocks.decode([ids[at]], [models.table(2)], [at])
+    assert close(found, whole)
+    wanted = plain(kind, ids)[-1]
+    assert 0 < (whole - wanted).norm() < 0.05 * wanted.norm(), "rounded, and not more"
+
+
+@pytest.mark.parametrize("kind", models.PLAIN)
 def test_rows_in_any_order_with_prompts_of_any_length(kind: str) -> None:
     over_blocks = models.over_blocks(kind)
     conversations = [conversation(seed) for seed in range(4)]

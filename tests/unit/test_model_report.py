@@ -20,9 +20,10 @@ from chatui.engine import outline
 from chatui.engine.loading import bandwidth, embedded, loader
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import batch_runner
+from chatui.engine.runners.open_model import open_model
 from chatui.errors import ModelError
 from chatui.model_spec import ModelSpec
-from chatui.settings import DEFAULT_MODEL, AppSettings, Dtype, Quantization
+from chatui.settings import DEFAULT_MODEL, AppSettings, Dtype, KvDtype, Quantization
 from tests import models
 from tests.configs import PUBLISHED
 
@@ -106,20 +107,30 @@ def test_models_of_every_kind_whose_replies_share_steps_or_not(tmp_path: Path, k
     assert {name.removesuffix(" *") for name in rows(text)} == set(PRECISIONS)
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
-def test_the_figures_are_those_of_the_loaded_model(tiny: Path, quantization: Quantization) -> None:
-    spec = ModelSpec(str(tiny), dtype="auto", quantization=quantization, slots=3, kv_memory=10**9)
+@pytest.mark.parametrize(
+    ("quantization", "kv_dtype"),
+    [("none", "auto"), ("int8", "auto"), ("int4", "auto"), ("none", "int8"), ("int4", "int8")],
+)
+def test_the_figures_are_those_of_the_loaded_model(tiny: Path, quantization: Quantization, kv_dtype: KvDtype) -> None:
+    spec = ModelSpec(str(tiny), dtype="auto", quantization=quantization, slots=3, kv_memory=500_000, kv_dtype=kv_dtype)
     found = outline.outline(spec)
     loaded = models.loaded(tiny, quantization=quantization)
     model = batch_runner.open_batch_runner(loaded, spec)
     assert model is not None
     known = found.anatomy_in(found.asked)
-    assert loaded.info.anatomy is not None
-    assert known.weights == loaded.info.anatomy.weights
-    assert known.kv_per_token == loaded.info.anatomy.kv_per_token
+    assert model.info.anatomy is not None
+    assert known.weights == model.info.anatomy.weights
+    assert known.kv_per_token == model.info.anatomy.kv_per_token == model.batch.forward.cache.bytes_per_token
     assert (known.parameters, found.context_length) == (loaded.info.parameters, loaded.info.context_length)
     assert found.kv_capacity(found.asked) == (model.info.kv_tokens, model.info.context_length)
     assert found.stored == (tiny / "model.safetensors").stat().st_size
+
+
+@pytest.mark.usefixtures("roomy")
+def test_the_type_of_keys_and_values_is_told(tiny: Path) -> None:
+    assert "128 bytes for each token in bfloat16" in explain(tiny)
+    # Two layers of two heads, whose 8 numbers have a scale of 2 bytes, for keys and for values.
+    assert f"{2 * 2 * 2 * (8 + 2)} bytes for each token in int8" in explain(tiny, kv_dtype="int8")
 
 
 @pytest.mark.usefixtures("roomy")
@@ -406,10 +417,12 @@ class TestCommand:
         assert "is of a kind that transformers" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_bytes_predicted_before_loading_are_those_of_the_loaded_model(tiny: Path, dtype: Dtype) -> None:
-    spec = ModelSpec(str(tiny), device_map="cpu", dtype=dtype)
-    info = loader.load(spec, tiny, lambda _: None).info
+@pytest.mark.parametrize(("dtype", "kv_dtype"), [("float32", "auto"), ("bfloat16", "auto"), ("float32", "int8")])
+def test_the_bytes_predicted_before_loading_are_those_of_the_loaded_model(
+    tiny: Path, dtype: Dtype, kv_dtype: KvDtype
+) -> None:
+    spec = ModelSpec(str(tiny), device_map="cpu", dtype=dtype, kv_dtype=kv_dtype, compile="off")
+    info = open_model(spec, tiny, lambda _: None).info
     assert info.anatomy is not None
     conversation = info.context_length * info.anatomy.kv_per_token
     assert info.context_length < outline.SHORT_CONTEXT

@@ -14,6 +14,7 @@ from transformers import AttentionInterface
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
+from chatui.engine.kernels.int8_kv import from_stored, to_stored
 
 NAME = "chatui_blocks"
 
@@ -156,14 +157,15 @@ def _decode(
 ) -> torch.Tensor:
     """One token for each row; `query` has shape [rows, kv heads, group, 1, head size]."""
     block, offset = attn_metadata.slots
-    keys[block, :, :, offset] = key[:, :, 0]
-    values[block, :, offset] = value[:, :, 0]
+    keys[block, :, :, offset] = to_stored(key[:, :, 0], keys.dtype)
+    values[block, :, offset] = to_stored(value[:, :, 0], values.dtype)
     query = query[:, :, :, 0]
     if softcap is None and sinks is None and ops.attends(query, keys, values):
         return ops.attend(query, keys, values, attn_metadata.tables, attn_metadata.positions, window)
     sinks = None if sinks is None else sinks[None, :, :, None]
     visible = _visible(attn_metadata.span.flatten(), attn_metadata.positions.float(), window)[:, None, None]
-    k, v = keys[attn_metadata.tables], values[attn_metadata.tables]
+    k = from_stored(keys[attn_metadata.tables], query.dtype, dim=3)
+    v = from_stored(values[attn_metadata.tables], query.dtype)
     if torch.compiler.is_compiling():
         # Written out, so that the compiler reads the blocks where they are instead of gathering them first. as_strided
         # makes it compute the query once, and not again for every key.
@@ -192,8 +194,8 @@ def _prefill(
 ) -> torch.Tensor:
     """Runs of tokens one behind the other; `query` has shape [1, kv heads, group, tokens, head size]."""
     block, offset = attn_metadata.slots
-    keys[block, :, :, offset] = key[0].transpose(0, 1)
-    values[block, :, offset] = value[0].transpose(0, 1)
+    keys[block, :, :, offset] = to_stored(key[0].transpose(0, 1), keys.dtype)
+    values[block, :, offset] = to_stored(value[0].transpose(0, 1), values.dtype)
     read = list[torch.Tensor]()
     for run, begin in enumerate(accumulate((run.count for run in attn_metadata.runs[:-1]), initial=0)):
         own = query[0, :, :, begin : begin + attn_metadata.runs[run].count]
@@ -211,11 +213,14 @@ def _read(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """A run of tokens, whose keys and values are stored; `query` and result [kv heads, group, tokens, head size]."""
+    """A run of tokens, whose keys and values are stored; `query` and result [kv heads, group, tokens, head size].
+
+    Its own keys and values are read as they are stored too, so that it does not matter where a prompt is cut.
+    """
     run = attn_metadata.runs[index]
     after = run.first + run.count
-    k = keys.index_select(0, run.table).permute(1, 0, 3, 2).flatten(1, 2)[:, :after]
-    v = values.index_select(0, run.table).transpose(0, 1).flatten(1, 2)[:, :after]
+    k = from_stored(keys.index_select(0, run.table), query.dtype, dim=2).permute(1, 0, 3, 2).flatten(1, 2)[:, :after]
+    v = from_stored(values.index_select(0, run.table), query.dtype).transpose(0, 1).flatten(1, 2)[:, :after]
     if softcap is None and sinks is None:
         # The heads of a group are further tokens that look at the same keys.
         folded, mask = query.flatten(1, 2)[None], attn_metadata.mask(index, window, query)

@@ -38,6 +38,7 @@ from chatui.engine.kernels import ops
 from chatui.engine.kernels.built_files import discard_damaged, publish
 from chatui.engine.kernels.levels import GROUP
 from chatui.model_spec import ModelSpec
+from chatui.settings import KvDtype
 
 log = logging.getLogger(__name__)
 
@@ -153,11 +154,12 @@ def compile_in_subprocess(spec: ModelSpec, folder: Path, weight_bytes: int) -> N
             raise RuntimeError((stderr.strip().splitlines() or ["no reason given"])[-1])
 
 
-def compile_step(model: PreTrainedModel, folder: Path) -> None:
+def compile_step(model: PreTrainedModel, folder: Path, kv_dtype: KvDtype) -> None:
     """Compile both forms into `folder`, which is there when it is whole. Takes a minute or two."""
     shape = probe_layout(model)
     if shape is None:
         raise RuntimeError("the attention of this model is not the plain kind")
+    shape = shape.in_int8() if kv_dtype == "int8" else shape
     cache, step = KVCache.allocate(shape, 8, model.device), DecodeStep(model).eval()
     for left_over in folder.parent.glob(f"{folder.name}.tmp-*"):
         shutil.rmtree(left_over, ignore_errors=True)

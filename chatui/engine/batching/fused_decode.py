@@ -43,6 +43,8 @@ def fuse(step: DecodeStep, cache: KVCache) -> DecodeFunction | None:
     """The fused form of this step, or None where the model is not of the usual shape; only logs why not."""
     if ops.function(FUNCTION) is None or step.model.device.type != "cpu" or step.model.dtype not in TYPES:
         return None
+    if cache.keys[0].dtype is torch.int8:
+        return None
     try:
         with torch.inference_mode():
             list_name = _find_layers(step.model)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from chatui.engine.batching.blocks import BLOCK
+from chatui.engine.kernels.int8_kv import SCALE_BYTES
 from chatui.estimates import blocks_for
 
 
@@ -24,11 +25,17 @@ class KVLayout:
         """Bytes of keys and values for one token, all layers together."""
         return sum(heads * (key + value) for heads, key, value in self.layers) * self.dtype.itemsize
 
+    def in_int8(self) -> "KVLayout":
+        """The same in 8 bits, with a scale for each key and value: see int8_kv.py."""
+        layers = ((heads, key + SCALE_BYTES, value + SCALE_BYTES) for heads, key, value in self.layers)
+        return KVLayout(tuple(layers), torch.int8)
+
 
 @dataclass(frozen=True)
 class KVCache:
     """One tensor for each layer: `keys` [blocks, kv heads, head size, BLOCK], `values` [blocks, kv heads, BLOCK,
-    head size]. Keys lie so that scores of neighbouring tokens are computed together.
+    head size]. Keys lie so that scores of neighbouring tokens are computed together. In int8 a head's scale counts as
+    two more of its numbers.
     """
 
     keys: Sequence[torch.Tensor]

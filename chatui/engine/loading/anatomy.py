@@ -57,7 +57,8 @@ def of(model: PreTrainedModel, precisions: Mapping[str, tuple[Dtype, Quantizatio
     """
     parts = list(_parts(model))
     config = model.config.get_text_config(decoder=True)
-    kv_per_token = _kv_per_token(model, config)
+    shape = probe_layout(model)
+    kv_per_token = _kv_per_token(model, config) if shape is None else shape.bytes_per_token
     activations, activations_per_token = _activations(model, config, kv_per_token)
     return ModelAnatomy(
         layers=config.num_hidden_layers,
@@ -68,6 +69,7 @@ def of(model: PreTrainedModel, precisions: Mapping[str, tuple[Dtype, Quantizatio
         kv_per_token=kv_per_token,
         activations=activations,
         activations_per_token=activations_per_token,
+        int8_kv_per_token=0 if shape is None else shape.in_int8().bytes_per_token,
     )
 
 
@@ -97,13 +99,10 @@ def _parts(model: PreTrainedModel) -> Iterator[tuple[StoredTensor, StoredTensor 
 
 
 def _kv_per_token(model: PreTrainedModel, config: PreTrainedConfig) -> int:
-    """Bytes of keys and values for one token, all layers together: what blocks keep, or else the config's.
+    """Bytes of keys and values for one token, all layers together, by the config: for models that blocks do not serve.
 
     A window makes no layer's share smaller; compressed keys are counted as wide as attention takes them.
     """
-    shape = probe_layout(model)
-    if shape is not None:
-        return shape.bytes_per_token
     kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
     layers = sum(kind not in WITHOUT_KEYS for kind in kinds)
     heads = getattr(config, "num_attention_heads", 0)

@@ -35,11 +35,19 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
     if shape is None or not forward.matches_own_attention(loaded.model, shape):
         loaded.model.set_attn_implementation("sdpa" if loaded.model._supports_sdpa else "eager")
         return None
+    if spec.kv_dtype == "int8":
+        shape = shape.in_int8()
     budget = spec.kv_memory or int(KV_SHARE * free_memory(spec.device_map))
     blocks, context = fit_kv_cache(spec, shape.bytes_per_token, loaded.info.context_length, budget)
     cache = KVCache.allocate(shape, blocks, loaded.model.device)
+    anatomy = loaded.info.anatomy
     info = replace(
-        loaded.info, context_length=context, slots=spec.slots, kv_bytes=cache.nbytes, kv_tokens=BLOCK * blocks
+        loaded.info,
+        context_length=context,
+        slots=spec.slots,
+        kv_bytes=cache.nbytes,
+        kv_tokens=BLOCK * blocks,
+        anatomy=anatomy and replace(anatomy, kv_per_token=shape.bytes_per_token),
     )
     ahead = forward.Forward(loaded.model, cache)
     batch = Scheduler(ahead, spec.slots, context, spec.prompt_lookup_num_tokens, _open_files(loaded, cache, spec))
