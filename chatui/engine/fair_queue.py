@@ -21,42 +21,36 @@ class FairQueue(Generic[Item]):
         return sum(len(line) for line in self._lines.values())
 
     def __iter__(self) -> Iterator[Item]:
-        """The items as they would be popped, if none that is in work ended meanwhile."""
+        """The items as they would be served, if none that is in work ended meanwhile."""
         lines = {user: deque(line) for user, line in self._lines.items()}
         in_work = Counter({user: self._in_work(user) for user in lines})
         while lines:
             user = min(lines, key=in_work.__getitem__)
             in_work[user] += 1
-            yield _popped(lines, user)
-
-    def waiting(self, user: str) -> int:
-        """How many items of this user wait."""
-        return len(self._lines.get(user, ()))
+            line = lines.pop(user)
+            yield line.popleft()
+            if line:
+                lines[user] = line
 
     def put(self, user: str, item: Item) -> None:
         """At the end of this user's line."""
         self._lines.setdefault(user, deque()).append(item)
 
-    def pop(self) -> Item:
-        """The next item; its user goes behind the others. Raises IndexError where nobody waits."""
-        if not self._lines:
-            raise IndexError("nobody waits")
-        return _popped(self._lines, min(self._lines, key=self._in_work))
+    def take(self, item: Item) -> None:
+        """It is served: its user goes behind the others. Nothing where it does not wait."""
+        for user, line in self._lines.items():
+            if item in line:
+                line.remove(item)
+                del self._lines[user]
+                if line:
+                    self._lines[user] = line
+                return
 
     def drop(self, item: Item) -> None:
         """Take an item out, if it is still there."""
-        for user, line in list(self._lines.items()):
+        for user, line in self._lines.items():
             if item in line:
                 line.remove(item)
                 if not line:
                     del self._lines[user]
                 return
-
-
-def _popped(lines: dict[str, deque[Item]], user: str) -> Item:
-    """The first item of this user, whose line goes behind the others."""
-    line = lines.pop(user)
-    item = line.popleft()
-    if line:
-        lines[user] = line
-    return item

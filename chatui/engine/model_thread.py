@@ -66,6 +66,7 @@ class ModelThread(threading.Thread):
             info = self.model.info
             self.status = ModelStatus(info.name, "ready", info=info)
         finally:
+            self._queue.rows = 1 if self.model is None else self.model.info.slots
             self.settled.set()
 
     def check_open(self) -> None:
@@ -128,10 +129,11 @@ class ModelThread(threading.Thread):
         queue = self._queue
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self.stopped or (len(queue.waiting) and self._may_prepare()))
-                if self.stopped:
-                    return
-                job = queue.preparing = queue.waiting.pop()
+                self._changed.wait_for(lambda: self.stopped or queue.next_to_prepare() is not None)
+                queue.preparing = job = None if self.stopped else queue.next_to_prepare()
+            if job is None:
+                return
+            prepared = None
             try:
                 if self.status.error is not None or self.model is None:
                     raise self.status.error or ModelError("The model is not loaded.")
@@ -139,62 +141,47 @@ class ModelThread(threading.Thread):
             except BaseException as error:  # a panic of `tokenizers`, which is Rust, is no Exception
                 fail(job, error)
                 job.cancelled.set()
+                queue.remove(job)
             with self._changed:
-                queue.preparing = None
-                if not job.cancelled.is_set():
-                    queue.prepared.append((job, prepared))
+                queue.preparing, job.prepared = None, prepared
                 queue.update_positions()
-
-    def _may_prepare(self) -> bool:
-        """Whether one more prompt is made ahead: one for each free row, and one at least; the caller holds the lock.
-
-        Whose turn it is beyond that is decided when a row is free.
-        """
-        rows = 1 if self.status.info is None else self.status.info.slots
-        return len(self._queue.prepared) < max(1, rows - len(self._queue.running))
 
     def _serve(self) -> None:
         """Steps, until closed."""
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._closing or self._queue.running or self._forgotten_chats or self._can_begin()
+                    lambda: self._closing or self._queue.running or self._forgotten_chats or self._next()
                 )
                 if self._closing:
                     return
-            while (next_up := self._next()) is not None:
-                next_up[0].context.run(self._begin, *next_up)
+            while (job := self._next()) is not None:
+                job.context.run(self._begin, job)
             self._step()
             self._deliver()
 
-    def _can_begin(self) -> bool:
-        prepared = self._queue.prepared
-        return bool(prepared) and self.model is not None and self.model.can_begin(prepared[0][1])
+    def _next(self) -> Job | None:
+        """The job whose turn it is, if its prompt is made and the model can begin it."""
+        job = self._queue.next_to_begin()
+        return job if job is not None and self.model is not None and self.model.can_begin(job.prepared) else None
 
-    def _next(self) -> tuple[Job, object] | None:
-        """The job whose turn it is, with its prompt, if the model can begin it."""
-        with self._changed:
-            if not self._can_begin():
-                return None
-            next_up = self._queue.prepared.popleft()
-            self._queue.update_positions()
-            return next_up
-
-    def _begin(self, job: Job, prepared: object) -> None:
-        if job.cancelled.is_set() or self.model is None:
-            return
+    def _begin(self, job: Job) -> None:
         try:
-            waited = time.perf_counter() - job.asked_at
-            handle = self.model.begin(prepared, waited, lambda: job.cancelled.is_set() or self._closing)
-            self._queue.running[handle] = job
+            if self.model is not None and not job.cancelled.is_set():
+                waited = time.perf_counter() - job.asked_at
+                handle = self.model.begin(job.prepared, waited, lambda: job.cancelled.is_set() or self._closing)
+                self._queue.begin(job, handle)
+                return
         except Exception as error:
             fail(job, error)
+        self._queue.remove(job)
 
     def _step(self) -> None:
         """One step of the model, without the cancelled replies."""
         running = self._queue.running
         if self.model is None:
             return
+        before = len(running)
         for handle, job in list(running.items()):
             if job.cancelled.is_set():
                 del running[handle]
@@ -202,10 +189,16 @@ class ModelThread(threading.Thread):
         self._forget(self.model)
         if self._answer_now_tickets:
             self._answer_now(self.model)
-        if not running:
-            return
+        if running:
+            self._advance(self.model)
+        if len(running) < before:  # whose turn it is may have changed
+            self._queue.update_positions()
+
+    def _advance(self, model: ModelRunner) -> None:
+        """Let the model do one step for the running replies, and take out those that end."""
+        running = self._queue.running
         began = time.perf_counter()
-        results = self.model.step()
+        results = model.step()
         if self.on_step is not None:
             self.on_step(time.perf_counter() - began)
         for handle, event in results:

@@ -6,8 +6,8 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 
 from chatui.chat import ChatRequest, ReplyDelta
 from chatui.engine.fair_queue import FairQueue
@@ -21,32 +21,54 @@ JobEvent = ReplyDelta | ChatError | None
 
 @dataclass(eq=False)
 class Job:
-    """One request on its way through the threads. `events` is filled in the event loop of who asked."""
+    """One request on its way through the threads. `events` is filled in the event loop of who asked.
+
+    `prepared` is what the model's runner made of it, ahead of its turn.
+    """
 
     request: ChatRequest
     loop: asyncio.AbstractEventLoop
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     events: asyncio.Queue[JobEvent] = field(default_factory=asyncio.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    prepared: object | None = None
     asked_at: float = field(default_factory=time.perf_counter)
     queue_position: int = 0
 
 
 class RequestQueue:
-    """Jobs by their state: `waiting`, then `preparing`, then `prepared` with their prompts, then `running` by handle.
+    """Jobs in the order in which their replies begin: of the user with the fewest running replies first. Then they are
+    `running`, by handle.
 
-    `tickets` are places reserved for requests to come, with their users. `changed` is the lock, and wakes the threads:
-    the methods take it, and changes of the attributes need it, but for `running`, which the model's thread changes.
+    `tickets` are places reserved for requests to come, with their users. `rows` is how many replies the model can
+    generate at once, 0 while it is loading. The prompt of `preparing` is being made. `changed` is the lock, and wakes
+    the threads: the methods take it, and changes of the attributes need it, but for `running`, which the model's thread
+    changes.
     """
 
     def __init__(self, max_waiting: int) -> None:
         self.changed = threading.Condition()
         self.tickets: dict[str, str] = {}
-        self.waiting: FairQueue[Job] = FairQueue(self._in_work)
+        self.rows = 0
         self.preparing: Job | None = None
-        self.prepared: deque[tuple[Job, object]] = deque()
         self.running: dict[object, Job] = {}
+        self._line: FairQueue[Job] = FairQueue(self._running_of)
         self._max_waiting = max_waiting
+
+    @property
+    def free_rows(self) -> int:
+        """How many more replies may begin."""
+        return self.rows - len(self.running)
+
+    @property
+    def prepared(self) -> list[Job]:
+        """Jobs whose prompts are made, in their order."""
+        return [job for job in self.unstarted() if job.prepared is not None]
+
+    @property
+    def waiting(self) -> list[Job]:
+        """Jobs that are not about to begin, in their order: their prompts need not be made yet."""
+        return self.unstarted()[self._ahead() :]
 
     def reserve(self, user: str) -> str:
         """A ticket for a request of this user that is about to come, which keeps its place. Raises OverloadError."""
@@ -66,21 +88,37 @@ class RequestQueue:
         with self.changed:
             if self.tickets.pop(job.request.ticket, None) is None:
                 self._check_capacity(job.request.user)
-            self.waiting.put(job.request.user, job)
+            self._line.put(job.request.user, job)
             self.update_positions()
 
     def remove(self, job: Job) -> None:
         """Take out a job whose reply has not begun; nothing where it has."""
         with self.changed:
-            self.waiting.drop(job)
-            self.prepared = deque(each for each in self.prepared if each[0] is not job)
+            self._line.drop(job)
+            self.update_positions()
+
+    def begin(self, job: Job, handle: object) -> None:
+        """The reply of this job has begun. It may have been removed meanwhile; then it is cancelled."""
+        with self.changed:
+            self._line.take(job)
+            self.running[handle] = job
             self.update_positions()
 
     def unstarted(self) -> list[Job]:
         """The jobs whose replies have not begun, in the order in which they will be served."""
         with self.changed:
-            preparing = [] if self.preparing is None else [self.preparing]
-            return [*(job for job, _ in self.prepared), *preparing, *self.waiting]
+            return list(self._line)
+
+    def next_to_begin(self) -> Job | None:
+        """The first job whose prompt is made, if there is a row for it and for all before it."""
+        with self.changed:
+            return next((job for job in islice(self._line, self.free_rows) if job.prepared is not None), None)
+
+    def next_to_prepare(self) -> Job | None:
+        """Whose prompt is made next, so that those of all who are about to begin are; None where they are."""
+        with self.changed:
+            jobs = islice(self._line, self._ahead())
+            return next((job for job in jobs if job.prepared is None and job is not self.preparing), None)
 
     def update_positions(self) -> None:
         """Send their position to the jobs for which it has changed, and wake the threads."""
@@ -97,11 +135,11 @@ class RequestQueue:
         The last quarter of the places is for users of whom fewer requests than that wait, so that no single one turns
         all others away.
         """
-        waiting = len(self.waiting) + len(self.tickets)
+        users = [*(job.request.user for job in self.waiting), *self.tickets.values()]
+        waiting, own = len(users), users.count(user)
         if waiting >= self._max_waiting:
             raise OverloadError(f"{waiting} requests are waiting already.", "Try again in a while.", retry_after=10)
         reserved = self._max_waiting // 4
-        own = self.waiting.waiting(user) + sum(owner == user for owner in self.tickets.values())
         if own >= reserved > 0 and waiting >= self._max_waiting - reserved:
             raise OverloadError(
                 f"{own} of your requests are waiting, and the places that are left are for others.",
@@ -109,11 +147,13 @@ class RequestQueue:
                 retry_after=10,
             )
 
-    def _in_work(self, user: str) -> int:
-        """The number of replies of this user that are being generated or prepared."""
-        prepared = [job for job, _ in self.prepared]
-        jobs = [*self.running.values(), *prepared, *([] if self.preparing is None else [self.preparing])]
-        return sum(job.request.user == user for job in jobs)
+    def _ahead(self) -> int:
+        """How many jobs are about to begin: one for each free row, and one at least where there are any."""
+        return max(1, self.free_rows) if self.rows else 0
+
+    def _running_of(self, user: str) -> int:
+        """The number of running replies of this user."""
+        return sum(job.request.user == user for job in [*self.running.values()])
 
 
 def send(events: list[tuple[Job, JobEvent]]) -> None:

@@ -321,13 +321,13 @@ class TestOrder:
         model = StandsStill(rows=3, pause=0.001)
         model.may_read.clear()
         backend = backend_of(model).start()
-        crowd = await asked(backend, *(f"crowd {number}" for number in range(8)), user="crowd")
+        crowd = await asked(backend, *("crowd" + 40 * number * "d" for number in range(5)), user="crowd")
         await until(lambda: len(model.replies) == 3 and len(backend.queue.prepared) == 1)
         newcomers = await asked(backend, "new 1", user="one") + await asked(backend, "new 2", user="two")
         newcomers += await asked(backend, "new 3", user="three")
         model.may_read.set()
         await asyncio.gather(*crowd, *newcomers)
-        assert model.served[4:7] == ["new 1", "new 2", "new 3"], "behind those that run and the one made ready"
+        assert model.served[3:6] == ["new 1", "new 2", "new 3"], "before the one of the crowd that was made ready"
         await backend.close()
 
     async def test_a_prompt_is_made_ready_for_each_free_row(self) -> None:
@@ -658,7 +658,7 @@ class TestCancelling:
         await until(lambda: not model.replies and not backend.queue.running)
         assert await reply(backend, "last") == "last"
         await until(lambda: not backend.queue.running)
-        assert (list(backend.queue.waiting), backend.queue.waiting._lines, list(backend.queue.prepared)) == ([], {}, [])
+        assert (backend.queue.unstarted(), backend.queue._line._lines) == ([], {})
         assert backend.thread.outputs == []
         gc.collect()
         assert len(left) <= 1, "what the threads' own variables hold"
