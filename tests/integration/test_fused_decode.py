@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM, MistralConfig, Phi3Config, Pretra
 from chatui.engine.batching import forward
 from chatui.engine.batching.forward import PromptChunk
 from chatui.engine.batching.fused_decode import FusedDecode, fuse
-from chatui.engine.batching.kv_cache import KVCache
+from chatui.engine.batching.kv_cache import KVCache, KVLayout
 from chatui.engine.kernels import layer_ops, ops
+from chatui.engine.kernels.int8_kv import from_stored, to_stored
 from chatui.engine.kernels.quantized import quantize
-from chatui.settings import AppSettings
+from chatui.settings import AppSettings, KvDtype
 from tests import models
 
 HEADS_BY_WIDTH = {name: value for name, value in models.SMALL.items() if name != "head_dim"}
@@ -58,9 +59,10 @@ def model_of(kind: str) -> PreTrainedModel:
     return model
 
 
-def over_blocks_of(model: PreTrainedModel) -> forward.Forward:
+def over_blocks_of(model: PreTrainedModel, kv_dtype: KvDtype = "auto") -> forward.Forward:
     shape = forward.probe_layout(model)
     assert shape is not None
+    shape = shape.in_int8() if kv_dtype == "int8" else shape
     over_blocks = forward.Forward(model, KVCache.allocate(shape, 2 * ROWS, model.device))
     for row in range(ROWS):
         over_blocks.prefill([PromptChunk(models.table(row), 0, range(20 + row, 26 + row))])
@@ -80,17 +82,20 @@ def decoded(over_blocks: forward.Forward, decode: Any, rows: list[int], after: i
     logits = over_blocks.decode(
         [5 + row for row in rows], [models.table(row) for row in rows], [6 + row % 2 + after for row in rows]
     )
-    stored = [tensor.clone() for tensor in over_blocks._tensors]
+    dtype, half = over_blocks.model.dtype, len(before) // 2
+    stored = [
+        from_stored(tensor, dtype, 2 if at < half else 3).clone() for at, tensor in enumerate(over_blocks._tensors)
+    ]
     for tensor, old in zip(over_blocks._tensors, before, strict=True):
         tensor.copy_(old)
     return logits, *stored
 
 
-def check(model: PreTrainedModel, allowed: float, same_bits: bool = False) -> None:
+def check(model: PreTrainedModel, allowed: float, same_bits: bool = False, kv_dtype: KvDtype = "auto") -> None:
     """The same logits, keys and values as by the model's own step, and for a row alone as in a batch: with the
     `same_bits`, unless PyTorch's dense product of one row has others than that of several.
     """
-    over_blocks = over_blocks_of(model)
+    over_blocks = over_blocks_of(model, kv_dtype)
     fused = fused_of(over_blocks)
     for after in AT:
         found = decoded(over_blocks, fused, [0, 1, 2], after)
@@ -127,6 +132,41 @@ def test_in_bfloat16(kind: str) -> None:
     check(model_of(kind).bfloat16(), 0.06)
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2", "mistral", "half_rope", "wide"])
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 0.01), (torch.bfloat16, 0.06)])
+def test_keys_and_values_in_int8(kind: str, dtype: torch.dtype, allowed: float) -> None:
+    """In float32 a number may be rounded to the next level by another rounding before."""
+    model = model_of(kind)
+    check(model.bfloat16() if dtype is torch.bfloat16 else model, allowed, kv_dtype="int8")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("width", [16, 24, 72])
+def test_in_int8_the_bytes_are_those_that_reading_a_prompt_stores(dtype: torch.dtype, width: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    heads, shared, size = 6, 2, 8
+    shape = layer_ops.AttentionShape(heads, shared, size, width, 1.0, None, None)
+    projected = [
+        torch.randn(ROWS, n, generator=generator).to(dtype) for n in (heads * size, shared * size, shared * width)
+    ]
+    projected[1][0, :size], projected[2][1, 0] = 0, float("inf")
+    layout = KVLayout(((shared, size, width),), dtype).in_int8()
+    cache = KVCache.allocate(layout, ROWS, torch.device("cpu"))
+    program, target = layer_ops.LayerProgram(ROWS, dtype), torch.zeros(ROWS, heads * width, dtype=dtype)
+    program.attend(shape, 0, projected, None, (cache.keys[0], cache.values[0]), target)
+    rope = torch.ones(ROWS, size, dtype=dtype), torch.zeros(ROWS, size, dtype=dtype)
+    positions = torch.tensor([3, 5, 63])
+    program.run(torch.arange(1, ROWS + 1)[:, None].contiguous(), positions, [rope])
+    for row, at in enumerate(positions):
+        for stored, found in (
+            (projected[1], cache.keys[0][row + 1, :, :, at]),
+            (projected[2], cache.values[0][row + 1, :, at]),
+        ):
+            assert torch.equal(found, to_stored(stored[row].view(shared, -1), torch.int8))
+    assert target[0].isfinite().all()
+    assert target[1].view(heads, width)[: heads // shared].isnan().all()
+
+
 @pytest.mark.parametrize("kind", ["wide", "biased"])
 @pytest.mark.parametrize("bits", ["int4", "int8"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -134,6 +174,7 @@ def test_packed_layers(kind: str, bits: Any, dtype: torch.dtype) -> None:
     model = model_of(kind).bfloat16() if dtype is torch.bfloat16 else model_of(kind)
     quantize(model, bits, None, lambda _: None)
     check(model, 0.06, same_bits=True)
+    check(model, 0.06, same_bits=True, kv_dtype="int8")
 
 
 def test_more_rows_than_before() -> None:

@@ -24,9 +24,10 @@ from chatui.engine.batching.decoder_layers import (
     read_norm,
 )
 from chatui.engine.batching.forward import DecodeFunction, DecodeStep, model_logits, span_of
-from chatui.engine.batching.kv_cache import KVCache, KVLayout
+from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.longrope import read_as
 from chatui.engine.kernels import ops
+from chatui.engine.kernels.int8_kv import from_stored, to_stored, width_of
 from chatui.engine.kernels.layer_ops import FUNCTION, LayerProgram, RmsNorm, multiplies
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,6 @@ CHECKED_POSITIONS = (3, 63, 70)
 def fuse(step: DecodeStep, cache: KVCache) -> DecodeFunction | None:
     """The fused form of this step, or None where the model is not of the usual shape; only logs why not."""
     if ops.function(FUNCTION) is None or step.model.device.type != "cpu" or step.model.dtype not in TYPES:
-        return None
-    if cache.keys[0].dtype is torch.int8:
         return None
     try:
         with torch.inference_mode():
@@ -200,7 +199,7 @@ def _check(fused: FusedDecode, step: DecodeStep, list_name: str, cache: KVCache)
     UnusualLayerError where the layers are not.
     """
     rows = len(CHECKED_POSITIONS)
-    scratch = _random_cache(cache, 2 * rows, fused.dtype)
+    scratch = _random_cache(cache, 2 * rows)
     tensors = [*scratch.keys, *scratch.values]
     ids, positions = torch.arange(rows), torch.tensor(CHECKED_POSITIONS)
     tables = torch.arange(1, 2 * rows + 1).view(rows, 2)
@@ -210,10 +209,10 @@ def _check(fused: FusedDecode, step: DecodeStep, list_name: str, cache: KVCache)
     slots = tables.gather(1, (positions // BLOCK)[:, None])[:, 0], positions % BLOCK
     for index, call in enumerate(calls):
         keys, (begin, end) = scratch.keys[index], fused.begins[index : index + 2]
-        stored = keys[slots[0], :, :, slots[1]].clone()
+        stored = from_stored(keys[slots[0], :, :, slots[1]], fused.dtype).clone()
         found = fused.compute(call.before, tables, positions, ropes, begin, fused.buffers.hidden, end)
         agreed = _agree(found - call.before, call.after - call.before, call.after)
-        if not agreed or not _agree(keys[slots[0], :, :, slots[1]], stored, stored):
+        if not agreed or not _agree(from_stored(keys[slots[0], :, :, slots[1]], fused.dtype), stored, stored):
             raise UnusualLayerError(f"layer {index} computes something else")
     ends = _read_ends(step.model, list_name)
     if ends is None or logits.dtype is not fused.dtype or not _begins(ends, ids, positions, calls):
@@ -223,15 +222,17 @@ def _check(fused: FusedDecode, step: DecodeStep, list_name: str, cache: KVCache)
     return ends if _agree(found, logits, logits) else None
 
 
-def _random_cache(cache: KVCache, blocks: int, dtype: torch.dtype) -> KVCache:
+def _random_cache(cache: KVCache, blocks: int) -> KVCache:
     """A cache for the same layers, filled with random numbers."""
-    shapes = zip(cache.keys, cache.values, strict=True)
-    layout = KVLayout(tuple((k.shape[1], k.shape[2], v.shape[3]) for k, v in shapes), dtype)
-    made = KVCache.allocate(layout, blocks, torch.device("cpu"))
-    generator = torch.Generator().manual_seed(0)
-    for tensor in (*made.keys, *made.values):
-        tensor[1:].normal_(generator=generator)
-    return made
+    dtype, generator = cache.keys[0].dtype, torch.Generator().manual_seed(0)
+
+    def stored(shape: Sequence[int], size: int) -> Tensor:
+        """For so many numbers of a head: [blocks, kv heads, BLOCK, as they are stored]."""
+        numbers = torch.randn(blocks + 1, shape[1], BLOCK, size, generator=generator, dtype=torch.float32)
+        return to_stored(numbers.to(dtype if dtype.is_floating_point else torch.float32), dtype)
+
+    keys = [stored(each.shape, width_of(each.transpose(2, 3))).transpose(2, 3).contiguous() for each in cache.keys]
+    return KVCache(keys, [stored(each.shape, width_of(each)) for each in cache.values])
 
 
 def _read_ends(model: PreTrainedModel, list_name: str) -> Ends | None:

@@ -26,6 +26,11 @@ def to_stored(numbers: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat([part.to(torch.int8) for part in (levels, bits & 255, bits >> 8)], -1)
 
 
+def width_of(stored: Tensor) -> int:
+    """How many numbers a head has in the last dimension of what is stored."""
+    return stored.shape[-1] - (SCALE_BYTES if stored.dtype is torch.int8 else 0)
+
+
 def from_stored(stored: Tensor, dtype: torch.dtype, dim: int = -1) -> Tensor:
     """The inverse of `to_stored` in the type of the model; `dim` is the one that holds a head's numbers."""
     if stored.dtype is not torch.int8:

@@ -58,6 +58,9 @@ inline Floats widened(const uint16_t* halves) {
   const Ints wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
+inline Floats widened(const int8_t* levels) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(levels))));
+}
 // Some numbers, and minus infinity for the lanes behind them.
 inline Floats some(const float* from, int64_t count) {
   const Mask mask = count >= LANES ? 0xFFFF : between(0, count);
@@ -157,6 +160,9 @@ inline Floats widened(const uint16_t* halves) {
   const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(halves));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
 }
+inline Floats widened(const int8_t* levels) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(levels))));
+}
 inline Floats some(const float* from, int64_t count) {
   if (count >= LANES) return load(from);
   const Mask mask = between(0, count);
@@ -227,6 +233,14 @@ inline Ints four_bytes(const void* from) {
   int32_t bytes;
   memcpy(&bytes, from, sizeof bytes);
   return repeated(bytes);
+}
+
+// Scales of neighbouring positions, whose low bytes lie here, and the high ones there.
+inline Floats scales(const int8_t* low, const int8_t* high) {
+  float numbers[LANES];
+  for (int lane = 0; lane < LANES; lane++)
+    numbers[lane] = widened(static_cast<uint16_t>(static_cast<uint8_t>(high[lane]) << 8 | static_cast<uint8_t>(low[lane])));
+  return load(numbers);
 }
 
 // e to the power of something from LOWEST to 0: 2**whole * e**rest, the latter by its Taylor

@@ -36,7 +36,7 @@ Product = _structure("Product", "source target bias weight factors group own", "
 Attention = _structure(
     "Attention",
     "query key value target keys values query_norm key_norm own",
-    "query_stride key_stride value_stride heads shared size width window layer plus_one",
+    "query_stride key_stride value_stride heads shared size width window layer plus_one in_int8",
     "scale softcap epsilon",
 )
 Operation = _structure("Operation", "what", "kind")
@@ -136,10 +136,11 @@ class LayerProgram:
         at = [self._at(each) for each in (*projections, target, *cached)]
         weights = [None if each is None else self._at(each.weight) for each in (query, key)]
         row = projections[0][:1].unflatten(1, (shape.shared, -1, shape.size))
-        own = ops.address(ops.ATTEND) if not shape.softcap and ops.attends(row, *cached) else None
+        own = ops.address(ops.ATTEND[cached[0].dtype]) if not shape.softcap and ops.attends(row, *cached) else None
         strides = [each.stride(0) for each in projections]
         plus_one, epsilon = (query.plus_one, query.epsilon) if query else (False, 0.0)
-        sizes = shape.heads, shape.shared, shape.size, shape.width, shape.window or 0, layer, plus_one
+        in_int8 = cached[0].dtype is torch.int8
+        sizes = shape.heads, shape.shared, shape.size, shape.width, shape.window or 0, layer, plus_one, in_int8
         reals = shape.scale, shape.softcap or 0.0, epsilon
         self._append(ATTENTION, Attention(*at, *weights, own, *strides, *sizes, *reals))
 

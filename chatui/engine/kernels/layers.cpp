@@ -169,38 +169,72 @@ void encode(const Attention& job, const Rope& rope, int64_t row, const T* from, 
   for (int64_t n = rope.size; n < job.size; n++) to[n] = number(from[n]);
 }
 
+// Keys and values are stored in the model's type, or in int8, where the scale of a head lies behind its numbers: bfloat16,
+// in so many bytes. kernels/int8_kv.py stores the same.
+template <typename Stored>
+constexpr int64_t SCALE = sizeof(Stored) == 1 ? 2 : 0;
+constexpr float LARGEST = 127.0f, TINY = 1e-30f;
+
+inline float scale_of(int8_t low, int8_t high) {
+  return same_bits<float>(static_cast<uint32_t>(static_cast<uint8_t>(high)) << 24 | static_cast<uint32_t>(static_cast<uint8_t>(low)) << 16);
+}
+
+// The numbers of a head, each `stride` behind the last.
 template <typename T>
+void put_head(const float* numbers, int64_t size, T* to, int64_t stride) {
+  for (int64_t n = 0; n < size; n++) put(to + n * stride, numbers[n]);
+}
+void put_head(const float* numbers, int64_t size, int8_t* to, int64_t stride) {
+  float largest = 0;
+  for (int64_t n = 0; n < size; n++) {
+    const float magnitude = std::fabs(numbers[n]);
+    if (magnitude > largest || magnitude != magnitude) largest = magnitude;
+  }
+  bfloat16 scale;
+  put(&scale, largest * (1.0f / LARGEST));
+  const float step = std::max(TINY, number(scale));
+  for (int64_t n = 0; n < size; n++) {
+    const float level = std::nearbyint(numbers[n] / step);
+    to[n * stride] = std::fabs(level) <= LARGEST ? static_cast<int8_t>(level) : 0;
+  }
+  to[size * stride] = static_cast<int8_t>(scale.bits & 255);
+  to[(size + 1) * stride] = static_cast<int8_t>(scale.bits >> 8);
+}
+
+template <typename T, typename Stored>
 void store_token(const Attention& job, const Step& step, int64_t row, int64_t shared, T* normed, float* scratch) {
   const int64_t position = step.positions[row], at = position % BLOCK;
   const int64_t slot = step.tables[row * step.columns + position / BLOCK] * job.shared + shared;
   const T* key = static_cast<const T*>(job.key) + row * job.key_stride + shared * job.size;
   encode(job, step.ropes[job.layer], row, key, job.key_norm, normed, scratch);
-  T* keys = static_cast<T*>(job.keys) + slot * job.size * BLOCK + at;
-  for (int64_t n = 0; n < job.size; n++) put(keys + n * BLOCK, scratch[n]);
+  put_head(scratch, job.size, static_cast<Stored*>(job.keys) + slot * (job.size + SCALE<Stored>) * BLOCK + at, BLOCK);
   const T* value = static_cast<const T*>(job.value) + row * job.value_stride + shared * job.width;
-  memcpy(static_cast<T*>(job.values) + (slot * BLOCK + at) * job.width, value, job.width * sizeof(T));
+  for (int64_t n = 0; n < job.width; n++) scratch[n] = number(value[n]);
+  put_head(scratch, job.width, static_cast<Stored*>(job.values) + (slot * BLOCK + at) * (job.width + SCALE<Stored>), 1);
 }
 
 // Scores of the BLOCK positions of a block.
-template <typename T>
-inline void score(const T* keys, const float* query, int64_t size, float* scores) {
+template <typename Stored>
+inline void score(const Stored* keys, const float* query, int64_t size, float* scores) {
   Floats sums[BLOCK / LANES] = {};
   for (int64_t n = 0; n < size; n++)
     for (int64_t part = 0; part < BLOCK / LANES; part++) sums[part] += query[n] * load(keys + n * BLOCK + part * LANES);
   for (int64_t part = 0; part < BLOCK / LANES; part++) store(scores + part * LANES, sums[part]);
+  if constexpr (SCALE<Stored>)
+    for (int64_t at = 0; at < BLOCK; at++) scores[at] *= scale_of(keys[size * BLOCK + at], keys[(size + 1) * BLOCK + at]);
 }
 
 // sums += weights of positions from `begin` to before `end` * PARTS * LANES of their numbers.
-template <int PARTS, typename T>
-inline void weigh(const T* values, int64_t width, const float* weights, int64_t begin, int64_t end, float* sums) {
+template <int PARTS, typename Stored>
+inline void weigh(const Stored* values, int64_t stride, const float* weights, int64_t begin, int64_t end, float* sums) {
   Floats parts[PARTS];
   for (int part = 0; part < PARTS; part++) parts[part] = load(sums + part * LANES);
   for (int64_t at = begin; at < end; at++)
-    for (int part = 0; part < PARTS; part++) parts[part] += weights[at] * load(values + at * width + part * LANES);
+    for (int part = 0; part < PARTS; part++) parts[part] += weights[at] * load(values + at * stride + part * LANES);
   for (int part = 0; part < PARTS; part++) store(sums + part * LANES, parts[part]);
 }
 
-template <typename T>
+template <typename T, typename Stored>
 void attend(const Attention& job, const Step& step, int64_t row, int64_t head, std::vector<float>& scratch) {
   const int64_t last = step.positions[row], first = job.window ? std::max<int64_t>(0, last + 1 - job.window) : 0;
   const int64_t begin = first / BLOCK, end = last / BLOCK + 1, shared = head / (job.heads / job.shared);
@@ -213,7 +247,7 @@ void attend(const Attention& job, const Step& step, int64_t row, int64_t head, s
 
   const int64_t* table = step.tables + row * step.columns;
   for (int64_t block = begin; block < end; block++)
-    score(static_cast<const T*>(job.keys) + (table[block] * job.shared + shared) * job.size * BLOCK, query, job.size, weights + (block - begin) * BLOCK);
+    score(static_cast<const Stored*>(job.keys) + (table[block] * job.shared + shared) * (job.size + SCALE<Stored>) * BLOCK, query, job.size, weights + (block - begin) * BLOCK);
   const float softcap = job.softcap;
   if (softcap)
     for (int64_t at = 0; at < span; at += LANES) store(weights + at, softcap * tanh_of(load(weights + at) / softcap));
@@ -230,15 +264,18 @@ void attend(const Attention& job, const Step& step, int64_t row, int64_t head, s
   // What is not seen was counted with e**-87 at the most.
   const float sum = total(powers);
 
+  const int64_t stride = job.width + SCALE<Stored>;
   for (int64_t block = begin; block < end; block++) {
-    const T* values = static_cast<const T*>(job.values) + (table[block] * job.shared + shared) * BLOCK * job.width;
-    const float* own = weights + (block - begin) * BLOCK;
+    const Stored* values = static_cast<const Stored*>(job.values) + (table[block] * job.shared + shared) * BLOCK * stride;
+    float* own = weights + (block - begin) * BLOCK;
     const int64_t from = std::max<int64_t>(0, first - block * BLOCK), to = std::min(BLOCK, last + 1 - block * BLOCK);
+    if constexpr (SCALE<Stored>)
+      for (int64_t at = from; at < to; at++) own[at] *= scale_of(values[at * stride + job.width], values[at * stride + job.width + 1]);
     int64_t n = 0;
-    for (; n + 8 * LANES <= job.width; n += 8 * LANES) weigh<8>(values + n, job.width, own, from, to, sums + n);
-    for (; n + LANES <= job.width; n += LANES) weigh<1>(values + n, job.width, own, from, to, sums + n);
+    for (; n + 8 * LANES <= job.width; n += 8 * LANES) weigh<8>(values + n, stride, own, from, to, sums + n);
+    for (; n + LANES <= job.width; n += LANES) weigh<1>(values + n, stride, own, from, to, sums + n);
     for (; n < job.width; n++)
-      for (int64_t at = from; at < to; at++) sums[n] += own[at] * number(values[at * job.width + n]);
+      for (int64_t at = from; at < to; at++) sums[n] += own[at] * number(values[at * stride + n]);
   }
   T* result = static_cast<T*>(job.to) + (row * job.heads + head) * job.width;
   for (int64_t n = 0; n < job.width; n++) put(result + n, sums[n] / sum);
@@ -260,12 +297,13 @@ void attend_by_kernel(const Attention& job, const Step& step) {
   job.own(queries.data(), job.keys, job.values, step.tables, step.positions, job.to, step.rows, job.shared, job.heads / job.shared, job.size, job.width, step.columns, job.window, step.threads);
 }
 
-template <typename T>
+template <typename T, typename Stored>
 void attention(const Attention& job, const Step& step) {
-  std::vector<float> scratch(2 * job.size);
+  const int64_t wide = std::max(job.size, job.width);
+  std::vector<float> scratch(wide + job.size);
   for (int64_t row = 0; row < step.rows; row++)
     for (int64_t shared = 0; shared < job.shared; shared++)
-      store_token(job, step, row, shared, reinterpret_cast<T*>(scratch.data() + job.size), scratch.data());
+      store_token<T, Stored>(job, step, row, shared, reinterpret_cast<T*>(scratch.data() + wide), scratch.data());
   if (job.own) return attend_by_kernel<T>(job, step);
   int64_t tokens = 0;
   for (int64_t row = 0; row < step.rows; row++) tokens += step.positions[row];
@@ -274,7 +312,7 @@ void attention(const Attention& job, const Step& step) {
     std::vector<float> own;
     // Rows are of different lengths.
 #pragma omp for schedule(dynamic)
-    for (int64_t at = 0; at < step.rows * job.heads; at++) attend<T>(job, step, at / job.heads, at % job.heads, own);
+    for (int64_t at = 0; at < step.rows * job.heads; at++) attend<T, Stored>(job, step, at / job.heads, at % job.heads, own);
   }
 }
 
@@ -285,7 +323,10 @@ bool run(const Operation& operation, const Step& step) {
     case ADD: return add<T>(*static_cast<const Add*>(what), step), true;
     case NORM: return norm<T>(*static_cast<const Norm*>(what), step), true;
     case GATE: return gate<T>(*static_cast<const Gate*>(what), step), true;
-    case ATTENTION: return attention<T>(*static_cast<const Attention*>(what), step), true;
+    case ATTENTION: {
+      const Attention& job = *static_cast<const Attention*>(what);
+      return job.in_int8 ? attention<T, int8_t>(job, step) : attention<T, T>(job, step), true;
+    }
     case PRODUCT: {
       const Product& product = *static_cast<const Product*>(what);
       return product.kind == DENSE ? dense<T>(product, step) : packed<T>(product, step);

@@ -72,12 +72,13 @@ struct Product {
 struct Attention {
   const void *query, *key, *value;  // [rows, heads * size], [rows, shared * size], [rows, shared * width]
   void* to;                         // [rows, heads * width]
-  void *keys, *values;              // [blocks, shared, size, BLOCK], [blocks, shared, BLOCK, width]
+  void *keys, *values;  // [blocks, shared, size, BLOCK], [blocks, shared, BLOCK, width]; see SCALE in layers.cpp
   const void *query_norm, *key_norm;  // weights [size], or none
-  OwnAttention own;                   // the kernel for bfloat16, or none
+  OwnAttention own;                   // the kernel for a model in bfloat16, or none
   int64_t query_stride, key_stride, value_stride, heads, shared, size, width;
   int64_t window;  // so many tokens are seen, or 0: all
   int64_t layer, plus_one;
+  int64_t in_int8;  // whether keys and values are
   double scale, softcap, epsilon;  // no softcap: 0
 };
 

@@ -13,6 +13,7 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 struct bfloat16 {
   uint16_t bits;
@@ -28,6 +29,8 @@ inline To same_bits(From from) {
 
 inline float number(float from) { return from; }
 inline float number(bfloat16 from) { return same_bits<float>(static_cast<uint32_t>(from.bits) << 16); }
+
+inline float number(int8_t from) { return from; }
 
 inline void put(float* to, float from) { *to = from; }
 // To even between two. NaN stays NaN.
@@ -46,6 +49,12 @@ inline Floats load(const bfloat16* from) {
   Halves halves;
   memcpy(&halves, from, sizeof halves);
   return same_bits<Floats>(__builtin_convertvector(halves, Words) << 16);
+}
+
+inline Floats load(const int8_t* from) {
+  Bytes levels;
+  memcpy(&levels, from, sizeof levels);
+  return __builtin_convertvector(__builtin_convertvector(levels, Ints), Floats);
 }
 
 inline void store(float* to, Floats numbers) { memcpy(to, &numbers, sizeof numbers); }

@@ -23,6 +23,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from chatui.engine.kernels.built_files import is_whole, publish
+from chatui.engine.kernels.int8_kv import width_of
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,9 @@ TOLERANCE = 0.02
 # Attention works on so many numbers of a value at once.
 LANES = 16
 
-PRODUCT, PREFILL_PRODUCT, ATTEND = "chatui_int4mm", "chatui_int4mm_prefill", "chatui_attend"
+PRODUCT, PREFILL_PRODUCT = "chatui_int4mm", "chatui_int4mm_prefill"
+ATTEND = {torch.bfloat16: "chatui_attend", torch.int8: "chatui_attend_int8"}
+"""By the type of keys and values."""
 
 _loaded: dict[str, ctypes.CDLL] = {}
 
@@ -176,9 +179,10 @@ torch.library.custom_op("chatui::int4mm", _multiply, mutates_args=()).register_f
 
 def attends(query: Tensor, keys: Tensor, values: Tensor) -> bool:
     """Whether the kernel for attention is in use, and for such tensors."""
-    kinds = {(tensor.device.type, tensor.dtype) for tensor in (query, keys, values)}
-    aligned = values.shape[2] == BLOCK and values.shape[3] % LANES == 0
-    return aligned and kinds == {("cpu", torch.bfloat16)} and function(ATTEND) is not None
+    on_cpu = {tensor.device.type for tensor in (query, keys, values)} == {"cpu"}
+    typed = query.dtype is torch.bfloat16 and keys.dtype is values.dtype and keys.dtype in ATTEND
+    aligned = values.shape[2] == BLOCK and width_of(values) % LANES == 0
+    return on_cpu and typed and aligned and function(ATTEND[keys.dtype]) is not None
 
 
 def attend(
@@ -188,7 +192,8 @@ def attend(
     all. They lie in the blocks `tables` [rows, blocks]. For tensors that `attends` approves of.
 
     `query` has shape [rows, kv heads, group, head size] and is scaled, `keys` [blocks, kv heads, head size, BLOCK],
-    `values` [blocks, kv heads, BLOCK, head size]; the result [rows, kv heads, group, head size].
+    `values` [blocks, kv heads, BLOCK, head size]; the result [rows, kv heads, group, head size]. Keys and values may be
+    in int8, with scales as in int8_kv.py.
     """
     call: Any = torch.ops.chatui.attend if torch.compiler.is_exporting() else _attend
     result: Tensor = call(query, keys, values, tables, positions, window or 0, torch.get_num_threads())
@@ -199,10 +204,10 @@ def _attend(
     query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, positions: Tensor, window: int, threads: int
 ) -> Tensor:
     query, tables = query.contiguous(), tables.contiguous()
-    result = query.new_empty(*query.shape[:3], values.shape[3])
+    result = query.new_empty(*query.shape[:3], width_of(values))
     pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (query, keys, values, tables, positions, result))
-    sizes = (*query.shape, values.shape[3], tables.shape[1], window, threads)
-    compute = function(ATTEND)
+    sizes = (*query.shape, width_of(values), tables.shape[1], window, threads)
+    compute = function(ATTEND[keys.dtype])
     if compute is None:
         raise RuntimeError("the kernel for attention is not loaded")
     compute(*pointers, *(ctypes.c_int64(size) for size in sizes))
@@ -218,7 +223,7 @@ def _attend_shaped(
     window: int,  # noqa: ARG001
     threads: int,  # noqa: ARG001
 ) -> Tensor:
-    return query.new_empty(*query.shape[:3], values.shape[3])
+    return query.new_empty(*query.shape[:3], width_of(values))
 
 
 torch.library.custom_op("chatui::attend", _attend, mutates_args=()).register_fake(_attend_shaped)
