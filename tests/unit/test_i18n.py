@@ -78,7 +78,11 @@ def test_languages_within_each_other() -> None:
 
 
 PLACE = re.compile(r"\{\w+\}")
-FOUND = messages.extracted()
+
+
+@pytest.fixture(scope="module")
+def found() -> messages.Found:
+    return messages.extracted()
 
 
 def forms(message: Message) -> list[str]:
@@ -86,9 +90,9 @@ def forms(message: Message) -> list[str]:
 
 
 @pytest.mark.parametrize("language", i18n.LANGUAGES[1:])
-def test_every_catalogue_has_every_message_and_no_other(language: str) -> None:
+def test_every_catalogue_has_every_message_and_no_other(language: str, found: messages.Found) -> None:
     known = {message.id: message for message in messages.read(language) if message.id}
-    assert {messages.key(id) for id in known} == set(FOUND), "run python -m scripts.messages"
+    assert {messages.key(id) for id in known} == set(found), "run python -m scripts.messages"
     assert not messages.missing(messages.read(language))
     assert not any(message.fuzzy for message in known.values())
 
@@ -117,9 +121,9 @@ NEVER_ONE = {
 """The context of a model, and sentences about models whose parts are many."""
 
 
-def test_what_counts_has_a_singular() -> None:
-    plain = {id for id in FOUND if isinstance(id, str)} - HAS_ANOTHER_FOR_ONE - NEVER_ONE
-    assert set(FOUND) >= HAS_ANOTHER_FOR_ONE | NEVER_ONE
+def test_what_counts_has_a_singular(found: messages.Found) -> None:
+    plain = {id for id in found if isinstance(id, str)} - HAS_ANOTHER_FOR_ONE - NEVER_ONE
+    assert set(found) >= HAS_ANOTHER_FOR_ONE | NEVER_ONE
     assert [id for id in sorted(plain) if COUNTED.search(id) and not ALWAYS_MANY.search(id)] == []
 
 
@@ -135,9 +139,9 @@ def test_every_translation_has_the_places_of_its_message(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", i18n.LANGUAGES[1:])
-def test_every_message_can_be_told_with_values(language: str) -> None:
+def test_every_message_can_be_told_with_values(language: str, found: messages.Found) -> None:
     with i18n.use_language(language):
-        for id in FOUND:
+        for id in found:
             values: dict[str, str | int] = {placeholder[1:-1]: "x" for placeholder in PLACE.findall(str(id))}
             if isinstance(id, tuple):
                 values.pop("count", None)
