@@ -2,7 +2,9 @@
 
 import os
 import tempfile
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 import tests.examples  # noqa: F401 - its profiles
@@ -19,3 +21,27 @@ os.environ["CHATUI_ALLOWED_HOSTS"] = "*"  # test clients make up names; test_sec
 settings.load_profile("quick")  # scripts/test --all asks for "exhaustive"
 
 pytest_plugins = ("tests.databases", "tests.hub_fixture")
+
+LONGEST = (
+    "integration/test_compiling.py",
+    "real/test_engine.py",
+    "crash/test_servers.py",
+    "real/test_parity.py",
+    "real/test_script.py",
+    "spaces/test_space.py",
+    "spaces/test_zero_gpu.py",
+    "browser/test_real.py",
+    "browser/test_access.py",
+    "browser/test_keyboard.py",
+    "browser/test_tabs.py",
+    "browser/test_personas.py",
+    "browser/test_chats.py",
+    "browser/test_actions.py",
+)
+"""Files that take longest: processes that share the tests begin with them, so that none ends long after the others."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    rank = {tests / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
