@@ -248,11 +248,12 @@ class ModelInfo:
 
     `read_bytes` of the weights are read for one token: all but an embedding table that is not the output layer too.
     `slots` is the maximum batch size, `kv_bytes` the size of the whole KV cache, which `kv_tokens` tokens of all
-    conversations together fit in; 0 where it grows with each conversation. `revision` is the commit on the Hub,
-    "sha256:" and the first 12 digits of a GGUF file's hash, or "" for a local folder. `source` is what transformers
-    loads it by, `dtype` the type of its activations. `stop_ids` are the tokens that end a reply. `measured_bytes` is
-    the growth of the process by loading the weights. `memory_bytes` is the device's memory, 0 if unknown. `adapter` is
-    what peft loads a LoRA adapter by; `source` and `revision` are then those of its base model.
+    conversations together fit in; 0 where it grows with each conversation. `kv_divergence` is what int8 does to it: the
+    mean KL divergence in nats that kv_error.py measures, None where the KV cache is not in int8. `revision` is the
+    commit on the Hub, "sha256:" and the first 12 digits of a GGUF file's hash, or "" for a local folder. `source` is
+    what transformers loads it by, `dtype` the type of its activations. `stop_ids` are the tokens that end a reply.
+    `measured_bytes` is the growth of the process by loading the weights. `memory_bytes` is the device's memory, 0 if
+    unknown. `adapter` is what peft loads a LoRA adapter by; `source` and `revision` are then those of its base model.
     """
 
     name: str
@@ -266,6 +267,7 @@ class ModelInfo:
     slots: int = 1
     kv_bytes: int = 0
     kv_tokens: int = 0
+    kv_divergence: float | None = None
     read_bytes: int = 0
     revision: str = ""
     source: str = ""

@@ -12,11 +12,12 @@ from chatui.engine.batching import compiling, forward
 from chatui.engine.batching.forward import DecodeFunction, PromptChunk
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
+from chatui.engine.kernels.int8_kv import from_stored
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.loader import load
 from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec
-from chatui.settings import AppSettings
+from chatui.settings import AppSettings, KvDtype
 from tests import models
 
 IDS = [101, 32, 7, 45, 200, 201, 45, 7, 99]
@@ -24,10 +25,11 @@ TABLES = [models.table(row) for row in range(3)]
 LONG = 1800.0  # seconds: the compiler gives way to whatever else this machine does
 
 
-def over_blocks_of(loaded: LoadedModel, blocks: int = 6) -> forward.Forward:
+def over_blocks_of(loaded: LoadedModel, blocks: int = 6, kv_dtype: KvDtype = "auto") -> forward.Forward:
     model = copy.deepcopy(loaded.model)
     shape = forward.probe_layout(model)
     assert shape is not None
+    shape = shape.in_int8() if kv_dtype == "int8" else shape
     over_blocks = forward.Forward(model, KVCache.allocate(shape, blocks, model.device))
     for row in range(3):
         over_blocks.prefill([PromptChunk(TABLES[row], 0, IDS[: 4 + row])])
@@ -79,7 +81,10 @@ def test_a_compiled_step_gives_the_same_logits_and_is_made_once(
     assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == written
 
 
-def test_a_step_with_our_own_kernels_gives_the_same_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kv_dtype", ["auto", pytest.param("int8", marks=pytest.mark.exhaustive)])
+def test_a_step_with_our_own_kernels_gives_the_same_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kv_dtype: KvDtype
+) -> None:
     cache_dir = AppSettings().cache_dir
     ops.load(cache_dir)  # built once for each version of their sources; the process that compiles finds them as well
     if ops.compiler() is None:
@@ -90,8 +95,8 @@ def test_a_step_with_our_own_kernels_gives_the_same_logits(tmp_path: Path, monke
     sizes = {**models.SMALL, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
     monkeypatch.setitem(models.CONFIGS, "wide", MistralConfig(**sizes, sliding_window=8))
     folder = models.save(tmp_path / "model", "wide")
-    spec = ModelSpec(str(folder), device_map="cpu", dtype="bfloat16", quantization="int4")
-    over_blocks = over_blocks_of(load(spec, tmp_path, lambda _: None))
+    spec = ModelSpec(str(folder), device_map="cpu", dtype="bfloat16", quantization="int4", kv_dtype=kv_dtype)
+    over_blocks = over_blocks_of(load(spec, tmp_path, lambda _: None), kv_dtype=kv_dtype)
     cache = over_blocks.cache
     row = torch.zeros(1, 2, 2, 16).bfloat16()
     assert not ops.takes(ops.BLOCK) or ops.attends(row, cache.keys[0], cache.values[0])
@@ -105,7 +110,11 @@ def test_a_step_with_our_own_kernels_gives_the_same_logits(tmp_path: Path, monke
         over_blocks._decode = decode
         at = [4 + length, 5 + length, 6 + length]
         logits = over_blocks.decode([5, 6, 7][:rows], TABLES[:rows], at[:rows])
-        return logits, [tensor.clone() for tensor in over_blocks._tensors]
+        half = len(before) // 2
+        return logits, [
+            from_stored(tensor, torch.bfloat16, 2 if index < half else 3).clone()
+            for index, tensor in enumerate(over_blocks._tensors)
+        ]
 
     for rows in (1, 3):
         for length in (0, 5, 50, 70):

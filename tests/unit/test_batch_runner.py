@@ -216,6 +216,9 @@ class TestWhich:
 
     def test_in_int8_it_holds_more_tokens(self) -> None:
         full, info = many(slots=16).info, many(slots=16, kv_dtype="int8").info
+        assert full.kv_divergence is None
+        assert info.kv_divergence is not None
+        assert 0 < info.kv_divergence < 0.1
         assert info.kv_tokens > 3 * full.kv_tokens, "a head's 8 float32 take 32 bytes, in int8 10 with their scale"
         assert info.kv_bytes <= MEMORY
         assert full.anatomy is not None

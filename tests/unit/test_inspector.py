@@ -253,6 +253,15 @@ def test_numbers_open_to_their_formulas() -> None:
     assert memory_view.memory_view(unknown) == ceiling_view.ceiling_view(unknown) == UNKNOWN_ANATOMY
 
 
+def test_the_error_of_a_kv_cache_in_int8_is_shown() -> None:
+    assert "int8" not in memory_view.memory_view(KEPT)
+    shown = memory_view.memory_view(replace(KEPT, model=replace(INFO, kv_divergence=0.000413)))
+    assert "KV cache in int8, error" in shown
+    assert "0.000413 nats" in shown
+    with i18n.use_language("de"):
+        assert "0,000413 nats" in memory_view.memory_view(replace(KEPT, model=replace(INFO, kv_divergence=0.000413)))
+
+
 def test_the_line_about_the_context() -> None:
     bar = context_bar.bar(INFO, PROMPT, GenerationSettings(), blank=False)
     assert "persona 3 · history 4 · your message 2 · room for the reply 512 · of 4,096 tokens" in bar

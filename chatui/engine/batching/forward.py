@@ -129,9 +129,17 @@ class Forward:
             return nullcontext()
         return use_threads(min(self._free_cores.threads(limit), limit - self._compiling))
 
-    @torch.inference_mode()
     def prefill(self, pieces: Sequence[PromptChunk]) -> torch.Tensor:
         """Logits [pieces, vocabulary] after each piece of a prompt, read in one pass; no two are of one sequence."""
+        return self._prefill(pieces, [len(piece.ids) for piece in pieces])
+
+    def prefill_every_token(self, piece: PromptChunk) -> torch.Tensor:
+        """Logits [tokens, vocabulary] after each token of a piece."""
+        return self._prefill([piece], [1] * len(piece.ids))
+
+    @torch.inference_mode()
+    def _prefill(self, pieces: Sequence[PromptChunk], counts: Sequence[int]) -> torch.Tensor:
+        """Logits after so many tokens, after so many more, and so on."""
         device = self.model.device
         runs = [
             PrefillChunk(
@@ -143,7 +151,7 @@ class Forward:
         ]
         ids = torch.tensor([[token for piece in pieces for token in piece.ids]], device=device)
         positions = torch.cat([torch.arange(run.first, run.first + run.count, device=device) for run in runs])[None]
-        ends = torch.tensor([run.count for run in runs], device=device).cumsum(0) - 1
+        ends = torch.tensor(list(counts), device=device).cumsum(0) - 1
         lengths = torch.tensor([[piece.length for piece in pieces for _ in piece.ids]], device=device)
         with read_as(lengths), reading_prompts(), self._threads():
             return model_logits(self.model, ids, positions, PrefillBatch(runs, self.cache), ends)[0]

@@ -12,6 +12,7 @@ from chatui.engine.batching.cuda_graphs import GraphedDecode
 from chatui.engine.batching.fingerprint import fingerprint
 from chatui.engine.batching.fused_decode import fuse
 from chatui.engine.batching.kv_cache import KVCache, fit
+from chatui.engine.batching.kv_error import measure_divergence
 from chatui.engine.batching.kv_files import KVFiles
 from chatui.engine.batching.scheduler import Scheduler, to_generation_error
 from chatui.engine.batching.sequence_state import SequenceState, SequenceUpdate
@@ -35,7 +36,9 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
     if shape is None or not forward.matches_own_attention(loaded.model, shape):
         loaded.model.set_attn_implementation("sdpa" if loaded.model._supports_sdpa else "eager")
         return None
+    divergence = None
     if spec.kv_dtype == "int8":
+        divergence = measure_divergence(loaded.model, shape, loaded.tokenizer)
         shape = shape.in_int8()
     budget = spec.kv_memory or int(KV_SHARE * free_memory(spec.device_map))
     blocks, context = fit_kv_cache(spec, shape.bytes_per_token, loaded.info.context_length, budget)
@@ -47,6 +50,7 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
         slots=spec.slots,
         kv_bytes=cache.nbytes,
         kv_tokens=BLOCK * blocks,
+        kv_divergence=divergence,
         anatomy=anatomy and replace(anatomy, kv_per_token=shape.bytes_per_token),
     )
     ahead = forward.Forward(loaded.model, cache)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from chatui import estimates
-from chatui.chat import ModelAnatomy
+from chatui.chat import ModelAnatomy, ModelInfo
 from chatui.i18n import N_, _, format_number, localize_numbers
 from chatui.inspection import Inspection
 from chatui.store.records import StoredMessage
@@ -131,8 +131,20 @@ def _cache_rows(inspection: Inspection, anatomy: ModelAnatomy) -> list[FormulaRo
             human_bytes(model.kv_bytes),
             N_("The sum over the tensors of all blocks; on a CPU memory is taken as they are filled."),
         ),
+        *_error_rows(model),
         figure_row(estimates.activations(anatomy, model.context_length), N_("Activations, peak")),
     ]
+
+
+def _error_rows(model: ModelInfo) -> list[FormulaRow]:
+    """What int8 does to the KV cache, if it is in int8."""
+    if model.kv_divergence is None:
+        return []
+    how = N_(
+        "The mean KL divergence of the probabilities of the next token from those with the KV cache in full precision, "
+        "over a fixed text of one block (64 tokens), measured when the model was loaded. 0 is no difference."
+    )
+    return [FormulaRow(N_("KV cache in int8, error"), N_(f"{model.kv_divergence:.6f} nats"), how)]
 
 
 def _turn_rows(inspection: Inspection, anatomy: ModelAnatomy) -> list[FormulaRow]:
