@@ -20,16 +20,17 @@ from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.forward import Forward, PromptChunk
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
 from chatui.engine.batching.prompt_lookup import Draft
+from chatui.engine.batching.reading_order import PATIENCE_SECONDS
 from chatui.engine.batching.scheduler import (
+    MAX_OWED_SECONDS,
     PASS_SECONDS,
-    PATIENCE_SECONDS,
     READING_SHARE,
     STALL_SECONDS,
     Scheduler,
     to_generation_error,
 )
 from chatui.engine.batching.sequence_state import SequenceState, SequenceUpdate
-from chatui.engine.batching.token_budget import MAX_TOKENS, MIN_TOKENS, SHRINK, START_TOKENS, TokenBudget
+from chatui.engine.batching.token_budget import MAX_TOKENS, MIN_TOKENS, RETRY_PASSES, SHRINK, START_TOKENS, TokenBudget
 from chatui.engine.runners.serial_runner import generate_ids
 from chatui.engine.sampling.sampler import Sampler
 from chatui.errors import GenerationError
@@ -506,7 +507,10 @@ class TestTime:
         )
         assert sum(forward.pieces) == 3000
         assert max(forward.pieces) <= MAX_TOKENS
-        assert forward.longest("read") <= max(1.1 * SHRINK * STALL_SECONDS, START_TOKENS / speed * (1 + 3000 / 2000))
+        planned = max(1.1 * SHRINK * STALL_SECONDS, START_TOKENS / speed * (1 + 3000 / 2000))
+        tried = [seconds for done, seconds in forward.log if done == "read" and seconds > planned]
+        assert len(tried) <= 1 + len(forward.pieces) // RETRY_PASSES, "larger pieces are tried, but seldom"
+        assert max(tried, default=0.0) <= PASS_SECONDS
         names = "".join(done[0] for done, _ in forward.log)
         assert "rr" not in names, "between two pieces somebody writes"
 
@@ -600,6 +604,58 @@ class TestTime:
             batch.step()
             waits = [clock.now - row.read_at for row in rows if row.unread]
             assert max(waits, default=0.0) < PATIENCE_SECONDS + 8 * 2 * MAX_TOKENS / 2000.0
+
+
+class TestNewcomers:
+    """Short prompts that come while somebody writes. A pass takes 40 ms and 1 ms for each token."""
+
+    def busy(self, clock: Clock, rows: int = 16) -> tuple[Scheduler, ScriptedForward, SequenceState]:
+        """Somebody writes, and how long passes take is known."""
+        batch, forward = timed(clock, rows, step=0.03, fixed=0.04)
+        read_alone(batch, 2000)
+        writer = join(batch, [1])
+        write(batch, writer, count=1)
+        forward.log.clear()
+        forward.pieces.clear()
+        return batch, forward, writer
+
+    def test_those_who_come_together_are_read_in_large_passes_with_every_other_step(self, clock: Clock) -> None:
+        batch, forward, _ = self.busy(clock)
+        rows = [join(batch, prompt_of(50, n + 2)) for n in range(8)]
+        write(batch, *rows, count=1)
+        assert forward.pieces == [128, 122, 128, 22]
+        assert "".join(done[0] for done, _ in forward.log) in ("rwrwrwr", "wrwrwrwr")
+        assert forward.longest("read") + forward.step <= 0.25
+
+    @pytest.mark.parametrize("long", [0, 1000])
+    def test_a_flood_of_them_leaves_those_who_write_their_share(self, clock: Clock, long: int) -> None:
+        batch, forward, writer = self.busy(clock)
+        reader = batch.add(tuple(prompt_of(long, 2)), Sampler(GREEDY, 0), user="other") if long else None
+        came, until = 0, clock.now + 60
+        while clock.now < until:
+            while not batch.full:
+                came += 1
+                join(batch, prompt_of(50 + came % 200, came))
+            batch.step()
+            for row in batch.rows:
+                if row not in (writer, reader) and row.output_ids:
+                    batch.finish(row)
+        debt = MAX_OWED_SECONDS + PASS_SECONDS * SHRINK * (1 / READING_SHARE - 1)
+        assert forward.spent("write") >= forward.spent("read") * (1 / READING_SHARE - 1) - debt
+        assert "rr" not in "".join(done[0] for done, _ in forward.log)
+        assert reader is None or reader.output_ids, "they do not starve the long one of another"
+
+    def test_anothers_long_prompts_do_not_delay_them(self, clock: Clock) -> None:
+        batch, forward, _ = self.busy(clock)
+        for number in range(12):
+            assert batch.add(tuple(prompt_of(30_000, number + 2)), Sampler(GREEDY, 0), user="crowd")
+        for _ in range(100):
+            batch.step()
+        newcomer = batch.add(tuple(prompt_of(60, 99)), Sampler(GREEDY, 0), user="new")
+        assert newcomer is not None
+        forward.log.clear()
+        write(batch, newcomer, count=1)
+        assert len(forward.log) <= 2, "it is read with the next pass, though the others had waited longer"
 
 
 def cancelled(batch: Scheduler, count: int) -> weakref.WeakSet[SequenceState]:

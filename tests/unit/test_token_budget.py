@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatui.engine.batching.token_budget import GROW, MAX_TOKENS, MIN_TOKENS, SHRINK, START_TOKENS, TokenBudget
+from chatui.engine.batching.token_budget import (
+    GROW,
+    MAX_TOKENS,
+    MIN_TOKENS,
+    RETRY_PASSES,
+    SHRINK,
+    START_TOKENS,
+    TokenBudget,
+)
 
 SECONDS = 0.2
 
@@ -50,11 +58,32 @@ def test_a_pass_that_took_too_long_is_the_only_one() -> None:
     assert run(budget, 0.0, 0.01, 3) == [128, 16, 16]
 
 
-@pytest.mark.parametrize("tokens", [1, 15])
-def test_a_short_piece_tells_nothing_of_longer_ones(tokens: int) -> None:
+@pytest.mark.parametrize(("tokens", "seconds"), [(1, 0.01), (15, 0.11)])
+def test_a_short_piece_does_not_tell_that_longer_ones_are_as_fast(tokens: int, seconds: float) -> None:
     budget = TokenBudget(SECONDS)
-    budget.record(tokens, 0.0)
+    budget.record(tokens, seconds)
     assert budget.tokens == START_TOKENS
+
+
+def test_prompts_shorter_than_a_pass_let_it_grow() -> None:
+    """Else prompts of 50 tokens, of which 64 have no room for two, were never read together."""
+    budget = TokenBudget(SECONDS)
+    for _ in range(5):
+        budget.record(min(50, budget.tokens), 0.0005 * min(50, budget.tokens))
+    assert budget.tokens == MAX_TOKENS
+
+
+@pytest.mark.parametrize(("each", "settles_at"), [(0.0012, 32), (0.0026, 16)])
+def test_it_recovers_from_a_time_when_the_machine_was_busy(each: float, settles_at: int) -> None:
+    """Though half of a pass takes as long for few tokens as for many."""
+    budget = TokenBudget(0.08, 0.22)
+    run(budget, 0.5, each)
+    assert budget.tokens == MIN_TOKENS
+    sizes = run(budget, 0.04, each, 20 * RETRY_PASSES)
+    assert sizes[-1] == settles_at
+    tried = [0.04 + each * size for size in sizes if 0.04 + each * size > SHRINK * 0.08]
+    assert len(tried) <= 20
+    assert max(tried, default=0.0) <= 0.22
 
 
 def test_however_slow_a_model_is_some_tokens_are_read() -> None:

@@ -12,6 +12,7 @@ from chatui.engine.batching.disk_tier import DiskTier
 from chatui.engine.batching.forward import Forward, PromptChunk
 from chatui.engine.batching.kv_files import KVFiles
 from chatui.engine.batching.prompt_lookup import NO_DRAFT, Draft, PromptLookup
+from chatui.engine.batching.reading_order import ReadingOrder
 from chatui.engine.batching.sequence_state import ComputedDraft, SequenceState, SequenceUpdate
 from chatui.engine.batching.speculation import DraftedRow, Speculation, heads_of
 from chatui.engine.batching.token_budget import TokenBudget
@@ -21,16 +22,14 @@ from chatui.errors import ChatError, GenerationError
 log = logging.getLogger(__name__)
 
 # How long a pass that reads prompts is planned to take, so that neither Stop nor a newcomer waits, and how long while
-# somebody writes.
+# somebody writes and only long prompts are read.
 PASS_SECONDS, STALL_SECONDS = 0.22, 0.08
-# Fewer tokens of one more prompt are not worth its part of the pass.
-MIN_CHUNK = 16
 # The share of the time given to reading while somebody writes: a step then takes twice as long at most.
 READING_SHARE = 0.42
+# Short prompts are read with every other step, until those who write are owed so much time.
+MAX_OWED_SECONDS = 2.0
 # How long a step waits for the disk where no row has anything else to do.
 DISK_SECONDS = 0.05
-# The shortest rest is read first, but nobody is passed over for longer than this.
-PATIENCE_SECONDS = 2.0
 
 
 class Scheduler:
@@ -54,8 +53,10 @@ class Scheduler:
         self.pool = BlockPool(forward.cache.blocks, forward.cache)
         self._disk = DiskTier(self.pool, forward.cache, files)
         self.rows: list[SequenceState] = []
-        self._budget, self._stall_budget = TokenBudget(PASS_SECONDS), TokenBudget(STALL_SECONDS)
-        self._owed = 0.0  # seconds of writing before the next piece is read
+        self._budget, self._stall_budget = TokenBudget(PASS_SECONDS), TokenBudget(STALL_SECONDS, PASS_SECONDS)
+        self._order = ReadingOrder()
+        self._owed = 0.0  # seconds of writing before the next piece of a long prompt is read
+        self._has_read = False  # in the last step
 
     @property
     def full(self) -> bool:
@@ -66,15 +67,15 @@ class Scheduler:
         """Whether a row for this prompt may be added. Each row may need one more block soon."""
         return not self.full and self.pool.fits(prompt, chat, len(self.rows), self._salt(len(prompt)))
 
-    def add(self, prompt: tuple[int, ...], sampler: Sampler, chat: str = "") -> SequenceState | None:
-        """A new row, or None if it does not fit. All blocks together must hold the prompt and the reply.
+    def add(self, prompt: tuple[int, ...], sampler: Sampler, chat: str = "", user: str = "") -> SequenceState | None:
+        """A new row of this `user`, or None if it does not fit. All blocks together must hold the prompt and the reply.
 
         What it stores is forgotten with the `chat`, where that has a name.
         """
         table = None if self.full else self.pool.open(prompt, chat, len(self.rows), self._salt(len(prompt)))
         if table is None:
             return None
-        row = SequenceState(prompt, sampler, table, table.length, len(prompt), read_at=time.perf_counter())
+        row = SequenceState(prompt, sampler, table, table.length, len(prompt), user, read_at=time.perf_counter())
         row.restoring = self._disk.restore(table, prompt)
         self.rows.append(row)
         return row
@@ -85,6 +86,7 @@ class Scheduler:
             self.rows.remove(row)
             self._disk.finish(row.table)
             self.pool.close(row.table)
+            self._leave(row)
 
     def reset(self) -> None:
         """No row is left, and nothing that they may have used."""
@@ -93,6 +95,7 @@ class Scheduler:
             self.pool.discard(row.table)
         self.rows.clear()
         self.pool.clear()
+        self._order = ReadingOrder()
 
     def step(self) -> list[SequenceUpdate]:
         """Read pieces of some prompts, or write one token for every row whose prompt is read.
@@ -107,16 +110,33 @@ class Scheduler:
             return restored + self._choose_computed(computed)
         reading = [row for row in self.rows if row.unread and not row.waits and row.restoring is None]
         writing = [row for row in self.rows if not row.unread]
+        if reading and (not writing or self._may_read(reading)):
+            return restored + self._read(reading, beside_writing=bool(writing))
         started = time.perf_counter()
-        if reading and (not writing or self._owed <= 0):
-            budget = self._stall_budget if writing else self._budget
-            events = self._prefill(self._next_chunks(reading, budget.tokens), budget)
-            seconds = time.perf_counter() - started
-            self._owed = seconds * (1 / READING_SHARE - 1)
-            return restored + events
         events = self._decode(self._with_blocks(writing))
-        self._owed -= time.perf_counter() - started
+        self._owed = max(0.0, self._owed - (time.perf_counter() - started))
+        self._has_read = False
         return restored + events
+
+    def _may_read(self, reading: Sequence[SequenceState]) -> bool:
+        """Whether a piece may be read though somebody writes."""
+        limit = MAX_OWED_SECONDS if any(row.is_short for row in reading) else 0.0
+        return not self._has_read and self._owed <= limit
+
+    def _read(self, reading: Sequence[SequenceState], *, beside_writing: bool) -> list[SequenceUpdate]:
+        """Read a piece of some prompts."""
+        started = time.perf_counter()
+        large = not beside_writing or any(row.is_short for row in reading)
+        budget = self._budget if large else self._stall_budget
+        long_tokens = self._stall_budget.tokens if beside_writing else budget.tokens
+        counts = self._order.plan(reading, budget.tokens, long_tokens, started)
+        events = self._prefill({row: _chunk(row, count) for row, count in counts.items()}, budget)
+        now = time.perf_counter()
+        self._order.record(list(counts), now)
+        if beside_writing:
+            self._owed += (now - started) * (1 / READING_SHARE - 1)
+        self._has_read = True
+        return events
 
     def _salt(self, length: int) -> bytes:
         """What parts blocks of sequences that are read as so many tokens from others."""
@@ -173,19 +193,6 @@ class Scheduler:
             while not row.waits and not self.pool.grow(row.table, 1):
                 self._give_up_blocks(next(other for other in reversed(self.rows) if not other.waits))
         return [row for row in rows if not row.waits]
-
-    def _next_chunks(self, reading: Sequence[SequenceState], left: int) -> dict[SequenceState, PromptChunk]:
-        """So many tokens that are read next: of the shortest rests first, behind who has waited too long."""
-        late = time.perf_counter() - PATIENCE_SECONDS
-        line = sorted(reading, key=lambda row: (0, row.read_at) if row.read_at < late else (1, row.unread))
-        pieces: dict[SequenceState, PromptChunk] = {}
-        for row in line:
-            first, count = row.table.length, min(row.unread, left)
-            if pieces and count < min(MIN_CHUNK, row.unread):
-                break
-            pieces[row] = PromptChunk(row.table.numbers, first, row.ids[first : first + count], row.length)
-            left -= count
-        return pieces
 
     def _prefill(self, pieces: Mapping[SequenceState, PromptChunk], budget: TokenBudget) -> list[SequenceUpdate]:
         started = time.perf_counter()
@@ -292,7 +299,19 @@ class Scheduler:
         self.rows.remove(row)
         self._disk.remove(row.table)
         self.pool.discard(row.table)
+        self._leave(row)
         return SequenceUpdate(row, error=to_generation_error(error))
+
+    def _leave(self, row: SequenceState) -> None:
+        """The row is out."""
+        if all(other.user != row.user for other in self.rows):
+            self._order.forget(row.user)
+
+
+def _chunk(row: SequenceState, count: int) -> PromptChunk:
+    """The next so many tokens of a row's prompt."""
+    first = row.table.length
+    return PromptChunk(row.table.numbers, first, row.ids[first : first + count], row.length)
 
 
 def to_generation_error(error: Exception) -> ChatError:

@@ -7,6 +7,7 @@ import torch
 from chatui.engine.batching.blocks import BlockTable
 from chatui.engine.batching.disk_tier import Restoring
 from chatui.engine.batching.prompt_lookup import PromptLookup
+from chatui.engine.batching.token_budget import MAX_TOKENS
 from chatui.engine.sampling.sampler import Sampler
 from chatui.errors import ChatError
 
@@ -43,6 +44,7 @@ class SequenceState:
     table: BlockTable
     cached: int
     length: int
+    user: str = ""
     output_ids: list[int] = field(default_factory=list)
     read_at: float = 0.0
     lookup: PromptLookup | None = None
@@ -58,6 +60,11 @@ class SequenceState:
     def unread(self) -> int:
         """Tokens still to be read before the next one can be generated."""
         return max(0, len(self.prompt) + max(0, len(self.output_ids) - 1) - self.table.length)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether so little of the prompt had to be read from the start that it need not wait for long ones."""
+        return len(self.prompt) - self.cached <= MAX_TOKENS
 
     @property
     def waits(self) -> bool:

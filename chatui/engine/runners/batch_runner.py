@@ -128,7 +128,7 @@ class BatchRunner(LoadedRunner):
         if not isinstance(prepared, ReplyBuilder):
             raise TypeError("begin() takes what prepare() made")
         reply = prepared
-        row = self.batch.add(reply.prompt.token_ids, reply.sampler, reply.chat)
+        row = self.batch.add(reply.prompt.token_ids, reply.sampler, reply.chat, reply.user)
         if row is None:
             raise RuntimeError("begin() needs can_begin()")
         reply.begin(queue_seconds, row.cached)

@@ -41,7 +41,7 @@ class ReplyBuilder:
     """
 
     def __init__(self, loaded: LoadedModel, request: ChatRequest) -> None:
-        settings, self.chat = request.settings, request.temporary_conversation
+        settings, self.chat, self.user = request.settings, request.temporary_conversation, request.user
         context = loaded.info.context_length
         self.prompt = preview(loaded, request)
         self.seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
