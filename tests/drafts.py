@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import pytest
+import torch
 
 from chatui.engine.batching.prompt_lookup import Draft
 from chatui.engine.batching.scheduler import Scheduler
@@ -35,5 +36,10 @@ class EagerSpeculation(Speculation):
     def _lengths(self, drafts: Sequence[Draft]) -> list[int]:
         return [len(draft.tokens) for draft in drafts]
 
-    def _check(self, rows: Sequence[DraftedRow], lengths: list[int], drafted: int) -> list[int]:
-        return lengths
+    def _checked(
+        self,
+        rows: Sequence[DraftedRow],
+        lengths: list[int],
+        drafted: int,
+    ) -> tuple[torch.Tensor, list[int]]:
+        return self._timed(rows, lengths), lengths

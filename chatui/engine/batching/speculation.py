@@ -98,7 +98,7 @@ class Speculation:
         lengths = self._lengths([row.draft for row in rows])
         drafted = len(rows) + sum(lengths)
         if drafted > len(rows) and drafted not in self._exact:
-            lengths = self._check(rows, lengths, drafted)
+            return self._checked(rows, lengths, drafted)
         return self._timed(rows, lengths), lengths
 
     def _lengths(self, drafts: Sequence[Draft]) -> list[int]:
@@ -117,22 +117,24 @@ class Speculation:
                 best, best_speed = lengths, speed
         return best
 
-    def _check(self, rows: Sequence[DraftedRow], lengths: list[int], drafted: int) -> list[int]:
-        """The lengths, if a pass of so many rows gives the same logits as one without drafts; else those of none.
+    def _checked(self, rows: Sequence[DraftedRow], lengths: list[int], drafted: int) -> tuple[torch.Tensor, list[int]]:
+        """As `decode` does, with drafts if a pass of so many rows gives the same logits as one without.
 
-        The rows are first in one pass, and last in another. A pass before lets faster steps get ready.
+        The rows are last in one pass, and first in another.
         """
         none, heads = [0] * len(rows), heads_of(lengths)
-        self._compute(rows, lengths)
+        if not self._exact:
+            self._compute(rows, lengths)  # which lets a faster step get ready
         expected = self._compute(rows, none)
-        found = self._compute(rows, lengths), self._compute(rows, lengths, reverse=True)
-        if all(torch.equal(logits[heads], expected) for logits in found):
+        last = self._compute(rows, lengths, reverse=True)
+        first = self._timed(rows, lengths)
+        if torch.equal(last[heads], expected) and torch.equal(first[heads], expected):
             self._exact.add(drafted)
-            return lengths
+            return first, lengths
         self._checks[drafted] = self._checks.get(drafted, 0) + 1
         if self._checks[drafted] == CHECKS:
             log.info("no drafts are used: the logits of a row depend on the rows beside it")
-        return none
+        return self._timed(rows, none), none
 
     def _timed(self, rows: Sequence[DraftedRow], lengths: Sequence[int]) -> torch.Tensor:
         started = time.perf_counter()
