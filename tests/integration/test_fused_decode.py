@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, MistralConfig, Phi3Config, PretrainedConfig, PreTrainedModel, Qwen2Config
 
 from chatui.engine.batching import forward
 from chatui.engine.batching.forward import PromptChunk
 from chatui.engine.batching.fused_decode import FusedDecode, fuse
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
-from chatui.engine.kernels import layer_ops, ops
+from chatui.engine.kernels import dense, layer_ops, ops
 from chatui.engine.kernels.int8_kv import from_stored, to_stored
 from chatui.engine.kernels.quantized import quantize
 from chatui.settings import AppSettings, KvDtype
@@ -165,6 +166,15 @@ def test_in_int8_the_bytes_are_those_that_reading_a_prompt_stores(dtype: torch.d
             assert torch.equal(found, to_stored(stored[row].view(shared, -1), torch.int8))
     assert target[0].isfinite().all()
     assert target[1].view(heads, width)[: heads // shared].isnan().all()
+
+
+@pytest.mark.parametrize("kind", ["wide", "biased"])
+def test_dense_layers_with_our_kernel(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(dense, "is_faster", lambda: True)
+    model = model_of(kind).bfloat16()
+    dense.use_kernel(model)
+    assert not any(type(module) is nn.Linear for module in model.modules())
+    check(model, 0.06, same_bits=True)
 
 
 @pytest.mark.parametrize("kind", ["wide", "biased"])

@@ -34,7 +34,7 @@ from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.forward import DecodeFunction, DecodeStep, probe_layout, span_of
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.shared_object import SharedObject
-from chatui.engine.kernels import ops
+from chatui.engine.kernels import dense, ops
 from chatui.engine.kernels.built_files import discard_damaged, publish
 from chatui.engine.kernels.levels import GROUP
 from chatui.model_spec import ModelSpec
@@ -189,7 +189,7 @@ def _export(step: DecodeStep, cache: KVCache, rows: int, path: Path) -> Mapping[
     with torch.no_grad():
         program = torch.export.export(step, inputs, dynamic_shapes=tuple(dynamic), strict=False)
         target = str(path.with_suffix(".pt2"))
-        options = {**OPTIONS, "aot_inductor.custom_ops_to_c_shims": ops.SHIMS}
+        options = {**OPTIONS, "aot_inductor.custom_ops_to_c_shims": {**ops.SHIMS, **dense.SHIMS}}
         package = aoti_compile_and_package(program, package_path=target, inductor_configs=options)
     with zipfile.ZipFile(package) as files:
         [library] = [name for name in files.namelist() if name.endswith(".so")]

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chatui.engine.kernels import ops
+from chatui.engine.kernels import dense, ops
+from chatui.engine.kernels.dense import Bfloat16Linear
 from chatui.engine.kernels.handles import from_handles, handles
 from chatui.engine.kernels.levels import GROUP
 from chatui.engine.kernels.quantized import Int4Linear, Int8Linear
 
 ADD, NORM, GATE, PRODUCT, ATTENTION = range(5)
 SILU, GELU_TANH = range(2)
-DENSE, INT8, INT4, OWN_INT4 = range(4)
+DENSE, INT8, INT4, OWN = range(4)
 FUNCTION = "chatui_layers"
 
 
@@ -111,13 +112,15 @@ class LayerProgram:
                 (self._handle(layer.packed), self._handle(layer.scales_and_zeros)),
             )
             if ops.takes(outputs):
-                kind, own = OWN_INT4, ops.address(ops.PRODUCT)
+                kind, own = OWN, ops.address(ops.PRODUCT)
                 weights = self._at(layer.packed), self._at(layer.scales_and_zeros)
         elif isinstance(layer, Int8Linear):
             kind, weights = INT8, (self._handle(layer.levels), self._handle(layer.scales))
+        elif isinstance(layer, Bfloat16Linear):
+            kind, own, weights = OWN, ops.address(dense.FUNCTION), (self._at(layer.weight), None)
         else:
-            dense: Any = layer.weight
-            kind, weights = DENSE, (self._handle(dense.detach().t()), None)
+            weight: Any = layer.weight
+            kind, weights = DENSE, (self._handle(weight.detach().t()), None)
         self._append(PRODUCT, Product(*at, *weights, self._group, own, inputs, outputs, kind, planes))
 
     def attend(
@@ -183,6 +186,7 @@ class LayerProgram:
 
 def multiplies(layer: object, dtype: torch.dtype) -> bool:
     """Whether this is a linear layer as `LayerProgram.product` takes it, in a model of this type."""
-    if type(layer) is nn.Linear:
-        return layer.weight.dtype is dtype and layer.weight.device.type == "cpu"
+    if type(layer) in (nn.Linear, Bfloat16Linear):
+        weight: Any = layer.weight
+        return weight.dtype is dtype and weight.device.type == "cpu"
     return type(layer) in (Int4Linear, Int8Linear)

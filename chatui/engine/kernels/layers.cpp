@@ -129,7 +129,7 @@ bool packed(const Product& job, const Step& step) {
   T* to = static_cast<T*>(job.to);
   const bfloat16* result;
   Tensor made;
-  if (job.kind == OWN_INT4) {
+  if (job.kind == OWN) {
     sums.resize(step.rows * job.outputs);
     bfloat16* target = sums.data();
     if constexpr (sizeof(T) == sizeof(bfloat16)) target = to;

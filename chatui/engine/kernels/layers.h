@@ -51,10 +51,10 @@ enum : int64_t { SILU, GELU_TANH };
 using OwnAttention =
     void (*)(const bfloat16*, const void*, const void*, const int64_t*, const int64_t*, void*, int64_t rows, int64_t shared, int64_t group, int64_t size, int64_t width, int64_t columns, int64_t window, int64_t threads);
 
-using Int4Product =
+using OwnProduct =
     void (*)(const bfloat16*, const void*, const void*, bfloat16*, int64_t rows, int64_t outputs, int64_t inputs, int64_t threads);
 
-enum : int64_t { DENSE, INT8, INT4, OWN_INT4 };
+enum : int64_t { DENSE, INT8, INT4, OWN };
 
 // A linear layer. All kinds but dense ones take and give bfloat16.
 struct Product {
@@ -63,7 +63,7 @@ struct Product {
   const void* bias;  // [outputs] in the type of the product, or none
   // What the function of the kind takes: handles of tensors, or addresses for `own`.
   const void *weight, *factors, *group;
-  Int4Product own;
+  OwnProduct own;
   int64_t inputs, outputs, kind;
   int64_t planes;  // so many times the inputs are repeated
 };

@@ -1,8 +1,8 @@
 """What PyTorch is slow at on a CPU, in C++: built once by this machine's compiler, and dispensable.
 
-These are the product of int4 layers (int4.cpp), a decode step's attention (attend.cpp), a look at the scores of all
-tokens (top_logits.cpp) and the layers of a decoder in one call (layers.cpp); on a CPU without AVX-512, a product of its
-own while prompts are read (int4_prefill.cpp).
+These are the products of int4 layers (int4.cpp) and of dense ones (linear.cpp, see dense.py), a decode step's attention
+(attend.cpp), a look at the scores of all tokens (top_logits.cpp) and the layers of a decoder in one call (layers.cpp);
+on a CPU without AVX-512, a product of its own while prompts are read (int4_prefill.cpp).
 """
 
 import ctypes
@@ -41,7 +41,7 @@ class Processor:
     flags: tuple[str, ...]
 
 
-DECODING = ("int4.cpp", "attend.cpp", "top_logits.cpp", "layers.cpp")
+DECODING = ("int4.cpp", "linear.cpp", "attend.cpp", "top_logits.cpp", "layers.cpp")
 AVX512 = Processor(
     DECODING,
     ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from chatui.chat import ModelInfo
-from chatui.engine.kernels import ops
+from chatui.engine.kernels import dense, ops
 from chatui.engine.kernels.quantized import pack
 from chatui.engine.loading import adapters, anatomy, conversions, gguf_headers, gguf_metadata, model_info, wrong_files
 from chatui.engine.loading.cpu_quota import follow_cpu_quota
@@ -64,6 +64,7 @@ def load(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> LoadedModel:
     if spec.compile == "auto" and loaded.model.device.type == "cpu":
         report("building the kernels")
         ops.load(cache_dir)
+        dense.use_kernel(loaded.model)
     return loaded
 
 
