@@ -17,7 +17,7 @@ from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.loader import load
 from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec
-from chatui.settings import AppSettings, KvDtype
+from chatui.settings import AppSettings, KvDtype, Quantization
 from tests import models
 
 IDS = [101, 32, 7, 45, 200, 201, 45, 7, 99]
@@ -81,9 +81,16 @@ def test_a_compiled_step_gives_the_same_logits_and_is_made_once(
     assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == written
 
 
-@pytest.mark.parametrize("kv_dtype", ["auto", pytest.param("int8", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    ("quantization", "kv_dtype"),
+    [
+        ("int4", "auto"),
+        pytest.param("int4", "int8", marks=pytest.mark.exhaustive),
+        pytest.param("none", "auto", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_step_with_our_own_kernels_gives_the_same_logits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kv_dtype: KvDtype
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: Quantization, kv_dtype: KvDtype
 ) -> None:
     cache_dir = AppSettings().cache_dir
     ops.load(cache_dir)  # built once for each version of their sources; the process that compiles finds them as well
@@ -95,7 +102,7 @@ def test_a_step_with_our_own_kernels_gives_the_same_logits(
     sizes = {**models.SMALL, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
     monkeypatch.setitem(models.CONFIGS, "wide", MistralConfig(**sizes, sliding_window=8))
     folder = models.save(tmp_path / "model", "wide")
-    spec = ModelSpec(str(folder), device_map="cpu", dtype="bfloat16", quantization="int4", kv_dtype=kv_dtype)
+    spec = ModelSpec(str(folder), device_map="cpu", dtype="bfloat16", quantization=quantization, kv_dtype=kv_dtype)
     over_blocks = over_blocks_of(load(spec, tmp_path, lambda _: None), kv_dtype=kv_dtype)
     cache = over_blocks.cache
     row = torch.zeros(1, 2, 2, 16).bfloat16()

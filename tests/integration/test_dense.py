@@ -140,5 +140,5 @@ def test_a_layer_can_be_exported() -> None:
     layer = Bfloat16Linear(nn.Linear(64, 48).bfloat16())
     x = numbers(3, 64)
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("rows", min=2, max=64)},))
-    assert "chatui.linear" in str(program.graph)
+    assert "chatui.bfloat16_linear" in str(program.graph)
     assert torch.equal(program.module()(x), layer(x))

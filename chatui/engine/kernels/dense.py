@@ -92,7 +92,7 @@ def _seconds(*calls: Callable[[], object]) -> list[float]:
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x [rows, in] and weight [out, in] -> [rows, out], all bfloat16."""
-    call: Any = torch.ops.chatui.linear if torch.compiler.is_exporting() else _linear
+    call: Any = torch.ops.chatui.bfloat16_linear if torch.compiler.is_exporting() else _linear
     product: Tensor = call(x, weight, torch.get_num_threads())
     return product
 
@@ -113,11 +113,11 @@ def _linear_shaped(x: Tensor, weight: Tensor, threads: int) -> Tensor:  # noqa: 
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
-torch.library.custom_op("chatui::linear", _linear, mutates_args=()).register_fake(_linear_shaped)
+torch.library.custom_op("chatui::bfloat16_linear", _linear, mutates_args=()).register_fake(_linear_shaped)
 
 SHIMS = {
-    torch.ops.chatui.linear.default: [
-        "AOTITorchError aoti_torch_cpu_chatui_linear(AtenTensorHandle, AtenTensorHandle, int64_t, AtenTensorHandle*)"
+    torch.ops.chatui.bfloat16_linear.default: [
+        "AOTITorchError aoti_torch_cpu_bfloat16_linear(AtenTensorHandle, AtenTensorHandle, int64_t, AtenTensorHandle*)"
     ]
 }
 """How a step compiled by AOTInductor calls it."""

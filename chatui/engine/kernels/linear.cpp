@@ -119,7 +119,7 @@ extern "C" void chatui_linear(
 }
 
 // The same for steps that AOTInductor has compiled.
-extern "C" AOTITorchError aoti_torch_cpu_chatui_linear(
+extern "C" AOTITorchError aoti_torch_cpu_bfloat16_linear(
     AtenTensorHandle activations, AtenTensorHandle weights, int64_t threads, AtenTensorHandle* result) {
   int64_t rows, inputs, outputs;
   void *from, *by, *to;
