@@ -186,7 +186,6 @@ class LayerProgram:
 
 def multiplies(layer: object, dtype: torch.dtype) -> bool:
     """Whether this is a linear layer as `LayerProgram.product` takes it, in a model of this type."""
-    if type(layer) in (nn.Linear, Bfloat16Linear):
-        weight: Any = layer.weight
-        return weight.dtype is dtype and weight.device.type == "cpu"
+    if isinstance(layer, nn.Linear) and type(layer) in (nn.Linear, Bfloat16Linear):
+        return layer.weight.dtype is dtype and layer.weight.device.type == "cpu"
     return type(layer) in (Int4Linear, Int8Linear)
