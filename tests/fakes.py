@@ -136,6 +136,8 @@ class FakeBackend:
         self.replies: list[Reply] = list(replies) or [["Hello", " from", " the", " fake."]]
         self.rate = rate
         self.requests: list[ChatRequest] = []
+        self.finishes: list[Finish] = []
+        """Those that scripts did not bring."""
         self.forgotten: list[str] = []
         self.loads: list[str] = []
         self.load_options: list[LoadOptions | None] = []
@@ -152,7 +154,8 @@ class FakeBackend:
         self.status = ModelStatus(INFO.name, "ready", info=INFO)
         self.before: Sequence[ReplyDelta | Exception | Hold] = ()
         self.delay_first = 0.0
-        self.last_piece_at = 0.0
+        self.piece_times: list[float] = []
+        """When each piece but the held ones was written, by time.time()."""
         self._words: dict[int, str] = {}
         self.full: Exception | None = None
         self.admitted: list[str] = []
@@ -162,6 +165,10 @@ class FakeBackend:
     def reset(self, *replies: Reply, rate: float = 200.0) -> None:
         """Be as a new one, for the application that observes this one."""
         vars(self).update(vars(FakeBackend(*replies, rate=rate)), on_step=self.on_step)
+
+    @property
+    def last_piece_at(self) -> float:
+        return self.piece_times[-1] if self.piece_times else 0.0
 
     def models(self) -> list[ModelStatus]:
         return [self.status]
@@ -199,10 +206,10 @@ class FakeBackend:
         self.answered_now.append(ticket)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
-        self.requests.append(request)
-        self.answered_now = [ticket for ticket in self.answered_now if ticket != request.ticket]
         script = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        self.running += 1
+        self.answered_now = [ticket for ticket in self.answered_now if ticket != request.ticket]
+        self.running += 1  # before the request can be seen from another thread
+        self.requests.append(request)
         finished = False
         loop = asyncio.get_running_loop()
         try:
@@ -228,7 +235,7 @@ class FakeBackend:
                     raise piece
                 if isinstance(piece, ReplyDelta) and piece.reasoning and request.ticket in self.answered_now:
                     continue
-                self.last_piece_at = time.time()
+                self.piece_times.append(time.time())
                 if isinstance(piece, ReplyDelta):
                     thought.add(piece, loop.time())
                     yield piece
@@ -240,11 +247,12 @@ class FakeBackend:
             last = pieces[-1] if pieces else ""
             if not (isinstance(last, ReplyDelta) and last.finish):
                 finish = Finish("stop_token", 3, len(pieces), 0, 0.0, self.delay_first, seconds)
-                yield ReplyDelta(finish=thought.told_in(finish))
+                self.finishes.append(thought.told_in(finish))
+                yield ReplyDelta(finish=self.finishes[-1])
             finished = True
         finally:
+            self.cancelled += not finished  # before the end can be seen from another thread
             self.running -= 1
-            self.cancelled += not finished
 
     async def _beginning(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         for piece in self.before:

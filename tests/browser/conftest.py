@@ -1,7 +1,6 @@
 """A real Chromium, and the real application around a scripted backend."""
 
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -13,6 +12,7 @@ from playwright.sync_api import Error as PlaywrightError
 from scripts.benchmark.page import CHROMIUM
 from tests.browser.pages import FOREIGN_HOST, PATIENCE, Chat, Listener, Site, Watch, wait_until
 from tests.fakes import FakeBackend, Reply
+from tests.ports import reserved_port
 
 FLAGS = (*CHROMIUM, f"--host-resolver-rules=MAP {FOREIGN_HOST} 127.0.0.1")
 
@@ -59,11 +59,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
-def port() -> int:
+def port() -> Iterator[int]:
     """The port of the first application of each test: the tab has Gradio's scripts compiled for its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    with reserved_port() as port:
+        yield port
 
 
 @pytest.fixture
@@ -74,11 +73,7 @@ def serve(port: int) -> Iterator[Serve]:
 
         def start(*replies: Reply, rate: float = 200.0, backend: FakeBackend | None = None, **options: Any) -> Site:
             site = Site(backend or FakeBackend(*replies, rate=rate), port=ports.pop() if ports else 0, **options)
-            try:
-                return stack.enter_context(site)
-            except OSError:  # somebody else has the port by now
-                site.port = 0
-                return stack.enter_context(site)
+            return stack.enter_context(site)
 
         yield start
 

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +22,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chatui.server import build_app
 from chatui.settings import AppSettings
 from tests.fakes import FakeBackend
+from tests.ports import reserved_port
 
 READING = re.compile(r"Reading [\d,]+ tokens")
 
-PATIENCE = 15_000
-"""Milliseconds that an expectation may take on a busy machine, where the time itself is not what is tested."""
+PATIENCE_SECONDS = 60.0
+"""What may take so long on a busy machine, where the time itself is not what is tested."""
+
+PATIENCE = 1000 * PATIENCE_SECONDS
+"""The same in milliseconds, for Playwright."""
 
 RESET = 5_000
 """Milliseconds after which a page that does not come back to its start is given up."""
@@ -66,7 +71,7 @@ CONTRASTS = """() => {
 }"""
 
 
-def wait_until(true: Callable[[], object], seconds: float = 10.0, what: str = "the condition") -> float:
+def wait_until(true: Callable[[], object], seconds: float = PATIENCE_SECONDS, what: str = "the condition") -> float:
     """Wait until `true()`, and return the seconds it took. Fails after `seconds`."""
     start = time.monotonic()
     while not true():
@@ -90,6 +95,7 @@ class Site:
         own = Path(tempfile.mkdtemp(dir=os.environ["CHATUI_DATA_DIR"]))  # see tests/conftest.py
         self._settings = settings or AppSettings(data_dir=own, allowed_hosts=name)
         self.port = port
+        self._port_is_held = ExitStack()
         self.requests = 0
         """Requests that are being answered."""
         self._server: uvicorn.Server | None = None
@@ -102,16 +108,16 @@ class Site:
 
     def start(self) -> None:
         """Serve a new application, on the same port as before."""
+        self.port = self.port or self._port_is_held.enter_context(reserved_port())
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
-        self.port = listener.getsockname()[1]
         app = self._counted(self._wire(build_app(self.backend, self._settings)))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none"))
         self._thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         self._thread.start()
         self._server = server
-        wait_until(lambda: server.started, 30, "the server's start")
+        wait_until(lambda: server.started, what="the server's start")
 
     def _counted(self, app: ASGIApp) -> ASGIApp:
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,7 +134,8 @@ class Site:
         """End it, open streams too."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
-            self._thread.join(10)
+            self._thread.join(PATIENCE_SECONDS)
+            assert not self._thread.is_alive(), "the server does not end"
             self._server = self._thread = None
 
     def __enter__(self) -> Self:
@@ -136,7 +143,8 @@ class Site:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
+        with self._port_is_held:
+            self.stop()
 
 
 class Listener:
@@ -294,12 +302,13 @@ class Chat:
         before = len(self.backend.requests)
         self.box.fill(text)
         self.box.press("Enter")
-        wait_until(lambda: len(self.backend.requests) > before, 15, "the request's arrival")
+        wait_until(lambda: len(self.backend.requests) > before, what="the request's arrival")
 
     def answered(self) -> Locator:
         """The last reply, when the turn is over."""
         expect(self.send).to_be_visible(timeout=PATIENCE)
-        wait_until(lambda: self.backend.running == 0, 15, "the end of the reply")
+        expect(self.stop).to_be_hidden()  # both are there for a moment, and take room
+        wait_until(lambda: self.backend.running == 0, what="the end of the reply")
         return self.replies.last
 
     def say(self, text: str) -> Locator:
@@ -319,14 +328,33 @@ class Chat:
             ended = all(request.timing["responseEnd"] >= 0 or request.failure for request in asked)
             return len(self.watch.requests) == before and ended
 
-        wait_until(quiet, 15, "the page's rest")
+        wait_until(quiet, what="the page's rest")
+
+    def restart_server(self) -> None:
+        """Stop the server and start it again, and open the address again.
+
+        Nothing is shown meanwhile: a page that has lost its server loads itself when that is back, which would abort
+        the loading that was asked for.
+        """
+        address = self.page.url
+        self.site.stop()
+        self.page.goto("about:blank")
+        self.site.start()
+        self.page.goto(address)
 
     def text(self) -> str:
         """The conversation as it is read."""
         return self.log.inner_text()
 
-    def copied(self) -> str:
-        """What is on the clipboard."""
+    def copied_by(self, button: Locator) -> str:
+        """What a button puts on the clipboard, some time after it is pressed."""
+        before = "nothing was copied"
+        self.page.evaluate("text => navigator.clipboard.writeText(text)", before)
+        button.click()
+        wait_until(lambda: self._clipboard() != before, what="the copy")
+        return self._clipboard()
+
+    def _clipboard(self) -> str:
         return str(self.page.evaluate("navigator.clipboard.readText()"))
 
     def sent_since(self, requests: int) -> list[Any]:

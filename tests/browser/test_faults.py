@@ -1,6 +1,7 @@
 """What goes wrong is said in the chat with its remedy, and the page goes on."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,10 @@ from chatui.chat import ModelStatus, ReplyDelta
 from chatui.errors import GenerationError, ModelError, OverloadError, StoreError
 from chatui.generation_settings import GenerationSettings
 from chatui.store.store import Store
-from tests.browser.pages import PATIENCE, Chat, Site
+from chatui.ui.chat.page_events import PageEvents
+from chatui.ui.gradio_compat import page_blocks
+from chatui.ui.shared.updates import ComponentUpdates
+from tests.browser.pages import PATIENCE, Chat, Site, wait_until
 from tests.fakes import INFO, FakeBackend, Hold
 
 pytestmark = pytest.mark.browser
@@ -21,9 +25,8 @@ FAILURE = GenerationError("The graphics card is out of memory.", "Ask for a shor
 
 
 def _goes_on(page: Chat, *asked: str) -> None:
-    """The next turn works at once, and the model never hears of the card."""
-    expect(page.send).to_be_visible(timeout=1000)
-    expect(page.box).to_be_editable(timeout=1000)
+    """The next turn works, and the model never hears of the card."""
+    page.usable()
     page.backend.replies = [["fine again"]]
     expect(page.say("and now?")).to_have_text("fine again")
     assert [m.content for m in page.backend.requests[-1].messages[1:]] == [*asked, "and now?"]
@@ -106,7 +109,7 @@ def test_who_is_turned_away_keeps_what_was_typed_and_nothing_else_is_left(chat: 
     expect(page.cards).to_have_count(0)
     page.backend.full = full
     page.fill("a draft")
-    page.wait_idle()
+    expect(page.page.locator("#draft textarea")).to_have_value("a draft")  # which is told when typing pauses
     page.button("Edit").first.click()
     page.log.get_by_role("textbox").fill("tell me more")
     page.button("Submit").click()
@@ -126,17 +129,12 @@ def test_an_empty_reply_says_so(chat: Open) -> None:
 
 
 def test_server_gone_in_mid_reply(serve: Callable[..., object], open_chat: Open) -> None:
-    """After a restart what was written is there, and the page works again, whether it reloads itself or not."""
-    hold = Hold()
-    site = serve(["Half", hold])
-    page = open_chat(site)
+    """After a restart what was written is there, and the page works again."""
+    page = open_chat(serve(["Half", Hold()]))
     page.ask("tell me")
     expect(page.log.get_by_text("Half")).to_be_visible()
-    page.site.stop()
-    hold.release()
     page.backend.replies = [["fine again"]]
-    page.site.start()
-    page.page.reload()
+    page.restart_server()
     expect(page.log.get_by_text("Half", exact=True)).to_be_visible(timeout=PATIENCE)
     expect(page.log.get_by_text("Interrupted: the server ended")).to_be_visible()
     expect(page.send).to_be_visible(timeout=PATIENCE)
@@ -164,6 +162,29 @@ def test_what_is_not_saved_yet_is_said_until_it_is(chat: Open, monkeypatch: pyte
         expect(page.cards).to_have_count(0)
     expect(note).to_have_count(0, timeout=PATIENCE)
     _goes_on(page, "tell me", "Half and half")
+
+
+def test_what_is_sent_before_a_page_has_its_values_stays(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy server sends the page without them; they come later, and are then those of before."""
+    values, asked, go_on = PageEvents.initial_values, threading.Event(), threading.Event()
+
+    async def late(events: PageEvents) -> ComponentUpdates:
+        asked.set()
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        return await values(events)
+
+    page = chat(["fine"], fresh=True)
+    monkeypatch.setattr(page_blocks, "MAX_PREFILL_SECONDS", 0.0)
+    monkeypatch.setattr(PageEvents, "initial_values", late)
+    page.page.reload()
+    wait_until(asked.is_set, what="the page's question for its values")
+    page.say("early")
+    go_on.set()
+    page.wait_idle()
+    expect(page.questions).to_have_text(["early"])
+    page.say("again")
+    assert [m.content for m in page.backend.requests[-1].messages[1:]] == ["early", "fine", "again"]
 
 
 # --- The model's state ---

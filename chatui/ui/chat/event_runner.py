@@ -62,6 +62,10 @@ class EventRunner:
                     return
                 yield update
 
+    def last_sent(self) -> object:
+        """What tells the last thing that the tab of this event has sent from all others."""
+        return self._single_flight.last(request_context.tab())
+
     def _run_once(self, session: str, key: object, action: TabAction) -> TabAction:
         """The action; if the last one of this session had the same key, its result is shown again instead."""
 

@@ -37,8 +37,15 @@ class PageEvents:
             return {**personas, **await anext(updates)}
 
     async def loaded(self, tab_state: str, _: str) -> ComponentUpdates:
-        """Show the conversation unless the page was sent prefilled, and let the page follow a running reply."""
-        updates = {self._components.tab_state: gr.skip()} if tab_state else await self.initial_values()
+        """Show the conversation unless the page was sent prefilled, and let the page follow a running reply.
+
+        What the user has sent meanwhile is newer, and stays.
+        """
+        unchanged: ComponentUpdates = {self._components.tab_state: gr.skip()}
+        last_sent = self._events.last_sent()
+        updates = unchanged if tab_state else await self.initial_values()
+        if self._events.last_sent() is not last_sent:
+            return unchanged
         if TabState.from_json(tab_state or updates.get(self._components.tab_state)).reply_running:
             updates[self._components.action] = "0|refresh"
         return updates

@@ -100,6 +100,10 @@ class SingleFlight(Generic[T]):
             if task.done() and (task.cancelled() or task.exception() is not None):
                 self.forget(session)
 
+    def last(self, session: str) -> object:
+        """What tells this session's last call, which may be running, from all others; None if there is none."""
+        return self._last.get(session)
+
     def forget(self, session: str) -> None:
         """Let the next call of this session run, whatever its key."""
         self._last.pop(session, None)
