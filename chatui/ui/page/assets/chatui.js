@@ -330,14 +330,15 @@
     const running = document.querySelector("#message .stop-button") !== null;
     if (running && !wasRunning) [sentAt, firstSeconds, lastSeconds, textLength, pressedAt] = [pressedAt, null, null, 0, null];
     const started = running && !wasRunning;
+    const ended = wasRunning && !running; // the last text may come together with the end
     if (started) document.getElementById("message-problem")?.remove();
     if ((running || wasRunning) && box()?.value === "") sendDraft("");
     wasRunning = running;
     if (sentAt === null) return;
     const log = document.querySelector("#chat [role=log]");
     if (started && log) log.scrollTop = log.scrollHeight; // scroll to the new reply
-    if (running) {
-      const reply = [...document.querySelectorAll("#chat [data-testid=bot]")].at(-1);
+    if (running || ended) {
+      const reply = [...document.querySelectorAll("#chat [data-testid=bot]:not(:has(.chat-bar, .chat-note, .chat-card))")].at(-1);
       const aside = [...(reply?.querySelectorAll(".thought-group, .chat-bar") ?? [])];
       const shown = aside.reduce((rest, part) => rest - part.textContent.trim().length, reply?.textContent.trim().length ?? 0);
       if (shown > 0 && shown !== textLength) {
@@ -345,8 +346,8 @@
         lastSeconds = (performance.now() - sentAt) / 1000;
         firstSeconds ??= lastSeconds;
       }
-      return;
     }
+    if (running) return;
     const link = [...document.querySelectorAll("#chat .chat-bar.answer .inspect")].at(-1);
     if (firstSeconds === null || !link) return;
     const timesBox = document.querySelector("#seen textarea");
