@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chatui import estimates
 from chatui.engine.batching.forward import PromptChunk
-from chatui.engine.loading import embedded, loader
+from chatui.engine.loading import bandwidth, embedded, loader
 from chatui.engine.runners import batch_runner
 from chatui.model_spec import PRECISIONS, ModelSpec
 from chatui.settings import AppSettings
@@ -58,9 +59,13 @@ def test_one_user_does_not_pass_the_ceiling(precision: str) -> None:
     assert loaded.info.anatomy is not None
     forward, seconds = model.batch.forward, []
     forward.prefill([PromptChunk(range(1, 10), 0, range(100, 100 + BEGUN))])
+    read, anatomy = bandwidth._measured.__wrapped__, loaded.info.anatomy
     for position in range(BEGUN, BEGUN + STEPS):
         start = time.perf_counter()
         forward.decode([100], [range(1, 10)], [position])
         seconds.append(time.perf_counter() - start)
-    reached, ceiling = 1 / min(seconds), estimates.max_tokens_per_second(loaded.info.anatomy, precision)
+        if position % 20 == 0:  # the machine may have been busy when the model was loaded, and be quiet now
+            again = read(forward.model.device, anatomy.read[precision])
+            anatomy = replace(anatomy, bandwidth=max(anatomy.bandwidth, again))
+    reached, ceiling = 1 / min(seconds), estimates.max_tokens_per_second(anatomy, precision)
     assert reached <= ceiling.value, f"{reached:.0f} tokens/s, {ceiling.text} = {ceiling.formula}"

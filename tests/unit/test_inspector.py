@@ -262,6 +262,17 @@ def test_the_error_of_a_kv_cache_in_int8_is_shown() -> None:
         assert "0,000413 nats" in memory_view.memory_view(replace(KEPT, model=replace(INFO, kv_divergence=0.000413)))
 
 
+def test_a_reply_that_was_faster_than_what_was_measured_has_reached_the_ceiling() -> None:
+    """The machine was busy when the model was loaded."""
+    assert INFO.anatomy is not None
+    slow = replace(KEPT, model=replace(INFO, anatomy=replace(INFO.anatomy, bandwidth=1e6)))
+    view = ceiling_view.ceiling_view(slow)
+    assert "100.0%" in view
+    assert "100% of what its step allows" in view
+    assert "other programs slowed the measurement" in view
+    assert "other programs" not in ceiling_view.ceiling_view(KEPT)
+
+
 def test_the_line_about_the_context() -> None:
     bar = context_bar.bar(INFO, PROMPT, GenerationSettings(), blank=False)
     assert "persona 3 · history 4 · your message 2 · room for the reply 512 · of 4,096 tokens" in bar

@@ -1,6 +1,6 @@
 """The Ceiling page of the Inspect view: the speed that the memory bandwidth allows, and the share reached. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chatui import estimates
 from chatui.chat import Finish, ModelAnatomy, ModelInfo
@@ -46,8 +46,10 @@ def ceiling_view(inspection: Inspection) -> str:
         return _(UNKNOWN_ANATOMY)
     if not anatomy.bandwidth:
         return _(UNKNOWN_BANDWIDTH)
+    measured = anatomy.bandwidth
+    anatomy = replace(anatomy, bandwidth=max(measured, _bandwidth_reached(inspection, anatomy)))
     step = _step_read(inspection, anatomy)
-    rows = [*_step_rows(model, anatomy, step), *_reached_rows(inspection.finish, step)]
+    rows = [*_step_rows(model, anatomy, measured, step), *_reached_rows(inspection.finish, step)]
     loaded_precision = nearest_precision(model, anatomy)
     precisions = [
         figure_row(estimates.max_tokens_per_second(anatomy, precision, 1, step.tokens), N_(f"{precision}, one reply"))
@@ -67,6 +69,14 @@ def ceiling_view(inspection: Inspection) -> str:
     )
 
 
+def _bandwidth_reached(inspection: Inspection, anatomy: ModelAnatomy) -> float:
+    """Bytes per second that this reply has read; 0 if it has no speed."""
+    finish, step = inspection.finish, _step_read(inspection, anatomy)
+    if finish is None or finish.completion_tokens < 2:
+        return 0.0
+    return finish.tokens_per_second / step.tokens_per_step * step.size
+
+
 def _step_read(inspection: Inspection, anatomy: ModelAnatomy) -> StepRead:
     # On average over the reply, half of it is in the context.
     tokens = len(inspection.prompt.token_ids) + len(inspection.traces) // 2
@@ -76,7 +86,7 @@ def _step_read(inspection: Inspection, anatomy: ModelAnatomy) -> StepRead:
     return StepRead(tokens, batch, size, tokens_per_step, tokens_per_step * anatomy.bandwidth / size if size else 0.0)
 
 
-def _step_rows(model: ModelInfo, anatomy: ModelAnatomy, step: StepRead) -> list[FormulaRow]:
+def _step_rows(model: ModelInfo, anatomy: ModelAnatomy, measured: float, step: StepRead) -> list[FormulaRow]:
     bandwidth = human_bytes(anatomy.bandwidth)
     times = N_(f"batch of {step.batch:.1f} replies × ") if step.batch > 1.05 else ""
     read = f"{human_bytes(anatomy.bandwidth)}/s ÷ {human_bytes(step.size)}"
@@ -89,7 +99,9 @@ def _step_rows(model: ModelInfo, anatomy: ModelAnatomy, step: StepRead) -> list[
         FormulaRow(
             N_("Memory bandwidth"),
             f"{bandwidth}/s",
-            N_("Measured when the model was loaded, the best of several."),
+            N_("Measured when the model was loaded, the best of several.")
+            if anatomy.bandwidth == measured
+            else N_("This reply read so fast; when the model was loaded, other programs slowed the measurement."),
         ),
         FormulaRow(
             N_("Bytes read per step"), human_bytes(step.size), _step_formula(model, anatomy, step.tokens, times)
