@@ -5,12 +5,11 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
 from scripts.benchmark.filling import FINISH as FINISH
 from scripts.benchmark.filling import fill as fill
+from tests.ports import reserved_port
 
 PASSWORD = "pa55:word/very secret"
 ENCODED_PASSWORD = "pa55%3Aword%2Fvery%20secret"
@@ -150,9 +150,8 @@ class Server:
         """URLs of migrated databases that nobody uses any more."""
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres", "postgres")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self._port_is_held = ExitStack()
+        self.port = self._port_is_held.enter_context(reserved_port())
 
     def start(self) -> None:
         password = self.folder / "password"
@@ -234,7 +233,8 @@ class Server:
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
 
     def stop(self) -> None:
-        self.kill()
+        with self._port_is_held:
+            self.kill()
         shutil.rmtree(self.folder)
 
 

@@ -1,10 +1,9 @@
 """Starts chatui as its operator does, with a real model, and waits until the model is ready."""
 
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import httpx
 from chatui.chat import ModelStatus
 from tests.browser.pages import Site, wait_until
 from tests.fakes import FakeBackend
+from tests.ports import reserved_port
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 240
@@ -22,12 +22,15 @@ STOP_SECONDS = 20
 @contextmanager
 def running_app(*flags: str, variables: dict[str, str] | None = None) -> Iterator[Site]:
     """Run `python app.py` with these flags and environment variables, on a free port, until the end of the block."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        site = Site(FakeBackend(), port=free.getsockname()[1])
+    with reserved_port() as port:
+        yield from _running_on(port, flags, variables or {})
+
+
+def _running_on(port: int, flags: Sequence[str], variables: Mapping[str, str]) -> Iterator[Site]:
+    site = Site(FakeBackend(), port=port)
     site.backend.status = ModelStatus("the real one", "ready")  # so the page is not compared with the fake one
     command = [sys.executable, "app.py", "--port", str(site.port), "--compile", "off", *flags]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(variables or {})})
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables})
 
     def ready() -> bool:
         assert process.poll() is None, "the server has ended"

@@ -18,6 +18,7 @@ from chatui.settings import AppSettings
 from tests.browser.conftest import new_chat
 from tests.browser.pages import FOREIGN_HOST, Site, wait_until
 from tests.fakes import FakeBackend
+from tests.ports import reserved_port
 
 OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
 NGINX, CADDY = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin"), shutil.which("caddy")
@@ -35,12 +36,6 @@ class Proxied:
 
     url: str
     backend: FakeBackend
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +70,7 @@ def running(command: list[str], port: int) -> Iterator[None]:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        wait_until(listens, 30, "the proxy's start")
+        wait_until(listens, what="the proxy's start")
         yield
     finally:
         process.terminate()
@@ -89,9 +84,9 @@ def behind_nginx(
     """The server of docs/operating.md, with some of its words changed."""
     if NGINX is None:
         pytest.skip("nginx is not installed")
-    port, backend = free_port(), FakeBackend(["Hello", " from", " behind."])
+    backend = FakeBackend(["Hello", " from", " behind."])
     own = AppSettings(data_dir=folder, **{"allowed_hosts": FOREIGN_HOST, **settings})  # type: ignore[arg-type]
-    with Site(backend, own) as site:
+    with reserved_port() as port, Site(backend, own) as site:
         server = block("nginx")
         for before, after in {
             "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
@@ -163,8 +158,9 @@ def test_a_browser_that_says_no_more_than_its_origin_is_told_what_the_proxy_lack
 def test_behind_caddy_the_page_works(browser: Browser, tmp_path: Path, certificate: tuple[str, str]) -> None:
     if CADDY is None:
         pytest.skip("Caddy is not installed")
-    port, backend = free_port(), FakeBackend(["Hello", " from", " behind."])
-    with Site(backend, AppSettings(data_dir=tmp_path, allowed_hosts=FOREIGN_HOST)) as site:
+    backend = FakeBackend(["Hello", " from", " behind."])
+    own = AppSettings(data_dir=tmp_path, allowed_hosts=FOREIGN_HOST)
+    with reserved_port() as port, Site(backend, own) as site:
         server = block("caddy").replace("127.0.0.1:7860", site.url.removeprefix("http://"))
         tls = f"https://{FOREIGN_HOST}:{port} {{\nbind 127.0.0.1\ntls {' '.join(certificate)}"
         file = tmp_path / "Caddyfile"

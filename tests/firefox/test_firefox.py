@@ -1,8 +1,9 @@
 """The main ways of the page in Firefox, driven through Marionette, which Debian's build has on board."""
 
 import shutil
-import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from marionette_driver.marionette import Marionette
 
 from tests.browser.pages import Site, wait_until
 from tests.fakes import FakeBackend, Hold, Reply
+from tests.ports import reserved_port
 
 FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
-PATIENCE = 20
+PATIENCE = 60
 PREFERENCES = {
     # No request leaves this computer.
     "app.update.enabled": False,
@@ -68,9 +70,11 @@ class Firefox:
 @pytest.fixture(scope="module")
 def firefox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Firefox]:
     log = tmp_path_factory.mktemp("firefox") / "log"  # a file of its own: Marionette removes the one that is there
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with reserved_port() as port:
+        yield from _running(port, log)
+
+
+def _running(port: int, log: Path) -> Iterator[Firefox]:
     driver: Any = Marionette(
         host="127.0.0.1",
         port=port,
@@ -90,17 +94,12 @@ def firefox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Firefox]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Site]]:
-    sites = []
+    with ExitStack() as stack:
 
-    def start(*replies: Reply, rate: float = 200.0) -> Site:
-        site = Site(FakeBackend(*replies, rate=rate))
-        site.start()
-        sites.append(site)
-        return site
+        def start(*replies: Reply, rate: float = 200.0) -> Site:
+            return stack.enter_context(Site(FakeBackend(*replies, rate=rate)))
 
-    yield start
-    for site in sites:
-        site.stop()
+        yield start
 
 
 def test_a_question_is_answered_and_is_there_after_a_reload(firefox: Firefox, serve: Callable[..., Site]) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ import httpx
 import psutil
 from gradio_client import Client
 
+from tests.ports import reserved_port
+
 HOST = "owner-chatui.hf.space"
 PATIENCE = 180.0
 """Seconds for a start on a busy machine: importing torch alone may take half a minute."""
@@ -23,7 +24,8 @@ class Space:
     """`python app.py` in the folder, with the variables of a Space and no others; stopped at the end of the block."""
 
     def __init__(self, folder: Path, python: Path, home: Path, *command: str, **variables: str) -> None:
-        self.port = _free_port()
+        self._port_is_held = contextlib.ExitStack()
+        self.port = self._port_is_held.enter_context(reserved_port())
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self._command = [str(python), *(command or ("app.py",))]
@@ -53,6 +55,10 @@ class Space:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._port_is_held:
+            self._end()
+
+    def _end(self) -> None:
         workers = psutil.Process(self._process.pid).children(recursive=True) if self._process.poll() is None else []
         self._process.terminate()  # SIGINT is ignored below a shell that runs in the background
         try:
@@ -69,9 +75,13 @@ class Space:
         """What it wrote on the console so far."""
         return self._output.read_text(errors="replace")
 
+    def get(self, path: str, address: str = "127.0.0.1", **headers: str) -> httpx.Response:
+        """What it answers at one of its addresses."""
+        return httpx.get(f"http://{address}:{self.port}{path}", headers=headers, timeout=PATIENCE)
+
     def health(self) -> dict[str, Any]:
         """What /healthz says, which must be JSON."""
-        answer: dict[str, Any] = httpx.get(f"{self.url}/healthz", timeout=10).json()
+        answer: dict[str, Any] = self.get("/healthz").json()
         return answer
 
     def wait_for(self, status: str) -> dict[str, Any]:
@@ -113,15 +123,8 @@ class Space:
     def public_root(self) -> str:
         """The address that the page would load from, asked through a proxy that speaks https as that of Spaces does."""
         headers = {"host": HOST, "x-forwarded-proto": "https", "x-forwarded-host": HOST}
-        root: str = httpx.get(f"{self.url}/config", headers=headers, timeout=10).json()["root"]
+        root: str = self.get("/config", **headers).json()["root"]
         return root
 
     def _home(self) -> Path:
         return self._output.parent
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port

