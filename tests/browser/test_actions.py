@@ -101,9 +101,8 @@ def test_copy_conversation(chat: Open) -> None:
     page = chat(["first <A>"], ["second"])
     page.say("one")
     page.say("two")
-    page.button("Copy conversation").click()
-    parts = ["one", "first <A>", "two", "second"]
-    places = [page.copied().find(part) for part in parts]
+    copied = page.copied_by(page.button("Copy conversation"))
+    places = [copied.find(part) for part in ("one", "first <A>", "two", "second")]
     assert -1 not in places
     assert places == sorted(places)
 
@@ -134,10 +133,10 @@ def test_a_message_sent_before_the_chosen_persona_has_arrived_is_answered_by_it(
     page.page.get_by_role("combobox", name="Persona").click()
     page.page.get_by_role("option", name=robot.label).click()
     # evaluate() lets Playwright call hold(), which a plain wait would not.
-    wait_until(lambda: page.page.evaluate("1") and held, 15, "the choice's request")
+    wait_until(lambda: page.page.evaluate("1") and held, what="the choice's request")
     page.box.fill("hi")
     page.box.press("Enter")
-    wait_until(lambda: page.page.evaluate("1") and page.backend.requests, 15, "the message's request")
+    wait_until(lambda: page.page.evaluate("1") and page.backend.requests, what="the message's request")
     assert page.backend.requests[0].messages[0].content == robot.system_prompt
     for route in held:
         route.continue_()

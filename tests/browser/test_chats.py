@@ -222,6 +222,7 @@ def test_feedback_with_a_note_is_exported_and_imported(chat: Open, tmp_path: Pat
 def test_while_one_types_a_chat_is_counted_on_from_where_it_was_and_another_anew(chat: Open) -> None:
     page = chat(["fine"], fresh=True)
     page.say("one")
+    expect(page.page.locator("#context")).to_contain_text("history", timeout=PATIENCE)
     page.wait_idle()
     previews = page.backend.previews
     for typed in ("more", "more of it"):

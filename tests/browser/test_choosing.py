@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from chatui.settings import DEFAULT_MODEL
 from tests import models
 from tests.browser.conftest import new_chat
-from tests.browser.pages import Chat, Site, wait_until
+from tests.browser.pages import PATIENCE, Chat, Site, wait_until
 from tests.browser.running_app import running_app
 from tests.local_hub import LocalHub, served
 
@@ -100,7 +100,7 @@ def test_the_whole_way(browser: Browser, site: Site, hub: LocalHub, tmp_path: Pa
         chat = new_chat(stack, browser, site)
         chat.page.set_default_timeout(SLOW)
         expect.set_options(timeout=SLOW)
-        stack.callback(expect.set_options, timeout=5_000)
+        stack.callback(expect.set_options, timeout=PATIENCE)
         walk = Walk(chat, tmp_path)
         stack.callback(walk.picture, "end")
         fetch_and_chat(walk, hub)

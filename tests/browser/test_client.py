@@ -11,7 +11,7 @@ from gradio_client import Client
 
 from chatui.errors import GenerationError, OverloadError
 from chatui.generation_settings import GenerationSettings
-from tests.browser.pages import Site, wait_until
+from tests.browser.pages import PATIENCE_SECONDS, Site, wait_until
 from tests.fakes import INFO, FakeBackend, Hold
 
 pytestmark = pytest.mark.browser
@@ -61,10 +61,10 @@ def _ask(site: Site, **values: Any) -> str:
     """The last event of a call of /chat over plain HTTP, which can carry NaN; parameters by name."""
     body = json.dumps({"message": "hi", **values})  # Python writes NaN and Infinity as such
     headers = {"content-type": "application/json"}
-    started = httpx.post(f"{site.url}/gradio_api/call/v2/chat", content=body, headers=headers, timeout=20)
+    started = httpx.post(f"{site.url}/gradio_api/call/v2/chat", content=body, headers=headers, timeout=PATIENCE_SECONDS)
     if started.status_code >= 400:
         return started.text
-    return httpx.get(f"{site.url}/gradio_api/call/chat/{started.json()['event_id']}", timeout=20).text
+    return httpx.get(f"{site.url}/gradio_api/call/chat/{started.json()['event_id']}", timeout=PATIENCE_SECONDS).text
 
 
 def test_predict_gives_the_reply_as_text(client: Client, fake: FakeBackend) -> None:
@@ -116,10 +116,16 @@ def test_reply_is_exact_and_history_kept_per_client(site: Site, client: Client, 
 
 
 def test_reply_streams(client: Client, fake: FakeBackend) -> None:
-    fake.replies, fake.rate = [[f"w{number} " for number in range(20)]], 20
-    chunks = list(client.submit("hi", api_name="/chat"))
-    whole = "".join(f"w{number} " for number in range(20))
-    assert len({chunk for chunk in chunks if chunk}) >= 5
+    words, holds = [f"w{number} " for number in range(5)], [Hold() for _ in range(5)]
+    fake.replies = [[piece for pair in zip(words, holds, strict=True) for piece in pair]]
+    chunks: list[str] = []
+    for chunk in client.submit("hi", api_name="/chat"):
+        chunks.append(chunk)
+        for at, hold in enumerate(holds, 1):  # it goes on once what came before it is here
+            if chunk == "".join(words[:at]):
+                hold.release()
+    whole = "".join(words)
+    assert {"".join(words[:at]) for at in range(1, 6)} <= set(chunks)
     assert chunks[-1] == whole
     assert all(whole.startswith(chunk) for chunk in chunks)
 
@@ -168,13 +174,13 @@ def test_cancel_frees_the_backend(client: Client, fake: FakeBackend, moment: str
     if moment != "writing":
         fake.delay_first = 60
     job = client.submit("hi", api_name="/chat")
-    wait_until(lambda: fake.running == 1, 10)
+    wait_until(lambda: fake.running == 1)
     # Until the server's answer names the event, gradio_client's cancel posts `event_id: null`, which cancels nothing.
-    wait_until(lambda: job.communicator and job.communicator.event_id, 10, "the event's id")
+    wait_until(lambda: job.communicator and job.communicator.event_id, what="the event's id")
     if moment == "writing":
-        wait_until(lambda: job.outputs(), 10, "the first text")
+        wait_until(lambda: job.outputs(), what="the first text")
     job.cancel()
-    wait_until(lambda: fake.running == 0, 2, "the backend's release")
+    wait_until(lambda: fake.running == 0, what="the backend's release")
     assert fake.cancelled == 1
 
 

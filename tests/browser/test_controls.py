@@ -45,6 +45,7 @@ def views(page: Page) -> Iterator[tuple[str, str]]:
     inspect = page.locator("#chat .chat-bar .inspect")
     expect(inspect).to_be_visible(timeout=PATIENCE)
     expect(page.locator("#message .submit-button")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#message .stop-button")).to_have_count(0)  # both are there for a moment
     yield "chat", "body"
     inspect.click()
     expect(page.locator("#inspector .token").first).to_be_visible(timeout=PATIENCE)

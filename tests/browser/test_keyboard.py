@@ -3,15 +3,17 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from chatui.chat import ChatRequest
 from chatui.settings import AppSettings
 from tests.browser.conftest import Serve
-from tests.browser.pages import PATIENCE, Site
+from tests.browser.pages import PATIENCE, Site, wait_until
 from tests.browser.test_access import ask, opened
 from tests.fakes import FakeBackend, Hold, Script
 
@@ -73,8 +75,9 @@ BOX = "#message textarea"
 
 
 @pytest.fixture
-def keys(browser: Browser, tmp_path: Path) -> Iterator[Keys]:
-    """The page to log in, and a model that waits within a reply to "wait"."""
+def keys(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keys]:
+    """The page to log in, and a model that waits within a reply to "wait". Notices stay until they are closed."""
+    monkeypatch.setattr(gr, "Info", partial(gr.Info, duration=None))  # one may need longer to come there than they stay
     hold = Hold()
 
     def answer(request: ChatRequest) -> Script:
@@ -281,8 +284,9 @@ def makes_a_persona(keys: Keys) -> None:
 def test_examples_are_a_list_and_a_reply_is_said_once(browser: Browser, serve: Serve) -> None:
     hold = Hold()
     with opened(browser, serve(["First", hold, " and last."]).url, "en") as page:
-        shown = page.locator("#chat .placeholder-content").aria_snapshot()
-        assert re.search(r'- list "Examples":\n\s+- listitem:\n\s+- button "', shown), shown
+        shown = page.locator("#chat .placeholder-content")
+        expected = re.compile(r'- list "Examples":\n\s+- listitem:\n\s+- button "')
+        wait_until(lambda: expected.search(shown.aria_snapshot()), what="the list of examples")
         page.evaluate(
             """() => {
               const heard = document.getElementById('heard');

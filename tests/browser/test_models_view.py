@@ -1,5 +1,6 @@
 """The Models view: how it is opened and closed, and what it says about the models on this machine."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,12 +39,12 @@ def test_the_view_is_a_dialog_with_an_address(serve: Serve, open_chat: OpenChat,
     link.press("Enter")
     expect(view).to_contain_text("small-<b>1M", timeout=PATIENCE)
     expect(view).to_contain_text("Recommended for this machine")
-    assert page.url.endswith("#models")
+    expect(page).to_have_url(re.compile("#models$"))
     page.keyboard.press("Escape")
     expect(view).to_be_hidden()
     expect(link).to_be_focused()
     expect(chat.questions).to_have_count(1)
-    assert "#" not in page.url
+    expect(page).not_to_have_url(re.compile("#"))
     page.go_forward()
     expect(view).to_be_visible()
     page.go_back()

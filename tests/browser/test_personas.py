@@ -22,6 +22,7 @@ pytestmark = pytest.mark.browser
 Open = Callable[..., Chat]
 
 FIRST, ROBOT = PRESETS[:2]
+LABELS = [preset.label for preset in PRESETS]
 ARIA = Persona(
     "Aria",
     "🧜",
@@ -64,8 +65,12 @@ class Panel:
         self.page.get_by_role("option", name=label, exact=True).click()
         expect(self.choice).to_have_value(label)
 
+    def offers(self, *labels: str) -> None:
+        """The list comes to be these, which is told apart from the choice."""
+        wait_until(lambda: self.choices() == list(labels), what=f"the choices {labels}")
+
     def choices(self) -> list[str]:
-        """What the list offers."""
+        """What the list offers now."""
         self.dismiss()
         self.choice.click()
         self.page.get_by_role("option").first.wait_for()
@@ -124,8 +129,7 @@ def test_a_new_persona_answers_and_stays(panel: Panel) -> None:
     chat.say("hi")
     assert _system_prompt(chat) == "You are Bo.\n\tBe <brief>."
     chat.open()
-    assert panel.choices()[0] == "🤠 Bo"
-    assert panel.choices()[1:] == [preset.label for preset in PRESETS]
+    panel.offers("🤠 Bo", *LABELS)
 
 
 @pytest.mark.exhaustive  # tests/integration/test_ownership.py asks for them
@@ -135,7 +139,7 @@ def test_personas_are_their_owners_own(serve: Callable[..., Site], open_chat: Op
     panel.bring(_written(tmp_path / "aria.json", ARIA))
     expect(panel.choice).to_have_value(ARIA.label)
     other = Panel(open_chat(panel.chat.site))
-    assert other.choices() == [preset.label for preset in PRESETS]
+    other.offers(*LABELS)
     address = panel.chooser.get_by_text("Export", exact=True).get_attribute("href")
     assert panel.page.request.get(f"{panel.chat.site.url}/{address}").ok
     assert other.page.request.get(f"{panel.chat.site.url}/{address}").status == 404
@@ -251,7 +255,7 @@ def test_editing_changes_the_persona(panel: Panel, tmp_path: Path) -> None:
     panel.press("Save")
     expect(panel.choice).to_have_value("🧜 Aria 2")
     expect(panel.chooser.locator(".persona-face img")).to_be_visible()
-    assert panel.choices().count(ARIA.label) == 0
+    panel.offers("🧜 Aria 2", *LABELS)
     chat.say("hi")
     assert _system_prompt(chat) == "Typed in the box."
     panel.press("Edit")
@@ -271,7 +275,7 @@ def test_what_was_typed_stays_after_a_look_at_the_list_and_a_cancel(panel: Panel
     panel.press("Cancel")
     expect(panel.choice).to_have_value(FIRST.label)
     expect(panel.prompt).to_have_value("Mine.")
-    assert panel.choices() == [preset.label for preset in PRESETS]
+    panel.offers(*LABELS)
     panel.press("New")
     expect(panel.field("Name")).to_have_value("")
     panel.press("Cancel")
@@ -305,7 +309,7 @@ def test_a_duplicate_of_a_preset_keeps_what_was_typed(panel: Panel) -> None:
     expect(panel.field("Name")).to_have_value(ROBOT.name)
     panel.press("Save")
     expect(panel.prompt).to_have_value("Sassier.")
-    assert panel.choices().count(ROBOT.label) == 2
+    panel.offers(ROBOT.label, *LABELS)
     panel.choose(FIRST.label)
     panel.choice.click()
     panel.page.get_by_role("option", name=ROBOT.label, exact=True).last.click()
@@ -347,7 +351,7 @@ def test_a_deleted_persona_stays_with_its_conversation(panel: Panel, tmp_path: P
     panel.press("Delete it")
     expect(panel.choice).to_have_value(FIRST.label)
     expect(panel.prompt).to_have_value(FIRST.system_prompt)
-    assert panel.choices() == [preset.label for preset in PRESETS]
+    panel.offers(*LABELS)
     chat.page.reload()
     expect(panel.choice).to_have_value(ARIA.label, timeout=PATIENCE)
     expect(panel.prompt).to_have_value(ARIA.system_prompt)
@@ -372,7 +376,7 @@ def test_bad_files_are_refused_and_change_nothing(panel: Panel, tmp_path: Path) 
         panel.dismiss()
         expect(panel.warnings).to_have_count(0)
     expect(panel.choice).to_have_value(FIRST.label)
-    assert panel.choices() == [preset.label for preset in PRESETS]
+    panel.offers(*LABELS)
     assert panel.chat.watch.dialogs == []
     panel.chat.say("hi")
 
@@ -402,7 +406,7 @@ def test_no_text_of_a_persona_is_markup(panel: Panel, tmp_path: Path) -> None:
     panel.press("Cancel")
     chat.say("hi")
     assert chat.watch.dialogs == []
-    assert persona.label in panel.choices()
+    panel.offers(persona.label, *LABELS)
 
 
 def test_a_path_that_was_not_uploaded_is_not_read(panel: Panel, tmp_path: Path) -> None:
@@ -417,5 +421,5 @@ def test_a_path_that_was_not_uploaded_is_not_read(panel: Panel, tmp_path: Path) 
         assert "Aria" not in answer
         assert str(tmp_path) not in answer
     panel.chat.open()
-    assert panel.choices() == [preset.label for preset in PRESETS]
+    panel.offers(*LABELS)
     assert file.exists()

@@ -80,11 +80,8 @@ def check_tab(tab: Chat, text: str) -> None:
     tab.page.bring_to_front()
     expect(tab.send).to_be_visible(timeout=PATIENCE)
     expect(tab.replies).to_have_count(1)
-    tab.page.evaluate("navigator.clipboard.writeText('not copied')")
-    tab.button("Copy message").last.click()
-    wait_until(lambda: tab.copied() != "not copied", what="the copy")
-    assert tab.copied().encode() == text.encode()
-    assert text.split()[-1] in tab.replies.last.inner_text()
+    assert tab.copied_by(tab.button("Copy message").last).encode() == text.encode()
+    expect(tab.replies.last).to_contain_text(text.split()[-1])
 
 
 def rounds(data_dir: Path, open_chat: Open, count: int) -> None:
@@ -116,7 +113,7 @@ def rounds(data_dir: Path, open_chat: Open, count: int) -> None:
             try:
                 back.append(back_after(tabs[-1].page, size, SCREEN))
                 ready.append(back_after(tabs[-1].page, size, PAGE))
-                wait_until(lambda: stored(data_dir)[1] != "running", 30, "the reply's end")
+                wait_until(lambda: stored(data_dir)[1] != "running", what="the reply's end")
                 assert stored(data_dir) == (text.encode(), "finished")
                 for each in tabs:
                     check_tab(each, text)

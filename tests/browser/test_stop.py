@@ -1,12 +1,13 @@
 """Stop frees the model at once and keeps what was written; leaving the page ends nothing."""
 
+import time
 from collections.abc import Callable
 
 import httpx
 import pytest
 from playwright.sync_api import expect
 
-from chatui.chat import ModelStatus, ReplyDelta
+from chatui.chat import ModelStatus, Prompt, ReplyDelta
 from chatui.generation_settings import GenerationSettings
 from tests.browser.pages import PATIENCE, READING, Chat, Site, wait_until
 from tests.fakes import INFO, Hold, Script
@@ -14,21 +15,20 @@ from tests.fakes import INFO, Hold, Script
 pytestmark = pytest.mark.browser
 Open = Callable[..., Chat]
 
-AT_ONCE = 1000
-"""Milliseconds in which the page must be usable again."""
+AT_ONCE = 0.5
+"""Seconds."""
 
 
-def _freed(page: Chat, milliseconds: float = PATIENCE) -> None:
-    wait_until(lambda: page.backend.running == 0, milliseconds / 1000, "the backend's release")
+def _freed(page: Chat) -> None:
+    wait_until(lambda: page.backend.running == 0, what="the backend's release")
 
 
-def _stop(page: Chat, milliseconds: float = PATIENCE) -> None:
-    """Press Stop in a reply that would not end by itself for a minute or more."""
+def _stop(page: Chat) -> None:
+    """Press Stop in a reply that would not end by itself."""
     page.stop.click()
-    _freed(page, milliseconds / 2)
-    expect(page.send).to_be_visible(timeout=milliseconds)
-    expect(page.box).to_be_editable(timeout=milliseconds)
-    expect(page.log.get_by_text("Stopped.", exact=True)).to_be_visible(timeout=milliseconds)
+    _freed(page)
+    page.usable()
+    expect(page.log.get_by_text("Stopped.", exact=True).last).to_be_visible()
     assert page.backend.cancelled >= 1
 
 
@@ -58,9 +58,18 @@ def _edit(page: Chat) -> None:
 def test_stop_works_at_once(chat: Open) -> None:
     _, script = _partial()
     page = chat(script)
-    page.ask("tell me")
-    expect(page.log.get_by_text("Once upon a time")).to_be_visible()
-    _stop(page, AT_ONCE)
+
+    def delay() -> float:
+        """Seconds that stopping takes longer than asking: both are an event and what is shown of it."""
+        start = time.monotonic()
+        page.ask("tell me")
+        expect(page.replies.last).to_have_text("Once upon a time")
+        asked = time.monotonic()
+        _stop(page)
+        return time.monotonic() - asked - (asked - start)
+
+    # The least counts: a machine may stand still for a moment.
+    assert any(delay() < AT_ONCE for _ in range(5))
 
 
 EXHAUSTIVE = pytest.mark.exhaustive
@@ -99,7 +108,7 @@ def test_stop_while_the_prompt_is_read(chat: Open, way: str) -> None:
     page = chat(["whole"])
     if way != "send":
         page.say("first")
-    page.backend.delay_first = 60
+    page.backend.delay_first = 600
     before = len(page.backend.requests)
     if way == "send":
         page.ask("tell me")
@@ -141,10 +150,10 @@ def test_stop_while_the_model_loads(chat: Open) -> None:
     [("close", "reading"), *(pytest.param(way, "writing", marks=EXHAUSTIVE) for way in ("reload", "leave"))],
 )
 def test_leaving_the_page_does_not_end_the_reply(chat: Open, way: str, moment: str) -> None:
-    hold = Hold()
+    reading, hold = Hold(), Hold()
     page = chat(["Once upon", " a time", hold, " there was more."], fresh=True)
     if moment != "writing":
-        page.backend.delay_first = 2
+        page.backend.before = [ReplyDelta(prompt=Prompt("p", tuple(range(9)))), reading]
     page.ask("tell me")
     waited_for = "Once upon a time" if moment == "writing" else READING
     expect(page.log.get_by_text(waited_for)).to_be_visible()
@@ -157,6 +166,7 @@ def test_leaving_the_page_does_not_end_the_reply(chat: Open, way: str, moment: s
     else:
         page.page.goto("about:blank")
     back = Chat(context.new_page(), page.site, page.watch)
+    reading.release()
     back.page.goto(link)
     expect(back.log.get_by_text("Once upon a time")).to_be_visible(timeout=PATIENCE)
     hold.release()
@@ -212,26 +222,18 @@ def test_undo_in_mid_reply_frees_the_model(chat: Open) -> None:
     expect(page.box).to_have_value("second")
 
 
-def test_sending_in_mid_reply_does_not_answer_twice(chat: Open) -> None:
+def test_sending_in_mid_reply_takes_over(chat: Open) -> None:
     hold, script = _partial()
     page = chat(script, ["second answer"])
     page.ask("one")
     expect(page.log.get_by_text("Once upon a time")).to_be_visible()
-    page.box.fill("two")
-    page.box.press("Enter")
-    page.page.wait_for_timeout(700)
+    page.ask("two")
     hold.release()
-    page.answered()
-    assert page.backend.running == 0
-    texts = page.questions.all_inner_texts()
+    expect(page.questions).to_have_text(["one", "two"])
+    expect(page.answered()).to_have_text("second answer")
     contents = [m.content for m in page.backend.requests[-1].messages[1:]]
-    if texts == ["one"]:  # either it is refused, and nothing is lost ...
-        expect(page.box).to_have_value("two")
-        assert contents == ["one"]
-    else:  # ... or it takes over, and the part that was written stays
-        assert texts == ["one", "two"]
-        assert contents == ["one", "Once upon a time", "two"]
-        expect(page.replies.last).to_have_text("second answer")
+    assert contents == ["one", "Once upon a time", "two"], "the part that was written stays"
+    assert len(page.backend.requests) == 2
 
 
 def test_a_reply_that_nobody_listens_to_ends(serve: Callable[..., Site]) -> None:
@@ -240,6 +242,6 @@ def test_a_reply_that_nobody_listens_to_ends(serve: Callable[..., Site]) -> None
     # Asked for, but the stream of its events is never opened: as when a tab is closed at the wrong moment.
     response = httpx.post(f"{site.url}/gradio_api/call/chat", json={"data": inputs})
     assert response.status_code == 200
-    wait_until(lambda: site.backend.running == 1, 5, "the reply's start")
+    wait_until(lambda: site.backend.running == 1, what="the reply's start")
     wait_until(lambda: site.backend.running == 0, 30, "the reply's end")
     assert site.backend.cancelled == 1

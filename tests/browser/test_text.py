@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
-from tests.browser.pages import FOREIGN_HOST, PATIENCE, Chat, Site
+from tests.browser.pages import FOREIGN_HOST, PATIENCE, Chat, Site, wait_until
 
 pytestmark = pytest.mark.browser
 Open = Callable[..., Chat]
@@ -74,8 +74,8 @@ def test_code_shows_as_written(chat: Open) -> None:
 
 def test_code_is_copied_as_written(chat: Open) -> None:
     page = chat([f"```make\n{CODE}\n```"])
-    page.say("hi").get_by_role("button", name="Copy code", exact=True).click()
-    assert page.copied().rstrip("\n") == CODE
+    button = page.say("hi").get_by_role("button", name="Copy code", exact=True)
+    assert page.copied_by(button).rstrip("\n") == CODE
 
 
 def test_messages_are_copied_edited_and_sent_again_as_written(chat: Open) -> None:
@@ -83,13 +83,11 @@ def test_messages_are_copied_edited_and_sent_again_as_written(chat: Open) -> Non
     question = "\tMy <T> &lt;\n\n    indent `a<b>`\n```\n\tx\n```"
     page.say(question)
     assert page.backend.requests[0].messages[-1].content == question
-    page.button("Copy message").first.click()
-    assert page.copied() == question
-    page.button("Copy message").last.click()
-    assert page.copied() == EXACT
-    page.button("Copy conversation").click()
-    assert question in page.copied()
-    assert EXACT in page.copied()
+    assert page.copied_by(page.button("Copy message").first) == question
+    assert page.copied_by(page.button("Copy message").last) == EXACT
+    whole = page.copied_by(page.button("Copy conversation"))
+    assert question in whole
+    assert EXACT in whole
 
     page.say("more")
     assert [m.content for m in page.backend.requests[1].messages[1:]] == [question, EXACT, "more"]
@@ -120,8 +118,7 @@ def test_maths_is_set_and_money_is_not(chat: Open) -> None:
     sources = shown.locator("annotation").all_text_contents()
     assert [source.strip() for source in sources] == ["x^2 < y", "a<b", aligned]
     assert "It costs $5 and $6, $$no$$." in shown.inner_text()
-    page.button("Copy message").last.click()
-    assert page.copied() == reply
+    assert page.copied_by(page.button("Copy message").last) == reply
 
 
 def test_code_block_has_colours_and_a_copy_button(chat: Open) -> None:
@@ -185,8 +182,7 @@ def test_texts_of_both_directions_lists_tables_and_footnotes(chat: Open, scheme:
     shown.get_by_role("link", name="1").click()
     expect(shown.locator("p:has(.footnote)")).to_have_text("1. the note")
     expect(shown.locator(".footnote")).to_be_focused()
-    page.button("Copy message").last.click()
-    assert page.copied() == reply
+    assert page.copied_by(page.button("Copy message").last) == reply
 
 
 def test_formulas_are_outside_code_alone(chat: Open) -> None:
@@ -204,10 +200,8 @@ def test_formulas_are_outside_code_alone(chat: Open) -> None:
     text = shown.inner_text()
     assert "The pid is $$ here, $HOME, $5 and $6." in text
     assert "%%%LATEX_BLOCK_0%%% and" in text
-    shown.get_by_role("button", name="Copy code", exact=True).click()
-    assert page.copied() == sql
-    page.button("Copy message").last.click()
-    assert page.copied() == reply
+    assert page.copied_by(shown.get_by_role("button", name="Copy code", exact=True)) == sql
+    assert page.copied_by(page.button("Copy message").last) == reply
 
 
 def test_all_is_copied_as_written_over_plain_http(serve: Callable[..., Site], open_chat: Open) -> None:
@@ -226,17 +220,19 @@ def test_all_is_copied_as_written_over_plain_http(serve: Callable[..., Site], op
         page.box.fill("")
         return text
 
-    page.button("Copy message").first.click()
-    assert pasted() == "\tmy <T> &lt;"
-    page.button("Copy message").last.click()
-    assert pasted() == reply
-    page.replies.last.get_by_role("button", name="Copy code", exact=True).click()
-    assert pasted() == code
-    page.button("Copy conversation").click()
-    whole = pasted()
+    def copied_by(button: Locator) -> str:
+        before = pasted()
+        button.click()
+        wait_until(lambda: pasted() != before, what="the copy")
+        return pasted()
+
+    assert copied_by(page.button("Copy message").first) == "\tmy <T> &lt;"
+    assert copied_by(page.button("Copy message").last) == reply
+    assert copied_by(page.replies.last.get_by_role("button", name="Copy code", exact=True)) == code
+    whole = copied_by(page.button("Copy conversation"))
     assert "\tmy <T> &lt;" in whole
     assert reply in whole
     page.log.get_by_role("link", name="Inspect").click()
     page.page.get_by_text("Token ids").click()
-    page.page.locator("#inspector").get_by_role("button", name="Copy").first.click()
-    assert pasted().strip().startswith(("[", "<", "{", "'"))
+    copied = copied_by(page.page.locator("#inspector").get_by_role("button", name="Copy").first)
+    assert copied.strip().startswith(("[", "<", "{", "'"))

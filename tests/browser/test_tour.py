@@ -33,7 +33,7 @@ def expect_marked(chat: Chat, part: str) -> None:
         above = outer["y"] + outer["height"] <= below["y"] + 5
         return starts and above and outer["y"] + outer["height"] > inner["y"]
 
-    wait_until(is_marked, 15, f"the mark around {part}")
+    wait_until(is_marked, what=f"the mark around {part}")
 
 
 @pytest.mark.parametrize("viewport", [None, pytest.param(PHONE, marks=pytest.mark.exhaustive)])

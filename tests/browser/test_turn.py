@@ -64,21 +64,21 @@ def test_shift_enter_is_a_new_line(chat: Open) -> None:
     assert page.backend.requests[0].messages[-1].content == "one\ntwo"
 
 
-@pytest.mark.alone
 def test_header_tells_model_and_speed(chat: Open) -> None:
     page = chat(["a"] * 20, rate=50)
     for fact in ("fake/echo", "float32", "1M parameters", "5 MB", "cpu"):
         expect(page.header).to_contain_text(fact)
     expect(page.header).not_to_contain_text("tokens/s")
     page.backend.delay_first = 0.5
+    asked_at = time.monotonic()
     page.say("hi")
-    shown = page.header.inner_text()
+    took, shown = time.monotonic() - asked_at, page.header.inner_text()
     speed, first = re.search(r"([\d.]+) tokens/s", shown), re.search(r"first after ([\d.]+) s", shown)
     assert "20 tokens" in shown
     assert speed is not None
     assert first is not None
-    assert 35 < float(speed[1]) < 55
-    assert 0.5 <= float(first[1]) < 1.5
+    assert float(speed[1]) == pytest.approx(page.backend.finishes[-1].tokens_per_second, abs=0.06)
+    assert 0.5 <= float(first[1]) <= took
     for fact in ("fake/echo", "float32", "1M parameters"):
         expect(page.header).to_contain_text(fact)
 
@@ -159,10 +159,11 @@ def test_thinking_is_chosen_limited_and_ended_from_the_page(chat: Open) -> None:
 
 
 def test_reading_the_prompt_is_shown(chat: Open) -> None:
-    page = chat()
-    page.backend.delay_first = 1.5
+    page, hold = chat(), Hold()
+    page.backend.before = [ReplyDelta(prompt=Prompt("p", tuple(range(9)))), hold]
     page.ask("hi")
     expect(page.log.get_by_text(READING)).to_be_visible()
+    hold.release()
     expect(page.answered()).to_have_text("Hello from the fake.")
     expect(page.log.get_by_text(READING)).to_have_count(0)
 
@@ -224,11 +225,13 @@ def test_waiting_and_reading_are_counted_in_one_line(chat: Open) -> None:
 SPEED_TOKENS, SPEED_RATE, MAX_LAG = 4000, 200.0, 0.5
 IN_EVERY_RUN = 2000
 """Tokens; an exhaustive run has SPEED_TOKENS."""
-MARK = "THE-LAST-WORD"
-TIMER = """mark => {
-  window.sawMark = 0;
+MARKS, MARK_EVERY = [f"MARK{number}" for number in range(5)], 100
+"""The last words; the tokens from one to the next."""
+TIMER = """marks => {
+  window.seen = {};
   new MutationObserver(() => {
-    if (!window.sawMark && document.querySelector('#chat').textContent.includes(mark)) window.sawMark = Date.now();
+    const text = document.querySelector('#chat').textContent;
+    for (const mark of marks) if (!window.seen[mark] && text.includes(mark)) window.seen[mark] = Date.now() / 1000;
   }).observe(document.querySelector('#chat'), {subtree: true, childList: true, characterData: true});
 }"""
 
@@ -241,23 +244,30 @@ def _long_markdown(count: int = SPEED_TOKENS) -> list[str]:
     )
     text = (block * 200)[: count * 5]
     tokens = [text[start : start + 5] for start in range(0, len(text), 5)]
-    return [*tokens[: count - 3], "\n```\n\n", "The end ", MARK]
+    end = [token for mark in MARKS for token in (*["word "] * (MARK_EVERY - 1), f"{mark} ")]
+    return [*tokens[: count - len(end) - 1], "\n```\n\n", *end]
 
 
 def _lag(page: Chat, count: int = SPEED_TOKENS) -> float:
-    page.page.evaluate(TIMER, MARK)
+    """Seconds from a mark's being written to its being there: the least, for a machine may stand still for a moment.
+
+    A page that falls behind is further behind at each mark.
+    """
+    page.page.evaluate(TIMER, MARKS)
     page.ask("write")
     page.page.wait_for_timeout(count / SPEED_RATE * 1000)
-    wait_until(lambda: page.page.evaluate("window.sawMark"), 60, "the whole reply")
-    lag = float(page.page.evaluate("window.sawMark")) / 1000 - page.backend.last_piece_at
+    wait_until(lambda: page.page.evaluate("Object.keys(window.seen).length") == len(MARKS), what="the whole reply")
+    seen: dict[str, float] = page.page.evaluate("window.seen")
+    written = page.backend.piece_times[::-MARK_EVERY][: len(MARKS)]
+    lags = [seen[mark] - at for mark, at in zip(reversed(MARKS), written, strict=True)]
     expect(page.send).to_be_visible(timeout=PATIENCE)
     ready = time.time() - page.backend.last_piece_at
     assert sys.__stderr__ is not None
     sys.__stderr__.write(
-        f"\npage complete {lag:.3f} s after the last of {count} tokens; Send back after {ready:.3f} s\n"
+        f"\npage complete {lags[0]:.3f} s after the last of {count} tokens; Send back after {ready:.3f} s\n"
     )
     assert len(page.replies.last.inner_text()) > 2.5 * count
-    return lag
+    return min(lags)
 
 
 @pytest.mark.alone

@@ -41,7 +41,7 @@ def test_two_users_stream_at_once_and_see_only_their_own(
     assert [r.settings.temperature for r in site.backend.requests] == [1.5, 0.5]
 
     bob.stop.click()
-    wait_until(lambda: site.backend.running == 1, 2)
+    wait_until(lambda: site.backend.running == 1)
     expect(bob.log.get_by_text("Stopped.", exact=True)).to_be_visible()
     expect(alice.stop).to_be_visible()
     holds["alice"].release()
