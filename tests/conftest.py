@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import settings
 
 import tests.examples  # noqa: F401 - its profiles
@@ -17,6 +18,9 @@ DATA = tempfile.TemporaryDirectory(prefix="chatui-tests-", ignore_cleanup_errors
 os.environ["CHATUI_DATA_DIR"] = DATA.name
 os.environ["GRADIO_TEMP_DIR"] = f"{DATA.name}/uploads"
 os.environ["CHATUI_ALLOWED_HOSTS"] = "*"  # test clients make up names; test_security.py has the default
+
+# httpx waits five seconds by default, which a server may take on a busy machine.
+DEFAULT_TIMEOUT_CONFIG.connect = DEFAULT_TIMEOUT_CONFIG.read = DEFAULT_TIMEOUT_CONFIG.write = 60.0
 
 settings.load_profile("quick")  # scripts/test --all asks for "exhaustive"
 

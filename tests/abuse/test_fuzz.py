@@ -18,7 +18,7 @@ from tests.abuse.requests import Malformed, malformed, paths_of
 from tests.fakes import FakeBackend
 
 AT_ONCE = 16
-PATIENCE = 20.0
+PATIENCE = 120.0
 NO_MORE = 0.2
 """Seconds without another byte of an answer, some of which never end."""
 USER, PASSWORD, KEY = "ada", "lovelace", "open-sesame"

@@ -63,7 +63,7 @@ def test_after_a_kill_only_what_is_new_is_computed(tmp_path: Path) -> None:
         writer.ask(PROMPT)
         ids, cached = writer.answer()
         assert cached == 0
-        wait_until(lambda: len(files(tmp_path)) == 2, 10, "both blocks on disk")
+        wait_until(lambda: len(files(tmp_path)) == 2, what="both blocks on disk")
     turn = [*PROMPT, *ids, 5, 6, 7]
     with writing(tmp_path) as writer:
         writer.ask(turn)

@@ -22,7 +22,7 @@ GONE_SECONDS = 10.0
 Start = Callable[..., ServerProcess]
 
 
-def until(happens: Callable[[], Any], seconds: float = 40.0) -> Any:
+def until(happens: Callable[[], Any], seconds: float = 120.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := happens()):
         assert time.monotonic() < end, "it did not happen"
@@ -163,7 +163,7 @@ def test_a_database_that_is_gone_for_a_while(start: Start) -> None:
             until(lambda peer=peer, asked=asked: peer.tell("look", reply=asked["reply"])["unkept"])  # type: ignore[misc]
         temporary = one.tell("ask", words=3, temporary=True)
         until(lambda: one.tell("look", reply=temporary["reply"])["kept"])
-        until(lambda: one.tell("look", reply=replies[0]["reply"])["state"] == "finished", 90)
+        until(lambda: one.tell("look", reply=replies[0]["reply"])["state"] == "finished")
         time.sleep(max(0.0, GONE_SECONDS - (time.monotonic() - gone)))
         server.go_on()
         back = time.monotonic()
@@ -200,7 +200,7 @@ def fills_and_is_freed(peer: ServerProcess, asked: Any, words: int, disk: Path) 
     assert "full" in unkept
     temporary = peer.tell("ask", words=3, temporary=True)
     until(lambda: peer.tell("look", reply=temporary["reply"])["kept"])
-    until(lambda: peer.tell("look", reply=asked["reply"])["state"] == "finished", 90)
+    until(lambda: peer.tell("look", reply=asked["reply"])["state"] == "finished")
     assert not peer.tell("look", reply=asked["reply"])["kept"]
     ballast.unlink()
     until(lambda: _is_complete(peer, asked, words))

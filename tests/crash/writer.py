@@ -1,14 +1,13 @@
 """A server's heart to be killed: real runner, real store, four owners whose replies never cease.
 
 `python -m tests.crash.writer DATA_DIR JOURNAL ROUND`. What is given to the runner stands in the journal before: `e KEY
-NUMBER TIME` for a word, `k KEY` once a listener has seen the reply as kept. KEY is the question.
+NUMBER` for a word, `k KEY` once a listener has seen the reply as kept. KEY is the question.
 """
 
 import asyncio
 import os
 import random
 import sys
-import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -52,7 +51,7 @@ class JournalBackend(FakeBackend):
         yield ReplyDelta(prompt=Prompt("p", (1,)))
         for number in range(count):
             await asyncio.sleep(1 / WORDS_PER_SECOND)
-            self._journal.write(f"e {key} {number} {time.time()}")
+            self._journal.write(f"e {key} {number}")
             yield ReplyDelta(text=word(number), tokens=1)
         yield ReplyDelta(finish=Finish("stop_token", 1, count, 0, 0.0, 0.0, 1.0))
 

@@ -127,7 +127,7 @@ class StreamListener:
         return "".join(self.lines)
 
 
-def until(true: Callable[[], object], seconds: float = 20) -> None:
+def until(true: Callable[[], object], seconds: float = 60) -> None:
     start = time.monotonic()
     while not true():
         assert time.monotonic() - start < seconds

@@ -85,7 +85,7 @@ async def test_a_closed_tab_takes_its_temporary_chat_along(runner: Runner) -> No
     assert [request.temporary_conversation for request in runner.backend.requests] == runner.backend.forgotten == [chat]
     runner.backend.requests.clear()
     del running_reply
-    async with asyncio.timeout(10):  # threads and tasks let go of it as they come to their ends
+    async with asyncio.timeout(120):  # threads and tasks let go of it as they come to their ends
         while holding(secret) > 2:  # this function's own
             await asyncio.sleep(0.05)
 

@@ -302,7 +302,8 @@ async def test_leaving_counts_more_than_deltas_that_wait() -> None:
     watched = reply_stream.ReplyStream(backend.stream(ChatRequest((), GenerationSettings())), receive)
     await eventually(lambda: backend.last_piece_at > 0)
     left.set()
-    await asyncio.sleep(0.02)
+    for _ in range(50):  # until it is noticed
+        await asyncio.sleep(0)
     with pytest.raises(reply_stream.ClientGoneError):
         await watched.batch(PATIENCE)
     await watched.aclose()
@@ -1437,7 +1438,7 @@ def test_a_real_client_that_leaves_frees_the_model(openai_: openai.OpenAI, backe
         reply.close()
     else:
         with pytest.raises(openai.APITimeoutError):
-            openai_.with_options(timeout=0.3).chat.completions.create(**ASKED)
+            openai_.with_options(timeout=1.0).chat.completions.create(**ASKED)
     deadline = time.monotonic() + PATIENCE
     while backend.cancelled == 0 and time.monotonic() < deadline:
         time.sleep(0.01)

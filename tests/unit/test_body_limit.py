@@ -182,13 +182,14 @@ def test_quotes_without_an_end_take_no_longer_than_others() -> None:
     for part in (b'"', b'\\"', b'"\\', b'""\\\\"'):
         spent = []
         for size in (250_000, 1_000_000):
-            body = part * size
-            start = time.thread_time()
+            body, seconds = part * size, []
             for _ in range(3):
+                start = time.thread_time()
                 with contextlib.suppress(RefusedError):
                     check_json_size(body)
-            spent.append(time.thread_time() - start)
-        assert spent[1] < 12 * spent[0] + 0.05
+                seconds.append(time.thread_time() - start)
+            spent.append(min(seconds))
+        assert spent[1] < 12 * spent[0] + 0.02
 
 
 def test_gzip_is_unpacked_as_far_as_the_limit() -> None:
@@ -214,7 +215,7 @@ def test_a_body_that_drips_is_refused_and_one_on_a_slow_line_is_not(monkeypatch:
 
         async def receive() -> Message:
             nonlocal left
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05 if left < pieces else 0.0)
             left -= 1
             return {"type": "http.request", "body": b" " * size, "more_body": left > 0}
 

@@ -30,7 +30,7 @@ def write(files: KVFiles, name: str = "block", data: bytes = DATA) -> Path:
 
 
 def read(files: KVFiles, name: str = "block", size: int = len(DATA)) -> bytes | None:
-    found = files.read(name, size).result(10)
+    found = files.read(name, size).result(60)
     return None if found is None else bytes(found)
 
 
@@ -133,7 +133,7 @@ def test_its_threads_end_with_it(tmp_path: Path) -> None:
     del files
     gc.collect()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -177,7 +177,7 @@ def test_a_failure_to_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_no_more_waits_to_be_written_than_memory_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kv_files, "MAX_QUEUED_BYTES", len(DATA))
     files, go_on = files_of(tmp_path), threading.Event()
-    files._writer.submit(go_on.wait, 10)
+    files._writer.submit(go_on.wait, 60)
     assert not files.full
     files.write("block", memoryview(DATA))
     assert files.full
@@ -238,7 +238,7 @@ class TestSweep:
         files = KVFiles(tmp_path, "a", 40 * len(DATA))
         for number in range(60):
             write(files, f"{number:02}")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (held := len(list((tmp_path / "kv-a").glob("*.kv")))) > 40 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert held <= 40

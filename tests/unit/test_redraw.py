@@ -28,7 +28,7 @@ class Source:
 
 
 async def test_nothing_is_lost_and_the_order_kept() -> None:
-    source = Source(500, 0.0005)
+    source = Source(500)
     batches = [batch async for batch in batch_deltas(source.stream(), flush=0.01)]
     text = "".join(delta.text for batch in batches for delta in batch)
     assert text == "".join(f"{number}," for number in range(500))
@@ -45,9 +45,19 @@ async def test_the_first_piece_comes_at_once_and_the_last_is_not_held() -> None:
 
 
 async def test_silence_is_filled_with_heartbeats() -> None:
-    batches = [batch async for batch in batch_deltas(Source(1, pause=0.2).stream(), heartbeat=0.02)]
-    assert batches.count([]) >= 3
-    assert batches[-1] == [ReplyDelta(text="0,")]
+    go_on = asyncio.Event()
+
+    async def stream() -> AsyncGenerator[ReplyDelta]:
+        await go_on.wait()
+        yield ReplyDelta(text="a")
+
+    batches = list[list[ReplyDelta]]()
+    async for batch in batch_deltas(stream(), heartbeat=0.02):
+        batches.append(batch)
+        if batches == [[]] * 3:
+            go_on.set()
+    assert batches[:3] == [[]] * 3
+    assert batches[-1] == [ReplyDelta(text="a")]
 
 
 async def test_errors_come_after_the_text_before_them() -> None:
@@ -190,16 +200,21 @@ class Asked:
 
 async def test_the_same_question_is_asked_once() -> None:
     once, asked = SingleFlight[int](9), Asked()
+    assert once.last("tab") is None
     twice = [asyncio.create_task(once.run("tab", ("hi", 1), asked.ask)) for _ in range(2)]
     await asyncio.sleep(0)
+    first = once.last("tab")
     asked.go_on.set()
     assert await asyncio.gather(*twice) == [1, 1]
     assert await once.run("tab", ("hi", 1), asked.ask) == 1, "a request that was sent again"
+    assert once.last("tab") == first is not None
     assert await once.run("tab", ("hi", 2), asked.ask) == 2
+    assert once.last("tab") != first
     with pytest.raises(ChatError):
         await once.run("tab", ("hi", 1), asked.ask)
     assert await once.run("tab", ("hi", 1), asked.ask) == 4, "what failed may be asked again"
     once.forget("tab")
+    assert once.last("tab") is None
     assert await once.run("tab", ("hi", 1), asked.ask) == 5
 
 

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,7 +134,9 @@ async def test_a_tab_that_does_not_come_back_is_taken_for_closed(monkeypatch: py
     monkeypatch.setattr(stream_multiplexer, "CHUNK_TIMEOUT_SECONDS", 0.05)
     gradio, app, (*_, one) = await open_streams(*HELD, "s")
     await one.task
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(60):
+        while not gradio.left:
+            await asyncio.sleep(0.01)
     assert gradio.left == ["s"], "those that are held stay"
     late = TabRequest(app, "s", more=True)
     await late.task
@@ -201,13 +204,17 @@ async def test_a_tab_that_beats_is_one_heartbeat_for_gradio(counted: Callable[[G
 
 
 async def test_a_tab_that_falls_silent_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_multiplexer, "TAB_TIMEOUT_SECONDS", 0.2)
+    now, sleep = 0.0, asyncio.sleep
+    clock = SimpleNamespace(monotonic=lambda: now)
+    loop = SimpleNamespace(**vars(asyncio) | {"sleep": lambda _: sleep(0)})  # the clock is looked at again and again
+    monkeypatch.setattr(stream_multiplexer, "time", clock)
+    monkeypatch.setattr(stream_multiplexer, "asyncio", loop)
     gradio = Gradio()
     app = StreamMultiplexer(gradio)
     await beat(app, tab="silent")
     for _ in range(6):
+        now += stream_multiplexer.TAB_TIMEOUT_SECONDS / 2
         await beat(app)
-        await asyncio.sleep(0.1)
     assert gradio.left == ["/gradio_api/heartbeat/silent"]
 
 
