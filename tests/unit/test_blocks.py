@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from chatui.engine.batching.blocks import BLOCK, Block, BlockPool, BlockTable
+from chatui.engine.batching import blocks
+from chatui.engine.batching.blocks import BLOCK, Block, BlockDigests, BlockPool, BlockTable, chain_digest
 from chatui.estimates import blocks_for
 from tests.examples import some_of
 
@@ -44,7 +46,7 @@ class Pool(BlockPool):
 
     def read(self, ids: Sequence[int], chat: str = "") -> BlockTable:
         """A table that holds all of the prompt."""
-        table = self.open(ids, chat)
+        table = self.open(BlockDigests(ids), chat)
         assert table is not None
         self.store(table, ids[table.length :])
         return table
@@ -61,14 +63,14 @@ class Pool(BlockPool):
 
 
 def opened(pool: Pool, ids: Sequence[int], chat: str = "") -> BlockTable:
-    table = pool.open(ids, chat)
+    table = pool.open(BlockDigests(ids), chat)
     assert table is not None
     return table
 
 
 def known(pool: Pool, ids: Sequence[int]) -> int:
     """How many tokens of a prompt are cached."""
-    found = pool._find(ids, "", b"")
+    found = pool._find(BlockDigests(ids), "")
     return BLOCK * len(found.whole) + found.common
 
 
@@ -114,18 +116,39 @@ def test_where_prompts_part_within_a_block_the_beginning_is_copied_and_the_other
 def test_tables_with_another_salt_share_nothing() -> None:
     pool = Pool()
     pool.cache(LONG)
-    salted = pool.open([*LONG, 1], salt=b"other")
+    salted = pool.open(BlockDigests([*LONG, 1], b"other"))
     assert salted is not None
     assert salted.length == 0
     pool.store(salted, LONG)
     pool.close(salted)
     for salt in (b"", b"other"):
-        table = pool.open([*LONG, 2], salt=salt)
+        table = pool.open(BlockDigests([*LONG, 2], salt))
         assert table is not None
         assert table.length == len(LONG)
         assert pool.held(table) == LONG
         assert (table.numbers[0] == 1) == (salt == b"")
     assert known(pool, LONG[:20]) == 19
+
+
+def test_a_prompt_that_waits_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, hashed = Pool(5), list[int]()
+    pool.cache([1] * (3 * BLOCK))
+    taken, waiting = pool.read([2] * BLOCK), BlockDigests([1] * (5 * BLOCK))
+
+    def counted(before: bytes, tokens: Sequence[int]) -> bytes:
+        hashed.append(len(tokens))
+        return chain_digest(before, tokens)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "chain_digest", counted)
+        for _ in range(5):
+            assert not pool.fits(waiting)
+        assert hashed == [BLOCK] * 4, "those that are cached, and one more"
+    pool.close(taken)
+    table = pool.open(waiting)
+    assert table is not None
+    assert pool.held(table) == [1] * (3 * BLOCK)
+    assert table.digest == BlockDigests([1] * (3 * BLOCK)).of(3)
 
 
 def test_what_is_being_written_is_found_too() -> None:
@@ -152,15 +175,15 @@ def test_the_least_recently_used_goes_first_and_the_end_before_the_beginning() -
 def test_there_is_none_where_the_blocks_are_in_use() -> None:
     pool = Pool(4)
     table = pool.read(LONG[: 3 * BLOCK])
-    assert not pool.fits([1] * (2 * BLOCK))
-    assert pool.open([1] * (2 * BLOCK)) is None
-    assert pool.fits([1] * BLOCK)
-    assert not pool.fits([1] * BLOCK, spare=1)
+    assert not pool.fits(BlockDigests([1] * (2 * BLOCK)))
+    assert pool.open(BlockDigests([1] * (2 * BLOCK))) is None
+    assert pool.fits(BlockDigests([1] * BLOCK))
+    assert not pool.fits(BlockDigests([1] * BLOCK), spare=1)
     assert pool.grow(table, BLOCK)
     assert not pool.grow(table, BLOCK + 1)
     assert len(table.blocks) == 4
     pool.close(table)
-    assert pool.fits([1] * (4 * BLOCK))
+    assert pool.fits(BlockDigests([1] * (4 * BLOCK)))
 
 
 def test_a_full_pool_makes_room_for_a_prompt_that_goes_on_differently() -> None:
@@ -244,8 +267,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(ids=PROMPTS, chat=CHATS, spare=st.integers(0, 1))
     def come(self, ids: list[int], chat: str, spare: int) -> None:
-        fits = self.pool.fits(ids, chat, spare)
-        table = self.pool.open(ids, chat, spare)
+        fits = self.pool.fits(BlockDigests(ids), chat, spare)
+        table = self.pool.open(BlockDigests(ids), chat, spare)
         assert (table is not None) == fits
         if table is None:
             assert self.tables or blocks_for(len(ids)) + spare > self.pool.count

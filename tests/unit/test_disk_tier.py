@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chatui.engine.batching import disk_tier
-from chatui.engine.batching.blocks import BLOCK
+from chatui.engine.batching.blocks import BLOCK, BlockDigests
 from chatui.engine.batching.kv_files import KVFiles
 from chatui.engine.batching.scheduler import Scheduler
 from chatui.engine.batching.sequence_state import SequenceState, SequenceUpdate
@@ -245,7 +245,7 @@ def test_what_is_damaged_or_gone_is_computed(tmp_path: Path, which: int, spoil: 
     first = engine_of(tmp_path).ask(prompt)
     restarted = engine_of(tmp_path)
     assert restarted.files is not None
-    table = restarted.batch.pool.open(next_turn(first))
+    table = restarted.batch.pool.open(BlockDigests(next_turn(first)))
     assert table is not None
     found = list(restarted.batch._disk._find(restarted.files, table, next_turn(first)))
     assert [count for _, count in found] == [BLOCK, BLOCK, BLOCK, len(first.ids) - 1 - 3 * BLOCK]
@@ -335,7 +335,7 @@ def test_earlier_blocks_go_last(tmp_path: Path) -> None:
     row = engine.ask(PROMPT)
     by_age = sorted(tmp_path.rglob("*.kv"), key=lambda path: -path.stat().st_mtime_ns)
     restarted = engine_of(tmp_path)
-    table = restarted.batch.pool.open(next_turn(row))
+    table = restarted.batch.pool.open(BlockDigests(next_turn(row)))
     assert table is not None
     assert restarted.files is not None
     names = [name for name, _ in restarted.batch._disk._find(restarted.files, table, next_turn(row))]

@@ -15,8 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatui.engine.batching import blocks
 from chatui.engine.batching import scheduler as batches
-from chatui.engine.batching.blocks import BLOCK
+from chatui.engine.batching.blocks import BLOCK, chain_digest
 from chatui.engine.batching.forward import Forward, PromptChunk
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
 from chatui.engine.batching.prompt_lookup import Draft
@@ -287,6 +288,29 @@ class TestRoom:
         events = write(batch, second, count=5)
         assert second.output_ids[: len(written)] == written
         assert all(event.read is None for event in events), "of what is read again nobody is told"
+
+    def test_what_waits_is_hashed_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        hashed = list[int]()
+
+        def counted(before: bytes, tokens: Sequence[int]) -> bytes:
+            hashed.append(len(tokens))
+            return chain_digest(before, tokens)
+
+        batch = batch_of(rows=3, blocks=4)
+        monkeypatch.setattr(blocks, "chain_digest", counted)
+        asked, first = tuple(range(60, 60 + 3 * BLOCK)), join(batch, range(BLOCK - 2))
+        for _ in range(5):
+            assert not batch.can_admit(asked)
+        assert hashed == [BLOCK], "a prompt"
+        hashed.clear()
+        second = join(batch, range(98, 96 + 2 * BLOCK))
+        write(batch, first, count=5)
+        assert second.waits
+        assert hashed
+        hashed.clear()
+        write(batch, first, count=14)
+        assert second.waits
+        assert hashed == [], "a row"
 
     def test_one_alone_has_all_blocks(self) -> None:
         batch = batch_of(rows=3, blocks=2)

@@ -48,7 +48,7 @@ class Block:
 class BlockTable:
     """The blocks of one sequence, in order. `length` tokens are stored; `digest` is that of those in full blocks.
 
-    It begins with a salt: see BlockPool.open. Its first `saved` blocks are known to be on disk: see disk_tier.py.
+    It begins with a salt: see BlockDigests. Its first `saved` blocks are known to be on disk: see disk_tier.py.
     """
 
     chat: str
@@ -61,6 +61,24 @@ class BlockTable:
     def numbers(self) -> list[int]:
         """Where the blocks lie in memory."""
         return [block.number for block in self.blocks]
+
+
+class BlockDigests:
+    """Digests of a sequence's beginnings in whole blocks. Each is computed once, when it is first asked for: whether
+    there is room for a long prompt may be asked at every step.
+
+    Sequences with another `salt` share no blocks: their tokens have other keys.
+    """
+
+    def __init__(self, ids: Sequence[int], salt: bytes = b"") -> None:
+        self.ids = ids
+        self._chain = [salt]
+
+    def of(self, blocks: int) -> bytes:
+        """The digest of all tokens in the first `blocks`."""
+        for at in range(len(self._chain) - 1, blocks):
+            self._chain.append(chain_digest(self._chain[at], self.ids[BLOCK * at : BLOCK * (at + 1)]))
+        return self._chain[blocks]
 
 
 @dataclass(frozen=True)
@@ -93,23 +111,24 @@ class BlockPool:
         """How many blocks hold what nobody uses."""
         return len(self._cached)
 
-    def fits(self, ids: Sequence[int], chat: str = "", spare: int = 0, salt: bytes = b"") -> bool:
+    def fits(self, digests: BlockDigests, chat: str = "", spare: int = 0) -> bool:
         """Whether `open` would give a table."""
-        return self._plan(ids, chat, spare, salt) is not None
+        return self._plan(digests, chat, spare) is not None
 
-    def open(self, ids: Sequence[int], chat: str = "", spare: int = 0, salt: bytes = b"") -> BlockTable | None:
-        """A table with room for `ids`, which holds what is computed of them already, never all: the last is read anew.
+    def open(self, digests: BlockDigests, chat: str = "", spare: int = 0) -> BlockTable | None:
+        """A table with room for the tokens of `digests`, which holds what is computed of them already, never all: the
+        last is read anew.
 
         None if that leaves fewer than `spare` blocks for others. Of a `chat` with a name, nobody else reads what is
-        stored in the table from now on. Tables with another `salt` share no blocks: their tokens have other keys.
+        stored in the table from now on.
         """
-        found = self._plan(ids, chat, spare, salt)
+        found = self._plan(digests, chat, spare)
         if found is None:
             return None
-        table = BlockTable(chat, list(found.whole), BLOCK * len(found.whole), salt)
+        whole = len(found.whole)
+        table = BlockTable(chat, list(found.whole), BLOCK * whole, digests.of(whole))
         for block in found.whole:
             self._use(block)
-            table.digest = chain_digest(table.digest, block.tokens)
         if found.part is not None:
             self._use(found.part)
             if found.goes_on:
@@ -121,7 +140,7 @@ class BlockPool:
                 table.blocks.append(copied)
                 self.fill(table, found.part.tokens[: found.common])
                 self._release(found.part)
-        self.grow(table, len(ids) - table.length)
+        self.grow(table, len(digests.ids) - table.length)
         return table
 
     def grow(self, table: BlockTable, count: int) -> bool:
@@ -175,30 +194,27 @@ class BlockPool:
             block.spoiled = True
             self._drop(block)
 
-    def _plan(self, ids: Sequence[int], chat: str, spare: int, salt: bytes) -> _Found | None:
-        """What is computed of `ids`, if there is room for the rest."""
-        found = self._find(ids, chat, salt)
+    def _plan(self, digests: BlockDigests, chat: str, spare: int) -> _Found | None:
+        """What is computed of these tokens, if there is room for the rest."""
+        found = self._find(digests, chat)
         # What is copied from may have to go itself.
         for option in (found, _Found(found.whole, None, 0, False)):
             kept = [*option.whole, *([] if option.part is None else [option.part])]
-            needed = blocks_for(len(ids)) - len(option.whole) - option.goes_on
+            needed = blocks_for(len(digests.ids)) - len(option.whole) - option.goes_on
             if needed + spare <= self.free + self.cached - sum(not block.users for block in kept):
                 return option
         return None
 
-    def _find(self, ids: Sequence[int], chat: str, salt: bytes) -> _Found:
-        limit = len(ids) - 1
-        whole, digest = list[Block](), salt
+    def _find(self, digests: BlockDigests, chat: str) -> _Found:
+        ids, limit, whole = digests.ids, len(digests.ids) - 1, list[Block]()
         while BLOCK * (len(whole) + 1) <= limit:
-            following = chain_digest(digest, ids[BLOCK * len(whole) : BLOCK * (len(whole) + 1)])
-            block = self._lookup(following, chat)
+            block = self._lookup(digests.of(len(whole) + 1), chat)
             if block is None:
                 break
             whole.append(block)
-            digest = following
         rest = ids[BLOCK * len(whole) : min(limit, BLOCK * (len(whole) + 1))]
         part, common, goes_on = None, 0, False
-        for block in self._following.get(digest, ()):
+        for block in self._following.get(digests.of(len(whole)), ()):
             if block.chat in ("", chat) and (length := _common(block.tokens, rest)):
                 free = not block.users and block.chat == chat and length == len(block.tokens) < BLOCK
                 is_worth_it = free or BLOCK * len(whole) + length >= MIN_COPIED

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from chatui.engine.batching.blocks import BlockPool
+from chatui.engine.batching.blocks import BlockDigests, BlockPool
 from chatui.engine.batching.disk_tier import DiskTier
 from chatui.engine.batching.forward import Forward, PromptChunk
 from chatui.engine.batching.kv_files import KVFiles
@@ -55,6 +55,7 @@ class Scheduler:
         self.rows: list[SequenceState] = []
         self._budget, self._stall_budget = TokenBudget(PASS_SECONDS), TokenBudget(STALL_SECONDS, PASS_SECONDS)
         self._order = ReadingOrder()
+        self._waiting: BlockDigests | None = None  # of the prompt that was last asked about
         self._owed = 0.0  # seconds of writing before the next piece of a long prompt is read
         self._has_read = False  # in the last step
 
@@ -65,14 +66,14 @@ class Scheduler:
 
     def can_admit(self, prompt: Sequence[int], chat: str = "") -> bool:
         """Whether a row for this prompt may be added. Each row may need one more block soon."""
-        return not self.full and self.pool.fits(prompt, chat, len(self.rows), self._salt(len(prompt)))
+        return not self.full and self.pool.fits(self._digests_of(prompt), chat, len(self.rows))
 
     def add(self, prompt: tuple[int, ...], sampler: Sampler, chat: str = "", user: str = "") -> SequenceState | None:
         """A new row of this `user`, or None if it does not fit. All blocks together must hold the prompt and the reply.
 
         What it stores is forgotten with the `chat`, where that has a name.
         """
-        table = None if self.full else self.pool.open(prompt, chat, len(self.rows), self._salt(len(prompt)))
+        table = None if self.full else self.pool.open(self._digests_of(prompt), chat, len(self.rows))
         if table is None:
             return None
         row = SequenceState(prompt, sampler, table, table.length, len(prompt), user, read_at=time.perf_counter())
@@ -138,10 +139,16 @@ class Scheduler:
         self._has_read = True
         return events
 
-    def _salt(self, length: int) -> bytes:
-        """What parts blocks of sequences that are read as so many tokens from others."""
+    def _digests_of(self, prompt: Sequence[int]) -> BlockDigests:
+        """Those of a prompt that waits for room, the same ones at every step."""
+        if self._waiting is None or self._waiting.ids is not prompt:
+            self._waiting = self._digests(prompt, len(prompt))
+        return self._waiting
+
+    def _digests(self, ids: Sequence[int], length: int) -> BlockDigests:
+        """Sequences that are read as so many tokens have other keys than longer ones where that matters."""
         longrope = self.forward.longrope
-        return b"long" if longrope is not None and length > longrope.limit else b""
+        return BlockDigests(ids, b"long" if longrope is not None and length > longrope.limit else b"")
 
     def _reread(self) -> None:
         """Rows that are now too long for the way they were read wait to be read anew, where `generate()` does that."""
@@ -157,10 +164,11 @@ class Scheduler:
         """Give blocks to rows that wait for them, the oldest first."""
         for row in [row for row in self.rows if row.waits]:
             running = sum(not other.waits for other in self.rows)
-            table = self.pool.open(row.ids, row.table.chat, running, self._salt(row.length))
+            row.digests = row.digests or self._digests(row.ids, row.length)
+            table = self.pool.open(row.digests, row.table.chat, running)
             if table is None:
                 return
-            row.table, row.restoring = table, self._disk.restore(table, row.ids)
+            row.table, row.restoring, row.digests = table, self._disk.restore(table, row.ids), None
 
     def _restore(self) -> list[SequenceUpdate]:
         """Put what has been read from disk into tables, and wait a little for it where no row can do anything else."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from chatui.engine.batching.blocks import BlockTable
+from chatui.engine.batching.blocks import BlockDigests, BlockTable
 from chatui.engine.batching.disk_tier import Restoring
 from chatui.engine.batching.prompt_lookup import PromptLookup
 from chatui.engine.batching.token_budget import MAX_TOKENS
@@ -35,8 +35,8 @@ class SequenceState:
 
     `cached` tokens of the prompt were computed from the start, or came from disk, which goes on while it is
     `restoring`; `read_at` is when it was added or was last read. A row whose blocks were given to others has an empty
-    table: it waits until it can read all of that again. It is read as a sequence of `length` tokens: see longrope.py.
-    `computed` is set while its first token is the last of `output_ids`.
+    table: it waits until it can read all of that again, and has `digests` of all its tokens meanwhile. It is read as a
+    sequence of `length` tokens: see longrope.py. `computed` is set while its first token is the last of `output_ids`.
     """
 
     prompt: tuple[int, ...]
@@ -50,6 +50,7 @@ class SequenceState:
     lookup: PromptLookup | None = None
     computed: ComputedDraft | None = None
     restoring: Restoring | None = None
+    digests: BlockDigests | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
