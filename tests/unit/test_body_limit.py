@@ -257,7 +257,8 @@ def test_large_bodies_that_wait_together_have_a_limit(monkeypatch: pytest.Monkey
         large = [asyncio.create_task(held(2 * PIECE)) for _ in range(5)]
         await asyncio.sleep(0)
         small = [asyncio.create_task(held(1000)) for _ in range(20)]
-        await asyncio.sleep(0.01)
+        for _ in range(50):  # until each waits or is refused
+            await asyncio.sleep(0)
         go.set()
         assert sorted(await asyncio.gather(*large)) == [200] * 3 + [503] * 2
         assert await asyncio.gather(*small) == [200] * 20
@@ -326,22 +327,29 @@ def test_deep_json_is_a_plain_refusal(url: str) -> None:
         assert 400 <= status < 500, path
 
 
+def wait_for_files(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while sum(file.is_file() for file in folder.rglob("*")) != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_an_upload_that_is_refused_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     monkeypatch.setattr(body_limit, "MAX_UPLOAD_BYTES", 10 * PIECE)
+    kept = tmp_path / "uploads"
     with served(build_app(FakeBackend(), AppSettings(data_dir=tmp_path))) as url:
         head = f"POST {UPLOAD} HTTP/1.1\r\nContent-Type: {FILE}\r\nTransfer-Encoding: chunked"
         first_chunk = next(chunked(FILE_HEAD, 1))
         assert answered(url, head, [first_chunk, *chunked(b"x" * PIECE, 40)]) == 413
         assert httpx.post(f"{url}{UPLOAD}", files={"files": ("a.bin", b"fine")}).status_code == 200
-        monkeypatch.setattr(body_limit, "READ_TIMEOUT_SECONDS", 0.2)
-        assert answered(url, head, [first_chunk]) == 408
+        with monkeypatch.context() as impatient:
+            impatient.setattr(body_limit, "READ_TIMEOUT_SECONDS", 0.2)
+            assert answered(url, head, [first_chunk]) == 408
+        wait_for_files(kept, 1)
         host, _, port = url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))) as leaving:
             leaving.sendall(f"{head}\r\nHost: {host}\r\n\r\n".encode() + first_chunk)
-            time.sleep(0.1)
-        kept = tmp_path / "uploads"
-        deadline = time.monotonic() + 20
-        while len([file for file in kept.rglob("*") if file.is_file()]) > 1 and time.monotonic() < deadline:
-            time.sleep(0.02)
+            wait_for_files(kept, 2)
+        wait_for_files(kept, 1)
         assert [file.name for file in kept.rglob("*") if file.is_file()] == ["a.bin"]
