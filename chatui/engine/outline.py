@@ -130,6 +130,7 @@ def _outline(spec: ModelSpec) -> Outline:
     resolved = load_arguments.resolve_auto(spec, files, device_map)
     tensors = read_gguf_header(gguf) if gguf else []
     config = _gguf_config(gguf) if gguf else loader.config_of(spec, files, _trusted(spec))
+    resolved = load_arguments.resolve_dtype(resolved, None if gguf else config, device_map)
     stored, notes = (gguf.stat().st_size, ()) if gguf else _stored(spec, files.folder)
     model = anatomy.blank(config, torch.bfloat16, spec.trust_remote_code)
     asked, how = _asked(resolved, config, tensors)
@@ -152,7 +153,7 @@ def _outline(spec: ModelSpec) -> Outline:
         device=device.type,
         free=free_memory(device_map),
         stored=stored,
-        notes=(*notes, *_notes(config)),
+        notes=(*notes, *load_arguments.notes_of_auto(spec, resolved), *_notes(config)),
     )
 
 

@@ -26,10 +26,12 @@ from transformers import (
     BertConfig,
     GenerationConfig,
     LlamaConfig,
+    LlamaForCausalLM,
     PretrainedConfig,
     T5Config,
 )
 
+from chatui.engine import outline
 from chatui.engine.loading import embedded, load_arguments, loader, model_files, weights
 from chatui.engine.loading.failures import to_model_error
 from chatui.engine.loading.loaded_model import LoadedModel
@@ -428,6 +430,38 @@ def test_the_revision_is_that_of_the_hub_or_of_a_gguf_file(
     monkeypatch.setattr(embedded, "converted", lambda *_: good)
     digest = hashlib.sha256(b"GGUF and more").hexdigest()
     assert load(DEFAULT_MODEL, quantization="none").info.revision == f"sha256:{digest[:12]}"
+
+
+def checkpoint(folder: Path, dtype: torch.dtype) -> Path:
+    """A model whose layers fit the kernels, in files of this type."""
+    sizes = {**models.SMALL, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    models.save(folder)
+    LlamaForCausalLM(LlamaConfig(**sizes)).to(dtype).save_pretrained(folder)
+    return folder
+
+
+def test_a_float16_checkpoint_is_held_in_bfloat16_on_the_cpu_unless_asked_otherwise(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, torch.float16)
+    auto, kept = load(folder), load(folder, dtype="float16")
+    assert (auto.info.precision, auto.model.dtype) == ("bfloat16", torch.bfloat16)
+    assert ["float16 weights" in note for note in auto.info.notes] == [True]
+    assert (kept.info.precision, kept.info.notes) == ("float16", ())
+    predicted = outline.outline(ModelSpec(str(folder), device_map="cpu"))
+    assert (predicted.asked, predicted.notes) == ("bfloat16", auto.info.notes)
+    assert load(checkpoint(tmp_path / "b", torch.bfloat16)).info.notes == ()
+
+
+def test_the_default_model_is_int4_from_the_hub_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkpoint(tmp_path, torch.bfloat16)
+    monkeypatch.setattr(load_arguments, "DEFAULT_MODEL", str(folder))
+    auto = load(folder)
+    assert auto.info.precision == "int4"
+    assert ["rounded to int4" in note for note in auto.info.notes] == [True]
+    predicted = outline.outline(ModelSpec(str(folder), device_map="cpu"))
+    assert (predicted.asked, predicted.notes) == ("int4", auto.info.notes)
+    for asked in ({"dtype": "bfloat16"}, {"quantization": "none"}):
+        loaded = load(folder, **asked)
+        assert (loaded.info.precision, loaded.info.notes) == ("bfloat16", ())
 
 
 @pytest.mark.parametrize("device_map", ["cuda", "cuda:1"])

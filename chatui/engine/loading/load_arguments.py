@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import BitsAndBytesConfig, GgufConfig, PreTrainedTokenizerBase
+from transformers import BitsAndBytesConfig, GgufConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from chatui.engine.loading.model_files import Files
 from chatui.errors import ModelError
+from chatui.i18n import N_
 from chatui.model_spec import ModelSpec
+from chatui.settings import DEFAULT_MODEL
 
 UNKNOWN_CONTEXT = 8192
 # The names by which configs that have no `max_position_embeddings` call it: MPT, Bloom, OpenELM, RWKV, Baichuan.
@@ -30,7 +32,12 @@ def resolve_auto(spec: ModelSpec, source: Files, device_map: str) -> ModelSpec:
     if spec.quantization == "auto":
         has_levels = source.gguf_file is not None or source.levels is not None
         keeps = has_levels and device_map == "cpu" and spec.dtype in ("auto", "bfloat16")
-        return spec if keeps else replace(spec, quantization="none")
+        if keeps:
+            return spec
+        if spec.name == DEFAULT_MODEL and device_map == "cpu" and spec.dtype == "auto":
+            # On the Hub it is bfloat16. Its package holds int4, and is several times as fast.
+            return replace(spec, quantization="int4", dtype="bfloat16")
+        return replace(spec, quantization="none")
     if spec.quantization in ("8bit", "4bit") and source.gguf_file:
         raise ModelError("A GGUF file is quantized already.", "Leave out --quantization, or load the original model.")
     if spec.quantization not in ("int8", "int4"):
@@ -47,6 +54,27 @@ def resolve_auto(spec: ModelSpec, source: Files, device_map: str) -> ModelSpec:
             "Leave out --dtype, or --quantization.",
         )
     return replace(spec, dtype="bfloat16")
+
+
+def resolve_dtype(spec: ModelSpec, config: PreTrainedConfig | None, device_map: str) -> ModelSpec:
+    """The spec with bfloat16 for a float16 checkpoint on the CPU, where `auto` leaves the choice. GGUF files have no
+    config.
+
+    No kernel of ours takes float16, and PyTorch's take several times longer.
+    """
+    plain = config is not None and config.dtype is torch.float16 and not hasattr(config, "quantization_config")
+    if not plain or spec.dtype != "auto" or spec.quantization != "none" or device_map != "cpu":
+        return spec
+    return replace(spec, dtype="bfloat16")
+
+
+def notes_of_auto(asked: ModelSpec, resolved: ModelSpec) -> tuple[str, ...]:
+    """What there is to say of weights that are not held as the files have them, and were not asked for like that."""
+    if asked.quantization == "auto" and resolved.quantization == "int4":
+        return (N_("Its weights are rounded to int4, as those of its package: --quantization none keeps bfloat16."),)
+    if asked.dtype == "auto" and resolved.dtype == "bfloat16" and resolved.quantization == "none":
+        return (N_("Its float16 weights are held in bfloat16, which is faster on a CPU: --dtype float16 keeps them."),)
+    return ()
 
 
 def device_map_of(asked: str) -> str:

@@ -30,9 +30,11 @@ from chatui.engine.loading.load_arguments import (
     context_length,
     device_map_of,
     dtype_of,
+    notes_of_auto,
     quantization_config,
     quiet_quantization,
     resolve_auto,
+    resolve_dtype,
 )
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.model_files import Files, from_home, locate
@@ -101,10 +103,11 @@ def _load(spec: ModelSpec, source: Files, cache_dir: Path, report: ReportPhase) 
         wrong_files.check_folder(spec.name, source.folder)
     report("reading the tokenizer")
     trusted, device_map = {"trust_remote_code": spec.trust_remote_code}, device_map_of(spec.device_map)
-    spec = resolve_auto(spec, source, device_map)
+    asked, spec = spec, resolve_auto(spec, source, device_map)
     if conversions.serves(spec, source):
         source = conversions.find_conversion(source, cache_dir) or source
     config = None if source.gguf_file else config_of(spec, source, trusted)
+    spec = resolve_dtype(spec, config, device_map)
     check_weights(spec, source.folder, source.gguf_file, source.levels, getattr(config, "dtype", None), device_map)
     tokenizer = _tokenizer(spec, source, trusted)
     metadata = gguf_metadata.read(source.path) if source.gguf_file else {}
@@ -128,12 +131,11 @@ def _load(spec: ModelSpec, source: Files, cache_dir: Path, report: ReportPhase) 
     info = replace(
         _info(spec, source, described, replaced is not None),
         context_length=chosen_context(spec, context_length(model.config.get_text_config(decoder=True), tokenizer)),
-        notes=(*template.notes, *unknown, *notes),
+        notes=(*template.notes, *unknown, *notes_of_auto(asked, spec), *notes),
         measured_bytes=model_info.memory_in_use(device_map) - before,
         memory_bytes=total_memory(model.device),
     )
-    hidden = _hidden_ids(tokenizer, template)
-    return LoadedModel(model, tokenizer, template, info, frozenset(info.stop_ids), hidden)
+    return LoadedModel(model, tokenizer, template, info, frozenset(info.stop_ids), _hidden_ids(tokenizer, template))
 
 
 def _model(
