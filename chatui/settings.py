@@ -67,7 +67,9 @@ class AppSettings(BaseSettings):
         None, gt=0, description="Minutes without a reply after which a model is unloaded, until it is asked for again."
     )
     revision: str | None = Field(None, description="Branch, tag or commit of the default model on the Hub.")
-    dtype: Dtype = Field("auto", description="Precision of the weights; auto is the checkpoint's, but bfloat16 for float16 on a CPU.")
+    dtype: Dtype = Field(
+        "auto", description="Precision of the weights; auto is the checkpoint's own, but on a CPU not float16."
+    )
     device_map: str = Field("auto", description="Where the weights go: auto, cpu, cuda, cuda:1, mps ...")
     quantization: Quantization = Field(
         "auto",
