@@ -26,7 +26,6 @@ from transformers import (
     BertConfig,
     GenerationConfig,
     LlamaConfig,
-    LlamaForCausalLM,
     PretrainedConfig,
     T5Config,
 )
@@ -436,7 +435,8 @@ def checkpoint(folder: Path, dtype: torch.dtype) -> Path:
     """A model whose layers fit the kernels, in files of this type."""
     sizes = {**models.SMALL, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
     models.save(folder)
-    LlamaForCausalLM(LlamaConfig(**sizes)).to(dtype).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes), dtype=dtype)
+    model.save_pretrained(folder)
     return folder
 
 
