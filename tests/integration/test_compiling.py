@@ -37,17 +37,22 @@ def over_blocks_of(loaded: LoadedModel, blocks: int = 6, kv_dtype: KvDtype = "au
 
 
 @pytest.mark.exhaustive  # a step with our own kernels, and what becomes of it, are in every run: see below
+@pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
 def test_a_compiled_step_gives_the_same_logits_and_is_made_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kv_dtype: KvDtype
 ) -> None:
     folder = models.save(tmp_path / "model", "gemma3")
     template = tmp_path / "template.jinja"
     template.write_text(str(models.loaded(folder).tokenizer.chat_template))
     spec = ModelSpec(
-        str(folder), device_map="cpu", chat_template=template, generation=GenerationSettings(top_k=3, stop=("x",))
+        str(folder),
+        device_map="cpu",
+        chat_template=template,
+        generation=GenerationSettings(top_k=3, stop=("x",)),
+        kv_dtype=kv_dtype,
     )
     loaded = models.loaded(folder)
-    over_blocks = over_blocks_of(loaded)
+    over_blocks = over_blocks_of(loaded, kv_dtype=kv_dtype)
     target = compiling.compiled_folder(over_blocks.step, over_blocks.cache, tmp_path)
     made: list[DecodeFunction] = []
     done = threading.Event()

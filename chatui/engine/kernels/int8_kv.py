@@ -20,9 +20,9 @@ def to_stored(numbers: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype is not torch.int8:
         return numbers
     wide = numbers.float()
-    scale = (wide.abs().amax(-1, keepdim=True) * (1 / LARGEST)).bfloat16()
-    levels = (wide / scale.float().clamp(min=TINY)).round()
-    bits = scale.view(torch.int16)
+    bits = (wide.abs().amax(-1, keepdim=True) * (1 / LARGEST)).bfloat16().view(torch.int16)
+    # Not scale.float(): a compiler of PyTorch's would leave out the rounding to bfloat16.
+    levels = (wide / (bits.int() << 16).view(torch.float32).clamp(min=TINY)).round()
     return torch.cat([part.to(torch.int8) for part in (levels, bits & 255, bits >> 8)], -1)
 
 
