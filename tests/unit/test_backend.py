@@ -325,13 +325,14 @@ class TestOrder:
         model = StandsStill(rows=3, pause=0.001)
         model.may_read.clear()
         backend = backend_of(model).start()
-        crowd = await asked(backend, *("crowd" + 40 * number * "d" for number in range(5)), user="crowd")
+        crowd = await asked(backend, *("crowd" + 1000 * number * "d" for number in range(5)), user="crowd")
         await until(lambda: len(model.replies) == 3 and len(backend.queue.prepared) == 1)
         newcomers = await asked(backend, "new 1", user="one") + await asked(backend, "new 2", user="two")
         newcomers += await asked(backend, "new 3", user="three")
         model.may_read.set()
-        await asyncio.gather(*crowd, *newcomers)
+        await asyncio.gather(*newcomers)
         assert model.served[3:6] == ["new 1", "new 2", "new 3"], "before the one of the crowd that was made ready"
+        await cancel(*crowd)
         await backend.close()
 
     async def test_a_prompt_is_made_ready_for_each_free_row(self) -> None:
