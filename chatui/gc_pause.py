@@ -10,11 +10,14 @@ def gc_paused() -> Iterator[None]:
     """Context manager without garbage collection. At the end, all existing objects are excluded from it (`gc.freeze`).
 
     Modules and classes live as long as the program, but the collector visits all of them again and again while their
-    number grows. That was a fifth of the time that the import of gradio, torch and transformers takes.
+    number grows. That was a fifth of the time that the import of gradio, torch and transformers takes. A pause within
+    another one ends with the outer one.
     """
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if was_enabled:
+            gc.enable()

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import settings
 
 import tests.examples  # noqa: F401 - its profiles
+from chatui.gc_pause import gc_paused
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -17,6 +19,8 @@ for name in [name for name in os.environ if name.startswith("CHATUI_")]:
 DATA = tempfile.TemporaryDirectory(prefix="chatui-tests-", ignore_cleanup_errors=True)
 os.environ["CHATUI_DATA_DIR"] = DATA.name
 os.environ["GRADIO_TEMP_DIR"] = f"{DATA.name}/uploads"
+os.environ["SSL_CERT_DIR"] = DATA.name  # without certificates: each HTTP client would parse them all, in 30 ms
+os.environ.pop("SSL_CERT_FILE", None)
 os.environ["CHATUI_ALLOWED_HOSTS"] = "*"  # test clients make up names; test_security.py has the default
 
 # httpx waits five seconds by default, which a server may take on a busy machine.
@@ -43,6 +47,12 @@ LONGEST = (
     "browser/test_actions.py",
 )
 """Files that take longest: processes that share the tests begin with them, so that none ends long after the others."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    with gc_paused():  # while what all tests import is imported
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

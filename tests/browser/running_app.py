@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ def _running_on(port: int, flags: Sequence[str], variables: Mapping[str, str]) -
 
     def ready() -> bool:
         assert process.poll() is None, "the server has ended"
+        time.sleep(0.1)  # each question takes CPU time from the server that starts
         try:
             return bool(httpx.get(f"{site.url}/healthz").json()["status"] == "ready")
         except httpx.HTTPError:

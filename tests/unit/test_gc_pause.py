@@ -15,3 +15,11 @@ def test_the_collector_rests_inside_and_works_again_after_an_error() -> None:
     with pytest.raises(ImportError):
         raising()
     assert gc.isenabled()
+
+
+def test_a_pause_within_another_does_not_end_it() -> None:
+    with gc_paused():
+        with gc_paused():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
