@@ -24,6 +24,13 @@ def _settings(page: Chat, number: int) -> GenerationSettings:
     return page.backend.requests[number].settings.model_copy(update={"seed": None})
 
 
+def _reset_settings(page: Chat) -> None:
+    """Also leaves the page to the next test as it was."""
+    page.button("Reset to the model's defaults").click()
+    expect(page.setting("Temperature")).to_have_value("0.5")
+    expect(page.setting("Seed")).to_have_value("")
+
+
 def _asked(page: Chat, number: int = -1) -> list[str]:
     return [m.content for m in page.backend.requests[number].messages[1:]]
 
@@ -87,7 +94,7 @@ def test_the_chat_can_be_emptied(chat: Open) -> None:
 
 
 def test_new_chat_keeps_the_draft_and_the_settings(chat: Open) -> None:
-    page = chat(["first"], fresh=True)
+    page = chat(["first"])
     page.setting("Temperature").fill("1.2")
     page.say("one")
     page.fill("a draft")
@@ -95,6 +102,7 @@ def test_new_chat_keeps_the_draft_and_the_settings(chat: Open) -> None:
     expect(page.questions).to_have_count(0)
     expect(page.box).to_have_value("a draft")
     expect(page.setting("Temperature")).to_have_value("1.2")
+    _reset_settings(page)
 
 
 def test_copy_conversation(chat: Open) -> None:
@@ -173,7 +181,7 @@ def test_persona_changes_prompt_greeting_examples_and_request(chat: Open) -> Non
 
 
 def test_settings_reach_the_request_and_can_be_reset(chat: Open) -> None:
-    page = chat(fresh=True)
+    page = chat()
     expect(page.setting("Temperature")).to_have_value("0.5")
     page.say("defaults")
     assert _settings(page, 0) == INFO.defaults
@@ -204,8 +212,7 @@ def test_settings_reach_the_request_and_can_be_reset(chat: Open) -> None:
     slider = page.page.get_by_role("slider", name="Temperature", exact=True)
     slider.press("ArrowRight")
     expect(page.setting("Temperature")).to_have_value("1.4")
-    page.button("Reset to the model's defaults").click()
-    expect(page.setting("Temperature")).to_have_value("0.5")
+    _reset_settings(page)
     expect(page.setting("Stop strings")).to_have_value("")
     expect(page.setting("Seed")).to_have_value("")
     page.say("defaults again")
@@ -213,7 +220,7 @@ def test_settings_reach_the_request_and_can_be_reset(chat: Open) -> None:
 
 
 def test_each_slider_has_its_own_reset(chat: Open) -> None:
-    page = chat(fresh=True)
+    page = chat()
     page.setting("Top-p").fill("0.3")
     page.setting("Top-p").blur()
     page.page.locator("#setting-top_p").get_by_test_id("reset-button").click()
@@ -231,7 +238,7 @@ WRONG = [
 
 
 def test_wrong_values_are_refused_beside_the_setting(chat: Open) -> None:
-    page = chat(fresh=True)
+    page = chat()
     for title, value, message in WRONG:
         before = page.setting(title).input_value()
         page.setting(title).fill(value)
@@ -253,16 +260,17 @@ BEYOND = [("Temperature", "temperature", "5"), ("Max new tokens", "max_new_token
 
 
 def test_sliders_show_the_values_that_are_sent(chat: Open) -> None:
-    page = chat(fresh=True)
+    page = chat()
     for title, name, value in BEYOND:
         page.setting(title).fill(value)
         page.say("hi")
         sent = getattr(page.backend.requests[-1].settings, name)
         assert float(page.setting(title).input_value()) == sent != float(value)
+    _reset_settings(page)
 
 
 def test_wrong_values_stop_retry_edit_and_examples_too(chat: Open) -> None:
-    page = chat(["first"], fresh=True)
+    page = chat(["first"])
     error = page.page.get_by_text(re.compile("greater than or equal to 0")).first
     page.setting("Seed").fill("-1")
     page.log.locator("button.example").first.click()
@@ -285,6 +293,7 @@ def test_wrong_values_stop_retry_edit_and_examples_too(chat: Open) -> None:
     page.say("two")
     assert _asked(page)[-1] == "two"
     assert "first" in _asked(page)
+    _reset_settings(page)
 
 
 def test_an_empty_message_is_not_sent(chat: Open) -> None:
@@ -302,7 +311,7 @@ def test_an_empty_message_is_not_sent(chat: Open) -> None:
 
 
 def test_a_reason_outlives_other_events(chat: Open) -> None:
-    page = chat(fresh=True)
+    page = chat()
     held: list[Route] = []
     page.page.route("**/run/predict", lambda route: held.append(route))
     page.page.reload()
@@ -321,7 +330,7 @@ def test_a_reason_outlives_other_events(chat: Open) -> None:
 
 
 def test_a_megabyte_is_refused_and_kept(chat: Open) -> None:
-    page = chat(fresh=True)
+    page = chat()
     text = "long <words> " * 80_000
     page.box.fill(text, timeout=SLOW)
     # The count of its tokens begins when typing pauses. It must not hide the reason.
