@@ -1,5 +1,6 @@
 """`python -m scripts.benchmark`: with `page` for what reaches the browser, with `chats` for many conversations,
-with `traces` for what the Inspect view costs, with `restarts` for conversations that go on after one.
+with `traces` for what the Inspect view costs, with `restarts` for conversations that go on after one, and with
+`gpu` for the engine on a GPU.
 """
 
 import sys
@@ -23,6 +24,11 @@ if sys.argv[1:2] == ["restarts"]:
     from scripts.benchmark import restarts
 
     raise SystemExit(restarts.main(sys.argv[2:]))
+
+if sys.argv[1:2] == ["gpu"]:
+    from scripts.benchmark import gpu
+
+    raise SystemExit(gpu.main(sys.argv[2:]))
 
 from scripts.benchmark import run
 
