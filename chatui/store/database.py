@@ -31,6 +31,11 @@ NETWORK = {
 }
 """Detects a dead connection in about ten seconds; the default of TCP is a quarter of an hour."""
 
+MAX_IDLE_SECONDS = 10.0
+"""PostgreSQL ends a write transaction in which nothing is done for so long: that of a server that was paused within it,
+whose locks would hold up all others.
+"""
+
 ALL_OWNERS: Final = "all_owners"
 """The execution option of the few statements that read or write rows of all owners."""
 
@@ -90,6 +95,9 @@ class Database:
     def writing(self) -> Iterator[Connection]:
         """Open a write transaction, which is rolled back on any exception. Raises StoreError."""
         with self.as_store_errors(), self._writing, self._writer.begin() as connection:
+            if not self.sqlite:
+                milliseconds = round(1000 * MAX_IDLE_SECONDS)
+                connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
             yield connection
 
     @contextmanager

@@ -2,9 +2,20 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
 
+import pytest
+
+from chatui.errors import StoreError
+from chatui.settings import AppSettings
+from chatui.store import database
 from chatui.store.database import FairLock
 from chatui.store.store import Store
+from tests.databases import Server, ask
+
+pytest_plugins = ("tests.databases",)
 
 
 def while_another_adds(store: Store, once: Callable[[], None]) -> list[int]:
@@ -61,3 +72,22 @@ def test_the_lock_is_acquired_in_the_order_of_the_requests() -> None:
     for thread in threads:
         thread.join()
     assert order == [0, 1, 2, 3, 4]
+
+
+def test_a_server_that_is_paused_in_a_transaction_holds_up_no_other_for_long(
+    postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "MAX_IDLE_SECONDS", 0.2)
+    settings = AppSettings(data_dir=tmp_path, database_url=postgresql.migrated())
+    paused, other = Store.open(settings), Store.open(settings)
+    paused.for_owner("a").start_turn(ask("What?"), "a lease")
+
+    def pause_until_the_other_goes_on() -> None:
+        with ThreadPoolExecutor(1) as thread, paused.database.maintaining() as connection:
+            connection.exec_driver_sql("UPDATE messages SET content = 'half' WHERE state = 'running'")
+            assert thread.submit(other.interrupt_stale, timedelta(seconds=-60)).result(60) == 1
+
+    with pytest.raises(StoreError):
+        pause_until_the_other_goes_on()
+    for store in (paused, other):
+        store.close()
