@@ -82,7 +82,7 @@ def test_a_layer_shares_its_weights_and_computes_the_same(bias: bool) -> None:
 
 
 def test_a_model_uses_it_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = models.model().bfloat16()
+    own = copy.deepcopy(models.model()).bfloat16()
     model = copy.deepcopy(own)
     monkeypatch.setattr(dense, "is_faster", lambda: False)
     use_kernel(model)
