@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatui.engine.batching.reading_order import MIN_CHUNK, PATIENCE_SECONDS, ReadingOrder
@@ -72,6 +72,7 @@ def test_a_pass_reads_what_it_may_and_no_crumbs(
 
 
 @given(BUDGETS, ARRIVALS)
+@example((256, 64), [[("a", 257), ("b", 257)]])
 def test_every_user_is_read_after_as_many_passes_as_there_were_users(
     budgets: tuple[int, int], arrivals: list[list[tuple[str, int]]]
 ) -> None:

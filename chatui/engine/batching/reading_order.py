@@ -47,7 +47,7 @@ class ReadingOrder:
         counts: dict[Row, int] = {}
         left, long_left = tokens, min(tokens, long_tokens)
         fewest = min(MIN_CHUNK, long_left)
-        for row in dict.fromkeys([*_shortest(rows, tokens // 2), *self._in_turn(rows, now)]):
+        for row in dict.fromkeys([*_shortest(rows, tokens // 2, long_left // 2), *self._in_turn(rows, now)]):
             count = min(row.unread, left if row.is_short else min(left, long_left))
             if counts and count < min(MIN_CHUNK if row.is_short else fewest, row.unread):
                 continue
@@ -77,12 +77,17 @@ class ReadingOrder:
         return sorted(own, key=lambda row: (ranks[row], turns[row.user]))
 
 
-def _shortest(rows: Sequence[Row], tokens: int) -> Iterator[Row]:
-    """The shortest rests, as many as have room together; none where the room is too small to be shared."""
-    if tokens < MIN_CHUNK:
-        return
+def _shortest(rows: Sequence[Row], tokens: int, long_tokens: int) -> Iterator[Row]:
+    """The shortest rests, as many as have room together; in `long_tokens` of it those that are not short. None where
+    the room is too small to be shared.
+    """
+    left, long_left = (room if room >= MIN_CHUNK else 0 for room in (tokens, long_tokens))
     for row in sorted(rows, key=lambda row: row.unread):
-        tokens -= row.unread
-        if tokens < 0:
+        if row.unread > left:
             return
+        if not row.is_short:
+            if row.unread > long_left:
+                continue
+            long_left -= row.unread
+        left -= row.unread
         yield row
