@@ -184,7 +184,6 @@ def measure_shape(name: str, given: argparse.Namespace, device: torch.device, en
             engines["chatui"] = OwnEngine(model, cases, given.tokens).run
         if "transformers" in given.engines:
             engines["transformers"] = lambda prompts, tokens: run_transformers(model, prompts, tokens)
-        own = attention.NAME if "chatui" in given.engines else "sdpa"
         for users, prompt in cases:
             runs: dict[str, list[Measured]] = {engine: [] for engine in engines}
             for round_ in range(-1, given.rounds):  # the first makes graphs and counts for nothing
@@ -192,7 +191,7 @@ def measure_shape(name: str, given: argparse.Namespace, device: torch.device, en
                     if time.monotonic() > end:
                         print(f"{name}, {_users(users)}, {prompt} tokens: left out, the time is up", flush=True)
                         return
-                    model.set_attn_implementation(own if engine == "chatui" else "sdpa")
+                    model.set_attn_implementation(attention.NAME if engine == "chatui" else "sdpa")
                     found = run(prompts_of(users, prompt, SHAPES[name].vocab_size, round_), given.tokens)
                     if round_ >= 0:
                         runs[engine].append(found)
