@@ -23,7 +23,9 @@ from chatui.engine.batching.kv_cache import KVCache, KVLayout
 from chatui.engine.batching.prompt_lookup import Draft
 from chatui.engine.batching.reading_order import PATIENCE_SECONDS
 from chatui.engine.batching.scheduler import (
+    GAP_SECONDS,
     MAX_OWED_SECONDS,
+    MAX_STEP_SECONDS,
     PASS_SECONDS,
     READING_SHARE,
     STALL_SECONDS,
@@ -71,6 +73,9 @@ class FixedBudget(TokenBudget):
 
     def record(self, tokens: int, seconds: float) -> None:
         pass
+
+    def within(self, seconds: float) -> int:
+        return self.tokens
 
 
 def fix_budget(batch: Scheduler, size: int) -> None:
@@ -650,6 +655,26 @@ class TestNewcomers:
         assert forward.pieces == [128, 122, 128, 22]
         assert "".join(done[0] for done, _ in forward.log) in ("rwrwrwr", "wrwrwrwr")
         assert forward.longest("read") + forward.step <= 0.25
+
+    @pytest.mark.parametrize("fixed", [0.0, 0.02])
+    @pytest.mark.parametrize("step", [0.02, 0.08, 0.5])
+    def test_a_pass_and_a_step_together_take_no_longer_than_planned(
+        self, clock: Clock, fixed: float, step: float
+    ) -> None:
+        """Passes that would do where nobody writes are cut for those who wait for a token."""
+        batch, forward = timed(clock, 16, speed=540.0, step=step, fixed=fixed)
+        batch._budget.tokens = 128
+        writer = join(batch, [1])
+        write(batch, writer, count=2)
+        forward.log.clear()
+        forward.pieces.clear()
+        rows = [join(batch, prompt_of(50, n + 2)) for n in range(8)]
+        write(batch, *rows, count=1)
+        planned = GAP_SECONDS - min(step, MAX_STEP_SECONDS)
+        [_, *reads] = [seconds for done, seconds in forward.log if done == "read"]
+        assert forward.pieces[0] > 100, "this one tells how long they take"
+        assert max(reads) <= planned + fixed / 2
+        assert max(reads) >= 0.8 * planned, "nor are they shorter than need be"
 
     @pytest.mark.parametrize("long", [0, 1000])
     def test_a_flood_of_them_leaves_those_who_write_their_share(self, clock: Clock, long: int) -> None:

@@ -86,6 +86,15 @@ def test_it_recovers_from_a_time_when_the_machine_was_busy(each: float, settles_
     assert max(tried, default=0.0) <= 0.22
 
 
+def test_a_pass_is_cut_to_take_less_time() -> None:
+    budget = TokenBudget(SECONDS)
+    run(budget, 0.0, 0.001)
+    assert budget.within(0.001) == 128, "nothing was measured"
+    budget.measure(100, 0.1)
+    budget.measure(5, 0.05)
+    assert (budget.within(0.2), budget.within(0.1), budget.within(0.001)) == (128, 100, 64)
+
+
 def test_however_slow_a_model_is_some_tokens_are_read() -> None:
     budget = TokenBudget(SECONDS)
     budget.record(1, 1e9)

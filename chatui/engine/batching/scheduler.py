@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 # How long a pass that reads prompts is planned to take, so that neither Stop nor a newcomer waits, and how long while
 # somebody writes and only long prompts are read.
 PASS_SECONDS, STALL_SECONDS = 0.22, 0.08
+# How long a pass that reads short prompts beside those who write is planned to take together with a step of theirs. Of
+# a longer step only so much counts: newcomers would wait too long.
+GAP_SECONDS, MAX_STEP_SECONDS = 0.24, 0.1
 # The share of the time given to reading while somebody writes: a step then takes twice as long at most.
 READING_SHARE = 0.42
 # Short prompts are read with every other step, until those who write are owed so much time.
@@ -58,6 +61,7 @@ class Scheduler:
         self._waiting: BlockDigests | None = None  # of the prompt that was last asked about
         self._owed = 0.0  # seconds of writing before the next piece of a long prompt is read
         self._has_read = False  # in the last step
+        self._step_seconds = 0.0  # which the last step of those who write took
 
     @property
     def full(self) -> bool:
@@ -115,7 +119,8 @@ class Scheduler:
             return restored + self._read(reading, beside_writing=bool(writing))
         started = time.perf_counter()
         events = self._decode(self._with_blocks(writing))
-        self._owed = max(0.0, self._owed - (time.perf_counter() - started))
+        self._step_seconds = time.perf_counter() - started
+        self._owed = max(0.0, self._owed - self._step_seconds)
         self._has_read = False
         return restored + events
 
@@ -129,13 +134,18 @@ class Scheduler:
         started = time.perf_counter()
         large = not beside_writing or any(row.is_short for row in reading)
         budget = self._budget if large else self._stall_budget
-        long_tokens = self._stall_budget.tokens if beside_writing else budget.tokens
-        counts = self._order.plan(reading, budget.tokens, long_tokens, started)
+        tokens = long_tokens = budget.tokens
+        if beside_writing:
+            tokens = budget.within(GAP_SECONDS - min(self._step_seconds, MAX_STEP_SECONDS))
+            long_tokens = self._stall_budget.tokens
+        counts = self._order.plan(reading, tokens, long_tokens, started)
         events = self._prefill({row: _chunk(row, count) for row, count in counts.items()}, budget)
         now = time.perf_counter()
         self._order.record(list(counts), now)
         if beside_writing:
             self._owed += (now - started) * (1 / READING_SHARE - 1)
+            if large:
+                budget.measure(sum(counts.values()), now - started)
         self._has_read = True
         return events
 

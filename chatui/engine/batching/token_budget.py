@@ -23,6 +23,7 @@ class TokenBudget:
         self.tokens = START_TOKENS
         self._seconds, self._longest = seconds, longest
         self._until_retry = 0
+        self._seconds_each = 0.0  # that a token took when it was last measured
 
     def record(self, tokens: int, seconds: float) -> None:
         """A pass of so many tokens took so long."""
@@ -33,6 +34,19 @@ class TokenBudget:
             self._until_retry = RETRY_PASSES
         elif expected <= GROW * self._seconds or (self._may_try(seconds) and expected <= self._longest):
             self.tokens = min(2 * self.tokens, MAX_TOKENS)
+
+    def measure(self, tokens: int, seconds: float) -> None:
+        """A pass of so many tokens whose size came from `within` took so long. Rests tell nothing."""
+        if 2 * tokens >= self.tokens:
+            self._seconds_each = seconds / tokens
+
+    def within(self, seconds: float) -> int:
+        """As many of the tokens as should take no longer than that, by what was measured last; half of them at least,
+        since a part of a pass takes as long for few tokens as for many.
+        """
+        if self.tokens * self._seconds_each <= seconds:
+            return self.tokens
+        return max(self.tokens // 2, int(seconds / self._seconds_each))
 
     def _may_try(self, seconds: float) -> bool:
         """Whether a size may be tried that should take longer than planned."""
