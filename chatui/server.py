@@ -54,7 +54,7 @@ from chatui.security import (
     serves_one_computer,
 )
 from chatui.setting_values import split_list
-from chatui.settings import MB, AppSettings
+from chatui.settings import MB, AppSettings, KvDtype
 from chatui.upload_folder import UploadFolder
 
 if TYPE_CHECKING:
@@ -175,7 +175,8 @@ def _registry(settings: AppSettings, metrics: Metrics) -> Registry:
 
 def _services(backend: Backend, settings: AppSettings, permissions: Permissions) -> ModelServices:
     """What the page manages models with. A model that has come is served."""
-    overviews = OverviewReader(_machine, [settings.models_dir] if settings.models_dir else [])
+    machine = partial(_machine, settings.kv_dtype)
+    overviews = OverviewReader(machine, [settings.models_dir] if settings.models_dir else [])
     fetches = DownloadManager(
         settings.data_dir / "downloads",
         lambda plan: backend.add(plan.model, plan.pinned_revision),
@@ -197,10 +198,10 @@ def _free_bytes(device_map: str) -> int:
     return free_memory(device_map)
 
 
-def _machine() -> Machine:
+def _machine(kv_dtype: KvDtype) -> Machine:
     from chatui.engine import devices
 
-    return devices.machine()
+    return devices.machine().with_kv_dtype(kv_dtype)
 
 
 def _release_memory() -> None:

@@ -82,7 +82,7 @@ class Outline:
 
     def check_memory(self) -> None:
         """Raise ModelError if the weights and one conversation of the chosen context need more than the free memory."""
-        device = Device(self.device, self.free)
+        device = Device(self.device, self.free, kv_dtype=self.spec.kv_dtype)
         anatomy = estimates.in_precision(self.anatomy, self.asked, 0, self.spec.kv_dtype)
         total = estimates.memory(anatomy, self.asked, 1, self.context_length)[-1]
         if total.value <= self.free + extra_memory(self.spec, self.device):

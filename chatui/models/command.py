@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from chatui.errors import HubError, ModelError
 from chatui.model_spec import parse_model_name
@@ -17,7 +17,7 @@ from chatui.models.facts import ModelFacts, from_hub, read_facts
 from chatui.models.fit import DEFAULT_CONTEXT, Machine, recommend
 from chatui.models.hub import Hub
 from chatui.models.listing import as_json
-from chatui.settings import DEFAULT_MODEL
+from chatui.settings import DEFAULT_MODEL, KvDtype
 
 HUB_NAME = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
 MAX_CONTEXT = 10**8
@@ -33,7 +33,7 @@ def run(arguments: list[str], machine: Callable[[], Machine], votes: StoredVotes
     Both are called when they are needed. Exits after --help and on wrong arguments, as argparse does.
     """
     options = _parser().parse_args(arguments)
-    options.machine, options.votes = machine, votes
+    options.machine, options.votes = lambda: machine().with_kv_dtype(options.kv_dtype), votes
     subcommand: Subcommand = options.subcommand
     return subcommand(options)
 
@@ -43,12 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
     explain = _add(subcommands, "explain", _explain, "Explain a model: its name, its size, and whether it fits here.")
     explain.add_argument("name", help="name on the Hub, folder or GGUF file")
-    _add_context(explain)
+    _add_kv(explain)
     models = _add(subcommands, "list", _list, "List the models on this machine, what runs well here first.")
     models.add_argument(
         "folders", nargs="*", type=Path, metavar="FOLDER", help="folder with models, beside the HF cache"
     )
-    _add_context(models)
+    _add_kv(models)
     hub_commands.add_subcommands(partial(_add, subcommands))
     compare_command.add_subcommand(partial(_add, subcommands))
     return parser
@@ -62,13 +62,19 @@ def _add(subcommands: Any, name: str, subcommand: Subcommand, text: str) -> argp
     return parser
 
 
-def _add_context(parser: argparse.ArgumentParser) -> None:
+def _add_kv(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context",
         type=_tokens,
         default=DEFAULT_CONTEXT,
         metavar="TOKENS",
         help=f"tokens of the conversation whose K/V is counted, {DEFAULT_CONTEXT} by default",
+    )
+    parser.add_argument(
+        "--kv-dtype",
+        choices=get_args(KvDtype),
+        default=os.environ.get("CHATUI_KV_DTYPE", "auto"),
+        help="type of the K/V, as for the server; CHATUI_KV_DTYPE or auto by default",
     )
 
 

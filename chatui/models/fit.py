@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ from chatui.i18n import N_
 from chatui.model_spec import GPU_PRECISIONS, PRECISIONS
 from chatui.models.facts import ModelFacts
 from chatui.models.names import NOT_FOR_CHATS
+from chatui.settings import KvDtype
 from chatui.units import human_bytes, human_count
 
 Verdict = Literal["fits", "tight", "too large"]
@@ -29,12 +30,16 @@ VERDICTS: tuple[Verdict, ...] = ("fits", "tight", "too large")
 
 @dataclass(frozen=True)
 class Device:
-    """A device with memory. `free` and `total` are bytes, `bandwidth` is bytes/s or 0 if it was not measured."""
+    """A device with memory. `free` and `total` are bytes, `bandwidth` is bytes/s or 0 if it was not measured.
+
+    `kv_dtype` is the type that keys and values would have there.
+    """
 
     name: str
     free: int
     total: int = 0
     bandwidth: float = 0.0
+    kv_dtype: KvDtype = "auto"
 
     @property
     def is_cpu(self) -> bool:
@@ -48,6 +53,10 @@ class Machine:
 
     devices: tuple[Device, ...]
     default_model: Path | None = None
+
+    def with_kv_dtype(self, kv_dtype: KvDtype) -> "Machine":
+        """The same with keys and values of this type on all devices."""
+        return replace(self, devices=tuple(replace(device, kv_dtype=kv_dtype) for device in self.devices))
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ def fit(facts: ModelFacts, device: Device, precision: str, context: int = DEFAUL
     if facts.anatomy is None:
         raise ValueError(f"the parameters of {facts.name} are not known")
     context = min(context, facts.layout.context_length or context)
-    sizes = estimates.in_precision(facts.anatomy, precision, device.bandwidth)
+    sizes = estimates.in_precision(facts.anatomy, precision, device.bandwidth, device.kv_dtype)
     weights, kv, activations, total = estimates.memory(sizes, precision, 1, context)
     speed = estimates.max_tokens_per_second(sizes, precision) if device.bandwidth else None
     verdict = _verdict(total.value, device)
@@ -180,14 +189,16 @@ def remedies(anatomy: ModelAnatomy, device: Device, precision: str, context: int
     """What would make it fit, in sentences: a lower precision, a shorter context, more memory."""
     lower = {}
     for name in PRECISIONS if device.is_cpu else GPU_PRECISIONS:
-        smaller = estimates.memory(estimates.in_precision(anatomy, name, 0), name, 1, context)[-1].value
+        sizes = estimates.in_precision(anatomy, name, 0, device.kv_dtype)
+        smaller = estimates.memory(sizes, name, 1, context)[-1].value
         if smaller <= device.free and smaller < needed:
             lower[name] = smaller
     remedies = []
     for name, taken in lower.items():
         size = human_bytes(taken)
         remedies.append(N_(f"In {name} it takes {size}, which fits."))
-    shorter = _max_context(estimates.in_precision(anatomy, precision, 0), device, precision, context)
+    sizes = estimates.in_precision(anatomy, precision, 0, device.kv_dtype)
+    shorter = _max_context(sizes, device, precision, context)
     if shorter >= MIN_CONTEXT:
         remedies.append(N_(f"With a context of {shorter:,} tokens it fits."))
     missing = human_bytes(needed - device.free)

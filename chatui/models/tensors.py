@@ -15,6 +15,8 @@ PREFILL_CHUNK = 256
 """Tokens of a prompt that are read at once."""
 KV_BYTES = 2
 """Bytes of a number in the K/V: bfloat16."""
+SCALE_BYTES = 2
+"""Bytes of the scale that the numbers of a head share in int8."""
 SCALES = re.compile(
     r"\.(?:qzeros|scales|g_idx|absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+|SCB|weight_format"
     r"|weight_scale(?:_inv|_2)?|input_scale|weight_shape|weight_zero_point|(?:weight|input)_global_scale)$|_scales$"
@@ -97,7 +99,16 @@ def anatomy(tensors: list[StoredTensor], layout: Layout) -> ModelAnatomy:
         kv_per_token=kv_per_token,
         activations=fixed,
         activations_per_token=for_each,
+        int8_kv_per_token=_int8_kv_per_token(layout),
     )
+
+
+def _int8_kv_per_token(layout: Layout) -> int:
+    """Bytes of K/V for one token in int8; 0 for models with layers that have none, which hold no blocks."""
+    if not layout.kv_elements or layout.attention_layers < layout.layers:
+        return 0
+    heads = layout.heads if layout.latent_elements else layout.kv_heads or layout.heads
+    return layout.kv_elements + 2 * SCALE_BYTES * heads * layout.layers
 
 
 def gguf_label(tensors: Iterable[StoredTensor]) -> str:

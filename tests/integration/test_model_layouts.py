@@ -85,6 +85,7 @@ def test_published_models_have_the_kv_and_the_active_parameters_of_the_model(nam
         built.kv_per_token,
     )
     assert facts.anatomy is not None
+    assert facts.anatomy.int8_kv_per_token == built.int8_kv_per_token
     for precision in PRECISIONS:
         assert facts.anatomy.weights[precision] == pytest.approx(built.weights[precision], rel=0.02), precision
         assert facts.anatomy.read[precision] == pytest.approx(built.read[precision], rel=0.03), precision

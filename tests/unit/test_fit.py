@@ -13,6 +13,7 @@ from chatui.models.fit import (
     VERDICTS,
     Device,
     Fit,
+    Machine,
     best_fit,
     fit,
     fits,
@@ -20,6 +21,7 @@ from chatui.models.fit import (
     recommend,
     runs_well,
 )
+from chatui.settings import KvDtype
 from chatui.stored_tensors import StoredTensor
 from tests.configs import PUBLISHED
 
@@ -154,6 +156,27 @@ def test_models_are_sorted_by_what_runs_well_here() -> None:
     assert [one.facts.name for one in ranked[:3]] == ["Qwen/Qwen3-4B", "Qwen/Qwen3-0.6B", "google/gemma-2-9b"]
     assert [one.verdict for one in ranked] == sorted((one.verdict for one in ranked), key=VERDICTS.index)
     assert ranked[3].missing < ranked[4].missing
+
+
+def test_keys_and_values_in_int8_are_counted_so_wherever_they_are() -> None:
+    facts = published("meta-llama/Llama-3.1-8B")
+    machine = Machine((device(20),)).with_kv_dtype("int8")
+    found = best_fit(facts, machine.devices, 8192)
+    assert found is not None
+    # 32 layers of 8 heads: keys and values of 128 numbers and 2 bytes each.
+    assert found.kv.value == 8192 * 32 * 8 * 2 * (128 + 2)
+    assert {each.kv.value for each in fits(facts, machine.devices[0], 8192)} == {found.kv.value}
+
+
+def test_a_shorter_context_is_longer_in_int8() -> None:
+    facts = published("Qwen/Qwen3-0.6B")
+
+    def context(kv_dtype: KvDtype) -> int:
+        found = fit(facts, Device("cpu", 2 * GB, kv_dtype=kv_dtype), "bfloat16", 32_768)
+        (sentence,) = [text for text in found.remedies if "context of" in text]
+        return int("".join(filter(str.isdigit, sentence)))
+
+    assert context("int8") > 1.3 * context("auto")
 
 
 def test_the_recommendation_has_its_reason() -> None:

@@ -100,6 +100,18 @@ class TestExplain:
         assert found["best"]["verdict"] == "fits"
         assert json.loads(run("explain", "owner/Some-7B", "--json"))["name"] == "owner/Some-7B"
 
+    def test_keys_and_values_may_be_int8(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = save(tmp_path / "tiny")
+
+        def taken(*flags: str) -> int:
+            return int(json.loads(run("explain", folder, "--json", *flags))["best"]["kv"]["value"])
+
+        plain, int8 = taken(), taken("--kv-dtype", "int8")
+        assert int8 < plain
+        monkeypatch.setenv("CHATUI_KV_DTYPE", "int8")
+        assert taken() == int8
+        assert taken("--kv-dtype", "auto") == plain
+
     def test_a_model_in_the_cache_is_found_by_its_name(self, cache: Path) -> None:
         commit = "0123456789abcdef0123456789abcdef01234567"
         repository = cache / "models--owner--tiny"
