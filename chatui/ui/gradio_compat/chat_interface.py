@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import gradio as gr
 from gradio.components import Component
 
+from chatui.ui.gradio_compat.lazy_config import LazyConfig
 
-class ChatInterface(gr.ChatInterface):
+
+class ChatInterface(LazyConfig, gr.ChatInterface):
     """The components of gr.ChatInterface. A subclass connects their events in `setup_events`."""
 
     def _setup_events(self) -> None:

@@ -1,6 +1,7 @@
 """gr.Blocks that redraws only what has changed, and sends the page prefilled and in the visitor's language.
 
-Replaced: `Blocks.process_api`, `preprocess_data`, `postprocess_data` and the attribute `config` (`gradio/blocks.py`).
+Replaced: `Blocks.process_api`, `preprocess_data` and `postprocess_data` (`gradio/blocks.py`), and `config`
+(lazy_config.py).
 Why: Gradio rebuilds every output of an event at each update, changed or not. It sends all visitors the same first page,
 which an event fills a second later. Its components have the same texts for everybody.
 Upstream: `process_api` reads values by `preprocess_data` and builds a response by `postprocess_data(block_fn,
@@ -25,6 +26,7 @@ from starlette.requests import Request
 from chatui import i18n
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.gradio_compat.bad_requests import refuse_bad_values
+from chatui.ui.gradio_compat.lazy_config import LazyConfig
 from chatui.ui.gradio_compat.sessions import Session
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ TRANSLATED_PROPS = frozenset({"label", "info", "placeholder", "value", "submit_b
 LoadValues = Callable[[], Awaitable[dict[Any, Any]]]
 
 
-class PageBlocks(gr.Blocks):
+class PageBlocks(LazyConfig):
     """Skips the outputs that an event does not set, which Gradio would rebuild at every redraw.
 
     Its configuration is the visitor's own within `prefilled`, and always in the current language.
@@ -115,10 +117,11 @@ class PageBlocks(gr.Blocks):
     @property
     def config(self) -> Any:
         """The configuration that Gradio sends to the browser."""
+        shared = super().config
         prefilled = _prefilled.get() or {}
         translate = i18n.language() != i18n.SOURCE
         if not prefilled and not translate:
-            return self._config
+            return shared
         components = [
             {
                 **component,
@@ -127,9 +130,9 @@ class PageBlocks(gr.Blocks):
                     **prefilled.get(component["id"], {}),
                 },
             }
-            for component in self._config["components"]
+            for component in shared["components"]
         ]
-        return {**self._config, "components": components}
+        return {**shared, "components": components}
 
     @config.setter
     def config(self, config: Any) -> None:
