@@ -33,6 +33,10 @@ class LazyConfig(gr.Blocks):
     def config(self, config: Any) -> None:
         self._config = config
 
-    def _resolve_ssr_mode(self, ssr_mode: bool | None, disable_when_multi_page: bool = False) -> bool:
+    def _resolve_ssr_mode(
+        self,
+        ssr_mode: bool | None,
+        disable_when_multi_page: bool = False,  # noqa: ARG002 - to know the number of pages would build all of them
+    ) -> bool:
         """Whether Node renders the page."""
         return super()._resolve_ssr_mode(ssr_mode, disable_when_multi_page=False)
