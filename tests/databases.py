@@ -271,7 +271,8 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> AppSettings:
     return AppSettings(data_dir=tmp_path / "data", database_url=server.fresh())
 
 
-@pytest.fixture(params=["sqlite", "memory", "postgresql"])
+# In memory it is the SQLite of files, and the machine of tests/integration/test_store.py has it in every run.
+@pytest.fixture(params=["sqlite", pytest.param("memory", marks=pytest.mark.exhaustive), "postgresql"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
     """Makes empty stores of one kind, in which any number of replies may run; that limit has tests of its own."""
     made: list[Store] = []

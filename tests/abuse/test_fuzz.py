@@ -72,8 +72,14 @@ def credentials_of(process: Process) -> list[tuple[str, str]]:
 LOCKED = {"auth": f"{USER}:{PASSWORD}", "api_key": KEY}
 
 
-@pytest.mark.parametrize("settings", [{}, LOCKED], ids=["open", "locked"])
-@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        pytest.param({}, 10_000, id="open", marks=pytest.mark.exhaustive),
+        pytest.param(LOCKED, 200, id="locked, some"),
+        pytest.param(LOCKED, 10_000, id="locked", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_nothing_malformed_makes_the_server_fail(tmp_path: Path, count: int, settings: dict[str, Any]) -> None:
     with running(tmp_path, rate=1e4, **settings) as process:
         credentials = credentials_of(process) if settings else []

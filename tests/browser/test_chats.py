@@ -292,6 +292,7 @@ def test_a_second_tab_hears_the_reply_to_its_end_and_can_stop_it(chat: Open) -> 
     wait_until(lambda: page.backend.running == 0)
 
 
+@pytest.mark.exhaustive  # as part of the next test in every run
 @pytest.mark.alone  # a request that comes late on a busy machine meets no server
 def test_a_conversation_only_grows_over_a_restart(tmp_path: Path, open_chat: Open) -> None:
     backend = FakeBackend(["before"], ["after"])

@@ -128,6 +128,7 @@ def test_an_empty_reply_says_so(chat: Open) -> None:
     _goes_on(page, "tell me")
 
 
+@pytest.mark.exhaustive  # tests/unit/test_transcript.py says so, test_chats.py has a server that comes back
 def test_server_gone_in_mid_reply(serve: Callable[..., object], open_chat: Open) -> None:
     """After a restart what was written is there, and the page works again."""
     page = open_chat(serve(["Half", Hold()]))

@@ -156,7 +156,7 @@ def test_a_stored_corpus_is_harmless(chat: Open, foreign: Listener, evil: list[s
 @pytest.mark.parametrize(
     ("way", "every"),
     [
-        ("replies in pieces", 6),
+        ("replies in pieces", 12),
         *(pytest.param(way, 1, marks=pytest.mark.exhaustive) for way in WAYS),
     ],
 )
@@ -214,6 +214,7 @@ def test_links_open_in_a_page_that_cannot_reach_back(chat: Open, foreign: Listen
     assert foreign.seen == []
 
 
+@pytest.mark.exhaustive  # test_personas.py has one, the test above the same texts as messages
 def test_a_hostile_persona_is_harmless(chat: Open, foreign: Listener, evil: list[str]) -> None:
     page = chat(fresh=True)
     url = page.page.url.partition("?")[0]

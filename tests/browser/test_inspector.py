@@ -78,7 +78,8 @@ def _pictures_come_first_and_their_numbers_one_click_deeper(page: Chat, view: Lo
     expect(view.get_by_text(re.compile(r"this reply: .*\stokens/s"))).to_be_visible(timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive  # test_access.py looks at each page in dark, test_looks.py at the chat in light
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_of_the_view_can_be_read(chat: Open, scheme: str) -> None:
     page = chat(["Hello", " there"], color_scheme=scheme, reduced_motion="reduce")
     page.say("First words")
@@ -114,6 +115,7 @@ def test_old_replies_can_be_inspected_after_a_reload(chat: Open) -> None:
     expect(view).to_be_hidden(timeout=PATIENCE)
 
 
+@pytest.mark.exhaustive  # tests/unit/test_inspector.py, test_runner.py, test_python_script.py have each part
 def test_of_a_stopped_reply_all_that_was_written_is_told(chat: Open) -> None:
     page = chat(["One ", "two ", "three ", Hold(), "never"])
     page.ask("Count")

@@ -93,13 +93,8 @@ def test_phone(chat: Open, scheme: str) -> None:
     page.say("once more")
 
 
-@pytest.mark.parametrize(
-    "size",
-    [
-        (320, 568),
-        *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ((1024, 600), (768, 1024), (1920, 1080))),
-    ],
-)
+@pytest.mark.parametrize("size", [(320, 568), (1024, 600), (768, 1024), (1920, 1080)])
+@pytest.mark.exhaustive  # test_layout.py has a page at other sizes in every run
 def test_other_sizes(chat: Open, size: tuple[int, int]) -> None:
     page = chat([WIDE], fresh=True, viewport={"width": size[0], "height": size[1]})
     page.say("wide")
@@ -199,7 +194,7 @@ def test_a_turn_by_keyboard_alone(chat: Open) -> None:
 
 
 def test_closed_sidebars_take_no_focus(chat: Open) -> None:
-    page = chat(fresh=True)
+    page = chat(reduced_motion="no-preference")
     for bar in ("conversations", "settings"):
         page.sidebar(bar, opened=False)
     moving = "document.getAnimations().some(animation => animation instanceof CSSTransition)"

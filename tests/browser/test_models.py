@@ -118,6 +118,7 @@ def test_a_greeting_and_the_endpoint_for_programs_have_the_chosen_model(serve: S
     assert [request.model for request in site.backend.requests] == ["fake/other", "fake/echo"]
 
 
+@pytest.mark.exhaustive  # as part of test_find.py in every run
 def test_a_model_that_was_added_can_be_chosen_without_a_restart(serve: Serve, open_chat: OpenChat) -> None:
     class AddableModels(TwoModels):
         names: tuple[str, ...] = ("fake/other",)

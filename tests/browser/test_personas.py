@@ -163,6 +163,7 @@ def test_a_persona_is_brought_in_and_taken_away(panel: Panel, tmp_path: Path, ki
     assert chat.watch.errors == []
 
 
+@pytest.mark.exhaustive  # tests/unit/test_cards.py has such cards, the test above both buttons
 def test_a_card_goes_out_as_it_came_in(panel: Panel, tmp_path: Path) -> None:
     data = dict.fromkeys((*cards.V1, *cards.V2), "x") | {
         "tags": ["a"],
@@ -192,6 +193,7 @@ LORE = {
 }
 
 
+@pytest.mark.exhaustive  # tests/unit/test_lorebook.py; instructions of a card are below, test_inspector.py asks alike
 def test_lore_is_told_where_its_words_are_said_and_a_reply_once_more_is_asked_for_alike(
     panel: Panel, tmp_path: Path
 ) -> None:
@@ -217,6 +219,7 @@ def test_lore_is_told_where_its_words_are_said_and_a_reply_once_more_is_asked_fo
     assert chat.backend.requests[2].messages == moon
 
 
+@pytest.mark.exhaustive  # tests/unit/test_persona_panel.py turns to each
 def test_another_greeting_is_chosen_before_the_first_question(panel: Panel, tmp_path: Path) -> None:
     chat, file = panel.chat, tmp_path / "card.json"
     greetings = {"first_mes": "I am {{char}}.", "alternate_greetings": ["Hey, {{user}} <b>.", "A long one.\n" * 9]}
@@ -284,6 +287,7 @@ def test_what_was_typed_stays_after_a_look_at_the_list_and_a_cancel(panel: Panel
     assert _system_prompt(panel.chat) == "Mine."
 
 
+@pytest.mark.exhaustive  # as part of test_keyboard.py in every run
 def test_a_persona_can_be_chosen_with_the_keyboard(panel: Panel) -> None:
     panel.choice.focus()
     panel.choice.fill(ROBOT.name[:5])
@@ -301,6 +305,7 @@ def test_of_two_quick_choices_the_last_one_counts(panel: Panel) -> None:
     expect(panel.chat.page.locator("#persona-chooser .persona-face")).to_have_text(FIRST.emoji)
 
 
+@pytest.mark.exhaustive  # tests/unit/test_persona_panel.py duplicates, editing is above
 def test_a_duplicate_of_a_preset_keeps_what_was_typed(panel: Panel) -> None:
     panel.choose(ROBOT.label)
     expect(panel.prompt).to_have_value(ROBOT.system_prompt)
@@ -368,8 +373,13 @@ BAD_FILES = [
 ]
 
 
-def test_bad_files_are_refused_and_change_nothing(panel: Panel, tmp_path: Path) -> None:
-    for name, content, message in BAD_FILES:
+@pytest.mark.parametrize(
+    "files", [BAD_FILES[1:2], pytest.param(BAD_FILES, marks=pytest.mark.exhaustive)], ids=["one", "all"]
+)
+def test_bad_files_are_refused_and_change_nothing(
+    panel: Panel, tmp_path: Path, files: list[tuple[str, bytes, str]]
+) -> None:
+    for name, content, message in files:
         (tmp_path / name).write_bytes(content)
         panel.bring(tmp_path / name)
         expect(panel.warnings).to_contain_text(re.compile(message))

@@ -184,7 +184,7 @@ INSPECTED = {
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({}, id="light"),
+        pytest.param({}, id="light", marks=pytest.mark.exhaustive),
         pytest.param({"color_scheme": "dark"}, id="dark", marks=pytest.mark.exhaustive),
         pytest.param({"viewport": {"width": 390, "height": 800}}, id="phone", marks=pytest.mark.exhaustive),
     ],

@@ -149,6 +149,7 @@ def test_stop_while_the_model_loads(chat: Open) -> None:
     ("way", "moment"),
     [("close", "reading"), *(pytest.param(way, "writing", marks=EXHAUSTIVE) for way in ("reload", "leave"))],
 )
+@pytest.mark.exhaustive  # test_reload.py closes a tab within a reply
 def test_leaving_the_page_does_not_end_the_reply(chat: Open, way: str, moment: str) -> None:
     reading, hold = Hold(), Hold()
     page = chat(["Once upon", " a time", hold, " there was more."], fresh=True)

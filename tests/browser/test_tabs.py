@@ -26,7 +26,7 @@ def tabs(browser: Browser) -> Iterator[Tabs]:
             return Chat(page, site, Watch()).open()
 
         def start(site: Site, count: int) -> list[Chat]:
-            context = browser.new_context(viewport={"width": 1280, "height": 860})
+            context = browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
             stack.callback(context.close)
             context.set_default_timeout(PATIENCE)
             return [opened(context, site) for _ in range(count)]
@@ -70,7 +70,7 @@ def test_an_idle_tab_rests_and_says_when_it_closes(serve: Serve, open_chat: Open
 
         return noted
 
-    tab = open_chat(serve(["Hello."], wire=noting))
+    tab = open_chat(serve(["Hello."], wire=noting), reduced_motion="no-preference")
     tab.say("hi")
     tab.wait_idle()
     wait_until(lambda: len(ended) == sum(scope["type"] == "http" for scope in asked), what="all answers' ends")

@@ -66,10 +66,12 @@ def test_tables_and_lists_show_tags_as_written(chat: Open) -> None:
     expect(page.replies.last.locator("li")).to_have_count(2)
 
 
-def test_code_shows_as_written(chat: Open) -> None:
-    page = chat(*([text] for text, _ in BLOCKS))
-    shown = [page.say("hi").locator("pre code").inner_text().rstrip("\n") for _ in BLOCKS]
-    assert shown == [code for _, code in BLOCKS]
+# tests/unit/test_markdown_escape.py has blocks of every kind.
+@pytest.mark.parametrize("blocks", [BLOCKS[::3], pytest.param(BLOCKS, marks=pytest.mark.exhaustive)], ids=len)
+def test_code_shows_as_written(chat: Open, blocks: list[tuple[str, str]]) -> None:
+    page = chat(*([text] for text, _ in blocks))
+    shown = [page.say("hi").locator("pre code").inner_text().rstrip("\n") for _ in blocks]
+    assert shown == [code for _, code in blocks]
 
 
 def test_code_is_copied_as_written(chat: Open) -> None:
@@ -102,6 +104,7 @@ def test_messages_are_copied_edited_and_sent_again_as_written(chat: Open) -> Non
     assert [m.content for m in page.backend.requests[2].messages[1:]] == [question + "\n<U>&amp;"]
 
 
+@pytest.mark.exhaustive  # test_hostile.py has a text back from Undo
 def test_undo_gives_the_text_back_as_written(chat: Open) -> None:
     page = chat()
     page.say("\ta <T> &lt;\n    b")

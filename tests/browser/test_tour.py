@@ -38,7 +38,7 @@ def expect_marked(chat: Chat, part: str) -> None:
 
 @pytest.mark.parametrize("viewport", [None, pytest.param(PHONE, marks=pytest.mark.exhaustive)])
 def test_seven_steps_are_left_and_taken_up(chat: OpenChat, viewport: Any) -> None:
-    page = chat(["Fine", "."], fresh=True, **({"viewport": viewport} if viewport else {}))
+    page = chat(["Fine", "."], reduced_motion="no-preference", **({"viewport": viewport} if viewport else {}))
     page.page.get_by_role("link", name="Take the guided tour").click()
     expect(steps(page)).to_be_focused()
     expect_marked(page, "#message .input-container")

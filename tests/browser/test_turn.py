@@ -24,7 +24,7 @@ def _think(text: str) -> ReplyDelta:
     return ReplyDelta(reasoning=text, tokens=1)
 
 
-@pytest.mark.parametrize("way", ["Enter", "Send"])
+@pytest.mark.parametrize("way", [pytest.param("Enter", marks=pytest.mark.exhaustive), "Send"])
 def test_turn_streams_and_frees_the_box(chat: Open, way: str) -> None:
     holds = [Hold() for _ in range(6)]
     page = chat(
@@ -92,6 +92,7 @@ def test_header_tells_what_was_remembered(chat: Open) -> None:
     expect(page.header).not_to_contain_text("cached")
 
 
+@pytest.mark.exhaustive  # test_chats.py and test_actions.py have conversations of several turns
 def test_turns_follow_each_other(chat: Open) -> None:
     page = chat(["first answer"], ["second answer"], ["third answer"])
     for number in ("first", "second", "third"):
@@ -158,6 +159,7 @@ def test_thinking_is_chosen_limited_and_ended_from_the_page(chat: Open) -> None:
     assert len(page.backend.answered_now) == 1
 
 
+@pytest.mark.exhaustive  # as part of test_stop.py in every run, and counted below
 def test_reading_the_prompt_is_shown(chat: Open) -> None:
     page, hold = chat(), Hold()
     page.backend.before = [ReplyDelta(prompt=Prompt("p", tuple(range(9)))), hold]
@@ -223,7 +225,7 @@ def test_waiting_and_reading_are_counted_in_one_line(chat: Open) -> None:
 # --- Speed ---
 
 SPEED_TOKENS, SPEED_RATE, MAX_LAG = 4000, 200.0, 0.5
-IN_EVERY_RUN = 2000
+IN_EVERY_RUN = 1000
 """Tokens; an exhaustive run has SPEED_TOKENS."""
 MARKS, MARK_EVERY = [f"MARK{number}" for number in range(5)], 100
 """The last words; the tokens from one to the next."""

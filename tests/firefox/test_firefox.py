@@ -132,6 +132,7 @@ def test_stop_keeps_what_was_written(firefox: Firefox, serve: Callable[..., Site
     assert "never" not in text
 
 
+@pytest.mark.exhaustive  # test_tabs.py has the same in Chromium
 def test_enter_pressed_four_times_asks_once(firefox: Firefox, serve: Callable[..., Site]) -> None:
     site = serve(["Hello"], ["Twice"])
     firefox.open(site.url)

@@ -508,6 +508,7 @@ def anonymous(message: StoredMessage) -> StoredMessage:
     return replace(message, versions=())
 
 
+@pytest.mark.parametrize("make_store", ["sqlite", "memory", "postgresql"], indirect=True)
 def test_nothing_is_ever_overwritten_or_lost(make_store: Callable[[], Store]) -> None:
     kind = type("MachineOnThisDatabase", (Machine,), {"make": staticmethod(make_store)})
     run_state_machine_as_test(

@@ -112,10 +112,11 @@ def test_a_copied_text_is_the_same_with_drafts() -> None:
         assert accepted > 10 or ops.name() == ""
 
 
+@pytest.mark.parametrize("questions", [QUESTIONS[:2], pytest.param(QUESTIONS, marks=pytest.mark.exhaustive)], ids=len)
 async def test_alone_together_from_a_remembered_start_and_by_generate(
-    backend: LocalBackend, loaded: LoadedModel
+    backend: LocalBackend, loaded: LoadedModel, questions: tuple[str, ...]
 ) -> None:
-    asked = [Message("user", question) for question in QUESTIONS]
+    asked = [Message("user", question) for question in questions]
     alone = [await reply(backend, message) for message in asked]
     assert alone[0][1].cached_tokens == 0
     assert all(finish.cached_tokens > 0 for _, finish in alone[1:]), "the persona is remembered"
@@ -160,6 +161,7 @@ async def test_the_probabilities_told_are_those_of_a_plain_forward_pass(
         loaded.model.set_attn_implementation(attention.NAME)
 
 
+@pytest.mark.exhaustive  # the next test has the same over a restart
 async def test_a_second_turn_reads_little_more_than_the_new_message(backend: LocalBackend) -> None:
     first = Message("user", "Tell me about the sea. " * 20)
     text, _ = await reply(backend, first)
@@ -168,7 +170,7 @@ async def test_a_second_turn_reads_little_more_than_the_new_message(backend: Loc
 
 
 # What is restored are blocks of 64 tokens: fewer of them show the same.
-@pytest.mark.parametrize("sentences", [50, pytest.param(160, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("sentences", [20, pytest.param(160, marks=pytest.mark.exhaustive)])
 async def test_after_a_restart_a_second_turn_reads_only_the_new_message(
     loaded: LoadedModel, tmp_path: Path, sentences: int
 ) -> None:

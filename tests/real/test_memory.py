@@ -46,7 +46,7 @@ def test_memory_is_predicted_within_a_tenth(precision: str, slots: int, capacity
     assert taken["weights"] == pytest.approx(taken["weights predicted"], rel=0.1)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int4"])
+@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.exhaustive), "int4"])
 @pytest.mark.alone
 def test_one_user_does_not_pass_the_ceiling(precision: str) -> None:
     dtype, quantization = PRECISIONS[precision]

@@ -102,6 +102,7 @@ def test_greedy_replies_are_those_of_the_pipeline(
             messages += [Message("assistant", answer[0]), Message("user", follow_up)]
 
 
+@pytest.mark.exhaustive  # tests/unit/test_python_script.py repeats seeds of small models
 def test_a_seed_repeats_a_sampled_reply(loaded: LoadedModel) -> None:
     messages = [Message("user", "Tell me a story about a lighthouse.")]
     sampled = [ours(loaded, messages, temperature=1.2, top_p=0.95, seed=seed) for seed in (7, 7, 8)]

@@ -196,6 +196,7 @@ def test_no_foreign_origin_is_granted_or_served(space: Space) -> None:
         assert asked.status_code == status
 
 
+@pytest.mark.exhaustive  # test_space.py has the same before its own server, and above it is lent a GPU
 def test_without_a_model_it_stays_up(folder: Path, python: Path, lender: Lender, tmp_path: Path) -> None:
     with start(folder, python, tmp_path, lender) as space:
         failed = space.wait_for("failed")

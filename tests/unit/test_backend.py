@@ -645,7 +645,8 @@ class TestCancelling:
         assert asyncio.run(reply(backend, "next")) == "next"
         asyncio.run(backend.close())
 
-    async def test_thousands_leave_nothing_behind(self) -> None:
+    @pytest.mark.parametrize("count", [500, pytest.param(3000, marks=pytest.mark.exhaustive)])
+    async def test_many_leave_nothing_behind(self, count: int) -> None:
         model = FakeModel(rows=4)
         backend = backend_of(model, max_waiting=100).start()
         left: weakref.WeakSet[ChatRequest] = weakref.WeakSet()
@@ -658,7 +659,7 @@ class TestCancelling:
                 await anext(pieces)
             await pieces.aclose()
 
-        for start in range(0, 3000, 50):
+        for start in range(0, count, 50):
             await asyncio.gather(*(on_lease_lost(number) for number in range(start, start + 50)))
         await until(lambda: not model.replies and not backend.queue.running)
         assert await reply(backend, "last") == "last"

@@ -171,7 +171,7 @@ def test_other_seeds_choose_other_tokens() -> None:
         {"top_k": 40, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.4},
     ],
 )
-@pytest.mark.parametrize("vocabulary", [models.VOCABULARY, 30])
+@pytest.mark.parametrize("vocabulary", [models.VOCABULARY, pytest.param(30, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("count", [2000, pytest.param(6000, marks=pytest.mark.exhaustive)])
 def test_draws_follow_the_probabilities(values: dict[str, Any], vocabulary: int, count: int) -> None:
     values, scores = {**OFF, **values}, logits(1, vocabulary, 1.0)
