@@ -225,7 +225,8 @@ class ModelAnatomy:
 
     `active` parameters take part in one token. `weights` is the size of all parameters by precision ("float32",
     "bfloat16", "int8", "int4"), `read` the part that is read for one token. `kv_per_token` is one token's KV cache,
-    `int8_kv_per_token` the same with --kv-dtype int8, 0 where that is not possible or not known.
+    `int8_kv_per_token` the same with --kv-dtype int8, 0 where that is not possible or not known. No layer sees more
+    than a `window` of tokens, None where some see all.
     The prefill of one chunk needs `activations` more, and `activations_per_token` for each token before the chunk.
     `bandwidth` is the device's memory bandwidth in bytes per second, 0 if it was not measured.
     """
@@ -240,6 +241,7 @@ class ModelAnatomy:
     activations_per_token: int = 0
     bandwidth: float = 0.0
     int8_kv_per_token: int = 0
+    window: int | None = None
 
 
 @dataclass(frozen=True)

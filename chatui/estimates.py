@@ -17,6 +17,8 @@ PACKED_FORMATS = {
 }
 ATTENTION_BLOCK = 64
 """Tokens of a K/V block, whose keys and values attention reads together."""
+MAX_CHUNK = 256
+"""Tokens of prompts that a forward pass reads at most: as many as keep the processor busy."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,11 @@ def weights(anatomy: ModelAnatomy, precision: str) -> Figure:
 
 
 def keys_and_values(anatomy: ModelAnatomy, conversations: int, context: int) -> Figure:
-    """The size of the KV cache of `conversations` with `context` tokens each, in whole blocks."""
-    tokens, each = ATTENTION_BLOCK * blocks_for(context), anatomy.kv_per_token
+    """The size of the KV cache of `conversations` with `context` tokens each, in whole blocks.
+
+    In a window, the tokens are those that are held at once.
+    """
+    tokens, each = ATTENTION_BLOCK * blocks_held(context, anatomy.window), anatomy.kv_per_token
     return Figure(
         "Keys and values",
         conversations * tokens * each,
@@ -130,11 +135,11 @@ def memory(anatomy: ModelAnatomy, precision: str, conversations: int, context: i
 def max_tokens_per_second(anatomy: ModelAnatomy, precision: str, rows: int = 1, context: int = 0) -> Figure:
     """The maximum speed by memory bandwidth, in tokens per second over all `rows` of the batch; 0 if it is not known.
 
-    Each step reads the weights once, and the KV cache of the `context` tokens of each row. A mixture of experts is
-    slower if the rows use different experts. Only reading is counted, which https://arxiv.org/abs/2211.05102
-    (section 2) calls the memory time.
+    Each step reads the weights once, and the KV cache of the `context` tokens of each row, or of those in its window. A
+    mixture of experts is slower if the rows use different experts. Only reading is counted, which
+    https://arxiv.org/abs/2211.05102 (section 2) calls the memory time.
     """
-    read = anatomy.read[precision]
+    read, context = anatomy.read[precision], tokens_seen(anatomy, context)
     step_bytes = read + rows * context * anatomy.kv_per_token
     speed = rows * anatomy.bandwidth / step_bytes if step_bytes else 0.0
     numerator = f"{human_bytes(anatomy.bandwidth)}/s"
@@ -172,6 +177,31 @@ def last_turn(anatomy: ModelAnatomy, tokens: int, capacity: int, free: float = f
 def blocks_for(tokens: int) -> int:
     """The number of K/V blocks that hold so many tokens."""
     return -(-tokens // ATTENTION_BLOCK)
+
+
+def blocks_in_window(window: int) -> int:
+    """The number of full K/V blocks of which a token behind them sees some, where it sees `window` tokens."""
+    return max(1, blocks_for(window - 1))
+
+
+def blocks_held(tokens: int, window: int | None) -> int:
+    """The most K/V blocks that a sequence of so many tokens takes at once.
+
+    Where no layer sees more than a `window` of tokens, those are the blocks in it and what one pass reads.
+    """
+    if window is None:
+        return blocks_for(tokens)
+    return min(blocks_for(tokens), blocks_in_window(window) + blocks_for(ATTENTION_BLOCK - 1 + MAX_CHUNK))
+
+
+def tokens_held(anatomy: ModelAnatomy, tokens: int) -> int:
+    """Of how many tokens a sequence of so many has K/V, at most."""
+    return min(tokens, ATTENTION_BLOCK * blocks_held(tokens, anatomy.window))
+
+
+def tokens_seen(anatomy: ModelAnatomy, tokens: int) -> int:
+    """How many tokens the last of so many sees."""
+    return tokens if anatomy.window is None else min(tokens, anatomy.window)
 
 
 def human_speed(speed: float) -> str:

@@ -68,6 +68,8 @@ def _fact_lines(model: Outline) -> list[str]:
     kv = f"{anatomy.kv_per_token:,} bytes for each token in bfloat16, twice as many in float32"
     if model.spec.kv_dtype == "int8" and anatomy.int8_kv_per_token:
         kv = f"{anatomy.int8_kv_per_token:,} bytes for each token in int8"
+    if anatomy.window is not None:
+        kv += f"; each token sees {anatomy.window:,} at most, and others are not kept"
     facts = {
         "Kind": model.kind,
         "Parameters": f"{anatomy.parameters:,} ({human_count(anatomy.parameters)})",
@@ -93,8 +95,8 @@ def _capacity_text(model: Outline, precision: str, needed: float) -> str:
     tokens, _ = model.kv_capacity(precision)
     if not tokens:
         return "not its weights"
-    fits_all = tokens >= model.slots * model.context_length and needed <= model.free
-    return "all" if fits_all else f"{tokens:,} tokens in all"
+    wanted = model.slots * estimates.tokens_held(model.anatomy, model.context_length)
+    return "all" if tokens >= wanted and needed <= model.free else f"{tokens:,} tokens in all"
 
 
 def _fits(model: Outline, precision: str) -> bool:

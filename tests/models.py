@@ -31,10 +31,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3MoeConfig,
+    Starcoder2Config,
 )
 
-from chatui.engine.batching.attention_probe import probe_layout
-from chatui.engine.batching.forward import Forward
+from chatui.engine.batching.forward import Forward, probe_layout
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
 from chatui.engine.loading.loaded_model import LoadedModel
@@ -105,6 +105,7 @@ SMALL: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+LONG = {**SMALL, "max_position_embeddings": 2048}
 WINDOWS: dict[str, Any] = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 MOE: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -156,6 +157,13 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "lfm2": Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]),
 }
 
+WINDOWED: dict[str, PretrainedConfig] = {
+    "mistral_100": MistralConfig(**LONG, sliding_window=100),
+    "starcoder2_65": Starcoder2Config(**LONG, sliding_window=65),
+    "phi3_10": Phi3Config(**{name: value for name, value in LONG.items() if name != "head_dim"}, sliding_window=10),
+}
+"""Further ones, all of whose layers have a window far shorter than their context."""
+
 PLAIN = tuple(kind for kind in CONFIGS if kind not in ("llama4", "mamba2", "lfm2"))
 """The kinds whose keys and values can live in blocks."""
 
@@ -180,7 +188,7 @@ def tokenizer(chat_template: str | None = CHATML, thinks: bool = True, **options
 def model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
     """A model of this kind; weights are large enough for greedy replies that vary."""
     torch.manual_seed(seed)
-    made: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[kind]).eval()
+    made: PreTrainedModel = AutoModelForCausalLM.from_config({**CONFIGS, **WINDOWED}[kind]).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.dim() >= 2:

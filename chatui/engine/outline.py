@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from chatui import estimates
 from chatui.chat import ModelAnatomy
-from chatui.engine.batching.attention_probe import probe_layout
+from chatui.engine.batching.forward import probe_layout
 from chatui.engine.loading import adapters, anatomy, bandwidth, embedded, load_arguments, loader, model_files
 from chatui.engine.loading.failures import to_model_error
 from chatui.engine.loading.model_files import Files
@@ -63,9 +63,10 @@ class Outline:
         """Predicted bytes: the weights, and the K/V of the conversations asked for, or of one short one."""
         kv_per_token = estimates.in_precision(self.anatomy, self.asked, 0, self.spec.kv_dtype).kv_per_token
         tokens = min(self.context_length, self.spec.context or SHORT_CONTEXT)
-        kv_bytes = tokens * kv_per_token
+        kv_bytes = estimates.tokens_held(self.anatomy, tokens) * kv_per_token
         if self.spec.kv_memory is not None:
-            kv_bytes = min(self.spec.kv_memory, self.slots * self.context_length * kv_per_token)
+            held = estimates.tokens_held(self.anatomy, self.context_length)
+            kv_bytes = min(self.spec.kv_memory, self.slots * held * kv_per_token)
         return (0 if self.shares else self.anatomy.weights[self.asked]) + self.adapter_bytes + kv_bytes
 
     def kv_capacity(self, precision: str) -> tuple[int, int]:
@@ -75,9 +76,8 @@ class Outline:
             return 0, 0
         budget = self.spec.kv_memory or int(KV_SHARE * left)
         spec = replace(self.spec, slots=self.slots)
-        blocks, context = fit_kv_cache(
-            spec, max(1, self.anatomy_in(precision).kv_per_token), self.context_length, budget
-        )
+        anatomy = self.anatomy_in(precision)
+        blocks, context = fit_kv_cache(spec, max(1, anatomy.kv_per_token), anatomy.window, self.context_length, budget)
         return ATTENTION_BLOCK * blocks, context
 
     def check_memory(self) -> None:

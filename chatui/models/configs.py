@@ -83,6 +83,12 @@ class Layout:
     widest: int = 0
     writes_out_attention: bool = False
 
+    @property
+    def sliding_window(self) -> int | None:
+        """The tokens of which no layer sees more than the last; None where some layer sees all, or sees chunks."""
+        slides = self.window_layers == self.layers and self.architecture != "llama4_text"
+        return self.window if slides else None
+
 
 def layout(config: Config) -> Layout:
     """The layout by a config.json, whose text part counts. Never raises: what is absent or no number is left out."""

@@ -288,8 +288,10 @@ def _layout_notes(found: Layout) -> Iterable[str]:
         yield N_(f"{count} of {layers} layers have K/V. The others have a state of fixed size.")
     if found.experts > 1:
         yield N_("Experts stay in bfloat16 where the other layers are int8 or int4.")
-    if found.window and found.window_layers:
-        count, window = found.window_layers, found.window
+    count, window = found.window_layers, found.window
+    if found.sliding_window:
+        yield N_(f"Each token sees the last {window:,} tokens only, and the K/V of no more are kept.")
+    elif window and count:
         yield N_(
             f"{count} of {layers} layers need the K/V of the last {window:,} tokens only. All are kept here, and "
             "counted."

@@ -6,13 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from chatui.chat import ModelAnatomy
-from chatui.estimates import AttentionShape, prefill_activations
+from chatui.estimates import MAX_CHUNK, AttentionShape, prefill_activations
 from chatui.model_spec import GPU_PRECISIONS, PRECISIONS
 from chatui.models.configs import Config, Layout, is_tied
 from chatui.stored_tensors import GGUF_LEVELS, StoredTensor, is_embedding, is_head, is_token_embedding, weight_bytes
 
-PREFILL_CHUNK = 256
-"""Tokens of a prompt that are read at once."""
 KV_BYTES = 2
 """Bytes of a number in the K/V: bfloat16."""
 SCALE_BYTES = 2
@@ -89,7 +87,7 @@ def anatomy(tensors: list[StoredTensor], layout: Layout) -> ModelAnatomy:
         kv_per_token=kv_per_token,
         writes_out=layout.writes_out_attention,
     )
-    fixed, for_each = prefill_activations(shape, KV_BYTES, PREFILL_CHUNK)
+    fixed, for_each = prefill_activations(shape, KV_BYTES, MAX_CHUNK)
     return ModelAnatomy(
         layers=layout.layers,
         parameters=sum(tensor.elements for tensor in tensors),
@@ -100,6 +98,7 @@ def anatomy(tensors: list[StoredTensor], layout: Layout) -> ModelAnatomy:
         activations=fixed,
         activations_per_token=for_each,
         int8_kv_per_token=_int8_kv_per_token(layout),
+        window=layout.sliding_window,
     )
 
 

@@ -120,12 +120,12 @@ def test_it_is_used_where_it_pays(
     monkeypatch: pytest.MonkeyPatch, seconds: dict[int, tuple[float, float]], used: bool
 ) -> None:
     by_rows = iter(seconds[rows] for rows in dense.MEASURED_ROWS)
-    monkeypatch.setattr(dense, "shortest_seconds", lambda *_: next(by_rows))
+    monkeypatch.setattr(dense, "_seconds", lambda *_: next(by_rows))
     assert dense.is_faster() is used
 
 
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "shortest_seconds", lambda *_: (0.1, 1.0))
+    monkeypatch.setattr(dense, "_seconds", lambda *_: (0.1, 1.0))
     assert dense.is_faster()
     dense.is_faster.cache_clear()
     monkeypatch.setattr(dense, "linear", lambda x, weight: linear(x, weight) * (2 if len(x) == 4 else 1))

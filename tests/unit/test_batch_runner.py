@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from chatui.chat import ChatRequest, Finish, Message, ReplyDelta
-from chatui.engine.batching import attention_probe, compiling
+from chatui.engine.batching import compiling, forward
 from chatui.engine.batching.token_budget import TokenBudget
 from chatui.engine.kernels import ops
 from chatui.engine.loading.loaded_model import LoadedModel
@@ -172,7 +172,7 @@ class TestWhich:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         loaded = own()
-        monkeypatch.setattr(attention_probe, "matches_own_attention", lambda *_: False)
+        monkeypatch.setattr(forward, "matches_own_attention", lambda *_: False)
         assert open_batch_runner(loaded, spec_of()) is None
         [events] = run(SerialRunner(loaded), ask())
         assert text_of(events) == text_of(run(SerialRunner(models.ready()), ask())[0])
@@ -224,6 +224,28 @@ class TestWhich:
         assert full.anatomy is not None
         assert info.anatomy is not None
         assert (full.anatomy.kv_per_token, info.anatomy.kv_per_token) == (TOKEN, TOKEN * 5 // 16)
+
+    def test_in_a_window_a_whole_conversation_takes_a_part_of_it(self, tmp_path: Path) -> None:
+        loaded = models.loaded(models.save(tmp_path, "mistral_100"), compile="off")
+        whole = (7 + 1) * ATTENTION_BLOCK * TOKEN  # of a conversation, with block 0
+        for slots, memory, context, tokens in ((2, 10**9, 2048, 2 * 448), (2, whole, 2048, 448), (2, SMALL, 192, 192)):
+            model = open_batch_runner(loaded, spec_of(slots=slots, kv_memory=memory))
+            assert model is not None
+            assert (model.info.context_length, model.info.kv_tokens) == (context, tokens)
+            assert model.info.kv_bytes <= memory
+            assert model.info.anatomy is not None
+            assert (model.info.anatomy.window, model.info.anatomy.kv_per_token) == (100, TOKEN)
+
+    def test_a_conversation_may_be_longer_than_all_blocks_of_a_window(self, tmp_path: Path) -> None:
+        loaded = models.loaded(models.save(tmp_path, "mistral_100"), compile="off")
+        asked = ask((Message("user", "x" * 900),), max_new_tokens=5)
+        [expected] = run(SerialRunner(loaded), asked)
+        model = open_batch_runner(loaded, spec_of(slots=1, kv_memory=8 * ATTENTION_BLOCK * TOKEN))
+        assert model is not None
+        assert model.info.kv_tokens == 448
+        [events] = run(model, asked)
+        assert finish_of(events).prompt_tokens > 900
+        assert text_of(events) == text_of(expected)
 
     def test_a_model_without_blocks_says_that_it_has_no_int8(self, tmp_path: Path) -> None:
         spec = ModelSpec(str(models.save(tmp_path, "mamba2")), compile="off")

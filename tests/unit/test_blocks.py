@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from chatui.engine.batching import blocks
-from chatui.engine.batching.blocks import BLOCK, Block, BlockDigests, BlockPool, BlockTable, chain_digest
-from chatui.estimates import blocks_for
+from chatui.engine.batching.blocks import BLOCK, HOLE, Block, BlockDigests, BlockPool, BlockTable, chain_digest
+from chatui.estimates import MAX_CHUNK, blocks_for, blocks_held
 from tests.examples import some_of
 
 LONG = list(range(1000, 1000 + 3 * BLOCK + 10))
@@ -35,12 +35,13 @@ class Memory:
 class Pool(BlockPool):
     """A pool whose tables are written to as a forward pass does."""
 
-    def __init__(self, count: int = 20) -> None:
+    def __init__(self, count: int = 20, window: int | None = None) -> None:
         self.memory = Memory(count)
-        super().__init__(count, self.memory)
+        super().__init__(count, self.memory, window)
 
     def store(self, table: BlockTable, ids: Sequence[int]) -> None:
         for at, token in enumerate(ids, table.length):
+            assert table.blocks[at // BLOCK] is not HOLE
             self.memory.blocks[table.blocks[at // BLOCK].number][at % BLOCK] = token
         self.fill(table, ids)
 
@@ -48,8 +49,16 @@ class Pool(BlockPool):
         """A table that holds all of the prompt."""
         table = self.open(BlockDigests(ids), chat)
         assert table is not None
-        self.store(table, ids[table.length :])
+        assert self.read_on(table, ids)
         return table
+
+    def read_on(self, table: BlockTable, ids: Sequence[int]) -> bool:
+        """Read the rest in pieces, as far as there are blocks; whether that was all."""
+        while piece := ids[table.length : table.length + MAX_CHUNK]:
+            if not self.grow(table, len(piece)):
+                return False
+            self.store(table, piece)
+        return True
 
     def cache(self, ids: Sequence[int], chat: str = "") -> list[int]:
         """Read a prompt and leave; the blocks that it had."""
@@ -59,7 +68,11 @@ class Pool(BlockPool):
         return numbers
 
     def held(self, table: BlockTable) -> list[int | None]:
-        return [token for number in table.numbers for token in self.memory.blocks[number]][: table.length]
+        """All that is stored, but for holes."""
+        numbers = table.numbers[table.gone :]
+        return [token for number in numbers for token in self.memory.blocks[number]][
+            : table.length - BLOCK * table.gone
+        ]
 
 
 def opened(pool: Pool, ids: Sequence[int], chat: str = "") -> BlockTable:
@@ -246,10 +259,87 @@ def test_clearing_leaves_nothing() -> None:
     assert (pool.free, pool.cached, pool.memory.tokens) == (20, 0, set())
 
 
+class TestWindows:
+    """Of 100 tokens: those behind a full block see at most two whole ones."""
+
+    LONG = tuple(range(20 * BLOCK + 10))
+
+    def test_a_long_prompt_needs_only_blocks_for_its_window_and_what_is_read_at_once(self) -> None:
+        pool = Pool(blocks_held(len(self.LONG), 100), 100)
+        assert pool.count == 7
+        table = pool.read(self.LONG)
+        assert pool.held(table)[-99:] == list(self.LONG[-99:])
+        assert table.numbers[:14] == [0] * 14
+        assert pool.grow(table, 1)
+        assert (table.gone, table.numbers[:18]) == (18, [0] * 18)
+        assert len(set(table.numbers[18:])) == len(table.numbers[18:]) <= 7
+
+    def test_its_end_is_found_though_its_beginning_has_gone(self) -> None:
+        pool = Pool(8, 100)
+        pool.cache(self.LONG)
+        table = opened(pool, [*self.LONG, 1, 2])
+        assert (table.length, table.gone) == (len(self.LONG), 18)
+        assert pool.held(table) == list(self.LONG[18 * BLOCK :])
+
+    def test_without_one_of_the_last_blocks_an_earlier_end_is_found_or_none(self) -> None:
+        for gone, found in ((19, 19), (18, 18), (0, 20), (17, 20)):
+            pool = Pool(30, 100)
+            pool.cache(self.LONG)
+            pool._drop(pool._whole["", BlockDigests(self.LONG).of(gone + 1)])
+            assert known(pool, [*self.LONG, 1]) // BLOCK == found
+        pool = Pool(30, 100)
+        pool.cache(self.LONG)
+        for count in (2, 4, 6, 8, 10, 12, 14, 16, 18, 20):
+            pool._drop(pool._whole["", BlockDigests(self.LONG).of(count)])
+        assert known(pool, [*self.LONG, 1]) == BLOCK, "nothing is behind the first"
+
+    def test_what_somebody_else_sees_is_not_let_go_of(self) -> None:
+        pool = Pool(30, 100)
+        first = pool.read(self.LONG[: 5 * BLOCK])
+        second = pool.read([*self.LONG[: 5 * BLOCK], 1])
+        shared = second.numbers[3:5]
+        assert shared == first.numbers[3:5]
+        assert pool.read_on(second, [*self.LONG[: 5 * BLOCK], *[1] * (5 * BLOCK)])
+        assert second.numbers[3:5] == [0, 0]
+        assert first.numbers[3:5] == shared
+        assert pool.held(first)[-99:] == list(self.LONG[5 * BLOCK - 99 : 5 * BLOCK])
+
+    def test_a_table_skips_to_a_window_only_where_there_are_blocks_for_it(self) -> None:
+        pool, digests = Pool(12, 100), BlockDigests(self.LONG)
+        first = pool.read(self.LONG[:128])
+        table = pool.open(digests)
+        assert table is not None
+        assert pool.skip(table, digests, 20)
+        assert (table.length, table.gone, pool.is_whole(table)) == (18 * BLOCK, 18, False)
+        pool.store(table, self.LONG[table.length :])
+        assert pool.is_whole(table)
+        assert table.digest == digests.of(20)
+        pool.close(table)
+        others = pool.read([7] * (2 * BLOCK))
+        table = pool.open(digests)
+        assert table is not None
+        assert table.length == len(self.LONG) - 1, "now it is found"
+        for each in (first, others, table):
+            pool.close(each)
+        pool.clear()
+        assert pool.free == pool.count
+
+    def test_a_table_that_shares_blocks_may_have_no_room_to_skip(self) -> None:
+        """Those that others use stay where they are."""
+        pool, digests = Pool(8, 100), BlockDigests(self.LONG)
+        pool.read(self.LONG[:129])
+        table = pool.open(digests)
+        assert table is not None
+        before = table.numbers
+        assert not pool.skip(table, digests, 10)
+        assert (table.length, table.numbers) == (129, before)
+
+
+WINDOWS = st.sampled_from([None, None, 1, 2, BLOCK, BLOCK + 1, BLOCK + 2, 100])
 PROMPTS = st.builds(
     lambda start, repeats, end: [*[start] * repeats, *end],
     st.integers(0, 1),
-    st.sampled_from([0, 5, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK]),
+    st.sampled_from([0, 5, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 8 * BLOCK, 12 * BLOCK]),
     st.lists(st.integers(0, 2), min_size=1, max_size=5),
 )
 CHATS = st.sampled_from(["", "", "a", "b"])
@@ -260,23 +350,41 @@ SECRET = ord("a")
 class Machine(RuleBasedStateMachine):
     """Rows come, write and go in any order; `tables` mirrors what each of them has stored."""
 
-    @initialize(count=st.integers(3, 12))
-    def start(self, count: int) -> None:
-        self.pool = Pool(count)
+    @initialize(count=st.integers(3, 16), window=WINDOWS)
+    def start(self, count: int, window: int | None) -> None:
+        self.pool, self.window = Pool(count, window), window
         self.tables: dict[BlockTable, list[int]] = {}
 
-    @rule(ids=PROMPTS, chat=CHATS, spare=st.integers(0, 1))
-    def come(self, ids: list[int], chat: str, spare: int) -> None:
-        fits = self.pool.fits(BlockDigests(ids), chat, spare)
-        table = self.pool.open(BlockDigests(ids), chat, spare)
+    @rule(ids=PROMPTS, chat=CHATS, spare=st.integers(0, 1), skips=st.booleans())
+    def come(self, ids: list[int], chat: str, spare: int, skips: bool) -> None:
+        digests = BlockDigests(ids)
+        fits = self.pool.fits(digests, chat, spare)
+        table = self.pool.open(digests, chat, spare)
         assert (table is not None) == fits
         if table is None:
-            assert self.tables or blocks_for(len(ids)) + spare > self.pool.count
+            assert self.tables or blocks_held(len(ids), self.window) + spare > self.pool.count
             return
         assert table.length < len(ids)
-        assert self.pool.held(table) == ids[: table.length]
-        self.pool.store(table, ids[table.length :])
-        self.tables[table] = list(ids)
+        assert self.pool.held(table) == ids[BLOCK * table.gone : table.length]
+        assert self.pool.is_whole(table)
+        self.tables[table] = ids[: table.length]
+        whole = (len(ids) - 1) // BLOCK
+        if skips and self.pool.unseen(whole) > table.length // BLOCK and self.pool.skip(table, digests, whole):
+            # Nobody sees this until it is whole.
+            self.pool.store(table, ids[table.length : BLOCK * whole])
+            assert self.pool.is_whole(table)
+        has_room = self.pool.read_on(table, ids)
+        self.tables[table] = ids[: table.length]
+        if not has_room:
+            assert len(self.tables) > 1
+            self.leaves(table, fails=False)
+
+    def leaves(self, table: BlockTable, fails: bool) -> None:
+        del self.tables[table]
+        if fails:
+            self.pool.discard(table)
+        else:
+            self.pool.close(table)
 
     @precondition(lambda self: self.tables)
     @rule(data=st.data(), ids=st.lists(st.integers(0, 2), min_size=1, max_size=70))
@@ -291,11 +399,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), fails=st.booleans())
     def leave(self, data: st.DataObject, fails: bool) -> None:
         table = data.draw(st.sampled_from(list(self.tables)))
-        del self.tables[table]
-        if fails:
-            self.pool.discard(table)
-        else:
-            self.pool.close(table)
+        self.leaves(table, fails)
 
     @rule(chat=CHATS)
     def forget(self, chat: str) -> None:
@@ -306,11 +410,20 @@ class Machine(RuleBasedStateMachine):
     def tables_hold_what_was_stored(self) -> None:
         for table, stored in self.tables.items():
             assert table.length == len(stored)
-            assert self.pool.held(table) == stored
+            assert self.pool.held(table) == stored[BLOCK * table.gone :]
+            assert table.digest == BlockDigests(stored).of(len(stored) // BLOCK)
+
+    @invariant()
+    def all_that_is_seen_is_there(self) -> None:
+        assert (HOLE.users, HOLE.tokens, HOLE.spoiled) == (1, [], False)
+        for table, stored in self.tables.items():
+            first_seen = 0 if self.window is None else max(0, len(stored) - self.window + 1)
+            assert BLOCK * table.gone <= first_seen
+            assert all((block is HOLE) == (at < table.gone) for at, block in enumerate(table.blocks))
 
     @invariant()
     def blocks_are_counted(self) -> None:
-        used = {block for table in self.tables for block in table.blocks}
+        used = {block for table in self.tables for block in table.blocks[table.gone :]}
         assert self.pool.free + self.pool.cached + len(used) == self.pool.count
         numbers = [*self.pool._unused, *(block.number for block in (*self.pool._cached, *used))]
         assert sorted(numbers) == list(range(1, self.pool.count + 1))
@@ -345,8 +458,8 @@ TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=some_of(60), stateful_step_count=25, deadline=None)
 
 
-@given(st.lists(PROMPTS, min_size=1, max_size=6))
-def test_alone_in_a_pool_there_is_always_room_for_what_fits_it(prompts: list[list[int]]) -> None:
-    pool = Pool(max(blocks_for(len(ids)) for ids in prompts))
+@given(st.lists(PROMPTS, min_size=1, max_size=6), WINDOWS)
+def test_alone_in_a_pool_there_is_always_room_for_what_fits_it(prompts: list[list[int]], window: int | None) -> None:
+    pool = Pool(max(blocks_held(len(ids), window) for ids in prompts), window)
     for ids in prompts:
         pool.cache(ids)

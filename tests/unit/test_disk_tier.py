@@ -247,7 +247,7 @@ def test_what_is_damaged_or_gone_is_computed(tmp_path: Path, which: int, spoil: 
     assert restarted.files is not None
     table = restarted.batch.pool.open(BlockDigests(next_turn(first)))
     assert table is not None
-    found = list(restarted.batch._disk._find(restarted.files, table, next_turn(first)))
+    _, found = restarted.batch._disk._find(restarted.files, table, BlockDigests(next_turn(first)))
     assert [count for _, count in found] == [BLOCK, BLOCK, BLOCK, len(first.ids) - 1 - 3 * BLOCK]
     restarted.batch.pool.close(table)
     spoil(restarted.files._path(found[which][0]))
@@ -256,6 +256,79 @@ def test_what_is_damaged_or_gone_is_computed(tmp_path: Path, which: int, spoil: 
     assert row.output_ids == engine_of(None).ask(next_turn(first)).output_ids
     whole = engine_of(tmp_path)
     assert whole.ask(next_turn(row)).cached == len(row.ids) - 1, "what was computed is written again"
+
+
+class TestWindows:
+    """Of 100 tokens: behind a full block two whole ones are seen."""
+
+    PROMPT = tuple((7 + 31 * at) % 250 for at in range(7 * BLOCK + 5))
+
+    def windowed(self, folder: Path | None) -> Engine:
+        """With blocks for no more than a prompt takes at once."""
+        engine = engine_of(folder, "mistral_100", blocks=7)
+        engine.batch.max_length = 2000
+        return engine
+
+    def test_after_a_restart_only_the_window_is_read(self, tmp_path: Path) -> None:
+        before, staying = self.windowed(tmp_path), self.windowed(None)
+        first = before.ask(self.PROMPT)
+        assert staying.ask(self.PROMPT).output_ids == first.output_ids
+        staying.computed.clear()
+        staying.logits.clear()
+        from_memory = staying.ask(next_turn(first))
+        restarted = self.windowed(tmp_path)
+        from_disk = restarted.ask(next_turn(first))
+        assert from_disk.output_ids == from_memory.output_ids
+        assert from_disk.cached == from_memory.cached == len(first.ids) - 1
+        assert restarted.computed == staying.computed == [first.output_ids[-1], 5, 6, 7, 8, 9]
+        assert sum(event.restored for event in restarted.events) == len(first.ids) - 1 - 5 * BLOCK
+        for found, expected in zip(restarted.logits, staying.logits, strict=True):
+            assert torch.equal(found, expected)
+        assert from_disk.output_ids == models.generate(models.model("mistral_100"), next_turn(first), NEW)
+
+    @pytest.mark.parametrize("seen", [True, False])
+    def test_what_is_gone_matters_only_in_the_window(self, tmp_path: Path, seen: bool) -> None:
+        engine = self.windowed(tmp_path)
+        first = engine.ask(self.PROMPT)
+        files = self.windowed(tmp_path).files
+        assert files is not None
+        damage(files._path(BlockDigests(self.PROMPT).of(6 if seen else 5).hex()))
+        restarted = self.windowed(tmp_path)
+        row = restarted.ask(next_turn(first))
+        assert row.output_ids == models.generate(models.model("mistral_100"), row.prompt, NEW)
+        assert len(restarted.computed) == len(row.prompt) - (5 * BLOCK if seen else len(first.ids) - 1)
+
+    def test_what_is_in_memory_goes_on_with_what_is_on_disk(self, tmp_path: Path) -> None:
+        engine = self.windowed(tmp_path)
+        first = engine.ask(self.PROMPT)
+        restarted = self.windowed(tmp_path)
+        restarted.ask(self.PROMPT[: 6 * BLOCK + 1], count=1)
+        row = restarted.ask(next_turn(first))
+        assert row.cached == len(first.ids) - 1
+        assert row.output_ids == models.generate(models.model("mistral_100"), row.prompt, NEW)
+
+    def test_what_was_given_back_before_it_could_be_written_is_not_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine, names = self.windowed(tmp_path), list[str]()
+        assert engine.files is not None
+        row = engine.join(self.PROMPT)
+        with a_busy_disk(engine.files):
+            engine.write(row, count=2)
+        assert row.table.gone == 5
+        monkeypatch.setattr(engine.files, "touch", names.extend)
+        engine.batch.finish(row)
+        flush(engine.files)
+        assert names[:-1] == [BlockDigests(self.PROMPT).of(count).hex() for count in (6, 7)]
+        assert sorted(path.stem for path in tmp_path.rglob("*.kv")) == sorted(names)
+        assert self.windowed(tmp_path).ask(next_turn(row)).cached == len(row.ids) - 1
+
+    def test_a_beginning_that_was_removed_is_not_missed(self, tmp_path: Path) -> None:
+        first = self.windowed(tmp_path).ask(self.PROMPT)
+        restarted = self.windowed(tmp_path)
+        assert restarted.files is not None
+        restarted.files.remove([BlockDigests(self.PROMPT).of(count).hex() for count in range(1, 6)])
+        assert restarted.ask(next_turn(first)).cached == len(first.ids) - 1
 
 
 def test_nothing_of_a_row_that_failed_stays(tmp_path: Path) -> None:
@@ -338,5 +411,5 @@ def test_earlier_blocks_go_last(tmp_path: Path) -> None:
     table = restarted.batch.pool.open(BlockDigests(next_turn(row)))
     assert table is not None
     assert restarted.files is not None
-    names = [name for name, _ in restarted.batch._disk._find(restarted.files, table, next_turn(row))]
-    assert [path.stem for path in by_age] == names
+    _, found = restarted.batch._disk._find(restarted.files, table, BlockDigests(next_turn(row)))
+    assert [path.stem for path in by_age] == [name for name, _ in found]

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from chatui import estimates
 from chatui.chat import ModelAnatomy
-from chatui.estimates import Figure
+from chatui.estimates import ATTENTION_BLOCK, MAX_CHUNK, Figure
 
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
 ANATOMY = ModelAnatomy(
@@ -102,6 +103,25 @@ def test_a_batch_reads_the_weights_once_and_each_rows_keys_and_values(
     bytes_read = anatomy.read["bfloat16"] + rows * context * anatomy.kv_per_token
     assert speed == pytest.approx(rows / (bytes_read / anatomy.bandwidth))
     assert speed <= rows * estimates.max_tokens_per_second(anatomy, "bfloat16").value * (1 + 1e-9)
+
+
+def test_in_a_window_only_what_is_seen_takes_memory_and_time() -> None:
+    windowed = replace(ANATOMY, window=4096)
+    # 64 blocks that are seen, and at most 5 that are read at once.
+    assert estimates.keys_and_values(windowed, 2, 32_768).formula == "2 conversations × 4,416 tokens × 23,040 B"
+    assert estimates.keys_and_values(windowed, 2, 4096) == estimates.keys_and_values(ANATOMY, 2, 4096)
+    assert [estimates.tokens_held(windowed, tokens) for tokens in (1000, 4400, 10**6)] == [1000, 4400, 4416]
+    assert estimates.tokens_held(ANATOMY, 10**6) == 10**6
+    full, long = (estimates.max_tokens_per_second(windowed, "bfloat16", 1, tokens) for tokens in (4096, 32_768))
+    assert full == long
+
+
+@given(st.integers(1, 20_000), st.integers(1, 5000), st.integers(1, MAX_CHUNK))
+def test_a_sequence_never_holds_more_blocks_than_are_counted(length: int, window: int, piece: int) -> None:
+    """Whatever it has read, and whatever it reads next."""
+    begin = length // ATTENTION_BLOCK * ATTENTION_BLOCK
+    first = max(0, begin - window + 1) // ATTENTION_BLOCK
+    assert estimates.blocks_for(length + piece) - first <= estimates.blocks_held(10**6, window)
 
 
 @given(anatomies(), st.integers(1, 5000), st.integers(1, 200_000), st.integers(0, 10**12))

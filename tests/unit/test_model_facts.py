@@ -65,6 +65,13 @@ def test_layers_without_keys_and_with_windows_are_counted() -> None:
     assert (off.window, off.window_layers) == (None, 0)
 
 
+def test_a_window_counts_where_all_layers_have_it() -> None:
+    mistral = {**PUBLISHED["mistralai/Mixtral-8x7B-v0.1"].config, "sliding_window": 4096}
+    gpt_oss = {**PUBLISHED["openai/gpt-oss-20b"].config, "sliding_window": 128}
+    found = [from_config("x", config, parameters=10**9).anatomy for config in (mistral, gpt_oss)]
+    assert [anatomy and anatomy.window for anatomy in found] == [4096, None]
+
+
 def test_a_config_may_leave_out_what_its_architecture_has() -> None:
     # The text part of https://huggingface.co/google/gemma-3-4b-it/blob/main/config.json names no heads.
     text = {"model_type": "gemma3_text", "hidden_size": 2560, "num_hidden_layers": 34, "sliding_window": 1024}

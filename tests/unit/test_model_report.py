@@ -127,6 +127,23 @@ def test_the_figures_are_those_of_the_loaded_model(tiny: Path, quantization: Qua
 
 
 @pytest.mark.usefixtures("roomy")
+def test_in_a_window_the_figures_are_those_of_the_loaded_model_too(tmp_path: Path) -> None:
+    folder = models.save(tmp_path, "mistral_100")
+    spec = ModelSpec(str(folder), slots=3, kv_memory=10**6)
+    found, model = outline.outline(spec), batch_runner.open_batch_runner(models.loaded(folder), spec)
+    assert model is not None
+    assert found.kv_capacity(found.asked) == (model.info.kv_tokens, model.info.context_length) == (3 * 448, 2048)
+    assert model.info.anatomy is not None
+    taken = 3 * 448 * model.info.anatomy.kv_per_token
+    assert found.needed_bytes() == found.anatomy.weights[found.asked] + taken
+    text = explain(folder)
+    assert "each token sees 100 at most, and others are not kept" in " ".join(text.split())
+    assert "Context     2,048 tokens\n" in text
+    assert "16 conversations × 448 tokens × 256 B" in text
+    assert rows(text)["float32 *"][-1] == "all"
+
+
+@pytest.mark.usefixtures("roomy")
 def test_the_type_of_keys_and_values_is_told(tiny: Path) -> None:
     assert "128 bytes for each token in bfloat16" in explain(tiny)
     # Two layers of two heads, whose 8 numbers have a scale of 2 bytes, for keys and for values.

@@ -37,6 +37,7 @@ from chatui.engine.batching.token_budget import MAX_TOKENS, MIN_TOKENS, RETRY_PA
 from chatui.engine.runners.serial_runner import generate_ids
 from chatui.engine.sampling.sampler import Sampler
 from chatui.errors import GenerationError
+from chatui.estimates import blocks_held
 from chatui.generation_settings import GenerationSettings
 from tests import models
 from tests.drafts import EagerSpeculation, always_draft
@@ -334,6 +335,74 @@ class TestRoom:
         batch.finish(first)
         assert batch.rows == []
         assert batch.pool.free + batch.pool.cached == 3
+
+
+class TestWindows:
+    """Where all layers have a window, rows hold only the blocks that they still see."""
+
+    PROMPTS = tuple(tuple((7 + 31 * at + 13 * (at // 50) * n) % 250 for at in range(500 - 60 * n)) for n in range(3))
+
+    @pytest.mark.parametrize("kind", models.WINDOWED)
+    def test_alone_together_and_from_the_cache_replies_are_those_of_generate(self, kind: str) -> None:
+        held = blocks_held(10**6, models.over_blocks(kind, 1).cache.window)
+        batch = batch_of(kind, 3, 3 * held + 2, size=100)
+        rows = [join(batch, prompt) for prompt in self.PROMPTS]
+        while any(len(row.output_ids) < NEW for row in rows):
+            batch.step()
+            assert all(len(row.table.blocks) - row.table.gone <= held for row in rows)
+            assert not any(row.waits for row in rows)
+        write(batch, *rows, count=16)
+        for row in rows:
+            assert row.table.gone >= 3
+            batch.finish(row)
+            assert row.output_ids[:16] == models.generate(models.model(kind), row.prompt, 16)
+        assert len({tuple(row.output_ids[:NEW]) for row in rows}) == len(rows)
+        lonely = batch_of(kind, 1, held, size=100)
+        lonely.max_length = 2000
+        row = join(lonely, self.PROMPTS[0])
+        write(lonely, row, count=16)
+        assert row.output_ids == rows[0].output_ids[:16]
+        lonely.finish(row)
+        again = join(lonely, (*row.ids, 5, 6, 7))
+        assert again.cached == len(row.ids) - 1
+        assert again.table.gone >= 3
+        write(lonely, again)
+        assert again.output_ids == models.generate(models.model(kind), again.prompt, NEW)
+
+    def test_where_blocks_run_out_the_newest_reads_again(self) -> None:
+        """Rows that share the blocks of a beginning give none of them back."""
+        kind, shared = "mistral_100", self.PROMPTS[0][: 6 * BLOCK]
+        asked = [(*shared, *prompt[-n:]) for n, prompt in zip((90, 300, 200), self.PROMPTS, strict=True)]
+
+        expected = [models.generate(models.model(kind), prompt, NEW) for prompt in asked]
+
+        @given(st.integers(7, 12), st.lists(st.integers(0, 2), min_size=2, max_size=4), st.sampled_from([40, 100]))
+        @settings(max_examples=some_of(6), deadline=None)
+        def check(blocks: int, order: list[int], size: int) -> None:
+            batch, coming, rows = batch_of(kind, 3, blocks, size), list(order), list[SequenceState]()
+            batch.max_length = 2000
+            while coming or batch.rows:
+                while coming and (row := batch.add(asked[coming[0]], Sampler(GREEDY, 0))):
+                    rows.append(row)
+                    del coming[0]
+                assert batch.rows, "whoever is first finds room"
+                batch.step()
+                for row in [row for row in batch.rows if len(row.output_ids) >= NEW]:
+                    batch.finish(row)
+            for row, number in zip(rows, order, strict=True):
+                assert row.output_ids == expected[number]
+
+        check()
+
+    def test_drafts_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        written = models.generate(models.model("starcoder2_65"), self.PROMPTS[2], 40)
+        batch = batch_of("starcoder2_65", 1, 7)
+        batch.max_length = 2000
+        always_draft(monkeypatch, batch, lambda _: written)
+        row = join(batch, self.PROMPTS[2])
+        events = write(batch, row, count=40)
+        assert row.output_ids == written
+        assert sum(event.accepted for event in events) > 10
 
 
 NAN = float("nan")

@@ -3,15 +3,18 @@
 A block has room for BLOCK tokens. Full blocks are shared, found by a hash of all tokens up to their end, as in vLLM:
 https://docs.vllm.ai/en/latest/design/prefix_caching.html. Blocks that nobody uses stay cached until room is needed;
 the least recently used go first.
+
+Where every layer has a sliding window, a table lets go of blocks that no token behind it sees any more, and a prompt
+goes on behind the longest beginning whose last blocks, those in the window, are cached.
 """
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from chatui.estimates import ATTENTION_BLOCK, blocks_for
+from chatui.estimates import ATTENTION_BLOCK, blocks_for, blocks_held, blocks_in_window
 
 BLOCK = ATTENTION_BLOCK
 MIN_COPIED = 16
@@ -44,11 +47,16 @@ class Block:
     spoiled: bool = False
 
 
+HOLE = Block(0, "")
+"""Stands in tables for a block that no token sees any more."""
+
+
 @dataclass(eq=False)
 class BlockTable:
     """The blocks of one sequence, in order. `length` tokens are stored; `digest` is that of those in full blocks.
 
-    It begins with a salt: see BlockDigests. Its first `saved` blocks are known to be on disk: see disk_tier.py.
+    It begins with a salt: see BlockDigests. Its first `saved` blocks are known to be on disk: see disk_tier.py. Its
+    first `gone` blocks are holes.
     """
 
     chat: str
@@ -56,6 +64,7 @@ class BlockTable:
     length: int = 0
     digest: bytes = b""
     saved: int = 0
+    gone: int = 0
 
     @property
     def numbers(self) -> list[int]:
@@ -83,7 +92,10 @@ class BlockDigests:
 
 @dataclass(frozen=True)
 class _Found:
-    """What is computed of a prompt: whole blocks, and `common` tokens of one more, which `goes_on` or is copied."""
+    """What is computed of a prompt: whole blocks, and `common` tokens of one more, which `goes_on` or is copied.
+
+    In a window, the first of the whole blocks are holes.
+    """
 
     whole: list[Block]
     part: Block | None
@@ -94,8 +106,9 @@ class _Found:
 class BlockPool:
     """The blocks 1 to `count` of a memory. Block 0 is never given out: it fills up tables of different lengths."""
 
-    def __init__(self, count: int, memory: Memory) -> None:
-        self.count, self._memory = count, memory
+    def __init__(self, count: int, memory: Memory, window: int | None = None) -> None:
+        """Each token sees at most `window` tokens, itself among them; all before it where that is None."""
+        self.count, self._memory, self._window = count, memory, window
         self._unused = list(range(count, 0, -1))
         self._cached: dict[Block, None] = {}  # the least recently used first
         self._whole: dict[tuple[str, bytes], Block] = {}
@@ -117,7 +130,7 @@ class BlockPool:
 
     def open(self, digests: BlockDigests, chat: str = "", spare: int = 0) -> BlockTable | None:
         """A table with room for the tokens of `digests`, which holds what is computed of them already, never all: the
-        last is read anew.
+        last is read anew. In a window there is room for as many as the table holds at once: see `grow`.
 
         None if that leaves fewer than `spare` blocks for others. Of a `chat` with a name, nobody else reads what is
         stored in the table from now on.
@@ -126,8 +139,8 @@ class BlockPool:
         if found is None:
             return None
         whole = len(found.whole)
-        table = BlockTable(chat, list(found.whole), BLOCK * whole, digests.of(whole))
-        for block in found.whole:
+        table = BlockTable(chat, list(found.whole), BLOCK * whole, digests.of(whole), gone=self.unseen(whole))
+        for block in found.whole[table.gone :]:
             self._use(block)
         if found.part is not None:
             self._use(found.part)
@@ -140,16 +153,58 @@ class BlockPool:
                 table.blocks.append(copied)
                 self.fill(table, found.part.tokens[: found.common])
                 self._release(found.part)
-        self.grow(table, len(digests.ids) - table.length)
+        self._extend(table, self._end(digests, whole))
         return table
 
     def grow(self, table: BlockTable, count: int) -> bool:
-        """Give the table room for `count` more tokens; False, and nothing, if there are not enough blocks."""
-        needed = blocks_for(table.length + count) - len(table.blocks)
-        if needed > self.free + self.cached:
+        """Give the table room for `count` more tokens; False, and no block, if there are not enough.
+
+        It lets go of what none of them sees.
+        """
+        unseen = self.unseen(table.length // BLOCK)
+        for index in range(table.gone, unseen):
+            self._release(table.blocks[index])
+            table.blocks[index] = HOLE
+        table.gone = max(table.gone, unseen)
+        return self._extend(table, blocks_for(table.length + count))
+
+    def skip(self, table: BlockTable, digests: BlockDigests, whole: int) -> bool:
+        """Let the table of these tokens hold none of them, and go on where the window behind the first `whole` blocks
+        begins; what is in the window comes from elsewhere. False, and nothing, if there are not enough blocks.
+        """
+        gone = self.unseen(whole)
+        own = sum(block.users == 1 for block in table.blocks[table.gone :])
+        if self._end(digests, whole) - gone > self.free + self.cached + own:
             return False
-        table.blocks += [self._take(table.chat) for _ in range(needed)]
-        return True
+        self.close(table)
+        table.blocks, table.gone = [HOLE] * gone, gone
+        table.length, table.digest = BLOCK * gone, digests.of(gone)
+        return self._extend(table, self._end(digests, whole))
+
+    def is_whole(self, table: BlockTable) -> bool:
+        """Whether the table holds all that the next token sees."""
+        return table.gone <= self.unseen(table.length // BLOCK)
+
+    def unseen(self, blocks: int) -> int:
+        """How many of so many full blocks no token behind them sees."""
+        return 0 if self._window is None else max(0, blocks - blocks_in_window(self._window))
+
+    def longest(self, held: int, gone: int, limit: int, is_there: Callable[[int], bool]) -> int:
+        """How many blocks, `limit` at most, the longest beginning has of which all is there that tokens behind it see.
+
+        The blocks from `gone` to `held` are; `is_there` tells it of the one that ends so many blocks.
+        """
+        whole, row = held, held - gone
+        for count in range(held + 1, limit + 1):
+            if is_there(count):
+                row += 1
+            elif self._window is None:
+                break
+            else:
+                row = 0
+            if row >= count - self.unseen(count):
+                whole = count
+        return whole
 
     def fill(self, table: BlockTable, ids: Sequence[int]) -> None:
         """Note that the keys and values of `ids` are stored behind those of the table, which has room for them."""
@@ -172,13 +227,17 @@ class BlockPool:
 
     def close(self, table: BlockTable) -> None:
         """Give the blocks back; what they hold may serve other prompts. Later blocks go before earlier ones."""
-        blocks, table.blocks, table.length, table.digest, table.saved = table.blocks, [], 0, b"", 0
+        blocks = table.blocks[table.gone :]
+        table.blocks, table.length, table.digest, table.saved, table.gone = [], 0, b"", 0, 0
         for block in reversed(blocks):
             self._release(block)
 
     def discard(self, table: BlockTable) -> None:
-        """Give back blocks whose contents are no good; each is cleared as soon as nobody uses it."""
-        for block in table.blocks:
+        """Give back blocks whose contents are no good; each is cleared as soon as nobody uses it.
+
+        What the table had let go of was good: logits from it were numbers.
+        """
+        for block in table.blocks[table.gone :]:
             block.spoiled = True
             self._unlist(block)
         self.close(table)
@@ -200,18 +259,16 @@ class BlockPool:
         # What is copied from may have to go itself.
         for option in (found, _Found(found.whole, None, 0, False)):
             kept = [*option.whole, *([] if option.part is None else [option.part])]
-            needed = blocks_for(len(digests.ids)) - len(option.whole) - option.goes_on
+            needed = self._end(digests, len(option.whole)) - len(option.whole) - option.goes_on
             if needed + spare <= self.free + self.cached - sum(not block.users for block in kept):
                 return option
         return None
 
     def _find(self, digests: BlockDigests, chat: str) -> _Found:
-        ids, limit, whole = digests.ids, len(digests.ids) - 1, list[Block]()
-        while BLOCK * (len(whole) + 1) <= limit:
-            block = self._lookup(digests.of(len(whole) + 1), chat)
-            if block is None:
-                break
-            whole.append(block)
+        ids, limit = digests.ids, len(digests.ids) - 1
+        count = self.longest(0, 0, limit // BLOCK, lambda end: self._lookup(digests.of(end), chat) is not None)
+        held = (self._lookup(digests.of(end), chat) for end in range(self.unseen(count) + 1, count + 1))
+        whole = [HOLE] * self.unseen(count) + [block for block in held if block is not None]
         rest = ids[BLOCK * len(whole) : min(limit, BLOCK * (len(whole) + 1))]
         part, common, goes_on = None, 0, False
         for block in self._following.get(digests.of(len(whole)), ()):
@@ -221,6 +278,19 @@ class BlockPool:
                 if is_worth_it and (length, free) > (common, goes_on):
                     part, common, goes_on = block, length, free
         return _Found(whole, part, common, goes_on)
+
+    def _end(self, digests: BlockDigests, whole: int) -> int:
+        """Where blocks end that a table of these tokens is opened with behind so many that are computed."""
+        count = len(digests.ids)
+        return min(blocks_for(count), self.unseen(whole) + blocks_held(count, self._window))
+
+    def _extend(self, table: BlockTable, end: int) -> bool:
+        """Let the table end with so many blocks, if it has fewer; False, and nothing, if there are not enough."""
+        needed = end - len(table.blocks)
+        if needed > self.free + self.cached:
+            return False
+        table.blocks += [self._take(table.chat) for _ in range(needed)]
+        return True
 
     def _lookup(self, digest: bytes, chat: str) -> Block | None:
         """The full block behind whose last token this is the digest, if this chat may read it."""

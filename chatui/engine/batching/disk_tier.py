@@ -5,11 +5,11 @@ model is unloaded, or when the process is killed. Blocks of temporary chats are 
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 
-from chatui.engine.batching.blocks import BLOCK, BlockPool, BlockTable, chain_digest
+from chatui.engine.batching.blocks import BLOCK, BlockDigests, BlockPool, BlockTable, chain_digest
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.kv_files import KVFiles
 
@@ -38,11 +38,17 @@ class DiskTier:
     def __init__(self, pool: BlockPool, cache: KVCache, files: KVFiles | None) -> None:
         self._pool, self._cache, self._files = pool, cache, files
 
-    def restore(self, table: BlockTable, ids: Sequence[int]) -> Restoring | None:
-        """Begin to read what is on disk of `ids` behind what the table holds; None if that is nothing."""
+    def restore(self, table: BlockTable, digests: BlockDigests) -> Restoring | None:
+        """Begin to read what is on disk of these tokens behind what the table holds; None if that is nothing.
+
+        Where they have a window, the table may skip to one that is on disk: until that is read, it is not whole.
+        """
         if self._files is None or table.chat:
             return None
-        restoring = Restoring(deque(self._find(self._files, table, ids)))
+        whole, found = self._find(self._files, table, digests)
+        if self._pool.unseen(whole) > table.length // BLOCK and not self._pool.skip(table, digests, whole):
+            return None
+        restoring = Restoring(deque(found))
         self._read_ahead(self._files, restoring)
         return None if restoring.done else restoring
 
@@ -53,13 +59,14 @@ class DiskTier:
             if self._files is None or not restoring.reading[0][1].done():
                 break
             count, read = restoring.reading.popleft()
-            if (data := read.result()) is None:  # the rest is computed
+            end = BLOCK * (table.length // BLOCK) + count
+            data = read.result()
+            if data is None or not self._pool.grow(table, end - table.length):  # the rest is computed
                 restoring.waiting.clear()
                 restoring.reading.clear()
                 break
-            index = table.length // BLOCK
-            self._cache.write(table.blocks[index].number, count, data)
-            self._pool.fill(table, ids[table.length : BLOCK * index + count])
+            self._cache.write(table.blocks[table.length // BLOCK].number, count, data)
+            self._pool.fill(table, ids[table.length : end])
             self._read_ahead(self._files, restoring)
         return table.length - before
 
@@ -72,6 +79,7 @@ class DiskTier:
         """Have full blocks of the table written, some at most, which are not on disk yet."""
         if self._files is None or table.chat:
             return
+        table.saved = max(table.saved, table.gone)
         for index in range(table.saved, min(table.saved + MAX_SAVED, table.length // BLOCK)):
             block = table.blocks[index]
             if not self._save(self._files, block.number, BLOCK, chain_digest(block.before, block.tokens).hex()):
@@ -87,7 +95,7 @@ class DiskTier:
             saved = table.saved
             self.save(table)
         names, rest = _names(table), table.length % BLOCK
-        if saved == len(names) and rest:
+        if saved == table.length // BLOCK and rest:
             block = table.blocks[saved]
             names.append(chain_digest(table.digest, block.tokens).hex())
             self._save(self._files, block.number, rest, names[-1])
@@ -111,23 +119,25 @@ class DiskTier:
             name, count = restoring.waiting.popleft()
             restoring.reading.append((count, files.read(name, count * self._cache.bytes_per_token)))
 
-    @staticmethod
-    def _find(files: KVFiles, table: BlockTable, ids: Sequence[int]) -> Iterator[tuple[str, int]]:
-        """(name, tokens) of the longest blocks on disk; all of `ids` but the last, which is read anew."""
-        limit, digest, held = len(ids) - 1, table.digest, table.length % BLOCK
-        begin = table.length - held
-        while begin < limit:
-            rest = ids[begin : min(begin + BLOCK, limit)]
-            digests = ((count, chain_digest(digest, rest[:count])) for count in range(len(rest), held, -1))
-            count, digest = next(((count, each) for count, each in digests if each.hex() in files), (0, digest))
-            if count:
-                yield digest.hex(), count
-            if count < BLOCK:
-                return
-            begin, held = begin + BLOCK, 0
+    def _find(self, files: KVFiles, table: BlockTable, digests: BlockDigests) -> tuple[int, list[tuple[str, int]]]:
+        """How many whole blocks the table may hold with those on disk, and (name, tokens) of what is to be read for it.
+
+        The last token is read anew.
+        """
+        ids, limit, held = digests.ids, len(digests.ids) - 1, table.length // BLOCK
+        whole = self._pool.longest(held, table.gone, limit // BLOCK, lambda count: digests.of(count).hex() in files)
+        first = max(held, self._pool.unseen(whole))
+        found = [(digests.of(count).hex(), BLOCK) for count in range(first + 1, whole + 1)]
+        begin = BLOCK * whole
+        rest = ids[begin : min(begin + BLOCK, limit)]
+        for count in range(len(rest), max(0, table.length - begin), -1):
+            name = chain_digest(digests.of(whole), rest[:count]).hex()
+            if name in files:
+                return whole, [*found, (name, count)]
+        return whole, found
 
 
 def _names(table: BlockTable) -> list[str]:
-    """Those of its full blocks."""
-    full = table.blocks[: table.length // BLOCK]
+    """Those of its full blocks, without those that it has let go of."""
+    full = table.blocks[table.gone : table.length // BLOCK]
     return [chain_digest(block.before, block.tokens).hex() for block in full]

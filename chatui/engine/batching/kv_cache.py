@@ -1,7 +1,7 @@
 """The keys and values of all sequences: one pair of tensors for each layer, in blocks of BLOCK tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -10,15 +10,19 @@ import torch
 
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.kernels.int8_kv import SCALE_BYTES
-from chatui.estimates import blocks_for
+from chatui.estimates import blocks_held
 
 
 @dataclass(frozen=True)
 class KVLayout:
-    """What one token takes in each layer: (kv heads, key size, value size); `dtype` of all of them."""
+    """What one token takes in each layer: (kv heads, key size, value size); `dtype` of all of them.
+
+    No layer sees more than a `window` of tokens, None where some see all.
+    """
 
     layers: tuple[tuple[int, int, int], ...]
     dtype: torch.dtype
+    window: int | None = None
 
     @property
     def bytes_per_token(self) -> int:
@@ -28,18 +32,19 @@ class KVLayout:
     def in_int8(self) -> "KVLayout":
         """The same in 8 bits, with a scale for each key and value: see int8_kv.py."""
         layers = ((heads, key + SCALE_BYTES, value + SCALE_BYTES) for heads, key, value in self.layers)
-        return KVLayout(tuple(layers), torch.int8)
+        return KVLayout(tuple(layers), torch.int8, self.window)
 
 
 @dataclass(frozen=True)
 class KVCache:
     """One tensor for each layer: `keys` [blocks, kv heads, head size, BLOCK], `values` [blocks, kv heads, BLOCK,
     head size]. Keys lie so that scores of neighbouring tokens are computed together. In int8 a head's scale counts as
-    two more of its numbers.
+    two more of its numbers. No layer sees more than a `window` of tokens, None where some see all.
     """
 
     keys: Sequence[torch.Tensor]
     values: Sequence[torch.Tensor]
+    window: int | None = field(default=None, kw_only=True)
 
     @classmethod
     def allocate(cls, shape: KVLayout, blocks: int, device: torch.device) -> "KVCache":
@@ -47,7 +52,8 @@ class KVCache:
         must be finite. On a CPU memory is taken only as blocks are filled.
         """
         keys = [_zeros((blocks + 1, h, k, BLOCK), shape.dtype, device) for h, k, _ in shape.layers]
-        return cls(keys, [_zeros((blocks + 1, h, BLOCK, v), shape.dtype, device) for h, _, v in shape.layers])
+        values = [_zeros((blocks + 1, h, BLOCK, v), shape.dtype, device) for h, _, v in shape.layers]
+        return cls(keys, values, window=shape.window)
 
     @property
     def blocks(self) -> int:
@@ -93,11 +99,12 @@ class KVCache:
         return keys + [each[block, :, :count] for each in self.values]
 
 
-def fit(bytes_per_token: int, context: int, budget: int, conversations: int) -> tuple[int, int]:
+def fit(bytes_per_token: int, window: int | None, context: int, budget: int, conversations: int) -> tuple[int, int]:
     """(blocks, tokens that a conversation may have) within `budget` bytes: no more than so many whole ones need."""
     possible = budget // (BLOCK * bytes_per_token) - 1  # block 0 is not used
-    blocks = max(1, min(conversations * blocks_for(context), possible))
-    return blocks, min(context, BLOCK * blocks)
+    each = blocks_held(context, window)
+    blocks = max(1, min(conversations * each, possible))
+    return blocks, context if blocks >= each else min(context, BLOCK * blocks)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

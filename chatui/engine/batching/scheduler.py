@@ -53,7 +53,7 @@ class Scheduler:
         self.forward, self.max_rows = forward, max_rows
         self.max_length = max_length
         self.speculation = Speculation(forward, prompt_lookup_num_tokens)
-        self.pool = BlockPool(forward.cache.blocks, forward.cache)
+        self.pool = BlockPool(forward.cache.blocks, forward.cache, forward.cache.window)
         self._disk = DiskTier(self.pool, forward.cache, files)
         self.rows: list[SequenceState] = []
         self._budget, self._stall_budget = TokenBudget(PASS_SECONDS), TokenBudget(STALL_SECONDS, PASS_SECONDS)
@@ -77,11 +77,13 @@ class Scheduler:
 
         What it stores is forgotten with the `chat`, where that has a name.
         """
-        table = None if self.full else self.pool.open(self._digests_of(prompt), chat, len(self.rows))
+        digests = self._digests_of(prompt)
+        table = None if self.full else self.pool.open(digests, chat, len(self.rows))
         if table is None:
             return None
-        row = SequenceState(prompt, sampler, table, table.length, len(prompt), user, read_at=time.perf_counter())
-        row.restoring = self._disk.restore(table, prompt)
+        restoring = self._disk.restore(table, digests)
+        row = SequenceState(prompt, sampler, table, table.length, len(prompt), user, restoring=restoring)
+        row.read_at = time.perf_counter()
         self.rows.append(row)
         return row
 
@@ -118,7 +120,7 @@ class Scheduler:
         if reading and (not writing or self._may_read(reading)):
             return restored + self._read(reading, beside_writing=bool(writing))
         started = time.perf_counter()
-        events = self._decode(self._with_blocks(writing))
+        events = self._decode(list(self._with_blocks(dict.fromkeys(writing, 1))))
         self._step_seconds = time.perf_counter() - started
         self._owed = max(0.0, self._owed - self._step_seconds)
         self._has_read = False
@@ -138,8 +140,8 @@ class Scheduler:
         if beside_writing:
             tokens = budget.within(GAP_SECONDS - min(self._step_seconds, MAX_STEP_SECONDS))
             long_tokens = self._stall_budget.tokens
-        counts = self._order.plan(reading, tokens, long_tokens, started)
-        events = self._prefill({row: _chunk(row, count) for row, count in counts.items()}, budget)
+        counts = self._with_blocks(self._order.plan(reading, tokens, long_tokens, started))
+        events = self._prefill({row: _chunk(row, count) for row, count in counts.items()}, budget) if counts else []
         now = time.perf_counter()
         self._order.record(list(counts), now)
         if beside_writing:
@@ -178,7 +180,7 @@ class Scheduler:
             table = self.pool.open(row.digests, row.table.chat, running)
             if table is None:
                 return
-            row.table, row.restoring, row.digests = table, self._disk.restore(table, row.ids), None
+            row.table, row.restoring, row.digests = table, self._disk.restore(table, row.digests), None
 
     def _restore(self) -> list[SequenceUpdate]:
         """Put what has been read from disk into tables, and wait a little for it where no row can do anything else."""
@@ -192,6 +194,10 @@ class Scheduler:
             count = self._disk.advance(row.table, row.ids, row.restoring)
             if row.restoring.done:
                 row.restoring = None
+                if not self.pool.is_whole(row.table):  # a block is gone or damaged: all is looked for again
+                    row.cached = row.cached if row.output_ids else 0
+                    self._give_up_blocks(row)
+                    continue
             if count and not row.output_ids:
                 row.cached += count
                 events.append(SequenceUpdate(row, read=row.table.length, restored=count))
@@ -203,14 +209,12 @@ class Scheduler:
         row.restoring = row.computed = None
         self.pool.close(row.table)
 
-    def _with_blocks(self, rows: Sequence[SequenceState]) -> list[SequenceState]:
-        """Those of the rows that have a block for their next token. Where there is none, the newest row gives up its
-        blocks, so the oldest always advances.
-        """
-        for row in rows:
-            while not row.waits and not self.pool.grow(row.table, 1):
+    def _with_blocks(self, rows: Mapping[SequenceState, int]) -> dict[SequenceState, int]:
+        """Those with blocks for so many next tokens. The newest row gives up its own, so that the oldest advances."""
+        for row, count in rows.items():
+            while not row.waits and not self.pool.grow(row.table, count):
                 self._give_up_blocks(next(other for other in reversed(self.rows) if not other.waits))
-        return [row for row in rows if not row.waits]
+        return {row: count for row, count in rows.items() if not row.waits}
 
     def _prefill(self, pieces: Mapping[SequenceState, PromptChunk], budget: TokenBudget) -> list[SequenceUpdate]:
         started = time.perf_counter()

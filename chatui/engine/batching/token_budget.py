@@ -1,7 +1,8 @@
 """How many tokens of prompts a forward pass reads, so that it does not take too long. Pure: it is told the time."""
 
-MAX_TOKENS = 256
-"""As many as keep the processor busy."""
+from chatui.estimates import MAX_CHUNK
+
+MAX_TOKENS = MAX_CHUNK
 MIN_TOKENS = 8
 """Fewer take about as long: a model is read once for all of them."""
 START_TOKENS = 16

@@ -1,9 +1,8 @@
 """What PyTorch is slow at on a CPU, in C++: built once by this machine's compiler, and dispensable.
 
 These are the products of int4 layers (int4.cpp) and of dense ones (linear.cpp, see dense.py), a decode step's attention
-(attend.cpp) and that of prompts (prefill_attention.cpp), a look at the scores of all tokens (top_logits.cpp) and the
-layers of a decoder in one call (layers.cpp); on a CPU without AVX-512, a product of its own while prompts are read
-(int4_prefill.cpp).
+(attend.cpp), a look at the scores of all tokens (top_logits.cpp) and the layers of a decoder in one call (layers.cpp);
+on a CPU without AVX-512, a product of its own while prompts are read (int4_prefill.cpp).
 """
 
 import ctypes
@@ -28,7 +27,7 @@ from chatui.engine.kernels.int8_kv import width_of
 
 log = logging.getLogger(__name__)
 
-HEADERS = ("lanes.h", "numbers.h", "layers.h", "prefill_attention.h")
+HEADERS = ("lanes.h", "numbers.h", "layers.h")
 TORCH = Path(torch.__file__).parent
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-mfma")
 Function = Callable[..., None]
@@ -42,12 +41,12 @@ class Processor:
     flags: tuple[str, ...]
 
 
-COMMON = ("int4.cpp", "linear.cpp", "attend.cpp", "prefill_attention.cpp", "top_logits.cpp", "layers.cpp")
+DECODING = ("int4.cpp", "linear.cpp", "attend.cpp", "top_logits.cpp", "layers.cpp")
 AVX512 = Processor(
-    COMMON,
+    DECODING,
     ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
 )
-AVX2 = Processor((*COMMON, "int4_prefill.cpp"), ("-mavx2",))
+AVX2 = Processor((*DECODING, "int4_prefill.cpp"), ("-mavx2",))
 
 # Building takes some 10 s, on a busy machine ten times that. Loading a model waits for it.
 BUILD_SECONDS = 300

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from chatui.chat import ModelAnatomy
-from chatui.engine.batching.attention_probe import probe_layout
+from chatui.engine.batching.forward import probe_layout
 from chatui.engine.batching.token_budget import MAX_TOKENS
 from chatui.engine.kernels.quantized import linear_layers
 from chatui.engine.loading import build_lock
@@ -70,6 +70,7 @@ def of(model: PreTrainedModel, precisions: Mapping[str, tuple[Dtype, Quantizatio
         activations=activations,
         activations_per_token=activations_per_token,
         int8_kv_per_token=0 if shape is None else shape.in_int8().bytes_per_token,
+        window=None if shape is None else shape.window,
     )
 
 

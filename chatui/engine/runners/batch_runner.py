@@ -6,12 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from chatui.chat import ChatRequest, ReplyDelta
-from chatui.engine.batching import attention_probe, compiling, forward
+from chatui.engine.batching import compiling, forward
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.cuda_graphs import GraphedDecode
 from chatui.engine.batching.fingerprint import fingerprint
 from chatui.engine.batching.fused_decode import fuse
-from chatui.engine.batching.fused_prefill import fuse_prefill
 from chatui.engine.batching.kv_cache import KVCache, fit
 from chatui.engine.batching.kv_error import measure_divergence
 from chatui.engine.batching.kv_files import KVFiles
@@ -24,7 +23,7 @@ from chatui.engine.runners.contract import IsCancelled, StepResult
 from chatui.engine.runners.loaded_runner import LoadedRunner
 from chatui.engine.runners.reply_builder import ReplyBuilder
 from chatui.errors import ChatError, ModelError
-from chatui.estimates import blocks_for
+from chatui.estimates import blocks_held
 from chatui.model_spec import ModelSpec
 
 # The share of the memory left beside the weights that conversations may take.
@@ -33,8 +32,8 @@ KV_SHARE = 0.25
 
 def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | None":
     """The model with blocks for several conversations, or None where it needs more than plain attention."""
-    shape = attention_probe.probe_layout(loaded.model)
-    if shape is None or not attention_probe.matches_own_attention(loaded.model, shape):
+    shape = forward.probe_layout(loaded.model)
+    if shape is None or not forward.matches_own_attention(loaded.model, shape):
         loaded.model.set_attn_implementation("sdpa" if loaded.model._supports_sdpa else "eager")
         return None
     divergence = None
@@ -42,7 +41,7 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
         divergence = measure_divergence(loaded.model, shape, loaded.tokenizer)
         shape = shape.in_int8()
     budget = spec.kv_memory or int(KV_SHARE * free_memory(spec.device_map))
-    blocks, context = fit_kv_cache(spec, shape.bytes_per_token, loaded.info.context_length, budget)
+    blocks, context = fit_kv_cache(spec, shape.bytes_per_token, shape.window, loaded.info.context_length, budget)
     cache = KVCache.allocate(shape, blocks, loaded.model.device)
     anatomy = loaded.info.anatomy
     info = replace(
@@ -52,7 +51,7 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
         kv_bytes=cache.nbytes,
         kv_tokens=BLOCK * blocks,
         kv_divergence=divergence,
-        anatomy=anatomy and replace(anatomy, kv_per_token=shape.bytes_per_token),
+        anatomy=anatomy and replace(anatomy, kv_per_token=shape.bytes_per_token, window=shape.window),
     )
     ahead = forward.Forward(loaded.model, cache)
     batch = Scheduler(ahead, spec.slots, context, spec.prompt_lookup_num_tokens, _open_files(loaded, cache, spec))
@@ -72,11 +71,13 @@ def _open_files(loaded: LoadedModel, cache: KVCache, spec: ModelSpec) -> KVFiles
         ) from error
 
 
-def fit_kv_cache(spec: ModelSpec, bytes_per_token: int, context: int, budget: int) -> tuple[int, int]:
+def fit_kv_cache(
+    spec: ModelSpec, bytes_per_token: int, window: int | None, context: int, budget: int
+) -> tuple[int, int]:
     """(K/V blocks, tokens that a conversation may have) within `budget` bytes; the whole context if that was chosen."""
     if spec.context is not None:
-        budget = max(budget, (blocks_for(context) + 1) * BLOCK * bytes_per_token)
-    return fit(bytes_per_token, context, budget, spec.slots)
+        budget = max(budget, (blocks_held(context, window) + 1) * BLOCK * bytes_per_token)
+    return fit(bytes_per_token, window, context, budget, spec.slots)
 
 
 class BatchRunner(LoadedRunner):
@@ -107,14 +108,11 @@ class BatchRunner(LoadedRunner):
                 self._after_first_reply = begin
 
     def _fused(self) -> bool:
-        """Use layers in C++ where they are faster; whether a compiled step would be no faster."""
+        """Offer a step whose layers are C++; whether a compiled one would be no faster."""
         fused = fuse(self.batch.forward.step, self.batch.forward.cache)
         if fused is None:
             return False
         self.batch.forward.offer(fused)
-        prefill = fuse_prefill(fused, self.batch.forward.cache)
-        if prefill is not None:
-            self.batch.forward.use_prefill(prefill)
         return not ops.compiling_may_pay()
 
     def can_begin(self, prepared: object) -> bool:

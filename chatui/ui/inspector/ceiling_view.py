@@ -79,7 +79,7 @@ def _bandwidth_reached(inspection: Inspection, anatomy: ModelAnatomy) -> float:
 
 def _step_read(inspection: Inspection, anatomy: ModelAnatomy) -> StepRead:
     # On average over the reply, half of it is in the context.
-    tokens = len(inspection.prompt.token_ids) + len(inspection.traces) // 2
+    tokens = estimates.tokens_seen(anatomy, len(inspection.prompt.token_ids) + len(inspection.traces) // 2)
     batch = inspection.finish.rows if inspection.finish else 1.0
     size = inspection.model.read_bytes + batch * tokens * anatomy.kv_per_token
     tokens_per_step = inspection.finish.tokens_per_step if inspection.finish else 1.0

@@ -149,7 +149,7 @@ def _error_rows(model: ModelInfo) -> list[FormulaRow]:
 
 def _turn_rows(inspection: Inspection, anatomy: ModelAnatomy) -> list[FormulaRow]:
     prompt, reply_tokens = inspection.prompt, len(inspection.traces)
-    tokens = len(prompt.token_ids) + reply_tokens
+    tokens = estimates.tokens_held(anatomy, len(prompt.token_ids) + reply_tokens)
     turn_tokens = max(1, prompt.source_tokens("message", "start") + reply_tokens)
     return [
         FormulaRow(
