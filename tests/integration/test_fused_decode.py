@@ -128,6 +128,21 @@ def test_greedy_tokens_are_those_of_generate(kind: str) -> None:
     assert written == models.generate(model, ids, 10)
 
 
+@pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
+@pytest.mark.parametrize("in_bfloat16", [False, True])
+def test_blocks_before_the_window_are_not_looked_at(in_bfloat16: bool, kv_dtype: KvDtype) -> None:
+    """A sequence has given those back: see blocks.py."""
+    model = model_of("mistral")
+    over_blocks = over_blocks_of(model.bfloat16() if in_bfloat16 else model, kv_dtype)
+    over_blocks._decode = fused_of(over_blocks)
+    first, second = models.table(0)
+    over_blocks.prefill([PromptChunk((first, second), 0, range(80))])
+    expected = over_blocks.decode([5], [(first, second)], [80]).clone()
+    for tensor in over_blocks._tensors:
+        tensor[0] = -1 if kv_dtype == "int8" else float("nan")
+    assert torch.equal(over_blocks.decode([5], [(0, second)], [80]), expected)
+
+
 @pytest.mark.parametrize("kind", FUSED)
 def test_in_bfloat16(kind: str) -> None:
     check(model_of(kind).bfloat16(), 0.06)
