@@ -19,7 +19,7 @@ SHAPES = [(1, 16, 1), (2, 48, 7), (3, 1024, 40), (5, 1040, 33), (9, 2064, 64), (
 def built() -> None:
     ops.load(AppSettings().cache_dir)  # once for each version of their sources
     if ops.function(dense.FUNCTION) is None:
-        pytest.skip("this CPU lacks AVX2, or there is no C++ compiler here")
+        pytest.skip("there is no C++ compiler here")
 
 
 @pytest.fixture(autouse=True)
@@ -120,12 +120,12 @@ def test_it_is_used_where_it_pays(
     monkeypatch: pytest.MonkeyPatch, seconds: dict[int, tuple[float, float]], used: bool
 ) -> None:
     by_rows = iter(seconds[rows] for rows in dense.MEASURED_ROWS)
-    monkeypatch.setattr(dense, "_seconds", lambda *_: next(by_rows))
+    monkeypatch.setattr(dense, "seconds", lambda *_, **__: next(by_rows))
     assert dense.is_faster() is used
 
 
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "_seconds", lambda *_: (0.1, 1.0))
+    monkeypatch.setattr(dense, "seconds", lambda *_, **__: (0.1, 1.0))
     assert dense.is_faster()
     dense.is_faster.cache_clear()
     monkeypatch.setattr(dense, "linear", lambda x, weight: linear(x, weight) * (2 if len(x) == 4 else 1))

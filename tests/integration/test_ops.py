@@ -1,5 +1,6 @@
 """The kernels in C++: as exact as PyTorch's own, the same for a row whatever others there are, and dispensable."""
 
+import platform
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.int8_kv import from_stored, to_stored
-from chatui.engine.kernels.levels import GROUP, rounded
+from chatui.engine.kernels.levels import GROUP, Levels, rounded, unpacked
 from chatui.engine.kernels.quantized import Int4Linear, reading_prompts
 from chatui.settings import AppSettings
 from tests.examples import some_of
@@ -24,27 +25,31 @@ Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 def built() -> None:
     ops.load(AppSettings().cache_dir)  # once for each version of their sources
     if not ops.name():
-        pytest.skip("this CPU lacks AVX2, or there is no C++ compiler here")
+        pytest.skip("there is no C++ compiler here")
 
 
 @pytest.fixture
 def built_for_prompts(built: None) -> None:
     if not ops.takes(ops.BLOCK, prefill=True):
-        pytest.skip("this CPU has AVX-512")
+        pytest.skip("this CPU has AVX-512, or no AVX2")
 
 
 @pytest.fixture(params=[ops.int4mm, ops.int4mm_prefill])
 def product(request: pytest.FixtureRequest, built: None) -> Product:
     """Each of the products that this CPU can run."""
     if not ops.takes(ops.BLOCK, prefill=request.param is ops.int4mm_prefill):
-        pytest.skip("this CPU has AVX-512")
+        pytest.skip("this CPU has AVX-512, or no AVX2")
     chosen: Product = request.param
     return chosen
 
 
+def levels_of(outputs: int, inputs: int, seed: int) -> Levels:
+    return rounded(torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed)))
+
+
 def layer_of(outputs: int, inputs: int, seed: int) -> tuple[Int4Linear, torch.Tensor]:
     """A layer, and the weight that its levels stand for: float32 [out, in]."""
-    levels = rounded(torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed)))
+    levels = levels_of(outputs, inputs, seed)
     return Int4Linear(levels, inputs), levels.dequantized(inputs)
 
 
@@ -75,7 +80,8 @@ def test_it_is_as_exact_as_pytorchs_own(shape: tuple[int, int, int, int]) -> Non
     x = numbers(rows, inputs, seed)
     exact = x.double() @ weight.double().T
     found = ops.int4mm(x, layer.packed, layer.scales_and_zeros)
-    theirs = torch.ops.aten._weight_int4pack_mm_for_cpu(x, layer.packed, GROUP, layer.scales_and_zeros)
+    packed = ops.pack(unpacked(levels_of(outputs, inputs, seed).nibbles).int(), own=False)
+    theirs = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, GROUP, layer.scales_and_zeros)
     # One rounding of the sum to bfloat16, and of each input to a 30,000th of the largest.
     step = 2**-8 * exact.abs() + 1e-4 * x.double().abs().amax() * weight.double().abs().sum(1)
     assert ((found.double() - exact).abs() <= step).all()
@@ -157,7 +163,7 @@ def test_prompts_are_read_with_a_product_of_their_own_whatever_their_length(
     product: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[Any] = []
-    layer = layer_of(64, 64, 0)[0]
+    layer, is_for_prompts = layer_of(64, 64, 0)[0], product is ops.int4mm_prefill
 
     def counted(*given: Any) -> torch.Tensor:
         called.append(given)
@@ -165,12 +171,10 @@ def test_prompts_are_read_with_a_product_of_their_own_whatever_their_length(
 
     monkeypatch.setattr(ops, product.__name__, counted)
     for rows in (1, 20):
-        if product is ops.int4mm:
-            layer(numbers(rows, 64, 0))
-        else:
+        if is_for_prompts:
             with reading_prompts():
                 layer(numbers(rows, 64, 0))
-            layer(numbers(rows, 64, 0))
+        layer(numbers(rows, 64, 0))
     assert len(called) == 2
 
 
@@ -198,7 +202,8 @@ def test_without_it_the_products_are_pytorchs(tmp_path: Path, monkeypatch: pytes
     elif fault == "refuses":
         monkeypatch.setattr(ops, "compiler", lambda: "false")
     elif fault == "no processor":
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ZVECTOR")
+        monkeypatch.setattr(platform, "machine", lambda: "s390x")
         monkeypatch.setattr(ops, "_built", lambda *_: pytest.fail("built for a CPU that cannot run it"))
     else:
         folder = tmp_path / "file"

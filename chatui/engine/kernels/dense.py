@@ -5,8 +5,6 @@ The product is linear.cpp. Whether it is used is measured, once in a process.
 
 import ctypes
 import logging
-import time
-from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from chatui.engine.kernels import ops
+from chatui.engine.kernels.checks import TOLERANCE, seconds
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +24,6 @@ STEP = 16
 MEASURED_SHAPE, MEASURED_ROWS, TIMES = (512, 1024), (1, 4, 32), 5
 # Ours may take so much longer with some of these rows, and must be so much faster with others.
 NO_SLOWER, FASTER = 1.1, 0.7
-# As in ops.py.
-TOLERANCE = 0.02
 
 
 class Bfloat16Linear(nn.Linear):
@@ -73,21 +70,10 @@ def is_faster() -> bool:
             if not (found - expected).norm() <= TOLERANCE * expected.norm():
                 log.warning("dense layers are PyTorch's own: the kernel for them computes something else here")
                 return False
-            own, other = _seconds(partial(linear, x, weight), partial(nn.functional.linear, x, weight))
+            own, other = seconds(partial(linear, x, weight), partial(nn.functional.linear, x, weight), times=TIMES)
             ratios.append(own / other)
     log.info("products of dense layers take %s of the time that PyTorch's do", ", ".join(f"{r:.2f}" for r in ratios))
     return max(ratios) <= NO_SLOWER and min(ratios) <= FASTER
-
-
-def _seconds(*calls: Callable[[], object]) -> list[float]:
-    """The shortest time of each, in turns."""
-    best = [float("inf")] * len(calls)
-    for _ in range(TIMES):
-        for at, call in enumerate(calls):
-            begin = time.perf_counter()
-            call()
-            best[at] = min(best[at], time.perf_counter() - begin)
-    return best
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -6,8 +6,8 @@
 //
 // Weights lie as _convert_weight_to_int4pack_for_cpu leaves them (aten/src/ATen/native/cpu/int4mm_kernel.cpp): for AVX-512
 // in blocks of 64 outputs; in a block, for each input, 32 bytes, of which the first 16 hold outputs 0..15 in their low
-// halves and 32..47 in their high ones, the others 16..31 and 48..63. For AVX2 all of that is half as wide. They are
-// worked on by strips: the outputs that share one half of those bytes. weight = (level - 8) * scale + zero.
+// halves and 32..47 in their high ones, the others 16..31 and 48..63. For AVX2 all of that is half as wide, and likewise
+// where there is neither (see ops.py, packed). They are worked on by strips: the outputs that share one half of those bytes. weight = (level - 8) * scale + zero.
 
 #include "lanes.h"
 
@@ -107,7 +107,7 @@ inline void multiply(const Job& job, int64_t row, int64_t strip) {
     for (int at = 0; at < PAIRS; at++) {
       Ints levels[WIDE];
       const uint8_t* both = bytes + at * 2 * STRIDE;
-      _mm_prefetch(reinterpret_cast<const char*>(both + AHEAD), _MM_HINT_T0);
+      __builtin_prefetch(both + AHEAD);
       for (int one = 0; one < STRIPS; one++) unpack(both + one * LANES, STRIDE, &levels[2 * one], &levels[2 * one + 1]);
       for (int r = 0; r < ROWS; r++) {
         const Ints own = four_bytes(numbers + r * GROUP + 2 * at);

@@ -1,8 +1,12 @@
-// A vector of numbers and what is done to it, in AVX-512 VNNI or in AVX2. PyTorch packs weights by the same choice.
+// A vector of numbers and what is done to it, in AVX-512 VNNI, in AVX2, or in neither (lanes_any.h).
 
 #pragma once
 
+#if defined(__AVX2__)
 #include <immintrin.h>
+#else
+#include "lanes_any.h"
+#endif
 
 #include <cstdint>
 #include <cstring>
@@ -113,7 +117,7 @@ inline void widened_pairs(const uint16_t* pairs, Floats* first, Floats* second) 
   *second = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(0xFFFF0000)));
 }
 
-#else
+#elif defined(__AVX2__)
 
 constexpr int LANES = 8;
 using Floats = __m256;

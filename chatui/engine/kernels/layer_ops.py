@@ -111,7 +111,7 @@ class LayerProgram:
                 layer.planes,
                 (self._handle(layer.packed), self._handle(layer.scales_and_zeros)),
             )
-            if ops.takes(outputs):
+            if layer.is_ours():
                 kind, own = OWN, ops.address(ops.PRODUCT)
                 weights = self._at(layer.packed), self._at(layer.scales_and_zeros)
         elif isinstance(layer, Int8Linear):

@@ -1,4 +1,4 @@
-// Eight numbers at a time in what every compiler has, float32 or bfloat16 in memory.
+// Some numbers at a time in what every compiler has, float32 or bfloat16 in memory.
 
 #pragma once
 
@@ -8,7 +8,12 @@
 
 namespace {
 
+// As many as a register holds: of a wider vector's sums GCC keeps none in registers.
+#if defined(__AVX__)
 constexpr int64_t LANES = 8;
+#else
+constexpr int64_t LANES = 4;
+#endif
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
@@ -64,7 +69,7 @@ inline void store(bfloat16* to, Floats numbers) {
   memcpy(to, &halves, sizeof halves);
 }
 
-// The first `count` of eight numbers; the others are 0.
+// The first `count` of LANES numbers; the others are 0.
 template <typename T>
 inline Floats load(const T* from, int64_t count) {
   if (count >= LANES) return load(from);

@@ -3,12 +3,15 @@
 These are the products of int4 layers (int4.cpp) and of dense ones (linear.cpp, see dense.py), a decode step's attention
 (attend.cpp), a look at the scores of all tokens (top_logits.cpp) and the layers of a decoder in one call (layers.cpp);
 on a CPU without AVX-512, a product of its own while prompts are read (int4_prefill.cpp).
+
+Which form of them a CPU gets is told by AVX512, AVX2 and ANY.
 """
 
 import ctypes
 import hashlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -23,13 +26,14 @@ from filelock import FileLock
 from torch import Tensor
 
 from chatui.engine.kernels.built_files import is_whole, publish
+from chatui.engine.kernels.checks import agree, is_faster
 from chatui.engine.kernels.int8_kv import width_of
 
 log = logging.getLogger(__name__)
 
-HEADERS = ("lanes.h", "numbers.h", "layers.h")
+HEADERS = ("lanes.h", "lanes_any.h", "numbers.h", "layers.h")
 TORCH = Path(torch.__file__).parent
-FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-mfma")
+FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 Function = Callable[..., None]
 
 
@@ -39,14 +43,20 @@ class Processor:
 
     sources: tuple[str, ...]
     flags: tuple[str, ...]
+    capability: str
+    """That for which PyTorch packs int4 weights as they are read here, "" where it never does."""
 
 
 DECODING = ("int4.cpp", "linear.cpp", "attend.cpp", "top_logits.cpp", "layers.cpp")
 AVX512 = Processor(
     DECODING,
-    ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
+    ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"),
+    "AVX512",
 )
-AVX2 = Processor((*DECODING, "int4_prefill.cpp"), ("-mavx2",))
+AVX2 = Processor((*DECODING, "int4_prefill.cpp"), ("-mavx2", "-mfma"), "AVX2")
+# In vectors of 128 bits, which every CPU of these kinds has.
+ANY = Processor(DECODING, (), "")
+MACHINES = ("x86_64", "aarch64")
 
 # Building takes some 10 s, on a busy machine ten times that. Loading a model waits for it.
 BUILD_SECONDS = 300
@@ -55,10 +65,6 @@ BUILD_SECONDS = 300
 BLOCK = 64
 # The product shares one scale among so many inputs.
 GROUP = 32
-# Each of these goes another way through the product.
-CHECKED_ROWS = (1, 5, 9, 20)
-# How far it may be from PyTorch's, relative to its size; rounding to bfloat16 stays below a hundredth.
-TOLERANCE = 0.02
 # Attention works on so many numbers of a value at once.
 LANES = 16
 
@@ -83,41 +89,36 @@ def load(cache_dir: Path) -> None:
         path = _built(cache_dir / "compiled", processor)
         # Global, so that compiled steps find it.
         _loaded[path.stem] = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-        if not _agrees_with_pytorch():
+        products = [int4mm, *([int4mm_prefill] if takes(BLOCK, prefill=True) else [])]
+        if not agree(products, pack):
             _loaded.clear()
             log.warning("everything is PyTorch's own: the kernel for int4 computes something else here")
+        elif not packs_as_pytorch() and not is_faster(int4mm, pack):
+            _loaded.clear()
+            log.info("everything is PyTorch's own: the kernel for int4 is slower here")
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         log.info("everything is PyTorch's own: %s", error)
 
 
 def _processor() -> Processor | None:
-    """What this CPU can run: PyTorch packs weights by the same rule."""
+    """What this CPU can run."""
     capability = torch.backends.cpu.get_cpu_capability()
     if capability == "AVX512" and torch.cpu._is_vnni_supported():
         return AVX512
-    return AVX2 if capability == "AVX2" else None
+    if capability in ("AVX512", "AVX2"):
+        return AVX2
+    return ANY if platform.machine() in MACHINES else None
+
+
+def packs_as_pytorch() -> bool:
+    """Whether the product reads int4 weights as PyTorch packs them on this CPU."""
+    processor = _processor()
+    return processor is not None and processor.capability == torch.backends.cpu.get_cpu_capability()
 
 
 def compiling_may_pay() -> bool:
     """Whether a compiled step might be faster than layers.cpp. Without AVX-512 it is not; with it, nobody knows."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
-def _agrees_with_pytorch() -> bool:
-    """Whether the products of an int4 layer are PyTorch's own but for rounding, with few rows and with many."""
-    products = [int4mm, *([int4mm_prefill] if takes(BLOCK, prefill=True) else [])]
-    generator = torch.Generator().manual_seed(0)
-    inputs = 3 * GROUP
-    levels = torch.randint(0, 16, (BLOCK, inputs), generator=generator, dtype=torch.int32)
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
-    factors = torch.rand(inputs // GROUP, BLOCK, 2, generator=generator, dtype=torch.float32).bfloat16()
-    for rows in CHECKED_ROWS:
-        x = torch.randn(rows, inputs, generator=generator, dtype=torch.float32).bfloat16()
-        expected = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, GROUP, factors).float()
-        for product in products:
-            if not (product(x, packed, factors).float() - expected).norm() <= TOLERANCE * expected.norm():
-                return False
-    return True
 
 
 def name() -> str:
@@ -141,8 +142,26 @@ def takes(outputs: int, prefill: bool = False) -> bool:
     return outputs % BLOCK == 0 and function(PREFILL_PRODUCT if prefill else PRODUCT) is not None
 
 
+def pack(levels: Tensor, own: bool) -> Tensor:
+    """Levels 0..15, int32 [out, in], as our product reads them here, or as PyTorch's does; what PyTorch cannot read has
+    three dimensions. Never to be stored, for both differ between CPUs.
+    """
+    if not own or packs_as_pytorch():
+        theirs: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
+        return theirs
+    low, high = levels.to(torch.uint8).view(-1, 2, 16, levels.shape[1]).unbind(1)  # as int4.cpp tells
+    return (low | high << 4).transpose(1, 2).contiguous()
+
+
+def reads(packed: Tensor) -> bool:
+    """Whether this was packed for our product, not for PyTorch's before it was in use."""
+    return packed.dim() == (2 if packs_as_pytorch() else 3)
+
+
 def int4mm(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
-    """As aten::_weight_int4pack_mm_for_cpu with groups of 32, where `takes` says so; all bfloat16 but `packed`."""
+    """As aten::_weight_int4pack_mm_for_cpu with groups of 32, where `takes` and `reads` say so; all bfloat16 but
+    `packed`.
+    """
     # As an operator of PyTorch's it could be exported, and would take longer than a small product.
     call: Any = torch.ops.chatui.int4mm if torch.compiler.is_exporting() else _multiply
     product: Tensor = call(x, packed, scales_and_zeros, torch.get_num_threads())

@@ -85,17 +85,21 @@ class Int4Linear(PackedLinear):
     def __init__(self, levels: Levels, in_features: int, bias: Tensor | None = None) -> None:
         super().__init__(in_features, levels.nibbles.shape[0], bias)
         self.planes = levels.nibbles.shape[1] * 2 // in_features
-        self.register_buffer("packed", _packed_for_this_cpu(levels.nibbles))
+        self.register_buffer("packed", _packed(levels.nibbles))
         self.register_buffer("scales_and_zeros", levels.scales_and_zeros.contiguous())
 
     def _product(self, x: Tensor) -> Tensor:
         x = x if self.planes == 1 else x.repeat(1, self.planes)
-        if _reads_prompts.get() and ops.takes(self.out_features, prefill=True):
+        if _reads_prompts.get() and self.is_ours(prefill=True):
             return ops.int4mm_prefill(x, self.packed, self.scales_and_zeros)
-        if ops.takes(self.out_features):
+        if self.is_ours():
             return ops.int4mm(x, self.packed, self.scales_and_zeros)
         product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales_and_zeros)
         return product
+
+    def is_ours(self, prefill: bool = False) -> bool:
+        """Whether our own kernel computes the product, or that for prompts does."""
+        return ops.takes(self.out_features, prefill) and ops.reads(self.packed)
 
 
 class Int8Linear(PackedLinear):
@@ -230,10 +234,10 @@ def _made(layer: nn.Linear, kind: Kind | None, levels: Levels | None) -> Int4Lin
     return Int4Linear(rounded(layer.weight), layer.in_features, layer.bias)
 
 
-def _packed_for_this_cpu(nibbles: Tensor) -> Tensor:
-    """Levels in the order in which this CPU's kernel reads them, which differs between CPUs: never to be stored."""
-    pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
-    return torch.cat([pack(unpacked(part).int(), 1) for part in torch.split(nibbles, _rows(nibbles.shape[1] * 2))])
+def _packed(nibbles: Tensor) -> Tensor:
+    """Levels as this CPU's kernel reads them."""
+    parts = torch.split(nibbles, _rows(nibbles.shape[1] * 2))
+    return torch.cat([ops.pack(unpacked(part).int(), ops.takes(len(nibbles))) for part in parts])
 
 
 def _rows(columns: int) -> int:

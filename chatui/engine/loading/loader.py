@@ -64,8 +64,6 @@ def load(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> LoadedModel:
     except Exception as error:
         raise to_model_error(spec, error) from error
     if spec.compile == "auto" and loaded.model.device.type == "cpu":
-        report("building the kernels")
-        ops.load(cache_dir)
         dense.use_kernel(loaded.model)
     return loaded
 
@@ -118,7 +116,7 @@ def _load(spec: ModelSpec, source: Files, cache_dir: Path, report: ReportPhase) 
         tokenizer.chat_template = replaced
     template = probe(tokenizer)
     set_control_tokens(tokenizer)
-    report("loading the weights")
+    _prepare_for_weights(spec, device_map, cache_dir, report)
     before = model_info.memory_in_use(device_map)
     model = _model(spec, source, device_map, trusted, gguf_metadata.sampling(metadata))
     parameters, made = model.num_parameters(), anatomy.from_config(model.config, model.dtype, spec.trust_remote_code)
@@ -136,6 +134,14 @@ def _load(spec: ModelSpec, source: Files, cache_dir: Path, report: ReportPhase) 
         memory_bytes=total_memory(model.device),
     )
     return LoadedModel(model, tokenizer, template, info, frozenset(info.stop_ids), _hidden_ids(tokenizer, template))
+
+
+def _prepare_for_weights(spec: ModelSpec, device_map: str, cache_dir: Path, report: ReportPhase) -> None:
+    """Build the kernels, for which weights are packed."""
+    if spec.compile == "auto" and device_map == "cpu":
+        report("building the kernels")
+        ops.load(cache_dir)
+    report("loading the weights")
 
 
 def _model(

@@ -1,0 +1,83 @@
+"""Whether a product of int4 layers computes what PyTorch's does, and whether it is faster."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+Pack = Callable[[Tensor, bool], Tensor]
+"""Levels [out, in], and whether it is for our product or PyTorch's -> what that reads."""
+
+# The product shares one scale among so many inputs.
+GROUP = 32
+# The layer that is checked, [outputs, inputs]. Each of these rows goes another way through the product.
+CHECKED_SHAPE, CHECKED_ROWS = (64, 3 * GROUP), (1, 5, 9, 20)
+# How far it may be from PyTorch's, relative to its size; rounding to bfloat16 stays below a hundredth.
+TOLERANCE = 0.02
+# The layer that is measured, how many rows it gets, and how often.
+MEASURED_SHAPE, MEASURED_ROWS, TIMES = (256, 1024), (1, 8), 5
+
+
+def agree(products: Sequence[Product], pack: Pack) -> bool:
+    """Whether the products of an int4 layer are PyTorch's own but for rounding, with few rows and with many."""
+    sample = _Sample(*CHECKED_SHAPE, pack)
+    for rows in CHECKED_ROWS:
+        x = sample.activations(rows)
+        expected = sample.pytorchs(x).float()
+        for product in products:
+            if not (sample.ours(product, x).float() - expected).norm() <= TOLERANCE * expected.norm():
+                return False
+    return True
+
+
+def is_faster(product: Product, pack: Pack) -> bool:
+    """Whether it takes less time than PyTorch's, with one row and with some."""
+    sample = _Sample(*MEASURED_SHAPE, pack)
+    ratios = list[float]()
+    for rows in MEASURED_ROWS:
+        x = sample.activations(rows)
+        own, other = seconds(partial(sample.ours, product, x), partial(sample.pytorchs, x), times=TIMES)
+        ratios.append(own / other)
+    log.info("products of int4 layers take %s of the time that PyTorch's do", ", ".join(f"{r:.2f}" for r in ratios))
+    return max(ratios) < 1
+
+
+class _Sample:
+    """A layer of random weights."""
+
+    def __init__(self, outputs: int, inputs: int, pack: Pack) -> None:
+        self._inputs, self._generator = inputs, torch.Generator().manual_seed(0)
+        levels = torch.randint(0, 16, (outputs, inputs), generator=self._generator, dtype=torch.int32)
+        factors = torch.rand(inputs // GROUP, outputs, 2, generator=self._generator, dtype=torch.float32)
+        self._own, self._other, self._factors = pack(levels, True), pack(levels, False), factors.bfloat16()
+
+    def activations(self, rows: int) -> Tensor:
+        return torch.randn(rows, self._inputs, generator=self._generator, dtype=torch.float32).bfloat16()
+
+    def ours(self, product: Product, x: Tensor) -> Tensor:
+        return product(x, self._own, self._factors)
+
+    def pytorchs(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._other, GROUP, self._factors)
+        return result
+
+
+def seconds(*calls: Callable[[], object], times: int) -> list[float]:
+    """The shortest time of each, in turns, with one thread: on a busy machine several wait for each other."""
+    best, before = [float("inf")] * len(calls), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(times):
+            for at, call in enumerate(calls):
+                begin = time.perf_counter()
+                call()
+                best[at] = min(best[at], time.perf_counter() - begin)
+    finally:
+        torch.set_num_threads(before)
+    return best

@@ -1,0 +1,192 @@
+// The same as lanes.h for ARM and for x86 without AVX2: a vector in two halves of 128 bits.
+
+#pragma once
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#else
+#include <emmintrin.h>
+#endif
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr int LANES = 8;
+typedef float FourFloats __attribute__((vector_size(16)));
+typedef int32_t FourInts __attribute__((vector_size(16)));
+typedef uint32_t FourWords __attribute__((vector_size(16)));
+typedef int16_t FourShorts __attribute__((vector_size(8)));
+typedef uint16_t FourHalves __attribute__((vector_size(8)));
+typedef uint16_t EightHalves __attribute__((vector_size(16)));
+typedef int16_t EightShorts __attribute__((vector_size(16)));
+
+struct Floats {
+  FourFloats low, high;
+};
+struct Ints {
+  FourInts low, high;
+};
+using Mask = Ints;
+
+template <typename To, typename From>
+inline To loaded(const From* from) {
+  To to;
+  memcpy(&to, from, sizeof to);
+  return to;
+}
+
+// Adds to each lane the products of two numbers of 16 bits with two levels: eight of one input, then eight of another.
+#if defined(__aarch64__)
+// Left to itself, GCC 12 widens bytes one by one.
+inline EightHalves eight(const uint8_t* bytes) { return vmovl_u8(vld1_u8(bytes)); }
+inline EightShorts eight(const int8_t* bytes) { return vmovl_s8(vld1_s8(bytes)); }
+inline FourInts nearest(FourFloats numbers) { return vcvtnq_s32_f32(numbers); }
+
+inline Ints dot16(Ints sum, Ints numbers, Ints levels) {
+  const int16x8_t one = (int16x8_t)levels.low, other = (int16x8_t)levels.high, both = (int16x8_t)numbers.low;
+  sum.low = vmlal_laneq_s16(sum.low, vget_low_s16(one), both, 0);
+  sum.high = vmlal_high_laneq_s16(sum.high, one, both, 0);
+  sum.low = vmlal_laneq_s16(sum.low, vget_low_s16(other), both, 1);
+  sum.high = vmlal_high_laneq_s16(sum.high, other, both, 1);
+  return sum;
+}
+#else
+inline EightHalves eight(const uint8_t* bytes) {
+  return (EightHalves)_mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i*)bytes), _mm_setzero_si128());
+}
+inline EightShorts eight(const int8_t* bytes) {
+  const __m128i levels = _mm_loadl_epi64((const __m128i*)bytes);
+  return (EightShorts)_mm_unpacklo_epi8(levels, levels) >> 8;
+}
+inline FourInts nearest(FourFloats numbers) { return (FourInts)_mm_cvtps_epi32(numbers); }
+
+inline Ints dot16(Ints sum, Ints numbers, Ints levels) {
+  const __m128i one = (__m128i)levels.low, other = (__m128i)levels.high, both = (__m128i)numbers.low;
+  sum.low += (FourInts)_mm_madd_epi16(_mm_unpacklo_epi16(one, other), both);
+  sum.high += (FourInts)_mm_madd_epi16(_mm_unpackhi_epi16(one, other), both);
+  return sum;
+}
+#endif
+
+inline Floats all(float number) {
+  const FourFloats four = {number, number, number, number};
+  return {four, four};
+}
+inline Floats zeros() { return all(0.0f); }
+inline Floats load(const float* from) { return loaded<Floats>(from); }
+inline void store(float* to, Floats numbers) { memcpy(to, &numbers, sizeof numbers); }
+inline Floats plus(Floats a, Floats b) { return {a.low + b.low, a.high + b.high}; }
+inline Floats minus(Floats a, Floats b) { return {a.low - b.low, a.high - b.high}; }
+inline Floats times(Floats a, Floats b) { return {a.low * b.low, a.high * b.high}; }
+inline Floats divided(Floats a, Floats b) { return {a.low / b.low, a.high / b.high}; }
+inline Floats times_plus(Floats a, Floats b, Floats c) { return {a.low * b.low + c.low, a.high * b.high + c.high}; }
+inline Floats minus_times(Floats a, Floats b, Floats c) { return {c.low - a.low * b.low, c.high - a.high * b.high}; }
+inline FourFloats magnitude(FourFloats numbers) { return (FourFloats)((FourInts)numbers & 0x7FFFFFFF); }
+inline Floats magnitude(Floats numbers) { return {magnitude(numbers.low), magnitude(numbers.high)}; }
+inline FourFloats higher(FourFloats a, FourFloats b) { return a > b ? a : b; }
+inline Floats higher(Floats a, Floats b) { return {higher(a.low, b.low), higher(a.high, b.high)}; }
+inline float highest(Floats numbers) {
+  const FourFloats four = higher(numbers.low, numbers.high);
+  return std::max(std::max(four[0], four[2]), std::max(four[1], four[3]));
+}
+inline float summed(Floats numbers) {
+  const FourFloats four = numbers.low + numbers.high;
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+inline bool any_nan(Floats numbers) {
+  const FourInts invalid = (numbers.low != numbers.low) | (numbers.high != numbers.high);
+  return invalid[0] | invalid[1] | invalid[2] | invalid[3];
+}
+inline FourFloats times_power(FourFloats numbers, FourFloats whole) {
+  return numbers * (FourFloats)((__builtin_convertvector(whole, FourInts) + 127) << 23);
+}
+inline Floats times_power(Floats numbers, Floats whole) {
+  return {times_power(numbers.low, whole.low), times_power(numbers.high, whole.high)};
+}
+
+inline FourInts between(int64_t begin, int64_t end, FourInts lane) {
+  return (lane >= static_cast<int>(begin)) & (lane < static_cast<int>(end));
+}
+inline Mask between(int64_t begin, int64_t end) {
+  return {between(begin, end, FourInts{0, 1, 2, 3}), between(begin, end, FourInts{4, 5, 6, 7})};
+}
+inline Floats chosen(Mask mask, Floats yes, Floats no) {
+  return {mask.low ? yes.low : no.low, mask.high ? yes.high : no.high};
+}
+
+inline FourFloats widened(FourHalves halves) { return (FourFloats)(__builtin_convertvector(halves, FourWords) << 16); }
+inline Floats widened(const uint16_t* halves) {
+  return {widened(loaded<FourHalves>(halves)), widened(loaded<FourHalves>(halves + 4))};
+}
+inline FourFloats floats(FourShorts numbers) {
+  return __builtin_convertvector(__builtin_convertvector(numbers, FourInts), FourFloats);
+}
+inline Floats widened(const int8_t* levels) {
+  const EightShorts shorts = eight(levels);
+  FourShorts parts[2];
+  memcpy(parts, &shorts, sizeof parts);
+  return {floats(parts[0]), floats(parts[1])};
+}
+inline Floats some(const float* from, int64_t count) {
+  if (count >= LANES) return load(from);
+  float rest[LANES];
+  std::fill(rest, rest + LANES, -INFINITY);
+  memcpy(rest, from, count * sizeof *from);
+  return load(rest);
+}
+inline Floats some(const uint16_t* from, int64_t count) {
+  if (count >= LANES) return widened(from);
+  uint16_t rest[LANES];
+  std::fill(rest, rest + LANES, uint16_t{0xFF80});  // minus infinity
+  memcpy(rest, from, count * sizeof *from);
+  return widened(rest);
+}
+inline void narrow(FourFloats numbers, uint16_t* halves) {
+  const FourWords bits = (FourWords)numbers, valid = bits + 0x7FFF + ((bits >> 16) & 1);
+  const FourWords kept = numbers == numbers ? valid : FourWords{} + 0x7FC00000;
+  const FourHalves made = __builtin_convertvector(kept >> 16, FourHalves);
+  memcpy(halves, &made, sizeof made);
+}
+inline void narrow(Floats numbers, uint16_t* halves) {
+  narrow(numbers.low, halves);
+  narrow(numbers.high, halves + 4);
+}
+
+inline Ints repeated(int32_t number) {
+  const FourInts four = {number, number, number, number};
+  return {four, four};
+}
+inline Ints no_dot() { return repeated(0); }
+inline Floats floats(Ints numbers) {
+  return {__builtin_convertvector(numbers.low, FourFloats), __builtin_convertvector(numbers.high, FourFloats)};
+}
+inline Ints nearest(Floats numbers) { return {nearest(numbers.low), nearest(numbers.high)}; }
+inline Floats rounded(Floats numbers) { return floats(nearest(numbers)); }
+inline Ints plus(Ints a, Ints b) { return {a.low + b.low, a.high + b.high}; }
+inline int32_t summed(Ints numbers) {
+  const FourInts four = numbers.low + numbers.high;
+  return four[0] + four[1] + four[2] + four[3];
+}
+inline void store(int16_t* to, Ints numbers) {
+  const FourShorts made[2] = {__builtin_convertvector(numbers.low, FourShorts), __builtin_convertvector(numbers.high, FourShorts)};
+  memcpy(to, made, sizeof made);
+}
+
+// Eight levels of one input, and those of another one.
+inline void unpack(const uint8_t* bytes, int stride, Ints* low, Ints* high) {
+  const EightHalves one = eight(bytes);
+  const EightHalves other = eight(bytes + stride);
+  *low = {(FourInts)(one & 15), (FourInts)(other & 15)};
+  *high = {(FourInts)(one >> 4), (FourInts)(other >> 4)};
+}
+inline void widened_pairs(const uint16_t* pairs, Floats* first, Floats* second) {
+  const FourWords low = loaded<FourWords>(pairs), high = loaded<FourWords>(pairs + LANES);
+  *first = {(FourFloats)(low << 16), (FourFloats)(high << 16)};
+  *second = {(FourFloats)(low & 0xFFFF0000), (FourFloats)(high & 0xFFFF0000)};
+}
+
+}  // namespace

@@ -1,0 +1,112 @@
+"""Which form of the kernels a CPU gets, and how it is fed where PyTorch packs int4 weights otherwise."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatui.engine.kernels import ops
+from chatui.engine.kernels.levels import GROUP, rounded, unpacked
+from chatui.engine.kernels.quantized import Int4Linear, reading_prompts
+from chatui.settings import AppSettings
+
+TESTS = Path(__file__).with_name("test_ops.py")
+
+
+def example(outputs: int) -> tuple[Int4Linear, torch.Tensor, torch.Tensor]:
+    """A layer, what it is given, bfloat16 [20, 96], and what PyTorch's product makes of that."""
+    generator = torch.Generator().manual_seed(outputs)
+    levels = rounded(torch.randn(outputs, 96, generator=generator))
+    x = torch.randn(20, 96, generator=generator).bfloat16()
+    packed = ops.pack(unpacked(levels.nibbles).int(), own=False)
+    theirs = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, GROUP, levels.scales_and_zeros)
+    return Int4Linear(levels, 96), x, theirs
+
+
+@pytest.mark.parametrize(
+    ("machine", "capability", "vnni", "wanted"),
+    [
+        ("x86_64", "AVX512", True, ops.AVX512),
+        ("x86_64", "AVX512", False, ops.AVX2),
+        ("x86_64", "AVX2", False, ops.AVX2),
+        ("x86_64", "DEFAULT", False, ops.ANY),
+        ("aarch64", "DEFAULT", False, ops.ANY),
+        ("aarch64", "SVE256", False, ops.ANY),
+        ("s390x", "ZVECTOR", False, None),
+    ],
+)
+def test_a_cpu_gets_what_it_can_run(
+    monkeypatch: pytest.MonkeyPatch, machine: str, capability: str, vnni: bool, wanted: ops.Processor | None
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    assert ops._processor() is wanted
+    assert ops.packs_as_pytorch() == (wanted is not None and wanted.capability == capability)
+
+
+@pytest.fixture
+def packs_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch packs otherwise than the kernel reads, as on ARM."""
+    ops.load(AppSettings().cache_dir)  # once for each version of their sources
+    if not ops.name():
+        pytest.skip("there is no C++ compiler here")
+    if ops._processor() is ops.AVX512:
+        pytest.skip("the kernel for AVX-512 reads what PyTorch packs")
+    monkeypatch.setattr(ops, "packs_as_pytorch", lambda: False)
+
+
+@pytest.mark.usefixtures("packs_otherwise")
+@pytest.mark.parametrize("outputs", [64, 192, 80])
+def test_levels_are_packed_for_the_kernel_where_pytorch_packs_otherwise(outputs: int) -> None:
+    layer, x, theirs = example(outputs)
+    assert layer.is_ours() == (outputs % ops.BLOCK == 0)
+    assert (layer(x).float() - theirs.float()).norm() <= 0.02 * theirs.float().norm()
+    with reading_prompts():
+        assert (layer(x).float() - theirs.float()).norm() <= 0.02 * theirs.float().norm()
+
+
+@pytest.mark.usefixtures("packs_otherwise")
+def test_what_was_packed_before_the_kernel_was_in_use_stays_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "_loaded", {})
+        layer, x, theirs = example(64)
+    assert ops.takes(64)
+    assert not layer.is_ours()
+    assert torch.equal(layer(x), theirs)
+
+
+@pytest.mark.usefixtures("packs_otherwise")
+@pytest.mark.parametrize("faster", [True, False])
+def test_where_nobody_has_measured_it_the_kernel_is_used_if_it_is_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: bool
+) -> None:
+    file = Path(next(iter(ops._loaded.values()))._name)
+    monkeypatch.setattr(ops, "_loaded", {})
+    monkeypatch.setattr(ops, "_built", lambda *_: file)
+    monkeypatch.setattr(ops, "is_faster", lambda *_: faster)
+    ops.load(tmp_path)
+    assert ops.name() == (file.stem if faster else "")
+
+
+def test_everything_compiles_for_arm() -> None:
+    compiler = shutil.which("aarch64-linux-gnu-g++")
+    if compiler is None:
+        pytest.skip("there is no cross compiler for ARM here")
+    folder = Path(ops.__file__).parent
+    # layers.cpp takes longest, and has the vectors of linear.cpp.
+    sources = [str(folder / name) for name in ops.ANY.sources if name != "layers.cpp"]
+    options = [*ops.FLAGS, *ops.ANY.flags, "-fsyntax-only", "-Wall", "-Werror", "-I", str(ops.TORCH / "include")]
+    subprocess.run([compiler, *options, *sources], check=True)
+
+
+@pytest.mark.exhaustive  # builds them: half a minute
+def test_the_kernels_for_any_cpu() -> None:
+    """Their tests, where PyTorch takes the CPU for one without AVX2."""
+    run = [sys.executable, "-m", "pytest", "-q", "-m", "not exhaustive", "-p", "no:cacheprovider", str(TESTS)]
+    subprocess.run(run, check=True, env={**os.environ, "ATEN_CPU_CAPABILITY": "default"})
