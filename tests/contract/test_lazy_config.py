@@ -2,6 +2,7 @@ import json
 
 import pytest
 from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 from tests.contract.upstream import needs, needs_parameters, needs_source
 
@@ -34,9 +35,7 @@ def test_the_methods_that_we_replace_take_what_ours_take() -> None:
     )
 
 
-def test_a_mounted_page_is_configured_at_the_last_step_and_read_by_nothing_before(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_mounted_page_is_configured_at_the_last_step_and_read_by_nothing_before() -> None:
     import gradio as gr
 
     from chatui.ui.gradio_compat.lazy_config import LazyConfig
@@ -48,3 +47,32 @@ def test_a_mounted_page_is_configured_at_the_last_step_and_read_by_nothing_befor
     needs(page.config["footer_links"] == ["api"], "mount_gradio_app no longer configures what it is given", MODULE)
     expected = gr.Blocks.get_config_file(page)
     assert json.dumps(page.config, default=str) == json.dumps(expected, default=str)
+
+
+def test_a_page_view_copies_the_parts_and_changes_nothing_within_them() -> None:
+    import gradio as gr
+
+    from chatui.ui.gradio_compat.lazy_config import LazyConfig, SharedPart
+
+    needs_source(
+        "gradio.routes:App.create_app",
+        r"utils\.safe_deepcopy\(page_components\)",
+        "The page's route no longer copies the components by safe_deepcopy",
+        MODULE,
+    )
+    needs_source(
+        "gradio.utils:safe_deepcopy", r"copy\.deepcopy\(obj\)", "safe_deepcopy is no deepcopy any more", MODULE
+    )
+    with LazyConfig(analytics_enabled=False) as page:
+        box = gr.Textbox(label="Say")
+        box.submit(str.upper, box, box, api_name="say")
+        gr.File(__file__)
+    app = FastAPI()
+    gr.mount_gradio_app(app, page, path="/", allowed_paths=[__file__])
+    before = json.dumps(page.config, default=str)
+    with TestClient(app) as client:
+        for path, host in (("/", "a.example"), ("/config", "b.example"), ("/gradio_api/info", "c.example")):
+            assert client.get(path, headers={"host": host}).status_code == 200
+    needs(json.dumps(page.config, default=str) == before, "A page view changes the configuration of all others", MODULE)
+    shared = {part["type"]: isinstance(part, SharedPart) for part in page.config["components"]}
+    assert (shared["textbox"], shared["file"]) == (True, False)

@@ -1,5 +1,6 @@
 """A page's configuration is Gradio's own, and is built once."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,16 @@ def test_it_is_built_anew_once_it_is_set(built: list[gr.Blocks]) -> None:
         gr.Textbox("two")
     assert {"one", "two"} <= {part["props"].get("value") for part in page.config["components"]}
     assert built == [page, page]
+
+
+def test_its_parts_are_shared_but_for_files() -> None:
+    with LazyConfig() as page:
+        gr.Textbox("one").change(lambda: None)
+        gr.File(__file__)
+    copied = copy.deepcopy(page.config)
+    same = {
+        part["type"]: part is before
+        for part, before in zip(copied["components"], page.config["components"], strict=True)
+    }
+    assert (same["textbox"], same["file"]) == (True, False)
+    assert copied["dependencies"][0] is page.config["dependencies"][0]

@@ -123,13 +123,13 @@ class PageBlocks(LazyConfig):
         if not prefilled and not translate:
             return shared
         components = [
-            {
-                **component,
-                "props": {
+            type(component)(
+                component,
+                props={
                     **(self._translated_props(component) if translate else component["props"]),
                     **prefilled.get(component["id"], {}),
                 },
-            }
+            )
             for component in shared["components"]
         ]
         return {**shared, "components": components}
