@@ -12,9 +12,9 @@ from chatui.engine.batching.free_cores import MAX_PERIOD_SECONDS, PERIOD_SECONDS
 class Machine:
     """Cores that this process and others use to some extent."""
 
-    def __init__(self, cores: int) -> None:
+    def __init__(self, cores: int, told: bool = True) -> None:
         self.cores, self.now, self.own, self.idle = cores, 100.0, 5.0, 7.0
-        self.free_cores = FreeCores(lambda: self.now, lambda: self.own, lambda: self.idle, cores)
+        self.free_cores = FreeCores(lambda: self.now, lambda: self.own, lambda: self.idle, cores if told else None)
 
     def passes(self, seconds: float, own: float, others: float) -> None:
         self.now += seconds
@@ -47,6 +47,18 @@ def test_a_thread_has_a_core_of_its_own(cores: int, limit: int, others: float, t
     assert machine.free_cores.threads(limit) == threads
     machine.passes(PERIOD_SECONDS, own=limit, others=0)
     assert machine.free_cores.threads(limit) == limit
+
+
+@pytest.mark.parametrize(("allowed", "physical", "threads"), [(2, 16, 1), (2, 2, 1), (4, 2, 1), (16, 16, 2)])
+def test_cores_that_this_process_is_kept_from_are_not_free(
+    monkeypatch: pytest.MonkeyPatch, allowed: int, physical: int, threads: int
+) -> None:
+    monkeypatch.setattr(free_cores, "_allowed", lambda: list(range(allowed)))
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: None if logical else physical)
+    machine = Machine(allowed, told=False)
+    machine.free_cores.threads(2)
+    machine.passes(PERIOD_SECONDS, own=0, others=1)
+    assert machine.free_cores.threads(2) == threads
 
 
 def test_a_moment_says_nothing_and_neither_does_a_long_rest() -> None:

@@ -37,7 +37,8 @@ class FreeCores:
         self._clock, self._own_seconds = clock, own_seconds
         self._idle_seconds = idle_seconds or _idle_seconds
         self._cores = cores or len(_allowed())
-        self._physical = psutil.cpu_count(logical=False) or self._cores if cores is None else cores
+        # Those of the whole machine: this process may be kept to fewer.
+        self._physical = min(psutil.cpu_count(logical=False) or self._cores, self._cores) if cores is None else cores
         self._last = (clock() - 2 * MAX_PERIOD_SECONDS, 0.0, 0.0)
         self._others = 0.0
 
