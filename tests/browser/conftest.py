@@ -31,14 +31,16 @@ COUNT_FRAMES = """{ const request = window.requestAnimationFrame.bind(window);
 expect.set_options(timeout=PATIENCE)
 
 LAPTOP = {"width": 1280, "height": 860}
+STILL = {"reduced_motion": "reduce"}
+"""Movement takes CPU time: tests ask for it where the page moves, and the others do without."""
 
 Serve = Callable[..., Site]
 OpenChat = Callable[..., Chat]
 
 
 def new_chat(stack: ExitStack, browser: Browser, site: Site, **options: Any) -> Chat:
-    """The page in a new browser context, closed with `stack`."""
-    context = browser.new_context(**{"viewport": LAPTOP, **options})
+    """The page in a new browser context, closed with `stack`. It moves nothing unless `reduced_motion` says so."""
+    context = browser.new_context(**{"viewport": LAPTOP, **STILL, **options})
     stack.callback(context.close)
     context.set_default_timeout(PATIENCE)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -154,7 +156,7 @@ class Tab:
         """The tab as a new user sees it before this application, until `leave`."""
         self.taken, self._site = True, site
         viewport = options.pop("viewport", LAPTOP)
-        media = {"color_scheme": "light", "reduced_motion": "no-preference", **options}
+        media = {"color_scheme": "light", **STILL, **options}
         if self._page is not None:
             self._renew(self._page, site, viewport, media)
             return Chat(self._page, site, self._watch).open()
