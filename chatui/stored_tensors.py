@@ -17,8 +17,9 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 DTYPE_BYTES: Mapping[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 # 4-bit NF4 has one float32 scale per 64 weights beside the 4 bits: https://arxiv.org/abs/2305.14314
 BITSANDBYTES: Mapping[Quantization, float] = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
-# A plane of 4-bit levels has a scale and a zero point in bfloat16 per group of 32 weights.
-PLANE_BYTES = 0.5 + 4 / 32
+# A plane of 4-bit levels has a scale and a zero point in bfloat16 per group of 32 weights; so have 8-bit levels in one
+# plane, in which our kernel takes them where rows are blocks of 64. Other kernels need two planes.
+PLANE_BYTES, JOINED_BYTES, JOINED_ROWS = 0.5 + 4 / 32, 1 + 4 / 32, 64
 MAX_HEADER_BYTES = 100_000_000
 
 
@@ -26,7 +27,7 @@ MAX_HEADER_BYTES = 100_000_000
 class GgufType:
     """A type of GGUF whose levels linear layers use without conversion: blocks of `elements` weights in `size` bytes.
 
-    The kernel takes its levels as `planes` of 4 bits.
+    Its levels are `planes` of 4 bits.
     """
 
     label: str
@@ -128,7 +129,8 @@ def _packed_bytes(tensor: StoredTensor, quantization: Quantization) -> float | N
     if columns % 32:
         return None
     if quantization in ("auto", "int4") and tensor.dtype in GGUF_LEVELS and rows % 16 == 0:
-        return tensor.elements * PLANE_BYTES * GGUF_LEVELS[tensor.dtype].planes
+        planes = GGUF_LEVELS[tensor.dtype].planes
+        return tensor.elements * (JOINED_BYTES if planes == 2 and rows % JOINED_ROWS == 0 else PLANE_BYTES * planes)
     if quantization == "int8" or (quantization == "int4" and is_head(tensor)):
         return tensor.elements + 2.0 * rows
     return tensor.elements * PLANE_BYTES if quantization == "int4" and rows % 16 == 0 else None

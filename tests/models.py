@@ -37,6 +37,7 @@ from transformers import (
 from chatui.engine.batching.forward import Forward, probe_layout
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
+from chatui.engine.kernels.levels import GROUP, Levels, packed
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.loader import load
 from chatui.model_spec import ModelSpec
@@ -208,6 +209,16 @@ def over_blocks(kind: str = "llama", blocks: int = 8, kv_dtype: KvDtype = "auto"
 def table(sequence: int) -> tuple[int, int]:
     """The blocks of one of several sequences of up to two blocks, not in the order in which they lie."""
     return 2 * sequence + 2, 2 * sequence + 1
+
+
+def two_planes(numbers: torch.Tensor, seed: int) -> Levels:
+    """Numbers -128..127 [out, in] as levels with any scales and zeros."""
+    outputs, inputs = numbers.shape
+    generator = torch.Generator().manual_seed(seed)
+    scale, zero = (torch.randn(2, inputs // GROUP, outputs, generator=generator) / 100).bfloat16()
+    shifted = (numbers + 128).to(torch.uint8)
+    pairs = [torch.stack((16 * scale, zero), -1), torch.stack((scale, 8 * scale), -1)]
+    return Levels(torch.cat([packed(shifted >> 4), packed(shifted & 15)], 1), torch.cat(pairs))
 
 
 def save(

@@ -3,9 +3,11 @@
 import copy
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch._inductor import aoti_compile_and_package, aoti_load_package
 from transformers import MistralConfig
 
 from chatui.engine.batching import compiling, forward
@@ -13,6 +15,7 @@ from chatui.engine.batching.forward import DecodeFunction, PromptChunk
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.int8_kv import from_stored
+from chatui.engine.kernels.quantized import of_levels
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.loader import load
 from chatui.generation_settings import GenerationSettings
@@ -195,6 +198,23 @@ def test_other_code_of_ours_or_of_the_model_is_compiled_anew(tmp_path: Path, mon
     changed.write_text("changed")
     monkeypatch.setattr(compiling, "_sources", lambda _: [changed, *files[1:]])
     assert compiling.compiled_folder(over_blocks.step, over_blocks.cache, tmp_path) != before
+
+
+@pytest.mark.exhaustive  # the kernel itself, and a compiled step with the one for 4 bits, are in every run
+def test_a_compiled_layer_with_levels_of_8_bits_gives_the_same_bits(tmp_path: Path) -> None:
+    ops.load(AppSettings().cache_dir)
+    if not ops.takes(ops.BLOCK):
+        pytest.skip("this CPU lacks AVX2, or there is no C++ compiler here")
+    layer = of_levels(models.two_planes(torch.randint(-128, 128, (128, 64)), 0), 64)
+    several: Any = ({0: torch.export.Dim("rows", min=2, max=64)},)
+    options: Any = {"aot_inductor.custom_ops_to_c_shims": ops.SHIMS}
+    with torch.no_grad():
+        program = torch.export.export(layer, (torch.zeros(3, 64).bfloat16(),), dynamic_shapes=several, strict=False)
+        path = aoti_compile_and_package(program, package_path=str(tmp_path / "layer.pt2"), inductor_configs=options)
+        compiled: Any = aoti_load_package(path)
+        for rows in (2, 9):
+            x = torch.randn(rows, 64).bfloat16()
+            assert torch.equal(compiled(x), layer(x))
 
 
 def test_without_a_compiler_or_memory_nothing_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from chatui.engine.batching.fused_decode import FusedDecode, fuse
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
 from chatui.engine.kernels import dense, layer_ops, ops
 from chatui.engine.kernels.int8_kv import from_stored, to_stored
-from chatui.engine.kernels.quantized import quantize
+from chatui.engine.kernels.quantized import Int8GroupLinear, linear_layers, quantize
 from chatui.settings import AppSettings, KvDtype
 from tests import models
 
@@ -47,10 +47,12 @@ def built() -> None:
     assert ops.function(layer_ops.FUNCTION) is not None
 
 
-def model_of(kind: str) -> PreTrainedModel:
+def model_of(kind: str, **options: int) -> PreTrainedModel:
     """A model whose norms and biases matter."""
     torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[kind])).eval()
+    config = copy.deepcopy(CONFIGS[kind])
+    config.update(options)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -200,6 +202,21 @@ def test_packed_layers(kind: str, bits: Any, dtype: torch.dtype) -> None:
     quantize(model, bits, None, lambda _: None)
     check(model, 0.06, same_bits=True)
     check(model, 0.06, same_bits=True, kv_dtype="int8")
+
+
+@pytest.mark.parametrize("kind", ["wide", "biased"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_layers_with_levels_of_8_bits(kind: str, dtype: torch.dtype) -> None:
+    model = model_of(kind, vocab_size=5 * ops.BLOCK)
+    model = model.bfloat16() if dtype is torch.bfloat16 else model
+    shapes = {name: layer.weight.shape for name, layer in linear_layers(model).items()}
+    generator = torch.Generator().manual_seed(0)
+    numbers = {name: torch.randint(-128, 128, shape, generator=generator) for name, shape in shapes.items()}
+    quantize(model, None, {name: models.two_planes(each, 0) for name, each in numbers.items()}, lambda _: None)
+    made = [module for module in model.modules() if isinstance(module, Int8GroupLinear)]
+    assert len(made) == sum(outputs % ops.BLOCK == 0 for outputs, _ in shapes.values())
+    assert isinstance(model.get_output_embeddings(), Int8GroupLinear)
+    check(model, 0.06, same_bits=True)
 
 
 def test_more_rows_than_before() -> None:

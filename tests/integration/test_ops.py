@@ -1,4 +1,4 @@
-"""The kernels in C++: as exact as PyTorch's own, the same for a row whatever others there are, and dispensable."""
+"""Products of levels in C++: as exact as PyTorch's own, the same for a row whatever others there are, dispensable."""
 
 import platform
 import subprocess
@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatui.engine.kernels import ops
-from chatui.engine.kernels.int8_kv import from_stored, to_stored
 from chatui.engine.kernels.levels import GROUP, Levels, rounded, unpacked
-from chatui.engine.kernels.quantized import Int4Linear, reading_prompts
+from chatui.engine.kernels.quantized import Int4Linear, Int8GroupLinear, of_levels, reading_prompts
 from chatui.settings import AppSettings
 from tests.examples import some_of
+from tests.models import two_planes
 
 Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -34,7 +34,7 @@ def built_for_prompts(built: None) -> None:
         pytest.skip("this CPU has AVX-512, or no AVX2")
 
 
-@pytest.fixture(params=[ops.int4mm, ops.int4mm_prefill])
+@pytest.fixture(params=[ops.int4mm, ops.int4mm_prefill, ops.int8mm])
 def product(request: pytest.FixtureRequest, built: None) -> Product:
     """Each of the products that this CPU can run."""
     if not ops.takes(ops.BLOCK, prefill=request.param is ops.int4mm_prefill):
@@ -47,8 +47,14 @@ def levels_of(outputs: int, inputs: int, seed: int) -> Levels:
     return rounded(torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed)))
 
 
-def layer_of(outputs: int, inputs: int, seed: int) -> tuple[Int4Linear, torch.Tensor]:
-    """A layer, and the weight that its levels stand for: float32 [out, in]."""
+def layer_of(
+    outputs: int, inputs: int, seed: int, product: Product = ops.int4mm
+) -> tuple[Int4Linear | Int8GroupLinear, torch.Tensor]:
+    """A layer with levels for this product, and the weight that they stand for: float32 [out, in]."""
+    if product is ops.int8mm:
+        drawn = torch.randint(-128, 128, (outputs, inputs), generator=torch.Generator().manual_seed(seed))
+        levels = two_planes(drawn, seed)
+        return of_levels(levels, inputs), levels.dequantized(inputs)
     levels = levels_of(outputs, inputs, seed)
     return Int4Linear(levels, inputs), levels.dequantized(inputs)
 
@@ -88,6 +94,32 @@ def test_it_is_as_exact_as_pytorchs_own(shape: tuple[int, int, int, int]) -> Non
     assert (found.double() - exact).norm() <= 1.1 * (theirs.double() - exact).norm() + 1e-6
 
 
+EXTREME = {"any": (-128, 128), "lowest": (-128, -127), "highest": (127, 128), "none": (0, 1), "ends": (0, 2)}
+
+
+@pytest.mark.usefixtures("built")
+@given(shape=SHAPES, kind=st.sampled_from(list(EXTREME)), steady=st.booleans())
+@settings(max_examples=some_of(60), deadline=None)
+def test_levels_of_8_bits_are_multiplied_as_exactly(shape: tuple[int, int, int, int], kind: str, steady: bool) -> None:
+    rows, blocks, groups, seed = shape
+    outputs, inputs = blocks * ops.BLOCK, groups * GROUP
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(*EXTREME[kind], (outputs, inputs), generator=generator)
+    levels = two_planes(255 * drawn - 128 if kind == "ends" else drawn, seed)
+    layer = of_levels(levels, inputs)
+    assert isinstance(layer, Int8GroupLinear)
+    # Where all numbers are the same, each becomes the largest there is: sums are as large as they can be.
+    x = torch.full((rows, inputs), -3.0).bfloat16() if steady else numbers(rows, inputs, seed)
+    weight = levels.dequantized(inputs).double()
+    exact = x.double() @ weight.T
+    found = ops.int8mm(x, layer.packed, layer.scales_and_zeros).double()
+    step = 2**-8 * exact.abs() + 1e-4 * x.double().abs().amax() * weight.abs().sum(1)
+    assert ((found - exact).abs() <= step).all()
+    planes = Int4Linear(levels, inputs)
+    theirs = ops.int4mm(x.repeat(1, 2), planes.packed, planes.scales_and_zeros).double()
+    assert (found - exact).norm() <= 1.1 * (theirs - exact).norm() + 1e-6
+
+
 @pytest.mark.usefixtures("built_for_prompts")
 @given(shape=SHAPES | st.tuples(st.integers(1, 9), st.just(1), st.integers(15, 40), st.integers(0, 1000)))
 @settings(max_examples=some_of(60), deadline=None)
@@ -108,7 +140,7 @@ def test_the_product_for_prompts_errs_by_the_rounding_of_its_activations(shape: 
 @pytest.mark.parametrize("inputs", [GROUP, 3 * GROUP, 40 * GROUP])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_a_row_is_the_same_alone_and_among_others(product: Product, inputs: int, threads: int) -> None:
-    layer, _ = layer_of(192, inputs, threads)
+    layer, _ = layer_of(192, inputs, threads, product)
     x = numbers(100, inputs, threads)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -123,10 +155,21 @@ def test_a_row_is_the_same_alone_and_among_others(product: Product, inputs: int,
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("product", [ops.int4mm, ops.int8mm])
+@pytest.mark.usefixtures("built")
+def test_a_row_is_the_same_among_more_than_are_worked_on_together(product: Product) -> None:
+    inputs = 1000 * GROUP
+    layer, _ = layer_of(64, inputs, 0, product)
+    x = numbers(23, inputs, 0)
+    together = product(x, layer.packed, layer.scales_and_zeros)
+    for row in (0, 5, 6, 11, 22):
+        assert torch.equal(product(x[row, None], layer.packed, layer.scales_and_zeros)[0], together[row]), row
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("rows", [3, 20])
 def test_what_is_no_number_stays_in_its_row(product: Product, bad: float, rows: int) -> None:
-    layer, _ = layer_of(64, 96, 0)
+    layer, _ = layer_of(64, 96, 0, product)
     x = numbers(rows, 96, 0)
     wanted = product(x, layer.packed, layer.scales_and_zeros)
     x[1, 40] = bad
@@ -137,7 +180,7 @@ def test_what_is_no_number_stays_in_its_row(product: Product, bad: float, rows: 
 
 
 def test_rows_of_zeros_and_of_strides_are_taken(product: Product) -> None:
-    layer, weight = layer_of(64, 64, 0)
+    layer, weight = layer_of(64, 64, 0, product)
     assert not product(torch.zeros(2, 64).bfloat16(), layer.packed, layer.scales_and_zeros).any()
     x = numbers(4, 128, 1)[:, ::2]
     found, exact = product(x, layer.packed, layer.scales_and_zeros).float(), x.float() @ weight.T
@@ -159,23 +202,33 @@ def test_layers_use_it_for_the_outputs_it_takes(monkeypatch: pytest.MonkeyPatch)
     assert len(called) == 1
 
 
+@pytest.mark.usefixtures("built_for_prompts")
+@pytest.mark.parametrize("name", ["int4mm", "int4mm_prefill"])
 def test_prompts_are_read_with_a_product_of_their_own_whatever_their_length(
-    product: Product, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[Any] = []
-    layer, is_for_prompts = layer_of(64, 64, 0)[0], product is ops.int4mm_prefill
+    layer, product = layer_of(64, 64, 0)[0], getattr(ops, name)
 
     def counted(*given: Any) -> torch.Tensor:
         called.append(given)
-        return product(*given)
+        result: torch.Tensor = product(*given)
+        return result
 
-    monkeypatch.setattr(ops, product.__name__, counted)
+    monkeypatch.setattr(ops, name, counted)
     for rows in (1, 20):
-        if is_for_prompts:
-            with reading_prompts():
-                layer(numbers(rows, 64, 0))
+        with reading_prompts():
+            layer(numbers(rows, 64, 0))
         layer(numbers(rows, 64, 0))
     assert len(called) == 2
+
+
+@pytest.mark.usefixtures("built")
+def test_levels_of_8_bits_have_one_product_for_all() -> None:
+    layer, x = layer_of(64, 64, 0, ops.int8mm)[0], numbers(20, 64, 0)
+    with reading_prompts():
+        read = layer(x)
+    assert torch.equal(read, layer(x))
 
 
 @pytest.mark.parametrize("rows", [1, 9])
@@ -212,9 +265,34 @@ def test_without_it_the_products_are_pytorchs(tmp_path: Path, monkeypatch: pytes
     assert ops.name() == ""
     assert not ops.takes(64)
     assert not ops.takes(64, prefill=True)
-    layer, weight = layer_of(64, 64, 0)
     x = numbers(3, 64, 0)
-    torch.testing.assert_close(layer(x).float(), x.float() @ weight.T, atol=0.5, rtol=0.02)
+    for product in (ops.int4mm, ops.int8mm):
+        layer, weight = layer_of(64, 64, 0, product)
+        assert isinstance(layer, Int4Linear)
+        expected = x.float() @ weight.T
+        torch.testing.assert_close(layer(x).float(), expected, atol=0.02 * float(expected.abs().max()), rtol=0.02)
+    with pytest.raises(RuntimeError, match="not loaded"):
+        ops.int8mm(x, torch.zeros(64 * 64, dtype=torch.int8), torch.zeros(2, 64, 2).bfloat16())
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("fault", ["none", "scale", "middle", "nan", "outputs"])
+def test_planes_that_are_no_halves_stay_planes(fault: str) -> None:
+    outputs = 80 if fault == "outputs" else 64
+    levels = two_planes(torch.randint(-128, 128, (outputs, 64), generator=torch.Generator().manual_seed(0)), 0)
+    if fault == "scale":
+        levels.scales_and_zeros[0, 3, 0] *= 2
+    elif fault == "middle":
+        levels.scales_and_zeros[2, 3, 1] *= 2
+    elif fault == "nan":
+        levels.scales_and_zeros[:, 3] = float("nan")
+    layer = of_levels(levels, 64)
+    assert isinstance(layer, Int8GroupLinear if fault == "none" else Int4Linear)
+    x = numbers(3, 64, 0)
+    exact = x.float() @ levels.dequantized(64).T
+    torch.testing.assert_close(
+        layer(x).float(), exact, atol=0.02 * float(exact.nan_to_num().abs().max()), rtol=0.02, equal_nan=True
+    )
 
 
 def fake_compiler(folder: Path, says: str = "") -> str:
@@ -261,90 +339,3 @@ def test_a_compiler_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(ops, "_loaded", {})
     ops.load(tmp_path / "cache")
     assert ops.name() == ""
-
-
-PLACES = st.lists(st.integers(0, 4 * ops.BLOCK - 1), min_size=1, max_size=6)
-HEADS = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 70), st.integers(1, 9))
-TABLES = torch.randperm(24, generator=torch.Generator().manual_seed(5)).view(6, 4)
-
-
-def cached_tensors(
-    shared: int, size: int, width: int, seed: int, in_int8: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of six sequences of 256 tokens, in blocks as in TABLES."""
-    generator = torch.Generator().manual_seed(seed)
-    keys = torch.randn(24, shared, size, ops.BLOCK, generator=generator).bfloat16()
-    values = torch.randn(24, shared, ops.BLOCK, width, generator=generator).bfloat16()
-    if in_int8:
-        return to_stored(keys.transpose(2, 3), torch.int8).transpose(2, 3).contiguous(), to_stored(values, torch.int8)
-    return keys, values
-
-
-@pytest.mark.usefixtures("built")
-@given(
-    shape=HEADS, places=PLACES, window=st.none() | st.integers(1, 300), seed=st.integers(0, 1000), in_int8=st.booleans()
-)
-def test_attention_is_as_exact_as_its_rounding(
-    shape: tuple[int, int, int, int], places: list[int], window: int | None, seed: int, in_int8: bool
-) -> None:
-    shared, group, size, parts = shape
-    keys, values = cached_tensors(shared, size, parts * ops.LANES, seed, in_int8)
-    query = torch.randn(len(places), shared, group, size, generator=torch.Generator().manual_seed(seed)).bfloat16()
-    tables, positions = TABLES[: len(places)], torch.tensor(places)
-    for table, position in zip(tables, places, strict=True):  # nobody has written behind it yet
-        block, at = table[position // ops.BLOCK], position % ops.BLOCK
-        nothing = -1 if in_int8 else float("nan")  # a scale of such bytes is NaN
-        keys[block, :, :, at + 1 :] = values[block, :, at + 1 :] = nothing
-        keys[table[position // ops.BLOCK + 1 :]] = nothing
-        values[table[position // ops.BLOCK + 1 :]] = nothing
-    assert ops.attends(query, keys, values)
-    found = ops.attend(query, keys, values, tables, positions, window)
-    for row, (table, position) in enumerate(zip(tables, places, strict=True)):
-        seen = slice(0 if window is None else max(0, position + 1 - window), position + 1)
-        key = from_stored(keys[table].permute(1, 2, 0, 3).flatten(2), torch.float32, 1)[:, :, seen].double()
-        value = from_stored(values[table].transpose(0, 1).flatten(1, 2), torch.float32)[:, seen].double()
-        exact = (query[row].double() @ key).softmax(-1) @ value
-        assert ((found[row].double() - exact).abs() <= 2**-8 * exact.abs() + 1e-4).all()
-    alone = ops.attend(query[:1], keys, values, tables[:1], positions[:1], window)
-    assert torch.equal(found[:1], alone)
-
-
-@pytest.mark.usefixtures("built")
-@pytest.mark.parametrize("in_int8", [False, True], ids=["bfloat16", "int8"])
-@pytest.mark.parametrize(("shared", "group"), [(1, 1), (3, 3), (1, 9)])
-def test_attention_of_a_row_is_the_same_alone_and_among_others(shared: int, group: int, in_int8: bool) -> None:
-    keys, values = cached_tensors(shared, 64, 80, group, in_int8)
-    generator = torch.Generator().manual_seed(group)
-    query = torch.randn(40, shared, group, 64, generator=generator).bfloat16()
-    which, positions = torch.arange(40) % len(TABLES), torch.randint(0, 256, (40,), generator=generator)
-    tables = TABLES[which]
-    rows = [slice(row, row + 1) for row in range(40)]
-    alone = torch.cat([ops.attend(query[row], keys, values, tables[row], positions[row], 100) for row in rows])
-    for count in range(1, 41):
-        found = ops.attend(query[:count], keys, values, tables[:count], positions[:count], 100)
-        assert torch.equal(found, alone[:count]), count
-
-
-@pytest.mark.usefixtures("built")
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_attention_to_what_is_no_number_stays_in_its_row(bad: float) -> None:
-    keys, values = cached_tensors(2, 16, 16, 0)
-    query, at = torch.ones(3, 2, 3, 16).bfloat16(), torch.tensor([70, 80, 90])
-    wanted = ops.attend(query, keys, values, TABLES[:3], at, None)
-    keys[TABLES[1, 0], 0, 3, 5] = bad
-    found = ops.attend(query, keys, values, TABLES[:3], at, None)
-    assert not found[1, 0].isfinite().any() or bad == -float("inf")
-    assert torch.equal(found[[0, 2]], wanted[[0, 2]])
-    assert torch.equal(found[1, 1], wanted[1, 1])
-
-
-def test_attention_is_left_to_pytorch_where_the_kernel_does_not_fit() -> None:
-    keys, values = cached_tensors(1, 16, 16, 0)
-    query = torch.zeros(1, 1, 1, 16).bfloat16()
-    assert not ops.attends(query.float(), keys.float(), values.float())
-    assert not ops.attends(query, keys, values[..., :8])
-    assert not ops.attends(query, keys[..., :32], values[:, :, :32])
-    keys, values = cached_tensors(1, 16, 24, 0, in_int8=True)
-    assert not ops.attends(query, keys, values)
-    assert not ops.attends(query.float(), *cached_tensors(1, 16, 16, 0, in_int8=True))
-    assert not ops.attends(query, keys, cached_tensors(1, 16, 16, 0)[1])

@@ -15,7 +15,7 @@ from chatui.engine.kernels.levels import GROUP, rounded, unpacked
 from chatui.engine.kernels.quantized import Int4Linear, reading_prompts
 from chatui.settings import AppSettings
 
-TESTS = Path(__file__).with_name("test_ops.py")
+TESTS = [str(Path(__file__).with_name(name)) for name in ("test_ops.py", "test_attend.py")]
 
 
 def example(outputs: int) -> tuple[Int4Linear, torch.Tensor, torch.Tensor]:
@@ -108,5 +108,5 @@ def test_everything_compiles_for_arm() -> None:
 @pytest.mark.exhaustive  # builds them: half a minute
 def test_the_kernels_for_any_cpu() -> None:
     """Their tests, where PyTorch takes the CPU for one without AVX2."""
-    run = [sys.executable, "-m", "pytest", "-q", "-m", "not exhaustive", "-p", "no:cacheprovider", str(TESTS)]
+    run = [sys.executable, "-m", "pytest", "-q", "-m", "not exhaustive", "-p", "no:cacheprovider", *TESTS]
     subprocess.run(run, check=True, env={**os.environ, "ATEN_CPU_CAPABILITY": "default"})

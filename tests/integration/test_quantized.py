@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from chatui.engine.kernels.levels import GROUP, GgufLevels, Levels, LevelsFile, packed, rounded, save, unpacked
-from chatui.engine.kernels.quantized import Int4Linear, Int8Linear, quantize
+from chatui.engine.kernels import ops
+from chatui.engine.kernels.levels import GROUP, GgufLevels, Levels, LevelsFile, joined, packed, rounded, save, unpacked
+from chatui.engine.kernels.quantized import Int4Linear, Int8GroupLinear, Int8Linear, of_levels, quantize
 from chatui.engine.loading import embedded, loader
 from chatui.model_spec import ModelSpec
 from chatui.settings import DEFAULT_MODEL, AppSettings
@@ -171,6 +172,28 @@ def test_nibbles_come_back(data: bytes) -> None:
     assert torch.equal(unpacked(packed(levels)), levels)
 
 
+@given(st.binary(min_size=64, max_size=64), st.integers(0, 1000))
+def test_two_planes_joined_are_the_same_weights(data: bytes, seed: int) -> None:
+    numbers = torch.frombuffer(bytearray(data), dtype=torch.int8).view(2, 32)
+    levels = models.two_planes(numbers.short(), seed)
+    assert torch.equal(joined(levels.nibbles), numbers)
+    factors = levels.of_joined(32)
+    assert factors is not None
+    scale, zero = factors[0].float().unsqueeze(-1).unbind(1)
+    torch.testing.assert_close(numbers * scale + zero, levels.dequantized(32), atol=1e-6, rtol=1e-5)
+    assert Levels(levels.nibbles[:, :16], levels.scales_and_zeros[:1]).of_joined(32) is None
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", *K_KINDS])
+def test_levels_of_8_bits_in_a_gguf_file_can_be_joined(tmp_path: Path, kind: str) -> None:
+    if kind == "Q8_0":
+        read = write_gguf(tmp_path / "a.gguf", {"x": (kind, noise(64, 256))})["x"]
+    else:
+        read = write_blocks(tmp_path / "a.gguf", {"x": (k_blocks(kind, 64, 1, seed=1), K_KINDS[kind])})["x"]
+    levels = GgufLevels(tmp_path / "a.gguf", {"layer": read})["layer"]
+    assert (levels.of_joined(256) is None) == (kind == "Q4_K")
+
+
 @given(st.integers(0, 10**6), st.floats(-4, 4), st.floats(1e-3, 100))
 def test_rounding_errs_by_no_more_than_plain_rounding(seed: int, shift: float, size: float) -> None:
     weight = (noise(16, 64, seed=seed) + shift) * size
@@ -211,22 +234,24 @@ def test_a_packed_layer_is_its_dense_one_in_any_type_and_shape(kind: str, dtype:
 def pack(layer: nn.Linear, kind: str) -> nn.Module:
     if kind == "int8":
         return Int8Linear(layer.weight, layer.bias)
+    if kind == "two planes":
+        return of_levels(models.two_planes((layer.weight * 1000).round().short(), 0), layer.in_features, layer.bias)
     return Int4Linear(rounded(layer.weight), layer.in_features, layer.bias)
 
 
-@pytest.mark.parametrize("kind", ["int4", "int8"])
+@pytest.mark.parametrize("kind", ["int4", "int8", "two planes"])
 def test_a_packed_layer_can_be_exported(kind: str) -> None:
-    made = pack(nn.Linear(64, 48), kind)
+    made = pack(nn.Linear(64, 64), kind)
     x = noise(2, 64).bfloat16()
     assert torch.equal(torch.export.export(made, (x,)).module()(x), made(x))
 
 
 def test_many_rows_are_packed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = nn.Linear(64, 400)
-    whole = [pack(layer, kind).state_dict() for kind in ("int4", "int8")]
+    layer, kinds = nn.Linear(64, 448), ("int4", "int8", "two planes")
+    whole = [pack(layer, kind).state_dict() for kind in kinds]
     for module in ("levels", "quantized"):
         monkeypatch.setattr(f"chatui.engine.kernels.{module}.CHUNK", 64 * 64)
-    for kind, expected in zip(("int4", "int8"), whole, strict=True):
+    for kind, expected in zip(kinds, whole, strict=True):
         parts = pack(layer, kind).state_dict()
         assert all(torch.equal(parts[name], expected[name]) for name in expected)
 
@@ -283,6 +308,8 @@ def test_the_default_model_keeps_its_levels() -> None:
     )
     assert (dense.info.precision, own.info.precision) == ("bfloat16", "Q4_1")
     assert own.info.parameters == dense.info.parameters
+    head = own.model.get_output_embeddings()
+    assert isinstance(head, Int8GroupLinear if ops.takes(head.out_features) else Int4Linear)
     assert own.info.weight_bytes < 0.6 * dense.info.weight_bytes
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     asked = models.prompt_ids(own.tokenizer, chat)

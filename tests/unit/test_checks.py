@@ -37,6 +37,21 @@ def test_no_numbers_do_not_agree() -> None:
     assert not checks.agree([lambda *given: product(*given) * float("nan")], pack)
 
 
+def product_in_8_bits(x: Tensor, levels: Tensor, factors: Tensor) -> Tensor:
+    return product(x, levels + 8, factors)
+
+
+def test_8_bit_levels_are_compared_with_both_of_their_halves() -> None:
+    def plain(levels: Tensor) -> Tensor:
+        return levels.int()
+
+    assert checks.agree_in_8_bits(product_in_8_bits, plain, pack)
+    assert not checks.agree_in_8_bits(product, plain, pack)
+    for rows in checks.CHECKED_ROWS:
+        wrong = lambda x, *rest, at=rows: product_in_8_bits(x, *rest) * (1.1 if len(x) == at else 1)  # noqa: E731
+        assert not checks.agree_in_8_bits(wrong, plain, pack)
+
+
 @pytest.mark.parametrize(("times", "faster"), [([0.5, 0.9], True), ([0.5, 1.1], False), ([1.1, 0.5], False)])
 def test_it_must_be_faster_with_all_rows(monkeypatch: pytest.MonkeyPatch, times: list[float], faster: bool) -> None:
     by_rows = iter(times)

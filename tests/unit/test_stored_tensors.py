@@ -150,7 +150,7 @@ PACKED = StoredTensor("layers.0.q_proj.qweight", "I32", (8, 64))
         ([MATRIX, HEAD], "bfloat16", "int8", (64 + 100) * (64 + 2)),
         ([EMBEDDING], "bfloat16", "int8", 100 * 64 * 2 + 100 * (64 + 2)),
         ([MISFIT, PACKED], "bfloat16", "int4", 24 * 64 * 2 + 8 * 64 * 4),
-        ([Q4_1, Q6_K], "bfloat16", "auto", 64 * 32 * 5 // 8 + 64 * 256 * 5 // 4),
+        ([Q4_1, Q6_K], "bfloat16", "auto", 64 * 32 * 5 // 8 + 64 * 256 * 9 // 8),
         ([Q4_1, Q2_K], "bfloat16", "auto", 64 * 32 * 5 // 8 + 64 * 256 * 2),
         ([Q4_1, Q6_K], "bfloat16", "none", 64 * (32 + 256) * 2),
         ([TOKEN_EMBD], "bfloat16", "auto", 160 * 32 * 2 + 160 * 32 * 5 // 4),

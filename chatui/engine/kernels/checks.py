@@ -36,6 +36,24 @@ def agree(products: Sequence[Product], pack: Pack) -> bool:
     return True
 
 
+def agree_in_8_bits(product: Product, pack_int8: Callable[[Tensor], Tensor], pack: Pack) -> bool:
+    """Whether the product of levels -128..127 is the sum of those that PyTorch makes of their halves."""
+    (outputs, inputs), generator = CHECKED_SHAPE, torch.Generator().manual_seed(0)
+    levels = torch.randint(0, 256, (outputs, inputs), generator=generator, dtype=torch.int32)
+    own = pack_int8((levels - 128).to(torch.int8))
+    high, low = (pack(half, False) for half in (levels >> 4, levels & 15))
+    scale, zero = torch.rand(2, inputs // GROUP, outputs, generator=generator, dtype=torch.float32).bfloat16()
+    halves = (high, torch.stack((16 * scale, zero), -1)), (low, torch.stack((scale, 8 * scale), -1))
+    multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
+    for rows in CHECKED_ROWS:
+        x = torch.randn(rows, inputs, generator=generator, dtype=torch.float32).bfloat16()
+        expected = sum(multiply(x, half, GROUP, factors).float() for half, factors in halves)
+        found = product(x, own, torch.stack((scale, zero), -1)).float()
+        if not (found - expected).norm() <= TOLERANCE * expected.norm():
+            return False
+    return True
+
+
 def is_faster(product: Product, pack: Pack) -> bool:
     """Whether it takes less time than PyTorch's, with one row and with some."""
     sample = _Sample(*MEASURED_SHAPE, pack)

@@ -5,9 +5,9 @@
 // are exact. Each row is computed in the same order whatever other rows there are: however a prompt is cut, the result is
 // the same.
 //
-// Weights lie as int4.cpp tells, on CPUs without AVX-512 in blocks of 32 outputs: for each input 16 bytes, which hold
-// outputs 0..15 in their low halves and 16..31 in their high ones. Both are worked on by strips of 32 outputs that share
-// 16 bytes for each input.
+// Weights lie as Nibbles in levels.cpp tells, on CPUs without AVX-512 in blocks of 32 outputs: for each input 16 bytes,
+// which hold outputs 0..15 in their low halves and 16..31 in their high ones. Both are worked on by strips of 32 outputs
+// that share 16 bytes for each input.
 
 #include "lanes.h"
 
@@ -199,7 +199,7 @@ void multiply_strip(const Job& job, int64_t at, Strip& strip, float* sums) {
 
 }  // namespace
 
-// As chatui_int4mm in int4.cpp. `outputs` is a multiple of 64.
+// As chatui_int4mm in levels.cpp. `outputs` is a multiple of 64.
 extern "C" void chatui_int4mm_prefill(
     const uint16_t* activations,
     const uint8_t* packed,

@@ -110,6 +110,10 @@ inline void unpack(const uint8_t* bytes, int stride, Ints* low, Ints* high) {
   *low = _mm512_and_si512(both, mask);
   *high = _mm512_and_si512(_mm512_srli_epi32(both, 4), mask);
 }
+// 2 * LANES bytes as numbers of 16 bits.
+inline Ints widened_bytes(const uint8_t* bytes) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
+}
 // The first ones of pairs of bfloat16, and the second ones.
 inline void widened_pairs(const uint16_t* pairs, Floats* first, Floats* second) {
   const Ints both = _mm512_loadu_si512(pairs);
@@ -223,6 +227,9 @@ inline void unpack(const uint8_t* bytes, int stride, Ints* low, Ints* high) {
   const Ints both = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(one, other));
   *low = _mm256_and_si256(both, _mm256_set1_epi16(15));
   *high = _mm256_srli_epi16(both, 4);
+}
+inline Ints widened_bytes(const uint8_t* bytes) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
 inline void widened_pairs(const uint16_t* pairs, Floats* first, Floats* second) {
   const Ints both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs));

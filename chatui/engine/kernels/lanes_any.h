@@ -183,6 +183,10 @@ inline void unpack(const uint8_t* bytes, int stride, Ints* low, Ints* high) {
   *low = {(FourInts)(one & 15), (FourInts)(other & 15)};
   *high = {(FourInts)(one >> 4), (FourInts)(other >> 4)};
 }
+inline Ints widened_bytes(const uint8_t* bytes) {
+  const EightShorts both = loaded<EightShorts>(bytes);
+  return {(FourInts)(EightShorts)(both << 8 >> 8), (FourInts)(both >> 8)};
+}
 inline void widened_pairs(const uint16_t* pairs, Floats* first, Floats* second) {
   const FourWords low = loaded<FourWords>(pairs), high = loaded<FourWords>(pairs + LANES);
   *first = {(FourFloats)(low << 16), (FourFloats)(high << 16)};

@@ -13,7 +13,7 @@ from chatui.engine.kernels import dense, ops
 from chatui.engine.kernels.dense import Bfloat16Linear
 from chatui.engine.kernels.handles import from_handles, handles
 from chatui.engine.kernels.levels import GROUP
-from chatui.engine.kernels.quantized import Int4Linear, Int8Linear
+from chatui.engine.kernels.quantized import Int4Linear, Int8GroupLinear, Int8Linear
 
 ADD, NORM, GATE, PRODUCT, ATTENTION = range(5)
 SILU, GELU_TANH = range(2)
@@ -114,6 +114,9 @@ class LayerProgram:
             if layer.is_ours():
                 kind, own = OWN, ops.address(ops.PRODUCT)
                 weights = self._at(layer.packed), self._at(layer.scales_and_zeros)
+        elif isinstance(layer, Int8GroupLinear):
+            kind, own = OWN, ops.address(ops.INT8_PRODUCT)
+            weights = self._at(layer.packed), self._at(layer.scales_and_zeros)
         elif isinstance(layer, Int8Linear):
             kind, weights = INT8, (self._handle(layer.levels), self._handle(layer.scales))
         elif isinstance(layer, Bfloat16Linear):
@@ -188,4 +191,4 @@ def multiplies(layer: object, dtype: torch.dtype) -> bool:
     """Whether this is a linear layer as `LayerProgram.product` takes it, in a model of this type."""
     if isinstance(layer, nn.Linear) and type(layer) in (nn.Linear, Bfloat16Linear):
         return layer.weight.dtype is dtype and layer.weight.device.type == "cpu"
-    return type(layer) in (Int4Linear, Int8Linear)
+    return type(layer) in (Int4Linear, Int8GroupLinear, Int8Linear)

@@ -45,6 +45,17 @@ class Levels:
         weight: Tensor = (levels * scale + zero).reshape(len(levels), -1, in_features).sum(1)
         return weight
 
+    def of_joined(self, in_features: int) -> Tensor | None:
+        """Scales and zeros of both planes `joined`: bfloat16 [in / 32, out, 2], weight = number * scale + zero.
+
+        None where there is one plane, or where the two are not the halves of 8-bit levels.
+        """
+        if self.nibbles.shape[1] != in_features:
+            return None
+        (high, zero), (low, middle) = (plane.unbind(-1) for plane in self.scales_and_zeros.chunk(2))
+        are_halves = torch.equal(high, 16 * low) and torch.equal(middle, 8 * low)
+        return torch.stack((low, zero), -1) if are_halves else None
+
 
 def packed(levels: Tensor) -> Tensor:
     """Levels 0..15, uint8 [..., columns], two to a byte."""
@@ -54,6 +65,12 @@ def packed(levels: Tensor) -> Tensor:
 def unpacked(nibbles: Tensor) -> Tensor:
     """The inverse of `packed`."""
     return torch.stack((nibbles & 15, nibbles >> 4), -1).flatten(-2)
+
+
+def joined(nibbles: Tensor) -> Tensor:
+    """Two planes of `nibbles` as numbers -128..127, int8 [out, in]."""
+    high, low = map(unpacked, nibbles.chunk(2, 1))
+    return (high << 4 | low).sub_(128).view(torch.int8)
 
 
 def rounded(weight: Tensor) -> Levels:

@@ -1,8 +1,8 @@
 """What PyTorch is slow at on a CPU, in C++: built once by this machine's compiler, and dispensable.
 
-These are the products of int4 layers (int4.cpp) and of dense ones (linear.cpp, see dense.py), a decode step's attention
-(attend.cpp), a look at the scores of all tokens (top_logits.cpp) and the layers of a decoder in one call (layers.cpp);
-on a CPU without AVX-512, a product of its own while prompts are read (int4_prefill.cpp).
+These are the products of layers with 4-bit or 8-bit levels (levels.cpp) and of dense ones (linear.cpp, see dense.py), a
+decode step's attention (attend.cpp), a look at the scores of all tokens (top_logits.cpp) and the layers of a decoder in
+one call (layers.cpp); on a CPU without AVX-512, a product of 4-bit levels while prompts are read (int4_prefill.cpp).
 
 Which form of them a CPU gets is told by AVX512, AVX2 and ANY.
 """
@@ -26,7 +26,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from chatui.engine.kernels.built_files import is_whole, publish
-from chatui.engine.kernels.checks import agree, is_faster
+from chatui.engine.kernels.checks import agree, agree_in_8_bits, is_faster
 from chatui.engine.kernels.int8_kv import width_of
 
 log = logging.getLogger(__name__)
@@ -45,17 +45,20 @@ class Processor:
     flags: tuple[str, ...]
     capability: str
     """That for which PyTorch packs int4 weights as they are read here, "" where it never does."""
+    strip: int
+    """Outputs whose 8-bit levels lie together."""
 
 
-DECODING = ("int4.cpp", "linear.cpp", "attend.cpp", "top_logits.cpp", "layers.cpp")
+DECODING = ("levels.cpp", "linear.cpp", "attend.cpp", "top_logits.cpp", "layers.cpp")
 AVX512 = Processor(
     DECODING,
     ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"),
     "AVX512",
+    strip=32,
 )
-AVX2 = Processor((*DECODING, "int4_prefill.cpp"), ("-mavx2", "-mfma"), "AVX2")
+AVX2 = Processor((*DECODING, "int4_prefill.cpp"), ("-mavx2", "-mfma"), "AVX2", strip=16)
 # In vectors of 128 bits, which every CPU of these kinds has.
-ANY = Processor(DECODING, (), "")
+ANY = Processor(DECODING, (), "", strip=16)
 MACHINES = ("x86_64", "aarch64")
 
 # Building takes some 10 s, on a busy machine ten times that. Loading a model waits for it.
@@ -68,7 +71,7 @@ GROUP = 32
 # Attention works on so many numbers of a value at once.
 LANES = 16
 
-PRODUCT, PREFILL_PRODUCT = "chatui_int4mm", "chatui_int4mm_prefill"
+PRODUCT, PREFILL_PRODUCT, INT8_PRODUCT = "chatui_int4mm", "chatui_int4mm_prefill", "chatui_int8mm"
 ATTEND = {torch.bfloat16: "chatui_attend", torch.int8: "chatui_attend_int8"}
 """By the type of keys and values."""
 
@@ -90,9 +93,9 @@ def load(cache_dir: Path) -> None:
         # Global, so that compiled steps find it.
         _loaded[path.stem] = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
         products = [int4mm, *([int4mm_prefill] if takes(BLOCK, prefill=True) else [])]
-        if not agree(products, pack):
+        if not (agree(products, pack) and agree_in_8_bits(int8mm, pack_int8, pack)):
             _loaded.clear()
-            log.warning("everything is PyTorch's own: the kernel for int4 computes something else here")
+            log.warning("everything is PyTorch's own: the kernels for levels compute something else here")
         elif not packs_as_pytorch() and not is_faster(int4mm, pack):
             _loaded.clear()
             log.info("everything is PyTorch's own: the kernel for int4 is slower here")
@@ -138,7 +141,7 @@ def address(name: str) -> int | None:
 
 
 def takes(outputs: int, prefill: bool = False) -> bool:
-    """Whether the kernel for int4 is in use, or the one for prompts, and for so many outputs."""
+    """Whether the kernels for levels are in use, or the one for prompts, and for so many outputs."""
     return outputs % BLOCK == 0 and function(PREFILL_PRODUCT if prefill else PRODUCT) is not None
 
 
@@ -149,7 +152,7 @@ def pack(levels: Tensor, own: bool) -> Tensor:
     if not own or packs_as_pytorch():
         theirs: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
         return theirs
-    low, high = levels.to(torch.uint8).view(-1, 2, 16, levels.shape[1]).unbind(1)  # as int4.cpp tells
+    low, high = levels.to(torch.uint8).view(-1, 2, 16, levels.shape[1]).unbind(1)  # as levels.cpp tells
     return (low | high << 4).transpose(1, 2).contiguous()
 
 
@@ -173,8 +176,30 @@ def int4mm_prefill(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tenso
     return _product(PREFILL_PRODUCT, x, packed, scales_and_zeros, torch.get_num_threads())
 
 
+def int8mm(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    """The same for levels -128..127, `packed` by `pack_int8`: weight = level * scale + zero, in groups of 32 inputs."""
+    call: Any = torch.ops.chatui.int8mm if torch.compiler.is_exporting() else _multiply_int8
+    product: Tensor = call(x, packed, scales_and_zeros, torch.get_num_threads())
+    return product
+
+
+def pack_int8(levels: Tensor) -> Tensor:
+    """Levels, int8 [out, in], in the order in which this CPU's `int8mm` reads them.
+
+    `out` is a multiple of BLOCK. Raises RuntimeError on a CPU that cannot run it.
+    """
+    processor = _processor()
+    if processor is None:
+        raise RuntimeError("this CPU has no kernel for int8")
+    return levels.view(-1, processor.strip, levels.shape[1] // 2, 2).transpose(1, 2).flatten()
+
+
 def _multiply(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, threads: int) -> Tensor:
     return _product(PRODUCT, x, packed, scales_and_zeros, threads)
+
+
+def _multiply_int8(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, threads: int) -> Tensor:
+    return _product(INT8_PRODUCT, x, packed, scales_and_zeros, threads)
 
 
 def _product(name: str, x: Tensor, packed: Tensor, scales_and_zeros: Tensor, threads: int) -> Tensor:
@@ -184,7 +209,7 @@ def _product(name: str, x: Tensor, packed: Tensor, scales_and_zeros: Tensor, thr
     sizes = (ctypes.c_int64(size) for size in (*result.shape, x.shape[1], threads))
     multiply = function(name)
     if multiply is None:
-        raise RuntimeError("the kernel for int4 is not loaded")
+        raise RuntimeError("the kernels for levels are not loaded")
     multiply(*pointers, *sizes)
     return result
 
@@ -194,6 +219,7 @@ def _multiply_shaped(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, thread
 
 
 torch.library.custom_op("chatui::int4mm", _multiply, mutates_args=()).register_fake(_multiply_shaped)
+torch.library.custom_op("chatui::int8mm", _multiply_int8, mutates_args=()).register_fake(_multiply_shaped)
 
 
 def attends(query: Tensor, keys: Tensor, values: Tensor) -> bool:
@@ -250,6 +276,10 @@ torch.library.custom_op("chatui::attend", _attend, mutates_args=()).register_fak
 SHIMS = {
     torch.ops.chatui.int4mm.default: [
         "AOTITorchError aoti_torch_cpu_int4mm("
+        "AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, int64_t, AtenTensorHandle*)"
+    ],
+    torch.ops.chatui.int8mm.default: [
+        "AOTITorchError aoti_torch_cpu_int8mm("
         "AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, int64_t, AtenTensorHandle*)"
     ],
     torch.ops.chatui.attend.default: [

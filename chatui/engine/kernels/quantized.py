@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from chatui.engine.kernels import ops
-from chatui.engine.kernels.levels import CHUNK, GROUP, GgufLevels, Levels, LevelsFile, rounded, unpacked
+from chatui.engine.kernels.levels import CHUNK, GROUP, GgufLevels, Levels, LevelsFile, joined, rounded, unpacked
 from chatui.settings import Quantization
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,32 @@ class Int4Linear(PackedLinear):
     def is_ours(self, prefill: bool = False) -> bool:
         """Whether our own kernel computes the product, or that for prompts does."""
         return ops.takes(self.out_features, prefill) and ops.reads(self.packed)
+
+
+class Int8GroupLinear(PackedLinear):
+    """A linear layer with 8-bit levels, each group of 32 inputs with a scale and a zero; only our kernel takes them.
+
+    They are two planes as one, which takes half as many instructions, and a tenth less memory.
+    """
+
+    packed: Tensor
+    scales_and_zeros: Tensor
+
+    def __init__(self, nibbles: Tensor, scales_and_zeros: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__(nibbles.shape[1], nibbles.shape[0], bias)
+        self.register_buffer("packed", _in_parts(nibbles, lambda part: ops.pack_int8(joined(part))))
+        self.register_buffer("scales_and_zeros", scales_and_zeros)
+
+    def _product(self, x: Tensor) -> Tensor:
+        return ops.int8mm(x, self.packed, self.scales_and_zeros)
+
+
+def of_levels(levels: Levels, in_features: int, bias: Tensor | None = None) -> Int4Linear | Int8GroupLinear:
+    """A layer with these levels, in the form that has the faster kernel here."""
+    factors = levels.of_joined(in_features) if ops.takes(len(levels.nibbles)) else None
+    if factors is None:
+        return Int4Linear(levels, in_features, bias)
+    return Int8GroupLinear(levels.nibbles, factors, bias)
 
 
 class Int8Linear(PackedLinear):
@@ -223,10 +249,10 @@ def _let_go_of_files(model: PreTrainedModel) -> None:
             parameter.data = parameter.data.clone()
 
 
-def _made(layer: nn.Linear, kind: Kind | None, levels: Levels | None) -> Int4Linear | Int8Linear | None:
+def _made(layer: nn.Linear, kind: Kind | None, levels: Levels | None) -> PackedLinear | None:
     shape = tuple(layer.weight.shape)
     if levels is not None and fits(shape, "int4"):
-        return Int4Linear(levels, layer.in_features, layer.bias)
+        return of_levels(levels, layer.in_features, layer.bias)
     if kind is None or not fits(shape, kind):
         return None
     if kind == "int8":
@@ -236,8 +262,12 @@ def _made(layer: nn.Linear, kind: Kind | None, levels: Levels | None) -> Int4Lin
 
 def _packed(nibbles: Tensor) -> Tensor:
     """Levels as this CPU's kernel reads them."""
-    parts = torch.split(nibbles, _rows(nibbles.shape[1] * 2))
-    return torch.cat([ops.pack(unpacked(part).int(), ops.takes(len(nibbles))) for part in parts])
+    own = ops.takes(len(nibbles))
+    return _in_parts(nibbles, lambda part: ops.pack(unpacked(part).int(), own))
+
+
+def _in_parts(nibbles: Tensor, pack: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.cat([pack(part) for part in torch.split(nibbles, _rows(nibbles.shape[1] * 2))])
 
 
 def _rows(columns: int) -> int:
