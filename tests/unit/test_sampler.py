@@ -258,3 +258,13 @@ def test_rows_together_choose_what_each_chooses_alone() -> None:
     for row, sampler in enumerate(samplers()):
         if row != 3:
             assert together[row] == sampler.choose(IDS, scores[row : row + 1])
+
+
+@given(st.lists(VALUES, min_size=3, max_size=6), st.sampled_from([0.02, 1.0, 12.0]), st.integers(0, 99))
+@settings(max_examples=some_of(30), deadline=None)
+def test_whatever_their_settings(each: list[dict[str, Any]], spread: float, seed: int) -> None:
+    scores = torch.cat([logits(seed + row, 5000, spread) for row in range(len(each))])
+    many, alone = ([Sampler(GenerationSettings(**values), 7) for values in each] for _ in range(2))
+    for _ in range(2):
+        together = choose_each(many, [IDS] * len(each), scores)
+        assert together == [one.choose(IDS, scores[row : row + 1]) for row, one in enumerate(alone)]

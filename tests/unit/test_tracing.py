@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from chatui.chat import ChatRequest, Message, ReplyDelta
 from chatui.engine.runners.serial_runner import generate_reply
 from chatui.engine.sampling import tracing
-from chatui.engine.sampling.sampler import Sampler, choose_each
+from chatui.engine.sampling.filters import filters_of
+from chatui.engine.sampling.sampler import FILTERS, Sampler, choose_each
 from chatui.generation_settings import GenerationSettings
 from chatui.traces import ALTERNATIVES, Traces
 from tests import models
@@ -78,8 +79,8 @@ def test_each_step_leaves_what_transformers_would(settings: GenerationSettings, 
     if settings.temperature != 1.0:
         scores = scores / settings.temperature
         expected.append(("temperature", scores))
-    for name, processor in Sampler(settings, 1)._filters(settings.top_p).items():
-        scores = processor(torch.empty(1, 0, dtype=torch.long), scores)
+    for name in filters_of(settings):
+        scores = FILTERS[name](getattr(settings, name))(torch.empty(1, 0, dtype=torch.long), scores)
         expected.append((name, scores))
     assert trace.names == tuple(name for name, _ in expected)
     for (_, wanted), found in zip(expected, trace.steps, strict=True):

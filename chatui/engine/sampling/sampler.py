@@ -21,6 +21,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from chatui.engine.sampling.filters import Filtered, draw_each, filter_highest, filters_of, moved_to_cpu
 from chatui.engine.sampling.top_logits import TopLogits, find_top_logits
 from chatui.engine.sampling.tracing import Trace, record_choices
 from chatui.errors import GenerationError
@@ -29,6 +30,8 @@ from chatui.traces import ALTERNATIVES
 
 # The likeliest tokens that are looked at first: almost always all that top-k, top-p and min-p leave.
 FEW, MANY = 64, 1024
+# So many rows are filtered together: for fewer that takes more operations than it saves.
+TOGETHER = 3
 
 PROCESSORS: dict[str, Callable[[Any], LogitsProcessor]] = {
     "repetition_penalty": RepetitionPenaltyLogitsProcessor,
@@ -38,6 +41,14 @@ PROCESSORS: dict[str, Callable[[Any], LogitsProcessor]] = {
 
 It is made from the setting's value, and left out where that is the default, which is off.
 """
+
+
+FILTERS: dict[str, Callable[[Any], LogitsProcessor]] = {
+    "top_k": TopKLogitsWarper,
+    "top_p": TopPLogitsWarper,
+    "min_p": MinPLogitsWarper,
+}
+"""The processor of each filter, for one row."""
 
 
 class Sampler:
@@ -56,10 +67,10 @@ class Sampler:
         alternatives: int = ALTERNATIVES,
     ) -> None:
         self.greedy = settings.temperature == 0.0
-        self._settings = settings
+        self.settings, self.filters = settings, filters_of(settings)
         self._rules = _rules(settings, rules)
         self.trace = Trace(settings.temperature, bool(self._rules), alternatives) if traced else None
-        self._generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
         self._forced: deque[int] = deque()
 
     def force(self, ids: Iterable[int]) -> None:
@@ -77,7 +88,7 @@ class Sampler:
     @property
     def temperature(self) -> float:
         """What scores are divided by; 0 for the likeliest token always."""
-        return self._settings.temperature
+        return self.settings.temperature
 
     @property
     def looks_back(self) -> bool:
@@ -97,43 +108,41 @@ class Sampler:
             scores = processor(cast(torch.LongTensor, input_ids), cast(torch.FloatTensor, scores))
         return scores
 
-    def draw(self, highest: "RowLogits") -> int:
+    def draw(self, highest: "RowLogits", *, need_more: bool = False) -> int:
         """A token by chance. Drawn on the CPU, so a seed means the same on every device.
 
         Raises GenerationError where scores are NaN.
         """
-        ids, scores = self.candidates(highest)
-        cumulated = torch.softmax(scores, dim=-1).double().cumsum(-1)
-        if torch.isnan(cumulated[-1]):
+        ids, scores = self.candidates(highest, need_more=need_more)
+        [token] = draw_each(ids[None], scores[None], [self.generator])
+        if token is None:
             raise invalid_logits()
-        drawn = torch.rand((), generator=self._generator, dtype=torch.float64) * cumulated[-1]
-        at = min(int(torch.searchsorted(cumulated, drawn, right=True)), len(cumulated) - 1)
-        return int(ids[at])
+        return token
 
-    def candidates(self, highest: "RowLogits") -> tuple[torch.Tensor, torch.Tensor]:
-        """(ids, scores) of the tokens to draw from, both [candidates], on the CPU; the scores after all filters."""
+    def candidates(self, highest: "RowLogits", *, need_more: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """(ids, scores) of the tokens to draw from, both [candidates], on the CPU; the scores after all filters.
+
+        The `highest` alone are not looked at where it is known that they are too few.
+        """
         ids = highest.ids
-        kept = self._among(highest.scores, ids, highest.total)
+        kept = None if need_more else self._among(highest.scores, ids, highest.total)
         if kept is not None:
             return ids[0].cpu(), kept[0].cpu()
         everything = highest.everything
-        if everything.shape[-1] > MANY:
+        if self.filters and everything.shape[-1] > MANY:
             top, ids = everything.topk(MANY)
             kept = self._among(top, ids, highest.total)
         if kept is None:
             if self.trace is not None:
                 self.trace.candidates(None)
-            kept, ids = self._filtered(everything, self._settings.top_p), torch.arange(everything.shape[-1])[None]
+            kept, ids = self._filtered(everything, self.settings.top_p), torch.arange(everything.shape[-1])[None]
         return ids[0].cpu(), kept[0].cpu()
 
     def _among(self, top: torch.Tensor, ids: torch.Tensor, total: torch.Tensor) -> torch.Tensor | None:
-        """The scores `top` of `ids` after top-k, top-p and min-p, or None where these may keep others too.
-
-        transformers' processors sort the whole vocabulary, which takes longer than a small model's step. Among the
-        likeliest tokens alone they keep the same ones, if those hold all that is kept and top-p is measured against
-        their share of the probability.
+        """The scores `top` of `ids` after all filters, or None where these may keep others too: as `filter_highest`,
+        with fewer operations for one row.
         """
-        settings, top_p = self._settings, self._settings.top_p
+        settings, top_p = self.settings, self.settings.top_p
         if settings.top_k:
             # Ties at the border stay, so the border must be inside.
             enough = settings.top_k < top.shape[-1] and bool(top[0, settings.top_k - 1] > top[0, -1])
@@ -148,22 +157,22 @@ class Sampler:
             self.trace.candidates(ids)
         return self._filtered(top, top_p)
 
+    def note(self, ids: torch.Tensor, kept: Filtered, row: int) -> None:
+        """Tell the trace, if there is one, that the token is drawn among `ids` [1, candidates], of which that row of
+        `kept` is left.
+        """
+        if self.trace is not None:
+            self.trace.candidates(ids)
+            for name in self.filters:
+                self.trace.filtered(name, kept.stages[name][row : row + 1].clone())
+
     def _filtered(self, scores: torch.Tensor, top_p: float) -> torch.Tensor:
-        for name, processor in self._filters(top_p).items():
+        for name in self.filters:
+            processor = FILTERS[name](top_p if name == "top_p" else getattr(self.settings, name))
             scores = processor(_NO_IDS, cast(torch.FloatTensor, scores))
             if self.trace is not None:
                 self.trace.filtered(name, scores)
         return scores
-
-    def _filters(self, top_p: float) -> dict[str, LogitsProcessor]:
-        filters: dict[str, LogitsProcessor] = {}
-        if self._settings.top_k:
-            filters["top_k"] = TopKLogitsWarper(self._settings.top_k)
-        if self._settings.top_p < 1.0:
-            filters["top_p"] = TopPLogitsWarper(top_p)
-        if self._settings.min_p > 0.0:
-            filters["min_p"] = MinPLogitsWarper(self._settings.min_p)
-        return filters
 
 
 _NO_IDS = cast(torch.LongTensor, torch.empty(1, 0, dtype=torch.long))
@@ -210,24 +219,54 @@ def choose_each(
         if ids is not None and sampler.looks_back:
             scores[row : row + 1] = sampler.rule(ids, scores[row : row + 1])
     if all(sampler.greedy and sampler.trace is None for sampler in samplers):
-        highest, best = scores.max(dim=-1)
+        highest, best = moved_to_cpu(*scores.max(dim=-1))
         return _forced(samplers, _unless_broken(best, map(isnan, highest.tolist())))
     temperatures = [sampler.temperature or 1.0 for sampler in samplers]
     # A row that draws needs FEW; a greedy one what it is asked to tell of, which is less.
     alternatives = [sampler.trace.alternatives for sampler in samplers if sampler.trace is not None]
     count = max(alternatives) if all(sampler.greedy for sampler in samplers) else FEW
     seen = find_top_logits(scores, temperatures, count, plain=any(sampler.trace is not None for sampler in samplers))
-    invalid = (isnan(total) and float(seen.top[at, 0]) != inf for at, total in enumerate(seen.totals.tolist()))
-    chosen = _unless_broken(seen.best, invalid)
-    for row, sampler in enumerate(samplers):
-        if not sampler.greedy and isinstance(chosen[row], int):
-            try:
-                chosen[row] = sampler.draw(RowLogits.of(row, scores, temperatures[row], seen))
-            except GenerationError as error:
-                chosen[row] = error
+    chosen = _choose_among(samplers, scores, temperatures, seen)
     chosen = _forced(samplers, chosen)
     _record(samplers, chosen, logits, scores, seen)
     return chosen
+
+
+def _choose_among(
+    samplers: Sequence[Sampler], scores: torch.Tensor, temperatures: Sequence[float], seen: TopLogits
+) -> list[int | GenerationError]:
+    """The next token of each row before any is forced; mostly it is among what was `seen`."""
+    best, totals, highest = moved_to_cpu(seen.best, seen.totals, seen.top[:, 0])
+    invalid = (isnan(total) and top != inf for total, top in zip(totals.tolist(), highest.tolist(), strict=True))
+    chosen = _unless_broken(best, invalid)
+    drawing = [row for row, sampler in enumerate(samplers) if not sampler.greedy and isinstance(chosen[row], int)]
+    together = [row for row in drawing if samplers[row].filters] if len(drawing) >= TOGETHER else []
+    if together:
+        for row, token in _draw_together(samplers, together, seen.of(together)).items():
+            chosen[row] = token
+            drawing.remove(row)
+    for row in drawing:
+        try:
+            highest_of_row = RowLogits.of(row, scores, temperatures[row], seen)
+            chosen[row] = samplers[row].draw(highest_of_row, need_more=row in together)
+        except GenerationError as error:
+            chosen[row] = error
+    return chosen
+
+
+def _draw_together(
+    samplers: Sequence[Sampler], rows: Sequence[int], look: TopLogits
+) -> dict[int, int | GenerationError]:
+    """The next token of those of the rows for which a `look` at them is enough."""
+    kept = filter_highest(look.top, look.totals, [samplers[row].settings for row in rows])
+    enough, ids, left = moved_to_cpu(kept.enough, look.ids, kept.scores)
+    few = [at for at, found in enumerate(enough.tolist()) if found]
+    if not few:
+        return {}
+    tokens = draw_each(_rows(ids, few), _rows(left, few), [samplers[rows[at]].generator for at in few])
+    for at in few:
+        samplers[rows[at]].note(look.ids[at : at + 1], kept, at)
+    return {rows[at]: invalid_logits() if token is None else token for at, token in zip(few, tokens, strict=True)}
 
 
 def _record(
