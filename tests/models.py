@@ -34,7 +34,8 @@ from transformers import (
     Starcoder2Config,
 )
 
-from chatui.engine.batching.forward import Forward, probe_layout
+from chatui.engine.batching.attention_probe import probe_layout
+from chatui.engine.batching.forward import Forward
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.levels import GROUP, Levels, packed

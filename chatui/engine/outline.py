@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from chatui import estimates
 from chatui.chat import ModelAnatomy
-from chatui.engine.batching.forward import probe_layout
+from chatui.engine.batching.attention_probe import probe_layout
 from chatui.engine.loading import adapters, anatomy, bandwidth, embedded, load_arguments, loader, model_files
 from chatui.engine.loading.failures import to_model_error
 from chatui.engine.loading.model_files import Files

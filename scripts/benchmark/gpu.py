@@ -27,8 +27,9 @@ from transformers import (
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from chatui.engine.batching import attention
+from chatui.engine.batching.attention_probe import probe_layout
 from chatui.engine.batching.cuda_graphs import GraphedDecode
-from chatui.engine.batching.forward import Forward, probe_layout
+from chatui.engine.batching.forward import Forward
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.scheduler import Scheduler
 from chatui.engine.batching.sequence_state import SequenceState

@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedModel
 
 from chatui.engine.batching import compiling
-from chatui.engine.batching.forward import DecodeStep, probe_layout
+from chatui.engine.batching.attention_probe import probe_layout
+from chatui.engine.batching.forward import DecodeStep
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels.levels import GgufLevels, LevelsFile
 from chatui.engine.kernels.quantized import linear_layers

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, MistralConfig, Phi3Config, PretrainedConfig, PreTrainedModel, Qwen2Config
 
-from chatui.engine.batching import forward
+from chatui.engine.batching import attention_probe, forward
 from chatui.engine.batching.forward import PromptChunk
 from chatui.engine.batching.fused_decode import FusedDecode, fuse
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
@@ -63,7 +63,7 @@ def model_of(kind: str, **options: int) -> PreTrainedModel:
 
 
 def over_blocks_of(model: PreTrainedModel, kv_dtype: KvDtype = "auto") -> forward.Forward:
-    shape = forward.probe_layout(model)
+    shape = attention_probe.probe_layout(model)
     assert shape is not None
     shape = shape.in_int8() if kv_dtype == "int8" else shape
     over_blocks = forward.Forward(model, KVCache.allocate(shape, 2 * ROWS, model.device))
@@ -174,7 +174,8 @@ def test_in_int8_the_bytes_are_those_that_reading_a_prompt_stores(dtype: torch.d
     program.attend(shape, 0, projected, None, (cache.keys[0], cache.values[0]), target)
     rope = torch.ones(ROWS, size, dtype=dtype), torch.zeros(ROWS, size, dtype=dtype)
     positions = torch.tensor([3, 5, 63])
-    program.run(torch.arange(1, ROWS + 1)[:, None].contiguous(), positions, [rope])
+    tables = torch.arange(1, ROWS + 1)[:, None].contiguous()
+    program.run(layer_ops.Pieces(tables, torch.arange(ROWS + 1), positions), [rope])
     for row, at in enumerate(positions):
         for stored, found in (
             (projected[1], cache.keys[0][row + 1, :, :, at]),

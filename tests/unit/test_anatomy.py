@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, Gemma3Config, PretrainedConfig, PreTrainedModel
 
 from chatui.chat import ModelAnatomy
-from chatui.engine.batching.forward import probe_layout
+from chatui.engine.batching.attention_probe import probe_layout
 from chatui.engine.kernels.quantized import PackedLinear
 from chatui.engine.loading import anatomy, bandwidth
 from chatui.engine.loading.loaded_model import LoadedModel

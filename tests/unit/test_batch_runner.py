@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from chatui.chat import ChatRequest, Finish, Message, ReplyDelta
-from chatui.engine.batching import compiling, forward
+from chatui.engine.batching import attention_probe, compiling
 from chatui.engine.batching.token_budget import TokenBudget
 from chatui.engine.kernels import ops
 from chatui.engine.loading.loaded_model import LoadedModel
@@ -172,7 +172,7 @@ class TestWhich:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         loaded = own()
-        monkeypatch.setattr(forward, "matches_own_attention", lambda *_: False)
+        monkeypatch.setattr(attention_probe, "matches_own_attention", lambda *_: False)
         assert open_batch_runner(loaded, spec_of()) is None
         [events] = run(SerialRunner(loaded), ask())
         assert text_of(events) == text_of(run(SerialRunner(models.ready()), ask())[0])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from chatui.engine.batching import forward
+from chatui.engine.batching import attention_probe, forward
 from chatui.engine.batching.cuda_graphs import GraphedDecode, Replay
 from chatui.engine.batching.kv_cache import KVCache
 from tests import models
@@ -35,7 +35,7 @@ class Recorder:
 @pytest.fixture
 def over_blocks() -> forward.Forward:
     model = copy.deepcopy(models.model("llama"))
-    shape = forward.probe_layout(model)
+    shape = attention_probe.probe_layout(model)
     assert shape is not None
     over_blocks = forward.Forward(model, KVCache.allocate(shape, 8, model.device))
     for row in range(4):

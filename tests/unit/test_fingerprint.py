@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel
 
 from chatui.engine.batching import fingerprint as fingerprints
+from chatui.engine.batching.attention_probe import probe_layout
 from chatui.engine.batching.fingerprint import fingerprint
-from chatui.engine.batching.forward import probe_layout
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
 from chatui.engine.loading.lora import LoraLinear, LowRankChange

@@ -8,8 +8,8 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from chatui.engine.batching import kv_error
+from chatui.engine.batching.attention_probe import probe_layout
 from chatui.engine.batching.blocks import BLOCK
-from chatui.engine.batching.forward import probe_layout
 from chatui.engine.batching.kv_error import TEXT, measure_divergence
 from tests import models
 

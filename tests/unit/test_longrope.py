@@ -18,8 +18,9 @@ from transformers import (
 )
 
 from chatui.engine.batching import token_budget
+from chatui.engine.batching.attention_probe import probe_layout
 from chatui.engine.batching.blocks import BLOCK
-from chatui.engine.batching.forward import Forward, probe_layout
+from chatui.engine.batching.forward import Forward
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.kv_files import KVFiles
 from chatui.engine.batching.longrope import Longrope, LongropeByRow, encode_by_row, find_longrope

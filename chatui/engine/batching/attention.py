@@ -1,20 +1,26 @@
 """Attention over keys and values in blocks: what a model calls in place of its own, plugged in by name."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.kv_cache import KVCache
-from chatui.engine.kernels import ops
+from chatui.engine.kernels import ops, prefill_attention
+from chatui.engine.kernels.checks import TIMES, TOLERANCE, seconds
 from chatui.engine.kernels.int8_kv import from_stored, to_stored
+from chatui.engine.kernels.layer_ops import Pieces
+
+log = logging.getLogger(__name__)
 
 NAME = "chatui_blocks"
 
@@ -70,6 +76,13 @@ class PrefillBatch:
             blocks.append(run.table[positions // BLOCK])
             offsets.append(positions % BLOCK)
         return torch.cat(blocks), torch.cat(offsets)
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The same as our kernels take it."""
+        counts = torch.tensor([0, *(run.count for run in self.runs)])
+        positions = torch.cat([torch.arange(run.first, run.first + run.count) for run in self.runs])
+        return Pieces(pad_sequence([run.table for run in self.runs], batch_first=True), counts.cumsum(0), positions)
 
     def visible(self, index: int, window: int | None) -> torch.Tensor:
         """Which tokens each of this run sees: booleans [count, first + count]."""
@@ -196,6 +209,55 @@ def _prefill(
     block, offset = attn_metadata.slots
     keys[block, :, :, offset] = to_stored(key[0].transpose(0, 1), keys.dtype)
     values[block, :, offset] = to_stored(value[0].transpose(0, 1), values.dtype)
+    if prefill_attention.takes(query, keys) and _kernel_is_faster(query.dtype):
+        return _read_by_kernel(query, keys, values, attn_metadata, window, softcap, sinks)
+    return _read_runs(query, keys, values, attn_metadata, window, softcap, sinks)
+
+
+def _read_by_kernel(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    attn_metadata: PrefillBatch,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """As _prefill, where keys and values are stored."""
+    tokens_first = query[0].permute(2, 0, 1, 3)
+    attended = prefill_attention.attend(tokens_first, keys, values, attn_metadata.pieces, window, softcap, sinks)
+    return attended.permute(1, 2, 0, 3)
+
+
+@cache
+def _kernel_is_faster(dtype: torch.dtype) -> bool:
+    """Whether our kernel computes what PyTorch does and takes no more time; measured once in a process."""
+    generator = torch.Generator().manual_seed(0)
+    shape, size, first, count = (4, 2), 64, 2 * BLOCK, BLOCK
+    numbers = (torch.randn(4, shape[0], BLOCK, size, generator=generator, dtype=torch.float32) for _ in range(2))
+    keys, values = (each.to(dtype) for each in numbers)
+    query = torch.randn(1, *shape, count, size, generator=generator, dtype=torch.float32).to(dtype) / 8
+    batch = PrefillBatch([PrefillChunk(torch.tensor([2, 1, 3]), first, count)], KVCache([keys], [values]))
+    calls = [partial(read, query, keys, values, batch, None, None, None) for read in (_read_by_kernel, _read_runs)]
+    found, expected = (call().reshape(-1).float() for call in calls)
+    if not (found - expected).norm() <= TOLERANCE * expected.norm():
+        log.warning("attention of prompts is PyTorch's own: the kernel for it computes something else here")
+        return False
+    own, other = seconds(*calls, times=TIMES)
+    log.info("attention of prompts takes %.2f of the time that PyTorch's does", own / other)
+    return own <= other
+
+
+def _read_runs(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    attn_metadata: PrefillBatch,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """As _prefill, where keys and values are stored."""
     read = list[torch.Tensor]()
     for run, begin in enumerate(accumulate((run.count for run in attn_metadata.runs[:-1]), initial=0)):
         own = query[0, :, :, begin : begin + attn_metadata.runs[run].count]

@@ -30,8 +30,9 @@ from safetensors.torch import load_file, save_file
 from torch._inductor import aoti_compile_and_package
 from transformers import PreTrainedModel
 
+from chatui.engine.batching.attention_probe import probe_layout
 from chatui.engine.batching.blocks import BLOCK
-from chatui.engine.batching.forward import DecodeFunction, DecodeStep, probe_layout, span_of
+from chatui.engine.batching.forward import DecodeFunction, DecodeStep, span_of
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.shared_object import SharedObject
 from chatui.engine.kernels import dense, ops

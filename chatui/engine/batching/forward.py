@@ -13,28 +13,28 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from chatui.engine.batching import attention
-from chatui.engine.batching.attention import DecodeBatch, LayerProbe, PrefillBatch, PrefillChunk
+from chatui.engine.batching.attention import DecodeBatch, PrefillBatch, PrefillChunk
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.free_cores import FreeCores, use_threads
-from chatui.engine.batching.kv_cache import KVCache, KVLayout
-from chatui.engine.batching.longrope import encode_by_row, find_longrope, read_as
+from chatui.engine.batching.kv_cache import KVCache
+from chatui.engine.batching.longrope import find_longrope, read_as
 from chatui.engine.kernels.quantized import reading_prompts
 from chatui.estimates import blocks_for
 
 log = logging.getLogger(__name__)
 
-ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 # How far the two ways to compute the same logits may lie apart, relative to their size. Rounding in bfloat16 stays
 # below a twentieth; a model whose attention is something else is off by its whole size.
 TOLERANCE = 0.1
-CHECKED_TOKENS = 12
 TRIES = 16
 # So many steps are timed both ways, where a faster one is in use already.
 TIMED = 8
 
 DecodeFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]], torch.Tensor]
 """(ids, tables, positions, span, keys and values) -> logits [rows, vocabulary]: the part of a step that is compiled."""
+
+PrefillFunction = Callable[[torch.Tensor, torch.Tensor, PrefillBatch, torch.Tensor, list[torch.Tensor]], torch.Tensor]
+"""(ids, positions, batch, ends, keys and values) -> logits [1, ends, vocabulary]: a pass over pieces of prompts."""
 
 
 class DecodeStep(nn.Module):
@@ -82,6 +82,7 @@ class Forward:
         self.step = DecodeStep(model)
         self.longrope = find_longrope(model)
         self._decode: DecodeFunction = self.step
+        self._faster_prefill: PrefillFunction | None = None
         self._offered = deque[DecodeFunction]()
         self._tries = 0
         self._agreed: list[tuple[float, float]] = []
@@ -109,6 +110,10 @@ class Forward:
         an offered one too, it must be slower.
         """
         self._offered.append(decode)
+
+    def use_prefill(self, prefill: PrefillFunction) -> None:
+        """Read prompts this way, which gives the same logits, for as long as it raises no error."""
+        self._faster_prefill = prefill
 
     @contextmanager
     def beside_compiler(self) -> Iterator[None]:
@@ -154,7 +159,14 @@ class Forward:
         ends = torch.tensor(list(counts), device=device).cumsum(0) - 1
         lengths = torch.tensor([[piece.length for piece in pieces for _ in piece.ids]], device=device)
         with read_as(lengths), reading_prompts(), self._threads():
-            return model_logits(self.model, ids, positions, PrefillBatch(runs, self.cache), ends)[0]
+            batch = PrefillBatch(runs, self.cache)
+            if self._faster_prefill is not None:
+                try:
+                    return self._faster_prefill(ids, positions, batch, ends, self._tensors)[0]
+                except Exception as error:
+                    log.warning("the faster way to read prompts is not used any more: %s", error)
+                    self._faster_prefill = None
+            return model_logits(self.model, ids, positions, batch, ends)[0]
 
     @torch.inference_mode()
     def decode(self, ids: Sequence[int], tables: Sequence[Sequence[int]], positions: Sequence[int]) -> torch.Tensor:
@@ -227,69 +239,6 @@ def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
     """Whether logits [rows, vocabulary] are the same but for rounding, row by row."""
     apart = (found.float() - expected.float()).norm(dim=-1)
     return bool((apart <= TOLERANCE * expected.float().norm(dim=-1)).all())
-
-
-def probe_layout(model: PreTrainedModel) -> KVLayout | None:
-    """What the model stores for each token, or None where its attention is not the plain kind.
-
-    The model is left with the attention over blocks in place, and with a rope by row, or as it was.
-    """
-    config = model.config.get_text_config(decoder=True)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if not model._supports_attention_backend or not kinds <= ATTENTION_KINDS:
-        return None
-    before = config._attn_implementation
-    found = LayerProbe({})
-    try:
-        encode_by_row(model)
-        model.set_attn_implementation(attention.NAME)
-        with torch.inference_mode():
-            ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-            model_logits(model, ids, torch.arange(2, device=model.device)[None], found)
-        if sorted(found.layers) == list(range(config.num_hidden_layers)):
-            layers = tuple(found.layers[index] for index in range(config.num_hidden_layers))
-            windows = [each.sliding_window for each in found.options.values() if each.sliding_window is not None]
-            return KVLayout(layers, model.dtype, max(windows) if len(windows) == len(layers) else None)
-    except Exception as error:  # a model may do anything here; the serial path takes it
-        log.debug("no attention over blocks for %s: %r", type(model).__name__, error)
-    model.set_attn_implementation(before)
-    return None
-
-
-def matches_own_attention(model: PreTrainedModel, shape: KVLayout) -> bool:
-    """Whether a few tokens read and decoded in blocks give the logits of the model's own forward pass.
-
-    A prompt is read in two pieces by two rows at once, which then decode it together, one behind the other: a chat in
-    small.
-    """
-    over_blocks = Forward(model, KVCache.allocate(shape, 2, model.device))
-    vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    ids = [(7 + 31 * index) % min(vocabulary, 200) for index in range(CHECKED_TOKENS)]
-    half, tables = CHECKED_TOKENS // 2, ((1,), (2,))
-    try:
-        for begin, ends in ((0, (2, 2)), (2, (half, half - 1))):
-            over_blocks.prefill(
-                [PromptChunk(table, begin, ids[begin:end]) for table, end in zip(tables, ends, strict=True)]
-            )
-        pairs = [[at, at - 1] for at in range(half, CHECKED_TOKENS)]
-        found = [over_blocks.decode([ids[at] for at in pair], tables, pair) for pair in pairs]
-        expected = _plain(model, ids)
-    except Exception as error:  # as above
-        log.debug("no attention over blocks for %s: %r", type(model).__name__, error)
-        return False
-    return all(same(logits, expected[pair]) for logits, pair in zip(found, pairs, strict=True))
-
-
-def _plain(model: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:
-    """Logits [tokens, vocabulary] of the model's own forward pass, with its own attention."""
-    model.set_attn_implementation("eager")
-    try:
-        with torch.inference_mode():
-            plain: Any = model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
-            logits: torch.Tensor = plain.logits[0]
-            return logits
-    finally:
-        model.set_attn_implementation(attention.NAME)
 
 
 def model_logits(

@@ -1,4 +1,4 @@
-"""The layers of a decoder for one token in each of several rows, as operations that layers.cpp runs in one call."""
+"""The layers of a decoder as operations that layers.cpp runs in one call, for prompts or for a token in each row."""
 
 import ctypes
 import weakref
@@ -21,26 +21,26 @@ DENSE, INT8, INT4, OWN = range(4)
 FUNCTION = "chatui_layers"
 
 
-def _structure(name: str, pointers: str = "", integers: str = "", reals: str = "") -> Any:
+def structure(name: str, pointers: str = "", integers: str = "", reals: str = "") -> Any:
     """A structure of layers.cpp: its pointers, then its integers, then its numbers."""
     kinds = ((pointers, ctypes.c_void_p), (integers, ctypes.c_int64), (reals, ctypes.c_double))
     fields = [(field, kind) for names, kind in kinds for field in names.split()]
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-Rope = _structure("Rope", "cosines sines", "size")
-Step = _structure("Step", "tables positions ropes", "rows columns threads")
-Add = _structure("Add", "added hidden", "size")
-Norm = _structure("Norm", "source target weight", "size plus_one", "epsilon")
-Gate = _structure("Gate", "gate up target", "size stride activation")
-Product = _structure("Product", "source target bias weight factors group own", "inputs outputs kind planes")
-Attention = _structure(
+Rope = structure("Rope", "cosines sines", "size")
+Step = structure("Step", "tables begins positions ropes", "rows pieces columns threads")
+Add = structure("Add", "added hidden", "size")
+Norm = structure("Norm", "source target weight", "size plus_one", "epsilon")
+Gate = structure("Gate", "gate up target", "size stride activation")
+Product = structure("Product", "source target bias weight factors group own", "inputs outputs kind planes")
+Attention = structure(
     "Attention",
     "query key value target keys values query_norm key_norm own",
     "query_stride key_stride value_stride heads shared size width window layer plus_one in_int8",
     "scale softcap epsilon",
 )
-Operation = _structure("Operation", "what", "kind")
+Operation = structure("Operation", "what", "kind")
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,26 @@ class AttentionShape:
     softcap: float | None
 
 
-class LayerProgram:
-    """Operations on rows of numbers, collected one by one and then run by one call, for up to `capacity` rows."""
+@dataclass(frozen=True)
+class Pieces:
+    """Where rows stand: those from one of `begins` [pieces + 1] to before the next are tokens one behind the other.
 
-    def __init__(self, capacity: int, dtype: torch.dtype) -> None:
-        self.capacity, self.dtype = capacity, dtype
+    Their sequence lies in the blocks of `tables` [pieces, blocks]. `positions` has shape [rows].
+    """
+
+    tables: Tensor
+    begins: Tensor
+    positions: Tensor
+
+
+class LayerProgram:
+    """Operations on rows of numbers, collected one by one and then run by one call, for up to `capacity` rows.
+
+    Where it is for `prefill`, products are those of prompts, and pieces may have more than one token.
+    """
+
+    def __init__(self, capacity: int, dtype: torch.dtype, prefill: bool = False) -> None:
+        self.capacity, self.dtype, self.prefill = capacity, dtype, prefill
         self._held: list[object] = []
         self._operations: list[Any] = []
         self._array: Any = None
@@ -112,7 +127,8 @@ class LayerProgram:
                 (self._handle(layer.packed), self._handle(layer.scales_and_zeros)),
             )
             if layer.is_ours():
-                kind, own = OWN, ops.address(ops.PRODUCT)
+                for_prompts = self.prefill and layer.is_ours(prefill=True)
+                kind, own = OWN, ops.address(ops.PREFILL_PRODUCT if for_prompts else ops.PRODUCT)
                 weights = self._at(layer.packed), self._at(layer.scales_and_zeros)
         elif isinstance(layer, Int8GroupLinear):
             kind, own = OWN, ops.address(ops.INT8_PRODUCT)
@@ -142,7 +158,8 @@ class LayerProgram:
         at = [self._at(each) for each in (*projections, target, *cached)]
         weights = [None if each is None else self._at(each.weight) for each in (query, key)]
         row = projections[0][:1].unflatten(1, (shape.shared, -1, shape.size))
-        own = ops.address(ops.ATTEND[cached[0].dtype]) if not shape.softcap and ops.attends(row, *cached) else None
+        by_row = not self.prefill and not shape.softcap and ops.attends(row, *cached)
+        own = ops.address(ops.ATTEND[cached[0].dtype]) if by_row else None
         strides = [each.stride(0) for each in projections]
         plus_one, epsilon = (query.plus_one, query.epsilon) if query else (False, 0.0)
         in_int8 = cached[0].dtype is torch.int8
@@ -151,21 +168,18 @@ class LayerProgram:
         self._append(ATTENTION, Attention(*at, *weights, own, *strides, *sizes, *reals))
 
     def run(
-        self,
-        tables: Tensor,
-        positions: Tensor,
-        ropes: Sequence[tuple[Tensor, Tensor]],
-        begin: int = 0,
-        end: int | None = None,
+        self, pieces: Pieces, ropes: Sequence[tuple[Tensor, Tensor]], begin: int = 0, end: int | None = None
     ) -> None:
-        """Run all, or some of the operations, for the rows of `tables` [rows, blocks] and `positions` [rows]. `ropes`
-        are the cosines and sines of each layer, [rows, size]. Raises RuntimeError.
+        """Run all, or some of the operations, for the rows of `pieces`. Raises RuntimeError.
+
+        `ropes` are the cosines and sines of each layer, of `size` numbers for each row.
         """
         if self._array is None:
             self._array = (Operation * len(self))(*self._operations)
         encoded = (Rope * len(ropes))(*((c.data_ptr(), s.data_ptr(), c.shape[-1]) for c, s in ropes))
-        at = tables.data_ptr(), positions.data_ptr(), ctypes.addressof(encoded)
-        step = Step(*at, *tables.shape, torch.get_num_threads())
+        at = [tensor.data_ptr() for tensor in (pieces.tables, pieces.begins, pieces.positions)]
+        sizes = len(pieces.positions), *pieces.tables.shape, torch.get_num_threads()
+        step = Step(*at, ctypes.addressof(encoded), *sizes)
         first = ctypes.byref(self._array, begin * ctypes.sizeof(Operation))
         count = ctypes.c_int64((len(self) if end is None else end) - begin)
         function: Any = ops.function(FUNCTION)

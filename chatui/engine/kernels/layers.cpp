@@ -1,10 +1,11 @@
-// The layers of a decoder for one token in each of several rows: a list of operations, run by one call. Python says which
-// (kernels/layer_ops.py).
+// The layers of a decoder for pieces of sequences, one token each when they are decoded: a list of operations, run by one
+// call. Python says which (kernels/layer_ops.py).
 //
 // What lies between operations is rounded to the model's type, as PyTorch does; within them all is float32. Each row is
 // computed in the same order whatever other rows there are: alone or in a batch, the result is the same.
 
 #include "layers.h"
+#include "prefill_attention.h"
 
 #include <omp.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -20,8 +21,8 @@
 namespace {
 
 constexpr int64_t BLOCK = 64;
-// Threads share what has more numbers than this, or products of them: to wait for each other takes some microseconds.
-constexpr int64_t MIN_SHARED_NUMBERS = 1 << 12, MIN_SHARED_PRODUCTS = 1 << 14;
+// Threads share what has more numbers than this, or sums of two: to wait for each other takes some microseconds.
+constexpr int64_t MIN_SHARED_NUMBERS = 1 << 12, MIN_SHARED_ADDED = 1 << 15;
 
 enum : int64_t { ADD, NORM, GATE, PRODUCT, ATTENTION };
 
@@ -30,6 +31,7 @@ void add(const Add& job, const Step& step) {
   const T* added = static_cast<const T*>(job.added);
   T* hidden = static_cast<T*>(job.hidden);
   const int64_t count = step.rows * job.size;
+#pragma omp parallel for num_threads(step.threads) if (count > MIN_SHARED_ADDED)
   for (int64_t at = 0; at < count; at += LANES) store(hidden + at, load(hidden + at, count - at) + load(added + at, count - at), count - at);
 }
 
@@ -64,14 +66,14 @@ inline Floats activated(Floats x, int64_t kind) {
 
 template <typename T>
 void gate(const Gate& job, const Step& step) {
-  const int64_t groups = (job.size + LANES - 1) / LANES;
-#pragma omp parallel for num_threads(step.threads) if (step.rows * job.size > MIN_SHARED_NUMBERS)
-  for (int64_t n = 0; n < step.rows * groups; n++) {
-    const int64_t row = n / groups, at = n % groups * LANES, count = job.size - at;
-    const Floats gates = load(static_cast<const T*>(job.gate) + row * job.stride + at, count);
-    const Floats ups = load(static_cast<const T*>(job.up) + row * job.stride + at, count);
-    store(static_cast<T*>(job.to) + row * job.size + at, rounded<T>(activated(gates, job.activation)) * ups, count);
-  }
+#pragma omp parallel for collapse(2) num_threads(step.threads) if (step.rows * job.size > MIN_SHARED_NUMBERS)
+  for (int64_t row = 0; row < step.rows; row++)
+    for (int64_t at = 0; at < job.size; at += LANES) {
+      const int64_t count = job.size - at;
+      const Floats gates = load(static_cast<const T*>(job.gate) + row * job.stride + at, count);
+      const Floats ups = load(static_cast<const T*>(job.up) + row * job.stride + at, count);
+      store(static_cast<T*>(job.to) + row * job.size + at, rounded<T>(activated(gates, job.activation)) * ups, count);
+    }
 }
 
 // A tensor over memory of ours, for functions of PyTorch's.
@@ -161,23 +163,17 @@ void encode(const Attention& job, const Rope& rope, int64_t row, const T* from, 
     from = normed;
   }
   const int64_t half = rope.size / 2;
-  for (int64_t n = 0; n < half; n++) {
-    const float first = number(from[n]), second = number(from[n + half]);
-    to[n] = rounded<T>(rounded<T>(first * number(cosines[n])) - rounded<T>(second * number(sines[n])));
-    to[n + half] = rounded<T>(rounded<T>(second * number(cosines[n + half])) + rounded<T>(first * number(sines[n + half])));
+  for (int64_t n = 0; n < half; n += LANES) {
+    const int64_t count = half - n;
+    const auto product = [&](const T* numbers, const T* factors) { return rounded<T>(load(numbers, count) * load(factors, count)); };
+    const T *first = from + n, *second = from + n + half;
+    store(to + n, rounded<T>(product(first, cosines + n) - product(second, sines + n)), count);
+    store(to + n + half, rounded<T>(product(second, cosines + n + half) + product(first, sines + n + half)), count);
   }
   for (int64_t n = rope.size; n < job.size; n++) to[n] = number(from[n]);
 }
 
-// Keys and values are stored in the model's type, or in int8, where the scale of a head lies behind its numbers: bfloat16,
-// in so many bytes. kernels/int8_kv.py stores the same.
-template <typename Stored>
-constexpr int64_t SCALE = sizeof(Stored) == 1 ? 2 : 0;
 constexpr float LARGEST = 127.0f, TINY = 1e-30f;
-
-inline float scale_of(int8_t low, int8_t high) {
-  return same_bits<float>(static_cast<uint32_t>(static_cast<uint8_t>(high)) << 24 | static_cast<uint32_t>(static_cast<uint8_t>(low)) << 16);
-}
 
 // The numbers of a head, each `stride` behind the last.
 template <typename T>
@@ -202,9 +198,9 @@ void put_head(const float* numbers, int64_t size, int8_t* to, int64_t stride) {
 }
 
 template <typename T, typename Stored>
-void store_token(const Attention& job, const Step& step, int64_t row, int64_t shared, T* normed, float* scratch) {
+void store_token(const Attention& job, const Step& step, int64_t piece, int64_t row, int64_t shared, T* normed, float* scratch) {
   const int64_t position = step.positions[row], at = position % BLOCK;
-  const int64_t slot = step.tables[row * step.columns + position / BLOCK] * job.shared + shared;
+  const int64_t slot = step.tables[piece * step.columns + position / BLOCK] * job.shared + shared;
   const T* key = static_cast<const T*>(job.key) + row * job.key_stride + shared * job.size;
   encode(job, step.ropes[job.layer], row, key, job.key_norm, normed, scratch);
   put_head(scratch, job.size, static_cast<Stored*>(job.keys) + slot * (job.size + SCALE<Stored>) * BLOCK + at, BLOCK);
@@ -213,107 +209,43 @@ void store_token(const Attention& job, const Step& step, int64_t row, int64_t sh
   put_head(scratch, job.width, static_cast<Stored*>(job.values) + (slot * BLOCK + at) * (job.width + SCALE<Stored>), 1);
 }
 
-// Scores of the BLOCK positions of a block.
-template <typename Stored>
-inline void score(const Stored* keys, const float* query, int64_t size, float* scores) {
-  Floats sums[BLOCK / LANES] = {};
-  for (int64_t n = 0; n < size; n++)
-    for (int64_t part = 0; part < BLOCK / LANES; part++) sums[part] += query[n] * load(keys + n * BLOCK + part * LANES);
-  for (int64_t part = 0; part < BLOCK / LANES; part++) store(scores + part * LANES, sums[part]);
-  if constexpr (SCALE<Stored>)
-    for (int64_t at = 0; at < BLOCK; at++) scores[at] *= scale_of(keys[size * BLOCK + at], keys[(size + 1) * BLOCK + at]);
-}
-
-// sums += weights of positions from `begin` to before `end` * PARTS * LANES of their numbers.
-template <int PARTS, typename Stored>
-inline void weigh(const Stored* values, int64_t stride, const float* weights, int64_t begin, int64_t end, float* sums) {
-  Floats parts[PARTS];
-  for (int part = 0; part < PARTS; part++) parts[part] = load(sums + part * LANES);
-  for (int64_t at = begin; at < end; at++)
-    for (int part = 0; part < PARTS; part++) parts[part] += weights[at] * load(values + at * stride + part * LANES);
-  for (int part = 0; part < PARTS; part++) store(sums + part * LANES, parts[part]);
-}
-
-template <typename T, typename Stored>
-void attend(const Attention& job, const Step& step, int64_t row, int64_t head, std::vector<float>& scratch) {
-  const int64_t last = step.positions[row], first = job.window ? std::max<int64_t>(0, last + 1 - job.window) : 0;
-  const int64_t begin = first / BLOCK, end = last / BLOCK + 1, shared = head / (job.heads / job.shared);
-  const int64_t span = (end - begin) * BLOCK, wide = (job.width + LANES - 1) / LANES * LANES;
-  scratch.assign(span + 2 * job.size + wide, 0.0f);
-  float *weights = scratch.data(), *query = weights + span, *sums = query + job.size;
-  T* normed = reinterpret_cast<T*>(sums + wide);
-  encode(job, step.ropes[job.layer], row, static_cast<const T*>(job.query) + row * job.query_stride + head * job.size, job.query_norm, normed, query);
-  for (int64_t n = 0; n < job.size; n++) query[n] *= static_cast<float>(job.scale);
-
-  const int64_t* table = step.tables + row * step.columns;
-  for (int64_t block = begin; block < end; block++)
-    score(static_cast<const Stored*>(job.keys) + (table[block] * job.shared + shared) * (job.size + SCALE<Stored>) * BLOCK, query, job.size, weights + (block - begin) * BLOCK);
-  const float softcap = job.softcap;
-  if (softcap)
-    for (int64_t at = 0; at < span; at += LANES) store(weights + at, softcap * tanh_of(load(weights + at) / softcap));
-  const int64_t before = first - begin * BLOCK, after = last + 1 - begin * BLOCK;
-  std::fill(weights, weights + before, -INFINITY);
-  std::fill(weights + after, weights + span, -INFINITY);
-  float highest = -INFINITY;
-  for (int64_t at = before; at < after; at++) highest = weights[at] > highest ? weights[at] : highest;
-  Floats powers = {};
-  for (int64_t at = 0; at < span; at += LANES) {
-    store(weights + at, exponential(load(weights + at) - highest));
-    powers += load(weights + at);
-  }
-  // What is not seen was counted with e**-87 at the most.
-  const float sum = total(powers);
-
-  const int64_t stride = job.width + SCALE<Stored>;
-  for (int64_t block = begin; block < end; block++) {
-    const Stored* values = static_cast<const Stored*>(job.values) + (table[block] * job.shared + shared) * BLOCK * stride;
-    float* own = weights + (block - begin) * BLOCK;
-    const int64_t from = std::max<int64_t>(0, first - block * BLOCK), to = std::min(BLOCK, last + 1 - block * BLOCK);
-    if constexpr (SCALE<Stored>)
-      for (int64_t at = from; at < to; at++) own[at] *= scale_of(values[at * stride + job.width], values[at * stride + job.width + 1]);
-    int64_t n = 0;
-    for (; n + 8 * LANES <= job.width; n += 8 * LANES) weigh<8>(values + n, stride, own, from, to, sums + n);
-    for (; n + LANES <= job.width; n += LANES) weigh<1>(values + n, stride, own, from, to, sums + n);
-    for (; n < job.width; n++)
-      for (int64_t at = from; at < to; at++) sums[n] += own[at] * number(values[at * stride + n]);
-  }
-  T* result = static_cast<T*>(job.to) + (row * job.heads + head) * job.width;
-  for (int64_t n = 0; n < job.width; n++) put(result + n, sums[n] / sum);
-}
-
-// By the kernel of attend.cpp, which takes encoded queries.
-template <typename T>
-void attend_by_kernel(const Attention& job, const Step& step) {
-  thread_local std::vector<bfloat16> queries;
-  std::vector<float> scratch(2 * job.size);
-  queries.resize(step.rows * job.heads * job.size);
-  bfloat16* to = queries.data();
-  for (int64_t row = 0; row < step.rows; row++)
-    for (int64_t head = 0; head < job.heads; head++, to += job.size) {
-      const T* query = static_cast<const T*>(job.query) + row * job.query_stride + head * job.size;
-      encode(job, step.ropes[job.layer], row, query, job.query_norm, reinterpret_cast<T*>(scratch.data() + job.size), scratch.data());
-      for (int64_t n = 0; n < job.size; n++) put(to + n, scratch[n] * static_cast<float>(job.scale));
-    }
-  job.own(queries.data(), job.keys, job.values, step.tables, step.positions, job.to, step.rows, job.shared, job.heads / job.shared, job.size, job.width, step.columns, job.window, step.threads);
+// The piece of each row.
+std::vector<int64_t> pieces_of(const Step& step) {
+  std::vector<int64_t> pieces;
+  for (int64_t piece = 0; piece < step.pieces; piece++) pieces.resize(step.begins[piece + 1], piece);
+  return pieces;
 }
 
 template <typename T, typename Stored>
 void attention(const Attention& job, const Step& step) {
-  const int64_t wide = std::max(job.size, job.width);
-  std::vector<float> scratch(wide + job.size);
-  for (int64_t row = 0; row < step.rows; row++)
-    for (int64_t shared = 0; shared < job.shared; shared++)
-      store_token<T, Stored>(job, step, row, shared, reinterpret_cast<T*>(scratch.data() + wide), scratch.data());
-  if (job.own) return attend_by_kernel<T>(job, step);
-  int64_t tokens = 0;
-  for (int64_t row = 0; row < step.rows; row++) tokens += step.positions[row];
-#pragma omp parallel num_threads(step.threads) if (tokens * job.heads * job.size > MIN_SHARED_PRODUCTS)
+  thread_local std::vector<T> kept;
+  kept.resize(step.rows * job.heads * job.size);
+  T* queries = kept.data();
+  const std::vector<int64_t> pieces = pieces_of(step);
+  const Rope& rope = step.ropes[job.layer];
+#pragma omp parallel num_threads(step.threads) if (step.rows * job.heads * job.size > MIN_SHARED_NUMBERS)
   {
-    std::vector<float> own;
-    // Rows are of different lengths.
-#pragma omp for schedule(dynamic)
-    for (int64_t at = 0; at < step.rows * job.heads; at++) attend<T, Stored>(job, step, at / job.heads, at % job.heads, own);
+    const int64_t wide = std::max(job.size, job.width);
+    std::vector<float> numbers(wide);
+    std::vector<T> normed(job.size);
+#pragma omp for
+    for (int64_t row = 0; row < step.rows; row++) {
+      for (int64_t shared = 0; shared < job.shared; shared++)
+        store_token<T, Stored>(job, step, pieces[row], row, shared, normed.data(), numbers.data());
+      for (int64_t head = 0; head < job.heads; head++) {
+        const T* query = static_cast<const T*>(job.query) + row * job.query_stride + head * job.size;
+        encode(job, rope, row, query, job.query_norm, normed.data(), numbers.data());
+        for (int64_t n = 0; n < job.size; n++) put(queries + (row * job.heads + head) * job.size + n, numbers[n] * static_cast<float>(job.scale));
+      }
+    }
   }
+  const int64_t group = job.heads / job.shared;
+  if constexpr (sizeof(T) == sizeof(bfloat16))
+    if (job.own) return job.own(queries, job.keys, job.values, step.tables, step.positions, job.to, step.rows, job.shared, group, job.size, job.width, step.columns, job.window, step.threads);
+  const PrefillAttention call{
+      queries, job.keys, job.values, step.tables, step.begins, step.positions, nullptr, job.to, step.pieces, job.shared, group, job.size, job.width,
+      step.columns, job.window, sizeof(T) == sizeof(bfloat16), job.in_int8, step.threads, job.softcap};
+  chatui_prefill_attention(&call);
 }
 
 template <typename T>

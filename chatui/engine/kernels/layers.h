@@ -16,10 +16,11 @@ struct Rope {
 
 // What a step brings along.
 struct Step {
-  const int64_t* tables;     // [rows, columns]: the block of each BLOCK positions
-  const int64_t* positions;  // [rows]: of the new token
+  const int64_t* tables;     // [pieces, columns]: the block of each BLOCK positions
+  const int64_t* begins;     // [pieces + 1]: rows from one to before the next are a piece of a sequence
+  const int64_t* positions;  // [rows]
   const Rope* ropes;         // one for each layer
-  int64_t rows, columns, threads;
+  int64_t rows, pieces, columns, threads;
 };
 
 // hidden += added, both [rows, size].
@@ -72,9 +73,9 @@ struct Product {
 struct Attention {
   const void *query, *key, *value;  // [rows, heads * size], [rows, shared * size], [rows, shared * width]
   void* to;                         // [rows, heads * width]
-  void *keys, *values;  // [blocks, shared, size, BLOCK], [blocks, shared, BLOCK, width]; see SCALE in layers.cpp
+  void *keys, *values;  // as PrefillAttention has them
   const void *query_norm, *key_norm;  // weights [size], or none
-  OwnAttention own;                   // the kernel for a model in bfloat16, or none
+  OwnAttention own;                   // the kernel for one token in each piece, or none
   int64_t query_stride, key_stride, value_stride, heads, shared, size, width;
   int64_t window;  // so many tokens are seen, or 0: all
   int64_t layer, plus_one;

@@ -1,8 +1,9 @@
 """What PyTorch is slow at on a CPU, in C++: built once by this machine's compiler, and dispensable.
 
-These are the products of layers with 4-bit or 8-bit levels (levels.cpp) and of dense ones (linear.cpp, see dense.py), a
-decode step's attention (attend.cpp), a look at the scores of all tokens (top_logits.cpp) and the layers of a decoder in
-one call (layers.cpp); on a CPU without AVX-512, a product of 4-bit levels while prompts are read (int4_prefill.cpp).
+These are the products of layers with 4-bit or 8-bit levels (levels.cpp) and of dense ones (linear.cpp, see dense.py),
+the attention of a decode step (attend.cpp) and of prompts (prefill_attention.cpp), a look at the scores of all tokens
+(top_logits.cpp) and the layers of a decoder in one call (layers.cpp); on a CPU without AVX-512, a product of 4-bit
+levels while prompts are read (int4_prefill.cpp).
 
 Which form of them a CPU gets is told by AVX512, AVX2 and ANY.
 """
@@ -31,7 +32,7 @@ from chatui.engine.kernels.int8_kv import width_of
 
 log = logging.getLogger(__name__)
 
-HEADERS = ("lanes.h", "lanes_any.h", "numbers.h", "layers.h")
+HEADERS = ("lanes.h", "lanes_any.h", "numbers.h", "layers.h", "prefill_attention.h")
 TORCH = Path(torch.__file__).parent
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 Function = Callable[..., None]
@@ -49,16 +50,16 @@ class Processor:
     """Outputs whose 8-bit levels lie together."""
 
 
-DECODING = ("levels.cpp", "linear.cpp", "attend.cpp", "top_logits.cpp", "layers.cpp")
+COMMON = ("levels.cpp", "linear.cpp", "attend.cpp", "prefill_attention.cpp", "top_logits.cpp", "layers.cpp")
 AVX512 = Processor(
-    DECODING,
+    COMMON,
     ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"),
     "AVX512",
     strip=32,
 )
-AVX2 = Processor((*DECODING, "int4_prefill.cpp"), ("-mavx2", "-mfma"), "AVX2", strip=16)
+AVX2 = Processor((*COMMON, "int4_prefill.cpp"), ("-mavx2", "-mfma"), "AVX2", strip=16)
 # In vectors of 128 bits, which every CPU of these kinds has.
-ANY = Processor(DECODING, (), "", strip=16)
+ANY = Processor(COMMON, (), "", strip=16)
 MACHINES = ("x86_64", "aarch64")
 
 # Building takes some 10 s, on a busy machine ten times that. Loading a model waits for it.

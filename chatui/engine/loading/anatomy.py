@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from chatui.chat import ModelAnatomy
-from chatui.engine.batching.forward import probe_layout
+from chatui.engine.batching.attention_probe import probe_layout
 from chatui.engine.batching.token_budget import MAX_TOKENS
 from chatui.engine.kernels.quantized import linear_layers
 from chatui.engine.loading import build_lock

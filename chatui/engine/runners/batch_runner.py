@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from chatui.chat import ChatRequest, ReplyDelta
-from chatui.engine.batching import compiling, forward
+from chatui.engine.batching import attention_probe, compiling, forward
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.cuda_graphs import GraphedDecode
 from chatui.engine.batching.fingerprint import fingerprint
 from chatui.engine.batching.fused_decode import fuse
+from chatui.engine.batching.fused_prefill import fuse_prefill
 from chatui.engine.batching.kv_cache import KVCache, fit
 from chatui.engine.batching.kv_error import measure_divergence
 from chatui.engine.batching.kv_files import KVFiles
@@ -32,8 +33,8 @@ KV_SHARE = 0.25
 
 def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | None":
     """The model with blocks for several conversations, or None where it needs more than plain attention."""
-    shape = forward.probe_layout(loaded.model)
-    if shape is None or not forward.matches_own_attention(loaded.model, shape):
+    shape = attention_probe.probe_layout(loaded.model)
+    if shape is None or not attention_probe.matches_own_attention(loaded.model, shape):
         loaded.model.set_attn_implementation("sdpa" if loaded.model._supports_sdpa else "eager")
         return None
     divergence = None
@@ -108,11 +109,14 @@ class BatchRunner(LoadedRunner):
                 self._after_first_reply = begin
 
     def _fused(self) -> bool:
-        """Offer a step whose layers are C++; whether a compiled one would be no faster."""
+        """Use layers in C++ where they are faster; whether a compiled step would be no faster."""
         fused = fuse(self.batch.forward.step, self.batch.forward.cache)
         if fused is None:
             return False
         self.batch.forward.offer(fused)
+        prefill = fuse_prefill(fused, self.batch.forward.cache)
+        if prefill is not None:
+            self.batch.forward.use_prefill(prefill)
         return not ops.compiling_may_pay()
 
     def can_begin(self, prepared: object) -> bool:
