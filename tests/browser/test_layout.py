@@ -18,7 +18,7 @@ SIZES = {
     **{"phone": (320, 640), "side": (844, 390), "tablet": (820, 1180), "laptop": (1280, 800), "desk": (2560, 1440)},
     **{"200 %": (640, 400), "400 %": (320, 256)},
 }
-QUICK = ("desk", "400 %")
+QUICK = ("phone", "desk", "400 %")
 LONG = ["A sentence of the reply that is long enough to fill a line of the column on most screens. " * 4]
 
 

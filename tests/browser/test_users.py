@@ -18,7 +18,6 @@ from tests.fakes import FakeBackend, Hold
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.exhaustive  # tests/integration/test_ownership.py parts users, test_tabs.py streams to many pages
 def test_two_users_stream_at_once_and_see_only_their_own(
     serve: Callable[..., Site], open_chat: Callable[..., Chat], tmp_path: Path
 ) -> None:
