@@ -47,7 +47,7 @@ class AddableModels(FakeBackend):
 @pytest.fixture
 def models(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
     """A Hub with some models, and a machine with a known memory."""
-    monkeypatch.setattr(server, "_machine", lambda: Machine((Device("cpu", 8 * 10**9, 16 * 10**9, 20e9),)))
+    monkeypatch.setattr(server, "_machine", lambda _: Machine((Device("cpu", 8 * 10**9, 16 * 10**9, 20e9),)))
     results = [
         {
             "filename": "hle.yaml",

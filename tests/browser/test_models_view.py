@@ -24,7 +24,7 @@ GB = 10**9
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with a known memory, and an empty HF cache."""
-    monkeypatch.setattr(server, "_machine", lambda: Machine((Device("cpu", 8 * GB, 16 * GB, 20e9),)))
+    monkeypatch.setattr(server, "_machine", lambda _: Machine((Device("cpu", 8 * GB, 16 * GB, 20e9),)))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
