@@ -101,7 +101,8 @@ void unpack_values(const Stored* from, int64_t width, int64_t begin, int64_t end
 // summed before is scaled to the new highest score.
 inline void weigh(float* scores, int64_t begin, int64_t end, float softcap, float& highest, Floats& total, float* sums, int64_t width) {
   const auto masked = [&](int64_t at, Floats numbers, float other) {
-    const Ints place = Ints{0, 1, 2, 3, 4, 5, 6, 7} + static_cast<int32_t>(at);
+    Ints place;
+    for (int64_t lane = 0; lane < LANES; lane++) place[lane] = static_cast<int32_t>(at + lane);
     return (place >= static_cast<int32_t>(begin)) & (place < static_cast<int32_t>(end)) ? numbers : Floats{} + other;
   };
   const bool whole = begin == 0 && end == BLOCK;

@@ -1,5 +1,7 @@
 """Loads a model and chooses how it is run: many replies at once where its attention allows, else one after another."""
 
+import contextlib
+import ctypes
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,14 @@ def open_model(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> ModelRu
         return SerialRunner(_with_full_kv(loaded) if spec.kv_dtype == "int8" else loaded)
     if spec.compile == "auto":
         model.use_faster_decode(spec, cache_dir)
+    _trim_heap()
     return model
+
+
+def _trim_heap() -> None:
+    """Give back to the system what loading has freed: glibc keeps it (malloc_trim(3))."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _with_full_kv(loaded: LoadedModel) -> LoadedModel:
