@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from chatui.engine.kernels import checks
+from chatui.engine.kernels.levels import GROUP
 
 
 def pack(levels: Tensor, own: bool) -> Tensor:
@@ -16,7 +17,7 @@ def pack(levels: Tensor, own: bool) -> Tensor:
 
 
 def product(x: Tensor, levels: Tensor, factors: Tensor) -> Tensor:
-    scale, zero = factors.float().transpose(0, 1).repeat_interleave(checks.GROUP, 1).unbind(2)
+    scale, zero = factors.float().transpose(0, 1).repeat_interleave(GROUP, 1).unbind(2)
     return (x.float() @ ((levels - 8) * scale + zero).T).bfloat16()
 
 

@@ -8,14 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from chatui.engine.kernels.levels import GROUP
+
 log = logging.getLogger(__name__)
 
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 Pack = Callable[[Tensor, bool], Tensor]
 """Levels [out, in], and whether it is for our product or PyTorch's -> what that reads."""
 
-# The product shares one scale among so many inputs.
-GROUP = 32
 # The layer that is checked, [outputs, inputs]. Each of these rows goes another way through the product.
 CHECKED_SHAPE, CHECKED_ROWS = (64, 3 * GROUP), (1, 5, 9, 20)
 # How far it may be from PyTorch's, relative to its size; rounding to bfloat16 stays below a hundredth.

@@ -67,8 +67,6 @@ BUILD_SECONDS = 300
 
 # The product works on blocks of so many outputs, attention on blocks of so many tokens.
 BLOCK = 64
-# The product shares one scale among so many inputs.
-GROUP = 32
 # Attention works on so many numbers of a value at once.
 LANES = 16
 
