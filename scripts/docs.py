@@ -122,7 +122,8 @@ def message_calls() -> list[Call]:
     from chatui.engine.runners.reply_builder import ReplyBuilder
     from chatui.engine.sampling.sampler import choose_each
     from chatui.engine.text import prompt
-    from chatui.engine.text.detokenizer import Detokenizer, StopStrings
+    from chatui.engine.text.detokenizer import Detokenizer
+    from chatui.reply_text.stop_strings import StopStrings
     from chatui.reply_writer import ReplyWriter
     from chatui.runner import Runner, build_messages
     from chatui.running_reply import ReplyProgress, RunningReply

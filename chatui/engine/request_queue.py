@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from chatui.chat import ChatRequest, ReplyDelta
-from chatui.engine.fair_queue import FairQueue
 from chatui.errors import ChatError, OverloadError, unexpected
+from chatui.fair_queue import FairQueue
 
 log = logging.getLogger(__name__)
 

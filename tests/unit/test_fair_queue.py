@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatui.engine.fair_queue import FairQueue
+from chatui.fair_queue import FairQueue
 
 USERS = st.sampled_from("abc")
 EVENTS = st.lists(st.one_of(USERS, st.just("serve"), st.integers(0, 30)), max_size=40)

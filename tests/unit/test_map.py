@@ -55,6 +55,8 @@ RANK = {
     "uvicorn_protocol": 3.1,
     "downloads": 4,
     "engine": 4,
+    "fair_queue": 0,
+    "reply_text": 1,
     "ui": 4,
     "api": 4,
     "server": 5,

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from chatui.chat import ReplyDelta
 from chatui.engine.text.harmony import HarmonySplitter, marked
-from chatui.engine.text.reply_parts import Parts, Splitter
 from chatui.engine.text.response_template import TemplateSplitter
-from chatui.engine.text.thinking import ThinkingSplitter
-from chatui.engine.text.thinking_tags import HARMONY, TAGS, THINK, Tags, find_tags, opened_by
+from chatui.reply_text.reply_parts import Parts, Splitter
+from chatui.reply_text.thinking import ThinkingSplitter
+from chatui.reply_text.thinking_tags import HARMONY, TAGS, THINK, Tags, find_tags, opened_by
 
 
 def cut(text: str, places: set[int]) -> list[str]:

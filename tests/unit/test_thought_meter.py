@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatui.engine.text.reply_parts import Parts
-from chatui.engine.text.thinking_tags import THINK, Tags
 from chatui.engine.text.thought_meter import ThoughtMeter
+from chatui.reply_text.reply_parts import Parts
+from chatui.reply_text.thinking_tags import THINK, Tags
 
 END = (1, 2, 3)
 

@@ -40,7 +40,7 @@ from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.model_files import Files, from_home, locate
 from chatui.engine.loading.template_files import replaced_template
 from chatui.engine.loading.weights import check_weights, total_memory
-from chatui.engine.text import response_template, thinking_tags
+from chatui.engine.text import response_template
 from chatui.engine.text.chat_template import Template, probe
 from chatui.engine.text.prompt import set_control_tokens
 from chatui.errors import ChatError
@@ -49,6 +49,7 @@ from chatui.model_spec import (
     display_name,
     is_adapter,
 )
+from chatui.reply_text import thinking_tags
 
 
 def load(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> LoadedModel:

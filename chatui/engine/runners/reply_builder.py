@@ -16,14 +16,15 @@ from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.sampling.sampler import Sampler, model_logits_processors
 from chatui.engine.text import prompt as prompts
 from chatui.engine.text.chat_template import Template
-from chatui.engine.text.detokenizer import REPLACEMENT, Detokenizer, StopStrings
+from chatui.engine.text.detokenizer import REPLACEMENT, Detokenizer
 from chatui.engine.text.harmony import HarmonySplitter, marked
-from chatui.engine.text.reply_parts import NOTHING, Parts, Splitter
 from chatui.engine.text.response_template import TemplateSplitter
 from chatui.engine.text.spans import SectionCache
-from chatui.engine.text.thinking import ThinkingSplitter
-from chatui.engine.text.thinking_tags import HARMONY, THINK, Tags, opened_by
 from chatui.engine.text.thought_meter import ThoughtMeter
+from chatui.reply_text.reply_parts import NOTHING, Parts, Splitter
+from chatui.reply_text.stop_strings import StopStrings
+from chatui.reply_text.thinking import ThinkingSplitter
+from chatui.reply_text.thinking_tags import HARMONY, THINK, Tags, opened_by
 from chatui.traces import Traces
 
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}

@@ -1,1 +1,1 @@
-"""Messages to token ids by the chat template, and token ids to text: detokenizer, stop strings, thoughts."""
+"""Messages to token ids by the chat template, and token ids to text in whole characters."""

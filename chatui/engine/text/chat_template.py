@@ -8,10 +8,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from chatui.chat import Message, Role, SystemRole, TemplateFacts
-from chatui.engine.text import response_template, template_arguments, template_limit, thinking_tags
-from chatui.engine.text.thinking_tags import HARMONY, Tags
+from chatui.engine.text import response_template, template_arguments, template_limit
 from chatui.errors import ModelError
 from chatui.generation_settings import GenerationSettings
+from chatui.reply_text import thinking_tags
+from chatui.reply_text.thinking_tags import HARMONY, Tags
 from chatui.thinking_controls import NO_CONTROLS, TemplateArguments, ThinkingControls
 
 PROBE = "qzprobe"

@@ -1,6 +1,6 @@
-"""Token ids -> text as it may be shown: whole characters, no stop strings. Knows no model."""
+"""Token ids -> text in whole characters. Knows no model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 REPLACEMENT = "\ufffd"
 
@@ -46,37 +46,3 @@ class Detokenizer:
         self._shown = max(0, len(self._decode(self._ids)) - held)
         self._unfinished = self._unfinished if held else 0
         return shown
-
-
-class StopStrings:
-    """Cuts a stream of text just before the stop string that is complete first, however the pieces split it."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
-        self._held = ""
-        self.hit: str | None = None
-
-    def push(self, text: str) -> str:
-        """The text that cannot be part of a stop string. After a hit, `hit` is set and nothing more comes."""
-        if self.hit is not None:
-            return ""
-        text = self._held + text
-        found = [(text.index(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text]
-        if found:
-            end, _, self.hit = min(found)
-            self._held = ""
-            return text[: end - len(self.hit)]
-        keep = max((overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-    def flush(self) -> str:
-        """What was held back, once it is sure that no stop string follows."""
-        held, self._held = self._held, ""
-        return held
-
-
-def overlap(text: str, pattern: str) -> int:
-    """Length of the longest end of `text` that is a start of `pattern`, short of all of it."""
-    limit = min(len(text), len(pattern) - 1)
-    return next((size for size in range(limit, 0, -1) if text.endswith(pattern[:size])), 0)

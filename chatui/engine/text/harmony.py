@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from chatui.engine.text.reply_parts import NOTHING, Parts
-from chatui.engine.text.thinking_tags import HARMONY, Tags
+from chatui.reply_text.reply_parts import NOTHING, Parts
+from chatui.reply_text.thinking_tags import HARMONY, Tags
 
 MARK = "\ue0ff"
 """Stands before and behind a control token that the HarmonySplitter reads, so that no text is taken for one."""

@@ -10,8 +10,8 @@ from chatui.chat import Message, Prompt
 from chatui.engine.text import spans
 from chatui.engine.text.chat_template import PROBE, Template, as_dicts, first_line, render, try_render
 from chatui.engine.text.message_roles import fit_roles, role_notes
-from chatui.engine.text.thinking_tags import THINK, opened_by
 from chatui.errors import PromptError, TooLongError
+from chatui.reply_text.thinking_tags import THINK, opened_by
 
 
 def set_control_tokens(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers.utils.chat_parsing import ResponseParser
 
-from chatui.engine.text.reply_parts import NOTHING, Parts
-from chatui.engine.text.thinking_tags import THOUGHTS, Tags
+from chatui.reply_text.reply_parts import NOTHING, Parts
+from chatui.reply_text.thinking_tags import THOUGHTS, Tags
 
 
 class TemplateSplitter:

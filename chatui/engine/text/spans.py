@@ -20,7 +20,7 @@ from transformers.utils.chat_template_utils import (
 
 from chatui.chat import Message, Source, Span
 from chatui.engine.text.detokenizer import Detokenizer
-from chatui.engine.text.thinking_tags import HARMONY, TAGS
+from chatui.reply_text.thinking_tags import HARMONY, TAGS
 
 RenderTemplate = Callable[[list[Message]], str]
 

@@ -3,8 +3,8 @@
 import functools
 from collections.abc import Callable, Sequence
 
-from chatui.engine.text.reply_parts import Parts
-from chatui.engine.text.thinking_tags import Tags
+from chatui.reply_text.reply_parts import Parts
+from chatui.reply_text.thinking_tags import Tags
 
 RESERVED_SHARE = 4
 """One token in so many of a reply's greatest length is kept for the answer."""

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
-from chatui.engine.text.thinking_tags import Tags
+from chatui.reply_text.thinking_tags import Tags
 
 
 class Parts(NamedTuple):

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
-from chatui.engine.text.detokenizer import overlap
-from chatui.engine.text.reply_parts import Parts
-from chatui.engine.text.thinking_tags import MAX_TAG_LENGTH, TAGS, THINK, Tags
+from chatui.reply_text.reply_parts import Parts
+from chatui.reply_text.stop_strings import overlap
+from chatui.reply_text.thinking_tags import MAX_TAG_LENGTH, TAGS, THINK, Tags
 
 FENCES = ("```", "~~~")
 QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»"}
