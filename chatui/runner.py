@@ -17,8 +17,10 @@ from chatui.character_prompt import Insertion
 from chatui.chat import ChatRequest, Message, ModelStatus
 from chatui.errors import ChatError, unexpected
 from chatui.inspection import Inspection
+from chatui.other_servers import OtherServers
 from chatui.reply_writer import ReplyWriter
 from chatui.running_reply import RunningReply
+from chatui.store.notifications import Notification
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import NewTurn, Path, StoredMessage
 from chatui.store.store import Store
@@ -26,15 +28,12 @@ from chatui.store.store import Store
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
-LEASE_TIMEOUT = timedelta(seconds=5)
+LEASE_TIMEOUT = timedelta(seconds=2.5)
 """Age of the last heartbeat at which a running reply counts as abandoned, if the next sweep finds the same heartbeat.
 
-The second sweep gives servers a chance that could not write: the database was away, or the clock jumped.
+The second sweep gives servers a chance that could not write: the database was away, or the clock jumped. With both, the
+replies of a dead server are marked within five seconds.
 """
-
-STOP_TIMEOUT_SECONDS = 12.0
-STOP_POLL_SECONDS = 0.1
-"""How long, and how often, stop() polls for another server to end its reply. A dead server's reply is swept by then."""
 
 IMPORT_TIMEOUT = timedelta(seconds=60)
 """An import that has added nothing for so long counts as abandoned."""
@@ -62,6 +61,8 @@ class Runner:
         self._housekeeping: asyncio.Task[None] | None = None
         self._stale: dict[tuple[str, str], datetime] = {}
         self._closing = False
+        self.other_servers = OtherServers(persistent_store.notifications)
+        persistent_store.notifications.subscribe(self._on_notification)
 
     def store(self, temporary: bool) -> Store:
         """The store for temporary chats, or the one for all others."""
@@ -157,7 +158,7 @@ class Runner:
             async for _ in reply.changes():
                 pass
         if conversation and not temporary and not any(reply.save_error for reply in stopping):
-            await self._stop_on_other_servers(owner, conversation)
+            await self.other_servers.stop(self.owner_store(owner), conversation)
 
     def answer_now(self, owner: str, message: str) -> None:
         """End the thought of the reply with this message id, if it runs in this process, so that its answer begins."""
@@ -171,17 +172,9 @@ class Runner:
         self.backend.forget(conversation)
         await asyncio.to_thread(self.temporary_store.discard, owner, conversation)
 
-    async def _stop_on_other_servers(self, owner: str, conversation: str) -> None:
-        owner_store, deadline = self.owner_store(owner), time.monotonic() + STOP_TIMEOUT_SECONDS
-        running = await asyncio.to_thread(owner_store.running_replies, conversation)
-        if running:
-            await asyncio.to_thread(owner_store.request_stop, conversation)
-        while running and time.monotonic() < deadline:
-            await asyncio.sleep(STOP_POLL_SECONDS)
-            running = await asyncio.to_thread(owner_store.running_replies, conversation)
-
     def start(self) -> None:
-        """Start saving and housekeeping on the running event loop. Does nothing if they already run there."""
+        """Start saving, housekeeping and listening on the running event loop, unless they already run there."""
+        self.persistent_store.notifications.start()
         for writer in self._writers.values():
             writer.start()
         loop, task = asyncio.get_running_loop(), self._housekeeping
@@ -198,6 +191,7 @@ class Runner:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(writer.close() for writer in self._writers.values()))
+        await asyncio.to_thread(self.persistent_store.notifications.close)
 
     def _with_running(self, owner: str, path: Sequence[StoredMessage]) -> tuple[StoredMessage, ...]:
         """The messages of a path. For those that run here, this process has newer content than the store."""
@@ -258,6 +252,12 @@ class Runner:
         self.persistent_store.purge(TRASH_RETENTION)
         for conversation in self.temporary_store.purge_temporary(TEMPORARY_RETENTION):
             self.backend.forget(conversation)
+
+    def _on_notification(self, notification: Notification) -> None:
+        """Stop the replies that another server requests to stop."""
+        for reply in self._writers[False].replies.values():
+            if notification.kind == "stop" and reply.message.id in notification.ids and reply.task is not None:
+                reply.task.cancel()
 
     def _inspection(self, reply: RunningReply) -> bytes | None:
         return self._packed_inspection(reply) if self.keeps_inspections else None

@@ -8,6 +8,7 @@ from datetime import timedelta
 from sqlalchemy import delete, insert, select, update
 
 from chatui.store.database import Database
+from chatui.store.notifications import notify
 from chatui.store.rows import now
 from chatui.store.tables import logins
 
@@ -52,9 +53,10 @@ class Logins:
         return name
 
     def remove(self, token: str) -> None:
-        """Make a token invalid."""
+        """Make a token invalid, on all servers."""
         with self._database.writing() as connection:
             connection.execute(delete(logins).where(logins.c.token == _hash(token)))
+            notify(connection, "logout", [_hash(token)])
 
     def _proof(self, token: str, name: str) -> bytes:
         message = f"{name}\0{self._passwords.get(name, '')}"

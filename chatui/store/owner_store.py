@@ -1,13 +1,13 @@
 """Reads and writes the conversations, personas and votes of one owner. Rows of other owners count as not found."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Boolean, Connection, Select, Update, and_, literal, select, tuple_, update
+from sqlalchemy import Boolean, Connection, and_, literal, select, tuple_, update
 
 from chatui.errors import ChatError, NotFoundError
 from chatui.personas import Persona
-from chatui.store import branching, import_merge, own_personas, search, turns
+from chatui.store import branching, import_merge, own_personas, reply_updates, search, turns
 from chatui.store.database import Database
 from chatui.store.own_votes import OwnVotes
 from chatui.store.persona_files import StoredPersona
@@ -46,7 +46,6 @@ from chatui.store.tables import SEQ_TYPE, Time, conversations, inspections, mess
 from chatui.text_cleaning import clean, one_line
 
 NOTE_LIMIT = 2000
-S = TypeVar("S", Select[Any], Update)
 
 
 class OwnerStore:
@@ -188,17 +187,17 @@ class OwnerStore:
         with self._database.writing() as connection:
             find_conversation(connection, self._owner, id, lock=True)
             self._change(connection, id, deleted=database_time(connection))
-            connection.execute(self._running(update(messages), id).values(stop_requested=True))
+            reply_updates.request_stop(connection, self._owner, id)
 
     def running_replies(self, id: str) -> list[str]:
         """The ids of the running replies of a conversation, on all servers."""
         with self._database.reading() as connection:
-            return list(connection.scalars(self._running(select(messages.c.id), id)))
+            return reply_updates.running(connection, self._owner, id)
 
     def request_stop(self, id: str) -> None:
         """Request that the running replies of a conversation stop; their servers see it within a second."""
         with self._database.writing() as connection:
-            connection.execute(self._running(update(messages), id).values(stop_requested=True))
+            reply_updates.request_stop(connection, self._owner, id)
 
     def restore(self, id: str) -> ConversationInfo:
         """Restore a deleted conversation. Raises NotFoundError if it is purged."""
@@ -331,10 +330,6 @@ class OwnerStore:
             .limit(1)
         )
         return first_words(question or "")
-
-    def _running(self, statement: S, id: str) -> S:
-        of_conversation = and_(messages.c.owner == self._owner, messages.c.conversation == id)
-        return statement.where(of_conversation, messages.c.state == "running")
 
     def _set(self, id: str, **values: Any) -> None:
         with self._database.writing() as connection:

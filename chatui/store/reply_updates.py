@@ -1,10 +1,14 @@
-"""Writes the progress of running replies to their rows. Only the server with a reply's lease may write it."""
+"""Writes the progress of running replies to their rows, and requests that they stop.
+
+Only the server with a reply's lease may write it.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, insert, select, update
 
+from chatui.store.notifications import notify
 from chatui.store.quotas import add_size, reply_size
 from chatui.store.records import ReplyUpdate, UpdateResult
 from chatui.store.rows import database_time, message_of
@@ -12,10 +16,27 @@ from chatui.store.tables import conversations, inspections, messages
 
 
 def write(connection: Connection, updates: Sequence[ReplyUpdate]) -> list[UpdateResult]:
-    """Write all updates and their heartbeats. Returns the result of each."""
+    """Write all updates and their heartbeats, and notify other servers. Returns the result of each."""
     _lock_conversations(connection, [one for one in updates if one.state != "running"])
     moment = database_time(connection)
-    return [_write_one(connection, one, moment) for one in updates]
+    results = [_write_one(connection, one, moment) for one in updates]
+    notify(connection, "reply", [one.message for one in updates])
+    return results
+
+
+def running(connection: Connection, owner: str, conversation: str) -> list[str]:
+    """The ids of the running replies of a conversation, on all servers."""
+    return list(connection.scalars(select(messages.c.id).where(_is_running(owner, conversation))))
+
+
+def request_stop(connection: Connection, owner: str, conversation: str) -> None:
+    """Request that the running replies of a conversation stop, and notify their servers."""
+    statement = update(messages).where(_is_running(owner, conversation)).values(stop_requested=True)
+    notify(connection, "stop", list(connection.scalars(statement.returning(messages.c.id))))
+
+
+def _is_running(owner: str, conversation: str) -> ColumnElement[bool]:
+    return and_(messages.c.owner == owner, messages.c.conversation == conversation, messages.c.state == "running")
 
 
 def _lock_conversations(connection: Connection, ended: Sequence[ReplyUpdate]) -> None:

@@ -17,6 +17,7 @@ from chatui.store.adoptions import Adoptions
 from chatui.store.backups import backup
 from chatui.store.database import ALL_OWNERS, Database, database_url
 from chatui.store.migrating import backup_files, migrate, revision, upgrade
+from chatui.store.notifications import Notifications, notify
 from chatui.store.owner_store import OwnerStore
 from chatui.store.quotas import UNLIMITED, Quotas
 from chatui.store.records import ReplyUpdate, UpdateResult
@@ -43,6 +44,7 @@ class Store:
         `backups` is the folder with backups of a database that is not a file. `limits` apply to each owner.
         """
         self.database, self._backups, self._limits = database, backups, limits
+        self.notifications = Notifications(database)
         self._log_has_deleted_rows = True
 
     @classmethod
@@ -139,14 +141,16 @@ class Store:
         """
         with self.database.maintaining() as connection:
             stale = update(messages).where(_is_stale(connection, stale_for)).values(state="interrupted", lease=None)
-            if heartbeats is None:
-                return connection.execute(stale).rowcount
-            return sum(
-                connection.execute(
+            each = [stale]
+            if heartbeats is not None:
+                each = [
                     stale.where(messages.c.owner == owner, messages.c.id == id, messages.c.heartbeat == heartbeat)
-                ).rowcount
-                for (owner, id), heartbeat in heartbeats.items()
-            )
+                    for (owner, id), heartbeat in heartbeats.items()
+                ]
+            ids = [id for one in each for id in connection.scalars(one.returning(messages.c.id))]
+            if ids:
+                notify(connection, "reply", ids)
+            return len(ids)
 
     def purge(self, deleted_for: timedelta) -> int:
         """Remove conversations that were deleted so long ago, from backups too. Returns their number.
@@ -230,6 +234,7 @@ class Store:
 
     def close(self) -> None:
         """Close all connections."""
+        self.notifications.close()
         self.database.close()
 
 

@@ -6,6 +6,7 @@
 import asyncio
 import json
 import sys
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,16 @@ OWNER = "ada"
 class WordsBackend(FakeBackend):
     """Writes numbered words, as many as it is asked for."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.written_at: list[float] = []
+
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ReplyDelta]:
         count, pace = map(int, request.messages[-1].content.split("/"))
         yield ReplyDelta(prompt=Prompt("p", (1,)))
         for number in range(count):
             await asyncio.sleep(1 / pace)
+            self.written_at.append(time.time())
             yield ReplyDelta(text=word(number), tokens=1)
         yield ReplyDelta(finish=Finish("stop_token", 1, count, 0, 0.0, 0.0, 1.0))
 
@@ -39,8 +45,8 @@ class WordsBackend(FakeBackend):
 class Commands:
     """The commands."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    def __init__(self, runner: Runner, backend: WordsBackend) -> None:
+        self._runner, self._backend = runner, backend
         self._lives: dict[str, RunningReply] = {}
 
     async def ask(
@@ -77,6 +83,21 @@ class Commands:
         message = await asyncio.to_thread(self._runner.owner_store(OWNER).message, reply)
         return {"state": message.state, "words": message.content.count(" "), "text": message.content}
 
+    async def follow(self, reply: str) -> dict[str, Any]:
+        """Follow a reply of another server to its end: when how many of its words were first seen."""
+        owner_store = self._runner.owner_store(OWNER)
+        seen: list[tuple[float, int]] = []
+        first = message = await asyncio.to_thread(owner_store.message, reply)
+        async for message in self._runner.other_servers.follow(owner_store, first):
+            words = message.content.count(" ")
+            if not seen or words != seen[-1][1]:
+                seen.append((time.time(), words))
+        return {"seen": seen, "state": message.state, "ended": time.time()}
+
+    async def written(self) -> dict[str, Any]:
+        """When the words were written here, those of all replies together."""
+        return {"at": self._backend.written_at}
+
     async def titles(self) -> dict[str, Any]:
         found = await asyncio.to_thread(self._runner.owner_store(OWNER).conversations)
         return {"titles": [conversation.title for conversation in found]}
@@ -84,9 +105,10 @@ class Commands:
 
 async def main(url: str) -> None:
     store = await asyncio.to_thread(Store.open, AppSettings(data_dir=Path("nowhere"), database_url=url))
-    runner = Runner(WordsBackend(), store, Store.in_memory(), inspect=False)
+    backend = WordsBackend()
+    runner = Runner(backend, store, Store.in_memory(), inspect=False)
     runner.start()
-    commands = Commands(runner)
+    commands = Commands(runner, backend)
     while line := await asyncio.to_thread(sys.stdin.readline):
         command = json.loads(line)
         try:

@@ -1,6 +1,8 @@
 """Logins outlive the server and hold on all servers of a database, until somebody logs out or a password changes."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from chatui.store.logins import Logins
 from chatui.store.rows import now
 from chatui.store.store import Store
 from chatui.ui.gradio_compat import login_tokens as shown
-from tests.databases import ask
+from tests.databases import Server, ask
 from tests.fakes import FakeBackend
 
 PASSWORDS = {"ada": "secret", "bob": "other"}
@@ -109,6 +111,34 @@ def test_a_restart_and_another_server_keep_everyone_in(settings: AppSettings, mo
     changed = build_app(FakeBackend(), settings)
     assert is_in(changed, bobs)
     assert not is_in(changed, adas)
+
+
+def test_who_logs_out_is_out_on_the_other_server_at_once(
+    postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shown, "CACHE_SECONDS", 1e9)
+    url = postgresql.migrated()
+    settings = AppSettings(data_dir=tmp_path, database_url=url, auth="ada:secret")
+    with ExitStack() as stack:
+        here, there = (stack.enter_context(browser(build_app(FakeBackend(), settings))) for _ in range(2))
+        app = there.app
+        assert isinstance(app, FastAPI)
+        cookies = log_in(app)
+        kept = log_in(app)
+        assert is_in(app, cookies)
+        here.headers["cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        assert here.post("/logout").status_code == 204
+        until(lambda: browser(app, cookies).get("/config").status_code == 401)
+        assert not is_in(app, cookies)
+        assert is_in(app, kept)
+    postgresql.give_back(url)
+
+
+def until(true: Callable[[], object]) -> None:
+    start = time.monotonic()
+    while not true():
+        assert time.monotonic() - start < 60
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,6 @@ from chatui.ui.shared.tab import Tab
 from chatui.ui.shared.updates import ComponentUpdates, PageUpdates
 
 LIST_TIMEOUT_SECONDS = 2.0
-POLL_SECONDS = 0.5
-"""Interval at which a reply is read from the store that another server generates."""
 
 
 class ConversationView:
@@ -146,21 +144,18 @@ class ConversationView:
     async def _changes(
         self, tab: Tab, reply: RunningReply | None, message: StoredMessage
     ) -> AsyncIterator[StoredMessage]:
-        """Yield the reply after each change, until it has ended. Polls the store if another server runs it."""
+        """Yield the reply after each change, until it has ended; on whichever server it runs."""
         if reply is None:
-            while message.state == "running":
-                yield message
-                await asyncio.sleep(POLL_SECONDS)
-                with contextlib.suppress(StoreError):  # the store may be back at the next poll
-                    message = await asyncio.to_thread(tab.chat_store.message, message.id)
-        else:
-            async for _change in reply.changes():
-                started = time.monotonic()
-                yield reply.as_message()
-                characters = len(reply.progress.text) + len(reply.progress.reasoning)
-                await pause_after_redraw(characters, self._runner.running_count, started)
-            message = reply.as_message()
-        yield message
+            async with contextlib.aclosing(self._runner.other_servers.follow(tab.chat_store, message)) as followed:
+                async for message in followed:
+                    yield message
+            return
+        async for _change in reply.changes():
+            started = time.monotonic()
+            yield reply.as_message()
+            characters = len(reply.progress.text) + len(reply.progress.reasoning)
+            await pause_after_redraw(characters, self._runner.running_count, started)
+        yield reply.as_message()
 
     async def _progress_update(
         self, content: ChatbotContent, reply: RunningReply | None, message: StoredMessage

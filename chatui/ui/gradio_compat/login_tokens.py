@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chatui.errors import ChatError
 from chatui.security import error_response
 from chatui.store.logins import Logins
+from chatui.store.notifications import Notification, Notifications
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class LoginTokens(MutableMapping[str, str]):
 
     def __init__(self) -> None:
         self._users: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._expired_at = float("-inf")
         self.unsaved: list[str] = []
         """Tokens that Gradio has added and the store does not have yet."""
 
@@ -60,16 +62,21 @@ class LoginTokens(MutableMapping[str, str]):
     def __len__(self) -> int:
         return len(self._users)
 
-    def cache(self, token: str, user: str) -> None:
-        """Store the user of a token that was read from or written to the store just now."""
-        self._users[token] = user, time.monotonic()
+    def cache(self, token: str, user: str, read_at: float | None = None) -> None:
+        """Store the user of a token that was read from the store at `read_at`, or written to it just now."""
+        self._users[token] = user, time.monotonic() if read_at is None else read_at
         self._users.move_to_end(token)
         if len(self._users) > MAX_TOKENS:
             self._users.popitem(last=False)
 
     def is_cached(self, token: str) -> bool:
-        """Whether a token was cached less than CACHE_SECONDS ago."""
-        return token in self._users and time.monotonic() - self._users[token][1] < CACHE_SECONDS
+        """Whether a token was cached less than CACHE_SECONDS ago, and not before expire()."""
+        cached_at = self._users[token][1] if token in self._users else float("-inf")
+        return cached_at > max(self._expired_at, time.monotonic() - CACHE_SECONDS)
+
+    def expire(self) -> None:
+        """Look all tokens up again, because another server has logged somebody out."""
+        self._expired_at = time.monotonic()
 
 
 class LoginMiddleware:
@@ -97,6 +104,7 @@ class LoginMiddleware:
         await self._app(scope, receive, save_login)
 
     async def _look_up(self, token: str) -> None:
+        read_at = time.monotonic()
         try:
             user = await asyncio.to_thread(self._logins.user, token)
         except ChatError as error:  # a logged-in user stays logged in
@@ -105,7 +113,7 @@ class LoginMiddleware:
         if user is None:
             self._tokens.pop(token, None)
         else:
-            self._tokens.cache(token, user)
+            self._tokens.cache(token, user, read_at)
 
     async def _save(self, token: str) -> None:
         try:
@@ -114,13 +122,20 @@ class LoginMiddleware:
             log.warning("a login is lost when the server restarts: %s", error)
 
 
-def install(app: FastAPI, gradio_app: Any, logins: Logins, instance: str) -> None:
+def install(app: FastAPI, gradio_app: Any, logins: Logins, instance: str, notifications: Notifications) -> None:
     """Keep the logins of Gradio's app, which `app` mounts, in the store, and replace GET /logout by POST /logout.
 
-    `instance` is part of the cookies' names, because all servers on one host share cookies.
+    `instance` is part of the cookies' names, because all servers on one host share cookies. `notifications` tell when
+    somebody has logged out on another server.
     """
     gradio_app.cookie_id = instance
     gradio_app.tokens = tokens = LoginTokens()
+
+    def expire(notification: Notification) -> None:
+        if notification.kind in ("logout", "reconnected"):
+            tokens.expire()
+
+    notifications.subscribe(expire)
     names = cookie_names(gradio_app)
     gradio_app.router.routes[:] = [
         route for route in gradio_app.router.routes if getattr(route, "path", "") != "/logout"

@@ -74,7 +74,7 @@ def mount(
     page = build(runner, services, logs_out=logins is not None)
     gradio_app = serving.mount(app, page, login, root_path, _appearance())
     if logins is not None:
-        login_tokens.install(app, gradio_app, logins, cookies.instance)
+        login_tokens.install(app, gradio_app, logins, cookies.instance, runner.persistent_store.notifications)
 
     def login_of(request: Request) -> str | None:
         return login_tokens.login_of(gradio_app, request)
