@@ -65,6 +65,13 @@ def models(arguments: list[str]) -> None:
     _print(command.run(arguments, _machine, _stored_votes))
 
 
+def deploy(arguments: list[str]) -> None:
+    """Create or update a Hugging Face Space: deploy space OWNER/NAME [flags], deploy space --help."""
+    from chatui.deploy import command
+
+    _print(command.run(arguments))
+
+
 def _print(text: str) -> None:
     """Print a table. A reader that closes the pipe early, as `head` does, is no error.
 
@@ -95,7 +102,7 @@ def _stored_votes(login: str, data_dir: str) -> "list[Vote]":
         store.close()
 
 
-COMMANDS: dict[str, Command] = {"run": run, "backup": backup, "explain": explain, "models": models}
+COMMANDS: dict[str, Command] = {"run": run, "backup": backup, "explain": explain, "models": models, "deploy": deploy}
 
 
 METAVARS: Mapping[str, str] = {

@@ -25,6 +25,7 @@ SILENT = [
     "model_report.py",
     "security.py",
     "api",
+    "deploy",
     "downloads.py",
     "model_spec.py",
     "stored_tensors.py",

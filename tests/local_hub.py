@@ -346,9 +346,9 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def served() -> Iterator[LocalHub]:
+def served(hub: LocalHub | None = None) -> Iterator[LocalHub]:
     """Serve a local Hub on a free port in a thread."""
-    hub = LocalHub()
+    hub = hub or LocalHub()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         hub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -62,6 +62,7 @@ RANK = {
     "api": 4,
     "server": 5,
     "model_report": 5,
+    "deploy": 5,
     "cli": 6,
     "__main__": 7,
 }
@@ -76,7 +77,7 @@ HEAVY = {
     "alembic": ("store",),
     "psycopg": ("store",),
     "spaces": ("server",),
-    "huggingface_hub": ("engine", "models"),
+    "huggingface_hub": ("engine", "models", "deploy"),
 }
 FILES = sorted((ROOT / "chatui").rglob("*.py"))
 

@@ -1,0 +1,1 @@
+"""Deploys chatui to where it runs for others."""
