@@ -21,6 +21,17 @@ fi
 exit 0
 """
 
+# Stands for a pip that is told where packages are, and for a uv that notes what it is told.
+SETTINGS = """
+if [ "$1 $2 $3 $4" = "-m pip config list" ]; then
+  echo "global.find-links='/some/wheels'"; echo ":env:.index-url='https://example.org/a=b'"; printf "$SETTING"
+fi
+"""
+UV = """#!/bin/sh
+echo "uv $1 $2 $UV_FIND_LINKS $UV_DEFAULT_INDEX" >> "$CALLS"
+[ -z "$UV_FAILS" ]
+"""
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
@@ -99,6 +110,23 @@ def test_a_venv_that_is_whole_is_left_alone(checkout: Path) -> None:
     assert not [call for call in calls if "venv" in call.split() or "pip install" in call]
     (checkout / "requirements.txt").write_text("# a change")
     assert len([call for call in set_up(checkout) if "pip install" in call]) == 1
+
+
+def test_uv_installs_with_the_settings_of_pip_which_it_leaves_to_pip_if_it_cannot(checkout: Path) -> None:
+    def installs(**variables: str) -> list[str]:
+        (checkout / ".venv" / LISTS[0]).unlink()
+        return [call for call in set_up(checkout, cwd=None, **variables) if "pip install" in call]
+
+    set_up(checkout)
+    executable(checkout / ".venv" / "bin" / "python", STUB.replace("exit 0", SETTINGS + "exit 0"))
+    executable(checkout / ".venv" / "bin" / "uv", UV)
+    by_uv = "uv pip install /some/wheels https://example.org/a=b"
+    assert installs(SETTING="global.timeout='9'\\n") == [by_uv]
+    first, second = installs(UV_FAILS="yes")
+    assert first == by_uv
+    assert second.startswith("bin -m pip install")
+    (by_pip,) = installs(SETTING="global.no-index='true'\\n")
+    assert by_pip.startswith("bin -m pip install")
 
 
 def test_what_a_venv_is_linked_to_is_not_cleared(checkout: Path, tmp_path: Path) -> None:
