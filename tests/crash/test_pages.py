@@ -1,0 +1,114 @@
+"""Two page servers on one PostgreSQL behind nginx: what people see while every part is killed or restarted in turn."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.abuse.pages import config_of
+from tests.crash.page_servers import NGINX, WORDS_PER_SECOND, Nginx, PageServers
+from tests.crash.page_users import Found, User, check
+from tests.databases import Server, postgresql_server
+from tests.ports import reserved_port
+
+MOST_LOST_WORDS = WORDS_PER_SECOND
+"""Words of a killed server's reply that were shown and not kept yet: it is written every half second."""
+
+
+class Installation:
+    """All parts, and what can happen to each."""
+
+    def __init__(self, folder: Path, database: Server, ports: Sequence[int]) -> None:
+        self.database, self.database_url = database, database.migrated()
+        self.servers = PageServers(
+            ports[1:], folder, data_dir=str(folder / "data"), database_url=self.database_url, allowed_hosts="*"
+        )
+        self.nginx = Nginx(ports[0], ports[1:], folder)
+
+    def kill_first(self) -> None:
+        self._restart(0, signal.SIGKILL)
+
+    def kill_second(self) -> None:
+        self._restart(1, signal.SIGKILL)
+
+    def restart_in_turn(self) -> None:
+        for number in (0, 1):
+            self._restart(number, signal.SIGTERM)
+
+    def kill_nginx(self) -> None:
+        self.nginx.kill()
+        self.nginx.start()
+
+    def kill_database(self) -> None:
+        self.database.kill()
+        self.database.go_on()
+
+    def _restart(self, number: int, how: signal.Signals) -> None:
+        self.servers.end(number, how)
+        self.servers.start(number)
+
+    def close(self) -> None:
+        self.nginx.kill()
+        self.servers.close()
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    if NGINX is None:
+        pytest.skip("nginx is not installed")
+    with ExitStack() as stack:
+        database = stack.enter_context(postgresql_server())
+        installation = Installation(tmp_path, database, [stack.enter_context(reserved_port()) for _ in range(3)])
+        stack.callback(installation.close)
+        yield installation
+
+
+async def chats_during(installation: Installation, count: int, faults: Sequence[Callable[[], None]]) -> Found:
+    """So many users chat while this happens, each at a random moment. Returns what is there at the end."""
+    seed = random.SystemRandom().getrandbits(32)
+    chance = random.Random(seed)
+    config = await config_of(installation.nginx.url)
+    users = [User(installation.nginx.url, config, number) for number in range(count)]
+    chatting = [asyncio.create_task(user.chat()) for user in users]
+    for fault in faults:
+        await asyncio.sleep(chance.uniform(0.5, 3.0))
+        await asyncio.to_thread(fault)
+    for user in users:
+        user.end()
+    await asyncio.gather(*chatting)
+    found = await check(installation.database_url, users)
+    finished, broken = sum(len(user.finished) for user in users), sum(user.broken for user in users)
+    print(  # noqa: T201
+        f"seed {seed}: {count} users, {len(faults)} faults, {found.questions} questions: {finished} replies were shown"
+        f" to their end, {found.finished} are there, {found.interrupted} were interrupted and can be continued;"
+        f" {broken} broken connections; at most {found.lost_words} words of a reply were shown and are not there"
+    )
+    assert finished
+    return found
+
+
+async def test_nothing_is_lost_by_killing_a_server_or_the_proxy(installation: Installation) -> None:
+    found = await chats_during(installation, 6, [installation.kill_first, installation.kill_nginx])
+    assert found.lost_words <= MOST_LOST_WORDS
+
+
+async def test_no_word_is_lost_by_restarting_the_servers_in_turn(installation: Installation) -> None:
+    found = await chats_during(installation, 6, [installation.restart_in_turn])
+    assert found.lost_words == 0
+
+
+@pytest.mark.exhaustive
+async def test_nothing_is_lost_by_kills_of_each_part_in_turn_at_fifty_points(installation: Installation) -> None:
+    each = [installation.kill_first, installation.kill_second, installation.kill_nginx, installation.kill_database]
+    found = await chats_during(installation, 100, (each * 13)[:50])
+    assert found.lost_words <= MOST_LOST_WORDS
+
+
+@pytest.mark.exhaustive
+async def test_no_word_is_lost_by_ten_restarts_with_many_users(installation: Installation) -> None:
+    found = await chats_during(installation, 100, [installation.restart_in_turn] * 10)
+    assert found.lost_words == 0
