@@ -181,8 +181,14 @@ class Runner:
         if task is None or task.get_loop() is not loop or task.done():
             self._housekeeping = loop.create_task(self._run_housekeeping())
 
-    async def close(self) -> None:
-        """Stop all replies, mark them as interrupted, and save them."""
+    async def close(self, graceful_timeout: float = 0.0) -> None:
+        """Wait so many seconds for running replies; then stop them, mark them as interrupted, and save them.
+
+        Those of temporary chats are not waited for, because nobody can read them any more.
+        """
+        end = time.monotonic() + graceful_timeout
+        while (running := self._unfinished_tasks()) and (seconds := end - time.monotonic()) > 0:
+            await asyncio.wait(running, timeout=seconds)
         self._closing = True
         tasks = [reply.task for reply in self._all_replies() if reply.task is not None]
         if self._housekeeping is not None:
@@ -200,6 +206,11 @@ class Runner:
 
     def _all_replies(self) -> list[RunningReply]:
         return [reply for writer in self._writers.values() for reply in writer.replies.values()]
+
+    def _unfinished_tasks(self) -> list[asyncio.Task[None]]:
+        """Those of all replies but temporary ones."""
+        tasks = (reply.task for reply in self._writers[False].replies.values())
+        return [task for task in tasks if task is not None and not task.done()]
 
     async def _generate(self, reply: RunningReply, request: ChatRequest) -> None:
         try:

@@ -89,7 +89,7 @@ def build_app(backend: Backend, settings: AppSettings, metrics: Metrics | None =
         prerender.route(runner, owner_of),
         *routes.mounts(backend, settings, metrics),
     ]
-    lifespan = _lifespan(runner, uploads, services.downloads)
+    lifespan = _lifespan(runner, uploads, services.downloads, settings.graceful_timeout)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: lifespan, routes=app_routes)
     _add_inner_middleware(app, settings, cookies, store, uploads, login)
     login_of = page.mount(app, runner, services, cookies, login, logins, settings.root_path)
@@ -118,16 +118,16 @@ def _add_inner_middleware(
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(runner: Runner, uploads: UploadFolder, fetches: DownloadManager) -> AsyncIterator[None]:
-    """ASGI lifespan: the runner and the periodic sweep of old uploads run while the application serves."""
+async def _lifespan(runner: Runner, uploads: UploadFolder, loads: DownloadManager, wait: float) -> AsyncIterator[None]:
+    """ASGI lifespan of the runner and the sweep of old uploads. Replies may go on for `wait` seconds after it."""
     # Calls to a database that does not answer block many threads. Temporary chats need free ones.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WAITING_THREADS, "chatui-waiting"))
     runner.start()
     sweep_task = asyncio.create_task(uploads.sweep_periodically())
     yield
     sweep_task.cancel()
-    await asyncio.to_thread(fetches.close)
-    await runner.close()
+    await asyncio.to_thread(loads.close)
+    await runner.close(wait)
 
 
 def run(settings: AppSettings) -> None:

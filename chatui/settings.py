@@ -137,6 +137,12 @@ class AppSettings(BaseSettings):
     max_uploads: int = Field(
         1000, ge=0, description="Most MB that uploaded files may take on the disk until they are read; 0 is no limit."
     )
+    graceful_timeout: float = Field(
+        0,
+        ge=0,
+        description="Seconds for which running replies may go on after the server is told to end. What then still runs "
+        "is interrupted, and can be continued.",
+    )
     inspect: bool = Field(
         True, description="Keep how each reply came about, to be looked at with Inspect; --no-inspect does not."
     )

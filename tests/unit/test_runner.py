@@ -342,6 +342,31 @@ async def test_closing_marks_what_was_being_written() -> None:
     )
 
 
+async def test_closing_waits_for_replies_that_end_in_time() -> None:
+    hold = Hold()
+    closing = Runner(FakeBackend(["one ", hold, "two "]), Store.in_memory(), Store.in_memory())
+    kept = await closing.start_reply("a", turn())
+    while not kept.progress.text:
+        await asyncio.sleep(0.01)
+    closed = asyncio.create_task(closing.close(60.0))
+    await asyncio.sleep(0)
+    assert not closed.done()
+    hold.release()
+    await closed
+    assert (stored_reply(closing, kept).content, stored_reply(closing, kept).state) == ("one two ", "finished")
+    late = Runner(FakeBackend(["one ", Hold()]), Store.in_memory(), Store.in_memory())
+    cut = await late.start_reply("a", turn())
+    await late.close(0.05)
+    assert stored_reply(late, cut).state == "interrupted"
+
+
+async def test_closing_waits_for_no_temporary_chat() -> None:
+    runner = Runner(FakeBackend(["one ", Hold()]), Store.in_memory(), Store.in_memory())
+    await runner.start_reply("a", turn(), temporary=True)
+    async with asyncio.timeout(60):
+        await runner.close(1e9)
+
+
 async def test_replies_that_lost_their_server_are_marked(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = runner.persistent_store.for_owner("a").start_turn(turn()).reply
     monkeypatch.setattr("chatui.runner.LEASE_TIMEOUT", timedelta(seconds=-1))
