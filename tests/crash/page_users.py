@@ -64,14 +64,15 @@ class User:
                 turn += 1
 
     async def _load(self, http: httpx.AsyncClient) -> str:
-        """Load the page, and return all chats, as soon as there is a server that has them."""
+        """Return all chats as soon as there is a server that has them. A page is made for the first time only."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             with suppress(*BROKEN):
-                page = await http.get("/", headers={"accept": "text/html"})
+                if not self.owner:
+                    (await http.get("/", headers={"accept": "text/html"})).raise_for_status()
                 found = await http.get("/chats/export")
                 cookie = next((value for name, value in http.cookies.items() if name.startswith(COOKIE)), "")
-                if page.status_code == 200 and found.status_code in (200, 404) and cookie:
+                if found.status_code in (200, 404) and cookie:
                     owner = GUEST + cookie.rpartition(".")[0]
                     assert self.owner in ("", owner), "the server took somebody for somebody else"
                     self.owner = owner

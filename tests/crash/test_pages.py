@@ -67,13 +67,20 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
 
 
 async def chats_during(installation: Installation, count: int, faults: Sequence[Callable[[], None]]) -> Found:
-    """So many users chat while this happens, each at a random moment. Returns what is there at the end."""
+    """So many users chat while this happens, each at a random moment after a tenth of them were shown a whole reply.
+
+    Returns what is there at the end.
+    """
     seed = random.SystemRandom().getrandbits(32)
     chance = random.Random(seed)
     config = await config_of(installation.nginx.url)
     users = [User(installation.nginx.url, config, number) for number in range(count)]
     chatting = [asyncio.create_task(user.chat()) for user in users]
     for fault in faults:
+        before = sum(len(user.finished) for user in users)
+        while sum(len(user.finished) for user in users) < before + count // 10:
+            await asyncio.sleep(0.1)
+            assert not any(task.done() for task in chatting)
         await asyncio.sleep(chance.uniform(0.5, 3.0))
         await asyncio.to_thread(fault)
     for user in users:
