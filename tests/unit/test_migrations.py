@@ -17,7 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from pydantic import TypeAdapter
-from sqlalchemy import text
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, MetaData, Table, UniqueConstraint, text
 
 from chatui.errors import StoreError
 from chatui.personas import PRESETS, Persona
@@ -230,12 +230,104 @@ class TestMigrations:
         assert copies(settings) == []
         database.close()
 
+    def test_a_server_of_the_older_version_works_on_beside_a_newer_one(
+        self, settings: AppSettings, tmp_path: Path
+    ) -> None:
+        store = Store.open(settings)
+        owner_store = store.for_owner("a")
+        started = owner_store.start_turn(ask("before"), "lease")
+        database = Database(database_url(settings))
+        migrate(database, settings.data_dir, folder_with(tmp_path, NEXT))
+        ended = ReplyUpdate("a", started.reply.id, "So it goes.", state="finished", lease="lease")
+        assert [result.error or result.lease_lost for result in store.update_replies([ended])] == [False]
+        later = owner_store.start_turn(ask("later", started.conversation.id, started.reply.id))
+        new = owner_store.start_turn(ask("new"))
+        owner_store.delete(owner_store.branch(later.path[0].id).id)
+        assert [message.content for message in owner_store.path(started.conversation.id)][:2] == [
+            "before",
+            "So it goes.",
+        ]
+        with database.maintaining() as connection:
+            found = connection.execute(
+                text("SELECT colour FROM conversations WHERE id = :id"), {"id": new.conversation.id}
+            )
+            assert found.scalar() == "red"
+        database.close()
+        store.close()
+
+    @pytest.mark.parametrize("revision", [one for one in [*PAST, HEAD] if one >= "0007"])
+    def test_a_migration_takes_nothing_from_the_version_before(self, settings: AppSettings, revision: str) -> None:
+        database = Database(database_url(settings))
+        made_at(database, PAST[[*PAST, HEAD].index(revision) - 1])
+        before = reflected(database)
+        upgrade(database, revision)
+        assert hindrances(before, reflected(database)) == []
+        database.close()
+
+    @pytest.mark.parametrize(
+        ("step", "says"),
+        [
+            ('op.drop_column("messages", "dropped")', "messages.dropped is gone"),
+            ('op.drop_table("votes")', "votes is gone"),
+            ('op.add_column("votes", sa.Column("x", sa.Text, nullable=False, server_default=""))', ""),
+            ('op.add_column("votes", sa.Column("x", sa.Text))', ""),
+            ('op.create_index("x", "votes", ["owner", "created"], unique=True)', "votes has a new constraint"),
+            ('op.create_table("n", sa.Column("x", sa.Text, nullable=False))', ""),
+            ('op.rename_table("votes", "ballots")', "votes is gone"),
+        ],
+    )
+    def test_what_would_hinder_the_version_before_is_found(self, tmp_path: Path, step: str, says: str) -> None:
+        settings = AppSettings(data_dir=tmp_path)
+        database = Database(database_url(settings))
+        made_at(database, HEAD)
+        before = reflected(database)
+        upgrade(database, "head", folder_with(tmp_path, NEXT[: NEXT.index("    op.")] + f"    {step}\n"))
+        assert hindrances(before, reflected(database)) == ([says] if says else [])
+        database.close()
+
     @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.exhaustive)])
     def test_many_may_start_at_once(self, settings: AppSettings, count: int) -> None:
         context = multiprocessing.get_context("spawn")
         with context.Pool(count) as pool:
             secrets = pool.map(first_start, [(settings.data_dir, settings.database_url)] * count)
         assert len(set(secrets)) == 1
+
+
+def reflected(database: Database) -> MetaData:
+    """The tables as they are in the database."""
+    found = MetaData()
+    with database.reading() as connection:
+        found.reflect(connection, only=lambda name, _: "words" not in name and name != REVISIONS)
+    return found
+
+
+def hindrances(before: MetaData, after: MetaData) -> list[str]:
+    """Why a server that knows the tables as they were `before` could not read or write them any more."""
+    found: list[str] = []
+    for table in before.tables.values():
+        now = after.tables.get(table.name)
+        if now is None:
+            found.append(f"{table.name} is gone")
+            continue
+        for name in sorted({*table.columns.keys(), *now.columns.keys()}):
+            old, new = table.columns.get(name), now.columns.get(name)
+            if new is None:
+                found.append(f"{table.name}.{name} is gone")
+            elif old is not None and (repr(old.type), old.nullable) != (repr(new.type), new.nullable):
+                found.append(f"{table.name}.{name} has changed")
+            elif old is None and not new.nullable and new.server_default is None:
+                found.append(f"{table.name}.{name} is needed and has no default")
+        if not constraints(now) <= constraints(table):
+            found.append(f"{table.name} has a new constraint")
+    return found
+
+
+def constraints(table: Table) -> set[str]:
+    """What a row must fulfil besides the types of its columns."""
+    unique = {f"index {sorted(index.columns.keys())}" for index in table.indexes if index.unique}
+    kinds = (UniqueConstraint, ForeignKeyConstraint, CheckConstraint)
+    others = (each for each in table.constraints if isinstance(each, kinds))
+    return unique | {f"{type(each).__name__} {sorted(each.columns.keys())}" for each in others}
 
 
 def first_start(location: tuple[Path, str | None]) -> bytes:
