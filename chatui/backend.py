@@ -1,9 +1,9 @@
-"""The protocol between those who ask for replies (page, API) and those who give them (the local engine)."""
+"""The protocol between those who ask for replies (page, API) and those who give them (local engine, remote servers)."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol
 
-from chatui.chat import ChatRequest, LoadOptions, ModelStatus, Prompt, ReplyDelta, TokenizeRequest, Tokens
+from chatui.chat import ChatRequest, LoadOptions, ModelInfo, ModelStatus, Prompt, ReplyDelta, TokenizeRequest, Tokens
 
 PreviewMemo = dict[str, Any]
 """A backend's cache between calls of preview(). The caller holds it."""
@@ -84,3 +84,13 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Stop all replies and free the model."""
+
+
+class StartableBackend(Backend, Protocol):
+    """A backend that begins to work when it is started, and whose default model can be waited for."""
+
+    def start(self) -> object:
+        """Begin to load the default model, and to serve requests."""
+
+    def wait(self) -> ModelInfo:
+        """Wait until the default model is ready. Raises ModelError if it cannot be."""

@@ -245,6 +245,23 @@ class ModelAnatomy:
 
 
 @dataclass(frozen=True)
+class ServerFacts:
+    """What is known of the server that runs a remote model.
+
+    `software` is its name and version. `unsupported` are the generation settings that it does not take, each with the
+    reason. `continues`: it can go on with a reply. `tells_prompts`, `tells_ids` and `top_logprobs` are what it tells of
+    a reply: the prompt's text and tokens, the ids of the reply's tokens, and how many alternatives of each.
+    """
+
+    software: str
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+    continues: bool = True
+    tells_prompts: bool = False
+    tells_ids: bool = False
+    top_logprobs: int = 0
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """A loaded model. `notes` are sentences that the page shows, about a folded system prompt for example.
 
@@ -256,6 +273,7 @@ class ModelInfo:
     what transformers loads it by, `dtype` the type of its activations. `stop_ids` are the tokens that end a reply.
     `measured_bytes` is the growth of the process by loading the weights. `memory_bytes` is the device's memory, 0 if
     unknown. `adapter` is what peft loads a LoRA adapter by; `source` and `revision` are then those of its base model.
+    `server` is None for a model in this process; what a server does not tell is 0 or "", the context length too.
     """
 
     name: str
@@ -280,6 +298,7 @@ class ModelInfo:
     template: TemplateFacts | None = None
     anatomy: ModelAnatomy | None = None
     adapter: str = ""
+    server: ServerFacts | None = None
 
     @property
     def max_cached_tokens(self) -> int:

@@ -110,6 +110,8 @@ METAVARS: Mapping[str, str] = {
     "allow_models": "NAMES",
     "admin": "NAMES",
     "models_dir": "FOLDER",
+    "backend": "URL",
+    "backends_file": "FILE",
     "cache_dir": "FOLDER",
     "data_dir": "FOLDER",
     "chat_template": "FILE",

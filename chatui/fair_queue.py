@@ -1,8 +1,10 @@
 """Who waits for the model: one line for each user, served in turn, so that nobody holds up the others."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
+
+from chatui.errors import OverloadError
 
 Item = TypeVar("Item")
 
@@ -54,3 +56,21 @@ class FairQueue(Generic[Item]):
                 if not line:
                     del self._lines[user]
                 return
+
+
+def check_capacity(user: str, waiting: Sequence[str], limit: int) -> None:
+    """Whether one more request of this user may wait, where those of the users `waiting` do. Raises OverloadError.
+
+    The last quarter of the places is for users of whom fewer requests than that wait, so that no single one turns all
+    others away.
+    """
+    count, own = len(waiting), waiting.count(user)
+    if count >= limit:
+        raise OverloadError(f"{count} requests are waiting already.", "Try again in a while.", retry_after=10)
+    reserved = limit // 4
+    if own >= reserved > 0 and count >= limit - reserved:
+        raise OverloadError(
+            f"{own} of your requests are waiting, and the places that are left are for others.",
+            "Try again when some of them are answered.",
+            retry_after=10,
+        )

@@ -105,6 +105,7 @@ class ReplyMetrics:
         self._started = time.perf_counter()
         self._running = self._writing = False
         self._finish: Finish | None = None
+        self._prompt_tokens = 0
 
     def __enter__(self) -> Self:
         self._state.inc()
@@ -113,7 +114,8 @@ class ReplyMetrics:
     def add(self, delta: ReplyDelta) -> None:
         """Count what a delta brings."""
         if delta.prompt is not None and not self._running:
-            self._begin(len(delta.prompt.token_ids), delta.prefilled_tokens or 0)
+            self._begin()
+            self._count_prompt(len(delta.prompt.token_ids), delta.prefilled_tokens or 0)
         if delta.restored_tokens:
             self._metrics.disk_hits.labels(self._model).inc(delta.restored_tokens)
         if delta.tokens:
@@ -139,15 +141,20 @@ class ReplyMetrics:
         metrics.prefill.labels(model).observe(finish.prefill_seconds)
         metrics.decode.labels(model).observe(finish.decode_seconds)
         metrics.accepted.labels(model).inc(len(finish.accepted_positions))
+        if not self._prompt_tokens:  # a server tells them at the end
+            self._count_prompt(finish.prompt_tokens, finish.cached_tokens)
         if finish.completion_tokens > 1:
             metrics.per_token.labels(model).observe(finish.decode_seconds / (finish.completion_tokens - 1))
 
-    def _begin(self, prompt_tokens: int, cached_tokens: int) -> None:
-        metrics, model = self._metrics, self._model
+    def _begin(self) -> None:
         self._running = True
         self._state.dec()
-        self._state = metrics.running.labels(model)
+        self._state = self._metrics.running.labels(self._model)
         self._state.inc()
+
+    def _count_prompt(self, prompt_tokens: int, cached_tokens: int) -> None:
+        metrics, model = self._metrics, self._model
+        self._prompt_tokens = prompt_tokens
         metrics.prompt_tokens.labels(model).inc(prompt_tokens)
         metrics.prefix_queries.labels(model).inc(prompt_tokens)
         metrics.prefix_hits.labels(model).inc(cached_tokens)

@@ -79,9 +79,9 @@ class Runner:
 
     @property
     def max_read_characters(self) -> int | None:
-        """The most characters of a conversation that fit a model's context; None while no model is loaded."""
+        """The most characters of a conversation that fit a model's context; None where that is not known of all."""
         lengths = [model.info.context_length for model in self.backend.models() if model.info]
-        return max(lengths) * MAX_CHARACTERS_PER_TOKEN if lengths else None
+        return max(lengths) * MAX_CHARACTERS_PER_TOKEN if lengths and all(lengths) else None
 
     def model(self, name: str) -> ModelStatus:
         """The model of this name, else the default one."""

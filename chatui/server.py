@@ -1,4 +1,4 @@
-"""Builds the ASGI application from backend, API and page, and serves it. Only this module chooses the backend."""
+"""Builds the ASGI application from backend, API and page, and serves it."""
 
 import asyncio
 import contextlib
@@ -25,20 +25,18 @@ from starlette.types import Scope
 from chatui import downloads, owners, uvicorn_protocol
 from chatui.api import routes
 from chatui.attempt_limiter import too_many_attempts
-from chatui.backend import Backend
+from chatui.backend import Backend, StartableBackend
+from chatui.backends import open_backend
 from chatui.body_limit import BodyLimit
 from chatui.chat import ModelStatus
 from chatui.engine.backend import LocalBackend
 from chatui.errors import ChatError, SettingsError
 from chatui.metrics import Metrics
 from chatui.model_spec import ModelSpec
-from chatui.models.added_models import AddedModelsFile
 from chatui.models.download_manager import DownloadManager
 from chatui.models.fit import Machine
-from chatui.models.instances import Memory
 from chatui.models.overview import OverviewReader
 from chatui.models.permissions import Permissions
-from chatui.models.registry import Registry
 from chatui.models.services import ModelServices
 from chatui.models.token_file import TokenFiles
 from chatui.owners import Cookies, OwnerMiddleware
@@ -141,7 +139,7 @@ def run(settings: AppSettings) -> None:
         return
     server_socket = _bind(settings)
     metrics = Metrics()
-    backend = _registry(settings, metrics)
+    backend = open_backend(settings, metrics)
     app = build_app(backend, settings, metrics)
     backend.start()
     threading.Thread(target=_print_when_ready, args=(backend,), daemon=True).start()
@@ -152,25 +150,6 @@ def run(settings: AppSettings) -> None:
     print(f"chatui is at {browser_url(settings.host, port)}{settings.root_path}", flush=True)
     config = uvicorn_protocol.config(app, timeout_graceful_shutdown=2, lifespan="on")
     uvicorn.Server(config).run(sockets=[server_socket])
-
-
-def _registry(settings: AppSettings, metrics: Metrics) -> Registry:
-    """All models of the settings, measured in `metrics`. Raises SettingsError."""
-
-    def open_backend(spec: ModelSpec) -> LocalBackend:
-        return LocalBackend(spec, settings.cache_dir, max_waiting=settings.queue)
-
-    idle_unload = None if settings.idle_unload is None else settings.idle_unload * 60
-    memory = Memory(_needed_bytes, partial(_free_bytes, settings.device_map), _release_memory)
-    return Registry(
-        ModelSpec.all_from_settings(settings),
-        open_backend,
-        memory,
-        idle_unload,
-        models_dir=settings.models_dir,
-        added_file=AddedModelsFile(settings.data_dir / "added_models.json"),
-        metrics=metrics,
-    )
 
 
 def _services(backend: Backend, settings: AppSettings, permissions: Permissions) -> ModelServices:
@@ -185,29 +164,11 @@ def _services(backend: Backend, settings: AppSettings, permissions: Permissions)
     return ModelServices(overviews, permissions, fetches)
 
 
-# These import torch, which is imported by the time that a second model is loaded.
-def _needed_bytes(spec: ModelSpec) -> int:
-    from chatui.engine.outline import outline
-
-    return outline(spec).needed_bytes()
-
-
-def _free_bytes(device_map: str) -> int:
-    from chatui.engine.loading.weights import free_memory
-
-    return free_memory(device_map)
-
-
+# Imports torch, which is imported by the time that the Models view is opened.
 def _machine(kv_dtype: KvDtype) -> Machine:
     from chatui.engine import devices
 
     return devices.machine().with_kv_dtype(kv_dtype)
-
-
-def _release_memory() -> None:
-    from chatui.engine.loading.weights import release_memory
-
-    release_memory()
 
 
 def browser_url(host: str, port: int) -> str:
@@ -299,13 +260,14 @@ def _bind(settings: AppSettings) -> socket.socket:
     return server_socket
 
 
-def _print_when_ready(backend: LocalBackend | Registry) -> None:
+def _print_when_ready(backend: StartableBackend) -> None:
     try:
         info = backend.wait()
     except ChatError as error:
         print(f"chatui: {error}", flush=True)
     else:
-        print(f"{info.name} is ready ({info.precision}, {info.device})", flush=True)
+        facts = ", ".join(filter(None, (info.precision, info.server.software if info.server else "", info.device)))
+        print(f"{info.name} is ready ({facts})", flush=True)
 
 
 def _share(host: str, port: int, hosts: AllowedHosts) -> None:

@@ -73,6 +73,15 @@ def model_names(value: str) -> list[str]:
     return list(dict.fromkeys(strip_quotes(name) for name in names))
 
 
+def split_backends(value: str) -> list[str]:
+    """The backends of a text: each is an address with options behind commas, such as `http://a:1,name=x b:2`.
+
+    They are separated by spaces, or by commas that stand before no option, as several flags are joined. Spaces behind a
+    colon or comma are in a header.
+    """
+    return [part for part in re.split(r"(?<![:,\s])\s+|,(?=\S)(?![a-z-]+=)", value.strip()) if part]
+
+
 def host_names(value: str) -> str:
     """A comma-separated list of host names. Removes schemes, ports and paths, as copied URLs have them."""
     parts = (re.sub(r"^[a-z]+://|/.*$", "", re.sub(r"^[a-z]+://", "", part)) for part in split_list(value))

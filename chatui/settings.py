@@ -34,6 +34,7 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Quantization = Literal["auto", "none", "int8", "int4", "8bit", "4bit"]
 Compile = Literal["auto", "off"]
 KvDtype = Literal["auto", "int8"]
+PATHS = ("chat_template", "cache_dir", "data_dir", "models_dir", "kv_cache_dir", "backends_file")
 ModelName = Annotated[str, Field(min_length=1)]
 
 
@@ -58,6 +59,14 @@ class AppSettings(BaseSettings):
         description="Model to chat with: a Hub id, a local folder, a GGUF file or a LoRA adapter. Give it several "
         "times for several models; the first is the default, the others are loaded when they are asked for.",
     )
+    backend: Annotated[tuple[ModelName, ...], NoDecode] = Field(
+        (),
+        description="Server of OpenAI's API whose models can be chatted with: http://host:8000, then if needed "
+        ",name=NAME ,key-env=VARIABLE ,header=Name: value ,dialect=NAME ,context=TOKENS ,max-requests=NUMBER "
+        ",models=PATTERN. Give it several times for several servers; those with the same name are equal. Without "
+        "--model there is then no model in this process.",
+    )
+    backends_file: Path | None = Field(None, description="TOML file with the same: a table [[backend]] for each.")
     models_dir: Path | None = Field(
         None,
         description="Folder whose models (folders with a config.json, LoRA adapters, GGUF files) can be asked for as "
@@ -229,6 +238,12 @@ class AppSettings(BaseSettings):
         """Split a text of several names, which flags and the variable have. A path with a comma is one name."""
         return setting_values.model_names(value) if isinstance(value, str) else value
 
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _split_backends(cls, value: object) -> object:
+        """Split a text of several backends, which flags and the variable have."""
+        return setting_values.split_backends(value) if isinstance(value, str) else value
+
     @field_validator("generation", mode="before")
     @classmethod
     def _parse_generation(cls, value: object) -> object:
@@ -241,7 +256,9 @@ class AppSettings(BaseSettings):
             name: setting_values.number_from_text(item) if name in numeric else item for name, item in value.items()
         }
 
-    @field_validator("chat_template", "cache_dir", "data_dir", "models_dir", "kv_cache_dir", mode="before")
+    @field_validator(
+        "chat_template", "cache_dir", "data_dir", "models_dir", "kv_cache_dir", "backends_file", mode="before"
+    )
     @classmethod
     def _check_path(cls, value: object) -> object:
         if isinstance(value, str) and not value.strip():
@@ -264,7 +281,7 @@ class AppSettings(BaseSettings):
     def _normalize_hosts(cls, value: str) -> str:
         return setting_values.host_names(value)
 
-    @field_validator("chat_template", "cache_dir", "data_dir", "models_dir", "kv_cache_dir")
+    @field_validator(*PATHS)
     @classmethod
     def _expand_user(cls, value: Path | None) -> Path | None:
         """Expand ~, which no shell expands in a variable or after `--flag=`."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from chatui.chat import ChatRequest, ReplyDelta
-from chatui.errors import ChatError, OverloadError, unexpected
-from chatui.fair_queue import FairQueue
+from chatui.errors import ChatError, unexpected
+from chatui.fair_queue import FairQueue, check_capacity
 
 log = logging.getLogger(__name__)
 
@@ -130,22 +130,9 @@ class RequestQueue:
             self.changed.notify_all()
 
     def _check_capacity(self, user: str) -> None:
-        """Whether one more of this user may wait. Raises OverloadError.
-
-        The last quarter of the places is for users of whom fewer requests than that wait, so that no single one turns
-        all others away.
-        """
+        """Whether one more of this user may wait. Raises OverloadError."""
         users = [*(job.request.user for job in self.waiting), *self.tickets.values()]
-        waiting, own = len(users), users.count(user)
-        if waiting >= self._max_waiting:
-            raise OverloadError(f"{waiting} requests are waiting already.", "Try again in a while.", retry_after=10)
-        reserved = self._max_waiting // 4
-        if own >= reserved > 0 and waiting >= self._max_waiting - reserved:
-            raise OverloadError(
-                f"{own} of your requests are waiting, and the places that are left are for others.",
-                "Try again when some of them are answered.",
-                retry_after=10,
-            )
+        check_capacity(user, users, self._max_waiting)
 
     def _ahead(self) -> int:
         """How many jobs are about to begin: one for each free row, and one at least where there are any."""

@@ -29,7 +29,7 @@ from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.shared.tab import Tab
 
 DEFAULT_CONTEXT_LENGTH = 4096
-"""Tokens for which lore is chosen while the model is loading."""
+"""Tokens for which lore is chosen where the model's context is not known."""
 
 NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 
@@ -176,7 +176,7 @@ class ReplyRequests:
         self, model: ModelStatus, persona: Persona, texts: Sequence[str], macro_values: MacroValues
     ) -> CharacterPrompt:
         """The persona's system prompt and its insertions into a conversation of these texts."""
-        context = model.info.context_length if model.info else DEFAULT_CONTEXT_LENGTH
+        context = (model.info.context_length if model.info else 0) or DEFAULT_CONTEXT_LENGTH
         texts = list(filter(None, texts))
         return await asyncio.to_thread(character_prompt.build_prompt, persona, texts, macro_values, context)
 

@@ -1,0 +1,63 @@
+"""Server-sent events from the bytes of a response, as servers really send them.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+"""
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from chatui.errors import GenerationError
+
+MAX_EVENT_CHARACTERS = 8_000_000
+LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+@dataclass
+class EventReader:
+    """Splits bytes into the data of events, however the bytes are cut: in characters and line ends too.
+
+    Comments are skipped. A field `error`, which old llama.cpp servers send, counts as data. An event that is not ended
+    by an empty line counts at the end of the stream.
+    """
+
+    _decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
+    )
+    _pending: str = ""
+    _data: list[str] = field(default_factory=list)
+    _size: int = 0
+    _begun: bool = False
+
+    def push(self, data: bytes) -> Iterator[str]:
+        """The data of the events that these bytes complete. Raises GenerationError if one is too long."""
+        return self._lines(self._decoder.decode(data))
+
+    def flush(self) -> Iterator[str]:
+        """The data of an event that the end of the stream completes."""
+        yield from self._lines(self._decoder.decode(b"", final=True) + "\n\n")
+
+    def _lines(self, text: str) -> Iterator[str]:
+        if text and not self._begun:
+            self._begun, text = True, text.removeprefix("\ufeff")
+        text = self._pending + text
+        # A \r at the end may be half a line end.
+        held = text[-1:] if text.endswith("\r") else ""
+        *lines, rest = LINE_END.split(text[: len(text) - len(held)])
+        self._pending = rest + held
+        for line in lines:
+            yield from self._line(line)
+        if self._size + len(self._pending) > MAX_EVENT_CHARACTERS:
+            raise GenerationError("The server sent an event that is too long to be a piece of a reply.")
+
+    def _line(self, line: str) -> Iterator[str]:
+        if not line:
+            data, self._data, self._size = "\n".join(self._data), [], 0
+            if data:
+                yield data
+            return
+        name, _colon, value = line.partition(":")
+        if name in ("data", "error"):
+            self._data.append(value.removeprefix(" "))
+            self._size += len(value)

@@ -1,0 +1,290 @@
+"""Asks a server which kind it is, which models it has, and what it tells of them. Blocking, for a thread of its own."""
+
+import fnmatch
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+
+from chatui.remote.backend_spec import BackendSpec
+from chatui.remote.dialects import DIALECTS
+from chatui.remote.server_errors import read_error
+
+DETAILS_SECONDS = 60.0
+"""How often what goes beyond the list of models is asked again."""
+MAX_MODELS = 1000
+MAX_BYTES, MAX_SECONDS = 16_000_000, 15.0
+"""Of one response."""
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A model as its server lists it. What the server does not tell is 0, "" or None.
+
+    `context` is in tokens. `template` is its chat template. `thinks`: the server says that it thinks before it answers.
+    A `loaded` model answers at once.
+    """
+
+    id: str
+    context: int = 0
+    parameters: int = 0
+    weight_bytes: int = 0
+    precision: str = ""
+    revision: str = ""
+    template: str = ""
+    thinks: bool = False
+    loaded: bool = True
+
+
+@dataclass(frozen=True)
+class ServerReport:
+    """What a server has told. `dialect` is a name of DIALECTS, `software` its name and version, `seconds` the time that
+    the list of models took."""
+
+    dialect: str
+    software: str
+    models: tuple[RemoteModel, ...]
+    seconds: float
+
+
+class ProbeError(Exception):
+    """The server gave no list of models. `loading`: it will, once its model is loaded. `refused`: it wants a key."""
+
+    def __init__(self, message: str, loading: bool = False, refused: bool = False) -> None:
+        super().__init__(message)
+        self.loading, self.refused = loading, refused
+
+
+class Probe:
+    """Probes one server again and again. What does not change with each list is kept for a while."""
+
+    def __init__(self, client: httpx.Client, spec: BackendSpec) -> None:
+        """`client` has the server's address and headers."""
+        self._client, self._spec = client, spec
+        self._dialect = spec.dialect
+        self._listed: list[str] = []
+        self._details: dict[str, RemoteModel] = {}
+        self._software = ""
+        self._detailed_at = float("-inf")
+
+    def read(self) -> ServerReport:
+        """What the server tells now. Raises ProbeError."""
+        started = time.monotonic()
+        entries, server_header = self._list()
+        seconds = time.monotonic() - started
+        ids = [entry["id"] for entry in entries]
+        if ids != self._listed or started - self._detailed_at >= DETAILS_SECONDS:
+            self._dialect = self._spec.dialect or self._detect(entries, server_header)
+            self._software = self._read_software()
+            extra = self._read_extra()
+            self._details = {entry["id"]: self._read_model(entry, extra) for entry in entries}
+            self._listed, self._detailed_at = ids, started
+        return ServerReport(self._dialect, self._software, tuple(self._details.values()), seconds)
+
+    def _list(self) -> tuple[list[dict[str, Any]], str]:
+        """(the entries of /v1/models, the response's Server header). Raises ProbeError."""
+        try:
+            response = self._request("GET", "/v1/models")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ProbeError(connection_problem(error)) from None
+        if response.is_redirect:
+            raise ProbeError("it redirects to another address, which is not followed")
+        if response.status_code != 200:
+            told = read_error(response.status_code, response.content, response.headers)
+            if response.status_code in (401, 403):
+                raise ProbeError("it does not accept the key", refused=True)
+            raise ProbeError(told.message or f"status {told.status}", loading=told.is_busy)
+        listed = _json(response)
+        data = listed.get("data") if isinstance(listed, dict) else listed
+        entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else None
+        if entries is None:
+            raise ProbeError("its /v1/models is no list of models; is it a server of OpenAI's API?")
+        entries = [entry for entry in entries if isinstance(entry.get("id"), str) and self._is_served(entry["id"])]
+        return entries[:MAX_MODELS], response.headers.get("server", "")
+
+    def _is_served(self, id: str) -> bool:
+        patterns = self._spec.models
+        return not patterns or any(fnmatch.fnmatchcase(id, pattern) for pattern in patterns)
+
+    def _detect(self, entries: Sequence[Fields], server_header: str) -> str:
+        """The name of the server's dialect."""
+        if server_header.lower().startswith("llama.cpp"):
+            return "llama.cpp"
+        if any("providers" in entry for entry in entries):
+            return "hf-router"
+        owners = {entry.get("owned_by") for entry in entries}
+        for name, dialect in DIALECTS.items():
+            if owners & set(dialect.owners):
+                return name
+        for name, dialect in DIALECTS.items():
+            if dialect.probe and dialect.probe_field in self._get(dialect.probe):
+                return name
+        title = self._get("/openapi.json").get("info", {})
+        known = str(title.get("title", "")).lower() if isinstance(title, dict) else ""
+        if "vllm" in known:
+            return "vllm"
+        # transformers serve lists whole repositories, by their owners, and nothing else.
+        lists_owners = entries and all(entry.get("owned_by") == entry["id"].partition("/")[0] for entry in entries)
+        if lists_owners and isinstance(self._get("/health").get("status"), str):
+            return "transformers"
+        return "openai"
+
+    def _read_software(self) -> str:
+        title = DIALECTS[self._dialect].title
+        route, field = {
+            "vllm": ("/version", "version"),
+            "llama.cpp": ("/props", "build_info"),
+            "ollama": ("/api/version", "version"),
+            "tgi": ("/info", "version"),
+            "sglang": ("/get_server_info", "version"),
+        }.get(self._dialect, ("", ""))
+        version = self._get(route).get(field) if route else None
+        return f"{title} {version}" if isinstance(version, str) and version else title
+
+    def _read_extra(self) -> Fields:
+        """What other routes tell of all models."""
+        if self._dialect == "llama.cpp":
+            return self._get("/props")
+        if self._dialect == "tgi":
+            return self._get("/info")
+        if self._dialect == "ollama":
+            return {_text(entry.get("name")): entry for entry in _entries(self._get("/api/ps").get("models"))}
+        if self._dialect == "lm-studio":
+            return {_text(entry.get("id")): entry for entry in _entries(self._get("/api/v0/models").get("data"))}
+        return {}
+
+    def _read_model(self, entry: Fields, extra: Fields) -> RemoteModel:
+        model = RemoteModel(
+            entry["id"],
+            context=_count(entry.get("max_model_len"), _context_of_providers(entry)),
+            weight_bytes=_count(entry.get("weight_bytes")),
+            revision=_text(entry.get("revision")),
+        )
+        read = {
+            "llama.cpp": self._read_llama_cpp,
+            "tgi": self._read_tgi,
+            "ollama": self._read_ollama,
+            "lm-studio": self._read_lm_studio,
+        }.get(self._dialect)
+        model = read(model, entry, extra) if read else model
+        return replace(model, context=model.context or self._spec.context or 0)
+
+    def _read_llama_cpp(self, model: RemoteModel, entry: Fields, props: Fields) -> RemoteModel:
+        """https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md. `n_ctx` is that of one slot."""
+        meta, settings = _fields(entry.get("meta")), _fields(props.get("default_generation_settings"))
+        status = _fields(entry.get("status")).get("value", "loaded")
+        return replace(
+            model,
+            context=_count(meta.get("n_ctx"), settings.get("n_ctx"), meta.get("n_ctx_train")),
+            parameters=_count(meta.get("n_params")),
+            weight_bytes=_count(meta.get("size")),
+            precision=_text(meta.get("ftype")),
+            template=_text(props.get("chat_template")),
+            loaded=status in ("loaded", "sleeping"),
+        )
+
+    def _read_tgi(self, model: RemoteModel, _entry: Fields, info: Fields) -> RemoteModel:
+        """https://huggingface.co/docs/text-generation-inference/reference/api_reference"""
+        context = _count(info.get("max_total_tokens"))
+        return replace(model, context=context, precision=_text(info.get("model_dtype")).removeprefix("torch."))
+
+    def _read_ollama(self, model: RemoteModel, _entry: Fields, running: Fields) -> RemoteModel:
+        """https://docs.ollama.com/api. A prompt is cut at `num_ctx`, which is not the model's own context."""
+        shown = self._told("POST", "/api/show", {"model": model.id})
+        parameters = re.search(r"^num_ctx\s+(\d+)", _text(shown.get("parameters")), re.MULTILINE)
+        now = _fields(running.get(model.id))
+        details = _fields(shown.get("details"))
+        return replace(
+            model,
+            context=_count(now.get("context_length"), int(parameters[1]) if parameters else 0),
+            parameters=_count(_fields(shown.get("model_info")).get("general.parameter_count")),
+            weight_bytes=_count(now.get("size")),
+            precision=_text(details.get("quantization_level")),
+            thinks="thinking" in (shown.get("capabilities") or ()),
+            loaded=bool(now),
+        )
+
+    def _read_lm_studio(self, model: RemoteModel, _entry: Fields, listed: Fields) -> RemoteModel:
+        """https://lmstudio.ai/docs/developer/rest"""
+        told = _fields(listed.get(model.id))
+        return replace(
+            model,
+            context=_count(told.get("loaded_context_length"), told.get("max_context_length")),
+            precision=_text(told.get("quantization")),
+            loaded=told.get("state", "loaded") == "loaded",
+        )
+
+    def _get(self, path: str) -> Fields:
+        """The JSON object at a path; empty if there is none."""
+        return self._told("GET", path)
+
+    def _told(self, method: str, path: str, body: Fields | None = None) -> Fields:
+        try:
+            return _fields(_json(self._request(method, path, body)))
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return {}
+
+    def _request(self, method: str, path: str, body: Fields | None = None) -> httpx.Response:
+        """A response that has ended within MAX_BYTES and MAX_SECONDS. Raises httpx.HTTPError."""
+        deadline = time.monotonic() + MAX_SECONDS
+        content = bytearray()
+        with self._client.stream(method, path, json=body) as response:
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > MAX_BYTES or time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("a response without end")
+        return httpx.Response(response.status_code, headers=_plain_headers(response), content=bytes(content))
+
+
+def _context_of_providers(entry: Fields) -> Any:
+    """The smallest context of a model's providers: the router may choose any of them."""
+    contexts = [_count(_fields(each).get("context_length")) for each in _entries(entry.get("providers"))]
+    return min(filter(None, contexts), default=0)
+
+
+def _plain_headers(response: httpx.Response) -> dict[str, str]:
+    """Its headers without those of an encoding that was undone."""
+    return {
+        name: value for name, value in response.headers.items() if name not in ("content-encoding", "content-length")
+    }
+
+
+def _json(response: httpx.Response) -> Any:
+    """The JSON of a successful response; None if there is none."""
+    if response.status_code != 200:
+        return None
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def _fields(value: Any) -> Fields:
+    return value if isinstance(value, dict) else {}
+
+
+def _entries(value: Any) -> list[Fields]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _count(*values: Any) -> int:
+    """The first of these values that is a whole number above 0; 0 if none is."""
+    return next((value for value in values if isinstance(value, int) and not isinstance(value, bool) and value > 0), 0)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def connection_problem(error: Exception) -> str:
+    """Why a server could not be reached, in words."""
+    if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError):
+        return "it cannot be reached"
+    if isinstance(error, httpx.TimeoutException):
+        return "it does not answer in time"
+    return "the connection broke"

@@ -1,0 +1,273 @@
+"""Reads the chunks of a streamed reply, in the forms of all dialects, as deltas. Knows no connection."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from chatui.chat import ChatRequest, Finish, FinishReason, ReplyDelta, TraceSnapshot
+from chatui.errors import GenerationError
+from chatui.remote.dialects import Dialect
+from chatui.remote.request_body import is_continued
+from chatui.remote.server_errors import ServerError, error_of
+from chatui.remote.vocabulary import Vocabulary
+from chatui.reply_text.reply_parts import NOTHING, Parts
+from chatui.reply_text.stop_strings import StopStrings
+from chatui.reply_text.thinking import ThinkingSplitter
+from chatui.traces import TokenTrace, Traces
+
+REASONS: Mapping[str, FinishReason] = {
+    "length": "length",
+    "max_tokens": "length",
+    "stop_sequence": "stop_string",
+}
+"""Reasons of servers that are no stop token."""
+FAILED_REASONS = ("error", "abort", "content_filter")
+UNKNOWN = math.nan
+"""Stands in a trace for what the server does not tell."""
+
+
+class RemoteError(Exception):
+    """The server ended the reply with an error."""
+
+    def __init__(self, error: ServerError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@dataclass
+class ReplyReader:
+    """Makes deltas of the chunks of one reply. Times are in seconds of time.perf_counter().
+
+    Thoughts come in fields of their own, or between tags. `limit` is the most tokens of the reply where the server was
+    not told, else 0. `sent_at` is when the request was sent, after `queued` seconds in our queue. After the last chunk,
+    `finish` tells how the reply ended.
+    """
+
+    request: ChatRequest
+    dialect: Dialect
+    vocabulary: Vocabulary
+    queued: float = 0.0
+    limit: int = 0
+    sent_at: float = field(default_factory=time.perf_counter)
+    prompt_ids: tuple[int, ...] = ()
+    tokens: int = 0
+    usage: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    _stop_reason: Any = None
+    _first_at: float | None = None
+    _last_at: float | None = None
+    _answer_at: float | None = None
+    _thought: int = 0
+    _traced: list[TokenTrace] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        asked = next((message.content for message in reversed(self.request.messages) if message.role == "user"), "")
+        self._splitter = ThinkingSplitter(started=is_continued(self.request), asked=asked)
+        self._stops = StopStrings(self.request.settings.stop)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more may come: one of our limits is reached, which the server was not told of."""
+        return self._stops.hit is not None or self._is_full
+
+    @property
+    def _is_full(self) -> bool:
+        return 0 < self.limit <= self.tokens
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a piece of the reply has come."""
+        return self._first_at is not None
+
+    def push(self, data: str) -> ReplyDelta | None:
+        """The delta of one event; None if it adds nothing. Raises RemoteError, GenerationError."""
+        if data.strip() == "[DONE]":
+            return None
+        try:
+            chunk = json.loads(data)
+        except ValueError:
+            raise GenerationError("The server sent a piece of a reply that is no JSON.", "Try again.") from None
+        if not isinstance(chunk, dict):
+            raise GenerationError("The server sent a piece of a reply that is no JSON object.", "Try again.")
+        return self.push_chunk(chunk)
+
+    def push_chunk(self, chunk: Mapping[str, Any]) -> ReplyDelta | None:
+        """The delta of one chunk, or of a whole completion. Raises RemoteError."""
+        if chunk.get("error") or chunk.get("object") == "error":
+            raise RemoteError(error_of(chunk))
+        self.usage = _dict(chunk.get("usage")) or self.usage
+        self.timings = _dict(chunk.get("timings")) or self.timings
+        self.prompt_ids = _ids(chunk.get("prompt_token_ids")) or self.prompt_ids
+        choices = chunk.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        self.prompt_ids = _ids(choice.get("prompt_token_ids")) or self.prompt_ids
+        reason = choice.get("finish_reason")
+        if isinstance(reason, str) and reason not in ("load", "unload"):
+            self.reason = reason
+            self._stop_reason = choice.get("stop_reason", choice.get("matched_stop"))
+        if reason in FAILED_REASONS:
+            raise RemoteError(ServerError(200, f"the reply was ended ({reason})"))
+        return self._delta(choice, self._progress(chunk))
+
+    def _delta(self, choice: Mapping[str, Any], progress: int | None) -> ReplyDelta | None:
+        message = _dict(choice.get("delta")) or _dict(choice.get("message"))
+        content = _text(message.get("content")) or _text(choice.get("text"))
+        reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+        traced = self._trace(_dict(choice.get("logprobs")).get("content"))
+        count = traced or len(_ids(choice.get("token_ids"))) or int(bool(content or reasoning))
+        if not count:
+            return ReplyDelta(prefilled_tokens=progress) if progress is not None else None
+        self._mark(count, bool(reasoning))
+        if reasoning:
+            self._splitter.started = True  # tags in what follows are no thought of the model
+            thought = self._parts_of_thought(reasoning, content)
+        else:
+            thought = self._splitter.push(self._stops.push(content))
+        return self._as_delta(thought, count)
+
+    def _parts_of_thought(self, reasoning: str, content: str) -> Parts:
+        parts = self._splitter.push(self._stops.push(content)) if content else NOTHING
+        return Parts(parts.content, reasoning + parts.thought)
+
+    def _as_delta(self, parts: Parts, count: int) -> ReplyDelta:
+        snapshot = partial(self._snapshot, len(self._traced)) if self.request.trace else None
+        return ReplyDelta(parts.content, parts.thought, count, reasoning_remainder=parts.folds, snapshot=snapshot)
+
+    def flush(self) -> ReplyDelta:
+        """What was held back, because it could have been the start of a tag or a stop string, and the finish.
+
+        Raises GenerationError if there was no reply at all.
+        """
+        if not self.has_begun and not self.reason and not self.usage.get("completion_tokens"):
+            raise GenerationError(
+                "The server ended the reply before it began.",
+                "The conversation may be too long for its model; or try again.",
+            )
+        parts = self._splitter.push(self._stops.flush()).then(self._splitter.flush())
+        delta = self._as_delta(parts, 0)
+        return ReplyDelta(
+            delta.text,
+            delta.reasoning,
+            reasoning_remainder=delta.reasoning_remainder,
+            snapshot=delta.snapshot,
+            finish=self.finish(),
+        )
+
+    def finish(self, reason: FinishReason | None = None) -> Finish:
+        """How the reply ended, or would have, for a `reason` of ours."""
+        reason = reason or self._finish_reason()
+        first, last = self._first_at or time.perf_counter(), self._last_at or time.perf_counter()
+        details, told = (
+            _dict(self.usage.get("prompt_tokens_details")),
+            _dict(self.usage.get("completion_tokens_details")),
+        )
+        milliseconds = self.timings.get("prompt_ms"), self.timings.get("predicted_ms")
+        prefill, decode = (value / 1000 if isinstance(value, int | float) else None for value in milliseconds)
+        completion = _count(self.usage.get("completion_tokens")) or self.tokens
+        prompt = _count(self.usage.get("prompt_tokens")) or len(self.prompt_ids)
+        if not prompt:
+            prompt = _count(self.timings.get("prompt_n")) + _count(self.timings.get("cache_n"))
+        return Finish(
+            reason,
+            prompt,
+            completion,
+            self.request.settings.seed or 0,
+            self.queued,
+            first - self.sent_at if prefill is None else prefill,
+            last - first if decode is None else decode,
+            cached_tokens=_count(details.get("cached_tokens")) or _count(self.timings.get("cache_n")),
+            stopped_by=self._stopped_by(),
+            reasoning_tokens=_count(told.get("reasoning_tokens")) or self._thought,
+            reasoning_seconds=(self._answer_at or last) - self.sent_at if self._thought else 0.0,
+        )
+
+    def _finish_reason(self) -> FinishReason:
+        if self._stops.hit is not None or isinstance(self._stop_reason, str):
+            return "stop_string"
+        if not self.reason and self._is_full:
+            return "length"
+        return REASONS.get(self.reason, "stop_token")
+
+    def _stopped_by(self) -> str:
+        if self._stops.hit is not None:
+            return self._stops.hit
+        return self._stop_reason if isinstance(self._stop_reason, str) else ""
+
+    def _mark(self, count: int, thinking: bool) -> None:
+        now = time.perf_counter()
+        self._first_at = self._first_at or now
+        self._last_at = now
+        self.tokens += count
+        if thinking:
+            self._thought += count
+        elif self._thought and self._answer_at is None:
+            self._answer_at = now
+
+    def _progress(self, chunk: Mapping[str, Any]) -> int | None:
+        """How many tokens of the prompt have been read, where the server tells it."""
+        read = _dict(chunk.get("prompt_progress")).get("processed")
+        return read if isinstance(read, int) else None
+
+    def _trace(self, entries: Any) -> int:
+        """Keep the probabilities of the tokens of a chunk. Returns their number."""
+        if not isinstance(entries, list):
+            return 0
+        now = time.perf_counter() - self.sent_at
+        traced = [self._token(entry, now) for entry in entries if isinstance(entry, dict)]
+        self._traced += traced
+        return len(traced)
+
+    def _token(self, entry: Mapping[str, Any], at: float) -> TokenTrace:
+        chosen, probability = self._candidate(entry)
+        listed = [self._candidate(each) for each in entry.get("top_logprobs") or () if isinstance(each, dict)]
+        candidates = dict(sorted({chosen: probability, **dict(listed)}.items(), key=lambda pair: -pair[1]))
+        rank = list(candidates).index(chosen) + 1 if any(id == chosen for id, _ in listed) else 0
+        ids = tuple(candidates)
+        return TokenTrace(
+            chosen, at, probability, rank, UNKNOWN, ids, ("model",), (tuple(candidates[id] for id in ids),)
+        )
+
+    def _candidate(self, entry: Mapping[str, Any]) -> tuple[int, float]:
+        text, logprob, id = entry.get("token"), entry.get("logprob"), entry.get("id")
+        probability = math.exp(min(logprob, 0.0)) if isinstance(logprob, int | float) else 0.0
+        return self.vocabulary.add(
+            _token_text(text, entry.get("bytes")), id if isinstance(id, int) else None
+        ), probability
+
+    def _snapshot(self, count: int) -> TraceSnapshot:
+        return TraceSnapshot(Traces.of(self._traced[:count]), self.finish("cancelled"))
+
+
+def _token_text(text: Any, data: Any) -> str:
+    """A token's text; a part of a character as its bytes, such as <0xE2>, as decode_tokens() has them."""
+    if isinstance(data, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in data):
+        try:
+            return bytes(data).decode()
+        except UnicodeDecodeError:
+            return "".join(f"<0x{byte:02X}>" for byte in data)
+    return text if isinstance(text, str) else ""
+
+
+def _text(value: Any) -> str:
+    """A text, or the texts of a list of parts."""
+    if isinstance(value, str):
+        return value
+    parts: Sequence[Any] = value if isinstance(value, list) else ()
+    return "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, list) and all(isinstance(id, int) for id in value) else ()

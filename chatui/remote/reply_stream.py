@@ -1,0 +1,262 @@
+"""One reply from whichever server of a backend gives it: tries, retries and waits until its first token, then reads."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+
+from chatui.chat import ChatRequest, Message, Prompt, ReplyDelta
+from chatui.errors import ChatError, GenerationError, ModelError, OverloadError
+from chatui.remote import probe
+from chatui.remote.dialects import Dialect
+from chatui.remote.event_stream import EventReader
+from chatui.remote.replica import Replica
+from chatui.remote.reply_reader import RemoteError, ReplyReader
+from chatui.remote.request_body import Adjustments, build_body, droppable, sent_messages
+from chatui.remote.server_errors import ServerError, read_error
+from chatui.remote.vocabulary import Vocabulary
+
+MAX_ADJUSTMENTS = 16
+"""How often one request is sent in another form."""
+MAX_BUSY_SECONDS = 180.0
+"""How long a busy server is waited for."""
+BUSY_PAUSE, LONGEST_BUSY_PAUSE = 1.0, 15.0
+"""Seconds until a busy server is asked again that does not say when; each time doubles them."""
+FIRST_EVENT_SECONDS, NEXT_EVENT_SECONDS = 600.0, 120.0
+"""How long the first event of a reply, and each one after it, may take: reading a long prompt takes minutes."""
+PROMPT_SECONDS = 3.0
+"""How long the end of a reply waits for its prompt."""
+MAX_COMPLETION_BYTES = 16_000_000
+
+ReadPrompt = Callable[[Replica, dict[str, Any], Sequence[Message]], Awaitable[Prompt | None]]
+
+
+@dataclass(eq=False)
+class ReplyStream:
+    """The deltas of the reply to a request. `model` is the server's name of the model, `title` that of the backend.
+
+    `choose` gives the servers that may be asked now, best first. `adjustments` are those that the server is known to
+    need; `learned` is called with what it was found to need besides. `read_prompt` asks a server for the prompt.
+    """
+
+    client: httpx.AsyncClient
+    request: ChatRequest
+    model: str
+    title: str
+    dialect: Dialect
+    vocabulary: Vocabulary
+    choose: Callable[[], Sequence[Replica]]
+    adjustments: Adjustments
+    learned: Callable[[Adjustments], None]
+    read_prompt: ReadPrompt
+    queued: float = 0.0
+    _notes: list[str] = field(default_factory=list)
+    _failed: set[Replica] = field(default_factory=set)
+    _dropped_at: int = 0
+
+    async def deltas(self) -> AsyncGenerator[ReplyDelta]:
+        """The reply. Raises ChatError."""
+        started, pause = time.perf_counter(), BUSY_PAUSE
+        for _attempt in range(MAX_ADJUSTMENTS):
+            replica = self._next_replica()
+            try:
+                async with contextlib.aclosing(self._attempt(replica)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+                return
+            except RemoteError as failure:
+                error = failure.error
+                if self._adjust(error):
+                    continue
+                if error.is_busy:
+                    pause = await self._pause(error, pause, started)
+                    yield ReplyDelta(queue_position=1)
+                    continue
+                if not error.is_outage or not self._others(replica, failure):
+                    raise error.as_chat_error(self.title) from None
+            except httpx.HTTPError as failure:
+                if not self._others(replica, failure):
+                    raise self._unreachable(probe.connection_problem(failure)) from None
+        raise GenerationError(f"{self.title} refused the request in every form.", "Choose another model.")
+
+    def _next_replica(self) -> Replica:
+        """The server to ask. Raises ModelError if none is left."""
+        replicas = [replica for replica in self.choose() if replica not in self._failed]
+        for replica in replicas:
+            if replica.breaker.allow():
+                return replica
+        raise self._unreachable("it does not answer")
+
+    def _unreachable(self, problem: str) -> ModelError:
+        return ModelError(f"{self.title}: {problem}.", "Try again in a while, or choose another model.")
+
+    def _others(self, replica: Replica, failure: Exception) -> bool:
+        """Whether another server may be asked after this one has failed."""
+        replica.breaker.record_failure()
+        replica.check()
+        self._failed.add(replica)
+        if isinstance(failure, httpx.HTTPError) and not isinstance(failure, httpx.TransportError):
+            return False
+        return any(other not in self._failed for other in self.choose())
+
+    async def _pause(self, error: ServerError, pause: float, started: float) -> float:
+        """Wait until a busy server may be asked again. Returns the next pause. Raises OverloadError."""
+        seconds = float(error.retry_after) if error.retry_after is not None else pause
+        if time.perf_counter() - started + seconds > MAX_BUSY_SECONDS:
+            said = error.as_chat_error(self.title)
+            raise OverloadError(said.message, said.remedy, retry_after=max(1, int(seconds)))
+        await asyncio.sleep(seconds)
+        return min(2 * pause, LONGEST_BUSY_PAUSE)
+
+    def _adjust(self, error: ServerError) -> bool:
+        """Whether the request is to be sent once more, in another form, after this error."""
+        body = build_body(self.request, self.model, self.dialect, self.adjustments)
+        known = self.adjustments
+        if refused := error.refused_field(body):
+            self.adjustments = known.without(refused)
+            self.learned(self.adjustments)
+            self._notes.append(f"The server does not take {refused}: the reply was made without it.")
+        elif error.is_reply_too_long and "max_tokens" in body:
+            self.adjustments = known.without("max_tokens")  # for this request only; the reader counts instead
+        elif error.is_about_roles and not known.folded_roles:
+            self.adjustments = replace(known, folded_roles=True)
+            self.learned(self.adjustments)
+        elif error.is_too_long and not self.request.no_truncation:
+            return self._drop_oldest(error)
+        return self.adjustments != known
+
+    def _drop_oldest(self, error: ServerError) -> bool:
+        """Leave out the oldest messages. False if no more can be."""
+        messages = [message for message in self.request.messages if message.role != "system" or message.content.strip()]
+        most, known = droppable(messages), self.adjustments.dropped
+        if known >= most:
+            return False
+        sizes = [len(message.content) for message in messages]
+        kept = sum(sizes) - sum(sizes[:known])
+        share = 0.9 * error.limit / error.tokens if error.limit and error.tokens else 0.7
+        drop, left = known, kept
+        while drop < most and (left > share * kept or drop == known):
+            left -= sizes[drop]
+            drop += 1
+        self.adjustments = replace(self.adjustments, dropped=drop)
+        return True
+
+    async def _attempt(self, replica: Replica) -> AsyncGenerator[ReplyDelta]:
+        """The reply of one server. Raises RemoteError or httpx.HTTPError before its first token, ChatError after it."""
+        body = build_body(self.request, self.model, self.dialect, self.adjustments)
+        messages = sent_messages(self.request, self.dialect, self.adjustments)
+        limit = 0 if "max_tokens" in body else self.request.settings.max_new_tokens
+        reader = ReplyReader(self.request, self.dialect, self.vocabulary, self.queued, limit)
+        prompt = Prompt("", (), self.adjustments.dropped, messages=tuple(messages), notes=tuple(self._notes))
+        replica.outstanding += 1
+        telling: asyncio.Task[Prompt] | None = None
+        try:
+            async with self.client.stream(
+                "POST", f"{replica.spec.url}/v1/chat/completions", json=body, headers=dict(replica.spec.headers)
+            ) as response:
+                if response.status_code != 200:
+                    raise RemoteError(await _refusal(response))
+                if self.request.trace:
+                    telling = asyncio.create_task(self._told_prompt(replica, body, prompt))
+                yield ReplyDelta(prompt=prompt)
+                async with contextlib.aclosing(self._read(response, reader)) as deltas:
+                    async for delta in deltas:
+                        if telling is not None and telling.done():
+                            yield ReplyDelta(prompt=telling.result())
+                            telling = None
+                        yield delta
+            replica.breaker.record_success()
+            last = reader.flush()
+            if telling is not None:
+                await asyncio.wait({telling}, timeout=PROMPT_SECONDS)
+                told = telling.result() if telling.done() else prompt
+                yield ReplyDelta(prompt=_with_ids(told, reader.prompt_ids))
+            yield last
+        except (httpx.HTTPError, RemoteError) as error:
+            if reader.has_begun:
+                raise self._broken(error) from None
+            raise
+        finally:
+            replica.outstanding -= 1
+            if telling is not None:
+                telling.cancel()
+
+    def _broken(self, error: httpx.HTTPError | RemoteError) -> ChatError:
+        """The error of a reply that ended in the middle. What came until then is kept."""
+        if isinstance(error, RemoteError):
+            return error.error.as_chat_error(self.title)
+        problem = probe.connection_problem(error)
+        return GenerationError(f"{self.title}: {problem}, in the middle of the reply.", "Continue writes on.")
+
+    async def _read(self, response: httpx.Response, reader: ReplyReader) -> AsyncGenerator[ReplyDelta]:
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            yield _completion(await _whole(response), reader)
+            return
+        events = EventReader()
+        pieces = response.aiter_bytes()
+        while True:
+            piece = await _next_piece(pieces, reader.has_begun)
+            for data in events.push(piece) if piece is not None else events.flush():
+                delta = reader.push(data)
+                if delta is not None:
+                    yield delta
+                if reader.is_over:
+                    return
+            if piece is None:
+                return
+
+    async def _told_prompt(self, replica: Replica, body: dict[str, Any], prompt: Prompt) -> Prompt:
+        """The prompt with what the server tells of it; as it is where it tells nothing."""
+        try:
+            told = await self.read_prompt(replica, body, prompt.messages)
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return prompt
+        return prompt if told is None else replace(told, dropped=prompt.dropped, notes=prompt.notes)
+
+
+async def _next_piece(pieces: AsyncIterator[bytes], begun: bool) -> bytes | None:
+    """The next bytes of a stream; None at its end. Raises httpx.ReadTimeout."""
+    try:
+        async with asyncio.timeout(NEXT_EVENT_SECONDS if begun else FIRST_EVENT_SECONDS):
+            return await anext(pieces, None)
+    except TimeoutError:
+        raise httpx.ReadTimeout("no event in time") from None
+
+
+async def _refusal(response: httpx.Response) -> ServerError:
+    if response.is_redirect:
+        return ServerError(421, "it redirects to another address, which is not followed")
+    return read_error(response.status_code, await _whole(response), response.headers)
+
+
+async def _whole(response: httpx.Response) -> bytes:
+    """The whole body, up to a limit."""
+    content = bytearray()
+    async for piece in response.aiter_bytes():
+        content += piece
+        if len(content) > MAX_COMPLETION_BYTES:
+            raise GenerationError("The server sent a reply that is too long.")
+    return bytes(content)
+
+
+def _completion(content: bytes, reader: ReplyReader) -> ReplyDelta:
+    """The delta of a reply that came as a whole, though a stream was asked for. Raises RemoteError."""
+    try:
+        chunk = json.loads(content)
+    except ValueError:
+        chunk = None
+    if not isinstance(chunk, dict):
+        raise RemoteError(read_error(200, content))
+    if "choices" not in chunk:
+        raise RemoteError(read_error(200, content))
+    return reader.push_chunk(chunk) or ReplyDelta()
+
+
+def _with_ids(prompt: Prompt, ids: tuple[int, ...]) -> Prompt:
+    """The prompt with the ids that came with the reply, if no others are known."""
+    return prompt if prompt.token_ids or not ids else replace(prompt, token_ids=ids)
