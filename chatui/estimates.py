@@ -12,8 +12,8 @@ from chatui.units import human_bytes
 Unit = Literal["B", "B/s", "tokens/s", "turn"]
 
 PACKED_FORMATS = {
-    "int8": N_("linear layers 1 B and a scale for each output, the rest 2 B"),
-    "int4": N_("linear layers 5/8 B with their scales, the output layer 1 B, the rest 2 B"),
+    "int8": N_("linear layers 9/8 B with their scales, the rest 2 B"),
+    "int4": N_("linear layers 5/8 B with their scales, the output layer 9/8 B, the rest 2 B"),
 }
 ATTENTION_BLOCK = 64
 """Tokens of a K/V block, whose keys and values attention reads together."""

@@ -18,7 +18,8 @@ DTYPE_BYTES: Mapping[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 # 4-bit NF4 has one float32 scale per 64 weights beside the 4 bits: https://arxiv.org/abs/2305.14314
 BITSANDBYTES: Mapping[Quantization, float] = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
 # A plane of 4-bit levels has a scale and a zero point in bfloat16 per group of 32 weights; so have 8-bit levels in one
-# plane, in which our kernel takes them where rows are blocks of 64. Other kernels need two planes.
+# plane, in which our kernel takes them where rows are blocks of 64. Other kernels need two planes
+# for a GGUF file's levels, and a scale per row for int8.
 PLANE_BYTES, JOINED_BYTES, JOINED_ROWS = 0.5 + 4 / 32, 1 + 4 / 32, 64
 MAX_HEADER_BYTES = 100_000_000
 
@@ -128,11 +129,12 @@ def _packed_bytes(tensor: StoredTensor, quantization: Quantization) -> float | N
     columns, rows = tensor.shape if tensor.dtype.startswith("GGUF") else tensor.shape[::-1]
     if columns % 32:
         return None
+    joined = tensor.elements * JOINED_BYTES if rows % JOINED_ROWS == 0 else None
     if quantization in ("auto", "int4") and tensor.dtype in GGUF_LEVELS and rows % 16 == 0:
         planes = GGUF_LEVELS[tensor.dtype].planes
-        return tensor.elements * (JOINED_BYTES if planes == 2 and rows % JOINED_ROWS == 0 else PLANE_BYTES * planes)
+        return joined if joined and planes == 2 else tensor.elements * PLANE_BYTES * planes
     if quantization == "int8" or (quantization == "int4" and is_head(tensor)):
-        return tensor.elements + 2.0 * rows
+        return joined or tensor.elements + 2.0 * rows
     return tensor.elements * PLANE_BYTES if quantization == "int4" and rows % 16 == 0 else None
 
 

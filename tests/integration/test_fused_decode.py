@@ -201,6 +201,8 @@ def test_dense_layers_with_our_kernel(monkeypatch: pytest.MonkeyPatch, kind: str
 def test_packed_layers(kind: str, bits: Any, dtype: torch.dtype) -> None:
     model = model_of(kind).bfloat16() if dtype is torch.bfloat16 else model_of(kind)
     quantize(model, bits, None, lambda _: None)
+    if bits == "int8" and ops.pays_in_8_bits(ops.BLOCK):
+        assert isinstance(model.get_submodule("model.layers.1.mlp.down_proj"), Int8GroupLinear)
     check(model, 0.06, same_bits=True)
     check(model, 0.06, same_bits=True, kv_dtype="int8")
 

@@ -105,10 +105,11 @@ def test_keys_and_values_in_int8(kind: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("kind", ["wide", "biased"])
+@pytest.mark.parametrize("bits", ["int4", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_layers_have_the_same_bits_however_a_prompt_is_cut(kind: str, dtype: torch.dtype) -> None:
+def test_packed_layers_have_the_same_bits_however_a_prompt_is_cut(kind: str, bits: Any, dtype: torch.dtype) -> None:
     model = model_of(kind).bfloat16() if dtype is torch.bfloat16 else model_of(kind)
-    quantize(model, "int4", None, lambda _: None)
+    quantize(model, bits, None, lambda _: None)
     check(model, 0.06, same_bits=True)
     check(model, 0.06, same_bits=True, kv_dtype="int8")
 

@@ -10,13 +10,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from chatui.engine.kernels import ops
-from chatui.engine.kernels.levels import GROUP, Levels, rounded, unpacked
-from chatui.engine.kernels.quantized import Int4Linear, Int8GroupLinear, of_levels, reading_prompts
+from chatui.engine.kernels.levels import GROUP, Levels, unpacked
+from chatui.engine.kernels.quantized import (
+    Int4Linear,
+    Int8GroupLinear,
+    Int8Linear,
+    PackedLinear,
+    in_8_bits,
+    of_levels,
+    quantize,
+    reading_prompts,
+)
+from chatui.engine.kernels.rounding import rounded
+from chatui.engine.loading import anatomy
 from chatui.settings import AppSettings
 from tests.examples import some_of
-from tests.models import two_planes
+from tests.models import SMALL, two_planes
 
 Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -293,6 +305,51 @@ def test_planes_that_are_no_halves_stay_planes(fault: str) -> None:
     torch.testing.assert_close(
         layer(x).float(), exact, atol=0.02 * float(exact.nan_to_num().abs().max()), rtol=0.02, equal_nan=True
     )
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("fault", ["none", "outputs", "slower", "not loaded"])
+def test_what_is_rounded_to_8_bits_takes_our_kernel_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(ops, "is_faster_in_8_bits", lambda *_: fault != "slower")
+    ops._is_faster_in_8_bits.cache_clear()
+    if fault == "not loaded":
+        monkeypatch.setattr(ops, "_loaded", {})
+    dense = torch.nn.Linear(64, 80 if fault == "outputs" else 64)
+    layer = in_8_bits(dense.weight, dense.bias)
+    ops._is_faster_in_8_bits.cache_clear()
+    assert isinstance(layer, Int8GroupLinear if fault == "none" else Int8Linear)
+    x = numbers(3, 64, 0)
+    exact = dense(x.float()).detach()
+    torch.testing.assert_close(layer(x).float(), exact, atol=0.02 * float(exact.abs().max()), rtol=0.02)
+
+
+@pytest.mark.usefixtures("built")
+def test_it_is_measured_which_product_of_8_bits_is_faster() -> None:
+    assert ops.pays_in_8_bits(64) is ops._is_faster_in_8_bits(ops.name())
+    assert not ops.pays_in_8_bits(80)
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+def test_a_packed_model_takes_the_bytes_that_are_counted(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    monkeypatch.setattr(ops, "pays_in_8_bits", ops.takes)
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "vocab_size": 320,
+        "tie_word_embeddings": True,
+    }
+    config = LlamaConfig(**{**SMALL, **sizes, "num_attention_heads": 8, "num_key_value_heads": 4})
+    counted = anatomy.of(anatomy.blank(config, torch.bfloat16))
+    model = AutoModelForCausalLM.from_config(config).bfloat16()
+    quantize(model, kind, None, lambda _: None)
+    assert isinstance(model.lm_head, Int8GroupLinear)
+    packed = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    held = [*model.parameters(), *(buffer for module in packed for buffer in module.buffers())]
+    assert counted.weights[kind] == sum(tensor.nbytes for tensor in held)
+    assert {type(module) for module in packed} > {Int8GroupLinear}, "keys have 32 outputs"
 
 
 def fake_compiler(folder: Path, says: str = "") -> str:

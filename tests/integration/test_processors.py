@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from chatui.engine.kernels import ops
-from chatui.engine.kernels.levels import GROUP, rounded, unpacked
+from chatui.engine.kernels.levels import GROUP, unpacked
 from chatui.engine.kernels.quantized import Int4Linear, reading_prompts
+from chatui.engine.kernels.rounding import rounded
 from chatui.settings import AppSettings
 
 TESTS = [str(Path(__file__).with_name(name)) for name in ("test_ops.py", "test_attend.py")]

@@ -14,8 +14,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from chatui.engine.kernels import ops
-from chatui.engine.kernels.levels import GROUP, GgufLevels, Levels, LevelsFile, joined, packed, rounded, save, unpacked
+from chatui.engine.kernels.levels import GROUP, GgufLevels, Levels, LevelsFile, joined, packed, save, unpacked
 from chatui.engine.kernels.quantized import Int4Linear, Int8GroupLinear, Int8Linear, of_levels, quantize
+from chatui.engine.kernels.rounding import rounded
 from chatui.engine.loading import embedded, loader
 from chatui.model_spec import ModelSpec
 from chatui.settings import DEFAULT_MODEL, AppSettings
@@ -194,26 +195,6 @@ def test_levels_of_8_bits_in_a_gguf_file_can_be_joined(tmp_path: Path, kind: str
     assert (levels.of_joined(256) is None) == (kind == "Q4_K")
 
 
-@given(st.integers(0, 10**6), st.floats(-4, 4), st.floats(1e-3, 100))
-def test_rounding_errs_by_no_more_than_plain_rounding(seed: int, shift: float, size: float) -> None:
-    weight = (noise(16, 64, seed=seed) + shift) * size
-    groups = weight.reshape(16, -1, GROUP)
-    low, high = groups.aminmax(dim=-1, keepdim=True)
-    # Half a step each, what bfloat16 takes off scale and zero, and all of that again for weights cut off at the ends.
-    step = (high - low) / 15
-    bound = step / 2 + HALF_STEP * (8 * step + (low + 8 * step).abs())
-    error = (rounded(weight).dequantized(64) - weight).reshape(16, -1, GROUP).square().sum(-1, keepdim=True)
-    assert (error <= GROUP * (2 * bound).square()).all()
-
-
-def test_refitted_levels_are_better_than_nearest_ones_and_equal_weights_stay_equal() -> None:
-    weight = noise(64, 256)
-    relative = (rounded(weight).dequantized(256) - weight).norm() / weight.norm()
-    assert relative < 0.075
-    assert torch.equal(rounded(torch.full((16, 32), 0.5)).dequantized(32), torch.full((16, 32), 0.5))
-    assert torch.equal(rounded(torch.zeros(16, 32)).dequantized(32), torch.zeros(16, 32))
-
-
 @pytest.mark.parametrize("kind", ["int4", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_packed_layer_is_its_dense_one_in_any_type_and_shape(kind: str, dtype: torch.dtype) -> None:
@@ -249,7 +230,7 @@ def test_a_packed_layer_can_be_exported(kind: str) -> None:
 def test_many_rows_are_packed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, kinds = nn.Linear(64, 448), ("int4", "int8", "two planes")
     whole = [pack(layer, kind).state_dict() for kind in kinds]
-    for module in ("levels", "quantized"):
+    for module in ("levels", "rounding", "quantized"):
         monkeypatch.setattr(f"chatui.engine.kernels.{module}.CHUNK", 64 * 64)
     for kind, expected in zip(kinds, whole, strict=True):
         parts = pack(layer, kind).state_dict()

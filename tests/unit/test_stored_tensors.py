@@ -1,6 +1,7 @@
 """Headers of real files, and the arithmetic of sizes."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -147,7 +148,8 @@ PACKED = StoredTensor("layers.0.q_proj.qweight", "I32", (8, 64))
         ([MATRIX, NORM], "bfloat16", "4bit", int(64 * 64 * 0.5625) + 64 * 2),
         ([MATRIX, NORM], "bfloat16", "int4", 64 * 64 * 5 // 8 + 64 * 2),
         ([MATRIX, HEAD], "bfloat16", "int4", 64 * 64 * 5 // 8 + 100 * (64 + 2)),
-        ([MATRIX, HEAD], "bfloat16", "int8", (64 + 100) * (64 + 2)),
+        ([MATRIX, replace(HEAD, shape=(128, 64))], "bfloat16", "int4", 64 * 64 * 5 // 8 + 128 * 64 * 9 // 8),
+        ([MATRIX, HEAD], "bfloat16", "int8", 64 * 64 * 9 // 8 + 100 * (64 + 2)),
         ([EMBEDDING], "bfloat16", "int8", 100 * 64 * 2 + 100 * (64 + 2)),
         ([MISFIT, PACKED], "bfloat16", "int4", 24 * 64 * 2 + 8 * 64 * 4),
         ([Q4_1, Q6_K], "bfloat16", "auto", 64 * 32 * 5 // 8 + 64 * 256 * 9 // 8),

@@ -1,4 +1,4 @@
-"""Whether a product of int4 layers computes what PyTorch's does, and whether it is faster."""
+"""Whether products of int4 and int8 layers compute what PyTorch's do, and whether they are faster."""
 
 import logging
 import time
@@ -57,12 +57,30 @@ def agree_in_8_bits(product: Product, pack_int8: Callable[[Tensor], Tensor], pac
 def is_faster(product: Product, pack: Pack) -> bool:
     """Whether it takes less time than PyTorch's, with one row and with some."""
     sample = _Sample(*MEASURED_SHAPE, pack)
+    return _takes_less("int4", partial(sample.ours, product), sample.pytorchs)
+
+
+def is_faster_in_8_bits(product: Product, pack_int8: Callable[[Tensor], Tensor]) -> bool:
+    """Whether the product of levels -128..127 takes less time than PyTorch's of levels with a scale for each output."""
+    outputs, inputs = MEASURED_SHAPE
+    levels = torch.zeros(MEASURED_SHAPE, dtype=torch.int8)
+    own, factors, scales = pack_int8(levels), torch.zeros(inputs // GROUP, outputs, 2), torch.zeros(outputs)
+    factors, scales = factors.bfloat16(), scales.bfloat16()
+    return _takes_less(
+        "int8",
+        lambda x: product(x, own, factors),
+        lambda x: torch.ops.aten._weight_int8pack_mm(x, levels, scales),
+    )
+
+
+def _takes_less(kind: str, ours: Callable[[Tensor], Tensor], pytorchs: Callable[[Tensor], Tensor]) -> bool:
+    """Whether the one product takes less time than the other, with each of MEASURED_ROWS."""
     ratios = list[float]()
     for rows in MEASURED_ROWS:
-        x = sample.activations(rows)
-        own, other = seconds(partial(sample.ours, product, x), partial(sample.pytorchs, x), times=TIMES)
+        x = torch.ones(rows, MEASURED_SHAPE[1], dtype=torch.bfloat16)
+        own, other = seconds(partial(ours, x), partial(pytorchs, x), times=TIMES)
         ratios.append(own / other)
-    log.info("products of int4 layers take %s of the time that PyTorch's do", ", ".join(f"{r:.2f}" for r in ratios))
+    log.info("products of %s layers take %s of PyTorch's time", kind, ", ".join(f"{ratio:.2f}" for ratio in ratios))
     return max(ratios) < 1
 
 

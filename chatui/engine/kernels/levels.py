@@ -1,4 +1,4 @@
-"""Weights as 4-bit levels: rounded from dense ones, read from a GGUF file's blocks, kept in a safetensors file."""
+"""Weights as 4-bit levels: read from a GGUF file's blocks, kept in a safetensors file."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,9 +21,6 @@ SUFFIX = ".nibbles"
 
 # Weights worked on at a time, so that what is unpacked for a moment stays small beside the model.
 CHUNK = 1 << 20
-# Each takes 3 ns per weight on two cores; two lessen the squared error of normal weights by 12 %, a third by 2 % more.
-REFITS = 2
-TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -71,36 +68,6 @@ def joined(nibbles: Tensor) -> Tensor:
     """Two planes of `nibbles` as numbers -128..127, int8 [out, in]."""
     high, low = map(unpacked, nibbles.chunk(2, 1))
     return (high << 4 | low).sub_(128).view(torch.int8)
-
-
-def rounded(weight: Tensor) -> Levels:
-    """Levels for a dense matrix [out, in]: nearest ones in each group's range, refitted to lessen the squared error."""
-    return _stacked(_rounded(part) for part in torch.split(weight.detach(), max(1, CHUNK // weight.shape[1])))
-
-
-def _rounded(weight: Tensor) -> Levels:
-    groups = weight.float().reshape(len(weight), -1, GROUP)
-    low, high = groups.aminmax(dim=-1, keepdim=True)
-    mean = groups.mean(-1, keepdim=True)
-    best = _nearest(groups, (high - low) / 15, (high - low) / 15 * 8 + low)
-    for _ in range(REFITS):
-        # The straight line that best maps the levels to the weights: linear regression.
-        centre = best[0].mean(-1, keepdim=True)
-        distance = best[0] - centre
-        scale = (distance * groups).sum(-1, keepdim=True) / distance.square().sum(-1, keepdim=True).clamp(min=TINY)
-        tried = _nearest(groups, scale, mean - scale * centre)
-        better = tried[3] < best[3]
-        best = tuple(torch.where(better, new, old) for new, old in zip(tried, best, strict=True))
-    levels, scale, zero, _ = best
-    nibbles = packed((levels + 8).to(torch.uint8).flatten(1))
-    return Levels(nibbles, torch.cat((scale, zero), -1).transpose(0, 1).bfloat16())
-
-
-def _nearest(groups: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, ...]:
-    """Levels -8..7, the scale and zero that the kernel will read, which are bfloat16, and the squared error."""
-    scale, zero = scale.bfloat16().float(), zero.bfloat16().float()
-    levels = ((groups - zero) / scale.clamp(min=TINY)).round_().clamp_(-8, 7)
-    return levels, scale, zero, (levels * scale).add_(zero).sub_(groups).square_().sum(-1, keepdim=True)
 
 
 class LevelsFile(Mapping[str, Levels]):
@@ -197,7 +164,7 @@ class _Blocks:
 
     def levels(self) -> Levels:
         read = READERS[self.type.label]
-        return _stacked(_levels(*read(part), self.type.planes) for part in self._parts())
+        return stacked(_levels(*read(part), self.type.planes) for part in self._parts())
 
     def hashes(self, dtype: torch.dtype, working: torch.dtype) -> Tensor:
         """The rows' hashes where transformers has unpacked them in `working` and then taken over `dtype`."""
@@ -311,7 +278,8 @@ def _half(blocks: Tensor, start: int) -> Tensor:
     return number
 
 
-def _stacked(parts: Iterable[Levels]) -> Levels:
+def stacked(parts: Iterable[Levels]) -> Levels:
+    """One below the other, as rows of one matrix."""
     whole = list(parts)
     return Levels(torch.cat([part.nibbles for part in whole]), torch.cat([part.scales_and_zeros for part in whole], 1))
 

@@ -9,6 +9,7 @@ Which form of them a CPU gets is told by AVX512, AVX2 and ANY.
 """
 
 import ctypes
+import functools
 import hashlib
 import logging
 import os
@@ -27,7 +28,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from chatui.engine.kernels.built_files import is_whole, publish
-from chatui.engine.kernels.checks import agree, agree_in_8_bits, is_faster
+from chatui.engine.kernels.checks import agree, agree_in_8_bits, is_faster, is_faster_in_8_bits
 from chatui.engine.kernels.int8_kv import width_of
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,17 @@ def address(name: str) -> int | None:
 def takes(outputs: int, prefill: bool = False) -> bool:
     """Whether the kernels for levels are in use, or the one for prompts, and for so many outputs."""
     return outputs % BLOCK == 0 and function(PREFILL_PRODUCT if prefill else PRODUCT) is not None
+
+
+def pays_in_8_bits(outputs: int) -> bool:
+    """Whether `int8mm` is in use for so many outputs, and faster than PyTorch's with one scale for each."""
+    return takes(outputs) and _is_faster_in_8_bits(name())
+
+
+@functools.cache
+def _is_faster_in_8_bits(name: str) -> bool:  # noqa: ARG001
+    """Measured once for the kernels of this name."""
+    return is_faster_in_8_bits(int8mm, pack_int8)
 
 
 def pack(levels: Tensor, own: bool) -> Tensor:
