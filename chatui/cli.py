@@ -26,6 +26,10 @@ Command = Callable[[list[str]], None]
 def run(arguments: list[str]) -> None:
     """Serve the chat page and /v1: run [flags]."""
     settings = parse(arguments)
+    from chatui import logs, tracing
+
+    logs.configure(settings.log_format)
+    tracing.start(settings.otlp_endpoint)
     from chatui import server
 
     server.run(settings)
@@ -133,6 +137,7 @@ METAVARS: Mapping[str, str] = {
     "auth": "USER:PASSWORD",
     "api_key": "KEY",
     "database_url": "URL",
+    "otlp_endpoint": "URL",
     "generation.stop": "TEXT",
 }
 """What --help shows for the value of a setting. Choices are shown as they are, all others are a NUMBER."""

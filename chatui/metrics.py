@@ -21,6 +21,8 @@ TOKEN_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0
 """Seconds."""
 REQUEST_BUCKETS = (0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920)
 """Seconds."""
+WRITE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+"""Seconds."""
 STEP_BUCKETS = (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """Seconds."""
 REASONS = {"stop_token": "stop", "stop_string": "stop", "length": "length", "cancelled": "abort"}
@@ -37,8 +39,18 @@ class MeteredBackend(Protocol):
         """The share of its K/V cache that running replies fill, from 0 to 1. Thread-safe."""
 
 
+class MeteredDatabase(Protocol):
+    """What the database tells of itself."""
+
+    on_write: Callable[[float], None]
+    """Called with the seconds of each write transaction, from the wait for its turn to its end, in any thread."""
+
+    on_error: Callable[[], None]
+    """Called when a transaction has failed, in any thread."""
+
+
 class Metrics:
-    """The metrics of one server, labelled by model. They are in a registry of their own. Thread-safe."""
+    """The metrics of one server, in a registry of their own. Those of replies are labelled by model. Thread-safe."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
@@ -70,6 +82,21 @@ class Metrics:
         self.step = self._histogram(
             "engine_step_seconds", "Time of each step of the model, for all its replies.", STEP_BUCKETS
         )
+        self.requests = self._server_counter("http_requests", "Requests by kind of route and status.", "route", "code")
+        self.running_replies = self._server_gauge("page_replies_running", "Replies of the page that are being written.")
+        self.connected_tabs = self._server_gauge("page_tabs", "Tabs in which the page is open.")
+        self.store_errors = self._server_counter("store_errors", "Transactions of the database that failed.")
+        self.store_write = Histogram(
+            "chatui:store_write_seconds",
+            "Time of each write transaction of the database, with the wait for its turn.",
+            buckets=WRITE_BUCKETS,
+            registry=self.registry,
+        )
+
+    def watch_server(self, running: Callable[[], int], database: MeteredDatabase) -> None:
+        """Measure the page, of which `running` counts the replies, and the database of all chats."""
+        self.running_replies.set_function(running)
+        database.on_write, database.on_error = self.store_write.observe, self.store_errors.inc
 
     def watch(self, model: str, backend: MeteredBackend) -> None:
         """Measure a newly loaded model, in place of an earlier one of this name."""
@@ -90,6 +117,12 @@ class Metrics:
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"chatui:{name}", documentation, (*LABELS, *labels), registry=self.registry)
+
+    def _server_gauge(self, name: str, documentation: str) -> Gauge:
+        return Gauge(f"chatui:{name}", documentation, registry=self.registry)
+
+    def _server_counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(f"chatui:{name}", documentation, labels, registry=self.registry)
 
     def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"chatui:{name}", documentation, LABELS, buckets=buckets, registry=self.registry)

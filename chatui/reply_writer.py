@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
-from chatui import priority
+from chatui import priority, tracing
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.store.records import ReplyUpdate, StoredMessage, UpdateResult
 from chatui.store.store import Store
@@ -35,6 +35,7 @@ class WritableReply(Protocol):
     saved: bool
     save_error: ChatError | None
     task: asyncio.Task[None] | None
+    trace: object
 
     def to_update(self) -> ReplyUpdate:
         """The update that saves its current content and state."""
@@ -118,6 +119,7 @@ class ReplyWriter(Generic[R]):
         if not due:
             return
         updates = {id: reply.to_update() for id, reply in due.items()}
+        started = time.time_ns()
         saving = asyncio.get_running_loop().run_in_executor(self._thread, self._save, due, updates)
         try:
             while not (await asyncio.wait({saving}, timeout=STORE_TIMEOUT_SECONDS))[0]:
@@ -127,7 +129,10 @@ class ReplyWriter(Generic[R]):
             self._set_save_error(error)
             raise
         for id, result in results.items():
+            reply = self.replies[id]
             self._apply_result(id, updates[id], result)
+            if reply.saved:
+                tracing.record("store.save", started, time.time_ns(), reply.trace)
 
     def _save(self, due: dict[str, R], updates: dict[str, ReplyUpdate]) -> dict[str, UpdateResult]:
         """Save the updates, those of finished replies with their inspections."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from chatui import logs, tracing
 from chatui.backend import Backend
 from chatui.character_prompt import Insertion
 from chatui.chat import ChatRequest, Message, ModelStatus
@@ -118,9 +119,10 @@ class Runner:
         lease = secrets.token_urlsafe(16)
         ticket = self.backend.admit(owner, turn.author.model)
         try:
-            started = await asyncio.to_thread(
-                self.owner_store(owner, temporary).start_turn, turn, lease, self.max_read_characters
-            )
+            with tracing.span("store.start_turn"):
+                started = await asyncio.to_thread(
+                    self.owner_store(owner, temporary).start_turn, turn, lease, self.max_read_characters
+                )
         except BaseException:
             self.backend.release_ticket(ticket)
             raise
@@ -214,10 +216,13 @@ class Runner:
 
     async def _generate(self, reply: RunningReply, request: ChatRequest) -> None:
         try:
-            async with contextlib.aclosing(self.backend.stream(request)) as stream:
-                async for delta in stream:
-                    reply.progress.add(delta)
-                    reply.notify()
+            with tracing.reply(reply.author.model) as span:
+                reply.trace = tracing.current()
+                async with contextlib.aclosing(self.backend.stream(request)) as stream:
+                    async for delta in stream:
+                        span.add(delta)
+                        reply.progress.add(delta)
+                        reply.notify()
             reply.state = "finished"
         except ChatError as error:
             reply.state, reply.error = "failed", error
@@ -230,6 +235,7 @@ class Runner:
         self.backend.release_ticket(ticket)
         if reply.state == "running":
             reply.state = "interrupted" if self._closing else "stopped"
+        log.info("a reply ended", extra=logs.fields(**reply.summary()))
         writer.wake()
 
     async def _run_housekeeping(self) -> None:

@@ -65,7 +65,8 @@ class RunningReply:
     """A reply while it is generated. `path` are the messages up to and including it.
 
     `saved` is set once its end is in the store. `save_error` is set while the store refuses to save it. The store
-    accepts updates only from the holder of the `lease`. `ticket` is that of its request.
+    accepts updates only from the holder of the `lease`. `ticket` is that of its request, `trace` is the
+    context of its span.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class RunningReply:
         self.save_error: ChatError | None = None
         self.task: asyncio.Task[None] | None = None
         self.ticket = ""
+        self.trace: object = None
         self._listeners: set[asyncio.Event] = set()
 
     async def changes(self, until_saved: bool = False) -> AsyncIterator[None]:
@@ -106,6 +108,21 @@ class RunningReply:
         """Wake the listeners."""
         for changed in self._listeners:
             changed.set()
+
+    def summary(self) -> dict[str, str | float | None]:
+        """What logs tell of the reply, without its text: its model, how it ended, tokens, and seconds."""
+        progress, finish = self.progress, self.progress.finish
+        first = progress.first_text_at
+        return {
+            "model": self.author.model,
+            "state": self.state,
+            "finish_reason": finish.reason if finish else None,
+            "error": type(self.error).__name__ if self.error else None,
+            "prompt_tokens": len(progress.prompt.token_ids) if progress.prompt else None,
+            "completion_tokens": progress.tokens,
+            "first_token_seconds": round(first - progress.started_at, 3) if first else None,
+            "seconds": round(time.perf_counter() - progress.started_at, 3),
+        }
 
     def as_message(self) -> StoredMessage:
         """The reply as a stored message, with its current content and state."""

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import errno
 import os
-import socket
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +20,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from chatui import downloads, owners, uvicorn_protocol
+from chatui import downloads, listening, owners, uvicorn_protocol
 from chatui.api import routes
 from chatui.attempt_limiter import too_many_attempts
 from chatui.backend import Backend, StartableBackend
@@ -30,7 +28,7 @@ from chatui.backends import open_backend
 from chatui.body_limit import BodyLimit
 from chatui.chat import ModelStatus
 from chatui.engine.backend import LocalBackend
-from chatui.errors import ChatError, SettingsError
+from chatui.errors import ChatError
 from chatui.metrics import Metrics
 from chatui.model_spec import ModelSpec
 from chatui.models.download_manager import DownloadManager
@@ -41,6 +39,7 @@ from chatui.models.services import ModelServices
 from chatui.models.token_file import TokenFiles
 from chatui.owners import Cookies, OwnerMiddleware
 from chatui.peers import OwnAccount
+from chatui.request_metrics import RequestMetrics
 from chatui.runner import Runner
 from chatui.security import (
     AllowedHosts,
@@ -72,6 +71,8 @@ def build_app(backend: Backend, settings: AppSettings, metrics: Metrics | None =
     store = Store.open(settings)
     temporary_store = Store.in_memory(Quotas.for_temporary_chats(settings))
     runner, cookies = Runner(backend, store, temporary_store, settings.inspect), Cookies(store.cookie_secret())
+    metrics = metrics or Metrics()
+    metrics.watch_server(lambda: runner.running_count, store.database)
     uploads = UploadFolder(serving.upload_folder(), settings.max_uploads * MB)
     passwords = read_login(settings.auth)
     login = too_many_attempts(passwords)
@@ -92,6 +93,7 @@ def build_app(backend: Backend, settings: AppSettings, metrics: Metrics | None =
     _add_inner_middleware(app, settings, cookies, store, uploads, login)
     login_of = page.mount(app, runner, services, cookies, login, logins, settings.root_path)
     app.add_middleware(ClientAddress, proxies=split_list(settings.forwarded_allow_ips))
+    app.add_middleware(RequestMetrics, metrics=metrics)
     return app
 
 
@@ -137,7 +139,7 @@ def run(settings: AppSettings) -> None:
     if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as `spaces` reads it
         _run_on_zero_gpu(settings, login)
         return
-    server_socket = _bind(settings)
+    server_socket = listening.bind(settings)
     metrics = Metrics()
     backend = open_backend(settings, metrics)
     app = build_app(backend, settings, metrics)
@@ -228,36 +230,6 @@ def _progress(model: ModelStatus) -> dict[str, Any]:
     if model.error is not None:
         return {"error": str(model.error)}
     return {"phase": model.phase} if model.phase else {}
-
-
-def _bind(settings: AppSettings) -> socket.socket:
-    try:
-        addresses = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError):
-        raise SettingsError(
-            "host",
-            f"{settings.host} is no address and no known name.",
-            "Leave it out, or take 0.0.0.0 to listen on every network.",
-        ) from None
-    family, *_, bind_address = min(addresses, key=lambda entry: entry[0] != socket.AF_INET)
-    server_socket = socket.socket(family)
-    server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        server_socket.bind(bind_address)
-    except OSError as error:
-        server_socket.close()
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise SettingsError(
-                "host",
-                f"{settings.host} is not an address of this computer.",
-                "Leave it out, or take 0.0.0.0 to listen on every network.",
-            ) from error
-        raise SettingsError(
-            "port",
-            f"{settings.host}:{settings.port} cannot be used ({error.strerror}).",
-            "Choose another with --port, or --port 0 for any free one.",
-        ) from error
-    return server_socket
 
 
 def _print_when_ready(backend: StartableBackend) -> None:

@@ -35,6 +35,7 @@ Quantization = Literal["auto", "none", "int8", "int4", "8bit", "4bit"]
 Compile = Literal["auto", "off"]
 KvDtype = Literal["auto", "int8"]
 PATHS = ("chat_template", "cache_dir", "data_dir", "models_dir", "kv_cache_dir", "backends_file")
+LogFormat = Literal["text", "json"]
 ModelName = Annotated[str, Field(min_length=1)]
 
 
@@ -206,6 +207,16 @@ class AppSettings(BaseSettings):
         None,
         repr=False,
         description="Database to keep them in instead: postgresql://user:password@host/name or sqlite:///file.",
+    )
+
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern="^https?://.+",
+        description="Address of an OpenTelemetry collector that takes traces by OTLP over HTTP, such as "
+        "http://localhost:4318. Off if left out, and OTEL_EXPORTER_OTLP_ENDPOINT as well.",
+    )
+    log_format: LogFormat = Field(
+        "text", description="json writes each log record as an object on one line, and one at the end of each reply."
     )
 
     @classmethod

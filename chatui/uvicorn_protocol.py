@@ -9,6 +9,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from chatui import logs
+
 HEADER_SECONDS = 30.0
 """Seconds in which the headers of a request must arrive. uvicorn itself has no limit."""
 
@@ -54,6 +56,8 @@ def config(app: ASGIApp, **options: Any) -> uvicorn.Config:
     """The configuration to serve `app`. Adds `is_server_fault` as a filter to the loggers."""
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).addFilter(is_server_fault)
+    if logs.is_json():
+        options["log_config"] = None  # its loggers write what all others do
     return uvicorn.Config(app, http=TimedProtocol, log_level="warning", ws="none", proxy_headers=False, **options)
 
 

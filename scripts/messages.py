@@ -26,6 +26,8 @@ SILENT = [
     "security.py",
     "api",
     "deploy",
+    "listening.py",
+    "tracing.py",
     "downloads.py",
     "model_spec.py",
     "stored_tensors.py",

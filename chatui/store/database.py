@@ -3,8 +3,9 @@
 import re
 import sqlite3
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -78,6 +79,8 @@ class Database:
         self.sqlite = url.get_backend_name() == "sqlite"
         self.file = Path(url.database) if self.sqlite and url.database else None
         self.engine = _engine(url)
+        self.on_write: Callable[[float], None] = lambda _: None
+        self.on_error: Callable[[], None] = lambda: None
         self._writer = self.engine.execution_options(writing=True)
         self._reading: AbstractContextManager[Any] = nullcontext()
         self._writing: AbstractContextManager[Any] = nullcontext()
@@ -94,11 +97,13 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a write transaction, which is rolled back on any exception. Raises StoreError."""
+        started = time.perf_counter()
         with self.as_store_errors(), self._writing, self._writer.begin() as connection:
             if not self.sqlite:
                 milliseconds = round(1000 * MAX_IDLE_SECONDS)
                 connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
             yield connection
+        self.on_write(time.perf_counter() - started)
 
     @contextmanager
     def maintaining(self) -> Iterator[Connection]:
@@ -123,6 +128,7 @@ class Database:
         try:
             yield
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            self.on_error()
             raise self._store_error(error) from error
 
     def _store_error(self, error: Exception) -> StoreError:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from chatui.metrics import Metrics
+from chatui.remote import backend_spec
 from chatui.settings import AppSettings
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +24,6 @@ YAML_FILES = [ROOT / "compose.yaml", *sorted(DEPLOY.rglob("*.yaml"))]
 TEXTS = [ROOT / "Dockerfile", *YAML_FILES, *(path for path in sorted(DEPLOY.rglob("*")) if path.suffix != ".yaml")]
 PORT = str(AppSettings.model_fields["port"].default)
 KUBERNETES_VERSION = "1.34"
-SETTINGS = AppSettings.model_fields.keys() | {"backend"}
 
 
 def path_id(path: Path) -> str:
@@ -58,7 +59,7 @@ def containers(kind: str = "Deployment") -> Iterator[tuple[dict[str, Any], dict[
 @pytest.mark.parametrize("path", [path for path in TEXTS if path.is_file()], ids=path_id)
 def test_variables_are_settings(path: Path) -> None:
     names = set(re.findall(r"\bCHATUI_([A-Z_]+)\b", path.read_text()))
-    assert {name.lower() for name in names} <= SETTINGS
+    assert {name.lower() for name in names} <= AppSettings.model_fields.keys()
 
 
 @pytest.mark.parametrize("path", YAML_FILES, ids=path_id)
@@ -67,6 +68,16 @@ def test_images_are_pinned(path: Path) -> None:
         tag = image.partition(":")[2]
         assert tag
         assert tag != "latest"
+
+
+def test_backends_are_as_the_setting_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["page"]["environment"]
+    data = RESOURCES["ConfigMap", "chatui-page"]["data"]
+    for value, key in ((compose["CHATUI_BACKEND"], "ENGINE_API_KEY"), (data["CHATUI_BACKEND"], "VLLM_API_KEY")):
+        monkeypatch.setenv(key, "key-of-the-engine")
+        monkeypatch.setenv("CHATUI_BACKEND", value)
+        [spec] = backend_spec.from_settings(AppSettings())
+        assert spec.replicas[0].headers == {"Authorization": "Bearer key-of-the-engine"}
 
 
 # The image.
@@ -263,6 +274,52 @@ def test_the_ingress_has_the_settings_of_nginx() -> None:
     assert RESOURCES["ConfigMap", "chatui-page"]["data"]["CHATUI_ALLOWED_HOSTS"] == rule["host"]
     backend = rule["http"]["paths"][0]["backend"]["service"]
     assert backend["port"]["name"] == RESOURCES["Service", backend["name"]]["spec"]["ports"][0]["name"]
+
+
+# Watching.
+
+
+def metric_names() -> set[str]:
+    """The names of all series that a page server has."""
+    endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
+    families = Metrics().registry.collect()
+    return {family.name + ending for family in families for ending in endings.get(family.type, [""])}
+
+
+@pytest.mark.parametrize("name", ["grafana/chatui.json", "prometheus/alerts.yaml"])
+def test_every_metric_that_is_watched_exists(name: str) -> None:
+    named = set(re.findall(r"\b(?:chatui:|process_)\w+", (DEPLOY / name).read_text()))
+    assert len(named) > 5
+    assert named <= metric_names()
+
+
+def test_every_alert_says_what_it_is_about() -> None:
+    [group] = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())["groups"]
+    for rule in group["rules"]:
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert rule["annotations"].keys() == {"summary", "description"}
+    assert len({rule["alert"] for rule in group["rules"]}) == len(group["rules"])
+
+
+def test_prometheus_takes_the_alerts_and_the_queries_of_the_dashboard(tmp_path: Path) -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "chatui.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    filled = [query.replace("$__rate_interval", "5m").replace("$model", ".*") for query in queries]
+    rules = [{"record": f"query{number}", "expr": query} for number, query in enumerate(filled)]
+    (tmp_path / "queries.yaml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    files = [DEPLOY / "prometheus" / "alerts.yaml", tmp_path / "queries.yaml"]
+    done = subprocess.run([program("promtool"), "check", "rules", *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_dashboard_is_one() -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "chatui.json").read_text())
+    places = [tuple(panel["gridPos"].values()) for panel in dashboard["panels"]]
+    assert len(set(places)) == len(places)
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(places)
+    assert all(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    names = {variable["name"] for variable in dashboard["templating"]["list"]} | {"__rate_interval", "__all"}
+    assert set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard))) <= names
 
 
 # Ray, systemd and proxies.

@@ -24,6 +24,10 @@ RANK = {
     "chat": 2,
     "backend": 2.05,
     "metrics": 2.1,
+    "request_metrics": 2.2,
+    "tracing": 2.1,
+    "logs": 2.2,
+    "listening": 3,
     "inspection": 2.5,
     "stored_tensors": 1.5,
     "units": 0,
@@ -81,6 +85,7 @@ HEAVY = {
     "psycopg": ("store",),
     "spaces": ("server",),
     "huggingface_hub": ("engine", "models", "deploy"),
+    "opentelemetry": ("tracing",),
 }
 FILES = sorted((ROOT / "chatui").rglob("*.py"))
 

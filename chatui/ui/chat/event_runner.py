@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from chatui import tracing
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.runner import Runner
 from chatui.running_reply import RunningReply
@@ -91,7 +92,8 @@ class EventRunner:
         errors: list[ChatbotMessage] = []
         try:
             tab = current_tab(self._runner, inputs)
-            reply = await action(tab)
+            with tracing.span("page.event"):
+                reply = await action(tab)
         except Exception as error:
             errors.append(transcript.error_card(as_chat_error(error)))
         if tab is None:
