@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
+import psutil
 import uvicorn
 
 from chatui import uvicorn_protocol
@@ -39,12 +40,13 @@ WORDS_PER_SECOND = 20.0
 
 
 def whole_reply(question: str) -> str:
-    """The reply to a question; no other has any word of it."""
+    """The reply to a question; no other has any word of it. One like `name=200` has so many words."""
     return "".join(_words(question))
 
 
 def _words(question: str) -> list[str]:
-    return [f" {question}-{number}" for number in range(WORDS)]
+    name, _, count = question.partition("=")
+    return [f" {name}-{number}" for number in range(int(count or WORDS))]
 
 
 def _script(request: ChatRequest) -> list[str]:
@@ -115,6 +117,13 @@ class PageServers:
             assert time.monotonic() < deadline, "it does not end"
             time.sleep(0.01)
         self._pids[number] = 0
+
+    def connected(self) -> list[int]:
+        """The servers that have a connection, such as the stream of a tab's reply."""
+        found = {
+            connection.laddr.port for connection in psutil.net_connections("tcp4") if connection.status == "ESTABLISHED"
+        }
+        return [number for number, port in enumerate(self.ports) if port in found]
 
     def close(self) -> None:
         for number, pid in enumerate(self._pids):
