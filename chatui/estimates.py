@@ -71,11 +71,14 @@ def prefill_activations(shape: AttentionShape, size: int, piece: int) -> tuple[i
     """(bytes, bytes for each token before) of the prefill of one chunk of `piece` tokens. `size` is that of a number.
 
     The chunk takes tokens × (3 × hidden size in float32 + 3 × outputs of the widest layer). Each token before takes the
-    mask as booleans and as numbers for each head of a group, and a copy of one layer's keys. Attention that is written
-    out, for a softcap or sinks, takes three float32 for each head and token. Measured on a CPU within a third.
+    larger of two peaks of PyTorch's attention: while the mask is made, it as booleans, as numbers, and once more for
+    each head of a group, beside keys and values of one layer; and while values are gathered, that mask and four times
+    the keys of one layer (three were measured, with K/V in int8 three and a half). Attention that is written out, for a
+    softcap or sinks, takes three float32 for each head and token. Our own attention takes nothing for them, but
+    whether it is used is not known before a model is loaded.
     """
-    group = shape.heads // (shape.kv_heads or max(1, shape.heads))
-    for_each = piece * (1 + group * (1 + size)) + shape.kv_per_token // (2 * shape.layers)
+    group, keys = shape.heads // (shape.kv_heads or max(1, shape.heads)), shape.kv_per_token // (2 * shape.layers)
+    for_each = max(piece * (1 + size * (1 + group)) + 2 * keys, piece * size * group + 4 * keys)
     if shape.writes_out:
         for_each = piece * shape.heads * 3 * 4
     return piece * (3 * shape.hidden_size * 4 + 3 * shape.widest * size), for_each

@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 
 from chatui import estimates
 from chatui.chat import ModelAnatomy
-from chatui.estimates import ATTENTION_BLOCK, MAX_CHUNK, Figure
+from chatui.estimates import ATTENTION_BLOCK, MAX_CHUNK, AttentionShape, Figure
 
+# The most MB that were allocated at once while a pass read 256 tokens behind so many others: torch.profiler with
+# profile_memory, PyTorch's own attention, a Llama model in bfloat16. The higher ones of two are with K/V in int8.
+PEAKS = {
+    AttentionShape(3, 576, 9, 3, 1536, 2304): [(0, 4.01), (2048, 8.83), (4096, 15.12)],
+    AttentionShape(2, 1024, 16, 8, 3072, 8192): [(0, 8.42), (2048, 21.38), (2048, 23.88), (4096, 36.06), (4096, 40.79)],
+    AttentionShape(2, 64, 4, 2, 128, 256): [(0, 0.71), (2048, 4.65), (4096, 8.58)],
+}
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
 ANATOMY = ModelAnatomy(
     layers=30,
@@ -147,3 +154,14 @@ def test_the_room_ends_where_less_of_context_or_memory_is_left() -> None:
 @pytest.mark.parametrize(("speed", "text"), [(0.4321, "0.43"), (7.25, "7.2"), (152.4, "152"), (12_345, "12,345")])
 def test_speeds_for_people(speed: float, text: str) -> None:
     assert estimates.human_speed(speed) == text
+
+
+@pytest.mark.parametrize(
+    ("shape", "before", "megabytes"),
+    [(shape, before, peak) for shape, peaks in PEAKS.items() for before, peak in peaks],
+)
+def test_reading_a_prompt_takes_no_more_than_is_predicted(shape: AttentionShape, before: int, megabytes: float) -> None:
+    fixed, for_each = estimates.prefill_activations(shape, 2, MAX_CHUNK)
+    anatomy = replace(ANATOMY, activations=fixed, activations_per_token=for_each)
+    predicted = estimates.activations(anatomy, before + MAX_CHUNK).value / 1e6
+    assert megabytes <= predicted <= 1.4 * megabytes

@@ -66,7 +66,7 @@ def test_what_is_too_large_says_what_would_help() -> None:
     found = fit(published("Qwen/Qwen3-8B"), device(11), "bfloat16", 4096)
     assert found.verdict == "too large"
     assert [text.partition(" it takes")[0] for text in found.remedies[:2]] == ["In int8", "In int4"]
-    assert found.remedies[-1] == "6.0 GB more of free memory would do."
+    assert found.remedies[-1] == "6.1 GB more of free memory would do."
     assert found.missing == pytest.approx(6.05 * GB, rel=0.01)
 
 
@@ -185,7 +185,7 @@ def test_the_recommendation_has_its_reason() -> None:
     assert found is not None
     assert found.fit.facts.name == "Qwen/Qwen3-4B"
     assert found.reason.startswith(
-        "Qwen/Qwen3-4B: with 4.02B parameters, it takes 4.1 GB of 12.0 GB free in int4 and can"
+        "Qwen/Qwen3-4B: with 4.02B parameters, it takes 4.2 GB of 12.0 GB free in int4 and can"
     )
     assert found.reason.endswith("faster than one reads; the strongest by size of 2 that fit.")
 

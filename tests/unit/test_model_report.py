@@ -80,10 +80,10 @@ def test_a_model_of_8b_parameters_of_which_only_the_config_is_there(llama: Path)
     assert "K/V         131,072 bytes for each token in bfloat16" in text
     assert "There are no weights in safetensors format in this folder." in text
     assert rows(text) == {
-        "float32": ["32.1 GB", "68.7 GB", "102.3 GB", "1.3 tokens/s", "all"],
-        "bfloat16 *": ["16.1 GB", "34.4 GB", "51.2 GB", "2.7 tokens/s", "all"],
-        "int8": ["9.5 GB", "34.4 GB", "44.6 GB", "4.7 tokens/s", "all"],
-        "int4": ["6.0 GB", "34.4 GB", "41.1 GB", "8.1 tokens/s", "all"],
+        "float32": ["32.1 GB", "68.7 GB", "103.6 GB", "1.3 tokens/s", "all"],
+        "bfloat16 *": ["16.1 GB", "34.4 GB", "51.8 GB", "2.7 tokens/s", "all"],
+        "int8": ["9.5 GB", "34.4 GB", "45.2 GB", "4.7 tokens/s", "all"],
+        "int4": ["6.0 GB", "34.4 GB", "41.7 GB", "8.1 tokens/s", "all"],
     }
     assert "Weights                16.1 GB = 8,030,261,248 parameters × 2 B\n" in text
     assert "Keys and values        34.4 GB = 2 conversations × 131,072 tokens × 131,072 B\n" in text
