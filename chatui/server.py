@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import psutil
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -32,7 +34,7 @@ from chatui.errors import ChatError
 from chatui.metrics import Metrics
 from chatui.model_spec import ModelSpec
 from chatui.models.download_manager import DownloadManager
-from chatui.models.fit import Machine
+from chatui.models.fit import Device, Machine
 from chatui.models.overview import OverviewReader
 from chatui.models.permissions import Permissions
 from chatui.models.services import ModelServices
@@ -168,6 +170,9 @@ def _services(backend: Backend, settings: AppSettings, permissions: Permissions)
 
 # Imports torch, which is imported by the time that the Models view is opened.
 def _machine(kv_dtype: KvDtype) -> Machine:
+    if importlib.util.find_spec("torch") is None:  # only a page in front of other servers is installed
+        memory = psutil.virtual_memory()
+        return Machine((Device("cpu", memory.available, memory.total, kv_dtype=kv_dtype),))
     from chatui.engine import devices
 
     return devices.machine().with_kv_dtype(kv_dtype)

@@ -40,6 +40,15 @@ def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.with_name("chatui")
 
 
+@pytest.fixture
+def page_command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`chatui` beside links to the packages of requirements-page.txt alone, without PyTorch."""
+    requirements = environment.read_requirements((ROOT / "requirements-page.txt").read_text())
+    python = environment.make(tmp_path_factory.mktemp("page"), requirements)
+    subprocess.run((*PIP, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)), check=True)
+    return python.with_name("chatui")
+
+
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -48,8 +57,8 @@ def start(command: Path, tmp_path: Path) -> Iterator[Start]:
     """Starts the command in an empty folder and with an empty home; ends it after the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(*arguments: str) -> "subprocess.Popen[str]":
-        words = [str(command), *arguments]
+    def run(*arguments: str, program: Path = command) -> "subprocess.Popen[str]":
+        words = [str(program), *arguments]
         variables = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         log = tmp_path / "stderr.txt"
         with log.open("w") as errors:
@@ -102,3 +111,17 @@ def test_the_server_starts_though_its_model_is_missing(start: Start, tmp_path: P
         assert page.status_code == 200
         assert "chatui" in page.text
     assert any((tmp_path / "data").iterdir()), "the migrations are in the wheel"
+
+
+@pytest.mark.exhaustive  # makes an environment of its own; the image is made of the same list
+def test_without_the_engine_the_page_serves_other_servers(start: Start, page_command: Path, tmp_path: Path) -> None:
+    arguments = ("--port", "0", "--backend", "http://127.0.0.1:9,name=engine", "--data-dir", str(tmp_path / "data"))
+    process = start(*arguments, program=page_command)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("chatui is at http://"), (tmp_path / "stderr.txt").read_text()
+    with httpx.Client(base_url=line.split()[-1], timeout=120) as client:
+        assert client.get("/livez").json() == {"status": "alive"}
+        assert "chatui" in client.get("/").text
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["engine"]
+    assert "torch" not in (tmp_path / "stderr.txt").read_text()

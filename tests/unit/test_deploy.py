@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from chatui import server
 from chatui.metrics import Metrics
 from chatui.remote import backend_spec
 from chatui.settings import AppSettings
@@ -144,6 +145,13 @@ def test_the_build_gets_what_it_copies_and_nothing_else() -> None:
     assert copied == allowed
     assert all((ROOT / source).exists() for source in copied)
     assert any(fnmatch.fnmatch("chatui/__pycache__", rule) for rule in rules[1:])
+
+
+def test_without_pytorch_the_memory_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", {}.get)
+    [device] = server._machine("int8").devices
+    assert (device.is_cpu, device.bandwidth, device.kv_dtype) == (True, 0.0, "int8")
+    assert 0 < device.free <= device.total
 
 
 def test_hadolint_finds_nothing() -> None:
