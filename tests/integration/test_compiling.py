@@ -1,7 +1,10 @@
 """A step compiled by a process of its own: the same logits as the step it stands for, made once."""
 
 import copy
+import hashlib
+import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,12 @@ import torch
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 from transformers import MistralConfig
 
+from chatui import engine
 from chatui.engine.batching import attention_probe, compiling, forward
 from chatui.engine.batching.forward import DecodeFunction, PromptChunk
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
+from chatui.engine.kernels.built_files import discard_damaged
 from chatui.engine.kernels.int8_kv import from_stored
 from chatui.engine.kernels.quantized import of_levels
 from chatui.engine.loading.loaded_model import LoadedModel
@@ -25,6 +30,7 @@ from tests import models
 
 IDS = [101, 32, 7, 45, 200, 201, 45, 7, 99]
 TABLES = [models.table(row) for row in range(3)]
+KEPT_SECONDS = 7 * 86400.0
 LONG = 1800.0  # seconds: the compiler gives way to whatever else this machine does
 
 
@@ -37,6 +43,20 @@ def over_blocks_of(loaded: LoadedModel, blocks: int = 6, kv_dtype: KvDtype = "au
     for row in range(3):
         over_blocks.prefill([PromptChunk(TABLES[row], 0, IDS[: 4 + row])])
     return over_blocks
+
+
+def kept_folder(over_blocks: forward.Forward, cache_dir: Path) -> Path:
+    """Where what is compiled stays until the engine, the libraries, the machine or this test is another one.
+
+    Compiling takes a minute, and each run would make the same from the same.
+    """
+    sources = [*Path(engine.__file__).parent.rglob("*.py"), Path(__file__), Path(models.__file__)]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:12]
+    place = compiling.compiled_folder(over_blocks.step, over_blocks.cache, cache_dir)
+    for old in place.parent.glob("test-*"):
+        if old.stat().st_mtime < time.time() - KEPT_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    return place.with_name(f"test-{place.name}-{digest}")
 
 
 @pytest.mark.exhaustive  # a step with our own kernels, and what becomes of it, are in every run: see below
@@ -105,9 +125,6 @@ def test_a_step_with_our_own_kernels_gives_the_same_logits(
     ops.load(cache_dir)  # built once for each version of their sources; the process that compiles finds them as well
     if ops.compiler() is None:
         pytest.skip("there is no C++ compiler here")
-    if ops.name():
-        (tmp_path / "compiled").mkdir()
-        (tmp_path / "compiled" / ops.name()).symlink_to(cache_dir / "compiled" / ops.name())
     sizes = {**models.SMALL, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
     monkeypatch.setitem(models.CONFIGS, "wide", MistralConfig(**sizes, sliding_window=8))
     folder = models.save(tmp_path / "model", "wide")
@@ -116,8 +133,10 @@ def test_a_step_with_our_own_kernels_gives_the_same_logits(
     cache = over_blocks.cache
     row = torch.zeros(1, 2, 2, 16).bfloat16()
     assert not ops.takes(ops.BLOCK) or ops.attends(row, cache.keys[0], cache.values[0])
-    compiling.compile_in_subprocess(spec, tmp_path / "compiled" / "made", 0)
-    compiled = compiling.CompiledDecode(tmp_path / "compiled" / "made", over_blocks.step)
+    target = kept_folder(over_blocks, cache_dir)
+    discard_damaged(target)
+    compiling.compile_in_subprocess(spec, target, 0)
+    compiled = compiling.CompiledDecode(target, over_blocks.step)
     before = [tensor.clone() for tensor in over_blocks._tensors]
 
     def decoded(decode: DecodeFunction, rows: int, length: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
