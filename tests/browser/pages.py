@@ -262,6 +262,8 @@ class Chat:
             self.page.keyboard.press("Escape")
             self.sidebar("conversations", opened=True)
             self.button("New chat").click()
+            # After Undo there may be no questions in the chat before either.
+            expect(self.page.locator("#chats .place")).to_have_attribute("href", "?chat=", timeout=RESET)
             expect(self.questions).to_have_count(0, timeout=RESET)
             expect(self.send).to_be_visible(timeout=RESET)
             self.box.fill("")

@@ -1,8 +1,10 @@
 """What goes wrong is said in the chat with its remedy, and the page goes on."""
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
@@ -13,8 +15,9 @@ from chatui.errors import GenerationError, ModelError, OverloadError, StoreError
 from chatui.generation_settings import GenerationSettings
 from chatui.store.store import Store
 from chatui.ui.chat.page_events import PageEvents
+from chatui.ui.chat.turn_events import TurnEvents
 from chatui.ui.gradio_compat import page_blocks
-from chatui.ui.shared.updates import ComponentUpdates
+from chatui.ui.shared.updates import ComponentUpdates, PageUpdates
 from tests.browser.pages import PATIENCE, Chat, Site, wait_until
 from tests.fakes import INFO, FakeBackend, Hold
 
@@ -262,3 +265,31 @@ def test_no_event_is_lost_while_the_stream_of_the_last_one_ends(serve: Callable[
         page.ask(f"question {number}")
         expect(page.questions).to_have_count(number + 1, timeout=PATIENCE)
         expect(page.send).to_be_visible(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("temporary", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_what_is_sent_before_a_new_chat_is_there_goes_to_the_new_chat(
+    serve: Callable[..., Site], open_chat: Open, monkeypatch: pytest.MonkeyPatch, temporary: bool
+) -> None:
+    name = "new_temporary_chat" if temporary else "new_chat"
+    opened = getattr(TurnEvents, name)
+
+    @functools.wraps(opened)
+    async def late(events: TurnEvents, *inputs: Any) -> PageUpdates:
+        await asyncio.sleep(0.5)
+        async for update in opened(events, *inputs):
+            yield update
+
+    monkeypatch.setattr(TurnEvents, name, late)
+    page = open_chat(serve(["fine"]))
+    page.say("first")
+    if temporary:
+        page.page.locator("#temporary-chat").click()
+    else:
+        page.start_new_chat()
+    page.ask("second")
+    expect(page.log.get_by_text("first", exact=True)).to_have_count(0, timeout=PATIENCE)
+    expect(page.questions).to_have_text(["second"], timeout=PATIENCE)
+    page.answered()
+    expect(page.box).to_have_value("")
+    assert [message.content for message in page.backend.requests[-1].messages if message.role == "user"] == ["second"]

@@ -295,7 +295,25 @@
     event.preventDefault();
     event.stopImmediatePropagation();
   };
+  // Until the server has opened a new chat, a message would still go to the conversation before: its sending waits.
+  const OPENING_PATIENCE = 5000; // ms
+  let place = { chat: "", temporary: false }, opening = null;
+  const hasOpened = () => place.chat === "" && place.temporary === opening.temporary;
+  const endOpening = () => {
+    if (opening?.sends) requestAnimationFrame(() => document.querySelector("#message .submit-button")?.click());
+    opening = null;
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("#new-chat, #temporary-chat");
+    if (!button) return;
+    opening = { temporary: button.id === "temporary-chat", until: performance.now() + OPENING_PATIENCE, sends: false };
+    if (hasOpened()) opening = null;
+  }, true);
   const guardSend = (event, clicked) => {
+    if (opening && performance.now() < opening.until) {
+      opening.sends = true;
+      return cancelEvent(event);
+    }
     const text = box()?.value ?? "";
     if (isResend() && (!text || text === lastSend.text)) cancelEvent(event);
     else Object.assign(lastSend, { at: performance.now(), text, clicked });
@@ -361,6 +379,8 @@
   const updateAddress = (chatLink) => {
     const chat = new URLSearchParams(chatLink.getAttribute("href")).get("chat") ?? "";
     document.body.classList.toggle("temporary", chatLink.matches(".temporary"));
+    place = { chat, temporary: chatLink.matches(".temporary") };
+    if (opening && hasOpened()) endOpening();
     const shown = chatLink.matches(".temporary") ? "" : chat;
     if (shown !== chatInUrl()) {
       const address = new URL(location.href);
