@@ -29,6 +29,7 @@ from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings
 from chatui.traces import Traces
 from tests import models
+from tests.examples import some_of
 from tests.kv import flush
 
 pytestmark = [
@@ -36,7 +37,7 @@ pytestmark = [
     pytest.mark.skipif(embedded.find() is None, reason=f"needs the default model: {embedded.INSTALL}"),
 ]
 
-NEW_TOKENS = 16
+NEW_TOKENS = max(8, some_of(16))
 PERSONA = Message("system", "You are a helpful robot from 1986 who answers in one short sentence.")
 QUESTIONS = ("What is the capital of France?", "Write a haiku about rain.", "Why is the sky blue?", "Count to ten.")
 COPIED_TOKENS = 45

@@ -17,13 +17,14 @@ from chatui.generation_settings import GenerationSettings
 from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings
 from tests import models
+from tests.examples import some_of
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(embedded.find() is None, reason=f"needs the default model: {embedded.INSTALL}"),
 ]
 
-NEW_TOKENS, TURNS = 24, 3
+NEW_TOKENS, TURNS = max(12, some_of(24)), 3
 FOLLOW_UPS = ("Say that again in other words.", "Why?")
 CUT_AT = 16
 CUT = ("Tell me a story about a lighthouse.", "Why is the sky blue?", "Explain photosynthesis to a child, briefly.")

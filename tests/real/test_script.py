@@ -25,6 +25,7 @@ from chatui.model_spec import ModelSpec
 from chatui.notebook import as_notebook
 from chatui.python_script import as_python
 from chatui.settings import AppSettings
+from tests.examples import some_of
 
 pytestmark = [
     pytest.mark.real,
@@ -32,6 +33,7 @@ pytestmark = [
 ]
 
 SEED = 7
+NEW_TOKENS = max(16, some_of(32))
 PERSONA = Message("system", "You are a helpful robot from 1986.\n\nYou answer in one short sentence.")
 FRANCE = Message("user", "What is the capital of France?")
 SEA = Message("user", "Tell me about the sea.")
@@ -72,7 +74,7 @@ def backend(loaded: LoadedModel) -> Iterator[LocalBackend]:
 async def inspected(backend: LocalBackend, info: ModelInfo, name: str) -> tuple[Inspection, GenerationSettings, int]:
     """(the inspection of a reply, its settings, its seed)."""
     messages, values = TURNS[name]
-    settings = GenerationSettings(**{"max_new_tokens": 32, "seed": SEED, **values})
+    settings = GenerationSettings(**{"max_new_tokens": NEW_TOKENS, "seed": SEED, **values})
     prompt: Prompt | None = None
     finish: Finish | None = None
     snapshot: Callable[[], TraceSnapshot] = TraceSnapshot
