@@ -189,8 +189,12 @@ def reply(model: str, parent: Any = None) -> Iterator[ReplySpan]:
         yield ReplySpan(recorded)
 
 
-async def traced(model: str, deltas: AsyncGenerator[ReplyDelta], parent: Any = None) -> AsyncGenerator[ReplyDelta]:
+def traced(model: str, deltas: AsyncGenerator[ReplyDelta], parent: Any = None) -> AsyncGenerator[ReplyDelta]:
     """The same deltas within the span of their reply. One task must read them all, and close them."""
+    return deltas if _tracer is None else _traced(model, deltas, parent)
+
+
+async def _traced(model: str, deltas: AsyncGenerator[ReplyDelta], parent: Any) -> AsyncGenerator[ReplyDelta]:
     with reply(model, parent) as recorded:
         async with aclosing(deltas):
             async for delta in deltas:

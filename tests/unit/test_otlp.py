@@ -6,7 +6,8 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from starlette.testclient import TestClient
 
 from chatui import tracing
 from chatui.api import routes
-from chatui.chat import Finish, ReplyDelta
+from chatui.chat import ChatRequest, Finish, ReplyDelta
 from chatui.errors import GenerationError, SettingsError
 from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS
@@ -23,6 +24,7 @@ from chatui.runner import Runner
 from chatui.settings import AppSettings
 from chatui.store.records import Author, NewTurn
 from chatui.store.store import Store
+from chatui.ui.chat import event_runner
 from tests.fakes import FakeBackend
 
 SECRET = "xyzzy-secret-text"
@@ -98,6 +100,23 @@ async def test_a_reply_is_one_trace_from_the_click_to_the_store(spans: Spans) ->
     assert [event.name for event in found["reply"].events] == ["first token"]
 
 
+async def test_an_event_of_the_page_is_the_root(spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def shown(*_: object) -> AsyncIterator[object]:
+        yield {}
+
+    async def action(_: object) -> None:
+        with tracing.span("within"):
+            pass
+
+    monkeypatch.setattr(event_runner, "current_tab", lambda *_: "tab")
+    page: Any = SimpleNamespace(show=shown)
+    events = event_runner.EventRunner(page, page, page)
+    assert [update async for update in events.run_and_show([], action)] == [{}]
+    found = spans.by_name()
+    assert found["page.event"].parent is None
+    assert found["within"].parent.span_id == found["page.event"].context.span_id
+
+
 async def test_no_text_of_a_chat_is_sent(spans: Spans) -> None:
     await run_reply(*REPLY)
     await run_reply("a", GenerationError(SECRET))
@@ -160,6 +179,8 @@ def test_a_collector_gets_them_by_otlp() -> None:
 async def test_it_is_off_by_default() -> None:
     tracing.start(None)
     assert tracing.span("a") is tracing.OFF
+    deltas = FakeBackend().stream(ChatRequest((), GenerationSettings()))
+    assert tracing.traced("m", deltas) is deltas
     assert (tracing.headers(), tracing.ids(), tracing.current(), tracing.parent_of({"traceparent": "x"})) == (
         {},
         {},
