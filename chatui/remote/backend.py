@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 FIRST_ANSWER_SECONDS = 10.0
 """How long a request waits for a server that has never answered."""
+SETTLED_SECONDS = 0.05
+"""Time between two looks at whether one has answered."""
 PROMPT_SECONDS = 5.0
 """How long the tokens of a prompt are waited for."""
 TIMEOUT = httpx.Timeout(connect=5.0, read=None, write=30.0, pool=None)
@@ -93,7 +95,7 @@ class RemoteBackend:
 
     async def ensure_loaded(self, model: str) -> None:
         """Wait until the servers have answered. Raises ModelError."""
-        await asyncio.to_thread(self.wait)
+        await self._settled()
         self._find(model)
 
     def unload(self, model: str) -> None:
@@ -194,8 +196,7 @@ class RemoteBackend:
 
     async def _reply(self, request: ChatRequest, queued: float) -> ReplyStream:
         """The reply to a request that has left the queue. Raises ModelError."""
-        if not any(replica.settled.is_set() for replica in self._replicas):
-            await asyncio.to_thread(wait_until_settled, self._replicas, FIRST_ANSWER_SECONDS)
+        await self._settled()
         id = self._find(request.model)
         candidates = partial(self._candidates, id, request)
         first = next(iter(candidates()), self._replicas[0])
@@ -212,6 +213,12 @@ class RemoteBackend:
             self._read_prompt,
             queued,
         )
+
+    async def _settled(self) -> None:
+        """Wait until a server has answered or failed, or for FIRST_ANSWER_SECONDS. Holds no thread meanwhile."""
+        deadline = time.monotonic() + FIRST_ANSWER_SECONDS
+        while not any(replica.settled.is_set() for replica in self._replicas) and time.monotonic() < deadline:
+            await asyncio.sleep(SETTLED_SECONDS)
 
     def _candidates(self, id: str, request: ChatRequest) -> list[Replica]:
         """The servers that may be asked for a model, best first: those that answer, then those that may do so again."""
@@ -250,7 +257,8 @@ class RemoteBackend:
         client = self._clients.get(loop)
         if client is None:
             self._clients = {known: each for known, each in self._clients.items() if not known.is_closed()}
-            client = self._clients[loop] = httpx.AsyncClient(timeout=TIMEOUT, limits=LIMITS, http2=True)
+            client = httpx.AsyncClient(timeout=TIMEOUT, limits=LIMITS, http2=True, trust_env=False)
+            self._clients[loop] = client
         return client
 
     async def _read_prompt(self, replica: Replica, body: dict[str, Any], messages: Sequence[Message]) -> Prompt | None:
@@ -269,7 +277,8 @@ class RemoteBackend:
     async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What a server answers. Raises ModelError if it does not."""
         try:
-            return await ask()
+            async with asyncio.timeout(PROMPT_SECONDS):
+                return await ask()
         except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError):
             raise ModelError(f"{self.spec.title} has not answered.", "Try again.") from None
 

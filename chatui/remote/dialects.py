@@ -36,7 +36,8 @@ class Dialect:
 
     It is known by `owners`, values of `owned_by` in /v1/models, or by `probe`, a path that only it has, whose JSON has
     the field `probe_field`. `settings` are the generation settings that it takes, with its names for them; `off` are
-    values that mean "off" there where ours do not. At most `max_stop` stop strings are sent. `usage_option`: it takes
+    values that mean "off" there where ours do not, None if the field is left out. At most `max_stop` stop strings are
+    sent. `usage_option`: it takes
     `stream_options`. `top_logprobs` is the most alternatives that it tells of a token, 0 if it tells none. `token_ids`:
     the ids of a reply's tokens come with them. `always` are fields of every request.
     """
@@ -104,23 +105,26 @@ DIALECTS: Mapping[str, Dialect] = {
         probe_field="version",
         max_stop=16,
         thinking="effort",
+        top_logprobs=20,
     ),
     "lm-studio": Dialect(
         "LM Studio",
         owners=("organization_owner",),
-        probe="/api/v0/models",
-        probe_field="data",
+        probe="/api/v1/models",
+        probe_field="models",
         settings={**STANDARD, "top_k": "top_k", "repetition_penalty": "repeat_penalty"},
     ),
     "tgi": Dialect(
         "TGI",
         probe="/info",
         probe_field="model_id",
+        off={"top_p": None},
         top_logprobs=5,
     ),
     "hf-router": Dialect("Inference Providers"),
     "transformers": Dialect(
         "transformers serve",
+        thinking="template",
         usage_option=False,
     ),
     "chatui": Dialect(

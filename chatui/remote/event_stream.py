@@ -25,7 +25,9 @@ class EventReader:
     _decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
     )
-    _pending: str = ""
+    _pending: list[str] = field(default_factory=list)
+    _pending_size: int = 0
+    _held: str = ""
     _data: list[str] = field(default_factory=list)
     _size: int = 0
     _begun: bool = False
@@ -41,14 +43,16 @@ class EventReader:
     def _lines(self, text: str) -> Iterator[str]:
         if text and not self._begun:
             self._begun, text = True, text.removeprefix("\ufeff")
-        text = self._pending + text
+        text = self._held + text
         # A \r at the end may be half a line end.
-        held = text[-1:] if text.endswith("\r") else ""
-        *lines, rest = LINE_END.split(text[: len(text) - len(held)])
-        self._pending = rest + held
-        for line in lines:
+        self._held = text[-1:] if text.endswith("\r") else ""
+        *ends, rest = LINE_END.split(text[: len(text) - len(self._held)])
+        for end in ends:
+            line, self._pending, self._pending_size = "".join([*self._pending, end]), [], 0
             yield from self._line(line)
-        if self._size + len(self._pending) > MAX_EVENT_CHARACTERS:
+        self._pending.append(rest)
+        self._pending_size += len(rest)
+        if self._size + self._pending_size > MAX_EVENT_CHARACTERS:
             raise GenerationError("The server sent an event that is too long to be a piece of a reply.")
 
     def _line(self, line: str) -> Iterator[str]:

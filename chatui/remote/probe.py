@@ -16,8 +16,11 @@ from chatui.remote.server_errors import read_error
 DETAILS_SECONDS = 60.0
 """How often what goes beyond the list of models is asked again."""
 MAX_MODELS = 1000
+MAX_ID_CHARACTERS = 300
 MAX_BYTES, MAX_SECONDS = 16_000_000, 15.0
 """Of one response."""
+MAX_DETAILS_SECONDS = 30.0
+"""How long the details of all models are asked for: a server that answers slowly is not asked for more."""
 
 Fields = Mapping[str, Any]
 
@@ -71,6 +74,7 @@ class Probe:
         self._details: dict[str, RemoteModel] = {}
         self._software = ""
         self._detailed_at = float("-inf")
+        self._details_until = 0.0
 
     def read(self) -> ServerReport:
         """What the server tells now. Raises ProbeError."""
@@ -79,10 +83,12 @@ class Probe:
         seconds = time.monotonic() - started
         ids = [entry["id"] for entry in entries]
         if ids != self._listed or started - self._detailed_at >= DETAILS_SECONDS:
+            self._details_until = time.monotonic() + MAX_DETAILS_SECONDS
             self._dialect = self._spec.dialect or self._detect(entries, server_header)
             self._software = self._read_software()
             extra = self._read_extra()
-            self._details = {entry["id"]: self._read_model(entry, extra) for entry in entries}
+            chats = [entry for entry in entries if not _is_embedding(entry, extra)]
+            self._details = {entry["id"]: self._read_model(entry, extra) for entry in chats}
             self._listed, self._detailed_at = ids, started
         return ServerReport(self._dialect, self._software, tuple(self._details.values()), seconds)
 
@@ -104,8 +110,8 @@ class Probe:
         entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else None
         if entries is None:
             raise ProbeError("its /v1/models is no list of models; is it a server of OpenAI's API?")
-        entries = [entry for entry in entries if isinstance(entry.get("id"), str) and self._is_served(entry["id"])]
-        return entries[:MAX_MODELS], response.headers.get("server", "")
+        by_id = {entry["id"]: entry for entry in entries if _is_id(entry.get("id")) and self._is_served(entry["id"])}
+        return list(by_id.values())[:MAX_MODELS], response.headers.get("server", "")
 
     def _is_served(self, id: str) -> bool:
         patterns = self._spec.models
@@ -129,22 +135,22 @@ class Probe:
         if "vllm" in known:
             return "vllm"
         # transformers serve lists whole repositories, by their owners, and nothing else.
-        lists_owners = entries and all(entry.get("owned_by") == entry["id"].partition("/")[0] for entry in entries)
+        lists_owners = entries and all(entry.get("owned_by") == _repository_owner(entry["id"]) for entry in entries)
         if lists_owners and isinstance(self._get("/health").get("status"), str):
             return "transformers"
         return "openai"
 
     def _read_software(self) -> str:
         title = DIALECTS[self._dialect].title
+        # SGLang tells its version only together with its keys, which are not asked for.
         route, field = {
             "vllm": ("/version", "version"),
             "llama.cpp": ("/props", "build_info"),
             "ollama": ("/api/version", "version"),
             "tgi": ("/info", "version"),
-            "sglang": ("/get_server_info", "version"),
         }.get(self._dialect, ("", ""))
         version = self._get(route).get(field) if route else None
-        return f"{title} {version}" if isinstance(version, str) and version else title
+        return f"{title} {version[:60]}" if isinstance(version, str) and version else title
 
     def _read_extra(self) -> Fields:
         """What other routes tell of all models."""
@@ -155,7 +161,9 @@ class Probe:
         if self._dialect == "ollama":
             return {_text(entry.get("name")): entry for entry in _entries(self._get("/api/ps").get("models"))}
         if self._dialect == "lm-studio":
-            return {_text(entry.get("id")): entry for entry in _entries(self._get("/api/v0/models").get("data"))}
+            return _lm_studio_models(_entries(self._get("/api/v1/models").get("models"))) or {
+                _text(entry.get("id")): entry for entry in _entries(self._get("/api/v0/models").get("data"))
+            }
         return {}
 
     def _read_model(self, entry: Fields, extra: Fields) -> RemoteModel:
@@ -210,12 +218,14 @@ class Probe:
         )
 
     def _read_lm_studio(self, model: RemoteModel, _entry: Fields, listed: Fields) -> RemoteModel:
-        """https://lmstudio.ai/docs/developer/rest"""
+        """https://lmstudio.ai/docs/developer/rest. /api/v0/models came before /api/v1/models."""
         told = _fields(listed.get(model.id))
+        quantization = told.get("quantization")
         return replace(
             model,
             context=_count(told.get("loaded_context_length"), told.get("max_context_length")),
-            precision=_text(told.get("quantization")),
+            weight_bytes=_count(told.get("size_bytes")),
+            precision=_text(quantization) or _text(_fields(quantization).get("name")),
             loaded=told.get("state", "loaded") == "loaded",
         )
 
@@ -224,6 +234,8 @@ class Probe:
         return self._told("GET", path)
 
     def _told(self, method: str, path: str, body: Fields | None = None) -> Fields:
+        if time.monotonic() > self._details_until:
+            return {}
         try:
             return _fields(_json(self._request(method, path, body)))
         except (httpx.HTTPError, httpx.InvalidURL):
@@ -260,8 +272,35 @@ def _json(response: httpx.Response) -> Any:
         return None
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
+
+
+def _is_id(value: Any) -> bool:
+    """Whether it can be the name of a model, which people see."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARACTERS and value.isprintable()
+
+
+def _is_embedding(entry: Fields, extra: Fields) -> bool:
+    """Whether a model writes no text: LM Studio and routers list those that embed it beside the others."""
+    kind = _fields(extra.get(entry["id"])).get("type", entry.get("type"))
+    return isinstance(kind, str) and kind.startswith("embedding")
+
+
+def _repository_owner(id: str) -> str:
+    return id.partition("/")[0] if "/" in id else ""
+
+
+def _lm_studio_models(models: Sequence[Fields]) -> Fields:
+    """The models of /api/v1/models by what /v1/models calls them: their keys, and the names of those in memory."""
+    told: dict[str, Fields] = {}
+    for model in models:
+        instances = _entries(model.get("loaded_instances"))
+        state = "loaded" if instances else "not-loaded"
+        named = [(each.get("id"), _fields(each.get("config")).get("context_length")) for each in instances]
+        for name, context in [(model.get("key"), named[0][1] if named else None), *named]:
+            told[_text(name)] = {**model, "state": state, "loaded_context_length": context}
+    return told
 
 
 def _fields(value: Any) -> Fields:
@@ -274,7 +313,7 @@ def _entries(value: Any) -> list[Fields]:
 
 def _count(*values: Any) -> int:
     """The first of these values that is a whole number above 0; 0 if none is."""
-    return next((value for value in values if isinstance(value, int) and not isinstance(value, bool) and value > 0), 0)
+    return next((value for value in values if type(value) is int and value > 0), 0)
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ from chatui.chat import ChatRequest, Finish, FinishReason, ReplyDelta, TraceSnap
 from chatui.errors import GenerationError
 from chatui.remote.dialects import Dialect
 from chatui.remote.request_body import is_continued
-from chatui.remote.server_errors import ServerError, error_of
+from chatui.remote.server_errors import ServerError, error_of, read_error, whole_characters
 from chatui.remote.vocabulary import Vocabulary
 from chatui.reply_text.reply_parts import NOTHING, Parts
 from chatui.reply_text.stop_strings import StopStrings
@@ -26,6 +26,10 @@ REASONS: Mapping[str, FinishReason] = {
 }
 """Reasons of servers that are no stop token."""
 FAILED_REASONS = ("error", "abort", "content_filter")
+SPARE_TOKENS = 64
+"""How many tokens more than its limit a reply may have of a server that was told the limit."""
+MAX_TOKENS = 1_000_000
+"""The limit of a reply that has none: some servers never end."""
 UNKNOWN = math.nan
 """Stands in a trace for what the server does not tell."""
 
@@ -42,16 +46,16 @@ class RemoteError(Exception):
 class ReplyReader:
     """Makes deltas of the chunks of one reply. Times are in seconds of time.perf_counter().
 
-    Thoughts come in fields of their own, or between tags. `limit` is the most tokens of the reply where the server was
-    not told, else 0. `sent_at` is when the request was sent, after `queued` seconds in our queue. After the last chunk,
-    `finish` tells how the reply ended.
+    Thoughts come in fields of their own, or between tags. `is_told`: the server knows the most tokens of the reply,
+    which are counted here too. `sent_at` is when the request was sent, after `queued` seconds in our queue. After the
+    last chunk, `finish` tells how the reply ended.
     """
 
     request: ChatRequest
     dialect: Dialect
     vocabulary: Vocabulary
     queued: float = 0.0
-    limit: int = 0
+    is_told: bool = True
     sent_at: float = field(default_factory=time.perf_counter)
     prompt_ids: tuple[int, ...] = ()
     tokens: int = 0
@@ -63,6 +67,7 @@ class ReplyReader:
     _last_at: float | None = None
     _answer_at: float | None = None
     _thought: int = 0
+    _held: dict[str, str] = field(default_factory=dict)
     _traced: list[TokenTrace] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -72,12 +77,13 @@ class ReplyReader:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more may come: one of our limits is reached, which the server was not told of."""
+        """Whether nothing more may come: one of our limits is reached, which the server does not keep."""
         return self._stops.hit is not None or self._is_full
 
     @property
     def _is_full(self) -> bool:
-        return 0 < self.limit <= self.tokens
+        most = self.request.settings.max_new_tokens or MAX_TOKENS
+        return self.tokens >= most + (SPARE_TOKENS if self.is_told else 0)
 
     @property
     def has_begun(self) -> bool:
@@ -90,7 +96,9 @@ class ReplyReader:
             return None
         try:
             chunk = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
+            if data.startswith('{"error"'):  # transformers serve puts texts into JSON without escaping their quotes
+                raise RemoteError(read_error(200, data)) from None
             raise GenerationError("The server sent a piece of a reply that is no JSON.", "Try again.") from None
         if not isinstance(chunk, dict):
             raise GenerationError("The server sent a piece of a reply that is no JSON object.", "Try again.")
@@ -116,8 +124,8 @@ class ReplyReader:
 
     def _delta(self, choice: Mapping[str, Any], progress: int | None) -> ReplyDelta | None:
         message = _dict(choice.get("delta")) or _dict(choice.get("message"))
-        content = _text(message.get("content")) or _text(choice.get("text"))
-        reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+        content = self._whole("content", _text(message.get("content")) or _text(choice.get("text")))
+        reasoning = self._whole("reasoning", _text(message.get("reasoning_content")) or _text(message.get("reasoning")))
         traced = self._trace(_dict(choice.get("logprobs")).get("content"))
         count = traced or len(_ids(choice.get("token_ids"))) or int(bool(content or reasoning))
         if not count:
@@ -129,6 +137,11 @@ class ReplyReader:
         else:
             thought = self._splitter.push(self._stops.push(content))
         return self._as_delta(thought, count)
+
+    def _whole(self, channel: str, text: str) -> str:
+        """The text with what was held back of the last one: half a surrogate pair."""
+        text, self._held[channel] = whole_characters(self._held.get(channel, "") + text, unfinished=True)
+        return text
 
     def _parts_of_thought(self, reasoning: str, content: str) -> Parts:
         parts = self._splitter.push(self._stops.push(content)) if content else NOTHING
@@ -182,7 +195,7 @@ class ReplyReader:
             last - first if decode is None else decode,
             cached_tokens=_count(details.get("cached_tokens")) or _count(self.timings.get("cache_n")),
             stopped_by=self._stopped_by(),
-            reasoning_tokens=_count(told.get("reasoning_tokens")) or self._thought,
+            reasoning_tokens=_count(told.get("reasoning_tokens"), self.usage.get("reasoning_tokens")) or self._thought,
             reasoning_seconds=(self._answer_at or last) - self.sent_at if self._thought else 0.0,
         )
 
@@ -250,7 +263,7 @@ def _token_text(text: Any, data: Any) -> str:
             return bytes(data).decode()
         except UnicodeDecodeError:
             return "".join(f"<0x{byte:02X}>" for byte in data)
-    return text if isinstance(text, str) else ""
+    return whole_characters(text)[0] if isinstance(text, str) else ""
 
 
 def _text(value: Any) -> str:
@@ -265,8 +278,9 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+def _count(*values: Any) -> int:
+    """The first of these values that is a whole number above 0; 0 if none is."""
+    return next((value for value in values if type(value) is int and value > 0), 0)
 
 
 def _ids(value: Any) -> tuple[int, ...]:

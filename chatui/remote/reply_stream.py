@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from chatui.chat import ChatRequest, Message, Prompt, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError
+from chatui.i18n import N_
 from chatui.remote import probe
 from chatui.remote.dialects import Dialect
 from chatui.remote.event_stream import EventReader
@@ -28,11 +29,20 @@ MAX_BUSY_SECONDS = 180.0
 BUSY_PAUSE, LONGEST_BUSY_PAUSE = 1.0, 15.0
 """Seconds until a busy server is asked again that does not say when; each time doubles them."""
 FIRST_EVENT_SECONDS, NEXT_EVENT_SECONDS = 600.0, 120.0
-"""How long the first event of a reply, and each one after it, may take: reading a long prompt takes minutes."""
+"""How long the first piece of a reply, and each one after it, may take: reading a long prompt takes minutes.
+
+Comments and events that say nothing are no pieces.
+"""
+REFUSAL_SECONDS = 10.0
+"""How long the body of an error may take."""
 PROMPT_SECONDS = 3.0
 """How long the end of a reply waits for its prompt."""
 MAX_COMPLETION_BYTES = 16_000_000
 
+WHOLE_BODIES = (b"{", b"[", b"<", b"")
+"""How the body of a reply begins that is no stream of events."""
+
+T = TypeVar("T")
 ReadPrompt = Callable[[Replica, dict[str, Any], Sequence[Message]], Awaitable[Prompt | None]]
 
 
@@ -61,8 +71,8 @@ class ReplyStream:
 
     async def deltas(self) -> AsyncGenerator[ReplyDelta]:
         """The reply. Raises ChatError."""
-        started, pause = time.perf_counter(), BUSY_PAUSE
-        for _attempt in range(MAX_ADJUSTMENTS):
+        started, pause, adjustments = time.perf_counter(), BUSY_PAUSE, 0
+        while adjustments < MAX_ADJUSTMENTS:
             replica = self._next_replica()
             try:
                 async with contextlib.aclosing(self._attempt(replica)) as deltas:
@@ -72,6 +82,7 @@ class ReplyStream:
             except RemoteError as failure:
                 error = failure.error
                 if self._adjust(error):
+                    adjustments += 1
                     continue
                 if error.is_busy:
                     pause = await self._pause(error, pause, started)
@@ -106,7 +117,7 @@ class ReplyStream:
 
     async def _pause(self, error: ServerError, pause: float, started: float) -> float:
         """Wait until a busy server may be asked again. Returns the next pause. Raises OverloadError."""
-        seconds = float(error.retry_after) if error.retry_after is not None else pause
+        seconds = max(error.retry_after or 0.0, pause)
         if time.perf_counter() - started + seconds > MAX_BUSY_SECONDS:
             said = error.as_chat_error(self.title)
             raise OverloadError(said.message, said.remedy, retry_after=max(1, int(seconds)))
@@ -117,12 +128,13 @@ class ReplyStream:
         """Whether the request is to be sent once more, in another form, after this error."""
         body = build_body(self.request, self.model, self.dialect, self.adjustments)
         known = self.adjustments
-        if refused := error.refused_field(body):
-            self.adjustments = known.without(refused)
-            self.learned(self.adjustments)
-            self._notes.append(f"The server does not take {refused}: the reply was made without it.")
-        elif error.is_reply_too_long and "max_tokens" in body:
+        if error.is_reply_too_long and "max_tokens" in body:
             self.adjustments = known.without("max_tokens")  # for this request only; the reader counts instead
+        elif refused := error.refused_field(body):
+            self.adjustments = known.without(refused)
+            if error.is_about_a_name:
+                self.learned(self.adjustments)
+            self._notes.append(f"The server does not take {refused}: the reply was made without it.")
         elif error.is_about_roles and not known.folded_roles:
             self.adjustments = replace(known, folded_roles=True)
             self.learned(self.adjustments)
@@ -150,15 +162,12 @@ class ReplyStream:
         """The reply of one server. Raises RemoteError or httpx.HTTPError before its first token, ChatError after it."""
         body = build_body(self.request, self.model, self.dialect, self.adjustments)
         messages = sent_messages(self.request, self.dialect, self.adjustments)
-        limit = 0 if "max_tokens" in body else self.request.settings.max_new_tokens
-        reader = ReplyReader(self.request, self.dialect, self.vocabulary, self.queued, limit)
+        reader = ReplyReader(self.request, self.dialect, self.vocabulary, self.queued, "max_tokens" in body)
         prompt = Prompt("", (), self.adjustments.dropped, messages=tuple(messages), notes=tuple(self._notes))
         replica.outstanding += 1
         telling: asyncio.Task[Prompt] | None = None
         try:
-            async with self.client.stream(
-                "POST", f"{replica.spec.url}/v1/chat/completions", json=body, headers=dict(replica.spec.headers)
-            ) as response:
+            async with contextlib.aclosing(await self._respond(replica, body)) as response:
                 if response.status_code != 200:
                     raise RemoteError(await _refusal(response))
                 if self.request.trace:
@@ -186,58 +195,90 @@ class ReplyStream:
             if telling is not None:
                 telling.cancel()
 
+    async def _respond(self, replica: Replica, body: dict[str, Any]) -> httpx.Response:
+        """The response, of which the headers have come. Raises httpx.HTTPError."""
+        # A compressed stream would come in blocks, not in tokens.
+        headers = {"Accept-Encoding": "identity", **replica.spec.headers}
+        url = f"{replica.spec.url}/v1/chat/completions"
+        request = self.client.build_request("POST", url, json=body, headers=headers)
+        return await _within(FIRST_EVENT_SECONDS, self.client.send(request, stream=True))
+
     def _broken(self, error: httpx.HTTPError | RemoteError) -> ChatError:
         """The error of a reply that ended in the middle. What came until then is kept."""
         if isinstance(error, RemoteError):
             return error.error.as_chat_error(self.title)
         problem = probe.connection_problem(error)
-        return GenerationError(f"{self.title}: {problem}, in the middle of the reply.", "Continue writes on.")
+        remedy = N_("Continue writes on.") if self.dialect.continues else N_("Try again.")
+        return GenerationError(f"{self.title}: {problem}, in the middle of the reply.", remedy)
 
     async def _read(self, response: httpx.Response, reader: ReplyReader) -> AsyncGenerator[ReplyDelta]:
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            yield _completion(await _whole(response), reader)
-            return
-        events = EventReader()
         pieces = response.aiter_bytes()
+        started = time.monotonic()
+        # Some send a stream of events as another type.
+        is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+        begin = b"" if is_stream else await _within(FIRST_EVENT_SECONDS, _beginning(pieces))
+        if not is_stream and begin[:1] in WHOLE_BODIES:
+            rest = await _within(FIRST_EVENT_SECONDS, _whole(pieces))
+            yield _completion(begin + rest, reader)
+            return
+        events, last = EventReader(), started
+        piece: bytes | None = begin
         while True:
-            piece = await _next_piece(pieces, reader.has_begun)
             for data in events.push(piece) if piece is not None else events.flush():
                 delta = reader.push(data)
                 if delta is not None:
+                    last = time.monotonic()
                     yield delta
                 if reader.is_over:
                     return
             if piece is None:
                 return
+            most = NEXT_EVENT_SECONDS if reader.has_begun else FIRST_EVENT_SECONDS
+            piece = await _within(last + most - time.monotonic(), _next(pieces))
 
     async def _told_prompt(self, replica: Replica, body: dict[str, Any], prompt: Prompt) -> Prompt:
         """The prompt with what the server tells of it; as it is where it tells nothing."""
         try:
             told = await self.read_prompt(replica, body, prompt.messages)
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError):
             return prompt
         return prompt if told is None else replace(told, dropped=prompt.dropped, notes=prompt.notes)
 
 
-async def _next_piece(pieces: AsyncIterator[bytes], begun: bool) -> bytes | None:
-    """The next bytes of a stream; None at its end. Raises httpx.ReadTimeout."""
+async def _within(seconds: float, awaitable: Awaitable[T]) -> T:
+    """Its result. Raises httpx.ReadTimeout if there is none in time."""
     try:
-        async with asyncio.timeout(NEXT_EVENT_SECONDS if begun else FIRST_EVENT_SECONDS):
-            return await anext(pieces, None)
+        async with asyncio.timeout(seconds):
+            return await awaitable
     except TimeoutError:
-        raise httpx.ReadTimeout("no event in time") from None
+        raise httpx.ReadTimeout("no piece of a reply in time") from None
+
+
+async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(pieces, None)
+
+
+async def _beginning(pieces: AsyncIterator[bytes]) -> bytes:
+    """The first bytes that are no space; none if there are none."""
+    async for piece in pieces:
+        if begin := piece.lstrip():
+            return begin
+    return b""
 
 
 async def _refusal(response: httpx.Response) -> ServerError:
     if response.is_redirect:
         return ServerError(421, "it redirects to another address, which is not followed")
-    return read_error(response.status_code, await _whole(response), response.headers)
+    body = b""
+    with contextlib.suppress(httpx.HTTPError):
+        body = await _within(REFUSAL_SECONDS, _whole(response.aiter_bytes()))
+    return read_error(response.status_code, body, response.headers)
 
 
-async def _whole(response: httpx.Response) -> bytes:
-    """The whole body, up to a limit."""
+async def _whole(pieces: AsyncIterator[bytes]) -> bytes:
+    """All the pieces, up to a limit. Raises GenerationError."""
     content = bytearray()
-    async for piece in response.aiter_bytes():
+    async for piece in pieces:
         content += piece
         if len(content) > MAX_COMPLETION_BYTES:
             raise GenerationError("The server sent a reply that is too long.")
@@ -248,7 +289,7 @@ def _completion(content: bytes, reader: ReplyReader) -> ReplyDelta:
     """The delta of a reply that came as a whole, though a stream was asked for. Raises RemoteError."""
     try:
         chunk = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         chunk = None
     if not isinstance(chunk, dict):
         raise RemoteError(read_error(200, content))

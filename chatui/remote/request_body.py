@@ -13,6 +13,8 @@ from chatui.thinking_controls import LEVELS, ThinkingControls
 
 NO_CONTINUING = N_("This server cannot go on with a reply.")
 NO_CONTINUED_THOUGHT = N_("This server cannot go on with a thought.")
+NEUTRAL = {"top_p": 1.0}
+"""Values of settings that mean "off", of others 0."""
 OPENING = "[The conversation begins.]"
 """What a user says before the assistant's first message, where the chat template wants the user to begin."""
 
@@ -130,7 +132,9 @@ def _settings(settings: GenerationSettings, dialect: Dialect) -> dict[str, Any]:
             value = list(value[: dialect.max_stop])
         if value in (None, [], ()) or (name in ("max_new_tokens", "thinking_budget") and value == 0):
             continue
-        fields[field] = dialect.off.get(name, value) if value == 0 else value
+        value = dialect.off.get(name, value) if value == NEUTRAL.get(name, 0) else value
+        if value is not None:
+            fields[field] = value
     return {**fields, **_thinking(settings, dialect)}
 
 

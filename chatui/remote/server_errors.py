@@ -22,6 +22,7 @@ REPLY_TOO_LONG = re.compile(r"max_(?:completion_|new_)?tokens\b.{0,40}(?:too lar
 ROLES = re.compile(
     r"system role|roles? must alternate|conversation roles|only user|system message|raise_exception", re.I
 )
+NO_THINKING = re.compile(r"does not support (?:thinking|reasoning)", re.IGNORECASE)
 UNKNOWN_FIELD = re.compile(
     r"unexpected|unknown|unsupported|not supported|unrecognized|extra|not permitted|not allowed|no such|invalid param"
     r"|does not (?:support|take|accept)|cannot be",
@@ -64,6 +65,8 @@ class ServerError:
     @property
     def is_busy(self) -> bool:
         """Whether the server would answer later: it is overloaded, or its model is loading."""
+        if "insufficient_quota" in self.kind:
+            return False
         return self.status == 429 or (
             self.status == 503 and (self.retry_after is not None or "load" in self.message.lower())
         )
@@ -73,13 +76,20 @@ class ServerError:
         """Whether another server might answer at once."""
         return self.status in (500, 502, 503, 504) and not self.is_too_long and not self.is_about_roles
 
+    @property
+    def is_about_a_name(self) -> bool:
+        """Whether it is a field that is not taken, not the value in it."""
+        return bool(UNKNOWN_FIELD.search(self.message))
+
     def refused_field(self, sent: Mapping[str, Any]) -> str:
-        """The field of those `sent` that the server does not take; "" if it names none."""
+        """The field of those `sent` that the server does not take, or not with this value; "" if it names none."""
         if self.status not in (400, 422):
             return ""
-        if self.param in sent and self.param not in ("messages", "model"):
+        if self.param in sent and self.param not in ("messages", "model", "stream"):
             return self.param
-        if not UNKNOWN_FIELD.search(self.message):
+        if NO_THINKING.search(self.message):
+            return next((name for name in ("reasoning_effort", "chat_template_kwargs") if name in sent), "")
+        if not self.is_about_a_name:
             return ""
         optional = (name for name in sent if name not in ("messages", "model", "stream"))
         return next((name for name in optional if re.search(rf"\b{re.escape(name)}\b", self.message)), "")
@@ -105,7 +115,7 @@ def read_error(status: int, body: bytes | str, headers: Mapping[str, str] | None
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         plain = " ".join(re.sub(r"<(style|script|title)\b.*?</\1>|<[^>]*>", " ", text, flags=re.I | re.S).split())
         value = plain
     return error_of(value, status, _retry_after(headers or {}))
@@ -113,7 +123,7 @@ def read_error(status: int, body: bytes | str, headers: Mapping[str, str] | None
 
 def error_of(value: Any, status: int = 200, retry_after: int | None = None) -> ServerError:
     """The error in the JSON of a body or an event."""
-    error = value.get("error", value) if isinstance(value, dict) else value
+    error = (value.get("error") or value) if isinstance(value, dict) else value
     if not isinstance(error, dict):
         kind = str(value.get("error_type", "")) if isinstance(value, dict) else ""
         return ServerError(status, _short(error), kind, retry_after=retry_after)
@@ -146,8 +156,20 @@ def _detail(detail: Any) -> tuple[Any, str]:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
+    text = " ".join(whole_characters(text)[0].split())
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+
+
+def whole_characters(text: str, unfinished: bool = False) -> tuple[str, str]:
+    """(the text without halves of surrogate pairs, the half at its end if the text is `unfinished`).
+
+    JSON can escape the two halves of a character in two pieces of a reply.
+    """
+    if text.isascii():
+        return text, ""
+    held = text[-1:] if unfinished and "\ud800" <= text[-1:] <= "\udbff" else ""
+    text = text[: len(text) - len(held)]
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"), held
 
 
 def _retry_after(headers: Mapping[str, str]) -> int | None:

@@ -17,6 +17,9 @@ from chatui.remote.server_errors import error_of, read_error
         (422, '{"error": "Input validation error: x", "error_type": "validation"}', PromptError, "validation"),
         (422, '{"detail": [{"loc": ["body", "top_k"], "msg": "Extra inputs"}]}', PromptError, "top_k: Extra"),
         (422, '{"detail": "no"}', PromptError, "no"),
+        (400, '{"error": null, "message": "bad"}', PromptError, "bad"),
+        (400, "[" * 9000, PromptError, "[["),
+        (400, '{"error": "half \\ud83d"}', PromptError, "half \ufffd"),
         (502, "<html><title>x</title><body><h1>502 Bad Gateway</h1></body></html>", ModelError, "502 Bad Gateway"),
         (500, "", ModelError, "status 500"),
         (401, '{"error": "no key sk-secret"}', ModelError, "does not accept"),
@@ -52,6 +55,8 @@ def test_the_refused_field() -> None:
     assert named.refused_field(sent) == "min_p"
     told = read_error(400, '{"error": {"message": "Unsupported parameter: \'top_k\'"}}')
     assert told.refused_field(sent) == "top_k"
+    thinks = read_error(400, '{"error": {"message": "\\"m\\" does not support thinking"}}')
+    assert thinks.refused_field({**sent, "reasoning_effort": "none"}) == "reasoning_effort"
     other = read_error(400, '{"error": {"message": "top_k must be below 100"}}')
     assert other.refused_field(sent) == ""
 
