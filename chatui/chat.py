@@ -6,6 +6,7 @@ from typing import Literal
 
 from chatui.errors import ChatError
 from chatui.generation_settings import GenerationSettings
+from chatui.kv_size import WindowedLayers
 from chatui.thinking_controls import NO_CONTROLS, TemplateArguments, ThinkingControls
 from chatui.traces import ALTERNATIVES, Traces
 
@@ -226,7 +227,7 @@ class ModelAnatomy:
     `active` parameters take part in one token. `weights` is the size of all parameters by precision ("float32",
     "bfloat16", "int8", "int4"), `read` the part that is read for one token. `kv_per_token` is one token's KV cache,
     `int8_kv_per_token` the same with --kv-dtype int8, 0 where that is not possible or not known. No layer sees more
-    than a `window` of tokens, None where some see all.
+    than a `window` of tokens, None where some see all; `windowed` are the other layers then, if there are any.
     The prefill of one chunk needs `activations` more, and `activations_per_token` for each token before the chunk.
     `bandwidth` is the device's memory bandwidth in bytes per second, 0 if it was not measured.
     """
@@ -242,6 +243,7 @@ class ModelAnatomy:
     bandwidth: float = 0.0
     int8_kv_per_token: int = 0
     window: int | None = None
+    windowed: WindowedLayers | None = None
 
 
 @dataclass(frozen=True)
@@ -267,10 +269,11 @@ class ModelInfo:
 
     `read_bytes` of the weights are read for one token: all but an embedding table that is not the output layer too.
     `slots` is the maximum batch size, `kv_bytes` the size of the whole KV cache, which `kv_tokens` tokens of all
-    conversations together fit in; 0 where it grows with each conversation. `kv_divergence` is what int8 does to it: the
-    mean KL divergence in nats that kv_error.py measures, None where the KV cache is not in int8. `revision` is the
-    commit on the Hub, "sha256:" and the first 12 digits of a GGUF file's hash, or "" for a local folder. `source` is
-    what transformers loads it by, `dtype` the type of its activations. `stop_ids` are the tokens that end a reply.
+    conversations together fit in; 0 where it grows with each conversation. Layers with a window have room for
+    `windowed_tokens` of those, where others see all. `kv_divergence` is what int8 does to it: the mean KL divergence in
+    nats that kv_error.py measures, None where the KV cache is not in int8. `revision` is the commit on the Hub,
+    "sha256:" and the first 12 digits of a GGUF file's hash, or "" for a local folder. `source` is what transformers
+    loads it by, `dtype` the type of its activations. `stop_ids` are the tokens that end a reply.
     `measured_bytes` is the growth of the process by loading the weights. `memory_bytes` is the device's memory, 0 if
     unknown. `adapter` is what peft loads a LoRA adapter by; `source` and `revision` are then those of its base model.
     `server` is None for a model in this process; what a server does not tell is 0 or "", the context length too.
@@ -287,6 +290,7 @@ class ModelInfo:
     slots: int = 1
     kv_bytes: int = 0
     kv_tokens: int = 0
+    windowed_tokens: int = 0
     kv_divergence: float | None = None
     read_bytes: int = 0
     revision: str = ""

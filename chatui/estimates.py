@@ -6,6 +6,7 @@ from typing import Literal
 
 from chatui.chat import ModelAnatomy
 from chatui.i18n import N_
+from chatui.kv_size import KVSize
 from chatui.settings import KvDtype
 from chatui.units import human_bytes
 
@@ -56,11 +57,14 @@ def in_precision(anatomy: ModelAnatomy, precision: str, bandwidth: float, kv_dty
 
     `anatomy` has them in bfloat16. In float32 they take twice as much, but for K/V in int8.
     """
-    factor = 2 if precision == "float32" else 1
+    factor, some = 2 if precision == "float32" else 1, anatomy.windowed
     int8 = anatomy.int8_kv_per_token if kv_dtype == "int8" else 0
+    if some is not None:
+        some = replace(some, kv_per_token=some.int8_kv_per_token if int8 else factor * some.kv_per_token)
     return replace(
         anatomy,
         kv_per_token=int8 or factor * anatomy.kv_per_token,
+        windowed=some,
         activations=factor * anatomy.activations,
         activations_per_token=factor * anatomy.activations_per_token,
         bandwidth=bandwidth,
@@ -96,19 +100,41 @@ def keys_and_values(anatomy: ModelAnatomy, conversations: int, context: int) -> 
 
     In a window, the tokens are those that are held at once.
     """
-    tokens, each = ATTENTION_BLOCK * blocks_held(context, anatomy.window), anatomy.kv_per_token
-    return Figure(
-        "Keys and values",
-        conversations * tokens * each,
-        "B",
-        f"{_plural(conversations, 'conversation')} × {tokens:,} tokens × {each:,} B",
+    held = kv_held(anatomy, ATTENTION_BLOCK * blocks_for(context))
+    formula = held.formula if anatomy.windowed is None else f"({held.formula})"
+    count = _plural(conversations, "conversation")
+    return Figure("Keys and values", conversations * held.value, "B", f"{count} × {formula}")
+
+
+def kv_cache(anatomy: ModelAnatomy, tokens: int, windowed_tokens: int = 0) -> Figure:
+    """The size of a KV cache that holds so many tokens of all conversations together, and so many of those in layers
+    with a window where others see all.
+    """
+    return _kv(anatomy, tokens, windowed_tokens)
+
+
+def kv_held(anatomy: ModelAnatomy, tokens: int) -> Figure:
+    """The size of what a conversation of so many tokens holds at most."""
+    windowed = anatomy.windowed and tokens_held(anatomy.windowed.window, tokens)
+    return _kv(anatomy, tokens_held(anatomy.window, tokens), windowed or 0)
+
+
+def kv_seen(anatomy: ModelAnatomy, tokens: int) -> Figure:
+    """The size of what the last of so many tokens sees."""
+    windowed = anatomy.windowed and min(tokens, anatomy.windowed.window)
+    return _kv(anatomy, tokens if anatomy.window is None else min(tokens, anatomy.window), windowed or 0)
+
+
+def _kv(anatomy: ModelAnatomy, tokens: int, windowed_tokens: int) -> Figure:
+    each, some = anatomy.kv_per_token, anatomy.windowed
+    if some is None:
+        return Figure("Keys and values", tokens * each, "B", N_(f"{tokens:,} tokens × {each:,} B"))
+    full, windowed = each - some.kv_per_token, some.kv_per_token
+    size = tokens * full + windowed_tokens * windowed
+    formula = N_(
+        f"{tokens:,} tokens × {full:,} B + {windowed_tokens:,} tokens × {windowed:,} B in layers with a window"
     )
-
-
-def kv_cache(anatomy: ModelAnatomy, tokens: int) -> Figure:
-    """The size of a KV cache that holds so many tokens of all conversations together."""
-    each = anatomy.kv_per_token
-    return Figure("Keys and values", tokens * each, "B", N_(f"{tokens:,} tokens × {each:,} B"))
+    return Figure("Keys and values", size, "B", formula)
 
 
 def activations(anatomy: ModelAnatomy, capacity: int) -> Figure:
@@ -142,13 +168,14 @@ def max_tokens_per_second(anatomy: ModelAnatomy, precision: str, rows: int = 1, 
     mixture of experts is slower if the rows use different experts. Only reading is counted, which
     https://arxiv.org/abs/2211.05102 (section 2) calls the memory time.
     """
-    read, context = anatomy.read[precision], tokens_seen(anatomy, context)
-    step_bytes = read + rows * context * anatomy.kv_per_token
+    read, seen = anatomy.read[precision], kv_seen(anatomy, context)
+    step_bytes = read + rows * seen.value
     speed = rows * anatomy.bandwidth / step_bytes if step_bytes else 0.0
     numerator = f"{human_bytes(anatomy.bandwidth)}/s"
     denominator = human_bytes(read)
     if context:
-        denominator = f"({denominator} + {_plural(rows, 'row')} × {context:,} tokens × {anatomy.kv_per_token:,} B)"
+        formula = seen.formula if anatomy.windowed is None else f"({seen.formula})"
+        denominator = f"({denominator} + {_plural(rows, 'row')} × {formula})"
     return Figure(
         "Ceiling",
         speed,
@@ -197,14 +224,45 @@ def blocks_held(tokens: int, window: int | None) -> int:
     return min(blocks_for(tokens), blocks_in_window(window) + blocks_for(ATTENTION_BLOCK - 1 + MAX_CHUNK))
 
 
-def tokens_held(anatomy: ModelAnatomy, tokens: int) -> int:
-    """Of how many tokens a sequence of so many has K/V, at most."""
-    return min(tokens, ATTENTION_BLOCK * blocks_held(tokens, anatomy.window))
+def tokens_held(window: int | None, tokens: int) -> int:
+    """Of how many tokens a sequence of so many has K/V in layers with such a window, at most."""
+    return min(tokens, ATTENTION_BLOCK * blocks_held(tokens, window))
 
 
-def tokens_seen(anatomy: ModelAnatomy, tokens: int) -> int:
-    """How many tokens the last of so many sees."""
-    return tokens if anatomy.window is None else min(tokens, anatomy.window)
+@dataclass(frozen=True)
+class KVCapacity:
+    """How many `blocks` there are, `windowed_blocks` of the layers with a window where those are a group of their own,
+    and how many tokens a conversation may have.
+    """
+
+    blocks: int
+    windowed_blocks: int | None
+    context: int
+
+
+def kv_capacity(size: KVSize, context: int, budget: int, conversations: int, whole: bool = False) -> KVCapacity:
+    """What fits in `budget` bytes, no more than so many conversations of the whole context need; at least one of them
+    with `whole`.
+
+    Layers with a window have as many blocks as all conversations see at once, and more if the budget has room for them:
+    those keep the windows of conversations that rest.
+    """
+    some = size.windowed
+    each = blocks_held(context, size.window)
+    seen = conversations * blocks_held(context, some.window if some else size.window)
+    windowed = ATTENTION_BLOCK * (some.kv_per_token if some else 0)
+    full = ATTENTION_BLOCK * size.per_token - windowed
+    if whole:
+        budget = max(budget, (each + 1) * full + (min(each, seen) + 1) * windowed)
+    budget -= full + windowed  # block 0 is not used
+    possible = budget // (full + windowed)
+    if possible > seen:
+        possible = (budget - seen * windowed) // full
+    blocks = max(1, min(conversations * each, possible))
+    context = context if blocks >= each else min(context, ATTENTION_BLOCK * blocks)
+    if some is None:
+        return KVCapacity(blocks, None, context)
+    return KVCapacity(blocks, min(blocks, max(seen, (budget - blocks * full) // windowed)), context)
 
 
 def human_speed(speed: float) -> str:

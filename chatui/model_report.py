@@ -70,6 +70,12 @@ def _fact_lines(model: Outline) -> list[str]:
         kv = f"{anatomy.int8_kv_per_token:,} bytes for each token in int8"
     if anatomy.window is not None:
         kv += f"; each token sees {anatomy.window:,} at most, and others are not kept"
+    if anatomy.windowed is not None:
+        some = anatomy.windowed
+        kv += (
+            f"; {some.kv_per_token:,} of those in bfloat16 are of layers that see {some.window:,} tokens at most, and "
+        )
+        kv += "keep no others"
     facts = {
         "Kind": model.kind,
         "Parameters": f"{anatomy.parameters:,} ({human_count(anatomy.parameters)})",
@@ -95,7 +101,7 @@ def _capacity_text(model: Outline, precision: str, needed: float) -> str:
     tokens, _ = model.kv_capacity(precision)
     if not tokens:
         return "not its weights"
-    wanted = model.slots * estimates.tokens_held(model.anatomy, model.context_length)
+    wanted = model.slots * estimates.tokens_held(model.anatomy.window, model.context_length)
     return "all" if tokens >= wanted and needed <= model.free else f"{tokens:,} tokens in all"
 
 

@@ -111,7 +111,7 @@ def _arithmetic(inspection: Inspection) -> Iterator[Cell]:
 
 def _memory_table(model: ModelInfo, anatomy: ModelAnatomy) -> str:
     rows = [(f"Weights in {precision}", estimates.weights(anatomy, precision)) for precision in anatomy.weights]
-    rows.append(("KV cache", estimates.kv_cache(anatomy, model.max_cached_tokens)))
+    rows.append(("KV cache", estimates.kv_cache(anatomy, model.max_cached_tokens, model.windowed_tokens)))
     return _table("Memory in chatui", rows)
 
 

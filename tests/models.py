@@ -13,6 +13,7 @@ from tokenizers.models import BPE
 from transformers import (
     AutoModelForCausalLM,
     BatchEncoding,
+    Cohere2Config,
     DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
@@ -41,6 +42,7 @@ from chatui.engine.kernels import ops
 from chatui.engine.kernels.levels import GROUP, Levels, packed
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.loader import load
+from chatui.estimates import blocks_held
 from chatui.model_spec import ModelSpec
 from chatui.settings import AppSettings, KvDtype
 
@@ -166,6 +168,38 @@ WINDOWED: dict[str, PretrainedConfig] = {
 }
 """Further ones, all of whose layers have a window far shorter than their context."""
 
+MIXED: dict[str, PretrainedConfig] = {
+    "gemma2_100": Gemma2Config(
+        **LONG,
+        sliding_window=100,
+        layer_types=WINDOWS["layer_types"],
+        query_pre_attn_scalar=8,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=9.0,
+    ),
+    "gemma3_65": Gemma3TextConfig(
+        **{**LONG, "num_hidden_layers": 3},
+        sliding_window=65,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        query_pre_attn_scalar=8,
+    ),
+    "gpt_oss_64": GptOssConfig(
+        **LONG,
+        sliding_window=64,
+        layer_types=WINDOWS["layer_types"],
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        rope_parameters=ROPE,
+    ),
+    "cohere2_10": Cohere2Config(
+        **{**LONG, "num_hidden_layers": 3},
+        sliding_window=10,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        logit_scale=1.0,
+    ),
+}
+"""Further ones, some of whose layers have such a window, and others see all."""
+
 PLAIN = tuple(kind for kind in CONFIGS if kind not in ("llama4", "mamba2", "lfm2"))
 """The kinds whose keys and values can live in blocks."""
 
@@ -190,7 +224,7 @@ def tokenizer(chat_template: str | None = CHATML, thinks: bool = True, **options
 def model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
     """A model of this kind; weights are large enough for greedy replies that vary."""
     torch.manual_seed(seed)
-    made: PreTrainedModel = AutoModelForCausalLM.from_config({**CONFIGS, **WINDOWED}[kind]).eval()
+    made: PreTrainedModel = AutoModelForCausalLM.from_config({**CONFIGS, **WINDOWED, **MIXED}[kind]).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.dim() >= 2:
@@ -199,12 +233,40 @@ def model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
     return made
 
 
-def over_blocks(kind: str = "llama", blocks: int = 8, kv_dtype: KvDtype = "auto") -> Forward:
-    """A model of one's own, its attention over this many blocks."""
+def over_blocks(kind: str = "llama", blocks: int = 8, kv_dtype: KvDtype = "auto", rows: int | None = None) -> Forward:
+    """A model of one's own, its attention over this many blocks.
+
+    With a number of `rows`, layers with a window have no more than those see at once, where other layers see all.
+    """
     own = copy.deepcopy(model(kind))
     shape = probe_layout(own)
     assert shape is not None
-    return Forward(own, KVCache.allocate(shape.in_int8() if kv_dtype == "int8" else shape, blocks, own.device))
+    shape, windowed = shape.in_int8() if kv_dtype == "int8" else shape, shape.windowed
+    seen = None if rows is None or windowed is None else min(blocks, rows * blocks_held(10**6, windowed.window))
+    return Forward(own, KVCache.allocate(shape, blocks, own.device, seen))
+
+
+def cache_of(model: PreTrainedModel, blocks: int, kv_dtype: KvDtype = "auto") -> KVCache:
+    """This many blocks, in which the attention of the model is put. Layers with a window have them in another order,
+    where other layers see all.
+    """
+    shape = probe_layout(model)
+    assert shape is not None
+    shape = shape.in_int8() if kv_dtype == "int8" else shape
+    cache = KVCache.allocate(shape, blocks, model.device, None if shape.windowed is None else blocks + 1)
+    if cache.places is not None:
+        cache.places[1:] = torch.arange(blocks + 1, 1, -1)
+    return cache
+
+
+def stored_in(cache: KVCache, numbers: Sequence[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """(keys, values) of these blocks in each layer, as KVCache has them."""
+    at = torch.tensor(numbers)
+    tables = [at if window is None else cache.places_in(at) for window in cache.windows]
+    keys, values = (
+        [tensor[each] for tensor, each in zip(part, tables, strict=True)] for part in (cache.keys, cache.values)
+    )
+    return keys, values
 
 
 def table(sequence: int) -> tuple[int, int]:

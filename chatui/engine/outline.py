@@ -20,6 +20,7 @@ from chatui.engine.runners.batch_runner import KV_SHARE, fit_kv_cache
 from chatui.errors import ChatError, ModelError
 from chatui.estimates import ATTENTION_BLOCK
 from chatui.gguf_file import read_gguf_header
+from chatui.kv_size import KVSize
 from chatui.model_spec import ADAPTER_WEIGHTS, GPU_PRECISIONS, PRECISIONS, ModelSpec, is_adapter
 from chatui.models.fit import Device, remedies
 from chatui.models.tensors import gguf_label
@@ -61,12 +62,12 @@ class Outline:
 
     def needed_bytes(self) -> int:
         """Predicted bytes: the weights, and the K/V of the conversations asked for, or of one short one."""
-        kv_per_token = estimates.in_precision(self.anatomy, self.asked, 0, self.spec.kv_dtype).kv_per_token
+        anatomy = estimates.in_precision(self.anatomy, self.asked, 0, self.spec.kv_dtype)
         tokens = min(self.context_length, self.spec.context or SHORT_CONTEXT)
-        kv_bytes = estimates.tokens_held(self.anatomy, tokens) * kv_per_token
+        kv_bytes = int(estimates.kv_held(anatomy, tokens).value)
         if self.spec.kv_memory is not None:
-            held = estimates.tokens_held(self.anatomy, self.context_length)
-            kv_bytes = min(self.spec.kv_memory, self.slots * held * kv_per_token)
+            held = estimates.tokens_held(anatomy.window, self.context_length)
+            kv_bytes = min(self.spec.kv_memory, self.slots * held * anatomy.kv_per_token)
         return (0 if self.shares else self.anatomy.weights[self.asked]) + self.adapter_bytes + kv_bytes
 
     def kv_capacity(self, precision: str) -> tuple[int, int]:
@@ -77,8 +78,9 @@ class Outline:
         budget = self.spec.kv_memory or int(KV_SHARE * left)
         spec = replace(self.spec, slots=self.slots)
         anatomy = self.anatomy_in(precision)
-        blocks, context = fit_kv_cache(spec, max(1, anatomy.kv_per_token), anatomy.window, self.context_length, budget)
-        return ATTENTION_BLOCK * blocks, context
+        size = KVSize(max(1, anatomy.kv_per_token), anatomy.window, anatomy.windowed)
+        capacity = fit_kv_cache(spec, size, self.context_length, budget)
+        return ATTENTION_BLOCK * capacity.blocks, capacity.context
 
     def check_memory(self) -> None:
         """Raise ModelError if the weights and one conversation of the chosen context need more than the free memory."""

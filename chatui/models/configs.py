@@ -86,8 +86,16 @@ class Layout:
     @property
     def sliding_window(self) -> int | None:
         """The tokens of which no layer sees more than the last; None where some layer sees all, or sees chunks."""
-        slides = self.window_layers == self.layers and self.architecture != "llama4_text"
-        return self.window if slides else None
+        return self.window if self._slides and self.window_layers == self.layers else None
+
+    @property
+    def some_slide(self) -> bool:
+        """Whether some of the layers have a sliding window, and the others see all."""
+        return self._slides and 0 < self.window_layers < self.layers == self.attention_layers
+
+    @property
+    def _slides(self) -> bool:
+        return self.window is not None and self.architecture != "llama4_text"
 
 
 def layout(config: Config) -> Layout:

@@ -291,6 +291,8 @@ def _layout_notes(found: Layout) -> Iterable[str]:
     count, window = found.window_layers, found.window
     if found.sliding_window:
         yield N_(f"Each token sees the last {window:,} tokens only, and the K/V of no more are kept.")
+    elif found.some_slide:
+        yield N_(f"{count} of {layers} layers see the last {window:,} tokens only, and keep the K/V of no more.")
     elif window and count:
         yield N_(
             f"{count} of {layers} layers need the K/V of the last {window:,} tokens only. All are kept here, and "

@@ -7,6 +7,7 @@ from typing import Any
 
 from chatui.chat import ModelAnatomy
 from chatui.estimates import MAX_CHUNK, AttentionShape, prefill_activations
+from chatui.kv_size import WindowedLayers
 from chatui.model_spec import GPU_PRECISIONS, PRECISIONS
 from chatui.models.configs import Config, Layout, is_tied
 from chatui.stored_tensors import GGUF_LEVELS, StoredTensor, is_embedding, is_head, is_token_embedding, weight_bytes
@@ -99,7 +100,16 @@ def anatomy(tensors: list[StoredTensor], layout: Layout) -> ModelAnatomy:
         activations_per_token=for_each,
         int8_kv_per_token=_int8_kv_per_token(layout),
         window=layout.sliding_window,
+        windowed=_windowed(layout, kv_per_token),
     )
+
+
+def _windowed(layout: Layout, kv_per_token: int) -> WindowedLayers | None:
+    """What the layers with a window take, where others see all; all layers take as much."""
+    if layout.window is None or not layout.some_slide:
+        return None
+    own, int8 = (size * layout.window_layers // layout.layers for size in (kv_per_token, _int8_kv_per_token(layout)))
+    return WindowedLayers(layout.window, own, int8)
 
 
 def _int8_kv_per_token(layout: Layout) -> int:

@@ -14,9 +14,8 @@ from torch._inductor import aoti_compile_and_package, aoti_load_package
 from transformers import MistralConfig
 
 from chatui import engine
-from chatui.engine.batching import attention_probe, compiling, forward
+from chatui.engine.batching import compiling, forward
 from chatui.engine.batching.forward import DecodeFunction, PromptChunk
-from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.built_files import discard_damaged
 from chatui.engine.kernels.int8_kv import from_stored
@@ -36,10 +35,7 @@ LONG = 1800.0  # seconds: the compiler gives way to whatever else this machine d
 
 def over_blocks_of(loaded: LoadedModel, blocks: int = 6, kv_dtype: KvDtype = "auto") -> forward.Forward:
     model = copy.deepcopy(loaded.model)
-    shape = attention_probe.probe_layout(model)
-    assert shape is not None
-    shape = shape.in_int8() if kv_dtype == "int8" else shape
-    over_blocks = forward.Forward(model, KVCache.allocate(shape, blocks, model.device))
+    over_blocks = forward.Forward(model, models.cache_of(model, blocks, kv_dtype))
     for row in range(3):
         over_blocks.prefill([PromptChunk(TABLES[row], 0, IDS[: 4 + row])])
     return over_blocks

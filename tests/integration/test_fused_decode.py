@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, MistralConfig, Phi3Config, PretrainedConfig, PreTrainedModel, Qwen2Config
 
-from chatui.engine.batching import attention_probe, forward
+from chatui.engine.batching import forward
 from chatui.engine.batching.forward import PromptChunk
 from chatui.engine.batching.fused_decode import FusedDecode, fuse
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
@@ -63,10 +63,7 @@ def model_of(kind: str, **options: int) -> PreTrainedModel:
 
 
 def over_blocks_of(model: PreTrainedModel, kv_dtype: KvDtype = "auto") -> forward.Forward:
-    shape = attention_probe.probe_layout(model)
-    assert shape is not None
-    shape = shape.in_int8() if kv_dtype == "int8" else shape
-    over_blocks = forward.Forward(model, KVCache.allocate(shape, 2 * ROWS, model.device))
+    over_blocks = forward.Forward(model, models.cache_of(model, 2 * ROWS, kv_dtype))
     for row in range(ROWS):
         over_blocks.prefill([PromptChunk(models.table(row), 0, range(20 + row, 26 + row))])
     return over_blocks

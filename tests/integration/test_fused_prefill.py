@@ -58,13 +58,11 @@ def read(over_blocks: Forward, fused: FusedPrefill | None, cuts: tuple[int, ...]
 
 def stored(over_blocks: Forward, row: int) -> list[torch.Tensor]:
     """Keys and values of a row's tokens: [kv heads, size, tokens] and [kv heads, tokens, size] of each layer."""
-    table, dtype, half = list(models.table(row)), over_blocks.model.dtype, len(over_blocks._tensors) // 2
-    parts = []
-    for at, tensor in enumerate(over_blocks._tensors):
-        numbers = from_stored(tensor[table], dtype, 2 if at < half else 3)
-        joined = torch.cat(list(numbers), 2 if at < half else 1)
-        parts.append(joined[:, :, : len(IDS)] if at < half else joined[:, : len(IDS)])
-    return [part.clone() for part in parts]
+    dtype, (keys, values) = over_blocks.model.dtype, models.stored_in(over_blocks.cache, models.table(row))
+    return [
+        *(torch.cat(list(from_stored(each, dtype, 2)), 2)[:, :, : len(IDS)] for each in keys),
+        *(torch.cat(list(from_stored(each, dtype, 3)), 1)[:, : len(IDS)] for each in values),
+    ]
 
 
 def check(model: PreTrainedModel, allowed: float, same_bits: bool = False, kv_dtype: KvDtype = "auto") -> None:

@@ -65,6 +65,7 @@ def test_every_architecture_that_is_known_has_the_kv_and_the_experts_of_the_mode
     assert facts.active == built.active
     assert facts.anatomy is not None
     assert facts.anatomy.window == built.window
+    assert facts.anatomy.windowed == built.windowed
 
 
 @pytest.mark.parametrize("kind", configs.DEFAULTS)
@@ -103,6 +104,7 @@ def test_headers_give_what_the_loaded_model_takes(tmp_path: Path, kind: str) -> 
     assert (facts.parameters, facts.active) == (built.parameters, built.active)
     assert facts.kv_per_token == built.kv_per_token
     assert facts.anatomy.window == built.window
+    assert facts.anatomy.windowed == built.windowed
     for precision in PRECISIONS:
         assert facts.anatomy.weights[precision] == built.weights[precision], precision
         assert facts.anatomy.read[precision] == built.read[precision], precision

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from chatui.engine.batching import blocks
-from chatui.engine.batching.blocks import BLOCK, HOLE, Block, BlockDigests, BlockPool, BlockTable, chain_digest
+from chatui.engine.batching.block_table import HOLE, Block, BlockTable
+from chatui.engine.batching.blocks import BLOCK, BlockDigests, BlockPool, chain_digest
+from chatui.engine.batching.window_blocks import WindowBlocks
 from chatui.estimates import MAX_CHUNK, blocks_for, blocks_held
 from tests.examples import some_of
 
@@ -36,8 +38,12 @@ class Pool(BlockPool):
     """A pool whose tables are written to as a forward pass does."""
 
     def __init__(self, count: int = 20, window: int | None = None) -> None:
-        self.memory = Memory(count)
-        super().__init__(count, self.memory, window)
+        self.memory, windowed = Memory(count), self.new_windowed()
+        super().__init__(count, self.memory, window, windowed)
+
+    def new_windowed(self) -> WindowBlocks | None:
+        """Where layers with a window have blocks, if those are a group of their own."""
+        return None
 
     def store(self, table: BlockTable, ids: Sequence[int]) -> None:
         for at, token in enumerate(ids, table.length):
@@ -352,17 +358,23 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(count=st.integers(3, 16), window=WINDOWS)
     def start(self, count: int, window: int | None) -> None:
-        self.pool, self.window = Pool(count, window), window
+        self.begin(Pool(count, window), window, window)
+
+    def begin(self, pool: Pool, window: int | None, window_of_all: int | None) -> None:
+        """Layers have the `window`, or None of them does; all have the second one."""
+        self.pool, self.window, self.window_of_all, self.rows = pool, window, window_of_all, 100
         self.tables: dict[BlockTable, list[int]] = {}
 
     @rule(ids=PROMPTS, chat=CHATS, spare=st.integers(0, 1), skips=st.booleans())
     def come(self, ids: list[int], chat: str, spare: int, skips: bool) -> None:
+        if len(self.tables) == self.rows:
+            return
         digests = BlockDigests(ids)
         fits = self.pool.fits(digests, chat, spare)
         table = self.pool.open(digests, chat, spare)
         assert (table is not None) == fits
         if table is None:
-            assert self.tables or blocks_held(len(ids), self.window) + spare > self.pool.count
+            assert self.tables or blocks_held(len(ids), self.window_of_all) + spare > self.pool.count
             return
         assert table.length < len(ids)
         assert self.pool.held(table) == ids[BLOCK * table.gone : table.length]
@@ -371,6 +383,7 @@ class Machine(RuleBasedStateMachine):
         whole = (len(ids) - 1) // BLOCK
         if skips and self.pool.unseen(whole) > table.length // BLOCK and self.pool.skip(table, digests, whole):
             # Nobody sees this until it is whole.
+            assert self.pool.grow(table, BLOCK * whole - table.length)
             self.pool.store(table, ids[table.length : BLOCK * whole])
             assert self.pool.is_whole(table)
         has_room = self.pool.read_on(table, ids)
@@ -419,11 +432,12 @@ class Machine(RuleBasedStateMachine):
         for table, stored in self.tables.items():
             first_seen = 0 if self.window is None else max(0, len(stored) - self.window + 1)
             assert BLOCK * table.gone <= first_seen
-            assert all((block is HOLE) == (at < table.gone) for at, block in enumerate(table.blocks))
+            holes = 0 if self.window_of_all is None else table.gone
+            assert all((block is HOLE) == (at < holes) for at, block in enumerate(table.blocks))
 
     @invariant()
     def blocks_are_counted(self) -> None:
-        used = {block for table in self.tables for block in table.blocks[table.gone :]}
+        used = {block for table in self.tables for block in table.held}
         assert self.pool.free + self.pool.cached + len(used) == self.pool.count
         numbers = [*self.pool._unused, *(block.number for block in (*self.pool._cached, *used))]
         assert sorted(numbers) == list(range(1, self.pool.count + 1))

@@ -6,9 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from chatui.engine.batching import attention_probe, forward
+from chatui.engine.batching import forward
 from chatui.engine.batching.cuda_graphs import GraphedDecode, Replay
-from chatui.engine.batching.kv_cache import KVCache
 from tests import models
 
 IDS = [101, 32, 7, 45, 200, 201, 45, 7, 99]
@@ -32,12 +31,10 @@ class Recorder:
         return replay
 
 
-@pytest.fixture
-def over_blocks() -> forward.Forward:
-    model = copy.deepcopy(models.model("llama"))
-    shape = attention_probe.probe_layout(model)
-    assert shape is not None
-    over_blocks = forward.Forward(model, KVCache.allocate(shape, 8, model.device))
+@pytest.fixture(params=["llama", "gemma2"])
+def over_blocks(request: pytest.FixtureRequest) -> forward.Forward:
+    model = copy.deepcopy(models.model(request.param))
+    over_blocks = forward.Forward(model, models.cache_of(model, 8))
     for row in range(4):
         over_blocks.prefill([forward.PromptChunk(TABLES[row], 0, IDS[: 3 + row])])
     return over_blocks
@@ -69,7 +66,7 @@ def test_few_graphs_serve_all_and_results_outlive_the_next_step(over_blocks: for
 
 def test_rows_that_pad_write_to_block_0_alone(over_blocks: forward.Forward) -> None:
     over_blocks.offer(GraphedDecode(over_blocks.step, record=Recorder()))
-    before = [tensor[TABLES[3][0]].clone() for tensor in over_blocks.cache.keys]
+    before, _ = models.stored_in(over_blocks.cache, TABLES[3][:1])
     over_blocks.decode([5, 6, 7], TABLES[:3], [3, 4, 5])
-    for tensor, held in zip(over_blocks.cache.keys, before, strict=True):
-        torch.testing.assert_close(tensor[TABLES[3][0]], held)
+    after, _ = models.stored_in(over_blocks.cache, TABLES[3][:1])
+    torch.testing.assert_close(after, before)

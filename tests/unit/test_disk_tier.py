@@ -79,7 +79,7 @@ def engine_of(
 ) -> Engine:
     """A new one, as after a restart."""
     files = None if folder is None else KVFiles(folder, kind, 10**9)
-    forward = models.over_blocks(kind, blocks, kv_dtype)
+    forward = models.over_blocks(kind, blocks, kv_dtype, rows)
     engine = Engine(Scheduler(forward, rows, BLOCK * blocks, files=files), files)
     budget = TokenBudget(1.0)
     budget.tokens = 64
@@ -96,7 +96,7 @@ def next_turn(row: SequenceState) -> tuple[int, ...]:
 @pytest.mark.parametrize(
     ("kind", "kv_dtype"),
     [
-        *((kind, "auto") for kind in ("llama", "gemma2", "gpt_oss", "deepseek_v3")),
+        *((kind, "auto") for kind in ("llama", "gemma2", "gpt_oss", "cohere2_10", "deepseek_v3")),
         ("llama", "int8"),
         ("gemma2", "int8"),
     ],
@@ -248,9 +248,9 @@ def test_what_is_damaged_or_gone_is_computed(tmp_path: Path, which: int, spoil: 
     table = restarted.batch.pool.open(BlockDigests(next_turn(first)))
     assert table is not None
     _, found = restarted.batch._disk._find(restarted.files, table, BlockDigests(next_turn(first)))
-    assert [count for _, count in found] == [BLOCK, BLOCK, BLOCK, len(first.ids) - 1 - 3 * BLOCK]
+    assert [block.count for block in found] == [BLOCK, BLOCK, BLOCK, len(first.ids) - 1 - 3 * BLOCK]
     restarted.batch.pool.close(table)
-    spoil(restarted.files._path(found[which][0]))
+    spoil(restarted.files._path(found[which].name))
     row = restarted.ask(next_turn(first))
     assert row.cached == which * BLOCK
     assert row.output_ids == engine_of(None).ask(next_turn(first)).output_ids
@@ -329,6 +329,83 @@ class TestWindows:
         assert restarted.files is not None
         restarted.files.remove([BlockDigests(self.PROMPT).of(count).hex() for count in range(1, 6)])
         assert restarted.ask(next_turn(first)).cached == len(first.ids) - 1
+
+
+class TestMixed:
+    """Some layers see 100 tokens: behind a full block two whole ones. The others see all."""
+
+    PROMPT = TestWindows.PROMPT
+
+    def mixed(self, folder: Path | None, blocks: int = 12) -> Engine:
+        return engine_of(folder, "gemma2_100", blocks, rows=1)
+
+    def check(self, engine: Engine, first: SequenceState, computed: int) -> None:
+        """The next turn, of which so many tokens are computed."""
+        row = engine.ask(next_turn(first))
+        assert row.output_ids == models.generate(models.model("gemma2_100"), row.prompt, NEW)
+        assert len(engine.computed) == computed
+
+    def test_after_a_restart_layers_with_a_window_read_only_that(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, staying = self.mixed(tmp_path), self.mixed(None)
+        first = before.ask(self.PROMPT)
+        staying.ask(self.PROMPT)
+        staying.logits.clear()
+        staying.ask(next_turn(first))
+        restarted, names = self.mixed(tmp_path), list[str]()
+        assert restarted.files is not None
+        read = restarted.files.read
+
+        def reading(name: str, size: int) -> Any:
+            names.append(name)
+            return read(name, size)
+
+        monkeypatch.setattr(restarted.files, "read", reading)
+        self.check(restarted, first, 6)
+        digests = BlockDigests(first.ids)
+        assert {name for name in names if name.endswith(disk_tier.WINDOWED)} == {
+            names[-1],
+            *(digests.of(count).hex() + disk_tier.WINDOWED for count in (6, 7)),
+        }
+        assert len(names) == 8 + 3
+        for found, expected in zip(restarted.logits, staying.logits, strict=True):
+            assert torch.equal(found, expected)
+
+    @pytest.mark.parametrize(
+        ("count", "windowed", "known"), [(6, True, 5), (5, True, None), (4, False, 3), (1, False, 0)]
+    )
+    def test_what_is_damaged_matters_where_it_is_seen(
+        self, tmp_path: Path, count: int, windowed: bool, known: int | None
+    ) -> None:
+        """All blocks matter to layers that see all; so many are not computed, or what is new is."""
+        first = self.mixed(tmp_path).ask(self.PROMPT)
+        restarted = self.mixed(tmp_path)
+        assert restarted.files is not None
+        name = BlockDigests(self.PROMPT).of(count).hex() + (disk_tier.WINDOWED if windowed else "")
+        damage(restarted.files._path(name))
+        self.check(restarted, first, 6 if known is None else len(next_turn(first)) - known * BLOCK)
+
+    def test_what_is_in_memory_goes_on_with_what_is_on_disk(self, tmp_path: Path) -> None:
+        first = self.mixed(tmp_path).ask(self.PROMPT)
+        restarted = self.mixed(tmp_path)
+        restarted.ask(self.PROMPT[: 6 * BLOCK + 1], count=1)
+        restarted.computed.clear()
+        self.check(restarted, first, 6)
+
+    def test_what_was_let_go_of_before_it_could_be_written_is_written_without_its_window(self, tmp_path: Path) -> None:
+        engine = self.mixed(tmp_path, 20)
+        assert engine.files is not None
+        row = engine.join((*self.PROMPT, *self.PROMPT))
+        with a_busy_disk(engine.files):
+            engine.write(row, count=2)
+        engine.batch.finish(row)
+        flush(engine.files)
+        stems = {path.stem for path in tmp_path.rglob("*.kv")}
+        digests = BlockDigests(row.prompt)
+        assert {digests.of(count).hex() for count in range(1, 15)} <= stems
+        assert sum(stem.endswith(disk_tier.WINDOWED) for stem in stems) < len(stems) / 2
+        self.check(self.mixed(tmp_path, 20), row, 6)
 
 
 def test_nothing_of_a_row_that_failed_stays(tmp_path: Path) -> None:
@@ -412,4 +489,4 @@ def test_earlier_blocks_go_last(tmp_path: Path) -> None:
     assert table is not None
     assert restarted.files is not None
     _, found = restarted.batch._disk._find(restarted.files, table, BlockDigests(next_turn(row)))
-    assert [path.stem for path in by_age] == [name for name, _ in found]
+    assert [path.stem for path in by_age] == [block.name for block in found]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from chatui import estimates
 from chatui.chat import ModelAnatomy
 from chatui.estimates import ATTENTION_BLOCK, MAX_CHUNK, AttentionShape, Figure
+from chatui.kv_size import KVSize, WindowedLayers
 
 # The most MB that were allocated at once while a pass read 256 tokens behind so many others: torch.profiler with
 # profile_memory, PyTorch's own attention, a Llama model in bfloat16. The higher ones of two are with K/V in int8.
@@ -117,10 +118,53 @@ def test_in_a_window_only_what_is_seen_takes_memory_and_time() -> None:
     # 64 blocks that are seen, and at most 5 that are read at once.
     assert estimates.keys_and_values(windowed, 2, 32_768).formula == "2 conversations × 4,416 tokens × 23,040 B"
     assert estimates.keys_and_values(windowed, 2, 4096) == estimates.keys_and_values(ANATOMY, 2, 4096)
-    assert [estimates.tokens_held(windowed, tokens) for tokens in (1000, 4400, 10**6)] == [1000, 4400, 4416]
-    assert estimates.tokens_held(ANATOMY, 10**6) == 10**6
+    assert [estimates.tokens_held(windowed.window, tokens) for tokens in (1000, 4400, 10**6)] == [1000, 4400, 4416]
+    assert estimates.tokens_held(None, 10**6) == 10**6
     full, long = (estimates.max_tokens_per_second(windowed, "bfloat16", 1, tokens) for tokens in (4096, 32_768))
     assert full == long
+
+
+def test_where_some_layers_have_a_window_those_alone_take_less() -> None:
+    # 48 layers of Gemma 3 12B with 8 heads of 256: keys and values of 2 bytes, in 40 of the last 1024 tokens.
+    mixed = replace(ANATOMY, kv_per_token=48 * 8192, windowed=WindowedLayers(1024, 40 * 8192))
+    kv = estimates.keys_and_values(mixed, 1, 32_768)
+    assert kv.value == 8192 * (8 * 32_768 + 40 * 1344) == 2_587_885_568
+    assert kv.formula.startswith("1 conversation × (32,768 tokens × 65,536 B + 1,344 tokens × 327,680 B")
+    assert estimates.keys_and_values(mixed, 1, 1024).value == 48 * 8192 * 1024
+    assert estimates.kv_seen(mixed, 5000).value == 8192 * (8 * 5000 + 40 * 1024)
+    speeds = [estimates.max_tokens_per_second(mixed, "bfloat16", 1, tokens).value for tokens in (0, 32_768)]
+    seen = 8192 * (8 * 32_768 + 40 * 1024)
+    assert speeds[0] / speeds[1] == pytest.approx(1 + seen / mixed.read["bfloat16"])
+
+
+@given(
+    st.integers(1, 1000),
+    st.integers(1, 1000),
+    st.one_of(st.none(), st.integers(1, 3000)),
+    st.integers(1, 20_000),
+    st.integers(0, 10**10),
+    st.integers(1, 20),
+    st.booleans(),
+)
+def test_blocks_take_no_more_than_the_budget_and_places_never_run_out(
+    full: int, windowed: int, window: int | None, context: int, budget: int, rows: int, whole: bool
+) -> None:
+    some = None if window is None else WindowedLayers(window, windowed)
+    size = KVSize(full + (windowed if some else 0), None, some)
+    found = estimates.kv_capacity(size, context, budget, rows, whole)
+    each, places = estimates.blocks_for(context), found.windowed_blocks or 0
+    taken = ATTENTION_BLOCK * ((found.blocks + 1) * full + (places + 1) * (windowed if some else 0))
+    if found.blocks > 1 and not whole:
+        assert taken <= budget
+    assert found.blocks <= rows * each
+    assert found.context == min(context, ATTENTION_BLOCK * found.blocks)
+    assert found.context == context or not whole
+    assert (found.windowed_blocks is None) == (window is None)
+    if window is not None:
+        assert min(found.blocks, rows * estimates.blocks_held(context, window)) <= places <= found.blocks
+        more = estimates.kv_capacity(size, context, budget + ATTENTION_BLOCK * (full + windowed), rows, whole)
+        assert more.blocks >= found.blocks
+        assert more.blocks > found.blocks or found.blocks == rows * each or found.blocks == 1 or whole
 
 
 @given(st.integers(1, 20_000), st.integers(1, 5000), st.integers(1, MAX_CHUNK))

@@ -117,6 +117,7 @@ NEVER_ONE = {
     "With a context of {shorter} tokens it fits.",
     "{count} of {layers} layers have K/V. The others have a state of fixed size.",
     "Each token sees the last {window} tokens only, and the K/V of no more are kept.",
+    "{count} of {layers} layers see the last {window} tokens only, and keep the K/V of no more.",
     "{count} of {layers} layers need the K/V of the last {window} tokens only. All are kept here, and counted.",
 }
 """The context of a model, and sentences about models whose parts are many."""

@@ -15,13 +15,14 @@ from huggingface_hub import errors
 from huggingface_hub.utils import httpx  # httpx or httpx2, whose errors it raises
 from transformers import AutoConfig
 
-from chatui import cli, model_report
+from chatui import cli, estimates, model_report
 from chatui.engine import outline
 from chatui.engine.loading import bandwidth, embedded, loader
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners import batch_runner
 from chatui.engine.runners.open_model import open_model
 from chatui.errors import ModelError
+from chatui.estimates import ATTENTION_BLOCK
 from chatui.model_spec import ModelSpec
 from chatui.settings import DEFAULT_MODEL, AppSettings, Dtype, KvDtype, Quantization
 from tests import models
@@ -141,6 +142,30 @@ def test_in_a_window_the_figures_are_those_of_the_loaded_model_too(tmp_path: Pat
     assert "Context     2,048 tokens\n" in text
     assert "16 conversations × 448 tokens × 256 B" in text
     assert rows(text)["float32 *"][-1] == "all"
+
+
+@pytest.mark.usefixtures("roomy")
+@pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
+@pytest.mark.parametrize("kv_memory", [10**7, 400_000, 100_000])
+def test_where_some_layers_have_a_window_too(tmp_path: Path, kv_memory: int, kv_dtype: KvDtype) -> None:
+    folder = models.save(tmp_path, "gemma3_65")
+    spec = ModelSpec(str(folder), slots=2, kv_memory=kv_memory, kv_dtype=kv_dtype)
+    found, model = outline.outline(spec), batch_runner.open_batch_runner(models.loaded(folder), spec)
+    assert model is not None
+    info, cache = model.info, model.batch.forward.cache
+    assert found.kv_capacity(found.asked) == (info.kv_tokens, info.context_length)
+    known = found.anatomy_in(found.asked)
+    assert cache.windowed is not None
+    assert known.windowed is not None
+    assert known.windowed.kv_per_token == cache.windowed.bytes_per_token
+    assert info.windowed_tokens == ATTENTION_BLOCK * cache.windowed.blocks
+    tokens = info.kv_tokens + ATTENTION_BLOCK, info.windowed_tokens + ATTENTION_BLOCK  # block 0 as well
+    assert info.anatomy is not None
+    predicted = estimates.kv_cache(info.anatomy, *tokens)
+    assert predicted == estimates.kv_cache(known, *tokens)
+    assert info.kv_bytes == predicted.value <= kv_memory
+    text = " ".join(explain(folder).split())
+    assert "are of layers that see 65 tokens at most, and keep no others" in text
 
 
 @pytest.mark.usefixtures("roomy")

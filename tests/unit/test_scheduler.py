@@ -84,7 +84,7 @@ def fix_budget(batch: Scheduler, size: int) -> None:
 
 
 def batch_of(kind: str = "llama", rows: int = 4, blocks: int = 12, size: int = MAX_TOKENS) -> Scheduler:
-    batch = Scheduler(models.over_blocks(kind, blocks), rows, BLOCK * blocks)
+    batch = Scheduler(models.over_blocks(kind, blocks, rows=rows), rows, BLOCK * blocks)
     fix_budget(batch, size)
     return batch
 
@@ -398,6 +398,65 @@ class TestWindows:
         written = models.generate(models.model("starcoder2_65"), self.PROMPTS[2], 40)
         batch = batch_of("starcoder2_65", 1, 7)
         batch.max_length = 2000
+        always_draft(monkeypatch, batch, lambda _: written)
+        row = join(batch, self.PROMPTS[2])
+        events = write(batch, row, count=40)
+        assert row.output_ids == written
+        assert sum(event.accepted for event in events) > 10
+
+
+class TestMixed:
+    """Where some layers have a window and others see all, those with one hold only what they still see."""
+
+    PROMPTS = TestWindows.PROMPTS
+
+    @pytest.mark.parametrize("kind", models.MIXED)
+    def test_alone_together_and_from_the_cache_replies_are_those_of_generate(self, kind: str) -> None:
+        batch = batch_of(kind, 3, 30, size=100)
+        assert batch.pool.windowed is not None
+        held = blocks_held(10**6, batch.pool.windowed.window)
+        rows = [join(batch, prompt) for prompt in self.PROMPTS]
+        while any(len(row.output_ids) < NEW for row in rows):
+            batch.step()
+            assert all(sum(block.place > 0 for block in row.table.blocks[row.table.gone :]) <= held for row in rows)
+        assert batch.pool.windowed.count == 3 * held
+        for row in rows:
+            assert row.table.gone >= 3
+            batch.finish(row)
+            assert row.output_ids[:NEW] == models.generate(models.model(kind), row.prompt, NEW)
+        assert len({tuple(row.output_ids[:NEW]) for row in rows}) == len(rows)
+        lonely = batch_of(kind, 1, 12, size=100)
+        row = join(lonely, self.PROMPTS[0])
+        write(lonely, row)
+        assert row.output_ids == rows[0].output_ids[:NEW]
+        lonely.finish(row)
+        again = join(lonely, (*row.ids, 5, 6, 7))
+        assert again.cached == len(row.ids) - 1
+        assert again.table.gone >= 3
+        write(lonely, again)
+        assert again.output_ids == models.generate(models.model(kind), again.prompt, NEW)
+
+    def test_where_blocks_run_out_the_newest_reads_again(self) -> None:
+        kind, shared = "gemma3_65", self.PROMPTS[0][: 4 * BLOCK]
+        asked = [(*shared, *prompt[-n:]) for n, prompt in zip((60, 188, 60), self.PROMPTS, strict=True)]
+        expected = [models.generate(models.model(kind), prompt, NEW) for prompt in asked]
+        batch = batch_of(kind, 3, 9, size=100)
+        coming, rows = list(asked), list[SequenceState]()
+        waited = False
+        while coming or batch.rows:
+            while coming and (row := batch.add(coming[0], Sampler(GREEDY, 0))):
+                rows.append(row)
+                del coming[0]
+            batch.step()
+            waited = waited or any(row.waits for row in batch.rows)
+            for row in [row for row in batch.rows if len(row.output_ids) >= NEW]:
+                batch.finish(row)
+        assert waited
+        assert [row.output_ids for row in rows] == expected
+
+    def test_drafts_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        written = models.generate(models.model("gpt_oss_64"), self.PROMPTS[2], 40)
+        batch = batch_of("gpt_oss_64", 1, 8)
         always_draft(monkeypatch, batch, lambda _: written)
         row = join(batch, self.PROMPTS[2])
         events = write(batch, row, count=40)

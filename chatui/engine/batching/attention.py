@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from itertools import accumulate
 from typing import Any
@@ -46,6 +46,11 @@ class DecodeBatch:
         block = self.tables.gather(1, (self.positions // BLOCK)[:, None])[:, 0]
         return block, self.positions % BLOCK
 
+    @cached_property
+    def windowed(self) -> "DecodeBatch":
+        """The same for the group of layers with a window."""
+        return replace(self, tables=self.cache.places_in(self.tables))
+
 
 @dataclass(frozen=True)
 class PrefillChunk:
@@ -76,6 +81,11 @@ class PrefillBatch:
             blocks.append(run.table[positions // BLOCK])
             offsets.append(positions % BLOCK)
         return torch.cat(blocks), torch.cat(offsets)
+
+    @cached_property
+    def windowed(self) -> "PrefillBatch":
+        """The same for the group of layers with a window."""
+        return replace(self, runs=[replace(run, table=self.cache.places_in(run.table)) for run in self.runs])
 
     @cached_property
     def pieces(self) -> Pieces:
@@ -145,6 +155,8 @@ def attend(
         attn_metadata.layers[index] = (key.shape[1], key.shape[3], value.shape[3])
         attn_metadata.options[index] = AttentionOptions(scaling, sliding_window, softcap, s_aux is not None)
         return value.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
+    if sliding_window is not None and attn_metadata.cache.places is not None:
+        attn_metadata = attn_metadata.windowed
     keys, values = attn_metadata.cache.keys[index], attn_metadata.cache.values[index]
     rows, heads, tokens, size = query.shape
     query = query * scaling

@@ -38,8 +38,8 @@ def probe_layout(model: PreTrainedModel) -> KVLayout | None:
             model_logits(model, ids, torch.arange(2, device=model.device)[None], found)
         if sorted(found.layers) == list(range(config.num_hidden_layers)):
             layers = tuple(found.layers[index] for index in range(config.num_hidden_layers))
-            windows = [each.sliding_window for each in found.options.values() if each.sliding_window is not None]
-            return KVLayout(layers, model.dtype, max(windows) if len(windows) == len(layers) else None)
+            windows = tuple(found.options[index].sliding_window for index in range(config.num_hidden_layers))
+            return KVLayout(layers, model.dtype, windows)
     except Exception as error:  # a model may do anything here; the serial path takes it
         log.debug("no attention over blocks for %s: %r", type(model).__name__, error)
     model.set_attn_implementation(before)

@@ -5,71 +5,22 @@ https://docs.vllm.ai/en/latest/design/prefix_caching.html. Blocks that nobody us
 the least recently used go first.
 
 Where every layer has a sliding window, a table lets go of blocks that no token behind it sees any more, and a prompt
-goes on behind the longest beginning whose last blocks, those in the window, are cached.
+goes on behind the longest beginning whose last blocks, those in the window, are cached. Where only some have one, those
+alone let go: see window_blocks.py.
 """
 
 import hashlib
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
+from chatui.engine.batching.block_table import HOLE, Block, BlockTable
+from chatui.engine.batching.window_blocks import Memory, WindowBlocks
 from chatui.estimates import ATTENTION_BLOCK, blocks_for, blocks_held, blocks_in_window
 
 BLOCK = ATTENTION_BLOCK
 MIN_COPIED = 16
 """Tokens. A shorter common beginning is not worth a copy: every prompt has the template's first few tokens."""
-
-
-class Memory(Protocol):
-    """The keys and values of all blocks."""
-
-    def copy(self, source: int, target: int, count: int) -> None:
-        """Copy those of the first `count` tokens of one block to another."""
-
-    def clear(self, block: int) -> None:
-        """Overwrite a block with zeros."""
-
-
-@dataclass(eq=False)
-class Block:
-    """Keys and values of up to BLOCK `tokens`, at `number` in memory, used by so many tables.
-
-    `before` is the digest of all tokens in front of them. Where `chat` is not "", no other chat may read the block. A
-    block that is `spoiled` is of no use to anybody any more.
-    """
-
-    number: int
-    chat: str
-    before: bytes = b""
-    tokens: list[int] = field(default_factory=list)
-    users: int = 1
-    spoiled: bool = False
-
-
-HOLE = Block(0, "")
-"""Stands in tables for a block that no token sees any more."""
-
-
-@dataclass(eq=False)
-class BlockTable:
-    """The blocks of one sequence, in order. `length` tokens are stored; `digest` is that of those in full blocks.
-
-    It begins with a salt: see BlockDigests. Its first `saved` blocks are known to be on disk: see disk_tier.py. Its
-    first `gone` blocks are holes.
-    """
-
-    chat: str
-    blocks: list[Block] = field(default_factory=list)
-    length: int = 0
-    digest: bytes = b""
-    saved: int = 0
-    gone: int = 0
-
-    @property
-    def numbers(self) -> list[int]:
-        """Where the blocks lie in memory."""
-        return [block.number for block in self.blocks]
 
 
 class BlockDigests:
@@ -106,9 +57,15 @@ class _Found:
 class BlockPool:
     """The blocks 1 to `count` of a memory. Block 0 is never given out: it fills up tables of different lengths."""
 
-    def __init__(self, count: int, memory: Memory, window: int | None = None) -> None:
-        """Each token sees at most `window` tokens, itself among them; all before it where that is None."""
+    def __init__(
+        self, count: int, memory: Memory, window: int | None = None, windowed: WindowBlocks | None = None
+    ) -> None:
+        """Each token sees at most `window` tokens, itself among them; all before it where that is None.
+
+        Where only some layers have a window, `windowed` is about those.
+        """
         self.count, self._memory, self._window = count, memory, window
+        self.windowed = windowed
         self._unused = list(range(count, 0, -1))
         self._cached: dict[Block, None] = {}  # the least recently used first
         self._whole: dict[tuple[str, bytes], Block] = {}
@@ -140,19 +97,17 @@ class BlockPool:
             return None
         whole = len(found.whole)
         table = BlockTable(chat, list(found.whole), BLOCK * whole, digests.of(whole), gone=self.unseen(whole))
-        for block in found.whole[table.gone :]:
+        for block in table.held:
             self._use(block)
+        if self.windowed is not None:
+            self.windowed.begin(table, found.part)
         if found.part is not None:
             self._use(found.part)
             if found.goes_on:
                 table.blocks.append(found.part)
                 table.length += found.common
             else:
-                copied = self._take(chat)
-                self._memory.copy(found.part.number, copied.number, found.common)
-                table.blocks.append(copied)
-                self.fill(table, found.part.tokens[: found.common])
-                self._release(found.part)
+                self._copy(table, found.part, found.common)
         self._extend(table, self._end(digests, whole))
         return table
 
@@ -161,18 +116,24 @@ class BlockPool:
 
         It lets go of what none of them sees.
         """
-        unseen = self.unseen(table.length // BLOCK)
+        unseen, end = self.unseen(table.length // BLOCK), blocks_for(table.length + count)
+        if self.windowed is not None:
+            return self._extend(table, end) and self.windowed.advance(table, unseen, table.length // BLOCK, end)
         for index in range(table.gone, unseen):
             self._release(table.blocks[index])
             table.blocks[index] = HOLE
         table.gone = max(table.gone, unseen)
-        return self._extend(table, blocks_for(table.length + count))
+        return self._extend(table, end)
 
     def skip(self, table: BlockTable, digests: BlockDigests, whole: int) -> bool:
         """Let the table of these tokens hold none of them, and go on where the window behind the first `whole` blocks
         begins; what is in the window comes from elsewhere. False, and nothing, if there are not enough blocks.
+
+        Where only some layers have a window, the table keeps what it holds, and goes on there with those only.
         """
         gone = self.unseen(whole)
+        if self.windowed is not None:
+            return self.windowed.skip(table, gone, table.length // BLOCK)
         own = sum(block.users == 1 for block in table.blocks[table.gone :])
         if self._end(digests, whole) - gone > self.free + self.cached + own:
             return False
@@ -186,22 +147,29 @@ class BlockPool:
         return table.gone <= self.unseen(table.length // BLOCK)
 
     def unseen(self, blocks: int) -> int:
-        """How many of so many full blocks no token behind them sees."""
-        return 0 if self._window is None else max(0, blocks - blocks_in_window(self._window))
+        """How many of so many full blocks no token behind them sees, in layers with a window."""
+        window = self._window if self.windowed is None else self.windowed.window
+        return 0 if window is None else max(0, blocks - blocks_in_window(window))
 
-    def longest(self, held: int, gone: int, limit: int, is_there: Callable[[int], bool]) -> int:
+    def longest(
+        self,
+        held: int,
+        gone: int,
+        limit: int,
+        is_there: Callable[[int], bool],
+        is_windowed: Callable[[int], bool] = lambda _: True,
+    ) -> int:
         """How many blocks, `limit` at most, the longest beginning has of which all is there that tokens behind it see.
 
-        The blocks from `gone` to `held` are; `is_there` tells it of the one that ends so many blocks.
+        The blocks from `gone` to `held` are; `is_there` tells it of the one that ends so many blocks, and `is_windowed`
+        of what layers with a window have of that beside.
         """
         whole, row = held, held - gone
         for count in range(held + 1, limit + 1):
-            if is_there(count):
-                row += 1
-            elif self._window is None:
+            there = is_there(count)
+            if not there and self._window is None:
                 break
-            else:
-                row = 0
+            row = row + 1 if there and is_windowed(count) else 0
             if row >= count - self.unseen(count):
                 whole = count
         return whole
@@ -220,14 +188,13 @@ class BlockPool:
             at += len(added)
             if len(block.tokens) == BLOCK:
                 table.digest = chain_digest(block.before, block.tokens)
-                if self._lookup(table.digest, table.chat) is None:
-                    self._whole[block.chat, table.digest] = block
-                else:
-                    self._unlist(block)
+                self._list(block, table.digest, self._lookup(table.digest, table.chat))
 
     def close(self, table: BlockTable) -> None:
         """Give the blocks back; what they hold may serve other prompts. Later blocks go before earlier ones."""
-        blocks = table.blocks[table.gone :]
+        blocks = table.held
+        if self.windowed is not None:
+            self.windowed.close(table)
         table.blocks, table.length, table.digest, table.saved, table.gone = [], 0, b"", 0, 0
         for block in reversed(blocks):
             self._release(block)
@@ -237,7 +204,7 @@ class BlockPool:
 
         What the table had let go of was good: logits from it were numbers.
         """
-        for block in table.blocks[table.gone :]:
+        for block in table.held:
             block.spoiled = True
             self._unlist(block)
         self.close(table)
@@ -266,13 +233,21 @@ class BlockPool:
 
     def _find(self, digests: BlockDigests, chat: str) -> _Found:
         ids, limit = digests.ids, len(digests.ids) - 1
-        count = self.longest(0, 0, limit // BLOCK, lambda end: self._lookup(digests.of(end), chat) is not None)
-        held = (self._lookup(digests.of(end), chat) for end in range(self.unseen(count) + 1, count + 1))
-        whole = [HOLE] * self.unseen(count) + [block for block in held if block is not None]
+
+        def find(end: int) -> Block | None:
+            return self._lookup(digests.of(end), chat)
+
+        count = self.longest(
+            0, 0, limit // BLOCK, lambda end: find(end) is not None, lambda end: self._is_windowed(find(end))
+        )
+        holes = self.unseen(count) if self.windowed is None else 0
+        held = (find(end) for end in range(holes + 1, count + 1))
+        whole = [HOLE] * holes + [block for block in held if block is not None]
         rest = ids[BLOCK * len(whole) : min(limit, BLOCK * (len(whole) + 1))]
         part, common, goes_on = None, 0, False
         for block in self._following.get(digests.of(len(whole)), ()):
-            if block.chat in ("", chat) and (length := _common(block.tokens, rest)):
+            readable = block.chat in ("", chat) and self._is_windowed(block)
+            if readable and (length := _common(block.tokens, rest)):
                 free = not block.users and block.chat == chat and length == len(block.tokens) < BLOCK
                 is_worth_it = free or BLOCK * len(whole) + length >= MIN_COPIED
                 if is_worth_it and (length, free) > (common, goes_on):
@@ -282,6 +257,8 @@ class BlockPool:
     def _end(self, digests: BlockDigests, whole: int) -> int:
         """Where blocks end that a table of these tokens is opened with behind so many that are computed."""
         count = len(digests.ids)
+        if self._window is None:
+            return blocks_for(count)
         return min(blocks_for(count), self.unseen(whole) + blocks_held(count, self._window))
 
     def _extend(self, table: BlockTable, end: int) -> bool:
@@ -291,6 +268,31 @@ class BlockPool:
             return False
         table.blocks += [self._take(table.chat) for _ in range(needed)]
         return True
+
+    def _copy(self, table: BlockTable, source: Block, count: int) -> None:
+        """Let the table go on with a copy of the first `count` tokens of a block that it does not use any more."""
+        copied = self._take(table.chat)
+        self._memory.copy(source.number, copied.number, count)
+        if self.windowed is not None:
+            self.windowed.copy(source, copied, count)
+        table.blocks.append(copied)
+        self.fill(table, source.tokens[:count])
+        self._release(source)
+
+    def _is_windowed(self, block: Block | None) -> bool:
+        """Whether layers with a window have the block too, where those are a group of their own."""
+        return self.windowed is None or (block is not None and block.place > 0)
+
+    def _list(self, block: Block, digest: bytes, known: Block | None) -> None:
+        """Let prompts find a full block behind this digest; of two the one that is `known`, unless that has less."""
+        if known is not None and (known.chat != block.chat or self._is_windowed(known) or not block.place):
+            self._unlist(block)
+            return
+        if known in self._cached:
+            self._drop(known)
+        elif known is not None:
+            self._unlist(known)
+        self._whole[block.chat, digest] = block
 
     def _lookup(self, digest: bytes, chat: str) -> Block | None:
         """The full block behind whose last token this is the digest, if this chat may read it."""
@@ -317,6 +319,8 @@ class BlockPool:
         """Nothing stays of what the block holds."""
         self._cached.pop(block, None)
         self._unlist(block)
+        if self.windowed is not None:
+            self.windowed.drop(block)
         if block.chat or block.spoiled:
             self._memory.clear(block.number)
         self._unused.append(block.number)

@@ -102,7 +102,7 @@ def compiled_folder(step: DecodeStep, cache: KVCache, cache_dir: Path) -> Path:
         torch.get_num_threads(),
         _cpu_name(),
         ops.name(),
-        [(tuple(tensor.shape[1:]), str(tensor.dtype)) for tensor in (*cache.keys, *cache.values)],
+        [(tuple(tensor.shape[1:]), str(tensor.dtype)) for tensor in cache.tensors],
         config.to_json_string(),
         [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in _tensors(step).items()],
     ]
@@ -161,7 +161,8 @@ def compile_step(model: PreTrainedModel, folder: Path, kv_dtype: KvDtype) -> Non
     if shape is None:
         raise RuntimeError("the attention of this model is not the plain kind")
     shape = shape.in_int8() if kv_dtype == "int8" else shape
-    cache, step = KVCache.allocate(shape, 8, model.device), DecodeStep(model).eval()
+    windowed_blocks = None if shape.windowed is None else 5
+    cache, step = KVCache.allocate(shape, 8, model.device, windowed_blocks), DecodeStep(model).eval()
     for left_over in folder.parent.glob(f"{folder.name}.tmp-*"):
         shutil.rmtree(left_over, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
@@ -180,13 +181,14 @@ def _export(step: DecodeStep, cache: KVCache, rows: int, path: Path) -> Mapping[
 
     What is compiled serves caches of any size.
     """
-    tensors, example = [*cache.keys, *cache.values], 3
+    tensors, example, count = cache.tensors, 3, cache.blocks + 1
     ids, tables = torch.zeros(rows, dtype=torch.long), torch.zeros(rows, example, dtype=torch.long)
     inputs = ids, tables, torch.arange(rows), span_of(BLOCK * example, ids.device), tensors
-    held = {0: torch.export.Dim("held", min=2, max=MAX_BLOCKS)}
+    held, windowed = ({0: torch.export.Dim(name, min=2, max=MAX_BLOCKS)} for name in ("held", "windowed"))
     length = torch.export.Dim("blocks", min=2, max=MAX_BLOCKS)
     several = {} if rows == 1 else {0: torch.export.Dim("rows", min=2, max=MAX_ROWS)}
-    dynamic: Sequence[Any] = (several, {**several, 1: length}, several, {0: length}, [held for _ in tensors])
+    blocks = [held if len(tensor) == count else windowed for tensor in tensors]
+    dynamic: Sequence[Any] = (several, {**several, 1: length}, several, {0: length}, blocks)
     with torch.no_grad():
         program = torch.export.export(step, inputs, dynamic_shapes=tuple(dynamic), strict=False)
         target = str(path.with_suffix(".pt2"))

@@ -39,7 +39,7 @@ def fingerprint(model: PreTrainedModel, cache: KVCache) -> str:
         torch.backends.cpu.get_cpu_capability(),
         ops.name(),
         model.device.type,
-        [(tuple(tensor.shape[1:]), str(tensor.dtype)) for tensor in (*cache.keys, *cache.values)],
+        [(tuple(tensor.shape[1:]), str(tensor.dtype)) for tensor in cache.tensors],
         [hashlib.sha256(file.read_bytes()).hexdigest() for file in _sources(model)],
         config.to_json_string(),
         [(name, tuple(each.shape), str(each.dtype)) for name, each in tensors.items()],

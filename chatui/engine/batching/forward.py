@@ -31,10 +31,10 @@ TRIES = 16
 TIMED = 8
 
 DecodeFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]], torch.Tensor]
-"""(ids, tables, positions, span, keys and values) -> logits [rows, vocabulary]: the part of a step that is compiled."""
+"""(ids, tables, positions, span, tensors of a KVCache) -> logits [rows, vocabulary]: what is compiled of a step."""
 
 PrefillFunction = Callable[[torch.Tensor, torch.Tensor, PrefillBatch, torch.Tensor, list[torch.Tensor]], torch.Tensor]
-"""(ids, positions, batch, ends, keys and values) -> logits [1, ends, vocabulary]: a pass over pieces of prompts."""
+"""(ids, positions, batch, ends, tensors of a KVCache) -> logits [1, ends, vocabulary]: reads pieces of prompts."""
 
 
 class DecodeStep(nn.Module):
@@ -53,10 +53,9 @@ class DecodeStep(nn.Module):
         tensors: list[torch.Tensor],
     ) -> torch.Tensor:
         """Logits [rows, vocabulary]; ids and positions [rows], tables [rows, blocks], span [blocks, BLOCK]; `tensors`
-        are the keys, then the values, of all layers.
+        are those of a KVCache.
         """
-        half = len(tensors) // 2
-        attn_metadata = DecodeBatch(tables, positions, span, KVCache(tensors[:half], tensors[half:]))
+        attn_metadata = DecodeBatch(tables, positions, span, KVCache.of(tensors))
         with read_as(0):
             return model_logits(self.model, ids[:, None], positions[:, None], attn_metadata)[:, -1]
 
@@ -88,7 +87,7 @@ class Forward:
         self._agreed: list[tuple[float, float]] = []
         self._compiling = False
         self._free_cores = FreeCores()
-        self._tensors = [*cache.keys, *cache.values]
+        self._tensors = cache.tensors
 
     @property
     def faster(self) -> bool:

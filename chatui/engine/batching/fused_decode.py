@@ -72,7 +72,9 @@ class FusedDecode(FusedLayers):
     def __call__(self, ids: Tensor, tables: Tensor, positions: Tensor, span: Tensor, tensors: list[Tensor]) -> Tensor:  # noqa: ARG002
         """As DecodeStep.forward."""
         self.build(len(ids), tensors)
-        pieces = Pieces(tables.contiguous(), torch.arange(len(ids) + 1), positions.contiguous())
+        tables = tables.contiguous()
+        windowed_tables = KVCache.of(tensors).places_in(tables)
+        pieces = Pieces(tables, torch.arange(len(ids) + 1), positions.contiguous(), windowed_tables)
         with read_as(0):
             if self.ends is None:
                 return self.logits(ids[:, None], positions[:, None], pieces, 1)[:, -1]
@@ -102,7 +104,7 @@ def _check(fused: FusedDecode, step: DecodeStep, cache: KVCache) -> Ends | None:
     scratch = random_cache(cache, 2 * rows)
     ids, positions = torch.arange(rows), torch.tensor(CHECKED_POSITIONS)
     tables = torch.arange(1, 2 * rows + 1).view(rows, 2)
-    inputs = ids, tables, positions, span_of(2 * BLOCK, ids.device), [*scratch.keys, *scratch.values]
+    inputs = ids, tables, positions, span_of(2 * BLOCK, ids.device), scratch.tensors
     calls, logits = recorded(step.model, fused.list_name, lambda: step(*inputs))
     pieces = Pieces(tables, torch.arange(rows + 1), positions)
     fused.check(calls, scratch, pieces, (tables.gather(1, (positions // BLOCK)[:, None])[:, 0], positions % BLOCK))

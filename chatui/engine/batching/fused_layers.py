@@ -100,7 +100,7 @@ class FusedLayers:
         """Raises UnusualLayerError where a layer of the model's own, which has stored into `slots` of the cache what it
         does, and one of ours do not compute the same.
         """
-        self.build(calls[0].rows, [*cache.keys, *cache.values])
+        self.build(calls[0].rows, cache.tensors)
         ropes = [call.rope for call in calls]
         for index, call in enumerate(calls):
             keys, (begin, end) = cache.keys[index], self.begins[index : index + 2]

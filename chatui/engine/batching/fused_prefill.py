@@ -1,6 +1,7 @@
 """A pass over pieces of prompts whose layers are computed by one call of our own C++, where that is faster."""
 
 import logging
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -35,7 +36,9 @@ class FusedPrefill(FusedLayers):
         Raises RuntimeError, and UnusualLayerError where positions are encoded in another way.
         """
         self.build(ids.shape[1], tensors)
-        return self.logits(ids, positions, batch.pieces, ends)
+        tables = batch.pieces.tables
+        pieces = replace(batch.pieces, windowed_tables=batch.cache.places_in(tables))
+        return self.logits(ids, positions, pieces, ends)
 
 
 def fuse_prefill(decode: FusedDecode, cache: KVCache) -> FusedPrefill | None:
@@ -55,7 +58,7 @@ def _is_faster(fused: FusedPrefill, cache: KVCache) -> bool:
         PrefillChunk(torch.arange(1, 1 + blocks_for(first + count)) + 2 * at, first, count)
         for at, (first, count) in enumerate(CHECKED_PIECES)
     ]
-    batch, tensors = PrefillBatch(runs, cache), [*cache.keys, *cache.values]
+    batch, tensors = PrefillBatch(runs, cache), cache.tensors
     positions = batch.pieces.positions[None]
     ids = torch.arange(positions.shape[1])[None] % fused.model.config.get_text_config(decoder=True).vocab_size
     ends = batch.pieces.begins[1:] - 1

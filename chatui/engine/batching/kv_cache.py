@@ -1,64 +1,136 @@
-"""The keys and values of all sequences: one pair of tensors for each layer, in blocks of BLOCK tokens."""
+"""The keys and values of all sequences: one pair of tensors for each layer, in blocks of BLOCK tokens.
+
+Where some layers have a sliding window and others see all, there are two groups of layers, as in vLLM:
+https://docs.vllm.ai/en/latest/design/hybrid_kv_cache_manager.html. A block then has a place in the tensors of the
+layers with a window only while some sequence sees it there, or room is left.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import torch
 
-from chatui.engine.batching.blocks import BLOCK
+from chatui.engine.batching.blocks import BLOCK, BlockPool
+from chatui.engine.batching.window_blocks import WindowBlocks
 from chatui.engine.kernels.int8_kv import SCALE_BYTES
-from chatui.estimates import blocks_held
+from chatui.kv_size import KVSize, WindowedLayers
 
 
 @dataclass(frozen=True)
 class KVLayout:
     """What one token takes in each layer: (kv heads, key size, value size); `dtype` of all of them.
 
-    No layer sees more than a `window` of tokens, None where some see all.
+    `windows` are how many tokens each layer sees, None where it sees all; empty stands for layers that all do.
     """
 
     layers: tuple[tuple[int, int, int], ...]
     dtype: torch.dtype
-    window: int | None = None
+    windows: tuple[int | None, ...] = ()
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes of keys and values for one token, all layers together."""
         return sum(heads * (key + value) for heads, key, value in self.layers) * self.dtype.itemsize
 
+    @property
+    def window(self) -> int | None:
+        """How many tokens a layer sees at most, None where some see all."""
+        return window_of_all(self.windows)
+
+    @property
+    def windowed(self) -> WindowedLayers | None:
+        """What the layers with a window take, where others see all."""
+        window = window_of_some(self.windows)
+        if window is None:
+            return None
+        kept = tuple(compress(self.layers, [own is not None for own in self.windows]))
+        return WindowedLayers(window, KVLayout(kept, self.dtype).bytes_per_token)
+
+    @property
+    def size(self) -> KVSize:
+        """What predictions know of it."""
+        return KVSize(self.bytes_per_token, self.window, self.windowed)
+
     def in_int8(self) -> "KVLayout":
         """The same in 8 bits, with a scale for each key and value: see int8_kv.py."""
         layers = ((heads, key + SCALE_BYTES, value + SCALE_BYTES) for heads, key, value in self.layers)
-        return KVLayout(tuple(layers), torch.int8, self.window)
+        return KVLayout(tuple(layers), torch.int8, self.windows)
 
 
 @dataclass(frozen=True)
 class KVCache:
     """One tensor for each layer: `keys` [blocks, kv heads, head size, BLOCK], `values` [blocks, kv heads, BLOCK,
     head size]. Keys lie so that scores of neighbouring tokens are computed together. In int8 a head's scale counts as
-    two more of its numbers. No layer sees more than a `window` of tokens, None where some see all.
+    two more of its numbers. `windows` are those of KVLayout.
+
+    Where there are two groups of layers, `places` [blocks] are those of each block in the tensors of layers with a
+    window: 0 where it has none.
     """
 
     keys: Sequence[torch.Tensor]
     values: Sequence[torch.Tensor]
-    window: int | None = field(default=None, kw_only=True)
+    windows: tuple[int | None, ...] = field(default=(), kw_only=True)
+    places: torch.Tensor | None = field(default=None, kw_only=True)
 
     @classmethod
-    def allocate(cls, shape: KVLayout, blocks: int, device: torch.device) -> "KVCache":
+    def allocate(
+        cls, shape: KVLayout, blocks: int, device: torch.device, windowed_blocks: int | None = None
+    ) -> "KVCache":
         """The blocks 0 to `blocks`, all zeros, since what lies behind a sequence's tokens is weighed with nothing and
         must be finite. On a CPU memory is taken only as blocks are filled.
+
+        With `windowed_blocks` layers with a window have so many blocks of their own.
         """
-        keys = [_zeros((blocks + 1, h, k, BLOCK), shape.dtype, device) for h, k, _ in shape.layers]
-        values = [_zeros((blocks + 1, h, BLOCK, v), shape.dtype, device) for h, _, v in shape.layers]
-        return cls(keys, values, window=shape.window)
+        own = [None if windowed_blocks is None else window for window in shape.windows or [None] * len(shape.layers)]
+        counts = [1 + (blocks if window is None or windowed_blocks is None else windowed_blocks) for window in own]
+        sizes = list(zip(counts, shape.layers, strict=True))
+        keys = [_zeros((count, h, k, BLOCK), shape.dtype, device) for count, (h, k, _) in sizes]
+        values = [_zeros((count, h, BLOCK, v), shape.dtype, device) for count, (h, _, v) in sizes]
+        places = None if windowed_blocks is None else torch.zeros(blocks + 1, dtype=torch.long, device=device)
+        return cls(keys, values, windows=shape.windows, places=places)
+
+    @classmethod
+    def of(cls, tensors: Sequence[torch.Tensor]) -> "KVCache":
+        """The cache with these `tensors`."""
+        half = len(tensors) // 2
+        return cls(tensors[:half], tensors[half : 2 * half], places=tensors[-1] if len(tensors) % 2 else None)
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All keys, then all values, then the places if there are any."""
+        return [*self.keys, *self.values, *([] if self.places is None else [self.places])]
+
+    @property
+    def window(self) -> int | None:
+        """How many tokens a layer sees at most, None where some see all."""
+        return window_of_all(self.windows)
+
+    def places_in(self, tables: torch.Tensor) -> torch.Tensor:
+        """Where layers with a window have the blocks of these tables."""
+        return tables if self.places is None else self.places[tables]
+
+    @property
+    def windowed(self) -> "KVCache | None":
+        """The group of layers with a window, None where there is one group."""
+        return self._group([window is not None for window in self.windows]) if self.places is not None else None
+
+    @property
+    def full(self) -> "KVCache":
+        """The group of layers that see all; all layers where there is one group."""
+        return self._group([window is None for window in self.windows]) if self.places is not None else self
+
+    def _group(self, chosen: Sequence[bool]) -> "KVCache":
+        keys, values = (list(compress(each, chosen)) for each in (self.keys, self.values))
+        return KVCache(keys, values, windows=tuple(compress(self.windows, chosen)))
 
     @property
     def blocks(self) -> int:
         """How many blocks sequences may have: all but block 0."""
-        return self.keys[0].shape[0] - 1
+        return (self.keys[0] if self.places is None else self.places).shape[0] - 1
 
     @property
     def nbytes(self) -> int:
@@ -69,6 +141,15 @@ class KVCache:
     def bytes_per_token(self) -> int:
         """Bytes of keys and values for one token, all layers together."""
         return sum(part.nbytes for part in self._parts(0, 1))
+
+    def new_pool(self) -> BlockPool:
+        """All blocks, none of which holds anything."""
+        window, some, places = self.window, self.windowed, self.places
+        if some is None or some.window is None or places is None:
+            return BlockPool(self.blocks, self, window)
+        return BlockPool(
+            self.blocks, self.full, windowed=WindowBlocks(some.blocks, some, some.window, places.__setitem__)
+        )
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Copy those of the first `count` tokens of one block to another."""
@@ -99,12 +180,16 @@ class KVCache:
         return keys + [each[block, :, :count] for each in self.values]
 
 
-def fit(bytes_per_token: int, window: int | None, context: int, budget: int, conversations: int) -> tuple[int, int]:
-    """(blocks, tokens that a conversation may have) within `budget` bytes: no more than so many whole ones need."""
-    possible = budget // (BLOCK * bytes_per_token) - 1  # block 0 is not used
-    each = blocks_held(context, window)
-    blocks = max(1, min(conversations * each, possible))
-    return blocks, context if blocks >= each else min(context, BLOCK * blocks)
+def window_of_all(windows: Sequence[int | None]) -> int | None:
+    """How many tokens a layer sees at most, None where some see all."""
+    known = [window for window in windows if window is not None]
+    return max(known) if known and len(known) == len(windows) else None
+
+
+def window_of_some(windows: Sequence[int | None]) -> int | None:
+    """How many tokens the layers with a window see at most, where others see all; else None."""
+    known = [window for window in windows if window is not None]
+    return max(known) if 0 < len(known) < len(windows) else None
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

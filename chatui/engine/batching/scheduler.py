@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from chatui.engine.batching.blocks import BlockDigests, BlockPool
+from chatui.engine.batching.blocks import BlockDigests
 from chatui.engine.batching.disk_tier import DiskTier
 from chatui.engine.batching.forward import Forward, PromptChunk
 from chatui.engine.batching.kv_files import KVFiles
@@ -53,7 +53,7 @@ class Scheduler:
         self.forward, self.max_rows = forward, max_rows
         self.max_length = max_length
         self.speculation = Speculation(forward, prompt_lookup_num_tokens)
-        self.pool = BlockPool(forward.cache.blocks, forward.cache, forward.cache.window)
+        self.pool = forward.cache.new_pool()
         self._disk = DiskTier(self.pool, forward.cache, files)
         self.rows: list[SequenceState] = []
         self._budget, self._stall_budget = TokenBudget(PASS_SECONDS), TokenBudget(STALL_SECONDS, PASS_SECONDS)

@@ -29,7 +29,7 @@ def structure(name: str, pointers: str = "", integers: str = "", reals: str = ""
 
 
 Rope = structure("Rope", "cosines sines", "size")
-Step = structure("Step", "tables begins positions ropes", "rows pieces columns threads")
+Step = structure("Step", "tables windowed_tables begins positions ropes", "rows pieces columns threads")
 Add = structure("Add", "added hidden", "size")
 Norm = structure("Norm", "source target weight", "size plus_one", "epsilon")
 Gate = structure("Gate", "gate up target", "size stride activation")
@@ -69,12 +69,14 @@ class AttentionShape:
 class Pieces:
     """Where rows stand: those from one of `begins` [pieces + 1] to before the next are tokens one behind the other.
 
-    Their sequence lies in the blocks of `tables` [pieces, blocks]. `positions` has shape [rows].
+    Their sequence lies in the blocks of `tables` [pieces, blocks], and for layers with a window in those of
+    `windowed_tables` if there are any. `positions` has shape [rows].
     """
 
     tables: Tensor
     begins: Tensor
     positions: Tensor
+    windowed_tables: Tensor | None = None
 
 
 class LayerProgram:
@@ -177,7 +179,8 @@ class LayerProgram:
         if self._array is None:
             self._array = (Operation * len(self))(*self._operations)
         encoded = (Rope * len(ropes))(*((c.data_ptr(), s.data_ptr(), c.shape[-1]) for c, s in ropes))
-        at = [tensor.data_ptr() for tensor in (pieces.tables, pieces.begins, pieces.positions)]
+        windowed = pieces.tables if pieces.windowed_tables is None else pieces.windowed_tables
+        at = [tensor.data_ptr() for tensor in (pieces.tables, windowed, pieces.begins, pieces.positions)]
         sizes = len(pieces.positions), *pieces.tables.shape, torch.get_num_threads()
         step = Step(*at, ctypes.addressof(encoded), *sizes)
         first = ctypes.byref(self._array, begin * ctypes.sizeof(Operation))

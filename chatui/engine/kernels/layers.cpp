@@ -197,10 +197,13 @@ void put_head(const float* numbers, int64_t size, int8_t* to, int64_t stride) {
   to[(size + 1) * stride] = static_cast<int8_t>(scale.bits >> 8);
 }
 
+// The block of each BLOCK positions in this layer's keys and values: [pieces, columns].
+inline const int64_t* tables_of(const Attention& job, const Step& step) { return job.window ? step.windowed_tables : step.tables; }
+
 template <typename T, typename Stored>
 void store_token(const Attention& job, const Step& step, int64_t piece, int64_t row, int64_t shared, T* normed, float* scratch) {
   const int64_t position = step.positions[row], at = position % BLOCK;
-  const int64_t slot = step.tables[piece * step.columns + position / BLOCK] * job.shared + shared;
+  const int64_t slot = tables_of(job, step)[piece * step.columns + position / BLOCK] * job.shared + shared;
   const T* key = static_cast<const T*>(job.key) + row * job.key_stride + shared * job.size;
   encode(job, step.ropes[job.layer], row, key, job.key_norm, normed, scratch);
   put_head(scratch, job.size, static_cast<Stored*>(job.keys) + slot * (job.size + SCALE<Stored>) * BLOCK + at, BLOCK);
@@ -241,9 +244,9 @@ void attention(const Attention& job, const Step& step) {
   }
   const int64_t group = job.heads / job.shared;
   if constexpr (sizeof(T) == sizeof(bfloat16))
-    if (job.own) return job.own(queries, job.keys, job.values, step.tables, step.positions, job.to, step.rows, job.shared, group, job.size, job.width, step.columns, job.window, step.threads);
+    if (job.own) return job.own(queries, job.keys, job.values, tables_of(job, step), step.positions, job.to, step.rows, job.shared, group, job.size, job.width, step.columns, job.window, step.threads);
   const PrefillAttention call{
-      queries, job.keys, job.values, step.tables, step.begins, step.positions, nullptr, job.to, step.pieces, job.shared, group, job.size, job.width,
+      queries, job.keys, job.values, tables_of(job, step), step.begins, step.positions, nullptr, job.to, step.pieces, job.shared, group, job.size, job.width,
       step.columns, job.window, sizeof(T) == sizeof(bfloat16), job.in_int8, step.threads, job.softcap};
   chatui_prefill_attention(&call);
 }

@@ -17,6 +17,7 @@ struct Rope {
 // What a step brings along.
 struct Step {
   const int64_t* tables;     // [pieces, columns]: the block of each BLOCK positions
+  const int64_t* windowed_tables;  // the same for layers with a window
   const int64_t* begins;     // [pieces + 1]: rows from one to before the next are a piece of a sequence
   const int64_t* positions;  // [rows]
   const Rope* ropes;         // one for each layer

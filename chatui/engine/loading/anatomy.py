@@ -12,10 +12,12 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from chatui.chat import ModelAnatomy
 from chatui.engine.batching.attention_probe import probe_layout
+from chatui.engine.batching.kv_cache import KVLayout
 from chatui.engine.batching.token_budget import MAX_TOKENS
 from chatui.engine.kernels.quantized import linear_layers
 from chatui.engine.loading import build_lock
 from chatui.estimates import AttentionShape, prefill_activations
+from chatui.kv_size import WindowedLayers
 from chatui.model_spec import PRECISIONS
 from chatui.models.configs import WITHOUT_KEYS, experts_used
 from chatui.settings import Dtype, Quantization
@@ -71,7 +73,14 @@ def of(model: PreTrainedModel, precisions: Mapping[str, tuple[Dtype, Quantizatio
         activations_per_token=activations_per_token,
         int8_kv_per_token=0 if shape is None else shape.in_int8().bytes_per_token,
         window=None if shape is None else shape.window,
+        windowed=None if shape is None else _windowed(shape),
     )
+
+
+def _windowed(shape: KVLayout) -> WindowedLayers | None:
+    """What the layers with a window take, where others see all."""
+    some, in_int8 = shape.windowed, shape.in_int8().windowed
+    return some and replace(some, int8_kv_per_token=in_int8.kv_per_token if in_int8 else 0)
 
 
 def _parts(model: PreTrainedModel) -> Iterator[tuple[StoredTensor, StoredTensor | None, int]]:

@@ -12,7 +12,7 @@ from chatui.engine.batching.cuda_graphs import GraphedDecode
 from chatui.engine.batching.fingerprint import fingerprint
 from chatui.engine.batching.fused_decode import fuse
 from chatui.engine.batching.fused_prefill import fuse_prefill
-from chatui.engine.batching.kv_cache import KVCache, fit
+from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.kv_error import measure_divergence
 from chatui.engine.batching.kv_files import KVFiles
 from chatui.engine.batching.scheduler import Scheduler, to_generation_error
@@ -24,7 +24,8 @@ from chatui.engine.runners.contract import IsCancelled, StepResult
 from chatui.engine.runners.loaded_runner import LoadedRunner
 from chatui.engine.runners.reply_builder import ReplyBuilder
 from chatui.errors import ChatError, ModelError
-from chatui.estimates import blocks_held
+from chatui.estimates import KVCapacity, kv_capacity
+from chatui.kv_size import KVSize
 from chatui.model_spec import ModelSpec
 
 # The share of the memory left beside the weights that conversations may take.
@@ -42,20 +43,23 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
         divergence = measure_divergence(loaded.model, shape, loaded.tokenizer)
         shape = shape.in_int8()
     budget = spec.kv_memory or int(KV_SHARE * free_memory(spec.device_map))
-    blocks, context = fit_kv_cache(spec, shape.bytes_per_token, shape.window, loaded.info.context_length, budget)
-    cache = KVCache.allocate(shape, blocks, loaded.model.device)
+    capacity = fit_kv_cache(spec, shape.size, loaded.info.context_length, budget)
+    cache = KVCache.allocate(shape, capacity.blocks, loaded.model.device, capacity.windowed_blocks)
     anatomy = loaded.info.anatomy
     info = replace(
         loaded.info,
-        context_length=context,
+        context_length=capacity.context,
         slots=spec.slots,
         kv_bytes=cache.nbytes,
-        kv_tokens=BLOCK * blocks,
+        kv_tokens=BLOCK * capacity.blocks,
+        windowed_tokens=BLOCK * (capacity.windowed_blocks or 0),
         kv_divergence=divergence,
-        anatomy=anatomy and replace(anatomy, kv_per_token=shape.bytes_per_token, window=shape.window),
+        anatomy=anatomy
+        and replace(anatomy, kv_per_token=shape.bytes_per_token, window=shape.window, windowed=shape.windowed),
     )
     ahead = forward.Forward(loaded.model, cache)
-    batch = Scheduler(ahead, spec.slots, context, spec.prompt_lookup_num_tokens, _open_files(loaded, cache, spec))
+    files = _open_files(loaded, cache, spec)
+    batch = Scheduler(ahead, spec.slots, capacity.context, spec.prompt_lookup_num_tokens, files)
     return BatchRunner(replace(loaded, info=info, shares=loaded), batch)
 
 
@@ -72,13 +76,9 @@ def _open_files(loaded: LoadedModel, cache: KVCache, spec: ModelSpec) -> KVFiles
         ) from error
 
 
-def fit_kv_cache(
-    spec: ModelSpec, bytes_per_token: int, window: int | None, context: int, budget: int
-) -> tuple[int, int]:
-    """(K/V blocks, tokens that a conversation may have) within `budget` bytes; the whole context if that was chosen."""
-    if spec.context is not None:
-        budget = max(budget, (blocks_held(context, window) + 1) * BLOCK * bytes_per_token)
-    return fit(bytes_per_token, window, context, budget, spec.slots)
+def fit_kv_cache(spec: ModelSpec, size: KVSize, context: int, budget: int) -> KVCapacity:
+    """What fits within `budget` bytes; the whole context if that was chosen."""
+    return kv_capacity(size, context, budget, spec.slots, whole=spec.context is not None)
 
 
 class BatchRunner(LoadedRunner):

@@ -79,9 +79,9 @@ def _bandwidth_reached(inspection: Inspection, anatomy: ModelAnatomy) -> float:
 
 def _step_read(inspection: Inspection, anatomy: ModelAnatomy) -> StepRead:
     # On average over the reply, half of it is in the context.
-    tokens = estimates.tokens_seen(anatomy, len(inspection.prompt.token_ids) + len(inspection.traces) // 2)
+    tokens = len(inspection.prompt.token_ids) + len(inspection.traces) // 2
     batch = inspection.finish.rows if inspection.finish else 1.0
-    size = inspection.model.read_bytes + batch * tokens * anatomy.kv_per_token
+    size = inspection.model.read_bytes + batch * estimates.kv_seen(anatomy, tokens).value
     tokens_per_step = inspection.finish.tokens_per_step if inspection.finish else 1.0
     return StepRead(tokens, batch, size, tokens_per_step, tokens_per_step * anatomy.bandwidth / size if size else 0.0)
 
@@ -115,9 +115,10 @@ def _step_rows(model: ModelInfo, anatomy: ModelAnatomy, measured: float, step: S
 
 
 def _step_formula(model: ModelInfo, anatomy: ModelAnatomy, tokens: int, times: str) -> str:
+    seen = estimates.kv_seen(anatomy, tokens)
     return N_(
         f"{human_bytes(model.read_bytes)} of weights (all but the table of embeddings where it is only looked up) + "
-        f"{times}{tokens:,} tokens × {anatomy.kv_per_token:,} B of KV cache"
+        f"{times}{seen.text} of KV cache ({seen.formula})"
     )
 
 

@@ -45,7 +45,7 @@ def _memory_chart(inspection: Inspection, anatomy: ModelAnatomy) -> str:
         return BarPart(label, size, localize_numbers(human_bytes(size)), kind)
 
     weights = [anatomy.weights[model.precision]] if model.precision in anatomy.weights else []
-    kv_cache = estimates.kv_cache(anatomy, model.max_cached_tokens)
+    kv_cache = estimates.kv_cache(anatomy, model.max_cached_tokens, model.windowed_tokens)
     activations = estimates.activations(anatomy, model.context_length)
     predicted = [
         *(part(_("weights"), size, "weights") for size in weights),
@@ -125,7 +125,9 @@ def _cache_rows(inspection: Inspection, anatomy: ModelAnatomy) -> list[FormulaRo
     )
     return [
         FormulaRow(N_("KV cache, one token"), human_bytes(anatomy.kv_per_token), layers),
-        figure_row(estimates.kv_cache(anatomy, model.max_cached_tokens), N_("KV cache, predicted")),
+        figure_row(
+            estimates.kv_cache(anatomy, model.max_cached_tokens, model.windowed_tokens), N_("KV cache, predicted")
+        ),
         FormulaRow(
             N_("KV cache, allocated"),
             human_bytes(model.kv_bytes),
@@ -149,14 +151,10 @@ def _error_rows(model: ModelInfo) -> list[FormulaRow]:
 
 def _turn_rows(inspection: Inspection, anatomy: ModelAnatomy) -> list[FormulaRow]:
     prompt, reply_tokens = inspection.prompt, len(inspection.traces)
-    tokens = estimates.tokens_held(anatomy, len(prompt.token_ids) + reply_tokens)
+    held = estimates.kv_held(anatomy, len(prompt.token_ids) + reply_tokens)
     turn_tokens = max(1, prompt.source_tokens("message", "start") + reply_tokens)
     return [
-        FormulaRow(
-            N_("This conversation"),
-            human_bytes(tokens * anatomy.kv_per_token),
-            N_(f"{tokens:,} tokens × {anatomy.kv_per_token:,} B"),
-        ),
+        figure_row(held, N_("This conversation")),
         figure_row(estimates.turn(anatomy, turn_tokens), N_("A turn like this one adds")),
         figure_row(
             estimates.last_turn(anatomy, turn_tokens, inspection.model.context_length), N_("The context is full at")

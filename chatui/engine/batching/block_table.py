@@ -1,0 +1,52 @@
+"""Blocks of keys and values, and the table of those of one sequence. Pure."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False)
+class Block:
+    """Keys and values of up to BLOCK `tokens`, at `number` in memory, used by so many tables.
+
+    `before` is the digest of all tokens in front of them. Where `chat` is not "", no other chat may read the block. A
+    block that is `spoiled` is of no use to anybody any more. Of a model with two groups of layers, those with a window
+    have it at `place`, 0 for nowhere, where so many `viewers` among the tables need it.
+    """
+
+    number: int
+    chat: str
+    before: bytes = b""
+    tokens: list[int] = field(default_factory=list)
+    users: int = 1
+    spoiled: bool = False
+    place: int = 0
+    viewers: int = 0
+
+
+HOLE = Block(0, "")
+"""Stands in tables for a block that no token sees any more."""
+
+
+@dataclass(eq=False)
+class BlockTable:
+    """The blocks of one sequence, in order. `length` tokens are stored; `digest` is that of those in full blocks.
+
+    It begins with a salt: see BlockDigests. Its first `saved` blocks are known to be on disk: see disk_tier.py. Layers
+    with a window do not see its first `gone` blocks any more: those are holes where all layers have one.
+    """
+
+    chat: str
+    blocks: list[Block] = field(default_factory=list)
+    length: int = 0
+    digest: bytes = b""
+    saved: int = 0
+    gone: int = 0
+
+    @property
+    def numbers(self) -> list[int]:
+        """Where the blocks lie in memory."""
+        return [block.number for block in self.blocks]
+
+    @property
+    def held(self) -> list[Block]:
+        """The blocks without holes."""
+        return [block for block in self.blocks if block is not HOLE]
