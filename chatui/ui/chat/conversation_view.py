@@ -131,7 +131,7 @@ class ConversationView:
             if request_context.is_abandoned():
                 return
             yield await self._progress_update(content, reply, last)
-        if reply is not None and reply.save_error is not None:
+        if reply is not None and not reply.saved:  # even if its last error is over: only its end counts
             async for update in self._until_saved(tab, reply, content, errors):
                 yield update
             last = reply.as_message()
