@@ -14,7 +14,11 @@ from tests.unit.test_otlp import REPLY, SECRET, run_reply
 
 
 @pytest.fixture
-def json_logs() -> Iterator[None]:
+def json_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Loggers as a new process has them, and as they were afterwards: another server may have configured uvicorn's."""
+    for name in ("uvicorn", "uvicorn.error"):
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     root, own = logging.getLogger(), logging.getLogger("chatui")
     handlers, level, own_level = root.handlers[:], root.level, own.level
     yield
