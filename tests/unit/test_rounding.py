@@ -1,5 +1,7 @@
 """Dense weights rounded to levels: how far they may be off, and never further than with coarser scales."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chatui.engine.kernels import rounding
-from chatui.engine.kernels.levels import GROUP
+from chatui.engine.kernels.levels import GROUP, Levels
 from chatui.engine.kernels.quantized import Int8Linear
 from chatui.engine.kernels.rounding import rounded, rounded_to_8_bits
 
@@ -80,3 +82,25 @@ def test_8_bits_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = rounded_to_8_bits(weight)
     monkeypatch.setattr(rounding, "CHUNK", 64 * 64)
     assert all(map(torch.equal, rounded_to_8_bits(weight), whole))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_each_part_is_rounded_with_one_thread(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    seen, real = list[int](), rounding._rounded
+
+    def note(part: Tensor) -> Levels:
+        seen.append(torch.get_num_threads())
+        return real(part[0] if fails else part)
+
+    monkeypatch.setattr(rounding, "CHUNK", 64 * 64)
+    monkeypatch.setattr(rounding, "_rounded", note)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(RuntimeError) if fails else nullcontext():
+            rounded(noise(448, 64))
+        assert set(seen) == {1}
+        assert len(seen) == 7 or fails
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -1,5 +1,9 @@
 """Dense weights rounded to levels of 4 or 8 bits, in groups of 32 columns with a scale and a zero."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -9,10 +13,12 @@ from chatui.engine.kernels.levels import CHUNK, GROUP, Levels, packed, stacked
 REFITS = 2
 TINY = 1e-30
 
+Made = TypeVar("Made")
+
 
 def rounded(weight: Tensor) -> Levels:
     """Levels for a dense matrix [out, in]: nearest ones in each group's range, refitted to lessen the squared error."""
-    return stacked(_rounded(part) for part in torch.split(weight.detach(), max(1, CHUNK // weight.shape[1])))
+    return stacked(_by_parts(_rounded, weight))
 
 
 def _rounded(weight: Tensor) -> Levels:
@@ -45,7 +51,7 @@ def rounded_to_8_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     With them come scales and zeros, bfloat16 [in / 32, out, 2]: weight = level * scale + zero.
     """
-    parts = [_rounded_to_8_bits(part) for part in torch.split(weight.detach(), max(1, CHUNK // weight.shape[1]))]
+    parts = _by_parts(_rounded_to_8_bits, weight)
     return torch.cat([levels for levels, _ in parts]), torch.cat([factors for _, factors in parts], 1)
 
 
@@ -56,3 +62,18 @@ def _rounded_to_8_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
     zero = (low + 128 * scale.float()).bfloat16()
     levels = ((groups - zero.float()) / scale.float().clamp(min=TINY)).round_().clamp_(-128, 127)
     return levels.to(torch.int8).flatten(1), torch.cat((scale, zero), -1).transpose(0, 1)
+
+
+def _by_parts(work: Callable[[Tensor], Made], weight: Tensor) -> list[Made]:
+    """What `work` makes of some rows at a time.
+
+    Each part has one thread: PyTorch's wait for each other at the end of each of its many small steps, which on a busy
+    machine took four times as long.
+    """
+    parts, threads = torch.split(weight.detach(), max(1, CHUNK // weight.shape[1])), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as executor:
+            return list(executor.map(work, parts))
+    finally:
+        torch.set_num_threads(threads)
