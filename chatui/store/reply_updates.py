@@ -19,9 +19,11 @@ def write(connection: Connection, updates: Sequence[ReplyUpdate]) -> list[Update
     """Write all updates and their heartbeats, and notify other servers. Returns the result of each."""
     _lock_conversations(connection, [one for one in updates if one.state != "running"])
     moment = database_time(connection)
-    results = [_write_one(connection, one, moment) for one in updates]
+    # All servers lock the messages in this order, so no deadlock.
+    ordered = sorted(updates, key=lambda one: (one.owner, one.message))
+    results = {(one.owner, one.message): _write_one(connection, one, moment) for one in ordered}
     notify(connection, "reply", [one.message for one in updates])
-    return results
+    return [results[one.owner, one.message] for one in updates]
 
 
 def running(connection: Connection, owner: str, conversation: str) -> list[str]:

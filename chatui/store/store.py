@@ -145,7 +145,7 @@ class Store:
             if heartbeats is not None:
                 each = [
                     stale.where(messages.c.owner == owner, messages.c.id == id, messages.c.heartbeat == heartbeat)
-                    for (owner, id), heartbeat in heartbeats.items()
+                    for (owner, id), heartbeat in sorted(heartbeats.items())  # the order of reply_updates.write()
                 ]
             ids = [id for one in each for id in connection.scalars(one.returning(messages.c.id))]
             if ids:

@@ -127,3 +127,19 @@ async def test_sqlite_notifies_nobody() -> None:
     assert store.update_replies([ReplyUpdate("a", started.reply.id, "So", lease="lease")])[0].error is None
     assert not store.notifications.connected
     store.close()
+
+
+async def test_servers_that_mark_and_write_the_same_replies_do_not_deadlock(store: Store, url: str) -> None:
+    replies = [store.for_owner("a").start_turn(ask("q"), "lease").reply.id for _ in range(8)]
+    updates = [ReplyUpdate("a", reply, "So", lease="lease") for reply in replies]
+    with psycopg.connect(url) as connection:
+        first, last = min(replies), max(replies)
+        lock = "SELECT FROM messages WHERE owner = 'a' AND id = %s FOR UPDATE"
+        connection.execute(lock.encode(), [first])
+        both = [asyncio.create_task(asyncio.to_thread(store.update_replies, some)) for some in (updates, updates[::-1])]
+        stale = {("a", reply): store.stale_replies(timedelta(seconds=-1))["a", reply] for reply in reversed(replies)}
+        marking = asyncio.create_task(asyncio.to_thread(store.interrupt_stale, timedelta(seconds=-1), stale))
+        await asyncio.sleep(0.2)
+        connection.execute((lock + " NOWAIT").encode(), [last])  # nobody holds what comes after what all wait for
+    assert {result.error for results in await asyncio.gather(*both) for result in results} == {None}
+    await marking
