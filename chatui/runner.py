@@ -25,6 +25,7 @@ from chatui.store.notifications import Notification
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import NewTurn, Path, StoredMessage
 from chatui.store.store import Store
+from chatui.token_limits import TokenUsage
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,16 @@ class Runner:
     With `inspect`, the inspection of each reply is saved as well.
     """
 
-    def __init__(self, backend: Backend, persistent_store: Store, temporary_store: Store, inspect: bool = True) -> None:
-        self.backend = backend
+    def __init__(
+        self,
+        backend: Backend,
+        persistent_store: Store,
+        temporary_store: Store,
+        inspect: bool = True,
+        usage: TokenUsage | None = None,
+    ) -> None:
+        """`usage` counts the tokens of owners, where these have limits."""
+        self.backend, self.usage = backend, usage
         self.keeps_inspections = inspect
         self.persistent_store, self.temporary_store = persistent_store, temporary_store
         self._writers = {temporary: ReplyWriter(self.store(temporary), self._inspection) for temporary in (False, True)}

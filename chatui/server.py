@@ -24,6 +24,7 @@ from starlette.types import Scope
 
 from chatui import downloads, listening, owners, uvicorn_protocol
 from chatui.api import routes
+from chatui.api.access import CALLER
 from chatui.attempt_limiter import too_many_attempts
 from chatui.backend import Backend, StartableBackend
 from chatui.backends import open_backend
@@ -31,6 +32,7 @@ from chatui.body_limit import BodyLimit
 from chatui.chat import ModelStatus
 from chatui.engine.backend import LocalBackend
 from chatui.errors import ChatError
+from chatui.limited_backend import LimitedBackend
 from chatui.metrics import Metrics
 from chatui.model_spec import ModelSpec
 from chatui.models.download_manager import DownloadManager
@@ -52,8 +54,9 @@ from chatui.security import (
     read_login,
     serves_one_computer,
 )
-from chatui.setting_values import split_list
+from chatui.setting_values import api_keys, split_list
 from chatui.settings import MB, AppSettings, KvDtype
+from chatui.token_limits import TokenLimits, TokenUsage
 from chatui.upload_folder import UploadFolder
 
 if TYPE_CHECKING:
@@ -72,7 +75,9 @@ def build_app(backend: Backend, settings: AppSettings, metrics: Metrics | None =
 
     store = Store.open(settings)
     temporary_store = Store.in_memory(Quotas.for_temporary_chats(settings))
-    runner, cookies = Runner(backend, store, temporary_store, settings.inspect), Cookies(store.cookie_secret())
+    backend, usage = _limited(backend, settings, store)
+    runner = Runner(backend, store, temporary_store, settings.inspect, usage)
+    cookies = Cookies(store.cookie_secret())
     metrics = metrics or Metrics()
     metrics.watch_server(lambda: runner.running_count, store.database)
     uploads = UploadFolder(serving.upload_folder(), settings.max_uploads * MB)
@@ -88,7 +93,7 @@ def build_app(backend: Backend, settings: AppSettings, metrics: Metrics | None =
         *_routes(backend),
         *downloads.routes(runner.persistent_store, owner_of),
         prerender.route(runner, owner_of),
-        *routes.mounts(backend, settings, metrics),
+        *routes.mounts(backend, settings, metrics, usage),
     ]
     lifespan = _lifespan(runner, uploads, services.downloads, settings.graceful_timeout)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: lifespan, routes=app_routes)
@@ -154,6 +159,25 @@ def run(settings: AppSettings) -> None:
     print(f"chatui is at {browser_url(settings.host, port)}{settings.root_path}", flush=True)
     config = uvicorn_protocol.config(app, timeout_graceful_shutdown=2, lifespan="on")
     uvicorn.Server(config).run(sockets=[server_socket])
+
+
+def _limited(backend: Backend, settings: AppSettings, store: "Store") -> tuple[Backend, TokenUsage | None]:
+    """The backend, and what counts the tokens of its users if some of them have limits."""
+    from chatui.store.token_counts import TokenCounts
+
+    of_all = TokenLimits(settings.tokens_per_minute, settings.tokens_per_day)
+    of_keys = {
+        f"{CALLER}{key.name}": TokenLimits(
+            of_all.per_minute if key.tokens_per_minute is None else key.tokens_per_minute,
+            of_all.per_day if key.tokens_per_day is None else key.tokens_per_day,
+        )
+        for key in api_keys(settings.api_key)
+        if key.name
+    }
+    if not any(limits.any for limits in (of_all, *of_keys.values())):
+        return backend, None
+    usage = TokenUsage(lambda user: of_keys.get(user, of_all))
+    return LimitedBackend(backend, usage, TokenCounts(store.database)), usage
 
 
 def _services(backend: Backend, settings: AppSettings, permissions: Permissions) -> ModelServices:

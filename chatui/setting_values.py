@@ -6,7 +6,8 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -80,6 +81,42 @@ def split_backends(value: str) -> list[str]:
     colon or comma are in a header.
     """
     return [part for part in re.split(r"(?<![:,\s])\s+|,(?=\S)(?![a-z-]+=)", value.strip()) if part]
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key of /v1, with the name of who has it ("" without one), and its limits (None: those of all users)."""
+
+    key: str = field(repr=False)
+    name: str = ""
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+
+
+KEY = re.compile(r"(?:(?P<name>[\w.-]{1,40}):)?(?P<key>[!-~]{8,}?)(?P<limits>(?:,tokens-per-(?:minute|day)=\d{1,12})*)")
+
+
+def split_keys(value: str) -> list[str]:
+    """The keys of a text, separated by spaces, or by commas that stand before no limit, as several flags are joined.
+
+    An empty text is one empty key, which api_keys() refuses: it must not mean that none is needed.
+    """
+    return re.split(r"\s+|,(?!tokens-per-)", value.strip())
+
+
+def api_keys(values: Iterable[str]) -> list[ApiKey]:
+    """The keys of --api-key. Raises ValueError, which shows no key."""
+    keys = []
+    for value in values:
+        match = KEY.fullmatch(value)
+        if match is None:
+            raise ValueError("--api-key must be 8 or more characters of ASCII, without spaces and commas")
+        limits = dict(re.findall(r"tokens-per-(minute|day)=(\d+)", match["limits"]))
+        numbers = (int(limits[period]) if period in limits else None for period in ("minute", "day"))
+        keys.append(ApiKey(match["key"], match["name"] or "", *numbers))
+    if len({key.key for key in keys}) < len(keys):
+        raise ValueError("--api-key has the same key twice")
+    return keys
 
 
 def host_names(value: str) -> str:

@@ -1,7 +1,6 @@
 """Defines each setting of the program: name, range, default and help, for flags, variables and docs."""
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -188,10 +187,15 @@ class AppSettings(BaseSettings):
         description="Models, comma-separated, that all others may choose besides the default one; if left out, those "
         "of --model and --models-dir.",
     )
-    api_key: str | None = Field(
-        None,
+    tokens_per_minute: int = Field(
+        0, ge=0, description="Most tokens that one user may take in a minute, prompts included; 0 is no limit."
+    )
+    tokens_per_day: int = Field(0, ge=0, description="The same for a day (UTC); 0 is no limit.")
+    api_key: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
         repr=False,
-        description="Key that programs must send to /v1; without one, /v1 serves this computer only.",
+        description="Key that programs must send to /v1; without one, /v1 serves this computer only. Several times for "
+        "several keys, each with a name and limits: NAME:KEY,tokens-per-minute=NUMBER,tokens-per-day=NUMBER.",
     )
     share: bool = Field(False, description="Print a public gradio.live link; needs --auth.")
     share_without_login: bool = Field(False, description="Allow --share to everyone who has the link.")
@@ -255,6 +259,12 @@ class AppSettings(BaseSettings):
         """Split a text of several backends, which flags and the variable have."""
         return setting_values.split_backends(value) if isinstance(value, str) else value
 
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        """Split a text of several keys, which flags and the variable have."""
+        return setting_values.split_keys(value) if isinstance(value, str) else value or ()
+
     @field_validator("generation", mode="before")
     @classmethod
     def _parse_generation(cls, value: object) -> object:
@@ -307,8 +317,7 @@ class AppSettings(BaseSettings):
     # Not a constraint of the field: pydantic's error would show the key on the console.
     @model_validator(mode="after")
     def _check_api_key(self) -> Self:
-        if self.api_key is not None and not re.fullmatch(r"[!-~]{8,}", self.api_key):
-            raise ValueError("--api-key must be 8 or more characters of ASCII, without spaces")
+        setting_values.api_keys(self.api_key)
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from chatui import tracing
 from chatui.api.access import Access
 from chatui.api.logprobs import LogprobsReader
+from chatui.api.model_events import KEEP_ALIVE, KEEP_ALIVE_SECONDS, model_events
 from chatui.api.openapi import document
 from chatui.api.reply_stream import ClientGoneError, ReplyStream
 from chatui.api.requests import LoadBody, ModelBody, ParsedRequest, find_model, read_chat, read_model
@@ -29,8 +30,6 @@ from chatui.api.responses import (
     ReadLogprobs,
     describe_error,
     describe_model,
-    describe_state,
-    model_event,
     to_json,
 )
 from chatui.api.tokenize_requests import describe_tokens, read_detokenize, read_tokenize
@@ -41,6 +40,7 @@ from chatui.errors import ChatError, unexpected
 from chatui.metrics import Metrics
 from chatui.setting_values import shorten
 from chatui.settings import AppSettings
+from chatui.token_limits import TokenUsage
 
 log = logging.getLogger(__name__)
 
@@ -49,22 +49,25 @@ T = TypeVar("T")
 # The response starts only after the prompt was accepted, or after this time in the queue, so that a refused prompt is
 # answered with its HTTP status.
 HOLD_SECONDS = 10.0
-# Proxies often close connections after a minute without data.
-KEEP_ALIVE_SECONDS = 15.0
-POLL_SECONDS = 0.25
 TOKENIZERS = 2
 """Texts that are tokenized at a time. Others wait, so that replies keep the processor."""
 
 
 NO_STORE = {"Cache-Control": "no-store"}
-KEEP_ALIVE = b": waiting\n\n"
 
 
 class EventStream(StreamingResponse):
     """A reply as server-sent events. `first` are the deltas received before the response started."""
 
-    def __init__(self, reply: ChatCompletionWriter, incoming: ReplyStream, first: list[ReplyDelta]) -> None:
-        super().__init__(self._events(reply, incoming, first), headers=NO_STORE, media_type="text/event-stream")
+    def __init__(
+        self,
+        reply: ChatCompletionWriter,
+        incoming: ReplyStream,
+        first: list[ReplyDelta],
+        headers: Mapping[str, str],
+    ) -> None:
+        headers = {**NO_STORE, **headers}
+        super().__init__(self._events(reply, incoming, first), headers=headers, media_type="text/event-stream")
         self._incoming = incoming
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
@@ -94,8 +97,16 @@ class EventStream(StreamingResponse):
 class Api:
     """The ASGI application under /v1. All responses, errors too, have OpenAI's format."""
 
-    def __init__(self, backend: Backend, access: Access, root_path: str = "", metrics: Metrics | None = None) -> None:
-        self._backend = backend
+    def __init__(
+        self,
+        backend: Backend,
+        access: Access,
+        root_path: str = "",
+        metrics: Metrics | None = None,
+        usage: TokenUsage | None = None,
+    ) -> None:
+        """`usage` counts the tokens of callers, where these have limits."""
+        self._backend, self._usage = backend, usage
         self._metrics = metrics or Metrics()
         self._access = access
         self._started = int(time.time())
@@ -122,7 +133,7 @@ class Api:
         """Check access, handle the request, and turn errors into responses."""
         try:
             if scope["type"] == "http":
-                self._access.check(Headers(scope=scope), _address(scope))
+                scope["chatui.caller"] = self._access.check(Headers(scope=scope), _address(scope))
             await self._router(scope, receive, send)
         except (ClientDisconnect, ClientGoneError):
             log.debug("a client left before its answer")
@@ -198,7 +209,7 @@ class Api:
 
     async def _chat(self, request: Request) -> Response:
         models = self._backend.models()
-        body, caller = await _body(request), f"api:{_address(request.scope)}"
+        body, caller = await _body(request), request.scope["chatui.caller"]
         parsed = read_chat(body, models, caller, self._access.has_key)
         status = find_model(models, parsed.request.model)
         _check_first_loading(status, models)
@@ -211,10 +222,22 @@ class Api:
         async with contextlib.AsyncExitStack() as closing:
             await closing.enter_async_context(contextlib.aclosing(incoming))
             if not parsed.stream:
-                return _json(await _write(reply, reply.completion, await _all_deltas(incoming)))
-            response = EventStream(reply, incoming, await _first_deltas(incoming))
+                written = await _write(reply, reply.completion, await _all_deltas(incoming))
+                return _json(written, headers=self._limit_headers(caller))
+            response = EventStream(reply, incoming, await _first_deltas(incoming), self._limit_headers(caller))
             closing.pop_all()
             return response
+
+    def _limit_headers(self, caller: str) -> dict[str, str]:
+        """What is left of the caller's tokens, in OpenAI's headers; empty without a limit.
+
+        https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers
+        """
+        left = self._usage.remaining(caller) if self._usage is not None else None
+        if left is None:
+            return {}
+        values = {"limit": left.limit, "remaining": left.tokens, "reset": f"{left.seconds}s"}
+        return {f"x-ratelimit-{name}-tokens": str(value) for name, value in values.items()}
 
     def _logprobs(self, parsed: ParsedRequest, model: str) -> ReadLogprobs | None:
         if parsed.top_logprobs is None:
@@ -235,33 +258,19 @@ async def _write(reply: ChatCompletionWriter, write: Callable[[list[ReplyDelta]]
     return await asyncio.to_thread(write, deltas) if reply.has_logprobs else write(deltas)
 
 
-async def model_events(backend: Backend) -> AsyncGenerator[bytes]:
-    """The state of each model as an event, then an event for each change, until the client leaves."""
-    known: dict[str, Fields] = {}
-    sent_at = time.monotonic()
-    while True:
-        for model in backend.models():
-            state = describe_state(model)
-            if known.get(model.name) != state:
-                yield model_event(model.name, state, changed=model.name in known)
-                known[model.name], sent_at = state, time.monotonic()
-        if time.monotonic() - sent_at >= KEEP_ALIVE_SECONDS:
-            yield KEEP_ALIVE
-            sent_at = time.monotonic()
-        await asyncio.sleep(POLL_SECONDS)
-
-
 def _display_path(route: Route) -> str:
     methods = " ".join(sorted((route.methods or set()) - {"HEAD"}))
     return f"{methods} /v1{route.path_format}"
 
 
-def mounts(backend: Backend, settings: AppSettings, metrics: Metrics | None = None) -> list[Mount]:
+def mounts(
+    backend: Backend, settings: AppSettings, metrics: Metrics | None = None, usage: TokenUsage | None = None
+) -> list[Mount]:
     """The API under /v1, and /tokenize, /detokenize and /metrics beside it, where vLLM has them.
 
     Unlike Starlette's own pattern, that of /v1 matches /v1 itself, and paths with line ends.
     """
-    api = Api(backend, Access(settings), settings.root_path, metrics)
+    api = Api(backend, Access(settings), settings.root_path, metrics, usage)
     under_v1, beside = Mount("/v1", api), Mount("", api)
     under_v1.path_regex = re.compile("^/v1(?![^/])/?(?P<path>.*)$", re.DOTALL)
     beside.path_regex = re.compile("^/(?P<path>(de)?tokenize|metrics)$")

@@ -285,3 +285,11 @@ logins = Table(
     Column("seen", Time, nullable=False),
     Index("logins_seen", "seen"),
 )
+
+token_counts = Table(
+    "token_counts",
+    metadata,
+    Column("owner", CleanText, primary_key=True),
+    Column("day", CleanText, primary_key=True),
+    Column("tokens", BigInteger, nullable=False),
+)

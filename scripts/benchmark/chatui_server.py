@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 300.0
 async def running(flags: Sequence[str], weight_bytes: int | None = None) -> AsyncIterator[HttpServer]:
     """Our server with these flags, ready to answer. Raises BenchError where it fails to start."""
     # With a key each `user` of a request is one of its own in the server's fair queue.
-    key = cli.parse(list(flags)).api_key or secrets.token_hex(16)
+    key = next(iter(cli.parse(list(flags)).api_key), "") or secrets.token_hex(16)
     environment = {**os.environ, "CHATUI_PORT": "0", "CHATUI_API_KEY": key}
     with (
         tempfile.TemporaryFile("w+") as log,

@@ -420,3 +420,22 @@ def test_a_running_server_ends_in_time() -> None:
             running.should_exit = True
             thread.join(20)
         assert not thread.is_alive()
+
+
+def test_several_keys_with_names_and_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATUI_API_KEY", "sesame-open\nada:secret-of-ada,tokens-per-minute=6,tokens-per-day=0")
+    backend = FakeBackend(["a", "b"])
+    client = TestClient(app_for(backend), "http://localhost:7860")
+
+    def ask(key: str) -> httpx2.Response:
+        body = {"messages": [{"role": "user", "content": "Hi"}]}
+        return client.post("/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"})
+
+    assert "x-ratelimit-limit-tokens" not in ask("sesame-open").headers
+    first, second, third = (ask("secret-of-ada") for _ in range(3))
+    assert (first.headers["x-ratelimit-limit-tokens"], first.headers["x-ratelimit-remaining-tokens"]) == ("6", "1")
+    assert (second.status_code, third.status_code) == (200, 429)
+    assert 1 <= int(third.headers["retry-after"]) <= 60
+    assert ask("ada:secret-of-ada").status_code == 401
+    assert ask("sesame-open").status_code == 200
+    assert [request.user for request in backend.requests] == ["api:testclient", "api:ada", "api:ada", "api:testclient"]

@@ -28,7 +28,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message as Event
 
 from chatui import attempt_limiter, server
-from chatui.api import access, reply_stream, requests, routes, schemas
+from chatui.api import access, model_events, reply_stream, requests, routes, schemas
 from chatui.api.accepted_fields import FIELD_ALIASES
 from chatui.api.responses import ApiError
 from chatui.body_limit import MAX_BODY_BYTES
@@ -1104,18 +1104,18 @@ def test_the_state_of_a_model_is_told_as_llama_cpps_router_does() -> None:
 
 
 async def test_changes_of_models_are_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "POLL_SECONDS", 0.001)
-    monkeypatch.setattr(routes, "KEEP_ALIVE_SECONDS", 0.0)
+    monkeypatch.setattr(model_events, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(model_events, "KEEP_ALIVE_SECONDS", 0.0)
     backend = two_models()
-    async with contextlib.aclosing(routes.model_events(backend)) as stream:
+    async with contextlib.aclosing(model_events.model_events(backend)) as stream:
         first = [json.loads((await anext(stream)).removeprefix(b"data: ")) for _ in range(2)]
         assert first == [
             {"model": "fake/echo", "event": "model_status", "data": {"status": "loaded"}},
             {"model": "fake/other", "event": "model_status", "data": {"status": "unloaded"}},
         ]
-        assert await anext(stream) == routes.KEEP_ALIVE
+        assert await anext(stream) == model_events.KEEP_ALIVE
         backend.status = ModelStatus("fake/echo", "loading", "reading weights")
-        while (event := await anext(stream)) == routes.KEEP_ALIVE:
+        while (event := await anext(stream)) == model_events.KEEP_ALIVE:
             pass
         data = {"status": "loading", "progress": {"stage": "reading weights"}}
         change = {"model": "fake/echo", "event": "status_change", "data": data}
@@ -1326,7 +1326,7 @@ def test_a_key_must_be_long_and_fit_a_header(key: str) -> None:
 def test_the_key_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATUI_API_KEY", KEY)
     settings = AppSettings()
-    assert settings.api_key == KEY
+    assert settings.api_key == (KEY,)
     assert KEY not in repr(settings)
 
 

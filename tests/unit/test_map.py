@@ -65,6 +65,8 @@ RANK = {
     "fair_queue": 0.5,
     "remote": 4,
     "combined_backend": 4.5,
+    "token_limits": 1,
+    "limited_backend": 4.55,
     "backends": 4.6,
     "reply_text": 1,
     "ui": 4,

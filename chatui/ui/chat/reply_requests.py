@@ -11,11 +11,14 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import gradio as gr
+
 from chatui import character_prompt
 from chatui.character_prompt import CharacterPrompt
 from chatui.chat import ChatRequest, Message, ModelInfo, ModelStatus
 from chatui.errors import NotFoundError
 from chatui.generation_settings import GenerationSettings
+from chatui.i18n import _
 from chatui.macros import MacroValues
 from chatui.personas import Persona
 from chatui.runner import Runner, build_messages
@@ -71,6 +74,11 @@ class ReplyRequests:
         author = _author(model.name, model.info, prompt, settings, seed, macro_values, start_with, continued)
         turn = NewTurn(tab.state.chat or None, parent or None, question, author, persona, greetings, chat, greeting)
         reply = await self.runner.start_reply(tab.owner, turn, tab.state.temporary)
+        left = self.runner.usage.remaining(tab.owner) if self.runner.usage is not None else None
+        if left is not None and left.is_low:
+            gr.Info(
+                _("Your tokens are running out (left: {count}, limit: {limit}).", limit=left.limit, count=left.tokens)
+            )
         tab.state = replace(tab.state, chat=reply.conversation.id)
         return reply
 
@@ -140,7 +148,7 @@ class ReplyRequests:
     async def selection(self, tab: Tab, inputs: Sequence[Any]) -> tuple[Persona, str, GenerationSettings]:
         """The persona, the start of the reply, and the settings."""
         count = 2 + len(self._panel.inputs)
-        persona_inputs, (_, start_with, *values) = inputs[2:count], inputs[count:]
+        persona_inputs, (_model, start_with, *values) = inputs[2:count], inputs[count:]
         settings = setting_controls.read(values)
         persona = await self._panel.persona(*persona_inputs)
         if tab.state.chat and str(persona_inputs[0]).startswith(DELETED):

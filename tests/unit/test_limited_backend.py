@@ -1,0 +1,80 @@
+"""The tokens of replies and prompts are counted, here and in the database, and more are refused."""
+
+import asyncio
+
+import pytest
+
+from chatui.chat import ChatRequest, Message
+from chatui.errors import OverloadError, StoreError
+from chatui.generation_settings import GenerationSettings
+from chatui.limited_backend import LimitedBackend
+from chatui.token_limits import TokenLimits, TokenUsage
+from tests.fakes import FakeBackend
+
+REQUEST = ChatRequest((Message("user", "Hi"),), GenerationSettings(), user="ada")
+
+
+class Counts:
+    """The database."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.down = False
+
+    def add(self, user: str, day: str, tokens: int) -> int:
+        if self.down:
+            raise StoreError("The database is away.")
+        self.tokens += tokens
+        return self.tokens
+
+
+def limited(per_day: int) -> tuple[LimitedBackend, Counts]:
+    counts = Counts()
+    return LimitedBackend(FakeBackend(["a", "b"]), TokenUsage(lambda _: TokenLimits(0, per_day)), counts), counts
+
+
+async def ask(backend: LimitedBackend) -> str:
+    deltas = [delta async for delta in backend.stream(REQUEST)]
+    await asyncio.gather(*backend._counting)
+    return "".join(delta.text for delta in deltas)
+
+
+async def test_until_nothing_is_left() -> None:
+    backend, counts = limited(6)
+    assert await ask(backend) == "ab"
+    assert counts.tokens == 5
+    left = backend.usage.remaining("ada")
+    assert left is not None
+    assert (left.tokens, left.is_low) == (1, True)
+    assert await ask(backend) == "ab"
+    with pytest.raises(OverloadError):
+        await ask(backend)
+    with pytest.raises(OverloadError):
+        backend.admit("ada")
+
+
+async def test_what_another_server_has_counted() -> None:
+    backend, counts = limited(6)
+    counts.tokens = 6
+    with pytest.raises(OverloadError):
+        await ask(backend)
+
+
+async def test_a_stopped_reply_counts_as_far_as_it_came() -> None:
+    backend, counts = limited(100)
+    stream = backend.stream(REQUEST)
+    async for delta in stream:
+        if delta.text:
+            break
+    await stream.aclose()
+    await asyncio.gather(*backend._counting)
+    assert counts.tokens == 4  # the prompt has a token for each character and one for the end
+
+
+async def test_without_the_database_this_server_counts() -> None:
+    backend, counts = limited(6)
+    counts.down = True
+    assert await ask(backend) == "ab"
+    await ask(backend)
+    with pytest.raises(OverloadError):
+        await ask(backend)
