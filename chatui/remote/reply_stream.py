@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from chatui import tracing
 from chatui.chat import ChatRequest, Message, Prompt, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError
 from chatui.i18n import N_
@@ -198,7 +199,7 @@ class ReplyStream:
     async def _respond(self, replica: Replica, body: dict[str, Any]) -> httpx.Response:
         """The response, of which the headers have come. Raises httpx.HTTPError."""
         # A compressed stream would come in blocks, not in tokens.
-        headers = {"Accept-Encoding": "identity", **replica.spec.headers}
+        headers = {"Accept-Encoding": "identity", **replica.spec.headers, **tracing.headers()}
         url = f"{replica.spec.url}/v1/chat/completions"
         request = self.client.build_request("POST", url, json=body, headers=headers)
         return await _within(FIRST_EVENT_SECONDS, self.client.send(request, stream=True))
