@@ -1,0 +1,201 @@
+"""Real servers of others, installed and started here, answer as the client thinks that they do."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import subprocess
+import time
+import venv
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from chatui.chat import ChatRequest, Message, ReplyDelta, TokenizeRequest
+from chatui.engine.loading import embedded
+from chatui.errors import PromptError, TooLongError
+from chatui.generation_settings import GenerationSettings
+from chatui.remote.backend import RemoteBackend
+from chatui.remote.backend_spec import BackendSpec, ReplicaSpec
+from tests import models
+from tests.ports import reserved_port
+
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
+
+CACHE = user_cache_path("chatui-test-servers", appauthor=False)
+"""Where the servers are installed once, each in an environment of its own."""
+START_SECONDS, REPLY_SECONDS = 600, 600
+LLAMA_CPP = """
+import sys, time, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.port = sys.argv[1], int(sys.argv[2])
+params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.use_jinja = 2048, 2, 2, True
+server = xllamacpp.Server(params)
+time.sleep(1e6)
+"""
+SETTINGS = GenerationSettings(seed=1, max_new_tokens=12, temperature=0.0)
+ASKED = ChatRequest((Message("system", "Be brief."), Message("user", "What is the capital of France?")), SETTINGS)
+
+
+def installed(*packages: str) -> Path:
+    """The `bin` folder of an environment that has these packages."""
+    folder = CACHE / hashlib.sha256(repr(packages).encode()).hexdigest()[:16]
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "ready").exists():
+            venv.create(folder, clear=True, with_pip=True)
+            subprocess.run([folder / "bin" / "pip", "install", "-q", *packages], check=True)
+            (folder / "ready").touch()
+    return folder / "bin"
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], port: int, log: Path, **environment: str) -> Iterator[str]:
+    """A server, once it lists its models; gives its address."""
+    url = f"http://127.0.0.1:{port}"
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=variables)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{url}/v1/models", trust_env=False).status_code == 200:
+                    break
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextlib.asynccontextmanager
+async def backend_of(url: str) -> AsyncIterator[RemoteBackend]:
+    backend = RemoteBackend(BackendSpec((ReplicaSpec(url),), "real")).start()
+    try:
+        await asyncio.to_thread(backend.wait)
+        async with asyncio.timeout(REPLY_SECONDS):
+            yield backend
+    finally:
+        await backend.close()
+
+
+async def reply(backend: RemoteBackend, request: ChatRequest) -> tuple[str, list[ReplyDelta]]:
+    text, deltas = "", []
+    async for delta in backend.stream(request):
+        text, _ = delta.apply_to(text, "")
+        deltas.append(delta)
+    return text, deltas
+
+
+async def begun_and_stopped(backend: RemoteBackend) -> None:
+    """Begin a reply that would be long, and close it after its first piece."""
+    long = replace(ASKED, settings=GenerationSettings(seed=1, max_new_tokens=900))
+    async with contextlib.aclosing(backend.stream(long)) as deltas:
+        async for delta in deltas:
+            if delta.text:
+                break
+    assert backend._replicas[0].outstanding == 0
+
+
+@pytest.fixture(scope="module")
+def llama_cpp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    model = embedded.find()
+    if model is None:
+        pytest.skip(f"needs the default model: {embedded.INSTALL}")
+    python = installed("xllamacpp") / "python"
+    with reserved_port() as port:
+        log = tmp_path_factory.mktemp("llama.cpp") / "log"
+        with running([str(python), "-c", LLAMA_CPP, str(model), str(port)], port, log) as url:
+            yield url
+
+
+async def test_llama_cpp_chats_and_goes_on(llama_cpp: str) -> None:
+    async with backend_of(llama_cpp) as backend:
+        info = backend.models()[0].info
+        assert info is not None
+        assert info.server is not None
+        assert info.server.software.startswith("llama.cpp")
+        assert (info.context_length, info.parameters) == (1024, 134_515_008)
+        text, deltas = await reply(backend, ASKED)
+        assert "Paris" in text
+        finish = deltas[-1].finish
+        assert finish is not None
+        assert finish.prompt_tokens > 20
+        begun = replace(ASKED, messages=(*ASKED.messages, Message("assistant", "The capital of")))
+        more, _ = await reply(backend, begun)
+        assert "Paris" in more
+        assert "capital of" not in more
+        stops = (*(f"never {n}" for n in range(20)), "Par")
+        cut, deltas = await reply(backend, replace(ASKED, settings=SETTINGS.model_copy(update={"stop": stops})))
+        assert text.startswith(cut + "Par")
+        wide = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "thinking": "off", "temperature": 0.7}
+        _, deltas = await reply(backend, replace(ASKED, settings=SETTINGS.model_copy(update=wide)))
+        assert not any(delta.prompt.notes for delta in deltas if delta.prompt)
+
+
+async def test_llama_cpp_tells_its_prompt_and_probabilities(llama_cpp: str) -> None:
+    async with backend_of(llama_cpp) as backend:
+        prompt = await backend.preview(ASKED)
+        assert prompt is not None
+        assert "Be brief." in prompt.text
+        _, deltas = await reply(backend, replace(ASKED, trace=True, alternatives=3))
+        finish, traced = deltas[-1].finish, [delta.snapshot for delta in deltas if delta.snapshot][-1]().traces
+        assert finish is not None
+        assert len(prompt.token_ids) == finish.prompt_tokens
+        told = [delta.prompt for delta in deltas if delta.prompt][-1]
+        assert told.token_ids == prompt.token_ids
+        texts = backend.decode_tokens({trace.id for trace in traced})
+        assert "Paris" in "".join(texts[trace.id] for trace in traced)
+        assert all(trace.rank == 1 and len(trace.ids) == 3 for trace in traced)
+        tokens = await backend.tokenize(TokenizeRequest("Hello there"))
+        assert await backend.detokenize(tokens.ids) == "Hello there"
+
+
+async def test_llama_cpp_cuts_refuses_and_frees_the_row(llama_cpp: str) -> None:
+    async with backend_of(llama_cpp) as backend:
+        talk = [message for _ in range(8) for message in (Message("user", "word " * 200), Message("assistant", "ok"))]
+        long = replace(ASKED, messages=(*talk, ASKED.messages[-1]))
+        _, deltas = await reply(backend, long)
+        assert max(delta.prompt.dropped for delta in deltas if delta.prompt) > 0
+        with pytest.raises(TooLongError):
+            await reply(backend, replace(long, no_truncation=True))
+        await begun_and_stopped(backend)
+        while any(slot["is_processing"] for slot in httpx.get(f"{llama_cpp}/slots", trust_env=False).json()):
+            await asyncio.sleep(0.05)
+
+
+async def test_transformers_serve(tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub" / "models--org--tiny" / "snapshots" / ("1" * 40)
+    models.save(snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("1" * 40)
+    bin = installed("transformers[serving]==5.23.0", "torch==2.13.0")
+    with reserved_port() as port:
+        command = [str(bin / "transformers"), "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+        with running(command, port, tmp_path / "log", HF_HOME=str(tmp_path)) as url:
+            async with backend_of(url) as backend:
+                info = backend.models()[0].info
+                assert info is not None
+                assert info.server is not None
+                assert (info.name, info.server.software) == ("real/org/tiny", "transformers serve")
+                asked = {"thinking": "off", "top_k": 5, "stop": ("never",)}
+                _, deltas = await reply(backend, replace(ASKED, settings=SETTINGS.model_copy(update=asked)))
+                finish = deltas[-1].finish
+                assert finish is not None
+                assert (finish.reason, finish.completion_tokens) == ("length", 12)
+                assert finish.prompt_tokens > 0
+                assert not any(delta.prompt.notes for delta in deltas if delta.prompt)
+                begun = replace(ASKED, messages=(*ASKED.messages, Message("assistant", "The")))
+                with pytest.raises(PromptError, match="cannot go on"):
+                    await reply(backend, begun)
+                await begun_and_stopped(backend)
+                _, deltas = await reply(backend, ASKED)
+                assert deltas[-1].finish
