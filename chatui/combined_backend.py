@@ -135,5 +135,8 @@ class CombinedBackend:
         for backend, statuses in listed:
             if any(status.source == model for status in statuses):
                 return backend
+        for backend, statuses in listed:  # until its servers have answered, a backend's name stands for its models
+            if any(model.startswith(f"{status.name}/") and status.info is None for status in statuses):
+                return backend
         names = ", ".join(status.name for status in self.models()[:20])
         raise ModelError(f"The model {model} is not served here.", f"Choose one of these: {names}.")

@@ -246,7 +246,14 @@ async def test_no_server_and_no_name(server: FaultServer, monkeypatch: pytest.Mo
         for url in (f"http://127.0.0.1:{port}", "http://gone.invalid:8000"):
             async with beside_a_healthy_one(server, url) as (backend, _ill):
                 assert "cannot be reached" in (await ask(backend, "ill")).error
+                assert "cannot be reached" in (await ask(backend, "ill/m")).error
                 assert (await ask(backend, "well/m")).text == "Hello"
+
+
+async def test_the_first_request_waits_for_the_first_answer(server: FaultServer) -> None:
+    backend = CombinedBackend([remote(f"{server.url}/healthy", "well")]).start()
+    assert (await ask(backend, "well/m")).text == "Hello"
+    await backend.close()
 
 
 async def test_a_server_that_comes_back_with_another_model(server: FaultServer) -> None:
