@@ -27,9 +27,14 @@ def open_backend(settings: AppSettings, metrics: Metrics) -> StartableBackend:
         RemoteBackend(spec, settings.generation, settings.queue, metrics)
         for spec in backend_spec.from_settings(settings)
     ]
-    runs_models = "model" in settings.model_fields_set or settings.models_dir is not None
-    local = _registry(settings, metrics) if runs_models or not remotes else None
+    local = _registry(settings, metrics) if runs_models(settings) or not remotes else None
     return CombinedBackend([*([local] if local else []), *remotes], local)
+
+
+def runs_models(settings: AppSettings) -> bool:
+    """Whether models run in this process, and not only on other servers."""
+    has_backends = settings.backend or settings.backends_file is not None
+    return not has_backends or "model" in settings.model_fields_set or settings.models_dir is not None
 
 
 def _registry(settings: AppSettings, metrics: Metrics) -> Registry:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from chatui.errors import ChatError
 from chatui.generation_settings import GenerationSettings
 from chatui.kv_size import WindowedLayers
+from chatui.server_facts import ServerFacts
 from chatui.thinking_controls import NO_CONTROLS, TemplateArguments, ThinkingControls
 from chatui.traces import ALTERNATIVES, Traces
 
@@ -101,7 +102,8 @@ class Prompt:
 
     `spans` cover the tokens in order. `ends` has for each token the index in `text` at which its characters end; if
     several tokens make one character, the first has it. `messages` are those passed to the template, and `arguments`
-    what it was given besides. `notes` are sentences about how the messages differ from those of the request.
+    what it was given besides. `notes` are sentences about how the messages differ from those of the request. `sent` are
+    the fields of the request to another server, but for the messages.
     """
 
     text: str
@@ -114,6 +116,7 @@ class Prompt:
     tokenize_seconds: float = 0.0
     notes: tuple[str, ...] = ()
     arguments: TemplateArguments = field(default_factory=dict)
+    sent: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def token_texts(self) -> tuple[str, ...]:
@@ -134,6 +137,7 @@ class Finish:
     is the average batch size. `reasoning_tokens` of the completion were the thought, with its tags, and took
     `reasoning_seconds`. `forced_positions` are those of the tokens that ended a thought in the model's place,
     `accepted_positions` those of the tokens that needed no decode step of their own, since drafts were right.
+    `timed_by_server`: the times of prefill and decoding are another server's; else they were measured here.
     """
 
     reason: FinishReason
@@ -152,6 +156,7 @@ class Finish:
     reasoning_seconds: float = 0.0
     forced_positions: tuple[int, ...] = ()
     accepted_positions: tuple[int, ...] = ()
+    timed_by_server: bool = False
 
     @property
     def tokens_per_second(self) -> float:
@@ -247,23 +252,6 @@ class ModelAnatomy:
 
 
 @dataclass(frozen=True)
-class ServerFacts:
-    """What is known of the server that runs a remote model.
-
-    `software` is its name and version. `unsupported` are the generation settings that it does not take, each with the
-    reason. `continues`: it can go on with a reply. `tells_prompts`, `tells_ids` and `top_logprobs` are what it tells of
-    a reply: the prompt's text and tokens, the ids of the reply's tokens, and how many alternatives of each.
-    """
-
-    software: str
-    unsupported: Mapping[str, str] = field(default_factory=dict)
-    continues: bool = True
-    tells_prompts: bool = False
-    tells_ids: bool = False
-    top_logprobs: int = 0
-
-
-@dataclass(frozen=True)
 class ModelInfo:
     """A loaded model. `notes` are sentences that the page shows, about a folded system prompt for example.
 
@@ -311,7 +299,7 @@ class ModelInfo:
 
     def reserved_tokens(self, settings: GenerationSettings) -> int:
         """The tokens of the context that are reserved for the reply."""
-        return min(settings.max_new_tokens or self.context_length, self.context_length // 4)
+        return min(settings.max_new_tokens or self.context_length, self.context_length // 4 or settings.max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -320,6 +308,7 @@ class ModelStatus:
 
     An "unloaded" model is loaded by the first request for it. `info` is then, and while it loads again, that of its
     latest loading. `source` is its name on the Hub or its path. `added` models were added while the server was running.
+    A `remote` one runs on another server, which last answered within `latency()` seconds, None if that is not known.
     """
 
     name: str
@@ -329,6 +318,8 @@ class ModelStatus:
     error: ChatError | None = None
     source: str = ""
     added: bool = False
+    remote: bool = False
+    latency: Callable[[], float | None] = field(default=lambda: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from chatui import estimates, notebook_cells
+from chatui import estimates, notebook_cells, python_client
 from chatui.chat import ModelAnatomy, ModelInfo
 from chatui.estimates import Figure
 from chatui.generation_settings import GenerationSettings
@@ -48,6 +48,12 @@ def as_notebook(inspection: Inspection, settings: GenerationSettings, seed: int)
 
 
 def _cells(inspection: Inspection, settings: GenerationSettings, seed: int) -> Iterator[Cell]:
+    if inspection.model.server is not None:
+        yield "markdown", f"# A reply, asked again\n\n{_escaped(python_client.introduction(inspection))}"
+        for code in python_client.script_parts(inspection):
+            yield "code", code
+        yield "code", python_client.PRINT_REPLY
+        return
     parts = script_parts(inspection, settings, seed)
     yield "markdown", _title(inspection, settings, seed)
     yield "markdown", notebook_cells.LOAD

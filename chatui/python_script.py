@@ -4,6 +4,7 @@ import textwrap
 import zlib
 from dataclasses import dataclass
 
+from chatui import python_client
 from chatui.generation_settings import GenerationSettings
 from chatui.inspection import Inspection
 from chatui.python_code import MAX_LINE_LENGTH, call, comment_lines, literal, quoted, value
@@ -145,7 +146,12 @@ class ScriptParts:
 
 
 def as_python(inspection: Inspection, settings: GenerationSettings, seed: int) -> str:
-    """The script that reproduces this reply, which was generated with these settings and this seed."""
+    """The script that reproduces this reply, which was generated with these settings and this seed.
+
+    A reply that another server wrote is asked of that server again.
+    """
+    if inspection.model.server is not None:
+        return python_client.as_python(inspection)
     parts = script_parts(inspection, settings, seed)
     header = "".join(f"{line}\n" for text in introduction(inspection.model) for line in comment_lines(text))
     code = [header, parts.imports, parts.model, parts.messages, HELPER_FUNCTIONS, parts.template + parts.prompt]

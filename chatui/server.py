@@ -27,7 +27,7 @@ from chatui.api import routes
 from chatui.api.access import CALLER
 from chatui.attempt_limiter import too_many_attempts
 from chatui.backend import Backend, StartableBackend
-from chatui.backends import open_backend
+from chatui.backends import open_backend, runs_models
 from chatui.body_limit import BodyLimit
 from chatui.chat import ModelStatus
 from chatui.engine.backend import LocalBackend
@@ -182,7 +182,7 @@ def _limited(backend: Backend, settings: AppSettings, store: "Store") -> tuple[B
 
 def _services(backend: Backend, settings: AppSettings, permissions: Permissions) -> ModelServices:
     """What the page manages models with. A model that has come is served."""
-    machine = partial(_machine, settings.kv_dtype)
+    machine = partial(_machine, settings.kv_dtype) if runs_models(settings) else None
     overviews = OverviewReader(machine, [settings.models_dir] if settings.models_dir else [])
     fetches = DownloadManager(
         settings.data_dir / "downloads",

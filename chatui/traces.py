@@ -7,6 +7,8 @@ from typing import Annotated, Self, overload
 
 from pydantic import Field
 
+OWN_IDS = 1_000_000_000
+"""Ids from here on are ours: of tokens whose texts are known but not their ids."""
 ALTERNATIVES = 10
 """How many of the likeliest tokens a trace has at each token, unless a request asks for another number."""
 

@@ -27,6 +27,7 @@ from chatui.chat import (
 )
 from chatui.errors import SettingsError
 from chatui.generation_settings import GenerationSettings
+from chatui.server_facts import ServerFacts
 from chatui.thinking_controls import ThinkingControls
 from chatui.traces import TokenTrace, Traces
 
@@ -63,6 +64,30 @@ INFO = ModelInfo(
         bandwidth=10e9,
     ),
 )
+TOLD = replace(
+    INFO,
+    name="lc/smol",
+    precision="Q4_1",
+    device="lc",
+    template=TemplateFacts("{{ messages }}<think>", "native", alternates=False, thinks=False, tools=False),
+    anatomy=None,
+    server=ServerFacts("llama.cpp b1", {"top_k": "llama.cpp does not take it."}, True, True, True, 20),
+)
+"""A model of a server that tells all that one can tell."""
+UNTOLD = replace(
+    TOLD,
+    parameters=0,
+    weight_bytes=0,
+    read_bytes=0,
+    context_length=0,
+    kv_bytes=0,
+    name="far",
+    precision="",
+    stop_ids=(),
+    template=TemplateFacts("", "native", alternates=False, thinks=False, tools=False),
+    server=ServerFacts("OpenAI API", {"top_k": "OpenAI API does not take it."}, continues=False),
+)
+"""A model of a server that tells nothing."""
 OTHER = 500_000
 """The id of the token that a traced word could have been instead."""
 POLL_SECONDS = 0.005

@@ -6,6 +6,7 @@ from typing import Any
 from chatui.api.accepted_fields import normalize
 from chatui.api.responses import ApiError, Fields
 from chatui.chat import ModelInfo
+from chatui.server_facts import ServerFacts
 from chatui.setting_values import shorten
 from chatui.thinking_controls import LEVELS, NO_CONTROLS, ThinkingControls, all_choices
 
@@ -35,8 +36,8 @@ def read(fields: Fields, model: ModelInfo | None) -> Fields:
     """The settings `thinking` and `thinking_budget` that these fields ask for.
 
     Raises ApiError if they contradict each other, or ask for what this model's thinking cannot do. A model that does
-    not think takes "off", levels and budgets, which change nothing. Of a `model` that was never loaded nothing is
-    known: the fields are read again when it is.
+    not think takes "off", levels and budgets, which change nothing. Another server is asked for all that it takes. Of a
+    `model` that was never loaded nothing is known: the fields are read again when it is.
     """
     template = None if model is None else model.template
     controls = NO_CONTROLS if template is None else template.controls
@@ -45,10 +46,16 @@ def read(fields: Fields, model: ModelInfo | None) -> Fields:
     if template is None:
         return settings
     for name, setting, value in asked:
-        done = _done(name, setting, value, template.thinks, controls)
+        passed_on = model is not None and model.server is not None and _takes(model.server, setting, value)
+        done = value if passed_on else _done(name, setting, value, template.thinks, controls)
         if done is not None and settings.setdefault(setting, done) != done:
             raise ApiError(400, f"{name}: contradicts another field about thinking.", name, "invalid_value")
     return settings
+
+
+def _takes(server: ServerFacts, setting: str, value: Any) -> bool:
+    """Whether another server is asked to do this: it knows best what its model can do."""
+    return setting not in server.unsupported and (setting != "thinking" or value in all_choices())
 
 
 def _done(name: str, setting: str, value: Any, thinks: bool, controls: ThinkingControls) -> Any:

@@ -118,7 +118,7 @@ class ChatCompletionWriter:
 def describe_model(model: ModelStatus, created: int) -> Fields:
     """A model as /v1/models lists it. `max_model_len` is vLLM's name for the context length.
 
-    `weight_bytes` is ModelInfo.read_bytes, the bytes read for one token.
+    `weight_bytes` is ModelInfo.read_bytes, the bytes read for one token. What a server does not tell is left out.
     """
     described = {
         "id": model.name,
@@ -129,12 +129,12 @@ def describe_model(model: ModelStatus, created: int) -> Fields:
     }
     if model.info is None:
         return described
-    return {
-        **described,
+    facts = {
         "max_model_len": model.info.context_length,
         "weight_bytes": model.info.read_bytes,
         "revision": model.info.revision,
     }
+    return {**described, **{name: value for name, value in facts.items() if value or model.info.server is None}}
 
 
 def describe_state(model: ModelStatus) -> Fields:
@@ -195,7 +195,7 @@ def _message_fields(content: str, reasoning: str) -> dict[str, str]:
 def _notes(deltas: Sequence[ReplyDelta]) -> Fields:
     """The field with the prompts' notes, about messages that the chat template could not take as they were sent."""
     notes = [note for delta in deltas if delta.prompt is not None for note in delta.prompt.notes]
-    return {"notes": notes} if notes else {}
+    return {"notes": [*dict.fromkeys(notes)]} if notes else {}
 
 
 def _reason(finish: Finish) -> str:

@@ -34,6 +34,11 @@ class OverviewRow:
         return str(self.local.path) if self.local is not None else self.name
 
     @property
+    def is_remote(self) -> bool:
+        """Whether another server runs it."""
+        return self.status is not None and self.status.remote
+
+    @property
     def can_be_deleted(self) -> bool:
         """Whether its files are in the HF cache. Nothing else is ever deleted."""
         return self.local is not None and self.local.source == "cache"
@@ -59,13 +64,23 @@ class Overview:
 class OverviewReader:
     """Reads the overview. The facts of files that have not changed are cached. Thread-safe."""
 
-    def __init__(self, machine: Callable[[], Machine], folders: Iterable[Path] = (), cache: Path | None = None) -> None:
-        """`machine` measures this machine. `folders` have models beside the HF cache, `cache` for None the user's."""
+    def __init__(
+        self, machine: Callable[[], Machine] | None, folders: Iterable[Path] = (), cache: Path | None = None
+    ) -> None:
+        """`machine` measures this machine; it is None where the server runs no models of its own.
+
+        `folders` have models beside the HF cache, `cache` for None the user's.
+        """
         self._measure, self._folders, self._cache = machine, tuple(folders), cache
         self._lock = threading.Lock()
         self._machine: Machine | None = None
         self._found: tuple[LocalModel, ...] = ()
         self._facts: dict[Hashable, ModelFacts | str] = {}
+
+    @property
+    def runs_models(self) -> bool:
+        """Whether the server runs models of its own."""
+        return self._measure is not None
 
     def read(self, statuses: Sequence[ModelStatus], rescan: bool = True) -> Overview:
         """Find and weigh the models; `statuses` are those of the served ones. Blocks for up to seconds.
@@ -74,11 +89,8 @@ class OverviewReader:
         """
         with self._lock:
             if rescan or self._machine is None:
-                self._machine = self._measure()
-                self._found = tuple(_local_models(self._machine, self._folders, self._cache))
-                known = self._facts
-                self._facts = {_version(model): known.get(_version(model)) or _facts(model) for model in self._found}
-            machine, found = self._machine, self._found
+                self._scan()
+            machine, found = self._machine or Machine(()), self._found
             facts = [self._facts[_version(model)] for model in found]
         devices = tuple(_with_held_memory(device, statuses) for device in machine.devices)
         rows = [
@@ -88,6 +100,19 @@ class OverviewReader:
         rows += [OverviewRow(status.name, status=status) for status in statuses if status.name not in served]
         recommendation = recommend([row.facts for row in rows if row.facts is not None], devices)
         return Overview(tuple(sorted(rows, key=_rank)), devices, recommendation)
+
+    def _scan(self) -> None:
+        """Measure this machine and find its models. There are none where the server cannot run them: without torch."""
+        if self._measure is None:
+            return
+        try:
+            self._machine = self._measure()
+        except ImportError:
+            self._measure = None
+            return
+        self._found = tuple(_local_models(self._machine, self._folders, self._cache))
+        known = self._facts
+        self._facts = {_version(model): known.get(_version(model)) or _facts(model) for model in self._found}
 
 
 def _local_models(machine: Machine, folders: Iterable[Path], cache: Path | None) -> Iterator[LocalModel]:
@@ -123,12 +148,14 @@ def _row(
 def _status_of(model: LocalModel, statuses: Sequence[ModelStatus]) -> ModelStatus | None:
     """The status of a model, if it is served."""
     names = {model.name, str(model.path)}
-    return next((status for status in statuses if not names.isdisjoint((status.source, status.name))), None)
+    local = (status for status in statuses if not status.remote)
+    return next((status for status in local if not names.isdisjoint((status.source, status.name))), None)
 
 
 def _with_held_memory(device: Device, statuses: Sequence[ModelStatus]) -> Device:
     """The device as if all models were unloaded: a loaded one leaves when another needs its memory."""
-    loaded = [status.info for status in statuses if status.state == "ready" and status.info is not None]
+    local = [status for status in statuses if not status.remote]
+    loaded = [status.info for status in local if status.state == "ready" and status.info is not None]
     held = sum(info.weight_bytes + info.kv_bytes for info in loaded if info.device == device.name)
     return replace(device, free=min(device.free + held, device.total or device.free + held))
 

@@ -1,9 +1,10 @@
 """The models of a backend as the page and the API list them, from what its servers tell."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 
-from chatui.chat import ModelInfo, ModelStatus, ServerFacts, TemplateFacts
+from chatui.chat import ModelInfo, ModelStatus, State, TemplateFacts
 from chatui.errors import ModelError
 from chatui.generation_settings import GenerationSettings
 from chatui.i18n import N_
@@ -12,6 +13,7 @@ from chatui.remote.dialects import DIALECTS
 from chatui.remote.probe import RemoteModel, ServerReport
 from chatui.remote.replica import Replica
 from chatui.remote.request_body import Adjustments, controls, unsupported_settings
+from chatui.server_facts import ServerFacts
 
 
 class ModelListing:
@@ -51,20 +53,22 @@ class ModelListing:
         problem = next((replica.problem for replica in replicas if replica.problem), "")
         if all(replica.settled.is_set() or replica.problem for replica in replicas) and problem:
             if not any(replica.loading for replica in replicas):
-                return ModelStatus(title, "failed", error=self._error(problem), source=title)
-            return ModelStatus(title, "loading", N_("its server is loading it"), source=title)
+                return ModelStatus(title, "failed", error=self._error(problem), source=title, remote=True)
+            return ModelStatus(title, "loading", N_("its server is loading it"), source=title, remote=True)
         if any(replica.report is not None for replica in replicas):
             error = ModelError(f"{title} lists no model.", "Its operator must start one.")
-            return ModelStatus(title, "failed", error=error, source=title)
-        return ModelStatus(title, "loading", N_("asking its server"), source=title)
+            return ModelStatus(title, "failed", error=error, source=title, remote=True)
+        return ModelStatus(title, "loading", N_("asking its server"), source=title, remote=True)
 
     def _status(self, name: str, model: RemoteModel, replica: Replica, adjustments: Adjustments) -> ModelStatus:
         info = self._info(name, model, replica.report, adjustments) if replica.report else None
+        state: State = "ready" if model.loaded else "unloaded"
+        known = ModelStatus(name, state, info=info, source=model.id, remote=True, latency=replica.latency)
+        if replica.problem and replica.loading:
+            return replace(known, state="loading", phase=N_("its server is loading it"), info=None)
         if replica.problem:
-            if replica.loading:
-                return ModelStatus(name, "loading", N_("its server is loading it"), source=model.id)
-            return ModelStatus(name, "failed", error=self._error(replica.problem), source=model.id, info=info)
-        return ModelStatus(name, "ready" if model.loaded else "unloaded", info=info, source=model.id)
+            return replace(known, state="failed", error=self._error(replica.problem))
+        return known
 
     def _error(self, problem: str) -> ModelError:
         return ModelError(f"{self._spec.title}: {problem}.", "It is asked again all the time; or choose another model.")

@@ -48,6 +48,10 @@ class Replica:
         """Whether it serves a model of this name."""
         return self.report is not None and any(each.id == model for each in self.report.models)
 
+    def latency(self) -> float | None:
+        """The seconds that its last list of models took; None if it has not answered the last time."""
+        return None if self.report is None or self.problem else self.report.seconds
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()

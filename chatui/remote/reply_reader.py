@@ -196,7 +196,8 @@ class ReplyReader:
             cached_tokens=_count(details.get("cached_tokens")) or _count(self.timings.get("cache_n")),
             stopped_by=self._stopped_by(),
             reasoning_tokens=_count(told.get("reasoning_tokens"), self.usage.get("reasoning_tokens")) or self._thought,
-            reasoning_seconds=(self._answer_at or last) - self.sent_at if self._thought else 0.0,
+            reasoning_seconds=(self._answer_at or last) - first if self._thought else 0.0,
+            timed_by_server=prefill is not None and decode is not None,
         )
 
     def _finish_reason(self) -> FinishReason:

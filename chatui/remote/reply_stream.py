@@ -164,7 +164,8 @@ class ReplyStream:
         body = build_body(self.request, self.model, self.dialect, self.adjustments)
         messages = sent_messages(self.request, self.dialect, self.adjustments)
         reader = ReplyReader(self.request, self.dialect, self.vocabulary, self.queued, "max_tokens" in body)
-        prompt = Prompt("", (), self.adjustments.dropped, messages=tuple(messages), notes=tuple(self._notes))
+        sent = {name: value for name, value in body.items() if name != "messages"}
+        prompt = Prompt("", (), self.adjustments.dropped, messages=tuple(messages), notes=tuple(self._notes), sent=sent)
         replica.outstanding += 1
         telling: asyncio.Task[Prompt] | None = None
         try:
@@ -243,7 +244,7 @@ class ReplyStream:
             told = await self.read_prompt(replica, body, prompt.messages)
         except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError):
             return prompt
-        return prompt if told is None else replace(told, dropped=prompt.dropped, notes=prompt.notes)
+        return prompt if told is None else replace(told, dropped=prompt.dropped, notes=prompt.notes, sent=prompt.sent)
 
 
 async def _within(seconds: float, awaitable: Awaitable[T]) -> T:

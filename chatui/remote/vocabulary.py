@@ -3,8 +3,8 @@
 import threading
 from collections.abc import Collection
 
-OWN_IDS = 1_000_000_000
-"""Ids from here on are ours: of servers that tell the texts of tokens but not their ids."""
+from chatui.traces import OWN_IDS
+
 MAX_TEXTS = 1_000_000
 
 

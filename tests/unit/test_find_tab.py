@@ -43,7 +43,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.tokens = TokenFiles(folder / "tokens")
         self.downloads = DownloadManager(folder / "downloads", lambda _: None, self.tokens)
-        overviews = SimpleNamespace(read=lambda *_, **__: SimpleNamespace(devices=()))
+        overviews = SimpleNamespace(runs_models=True, read=lambda *_, **__: SimpleNamespace(devices=()))
         context = SimpleNamespace(
             backend=FakeBackend(), overviews=overviews, access=Access({"ann", "bob"}), downloads=self.downloads
         )

@@ -26,7 +26,7 @@ from chatui.ui.inspector import (
     why_view,
 )
 from chatui.ui.inspector.formula_rows import UNKNOWN_ANATOMY
-from tests.fakes import INFO
+from tests.fakes import INFO, UNTOLD
 
 FINISH = Finish("stop_token", 9, 3, 7, 0.5, 1.0, 2.0, cached_tokens=4, stopped_by="<end>", stop_id=2)
 TEXTS = {10: "One", 11: " t", 12: "<0xC3>", 13: "<0xA9>", 14: " other", 2: "<end>"}
@@ -278,6 +278,17 @@ def test_the_line_about_the_context() -> None:
     assert "persona 3 · history 4 · your message 2 · room for the reply 512 · of 4,096 tokens" in bar
     assert "your message" not in context_bar.bar(INFO, PROMPT, GenerationSettings(), blank=True)
     assert "2 oldest messages will" in context_bar.bar(INFO, replace(PROMPT, dropped=2), GenerationSettings(), False)
+
+
+def test_the_line_about_a_context_that_is_not_told() -> None:
+    bar = context_bar.bar(UNTOLD, PROMPT, GenerationSettings(), blank=False)
+    assert "your message 2 · room for the reply 512 · of a context whose size the server does not tell" in bar
+    unknown = context_bar.untold_bar(UNTOLD, 0)
+    assert "OpenAI API does not tell the tokens" in unknown
+    assert "0" not in unknown
+    known = context_bar.untold_bar(replace(UNTOLD, context_length=1000), 250)
+    assert "width:25.00%" in known
+    assert "the last turn took 250 tokens · of 1,000 tokens" in known
 
 
 def test_thinking_and_answering_are_told_apart() -> None:

@@ -21,7 +21,7 @@ from chatui.models.names import parse
 from chatui.models.overview import Overview, OverviewRow
 from chatui.ui.models.here_list import list_html
 from tests.configs import PUBLISHED
-from tests.fakes import INFO
+from tests.fakes import INFO, TOLD, UNTOLD
 
 GB = 10**9
 MACHINE = (Device("cpu", 12 * GB, 16 * GB, 90e9),)
@@ -154,3 +154,25 @@ def test_all_explanations_are_translated(language: str) -> None:
     with i18n.use_language(language):
         html = list_html(replace(found, rows=rows), True)
     assert ENGLISH.findall(words(html)) == []
+
+
+def test_a_remote_model_says_what_runs_it_and_offers_nothing_that_cannot_be_done() -> None:
+    statuses = (
+        ModelStatus("lc/smol", "ready", info=TOLD, remote=True, latency=lambda: 0.0123),
+        ModelStatus("far", "ready", info=UNTOLD, remote=True),
+        ModelStatus("dead", "failed", error=ModelError("dead: it cannot be reached."), remote=True),
+    )
+    html = list_html(Overview(tuple(OverviewRow(each.name, status=each) for each in statuses), ()), may_manage=True)
+    assert Parts(html).links == [f"#models-use={name}" for name in ("lc%2Fsmol", "far", "dead")]
+    text = words(html)
+    for said in (
+        "llama.cpp b1",
+        "Q4_1",
+        "context 4,096",
+        "answers in 12 ms",
+        "it cannot be reached",
+        "stands in front",
+    ):
+        assert said in text
+    assert "0 B" not in text
+    assert "0 parameters" not in text

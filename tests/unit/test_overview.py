@@ -1,6 +1,8 @@
 """The models on this machine: what is read, how often, in which order, and what can be done with them."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from chatui.errors import HubError, ModelError, NotFoundError
 from chatui.models.actions import ModelActions
 from chatui.models.fit import Device, Machine
 from chatui.models.overview import OverviewReader
-from tests.fakes import INFO, FakeBackend
+from tests.fakes import INFO, TOLD, FakeBackend
 from tests.model_folders import cached_model, write_model
 
 GB = 10**9
@@ -35,6 +37,30 @@ def folders(tmp_path: Path) -> Path:
     (tmp_path / "own" / "broken").mkdir()
     (tmp_path / "own" / "broken" / "config.json").write_text("{}")
     return tmp_path / "own"
+
+
+def test_a_remote_model_is_no_local_one_of_the_same_name(folders: Path, tmp_path: Path) -> None:
+    path = str(folders / "small-1M")
+    remote = ModelStatus("lc/small", "ready", source=path, info=replace(TOLD, device="cpu"), remote=True)
+    read = reader(folders, tmp_path).read([remote])
+    assert [row.status for row in read.rows if row.key == path] == [None]
+    assert read.find("lc/small").is_remote
+    assert read.devices[0].free == 6 * GB, "what a server's model takes is not held here"
+
+
+def _no_torch() -> Machine:
+    raise ImportError("torch")
+
+
+@pytest.mark.parametrize("machine", [None, _no_torch])
+def test_a_server_without_models_of_its_own_shows_those_of_others(
+    machine: Callable[[], Machine] | None, folders: Path, tmp_path: Path
+) -> None:
+    overviews = OverviewReader(machine, [folders], tmp_path / "cache")
+    read = overviews.read([ModelStatus("far", "failed", remote=True)])
+    assert [row.name for row in read.rows] == ["far"]
+    assert not read.devices
+    assert not overviews.runs_models
 
 
 def reader(folders: Path, tmp_path: Path, machine: Counting | None = None) -> OverviewReader:

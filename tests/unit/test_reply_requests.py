@@ -5,11 +5,12 @@ from typing import Any, cast
 import pytest
 
 from chatui.chat import ModelStatus
-from chatui.errors import NotFoundError, SettingsError
+from chatui.errors import NotFoundError, PromptError, SettingsError
 from chatui.generation_settings import GenerationSettings
 from chatui.personas import PRESETS, Persona
 from chatui.runner import Runner
-from chatui.store.records import Author, NewTurn, ReplyUpdate
+from chatui.store.records import Author, NewTurn, ReplyUpdate, StoredMessage
+from chatui.store.rows import now
 from chatui.store.store import Store
 from chatui.ui.chat.reply_requests import ReplyRequests
 from chatui.ui.persona import setting_controls
@@ -17,7 +18,7 @@ from chatui.ui.persona.persona_panel import PersonaPanel
 from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.shared.tab import Tab
 from chatui.ui.shared.tab_state import TabState
-from tests.fakes import FakeBackend
+from tests.fakes import UNTOLD, FakeBackend
 
 POET = Persona("Poet", system_prompt="Write in verse.")
 INPUTS = ["", "", "key", "key", "Be brief.", "0", "small", "Sure,", *setting_controls.values_of(GenerationSettings())]
@@ -37,7 +38,11 @@ class Panel:
 
 class Access:
     def models(self) -> list[ModelStatus]:
-        return [ModelStatus("small", "ready"), ModelStatus("large", "unloaded")]
+        far = ModelStatus("far", "ready", info=UNTOLD, remote=True)
+        return [ModelStatus("small", "ready"), ModelStatus("large", "unloaded"), far]
+
+    def find(self, name: str | None) -> ModelStatus:
+        return next(model for model in self.models() if model.name == name)
 
 
 @pytest.fixture
@@ -55,6 +60,16 @@ async def test_it_has_the_model_persona_and_settings_that_were_chosen(requests: 
     assert [message.content for message in request.messages] == ["Write in verse.", "Hi"]
     persona, request = await requests.separate(tab, INPUTS, "Hi", "small")
     assert (persona, request.model) == (PRESETS[-1], "small")
+
+
+async def test_no_reply_is_started_for_a_server_that_cannot_go_on_with_it(requests: ReplyRequests) -> None:
+    tab = Tab("a", TabState(), requests.runner)
+    far = [*INPUTS[:6], "far", *INPUTS[7:]]
+    assert (await requests.selection(tab, INPUTS))[1] == "Sure,"
+    assert (await requests.selection(tab, far))[1] == "", "the box is greyed out"
+    cut = StoredMessage("r", "c", "q", "assistant", "That", now(), state="stopped")
+    with pytest.raises(PromptError, match="cannot go on"):
+        await requests.start(tab, far, None, "q", continued=cut)
 
 
 async def test_what_may_not_be_chosen_is_not_found(requests: ReplyRequests) -> None:

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import gradio as gr
 import pytest
 
 from chatui.errors import SettingsError
 from chatui.generation_settings import GenerationSettings
+from chatui.server_facts import ServerFacts
 from chatui.ui.persona import setting_controls
+from tests.fakes import INFO, UNTOLD
 
 DEFAULTS = GenerationSettings()
 
@@ -56,3 +60,19 @@ def test_api_takes_the_models_default_for_what_is_left_out() -> None:
     assert setting_controls.read_api(given, defaults) == defaults.model_copy(update={"top_k": 9, "stop": ("x",)})
     with pytest.raises(SettingsError, match="top_p"):
         setting_controls.read_api({"top_p": 2}, defaults)
+
+
+def test_what_a_server_does_not_take_is_greyed_out_with_the_reason_until_another_model_is_chosen() -> None:
+    values = setting_controls.values_of(DEFAULTS)
+    for info, active in ((UNTOLD, False), (INFO, True), (None, True)):
+        shown = dict(zip(setting_controls.NAMES, setting_controls.for_model(values, info), strict=True))
+        assert shown["top_k"]["interactive"] is active
+        assert ("does not take it" in shown["top_k"]["info"]) is not active
+        assert shown["temperature"]["interactive"]
+        assert shown["temperature"]["info"] == GenerationSettings.model_fields["temperature"].description
+
+
+def test_a_budget_is_shown_where_the_server_takes_one() -> None:
+    taken, refused = ServerFacts("s"), ServerFacts("s", {"thinking_budget": "It does not."})
+    assert setting_controls.has_budget(replace(UNTOLD, server=taken))
+    assert not setting_controls.has_budget(replace(UNTOLD, server=refused))

@@ -15,6 +15,8 @@ from chatui.running_reply import ReplyProgress
 from chatui.store.records import Author, Path, StoredMessage
 from chatui.ui.chat import transcript
 from chatui.ui.chat.transcript import ChatbotMessage
+from chatui.ui.shared import continuing
+from tests.fakes import TOLD, UNTOLD
 
 FINISH = Finish("stop_token", 3, 10, 0, 0.0, 0.5, 3.0)
 QUESTION = StoredMessage("q1", "c", None, "user", "What?", datetime.now(UTC), versions=("q1",))
@@ -82,7 +84,7 @@ def test_how_a_reply_ended_is_said_and_continued_where_it_was_cut(
     message = replace(REPLY, **changes)
     shown = markup(transcript.render_reply(message))
     assert expected in shown
-    assert ("#continue=r1" in shown) == goes_on == transcript.can_continue(message)
+    assert ("#continue=r1" in shown) == goes_on == continuing.was_cut(message)
     assert "#branch=r1" in shown
 
 
@@ -257,3 +259,25 @@ def test_replies_name_their_model_where_there_are_several() -> None:
     ):
         shown = markup(transcript.render_path(path, served=served).messages)
         assert re.findall(r'class="writer" title="[^"]*">([^<]*)<', shown) == names
+
+
+def test_what_a_server_cannot_go_on_with_is_not_offered() -> None:
+    author = Author("far", "", "", GenerationSettings(), 1)
+    cut = replace(REPLY, state="stopped", author=author)
+    servers = {info.name: info.server for info in (UNTOLD, TOLD) if info.server is not None}
+    assert "#continue=" in markup(transcript.render_reply(cut)), "a model of this process can"
+    shown = markup(transcript.render_reply(cut, servers=servers))
+    assert "#continue=" not in shown
+    assert "This server cannot go on with a reply." in shown
+    told = replace(cut, author=replace(author, model=TOLD.name))
+    assert "#continue=" in markup(transcript.render_reply(told, servers=servers))
+    thought = replace(told, content="", reasoning="hm")
+    assert "cannot go on with a thought" in markup(transcript.render_reply(thought, servers=servers))
+
+
+def test_a_prompt_that_is_not_told_is_read_without_a_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcript, "PHASE_DELAY_SECONDS", 0.0)
+    progress = ReplyProgress(prompt=Prompt("", ()))
+    assert transcript.phase(progress) == "Reading …"
+    progress.prefilled_tokens = 7
+    assert transcript.phase(progress) == "7 tokens read …"

@@ -3,12 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+from chatui.chat import ModelInfo
 from chatui.errors import ChatError
 from chatui.ui.chat import api_endpoint, context_bar
 from chatui.ui.chat.preview_memos import PreviewMemos
 from chatui.ui.chat.reply_requests import ReplyRequests
 from chatui.ui.gradio_compat import request_context
-from chatui.ui.shared.tab import current_tab
+from chatui.ui.shared.tab import Tab, current_tab
 
 
 class ContextPreview:
@@ -30,8 +31,14 @@ class ContextPreview:
             memo = self._memos.get(request_context.tab(), tab.state.chat)
             prompt = await backend.preview(request, memo)
             if prompt is None:
-                return ""
+                return await self._untold(tab, info)
             prompt = replace(prompt, dropped=prompt.dropped + earlier)
             return context_bar.bar(info, prompt, request.settings, blank)
         except ChatError as error:
             return context_bar.error_bar(error)
+
+    async def _untold(self, tab: Tab, info: ModelInfo) -> str:
+        """The bar without the tokens of the prompt: a server that tells them may just not have answered in time."""
+        if info.server is None or info.server.tells_prompts:
+            return ""
+        return context_bar.untold_bar(info, await self._requests.used_tokens(tab))

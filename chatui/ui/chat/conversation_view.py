@@ -27,7 +27,7 @@ from chatui.ui.chat.temporary_chats import TemporaryChats
 from chatui.ui.chat.transcript import ChatbotContent, ChatbotMessage
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.persona import setting_controls
-from chatui.ui.shared import header, model_picker
+from chatui.ui.shared import continuing, header, model_picker
 from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.shared.redraw import pause_after_redraw, render_off_loop
 from chatui.ui.shared.tab import Tab
@@ -63,8 +63,10 @@ class ConversationView:
         running = messages[-1] if messages and messages[-1].state == "running" else None
         ended = messages[:-1] if running else messages
         size = sum(map(displayed_size, messages))
-        served = [model.name for model in self._runner.backend.models()]
-        content = await render_off_loop(size, transcript.render_path, ended, running, path.earlier, served)
+        models = self._runner.backend.models()
+        served = [model.name for model in models]
+        servers = {model.name: server for model in models if (server := continuing.server_of(model.info)) is not None}
+        content = await render_off_loop(size, transcript.render_path, ended, running, path.earlier, served, servers)
         ids = (*content.ids, running.id) if running else tuple(content.ids)
         tab.state = replace(tab.state, message_ids=ids, reply_running=running is not None)
         await self._track(tab)
@@ -136,7 +138,12 @@ class ConversationView:
                 yield update
             last = reply.as_message()
         rendered = await render_off_loop(
-            displayed_size(last), transcript.render_reply, last, progress, names_model=content.names_models
+            displayed_size(last),
+            transcript.render_reply,
+            last,
+            progress,
+            names_model=content.names_models,
+            servers=content.servers,
         )
         content.add(last, rendered)
         yield self._final_update(tab, content, last, progress, errors)
@@ -189,6 +196,7 @@ class ConversationView:
                     reply.progress,
                     save_error=reply.save_error,
                     names_model=content.names_models,
+                    servers=content.servers,
                 )
                 content_with_error = content.with_message(last, rendered)
                 yield self._final_update(tab, content_with_error, last, reply.progress, errors)

@@ -16,9 +16,9 @@ import gradio as gr
 from chatui import character_prompt
 from chatui.character_prompt import CharacterPrompt
 from chatui.chat import ChatRequest, Message, ModelInfo, ModelStatus
-from chatui.errors import NotFoundError
+from chatui.errors import NotFoundError, PromptError
 from chatui.generation_settings import GenerationSettings
-from chatui.i18n import _
+from chatui.i18n import N_, _
 from chatui.macros import MacroValues
 from chatui.personas import Persona
 from chatui.runner import Runner, build_messages
@@ -28,6 +28,7 @@ from chatui.store.rows import new_id
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.macro_values import current_macro_values, expanded_greetings, greeting_number
 from chatui.ui.persona.persona_panel import DELETED, PersonaPanel
+from chatui.ui.shared import continuing
 from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.shared.tab import Tab
 
@@ -60,6 +61,8 @@ class ReplyRequests:
         """
         persona, start_with, settings = await self.selection(tab, inputs)
         model = self.model(inputs)
+        if continued is not None:
+            _check_continuing(model, continued)
         seed = settings.seed if settings.seed is not None else random.SystemRandom().getrandbits(32)
         chat = tab.state.chat or new_id()
         macro_values = current_macro_values(persona, model.name, seed, chat)
@@ -146,7 +149,7 @@ class ReplyRequests:
         return self._access.find(inputs[2 + len(self._panel.inputs)])
 
     async def selection(self, tab: Tab, inputs: Sequence[Any]) -> tuple[Persona, str, GenerationSettings]:
-        """The persona, the start of the reply, and the settings."""
+        """The persona, the start of the reply, which is "" where the server cannot go on from it, and the settings."""
         count = 2 + len(self._panel.inputs)
         persona_inputs, (_model, start_with, *values) = inputs[2:count], inputs[count:]
         settings = setting_controls.read(values)
@@ -154,7 +157,16 @@ class ReplyRequests:
         if tab.state.chat and str(persona_inputs[0]).startswith(DELETED):
             original = await asyncio.to_thread(tab.chat_store.initial_persona, tab.state.chat)
             persona = replace(persona, card=original.card if original.name == persona.name else None)
-        return persona, start_with or "", settings
+        can_start = not continuing.problem(continuing.server_of(self.model(inputs).info))
+        return persona, (start_with or "") if can_start else "", settings
+
+    async def used_tokens(self, tab: Tab) -> int:
+        """The tokens of the conversation's last turn, prompt and reply together; 0 if they are not known."""
+        path = Path(())
+        if tab.state.chat:
+            path = await self.runner.read_path(tab.owner, tab.state.chat, None, tab.state.temporary)
+        finishes = [message.finish for message in path.messages if message.finish is not None]
+        return finishes[-1].prompt_tokens + finishes[-1].completion_tokens if finishes else 0
 
     def _greeting_index(self, inputs: Sequence[Any], greetings: Sequence[str]) -> int:
         """Which greeting the empty page shows."""
@@ -187,6 +199,13 @@ class ReplyRequests:
         context = (model.info.context_length if model.info else 0) or DEFAULT_CONTEXT_LENGTH
         texts = list(filter(None, texts))
         return await asyncio.to_thread(character_prompt.build_prompt, persona, texts, macro_values, context)
+
+
+def _check_continuing(model: ModelStatus, reply: StoredMessage) -> None:
+    """Raise PromptError if the model's server cannot go on with this reply."""
+    problem = continuing.problem(continuing.server_of(model.info), reply.content, reply.reasoning)
+    if problem:
+        raise PromptError(problem, N_("Use Retry, or choose another model."))
 
 
 def _author(

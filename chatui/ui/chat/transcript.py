@@ -2,24 +2,29 @@
 
 import html
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from chatui.chat import Finish
 from chatui.errors import ChatError
 from chatui.i18n import N_, _, format_number, join_isolated, ngettext, translated
 from chatui.running_reply import ReplyProgress
+from chatui.server_facts import ServerFacts
 from chatui.store.records import Path, StoredMessage
 from chatui.store.rows import displayed_size
+from chatui.ui.chat import reply_timing
 from chatui.ui.markdown import markdown_escape
 from chatui.ui.markdown.markdown_escape import plain
-from chatui.ui.shared import error_messages
+from chatui.ui.shared import continuing, error_messages
 from chatui.ui.shared.tab_state import MESSAGE_PAGE_SIZE
 
 ChatbotMessage = dict[str, Any]
 """One message as gr.Chatbot takes it."""
+
+Servers = Mapping[str, ServerFacts]
+"""The servers of remote models, by the names of these."""
+NO_SERVERS: Servers = {}
 
 PHASE_DELAY_SECONDS = 0.2
 """Phases that end sooner are not shown, so that the line does not flicker."""
@@ -39,13 +44,14 @@ EMPTY_REPLY_NOTE = N_("The model ended its reply without writing anything.")
 class ChatbotContent:
     """The messages that gr.Chatbot shows, the id of the stored message for each, and the ratings of the assistant's.
 
-    With `names_models` the bar below each reply names the model that wrote it.
+    With `names_models` the bar below each reply names the model that wrote it; `servers` are those of remote models.
     """
 
     messages: list[ChatbotMessage] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     ratings: list[str | None] = field(default_factory=list)
     names_models: bool = False
+    servers: Servers = field(default_factory=dict)
 
     def add(self, message: StoredMessage, rendered: Sequence[ChatbotMessage]) -> None:
         """Append the rendered messages of this stored message."""
@@ -58,7 +64,7 @@ class ChatbotContent:
 
     def with_message(self, message: StoredMessage, rendered: Sequence[ChatbotMessage]) -> "ChatbotContent":
         """A copy with this stored message appended."""
-        copy = ChatbotContent([*self.messages], [*self.ids], [*self.ratings], self.names_models)
+        copy = ChatbotContent([*self.messages], [*self.ids], [*self.ratings], self.names_models, self.servers)
         copy.add(message, rendered)
         return copy
 
@@ -85,18 +91,20 @@ def render_path(
     running: StoredMessage | None = None,
     earlier: int = 0,
     served: Collection[str] = (),
+    servers: Servers = NO_SERVERS,
 ) -> ChatbotContent:
     """Render the end of a path. A `running` reply that follows it is not rendered; `earlier` messages are left out.
 
     Replies name their model if several models are `served`, or if another one than that has written any of them.
+    `servers` are those of remote models.
     """
     writers = {message.author.model for message in (*path, *([running] if running else ())) if message.author}
-    content = ChatbotContent(names_models=len(writers.union(served)) > 1)
+    content = ChatbotContent(names_models=len(writers.union(served)) > 1, servers=servers)
     if earlier and (first := next(iter(path), running)) is not None:
         content.add(first, [_earlier_link(earlier)])
     for at, message in enumerate(path):
         if message.role == "assistant":
-            content.add(message, render_reply(message, names_model=content.names_models))
+            content.add(message, render_reply(message, names_model=content.names_models, servers=servers))
             continue
         content.add(message, [{"role": "user", "content": _text(message.content)}])
         # Gradio reports a group of replies by the index of its first one: so this bar has the id of the reply.
@@ -112,12 +120,13 @@ def render_reply(
     save_error: ChatError | None = None,
     can_answer_now: bool = False,
     names_model: bool = False,
+    servers: Servers = NO_SERVERS,
 ) -> list[ChatbotMessage]:
     """Render a reply: its reasoning, text, notes and bar.
 
     `progress` is given if the reply runs on this server, `phase` tells what happens before its first text, and
     `save_error` why it cannot be saved. `can_answer_now`: its model's thought can be ended early. With `names_model`
-    its bar names the model that wrote it.
+    its bar names the model that wrote it. `servers` are those of remote models.
     """
     rendered: list[ChatbotMessage] = []
     if message.dropped:
@@ -139,7 +148,7 @@ def render_reply(
     ending = _ending(message)
     if ending is not None:
         rendered.append(ending)
-    rendered.append(_bar(message, names_model))
+    rendered.append(_bar(message, names_model, servers))
     return rendered
 
 
@@ -169,6 +178,9 @@ def phase(progress: ReplyProgress) -> str:
         return _("In the queue …")
     if progress.prompt is not None:
         count = len(progress.prompt.token_ids)
+        if not count:
+            read = progress.prefilled_tokens
+            return ngettext("{count} token read …", "{count} tokens read …", read) if read else _("Reading …")
         if progress.prefilled_tokens is None:
             return ngettext("Reading {count} token …", "Reading {count} tokens …", count)
         return _("Reading {read} of {count} tokens …", read=progress.prefilled_tokens, count=count)
@@ -206,18 +218,8 @@ def edited_text(content: Any) -> str:
     return markdown_escape.unescape("".join(text for text in texts if isinstance(text, str)))
 
 
-def can_continue(message: StoredMessage) -> bool:
-    """Whether the reply was cut: by the length limit, by Stop or by the end of the server."""
-    cut = message.state in ("stopped", "interrupted") or _hit_length_limit(message)
-    return cut and bool(message.content or message.reasoning)
-
-
 def _cause(error: ChatError) -> str:
     return error_messages.localized(error)[0]
-
-
-def _hit_length_limit(message: StoredMessage) -> bool:
-    return message.finish is not None and message.finish.reason == "length"
 
 
 def _ending(message: StoredMessage) -> ChatbotMessage | None:
@@ -229,12 +231,12 @@ def _ending(message: StoredMessage) -> ChatbotMessage | None:
         return note(
             " ".join(map(translated, message.error.split("\n"))) if message.error else _(ENDING_NOTES[message.state])
         )
-    if _hit_length_limit(message):
+    if continuing.hit_length_limit(message):
         return note(_(LENGTH_NOTE))
     return None if message.content or message.reasoning else note(_(EMPTY_REPLY_NOTE))
 
 
-def _bar(message: StoredMessage, names_model: bool = False) -> ChatbotMessage:
+def _bar(message: StoredMessage, names_model: bool = False, servers: Servers = NO_SERVERS) -> ChatbotMessage:
     """The bar below a message: its versions and links, which chatui.js sends as actions."""
     versions = message.versions or (message.id,)
     at = versions.index(message.id) if message.id in versions else 0
@@ -245,8 +247,8 @@ def _bar(message: StoredMessage, names_model: bool = False) -> ChatbotMessage:
             f"<span>{at + 1}/{len(versions)}</span>",
             _version_link(versions[at + 1] if at + 1 < len(versions) else "", "›", _("Next version")),
         ]
-    if can_continue(message):
-        parts.append(f'<a class="act go-on" href="#continue={quote(message.id)}">{_("Continue")}</a>')
+    if continuing.was_cut(message):
+        parts.append(_continue_link(message, servers))
     if message.role == "assistant" and message.author is not None:
         parts.append(f'<a class="act inspect" href="#inspect={quote(message.id)}">{_("Inspect")}</a>')
     parts.append(f'<a class="act branch" href="#branch={quote(message.id)}">{_("Branch")}</a>')
@@ -261,39 +263,23 @@ def _bar(message: StoredMessage, names_model: bool = False) -> ChatbotMessage:
     if message.author is not None and names_model:
         parts.append(_model_name(message.author.model))
     if message.finish is not None:
-        parts.append(_timing(message.finish))
+        parts.append(reply_timing.timing(message.finish))
     side = "question" if message.role == "user" else "answer"
     return _markup(f'<p class="chat-bar {side}">{" ".join(parts)}</p>')
+
+
+def _continue_link(message: StoredMessage, servers: Servers) -> str:
+    """The link that continues a reply; why there is none if the server of its model cannot do that."""
+    server = servers.get(message.author.model) if message.author is not None else None
+    reason = continuing.problem(server, message.content, message.reasoning)
+    if reason:
+        return f'<span class="off" title="{html.escape(translated(reason))}">{_("Continue")}</span>'
+    return f'<a class="act go-on" href="#continue={quote(message.id)}">{_("Continue")}</a>'
 
 
 def _model_name(model: str) -> str:
     """The model that wrote a reply, without the account of its repository, which is in the tooltip."""
     return f'<span class="writer" title="{html.escape(model)}">{plain(model.rpartition("/")[2])}</span>'
-
-
-def _timing(finish: Finish) -> str:
-    """The duration of a reply and its tokens/s, with the durations of its phases as a tooltip."""
-    parts = [_duration(finish.queue_seconds + finish.prefill_seconds + finish.decode_seconds)]
-    if finish.completion_tokens > 1 and finish.decode_seconds > 0:
-        speed = finish.tokens_per_second
-        parts.append(_("{speed} tokens/s", speed=format_number(speed, 1 if speed < 10 else 0)))
-    tooltip = ngettext(
-        "Queue {waiting}, prefill {reading}, decode {writing}: {count} token.",
-        "Queue {waiting}, prefill {reading}, decode {writing}: {count} tokens.",
-        finish.completion_tokens,
-        waiting=_duration(finish.queue_seconds),
-        reading=_duration(finish.prefill_seconds),
-        writing=_duration(finish.decode_seconds),
-    )
-    return f'<span class="took" title="{html.escape(tooltip)}">{join_isolated(parts)}</span>'
-
-
-def _duration(seconds: float) -> str:
-    """A readable duration: tenths of a second below 10 s, minutes from 100 s on."""
-    if seconds >= 100:
-        minutes, remainder = divmod(round(seconds), 60)
-        return _("{minutes} min {seconds} s", minutes=minutes, seconds=remainder)
-    return _("{seconds} s", seconds=format_number(seconds, 1 if seconds < 10 else 0))
 
 
 def _earlier_link(messages: int) -> ChatbotMessage:

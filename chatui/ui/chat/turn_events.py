@@ -14,7 +14,7 @@ from chatui.ui.chat.components import ChatComponents
 from chatui.ui.chat.event_runner import EventRunner
 from chatui.ui.chat.reply_requests import ReplyRequests
 from chatui.ui.inspector import inspector_panel
-from chatui.ui.shared import error_messages
+from chatui.ui.shared import continuing, error_messages
 from chatui.ui.shared.tab import Tab, current_tab
 from chatui.ui.shared.updates import ComponentUpdates, PageUpdates
 
@@ -149,7 +149,7 @@ class TurnEvents:
             prefix = await inspector_panel.with_other_token(tab, target, token)
             return await self._requests.start(tab, inputs, None, prefix.parent, continued=prefix)
         cut = await asyncio.to_thread(tab.chat_store.message, target)
-        if not transcript.can_continue(cut):
+        if not continuing.was_cut(cut):
             raise ChatError("This reply cannot be continued.", "Ask for another version instead.")
         return await self._requests.start(tab, inputs, None, cut.parent, continued=cut)
 

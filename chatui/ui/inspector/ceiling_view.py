@@ -6,7 +6,7 @@ from chatui import estimates
 from chatui.chat import Finish, ModelAnatomy, ModelInfo
 from chatui.i18n import N_, _, format_percent, localize_numbers
 from chatui.inspection import Inspection
-from chatui.ui.inspector import charts
+from chatui.ui.inspector import charts, remote_view
 from chatui.ui.inspector.charts import LabelledBar
 from chatui.ui.inspector.formula_rows import (
     UNKNOWN_ANATOMY,
@@ -42,6 +42,8 @@ class StepRead:
 def ceiling_view(inspection: Inspection) -> str:
     """A chart of the highest possible speed by precision; the figures and formulas are folded below it."""
     model, anatomy = inspection.model, inspection.model.anatomy
+    if model.server is not None:
+        return remote_view.ceiling(inspection, model.server)
     if anatomy is None:
         return _(UNKNOWN_ANATOMY)
     if not anatomy.bandwidth:

@@ -178,15 +178,18 @@ class InspectorPanel:
 
     def _prompt_contents(self, inspection: Inspection) -> ComponentUpdates:
         prompt, model = inspection.prompt, inspection.model
+        titles = (_("Inspect"), *map(html.escape, filter(None, (model.name, model.precision))))
         return {
-            self._title: f"### {_('Inspect')} · {html.escape(model.name)} · {html.escape(model.precision)}",
+            self._title: f"### {' · '.join(titles)}",
             self._summary: prompt_view.summary(inspection),
             self._source: prompt_view.tokens_by_source(prompt),
             self._cached: prompt_view.tokens_by_cache(inspection),
-            self._text: prompt.text,
-            self._ids: json.dumps(prompt.token_ids),
+            self._text: prompt_view.text_or_reason(inspection, prompt.text, prompt_view.UNTOLD_TEXT),
+            self._ids: json.dumps(prompt.token_ids) if prompt.token_ids else "",
             self._messages: prompt_view.messages_json(prompt),
-            self._template: model.template.text if model.template else "",
+            self._template: prompt_view.text_or_reason(
+                inspection, model.template.text if model.template else "", prompt_view.UNTOLD_TEMPLATE
+            ),
         }
 
     def _failed(self, error: ChatError) -> ComponentUpdates:

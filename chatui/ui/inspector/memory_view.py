@@ -7,7 +7,7 @@ from chatui.chat import ModelAnatomy, ModelInfo
 from chatui.i18n import N_, _, format_number, localize_numbers
 from chatui.inspection import Inspection
 from chatui.store.records import StoredMessage
-from chatui.ui.inspector import charts
+from chatui.ui.inspector import charts, remote_view
 from chatui.ui.inspector.charts import BarPart, ContextTurn
 from chatui.ui.inspector.formula_rows import (
     UNKNOWN_ANATOMY,
@@ -28,7 +28,9 @@ def memory_view(inspection: Inspection, path: Sequence[StoredMessage] = ()) -> s
 
     `path` are the messages up to the reply.
     """
-    anatomy = inspection.model.anatomy
+    anatomy, server = inspection.model.anatomy, inspection.model.server
+    if server is not None:
+        return remote_view.memory(inspection, server) + _context_chart(inspection, path)
     if anatomy is None:
         return _(UNKNOWN_ANATOMY)
     rows = [*_weight_rows(inspection, anatomy), *_cache_rows(inspection, anatomy), *_turn_rows(inspection, anatomy)]
@@ -68,9 +70,9 @@ def _context_chart(inspection: Inspection, path: Sequence[StoredMessage]) -> str
     if not finishes and inspection.finish is not None:
         finishes = [inspection.finish]
     turns = [ContextTurn(finish.cached_tokens, finish.prompt_tokens, finish.completion_tokens) for finish in finishes]
-    if not turns:
-        return ""
     limit = inspection.model.context_length
+    if not turns or not turns[-1].prompt or not limit:
+        return ""
     # A few tokens of a large context would be invisible on the scale of all of it.
     edge = min(limit, max(10 * -(-turn.tokens // 5) for turn in turns[-MAX_TURNS:]))
     limit_label = _("full at {limit} tokens", limit=format_number(limit))

@@ -4,6 +4,7 @@ from chatui import estimates
 from chatui.chat import Finish, Prompt
 from chatui.i18n import N_, format_number, ngettext
 from chatui.inspection import Inspection
+from chatui.ui.inspector import remote_view
 from chatui.ui.inspector.formula_rows import FormulaRow, figure_row, formula_list
 from chatui.ui.markdown import markdown_escape
 
@@ -15,20 +16,21 @@ def persona_view(inspection: Inspection) -> str:
     """Tokens, prefill time, keys and values, and share of the context of the persona."""
     prompt, model, anatomy = inspection.prompt, inspection.model, inspection.model.anatomy
     tokens = prompt.source_tokens("persona")
+    if model.server is not None and not prompt.ends:
+        return remote_view.persona(model.server)
     rows = [
         FormulaRow(
             N_("The persona"),
             N_(f"{tokens:,} tokens") if tokens != 1 else N_("one token"),
             N_(f"of {len(prompt.token_ids):,} tokens of the prompt"),
         ),
-        *_prefill_rows(prompt, inspection.finish, tokens),
+        *(_prefill_rows(prompt, inspection.finish, tokens) if model.server is None else ()),
     ]
     if anatomy is not None:
+        rows.append(figure_row(estimates.turn(anatomy, tokens), N_("Its KV cache")))
+    if model.context_length:
         share = N_(f"{tokens:,} ÷ {model.context_length:,} tokens")
-        rows += [
-            figure_row(estimates.turn(anatomy, tokens), N_("Its KV cache")),
-            FormulaRow(N_("Its part of the context"), f"{tokens / model.context_length:.1%}", share),
-        ]
+        rows.append(FormulaRow(N_("Its part of the context"), f"{tokens / model.context_length:.1%}", share))
     return formula_list(rows)
 
 
@@ -53,9 +55,9 @@ def _prefill_rows(prompt: Prompt, finish: Finish | None, tokens: int) -> list[Fo
 
 def reply_column(title: str, text: str, finish: Finish | None, persona_tokens: int) -> str:
     """One of two replies side by side, as Markdown: title, token counts and speeds, text."""
-    facts = ngettext("persona {count} token", "persona {count} tokens", persona_tokens)
+    parts = [ngettext("persona {count} token", "persona {count} tokens", persona_tokens)] if persona_tokens else []
     if finish is not None:
-        facts += " · " + ngettext(
+        facts = ngettext(
             "{count} token in, prefill {seconds} s · {generated} out, {speed} tokens/s",
             "{count} tokens in, prefill {seconds} s · {generated} out, {speed} tokens/s",
             finish.prompt_tokens,
@@ -63,4 +65,6 @@ def reply_column(title: str, text: str, finish: Finish | None, persona_tokens: i
             generated=finish.completion_tokens,
             speed=format_number(finish.tokens_per_second, 1),
         )
+        parts.append(facts)
+    facts = " · ".join(parts)
     return f"**{title}**\n\n<small>{facts}</small>\n\n{markdown_escape.escape(text)}"

@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from chatui.chat import Finish
 from chatui.i18n import _, format_number, ngettext
 from chatui.inspection import Inspection
+from chatui.server_facts import ServerFacts
 from chatui.store.records import PageTimes
 from chatui.traces import Traces
 from chatui.ui.markdown.markdown_escape import plain
@@ -32,20 +33,36 @@ def time_view(inspection: Inspection, page: PageTimes | None) -> str:
         note = _("last text shown after {seconds} s", seconds=format_number(page.last, 3))
         seconds = page.last - sum(phase.seconds for phase in phases)
         phases.append(Phase(_("to the browser"), max(0.0, seconds), note))
-    return "\n".join([_waterfall(phases), _speeds(finish, page), _token_times(inspection.traces)])
+    source = f"{_times_source(inspection.model.server, finish)}\n\n" if inspection.model.server is not None else ""
+    return "\n".join([_waterfall(phases), source + _speeds(finish, page), _token_times(inspection.traces)])
+
+
+def _times_source(server: ServerFacts, finish: Finish) -> str:
+    """Which of the times are the server's."""
+    name = plain(server.software)
+    if finish.timed_by_server:
+        return _("Prefill and decode are the times of {software}; the others were measured here.", software=name)
+    return _("{software} tells no times: all were measured here, the way to the server among them.", software=name)
 
 
 def _phases(inspection: Inspection, finish: Finish) -> list[Phase]:
-    prompt = inspection.prompt
+    prompt, is_remote = inspection.prompt, inspection.model.server is not None
     queue_seconds = max(0.0, finish.queue_seconds - prompt.template_seconds - prompt.tokenize_seconds)
     messages = ngettext("{count} message", "{count} messages", len(prompt.messages))
-    uncached = len(prompt.token_ids) - finish.cached_tokens
-    prefill = _tokens(uncached)
-    if finish.prefill_seconds > 0:
+    uncached = (len(prompt.token_ids) or finish.prompt_tokens) - finish.cached_tokens
+    prefill = "" if is_remote and uncached <= 0 else _tokens(uncached)
+    if prefill and finish.prefill_seconds > 0:
         prefill += ", " + _speed(uncached / finish.prefill_seconds, 0)
     decode = _tokens(finish.completion_tokens)
     if finish.completion_tokens > 1:
         decode += ", " + _speed(finish.tokens_per_second)
+    if is_remote:
+        first = _("prefill") if finish.timed_by_server else _("until the first token")
+        return [
+            Phase(_("queue"), queue_seconds),
+            Phase(first, finish.prefill_seconds, prefill),
+            Phase(_("decode"), finish.decode_seconds, decode),
+        ]
     return [
         Phase(_("queue"), queue_seconds),
         Phase(_("chat template"), prompt.template_seconds, messages),

@@ -1,8 +1,11 @@
 """The Tokens page of the Inspect view: each token of the reply by its probability, with its alternatives. Pure."""
 
+import math
+
 from chatui.i18n import N_, _, format_number, format_percent, ngettext
 from chatui.inspection import Inspection
-from chatui.traces import TokenTrace
+from chatui.traces import OWN_IDS, TokenTrace
+from chatui.ui.inspector import remote_view
 from chatui.ui.inspector.token_text import HighlightedTokens, visible_text
 from chatui.ui.markdown.markdown_escape import plain
 
@@ -43,6 +46,8 @@ def _probability_band(probability: float) -> str:
 def summary(inspection: Inspection) -> str:
     """The reply's number of tokens, the share with rank 1, and the mean entropy."""
     traces = inspection.traces
+    if inspection.model.server is not None:
+        return remote_view.tokens_summary(inspection, inspection.model.server)
     if not traces:
         return _("No tokens were kept of this reply.")
     entropy = sum(traces.entropies) / len(traces)
@@ -66,14 +71,10 @@ def alternatives(inspection: Inspection, message_id: str, position: int) -> str:
     trace = inspection.traces[position]
     headings = "".join(f"<th>{_(STEP_LABELS.get(name, name))}</th>" for name in trace.names)
     rows = "".join(_alternative(inspection, message_id, position, trace, column) for column in range(len(trace.ids)))
-    title = _(
-        "Token {position}: rank {rank}, probability {share}, entropy {bits} bits, after {seconds} s.",
-        position=position + 1,
-        rank=trace.rank,
-        share=_probability(trace.probability),
-        bits=format_number(trace.entropy, 2),
-        seconds=format_number(trace.at, 3),
-    )
+    title = _title(trace, position)
+    server = inspection.model.server
+    if server is not None and not server.continues:
+        title += " " + _("This server cannot go on with a reply.")
     if _is_forced(inspection, position):
         title += " " + _("The model did not choose it: the thought was ended here, so that the answer begins.")
     if inspection.finish is not None and position in inspection.finish.accepted_positions:
@@ -85,16 +86,37 @@ def alternatives(inspection: Inspection, message_id: str, position: int) -> str:
     )
 
 
+def _title(trace: TokenTrace, position: int) -> str:
+    """What is known of a token. A server tells no entropy, and the ranks of the likeliest only."""
+    values: dict[str, str | int] = {
+        "position": position + 1,
+        "rank": remote_view.rank_text(trace.rank),
+        "share": _probability(trace.probability),
+        "seconds": format_number(trace.at, 3),
+    }
+    if math.isnan(trace.entropy):
+        return _("Token {position}: rank {rank}, probability {share}, after {seconds} s.", **values)
+    return _(
+        "Token {position}: rank {rank}, probability {share}, entropy {bits} bits, after {seconds} s.",
+        bits=format_number(trace.entropy, 2),
+        **values,
+    )
+
+
 def _alternative(inspection: Inspection, message_id: str, position: int, trace: TokenTrace, column: int) -> str:
     id = trace.ids[column]
     probabilities = "".join(f"<td>{_probability(step[column])}</td>" for step in trace.steps)
     text = f"<code>{plain(visible_text(inspection.texts.get(id, '')))}</code>"
+    server = inspection.model.server
+    shown_id = "–" if id >= OWN_IDS or (server is not None and not server.tells_ids) else str(id)
     if id == trace.id:
         row_class, action = " class=chosen", _("given") if _is_forced(inspection, position) else _("chosen")
+    elif server is not None and not server.continues:
+        row_class, action = "", ""
     else:
         row_class = ""
         action = f'<a class="act" href="#other={message_id}={position}.{id}">{_("Go on from it")}</a>'
-    return f"<tr{row_class}><td>{text}</td><td>{id}</td>{probabilities}<td>{action}</td></tr>"
+    return f"<tr{row_class}><td>{text}</td><td>{shown_id}</td>{probabilities}<td>{action}</td></tr>"
 
 
 def _is_forced(inspection: Inspection, position: int) -> bool:

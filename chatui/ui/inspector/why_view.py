@@ -1,9 +1,10 @@
 """The Why page of the Inspect view: why a reply stopped, why its prompt was or was not cached, its template. Pure."""
 
-from chatui.chat import ModelInfo, Prompt, Source
+from chatui.chat import Prompt, Source
 from chatui.i18n import _, translated
 from chatui.inspection import Inspection
 from chatui.store.records import StoredMessage
+from chatui.ui.inspector import remote_view
 from chatui.ui.inspector.prompt_view import SOURCE_LABELS, token_sources
 from chatui.ui.inspector.token_text import visible_text
 from chatui.ui.markdown.markdown_escape import plain
@@ -14,7 +15,7 @@ def why_view(inspection: Inspection, previous: Inspection | None, reply: StoredM
     sections = (
         (_("Why it stopped"), _stop_reason(inspection, reply)),
         (_("How much of the prompt was cached, and why"), _cache_use(inspection, previous)),
-        (_("What the model's chat template does"), _template(inspection.model)),
+        (_("What the model's chat template does"), _template(inspection)),
     )
     return "\n\n".join(f"#### {title}\n\n{text}" for title, text in sections)
 
@@ -27,6 +28,9 @@ def _stop_reason(inspection: Inspection, reply: StoredMessage) -> str:
             "interrupted": _("The server ended before the reply did."),
             "failed": _("It failed: {error}", error=plain(" ".join(map(translated, reply.error.split("\n"))))),
         }.get(reply.state, _("It has not ended."))
+    server = inspection.model.server
+    if server is not None and not finish.stopped_by:
+        return remote_view.stop_reason(finish, server)
     if finish.reason == "stop_token":
         token = _code(finish.stopped_by)
         return _(
@@ -43,6 +47,8 @@ def _cache_use(inspection: Inspection, previous: Inspection | None) -> str:
     total = len(prompt.token_ids)
     if finish is None:
         return _("How much of it was cached was not kept.")
+    if inspection.model.server is not None:
+        return remote_view.cache_line(inspection, inspection.model.server)
     cached = finish.cached_tokens
     if previous is None:
         return _first_cache_use(cached, total)
@@ -154,8 +160,10 @@ def _raw_reply(inspection: Inspection) -> str:
     )
 
 
-def _template(model: ModelInfo) -> str:
-    facts = model.template
+def _template(inspection: Inspection) -> str:
+    facts, server = inspection.model.template, inspection.model.server
+    if server is not None:
+        return "\n".join(f"- {line}" for line in remote_view.template_lines(inspection, server))
     if facts is None:
         return _("It was not kept.")
     lines = [

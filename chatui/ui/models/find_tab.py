@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import gradio as gr
 
-from chatui.errors import ChatError, HubError, SettingsError, unexpected
+from chatui.errors import ChatError, HubError, ModelError, SettingsError, unexpected
 from chatui.i18n import N_
 from chatui.models import facts
 from chatui.models.download_manager import DownloadManager
@@ -61,7 +61,10 @@ class FindTab:
 
     async def show(self) -> ComponentUpdates:
         """The form and the downloads. The Hub is not asked before the user does."""
-        form = find_view.form() if self._context.access.may_manage() else find_view.not_allowed()
+        if not self._context.overviews.runs_models:
+            form = find_view.no_models_here()
+        else:
+            form = find_view.form() if self._context.access.may_manage() else find_view.not_allowed()
         return {**await self._progress(), self._form: form}
 
     def connect(self) -> None:
@@ -83,6 +86,7 @@ class FindTab:
             self._remember(number)
         try:
             self._context.access.check_manage()
+            self._check_runs_models()
             async for updates in self._run(name, argument):
                 yield updates if not shows_results or self._is_last_request(number) else {self._timer: gr.skip()}
         except Exception as error:
@@ -198,7 +202,7 @@ class FindTab:
         return {part: value for part, value in updates.items() if part is not self._token or value != token}
 
     async def _progress(self, error: ChatError | None = None) -> ComponentUpdates:
-        allowed = self._context.access.may_manage()
+        allowed = self._context.access.may_manage() and self._context.overviews.runs_models
         statuses = await asyncio.to_thread(self._downloads.all) if allowed else []
         waiting = [status for status in statuses if status.needs_token]
         has_token = await asyncio.to_thread(self._has_token)
@@ -225,6 +229,14 @@ class FindTab:
         """Forget the user's answers of the Hub, after a change of the token."""
         with self._lock:
             self._hubs.pop(user, None)
+
+    def _check_runs_models(self) -> None:
+        """Raise ModelError where the server runs no models of its own."""
+        if not self._context.overviews.runs_models:
+            raise ModelError(
+                "This server runs no models of its own: it stands in front of others.",
+                "Start it with --model as well, to have models in this process.",
+            )
 
     def _devices(self) -> tuple[Device, ...]:
         return self._context.overviews.read(self._context.backend.models(), rescan=False).devices

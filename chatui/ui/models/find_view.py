@@ -103,6 +103,12 @@ def not_allowed() -> str:
     return f"<p>{text(_('Only the operator of this server may fetch models.'))}</p>"
 
 
+def no_models_here() -> str:
+    """What is shown where the server runs no models of its own."""
+    remedy = _("Start it with --model as well, to have models in this process.")
+    return f"<p>{text(_('This server runs no models of its own: it stands in front of others.'))} {text(remedy)}</p>"
+
+
 def asking() -> str:
     """What is shown until the Hub has answered."""
     return f'<p class="find-asking">{text(_("Asking the Hub …"))}</p>'

@@ -1,17 +1,19 @@
 """HTML of the list of models on this machine, with the recommendation and an explanation of the numbers. Pure."""
 
-from chatui.i18n import _, format_number, localize_numbers, translated
+from chatui.i18n import N_, _, format_number, localize_numbers, translated
 from chatui.models.fit import is_for_chats
 from chatui.models.overview import Overview, OverviewRow
 from chatui.ui.models import model_row
 from chatui.ui.models.model_row import action_link, text, title
 from chatui.units import human_bytes
 
+NO_MODELS = N_("This server runs no models of its own: it stands in front of others, whose models are listed here.")
+
 
 def list_html(overview: Overview, may_manage: bool, asking: str = "", freed: int = 0) -> str:
     """The whole list. Before the model with the key `asking` is deleted, it says that `freed` bytes become free."""
     rows = "".join(_row(row, overview, may_manage, freed if row.key == asking else None) for row in overview.rows)
-    nothing = "" if rows else f"<p>{text(_('There are no models on this machine yet.'))}</p>"
+    nothing = "" if rows or not overview.devices else f"<p>{text(_('There are no models on this machine yet.'))}</p>"
     return f'{_recommended(overview)}{_machine(overview)}<div class="model-list">{rows}{nothing}</div>'
 
 
@@ -29,6 +31,8 @@ def _recommended(overview: Overview) -> str:
 
 def _machine(overview: Overview) -> str:
     """The memory and bandwidth of this machine, and how the numbers are to be read."""
+    if not overview.devices:
+        return f"<p>{text(_(NO_MODELS))}</p>"
     lines = []
     for device in overview.devices:
         free, total = (localize_numbers(human_bytes(count)) for count in (device.free, device.total or device.free))
@@ -85,6 +89,8 @@ def _actions(row: OverviewRow, may_manage: bool) -> str:
     links = []
     if not row.problem and (may_manage or row.status) and (row.facts is None or is_for_chats(row.facts)):
         links.append(action_link("use", row.key, _("Chat with it"), "use closing"))
+    if row.is_remote:
+        return " ".join(links)
     if may_manage and not row.problem:
         too_large = row.best is not None and row.best.verdict == "too large"
         if state in ("unloaded", "failed") and not too_large:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from chatui.chat import LoadOptions
-from chatui.errors import ChatError
+from chatui.errors import ChatError, ModelError
 from chatui.i18n import N_, _, format_number
 from chatui.models.actions import ModelActions
 from chatui.models.fit import DEFAULT_CONTEXT, MIN_CONTEXT, Device, Fit, fit, fits
@@ -114,6 +114,8 @@ class LoadDialog:
         self._context.access.check_manage()
         overview = await self._overview()
         row = overview.find((requested or "").partition("|")[2])
+        if row.is_remote:
+            raise ModelError(f"{row.name} runs on another server.", "Ask its operator.")
         return row, overview, choice_of(row, overview.devices, *chosen)
 
     async def _updates(self, requested: str, *chosen: str | None) -> ComponentUpdates:

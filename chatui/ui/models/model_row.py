@@ -16,7 +16,7 @@ from chatui.models.names import ParsedName
 from chatui.models.overview import Overview, OverviewRow
 from chatui.ui.inspector.formula_rows import figure_row, formula_list
 from chatui.ui.markdown.markdown_escape import plain
-from chatui.ui.shared import error_messages
+from chatui.ui.shared import error_messages, model_facts
 from chatui.units import human_bytes, human_count
 
 MAX_LANGUAGES, MAX_EVALUATIONS = 8, 12
@@ -68,14 +68,25 @@ def state(status: ModelStatus | None) -> str:
         return f'<span class="model-state failed">{text(_("failed"))}</span>'
     if status.state == "loading":
         return f'<span class="model-state loading">{text(translated(status.phase) or _("loading"))} …</span>'
-    info = status.info
-    label = _("loaded: {precision}", precision=info.precision) if info else _("loaded")
-    return f'<span class="model-state ready">{text(label)}</span>'
+    return f'<span class="model-state ready">{text(_ready(status))}</span>'
+
+
+def _ready(status: ModelStatus) -> str:
+    """The label of a model that can write."""
+    latency = status.latency()
+    if status.remote and latency is not None:
+        return _("answers in {milliseconds} ms", milliseconds=format_number(1000 * latency))
+    if status.remote:
+        return _("answers")
+    return _("loaded: {precision}", precision=status.info.precision) if status.info else _("loaded")
 
 
 def facts_line(row: OverviewRow) -> str:
     """The short facts of a model in one line."""
     facts = row.facts
+    if row.status is not None and row.is_remote:
+        known = model_facts.facts_line(row.status.info) if row.status.info else _("Its server has told nothing yet.")
+        return f'<p class="facts">{text(known)}</p>'
     if facts is None:
         problem = translated(row.problem) if row.problem else _("Its files are not on this machine.")
         return f'<p class="facts">{text(problem)}</p>'

@@ -1,19 +1,20 @@
 """Events that load the chosen model, and keep the header and the generation settings in step with it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
 from chatui.backend import Backend
+from chatui.chat import ModelInfo
 from chatui.errors import ChatError
 from chatui.generation_settings import GenerationSettings
-from chatui.thinking_controls import ThinkingControls
+from chatui.i18n import translated
 from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
 from chatui.ui.models.models_panel import ModelsPanel
 from chatui.ui.persona import setting_controls
-from chatui.ui.shared import error_messages, header, model_picker
+from chatui.ui.shared import continuing, error_messages, header, model_picker
 from chatui.ui.shared.model_access import ModelAccess
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -28,10 +29,12 @@ class ModelEvents:
         access: ModelAccess,
         picker: gr.Dropdown,
         settings: list[Component],
+        start_with: gr.Textbox,
         status: gr.Markdown,
     ) -> None:
         self._backend, self._access = backend, access
         self._picker, self._settings, self._status = picker, settings, status
+        self._shown: list[Component] = [*settings, start_with]
         self._initial = setting_controls.values_of(GenerationSettings())
 
     def connect_start(self, page: gr.Blocks, reset: gr.Button) -> None:
@@ -40,9 +43,9 @@ class ModelEvents:
         following = hidden_textbox("following")
         reset.click(self.defaults, picker, settings, queue=False, **PRIVATE)
         # Not queued, like all events at the start: a message sent at the same time could get no reply.
-        page.load(self.begin, picker, [status, *settings, following, picker], queue=False, **PRIVATE)
+        page.load(self.begin, picker, [status, *self._shown, following, picker], queue=False, **PRIVATE)
         followed = following.change(self.follow_model, picker, status, concurrency_limit=None, **PRIVATE)
-        followed.then(self.adopt_defaults, [picker, *settings], settings, queue=False, **PRIVATE)
+        followed.then(self.adopt_defaults, [picker, *settings], self._shown, queue=False, **PRIVATE)
 
     def connect_picker(self, models: ModelsPanel) -> None:
         """Register the events that load the chosen model, and set the settings to its defaults."""
@@ -62,8 +65,8 @@ class ModelEvents:
         # Behind the loading with the settings of then: they may have been changed in the meantime.
         for chosen in (picker.input, used.then):
             loaded = chosen(self.choose, picker, status, concurrency_limit=None, **PRIVATE)
-            loaded.then(self.adopt, [picker, *settings], settings, queue=False, **PRIVATE)
-        picker.change(self.adopt, [picker, *settings], settings, queue=False, **PRIVATE)
+            loaded.then(self.adopt, [picker, *settings], self._shown, queue=False, **PRIVATE)
+        picker.change(self.adopt, [picker, *settings], self._shown, queue=False, **PRIVATE)
 
     def begin(self, name: str | None) -> list[Any]:
         """The chosen model's status and default settings; our defaults while it is loading, until follow_model() ends.
@@ -75,7 +78,7 @@ class ModelEvents:
         model = self._access.find(name)
         loading = model.state == "loading"
         values = self._initial if loading else self.defaults(model.name)
-        values = setting_controls.with_controls(values, setting_controls.controls_of(model.info))
+        values = _for_model(values, model.info)
         return [header.status(model), *values, "loading" if loading else "", model_picker.update(self._access.models())]
 
     async def follow_model(self, name: str | None) -> AsyncIterator[str]:
@@ -87,7 +90,7 @@ class ModelEvents:
         """Set all settings that the user has not changed meanwhile to the model's defaults."""
         changes = zip(current, self._initial, self.defaults(name), strict=True)
         updates = [default if value == before else gr.skip() for value, before, default in changes]
-        return setting_controls.with_controls(updates, self._controls(name), current)
+        return _for_model(updates, self._info(name), current)
 
     async def choose(self, name: str | None) -> AsyncIterator[Any]:
         """Load the model, and show the loading in the header."""
@@ -105,19 +108,26 @@ class ModelEvents:
 
         Settings that have any model's default get that of this model, if it has been loaded before.
         """
-        if header.find_status(self._backend, name or "").info is None:
+        if self._info(name) is None:
             updates = [gr.skip() for _ in self._settings]
         else:
             known = zip(*(self.defaults(model.name) for model in self._backend.models()), strict=True)
             changes = zip(current, known, self.defaults(name), strict=True)
             updates = [default if value in defaults else gr.skip() for value, defaults, default in changes]
-        return setting_controls.with_controls(updates, self._controls(name), current)
+        return _for_model(updates, self._info(name), current)
 
     def defaults(self, name: str | None) -> list[Any]:
         """The components' values for the defaults of a model, the default one for ""."""
-        info = header.find_status(self._backend, name or "").info
+        info = self._info(name)
         return setting_controls.values_of(info.defaults if info else GenerationSettings())
 
-    def _controls(self, name: str | None) -> ThinkingControls:
-        """The controls of a model's thinking."""
-        return setting_controls.controls_of(header.find_status(self._backend, name or "").info)
+    def _info(self, name: str | None) -> ModelInfo | None:
+        """What is known of a model, of the default one for ""."""
+        return header.find_status(self._backend, name or "").info
+
+
+def _for_model(updates: Sequence[Any], info: ModelInfo | None, current: Sequence[Any] = ()) -> list[Any]:
+    """Updates of the settings, and of the start of the reply, which not every server can go on from."""
+    problem = continuing.problem(continuing.server_of(info))
+    start_with = gr.update(interactive=not problem, info=translated(problem or continuing.START_INFO))
+    return [*setting_controls.for_model(updates, info, current), start_with]

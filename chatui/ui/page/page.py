@@ -35,7 +35,7 @@ from chatui.ui.page import cache_headers, head, page_language, theme
 from chatui.ui.page.model_events import ModelEvents
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.persona_panel import PersonaPanel
-from chatui.ui.shared import header, model_picker
+from chatui.ui.shared import continuing, header, model_picker
 from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.sidebar.sidebar import Sidebar, footer_html
 
@@ -162,7 +162,7 @@ def build(runner: Runner, services: ModelServices, logs_out: bool = False) -> Pa
         inspector = InspectorPanel()
         chat.connect(inspector, context)
         panel.connect(chat.chatbot, settings, model=lambda name: access.find(name).name, picker=model)
-        events = ModelEvents(backend, access, model, settings, status)
+        events = ModelEvents(backend, access, model, settings, start_with, status)
         events.connect_start(page, reset)
         events.connect_picker(models)
         page.localize(chat.chatbot, placeholder=lambda: header.greeting(personas.translated(first)))
@@ -189,7 +189,7 @@ def _generation_settings() -> tuple[gr.Textbox, list[Component], gr.Button]:
     gr.Markdown(N_("### Generation"))
     start_with = gr.Textbox(
         label=N_("Start the reply with"),
-        info=N_("The model goes on from here. Empty lets it begin by itself."),
+        info=continuing.START_INFO,
         lines=1,
         max_lines=6,
         elem_id="start-with",

@@ -8,6 +8,7 @@ import gradio as gr
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
+from chatui import i18n
 from chatui.chat import ModelInfo
 from chatui.errors import SettingsError
 from chatui.generation_settings import GenerationSettings
@@ -54,15 +55,16 @@ def values_of(settings: GenerationSettings) -> list[Any]:
     return ["\n".join(settings.stop) if name == "stop" else getattr(settings, name) for name in NAMES]
 
 
-def with_controls(updates: Sequence[Any], controls: ThinkingControls, current: Sequence[Any] = ()) -> list[Any]:
-    """The components' values or updates, which also show the settings of thinking where these controls have them.
+def for_model(updates: Sequence[Any], info: ModelInfo | None, current: Sequence[Any] = ()) -> list[Any]:
+    """The components' values or updates, which also show which of the settings this model has.
 
-    A choice among the `current` values that the controls do not have becomes "auto".
+    Those of thinking are visible where its controls have them. Those that its server does not take are greyed out, with
+    the reason. A choice among the `current` values that the controls do not have becomes "auto".
     """
-    shown = dict(zip(NAMES, updates, strict=True))
-    for name, visible in (("thinking", len(controls.choices) > 1), ("thinking_budget", has_budget(controls))):
-        value = shown[name]
-        shown[name] = {**(value if isinstance(value, dict) else {"value": value}), **gr.update(visible=visible)}
+    controls, unsupported = controls_of(info), unsupported_settings(info)
+    shown = {name: _with_reason(name, value, unsupported) for name, value in zip(NAMES, updates, strict=True)}
+    for name, visible in (("thinking", len(controls.choices) > 1), ("thinking_budget", has_budget(info))):
+        shown[name] |= gr.update(visible=visible)
     choices = [(_(THINKING_LABELS[choice]), choice) for choice in controls.choices]
     shown["thinking"] |= {"choices": choices}
     chosen = shown["thinking"].get("value", dict(zip(NAMES, current, strict=False)).get("thinking", "auto"))
@@ -71,8 +73,23 @@ def with_controls(updates: Sequence[Any], controls: ThinkingControls, current: S
     return [shown[name] for name in NAMES]
 
 
-def has_budget(controls: ThinkingControls) -> bool:
+def _with_reason(name: str, value: Any, unsupported: Mapping[str, str]) -> dict[str, Any]:
+    """The update of a component, which is active unless the server does not take its setting."""
+    reason, description = unsupported.get(name, ""), GenerationSettings.model_fields[name].description or ""
+    update: dict[str, Any] = dict(value) if isinstance(value, dict) else {"value": value}
+    return {**update, **gr.update(interactive=not reason, info=i18n.translated(reason or description))}
+
+
+def unsupported_settings(info: ModelInfo | None) -> Mapping[str, str]:
+    """The settings that a model's server does not take, each with the reason."""
+    return info.server.unsupported if info is not None and info.server is not None else {}
+
+
+def has_budget(info: ModelInfo | None) -> bool:
     """Whether a thinking budget has an effect."""
+    if info is not None and info.server is not None:
+        return "thinking_budget" not in info.server.unsupported
+    controls = controls_of(info)
     return controls.closes or bool(controls.budget)
 
 

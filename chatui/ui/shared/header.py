@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 
 from chatui.backend import Backend
 from chatui.chat import ModelStatus
-from chatui.i18n import _, join_isolated, localize_numbers, translated
+from chatui.i18n import _, translated
 from chatui.personas import Persona
-from chatui.ui.shared import error_messages
-from chatui.units import human_bytes, human_count
+from chatui.ui.shared import error_messages, model_facts
 
 POLL_SECONDS = 0.25
 MAX_HEADING_LENGTH = 200
@@ -29,11 +28,7 @@ def status(model: ModelStatus, speed: str = "") -> str:
     elif model.info is None:
         detail = f'<span class="model-loading">{html.escape(translated(model.phase) or _("loading"))} …</span>'
     else:
-        info = model.info
-        count, size = localize_numbers(human_count(info.parameters)), localize_numbers(human_bytes(info.weight_bytes))
-        size = _("{count} parameters · {size}", count=count, size=size)
-        facts = join_isolated((info.precision, size, info.device))
-        detail = f'<span class="model-facts">{html.escape(facts)}</span>'
+        detail = f'<span class="model-facts">{html.escape(model_facts.facts_line(model.info))}</span>'
     notes = "".join(f'<span class="model-note">{html.escape(translated(text))}</span>' for text in _notes(model))
     speed_html = f'<span class="speed">{html.escape(speed)}</span>'
     models = f'<a class="models-link" href="#models">{html.escape(_("Models"))}</a>'

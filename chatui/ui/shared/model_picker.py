@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from chatui.chat import ModelStatus
-from chatui.i18n import N_
+from chatui.i18n import N_, _, join_isolated
 from chatui.ui.gradio_compat.unchecked_inputs import UncheckedDropdown
 
 MIN_FILTERABLE = 9
@@ -25,9 +25,15 @@ def update(models: Sequence[ModelStatus], chosen: str | None = None) -> Any:
 
 
 def _choices(models: Sequence[ModelStatus]) -> dict[str, Any]:
-    names = [model.name for model in models]
     return {
-        "choices": [(name, name) for name in names],
-        "visible": len(names) > 1,
-        "filterable": len(names) >= MIN_FILTERABLE,
+        "choices": [(_label(model), model.name) for model in models],
+        "visible": len(models) > 1,
+        "filterable": len(models) >= MIN_FILTERABLE,
     }
+
+
+def _label(model: ModelStatus) -> str:
+    """The name of a model; of a remote one also what runs it, or that it has failed."""
+    server = model.info.server if model.info is not None else None
+    more = _("failed") if model.remote and model.error is not None else server.software if server is not None else ""
+    return join_isolated((model.name, more)) if more else model.name

@@ -1,0 +1,21 @@
+"""What is known of a server that runs models for this one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What is known of the server that runs a remote model.
+
+    `software` is its name and version. `unsupported` are the generation settings that it does not take, each with the
+    reason. `continues`: it can go on with a reply. `tells_prompts`, `tells_ids` and `top_logprobs` are what it tells of
+    a reply: the prompt's text and tokens, the ids of the reply's tokens, and how many alternatives of each.
+    """
+
+    software: str
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+    continues: bool = True
+    tells_prompts: bool = False
+    tells_ids: bool = False
+    top_logprobs: int = 0
