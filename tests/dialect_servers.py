@@ -105,6 +105,7 @@ VLLM = Kind(
     [{"id": "org/m", "owned_by": "vllm", "root": "/models/m", "max_model_len": 4096}],
     {"/version": {"version": "0.32.0"}},
     thought="reasoning",
+    max_stop=4,
     usage_more={"prompt_tokens_details": {"cached_tokens": 5}},
     ending={"stop_reason": 151645},
     stop_ending={"stop_reason": END},

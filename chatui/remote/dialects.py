@@ -64,7 +64,6 @@ DIALECTS: Mapping[str, Dialect] = {
         owners=("vllm",),
         settings=SAMPLING,
         off={"top_k": -1},
-        max_stop=16,
         thinking="both",
         continues="flag",
         top_logprobs=20,

@@ -1,9 +1,11 @@
 """One server of a backend: what it last told, and whether requests go to it. A thread of its own asks it."""
 
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 
 import httpx
 
@@ -16,6 +18,15 @@ log = logging.getLogger(__name__)
 POLL_SECONDS, RETRY_SECONDS = 5.0, 1.0
 """Time between two lists of models, and that after one that failed."""
 PROBE_TIMEOUT = httpx.Timeout(5.0)
+
+
+@cache
+def tls_context(http2: bool) -> ssl.SSLContext:  # noqa: ARG001
+    """The certificates that all connections trust: reading them takes longer than to connect.
+
+    Connections with and without HTTP/2 have one each, for they write into it what they offer.
+    """
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class Replica:
@@ -68,7 +79,11 @@ class Replica:
     def _run(self) -> None:
         # Redirects are not followed: a server's answer must not choose where requests and keys go.
         with httpx.Client(
-            base_url=self.spec.url, headers=dict(self.spec.headers), timeout=PROBE_TIMEOUT, trust_env=False
+            base_url=self.spec.url,
+            headers=dict(self.spec.headers),
+            timeout=PROBE_TIMEOUT,
+            trust_env=False,
+            verify=tls_context(http2=False),
         ) as client:
             probe = Probe(client, self._backend)
             while not self._closing:

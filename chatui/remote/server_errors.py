@@ -22,6 +22,8 @@ REPLY_TOO_LONG = re.compile(r"max_(?:completion_|new_)?tokens\b.{0,40}(?:too lar
 ROLES = re.compile(
     r"system role|roles? must alternate|conversation roles|only user|system message|raise_exception", re.I
 )
+PLACE = re.compile(r"\bbody\.(\w+)")
+"""How pydantic names a field whose value is not taken."""
 NO_THINKING = re.compile(r"does not support (?:thinking|reasoning)", re.IGNORECASE)
 UNKNOWN_FIELD = re.compile(
     r"unexpected|unknown|unsupported|not supported|unrecognized|extra|not permitted|not allowed|no such|invalid param"
@@ -87,6 +89,12 @@ class ServerError:
             return ""
         if self.param in sent and self.param not in ("messages", "model", "stream"):
             return self.param
+        if (
+            (place := PLACE.search(self.message))
+            and place[1] in sent
+            and place[1] not in ("messages", "model", "stream")
+        ):
+            return place[1]
         if NO_THINKING.search(self.message):
             return next((name for name in ("reasoning_effort", "chat_template_kwargs") if name in sent), "")
         if not self.is_about_a_name:

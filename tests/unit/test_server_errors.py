@@ -57,6 +57,10 @@ def test_the_refused_field() -> None:
     assert told.refused_field(sent) == "top_k"
     thinks = read_error(400, '{"error": {"message": "\\"m\\" does not support thinking"}}')
     assert thinks.refused_field({**sent, "reasoning_effort": "none"}) == "reasoning_effort"
+    placed = read_error(
+        400, "{\"error\": {\"message\": \"{'loc': 'body.top_k', 'msg': 'List should have at most 4 items'}\"}}"
+    )
+    assert (placed.refused_field(sent), placed.is_about_a_name) == ("top_k", False)
     other = read_error(400, '{"error": {"message": "top_k must be below 100"}}')
     assert other.refused_field(sent) == ""
 
