@@ -1,5 +1,6 @@
 """Writes a Python script that asks a server of OpenAI's API for a reply with the `openai` package. Pure."""
 
+from pathlib import PurePath
 from typing import Any
 
 from chatui.inspection import Inspection
@@ -58,9 +59,15 @@ def _arguments(inspection: Inspection) -> list[str]:
     sent = {name: value for name, value in inspection.prompt.sent.items() if name not in LEFT_OUT}
     own = {name: value for name, value in sent.items() if name in ARGUMENTS}
     more = {name: value for name, value in sent.items() if name not in ARGUMENTS}
-    own.setdefault("model", inspection.model.source)
+    own["model"] = _model(inspection)
     arguments = ["messages=messages", *(f"{name}={_code(value)}" for name, value in own.items()), "stream=True"]
     return [*arguments, *([f"extra_body={_code(more)}"] if more else [])]
+
+
+def _model(inspection: Inspection) -> str:
+    """The server's name of the model; without the folders of its machine, which are nobody's concern."""
+    name = str(inspection.prompt.sent.get("model", inspection.model.source))
+    return PurePath(name).name if name.startswith("/") else name
 
 
 def _code(value: Any) -> str:

@@ -17,12 +17,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from chatui.generation_settings import GenerationSettings
+from chatui.remote.dialects import DIALECTS, STANDARD
 from chatui.settings import AppSettings
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PACKAGE = "chatui"
 PART = re.compile(r"(<!-- generated: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+THINKING = {"": "as the model does", "template": "on, off", "effort": "levels", "both": "on, off, levels"}
 FOLDERS = {"cache_dir": "the user's cache folder", "data_dir": "the user's data folder"}
 VERSIONS = "chatui.store.migrations.versions."
 
@@ -54,6 +56,22 @@ def generation_settings() -> str:
         for name, field in GenerationSettings.model_fields.items()
     ]
     return _table(["On the page", "In `/v1`", "Flag", "Default", "Range", "What it does"], rows)
+
+
+def dialects() -> str:
+    """The table of DIALECTS: what each kind of server takes and tells."""
+    rows = []
+    for name, dialect in DIALECTS.items():
+        settings = ", ".join(f"`{setting}`" for setting in dialect.settings if setting not in STANDARD) or "–"
+        told = [f"{dialect.top_logprobs} alternatives" if dialect.top_logprobs else ""]
+        told += ["prompt" if dialect.prompt else "", "ids" if dialect.token_ids else ""]
+        rows.append(
+            f"| {dialect.title} | `{name}` | {settings} | {THINKING[dialect.thinking]} "
+            f"| {'yes' if dialect.continues else 'no'} | {', '.join(filter(None, told)) or '–'} |"
+        )
+    taken = ", ".join(f"`{name}`" for name in STANDARD)
+    header = ["Server", "`dialect=`", f"Settings besides {taken}", "Thinking", "Continue", "Tells of tokens"]
+    return _table(header, rows)
 
 
 def module_map() -> str:
@@ -189,6 +207,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "module map": module_map,
     "import map": import_map,
     "message flow": message_flow,
+    "dialects": dialects,
 }
 
 

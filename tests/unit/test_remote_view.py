@@ -143,3 +143,10 @@ def test_the_script_sends_the_same_to_a_server_to_be_named() -> None:
         **SENT,
         "messages": [{"role": message.role, "content": message.content} for message in MESSAGES],
     }
+
+
+def test_the_script_has_no_folder_of_the_servers_machine() -> None:
+    sent = {**SENT, "model": "/home/someone/models/smol.gguf"}
+    script = python_script.as_python(replace(ALL, prompt=replace(ALL.prompt, sent=sent)), GenerationSettings(), 7)
+    assert 'model="smol.gguf"' in script
+    assert "/home" not in script
