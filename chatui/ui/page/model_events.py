@@ -79,7 +79,9 @@ class ModelEvents:
         loading = model.state == "loading"
         values = self._initial if loading else self.defaults(model.name)
         values = _for_model(values, model.info)
-        return [header.status(model), *values, "loading" if loading else "", model_picker.update(self._access.models())]
+        # A server's models have other names once it has told them.
+        picker = model_picker.update(self._access.models(), None if name == model.name else model.name)
+        return [header.status(model), *values, "loading" if loading else "", picker]
 
     async def follow_model(self, name: str | None) -> AsyncIterator[str]:
         """Update the header until the model is ready or has failed."""
