@@ -33,5 +33,10 @@ class StopStrings:
 
 def overlap(text: str, pattern: str) -> int:
     """Length of the longest end of `text` that is a start of `pattern`, short of all of it."""
-    limit = min(len(text), len(pattern) - 1)
-    return next((size for size in range(limit, 0, -1) if text.endswith(pattern[:size])), 0)
+    size = min(len(text), len(pattern) - 1)
+    start = text.find(pattern[0], len(text) - size) if size > 0 else -1
+    while start >= 0:
+        if pattern.startswith(text[start:]):
+            return len(text) - start
+        start = text.find(pattern[0], start + 1)
+    return 0
