@@ -10,7 +10,15 @@ from chatui.estimates import MAX_CHUNK, AttentionShape, prefill_activations
 from chatui.kv_size import WindowedLayers
 from chatui.model_spec import GPU_PRECISIONS, PRECISIONS
 from chatui.models.configs import Config, Layout, is_tied
-from chatui.stored_tensors import GGUF_LEVELS, StoredTensor, is_embedding, is_head, is_token_embedding, weight_bytes
+from chatui.stored_tensors import (
+    GGUF_LEVELS,
+    JOINED_ROWS,
+    StoredTensor,
+    is_embedding,
+    is_head,
+    is_token_embedding,
+    weight_bytes,
+)
 
 KV_BYTES = 2
 """Bytes of a number in the K/V: bfloat16."""
@@ -61,7 +69,7 @@ def synthetic_tensors(layout: Layout, parameters: int) -> list[StoredTensor]:
     rest = parameters - table * (1 if layout.tied else 2) - layout.expert_parameters
     if rest < 0 or not table:
         return [StoredTensor("layers.weight", "BF16", (parameters,))]
-    rows = 0 if layout.architecture in NEVER_PACKED else rest // size // 16 * 16
+    rows = 0 if layout.architecture in NEVER_PACKED else rest // size // JOINED_ROWS * JOINED_ROWS
     tensors.append(StoredTensor("layers.proj.weight", "BF16", (rows, size)))
     return [*tensors, StoredTensor("norm.weight", "BF16", (rest - rows * size,))]
 

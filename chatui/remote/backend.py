@@ -29,7 +29,7 @@ from chatui.remote.admission import Admission
 from chatui.remote.backend_spec import BackendSpec
 from chatui.remote.dialects import DIALECTS, Dialect
 from chatui.remote.model_listing import ModelListing
-from chatui.remote.replica import Replica, tls_context, wait_until_settled
+from chatui.remote.replica import Replica, tls_context, uses_proxies, wait_until_settled
 from chatui.remote.reply_stream import ReplyStream
 from chatui.remote.request_body import Adjustments, build_body, sent_messages
 from chatui.remote.vocabulary import Vocabulary
@@ -258,7 +258,11 @@ class RemoteBackend:
         if client is None:
             self._clients = {known: each for known, each in self._clients.items() if not known.is_closed()}
             client = httpx.AsyncClient(
-                timeout=TIMEOUT, limits=LIMITS, http2=True, trust_env=False, verify=tls_context(http2=True)
+                timeout=TIMEOUT,
+                limits=LIMITS,
+                http2=True,
+                trust_env=any(uses_proxies(replica.url) for replica in self.spec.replicas),
+                verify=tls_context(http2=True),
             )
             self._clients[loop] = client
         return client

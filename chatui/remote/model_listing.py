@@ -71,7 +71,10 @@ class ModelListing:
         return known
 
     def _error(self, problem: str) -> ModelError:
-        return ModelError(f"{self._spec.title}: {problem}.", "It is asked again all the time; or choose another model.")
+        return ModelError(
+            f"{self._spec.title} gives no answer: {problem}.",
+            "It is asked again all the time; or choose another model.",
+        )
 
     def _info(self, name: str, model: RemoteModel, report: ServerReport, adjustments: Adjustments) -> ModelInfo:
         dialect = DIALECTS[report.dialect]

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from chatui.i18n import N_
 from chatui.remote.backend_spec import BackendSpec
 from chatui.remote.dialects import DIALECTS
 from chatui.remote.server_errors import read_error
@@ -99,17 +100,17 @@ class Probe:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ProbeError(connection_problem(error)) from None
         if response.is_redirect:
-            raise ProbeError("it redirects to another address, which is not followed")
+            raise ProbeError(N_("it redirects to another address, which is not followed"))
         if response.status_code != 200:
             told = read_error(response.status_code, response.content, response.headers)
             if response.status_code in (401, 403):
-                raise ProbeError("it does not accept the key", refused=True)
+                raise ProbeError(N_("it does not accept the key"), refused=True)
             raise ProbeError(told.message or f"status {told.status}", loading=told.is_busy)
         listed = _json(response)
         data = listed.get("data") if isinstance(listed, dict) else listed
         entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else None
         if entries is None:
-            raise ProbeError("its /v1/models is no list of models; is it a server of OpenAI's API?")
+            raise ProbeError(N_("its /v1/models is no list of models; is it a server of OpenAI's API?"))
         by_id = {entry["id"]: entry for entry in entries if _is_id(entry.get("id")) and self._is_served(entry["id"])}
         return list(by_id.values())[:MAX_MODELS], response.headers.get("server", "")
 
@@ -323,7 +324,7 @@ def _text(value: Any) -> str:
 def connection_problem(error: Exception) -> str:
     """Why a server could not be reached, in words."""
     if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError):
-        return "it cannot be reached"
+        return N_("it cannot be reached")
     if isinstance(error, httpx.TimeoutException):
-        return "it does not answer in time"
-    return "the connection broke"
+        return N_("it does not answer in time")
+    return N_("the connection broke")

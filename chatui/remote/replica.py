@@ -26,7 +26,12 @@ def tls_context(http2: bool) -> ssl.SSLContext:  # noqa: ARG001
 
     Connections with and without HTTP/2 have one each, for they write into it what they offer.
     """
-    return httpx.create_ssl_context(trust_env=False)
+    return httpx.create_ssl_context()
+
+
+def uses_proxies(url: str) -> bool:
+    """Whether the variables of proxies (HTTPS_PROXY, NO_PROXY) count for a server: not for one of the own network."""
+    return url.startswith("https:")
 
 
 class Replica:
@@ -82,7 +87,7 @@ class Replica:
             base_url=self.spec.url,
             headers=dict(self.spec.headers),
             timeout=PROBE_TIMEOUT,
-            trust_env=False,
+            trust_env=uses_proxies(self.spec.url),
             verify=tls_context(http2=False),
         ) as client:
             probe = Probe(client, self._backend)

@@ -102,10 +102,10 @@ class ReplyStream:
         for replica in replicas:
             if replica.breaker.allow():
                 return replica
-        raise self._unreachable("it does not answer")
+        raise self._unreachable(N_("it cannot be reached"))
 
     def _unreachable(self, problem: str) -> ModelError:
-        return ModelError(f"{self.title}: {problem}.", "Try again in a while, or choose another model.")
+        return ModelError(f"{self.title} gives no answer: {problem}.", "Try again in a while, or choose another model.")
 
     def _others(self, replica: Replica, failure: Exception) -> bool:
         """Whether another server may be asked after this one has failed."""

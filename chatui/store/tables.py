@@ -289,7 +289,7 @@ logins = Table(
 token_counts = Table(
     "token_counts",
     metadata,
-    Column("owner", CleanText, primary_key=True),
+    Column("user", CleanText, primary_key=True),
     Column("day", CleanText, primary_key=True),
     Column("tokens", BigInteger, nullable=False),
 )

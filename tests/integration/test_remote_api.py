@@ -125,5 +125,5 @@ async def test_a_server_that_is_away_is_a_clear_503() -> None:
             response = await client.post(CHAT, json=HI)
             (listed,) = (await client.get("/v1/models")).json()["data"]
     assert response.status_code == 503
-    assert "far: it cannot be reached." in response.json()["error"]["message"]
+    assert "far gives no answer: it cannot be reached." in response.json()["error"]["message"]
     assert listed["status"]["failed"]

@@ -86,7 +86,7 @@ def test_the_model_is_loaded_as_it_was_chosen(tiny: Path) -> None:
 def test_a_context_that_was_chosen_is_whole_even_where_it_takes_most_of_the_memory(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory(monkeypatch, 2_500_000)
+    memory(monkeypatch, 3_300_000)
     info = load(tiny, context=512).wait()
     assert info.context_length == 512
     assert info.slots >= 1

@@ -11,7 +11,7 @@ def upgrade() -> None:
     """Add the table."""
     op.create_table(
         "token_counts",
-        sa.Column("owner", sa.Text, primary_key=True),
+        sa.Column("user", sa.Text, primary_key=True),
         sa.Column("day", sa.Text, primary_key=True),
         sa.Column("tokens", sa.BigInteger, nullable=False),
     )
