@@ -39,6 +39,8 @@ class User:
     """Those whose replies were shown as complete and kept."""
     shown: dict[str, int] = field(default_factory=dict)
     """The words of each reply that were shown."""
+    ends: dict[str, str] = field(default_factory=dict)
+    """The last event of each finished reply, as it came."""
     sent: Counter[str] = field(default_factory=Counter)
     """How often each question was sent."""
     broken: int = 0
@@ -99,6 +101,7 @@ class User:
                 if event.get("msg") == "process_completed":
                     if f"{question}-{WORDS - 1}" in line and not re.search("Not saved|Interrupted|chat-card", line):
                         self.finished.add(question)
+                        self.ends[question] = line
                     return
         raise httpx.StreamError("the stream has ended")
 
@@ -149,7 +152,8 @@ async def check(url: str, users: list[User]) -> Found:
                 found.lost_words = max(found.lost_words, user.shown.get(question, 0) - reply.count(" "))
         kept = {question for question, _, state in own if state == "finished"}
         lost = user.finished - kept
-        assert not lost, f"finished replies are lost: {[row for row in own if row[0] in lost]}"
+        rest = [(row, user.ends[row[0]]) for row in own if row[0] in lost]
+        assert not lost, f"finished replies are lost: {rest}"
         found.questions += len(own)
     assert owners == {owner for owner, *_ in rows}
     return found
