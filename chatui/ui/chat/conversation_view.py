@@ -133,10 +133,13 @@ class ConversationView:
             if request_context.is_abandoned():
                 return
             yield await self._progress_update(content, reply, last)
-        if reply is not None and not reply.saved:  # even if its last error is over: only its end counts
-            async for update in self._until_saved(tab, reply, content, errors):
-                yield update
-            last = reply.as_message()
+        if reply is not None:
+            if not reply.saved:  # even if its last error is over: only its end counts
+                async for update in self._until_saved(tab, reply, content, errors):
+                    yield update
+                if not reply.saved:
+                    return  # nobody reads
+            last = reply.as_message()  # its lease may have been lost since the last update
         rendered = await render_off_loop(
             displayed_size(last),
             transcript.render_reply,
