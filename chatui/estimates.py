@@ -256,7 +256,7 @@ def kv_capacity(size: KVSize, context: int, budget: int, conversations: int, who
         budget = max(budget, (each + 1) * full + (min(each, seen) + 1) * windowed)
     budget -= full + windowed  # block 0 is not used
     possible = budget // (full + windowed)
-    if possible > seen:
+    if possible >= seen:
         possible = (budget - seen * windowed) // full
     blocks = max(1, min(conversations * each, possible))
     context = context if blocks >= each else min(context, ATTENTION_BLOCK * blocks)

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatui import estimates
@@ -146,6 +146,7 @@ def test_where_some_layers_have_a_window_those_alone_take_less() -> None:
     st.integers(1, 20),
     st.booleans(),
 )
+@example(full=1, windowed=5, window=1024, context=22 * ATTENTION_BLOCK, budget=0, rows=1, whole=True)
 def test_blocks_take_no_more_than_the_budget_and_places_never_run_out(
     full: int, windowed: int, window: int | None, context: int, budget: int, rows: int, whole: bool
 ) -> None:
