@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from starlette.testclient import TestClient
 
 from chatui import server
 from chatui.metrics import Metrics
 from chatui.remote import backend_spec
 from chatui.settings import AppSettings
+from tests.fakes import FakeBackend
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -227,6 +229,21 @@ def test_selectors_and_ports_agree(name: str) -> None:
     assert deployment["template"]["spec"]["enableServiceLinks"] is False
 
 
+def test_the_page_answers_probes_which_ask_for_the_address_of_its_pod(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    image = dict(re.findall(r"(CHATUI_\w+)=(\S+)", " ".join(rest for name, rest in lineage("page") if name == "ENV")))
+    monkeypatch.delenv("CHATUI_ALLOWED_HOSTS")  # of the tests
+    for name, value in {**image, **RESOURCES["ConfigMap", "chatui-page"]["data"]}.items():
+        monkeypatch.setenv(name, value)
+    settings = AppSettings(data_dir=tmp_path, cache_dir=tmp_path, auth="ada:secret")
+    client = TestClient(server.build_app(FakeBackend(), settings))
+    _, page = next(containers())
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        answer = client.get(page[probe]["httpGet"]["path"], headers={"Host": f"10.1.2.3:{PORT}"})
+        assert answer.status_code == 200
+
+
 def test_the_page_scales_and_survives_a_drain() -> None:
     scaler, budget = (
         RESOURCES["HorizontalPodAutoscaler", "chatui-page"],
@@ -279,7 +296,6 @@ def test_the_ingress_has_the_settings_of_nginx() -> None:
     assert annotations["affinity"] == "cookie"
     [rule] = ingress["spec"]["rules"]
     assert ingress["spec"]["tls"][0]["hosts"] == [rule["host"]]
-    assert RESOURCES["ConfigMap", "chatui-page"]["data"]["CHATUI_ALLOWED_HOSTS"] == rule["host"]
     backend = rule["http"]["paths"][0]["backend"]["service"]
     assert backend["port"]["name"] == RESOURCES["Service", backend["name"]]["spec"]["ports"][0]["name"]
 
