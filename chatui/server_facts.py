@@ -9,8 +9,8 @@ class ServerFacts:
     """What is known of the server that runs a remote model.
 
     `software` is its name and version. `unsupported` are the generation settings that it does not take, each with the
-    reason. `continues`: it can go on with a reply. `tells_prompts`, `tells_ids` and `top_logprobs` are what it tells of
-    a reply: the prompt's text and tokens, the ids of the reply's tokens, and how many alternatives of each.
+    reason. `continues`: it can go on with a reply. `tells_prompts` and `tells_ids`: it tells the text and
+    tokens of prompts, and the ids of a reply's tokens.
     """
 
     software: str
@@ -18,4 +18,3 @@ class ServerFacts:
     continues: bool = True
     tells_prompts: bool = False
     tells_ids: bool = False
-    top_logprobs: int = 0

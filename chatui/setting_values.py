@@ -75,12 +75,12 @@ def model_names(value: str) -> list[str]:
 
 
 def split_backends(value: str) -> list[str]:
-    """The backends of a text: each is an address with options behind commas, such as `http://a:1,name=x b:2`.
+    """The backends of a text: each is an address with options behind commas, such as `http://a:1,name=x`.
 
-    They are separated by spaces, or by commas that stand before no option, as several flags are joined. Spaces behind a
-    colon or comma are in a header.
+    They are separated by line ends, by spaces before http:// or https://, or by commas that stand before no option, as
+    several flags are joined. Other spaces are in a header.
     """
-    return [part for part in re.split(r"(?<![:,\s])\s+|,(?=\S)(?![a-z-]+=)", value.strip()) if part]
+    return [part for part in re.split(r"\s*\n\s*|\s+(?=https?://)|,(?=\S)(?![a-z-]+=)", value.strip()) if part]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ class ApiKey:
     tokens_per_day: int | None = None
 
 
-KEY = re.compile(r"(?:(?P<name>[\w.-]{1,40}):)?(?P<key>[!-~]{8,}?)(?P<limits>(?:,tokens-per-(?:minute|day)=\d{1,12})*)")
+KEY = re.compile(
+    r"(?:(?P<name>[\w.-]{1,40}):)?(?P<key>[!-+\--~]{8,})(?P<limits>(?:,tokens-per-(?:minute|day)=\d{1,12})*)"
+)
 
 
 def split_keys(value: str) -> list[str]:
@@ -111,6 +113,8 @@ def api_keys(values: Iterable[str]) -> list[ApiKey]:
         match = KEY.fullmatch(value)
         if match is None:
             raise ValueError("--api-key must be 8 or more characters of ASCII, without spaces and commas")
+        if match["limits"] and not match["name"]:
+            raise ValueError("--api-key needs a name for its limits: NAME:KEY,tokens-per-day=NUMBER")
         limits = dict(re.findall(r"tokens-per-(minute|day)=(\d+)", match["limits"]))
         numbers = (int(limits[period]) if period in limits else None for period in ("minute", "day"))
         keys.append(ApiKey(match["key"], match["name"] or "", *numbers))

@@ -277,9 +277,7 @@ class AppSettings(BaseSettings):
             name: setting_values.number_from_text(item) if name in numeric else item for name, item in value.items()
         }
 
-    @field_validator(
-        "chat_template", "cache_dir", "data_dir", "models_dir", "kv_cache_dir", "backends_file", mode="before"
-    )
+    @field_validator(*PATHS, mode="before")
     @classmethod
     def _check_path(cls, value: object) -> object:
         if isinstance(value, str) and not value.strip():

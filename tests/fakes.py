@@ -71,7 +71,7 @@ TOLD = replace(
     device="lc",
     template=TemplateFacts("{{ messages }}<think>", "native", alternates=False, thinks=False, tools=False),
     anatomy=None,
-    server=ServerFacts("llama.cpp b1", {"top_k": "llama.cpp does not take it."}, True, True, True, 20),
+    server=ServerFacts("llama.cpp b1", {"top_k": "llama.cpp does not take it."}, True, True, True),
 )
 """A model of a server that tells all that one can tell."""
 UNTOLD = replace(

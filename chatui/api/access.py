@@ -37,12 +37,12 @@ class Access:
         """Who sends a request with these headers from this address. Raises ApiError if it is not allowed."""
         if self._keys:
             name = self._key_name(headers, address)
-            return f"{CALLER}{name}" if name else f"{CALLER}{address}"
+            return f"{CALLER}{name or network(address)}"
         if not self._open:
             raise ApiError(403, "/v1 is closed: this server is not for one computer alone. Start it with --api-key.")
         if not (is_local(address) and is_local(host_of(headers))) or is_forwarded(headers):
             raise ApiError(403, "/v1 serves only this computer, by the name localhost. Start it with --api-key.")
-        return f"{CALLER}{address}"
+        return f"{CALLER}{network(address)}"
 
     def _key_name(self, headers: Headers, address: str) -> str:
         """The name of the key that the bearer token is. Raises ApiError if it is none.

@@ -132,7 +132,7 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
     _check_generation_prompt(chat)
     if chat.top_logprobs and not chat.logprobs:
         raise ApiError(400, "top_logprobs: logprobs must be true for it.", "top_logprobs", "invalid_value")
-    user = f"{caller}:{chat.user}" if trusts_user and chat.user else caller
+    user = f"{caller}\n{chat.user}" if trusts_user and chat.user else caller
     request = ChatRequest(
         conversation(chat.messages, "assistant" if chat.continue_final_message else "user"),
         settings,

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -62,6 +64,7 @@ class RemoteBackend:
         self._defaults = defaults or GenerationSettings()
         self._metrics = metrics or Metrics()
         self._admission = Admission(spec.max_requests, max_waiting)
+        self._updating = threading.Lock()
         self._replicas = [Replica(spec, replica, self._update) for replica in spec.replicas]
         self._adjustments: dict[str, Adjustments] = {}
         self._vocabularies: dict[str, Vocabulary] = {}
@@ -243,13 +246,15 @@ class RemoteBackend:
     def _dialect(self, replica: Replica) -> Dialect:
         return DIALECTS[replica.report.dialect if replica.report else self.spec.dialect or "openai"]
 
-    def _learn(self, id: str, adjustments: Adjustments) -> None:
-        """Remember what the servers of a model were found to need, until the next start."""
-        self._adjustments[id] = adjustments
+    def _learn(self, id: str, field: str) -> None:
+        """Remember until the next start that the servers of a model refuse a field, or for "" need folded roles."""
+        known = self._adjustments.get(id, Adjustments())
+        self._adjustments[id] = known.without(field) if field else replace(known, folded_roles=True)
         self._update()
 
     def _update(self) -> None:
-        self._listing.update(self._replicas, self._adjustments)
+        with self._updating:  # the threads of all servers call it, and what was read last must be listed last
+            self._listing.update(self._replicas, self._adjustments)
 
     def _client(self) -> httpx.AsyncClient:
         """The client of the running event loop. It follows no redirects."""

@@ -102,7 +102,7 @@ def _flag_entry(value: str) -> dict[str, Any]:
         if name == "header":
             match = HEADER.fullmatch(text)
             if match is None:
-                raise SettingsError("backend", f"{shorten(text)} is no header.", "Write it as header=Name: value.")
+                raise SettingsError("backend", "that is no header.", "Write it as header=Name: value.")
             entry["headers"][match[1]] = match[2]
         else:
             entry[name] = _number(name, text) if name in ("context", "max-requests") else text
@@ -143,7 +143,7 @@ def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
         if name not in kinds:
             raise SettingsError("backends_file", f"{shorten(name)} is no option.", f"Take one of {', '.join(kinds)}.")
         if not isinstance(value, kinds[name]):
-            raise SettingsError("backends_file", f"{name} has the wrong type (got {shorten(value)}).")
+            raise SettingsError("backends_file", f"{name} has the wrong type.")
     headers = entry.get("headers", {})
     texts = [*entry.get("urls", []), *entry.get("models", []), *headers.values()]
     if not all(isinstance(text, str) for text in texts):
@@ -194,9 +194,11 @@ def _base_url(value: str) -> str:
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
+    if "@" in value:
+        raise SettingsError("backend", "an address may have no password, ? or #.", "Name a variable with key-env.")
     if not valid:
         raise SettingsError("backend", f"{shorten(value)} is no address.", "Write http://host:8000 or https://host.")
-    if parts.username is not None or parts.query or parts.fragment:
+    if parts.query or parts.fragment:
         raise SettingsError("backend", "an address may have no password, ? or #.", "Name a variable with key-env.")
     path = re.sub(r"/v1/?$", "", parts.path).rstrip("/")
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))

@@ -86,7 +86,6 @@ class ModelListing:
             bool(dialect.continues),
             bool(dialect.prompt),
             dialect.token_ids,
-            dialect.top_logprobs,
         )
         template = TemplateFacts(
             model.template,

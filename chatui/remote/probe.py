@@ -4,7 +4,7 @@ import fnmatch
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -53,7 +53,7 @@ class ServerReport:
     dialect: str
     software: str
     models: tuple[RemoteModel, ...]
-    seconds: float
+    seconds: float = field(compare=False)
 
 
 class ProbeError(Exception):

@@ -108,14 +108,11 @@ class Replica:
             self.problem, self.loading = f"its answer cannot be read ({type(error).__name__})", False
         else:
             self.report, self.problem, self.loading = report, "", False
-            self.breaker.record_success()
-        if self._changed(before):
+            # Lists may work where replies fail: they close an open circuit after its pause, and count for nothing else.
+            if not self.breaker.is_closed and self.breaker.allow():
+                self.breaker.record_success()
+        if before != (self.report, self.problem, self.loading):
             self._on_change()
-
-    def _changed(self, before: tuple[ServerReport | None, str, bool]) -> bool:
-        report, problem, loading = before
-        known = report.models if report else None
-        return (known, problem, loading) != (self.report.models if self.report else None, self.problem, self.loading)
 
 
 def wait_until_settled(replicas: list[Replica], seconds: float) -> None:

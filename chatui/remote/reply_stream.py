@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -52,7 +52,8 @@ class ReplyStream:
     """The deltas of the reply to a request. `model` is the server's name of the model, `title` that of the backend.
 
     `choose` gives the servers that may be asked now, best first. `adjustments` are those that the server is known to
-    need; `learned` is called with what it was found to need besides. `read_prompt` asks a server for the prompt.
+    need; `learned` is called with a field that it was found to refuse, or with "" where it needs folded roles.
+    `read_prompt` asks a server for the prompt.
     """
 
     client: httpx.AsyncClient
@@ -63,12 +64,12 @@ class ReplyStream:
     vocabulary: Vocabulary
     choose: Callable[[], Sequence[Replica]]
     adjustments: Adjustments
-    learned: Callable[[Adjustments], None]
+    learned: Callable[[str], None]
     read_prompt: ReadPrompt
     queued: float = 0.0
     _notes: list[str] = field(default_factory=list)
     _failed: set[Replica] = field(default_factory=set)
-    _dropped_at: int = 0
+    _busy: set[Replica] = field(default_factory=set)
 
     async def deltas(self) -> AsyncGenerator[ReplyDelta]:
         """The reply. Raises ChatError."""
@@ -86,6 +87,10 @@ class ReplyStream:
                     adjustments += 1
                     continue
                 if error.is_busy:
+                    self._busy.add(replica)
+                    if self._remaining(self._failed | self._busy):
+                        continue
+                    self._busy.clear()
                     pause = await self._pause(error, pause, started)
                     yield ReplyDelta(queue_position=1)
                     continue
@@ -98,8 +103,7 @@ class ReplyStream:
 
     def _next_replica(self) -> Replica:
         """The server to ask. Raises ModelError if none is left."""
-        replicas = [replica for replica in self.choose() if replica not in self._failed]
-        for replica in replicas:
+        for replica in sorted(self._remaining(self._failed), key=self._busy.__contains__):
             if replica.breaker.allow():
                 return replica
         raise self._unreachable(N_("it cannot be reached"))
@@ -114,7 +118,11 @@ class ReplyStream:
         self._failed.add(replica)
         if isinstance(failure, httpx.HTTPError) and not isinstance(failure, httpx.TransportError):
             return False
-        return any(other not in self._failed for other in self.choose())
+        return bool(self._remaining(self._failed))
+
+    def _remaining(self, excluded: Collection[Replica]) -> list[Replica]:
+        """The servers that may be asked, but for the excluded ones, best first."""
+        return [replica for replica in self.choose() if replica not in excluded]
 
     async def _pause(self, error: ServerError, pause: float, started: float) -> float:
         """Wait until a busy server may be asked again. Returns the next pause. Raises OverloadError."""
@@ -134,11 +142,11 @@ class ReplyStream:
         elif refused := error.refused_field(body):
             self.adjustments = known.without(refused)
             if error.is_about_a_name:
-                self.learned(self.adjustments)
+                self.learned(refused)
             self._notes.append(f"The server does not take {refused}: the reply was made without it.")
         elif error.is_about_roles and not known.folded_roles:
             self.adjustments = replace(known, folded_roles=True)
-            self.learned(self.adjustments)
+            self.learned("")
         elif error.is_too_long and not self.request.no_truncation:
             return self._drop_oldest(error)
         return self.adjustments != known
@@ -149,11 +157,13 @@ class ReplyStream:
         most, known = droppable(messages), self.adjustments.dropped
         if known >= most:
             return False
-        sizes = [len(message.content) for message in messages]
-        kept = sum(sizes) - sum(sizes[:known])
+        turns = messages[1:] if messages[0].role == "system" else messages
+        sizes = [len(message.content) for message in turns]
+        kept = sum(len(message.content) for message in messages) - sum(sizes[:known])
         share = 0.9 * error.limit / error.tokens if error.limit and error.tokens else 0.7
         drop, left = known, kept
-        while drop < most and (left > share * kept or drop == known):
+        # A conversation begins with its user: some chat templates take no other.
+        while drop < most and (left > share * kept or drop == known or turns[drop].role == "assistant"):
             left -= sizes[drop]
             drop += 1
         self.adjustments = replace(self.adjustments, dropped=drop)

@@ -303,3 +303,52 @@ async def test_at_most_so_many_at_once() -> None:
             got = await asyncio.gather(*(ask(backend) for _ in range(3)))
             assert [each.text for each in got] == ["ab"] * 3
             assert sorted(each.positions for each in got) == [[], [1], [2, 1]]
+
+
+async def test_what_one_chat_needs_is_no_rule_for_others() -> None:
+    """A long chat lost its oldest turns, and then its roles were refused: only the roles are remembered."""
+
+    def answer(body: dict[str, object]) -> Answer:
+        messages = body["messages"]
+        assert isinstance(messages, list)
+        if len(messages) > 4:
+            return error(400, {"error": {"message": "This model's maximum context length is 10 tokens"}})
+        if messages[0]["role"] == "system":
+            return error(400, {"error": {"message": "System role not supported"}})
+        return reply("Hello")
+
+    turns = tuple(Message(role, f"{role} {n}") for n in range(9) for role in ("user", "assistant"))
+    system = Message("system", "a long persona " * 50)
+    long = dataclasses.replace(ASKED, messages=(system, *turns, Message("user", "last")))
+    with serving(FakeServer([answer], [VLLM])) as server:
+        async with backend_of(server) as backend:
+            assert (await ask(backend, long)).text == "Hello"
+            sent = server.bodies[-1]["messages"]
+            assert sent[0]["content"].startswith("a long persona")
+            short = dataclasses.replace(
+                ASKED, messages=(Message("user", "a"), Message("assistant", "b"), *ASKED.messages)
+            )
+            assert (await ask(backend, short)).text == "Hello"
+            assert [message["content"] for message in server.bodies[-1]["messages"]] == ["a", "b", "Hi"]
+
+
+async def test_another_server_answers_while_one_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reply_stream, "BUSY_PAUSE", 60.0)
+    with serving(FakeServer(models=[VLLM])) as first, serving(FakeServer(models=[VLLM])) as second:
+        async with backend_of(first, second) as backend:
+            await ask(backend)
+            used = first if first.bodies else second
+            used.answers = [error(429, {"error": "slow down"})]
+            assert (await ask(backend)).text == "Hello there"
+
+
+async def test_a_server_whose_replies_fail_is_left_alone_though_its_list_works() -> None:
+    with serving(FakeServer(models=[VLLM])) as first, serving(FakeServer(models=[VLLM])) as second:
+        async with backend_of(first, second) as backend:
+            await ask(backend)
+            used = first if first.bodies else second
+            used.answers = [error(500, {"error": "boom"})]
+            for _ in range(5):
+                assert (await ask(backend)).text == "Hello there"
+                await asyncio.sleep(0.05)  # its list is asked at once
+            assert len(used.bodies) == 1 + 2

@@ -1215,7 +1215,7 @@ def test_with_the_key_anyone_may_ask_from_anywhere() -> None:
     client = client_of(backend, "http://chat.example", "203.0.113.9", api_key=KEY, host="0.0.0.0")
     body = {"messages": [HI], "user": "ada"}
     assert client.post(CHAT, json=body, headers=bearer(KEY)).status_code == 200
-    assert backend.requests[-1].user == "api:203.0.113.9:ada"
+    assert backend.requests[-1].user == "api:203.0.113.9\nada"
 
 
 def test_without_the_key_a_users_name_is_not_trusted() -> None:
@@ -1315,7 +1315,17 @@ def test_without_a_key_only_this_computer_is_served_by_its_own_name(
         assert "--api-key" in refused(response, 403)
 
 
-@pytest.mark.parametrize("key", ["", "short12", "with space", "schlüssel-lang"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "short12",
+        "with space",
+        "schlüssel-lang",
+        "ada:secret-of-ada,tokens-per-day=1e6",
+        "secret-key,tokens-per-day=5",
+    ],
+)
 def test_a_key_must_be_long_and_fit_a_header(key: str) -> None:
     with pytest.raises(ValidationError, match="--api-key") as caught:
         AppSettings(api_key=key)

@@ -66,7 +66,8 @@ def test_a_file(tmp_path: Path) -> None:
         ("http://a,max-requests=0", "whole number"),
         ("http://a,key-env=NOT_SET_AT_ALL", "not set"),
         ("http://a,name=a b", "no name"),
-        ("http://a,header=nothing", "no header"),
+        ("http://a,header=X-Key sk-1", "no header"),
+        ("http://user:pw@a:x", "password"),
     ],
 )
 def test_what_is_refused(flag: str, said: str) -> None:
@@ -88,8 +89,10 @@ def test_files_that_are_refused(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_the_variable_has_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHATUI_BACKEND", "http://a:1,name=x,header=X-A: 1\n  http://b:2")
-    assert [spec.title for spec in backend_spec.from_settings(AppSettings())] == ["x", "b:2"]
+    monkeypatch.setenv("CHATUI_BACKEND", "http://a:1,name=x,header=Authorization: Bearer sk-1 http://b:2\n  c:3")
+    first, second, third = backend_spec.from_settings(AppSettings())
+    assert first.replicas[0].headers == {"Authorization": "Bearer sk-1"}
+    assert (first.title, second.title, third.title) == ("x", "b:2", "c:3")
 
 
 def test_several_flags() -> None:

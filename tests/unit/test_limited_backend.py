@@ -1,10 +1,11 @@
 """The tokens of replies and prompts are counted, here and in the database, and more are refused."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from chatui.chat import ChatRequest, Message
+from chatui.chat import ChatRequest, Message, Prompt, ReplyDelta
 from chatui.errors import OverloadError, StoreError
 from chatui.generation_settings import GenerationSettings
 from chatui.limited_backend import LimitedBackend
@@ -69,6 +70,27 @@ async def test_a_stopped_reply_counts_as_far_as_it_came() -> None:
     await stream.aclose()
     await asyncio.gather(*backend._counting)
     assert counts.tokens == 4  # the prompt has a token for each character and one for the end
+
+
+async def test_a_remote_prompt_counts_though_its_tokens_are_told_at_the_end() -> None:
+    prompt = Prompt("", (), messages=REQUEST.messages)
+    counts = Counts()
+    fake = FakeBackend(["a"] * 100)
+    fake.before = [ReplyDelta(prompt=prompt)]
+    backend = LimitedBackend(fake, TokenUsage(lambda _: TokenLimits(0, 10_000)), counts)
+    request = replace(REQUEST, messages=(Message("user", "word " * 80),))
+    stream = backend.stream(replace(request, user="ada\nher friend"))
+    seen = 0
+    async for delta in stream:
+        seen += delta.tokens
+        if seen == 40:
+            left = backend.usage.remaining("ada")
+            assert left is not None
+            assert left.tokens <= 10_000 - 100  # before the reply has ended, so that many at once are no way around
+            break
+    await stream.aclose()
+    await asyncio.gather(*backend._counting)
+    assert counts.tokens == 100 + 40
 
 
 async def test_without_the_database_this_server_counts() -> None:
