@@ -293,3 +293,29 @@ def test_what_is_sent_before_a_new_chat_is_there_goes_to_the_new_chat(
     page.answered()
     expect(page.box).to_have_value("")
     assert [message.content for message in page.backend.requests[-1].messages if message.role == "user"] == ["second"]
+
+
+def test_a_draft_is_not_sent_by_a_new_chat_that_is_there_too_late(
+    serve: Callable[..., Site], open_chat: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, may_open = TurnEvents.new_chat, threading.Event()
+
+    @functools.wraps(opened)
+    async def late(events: TurnEvents, *inputs: Any) -> PageUpdates:
+        await asyncio.to_thread(may_open.wait)
+        async for update in opened(events, *inputs):
+            yield update
+
+    monkeypatch.setattr(TurnEvents, "new_chat", late)
+    page = open_chat(serve(["fine"]))
+    page.say("first")
+    page.start_new_chat()
+    page.box.fill("second")
+    page.box.press("Enter")
+    page.box.fill("not finis")
+    page.page.evaluate("const now = performance.now.bind(performance); performance.now = () => now() + 6000")
+    may_open.set()
+    expect(page.log.get_by_text("first", exact=True)).to_have_count(0, timeout=PATIENCE)
+    page.wait_idle()
+    expect(page.box).to_have_value("not finis")
+    expect(page.questions).to_have_count(0)

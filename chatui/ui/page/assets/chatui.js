@@ -300,8 +300,10 @@
   let place = { chat: "", temporary: false }, opening = null;
   const hasOpened = () => place.chat === "" && place.temporary === opening.temporary;
   const endOpening = () => {
-    if (opening?.sends) requestAnimationFrame(() => document.querySelector("#message .submit-button")?.click());
+    const { sends, until } = opening;
     opening = null;
+    if (!sends || performance.now() >= until) return; // by now the box may have a draft that is not finished
+    requestAnimationFrame(() => document.querySelector("#message .submit-button")?.click());
   };
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("#new-chat, #temporary-chat");
