@@ -349,6 +349,24 @@ def test_the_dashboard_is_one() -> None:
 # Ray, systemd and proxies.
 
 
+def test_a_page_has_ten_seconds_more_than_its_replies_before_it_is_killed() -> None:
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["page"]
+    default = AppSettings.model_fields["graceful_timeout"].default
+    assert int(compose["stop_grace_period"].removesuffix("s")) >= default + 10
+    [seconds] = re.findall(r"^TimeoutStopSec=(\d+)$", (DEPLOY / "systemd" / "chatui.service").read_text(), re.MULTILINE)
+    assert int(seconds) >= default + 10
+    pod, page = next(containers())
+    waits = int(RESOURCES["ConfigMap", "chatui-page"]["data"]["CHATUI_GRACEFUL_TIMEOUT"])
+    _, slept = page["lifecycle"]["preStop"]["exec"]["command"]
+    assert pod["terminationGracePeriodSeconds"] >= waits + int(slept) + 10
+
+
+def test_a_proxy_before_compose_is_believed_because_nobody_else_reaches_the_port() -> None:
+    page = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["page"]
+    assert page["environment"]["CHATUI_FORWARDED_ALLOW_IPS"] == "*"
+    assert all(port.startswith("127.0.0.1:") for port in page["ports"])
+
+
 def test_ray_scales_replicas_and_keeps_conversations_together() -> None:
     configuration = yaml.safe_load((DEPLOY / "ray" / "serve.yaml").read_text())
     [application] = configuration["applications"]
