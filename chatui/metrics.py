@@ -46,7 +46,7 @@ class MeteredDatabase(Protocol):
     """Called with the seconds of each write transaction, from the wait for its turn to its end, in any thread."""
 
     on_error: Callable[[], None]
-    """Called when a transaction has failed, in any thread."""
+    """Called at each failure of the database, in any thread."""
 
 
 class Metrics:
@@ -85,7 +85,7 @@ class Metrics:
         self.requests = self._server_counter("http_requests", "Requests by kind of route and status.", "route", "code")
         self.running_replies = self._server_gauge("page_replies_running", "Replies of the page that are being written.")
         self.connected_tabs = self._server_gauge("page_tabs", "Tabs in which the page is open.")
-        self.store_errors = self._server_counter("store_errors", "Transactions of the database that failed.")
+        self.store_errors = self._server_counter("store_errors", "Failures of the database.")
         self.store_write = Histogram(
             "chatui:store_write_seconds",
             "Time of each write transaction of the database, with the wait for its turn.",
