@@ -23,6 +23,7 @@ from chatui.store.quotas import UNLIMITED, Quotas
 from chatui.store.records import ReplyUpdate, UpdateResult
 from chatui.store.rows import database_time, remove_conversation
 from chatui.store.tables import conversations, messages, secrets
+from chatui.store.token_counts import TokenCounts
 
 log = logging.getLogger(__name__)
 
@@ -155,10 +156,11 @@ class Store:
     def purge(self, deleted_for: timedelta) -> int:
         """Remove conversations that were deleted so long ago, from backups too. Returns their number.
 
-        Also removes backups from before migrations that are BACKUP_AGE old.
+        Also removes backups from before migrations that are BACKUP_AGE old, and old counts of tokens.
         """
         removed = self._remove(lambda now: conversations.c.deleted <= now - deleted_for)
         self._purge_backups(removed)
+        TokenCounts(self.database).purge()
         return len(removed)
 
     def empty_trash(self, owner: str) -> int:
