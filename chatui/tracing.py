@@ -67,12 +67,6 @@ def stop() -> None:
         provider.shutdown()
 
 
-def flush() -> None:
-    """Send what is left."""
-    if _provider is not None:
-        _provider.force_flush()
-
-
 def span(name: str, **attributes: str | int | float | bool) -> AbstractContextManager[Any]:
     """A span in a `with` block, within the current one. Spans inside, and of tasks started inside, are its children.
 

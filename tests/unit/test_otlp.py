@@ -48,7 +48,7 @@ class Spans(list[Any]):
         return True
 
     def by_name(self) -> dict[str, Any]:
-        tracing.flush()
+        tracing.stop()
         return {span.name: span for span in self}
 
 
@@ -121,7 +121,7 @@ async def test_no_text_of_a_chat_is_sent(spans: Spans) -> None:
     await run_reply(*REPLY)
     await run_reply("a", GenerationError(SECRET))
     await run_reply("a", RuntimeError(SECRET))
-    tracing.flush()
+    tracing.stop()
     assert not [span.name for span in spans if SECRET in span.to_json()]
     failed = [span.status.description for span in spans if span.name == "reply"]
     assert failed == [None, "GenerationError", "RuntimeError"]
