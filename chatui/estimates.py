@@ -110,22 +110,6 @@ def kv_cache(anatomy: ModelAnatomy, tokens: int, windowed_tokens: int = 0) -> Fi
     """The size of a KV cache that holds so many tokens of all conversations together, and so many of those in layers
     with a window where others see all.
     """
-    return _kv(anatomy, tokens, windowed_tokens)
-
-
-def kv_held(anatomy: ModelAnatomy, tokens: int) -> Figure:
-    """The size of what a conversation of so many tokens holds at most."""
-    windowed = anatomy.windowed and tokens_held(anatomy.windowed.window, tokens)
-    return _kv(anatomy, tokens_held(anatomy.window, tokens), windowed or 0)
-
-
-def kv_seen(anatomy: ModelAnatomy, tokens: int) -> Figure:
-    """The size of what the last of so many tokens sees."""
-    windowed = anatomy.windowed and min(tokens, anatomy.windowed.window)
-    return _kv(anatomy, tokens if anatomy.window is None else min(tokens, anatomy.window), windowed or 0)
-
-
-def _kv(anatomy: ModelAnatomy, tokens: int, windowed_tokens: int) -> Figure:
     each, some = anatomy.kv_per_token, anatomy.windowed
     if some is None:
         return Figure("Keys and values", tokens * each, "B", N_(f"{tokens:,} tokens × {each:,} B"))
@@ -135,6 +119,18 @@ def _kv(anatomy: ModelAnatomy, tokens: int, windowed_tokens: int) -> Figure:
         f"{tokens:,} tokens × {full:,} B + {windowed_tokens:,} tokens × {windowed:,} B in layers with a window"
     )
     return Figure("Keys and values", size, "B", formula)
+
+
+def kv_held(anatomy: ModelAnatomy, tokens: int) -> Figure:
+    """The size of what a conversation of so many tokens holds at most."""
+    windowed = anatomy.windowed and tokens_held(anatomy.windowed.window, tokens)
+    return kv_cache(anatomy, tokens_held(anatomy.window, tokens), windowed or 0)
+
+
+def kv_seen(anatomy: ModelAnatomy, tokens: int) -> Figure:
+    """The size of what the last of so many tokens sees."""
+    windowed = anatomy.windowed and min(tokens, anatomy.windowed.window)
+    return kv_cache(anatomy, tokens if anatomy.window is None else min(tokens, anatomy.window), windowed or 0)
 
 
 def activations(anatomy: ModelAnatomy, capacity: int) -> Figure:

@@ -39,16 +39,16 @@ class KVLayout:
     @property
     def window(self) -> int | None:
         """How many tokens a layer sees at most, None where some see all."""
-        return window_of_all(self.windows)
+        return _window_of_all(self.windows)
 
     @property
     def windowed(self) -> WindowedLayers | None:
         """What the layers with a window take, where others see all."""
-        window = window_of_some(self.windows)
-        if window is None:
+        known = [window for window in self.windows if window is not None]
+        if not 0 < len(known) < len(self.windows):
             return None
-        kept = tuple(compress(self.layers, [own is not None for own in self.windows]))
-        return WindowedLayers(window, KVLayout(kept, self.dtype).bytes_per_token)
+        kept = tuple(compress(self.layers, [window is not None for window in self.windows]))
+        return WindowedLayers(max(known), KVLayout(kept, self.dtype).bytes_per_token)
 
     @property
     def size(self) -> KVSize:
@@ -85,8 +85,9 @@ class KVCache:
 
         With `windowed_blocks` layers with a window have so many blocks of their own.
         """
-        own = [None if windowed_blocks is None else window for window in shape.windows or [None] * len(shape.layers)]
-        counts = [1 + (blocks if window is None or windowed_blocks is None else windowed_blocks) for window in own]
+        few = blocks if windowed_blocks is None else windowed_blocks
+        windows = shape.windows or [None] * len(shape.layers)
+        counts = [1 + (blocks if window is None else few) for window in windows]
         sizes = list(zip(counts, shape.layers, strict=True))
         keys = [_zeros((count, h, k, BLOCK), shape.dtype, device) for count, (h, k, _) in sizes]
         values = [_zeros((count, h, BLOCK, v), shape.dtype, device) for count, (h, _, v) in sizes]
@@ -107,7 +108,7 @@ class KVCache:
     @property
     def window(self) -> int | None:
         """How many tokens a layer sees at most, None where some see all."""
-        return window_of_all(self.windows)
+        return _window_of_all(self.windows)
 
     def places_in(self, tables: torch.Tensor) -> torch.Tensor:
         """Where layers with a window have the blocks of these tables."""
@@ -180,16 +181,10 @@ class KVCache:
         return keys + [each[block, :, :count] for each in self.values]
 
 
-def window_of_all(windows: Sequence[int | None]) -> int | None:
+def _window_of_all(windows: Sequence[int | None]) -> int | None:
     """How many tokens a layer sees at most, None where some see all."""
     known = [window for window in windows if window is not None]
     return max(known) if known and len(known) == len(windows) else None
-
-
-def window_of_some(windows: Sequence[int | None]) -> int | None:
-    """How many tokens the layers with a window see at most, where others see all; else None."""
-    known = [window for window in windows if window is not None]
-    return max(known) if 0 < len(known) < len(windows) else None
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
