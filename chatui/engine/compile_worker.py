@@ -1,4 +1,4 @@
-"""The process that compiles a decode step: `python -m chatui.engine.compile_worker ORDER FOLDER`."""
+"""The process that compiles a decode step: `python -m chatui.engine.compile_worker ORDER FOLDER TENSORS`."""
 
 import os
 import sys
@@ -23,14 +23,17 @@ def _end_with(parent: int) -> None:
 
 
 def main() -> None:
-    """What the process does: compile what the first argument orders into the folder that the second one names."""
+    """What the process does: compile what the first argument orders into the folder that the second one names.
+
+    The third one is the digest of the tensors that the step has in the server.
+    """
     if hasattr(os, "nice"):
         os.nice(19)
     spec, folder = COMPILE_JOB.validate_json(sys.argv[1]), Path(sys.argv[2])
     _end_with(os.getppid())
     with gc_paused():
         loaded = load(spec, folder.parent.parent, lambda _: None)
-        compile_step(loaded.model, folder, spec.kv_dtype)
+        compile_step(loaded.model, folder, spec.kv_dtype, sys.argv[3])
 
 
 if __name__ == "__main__":

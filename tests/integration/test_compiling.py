@@ -19,7 +19,7 @@ from chatui.engine.batching.forward import DecodeFunction, PromptChunk
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.built_files import discard_damaged
 from chatui.engine.kernels.int8_kv import from_stored
-from chatui.engine.kernels.quantized import of_levels
+from chatui.engine.kernels.quantized import Int8Linear, linear_layers, of_levels
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.loader import load
 from chatui.generation_settings import GenerationSettings
@@ -131,7 +131,7 @@ def test_a_step_with_our_own_kernels_gives_the_same_logits(
     assert not ops.takes(ops.BLOCK) or ops.attends(row, cache.keys[0], cache.values[0])
     target = kept_folder(over_blocks, cache_dir)
     discard_damaged(target)
-    compiling.compile_in_subprocess(spec, target, 0)
+    compiling.compile_in_subprocess(spec, target, compiling.tensors_digest(over_blocks.step), 0)
     compiled = compiling.CompiledDecode(target, over_blocks.step)
     before = [tensor.clone() for tensor in over_blocks._tensors]
 
@@ -204,6 +204,18 @@ def test_what_shapes_the_step_decides_its_place(tmp_path: Path) -> None:
     assert place != another
 
 
+def test_layers_packed_in_another_form_than_the_servers_are_not_compiled(tmp_path: Path) -> None:
+    model, target = copy.deepcopy(models.ready("llama").model), tmp_path / "made"
+    here = forward.DecodeStep(model)
+    tensors = compiling.tensors_digest(here)
+    assert compiling.tensors_digest(forward.DecodeStep(copy.deepcopy(model))) == tensors
+    for name, layer in linear_layers(model).items():
+        model.set_submodule(name, Int8Linear(layer.weight))
+    with pytest.raises(RuntimeError, match="another form"):
+        compiling.compile_step(model, target, "auto", tensors)
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_code_of_ours_or_of_the_model_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     over_blocks = over_blocks_of(models.ready("llama"))
     before = compiling.compiled_folder(over_blocks.step, over_blocks.cache, tmp_path)
@@ -235,10 +247,10 @@ def test_a_compiled_layer_with_levels_of_8_bits_gives_the_same_bits(tmp_path: Pa
 def test_without_a_compiler_or_memory_nothing_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
-        compiling.compile_in_subprocess(ModelSpec("x"), tmp_path / "made", 0)
+        compiling.compile_in_subprocess(ModelSpec("x"), tmp_path / "made", "", 0)
     monkeypatch.undo()
     with pytest.raises(RuntimeError, match="not enough memory"):
-        compiling.compile_in_subprocess(ModelSpec("x"), tmp_path / "made", 2**60)
+        compiling.compile_in_subprocess(ModelSpec("x"), tmp_path / "made", "", 2**60)
     with pytest.raises(RuntimeError, match="no model folder"):
-        compiling.compile_in_subprocess(ModelSpec("./nothing"), tmp_path / "made", 0)
+        compiling.compile_in_subprocess(ModelSpec("./nothing"), tmp_path / "made", "", 0)
     assert not (tmp_path / "made").exists()

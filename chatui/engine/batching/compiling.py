@@ -72,7 +72,7 @@ class CompiledDecode:
 
     def __init__(self, folder: Path, step: DecodeStep) -> None:
         held = {**load_file(folder / CONSTANTS), **_tensors(step)}
-        # The compiler adds the group size of int4 products, and nothing else: torch/_inductor/mkldnn_lowerings.py.
+        # The compiler adds the group size of int4 products, and nothing else: torch/_inductor/quantized_lowerings.py.
         group = torch.tensor(GROUP)
         self._single = SharedObject(folder / SINGLE, held, group)
         self._several = SharedObject(folder / SEVERAL, held, group)
@@ -104,10 +104,17 @@ def compiled_folder(step: DecodeStep, cache: KVCache, cache_dir: Path) -> Path:
         ops.name(),
         [(tuple(tensor.shape[1:]), str(tensor.dtype)) for tensor in cache.tensors],
         config.to_json_string(),
-        [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in _tensors(step).items()],
+        tensors_digest(step),
     ]
-    digest = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:24]
-    return cache_dir / "compiled" / digest
+    return cache_dir / "compiled" / _digest(about)
+
+
+def tensors_digest(step: DecodeStep) -> str:
+    """What tells the weights of a step from others: their names, shapes and types.
+
+    They may differ between two processes that load the same model, for each measures which form of a layer is faster.
+    """
+    return _digest([(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in sorted(_tensors(step).items())])
 
 
 def compile_in_background(
@@ -127,7 +134,7 @@ def compile_in_background(
             discard_damaged(folder)
             if not folder.is_dir():
                 with beside():
-                    compile_in_subprocess(spec, folder, _nbytes(step))
+                    compile_in_subprocess(spec, folder, tensors_digest(step), _nbytes(step))
             ready(CompiledDecode(folder, step))
         except Exception as error:
             log.info("the step was not compiled: %s", error)
@@ -135,8 +142,11 @@ def compile_in_background(
     threading.Thread(target=work, name="chatui-compile", daemon=True).start()
 
 
-def compile_in_subprocess(spec: ModelSpec, folder: Path, weight_bytes: int) -> None:
-    """Let another process compile into `folder`, and wait. Raises RuntimeError where that is not possible."""
+def compile_in_subprocess(spec: ModelSpec, folder: Path, tensors: str, weight_bytes: int) -> None:
+    """Let another process compile into `folder`, and wait. `tensors` is the digest of those that the step has here.
+
+    Raises RuntimeError where that is not possible.
+    """
     if ops.compiler() is None:
         raise RuntimeError("there is no C++ compiler here")
     if psutil.virtual_memory().available < MEMORY_NEEDED * weight_bytes:
@@ -146,7 +156,7 @@ def compile_in_subprocess(spec: ModelSpec, folder: Path, weight_bytes: int) -> N
     with FileLock(f"{folder}.lock", timeout=3600):
         if folder.is_dir():
             return
-        command = [sys.executable, "-m", WORKER, COMPILE_JOB.dump_json(spec).decode(), str(folder)]
+        command = [sys.executable, "-m", WORKER, COMPILE_JOB.dump_json(spec).decode(), str(folder), tensors]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=here)  # noqa: S603
         atexit.register(process.terminate)
         _, stderr = process.communicate()
@@ -155,14 +165,19 @@ def compile_in_subprocess(spec: ModelSpec, folder: Path, weight_bytes: int) -> N
             raise RuntimeError((stderr.strip().splitlines() or ["no reason given"])[-1])
 
 
-def compile_step(model: PreTrainedModel, folder: Path, kv_dtype: KvDtype) -> None:
-    """Compile both forms into `folder`, which is there when it is whole. Takes a minute or two."""
+def compile_step(model: PreTrainedModel, folder: Path, kv_dtype: KvDtype, tensors: str) -> None:
+    """Compile both forms into `folder`, which is there when it is whole. Takes a minute or two.
+
+    Raises RuntimeError, also where `tensors` is not the digest of those that the step has here.
+    """
     shape = probe_layout(model)
     if shape is None:
         raise RuntimeError("the attention of this model is not the plain kind")
     shape = shape.in_int8() if kv_dtype == "int8" else shape
     windowed_blocks = None if shape.windowed is None else 5
     cache, step = KVCache.allocate(shape, 8, model.device, windowed_blocks), DecodeStep(model).eval()
+    if tensors_digest(step) != tensors:
+        raise RuntimeError("the layers were packed in another form than those of the server")
     for left_over in folder.parent.glob(f"{folder.name}.tmp-*"):
         shutil.rmtree(left_over, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
@@ -210,6 +225,10 @@ def _sources(step: DecodeStep) -> list[Path]:
 def _tensors(step: DecodeStep) -> dict[str, torch.Tensor]:
     """All weights and buffers by all their names: tied ones have several, and some buffers are in no state dict."""
     return {**dict(step.named_parameters(remove_duplicate=False)), **dict(step.named_buffers(remove_duplicate=False))}
+
+
+def _digest(about: object) -> str:
+    return hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:24]
 
 
 def _cpu_name() -> str:

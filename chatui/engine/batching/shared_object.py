@@ -5,6 +5,7 @@ interface is torch/csrc/inductor/aoti_runtime/interface.h.
 """
 
 import ctypes
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import torch
 
 from chatui.engine.kernels.handles import from_handles, handles
+
+ADDED = re.compile(r"constant\d+")
+"""How the compiler names what it adds: allocate_non_dup_const_name in torch/_inductor/graph.py."""
 
 
 class _Constant(ctypes.Structure):
@@ -23,8 +27,8 @@ class _Constant(ctypes.Structure):
 class SharedObject:
     """One function of tensors, compiled by AOTInductor for the CPU, with `constants` by their names in the model.
 
-    The constants are not copied; `added` is what the compiler itself may have added to them. Raises RuntimeError where
-    the library refuses.
+    The constants are not copied; `added` is what the compiler itself may have added to them, any number of times.
+    Raises RuntimeError where the library refuses, or was compiled for a constant that is not among these.
     """
 
     def __init__(self, path: Path, constants: Mapping[str, torch.Tensor], added: torch.Tensor) -> None:
@@ -35,6 +39,10 @@ class SharedObject:
         self._call("GetNumConstants", self._container, ctypes.byref(count))
         names = [self._text("GetConstantName", index) for index in range(count.value)]
         known = [self._text("GetConstantOriginalFQN", index).decode() for index in range(count.value)]
+        missing = [name for name in known if name not in constants and not ADDED.fullmatch(name)]
+        if missing:
+            # Anything else in their place would be read beyond its end.
+            raise RuntimeError(f"the compiled step needs {missing[0]}, which this model does not have")
         self._constants = [constants.get(name, added) for name in known]
         pairs = (_Constant * len(names))(*map(_Constant, names, handles(self._constants)))
         self._call(
