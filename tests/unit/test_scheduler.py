@@ -413,13 +413,13 @@ class TestMixed:
     @pytest.mark.parametrize("kind", models.MIXED)
     def test_alone_together_and_from_the_cache_replies_are_those_of_generate(self, kind: str) -> None:
         batch = batch_of(kind, 3, 30, size=100)
-        assert batch.pool.windowed is not None
-        held = blocks_held(10**6, batch.pool.windowed.window)
+        assert batch.pool.window_blocks is not None
+        held = blocks_held(10**6, batch.pool.window_blocks.window)
         rows = [join(batch, prompt) for prompt in self.PROMPTS]
         while any(len(row.output_ids) < NEW for row in rows):
             batch.step()
             assert all(sum(block.place > 0 for block in row.table.blocks[row.table.gone :]) <= held for row in rows)
-        assert batch.pool.windowed.count == 3 * held
+        assert batch.pool.window_blocks.count == 3 * held
         for row in rows:
             assert row.table.gone >= 3
             batch.finish(row)

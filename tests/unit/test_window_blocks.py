@@ -45,6 +45,11 @@ class MixedPool(Pool):
         tokens = [token for block in table.blocks[table.gone :] for token in self.windows.blocks[block.place]]
         return tokens[: table.length - BLOCK * table.gone]
 
+    @property
+    def used_places(self) -> int:
+        """How many places tables see."""
+        return self._given.count - len(self._given._unused) - len(self._given._cached)
+
     def with_places(self) -> list[Block]:
         return [block for blocks in self._following.values() for block in blocks if block.place]
 
@@ -62,9 +67,9 @@ def test_layers_with_a_window_hold_no_more_than_is_seen_and_the_others_all() -> 
     assert pool.memory.tokens == set(LONG)
     assert pool.seen(table)[-99:] == list(LONG[-99:])
     assert pool.grow(table, 1)
-    assert (table.gone, pool._given.used) == (18, 3)
+    assert (table.gone, pool.used_places) == (18, 3)
     pool.close(table)
-    assert pool._given.used == 0
+    assert pool.used_places == 0
 
 
 def test_a_prompt_goes_on_where_all_blocks_and_the_last_places_are_there() -> None:
@@ -142,7 +147,7 @@ class MixedMachine(Machine):
                 if block.place:
                     viewers[block] = viewers.get(block, 0) + 1
         assert all(block.viewers == count for block, count in viewers.items())
-        assert windowed.used == len(viewers)
+        assert self.pool.used_places == len(viewers)
         blocks = {*self.pool._cached, *(block for table in self.tables for block in table.blocks)}
         placed = [block for block in blocks if block.place]
         assert sorted([*windowed._unused, *(block.place for block in placed)]) == list(range(1, windowed.count + 1))

@@ -58,14 +58,12 @@ class BlockPool:
     """The blocks 1 to `count` of a memory. Block 0 is never given out: it fills up tables of different lengths."""
 
     def __init__(
-        self, count: int, memory: Memory, window: int | None = None, windowed: WindowBlocks | None = None
+        self, count: int, memory: Memory, window: int | None = None, window_blocks: WindowBlocks | None = None
     ) -> None:
-        """Each token sees at most `window` tokens, itself among them; all before it where that is None.
-
-        Where only some layers have a window, `windowed` is about those.
+        """Each token sees at most `window` tokens, itself among them; all before it where that is None. Where
+        only some layers have a window, `window_blocks` is about those.
         """
-        self.count, self._memory, self._window = count, memory, window
-        self.windowed = windowed
+        self.count, self._memory, self._window, self.window_blocks = count, memory, window, window_blocks
         self._unused = list(range(count, 0, -1))
         self._cached: dict[Block, None] = {}  # the least recently used first
         self._whole: dict[tuple[str, bytes], Block] = {}
@@ -99,8 +97,8 @@ class BlockPool:
         table = BlockTable(chat, list(found.whole), BLOCK * whole, digests.of(whole), gone=self.unseen(whole))
         for block in table.held:
             self._use(block)
-        if self.windowed is not None:
-            self.windowed.begin(table, found.part)
+        if self.window_blocks is not None:
+            self.window_blocks.begin(table, found.part)
         if found.part is not None:
             self._use(found.part)
             if found.goes_on:
@@ -117,13 +115,15 @@ class BlockPool:
         It lets go of what none of them sees.
         """
         unseen, end = self.unseen(table.length // BLOCK), blocks_for(table.length + count)
-        if self.windowed is not None:
-            return self._extend(table, end) and self.windowed.advance(table, unseen, table.length // BLOCK, end)
-        for index in range(table.gone, unseen):
-            self._release(table.blocks[index])
-            table.blocks[index] = HOLE
-        table.gone = max(table.gone, unseen)
-        return self._extend(table, end)
+        if self.window_blocks is None:
+            for index in range(table.gone, unseen):
+                self._release(table.blocks[index])
+                table.blocks[index] = HOLE
+            table.gone = max(table.gone, unseen)
+        enough = self._extend(table, end)
+        if enough and self.window_blocks is not None:
+            self.window_blocks.advance(table, unseen, table.length // BLOCK, end)
+        return enough
 
     def skip(self, table: BlockTable, digests: BlockDigests, whole: int) -> bool:
         """Let the table of these tokens hold none of them, and go on where the window behind the first `whole` blocks
@@ -132,8 +132,9 @@ class BlockPool:
         Where only some layers have a window, the table keeps what it holds, and goes on there with those only.
         """
         gone = self.unseen(whole)
-        if self.windowed is not None:
-            return self.windowed.skip(table, gone, table.length // BLOCK)
+        if self.window_blocks is not None:
+            self.window_blocks.skip(table, gone, table.length // BLOCK)
+            return True
         own = sum(block.users == 1 for block in table.blocks[table.gone :])
         if self._end(digests, whole) - gone > self.free + self.cached + own:
             return False
@@ -148,7 +149,7 @@ class BlockPool:
 
     def unseen(self, blocks: int) -> int:
         """How many of so many full blocks no token behind them sees, in layers with a window."""
-        window = self._window if self.windowed is None else self.windowed.window
+        window = self._window if self.window_blocks is None else self.window_blocks.window
         return 0 if window is None else max(0, blocks - blocks_in_window(window))
 
     def longest(
@@ -193,8 +194,8 @@ class BlockPool:
     def close(self, table: BlockTable) -> None:
         """Give the blocks back; what they hold may serve other prompts. Later blocks go before earlier ones."""
         blocks = table.held
-        if self.windowed is not None:
-            self.windowed.close(table)
+        if self.window_blocks is not None:
+            self.window_blocks.close(table)
         table.blocks, table.length, table.digest, table.saved, table.gone = [], 0, b"", 0, 0
         for block in reversed(blocks):
             self._release(block)
@@ -240,9 +241,8 @@ class BlockPool:
         count = self.longest(
             0, 0, limit // BLOCK, lambda end: find(end) is not None, lambda end: self._is_windowed(find(end))
         )
-        holes = self.unseen(count) if self.windowed is None else 0
-        held = (find(end) for end in range(holes + 1, count + 1))
-        whole = [HOLE] * holes + [block for block in held if block is not None]
+        holes = self.unseen(count) if self.window_blocks is None else 0
+        whole = [HOLE] * holes + [block for end in range(holes + 1, count + 1) if (block := find(end)) is not None]
         rest = ids[BLOCK * len(whole) : min(limit, BLOCK * (len(whole) + 1))]
         part, common, goes_on = None, 0, False
         for block in self._following.get(digests.of(len(whole)), ()):
@@ -273,15 +273,15 @@ class BlockPool:
         """Let the table go on with a copy of the first `count` tokens of a block that it does not use any more."""
         copied = self._take(table.chat)
         self._memory.copy(source.number, copied.number, count)
-        if self.windowed is not None:
-            self.windowed.copy(source, copied, count)
+        if self.window_blocks is not None:
+            self.window_blocks.copy(source, copied, count)
         table.blocks.append(copied)
         self.fill(table, source.tokens[:count])
         self._release(source)
 
     def _is_windowed(self, block: Block | None) -> bool:
         """Whether layers with a window have the block too, where those are a group of their own."""
-        return self.windowed is None or (block is not None and block.place > 0)
+        return self.window_blocks is None or (block is not None and block.place > 0)
 
     def _list(self, block: Block, digest: bytes, known: Block | None) -> None:
         """Let prompts find a full block behind this digest; of two the one that is `known`, unless that has less."""
@@ -319,8 +319,8 @@ class BlockPool:
         """Nothing stays of what the block holds."""
         self._cached.pop(block, None)
         self._unlist(block)
-        if self.windowed is not None:
-            self.windowed.drop(block)
+        if self.window_blocks is not None:
+            self.window_blocks.drop(block)
         if block.chat or block.spoiled:
             self._memory.clear(block.number)
         self._unused.append(block.number)

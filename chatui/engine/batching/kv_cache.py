@@ -148,9 +148,8 @@ class KVCache:
         window, some, places = self.window, self.windowed, self.places
         if some is None or some.window is None or places is None:
             return BlockPool(self.blocks, self, window)
-        return BlockPool(
-            self.blocks, self.full, windowed=WindowBlocks(some.blocks, some, some.window, places.__setitem__)
-        )
+        window_blocks = WindowBlocks(some.blocks, some, some.window, places.__setitem__)
+        return BlockPool(self.blocks, self.full, window_blocks=window_blocks)
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Copy those of the first `count` tokens of one block to another."""

@@ -27,17 +27,12 @@ class Memory(Protocol):
 class WindowBlocks:
     """The places 1 to `count` of a memory."""
 
-    def __init__(self, count: int, memory: Memory, window: int, note: Callable[[int, int], None]) -> None:
-        """Layers see at most `window` tokens. `note` is told where each block is, by its number: 0 for nowhere."""
+    def __init__(self, count: int, memory: Memory, window: int, set_place: Callable[[int, int], None]) -> None:
+        """Layers see at most `window` tokens. `set_place` gets a block's number and its place, 0 for none."""
         self.count, self.window = count, window
-        self._memory, self._note = memory, note
+        self._memory, self._set_place = memory, set_place
         self._unused = list(range(count, 0, -1))
         self._cached: dict[Block, None] = {}  # the least recently used first
-
-    @property
-    def used(self) -> int:
-        """How many places tables see."""
-        return self.count - len(self._unused) - len(self._cached)
 
     def begin(self, table: BlockTable, part: Block | None) -> None:
         """A new table sees its blocks, but for those that are gone, and one more."""
@@ -45,27 +40,22 @@ class WindowBlocks:
             block.viewers += 1
             self._cached.pop(block, None)
 
-    def advance(self, table: BlockTable, gone: int, begin: int, end: int) -> bool:
-        """The table does not see its first `gone` blocks any more; those from `begin` to `end` are about to be filled.
-
-        Always possible: returns True.
-        """
+    def advance(self, table: BlockTable, gone: int, begin: int, end: int) -> None:
+        """The table sees its first `gone` blocks no more; those from `begin` to `end` are about to be filled."""
         for block in table.blocks[table.gone : gone]:
             self._release(block)
         table.gone = max(table.gone, gone)
         for block in table.blocks[max(begin, table.gone) : end]:
             if not block.place:
                 self._take(block)
-        return True
 
-    def skip(self, table: BlockTable, gone: int, begin: int) -> bool:
+    def skip(self, table: BlockTable, gone: int, begin: int) -> None:
         """As `advance`, where the blocks from `begin` on get tokens that nobody stores here: a place that has some of
         them is given back, since it would not have all.
         """
         self.advance(table, gone, gone, gone)
         for block in table.blocks[begin:gone]:
             self.drop(block)
-        return True
 
     def copy(self, source: Block, target: Block, count: int) -> None:
         """Copy the first `count` tokens of a block, which its table does not see any more, to one that it does."""
@@ -86,14 +76,14 @@ class WindowBlocks:
         if block.chat or block.spoiled:
             self._memory.clear(block.place)
         self._unused.append(block.place)
-        self._note(block.number, 0)
+        self._set_place(block.number, 0)
         block.place = 0
 
     def _take(self, block: Block) -> None:
         if not self._unused:
             self.drop(next(iter(self._cached)))
         block.place, block.viewers = self._unused.pop(), 1
-        self._note(block.number, block.place)
+        self._set_place(block.number, block.place)
 
     def _release(self, block: Block) -> None:
         if block.place:
