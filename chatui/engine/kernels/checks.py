@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from chatui.engine.kernels.levels import GROUP
+from chatui.engine.kernels.threads import one_thread
 
 log = logging.getLogger(__name__)
 
@@ -106,14 +107,11 @@ class _Sample:
 
 def seconds(*calls: Callable[[], object], times: int) -> list[float]:
     """The shortest time of each, in turns, with one thread: on a busy machine several wait for each other."""
-    best, before = [float("inf")] * len(calls), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    best = [float("inf")] * len(calls)
+    with one_thread():
         for _ in range(times):
             for at, call in enumerate(calls):
                 begin = time.perf_counter()
                 call()
                 best[at] = min(best[at], time.perf_counter() - begin)
-    finally:
-        torch.set_num_threads(before)
     return best

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.levels import CHUNK, GROUP, GgufLevels, Levels, LevelsFile, joined, unpacked
 from chatui.engine.kernels.rounding import rounded, rounded_to_8_bits
+from chatui.engine.kernels.threads import one_thread
 from chatui.settings import Quantization
 
 log = logging.getLogger(__name__)
@@ -181,24 +182,14 @@ def pack(
     if kind:
         quantize(model, kind, levels, report)
     elif levels:
-        with _one_thread():
+        # 0.4 s for 135M weights, where two threads take 0.25 s, or 15 s on a busy machine.
+        with one_thread():
             quantize(model, None, levels, report)
     if not any(isinstance(module, PackedLinear) for module in model.modules()):
         return precision, () if kind is None else (f"No layer of this model can be {kind}: the weights are dense.",)
     experts = kind and any(parameter.dim() > 2 for name, parameter in model.named_parameters() if "expert" in name)
     notes = (f"The experts of this model are not {kind}: their weights are dense.",) if experts else ()
     return kind or (levels.label if levels else precision), notes
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """For many small steps: 0.4 s for 135M weights, where two threads take 0.25 s, or 15 s on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def quantize(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from chatui.engine.kernels.levels import CHUNK, GROUP, Levels, packed, stacked
+from chatui.engine.kernels.threads import one_thread
 
 # Each takes 3 ns per weight on two cores; two lessen the squared error of normal weights by 12 %, a third by 2 % more.
 REFITS = 2
@@ -71,9 +72,5 @@ def _by_parts(work: Callable[[Tensor], Made], weight: Tensor) -> list[Made]:
     machine took four times as long.
     """
     parts, threads = torch.split(weight.detach(), max(1, CHUNK // weight.shape[1])), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as executor:
-            return list(executor.map(work, parts))
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), ThreadPoolExecutor(threads) as executor:
+        return list(executor.map(work, parts))

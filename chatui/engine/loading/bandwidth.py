@@ -6,6 +6,7 @@ import time
 import torch
 
 from chatui.ending_thread import run_in_ending_thread
+from chatui.engine.kernels.threads import one_thread
 
 MIN_PART_BYTES, MAX_PART_BYTES = 64 * 2**20, 256 * 2**20
 """Bytes of the buffer that is read. More than the largest takes longer to fill, and is read no faster."""
@@ -37,13 +38,9 @@ def _measured(device: torch.device, size: int) -> float:
 def _measured_on_cpu(size: int) -> float:
     numbers = torch.ones(size // 4, dtype=torch.float32)
     best = _best(numbers)
-    threads = torch.get_num_threads()
     # Threads wait for each other, so on a busy machine one alone is faster.
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         alone = _best(numbers)
-    finally:
-        torch.set_num_threads(threads)
     return size / sum(map(min, best, alone))
 
 
