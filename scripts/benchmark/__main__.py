@@ -1,6 +1,6 @@
 """`python -m scripts.benchmark`: with `page` for what reaches the browser, with `chats` for many conversations,
-with `traces` for what the Inspect view costs, with `restarts` for conversations that go on after one, and with
-`gpu` for the engine on a GPU.
+with `traces` for what the Inspect view costs, with `restarts` for conversations that go on after one, with
+`gpu` for the engine on a GPU, and with `gateway` for what it costs to stand in front of another server.
 """
 
 import sys
@@ -29,6 +29,11 @@ if sys.argv[1:2] == ["gpu"]:
     from scripts.benchmark import gpu
 
     raise SystemExit(gpu.main(sys.argv[2:]))
+
+if sys.argv[1:2] == ["gateway"]:
+    from scripts.benchmark import gateway
+
+    raise SystemExit(gateway.main(sys.argv[2:]))
 
 from scripts.benchmark import run
 

@@ -34,7 +34,7 @@ async def running(flags: Sequence[str], weight_bytes: int | None = None) -> Asyn
         tempfile.TemporaryFile("w+") as log,
         started_process([sys.executable, "app.py", *flags], environment, log) as process,
     ):
-        url = await _ready(process, log)
+        url = await ready(process, log)
         address = Address(f"{url}/v1", NAME, api_key=key, weight_bytes=weight_bytes)
         async with connected(address, settle=lambda: quiet(process.pid)) as server:
             yield server
@@ -53,7 +53,7 @@ async def quiet(pid: int) -> None:
     print(f"{NAME} still works in the background after {PATIENCE_SECONDS:.0f} s; it is measured all the same.")
 
 
-async def _ready(process: Process, log: IO[str]) -> str:
+async def ready(process: Process, log: IO[str]) -> str:
     """The address of the server when its model is loaded."""
     url = ""
     async with httpx.AsyncClient(trust_env=False) as client:

@@ -1,0 +1,124 @@
+"""What it costs to stand in front of another server: a scripted engine, this server with `--backend`, and clients of
+`/v1`, each in processes of their own.
+
+A token's delay is the time from the engine's write to the client's read. "none" is the same clients at the engine
+itself: what the measuring adds.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from urllib.parse import urlsplit
+
+from scripts.benchmark.chatui_server import quiet, ready
+from scripts.benchmark.figures import percentile
+from scripts.benchmark.server_process import ROOT, started_process
+from scripts.benchmark.token_counter import Counted, Order
+
+SPREAD = 20
+"""The moments between two tokens over which the replies are spread, unless they come in steps."""
+HEADINGS = ("streams", "gateways", "offered", "reached", "p50 ms", "p99 ms", "CPU ms / 1,000 tokens")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What reached the clients. `p50` and `p99` are delays in ms, the processor milliseconds those of the gateways."""
+
+    offered: float
+    reached: float
+    p50: float | None
+    p99: float | None
+    milliseconds_per_1000: float | None
+
+    @property
+    def share(self) -> float:
+        """Of the tokens offered."""
+        return self.reached / self.offered
+
+
+def figures_of(counted: Counted, order: Order, rate: float) -> Figures:
+    """The figures of a measurement of streams that have `rate` tokens a second each."""
+    tokens = len(counted.delays)
+    p50, p99 = (
+        None if delay is None else 1000 * delay
+        for delay in (percentile(counted.delays, share) for share in (0.5, 0.99))
+    )
+    per_1000 = 1000 * counted.processor / (tokens / 1000) if tokens else None
+    return Figures(order.streams * rate, tokens / counted.seconds, p50, p99, per_1000)
+
+
+def row(figures: Figures, order: Order) -> str:
+    """A line of the table."""
+    delays = [f"{delay:.1f}" if delay is not None else "-" for delay in (figures.p50, figures.p99)]
+    processor = f"{figures.milliseconds_per_1000:.0f}" if order.pids and figures.milliseconds_per_1000 else "-"
+    told = (order.streams, len(order.pids) or "none", f"{figures.offered:.0f}", f"{figures.reached:.0f}")
+    cells = (*told[:3], f"{told[3]} ({figures.share:.1%})", *delays, processor)
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+@asynccontextmanager
+async def gateways(engine: int, count: int, flags: Sequence[str]) -> AsyncIterator[list[tuple[int, int]]]:
+    """(port, pid) of so many servers in front of the engine at a port. Raises BenchError where one fails to start."""
+    environment = {**os.environ, "CHATUI_PORT": "0"}
+    found = []
+    with ExitStack() as stack:
+        for _ in range(count):
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="chatui-bench-", ignore_cleanup_errors=True)
+            )
+            log = stack.enter_context(tempfile.TemporaryFile("w+"))
+            backend = f"http://127.0.0.1:{engine},max-requests=10000"
+            command = [sys.executable, "app.py", "--backend", backend, "--data-dir", folder, *flags]
+            process = stack.enter_context(started_process(command, environment, log))
+            found.append((urlsplit(await ready(process, log)).port or 0, process.pid))
+            await quiet(process.pid)
+        yield found
+
+
+async def measure(order: Order) -> Counted:
+    """What the clients have counted, in a process of their own."""
+    command = [sys.executable, "-m", "scripts.benchmark.token_counter", json.dumps(asdict(order))]
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=subprocess.PIPE)
+    printed, _ = await process.communicate()
+    if process.returncode:
+        raise SystemExit("The clients failed: see above.")
+    return Counted(**json.loads(printed))
+
+
+async def compare(given: argparse.Namespace) -> None:
+    """Print the figures of each number of streams."""
+    groups = 1 if given.in_steps else SPREAD
+    command = [sys.executable, "-m", "scripts.benchmark.scripted_engine", str(given.rate), str(groups)]
+    engine = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=subprocess.PIPE)
+    assert engine.stdout is not None
+    try:
+        port = int(await engine.stdout.readline())
+        async with gateways(port, given.gateways, given.flags) as served:
+            print("| " + " | ".join(HEADINGS) + " |\n|" + " --: |" * len(HEADINGS), flush=True)
+            for streams in map(int, given.streams.split(",")):
+                ports, pids = zip(*served, strict=True)
+                for order in (Order((port,), streams, given.seconds), Order(ports, streams, given.seconds, pids)):
+                    print(row(figures_of(await measure(order), order, given.rate), order), flush=True)
+    finally:
+        engine.terminate()
+        await engine.wait()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser("scripts/bench gateway", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--streams", default="50,100,200", help="at once; 50,100,200 if left out")
+    parser.add_argument("--rate", type=float, default=25.0, help="tokens a second of each stream; 25 if left out")
+    parser.add_argument("--seconds", type=float, default=10.0, help="that are counted; 10 if left out")
+    parser.add_argument("--in-steps", action="store_true", help="all streams get their tokens at the same moments")
+    parser.add_argument("--gateways", type=int, default=1, help="processes, which share the streams; 1 if left out")
+    parser.add_argument("flags", nargs="*", help="after --: flags of scripts/run for the gateways")
+    asyncio.run(compare(parser.parse_args(arguments)))
+    return 0
