@@ -13,6 +13,8 @@ class StopStrings:
 
     def push(self, text: str) -> str:
         """The text that cannot be part of a stop string. After a hit, `hit` is set and nothing more comes."""
+        if not self._stops:
+            return text
         if self.hit is not None:
             return ""
         text = self._held + text

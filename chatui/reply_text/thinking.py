@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from operator import itemgetter
 
 from chatui.reply_text.reply_parts import Parts
@@ -41,8 +42,11 @@ class ThinkingSplitter:
     _folds: str | None = None
     _answer: Tags | None = None
     _answer_end: str = ""
+    _plain: list[str] = field(default_factory=list)
+    _mark: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
+        self._mark = _start_of_a_mark(self.own)
         self._trim = self.thinking is not None
         self._again = None if self.started else self.thinking  # some open it once more
         lone = () if self.thinking or self.thought else (self.own, THINK) if self.own else TAGS
@@ -53,8 +57,13 @@ class ThinkingSplitter:
 
     def push(self, text: str) -> Parts:
         """See Splitter."""
-        self._held += text
-        return self._moved()
+        if self._held or self._trim or self.thinking or self._answer or self._mark.search(text):
+            self._held += text
+            return self._moved()
+        # In most of a reply no tag can begin: its lines are looked at once one can.
+        self._plain.append(text)
+        self.started = self.started or bool(text.strip())
+        return Parts(text)
 
     def flush(self) -> Parts:
         """See Splitter."""
@@ -63,6 +72,9 @@ class ThinkingSplitter:
         return moved.then(Parts(thought=held) if self.thinking else Parts(held))
 
     def _moved(self, at_end: bool = False) -> Parts:
+        if self._plain:
+            plain, self._plain = "".join(self._plain), []
+            self._emit(plain, [])
         content: list[str] = []
         thought: list[str] = []
         self._folds = None
@@ -214,6 +226,14 @@ class ThinkingSplitter:
                 self._line, self._fence = "", _fence_after(self._line, self._fence)
         self.started = self.started or bool(text.strip())
         content.append(text)
+
+
+@cache
+def _start_of_a_mark(own: Tags | None) -> re.Pattern[str]:
+    """Finds the first character of any tag that may count in replies of a model with its `own` tags."""
+    tags = TAGS if own is None else (*TAGS, own)
+    marks = (mark for each in tags for mark in (each.open, each.close, *each.answer) if mark)
+    return re.compile("[" + re.escape("".join(sorted({mark[0] for mark in marks}))) + "]")
 
 
 def _closes(text: str, lone: Sequence[Tags]) -> Iterator[tuple[int, Tags]]:
