@@ -30,6 +30,7 @@ from chatui.remote import prompt_reader, replica_choice
 from chatui.remote.admission import Admission
 from chatui.remote.backend_spec import BackendSpec
 from chatui.remote.dialects import DIALECTS, Dialect
+from chatui.remote.http_transport import HttpTransport
 from chatui.remote.model_listing import ModelListing
 from chatui.remote.replica import Replica, tls_context, uses_proxies, wait_until_settled
 from chatui.remote.reply_stream import ReplyStream
@@ -266,6 +267,7 @@ class RemoteBackend:
                 timeout=TIMEOUT,
                 limits=LIMITS,
                 http2=True,
+                mounts={"http://": HttpTransport()},  # where there is no HTTP/2, and no proxy counts
                 trust_env=any(uses_proxies(replica.url) for replica in self.spec.replicas),
                 verify=tls_context(http2=True),
             )
