@@ -11,7 +11,7 @@ from chatui.metrics import Metrics
 KINDS = (
     ("health", re.compile(r"/(livez|healthz)")),
     ("api", re.compile(r"/(v1(/.*)?|(de)?tokenize|metrics)")),
-    ("stream", re.compile(r"/gradio_api/(queue/data|heartbeat/.*)")),
+    ("stream", re.compile(r"/gradio_api/(changes|queue/data|heartbeat/.*)")),
     ("event", re.compile(r"/gradio_api/.*")),
     ("asset", re.compile(r"/(assets|static|chatui-assets|svelte)/.*|/[\w-]+\.(ico|css|json|svg)")),
     ("page", re.compile(r"/(login|logout)?/?")),

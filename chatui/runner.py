@@ -16,6 +16,7 @@ from chatui import logs, tracing
 from chatui.backend import Backend
 from chatui.character_prompt import Insertion
 from chatui.chat import ChatRequest, Message, ModelStatus
+from chatui.chat_changes import ChatChanges
 from chatui.errors import ChatError, unexpected
 from chatui.inspection import Inspection
 from chatui.other_servers import OtherServers
@@ -72,6 +73,7 @@ class Runner:
         self._stale: dict[tuple[str, str], datetime] = {}
         self._closing = False
         self.other_servers = OtherServers(persistent_store.notifications)
+        self.chat_changes = ChatChanges(persistent_store.notifications)
         persistent_store.notifications.subscribe(self._on_notification)
 
     def store(self, temporary: bool) -> Store:

@@ -71,7 +71,7 @@ def build_app(backend: Backend, settings: AppSettings, metrics: Metrics | None =
     from chatui.store.quotas import Quotas
     from chatui.store.store import Store
     from chatui.ui.gradio_compat import serving
-    from chatui.ui.page import page, prerender
+    from chatui.ui.page import changes, page, prerender
 
     store = Store.open(settings)
     temporary_store = Store.in_memory(Quotas.for_temporary_chats(settings))
@@ -93,6 +93,7 @@ def build_app(backend: Backend, settings: AppSettings, metrics: Metrics | None =
         *_routes(backend),
         *downloads.routes(runner.persistent_store, owner_of),
         prerender.route(runner, owner_of),
+        changes.route(runner.chat_changes, owner_of),
         *routes.mounts(backend, settings, metrics, usage),
     ]
     lifespan = _lifespan(runner, uploads, services.downloads, settings.graceful_timeout)
@@ -296,7 +297,7 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     from chatui.store.quotas import Quotas
     from chatui.store.store import Store
     from chatui.ui.gradio_compat import serving
-    from chatui.ui.page import page, prerender
+    from chatui.ui.page import changes, page, prerender
 
     spec = ModelSpec.from_settings(settings)
     backend = LocalBackend(spec, settings.cache_dir, zero_gpu.loader(spaces.GPU), settings.queue).load_in_this_thread()
@@ -308,6 +309,11 @@ def _run_on_zero_gpu(settings: AppSettings, login: Login | None) -> None:
     def owner_of(request: Request) -> str | None:
         return owners.cookie_owner(request) if login is None else _login_owner(page.launched_login_of(request))
 
-    app_routes = [*_routes(backend), *downloads.routes(store, owner_of), prerender.route(runner, owner_of)]
+    app_routes = [
+        *_routes(backend),
+        *downloads.routes(store, owner_of),
+        prerender.route(runner, owner_of),
+        changes.route(runner.chat_changes, owner_of),
+    ]
     uploads = UploadFolder(serving.upload_folder(), settings.max_uploads * MB)
     page.launch(runner, _services(backend, settings, Permissions()), cookies, login, app_routes, uploads)

@@ -11,6 +11,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chatui import logs
 
+WAIT_PATH = "/gradio_api/changes"
+"""The end of the path at which a visible tab waits for changes, see ui/page/changes.py.
+
+It is below Gradio's, where OwnerMiddleware binds the tab's session name to its visitor.
+"""
+
 HEADER_SECONDS = 30.0
 """Seconds in which the headers of a request must arrive. uvicorn itself has no limit."""
 
@@ -34,6 +40,12 @@ class TimedProtocol(H11Protocol):
         """Cancel the timeout."""
         self._cancel_timeout()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close the connection when the server ends: at once where a tab only waits for changes."""
+        super().shutdown()
+        if self.cycle is not None and not self.cycle.response_complete and self.scope["path"].endswith(WAIT_PATH):
+            self.transport.close()
 
     def _update_timeout(self) -> None:
         if self.conn.their_state is not h11.IDLE:

@@ -9,6 +9,7 @@ from chatui.errors import NotFoundError
 from chatui.store import own_votes, persona_files, tables
 from chatui.store.database import Database
 from chatui.store.import_merge import pause, remove_in_batches
+from chatui.store.notifications import notify_chat
 from chatui.store.owner_store import OwnerStore
 from chatui.store.quotas import add_size
 from chatui.store.rows import now
@@ -49,6 +50,7 @@ class Adoptions:
             persona_files.remove_unused(connection, source)
             own_votes.move(connection, source, target)
             _save_answer(connection, source, target, accepted=True)
+            notify_chat(connection, target, "")
 
     def decline(self, source: str, target: str) -> None:
         """Remember that `target` declined what `source` has now."""

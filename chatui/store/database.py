@@ -37,6 +37,9 @@ MAX_IDLE_SECONDS = 10.0
 whose locks would hold up all others.
 """
 
+COMMITTED: Final = "committed"
+"""The key of a connection's `info` for the list that `on_commit` gets once the transaction is committed."""
+
 ALL_OWNERS: Final = "all_owners"
 """The execution option of the few statements that read or write rows of all owners."""
 
@@ -81,6 +84,7 @@ class Database:
         self.engine = _engine(url)
         self.on_write: Callable[[float], None] = lambda _: None
         self.on_error: Callable[[], None] = lambda: None
+        self.on_commit: Callable[[list[Any]], None] = lambda _: None
         self._writer = self.engine.execution_options(writing=True)
         self._reading: AbstractContextManager[Any] = nullcontext()
         self._writing: AbstractContextManager[Any] = nullcontext()
@@ -102,8 +106,10 @@ class Database:
             if not self.sqlite:
                 milliseconds = round(1000 * MAX_IDLE_SECONDS)
                 connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
+            committed = connection.info[COMMITTED] = []
             yield connection
         self.on_write(time.perf_counter() - started)
+        self.on_commit(committed)
 
     @contextmanager
     def maintaining(self) -> Iterator[Connection]:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, Select, and_, delete, select, update
 from chatui.errors import LimitError, TransferError
 from chatui.store import persona_files
 from chatui.store.database import Database
+from chatui.store.notifications import notify_chat
 from chatui.store.persona_files import StoredPersona
 from chatui.store.quotas import UNLIMITED, Quotas, add_size, byte_length, conversation_size, message_size
 from chatui.store.records import Conversation, ConversationInfo, MergeResult, StoredMessage, Tree
@@ -119,6 +120,7 @@ class Merge:
         if self.conversation.named and not stored.named:
             values |= {"title": self.conversation.title, "named": True}
         self._change(connection, **values)
+        notify_chat(connection, self.owner, self.conversation.id)
         changed = self._row(connection)
         return MergeResult(info_of(changed or row), self.added + self.extended, existed=bool(self.existed))
 

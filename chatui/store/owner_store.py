@@ -9,6 +9,7 @@ from chatui.errors import ChatError, NotFoundError
 from chatui.personas import Persona
 from chatui.store import branching, import_merge, own_personas, reply_updates, search, turns
 from chatui.store.database import Database
+from chatui.store.notifications import notify_chat
 from chatui.store.own_votes import OwnVotes
 from chatui.store.persona_files import StoredPersona
 from chatui.store.quotas import UNLIMITED, Quotas, add_size, byte_length
@@ -144,6 +145,7 @@ class OwnerStore:
         persona = StoredPersona.of(turn.persona if turn.conversation is None else Persona(name=""))
         with self._database.writing() as connection:
             conversation, reply = turns.start(connection, self._owner, self._limits, turn, persona, lease)
+            notify_chat(connection, self._owner, conversation.id)
         with self._database.reading() as connection:
             path = path_end(connection, self._owner, conversation.id, reply, max_size=characters)
         return StartedTurn(conversation, path.messages, path.earlier)
@@ -205,12 +207,15 @@ class OwnerStore:
         in_trash = and_(table.owner == self._owner, table.id == id, table.arriving.is_(None))
         with self._database.writing() as connection:
             connection.execute(update(conversations).where(in_trash).values(deleted=None))
+            notify_chat(connection, self._owner, id)
             return info_of(find_conversation(connection, self._owner, id))
 
     def branch(self, message: str) -> ConversationInfo:
         """Copy the messages from the root to this one into a new conversation. Raises NotFoundError, ChatError."""
         with self._database.writing() as connection:
-            return branching.branch(connection, self._owner, self._limits, message)
+            conversation = branching.branch(connection, self._owner, self._limits, message)
+            notify_chat(connection, self._owner, conversation.id)
+            return conversation
 
     def inspection(self, message: str) -> StoredInspection | None:
         """The stored inspection of a reply, or None. Raises NotFoundError."""
@@ -339,3 +344,4 @@ class OwnerStore:
     def _change(self, connection: Connection, id: str, **values: Any) -> None:
         selected = and_(conversations.c.owner == self._owner, conversations.c.id == id)
         connection.execute(update(conversations).where(selected).values(**values))
+        notify_chat(connection, self._owner, id)

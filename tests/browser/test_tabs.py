@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from chatui.uvicorn_protocol import WAIT_PATH
 from tests.browser.conftest import OpenChat, Serve
 from tests.browser.pages import PATIENCE, Chat, Site, Watch, wait_until
 from tests.fakes import Hold
@@ -58,11 +59,13 @@ def test_many_tabs_can_all_be_used(serve: Serve, tabs: Tabs, count: int, writing
 
 def test_an_idle_tab_rests_and_says_when_it_closes(serve: Serve, open_chat: OpenChat) -> None:
     asked: list[Scope] = []
+    waiting: list[Scope] = []
     ended: list[Scope] = []
 
     def noting(app: ASGIApp) -> ASGIApp:
         async def noted(scope: Scope, receive: Receive, send: Send) -> None:
-            asked.append(scope)
+            waits = scope["type"] == "http" and scope["path"] == WAIT_PATH
+            (waiting if waits else asked).append(scope)
             try:
                 await app(scope, receive, send)
             finally:
@@ -73,10 +76,58 @@ def test_an_idle_tab_rests_and_says_when_it_closes(serve: Serve, open_chat: Open
     tab = open_chat(serve(["Hello."], wire=noting), reduced_motion="no-preference")
     tab.say("hi")
     tab.wait_idle()
-    wait_until(lambda: len(ended) == sum(scope["type"] == "http" for scope in asked), what="all answers' ends")
+    wait_until(lambda: all(scope in ended for scope in asked if scope["type"] == "http"), what="all answers' ends")
+    before = len(waiting)
+    assert sum(scope not in ended for scope in waiting) == 1
     wait_until(lambda: _frames_requested(tab, 300) == 0, what="the end of all animation")
+    assert len(waiting) == before
     tab.page.close()
     wait_until(lambda: b"closed=1" in asked[-1]["query_string"], what="the farewell")
+    wait_until(lambda: all(scope in ended for scope in waiting), what="the end of its waiting")
+
+
+def test_an_idle_tab_shows_what_another_tab_changes(serve: Serve, tabs: Tabs) -> None:
+    hold = Hold()
+    site = serve(["One ", hold, "two."])
+    acting, idle = tabs(site, 2)
+    chats = idle.page.locator("#chats .chat-link")
+    acting.ask("the first question")
+    expect(chats).to_have_text(["the first question"])
+    expect(idle.questions).to_have_count(0)
+    chats.click()
+    expect(idle.replies.last).to_have_text("One")
+    hold.release()
+    for tab in (acting, idle):
+        expect(tab.answered()).to_have_text("One two.")
+    idle.fill("a draft")
+    site.backend.replies = [["Three."]]
+    acting.ask("the second question")
+    expect(idle.questions).to_have_text(["the first question", "the second question"])
+    expect(idle.answered()).to_have_text("Three.")
+    expect(idle.box).to_have_value("a draft")
+    acting.answered()
+    menu = idle.page.locator("#chats .chat-menu")
+    menu.locator("summary").click()
+    expect(menu.get_by_text("Rename")).to_be_visible()
+    _act(acting, "rename={chat}=Another name")
+    expect(acting.page.locator("#chats .chat-link")).to_have_text(["Another name"])
+    idle.page.wait_for_timeout(1000)
+    expect(menu.get_by_text("Rename")).to_be_visible()  # nothing changes under the user's hands
+    idle.page.keyboard.press("Escape")
+    expect(chats).to_have_text(["Another name"])
+    _act(acting, "delete={chat}")
+    expect(chats).to_have_count(0)
+    expect(idle.cards).to_contain_text("There is no such conversation.")
+    expect(idle.box).to_have_value("a draft")
+
+
+def _act(tab: Chat, action: str) -> None:
+    """Do what a link of the list does, with the tab's own conversation."""
+    tab.page.evaluate(
+        """action => document.dispatchEvent(new CustomEvent("chatui:act", {
+          detail: action.replace("{chat}", new URLSearchParams(location.search).get("chat")) }))""",
+        action,
+    )
 
 
 def _frames_requested(tab: Chat, milliseconds: int) -> int:

@@ -5,15 +5,26 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from chatui.errors import NotFoundError
 from chatui.settings import AppSettings
 from chatui.store import notifications
 from chatui.store.logins import Logins
-from chatui.store.notifications import CHANNEL, Kind, Notification, Notifications, notify
-from chatui.store.records import ReplyUpdate
+from chatui.store.notifications import (
+    CHANNEL,
+    ORIGIN,
+    ChatChange,
+    Kind,
+    Notification,
+    Notifications,
+    digest,
+    notify,
+)
+from chatui.store.records import PageTimes, ReplyUpdate
 from chatui.store.store import Store
 from tests.databases import Server, ask
 
@@ -85,14 +96,80 @@ async def test_whatever_changes_a_reply_is_heard(store: Store, heard: list[Notif
     for change, kind in changes:
         heard.clear()
         await asyncio.to_thread(change)
-        await until(lambda: heard)
-        assert heard == [Notification(kind, frozenset({reply}))]
+        await until(lambda: heard and heard[-1].kind != "chat")
+        assert heard[-1] == Notification(kind, frozenset({reply}))
     heard.clear()
     await asyncio.to_thread(owner_store.restore, chat)
     await asyncio.to_thread(owner_store.request_stop, chat)
     await asyncio.to_thread(store.update_replies, [replace(update, owner="b")])  # notifies, of no reply that is there
+    await until(lambda: len(heard) == 2)
+    assert [one.kind for one in heard] == ["chat", "reply"]
+
+
+async def check_chats(store: Store, heard: list[Notification]) -> None:
+    """Whatever changes a conversation is heard, with its owner and the tab in an unreadable form."""
+    owner_store = store.for_owner("the owner")
+    started = await asyncio.to_thread(owner_store.start_turn, ask("q"))
+    chat, question, reply = started.conversation.id, started.path[0].id, started.reply.id
+    await asyncio.to_thread(store.update_replies, [ReplyUpdate("the owner", reply, "So", state="finished")])
+    (tree,) = await asyncio.to_thread(lambda: list(owner_store.trees()))
+    changes: list[Callable[[], object]] = [
+        lambda: owner_store.start_turn(replace(ask("more"), conversation=chat, parent=reply)),
+        lambda: owner_store.rename(chat, "title"),
+        lambda: owner_store.pin(chat, True),
+        lambda: owner_store.archive(chat, True),
+        lambda: owner_store.select(reply),
+        lambda: owner_store.rewind(question),
+        lambda: owner_store.delete(chat),
+        lambda: owner_store.restore(chat),
+        lambda: owner_store.merge_tree(tree),
+    ]
+    ORIGIN.set("the tab")
+    for change in changes:
+        heard.clear()
+        await asyncio.to_thread(change)
+        await until(lambda: any(one.kind == "chat" for one in heard))
+        (one,) = (one for one in heard if one.kind == "chat")
+        assert one.ids == {ChatChange(digest("the owner"), chat, digest("the tab")).id}
+    heard.clear()
+    branched = await asyncio.to_thread(owner_store.branch, reply)
     await until(lambda: heard)
-    assert [one.kind for one in heard] == ["reply"]
+    assert heard == [
+        Notification("chat", frozenset({ChatChange(digest("the owner"), branched.id, digest("the tab")).id}))
+    ]
+    heard.clear()
+    await asyncio.to_thread(store.adoptions.adopt, "a guest", "the owner")
+    await until(lambda: heard)
+    assert [one.kind for one in heard] == ["chat"]
+
+
+async def test_whatever_changes_a_conversation_is_heard(store: Store, heard: list[Notification]) -> None:
+    await check_chats(store, heard)
+
+
+async def test_with_sqlite_a_server_hears_itself_but_not_what_was_rolled_back(tmp_path: Path) -> None:
+    store = Store.open(AppSettings(data_dir=tmp_path))
+    heard: list[Notification] = []
+    store.notifications.subscribe(heard.append)
+    store.notifications.start()
+    await check_chats(store, heard)
+    heard.clear()
+    with pytest.raises(NotFoundError):
+        await asyncio.to_thread(store.for_owner("the owner").rename, "made-up", "title")
+
+    def fail() -> None:
+        with store.database.writing() as connection:
+            notify(connection, "reply", ["never"])
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await asyncio.to_thread(fail)
+    await asyncio.to_thread(
+        store.for_owner("the owner").set_page_times, "made-up", PageTimes(0, 1)
+    )  # commits nothing new
+    await asyncio.sleep(0)
+    assert heard == []
+    store.close()
 
 
 async def test_a_logout_is_heard_without_the_token(store: Store, heard: list[Notification]) -> None:

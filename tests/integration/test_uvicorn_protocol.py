@@ -23,6 +23,9 @@ async def connected(
     """A connection to a server whose answer `waits`."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].endswith("/changes"):
+            while (await receive())["type"] != "http.disconnect":
+                pass
         if waits is not None:
             await waits.wait()
         await PlainTextResponse("whole")(scope, receive, send)
@@ -39,6 +42,16 @@ async def connected(
     finally:
         server.should_exit = True
         await serving
+
+
+async def test_a_request_that_waits_for_changes_ends_with_the_server() -> None:
+    async with asyncio.timeout(30):
+        async with connected() as (reader, writer):
+            writer.write(REQUEST.replace(b"/", b"/chat/gradio_api/changes?since=1", 1))
+            await asyncio.sleep(0.05)
+            closed = asyncio.create_task(ended(reader))
+            writer.close = lambda: None  # type: ignore[method-assign]
+        assert await closed
 
 
 async def ended(reader: asyncio.StreamReader) -> bool:

@@ -56,6 +56,7 @@ RANK = {
     "models": 3.4,
     "store": 3.5,
     "reply_writer": 3.6,
+    "chat_changes": 3.6,
     "other_servers": 3.6,
     "running_reply": 3.65,
     "runner": 3.7,

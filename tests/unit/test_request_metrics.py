@@ -31,6 +31,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
         ("/gradio_api/queue/join", "event"),
         ("/gradio_api/queue/data", "stream"),
         ("/gradio_api/heartbeat/abc", "stream"),
+        ("/gradio_api/changes", "stream"),
         ("/livez", "health"),
         ("/assets/index.js", "asset"),
         ("/favicon.ico", "asset"),

@@ -52,7 +52,9 @@ class Conversation(ChatInterface):
         """`page` is the one being built; `kwargs` are the arguments of gr.ChatInterface."""
         self._page, self.runner, self._access = page, runner, access
         self.panel, self._sidebar = panel, sidebar
-        self._tab_state, self._action, self._draft = map(hidden_textbox, ("where", "action", "draft"))
+        self._tab_state, self._action, self._draft, self._changed = map(
+            hidden_textbox, ("where", "action", "draft", "changed")
+        )
         self._memos = PreviewMemos()
         self.requests = ReplyRequests(runner, panel, access)
         super().__init__(
@@ -77,7 +79,7 @@ class Conversation(ChatInterface):
         events = EventRunner(self.runner, self._components, view)
         self._bind_turns(TurnEvents(self._components, events, self.requests))
         self._bind_page(PageEvents(self._components, events, temporary, self._memos))
-        self._bind_list(ListEvents(self.runner, self._sidebar))
+        self._bind_list(ListEvents(self.runner, self._sidebar, events, self._changed))
         self._bind_api()
 
     @property
@@ -122,6 +124,8 @@ class Conversation(ChatInterface):
     def _bind_list(self, events: ListEvents) -> None:
         sidebar, tab = self._sidebar, self._components.tab_inputs
         sidebar.search.change(events.search, tab, sidebar.list, queue=False, trigger_mode="always_last", **PRIVATE)
+        refreshed: list[Component] = [sidebar.list, self._changed]
+        self._changed.change(events.refresh, [self._changed, *tab], refreshed, queue=False, **PRIVATE)
         outputs: list[Component] = [sidebar.list, sidebar.import_status, sidebar.progress]
         sidebar.upload.upload(events.import_chats, [sidebar.upload, *tab], outputs, **CONCURRENT)
         sidebar.cancel.click(events.cancel_import, tab, None, queue=False, **PRIVATE)

@@ -1,8 +1,9 @@
 """Runs the events of tabs: the newest of a tab ends the one before, a repeated one runs once, failures become cards."""
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -10,6 +11,7 @@ from chatui import tracing
 from chatui.errors import ChatError, StoreError, unexpected
 from chatui.runner import Runner
 from chatui.running_reply import RunningReply
+from chatui.store.notifications import ORIGIN
 from chatui.ui.chat import message_box, transcript
 from chatui.ui.chat.components import ChatComponents
 from chatui.ui.chat.conversation_view import ConversationView
@@ -20,9 +22,14 @@ from chatui.ui.shared import error_messages
 from chatui.ui.shared.redraw import SingleFlight, Superseding
 from chatui.ui.shared.tab import Tab, current_tab
 from chatui.ui.shared.tab_state import TabState
-from chatui.ui.shared.updates import PageUpdates
+from chatui.ui.shared.updates import ComponentUpdates, PageUpdates
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_TRANSIT_SECONDS = 10.0
+"""After which a tab knows the state that it was sent, or has got another one from another server."""
 
 TabAction = Callable[[Tab], Awaitable[RunningReply | None]]
 """What an event does to its tab; returns the reply that it started, if any."""
@@ -35,6 +42,7 @@ class EventRunner:
         self._runner, self._components, self._view = runner, components, view
         self._superseding = Superseding()
         self._single_flight: SingleFlight[TabState] = SingleFlight(MAX_TABS)
+        self._sent_states: dict[str, tuple[float, str]] = {}
 
     async def run(
         self,
@@ -43,13 +51,17 @@ class EventRunner:
         idempotency_key: object = None,
         clear: bool = False,
         with_persona: bool = False,
+        yields: bool = False,
     ) -> PageUpdates:
         """Run an action in place of the tab's running event, then show the conversation.
 
         An action with an `idempotency_key` runs once where the tab sends it twice in a row with the same inputs.
-        `clear` empties the message box; `with_persona` updates the persona panel.
+        `clear` empties the message box; `with_persona` updates the persona panel. With `yields` nothing is done if the
+        tab has an event that goes on: that shows the conversation.
         """
         session = request_context.tab()
+        if yields and not await self._is_current(session, inputs):
+            return
         async with self._superseding.supersede(session) as superseded:
             if idempotency_key is None:
                 self._single_flight.forget(session)
@@ -61,11 +73,34 @@ class EventRunner:
                     # event's update. This one changes nothing.
                     yield {self._components.status: gr.skip()}
                     return
+                self._note_state(session, update)
                 yield update
+
+    async def when_idle(self, inputs: Sequence[Any], read: Callable[[], Awaitable[T]]) -> T | None:
+        """What `read` returns; None if the tab has another event before or meanwhile, which `inputs` do not know."""
+        session = request_context.tab()
+        if not await self._is_current(session, inputs):
+            return None
+        async with self._superseding.supersede(session) as superseded:
+            result = await read()
+        return None if superseded.is_set() else result
 
     def last_sent(self) -> object:
         """What tells the last thing that the tab of this event has sent from all others."""
         return self._single_flight.last(request_context.tab())
+
+    async def _is_current(self, session: str, inputs: Sequence[Any]) -> bool:
+        """Whether no event of the tab is running, and `inputs` have the state that the last one has sent."""
+        idle = await self._superseding.wait_idle(session)
+        sent_at, state = self._sent_states.get(session, (float("-inf"), ""))
+        return idle and (state == inputs[0] or time.monotonic() - sent_at >= MAX_TRANSIT_SECONDS)
+
+    def _note_state(self, session: str, update: ComponentUpdates) -> None:
+        """Remember the state that is on its way to the tab."""
+        if session and self._components.tab_state in update:
+            now = time.monotonic()
+            recent = {tab: sent for tab, sent in self._sent_states.items() if now - sent[0] < MAX_TRANSIT_SECONDS}
+            self._sent_states = {**recent, session: (now, update[self._components.tab_state])}
 
     def _run_once(self, session: str, key: object, action: TabAction) -> TabAction:
         """The action; if the last one of this session had the same key, its result is shown again instead."""
@@ -92,6 +127,7 @@ class EventRunner:
         errors: list[ChatbotMessage] = []
         try:
             tab = current_tab(self._runner, inputs)
+            ORIGIN.set(request_context.tab())
             with tracing.span("page.event"):
                 reply = await action(tab)
         except Exception as error:

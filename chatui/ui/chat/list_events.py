@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from chatui.errors import ChatError
 from chatui.runner import Runner
-from chatui.ui.chat.event_runner import as_chat_error
+from chatui.ui.chat.event_runner import EventRunner, as_chat_error
 from chatui.ui.shared import error_messages
 from chatui.ui.shared.tab import current_tab
 from chatui.ui.shared.updates import ComponentUpdates, PageUpdates
@@ -20,13 +21,23 @@ from chatui.ui.sidebar.sidebar import Sidebar
 class ListEvents:
     """Each method is a Gradio event handler. Its last inputs are those that `current_tab` takes."""
 
-    def __init__(self, runner: Runner, sidebar: Sidebar) -> None:
-        self._runner, self._sidebar = runner, sidebar
+    def __init__(self, runner: Runner, sidebar: Sidebar, events: EventRunner, changed: Component) -> None:
+        """`changed` is the hidden textbox in which changes.js asks for the list; it is emptied with the answer."""
+        self._runner, self._sidebar, self._events, self._changed = runner, sidebar, events, changed
         self._imports = ImportTasks()
 
     async def search(self, *inputs: Any) -> Any:
         """The list of the conversations that match the text of the search box."""
         return await self._render_list(inputs)
+
+    async def refresh(self, asked: str, *inputs: Any) -> ComponentUpdates:
+        """The list after changes by other tabs; nothing if it could be that of a conversation that the tab has left."""
+
+        async def read() -> Any:
+            return await self._render_list(inputs)
+
+        shown = await self._events.when_idle(inputs, read) if asked else None
+        return {self._changed: gr.skip()} if shown is None else {self._sidebar.list: shown, self._changed: ""}
 
     async def import_chats(self, path: str | None, *inputs: Any) -> PageUpdates:
         """Import an uploaded file, and show the progress."""

@@ -140,7 +140,8 @@ class TurnEvents:
 
         key = argument if name in ("continue", "other", "branch") else None
         opens = name in ("open", "branch", "restore")
-        async for update in self._events.run(inputs, action, idempotency_key=key, with_persona=opens):
+        options: dict[str, Any] = {"idempotency_key": key, "with_persona": opens, "yields": name == "refresh"}
+        async for update in self._events.run(inputs, action, **options):
             yield update
 
     async def _continue(self, tab: Tab, inputs: Sequence[Any], target: str, token: str | None) -> RunningReply:

@@ -50,6 +50,7 @@ HEAD = (
     f'<link rel="stylesheet" href="{cache_headers.versioned_url("models.css")}">'
     f'<script defer src="{cache_headers.versioned_url("chatui.js")}"></script>'
     f'<script defer src="{cache_headers.versioned_url("focus.js")}"></script>'
+    f'<script defer src="{cache_headers.versioned_url("changes.js")}"></script>'
     f'<script defer src="{cache_headers.versioned_url("models.js")}"></script>'
     f'<link rel="stylesheet" href="{cache_headers.versioned_url("tour.css")}">'
     f'<script defer src="{cache_headers.versioned_url("tour.js")}"></script>'

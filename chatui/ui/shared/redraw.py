@@ -23,6 +23,9 @@ HEARTBEAT_SECONDS = 0.25
 MAX_HANDOVER_SECONDS = 2.0
 """How long an event waits for the one that it supersedes to end."""
 
+MAX_YIELD_SECONDS = 1.0
+"""How long an event that lets others go first waits for the tab's running one to end."""
+
 LONG_TEXT = 10_000
 """Characters that are rendered within a few milliseconds; longer texts would block the event loop."""
 
@@ -46,6 +49,15 @@ class Superseding:
 
     def __init__(self) -> None:
         self._running: dict[str, tuple[asyncio.Event, asyncio.Event]] = {}
+
+    async def wait_idle(self, session: str) -> bool:
+        """Wait MAX_YIELD_SECONDS at most until the running event of this session has ended. Returns whether it has."""
+        running = self._running.get(session)
+        if running is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(MAX_YIELD_SECONDS):
+                    await running[1].wait()
+        return session not in self._running
 
     @contextlib.asynccontextmanager
     async def supersede(self, session: str) -> AsyncGenerator[asyncio.Event]:

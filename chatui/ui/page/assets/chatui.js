@@ -231,6 +231,7 @@
     box.value = `${++actionCount}|${action}`; // numbered, because Gradio reports changes only
     box.dispatchEvent(new Event("input", { bubbles: true }));
   };
+  document.addEventListener("chatui:act", (event) => sendAction(event.detail));
   const chatInUrl = () => new URLSearchParams(location.search).get("chat") ?? "";
   const openInspector = (message) => {
     const box = document.querySelector("#inspect textarea");

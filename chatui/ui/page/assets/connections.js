@@ -8,6 +8,7 @@
 
   const sendHeartbeats = (request) => {
     const url = new URL(request.url);
+    window.chatuiTab = url.pathname.split("/").at(-1);
     const sendHeartbeat = () => nativeFetch(url, { method: "POST" }).catch(() => {});
     sendHeartbeat();
     setInterval(sendHeartbeat, HEARTBEAT_MS);
