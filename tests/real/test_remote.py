@@ -1,35 +1,22 @@
-"""Real servers of others, installed and started here, answer as the client thinks that they do."""
+"""llama.cpp and transformers serve, installed and started here, answer as the client thinks that they do."""
 
 import asyncio
-import contextlib
-import hashlib
-import os
-import subprocess
-import time
-import venv
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
-from filelock import FileLock
-from platformdirs import user_cache_path
 
-from chatui.chat import ChatRequest, Message, ReplyDelta, TokenizeRequest
+from chatui.chat import Message, TokenizeRequest
 from chatui.engine.loading import embedded
 from chatui.errors import PromptError, TooLongError
-from chatui.generation_settings import GenerationSettings
-from chatui.remote.backend import RemoteBackend
-from chatui.remote.backend_spec import BackendSpec, ReplicaSpec
 from tests import models
 from tests.ports import reserved_port
+from tests.real.other_servers import ASKED, SETTINGS, backend_of, begun_and_stopped, installed, reply, running
 
 pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
-CACHE = user_cache_path("chatui-test-servers", appauthor=False)
-"""Where the servers are installed once, each in an environment of its own."""
-START_SECONDS, REPLY_SECONDS = 600, 600
 LLAMA_CPP = """
 import sys, time, xllamacpp
 params = xllamacpp.CommonParams()
@@ -38,71 +25,6 @@ params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.use_jinja = 
 server = xllamacpp.Server(params)
 time.sleep(1e6)
 """
-SETTINGS = GenerationSettings(seed=1, max_new_tokens=12, temperature=0.0)
-ASKED = ChatRequest((Message("system", "Be brief."), Message("user", "What is the capital of France?")), SETTINGS)
-
-
-def installed(*packages: str) -> Path:
-    """The `bin` folder of an environment that has these packages."""
-    folder = CACHE / hashlib.sha256(repr(packages).encode()).hexdigest()[:16]
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "ready").exists():
-            venv.create(folder, clear=True, with_pip=True)
-            subprocess.run([folder / "bin" / "pip", "install", "-q", *packages], check=True)
-            (folder / "ready").touch()
-    return folder / "bin"
-
-
-@contextlib.contextmanager
-def running(command: Sequence[str], port: int, log: Path, **environment: str) -> Iterator[str]:
-    """A server, once it lists its models; gives its address."""
-    url = f"http://127.0.0.1:{port}"
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=variables)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/v1/models", trust_env=False).status_code == 200:
-                    break
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-@contextlib.asynccontextmanager
-async def backend_of(url: str) -> AsyncIterator[RemoteBackend]:
-    backend = RemoteBackend(BackendSpec((ReplicaSpec(url),), "real")).start()
-    try:
-        await asyncio.to_thread(backend.wait)
-        async with asyncio.timeout(REPLY_SECONDS):
-            yield backend
-    finally:
-        await backend.close()
-
-
-async def reply(backend: RemoteBackend, request: ChatRequest) -> tuple[str, list[ReplyDelta]]:
-    text, deltas = "", []
-    async for delta in backend.stream(request):
-        text, _ = delta.apply_to(text, "")
-        deltas.append(delta)
-    return text, deltas
-
-
-async def begun_and_stopped(backend: RemoteBackend) -> None:
-    """Begin a reply that would be long, and close it after its first piece."""
-    long = replace(ASKED, settings=GenerationSettings(seed=1, max_new_tokens=900))
-    async with contextlib.aclosing(backend.stream(long)) as deltas:
-        async for delta in deltas:
-            if delta.text:
-                break
-    assert backend._replicas[0].outstanding == 0
 
 
 @pytest.fixture(scope="module")
