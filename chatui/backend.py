@@ -4,6 +4,13 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol
 
 from chatui.chat import ChatRequest, LoadOptions, ModelInfo, ModelStatus, Prompt, ReplyDelta, TokenizeRequest, Tokens
+from chatui.i18n import N_
+
+NO_OWN_MODELS = (
+    N_("This server runs no models of its own: it stands in front of others."),
+    N_("Start it with --model as well, to have models in this process."),
+)
+"""(message, remedy) where there are only models of other servers."""
 
 PreviewMemo = dict[str, Any]
 """A backend's cache between calls of preview(). The caller holds it."""

@@ -14,6 +14,7 @@ from chatui.traces import ALTERNATIVES, Traces
 Role = Literal["system", "user", "assistant"]
 State = Literal["loading", "ready", "failed", "unloaded"]
 FinishReason = Literal["stop_token", "stop_string", "length", "cancelled"]
+PromptCount = Literal["prompt_tokens", "cached_tokens"]
 Source = Literal["template", "persona", "user", "reply", "message", "start"]
 """The origin of a part of a prompt.
 
@@ -137,7 +138,8 @@ class Finish:
     is the average batch size. `reasoning_tokens` of the completion were the thought, with its tags, and took
     `reasoning_seconds`. `forced_positions` are those of the tokens that ended a thought in the model's place,
     `accepted_positions` those of the tokens that needed no decode step of their own, since drafts were right.
-    `timed_by_server`: the times of prefill and decoding are another server's; else they were measured here.
+    `timed_by_server`: the times of prefill and decoding are another server's; else they were measured here. Counts that
+    such a server did not tell are named in `untold`, and are 0.
     """
 
     reason: FinishReason
@@ -157,6 +159,17 @@ class Finish:
     forced_positions: tuple[int, ...] = ()
     accepted_positions: tuple[int, ...] = ()
     timed_by_server: bool = False
+    untold: tuple[PromptCount, ...] = ()
+
+    @property
+    def told_prompt_tokens(self) -> int | None:
+        """The tokens of the prompt; None if they were not told."""
+        return None if "prompt_tokens" in self.untold else self.prompt_tokens
+
+    @property
+    def told_cached_tokens(self) -> int | None:
+        """The tokens of the prompt that were cached; None if they were not told."""
+        return None if "cached_tokens" in self.untold else self.cached_tokens
 
     @property
     def tokens_per_second(self) -> float:

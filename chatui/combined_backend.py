@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from chatui.backend import Backend, PreviewMemo, StartableBackend
+from chatui.backend import NO_OWN_MODELS, Backend, PreviewMemo, StartableBackend
 from chatui.chat import ChatRequest, LoadOptions, ModelInfo, ModelStatus, Prompt, ReplyDelta, TokenizeRequest, Tokens
 from chatui.errors import ModelError
 
@@ -54,10 +54,7 @@ class CombinedBackend:
     def add(self, source: str, revision: str | None = None) -> str:
         """Serve one more model in this process. Raises ModelError."""
         if self._local is None:
-            raise ModelError(
-                "This server runs no models of its own: it stands in front of others.",
-                "Start it with --model as well, to have models in this process.",
-            )
+            raise ModelError(*NO_OWN_MODELS)
         return self._local.add(source, revision)
 
     def remove(self, model: str) -> None:

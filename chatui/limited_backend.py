@@ -45,7 +45,8 @@ class LimitedBackend(CombinedBackend):
                     if delta.prompt is not None:
                         prompt = len(delta.prompt.token_ids) or prompt or _estimated_tokens(request)
                     if delta.finish is not None:
-                        prompt, written = delta.finish.prompt_tokens, delta.finish.completion_tokens
+                        prompt = delta.finish.told_prompt_tokens or prompt
+                        written = delta.finish.completion_tokens
                     # Others of this user may ask meanwhile. Each addition is kept for a minute, so there are not many.
                     if prompt + written >= counted + TOKENS_COUNTED_AT_ONCE:
                         self.usage.add(user, prompt + written - counted)

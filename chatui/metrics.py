@@ -175,7 +175,7 @@ class ReplyMetrics:
         metrics.decode.labels(model).observe(finish.decode_seconds)
         metrics.accepted.labels(model).inc(len(finish.accepted_positions))
         if not self._prompt_tokens:  # a server tells them at the end
-            self._count_prompt(finish.prompt_tokens, finish.cached_tokens)
+            self._count_prompt(finish.prompt_tokens, finish.told_cached_tokens)
         if finish.completion_tokens > 1:
             metrics.per_token.labels(model).observe(finish.decode_seconds / (finish.completion_tokens - 1))
 
@@ -185,9 +185,10 @@ class ReplyMetrics:
         self._state = self._metrics.running.labels(self._model)
         self._state.inc()
 
-    def _count_prompt(self, prompt_tokens: int, cached_tokens: int) -> None:
+    def _count_prompt(self, prompt_tokens: int, cached_tokens: int | None) -> None:
         metrics, model = self._metrics, self._model
         self._prompt_tokens = prompt_tokens
         metrics.prompt_tokens.labels(model).inc(prompt_tokens)
-        metrics.prefix_queries.labels(model).inc(prompt_tokens)
-        metrics.prefix_hits.labels(model).inc(cached_tokens)
+        if cached_tokens is not None:  # a prompt of which it is not told would lower the share
+            metrics.prefix_queries.labels(model).inc(prompt_tokens)
+            metrics.prefix_hits.labels(model).inc(cached_tokens)

@@ -113,12 +113,15 @@ class RunningReply:
         """What logs tell of the reply, without its text: its model, how it ended, tokens, and seconds."""
         progress, finish = self.progress, self.progress.finish
         first = progress.first_text_at
+        prompt_tokens = finish.told_prompt_tokens if finish else None
+        if not prompt_tokens and progress.prompt:
+            prompt_tokens = len(progress.prompt.token_ids)
         return {
             "model": self.author.model,
             "state": self.state,
             "finish_reason": finish.reason if finish else None,
             "error": type(self.error).__name__ if self.error else None,
-            "prompt_tokens": len(progress.prompt.token_ids) if progress.prompt else None,
+            "prompt_tokens": prompt_tokens or None,
             "completion_tokens": progress.tokens,
             "first_token_seconds": round(first - progress.started_at, 3) if first else None,
             "seconds": round(time.perf_counter() - progress.started_at, 3),

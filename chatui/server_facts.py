@@ -3,6 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from chatui.i18n import N_
+
+NO_CONTINUING = N_("This server cannot go on with a reply.")
+NO_CONTINUED_THOUGHT = N_("This server cannot go on with a thought.")
+
 
 @dataclass(frozen=True)
 class ServerFacts:

@@ -160,9 +160,9 @@ class ReplySpan:
             _named(
                 {
                     "finish_reason": finish.reason,
-                    "prompt_tokens": finish.prompt_tokens,
+                    "prompt_tokens": finish.told_prompt_tokens,
                     "completion_tokens": finish.completion_tokens,
-                    "cached_tokens": finish.cached_tokens,
+                    "cached_tokens": finish.told_cached_tokens,
                 }
             )
         )
@@ -197,4 +197,4 @@ async def _traced(model: str, deltas: AsyncGenerator[ReplyDelta], parent: Any) -
 
 
 def _named(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"chatui.{name}": value for name, value in attributes.items()}
+    return {f"chatui.{name}": value for name, value in attributes.items() if value is not None}

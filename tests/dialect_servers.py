@@ -127,7 +127,7 @@ LLAMA_CPP = Kind(
     before=[
         b":\n\n",
         chunk({"role": "assistant", "content": None}),
-        {"choices": [], "prompt_progress": {"processed": 3}},
+        {"choices": [], "prompt_progress": {"total": 9, "cache": 5, "processed": 7}},
     ],
     last={"timings": {"prompt_n": 4, "cache_n": 5, "prompt_ms": 2000.0, "predicted_ms": 500.0}},
     too_long=error(

@@ -96,8 +96,8 @@ class ChatCompletionWriter:
     def last_events(self, finish: Finish) -> bytes:
         """The last events of a stream: finish reason, usage if the client asked for it, and [DONE]."""
         end = self._chunk({}, _reason(finish), timings=_timings(finish))
-        if self._include_usage:
-            end += _event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(finish)})
+        if self._include_usage and (usage := _usage(finish)):
+            end += _event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
         return end + b"data: [DONE]\n\n"
 
     def error_event(self, error: ChatError) -> bytes:
@@ -202,12 +202,16 @@ def _reason(finish: Finish) -> str:
     return "length" if finish.reason == "length" else "stop"
 
 
-def _usage(finish: Finish) -> Fields:
+def _usage(finish: Finish) -> Fields | None:
+    """None where the tokens of the prompt are not known: clients need whole numbers, and 0 would not be true."""
+    if finish.told_prompt_tokens is None:
+        return None
+    cached = finish.told_cached_tokens
     return {
         "prompt_tokens": finish.prompt_tokens,
         "completion_tokens": finish.completion_tokens,
         "total_tokens": finish.prompt_tokens + finish.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": finish.cached_tokens},
+        "prompt_tokens_details": None if cached is None else {"cached_tokens": cached},
         "completion_tokens_details": {"reasoning_tokens": finish.reasoning_tokens},
     }
 

@@ -96,14 +96,14 @@ class CompletionTokensDetails(BaseModel):
 
 
 class Usage(BaseModel):
-    """Numbers of tokens in a request and its reply."""
+    """Numbers of tokens in a request and its reply. What a server behind this one does not tell is null."""
 
     model_config = EXACT
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
+    prompt_tokens_details: PromptTokensDetails | None
     completion_tokens_details: CompletionTokensDetails
 
 
@@ -166,7 +166,10 @@ class Choice(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """A complete reply. `notes` say what the model's chat template does not support in the request."""
+    """A complete reply. `notes` say what the model's chat template does not support in the request.
+
+    `usage` is null if a server behind this one has not told the tokens of the prompt.
+    """
 
     model_config = EXACT
 
@@ -175,7 +178,7 @@ class ChatCompletion(BaseModel):
     created: int
     model: str
     choices: list[Choice]
-    usage: Usage
+    usage: Usage | None
     timings: Timings
     notes: list[str] = []
 

@@ -3,7 +3,7 @@
 import fnmatch
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import httpx
 from chatui.i18n import N_
 from chatui.remote.backend_spec import BackendSpec
 from chatui.remote.dialects import DIALECTS
+from chatui.remote.json_fields import Fields, as_count, as_object, as_objects, as_text
 from chatui.remote.server_errors import read_error
 
 DETAILS_SECONDS = 60.0
@@ -22,8 +23,6 @@ MAX_BYTES, MAX_SECONDS = 16_000_000, 15.0
 """Of one response."""
 MAX_DETAILS_SECONDS = 30.0
 """How long the details of all models are asked for: a server that answers slowly is not asked for more."""
-
-Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Probe:
             self._listed, self._detailed_at = ids, started
         return ServerReport(self._dialect, self._software, tuple(self._details.values()), seconds)
 
-    def _list(self) -> tuple[list[dict[str, Any]], str]:
+    def _list(self) -> tuple[list[Fields], str]:
         """(the entries of /v1/models, the response's Server header). Raises ProbeError."""
         try:
             response = self._request("GET", "/v1/models")
@@ -108,9 +107,9 @@ class Probe:
             raise ProbeError(told.message or f"status {told.status}", loading=told.is_busy)
         listed = _json(response)
         data = listed.get("data") if isinstance(listed, dict) else listed
-        entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else None
-        if entries is None:
+        if not isinstance(data, list):
             raise ProbeError(N_("its /v1/models is no list of models; is it a server of OpenAI's API?"))
+        entries = as_objects(data)
         by_id = {entry["id"]: entry for entry in entries if _is_id(entry.get("id")) and self._is_served(entry["id"])}
         return list(by_id.values())[:MAX_MODELS], response.headers.get("server", "")
 
@@ -160,19 +159,19 @@ class Probe:
         if self._dialect == "tgi":
             return self._get("/info")
         if self._dialect == "ollama":
-            return {_text(entry.get("name")): entry for entry in _entries(self._get("/api/ps").get("models"))}
+            return {as_text(entry.get("name")): entry for entry in as_objects(self._get("/api/ps").get("models"))}
         if self._dialect == "lm-studio":
-            return _lm_studio_models(_entries(self._get("/api/v1/models").get("models"))) or {
-                _text(entry.get("id")): entry for entry in _entries(self._get("/api/v0/models").get("data"))
+            return _lm_studio_models(as_objects(self._get("/api/v1/models").get("models"))) or {
+                as_text(entry.get("id")): entry for entry in as_objects(self._get("/api/v0/models").get("data"))
             }
         return {}
 
     def _read_model(self, entry: Fields, extra: Fields) -> RemoteModel:
         model = RemoteModel(
             entry["id"],
-            context=_count(entry.get("max_model_len"), _context_of_providers(entry)),
-            weight_bytes=_count(entry.get("weight_bytes")),
-            revision=_text(entry.get("revision")),
+            context=as_count(entry.get("max_model_len"), _context_of_providers(entry)),
+            weight_bytes=as_count(entry.get("weight_bytes")),
+            revision=as_text(entry.get("revision")),
         )
         read = {
             "llama.cpp": self._read_llama_cpp,
@@ -185,48 +184,48 @@ class Probe:
 
     def _read_llama_cpp(self, model: RemoteModel, entry: Fields, props: Fields) -> RemoteModel:
         """https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md. `n_ctx` is that of one slot."""
-        meta, settings = _fields(entry.get("meta")), _fields(props.get("default_generation_settings"))
-        status = _fields(entry.get("status")).get("value", "loaded")
+        meta, settings = as_object(entry.get("meta")), as_object(props.get("default_generation_settings"))
+        status = as_object(entry.get("status")).get("value", "loaded")
         return replace(
             model,
-            context=_count(meta.get("n_ctx"), settings.get("n_ctx"), meta.get("n_ctx_train")),
-            parameters=_count(meta.get("n_params")),
-            weight_bytes=_count(meta.get("size")),
-            precision=_text(meta.get("ftype")),
-            template=_text(props.get("chat_template")),
+            context=as_count(meta.get("n_ctx"), settings.get("n_ctx"), meta.get("n_ctx_train")),
+            parameters=as_count(meta.get("n_params")),
+            weight_bytes=as_count(meta.get("size")),
+            precision=as_text(meta.get("ftype")),
+            template=as_text(props.get("chat_template")),
             loaded=status in ("loaded", "sleeping"),
         )
 
     def _read_tgi(self, model: RemoteModel, _entry: Fields, info: Fields) -> RemoteModel:
         """https://huggingface.co/docs/text-generation-inference/reference/api_reference"""
-        context = _count(info.get("max_total_tokens"))
-        return replace(model, context=context, precision=_text(info.get("model_dtype")).removeprefix("torch."))
+        context = as_count(info.get("max_total_tokens"))
+        return replace(model, context=context, precision=as_text(info.get("model_dtype")).removeprefix("torch."))
 
     def _read_ollama(self, model: RemoteModel, _entry: Fields, running: Fields) -> RemoteModel:
         """https://docs.ollama.com/api. A prompt is cut at `num_ctx`, which is not the model's own context."""
         shown = self._told("POST", "/api/show", {"model": model.id})
-        parameters = re.search(r"^num_ctx\s+(\d+)", _text(shown.get("parameters")), re.MULTILINE)
-        now = _fields(running.get(model.id))
-        details = _fields(shown.get("details"))
+        parameters = re.search(r"^num_ctx\s+(\d+)", as_text(shown.get("parameters")), re.MULTILINE)
+        now = as_object(running.get(model.id))
+        details = as_object(shown.get("details"))
         return replace(
             model,
-            context=_count(now.get("context_length"), int(parameters[1]) if parameters else 0),
-            parameters=_count(_fields(shown.get("model_info")).get("general.parameter_count")),
-            weight_bytes=_count(now.get("size")),
-            precision=_text(details.get("quantization_level")),
+            context=as_count(now.get("context_length"), int(parameters[1]) if parameters else 0),
+            parameters=as_count(as_object(shown.get("model_info")).get("general.parameter_count")),
+            weight_bytes=as_count(now.get("size")),
+            precision=as_text(details.get("quantization_level")),
             thinks="thinking" in (shown.get("capabilities") or ()),
             loaded=bool(now),
         )
 
     def _read_lm_studio(self, model: RemoteModel, _entry: Fields, listed: Fields) -> RemoteModel:
         """https://lmstudio.ai/docs/developer/rest. /api/v0/models came before /api/v1/models."""
-        told = _fields(listed.get(model.id))
+        told = as_object(listed.get(model.id))
         quantization = told.get("quantization")
         return replace(
             model,
-            context=_count(told.get("loaded_context_length"), told.get("max_context_length")),
-            weight_bytes=_count(told.get("size_bytes")),
-            precision=_text(quantization) or _text(_fields(quantization).get("name")),
+            context=as_count(told.get("loaded_context_length"), told.get("max_context_length")),
+            weight_bytes=as_count(told.get("size_bytes")),
+            precision=as_text(quantization) or as_text(as_object(quantization).get("name")),
             loaded=told.get("state", "loaded") == "loaded",
         )
 
@@ -238,7 +237,7 @@ class Probe:
         if time.monotonic() > self._details_until:
             return {}
         try:
-            return _fields(_json(self._request(method, path, body)))
+            return as_object(_json(self._request(method, path, body)))
         except (httpx.HTTPError, httpx.InvalidURL):
             return {}
 
@@ -256,7 +255,7 @@ class Probe:
 
 def _context_of_providers(entry: Fields) -> Any:
     """The smallest context of a model's providers: the router may choose any of them."""
-    contexts = [_count(_fields(each).get("context_length")) for each in _entries(entry.get("providers"))]
+    contexts = [as_count(as_object(each).get("context_length")) for each in as_objects(entry.get("providers"))]
     return min(filter(None, contexts), default=0)
 
 
@@ -284,7 +283,7 @@ def _is_id(value: Any) -> bool:
 
 def _is_embedding(entry: Fields, extra: Fields) -> bool:
     """Whether a model writes no text: LM Studio and routers list those that embed it beside the others."""
-    kind = _fields(extra.get(entry["id"])).get("type", entry.get("type"))
+    kind = as_object(extra.get(entry["id"])).get("type", entry.get("type"))
     return isinstance(kind, str) and kind.startswith("embedding")
 
 
@@ -296,29 +295,12 @@ def _lm_studio_models(models: Sequence[Fields]) -> Fields:
     """The models of /api/v1/models by what /v1/models calls them: their keys, and the names of those in memory."""
     told: dict[str, Fields] = {}
     for model in models:
-        instances = _entries(model.get("loaded_instances"))
+        instances = as_objects(model.get("loaded_instances"))
         state = "loaded" if instances else "not-loaded"
-        named = [(each.get("id"), _fields(each.get("config")).get("context_length")) for each in instances]
+        named = [(each.get("id"), as_object(each.get("config")).get("context_length")) for each in instances]
         for name, context in [(model.get("key"), named[0][1] if named else None), *named]:
-            told[_text(name)] = {**model, "state": state, "loaded_context_length": context}
+            told[as_text(name)] = {**model, "state": state, "loaded_context_length": context}
     return told
-
-
-def _fields(value: Any) -> Fields:
-    return value if isinstance(value, dict) else {}
-
-
-def _entries(value: Any) -> list[Fields]:
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
-
-
-def _count(*values: Any) -> int:
-    """The first of these values that is a whole number above 0; 0 if none is."""
-    return next((value for value in values if type(value) is int and value > 0), 0)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def connection_problem(error: Exception) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from chatui.chat import ChatRequest, Finish, FinishReason, ReplyDelta, TraceSnapshot
+from chatui.chat import ChatRequest, Finish, FinishReason, PromptCount, ReplyDelta, TraceSnapshot
 from chatui.errors import GenerationError
 from chatui.remote.dialects import Dialect
+from chatui.remote.json_fields import Fields, as_count, as_object, as_told_count
 from chatui.remote.request_body import is_continued
 from chatui.remote.server_errors import ServerError, error_of, read_error, whole_characters
 from chatui.remote.vocabulary import Vocabulary
@@ -59,9 +60,10 @@ class ReplyReader:
     sent_at: float = field(default_factory=time.perf_counter)
     prompt_ids: tuple[int, ...] = ()
     tokens: int = 0
-    usage: dict[str, Any] = field(default_factory=dict)
-    timings: dict[str, Any] = field(default_factory=dict)
+    usage: Fields = field(default_factory=dict)
+    timings: Fields = field(default_factory=dict)
     reason: str = ""
+    _progress: Fields = field(default_factory=dict)
     _stop_reason: Any = None
     _first_at: float | None = None
     _last_at: float | None = None
@@ -108,8 +110,8 @@ class ReplyReader:
         """The delta of one chunk, or of a whole completion. Raises RemoteError."""
         if chunk.get("error") or chunk.get("object") == "error":
             raise RemoteError(error_of(chunk))
-        self.usage = _dict(chunk.get("usage")) or self.usage
-        self.timings = _dict(chunk.get("timings")) or self.timings
+        self.usage = as_object(chunk.get("usage")) or self.usage
+        self.timings = as_object(chunk.get("timings")) or self.timings
         self.prompt_ids = _ids(chunk.get("prompt_token_ids")) or self.prompt_ids
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
@@ -120,13 +122,14 @@ class ReplyReader:
             self._stop_reason = choice.get("stop_reason", choice.get("matched_stop"))
         if reason in FAILED_REASONS:
             raise RemoteError(ServerError(200, f"the reply was ended ({reason})"))
-        return self._delta(choice, self._progress(chunk))
+        self._progress = as_object(chunk.get("prompt_progress")) or self._progress
+        return self._delta(choice, as_told_count(as_object(chunk.get("prompt_progress")).get("processed")))
 
     def _delta(self, choice: Mapping[str, Any], progress: int | None) -> ReplyDelta | None:
-        message = _dict(choice.get("delta")) or _dict(choice.get("message"))
+        message = as_object(choice.get("delta")) or as_object(choice.get("message"))
         content = self._whole("content", _text(message.get("content")) or _text(choice.get("text")))
         reasoning = self._whole("reasoning", _text(message.get("reasoning_content")) or _text(message.get("reasoning")))
-        traced = self._trace(_dict(choice.get("logprobs")).get("content"))
+        traced = self._trace(as_object(choice.get("logprobs")).get("content"))
         count = traced or len(_ids(choice.get("token_ids"))) or int(bool(content or reasoning))
         if not count:
             return ReplyDelta(prefilled_tokens=progress) if progress is not None else None
@@ -175,30 +178,39 @@ class ReplyReader:
         """How the reply ended, or would have, for a `reason` of ours."""
         reason = reason or self._finish_reason()
         first, last = self._first_at or time.perf_counter(), self._last_at or time.perf_counter()
-        details, told = (
-            _dict(self.usage.get("prompt_tokens_details")),
-            _dict(self.usage.get("completion_tokens_details")),
-        )
+        thought = as_object(self.usage.get("completion_tokens_details")).get("reasoning_tokens")
         milliseconds = self.timings.get("prompt_ms"), self.timings.get("predicted_ms")
         prefill, decode = (value / 1000 if isinstance(value, int | float) else None for value in milliseconds)
-        completion = _count(self.usage.get("completion_tokens")) or self.tokens
-        prompt = _count(self.usage.get("prompt_tokens")) or len(self.prompt_ids)
-        if not prompt:
-            prompt = _count(self.timings.get("prompt_n")) + _count(self.timings.get("cache_n"))
+        completion = as_count(self.usage.get("completion_tokens")) or self.tokens
+        prompt, cached = self._prompt_counts()
+        counts: Mapping[PromptCount, int | None] = {"prompt_tokens": prompt, "cached_tokens": cached}
         return Finish(
             reason,
-            prompt,
+            prompt or 0,
             completion,
             self.request.settings.seed or 0,
             self.queued,
             first - self.sent_at if prefill is None else prefill,
             last - first if decode is None else decode,
-            cached_tokens=_count(details.get("cached_tokens")) or _count(self.timings.get("cache_n")),
+            cached_tokens=cached or 0,
             stopped_by=self._stopped_by(),
-            reasoning_tokens=_count(told.get("reasoning_tokens"), self.usage.get("reasoning_tokens")) or self._thought,
+            reasoning_tokens=as_count(thought, self.usage.get("reasoning_tokens"), self._thought),
             reasoning_seconds=(self._answer_at or last) - first if self._thought else 0.0,
             timed_by_server=prefill is not None and decode is not None,
+            untold=tuple(name for name, count in counts.items() if count is None),
         )
+
+    def _prompt_counts(self) -> tuple[int | None, int | None]:
+        """(the tokens of the prompt, those of them that were cached), None where they are not told.
+
+        The usage comes last, so it is missing where the reply was ended here.
+        """
+        usage, timings, progress = self.usage, self.timings, self._progress
+        read = as_count(timings.get("prompt_n")) + as_count(timings.get("cache_n"))
+        prompt = as_count(usage.get("prompt_tokens"), len(self.prompt_ids), read, progress.get("total"))
+        details = as_object(usage.get("prompt_tokens_details"))
+        cached = as_told_count(details.get("cached_tokens"), timings.get("cache_n"), progress.get("cache"))
+        return prompt or None, cached
 
     def _finish_reason(self) -> FinishReason:
         if self._stops.hit is not None or isinstance(self._stop_reason, str):
@@ -221,11 +233,6 @@ class ReplyReader:
             self._thought += count
         elif self._thought and self._answer_at is None:
             self._answer_at = now
-
-    def _progress(self, chunk: Mapping[str, Any]) -> int | None:
-        """How many tokens of the prompt have been read, where the server tells it."""
-        read = _dict(chunk.get("prompt_progress")).get("processed")
-        return read if isinstance(read, int) else None
 
     def _trace(self, entries: Any) -> int:
         """Keep the probabilities of the tokens of a chunk. Returns their number."""
@@ -273,15 +280,6 @@ def _text(value: Any) -> str:
         return value
     parts: Sequence[Any] = value if isinstance(value, list) else ()
     return "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _count(*values: Any) -> int:
-    """The first of these values that is a whole number above 0; 0 if none is."""
-    return next((value for value in values if type(value) is int and value > 0), 0)
 
 
 def _ids(value: Any) -> tuple[int, ...]:

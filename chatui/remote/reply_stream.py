@@ -188,16 +188,16 @@ class ReplyStream:
                 async with contextlib.aclosing(self._read(response, reader)) as deltas:
                     async for delta in deltas:
                         if telling is not None and telling.done():
-                            yield ReplyDelta(prompt=telling.result())
-                            telling = None
+                            prompt, telling = telling.result(), None
+                            yield ReplyDelta(prompt=prompt)
                         yield delta
             replica.breaker.record_success()
             last = reader.flush()
-            if telling is not None:
-                await asyncio.wait({telling}, timeout=PROMPT_SECONDS)
-                told = telling.result() if telling.done() else prompt
-                yield ReplyDelta(prompt=_with_ids(told, reader.prompt_ids))
-            yield last
+            telling = telling or self._counting(replica, body, prompt, last)
+            told = _with_ids(await _awaited(telling, prompt), reader.prompt_ids)
+            if self.request.trace and told is not prompt:
+                yield ReplyDelta(prompt=told)
+            yield _counted(last, told)
         except (httpx.HTTPError, RemoteError) as error:
             if reader.has_begun:
                 raise self._broken(error) from None
@@ -247,6 +247,15 @@ class ReplyStream:
                 return
             most = NEXT_EVENT_SECONDS if reader.has_begun else FIRST_EVENT_SECONDS
             piece = await _within(last + most - time.monotonic(), _next(pieces))
+
+    def _counting(
+        self, replica: Replica, body: dict[str, Any], prompt: Prompt, last: ReplyDelta
+    ) -> asyncio.Task[Prompt] | None:
+        """Asks for the prompt, if nothing else tells how many tokens it has and the server has a route for it."""
+        is_counted = last.finish is None or last.finish.told_prompt_tokens is not None or bool(prompt.token_ids)
+        if is_counted or not self.dialect.prompt:
+            return None
+        return asyncio.create_task(self._told_prompt(replica, body, prompt))
 
     async def _told_prompt(self, replica: Replica, body: dict[str, Any], prompt: Prompt) -> Prompt:
         """The prompt with what the server tells of it; as it is where it tells nothing."""
@@ -308,6 +317,23 @@ def _completion(content: bytes, reader: ReplyReader) -> ReplyDelta:
     if "choices" not in chunk:
         raise RemoteError(read_error(200, content))
     return reader.push_chunk(chunk) or ReplyDelta()
+
+
+async def _awaited(telling: asyncio.Task[Prompt] | None, prompt: Prompt) -> Prompt:
+    """The prompt that is being told, or `prompt` if none is, or not in time."""
+    if telling is None:
+        return prompt
+    await asyncio.wait({telling}, timeout=PROMPT_SECONDS)
+    return telling.result() if telling.done() else prompt
+
+
+def _counted(last: ReplyDelta, prompt: Prompt) -> ReplyDelta:
+    """The last delta, where it tells no number of the prompt's tokens with that of a prompt that was told."""
+    finish = last.finish
+    if finish is None or finish.told_prompt_tokens is not None or not prompt.token_ids:
+        return last
+    untold = tuple(name for name in finish.untold if name != "prompt_tokens")
+    return replace(last, finish=replace(finish, prompt_tokens=len(prompt.token_ids), untold=untold))
 
 
 def _with_ids(prompt: Prompt, ids: tuple[int, ...]) -> Prompt:

@@ -9,10 +9,9 @@ from chatui.errors import PromptError
 from chatui.generation_settings import GenerationSettings
 from chatui.i18n import N_
 from chatui.remote.dialects import Dialect
+from chatui.server_facts import NO_CONTINUED_THOUGHT, NO_CONTINUING
 from chatui.thinking_controls import LEVELS, ThinkingControls
 
-NO_CONTINUING = N_("This server cannot go on with a reply.")
-NO_CONTINUED_THOUGHT = N_("This server cannot go on with a thought.")
 NEUTRAL = {"top_p": 1.0}
 """Values of settings that mean "off", of others 0."""
 OPENING = "[The conversation begins.]"

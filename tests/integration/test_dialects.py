@@ -41,7 +41,7 @@ class Row:
     software: str
     names: tuple[str, ...] = ("team/org/m",)
     context: int = 4096
-    cached: int = 0
+    cached: int | None = None
     reason: FinishReason = "stop_string"
     continues: bool = False
     too_long: type[ChatError] | None = TooLongError
@@ -85,12 +85,12 @@ ROWS = {
         written.TRANSFORMERS,
         "transformers serve",
         ("team/org/m", "team/gpt2"),
-        0,
+        context=0,
         reason="stop_string",
         too_long=None,
         takes="chat_template_kwargs",
     ),
-    "openai": Row(written.OPENAI, "OpenAI API", ("team/m",), 0),
+    "openai": Row(written.OPENAI, "OpenAI API", ("team/m",), context=0),
 }
 
 
@@ -141,8 +141,8 @@ async def check_a_reply(backend: RemoteBackend, server: FakeServer, row: Row) ->
     own = {"top_k", "min_p", "repetition_penalty", "repeat_penalty", "chat_template_kwargs", "reasoning_effort"}
     assert not own & (set(body) - set(row.takes.split()))
     # Where it is our stop string that ends the reply, the connection is closed before the usage comes.
-    usage = (9, row.cached) if END in body["stop"] else (0, 0)
-    assert (finish.prompt_tokens, finish.cached_tokens, finish.reason) == (*usage, row.reason)
+    usage = (9, row.cached) if END in body["stop"] else (None, None)
+    assert (finish.told_prompt_tokens, finish.told_cached_tokens, finish.reason) == (*usage, row.reason)
 
 
 async def check_continuing(backend: RemoteBackend, server: FakeServer, row: Row) -> None:

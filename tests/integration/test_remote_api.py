@@ -76,6 +76,19 @@ async def test_a_reply_as_a_whole_and_streamed() -> None:
     assert [event["choices"][0]["finish_reason"] for event in events if event["choices"]][-1] == "length"
 
 
+async def test_usage_is_what_is_known_and_never_0() -> None:
+    response, _server = await answer_to([reply("Hello")])
+    assert response.json()["usage"] is None
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    response, _server = await answer_to([reply("Hello")], **options)
+    events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+    assert [event["usage"] for event in events] == [None] * len(events)
+    assert all(event["choices"] for event in events)
+    response, _server = await answer_to([reply("Hello", usage={"prompt_tokens": 9, "completion_tokens": 1})], **options)
+    events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+    assert (events[-1]["usage"]["prompt_tokens"], events[-1]["usage"]["prompt_tokens_details"]) == (9, None)
+
+
 async def test_log_probabilities_have_the_texts_of_the_server() -> None:
     entry = {
         "token": "Hey",

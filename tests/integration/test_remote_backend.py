@@ -66,6 +66,22 @@ async def test_a_reply_with_its_usage() -> None:
     assert got.prompt.messages == (Message("user", "Hi"),)
 
 
+async def test_where_our_stop_string_ends_a_reply_its_prompt_is_counted_by_the_server() -> None:
+    stops = ("never",) * 4 + ("END",)
+    asked = dataclasses.replace(ASKED, settings=ASKED.settings.model_copy(update={"stop": stops}))
+    endless = ["Hello", "END", *(["more"] * 100)]
+    routes = {"/tokenize": {"tokens": [1, 2, 3], "token_strs": ["a", "b", "c"]}}
+    with serving(FakeServer([endless], [VLLM], routes)) as server:
+        async with backend_of(server) as backend:
+            got = await ask(backend, asked)
+            server.routes.clear()
+            untold = await ask(backend, asked)
+    assert got.finish is not None
+    assert (got.text, got.finish.told_prompt_tokens, got.finish.told_cached_tokens) == ("Hello", 3, None)
+    assert untold.finish is not None
+    assert untold.finish.told_prompt_tokens is None
+
+
 @pytest.mark.parametrize(
     "answer",
     [

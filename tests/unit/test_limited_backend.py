@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from chatui.chat import ChatRequest, Message, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, Finish, Message, Prompt, ReplyDelta
 from chatui.errors import OverloadError, StoreError
 from chatui.generation_settings import GenerationSettings
 from chatui.limited_backend import LimitedBackend
@@ -91,6 +91,18 @@ async def test_a_remote_prompt_counts_though_its_tokens_are_told_at_the_end() ->
     await stream.aclose()
     await asyncio.gather(*backend._counting)
     assert counts.tokens == 100 + 40
+
+
+async def test_a_prompt_that_is_never_told_counts_as_estimated() -> None:
+    counts = Counts()
+    untold = Finish("stop_token", 0, 2, 0, 0.0, 0.1, 0.1, untold=("prompt_tokens", "cached_tokens"))
+    fake = FakeBackend(["a", "b", ReplyDelta(finish=untold)])
+    fake.before = [ReplyDelta(prompt=Prompt("", (), messages=REQUEST.messages))]
+    backend = LimitedBackend(fake, TokenUsage(lambda _: TokenLimits(0, 10_000)), counts)
+    request = replace(REQUEST, messages=(Message("user", "word " * 80),))
+    assert [delta async for delta in backend.stream(request)]
+    await asyncio.gather(*backend._counting)
+    assert counts.tokens == 100 + 2
 
 
 async def test_without_the_database_this_server_counts() -> None:

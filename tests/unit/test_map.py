@@ -22,7 +22,7 @@ RANK = {
     "priority": 0,
     "text_cleaning": 0,
     "traces": 0,
-    "server_facts": 0,
+    "server_facts": 0.5,
     "kv_size": 0,
     "chat": 2,
     "backend": 2.05,

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from chatui.api import routes
-from chatui.chat import ChatRequest, Finish, Message, ModelInfo, Prompt, ReplyDelta
+from chatui.chat import ChatRequest, Finish, Message, ModelInfo, Prompt, PromptCount, ReplyDelta
 from chatui.errors import GenerationError
 from chatui.generation_settings import GenerationSettings
 from chatui.metrics import Metrics
@@ -64,6 +64,19 @@ def test_a_reply_is_counted_from_its_arrival_to_its_end() -> None:
     assert values(metrics, finished_reason="length") == {"request_success_total": 1}
     assert found["spec_decode_num_accepted_tokens_total"] == 2
     assert values(metrics, le="0.2")["request_time_per_output_token_seconds_bucket"] == 1
+
+
+@pytest.mark.parametrize(("untold", "looked_up"), [((), 9), (("cached_tokens",), 0)])
+def test_a_prompt_of_which_no_cached_tokens_are_told_does_not_lower_their_share(
+    untold: tuple[PromptCount, ...], looked_up: int
+) -> None:
+    metrics = Metrics()
+    with metrics.reply("m") as reply:
+        reply.add(ReplyDelta(prompt=Prompt("", ())))
+        reply.add(ReplyDelta(finish=replace(FINISH, prompt_tokens=9, untold=untold)))
+    found = values(metrics)
+    assert found["prompt_tokens_total"] == 9
+    assert found.get("prefix_cache_queries_total", 0) == looked_up
 
 
 @pytest.mark.parametrize(

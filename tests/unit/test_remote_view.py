@@ -36,9 +36,11 @@ def trace(id: int, rank: int, *others: int) -> TokenTrace:
 
 
 NOTHING = Inspection(
-    UNTOLD, Prompt("", (), messages=MESSAGES, sent=SENT), finish=Finish("stop_token", 0, 4, 7, 0.1, 0.2, 0.3)
+    UNTOLD,
+    Prompt("", (), messages=MESSAGES, sent=SENT),
+    finish=Finish("stop_token", 0, 4, 7, 0.1, 0.2, 0.3, untold=("prompt_tokens", "cached_tokens")),
 )
-COUNTED = replace(NOTHING, finish=Finish("length", 21, 5, 7, 0.1, 0.2, 0.3))
+COUNTED = replace(NOTHING, finish=Finish("length", 21, 5, 7, 0.1, 0.2, 0.3, untold=("cached_tokens",)))
 ALL = Inspection(
     TOLD,
     Prompt(
@@ -110,6 +112,44 @@ def test_what_a_server_tells_is_shown_with_its_source() -> None:
     assert "As llama.cpp b1 tells it." in shown["memory"]
     assert "stop string" in shown["why"]
     assert "5 6 7" in pages(IDS_ONLY)["prompt"]
+
+
+def test_what_was_cached_is_told_as_0_only_where_the_server_says_so() -> None:
+    untold = replace(COUNTED, finish=replace(ALL.finish, untold=("cached_tokens",)) if ALL.finish else None)
+    assert "does not tell how many tokens of the prompt were in its cache" in pages(untold)["prompt"]
+    assert "does not tell how many tokens of the prompt were in its cache" in pages(untold)["why"]
+    assert prompt_view.tokens_by_cache(untold) == []
+    none = replace(ALL, finish=replace(ALL.finish, cached_tokens=0) if ALL.finish else None)
+    assert "No token of the prompt was cached, says the server." in pages(none)["prompt"]
+    assert {label for _text, label in prompt_view.tokens_by_cache(none)} == {"computed"}
+
+
+def test_a_column_and_the_context_have_no_0_for_a_prompt_that_is_not_counted() -> None:
+    assert "tokens in not told" in persona_view.reply_column("A", "B", NOTHING.finish, 0)
+    untold, model = NOTHING.finish, replace(UNTOLD, context_length=100)
+    assert untold is not None
+    turns = [replace(REPLY, finish=untold), replace(REPLY, finish=COUNTED.finish)]
+    chart = memory_view.memory_view(replace(NOTHING, model=model), turns)
+    assert "26 of 100 tokens" in chart
+    assert "computed, or not told" in chart
+    assert "100 tokens" not in memory_view.memory_view(replace(NOTHING, model=model))
+
+
+def test_why_compares_with_the_turn_before_where_the_ids_are_told() -> None:
+    ids, texts = (5, 6, 7, 10, 12, 8), ("H", "i", ":", "Hel", "lo", "!")
+    grown = replace(ALL.prompt, token_ids=ids, text="".join(texts), ends=(1, 2, 3, 6, 8, 9), spans=(Span("user", 6),))
+    told = why_view.why_view(replace(ALL, prompt=grown), ALL, REPLY)
+    assert "2 of 6 tokens were cached, as the server counts." in told
+    assert "The first 5 tokens are those of the turn before." in told
+    changed = replace(grown, token_ids=(5, 9, *ids[2:]))
+    told = why_view.why_view(replace(ALL, prompt=changed), ALL, REPLY)
+    assert "The first token that differs from the turn before is number 2: <code>i</code>" in told
+    told = why_view.why_view(replace(IDS_ONLY, prompt=replace(IDS_ONLY.prompt, token_ids=(5, 9))), IDS_ONLY, REPLY)
+    assert "number 2: <code>9</code> in place of <code>6</code>" in told
+    own = replace(ALL, traces=Traces.of([trace(OWN_IDS + 1, 1, OWN_IDS)]))
+    told = why_view.why_view(replace(own, prompt=grown), own, REPLY)
+    assert "The first 3 tokens are those of the turn before." in told, "the ids of its reply are not told"
+    assert "turn before" not in why_view.why_view(NOTHING, NOTHING, REPLY)
 
 
 def test_numbers_of_ours_are_not_shown_as_ids_and_what_cannot_be_gone_on_with_is_no_link() -> None:

@@ -127,8 +127,8 @@ class ReplyRequests:
         chat = (tab.state.chat or new_id()) if tab.state.temporary else ""
         return persona, ChatRequest(messages, settings, model.name, tab.owner, temporary_conversation=chat)
 
-    async def preview(self, tab: Tab, inputs: Sequence[Any], draft: str) -> tuple[ChatRequest, int]:
-        """The request that sending `draft` would make, and the number of earlier messages that it leaves out."""
+    async def preview(self, tab: Tab, inputs: Sequence[Any], draft: str) -> tuple[ChatRequest, Path]:
+        """The request that sending `draft` would make, and the conversation before it."""
         persona, start_with, settings = await self.selection(tab, inputs)
         model = self.model(inputs)
         path = Path(())
@@ -142,7 +142,7 @@ class ReplyRequests:
         ]
         macro_values = current_macro_values(persona, model.name, settings.seed, tab.state.chat)
         messages = await self._messages(model, persona, history, macro_values, start_with)
-        return ChatRequest(messages, settings, model.name), path.earlier
+        return ChatRequest(messages, settings, model.name), path
 
     def model(self, inputs: Sequence[Any]) -> ModelStatus:
         """The model that is chosen on the page, else the default one; also if the user may not choose it."""
@@ -159,14 +159,6 @@ class ReplyRequests:
             persona = replace(persona, card=original.card if original.name == persona.name else None)
         can_start = not continuing.problem(continuing.server_of(self.model(inputs).info))
         return persona, (start_with or "") if can_start else "", settings
-
-    async def used_tokens(self, tab: Tab) -> int:
-        """The tokens of the conversation's last turn, prompt and reply together; 0 if they are not known."""
-        path = Path(())
-        if tab.state.chat:
-            path = await self.runner.read_path(tab.owner, tab.state.chat, None, tab.state.temporary)
-        finishes = [message.finish for message in path.messages if message.finish is not None]
-        return finishes[-1].prompt_tokens + finishes[-1].completion_tokens if finishes else 0
 
     def _greeting_index(self, inputs: Sequence[Any], greetings: Sequence[str]) -> int:
         """Which greeting the empty page shows."""

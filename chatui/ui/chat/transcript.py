@@ -201,7 +201,7 @@ def speed(progress: ReplyProgress) -> str:
     else:
         rate = (progress.tokens - 1) / max(time.perf_counter() - progress.first_text_at, 1e-3)
     parts: list[str] = []
-    if progress.finish is not None and progress.finish.cached_tokens:
+    if progress.finish is not None and progress.finish.cached_tokens and progress.finish.prompt_tokens:
         counts = {"count": progress.finish.prompt_tokens, "known": progress.finish.cached_tokens}
         parts.append(_("{count} tokens in, {known} cached", **counts))
     parts.append(ngettext("{count} token", "{count} tokens", progress.tokens))

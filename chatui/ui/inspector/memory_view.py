@@ -69,7 +69,9 @@ def _context_chart(inspection: Inspection, path: Sequence[StoredMessage]) -> str
     finishes = [message.finish for message in path if message.role == "assistant" and message.finish is not None]
     if not finishes and inspection.finish is not None:
         finishes = [inspection.finish]
+    finishes = [finish for finish in finishes if finish.told_prompt_tokens is not None]
     turns = [ContextTurn(finish.cached_tokens, finish.prompt_tokens, finish.completion_tokens) for finish in finishes]
+    knows_cached = all(finish.told_cached_tokens is not None for finish in finishes[-MAX_TURNS:])
     limit = inspection.model.context_length
     if not turns or not turns[-1].prompt or not limit:
         return ""
@@ -90,7 +92,7 @@ def _context_chart(inspection: Inspection, path: Sequence[StoredMessage]) -> str
         ),
         turns[-MAX_TURNS:],
         edge,
-        (_("cached"), _("computed"), _("the reply")),
+        (_("cached"), _("computed") if knows_cached else _("computed, or not told"), _("the reply")),
         limit_label,
     )
 

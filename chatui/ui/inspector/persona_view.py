@@ -2,7 +2,7 @@
 
 from chatui import estimates
 from chatui.chat import Finish, Prompt
-from chatui.i18n import N_, format_number, ngettext
+from chatui.i18n import N_, _, format_number, ngettext
 from chatui.inspection import Inspection
 from chatui.ui.inspector import remote_view
 from chatui.ui.inspector.formula_rows import FormulaRow, figure_row, formula_list
@@ -57,14 +57,26 @@ def reply_column(title: str, text: str, finish: Finish | None, persona_tokens: i
     """One of two replies side by side, as Markdown: title, token counts and speeds, text."""
     parts = [ngettext("persona {count} token", "persona {count} tokens", persona_tokens)] if persona_tokens else []
     if finish is not None:
-        facts = ngettext(
-            "{count} token in, prefill {seconds} s · {generated} out, {speed} tokens/s",
-            "{count} tokens in, prefill {seconds} s · {generated} out, {speed} tokens/s",
-            finish.prompt_tokens,
-            seconds=format_number(finish.prefill_seconds, 2),
-            generated=finish.completion_tokens,
-            speed=format_number(finish.tokens_per_second, 1),
-        )
-        parts.append(facts)
+        parts.append(_reply_facts(finish))
     facts = " · ".join(parts)
     return f"**{title}**\n\n<small>{facts}</small>\n\n{markdown_escape.escape(text)}"
+
+
+def _reply_facts(finish: Finish) -> str:
+    """The token counts and speeds of a reply."""
+    seconds, speed = format_number(finish.prefill_seconds, 2), format_number(finish.tokens_per_second, 1)
+    if not finish.prompt_tokens:
+        return _(
+            "tokens in not told, prefill {seconds} s · {generated} out, {speed} tokens/s",
+            seconds=seconds,
+            generated=finish.completion_tokens,
+            speed=speed,
+        )
+    return ngettext(
+        "{count} token in, prefill {seconds} s · {generated} out, {speed} tokens/s",
+        "{count} tokens in, prefill {seconds} s · {generated} out, {speed} tokens/s",
+        finish.prompt_tokens,
+        seconds=seconds,
+        generated=finish.completion_tokens,
+        speed=speed,
+    )

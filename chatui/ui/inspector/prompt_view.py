@@ -53,10 +53,11 @@ def shown_pieces(prompt: Prompt) -> Sequence[str]:
 
 
 def tokens_by_cache(inspection: Inspection) -> HighlightedTokens:
-    """The prompt's tokens, each labelled as cached or computed for this reply."""
-    cached_tokens = inspection.finish.cached_tokens if inspection.finish else 0
-    if inspection.model.server is not None and not cached_tokens:
-        return []  # the server may just not tell it
+    """The prompt's tokens, each labelled as cached or computed for this reply; none where that is not told."""
+    finish, is_remote = inspection.finish, inspection.model.server is not None
+    cached_tokens = finish.told_cached_tokens if finish else None if is_remote else 0
+    if cached_tokens is None:
+        return []
     cached, computed = _("cached"), _("computed")
     return [
         (visible_text(piece), cached if position < cached_tokens else computed)

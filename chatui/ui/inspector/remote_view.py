@@ -47,9 +47,13 @@ def _counted(count: int) -> str:
 
 def cache_line(inspection: Inspection, server: ServerFacts) -> str:
     """How much of the prompt was cached, as far as it is told."""
-    cached, count = inspection.finish.cached_tokens if inspection.finish else 0, prompt_tokens(inspection)
+    cached = inspection.finish.told_cached_tokens if inspection.finish else None
+    count = prompt_tokens(inspection)
+    if cached is None:
+        name = plain(server.software)
+        return _("{software} does not tell how many tokens of the prompt were in its cache.", software=name)
     if not cached:
-        return _("{software} told of no tokens in its cache.", software=plain(server.software))
+        return _("No token of the prompt was cached, says the server.")
     if not count:
         return ngettext(
             "{count} token was cached, says the server.", "{count} tokens were cached, says the server.", cached

@@ -51,7 +51,7 @@ def _phases(inspection: Inspection, finish: Finish) -> list[Phase]:
     messages = ngettext("{count} message", "{count} messages", len(prompt.messages))
     uncached = (len(prompt.token_ids) or finish.prompt_tokens) - finish.cached_tokens
     prefill = "" if is_remote and uncached <= 0 else _tokens(uncached)
-    if prefill and finish.prefill_seconds > 0:
+    if prefill and finish.prefill_seconds > 0 and finish.told_cached_tokens is not None:
         prefill += ", " + _speed(uncached / finish.prefill_seconds, 0)
     decode = _tokens(finish.completion_tokens)
     if finish.completion_tokens > 1:

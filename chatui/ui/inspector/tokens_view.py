@@ -4,6 +4,7 @@ import math
 
 from chatui.i18n import N_, _, format_number, format_percent, ngettext
 from chatui.inspection import Inspection
+from chatui.server_facts import NO_CONTINUING
 from chatui.traces import OWN_IDS, TokenTrace
 from chatui.ui.inspector import remote_view
 from chatui.ui.inspector.token_text import HighlightedTokens, visible_text
@@ -74,7 +75,7 @@ def alternatives(inspection: Inspection, message_id: str, position: int) -> str:
     title = _title(trace, position)
     server = inspection.model.server
     if server is not None and not server.continues:
-        title += " " + _("This server cannot go on with a reply.")
+        title += " " + _(NO_CONTINUING)
     if _is_forced(inspection, position):
         title += " " + _("The model did not choose it: the thought was ended here, so that the answer begins.")
     if inspection.finish is not None and position in inspection.finish.accepted_positions:

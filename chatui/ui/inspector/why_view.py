@@ -1,9 +1,13 @@
 """The Why page of the Inspect view: why a reply stopped, why its prompt was or was not cached, its template. Pure."""
 
+from collections.abc import Sequence
+
 from chatui.chat import Prompt, Source
 from chatui.i18n import _, translated
 from chatui.inspection import Inspection
+from chatui.server_facts import ServerFacts
 from chatui.store.records import StoredMessage
+from chatui.traces import OWN_IDS
 from chatui.ui.inspector import remote_view
 from chatui.ui.inspector.prompt_view import SOURCE_LABELS, token_sources
 from chatui.ui.inspector.token_text import visible_text
@@ -48,15 +52,14 @@ def _cache_use(inspection: Inspection, previous: Inspection | None) -> str:
     if finish is None:
         return _("How much of it was cached was not kept.")
     if inspection.model.server is not None:
-        return remote_view.cache_line(inspection, inspection.model.server)
+        return _remote_cache_use(inspection, inspection.model.server, previous)
     cached = finish.cached_tokens
     if previous is None:
         return _first_cache_use(cached, total)
     if previous.model.name != inspection.model.name:
         return _cache_use_after_change(previous.model.name, cached, total)
-    previous_ids = [*previous.prompt.token_ids, *previous.traces.chosen_ids]
-    pairs = enumerate(zip(previous_ids, prompt.token_ids, strict=False))
-    common = next((position for position, (old, new) in pairs if old != new), min(len(previous_ids), total))
+    previous_ids = _turn_ids(previous)
+    common = _common_tokens(previous_ids, prompt.token_ids)
     lines = [_("{known} of {count} tokens were cached.", known=cached, count=total)]
     if common < min(len(previous_ids), total):
         lines.append(_first_difference(inspection, previous, common))
@@ -71,6 +74,30 @@ def _cache_use(inspection: Inspection, previous: Inspection | None) -> str:
     else:
         lines.append(_("All of the turn before was cached; only what is new was computed."))
     return " ".join(lines)
+
+
+def _turn_ids(inspection: Inspection) -> list[int]:
+    """The ids of the tokens of prompt and reply; of the prompt only where a server does not tell the others."""
+    chosen = inspection.traces.chosen_ids
+    return [*inspection.prompt.token_ids, *(chosen if all(id < OWN_IDS for id in chosen) else ())]
+
+
+def _common_tokens(before: Sequence[int], now: Sequence[int]) -> int:
+    """How many tokens are the same from the beginning on."""
+    pairs = enumerate(zip(before, now, strict=False))
+    return next((position for position, (old, new) in pairs if old != new), min(len(before), len(now)))
+
+
+def _remote_cache_use(inspection: Inspection, server: ServerFacts, previous: Inspection | None) -> str:
+    """How much was cached as far as it is told, and where the prompt differs from the turn before."""
+    told, ids = remote_view.cache_line(inspection, server), inspection.prompt.token_ids
+    if previous is None or previous.model.name != inspection.model.name or not (ids and previous.prompt.token_ids):
+        return told
+    previous_ids = _turn_ids(previous)
+    common = _common_tokens(previous_ids, ids)
+    if common < min(len(previous_ids), len(ids)):
+        return f"{told} {_first_difference(inspection, previous, common)}"
+    return f"{told} {_('The first {count} tokens are those of the turn before.', count=common)}"
 
 
 def _first_cache_use(cached: int, total: int) -> str:
@@ -110,7 +137,7 @@ def _cache_use_after_change(model: str, cached: int, total: int) -> str:
 def _first_difference(inspection: Inspection, previous: Inspection, position: int) -> str:
     """The first token that differs from those of the turn before, and the cause."""
     prompt = inspection.prompt
-    new = prompt.token_texts[position] if prompt.ends else ""
+    new = prompt.token_texts[position] if prompt.ends else f"{prompt.token_ids[position]}"
     return _(
         "The first token that differs from the turn before is number {position}: {here} in place of {before}. The "
         "cause: {cause}.",
@@ -145,12 +172,12 @@ def _source_text(prompt: Prompt, source: Source) -> str:
 
 
 def _token_text(inspection: Inspection, position: int) -> str:
-    """The text of the token at a position of prompt and reply together."""
+    """The text of the token at a position of prompt and reply together; its id where the text is not told."""
     pieces = inspection.prompt.token_texts
     if position < len(pieces):
         return pieces[position]
     ids = [*inspection.prompt.token_ids, *inspection.traces.chosen_ids]
-    return inspection.texts.get(ids[position], "")
+    return inspection.texts.get(ids[position], f"{ids[position]}")
 
 
 def _raw_reply(inspection: Inspection) -> str:

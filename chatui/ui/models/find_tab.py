@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import gradio as gr
 
+from chatui.backend import NO_OWN_MODELS
 from chatui.errors import ChatError, HubError, ModelError, SettingsError, unexpected
 from chatui.i18n import N_
 from chatui.models import facts
@@ -233,10 +234,7 @@ class FindTab:
     def _check_runs_models(self) -> None:
         """Raise ModelError where the server runs no models of its own."""
         if not self._context.overviews.runs_models:
-            raise ModelError(
-                "This server runs no models of its own: it stands in front of others.",
-                "Start it with --model as well, to have models in this process.",
-            )
+            raise ModelError(*NO_OWN_MODELS)
 
     def _devices(self) -> tuple[Device, ...]:
         return self._context.overviews.read(self._context.backend.models(), rescan=False).devices

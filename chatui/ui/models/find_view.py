@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from chatui.backend import NO_OWN_MODELS
 from chatui.errors import ChatError, HubError
 from chatui.i18n import _, format_number, join_isolated, localize_numbers, translated
 from chatui.models.facts import ModelFacts
@@ -105,8 +106,7 @@ def not_allowed() -> str:
 
 def no_models_here() -> str:
     """What is shown where the server runs no models of its own."""
-    remedy = _("Start it with --model as well, to have models in this process.")
-    return f"<p>{text(_('This server runs no models of its own: it stands in front of others.'))} {text(remedy)}</p>"
+    return f"<p>{' '.join(text(_(sentence)) for sentence in NO_OWN_MODELS)}</p>"
 
 
 def asking() -> str:

@@ -2,12 +2,10 @@
 
 from chatui.chat import ModelInfo
 from chatui.i18n import N_
-from chatui.server_facts import ServerFacts
+from chatui.server_facts import NO_CONTINUED_THOUGHT, NO_CONTINUING, ServerFacts
 from chatui.store.records import StoredMessage
 
 START_INFO = N_("The model goes on from here. Empty lets it begin by itself.")
-NO_CONTINUING = N_("This server cannot go on with a reply.")
-NO_CONTINUED_THOUGHT = N_("This server cannot go on with a thought.")
 
 
 def was_cut(message: StoredMessage) -> bool:
