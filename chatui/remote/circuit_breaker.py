@@ -32,6 +32,11 @@ class CircuitBreaker:
         """Whether requests go through."""
         return self._opened_at is None
 
+    @property
+    def failures(self) -> int:
+        """How many times in a row it has failed."""
+        return self._failures
+
     def allow(self) -> bool:
         """Whether a request may go through now. If the circuit is half open, it is the trial."""
         with self._lock:
@@ -51,9 +56,14 @@ class CircuitBreaker:
             self._failures, self._pause = 0, FIRST_PAUSE
             self._opened_at = self._trial_at = None
 
-    def record_failure(self) -> None:
-        """The server could not be reached, or failed before it answered."""
+    def record_failure(self, before: int) -> None:
+        """The server could not be reached, or failed before it answered a request that began after `before` failures.
+
+        Requests that end together when a server dies count once.
+        """
         with self._lock:
+            if self._failures != before:
+                return
             self._failures += 1
             if self._opened_at is not None:
                 self._pause = min(2 * self._pause, LONGEST_PAUSE)

@@ -26,6 +26,11 @@ def prefix_key(request: ChatRequest) -> bytes:
     return hashlib.sha256("\n\n".join(beginning).encode("utf-8", "surrogatepass")).digest()
 
 
+def session_header(request: ChatRequest) -> dict[str, str]:
+    """Tells a balancer between us and the servers which conversation it is: it can do as we do."""
+    return {"X-Session-Id": prefix_key(request).hex()[:32]}
+
+
 def in_order(replicas: Sequence[Replica], key: bytes) -> list[Replica]:
     """The servers in the order in which they are to be tried."""
     ranked = sorted(replicas, key=lambda replica: _weight(replica, key), reverse=True)

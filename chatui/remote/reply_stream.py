@@ -14,7 +14,7 @@ from chatui import tracing
 from chatui.chat import ChatRequest, Message, Prompt, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError
 from chatui.i18n import N_
-from chatui.remote import probe
+from chatui.remote import probe, replica_choice
 from chatui.remote.dialects import Dialect
 from chatui.remote.event_stream import EventReader
 from chatui.remote.replica import Replica
@@ -70,12 +70,14 @@ class ReplyStream:
     _notes: list[str] = field(default_factory=list)
     _failed: set[Replica] = field(default_factory=set)
     _busy: set[Replica] = field(default_factory=set)
+    _repeated: bool = False
 
     async def deltas(self) -> AsyncGenerator[ReplyDelta]:
         """The reply. Raises ChatError."""
         started, pause, adjustments = time.perf_counter(), BUSY_PAUSE, 0
         while adjustments < MAX_ADJUSTMENTS:
             replica = self._next_replica()
+            failures = replica.breaker.failures
             try:
                 async with contextlib.aclosing(self._attempt(replica)) as deltas:
                     async for delta in deltas:
@@ -94,10 +96,10 @@ class ReplyStream:
                     pause = await self._pause(error, pause, started)
                     yield ReplyDelta(queue_position=1)
                     continue
-                if not error.is_outage or not self._others(replica, failure):
+                if not error.is_outage or not self._may_try_again(replica, failure, failures):
                     raise error.as_chat_error(self.title) from None
             except httpx.HTTPError as failure:
-                if not self._others(replica, failure):
+                if not self._may_try_again(replica, failure, failures):
                     raise self._unreachable(probe.connection_problem(failure)) from None
         raise GenerationError(f"{self.title} refused the request in every form.", "Choose another model.")
 
@@ -111,13 +113,18 @@ class ReplyStream:
     def _unreachable(self, problem: str) -> ModelError:
         return ModelError(f"{self.title} gives no answer: {problem}.", "Try again in a while, or choose another model.")
 
-    def _others(self, replica: Replica, failure: Exception) -> bool:
-        """Whether another server may be asked after this one has failed."""
-        replica.breaker.record_failure()
+    def _may_try_again(self, replica: Replica, failure: Exception, failures: int) -> bool:
+        """Whether a server may be asked after this one, which had failed `failures` times before, has failed."""
+        replica.breaker.record_failure(failures)
         replica.check()
         self._failed.add(replica)
         if isinstance(failure, httpx.HTTPError) and not isinstance(failure, httpx.TransportError):
             return False
+        is_only = self._failed == {replica} and not self._remaining(self._failed)
+        if is_only and not self._repeated and not isinstance(failure, httpx.ConnectError | httpx.TimeoutException):
+            # A balancer may stand at the only address: it sends the second try to a server that lives.
+            self._repeated = True
+            self._failed.clear()
         return bool(self._remaining(self._failed))
 
     def _remaining(self, excluded: Collection[Replica]) -> list[Replica]:
@@ -210,7 +217,8 @@ class ReplyStream:
     async def _respond(self, replica: Replica, body: dict[str, Any]) -> httpx.Response:
         """The response, of which the headers have come. Raises httpx.HTTPError."""
         # A compressed stream would come in blocks, not in tokens.
-        headers = {"Accept-Encoding": "identity", **replica.spec.headers, **tracing.headers()}
+        headers = {"Accept-Encoding": "identity", **replica_choice.session_header(self.request)}
+        headers |= {**replica.spec.headers, **tracing.headers()}
         url = f"{replica.spec.url}/v1/chat/completions"
         request = self.client.build_request("POST", url, json=body, headers=headers)
         return await _within(FIRST_EVENT_SECONDS, self.client.send(request, stream=True))

@@ -206,6 +206,21 @@ async def test_faults_of_a_reply(server: FaultServer, name: str) -> None:
     assert not server.asked["trap"]
 
 
+async def test_requests_that_end_together_are_made_again_behind_the_same_address(server: FaultServer) -> None:
+    killed: Script = [0.2, "reset"]
+    server.scripts["balancer"] = [*[killed] * 8, OK]
+    async with beside_a_healthy_one(server, f"{server.url}/balancer") as (backend, _):
+        for got in await asyncio.gather(*(ask(backend, "ill/m") for _ in range(8))):
+            assert (got.text, got.error) == ("Hello", "")
+
+
+async def test_a_server_that_fails_again_is_not_asked_a_third_time(server: FaultServer) -> None:
+    server.scripts["fails-again"] = [error("500 X", "boom")]
+    async with beside_a_healthy_one(server, f"{server.url}/fails-again") as (backend, _):
+        assert "boom" in (await ask(backend, "ill/m")).error
+        assert server.asked["fails-again"] == 2
+
+
 LISTS: dict[str, tuple[Script, str]] = {
     "empty": (answer("200 OK", {"object": "list", "data": []}), "lists no model"),
     "huge": (answer("200 OK", json.dumps({"data": [{"id": "x" * 60_000}]}).encode()), "in time"),

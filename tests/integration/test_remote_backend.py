@@ -267,6 +267,17 @@ async def test_turns_of_a_conversation_go_to_the_same_server() -> None:
     assert second.bodies
 
 
+async def test_balancers_are_told_which_conversation_it_is() -> None:
+    with serving(FakeServer(models=[VLLM])) as server:
+        async with backend_of(server) as backend:
+            server.headers.clear()
+            for turns in (("a",), ("a", "b", "c"), ("d",)):
+                messages = tuple(Message("assistant" if turn == "b" else "user", turn) for turn in turns)
+                await ask(backend, dataclasses.replace(ASKED, messages=messages))
+    begun, gone_on, other = (each["x-session-id"] for each in server.headers if "x-session-id" in each)
+    assert begun == gone_on != other
+
+
 async def test_a_dead_server_is_told_at_once_and_found_when_it_is_back() -> None:
     with reserved_port() as port:
         backend = RemoteBackend(BackendSpec((ReplicaSpec(f"http://127.0.0.1:{port}"),), "team")).start()
