@@ -1,9 +1,10 @@
 """Routes that export conversations, replies, personas and votes as files, to their owner only."""
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -11,13 +12,15 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from chatui import cards, notebook
-from chatui.errors import ChatError, NotFoundError, SettingsError
+from chatui.errors import ChatError, NotFoundError, SettingsError, StoreError
 from chatui.inspection import Inspection
 from chatui.models import votes
 from chatui.owners import OwnerOf
 from chatui.store import exporting
 from chatui.store.owner_store import OwnerStore
 from chatui.store.store import Store
+
+log = logging.getLogger(__name__)
 
 CHATS = {
     "json": (exporting.as_json, "json", "application/json"),
@@ -63,9 +66,9 @@ def _export_chats(request: Request, owner_store: OwnerStore) -> Response:
     serialize, suffix, media_type = CHATS[file_format]
     trees = owner_store.trees([chat] if chat else None)
     pieces = serialize(trees)
-    first = next(pieces, "")  # errors are raised before the response starts
+    first = list(islice(pieces, 2))  # one may be a heading; what fails with the first conversation is answered as error
     return StreamingResponse(
-        _in_threads(chain([first], pieces)), media_type=media_type, headers=_attachment_headers(f"{name}.{suffix}")
+        _in_threads(chain(first, pieces)), media_type=media_type, headers=_attachment_headers(f"{name}.{suffix}")
     )
 
 
@@ -87,9 +90,16 @@ def _export_notebook(owner_store: OwnerStore, chat: str, reply: str | None) -> R
 
 
 async def _in_threads(pieces: Iterator[str]) -> AsyncIterator[str]:
-    """Iterate over the pieces, each in a thread, because the database may be slow."""
+    """Iterate over the pieces, each in a thread, because the database may be slow.
+
+    Raises StoreError where it fails, which ends the connection, so that nobody takes a part of the file for the whole.
+    """
     while True:
-        piece = await asyncio.to_thread(next, pieces, None)
+        try:
+            piece = await asyncio.to_thread(next, pieces, None)
+        except StoreError as error:
+            log.warning("an export was cut off: %s", error)
+            raise
         if piece is None:
             return
         yield piece

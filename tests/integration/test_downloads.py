@@ -1,5 +1,8 @@
 import json
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import nbformat
 import pytest
@@ -11,14 +14,16 @@ from starlette.testclient import TestClient
 
 from chatui import cards, downloads
 from chatui.chat import Message, ModelInfo, Prompt
-from chatui.errors import NotFoundError
+from chatui.errors import NotFoundError, StoreError
 from chatui.generation_settings import GenerationSettings
 from chatui.inspection import Inspection
 from chatui.models import votes
 from chatui.personas import PRESETS, Persona
 from chatui.store.imports import importing
-from chatui.store.records import Author, NewTurn, ReplyUpdate
+from chatui.store.owner_store import OwnerStore
+from chatui.store.records import Author, NewTurn, ReplyUpdate, Tree
 from chatui.store.store import Store
+from chatui.uvicorn_protocol import is_server_fault
 from tests.databases import VOTE
 from tests.examples import some_of
 
@@ -45,6 +50,39 @@ def client(store: Store) -> TestClient:
 @pytest.fixture
 def store() -> Store:
     return Store.in_memory()
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_an_export_from_a_database_that_is_away_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch, file_format: str
+) -> None:
+    def trees(*_: object) -> Iterator[Tree]:
+        raise StoreError("The database is starting.", "Try again.")
+        yield
+
+    monkeypatch.setattr(OwnerStore, "trees", trees)
+    answer = client(store).get("/chats/export", params={"format": file_format})
+    assert (answer.status_code, answer.json()) == (503, {"error": "The database is starting. Try again."})
+
+
+def test_an_export_that_is_cut_off_is_not_taken_for_a_whole_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        add_conversation(store)
+    whole = OwnerStore.trees
+
+    def trees(owner_store: OwnerStore, ids: Sequence[str] | None = None) -> Iterator[Tree]:
+        yield from islice(whole(owner_store, ids), 2)
+        raise StoreError("The database is gone.")
+
+    monkeypatch.setattr(OwnerStore, "trees", trees)
+    with pytest.raises(StoreError) as raised:
+        client(store).get("/chats/export")
+    assert "an export was cut off: The database is gone." in caplog.text
+    record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 1, "Exception in ASGI application", (), None)
+    record.exc_info = (raised.type, raised.value, raised.tb)
+    assert not is_server_fault(record)
 
 
 def test_what_is_exported_can_be_imported_again(store: Store) -> None:

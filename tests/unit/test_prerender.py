@@ -14,8 +14,10 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from chatui.chat import Role
+from chatui.errors import StoreError
 from chatui.runner import Runner
 from chatui.settings import AppSettings
+from chatui.store.owner_store import OwnerStore
 from chatui.store.records import ReplyUpdate, StoredMessage
 from chatui.store.rows import now
 from chatui.store.store import Store
@@ -55,6 +57,17 @@ def test_its_owner_gets_the_conversation_and_the_list(served: tuple[TestClient, 
     ):
         refused = client.get("/early", params={"chat": chat}, headers=who)
         assert (refused.status_code, refused.text) == (404, "")
+
+
+def test_without_the_database_there_is_nothing_to_show(
+    served: tuple[TestClient, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def visible_path(*_: object) -> Path:
+        raise StoreError("The database is away.")
+
+    monkeypatch.setattr(OwnerStore, "visible_path", visible_path)
+    answer = served[0].get("/early", params={"chat": "any"}, headers={"who": "a"})
+    assert (answer.status_code, answer.text) == (503, "")
 
 
 @given(st.text(), st.text())

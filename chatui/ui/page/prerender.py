@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from chatui import i18n
-from chatui.errors import NotFoundError
+from chatui.errors import ChatError
 from chatui.i18n import _
 from chatui.owners import OwnerOf
 from chatui.runner import Runner
@@ -69,12 +69,12 @@ def route(runner: Runner, owner_of: OwnerOf) -> Route:
             path = list(
                 (await asyncio.to_thread(owner_store.visible_path, chat, MAX_MESSAGES, MAX_CHARACTERS)).messages
             )
-        except NotFoundError:
-            return HTMLResponse("", 404, headers)
+            listed = await asyncio.to_thread(owner_store.conversations, LIST_PAGE_SIZE + 1)
+        except ChatError as error:
+            return HTMLResponse("", error.status, headers)
         running = runner.running_reply(owner, path[-1].id) if path else None
         if running is not None:
             path[-1] = running.as_message()
-        listed = await asyncio.to_thread(owner_store.conversations, LIST_PAGE_SIZE + 1)
         now = datetime.now(timezone(timedelta(minutes=request_context.utc_offset_in(request.cookies))))
         with i18n.use_language(i18n.negotiate(request.headers.get("accept-language"))):
             conversations = conversation_list.render_list(
