@@ -319,3 +319,30 @@ def test_a_draft_is_not_sent_by_a_new_chat_that_is_there_too_late(
     page.wait_idle()
     expect(page.box).to_have_value("not finis")
     expect(page.questions).to_have_count(0)
+
+
+def test_what_is_sent_before_a_chosen_chat_has_opened_goes_to_that_chat(
+    serve: Callable[..., Site], open_chat: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = TurnEvents.follow_link
+
+    @functools.wraps(followed)
+    async def late(events: TurnEvents, *inputs: Any) -> PageUpdates:
+        await asyncio.sleep(0.5)
+        async for update in followed(events, *inputs):
+            yield update
+
+    monkeypatch.setattr(TurnEvents, "follow_link", late)
+    page = open_chat(serve(["fine"]))
+    page.say("first")
+    page.start_new_chat()
+    expect(page.questions).to_have_count(0)
+    page.say("second")
+    page.page.locator("#chats .chat-link", has_text="first").click()
+    page.ask("third")
+    expect(page.questions).to_have_text(["first", "third"], timeout=PATIENCE)
+    page.answered()
+    assert [message.content for message in page.backend.requests[-1].messages if message.role == "user"] == [
+        "first",
+        "third",
+    ]

@@ -227,6 +227,7 @@
   const clickById = (id) => document.getElementById(id)?.click();
   let actionCount = 0;
   const sendAction = (action) => {
+    if (action.startsWith("open=")) expectChat(action.slice("open=".length), false);
     const box = document.querySelector("#action textarea");
     box.value = `${++actionCount}|${action}`; // numbered, because Gradio reports changes only
     box.dispatchEvent(new Event("input", { bubbles: true }));
@@ -296,10 +297,14 @@
     event.preventDefault();
     event.stopImmediatePropagation();
   };
-  // Until the server has opened a new chat, a message would still go to the conversation before: its sending waits.
+  // Until the server has opened a chat, a message would still go to the conversation before: its sending waits.
   const OPENING_PATIENCE = 5000; // ms
   let place = { chat: "", temporary: false }, opening = null;
-  const hasOpened = () => place.chat === "" && place.temporary === opening.temporary;
+  const hasOpened = () => place.chat === opening.chat && place.temporary === opening.temporary;
+  const expectChat = (chat, temporary) => {
+    opening = { chat, temporary, until: performance.now() + OPENING_PATIENCE, sends: false };
+    if (hasOpened()) opening = null;
+  };
   const endOpening = () => {
     const { sends, until } = opening;
     opening = null;
@@ -308,9 +313,7 @@
   };
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("#new-chat, #temporary-chat");
-    if (!button) return;
-    opening = { temporary: button.id === "temporary-chat", until: performance.now() + OPENING_PATIENCE, sends: false };
-    if (hasOpened()) opening = null;
+    if (button) expectChat("", button.id === "temporary-chat");
   }, true);
   const guardSend = (event, clicked) => {
     if (opening && performance.now() < opening.until) {
