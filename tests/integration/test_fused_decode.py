@@ -1,6 +1,8 @@
 """A step whose layers are C++ gives the logits of the model's own, for the usual layers and for nothing else."""
 
 import copy
+import weakref
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, MistralConfig, Phi3Config, PretrainedConfig, PreTrainedModel, Qwen2Config
 
-from chatui.engine.batching import forward
+from chatui.engine.batching import forward, fused_decode, fused_layers
 from chatui.engine.batching.forward import PromptChunk
 from chatui.engine.batching.fused_decode import FusedDecode, fuse
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
@@ -67,6 +69,19 @@ def over_blocks_of(model: PreTrainedModel, kv_dtype: KvDtype = "auto") -> forwar
     for row in range(ROWS):
         over_blocks.prefill([PromptChunk(models.table(row), 0, range(20 + row, 26 + row))])
     return over_blocks
+
+
+def caches_of_checks(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[weakref.ref[torch.Tensor]]:
+    """The keys and values that this module makes from now on to compare layers."""
+    made, make = list[weakref.ref[torch.Tensor]](), fused_layers.random_cache
+
+    def noted(cache: KVCache, blocks: int) -> KVCache:
+        found = make(cache, blocks)
+        made.extend(weakref.ref(tensor) for tensor in found.tensors)
+        return found
+
+    monkeypatch.setattr(module, "random_cache", noted)
+    return made
 
 
 def fused_of(over_blocks: forward.Forward) -> FusedDecode:
@@ -245,6 +260,13 @@ def test_what_looks_usual_and_computes_something_else_is_left_to_the_model(monke
 
     monkeypatch.setattr(layer, "forward", scaled)
     assert fuse(over_blocks.step, over_blocks.cache) is None
+
+
+def test_keys_and_values_of_the_check_do_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = caches_of_checks(monkeypatch, fused_decode)
+    fused = fused_of(over_blocks_of(model_of("llama")))
+    assert made
+    assert all(tensor() is None for tensor in made), fused
 
 
 def test_it_is_offered_and_used() -> None:

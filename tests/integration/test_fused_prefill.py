@@ -17,7 +17,7 @@ from chatui.engine.kernels.int8_kv import from_stored
 from chatui.engine.kernels.quantized import quantize
 from chatui.settings import AppSettings, KvDtype
 from tests import models
-from tests.integration.test_fused_decode import FUSED, fused_of, model_of, over_blocks_of
+from tests.integration.test_fused_decode import FUSED, caches_of_checks, fused_of, model_of, over_blocks_of
 
 IDS = [20 + at % 25 for at in range(90)]
 CUTS = ((90,), (64, 26), (1, 5, 57, 1, 26), (70, 20))
@@ -124,6 +124,13 @@ def test_greedy_tokens_are_those_of_generate(kind: str) -> None:
     model = model_of(kind)
     model.generation_config.eos_token_id = None
     assert written == models.generate(model, IDS, 10)
+
+
+def test_keys_and_values_of_the_check_do_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = caches_of_checks(monkeypatch, fused_prefill)
+    _, fused = with_fused_prompts(model_of("llama"))
+    assert made
+    assert all(tensor() is None for tensor in made), fused
 
 
 def test_it_is_not_used_where_it_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:

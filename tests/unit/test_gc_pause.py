@@ -1,4 +1,5 @@
 import gc
+import weakref
 
 import pytest
 
@@ -23,3 +24,16 @@ def test_a_pause_within_another_does_not_end_it() -> None:
             pass
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+class Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_garbage_made_meanwhile_does_not_stay_for_good() -> None:
+    with gc_paused():
+        garbage = weakref.ref(Cycle())
+        kept = Cycle()
+    assert garbage() is None
+    assert kept.itself is kept

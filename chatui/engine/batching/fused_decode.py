@@ -45,6 +45,7 @@ def fuse(step: DecodeStep, cache: KVCache) -> "FusedDecode | None":
             list_name = find_layers(step.model)
             fused = FusedDecode(step.model, list_name, read_layers(step.model, list_name))
             fused.ends = _check(fused, step, cache)
+            fused.clear()
         return fused
     except Exception as error:  # a model may do anything here; its own step goes on
         log.info("the layers are not fused: %s", error)

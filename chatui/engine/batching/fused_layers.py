@@ -44,8 +44,13 @@ class FusedLayers:
         self._size = layers[0].norms["input_layernorm"].weight.shape[0]
         self._stubbed = _with_layers(model, list_name, [_Stub(self, index) for index in range(len(layers))])
         self._ropes: list[tuple[Tensor, Tensor]] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Let go of keys, values and buffers; `build` takes new ones."""
         self._tensors: list[Tensor] = []
         self.program = LayerProgram(0, self.dtype)
+        self.buffers = LayerBuffers(self.program, self._size)
 
     def logits(self, ids: Tensor, positions: Tensor, pieces: Pieces, ends: Tensor | int) -> Tensor:
         """As model_logits."""

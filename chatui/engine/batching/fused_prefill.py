@@ -46,7 +46,10 @@ def fuse_prefill(decode: FusedDecode, cache: KVCache) -> FusedPrefill | None:
     try:
         with torch.inference_mode(), reading_prompts(), read_as(0):
             fused = FusedPrefill(decode.model, decode.list_name, decode.layers)
-            return fused if _is_faster(fused, random_cache(cache, 4)) else None
+            if not _is_faster(fused, random_cache(cache, 4)):
+                return None
+            fused.clear()
+        return fused
     except Exception as error:  # as in fuse
         log.info("the layers are not fused for prompts: %s", error)
         return None
