@@ -140,15 +140,18 @@ class OwnerStore:
         Only the holder of `lease` may update the reply, see Store.update_replies(). The returned path has at most about
         `characters` characters, None for no limit; it is read after the write transaction.
 
-        Raises NotFoundError, LimitError, or OverloadError where too many replies of this owner are running.
+        Raises RepeatedTurnError, see check_repeated(), NotFoundError, LimitError, or OverloadError where too many
+        replies of this owner are running.
         """
-        persona = StoredPersona.of(turn.persona if turn.conversation is None else Persona(name=""))
-        with self._database.writing() as connection:
-            conversation, reply = turns.start(connection, self._owner, self._limits, turn, persona, lease)
-            notify_chat(connection, self._owner, conversation.id)
+        conversation, reply = turns.start(self._database, self._owner, self._limits, turn, lease)
         with self._database.reading() as connection:
             path = path_end(connection, self._owner, conversation.id, reply, max_size=characters)
         return StartedTurn(conversation, path.messages, path.earlier)
+
+    def check_repeated(self, id: str, conversation: str | None, parent: str | None, question: str | None) -> None:
+        """Raise RepeatedTurnError if a NewTurn of these values was started before."""
+        with self._database.reading() as connection:
+            turns.check_repeated(connection, self._owner, id, conversation, parent, question)
 
     def select(self, message: str) -> ConversationInfo:
         """Show this version of a message and the path to its newest descendant. Raises NotFoundError."""

@@ -135,6 +135,8 @@ class NewTurn:
     `question` is None for a new version of the reply to the message `parent`. `parent` None starts at the root of the
     tree. `conversation` None creates a conversation, with the id `new_conversation_id` if set. A new conversation
     starts with `greetings[greeting]`, if there are any; the other greetings are versions of it.
+
+    `id` is made by the page and becomes that of the reply, so that a turn that is sent twice is one, on all servers.
     """
 
     conversation: str | None
@@ -145,6 +147,7 @@ class NewTurn:
     greetings: tuple[str, ...] = ()
     new_conversation_id: str | None = None
     greeting: int = 0
+    id: str | None = None
 
 
 @dataclass(frozen=True)

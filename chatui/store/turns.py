@@ -1,16 +1,19 @@
 """Starts a turn: adds a question and an empty running reply, and the conversation if it is new.
 
-Every function takes the owner and runs in the caller's write transaction.
+A turn with the id and the text of an earlier one is that one, sent again: the page did not know that it had arrived.
 """
 
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, update
+from sqlalchemy import Connection, and_, select, update
 
 from chatui.chat import Role
-from chatui.errors import NotFoundError
+from chatui.errors import NotFoundError, StoreError
+from chatui.personas import Persona
 from chatui.store import persona_files
+from chatui.store.database import Database
+from chatui.store.notifications import notify_chat
 from chatui.store.persona_files import StoredPersona
 from chatui.store.quotas import Quotas, add_size, conversation_size, turn_size
 from chatui.store.records import Author, ConversationInfo, NewTurn, StoredMessage
@@ -25,15 +28,65 @@ from chatui.store.rows import (
     new_id,
 )
 from chatui.store.tables import conversations, messages
+from chatui.text_cleaning import clean
+
+
+class RepeatedTurnError(Exception):
+    """The turn was sent again. `conversation` and `reply` are those of the first time."""
+
+    def __init__(self, conversation: str, reply: str) -> None:
+        super().__init__(conversation, reply)
+        self.conversation, self.reply = conversation, reply
+
+
+def check_repeated(
+    connection: Connection, owner: str, id: str, conversation: str | None, parent: str | None, question: str | None
+) -> bool:
+    """Raise RepeatedTurnError if a NewTurn of these values was started before. Returns whether its id is free."""
+    asked = messages.alias("asked")
+    columns = (messages.c.conversation, asked.c.id, asked.c.parent, asked.c.content)
+    joined = and_(asked.c.owner == owner, asked.c.id == messages.c.parent)
+    of_reply = select(*columns).select_from(messages.outerjoin(asked, joined))
+    reply = connection.execute(of_reply.where(messages.c.owner == owner, messages.c.id == id)).first()
+    if reply is None:
+        return True
+    is_same = conversation in (None, reply.conversation)
+    if question is None:
+        is_same &= reply.id == parent
+    else:
+        is_same &= reply.content == clean(question) and (conversation is None or reply.parent == parent)
+    if is_same:
+        raise RepeatedTurnError(reply.conversation, id)
+    return False
 
 
 def start(
-    connection: Connection, owner: str, limits: Quotas, turn: NewTurn, persona: StoredPersona, lease: str | None
+    database: Database, owner: str, limits: Quotas, turn: NewTurn, lease: str | None
 ) -> tuple[ConversationInfo, str]:
     """Insert the rows of a turn; see OwnerStore.start_turn(). Returns the conversation and the id of the reply.
 
-    `persona` is the persona of a new conversation. Raises NotFoundError, LimitError or OverloadError.
+    Raises RepeatedTurnError, NotFoundError, LimitError or OverloadError.
     """
+    persona = StoredPersona.of(turn.persona if turn.conversation is None else Persona(name=""))
+    id, identity = turn.id, (turn.conversation, turn.parent, turn.question)
+    try:
+        with database.writing() as connection:
+            if id is not None and not check_repeated(connection, owner, id, *identity):
+                turn = replace(turn, id=None)
+            conversation, reply = _start(connection, owner, limits, turn, persona, lease)
+            notify_chat(connection, owner, conversation.id)
+            return conversation, reply
+    except StoreError:  # perhaps because another server has just inserted a reply with this id
+        if id is not None:
+            with database.reading() as connection:
+                check_repeated(connection, owner, id, *identity)
+        raise
+
+
+def _start(
+    connection: Connection, owner: str, limits: Quotas, turn: NewTurn, persona: StoredPersona, lease: str | None
+) -> tuple[ConversationInfo, str]:
+    """Insert the rows. `persona` is the persona of a new conversation."""
     limits.check_running(connection, owner)
     moment = database_time(connection)
     id, size = turn.conversation, turn_size(turn)
@@ -45,7 +98,7 @@ def start(
         find_conversation(connection, owner, id, lock=True)
         add_size(connection, owner, id, size)
     parent = _insert_question(connection, owner, id, turn, moment)
-    reply = _running_reply(id, parent, turn.author, moment)
+    reply = _running_reply(id, parent, turn.author, moment, turn.id)
     insert_messages(connection, owner, [reply], lease)
     connection.execute(
         update(conversations)
@@ -107,10 +160,12 @@ def _message(conversation: str, parent: str | None, role: Role, content: str, cr
     return StoredMessage(new_id(), conversation, parent, role, content, created)
 
 
-def _running_reply(conversation: str, parent: str, author: Author, created: datetime) -> StoredMessage:
+def _running_reply(conversation: str, parent: str, author: Author, created: datetime, id: str | None) -> StoredMessage:
     """A running reply that has only its author's prefix."""
+    reply = _message(conversation, parent, "assistant", author.prefix, created)
     return replace(
-        _message(conversation, parent, "assistant", author.prefix, created),
+        reply,
+        id=id or reply.id,
         state="running",
         reasoning=author.prefix_reasoning,
         author=author,

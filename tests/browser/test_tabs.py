@@ -121,6 +121,30 @@ def test_an_idle_tab_shows_what_another_tab_changes(serve: Serve, tabs: Tabs) ->
     expect(idle.box).to_have_value("a draft")
 
 
+def test_a_question_that_a_page_sends_again_after_a_reload_is_asked_once(chat: Callable[..., Chat]) -> None:
+    tab = chat(["One."])
+    lost = """() => {
+      const fetched = window.fetch;
+      window.fetch = async (what, options) => {
+        const answer = await fetched(what, options);
+        if (!String(what.url ?? what).includes("queue/join")) return answer;
+        location.reload();  // before it knows that the server has it
+        return new Promise(() => {});
+      };
+    }"""
+    tab.page.evaluate(lost)
+    with tab.page.expect_navigation():
+        tab.ask("asked before")
+    expect(tab.box).to_have_value("asked before", timeout=PATIENCE)
+    tab.box.press("Enter")
+    expect(tab.questions).to_have_text(["asked before"], timeout=PATIENCE)
+    expect(tab.answered()).to_have_text("One.")
+    expect(tab.page.locator("#chats .chat-row", has_text="asked before")).to_have_count(1)
+    assert len(tab.backend.requests) == 1
+    tab.say("and now?")
+    assert len(tab.backend.requests) == 2
+
+
 def _act(tab: Chat, action: str) -> None:
     """Do what a link of the list does, with the tab's own conversation."""
     tab.page.evaluate(

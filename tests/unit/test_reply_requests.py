@@ -18,7 +18,7 @@ from chatui.ui.persona.persona_panel import PersonaPanel
 from chatui.ui.shared.model_access import ModelAccess
 from chatui.ui.shared.tab import Tab
 from chatui.ui.shared.tab_state import TabState
-from tests.fakes import UNTOLD, FakeBackend
+from tests.fakes import UNTOLD, FakeBackend, Hold
 
 POET = Persona("Poet", system_prompt="Write in verse.")
 INPUTS = ["", "", "key", "key", "Be brief.", "0", "small", "Sure,", *setting_controls.values_of(GenerationSettings())]
@@ -103,3 +103,32 @@ async def test_before_a_temporary_chat_has_begun_a_request_is_one_of_its_own(req
     assert found[0] != found[1]
     tab = Tab("a", TabState(), requests.runner)
     assert (await requests.separate(tab, INPUTS, "Hi", "small"))[1].temporary_conversation == ""
+
+
+async def test_a_message_that_comes_again_neither_stops_the_reply_nor_asks_twice(requests: ReplyRequests) -> None:
+    backend = cast(FakeBackend, requests.runner.backend)
+    hold = Hold()
+    backend.replies = [["One ", hold, "two."]]
+    sent = TabState().in_chat("")
+    first = Tab("a", sent, requests.runner)
+    reply = await requests.start(first, INPUTS, "Hi", None)
+    assert reply is not None
+    again = Tab("a", sent, requests.runner)
+    assert await requests.start(again, INPUTS, "Hi", None) is reply
+    assert again.state.chat == first.state.chat == reply.conversation.id
+    assert sent.turn not in (first.state.turn, again.state.turn)
+    hold.release()
+    async for _ in reply.changes():
+        pass
+    assert (reply.state, len(backend.requests)) == ("finished", 1)
+    other = Tab("a", sent, requests.runner)
+    assert await requests.start(other, INPUTS, "Ho", None) is not None
+    assert other.state.chat != first.state.chat
+    await requests.runner.close()
+
+
+def test_a_tab_that_goes_elsewhere_sends_another_turn() -> None:
+    state = TabState().in_chat("")
+    assert len({state.turn, state.in_chat("").turn, state.in_chat("", temporary=True).turn}) == 3
+    assert TabState.from_json(state.to_json()).turn == state.turn
+    assert TabState.from_json('{"turn": "../x"}') == TabState()

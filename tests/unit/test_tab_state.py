@@ -44,4 +44,4 @@ def test_the_keys_that_pages_of_earlier_versions_send_are_read() -> None:
     )
     state = TabState("a", True, ("x",), True, True, True, 7, 8, "b")
     assert TabState.from_json(text) == state
-    assert state.to_json() == text
+    assert state.to_json() == text.replace("}", ',"turn":""}')

@@ -25,6 +25,7 @@ from chatui.runner import Runner, build_messages
 from chatui.running_reply import RunningReply
 from chatui.store.records import Author, NewTurn, Path, StoredMessage
 from chatui.store.rows import new_id
+from chatui.store.turns import RepeatedTurnError
 from chatui.ui.persona import setting_controls
 from chatui.ui.persona.macro_values import current_macro_values, expanded_greetings, greeting_number
 from chatui.ui.persona.persona_panel import DELETED, PersonaPanel
@@ -54,11 +55,26 @@ class ReplyRequests:
         question: str | None,
         parent: str | None,
         continued: StoredMessage | None = None,
-    ) -> RunningReply:
+    ) -> RunningReply | None:
         """Start a reply to a new `question` below `parent`, or to the message `parent` itself if there is none.
 
         The reply goes on from the text of the message `continued`, if given. What runs in the tab is stopped first.
+        If the tab sends what has begun already, it shows that; the reply is None unless it runs in this process.
         """
+        try:
+            return await self._start(tab, inputs, question, parent, continued)
+        except RepeatedTurnError as error:
+            tab.state = replace(tab.state, chat=error.conversation, turn=new_id())
+            return self.runner.running_reply(tab.owner, error.reply)
+
+    async def _start(
+        self,
+        tab: Tab,
+        inputs: Sequence[Any],
+        question: str | None,
+        parent: str | None,
+        continued: StoredMessage | None,
+    ) -> RunningReply:
         persona, start_with, settings = await self.selection(tab, inputs)
         model = self.model(inputs)
         if continued is not None:
@@ -68,6 +84,9 @@ class ReplyRequests:
         macro_values = current_macro_values(persona, model.name, seed, chat)
         greetings = expanded_greetings(persona, model.name)
         greeting = self._greeting_index(inputs, greetings)
+        place = (tab.state.chat or None, parent or None, question)
+        if tab.state.turn:  # before anything is stopped
+            await asyncio.to_thread(tab.chat_store.check_repeated, tab.state.turn, *place)
         await tab.stop()
         history: Sequence[str] = greetings[greeting : greeting + 1] if question is not None else ()
         if tab.state.chat:
@@ -75,14 +94,14 @@ class ReplyRequests:
         texts = [*history, *([question] if question is not None else [])]
         prompt = await self._character_prompt(model, persona, texts, macro_values)
         author = _author(model.name, model.info, prompt, settings, seed, macro_values, start_with, continued)
-        turn = NewTurn(tab.state.chat or None, parent or None, question, author, persona, greetings, chat, greeting)
+        turn = NewTurn(*place, author, persona, greetings, chat, greeting, tab.state.turn or None)
         reply = await self.runner.start_reply(tab.owner, turn, tab.state.temporary)
         left = self.runner.usage.remaining(tab.owner) if self.runner.usage is not None else None
         if left is not None and left.is_low:
             gr.Info(
                 _("Your tokens are running out (left: {count}, limit: {limit}).", limit=left.limit, count=left.tokens)
             )
-        tab.state = replace(tab.state, chat=reply.conversation.id)
+        tab.state = replace(tab.state, chat=reply.conversation.id, turn=new_id())
         return reply
 
     async def repeat(self, tab: Tab, reply: StoredMessage, inputs: Sequence[Any]) -> ChatRequest:

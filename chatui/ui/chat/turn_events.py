@@ -28,7 +28,7 @@ class TurnEvents:
     async def send(self, message: str, *inputs: Any) -> PageUpdates:
         """Ask the message at the end of the conversation."""
 
-        async def action(tab: Tab) -> RunningReply:
+        async def action(tab: Tab) -> RunningReply | None:
             parent = tab.state.message_ids[-1] if tab.state.message_ids else None
             return await self._requests.start(tab, inputs, message, parent)
 
@@ -38,7 +38,7 @@ class TurnEvents:
     async def send_example(self, event: gr.SelectData, *inputs: Any) -> PageUpdates:
         """Ask one of the persona's examples."""
 
-        async def action(tab: Tab) -> RunningReply:
+        async def action(tab: Tab) -> RunningReply | None:
             return await self._requests.start(tab, inputs, str(event.value["text"]), None)
 
         async for update in self._events.run(inputs, action, idempotency_key=event.value):
@@ -47,7 +47,7 @@ class TurnEvents:
     async def retry(self, event: gr.RetryData, *inputs: Any) -> PageUpdates:
         """Ask for another version of a reply."""
 
-        async def action(tab: Tab) -> RunningReply:
+        async def action(tab: Tab) -> RunningReply | None:
             return await self._requests.start(tab, inputs, None, tab.state.message_id(_index(event.index)))
 
         async for update in self._events.run(inputs, action, idempotency_key=("retry", event.index)):
@@ -57,7 +57,7 @@ class TurnEvents:
         """Ask again with another text. If that fails, the text is put into the message box, below its draft."""
         text, failed = transcript.edited_text(event.value), False
 
-        async def action(tab: Tab) -> RunningReply:
+        async def action(tab: Tab) -> RunningReply | None:
             nonlocal failed
             edited = await asyncio.to_thread(tab.chat_store.message, tab.state.message_id(_index(event.index)))
             try:
@@ -144,7 +144,7 @@ class TurnEvents:
         async for update in self._events.run(inputs, action, **options):
             yield update
 
-    async def _continue(self, tab: Tab, inputs: Sequence[Any], target: str, token: str | None) -> RunningReply:
+    async def _continue(self, tab: Tab, inputs: Sequence[Any], target: str, token: str | None) -> RunningReply | None:
         """Go on with the cut reply `target`, or from another `token` in it, as a new version."""
         if token is not None:
             prefix = await inspector_panel.with_other_token(tab, target, token)

@@ -1,9 +1,11 @@
 """The state of a tab that its browser keeps in a hidden textbox and sends with every event. Never trusted."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Self
 
 from pydantic import Field, TypeAdapter, ValidationError
+
+from chatui.store.rows import new_id
 
 Id = Annotated[str, Field(max_length=100)]
 Limit = Annotated[int, Field(ge=1, le=100_000)]
@@ -23,7 +25,9 @@ class TabState:
     message that gr.Chatbot shows, in order. `reply_running` tells whether the last one was running when it was shown.
     The list shows the `list_limit` newest conversations: of the archive with `show_archived`, of the trash with
     `show_deleted`. The chat shows the last `message_limit` messages. `deleted_chat` was just deleted and can be
-    restored. The aliases are the keys of the JSON, which pages that are open may still have from earlier versions.
+    restored. `turn` is the id of the next turn, see NewTurn: it changes once the tab is told that the turn has begun,
+    or when it leaves the conversation. The aliases are the keys of the JSON, which pages that are open may still have
+    from earlier versions.
     """
 
     chat: Id = ""
@@ -35,6 +39,7 @@ class TabState:
     list_limit: Annotated[Limit, Field(alias="shown")] = LIST_PAGE_SIZE
     message_limit: Annotated[Limit, Field(alias="messages")] = MESSAGE_PAGE_SIZE
     deleted_chat: Annotated[Id, Field(alias="removed")] = ""
+    turn: Annotated[str, Field(pattern="^([A-Za-z0-9_-]{22})?$")] = field(default="", compare=False)
 
     @classmethod
     def from_json(cls, text: str | None) -> Self:
@@ -57,6 +62,7 @@ class TabState:
             message_ids=(),
             reply_running=False,
             message_limit=MESSAGE_PAGE_SIZE,
+            turn=new_id(),
         )
 
     def message_id(self, index: int) -> str:

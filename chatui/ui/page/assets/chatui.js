@@ -270,19 +270,28 @@
     typingTimer = setTimeout(() => sendDraft(event.target.value.slice(0, MAX_DRAFT)), 250);
   });
 
-  // The draft survives a reload: Gradio's page reloads itself after the server was unreachable.
+  // The draft survives a reload: Gradio's page reloads itself after the server was unreachable. So does the id of its turn:
+  // the server may have got the message already, and takes it once.
   const DRAFT_KEY = "chatui-draft";
-  const draftEntry = (text) => JSON.stringify([location.href, window.gradio_config?.username, text]);
+  const draftEntry = (turn, text) => JSON.stringify([location.href, window.gradio_config?.username, turn, text]);
+  const tabState = () => document.querySelector("#where textarea");
+  const restoreTurn = (turn) => {
+    const state = tabState();
+    if (!state?.value) return setTimeout(restoreTurn, 50, turn);
+    state.value = JSON.stringify({ ...JSON.parse(state.value), turn });
+    state.dispatchEvent(new Event("input", { bubbles: true }));
+  };
   window.addEventListener("pagehide", () => {
     const text = document.querySelector("#message textarea")?.value;
-    if (text && !document.body.classList.contains("temporary")) sessionStorage.setItem(DRAFT_KEY, draftEntry(text));
+    if (text && !document.body.classList.contains("temporary")) sessionStorage.setItem(DRAFT_KEY, draftEntry(JSON.parse(tabState()?.value || "{}").turn, text));
   });
   const restoreDraft = (box) => {
     const found = sessionStorage.getItem(DRAFT_KEY);
     sessionStorage.removeItem(DRAFT_KEY);
-    const text = found && JSON.parse(found).at(-1);
+    const [turn, text] = found ? JSON.parse(found).slice(-2) : [];
     const reloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
-    if (!text || box.value || !reloaded || found !== draftEntry(text)) return;
+    if (!text || box.value || !reloaded || found !== draftEntry(turn, text)) return;
+    restoreTurn(turn);
     box.value = text;
     box.dispatchEvent(new Event("input", { bubbles: true }));
   };
