@@ -8,6 +8,7 @@ from starlette.types import Receive
 
 from chatui.chat import ReplyDelta
 from chatui.errors import GenerationError
+from chatui.wait_limit import WaitLimit
 
 
 class ClientGoneError(Exception):
@@ -19,6 +20,7 @@ class ReplyStream:
 
     def __init__(self, stream: AsyncGenerator[ReplyDelta], receive: Receive) -> None:
         self._events: asyncio.Queue[ReplyDelta | Exception] = asyncio.Queue()
+        self._limit = WaitLimit()
         self._tasks = [asyncio.create_task(self._read(stream)), asyncio.create_task(self._watch(receive))]
 
     async def batch(self, timeout: float | None = None) -> list[ReplyDelta]:
@@ -27,9 +29,9 @@ class ReplyStream:
         The reply's last delta has its finish. Raises the backend's errors, GenerationError if the reply ends without a
         finish, and ClientGoneError.
         """
+        arrival = self._events.get()
         try:
-            async with asyncio.timeout(timeout):
-                event = await self._events.get()
+            event = await arrival if timeout is None else await self._limit.wait(arrival, timeout)
         except TimeoutError:
             return []
         deltas: list[ReplyDelta] = []
@@ -45,6 +47,7 @@ class ReplyStream:
 
     async def aclose(self) -> None:
         """Cancel the backend's reply and wait for its end."""
+        self._limit.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

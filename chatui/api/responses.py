@@ -17,6 +17,8 @@ RECLASSIFIED = (
     "What came as content before was the model's thinking, which it did not announce: only what follows is the reply."
 )
 
+ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 Fields = dict[str, Any]
 ReadLogprobs = Callable[[Sequence[ReplyDelta]], Fields | None]
 
@@ -46,8 +48,10 @@ class ChatCompletionWriter:
         """`read_logprobs` is LogprobsReader.read, if the client asked for log probabilities."""
         self._include_usage = include_usage
         self._read_logprobs = read_logprobs
-        self._content = ""
+        self._content: list[str] = []
         self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+        # Nearly all chunks differ in their delta only.
+        self._around_delta = self._full_chunk({}).rpartition(b"{}")[::2]
 
     @property
     def has_logprobs(self) -> bool:
@@ -81,13 +85,17 @@ class ChatCompletionWriter:
         Content that turns out to be reasoning cannot be taken back, so it is sent again as `reasoning_content`.
         """
         reclassified, notes = any(delta.reasoning_remainder is not None for delta in deltas), _notes(deltas)
-        content, reasoning = _applied(deltas, self._content if reclassified else "")
-        if reclassified and self._content:
+        written = "".join(self._content) if reclassified else ""
+        content, reasoning = _applied(deltas, written)
+        if written:
             notes = {"notes": [*notes.get("notes", []), RECLASSIFIED]}
-        self._content = content if reclassified else self._content + content
+        if reclassified:
+            self._content.clear()
+        self._content.append(content)
         logprobs = self._logprobs(deltas)
         if (message_fields := _message_fields(content, reasoning)) or notes or logprobs:
-            return self._chunk(message_fields, logprobs=logprobs, **notes)
+            more = notes if logprobs is None else {"logprobs": logprobs, **notes}
+            return self._chunk(message_fields, **more)
         last = deltas[-1] if deltas else ReplyDelta()
         if last.queue_position is not None:
             return b": place %d\n\n" % last.queue_position
@@ -95,7 +103,7 @@ class ChatCompletionWriter:
 
     def last_events(self, finish: Finish) -> bytes:
         """The last events of a stream: finish reason, usage if the client asked for it, and [DONE]."""
-        end = self._chunk({}, _reason(finish), timings=_timings(finish))
+        end = self._full_chunk({}, _reason(finish), timings=_timings(finish))
         if self._include_usage and (usage := _usage(finish)):
             end += _event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
         return end + b"data: [DONE]\n\n"
@@ -107,7 +115,16 @@ class ChatCompletionWriter:
     def _logprobs(self, deltas: Sequence[ReplyDelta]) -> Fields | None:
         return self._read_logprobs(deltas) if self._read_logprobs else None
 
-    def _chunk(self, delta: Fields, reason: str | None = None, logprobs: Fields | None = None, **more: Any) -> bytes:
+    def _chunk(self, delta: Fields, **more: Any) -> bytes:
+        """The event of a chunk. `more` are fields of `_full_chunk`, which are not like those of most chunks."""
+        if more:
+            return self._full_chunk(delta, **more)
+        before, after = self._around_delta
+        return b"%b%b%b" % (before, to_json(delta), after)
+
+    def _full_chunk(
+        self, delta: Fields, reason: str | None = None, logprobs: Fields | None = None, **more: Any
+    ) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice], **more}
         if self._include_usage:
@@ -173,7 +190,7 @@ def describe_error(error: ChatError) -> tuple[int, Fields, dict[str, str]]:
 
 def to_json(value: Fields) -> bytes:
     """JSON in ASCII, so that neither unpaired surrogates nor U+2028 (a line end to some clients) break the stream."""
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
+    return ENCODER.encode(value).encode("ascii")
 
 
 def _event(value: Fields) -> bytes:

@@ -12,6 +12,8 @@ from chatui.errors import GenerationError
 
 MAX_EVENT_CHARACTERS = 8_000_000
 LINE_END = re.compile(r"\r\n|\n|\r")
+ONE_EVENT = re.compile(rb"data: [^\r\n]+\n\n")
+"""What most pieces of a stream are."""
 
 
 @dataclass
@@ -34,7 +36,15 @@ class EventReader:
 
     def push(self, data: bytes) -> Iterator[str]:
         """The data of the events that these bytes complete. Raises GenerationError if one is too long."""
+        if self._is_between_events and ONE_EVENT.fullmatch(data):
+            return iter((data[len(b"data: ") : -len(b"\n\n")].decode("utf-8", "replace"),))
         return self._lines(self._decoder.decode(data))
+
+    @property
+    def _is_between_events(self) -> bool:
+        """Whether nothing is held of an earlier event."""
+        held = self._held or self._pending_size or self._data or self._decoder.getstate()[0]
+        return self._begun and not held
 
     def flush(self) -> Iterator[str]:
         """The data of an event that the end of the stream completes."""

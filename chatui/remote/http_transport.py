@@ -51,6 +51,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
             for connection in connections:
                 connection.close()
         self._idle.clear()
+        await asyncio.sleep(0)  # in which the event loop closes their sockets
 
     def keep(self, address: tuple[str, int], connection: "_Connection") -> None:
         """Keep a connection for further requests if it can be used again, or close it."""

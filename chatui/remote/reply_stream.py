@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 
@@ -20,8 +20,10 @@ from chatui.remote.event_stream import EventReader
 from chatui.remote.replica import Replica
 from chatui.remote.reply_reader import RemoteError, ReplyReader
 from chatui.remote.request_body import Adjustments, build_body, droppable, sent_messages
+from chatui.remote.response_body import beginning, no_piece, refusal, whole, within
 from chatui.remote.server_errors import ServerError, read_error
 from chatui.remote.vocabulary import Vocabulary
+from chatui.wait_limit import WaitLimit
 
 MAX_ADJUSTMENTS = 16
 """How often one request is sent in another form."""
@@ -38,12 +40,10 @@ REFUSAL_SECONDS = 10.0
 """How long the body of an error may take."""
 PROMPT_SECONDS = 3.0
 """How long the end of a reply waits for its prompt."""
-MAX_COMPLETION_BYTES = 16_000_000
 
 WHOLE_BODIES = (b"{", b"[", b"<", b"")
 """How the body of a reply begins that is no stream of events."""
 
-T = TypeVar("T")
 ReadPrompt = Callable[[Replica, dict[str, Any], Sequence[Message]], Awaitable[Prompt | None]]
 
 
@@ -188,7 +188,7 @@ class ReplyStream:
         try:
             async with contextlib.aclosing(await self._respond(replica, body)) as response:
                 if response.status_code != 200:
-                    raise RemoteError(await _refusal(response))
+                    raise RemoteError(await refusal(response, REFUSAL_SECONDS))
                 if self.request.trace:
                     telling = asyncio.create_task(self._told_prompt(replica, body, prompt))
                 yield ReplyDelta(prompt=prompt)
@@ -221,7 +221,7 @@ class ReplyStream:
         headers |= {**replica.spec.headers, **tracing.headers()}
         url = f"{replica.spec.url}/v1/chat/completions"
         request = self.client.build_request("POST", url, json=body, headers=headers)
-        return await _within(FIRST_EVENT_SECONDS, self.client.send(request, stream=True))
+        return await within(FIRST_EVENT_SECONDS, self.client.send(request, stream=True))
 
     def _broken(self, error: httpx.HTTPError | RemoteError) -> ChatError:
         """The error of a reply that ended in the middle. What came until then is kept."""
@@ -236,25 +236,29 @@ class ReplyStream:
         started = time.monotonic()
         # Some send a stream of events as another type.
         is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
-        begin = b"" if is_stream else await _within(FIRST_EVENT_SECONDS, _beginning(pieces))
+        begin = b"" if is_stream else await within(FIRST_EVENT_SECONDS, beginning(pieces))
         if not is_stream and begin[:1] in WHOLE_BODIES:
-            rest = await _within(FIRST_EVENT_SECONDS, _whole(pieces))
+            rest = await within(FIRST_EVENT_SECONDS, whole(pieces))
             yield _completion(begin + rest, reader)
             return
         events, last = EventReader(), started
         piece: bytes | None = begin
-        while True:
-            for data in events.push(piece) if piece is not None else events.flush():
-                delta = reader.push(data)
-                if delta is not None:
-                    last = time.monotonic()
-                    yield delta
-                if reader.is_over:
+        with contextlib.closing(WaitLimit()) as limit:
+            while True:
+                for data in events.push(piece) if piece is not None else events.flush():
+                    delta = reader.push(data)
+                    if delta is not None:
+                        last = time.monotonic()
+                        yield delta
+                    if reader.is_over:
+                        return
+                if piece is None:
                     return
-            if piece is None:
-                return
-            most = NEXT_EVENT_SECONDS if reader.has_begun else FIRST_EVENT_SECONDS
-            piece = await _within(last + most - time.monotonic(), _next(pieces))
+                most = NEXT_EVENT_SECONDS if reader.has_begun else FIRST_EVENT_SECONDS
+                try:
+                    piece = await limit.wait(anext(pieces, None), last + most - time.monotonic())
+                except TimeoutError:
+                    raise no_piece() from None
 
     def _counting(
         self, replica: Replica, body: dict[str, Any], prompt: Prompt, last: ReplyDelta
@@ -272,46 +276,6 @@ class ReplyStream:
         except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError):
             return prompt
         return prompt if told is None else replace(told, dropped=prompt.dropped, notes=prompt.notes, sent=prompt.sent)
-
-
-async def _within(seconds: float, awaitable: Awaitable[T]) -> T:
-    """Its result. Raises httpx.ReadTimeout if there is none in time."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await awaitable
-    except TimeoutError:
-        raise httpx.ReadTimeout("no piece of a reply in time") from None
-
-
-async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(pieces, None)
-
-
-async def _beginning(pieces: AsyncIterator[bytes]) -> bytes:
-    """The first bytes that are no space; none if there are none."""
-    async for piece in pieces:
-        if begin := piece.lstrip():
-            return begin
-    return b""
-
-
-async def _refusal(response: httpx.Response) -> ServerError:
-    if response.is_redirect:
-        return ServerError(421, "it redirects to another address, which is not followed")
-    body = b""
-    with contextlib.suppress(httpx.HTTPError):
-        body = await _within(REFUSAL_SECONDS, _whole(response.aiter_bytes()))
-    return read_error(response.status_code, body, response.headers)
-
-
-async def _whole(pieces: AsyncIterator[bytes]) -> bytes:
-    """All the pieces, up to a limit. Raises GenerationError."""
-    content = bytearray()
-    async for piece in pieces:
-        content += piece
-        if len(content) > MAX_COMPLETION_BYTES:
-            raise GenerationError("The server sent a reply that is too long.")
-    return bytes(content)
 
 
 def _completion(content: bytes, reader: ReplyReader) -> ReplyDelta:

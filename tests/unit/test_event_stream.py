@@ -38,3 +38,11 @@ def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_comments_alone_are_no_events() -> None:
     assert events([b": keep-alive\n\n: keep-alive\n\n"]) == []
+
+
+def test_whole_events_count_as_such_only_between_others() -> None:
+    assert events([b": hi\n\n", b"data: a\n\n", b"data: \xff\xc3\xa9\n\n", b"data: b\n\n"]) == ["a", "\ufffdé", "b"]
+    assert events([b": hi\n\ndata: a", b"data: b\n\n"]) == ["adata: b"]
+    assert events([b"data: a\n", b"data: b\n\n"]) == ["a\nb"]
+    assert events([b"data: \xc3", b"data: b\n\n"]) == ["\ufffddata: b"]
+    assert events([b"data: a\n\n\r", b"data: b\n\n"]) == ["a", "b"]

@@ -19,6 +19,7 @@ RANK = {
     "i18n": 0,
     "gc_pause": 0,
     "ending_thread": 0,
+    "wait_limit": 0,
     "priority": 0,
     "text_cleaning": 0,
     "traces": 0,
