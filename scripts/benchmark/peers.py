@@ -7,35 +7,45 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from chatui.engine.loading import embedded
 from chatui.settings import DEFAULT_MODEL, AppSettings
 from scripts.benchmark.server import Address, HttpServer, connected
-from scripts.benchmark.server_process import POLL_SECONDS, log_text, started_process
+from scripts.benchmark.server_process import POLL_SECONDS, ROOT, log_text, started_process
 from scripts.benchmark.target import BenchError
 
 PATIENCE_SECONDS = 120.0
 """How long a peer may take to load the model."""
+END_SECONDS = 30.0
+"""How long it may take to end by itself."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """An engine: the packages that it is installed from, and the script in this folder that serves a model by it."""
+    """An engine: the packages that it is installed from, and the script in this folder that serves a model by it.
+
+    The script prints "ready URL", and ends with its standard input. `variables` are added to its environment.
+    """
 
     requirements: tuple[str, ...]
     script: str
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
+XLLAMACPP = "xllamacpp==2026.10.11549"
 PEERS = {
     "openvino": Peer(("openvino-genai==2026.4.0.0", "openvino==2026.4.0"), "openvino_peer.py"),
-    "llama.cpp": Peer(("xllamacpp==2026.10.11549",), "llama_cpp_peer.py"),
+    "llama.cpp": Peer((XLLAMACPP,), "llama_cpp_peer.py"),
 }
 """By the names that --peer takes."""
+# The second is Ray's name for a cluster of one computer, which listens on no other address.
+RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+RAY_SERVE = Peer(("ray[serve]==2.60.0", XLLAMACPP, "httpx==0.28.1"), "ray_serve_peer.py", RAY)
 
 
 def model_file(settings: AppSettings) -> Path:
@@ -51,12 +61,21 @@ def model_file(settings: AppSettings) -> Path:
 @asynccontextmanager
 async def running(name: str, model: Path, users: int, cache_dir: Path) -> AsyncIterator[HttpServer]:
     """The peer with this model, for so many users at once. Raises BenchError where it fails to install or start."""
-    peer = PEERS[name]
+    async with (
+        started(name, PEERS[name], cache_dir, str(model), str(users)) as url,
+        connected(Address(f"{url}/v1", name, weight_bytes=model.stat().st_size)) as server,
+    ):
+        yield server
+
+
+@asynccontextmanager
+async def started(name: str, peer: Peer, cache_dir: Path, *arguments: str) -> AsyncIterator[str]:
+    """The address of the peer's script with these arguments. Raises BenchError where it fails to install or start."""
     python = await asyncio.to_thread(_environment, peer.requirements, cache_dir)
     script = Path(__file__).parent / peer.script
     # What it writes to a home stays in its own, and no consent to telemetry is found there.
-    environment = {**os.environ, "HOME": str(python.parents[1])}
-    command = [str(python), str(script), str(model), str(users)]
+    environment = {**os.environ, "HOME": str(python.parents[1]), "PYTHONPATH": str(ROOT), **peer.variables}
+    command = [str(python), str(script), *arguments]
     with (
         tempfile.TemporaryFile("w+") as log,
         started_process(command, environment, log, stdin=subprocess.PIPE) as process,
@@ -71,8 +90,13 @@ async def running(name: str, model: Path, users: int, cache_dir: Path) -> AsyncI
         if not url:
             last = (log_text(log).strip().splitlines() or [f"exit code {process.poll()}"])[-1]
             raise BenchError(f"{name} did not start: {last}")
-        async with connected(Address(f"{url}/v1", name, weight_bytes=model.stat().st_size)) as server:
-            yield server
+        try:
+            yield url
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(process.wait, END_SECONDS)
 
 
 def _environment(requirements: Sequence[str], cache_dir: Path) -> Path:

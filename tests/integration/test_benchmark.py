@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from chatui.settings import AppSettings
-from scripts.benchmark import bandwidth, figures, options, peers, plain_page, report, run, server, texts
+from scripts.benchmark import bandwidth, figures, options, peers, plain_page, replicas, report, run, server, texts
 from scripts.benchmark.figures import Interruption, Wave
 from scripts.benchmark.sse import EventReader
 from scripts.benchmark.target import BenchError, Reply
@@ -392,6 +392,17 @@ async def test_a_peer_that_cannot_start_gives_its_last_line(peer: Path, tmp_path
     with pytest.raises(BenchError, match="openvino did not start: no such model"):
         async with peers.running("openvino", tmp_path, 1, tmp_path):
             pass
+
+
+def test_conversations_over_two_servers(
+    peer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peer.write_text(PEER)
+    monkeypatch.setitem(peers.PEERS, "llama.cpp", peers.Peer((), str(peer)))
+    monkeypatch.setattr(peers, "model_file", lambda _: tmp_path / "some.gguf")
+    flags = "ours --conversations 2 --turns 2 --words 5 --tokens 4"
+    assert replicas.main(flags.split()) == 0
+    assert re.search(r"^\| ours +\| +0.0% \| +9 \|", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_peers_need_a_gguf_file() -> None:

@@ -376,8 +376,9 @@ def test_ray_scales_replicas_and_keeps_conversations_together() -> None:
         scaling = deployment["autoscaling_config"]
         assert scaling["min_replicas"] < scaling["max_replicas"]
         assert scaling["target_ongoing_requests"] < deployment["max_ongoing_requests"]
-        router = deployment["request_router_config"]["request_router_class"]
-        assert router == "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
+        router = deployment["request_router_config"]
+        assert router["request_router_class"] == "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
+        assert router["request_router_kwargs"]["do_eviction"]
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
