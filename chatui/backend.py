@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from chatui.chat import ChatRequest, LoadOptions, ModelInfo, ModelStatus, Prompt, ReplyDelta, TokenizeRequest, Tokens
 from chatui.i18n import N_
+from chatui.server_facts import ServerActivity
 
 NO_OWN_MODELS = (
     N_("This server runs no models of its own: it stands in front of others."),
@@ -84,6 +85,12 @@ class Backend(Protocol):
         """The text of these tokens, special ones too. Waits while the model is loading.
 
         Raises SettingsError for an id that the model does not have.
+        """
+
+    async def activity(self, model: str = "") -> ServerActivity | None:
+        """What the servers of a model tell of themselves now, within a second; None if nothing, or if it has none.
+
+        Raises ModelError if there is no such model.
         """
 
     def forget(self, chat: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from chatui.backend import NO_OWN_MODELS, Backend, PreviewMemo, StartableBackend
 from chatui.chat import ChatRequest, LoadOptions, ModelInfo, ModelStatus, Prompt, ReplyDelta, TokenizeRequest, Tokens
 from chatui.errors import ModelError
+from chatui.server_facts import ServerActivity
 
 
 class CombinedBackend:
@@ -109,6 +110,10 @@ class CombinedBackend:
     async def detokenize(self, ids: Sequence[int], model: str = "") -> str:
         """The text of these tokens. Raises ChatError."""
         return await self._owner(model).detokenize(ids, model)
+
+    async def activity(self, model: str = "") -> ServerActivity | None:
+        """What the servers of a model tell of themselves now. Raises ModelError if there is no such model."""
+        return await self._owner(model).activity(model)
 
     def forget(self, chat: str) -> None:
         """Release what is cached of a temporary chat."""

@@ -23,3 +23,20 @@ class ServerFacts:
     continues: bool = True
     tells_prompts: bool = False
     tells_ids: bool = False
+
+
+@dataclass(frozen=True)
+class ServerActivity:
+    """What the servers of a model tell of themselves at this moment; None is what they do not tell.
+
+    They are writing `running` replies, at most `places` at once, and `waiting` requests come after them. Of a KV cache
+    of `cache_tokens` tokens the share `cache_usage` is in use. Since they were started, the share `cache_hits` of the
+    tokens of prompts was found in it. Shares are from 0 to 1.
+    """
+
+    running: int | None = None
+    waiting: int | None = None
+    places: int | None = None
+    cache_tokens: int | None = None
+    cache_usage: float | None = None
+    cache_hits: float | None = None

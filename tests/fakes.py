@@ -27,7 +27,7 @@ from chatui.chat import (
 )
 from chatui.errors import SettingsError
 from chatui.generation_settings import GenerationSettings
-from chatui.server_facts import ServerFacts
+from chatui.server_facts import ServerActivity, ServerFacts
 from chatui.thinking_controls import ThinkingControls
 from chatui.traces import TokenTrace, Traces
 
@@ -174,6 +174,8 @@ class FakeBackend:
         self.tokenized: list[TokenizeRequest] = []
         self.previews: list[int] = []
         """For each preview, how many were made with its memo until then."""
+        self.told_activity: ServerActivity | None = None
+        self.activities_asked: list[str] = []
         self.running = 0
         self.cancelled = 0
         self.status = ModelStatus(INFO.name, "ready", info=INFO)
@@ -297,6 +299,10 @@ class FakeBackend:
             memo["previews"] = memo.get("previews", 0) + 1
             self.previews.append(memo["previews"])
         return prompt_of(request)
+
+    async def activity(self, model: str = "") -> ServerActivity | None:
+        self.activities_asked.append(model)
+        return self.told_activity
 
     def forget(self, chat: str) -> None:
         self.forgotten.append(chat)

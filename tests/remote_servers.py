@@ -92,7 +92,8 @@ class FakeServer:
         told = self.routes.get(request.url.path)
         if told is None:
             return JSONResponse({"detail": "Not Found"}, 404)
-        told = told(await request.json()) if callable(told) and not isinstance(told, Response) else told
+        if callable(told) and not isinstance(told, Response):
+            told = told(await request.json() if request.method == "POST" else {})
         return told if isinstance(told, Response) else JSONResponse(told)
 
     def app(self) -> Starlette:

@@ -152,6 +152,9 @@ class LocalBackend:
             raise closed_error()
         return self.thread.model
 
+    async def activity(self, model: str = "") -> None:
+        """Nothing: the model is in this process."""
+
     def forget(self, chat: str) -> None:
         """Let go of the keys and values of this chat before the next step, or once its last reply is over."""
         self.thread.forget(chat)

@@ -224,6 +224,9 @@ class Registry:
         for instance in instances:
             instance.backend.answer_now(ticket)
 
+    async def activity(self, model: str = "") -> None:
+        """Nothing: the models are in this process."""
+
     def forget(self, chat: str) -> None:
         """Release the KV cache of a temporary chat, in every model."""
         with self._changed:

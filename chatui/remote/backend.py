@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -27,6 +28,7 @@ from chatui.errors import ModelError
 from chatui.generation_settings import GenerationSettings
 from chatui.metrics import Metrics
 from chatui.remote import prompt_reader, replica_choice
+from chatui.remote.activity import combined, read_activity
 from chatui.remote.admission import Admission
 from chatui.remote.backend_spec import BackendSpec
 from chatui.remote.dialects import DIALECTS, Dialect
@@ -36,6 +38,7 @@ from chatui.remote.replica import Replica, tls_context, uses_proxies, wait_until
 from chatui.remote.reply_stream import ReplyStream
 from chatui.remote.request_body import Adjustments, build_body, sent_messages
 from chatui.remote.vocabulary import Vocabulary
+from chatui.server_facts import ServerActivity
 from chatui.settings import AppSettings
 
 T = TypeVar("T")
@@ -46,6 +49,8 @@ SETTLED_SECONDS = 0.05
 """Time between two looks at whether one has answered."""
 PROMPT_SECONDS = 5.0
 """How long the tokens of a prompt are waited for."""
+ACTIVITY_SECONDS = 1.0
+"""How long the servers' figures are waited for, and how long they are good for."""
 TIMEOUT = httpx.Timeout(connect=5.0, read=None, write=30.0, pool=None)
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
 
@@ -69,6 +74,7 @@ class RemoteBackend:
         self._replicas = [Replica(spec, replica, self._update) for replica in spec.replicas]
         self._adjustments: dict[str, Adjustments] = {}
         self._vocabularies: dict[str, Vocabulary] = {}
+        self._activities: dict[str, tuple[float, ServerActivity | None]] = {}
         self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
         self._listing = ModelListing(spec, self._defaults)
         self._listing.update(self._replicas, self._adjustments)
@@ -187,6 +193,18 @@ class RemoteBackend:
         text = await self._asked(partial(prompt_reader.detokenize, server, dialect, id, ids))
         return text or ""
 
+    async def activity(self, model: str = "") -> ServerActivity | None:
+        """What the servers of a model tell of themselves now, if they answer in time. Asked once a second at most."""
+        id, now = self._listing.ids.get(self._name(model), ""), time.monotonic()
+        asked_at, known = self._activities.get(id, (-math.inf, None))
+        if now - asked_at < ACTIVITY_SECONDS:
+            return known
+        up = [replica for replica in self._replicas if replica.has(id) and replica.is_up]
+        told = await asyncio.gather(*(self._read_activity(replica, id) for replica in up))
+        known = combined([each for each in told if each is not None])
+        self._activities[id] = time.monotonic(), known
+        return known
+
     def forget(self, chat: str) -> None:
         """Nothing: the servers' caches are their own."""
 
@@ -278,6 +296,12 @@ class RemoteBackend:
         async with asyncio.timeout(PROMPT_SECONDS):
             server = self._client(), replica.spec
             return await prompt_reader.read_prompt(server, self._dialect(replica), body, messages)
+
+    async def _read_activity(self, replica: Replica, id: str) -> ServerActivity | None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ACTIVITY_SECONDS):
+                return await read_activity((self._client(), replica.spec), self._dialect(replica), id)
+        return None
 
     def _telling_replica(self, id: str) -> tuple[Replica, Dialect]:
         """A server that tells the tokens of a model's texts. Raises ModelError."""

@@ -39,7 +39,8 @@ class Dialect:
     values that mean "off" there where ours do not, None if the field is left out. At most `max_stop` stop strings are
     sent. `usage_option`: it takes
     `stream_options`. `top_logprobs` is the most alternatives that it tells of a token, 0 if it tells none. `token_ids`:
-    the ids of a reply's tokens come with them. `always` are fields of every request.
+    the ids of a reply's tokens come with them. `always` are fields of every request. `metrics` are the names of the
+    figures of ServerActivity in its /metrics, see activity.py; `slots`: it has the route /slots.
     """
 
     title: str
@@ -56,6 +57,8 @@ class Dialect:
     token_ids: bool = False
     prompt: PromptRoutes = ""
     always: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    slots: bool = False
 
 
 DIALECTS: Mapping[str, Dialect] = {
@@ -69,6 +72,14 @@ DIALECTS: Mapping[str, Dialect] = {
         top_logprobs=20,
         prompt="vllm",
         always={"return_token_ids": True},
+        metrics={
+            "running": "vllm:num_requests_running",
+            "waiting": "vllm:num_requests_waiting",
+            "cache_blocks": "vllm:cache_config_info",
+            "cache_usage": "vllm:kv_cache_usage_perc",
+            "looked_up": "vllm:prefix_cache_queries_total",
+            "found": "vllm:prefix_cache_hits_total",
+        },
     ),
     "sglang": Dialect(
         "SGLang",
@@ -81,6 +92,12 @@ DIALECTS: Mapping[str, Dialect] = {
         thinking="template",
         continues="flag",
         top_logprobs=20,
+        metrics={
+            "running": "sglang:num_running_reqs",
+            "waiting": "sglang:num_queue_reqs",
+            "cache_tokens": "sglang:max_total_num_tokens",
+            "cache_usage": "sglang:token_usage",
+        },
     ),
     "llama.cpp": Dialect(
         "llama.cpp",
@@ -96,6 +113,13 @@ DIALECTS: Mapping[str, Dialect] = {
         prompt="llama.cpp",
         # Without it, a penalty counts the last 64 tokens only.
         always={"return_progress": True, "repeat_last_n": 8192, "cache_prompt": True},
+        metrics={
+            "running": "llamacpp:requests_processing",
+            "waiting": "llamacpp:requests_deferred",
+            "computed": "llamacpp:prompt_tokens_total",
+            "found": "llamacpp:prompt_tokens_cached_total",
+        },
+        slots=True,
     ),
     "ollama": Dialect(
         "Ollama",
@@ -119,6 +143,7 @@ DIALECTS: Mapping[str, Dialect] = {
         probe_field="model_id",
         off={"top_p": None},
         top_logprobs=5,
+        metrics={"running": "tgi_batch_current_size", "waiting": "tgi_queue_size"},
     ),
     "hf-router": Dialect("Inference Providers"),
     "transformers": Dialect(
@@ -139,6 +164,13 @@ DIALECTS: Mapping[str, Dialect] = {
         continues="flag",
         top_logprobs=20,
         prompt="vllm",
+        metrics={
+            "running": "chatui:num_requests_running",
+            "waiting": "chatui:num_requests_waiting",
+            "cache_usage": "chatui:kv_cache_usage_perc",
+            "looked_up": "chatui:prefix_cache_queries_total",
+            "found": "chatui:prefix_cache_hits_total",
+        },
     ),
     "openai": Dialect("OpenAI API"),
 }

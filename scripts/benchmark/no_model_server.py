@@ -85,6 +85,9 @@ class NoModel:
         """There are none."""
         return ""
 
+    async def activity(self, model: str = "") -> None:
+        """Nothing is told."""
+
     def forget(self, _: str) -> None:
         """Nothing is remembered."""
 

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from starlette.responses import PlainTextResponse, StreamingResponse
 
 from chatui.chat import ChatRequest, Finish, Message, Prompt
 from chatui.errors import ChatError, GenerationError, ModelError, TooLongError
 from chatui.generation_settings import GenerationSettings
+from chatui.remote import backend as backend_module
 from chatui.remote import reply_stream
 from chatui.remote.backend import RemoteBackend
 from chatui.remote.backend_spec import BackendSpec, ReplicaSpec
@@ -322,6 +324,33 @@ async def test_probabilities_and_their_texts() -> None:
             assert ([texts[id] for id in trace.ids], trace.rank) == (["Hello", "Hi"], 1)
             assert trace.probability == pytest.approx(0.905, abs=0.001)
     assert server.bodies[0]["top_logprobs"] == 2
+
+
+async def test_activity_is_asked_for_once_a_second_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "ACTIVITY_SECONDS", 0.5)
+    running = iter(range(3, 10))
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"\n"
+            await asyncio.sleep(0.05)
+
+    silent = FakeServer(models=[VLLM], routes={"/metrics": StreamingResponse(endless())})
+    told = FakeServer(
+        models=[VLLM],
+        routes={"/metrics": lambda _: PlainTextResponse(f'vllm:num_requests_running{{engine="0"}} {next(running)}')},
+    )
+    with serving(told), serving(silent):
+        async with backend_of(told, silent) as backend:
+            first = await backend.activity()
+            assert first is not None
+            assert (first.running, first.waiting) == (3, None)
+            assert await backend.activity("team/m") is first
+            await asyncio.sleep(0.5)
+            later = await backend.activity()
+            assert later is not None
+            assert later.running == 4
+            assert await backend.activity("team/other") is None
 
 
 async def test_at_most_so_many_at_once() -> None:

@@ -22,6 +22,7 @@ import sys, time, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.port = sys.argv[1], int(sys.argv[2])
 params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.use_jinja = 2048, 2, 2, True
+params.endpoint_metrics = True
 server = xllamacpp.Server(params)
 time.sleep(1e6)
 """
@@ -90,6 +91,11 @@ async def test_llama_cpp_cuts_refuses_and_frees_the_row(llama_cpp: str) -> None:
         with pytest.raises(TooLongError):
             await reply(backend, replace(long, no_truncation=True))
         await begun_and_stopped(backend)
+        told = await backend.activity()
+        assert told is not None
+        assert (told.places, told.waiting, told.cache_tokens) == (2, 0, None)
+        assert told.cache_hits is not None
+        assert 0 < told.cache_hits < 1
         while any(slot["is_processing"] for slot in httpx.get(f"{llama_cpp}/slots", trust_env=False).json()):
             await asyncio.sleep(0.05)
 

@@ -1,6 +1,7 @@
 """vLLM on the CPU, installed and started here, answers as the client thinks that it does."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 from chatui.chat import Message, TokenizeRequest
 from chatui.engine.loading import embedded
 from chatui.errors import TooLongError
+from chatui.generation_settings import GenerationSettings
 from chatui.settings import AppSettings
 from tests.ports import reserved_port
 from tests.real.other_servers import (
@@ -89,6 +91,24 @@ async def test_it_tells_what_was_cached(vllm: str) -> None:
         assert first == 0
         assert second is not None
         assert second >= 128, "whole blocks"
+
+
+async def test_it_tells_its_load_and_cache(vllm: str) -> None:
+    async with backend_of(vllm) as backend:
+        long = replace(ASKED, settings=GenerationSettings(seed=1, max_new_tokens=900))
+        async with contextlib.aclosing(backend.stream(long)) as deltas:
+            async for delta in deltas:
+                if delta.text:
+                    break
+            while not (told := await backend.activity()) or not told.running:
+                await asyncio.sleep(0.2)
+    assert (told.running, told.waiting, told.places) == (1, 0, None)
+    assert told.cache_tokens is not None
+    assert told.cache_tokens > 10 * CONTEXT
+    assert told.cache_usage is not None
+    assert 0 < told.cache_usage < 0.1
+    assert told.cache_hits is not None
+    assert 0 <= told.cache_hits < 1
 
 
 async def test_it_takes_the_settings(vllm: str) -> None:

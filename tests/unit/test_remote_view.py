@@ -11,6 +11,7 @@ from chatui import notebook, python_script
 from chatui.chat import Finish, Message, Prompt, Span
 from chatui.generation_settings import GenerationSettings
 from chatui.inspection import Inspection
+from chatui.server_facts import ServerActivity
 from chatui.store.records import PageTimes, StoredMessage
 from chatui.store.rows import now
 from chatui.traces import OWN_IDS, TokenTrace, Traces
@@ -122,6 +123,21 @@ def test_what_was_cached_is_told_as_0_only_where_the_server_says_so() -> None:
     none = replace(ALL, finish=replace(ALL.finish, cached_tokens=0) if ALL.finish else None)
     assert "No token of the prompt was cached, says the server." in pages(none)["prompt"]
     assert {label for _text, label in prompt_view.tokens_by_cache(none)} == {"computed"}
+
+
+def test_memory_and_ceiling_have_what_the_server_tells_of_itself() -> None:
+    activity = ServerActivity(3, 1, 4, 93_184, 0.125, 0.4)
+    memory = memory_view.memory_view(ALL, activity=activity)
+    for figure in ("93,184 tokens", "12.5%", "40.0%", "tells no more"):
+        assert figure in memory
+    ceiling = ceiling_view.ceiling_view(ALL, activity)
+    assert "3 / 4" in ceiling
+    assert "Replies waiting" in ceiling
+    assert "As llama.cpp b1 tells it, when this page was opened." in ceiling
+    assert "does not tell how many replies" in ceiling_view.ceiling_view(ALL)
+    some = ceiling_view.ceiling_view(ALL, ServerActivity(running=0))
+    assert "Replies waiting" not in some
+    assert "KV cache" not in memory_view.memory_view(ALL, activity=ServerActivity(running=0))
 
 
 def test_a_column_and_the_context_have_no_0_for_a_prompt_that_is_not_counted() -> None:

@@ -6,6 +6,7 @@ from chatui import estimates
 from chatui.chat import Finish, ModelAnatomy, ModelInfo
 from chatui.i18n import N_, _, format_percent, localize_numbers
 from chatui.inspection import Inspection
+from chatui.server_facts import ServerActivity
 from chatui.ui.inspector import charts, remote_view
 from chatui.ui.inspector.charts import LabelledBar
 from chatui.ui.inspector.formula_rows import (
@@ -39,11 +40,14 @@ class StepRead:
     best: float
 
 
-def ceiling_view(inspection: Inspection) -> str:
-    """A chart of the highest possible speed by precision; the figures and formulas are folded below it."""
+def ceiling_view(inspection: Inspection, activity: ServerActivity | None = None) -> str:
+    """A chart of the highest possible speed by precision; the figures and formulas are folded below it.
+
+    `activity` is what a server of the model tells now.
+    """
     model, anatomy = inspection.model, inspection.model.anatomy
     if model.server is not None:
-        return remote_view.ceiling(inspection, model.server)
+        return remote_view.ceiling(inspection, model.server, activity)
     if anatomy is None:
         return _(UNKNOWN_ANATOMY)
     if not anatomy.bandwidth:

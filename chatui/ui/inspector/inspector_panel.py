@@ -17,6 +17,7 @@ from chatui.chat import ChatRequest
 from chatui.errors import ChatError, NotFoundError, unexpected
 from chatui.i18n import N_, _
 from chatui.inspection import Inspection
+from chatui.server_facts import ServerActivity
 from chatui.store.records import PageTimes, StoredMessage
 from chatui.ui.gradio_compat.hidden_textbox import hidden_textbox
 from chatui.ui.inspector import (
@@ -156,7 +157,7 @@ class InspectorPanel:
             reply = await asyncio.to_thread(tab.chat_store.message, id)
             inspection, page = await _inspection(tab, id)
             path = await asyncio.to_thread(tab.chat_store.path, reply.conversation, reply.id)
-            previous = await _previous_inspection(tab, path)
+            previous, activity = await asyncio.gather(_previous_inspection(tab, path), _activity(tab, inspection))
         except Exception as error:
             return self._failed(_as_chat_error(error))
         return {
@@ -166,8 +167,8 @@ class InspectorPanel:
             self._tokens: tokens_view.tokens_by_probability(inspection),
             self._alternatives: "",
             self._time: time_view.time_view(inspection, page),
-            self._memory: memory_view.memory_view(inspection, path),
-            self._ceiling: ceiling_view.ceiling_view(inspection),
+            self._memory: memory_view.memory_view(inspection, path, activity),
+            self._ceiling: ceiling_view.ceiling_view(inspection, activity),
             self._why: why_view.why_view(inspection, previous, reply),
             self._notebook: "" if tab.state.temporary else _notebook_link(reply),
             self._python: _python(inspection, reply),
@@ -280,6 +281,15 @@ async def _previous_inspection(tab: Tab, path: Sequence[StoredMessage]) -> Inspe
     with contextlib.suppress(ChatError):
         inspection, _page = await _inspection(tab, earlier[-1].id)
         return inspection
+    return None
+
+
+async def _activity(tab: Tab, inspection: Inspection) -> ServerActivity | None:
+    """What the server of the reply's model tells of itself now; None if it is not one, or not served any more."""
+    if inspection.model.server is None:
+        return None
+    with contextlib.suppress(ChatError):
+        return await tab.runner.backend.activity(inspection.model.name)
     return None
 
 

@@ -6,6 +6,7 @@ from chatui import estimates
 from chatui.chat import ModelAnatomy, ModelInfo
 from chatui.i18n import N_, _, format_number, localize_numbers
 from chatui.inspection import Inspection
+from chatui.server_facts import ServerActivity
 from chatui.store.records import StoredMessage
 from chatui.ui.inspector import charts, remote_view
 from chatui.ui.inspector.charts import BarPart, ContextTurn
@@ -23,14 +24,16 @@ MAX_TURNS = 40
 """Columns of the context chart; a longer conversation shows its last turns."""
 
 
-def memory_view(inspection: Inspection, path: Sequence[StoredMessage] = ()) -> str:
+def memory_view(
+    inspection: Inspection, path: Sequence[StoredMessage] = (), activity: ServerActivity | None = None
+) -> str:
     """Charts of the memory and of the context; the figures and formulas are folded below them.
 
-    `path` are the messages up to the reply.
+    `path` are the messages up to the reply, `activity` is what a server of the model tells now.
     """
     anatomy, server = inspection.model.anatomy, inspection.model.server
     if server is not None:
-        return remote_view.memory(inspection, server) + _context_chart(inspection, path)
+        return remote_view.memory(inspection, server, activity) + _context_chart(inspection, path)
     if anatomy is None:
         return _(UNKNOWN_ANATOMY)
     rows = [*_weight_rows(inspection, anatomy), *_cache_rows(inspection, anatomy), *_turn_rows(inspection, anatomy)]

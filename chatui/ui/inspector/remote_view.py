@@ -9,7 +9,7 @@ from chatui import estimates
 from chatui.chat import Finish
 from chatui.i18n import N_, _, format_number, format_percent, localize_numbers, ngettext
 from chatui.inspection import Inspection
-from chatui.server_facts import ServerFacts
+from chatui.server_facts import ServerActivity, ServerFacts
 from chatui.ui.inspector.formula_rows import FormulaRow, formula_list
 from chatui.ui.markdown.markdown_escape import plain
 from chatui.units import human_bytes, human_count
@@ -78,8 +78,8 @@ def tokens_summary(inspection: Inspection, server: ServerFacts) -> str:
     return f"{told} {untold} {_('Choose a token to see what else it could have been.')}"
 
 
-def memory(inspection: Inspection, server: ServerFacts) -> str:
-    """The sizes that are told, and that nothing else is."""
+def memory(inspection: Inspection, server: ServerFacts, activity: ServerActivity | None) -> str:
+    """The sizes that are told, also of the KV cache as it is now, and that nothing else is."""
     model = inspection.model
     told = N_(f"As {server.software} tells it.")
     rows = []
@@ -87,6 +87,7 @@ def memory(inspection: Inspection, server: ServerFacts) -> str:
         rows.append(FormulaRow(N_("Parameters"), f"{human_count(model.parameters)} ({model.parameters:,})", told))
     if model.weight_bytes:
         rows.append(FormulaRow(N_("Weights"), human_bytes(model.weight_bytes), told))
+    rows += _cache_rows(activity or ServerActivity(), told)
     untold = _(
         "{software} tells no more of what its model takes in memory, nor how much there is.",
         software=plain(server.software),
@@ -94,8 +95,38 @@ def memory(inspection: Inspection, server: ServerFacts) -> str:
     return (formula_list(rows) if rows else "") + f"\n\n{untold}\n\n"
 
 
-def ceiling(inspection: Inspection, server: ServerFacts) -> str:
-    """The speed of the reply, and that its highest possible one is not known."""
+def _cache_rows(activity: ServerActivity, told: str) -> Iterable[FormulaRow]:
+    """What is told of the KV cache of all conversations, at the time that the page was opened."""
+    if tokens := activity.cache_tokens:
+        yield FormulaRow(N_("KV cache, all conversations"), N_(f"{tokens:,} tokens"), told)
+    if activity.cache_usage is not None:
+        in_use = N_("By the replies that it writes now.")
+        yield FormulaRow(N_("KV cache in use"), f"{activity.cache_usage:.1%}", in_use)
+    if activity.cache_hits is not None:
+        since = N_("Of all the tokens of prompts since it was started.")
+        yield FormulaRow(N_("Prompt tokens that were cached"), f"{activity.cache_hits:.1%}", since)
+
+
+def ceiling(inspection: Inspection, server: ServerFacts, activity: ServerActivity | None) -> str:
+    """The speed of the reply, with whom it shares the server now, and that its highest possible one is not known."""
+    return f"{_speed(inspection, server)}\n\n{_load(server, activity or ServerActivity())}"
+
+
+def _load(server: ServerFacts, activity: ServerActivity) -> str:
+    """The replies that the server writes now, and those that wait."""
+    name = plain(server.software)
+    if activity.running is None:
+        return _("{software} does not tell how many replies it is writing now.", software=name)
+    told = N_(f"As {server.software} tells it, when this page was opened.")
+    writing = f"{activity.running:,} / {activity.places:,}" if activity.places else f"{activity.running:,}"
+    rows = [FormulaRow(N_("Replies being written"), writing, told)]
+    if activity.waiting is not None:
+        rows.append(FormulaRow(N_("Replies waiting"), f"{activity.waiting:,}", told))
+    return formula_list(rows)
+
+
+def _speed(inspection: Inspection, server: ServerFacts) -> str:
+    """The speed of the reply."""
     finish = inspection.finish
     untold = _(
         "{software} does not tell how fast its device reads its memory, so the highest possible speed is not known.",
