@@ -32,6 +32,8 @@ from tests.fakes import FakeBackend
 
 ROOT = Path(__file__).parents[2]
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
+CADDY = shutil.which("caddy")
+SEVERAL_BEHIND_CADDY = (ROOT / "deploy" / "caddy" / "several-servers.Caddyfile").read_text()
 UPSTREAM = (ROOT / "deploy" / "nginx" / "several-servers.conf").read_text()
 SERVER = (ROOT / "deploy" / "nginx" / "chatui.conf").read_text()
 ANSWER_SECONDS = 60.0
@@ -171,6 +173,26 @@ class Nginx:
         self._process.wait()
         if self._process.stderr is not None:
             self._process.stderr.close()
+
+
+class Caddy:
+    """Caddy as deploy/caddy has it, without TLS, before servers on these ports."""
+
+    def __init__(self, port: int, ports: Sequence[int], folder: Path) -> None:
+        assert CADDY is not None
+        self.url = f"http://127.0.0.1:{port}"
+        server = SEVERAL_BEHIND_CADDY.replace("chat.example.org {", f"{self.url} {{\nbind 127.0.0.1")
+        for number, own in enumerate(ports, 1):
+            server = server.replace(f"10.0.0.{number}:7860", f"127.0.0.1:{own}")
+        configuration = folder / "Caddyfile"
+        configuration.write_text(f"{{\nadmin off\n}}\n{server}")
+        command = [CADDY, "run", "--config", str(configuration), "--adapter", "caddyfile"]
+        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "HOME": str(folder)})
+        wait_for(f"{self.url}/livez")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 def wait_for(url: str) -> None:

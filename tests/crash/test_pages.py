@@ -4,13 +4,13 @@ import asyncio
 import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.abuse.pages import config_of
-from tests.crash.page_servers import NGINX, WORDS_PER_SECOND, Nginx, PageServers
+from tests.crash.page_servers import CADDY, NGINX, WORDS_PER_SECOND, Caddy, Nginx, PageServers
 from tests.crash.page_users import Found, User, check
 from tests.databases import Server, postgresql_server
 from tests.ports import reserved_port
@@ -22,11 +22,13 @@ MOST_LOST_WORDS = WORDS_PER_SECOND
 class Installation:
     """All parts, and what can happen to each."""
 
-    def __init__(self, folder: Path, database: Server, ports: Sequence[int]) -> None:
+    def __init__(
+        self, folder: Path, database: Server, ports: Sequence[int], proxy: type[Nginx] | type[Caddy] = Nginx
+    ) -> None:
         self.database, self.database_url = database, database.migrated()
         options = {"data_dir": str(folder / "data"), "database_url": self.database_url, "allowed_hosts": "*"}
         self.servers = PageServers(ports[1:], folder, **options, graceful_timeout=30)
-        self.nginx = Nginx(ports[0], ports[1:], folder)
+        self.proxy = proxy(ports[0], ports[1:], folder)
 
     def kill_first(self) -> None:
         self._restart(0, signal.SIGKILL)
@@ -39,8 +41,9 @@ class Installation:
             self._restart(number, signal.SIGTERM)
 
     def kill_nginx(self) -> None:
-        self.nginx.kill()
-        self.nginx.start()
+        assert isinstance(self.proxy, Nginx)
+        self.proxy.kill()
+        self.proxy.start()
 
     def kill_database(self) -> None:
         self.database.kill()
@@ -51,18 +54,33 @@ class Installation:
         self.servers.start(number)
 
     def close(self) -> None:
-        self.nginx.kill()
+        self.proxy.kill()
         self.servers.close()
+
+
+@contextmanager
+def installed(folder: Path, proxy: type[Nginx] | type[Caddy]) -> Iterator[Installation]:
+    with ExitStack() as stack:
+        database = stack.enter_context(postgresql_server())
+        ports = [stack.enter_context(reserved_port()) for _ in range(3)]
+        installation = Installation(folder, database, ports, proxy)
+        stack.callback(installation.close)
+        yield installation
 
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Iterator[Installation]:
     if NGINX is None:
         pytest.skip("nginx is not installed")
-    with ExitStack() as stack:
-        database = stack.enter_context(postgresql_server())
-        installation = Installation(tmp_path, database, [stack.enter_context(reserved_port()) for _ in range(3)])
-        stack.callback(installation.close)
+    with installed(tmp_path, Nginx) as installation:
+        yield installation
+
+
+@pytest.fixture
+def behind_caddy(tmp_path: Path) -> Iterator[Installation]:
+    if CADDY is None:
+        pytest.skip("Caddy is not installed")
+    with installed(tmp_path, Caddy) as installation:
         yield installation
 
 
@@ -73,8 +91,8 @@ async def chats_during(installation: Installation, count: int, faults: Sequence[
     """
     seed = random.SystemRandom().getrandbits(32)
     chance = random.Random(seed)
-    config = await config_of(installation.nginx.url)
-    users = [User(installation.nginx.url, config, number) for number in range(count)]
+    config = await config_of(installation.proxy.url)
+    users = [User(installation.proxy.url, config, number) for number in range(count)]
     chatting = [asyncio.create_task(user.chat()) for user in users]
     for fault in faults:
         before = sum(len(user.finished) for user in users)
@@ -106,6 +124,13 @@ async def test_nothing_is_lost_by_killing_a_server_or_the_proxy(installation: In
 async def test_restarting_the_servers_in_turn_cuts_no_reply(installation: Installation) -> None:
     found = await chats_during(installation, 6, [installation.restart_in_turn])
     assert (found.lost_words, found.interrupted) == (0, 0)
+
+
+@pytest.mark.exhaustive
+async def test_nothing_is_lost_behind_caddy_by_kills_and_a_restart(behind_caddy: Installation) -> None:
+    faults = [behind_caddy.kill_first, behind_caddy.restart_in_turn, behind_caddy.kill_second]
+    found = await chats_during(behind_caddy, 6, faults)
+    assert found.lost_words <= MOST_LOST_WORDS
 
 
 @pytest.mark.exhaustive

@@ -405,6 +405,7 @@ def test_nginx_takes_its_file(tmp_path: Path) -> None:
     subprocess.run([nginx, "-t", "-e", "stderr", "-p", tmp_path, "-c", configuration], check=True, capture_output=True)
 
 
-def test_caddy_takes_its_file() -> None:
-    file = DEPLOY / "caddy" / "Caddyfile"
+@pytest.mark.parametrize("name", ["Caddyfile", "several-servers.Caddyfile"])
+def test_caddy_takes_its_file(name: str) -> None:
+    file = DEPLOY / "caddy" / name
     subprocess.run([program("caddy"), "adapt", "--config", file, "--validate"], check=True, capture_output=True)
