@@ -6,7 +6,7 @@ import re
 import secrets
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import IO
 
@@ -25,8 +25,13 @@ PATIENCE_SECONDS = 300.0
 
 
 @asynccontextmanager
-async def running(flags: Sequence[str], weight_bytes: int | None = None) -> AsyncIterator[HttpServer]:
-    """Our server with these flags, ready to answer. Raises BenchError where it fails to start."""
+async def running(
+    flags: Sequence[str], weight_bytes: int | None = None, on_start: Callable[[int], None] | None = None
+) -> AsyncIterator[HttpServer]:
+    """Our server with these flags, ready to answer. Raises BenchError where it fails to start.
+
+    `on_start` is told its process id at once.
+    """
     # With a key each `user` of a request is one of its own in the server's fair queue.
     key = next(iter(cli.parse(list(flags)).api_key), "") or secrets.token_hex(16)
     environment = {**os.environ, "CHATUI_PORT": "0", "CHATUI_API_KEY": key}
@@ -34,6 +39,8 @@ async def running(flags: Sequence[str], weight_bytes: int | None = None) -> Asyn
         tempfile.TemporaryFile("w+") as log,
         started_process([sys.executable, "app.py", *flags], environment, log) as process,
     ):
+        if on_start is not None:
+            on_start(process.pid)
         url = await ready(process, log)
         address = Address(f"{url}/v1", NAME, api_key=key, weight_bytes=weight_bytes)
         async with connected(address, settle=lambda: quiet(process.pid)) as server:
