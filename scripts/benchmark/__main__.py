@@ -1,7 +1,8 @@
 """`python -m scripts.benchmark`: with `page` for what reaches the browser, with `chats` for many conversations,
 with `traces` for what the Inspect view costs, with `restarts` for conversations that go on after one, with `gpu` for
 the engine on a GPU, with `gateway` for what it costs to stand in front of another server, with `replicas` for
-conversations over two servers of one model, and with `memory` for that of the server and of its compilers.
+conversations over two servers of one model, with `memory` for that of the server and of its compilers, and with
+`capacity` for what an installation carries.
 """
 
 import sys
@@ -45,6 +46,11 @@ if sys.argv[1:2] == ["memory"]:
     from scripts.benchmark import memory
 
     raise SystemExit(memory.main(sys.argv[2:]))
+
+if sys.argv[1:2] == ["capacity"]:
+    from scripts.benchmark import capacity
+
+    raise SystemExit(capacity.main(sys.argv[2:]))
 
 from scripts.benchmark import run
 

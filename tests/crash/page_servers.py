@@ -162,6 +162,10 @@ class Nginx:
         )
         self.start()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def start(self) -> None:
         assert NGINX is not None
         command = [NGINX, "-p", str(self._configuration.parent), "-c", str(self._configuration), "-e", "stderr"]
