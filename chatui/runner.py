@@ -74,6 +74,7 @@ class Runner:
         self._closing = False
         self.other_servers = OtherServers(persistent_store.notifications)
         self.chat_changes = ChatChanges(persistent_store.notifications)
+        self.chat_changes.note_models(backend.models())
         persistent_store.notifications.subscribe(self._on_notification)
 
     def store(self, temporary: bool) -> Store:
@@ -250,10 +251,11 @@ class Runner:
         writer.wake()
 
     async def _run_housekeeping(self) -> None:
-        """Interrupt replies abandoned by other servers every second; purge deleted chats every hour."""
+        """Every second notice new models, and interrupt replies abandoned by other servers; purge every hour."""
         purged_at, logged = float("-inf"), ""
         while not self._closing:
             try:
+                self.chat_changes.note_models(self.backend.models())
                 await asyncio.to_thread(self._sweep)
                 if time.monotonic() - purged_at > PURGE_SECONDS:
                     await asyncio.to_thread(self._purge)

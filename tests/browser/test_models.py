@@ -162,6 +162,26 @@ def test_others_than_admins_cannot_have_a_model_loaded_that_they_are_not_allowed
                 assert backend.loads.pop() == loads
 
 
+def test_models_that_a_server_tells_later_are_offered_by_themselves(serve: Serve, open_chat: OpenChat) -> None:
+    class Late(FakeBackend):
+        others: tuple[ModelStatus, ...] = ()
+
+        def models(self) -> list[ModelStatus]:
+            return [self.status, *self.others]
+
+    backend = Late(["Fine."])
+    told, backend.status = backend.status, ModelStatus("its server", "loading", "asking its server", remote=True)
+    chat = open_chat(serve(backend=backend))
+    expect(chat.header).to_contain_text("its server")
+    expect(chat.page.locator("#model")).to_have_count(0)
+    backend.status, backend.others = told, (TwoModels.other,)
+    expect(chat.header).to_contain_text("float32", timeout=PATIENCE)
+    chat.sidebar("settings", opened=True)
+    expect(picker(chat)).to_have_value("fake/echo", timeout=PATIENCE)
+    backend.others = ()
+    expect(chat.page.locator("#model")).to_have_count(0, timeout=PATIENCE)
+
+
 def test_one_model_is_no_choice(chat: Callable[[], Chat]) -> None:
     page = chat().page
     expect(page.locator("#setting-temperature")).to_be_attached()

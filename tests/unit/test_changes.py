@@ -46,6 +46,7 @@ async def test_one_request_of_a_browser_is_held_until_something_changes() -> Non
     served.change("a", "one")
     answer = await held
     assert answer.pop("position")
+    assert (answer.pop("models"), answer.pop("new_models")) == ("", False)
     assert answer == {"chats": ["one"], "missed": False, "delay": 0, "pause": 0}
     found = await served.get(since=polled["position"], session_hash="second")
     assert found["chats"] == ["one", "own"]

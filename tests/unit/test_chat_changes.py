@@ -5,8 +5,10 @@ import asyncio
 import pytest
 
 from chatui import chat_changes
+from chatui.chat import ModelStatus
 from chatui.chat_changes import Changed, ChatChanges
 from chatui.store.notifications import ChatChange, Notification, Subscriber, digest
+from tests.fakes import INFO
 
 
 class Notified:
@@ -73,7 +75,7 @@ def test_what_is_not_known_any_more_is_missed(monkeypatch: pytest.MonkeyPatch) -
 async def test_who_waits_is_woken_by_a_change_for_it_alone() -> None:
     notified = Notified()
     waiting = [
-        asyncio.create_task(notified.changes.wait(owner, tab, notified.position()))
+        asyncio.create_task(notified.changes.wait(owner, tab, notified.changes.in_last(owner, tab, 0)))
         for owner, tab in (("a", "own"), ("a", "tab"), ("b", "tab"))
     ]
     await asyncio.sleep(0)
@@ -85,3 +87,20 @@ async def test_who_waits_is_woken_by_a_change_for_it_alone() -> None:
     assert (await waiting[0]).missed
     assert (await waiting[2]).missed
     assert notified.changes._waiting == {}
+
+
+async def test_new_models_are_told_to_all() -> None:
+    changes = Notified().changes
+    waiting, ready = ModelStatus("far", "loading", remote=True), ModelStatus("far", "ready", info=INFO, remote=True)
+    changes.note_models([waiting])
+    start = changes.in_last("a", "tab", 0)
+    assert not start
+    task = asyncio.create_task(changes.wait("a", "tab", start))
+    await asyncio.sleep(0)
+    changes.note_models([waiting])
+    changes.note_models([ready])
+    told = await task
+    assert (told.new_models, told.conversations, told.missed) == (True, frozenset(), False)
+    assert changes.since("b", "tab", start.position, start.models).new_models
+    assert not changes.since("b", "tab", told.position, told.models)
+    assert not changes.in_last("b", "tab", 0, told.models)

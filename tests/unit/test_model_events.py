@@ -12,14 +12,17 @@ from chatui.ui.shared.model_access import ModelAccess
 from tests.fakes import UNTOLD, FakeBackend
 
 
-def begun(name: str) -> list[Any]:
+def events() -> ModelEvents:
     backend = FakeBackend()
     backend.status = ModelStatus("far", "ready", info=UNTOLD, remote=True)
     with gr.Blocks():
         boxes: list[Any] = setting_controls.build()
         access = ModelAccess(backend, Permissions())
-        events = ModelEvents(backend, access, gr.Dropdown(), cast(Any, boxes), gr.Textbox(), gr.Markdown())
-    return events.begin(name)
+        return ModelEvents(backend, access, gr.Dropdown(), cast(Any, boxes), gr.Textbox(), gr.Markdown())
+
+
+def begun(name: str) -> list[Any]:
+    return events().begin(name)
 
 
 def test_a_model_whose_name_the_server_told_later_is_chosen() -> None:
@@ -32,3 +35,10 @@ def test_the_start_of_a_reply_is_greyed_out_where_the_server_cannot_go_on_from_i
     assert not start_with["interactive"]
     assert start_with["info"] == "This server cannot go on with a reply."
     assert [each["interactive"] for each in settings].count(False) == 1
+
+
+def test_what_is_offered_later_is_what_the_server_tells_then() -> None:
+    status, picker = events().offer("its server")
+    assert "far" in status
+    assert picker["value"] == "far"
+    assert "value" not in events().offer("far")[-1]

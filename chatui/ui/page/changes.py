@@ -30,8 +30,9 @@ MAX_SESSION_LENGTH = 100
 def route(changes: ChatChanges, owner_of: OwnerOf) -> Route:
     """GET gradio_api/changes?session_hash=SESSION&since=POSITION, or &seconds=COUNT for those of the last seconds.
 
-    The answer has the position, the ids of the changed conversations, whether others were missed, and how many seconds
-    the tab waits before it shows them (`delay`) and before it asks again (`pause`).
+    The answer has the position, the ids of the changed conversations, whether others were missed, what stands for the
+    models (to be sent as `models` the next time), whether they are new, and how many seconds the tab waits before it
+    shows that (`delay`) and before it asks again (`pause`).
     """
     held: set[str] = set()
 
@@ -41,9 +42,9 @@ def route(changes: ChatChanges, owner_of: OwnerOf) -> Route:
         if owner is None or not 0 < len(tab) <= MAX_SESSION_LENGTH:
             return Response(status_code=404)
         if "since" in query:
-            changed = changes.since(owner, tab, query["since"])
+            changed = changes.since(owner, tab, query["since"], query.get("models", ""))
         else:
-            changed = changes.in_last(owner, tab, _seconds(query.get("seconds", "")))
+            changed = changes.in_last(owner, tab, _seconds(query.get("seconds", "")), query.get("models", ""))
         browser = str(request.scope.get(OWNER) or (request.client.host if request.client else ""))
         pause = 0.0
         if not changed and browser not in held:
@@ -54,22 +55,27 @@ def route(changes: ChatChanges, owner_of: OwnerOf) -> Route:
                 held.remove(browser)
         elif not changed:
             pause = POLL_SECONDS
-        delay = random.uniform(0, SPREAD_SECONDS) if changed.missed else 0.0  # noqa: S311
-        body = {
-            "position": changed.position,
-            "chats": sorted(changed.conversations),
-            "missed": changed.missed,
-            "delay": delay,
-            "pause": pause,
-        }
-        return JSONResponse(body, headers={"Cache-Control": "no-store"})
+        return _response(changed, pause)
 
     return Route(WAIT_PATH, answer)
 
 
+def _response(changed: Changed, pause: float) -> Response:
+    body = {
+        "position": changed.position,
+        "chats": sorted(changed.conversations),
+        "missed": changed.missed,
+        "models": changed.models,
+        "new_models": changed.new_models,
+        "delay": random.uniform(0, SPREAD_SECONDS) if changed.missed else 0.0,  # noqa: S311
+        "pause": pause,
+    }
+    return JSONResponse(body, headers={"Cache-Control": "no-store"})
+
+
 async def _wait(request: Request, changes: ChatChanges, owner: str, tab: str, unchanged: Changed) -> Changed:
     """The next changes; `unchanged` after WAIT_SECONDS, or when the tab has closed the connection."""
-    waiting = asyncio.ensure_future(changes.wait(owner, tab, unchanged.position))
+    waiting = asyncio.ensure_future(changes.wait(owner, tab, unchanged))
     disconnected = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait((waiting, disconnected), timeout=WAIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)

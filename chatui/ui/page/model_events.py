@@ -40,12 +40,13 @@ class ModelEvents:
     def connect_start(self, page: gr.Blocks, reset: gr.Button) -> None:
         """Register the events that show the model's state when the page opens, and the button that resets settings."""
         picker, settings, status = self._picker, self._settings, self._status
-        following = hidden_textbox("following")
+        following, new_models = hidden_textbox("following"), hidden_textbox("new-models")
         reset.click(self.defaults, picker, settings, queue=False, **PRIVATE)
         # Not queued, like all events at the start: a message sent at the same time could get no reply.
         page.load(self.begin, picker, [status, *self._shown, following, picker], queue=False, **PRIVATE)
         followed = following.change(self.follow_model, picker, status, concurrency_limit=None, **PRIVATE)
         followed.then(self.adopt_defaults, [picker, *settings], self._shown, queue=False, **PRIVATE)
+        new_models.change(self.offer, picker, [status, picker], queue=False, **PRIVATE)
 
     def connect_picker(self, models: ModelsPanel) -> None:
         """Register the events that load the chosen model, and set the settings to its defaults."""
@@ -79,9 +80,12 @@ class ModelEvents:
         loading = model.state == "loading"
         values = self._initial if loading else self.defaults(model.name)
         values = _for_model(values, model.info)
-        # A server's models have other names once it has told them.
-        picker = model_picker.update(self._access.models(), None if name == model.name else model.name)
-        return [header.status(model), *values, "loading" if loading else "", picker]
+        return [header.status(model), *values, "loading" if loading else "", self._picker_update(name)]
+
+    def _picker_update(self, name: str | None) -> Any:
+        """The models of now; a server's have other names once it has told them."""
+        model = self._access.find(name)
+        return model_picker.update(self._access.models(), None if name == model.name else model.name)
 
     async def follow_model(self, name: str | None) -> AsyncIterator[str]:
         """Update the header until the model is ready or has failed."""
@@ -93,6 +97,10 @@ class ModelEvents:
         changes = zip(current, self._initial, self.defaults(name), strict=True)
         updates = [default if value == before else gr.skip() for value, before, default in changes]
         return _for_model(updates, self._info(name), current)
+
+    def offer(self, name: str | None) -> list[Any]:
+        """The models of now, after changes.js was told that they are others, and the status of the chosen one."""
+        return [header.status(self._access.find(name)), self._picker_update(name)]
 
     async def choose(self, name: str | None) -> AsyncIterator[Any]:
         """Load the model, and show the loading in the header."""

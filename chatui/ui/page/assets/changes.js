@@ -39,7 +39,12 @@
     return false;
   };
 
-  const note = async ({ chats, missed, delay }) => {
+  const note = async ({ chats, missed, new_models, delay }) => {
+    if (new_models) {
+      const box = find("#new-models textarea");
+      box.value = String(++count);
+      box.dispatchEvent(new Event("input", { bubbles: true }));
+    }
     if (!missed && chats.length === 0) return;
     await sleep(1000 * delay);
     changed.list = true;
@@ -47,17 +52,18 @@
     show();
   };
 
-  let watching = null;
+  let watching = null, models = "";
   const watch = async (first) => {
     watching?.abort();
     const { signal } = (watching = new AbortController());
     for (let since = first; !signal.aborted; ) {
       try {
-        const answer = await fetch(`gradio_api/changes?session_hash=${window.chatuiTab}&${since}`, { signal });
+        const answer = await fetch(`gradio_api/changes?session_hash=${window.chatuiTab}&${since}&models=${models}`, { signal });
         if (answer.status === 404) return; // logged out
         if (!answer.ok) throw new Error(answer.status);
         const change = await answer.json();
         since = `since=${change.position}`;
+        models = change.models;
         note(change);
         await sleep(1000 * change.pause);
       } catch {
