@@ -32,9 +32,23 @@ class HttpTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The response, of which the headers have come. Raises httpx.TransportError."""
-        timeouts = request.extensions.get("timeout", {})
         address = request.url.host, request.url.port or DEFAULT_PORT
-        connection = self._taken(address) or await self._connect(address, timeouts.get("connect"))
+        kept = self._taken(address)
+        if kept is not None:
+            try:
+                return await self._exchange(request, address, kept)
+            except (httpx.ReadError, httpx.RemoteProtocolError):
+                # llama.cpp closes a connection behind a streamed response, which may be known only now.
+                if kept.has_received:
+                    raise
+        timeout = request.extensions.get("timeout", {}).get("connect")
+        return await self._exchange(request, address, await self._connect(address, timeout))
+
+    async def _exchange(
+        self, request: httpx.Request, address: tuple[str, int], connection: "_Connection"
+    ) -> httpx.Response:
+        """The response that comes by this connection. Raises httpx.TransportError."""
+        timeouts = request.extensions.get("timeout", {})
         try:
             await connection.send(request, timeouts.get("write"))
             head = await connection.head(timeouts.get("read"))
@@ -127,7 +141,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._content: list[bytes] = []
         self._buffered = 0
         self._error: httpx.TransportError | None = None
-        self._is_kept = self._is_paused = False
+        self._is_kept = self._is_paused = self.has_received = False
 
     @property
     def is_reusable(self) -> bool:
@@ -179,6 +193,7 @@ class _Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """See asyncio.BufferedProtocol."""
         data = bytes(self._buffer[:nbytes])
+        self.has_received = True
         try:
             if self._body is None:
                 data = self._read_head(data)

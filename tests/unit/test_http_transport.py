@@ -119,6 +119,17 @@ async def test_which_connections_are_used_again(first: Sequence[bytes | None], c
     assert script.connections == connections
 
 
+async def test_a_kept_connection_that_the_server_closes_is_replaced() -> None:
+    async with served([HELLO], [None], [HELLO], [b"HTTP/1.1 2", None]) as (script, client):
+        await client.post("/", json={"a": 1})
+        assert (await client.post("/", json={"a": 2})).text == "Hello"
+        assert script.connections == 2
+        assert script.requests[1] == script.requests[2]
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.post("/", json={"a": 3})
+    assert len(script.requests) == 4, "what has been answered in part is not sent again"
+
+
 async def test_an_old_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_transport, "IDLE_SECONDS", 0.0)
     async with served([HELLO], [HELLO]) as (script, client):
