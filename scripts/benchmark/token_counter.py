@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import psutil
 
@@ -57,9 +58,8 @@ class Stream(asyncio.Protocol):
         self.begun = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.write(REQUEST)
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.write(REQUEST)
 
     def data_received(self, data: bytes) -> None:
         whole, end, self._rest = (self._rest + data).rpartition(b"\n\n")

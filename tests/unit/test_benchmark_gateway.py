@@ -1,9 +1,11 @@
 """The arithmetic of scripts/bench gateway."""
 
 import asyncio
+from unittest.mock import Mock
 
 import pytest
 
+from scripts.benchmark import lockstep
 from scripts.benchmark.gateway import figures_of, row
 from scripts.benchmark.scripted_engine import TOKEN
 from scripts.benchmark.token_counter import Counted, Order, Stream
@@ -34,3 +36,17 @@ async def test_tokens_are_counted_however_they_are_cut(size: int) -> None:
         stream.data_received(sent[at : at + size])
     assert [written for written, _ in tokens] == [1700000000.25, 1700000000.5]
     await asyncio.wait_for(stream.begun, 1)
+
+
+def test_in_lockstep_each_stream_goes_on_once_its_token_came() -> None:
+    streams, written = lockstep.Streams(), list[list[bytes]]()
+    for _ in range(2):
+        sent: list[bytes] = []
+        engine = lockstep.Engine(streams)
+        engine.connection_made(Mock(write=sent.append))
+        engine.data_received(b"POST /v1/chat/completions HTTP/1.1\r\n\r\n")
+        written.append(sent)
+    assert [len(sent) for sent in written] == [2, 2]  # the head, and a token
+    streams.came(written[1][1])
+    assert [len(sent) for sent in written] == [2, 3]
+    assert streams.tokens == 1
