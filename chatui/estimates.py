@@ -251,6 +251,8 @@ def kv_capacity(size: KVSize, context: int, budget: int, conversations: int, who
     if whole:
         budget = max(budget, (each + 1) * full + (min(each, seen) + 1) * windowed)
     budget -= full + windowed  # block 0 is not used
+    if not full + windowed:  # there is no attention
+        return KVCapacity(conversations * each, None, context)
     possible = budget // (full + windowed)
     if possible >= seen:
         possible = (budget - seen * windowed) // full

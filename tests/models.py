@@ -15,14 +15,17 @@ from transformers import (
     BatchEncoding,
     Cohere2Config,
     DeepseekV3Config,
+    FalconH1Config,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GptOssConfig,
+    GraniteMoeHybridConfig,
     Lfm2Config,
     Llama4TextConfig,
     LlamaConfig,
     Mamba2Config,
+    MambaConfig,
     MistralConfig,
     MixtralConfig,
     Phi3Config,
@@ -30,6 +33,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
     Starcoder2Config,
@@ -95,6 +99,7 @@ ZEPHYR = (
 PROJECTIONS = ["q_proj", "v_proj", "down_proj"]
 """The layers that save_adapter() changes."""
 
+NO_IDS: dict[str, Any] = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -105,9 +110,7 @@ SMALL: dict[str, Any] = {
     "head_dim": 8,
     "tie_word_embeddings": False,
     "max_position_embeddings": 512,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
+    **NO_IDS,
 }
 LONG = {**SMALL, "max_position_embeddings": 2048}
 WINDOWS: dict[str, Any] = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
@@ -154,11 +157,10 @@ CONFIGS: dict[str, PretrainedConfig] = {
         head_dim=8,
         n_groups=2,
         chunk_size=16,
-        pad_token_id=None,
-        bos_token_id=None,
-        eos_token_id=None,
+        **NO_IDS,
     ),
     "lfm2": Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]),
+    "mamba": MambaConfig(vocab_size=VOCABULARY, hidden_size=32, state_size=8, num_hidden_layers=2, **NO_IDS),
 }
 
 WINDOWED: dict[str, PretrainedConfig] = {
@@ -200,8 +202,36 @@ MIXED: dict[str, PretrainedConfig] = {
 }
 """Further ones, some of whose layers have such a window, and others see all."""
 
-PLAIN = tuple(kind for kind in CONFIGS if kind not in ("llama4", "mamba2", "lfm2"))
-"""The kinds whose keys and values can live in blocks."""
+PLAIN = tuple(kind for kind in CONFIGS if kind not in ("llama4", "mamba2", "lfm2", "mamba"))
+"""The kinds that keep keys and values only, which can live in blocks."""
+
+LINEAR: dict[str, Any] = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_conv_kernel_dim": 4,
+}
+MAMBA2: dict[str, Any] = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 16, "mamba_n_groups": 1}
+HYBRID: dict[str, PretrainedConfig] = {
+    "qwen3_5": Qwen3_5TextConfig(**SMALL, **LINEAR, layer_types=["linear_attention", "full_attention"]),
+    "granite_hybrid": GraniteMoeHybridConfig(
+        **SMALL,
+        **MAMBA2,
+        layer_types=["mamba", "attention"],
+        mamba_expand=2,
+        mamba_chunk_size=16,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        shared_intermediate_size=16,
+    ),
+    # Each layer has attention, and a state beside it.
+    "falcon_h1": FalconH1Config(**SMALL, **MAMBA2, mamba_d_ssm=64, mamba_chunk_size=16),
+}
+"""Further ones, which keep states beside keys and values."""
+
+RECURRENT = ("mamba2", "lfm2", *HYBRID)
+"""The kinds with states of which many sequences can be advanced at once."""
 
 
 def tokenizer(chat_template: str | None = CHATML, thinks: bool = True, **options: Any) -> PreTrainedTokenizerFast:
@@ -224,7 +254,7 @@ def tokenizer(chat_template: str | None = CHATML, thinks: bool = True, **options
 def model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
     """A model of this kind; weights are large enough for greedy replies that vary."""
     torch.manual_seed(seed)
-    made: PreTrainedModel = AutoModelForCausalLM.from_config({**CONFIGS, **WINDOWED, **MIXED}[kind]).eval()
+    made: PreTrainedModel = AutoModelForCausalLM.from_config({**CONFIGS, **WINDOWED, **MIXED, **HYBRID}[kind]).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.dim() >= 2:

@@ -33,8 +33,8 @@ KV_PER_TOKEN = {
     "mistralai/Mixtral-8x22B-v0.1": 56 * 8 * (128 + 128) * 2,
     "Qwen/Qwen3-235B-A22B": 94 * 4 * (128 + 128) * 2,
 }
-# A model that blocks cannot keep has the config's: lfm2 has a layer of attention beside one of convolution.
-WITHOUT_SLOTS = {"llama4": 2 * 2 * (8 + 8) * 4, "mamba2": 0, "lfm2": 1 * 2 * (8 + 8) * 4}
+# A model that blocks cannot keep has the config's.
+WITHOUT_SLOTS = {"llama4": 2 * 2 * (8 + 8) * 4}
 
 
 def blank(published: Published) -> PreTrainedModel:

@@ -31,7 +31,7 @@ HELLO = (Message("system", "Be kind."), Message("user", "Hello there, who are yo
 TOKEN = 256  # bytes of keys and values of the small models
 MEMORY = (4 * blocks_for(512) + 1) * ATTENTION_BLOCK * TOKEN  # four conversations of their whole context
 SMALL = 4 * ATTENTION_BLOCK * TOKEN
-OTHERS = tuple(kind for kind in models.CONFIGS if kind not in models.PLAIN)
+OTHERS = ("llama4", "mamba")
 
 
 def own(kind: str = "llama") -> LoadedModel:
@@ -157,8 +157,8 @@ class TestContinued:
 
 
 class TestWhich:
-    @pytest.mark.parametrize("kind", models.PLAIN)
-    def test_plain_attention_is_served_together(self, kind: str) -> None:
+    @pytest.mark.parametrize("kind", [*models.PLAIN, *models.RECURRENT])
+    def test_plain_attention_and_states_are_served_together(self, kind: str) -> None:
         assert open_batch_runner(own(kind), spec_of()) is not None
 
     @pytest.mark.parametrize("kind", OTHERS)
@@ -178,7 +178,7 @@ class TestWhich:
         assert text_of(events) == text_of(run(SerialRunner(models.ready()), ask())[0])
 
     def test_loading_chooses(self, tmp_path_factory: pytest.TempPathFactory) -> None:
-        for kind, expected in (("llama", BatchRunner), ("mamba2", SerialRunner)):
+        for kind, expected in (("llama", BatchRunner), ("mamba2", BatchRunner), ("mamba", SerialRunner)):
             folder, phases = models.save(tmp_path_factory.mktemp(kind), kind), list[str]()
             model = open_model(ModelSpec(str(folder), compile="off", kv_memory=MEMORY), folder, phases.append)
             assert type(model) is expected
@@ -248,7 +248,7 @@ class TestWhich:
         assert text_of(events) == text_of(expected)
 
     def test_a_model_without_blocks_says_that_it_has_no_int8(self, tmp_path: Path) -> None:
-        spec = ModelSpec(str(models.save(tmp_path, "mamba2")), compile="off")
+        spec = ModelSpec(str(models.save(tmp_path, "mamba")), compile="off")
         for each, notes in ((spec, 0), (dataclasses.replace(spec, kv_dtype="int8"), 1)):
             model = open_model(each, tmp_path, lambda _: None)
             assert len([note for note in model.info.notes if "not in int8" in note]) == notes

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from chatui.engine.batching import blocks
+from chatui.engine.batching import block_digests
+from chatui.engine.batching.block_digests import BlockDigests, chain_digest
 from chatui.engine.batching.block_table import HOLE, Block, BlockTable
-from chatui.engine.batching.blocks import BLOCK, BlockDigests, BlockPool, chain_digest
+from chatui.engine.batching.blocks import BLOCK, BlockPool
 from chatui.engine.batching.window_blocks import WindowBlocks
 from chatui.estimates import MAX_CHUNK, blocks_for, blocks_held
 from tests.examples import some_of
@@ -159,7 +160,7 @@ def test_a_prompt_that_waits_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> 
         return chain_digest(before, tokens)
 
     with monkeypatch.context() as patch:
-        patch.setattr(blocks, "chain_digest", counted)
+        patch.setattr(block_digests, "chain_digest", counted)
         for _ in range(5):
             assert not pool.fits(waiting)
         assert hashed == [BLOCK] * 4, "those that are cached, and one more"

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from chatui.engine.batching import disk_tier
-from chatui.engine.batching.blocks import BLOCK, BlockDigests
+from chatui.engine.batching.block_digests import BlockDigests
+from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.kv_files import KVFiles
 from chatui.engine.batching.scheduler import Scheduler
 from chatui.engine.batching.sequence_state import SequenceState, SequenceUpdate

@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 
 from chatui.engine.batching import blocks
 from chatui.engine.batching import scheduler as batches
-from chatui.engine.batching.blocks import BLOCK, chain_digest
+from chatui.engine.batching.block_digests import chain_digest
+from chatui.engine.batching.block_table import States
+from chatui.engine.batching.blocks import BLOCK
+from chatui.engine.batching.failures import to_generation_error
 from chatui.engine.batching.forward import Forward, PromptChunk
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
 from chatui.engine.batching.prompt_lookup import Draft
@@ -30,7 +33,6 @@ from chatui.engine.batching.scheduler import (
     READING_SHARE,
     STALL_SECONDS,
     Scheduler,
-    to_generation_error,
 )
 from chatui.engine.batching.sequence_state import SequenceState, SequenceUpdate
 from chatui.engine.batching.token_budget import MAX_TOKENS, MIN_TOKENS, RETRY_PASSES, SHRINK, START_TOKENS, TokenBudget
@@ -480,8 +482,13 @@ def spoil(
             spoiled(logits, tables.index(row.table.numbers))
         return logits
 
-    def decoding(ids: Sequence[int], tables: Sequence[Sequence[int]], positions: Sequence[int]) -> torch.Tensor:
-        logits = decoded(ids, tables, positions).clone()
+    def decoding(
+        ids: Sequence[int],
+        tables: Sequence[Sequence[int]],
+        positions: Sequence[int],
+        states: Sequence[States | None] = (),
+    ) -> torch.Tensor:
+        logits = decoded(ids, tables, positions, states).clone()
         if row.table.numbers in tables and row in batch.rows:
             spoiled(logits, list(tables).index(row.table.numbers))
         return logits
@@ -596,6 +603,7 @@ class ScriptedForward:
 
     def __init__(self, clock: Clock, speed: float, step: float, fixed: float = 0.0) -> None:
         self.cache = KVCache.allocate(KVLayout(((1, 1, 1),), torch.float32), 10_000, torch.device("cpu"))
+        self.states = None
         self.clock, self.speed, self.step, self.fixed = clock, speed, step, fixed
         self.longrope = None
         self.log: list[tuple[str, float]] = []
@@ -606,7 +614,13 @@ class ScriptedForward:
         work = sum(len(piece.ids) * (1 + piece.first / 2000) for piece in pieces)
         return self._spend("read", self.fixed + work / self.speed, len(pieces))
 
-    def decode(self, ids: Sequence[int], tables: Sequence[Sequence[int]], positions: Sequence[int]) -> torch.Tensor:
+    def decode(
+        self,
+        ids: Sequence[int],
+        tables: Sequence[Sequence[int]],
+        positions: Sequence[int],
+        states: Sequence[States | None] = (),
+    ) -> torch.Tensor:
         return self._spend("write", self.step, len(ids))
 
     def spent(self, what: str) -> float:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from chatui.engine.batching import speculation
+from chatui.engine.batching.block_table import States
 from chatui.engine.batching.prompt_lookup import Draft
 from chatui.engine.batching.speculation import CHECKS, OUTDATED_STEPS, DraftedRow, Speculation, StepTimes, heads_of
 
@@ -23,10 +24,17 @@ class FakeForward:
         self.seconds, self.exact = seconds, exact
         self.decoder: object = "plain"
         self.settled = True
+        self.states: object = None
         self.now = 0.0
         self.passes: list[int] = []
 
-    def decode(self, ids: Sequence[int], tables: Sequence[Sequence[int]], positions: Sequence[int]) -> torch.Tensor:
+    def decode(
+        self,
+        ids: Sequence[int],
+        tables: Sequence[Sequence[int]],
+        positions: Sequence[int],
+        states: Sequence[States | None] = (),
+    ) -> torch.Tensor:
         assert len(ids) == len(tables) == len(positions)
         self.passes.append(len(ids))
         self.now += self.seconds(len(ids))

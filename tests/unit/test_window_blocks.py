@@ -6,8 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 
+from chatui.engine.batching.block_digests import BlockDigests
 from chatui.engine.batching.block_table import Block, BlockTable
-from chatui.engine.batching.blocks import BLOCK, BlockDigests
+from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.window_blocks import WindowBlocks
 from chatui.estimates import blocks_held
 from tests.examples import some_of

@@ -1,6 +1,11 @@
 """Blocks of keys and values, and the table of those of one sequence. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+StateKey = tuple[int, int, str]
+"""(layer, number of the state in it, "conv" or "recurrent")."""
 
 
 @dataclass(eq=False)
@@ -22,6 +27,26 @@ class Block:
     viewers: int = 0
 
 
+class States(Protocol):
+    """What layers without keys and values keep of a sequence: see recurrent_states.py."""
+
+    @property
+    def tensors(self) -> Mapping[StateKey, Any]:
+        """By layer, number in it and kind."""
+
+    def propose(self, tensors: Mapping[StateKey, Any]) -> None:
+        """What the states become with the tokens of a pass, once `commit` is called."""
+
+    def commit(self) -> None:
+        """The tokens of the last pass are stored."""
+
+    def copy(self) -> Self:
+        """The same in memory of its own."""
+
+    def fork(self) -> Self:
+        """Another sequence with these states."""
+
+
 HOLE = Block(0, "")
 """Stands in tables for a block that no token sees any more."""
 
@@ -31,7 +56,8 @@ class BlockTable:
     """The blocks of one sequence, in order. `length` tokens are stored; `digest` is that of those in full blocks.
 
     It begins with a salt: see BlockDigests. Its first `saved` blocks are known to be on disk: see disk_tier.py. Layers
-    with a window do not see its first `gone` blocks any more: those are holes where all layers have one.
+    with a window do not see its first `gone` blocks any more: those are holes where all layers have one. `states` are
+    those behind its tokens, None where a model keeps none.
     """
 
     chat: str
@@ -40,6 +66,7 @@ class BlockTable:
     digest: bytes = b""
     saved: int = 0
     gone: int = 0
+    states: States | None = None
 
     @property
     def numbers(self) -> list[int]:

@@ -7,38 +7,23 @@ the least recently used go first.
 Where every layer has a sliding window, a table lets go of blocks that no token behind it sees any more, and a prompt
 goes on behind the longest beginning whose last blocks, those in the window, are cached. Where only some have one, those
 alone let go: see window_blocks.py.
+
+Where a model keeps states beside keys and values, a prompt goes on only behind a block at whose end they were kept: see
+state_snapshots.py.
 """
 
-import hashlib
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from chatui.engine.batching.block_digests import BlockDigests, chain_digest
 from chatui.engine.batching.block_table import HOLE, Block, BlockTable
+from chatui.engine.batching.state_snapshots import StateSnapshots
 from chatui.engine.batching.window_blocks import Memory, WindowBlocks
 from chatui.estimates import ATTENTION_BLOCK, blocks_for, blocks_held, blocks_in_window
 
 BLOCK = ATTENTION_BLOCK
 MIN_COPIED = 16
 """Tokens. A shorter common beginning is not worth a copy: every prompt has the template's first few tokens."""
-
-
-class BlockDigests:
-    """Digests of a sequence's beginnings in whole blocks. Each is computed once, when it is first asked for: whether
-    there is room for a long prompt may be asked at every step.
-
-    Sequences with another `salt` share no blocks: their tokens have other keys.
-    """
-
-    def __init__(self, ids: Sequence[int], salt: bytes = b"") -> None:
-        self.ids = ids
-        self._chain = [salt]
-
-    def of(self, blocks: int) -> bytes:
-        """The digest of all tokens in the first `blocks`."""
-        for at in range(len(self._chain) - 1, blocks):
-            self._chain.append(chain_digest(self._chain[at], self.ids[BLOCK * at : BLOCK * (at + 1)]))
-        return self._chain[blocks]
 
 
 @dataclass(frozen=True)
@@ -58,12 +43,19 @@ class BlockPool:
     """The blocks 1 to `count` of a memory. Block 0 is never given out: it fills up tables of different lengths."""
 
     def __init__(
-        self, count: int, memory: Memory, window: int | None = None, window_blocks: WindowBlocks | None = None
+        self,
+        count: int,
+        memory: Memory,
+        window: int | None = None,
+        window_blocks: WindowBlocks | None = None,
+        snapshots: StateSnapshots | None = None,
     ) -> None:
         """Each token sees at most `window` tokens, itself among them; all before it where that is None. Where
-        only some layers have a window, `window_blocks` is about those.
+        only some layers have a window, `window_blocks` is about those. `snapshots` are of states beside keys and
+        values.
         """
         self.count, self._memory, self._window, self.window_blocks = count, memory, window, window_blocks
+        self._snapshots = StateSnapshots() if snapshots is None else snapshots
         self._unused = list(range(count, 0, -1))
         self._cached: dict[Block, None] = {}  # the least recently used first
         self._whole: dict[tuple[str, bytes], Block] = {}
@@ -106,6 +98,7 @@ class BlockPool:
                 table.length += found.common
             else:
                 self._copy(table, found.part, found.common)
+        table.states = self._snapshots.start(table.blocks[-1] if table.blocks else None)
         self._extend(table, self._end(digests, whole))
         return table
 
@@ -190,13 +183,20 @@ class BlockPool:
             if len(block.tokens) == BLOCK:
                 table.digest = chain_digest(block.before, block.tokens)
                 self._list(block, table.digest, self._lookup(table.digest, table.chat))
+        if table.states is not None and ids:
+            table.states.commit()
+            if table.length % BLOCK == 0:
+                self._snapshots.keep(self._lookup(table.digest, table.chat) or block, table)
 
     def close(self, table: BlockTable) -> None:
         """Give the blocks back; what they hold may serve other prompts. Later blocks go before earlier ones."""
         blocks = table.held
         if self.window_blocks is not None:
             self.window_blocks.close(table)
+        if table.length % BLOCK:
+            self._snapshots.keep(table.blocks[table.length // BLOCK], table)
         table.blocks, table.length, table.digest, table.saved, table.gone = [], 0, b"", 0, 0
+        table.states = None
         for block in reversed(blocks):
             self._release(block)
 
@@ -241,6 +241,8 @@ class BlockPool:
         count = self.longest(
             0, 0, limit // BLOCK, lambda end: find(end) is not None, lambda end: self._is_windowed(find(end))
         )
+        while count and not self._snapshots.allow(find(count), BLOCK):
+            count -= 1
         holes = self.unseen(count) if self.window_blocks is None else 0
         whole = [HOLE] * holes + [block for end in range(holes + 1, count + 1) if (block := find(end)) is not None]
         rest = ids[BLOCK * len(whole) : min(limit, BLOCK * (len(whole) + 1))]
@@ -249,7 +251,8 @@ class BlockPool:
             readable = block.chat in ("", chat) and self._is_windowed(block)
             if readable and (length := _common(block.tokens, rest)):
                 free = not block.users and block.chat == chat and length == len(block.tokens) < BLOCK
-                is_worth_it = free or BLOCK * len(whole) + length >= MIN_COPIED
+                is_allowed = self._snapshots.allow(block, length, copied=not free)
+                is_worth_it = is_allowed and (free or BLOCK * len(whole) + length >= MIN_COPIED)
                 if is_worth_it and (length, free) > (common, goes_on):
                     part, common, goes_on = block, length, free
         return _Found(whole, part, common, goes_on)
@@ -321,6 +324,7 @@ class BlockPool:
         self._unlist(block)
         if self.window_blocks is not None:
             self.window_blocks.drop(block)
+        self._snapshots.drop(block)
         if block.chat or block.spoiled:
             self._memory.clear(block.number)
         self._unused.append(block.number)
@@ -337,11 +341,6 @@ class BlockPool:
             key = block.chat, chain_digest(block.before, block.tokens)
             if self._whole.get(key) is block:
                 del self._whole[key]
-
-
-def chain_digest(before: bytes, tokens: Sequence[int]) -> bytes:
-    """The digest of all tokens up to the last of these, `before` being that of those in front."""
-    return hashlib.sha256(before + array("q", tokens).tobytes()).digest()
 
 
 def _common(held: Sequence[int], ids: Sequence[int]) -> int:

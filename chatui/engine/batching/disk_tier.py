@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 
+from chatui.engine.batching.block_digests import BlockDigests, chain_digest
 from chatui.engine.batching.block_table import Block, BlockTable
-from chatui.engine.batching.blocks import BLOCK, BlockDigests, BlockPool, chain_digest
+from chatui.engine.batching.blocks import BLOCK, BlockPool
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.kv_files import KVFiles
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import median
@@ -14,10 +14,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from chatui.engine.batching.attention import DecodeBatch, PrefillBatch, PrefillChunk
+from chatui.engine.batching.block_table import States
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.free_cores import FreeCores, use_threads
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.longrope import find_longrope, read_as
+from chatui.engine.batching.recurrent_states import SequenceStates, StateLayout
 from chatui.engine.kernels.quantized import reading_prompts
 from chatui.estimates import blocks_for
 
@@ -64,13 +66,15 @@ class DecodeStep(nn.Module):
 class PromptChunk:
     """Tokens of a prompt that stand at position `first` and on in a sequence, which lies in the blocks of `table`.
 
-    The sequence is read as one of `length` tokens, or of as many as are read so far: see longrope.py.
+    The sequence is read as one of `length` tokens, or of as many as are read so far: see longrope.py. `states` are
+    those in front of these tokens, where the model keeps any.
     """
 
     table: Sequence[int]
     first: int
     ids: Sequence[int]
     length: int = 0
+    states: States | None = None
 
 
 class Forward:
@@ -80,6 +84,7 @@ class Forward:
         self.model, self.cache = model, cache
         self.step = DecodeStep(model)
         self.longrope = find_longrope(model)
+        self.states = StateLayout.of(model)
         self._decode: DecodeFunction = self.step
         self._faster_prefill: PrefillFunction | None = None
         self._offered = deque[DecodeFunction]()
@@ -135,6 +140,8 @@ class Forward:
 
     def prefill(self, pieces: Sequence[PromptChunk]) -> torch.Tensor:
         """Logits [pieces, vocabulary] after each piece of a prompt, read in one pass; no two are of one sequence."""
+        if self.states is not None:  # which do not tell one sequence from another
+            return torch.cat([self._prefill([piece], [len(piece.ids)]) for piece in pieces])
         return self._prefill(pieces, [len(piece.ids) for piece in pieces])
 
     def prefill_every_token(self, piece: PromptChunk) -> torch.Tensor:
@@ -159,6 +166,8 @@ class Forward:
         lengths = torch.tensor([[piece.length for piece in pieces for _ in piece.ids]], device=device)
         with read_as(lengths), reading_prompts(), self._threads():
             batch = PrefillBatch(runs, self.cache)
+            if self.states is not None:
+                return self._advance(self.states, [piece.states for piece in pieces], ids, positions, batch, ends)[0]
             if self._faster_prefill is not None:
                 try:
                     return self._faster_prefill(ids, positions, batch, ends, self._tensors)[0]
@@ -168,8 +177,16 @@ class Forward:
             return model_logits(self.model, ids, positions, batch, ends)[0]
 
     @torch.inference_mode()
-    def decode(self, ids: Sequence[int], tables: Sequence[Sequence[int]], positions: Sequence[int]) -> torch.Tensor:
-        """Logits [rows, vocabulary] after one more token in each of the sequences that lie in these blocks."""
+    def decode(
+        self,
+        ids: Sequence[int],
+        tables: Sequence[Sequence[int]],
+        positions: Sequence[int],
+        states: Sequence[States | None] = (),
+    ) -> torch.Tensor:
+        """Logits [rows, vocabulary] after one more token in each of the sequences that lie in these blocks, and have
+        these states where the model keeps any.
+        """
         device = self.model.device
         span = span_of(max(positions) + 1, device)
         inputs = (
@@ -180,9 +197,29 @@ class Forward:
             self._tensors,
         )
         with self._threads():
+            if self.states is not None:
+                batch = DecodeBatch(*inputs[1:4], self.cache)
+                return self._advance(self.states, states, inputs[0][:, None], inputs[2][:, None], batch)[:, -1]
             if self._offered:
                 self._try(self._offered[0], inputs)
             return self._decode(*inputs)
+
+    def _advance(
+        self,
+        layout: StateLayout,
+        states: Sequence[States | None],
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        batch: DecodeBatch | PrefillBatch,
+        ends: torch.Tensor | int = 1,
+    ) -> torch.Tensor:
+        """As model_logits; what becomes of the states of each row is proposed to them."""
+        rows = [each or SequenceStates() for each in states]
+        stack = layout.stack(rows)
+        logits = model_logits(self.model, ids, positions, batch, ends, {layout.argument: stack})
+        for row, tensors in zip(rows, stack.rows(len(rows)), strict=True):
+            row.propose(tensors)
+        return logits
 
     def _try(
         self,
@@ -246,10 +283,19 @@ def model_logits(
     positions: torch.Tensor,
     attn_metadata: object,
     ends: torch.Tensor | int = 1,
+    cache: Mapping[str, Any] | None = None,
 ) -> torch.Tensor:
-    """Logits [rows, ends, vocabulary] behind the tokens at `ends`, or the last; ids and positions [rows, tokens]."""
+    """Logits [rows, ends, vocabulary] behind the tokens at `ends`, or the last; ids and positions [rows, tokens].
+
+    `cache` is the argument for states, where the model keeps any.
+    """
     outputs: Any = model(
-        input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=ends, attn_metadata=attn_metadata
+        input_ids=ids,
+        position_ids=positions,
+        use_cache=cache is not None,
+        logits_to_keep=ends,
+        attn_metadata=attn_metadata,
+        **(cache or {}),
     )
     logits: torch.Tensor = outputs.logits
     return logits

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from chatui.engine.batching.blocks import BLOCK, BlockPool
+from chatui.engine.batching.state_snapshots import StateSnapshots
 from chatui.engine.batching.window_blocks import WindowBlocks
 from chatui.engine.kernels.int8_kv import SCALE_BYTES
 from chatui.kv_size import KVSize, WindowedLayers
@@ -24,12 +25,14 @@ from chatui.kv_size import KVSize, WindowedLayers
 class KVLayout:
     """What one token takes in each layer: (kv heads, key size, value size); `dtype` of all of them.
 
-    `windows` are how many tokens each layer sees, None where it sees all; empty stands for layers that all do.
+    `windows` are how many tokens each layer sees, None where it sees all; empty stands for layers that all do. A layer
+    that stores nothing for a token takes (0, 0, 0); such layers keep `state_bytes` of each sequence together.
     """
 
     layers: tuple[tuple[int, int, int], ...]
     dtype: torch.dtype
     windows: tuple[int | None, ...] = ()
+    state_bytes: int = 0
 
     @property
     def bytes_per_token(self) -> int:
@@ -58,7 +61,7 @@ class KVLayout:
     def in_int8(self) -> "KVLayout":
         """The same in 8 bits, with a scale for each key and value: see int8_kv.py."""
         layers = ((heads, key + SCALE_BYTES, value + SCALE_BYTES) for heads, key, value in self.layers)
-        return KVLayout(tuple(layers), torch.int8, self.windows)
+        return KVLayout(tuple(layers), torch.int8, self.windows, self.state_bytes)
 
 
 @dataclass(frozen=True)
@@ -143,11 +146,11 @@ class KVCache:
         """Bytes of keys and values for one token, all layers together."""
         return sum(part.nbytes for part in self._parts(0, 1))
 
-    def new_pool(self) -> BlockPool:
+    def new_pool(self, snapshots: StateSnapshots | None = None) -> BlockPool:
         """All blocks, none of which holds anything."""
         window, some, places = self.window, self.windowed, self.places
         if some is None or some.window is None or places is None:
-            return BlockPool(self.blocks, self, window)
+            return BlockPool(self.blocks, self, window, snapshots=snapshots)
         window_blocks = WindowBlocks(some.blocks, some, some.window, places.__setitem__)
         return BlockPool(self.blocks, self.full, window_blocks=window_blocks)
 
@@ -188,7 +191,7 @@ def _window_of_all(windows: Sequence[int | None]) -> int | None:
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Zeros; on a CPU from calloc, whose pages are taken when they are first written to. torch.zeros writes to all."""
-    if device.type != "cpu":
+    if device.type != "cpu" or 0 in shape:
         return torch.zeros(shape, dtype=dtype, device=device)
     held = np.zeros(int(np.prod(shape)) * dtype.itemsize, dtype=np.uint8)
     return torch.from_numpy(held).view(dtype).view(shape)

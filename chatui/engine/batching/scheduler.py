@@ -7,17 +7,20 @@ from dataclasses import replace
 
 import torch
 
-from chatui.engine.batching.blocks import BlockDigests
+from chatui.engine.batching.block_digests import BlockDigests
+from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.disk_tier import DiskTier
+from chatui.engine.batching.failures import to_generation_error
 from chatui.engine.batching.forward import Forward, PromptChunk
 from chatui.engine.batching.kv_files import KVFiles
 from chatui.engine.batching.prompt_lookup import NO_DRAFT, Draft, PromptLookup
 from chatui.engine.batching.reading_order import ReadingOrder
+from chatui.engine.batching.recurrent_states import SequenceStates
 from chatui.engine.batching.sequence_state import ComputedDraft, SequenceState, SequenceUpdate
 from chatui.engine.batching.speculation import DraftedRow, Speculation, heads_of
+from chatui.engine.batching.state_snapshots import StateSnapshots
 from chatui.engine.batching.token_budget import TokenBudget
 from chatui.engine.sampling.sampler import Sampler, choose_each, invalid_logits
-from chatui.errors import ChatError, GenerationError
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +48,18 @@ class Scheduler:
         max_length: int,
         prompt_lookup_num_tokens: int = 0,
         files: KVFiles | None = None,
+        max_snapshots: int = 0,
     ) -> None:
         """At most so many rows at once, of so many tokens; and of each row so many drafted tokens in a step.
 
-        Where there are `files`, what is computed is kept there too.
+        Where there are `files`, what is computed is kept there too. Of states that the model keeps beside keys and
+        values there are so many copies at most, for later prompts to go on from.
         """
         self.forward, self.max_rows = forward, max_rows
         self.max_length = max_length
         self.speculation = Speculation(forward, prompt_lookup_num_tokens)
-        self.pool = forward.cache.new_pool()
+        snapshots = None if forward.states is None else StateSnapshots(max_snapshots, SequenceStates())
+        self.pool = forward.cache.new_pool(snapshots)
         self._disk = DiskTier(self.pool, forward.cache, files)
         self.rows: list[SequenceState] = []
         self._budget, self._stall_budget = TokenBudget(PASS_SECONDS), TokenBudget(STALL_SECONDS, PASS_SECONDS)
@@ -141,13 +147,14 @@ class Scheduler:
             tokens = budget.within(GAP_SECONDS - min(self._step_seconds, MAX_STEP_SECONDS))
             long_tokens = self._stall_budget.tokens
         counts = self._with_blocks(self._order.plan(reading, tokens, long_tokens, started))
-        events = self._prefill({row: _chunk(row, count) for row, count in counts.items()}, budget) if counts else []
+        pieces = {row: _chunk(row, count) for row, count in counts.items()}
+        events = self._prefill(pieces, budget) if pieces else []
         now = time.perf_counter()
         self._order.record(list(counts), now)
         if beside_writing:
             self._owed += (now - started) * (1 / READING_SHARE - 1)
             if large:
-                budget.measure(sum(counts.values()), now - started)
+                budget.measure(sum(len(piece.ids) for piece in pieces.values()), now - started)
         self._has_read = True
         return events
 
@@ -252,7 +259,7 @@ class Scheduler:
             drafts = self._drafts(rows) if self.speculation.is_enabled() else [NO_DRAFT] * len(rows)
             logits, lengths = self.speculation.decode(
                 [
-                    DraftedRow(row.output_ids[-1], row.table.numbers, row.table.length, draft)
+                    DraftedRow(row.output_ids[-1], row.table.numbers, row.table.length, draft, row.table.states)
                     for row, draft in zip(rows, drafts, strict=True)
                 ]
             )
@@ -331,20 +338,11 @@ class Scheduler:
 
 
 def _chunk(row: SequenceState, count: int) -> PromptChunk:
-    """The next so many tokens of a row's prompt."""
+    """The next tokens of a row's prompt, so many at most: where the model keeps states, up to the end of a block that
+    is near enough, so that they can be kept.
+    """
     first = row.table.length
-    return PromptChunk(row.table.numbers, first, row.ids[first : first + count], row.length)
-
-
-def to_generation_error(error: Exception) -> ChatError:
-    """The error for a user when the model fails while it writes. What is not known is logged."""
-    if isinstance(error, ChatError):
-        return error
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return GenerationError("There was not enough memory for this conversation.", "Shorten it, or start a new chat.")
-    log.error("a reply failed", exc_info=error)
-    return GenerationError(
-        f"The model failed while writing ({type(error).__name__}).", "Try again; the console has the details."
-    )
+    aligned = BLOCK * ((first + count) // BLOCK) - first
+    if row.table.states is not None and aligned > 0:
+        count = aligned
+    return PromptChunk(row.table.numbers, first, row.ids[first : first + count], row.length, row.table.states)

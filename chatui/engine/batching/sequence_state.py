@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from chatui.engine.batching.block_digests import BlockDigests
 from chatui.engine.batching.block_table import BlockTable
-from chatui.engine.batching.blocks import BlockDigests
 from chatui.engine.batching.disk_tier import Restoring
 from chatui.engine.batching.prompt_lookup import PromptLookup
 from chatui.engine.batching.token_budget import MAX_TOKENS

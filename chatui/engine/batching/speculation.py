@@ -13,6 +13,7 @@ from itertools import accumulate
 
 import torch
 
+from chatui.engine.batching.block_table import States
 from chatui.engine.batching.forward import Forward
 from chatui.engine.batching.prompt_lookup import NO_DRAFT, Draft
 
@@ -35,12 +36,16 @@ GROWTH = 0.5
 
 @dataclass(frozen=True)
 class DraftedRow:
-    """A row of a decode step: the `token` at `position` of the sequence in `table`, and a draft of what follows."""
+    """A row of a decode step: the `token` at `position` of the sequence in `table`, and a draft of what follows.
+
+    `states` in front of the token, where the model keeps any, cannot go back: no draft is computed then.
+    """
 
     token: int
     table: Sequence[int]
     position: int
     draft: Draft = NO_DRAFT
+    states: States | None = None
 
 
 class StepTimes:
@@ -74,7 +79,7 @@ class Speculation:
 
     def __init__(self, forward: Forward, max_tokens: int) -> None:
         """At most so many drafted tokens of each row; 0 for none."""
-        self.max_tokens = max_tokens
+        self.max_tokens = max_tokens if forward.states is None else 0
         self._forward = forward
         self._times = StepTimes()
         self._decoder: object = None
@@ -154,7 +159,7 @@ class Speculation:
         if reverse:
             inputs.reverse()
         ids, tables, positions = zip(*inputs, strict=True)
-        logits = self._forward.decode(ids, tables, positions)
+        logits = self._forward.decode(ids, tables, positions, [row.states for row in rows])
         return logits.flip(0) if reverse else logits
 
 

@@ -1,4 +1,4 @@
-"""Many replies at once, for models whose attention can read its keys and values from blocks."""
+"""Many replies at once, for models whose attention can read its keys and values from blocks, or that keep states."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,13 +9,14 @@ from chatui.chat import ChatRequest, ReplyDelta
 from chatui.engine.batching import attention_probe, compiling, forward
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.cuda_graphs import GraphedDecode
+from chatui.engine.batching.failures import to_generation_error
 from chatui.engine.batching.fingerprint import fingerprint
 from chatui.engine.batching.fused_decode import fuse
 from chatui.engine.batching.fused_prefill import fuse_prefill
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.kv_error import measure_divergence
 from chatui.engine.batching.kv_files import KVFiles
-from chatui.engine.batching.scheduler import Scheduler, to_generation_error
+from chatui.engine.batching.scheduler import Scheduler
 from chatui.engine.batching.sequence_state import SequenceState, SequenceUpdate
 from chatui.engine.kernels import ops
 from chatui.engine.loading.loaded_model import LoadedModel
@@ -30,6 +31,8 @@ from chatui.model_spec import ModelSpec
 
 # The share of the memory left beside the weights that conversations may take.
 KV_SHARE = 0.25
+# The share of that for copies of the states that some models keep beside keys and values.
+STATES_SHARE = 0.25
 
 
 def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | None":
@@ -43,6 +46,8 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
         divergence = measure_divergence(loaded.model, shape, loaded.tokenizer)
         shape = shape.in_int8()
     budget = spec.kv_memory or int(KV_SHARE * free_memory(spec.device_map))
+    snapshots = max(1, int(STATES_SHARE * budget) // shape.state_bytes) if shape.state_bytes else 0
+    budget = max(0, budget - (snapshots + 2 * spec.slots) * shape.state_bytes)  # a pass writes new ones of its rows
     capacity = fit_kv_cache(spec, shape.size, loaded.info.context_length, budget)
     cache = KVCache.allocate(shape, capacity.blocks, loaded.model.device, capacity.windowed_blocks)
     anatomy = loaded.info.anatomy
@@ -58,8 +63,8 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
         and replace(anatomy, kv_per_token=shape.bytes_per_token, window=shape.window, windowed=shape.windowed),
     )
     ahead = forward.Forward(loaded.model, cache)
-    files = _open_files(loaded, cache, spec)
-    batch = Scheduler(ahead, spec.slots, capacity.context, spec.prompt_lookup_num_tokens, files)
+    files = _open_files(loaded, cache, spec) if ahead.states is None else None
+    batch = Scheduler(ahead, spec.slots, capacity.context, spec.prompt_lookup_num_tokens, files, snapshots)
     return BatchRunner(replace(loaded, info=info, shares=loaded), batch)
 
 
@@ -96,6 +101,8 @@ class BatchRunner(LoadedRunner):
         faster still, which is made after the first reply if needed.
         """
         ahead = self.batch.forward
+        if ahead.states is not None:
+            return
         if self.loaded.model.device.type == "cuda":
             ahead.offer(GraphedDecode(ahead.step))
         elif self.loaded.model.device.type == "cpu" and not self._fused():

@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from chatui.chat import ChatRequest, ReplyDelta
-from chatui.engine.batching.scheduler import to_generation_error
+from chatui.engine.batching.failures import to_generation_error
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.runners.contract import Interrupted, IsCancelled, StepResult, WriteReply
 from chatui.engine.runners.loaded_runner import LoadedRunner

@@ -44,7 +44,7 @@ def _lent(gpu: Callable[[Any], Any], write: WriteReply) -> WriteReply:
         try:
             yield from write(request, queue_seconds)
         except Exception as error:
-            from chatui.engine.batching.scheduler import to_generation_error
+            from chatui.engine.batching.failures import to_generation_error
 
             yield to_generation_error(error)
 
