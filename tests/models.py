@@ -160,7 +160,6 @@ CONFIGS: dict[str, PretrainedConfig] = {
         **NO_IDS,
     ),
     "lfm2": Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]),
-    "mamba": MambaConfig(vocab_size=VOCABULARY, hidden_size=32, state_size=8, num_hidden_layers=2, **NO_IDS),
 }
 
 WINDOWED: dict[str, PretrainedConfig] = {
@@ -202,7 +201,7 @@ MIXED: dict[str, PretrainedConfig] = {
 }
 """Further ones, some of whose layers have such a window, and others see all."""
 
-PLAIN = tuple(kind for kind in CONFIGS if kind not in ("llama4", "mamba2", "lfm2", "mamba"))
+PLAIN = tuple(kind for kind in CONFIGS if kind not in ("llama4", "mamba2", "lfm2"))
 """The kinds that keep keys and values only, which can live in blocks."""
 
 LINEAR: dict[str, Any] = {
@@ -225,10 +224,15 @@ HYBRID: dict[str, PretrainedConfig] = {
         num_experts_per_tok=2,
         shared_intermediate_size=16,
     ),
-    # Each layer has attention, and a state beside it.
+    # Each layer has attention, and states beside it.
     "falcon_h1": FalconH1Config(**SMALL, **MAMBA2, mamba_d_ssm=64, mamba_chunk_size=16),
 }
 """Further ones, which keep states beside keys and values."""
+
+SERIAL: dict[str, PretrainedConfig] = {
+    "mamba": MambaConfig(vocab_size=VOCABULARY, hidden_size=32, state_size=8, num_hidden_layers=2, **NO_IDS)
+}
+"""Further ones, whose prompts transformers cannot read in pieces."""
 
 RECURRENT = ("mamba2", "lfm2", *HYBRID)
 """The kinds with states of which many sequences can be advanced at once."""
@@ -254,7 +258,9 @@ def tokenizer(chat_template: str | None = CHATML, thinks: bool = True, **options
 def model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
     """A model of this kind; weights are large enough for greedy replies that vary."""
     torch.manual_seed(seed)
-    made: PreTrainedModel = AutoModelForCausalLM.from_config({**CONFIGS, **WINDOWED, **MIXED, **HYBRID}[kind]).eval()
+    made: PreTrainedModel = AutoModelForCausalLM.from_config(
+        {**CONFIGS, **WINDOWED, **MIXED, **HYBRID, **SERIAL}[kind]
+    ).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.dim() >= 2:

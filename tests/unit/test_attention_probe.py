@@ -34,7 +34,7 @@ class TestProbeLayout:
         assert layers("gpt2") == ((4, 8, 8),) * 2
         assert layers("deepseek_v3") == ((4, 12, 8),) * 2
 
-    @pytest.mark.parametrize("kind", sorted(set(models.CONFIGS) - {*models.PLAIN, *models.RECURRENT, "mamba"}))
+    @pytest.mark.parametrize("kind", sorted(set(models.CONFIGS) - {*models.PLAIN, *models.RECURRENT}))
     def test_other_attention_is_refused_and_left_as_it_was(self, kind: str) -> None:
         model = copy.deepcopy(models.model(kind))
         before = model.config._attn_implementation

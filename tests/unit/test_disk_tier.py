@@ -68,7 +68,7 @@ def noting(engine: Engine) -> None:
         engine.logits.append(prefill(pieces))
         return engine.logits[-1]
 
-    def decoded(ids: Any, tables: Any, positions: Any) -> torch.Tensor:
+    def decoded(ids: Any, tables: Any, positions: Any, states: Any = ()) -> torch.Tensor:
         engine.logits.append(decode(ids, tables, positions))
         return engine.logits[-1]
 
@@ -414,7 +414,7 @@ def test_nothing_of_a_row_that_failed_stays(tmp_path: Path) -> None:
     row = engine.join(PROMPT)
     engine.write(row, count=1)
 
-    def fail(ids: Any, tables: Any, positions: Any) -> torch.Tensor:
+    def fail(*_: Any) -> torch.Tensor:
         raise RuntimeError("no")
 
     engine.batch.forward.decode = fail  # type: ignore[method-assign]
