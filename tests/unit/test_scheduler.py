@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatui.engine.batching import blocks
+from chatui.engine.batching import block_digests, blocks
 from chatui.engine.batching import scheduler as batches
 from chatui.engine.batching.block_digests import chain_digest
 from chatui.engine.batching.block_table import States
@@ -305,7 +305,8 @@ class TestRoom:
             return chain_digest(before, tokens)
 
         batch = batch_of(rows=3, blocks=4)
-        monkeypatch.setattr(blocks, "chain_digest", counted)
+        for module in (blocks, block_digests):
+            monkeypatch.setattr(module, "chain_digest", counted)
         asked, first = tuple(range(60, 60 + 3 * BLOCK)), join(batch, range(BLOCK - 2))
         for _ in range(5):
             assert not batch.can_admit(asked)
