@@ -409,7 +409,7 @@ class TestMixed:
         self.check(self.mixed(tmp_path, 20), row, 6)
 
 
-def test_nothing_of_a_row_that_failed_stays(tmp_path: Path) -> None:
+def test_nothing_of_a_row_that_failed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(tmp_path)
     row = engine.join(PROMPT)
     engine.write(row, count=1)
@@ -417,7 +417,7 @@ def test_nothing_of_a_row_that_failed_stays(tmp_path: Path) -> None:
     def fail(*_: Any) -> torch.Tensor:
         raise RuntimeError("no")
 
-    engine.batch.forward.decode = fail  # type: ignore[method-assign]
+    monkeypatch.setattr(engine.batch.forward, "decode", fail)
     [event] = engine.batch.step()
     assert isinstance(event.error, GenerationError)
     flush(engine.files)
