@@ -19,8 +19,8 @@ from scripts.benchmark.server import Address, HttpServer, connected
 from scripts.benchmark.server_process import POLL_SECONDS, ROOT, log_text, started_process
 from scripts.benchmark.target import BenchError
 
-PATIENCE_SECONDS = 120.0
-"""How long a peer may take to load the model."""
+PATIENCE_SECONDS = 300.0
+"""How long a peer may take to start: Ray takes minutes on a busy machine."""
 END_SECONDS = 30.0
 """How long it may take to end by itself."""
 

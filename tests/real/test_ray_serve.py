@@ -1,4 +1,4 @@
-"""Ray Serve with two replicas of llama.cpp, one of which is killed while replies are written."""
+"""Ray Serve with two replicas of llama.cpp, in front of which the client stands: spread, affinity, a replica killed."""
 
 import asyncio
 import logging
@@ -95,6 +95,42 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(60):
         while not await condition():
             await asyncio.sleep(0.05)
+
+
+async def test_chats_are_spread_and_stop_frees_the_slot(tmp_path: Path) -> None:
+    async with cluster("power-of-two", tmp_path) as found:
+        info = found.backend.models()[0].info
+        assert info is not None
+        assert info.server is not None
+        assert info.server.software.startswith("llama.cpp")
+        names = [f"chat {number}" for number in range(STREAMS)]
+        got = await asyncio.gather(*(ask(found.backend, asked(name, 24), Reply()) for name in names))
+        assert [(reply.error, reply.finish and reply.finish.completion_tokens) for reply in got] == [("", 24)] * STREAMS
+        written = await replicas.written(list(found.engines().values()))
+        assert sum(written) >= 24 * STREAMS
+        assert min(written) >= sum(written) / 4, written
+        one = asked("stopped", 1900)
+        async for delta in (stream := found.backend.stream(one)):
+            if delta.text:
+                break
+        await stream.aclose()
+
+        async def free() -> bool:
+            return not sum([await busy_slots(url) for url in found.engines().values()])
+
+        await until(free)
+
+
+@pytest.mark.parametrize("router", ["consistent-hash", "prefix"])
+async def test_a_conversation_stays_at_its_replica(router: str, tmp_path: Path) -> None:
+    load = replicas.Load(conversations=1, turns=3, words=30, tokens=8, at_once=1, slots=SLOTS)
+    async with cluster(router, tmp_path) as found:
+        engines = list(found.engines().values())
+        for talk in range(5):
+            before = await replicas.written(engines)
+            await replicas.converse(lambda: found.backend, load, f"talk {talk}")
+            after = await replicas.written(engines)
+            assert sorted(now - then for now, then in zip(after, before, strict=True)) == [0, 24]
 
 
 async def test_a_replica_is_killed_under_sixteen_streams(tmp_path: Path) -> None:
