@@ -19,6 +19,9 @@ from pydantic_core import PydanticUndefined
 from chatui.generation_settings import GenerationSettings
 from chatui.remote.dialects import DIALECTS, STANDARD
 from chatui.settings import AppSettings
+from scripts.benchmark import capacity_report
+from scripts.benchmark.capacity_inputs import Engine, Load
+from scripts.benchmark.capacity_model import sized
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -72,6 +75,32 @@ def dialects() -> str:
     taken = ", ".join(f"`{name}`" for name in STANDARD)
     header = ["Server", "`dialect=`", f"Settings besides {taken}", "Thinking", "Continue", "Tells of tokens"]
     return _table(header, rows)
+
+
+def capacity_costs() -> str:
+    """What things cost each part of an installation, as it was measured last."""
+    found = capacity_report.read()
+    told = f"Measured by `scripts/bench capacity` on {found.date} ({found.processor}):"
+    return f"{told}\n\n{capacity_report.cost_table(found.costs)}"
+
+
+def capacity_plans() -> str:
+    """What 10 to 10,000 users need."""
+    return capacity_report.plans(Load(), Engine(), capacity_report.read().costs)
+
+
+def capacity_parts() -> str:
+    """How full the parts are that 10,000 users need, by the arithmetic and by the simulation."""
+    found, load, engine = capacity_report.read(), Load(), Engine()
+    site = sized(load, engine, found.costs)
+    return capacity_report.part_table(load, site, engine, found.costs, found.simulated)
+
+
+def capacity_check() -> str:
+    """What real visitors took, beside the arithmetic."""
+    check = capacity_report.read().check
+    told = f"{check['visitors']} visitors, {check['seconds']:.0f} seconds, {check['turns']} turns"
+    return f"{told}, {check['failed']} failed:\n\n{capacity_report.check_table(check)}"
 
 
 def module_map() -> str:
@@ -208,6 +237,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "import map": import_map,
     "message flow": message_flow,
     "dialects": dialects,
+    "capacity costs": capacity_costs,
+    "capacity plans": capacity_plans,
+    "capacity parts": capacity_parts,
+    "capacity check": capacity_check,
 }
 
 

@@ -63,11 +63,15 @@ def check(costs: Costs, visitors: int, seconds: float, flags: Sequence[str] = ()
     now = _flow(seen.turns / found.seconds, seen.loads / found.seconds, seen.tokens / seen.turns)
     cores = PAGES * costs.page_idle + capacity_model.page_cores(costs, now, visitors, seen.tokens / seen.turns)
     database = capacity_model.database_cores(costs, now, PAGES, seen.tokens / seen.turns)
+    # A computer that is too busy redraws less often than the product means to.
+    redraws = seen.redraws / found.seconds
+    cores_drawn = cores + (redraws - now.redraws) * costs.page_redraw
     compared = (
         Compared("turns", seen.turns, turns),
         Compared("replies at once", seen.reply_seconds / found.seconds, now.running),
-        Compared("redraws a second", seen.redraws / found.seconds, now.redraws),
+        Compared("redraws a second", redraws, now.redraws),
         Compared("page servers, cores", found.page.seconds / found.seconds, cores),
+        Compared("page servers, cores, by the redraws that were seen", found.page.seconds / found.seconds, cores_drawn),
         Compared("database, cores", found.database.seconds / found.seconds, database),
         Compared("proxy, cores", found.proxy.seconds / found.seconds, capacity_model.proxy_cores(costs, now)),
     )
