@@ -79,7 +79,11 @@ def running(command: Sequence[str], port: int, log: Path, **environment: str) ->
         yield url
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:  # one that waits for a reply that nobody reads
+            process.kill()
+            process.wait(15)
 
 
 @contextlib.asynccontextmanager
