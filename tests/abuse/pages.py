@@ -19,12 +19,13 @@ async def config_of(url: str) -> Config:
         return found
 
 
-def send_event(config: Config, message: str) -> dict[str, Any]:
-    """The event of Send, as the page of somebody who has just come would tell it."""
+def send_event(config: Config, message: str, turn: str = "") -> dict[str, Any]:
+    """The event of Send, as the page of somebody who has just come would tell it; `turn` is the id of the turn."""
     event = next(found for found in config["dependencies"] if found["api_name"] == "_send")
     parts = {part["id"]: part["props"] for part in config["components"]}
     props = [parts[id] for id in event["inputs"]]
-    data = [message if part.get("elem_id") == "message" else part.get("value") for part in props]
+    own = {"message": message, "where": json.dumps({"turn": turn})}
+    data = [own.get(part.get("elem_id"), part.get("value")) for part in props]
     return {"data": data, "fn_index": event["id"], "event_data": None, "trigger_id": None}
 
 

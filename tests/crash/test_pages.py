@@ -109,7 +109,7 @@ async def chats_during(installation: Installation, count: int, faults: Sequence[
     print(  # noqa: T201
         f"seed {seed}: {count} users, {len(faults)} faults, {found.questions} questions: {finished} replies were shown"
         f" to their end, {found.finished} are there, {found.interrupted} were interrupted and can be continued;"
-        f" {broken} broken connections, {found.sent_again} questions sent again without need;"
+        f" {broken} broken connections, {found.sent_again} questions sent again;"
         f" at most {found.lost_words} words of a reply were shown and are not there"
     )
     assert finished
