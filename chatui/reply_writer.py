@@ -49,6 +49,9 @@ class WritableReply(Protocol):
 
 R = TypeVar("R", bound=WritableReply)
 
+ReplyKey = tuple[str, str]
+"""The owner of a reply and its message id. Browsers choose the ids, so another owner may have the same one."""
+
 
 class ReplyWriter(Generic[R]):
     """Saves the replies of one store, in its own task and thread, until their ends are stored."""
@@ -56,9 +59,9 @@ class ReplyWriter(Generic[R]):
     def __init__(self, store: Store, inspection: Callable[[R], bytes | None]) -> None:
         """`inspection` gives the packed inspection of a finished reply."""
         self.store = store
-        self.replies: dict[str, R] = {}
+        self.replies: dict[ReplyKey, R] = {}
         self._inspection = inspection
-        self._retry_at: dict[str, float] = {}
+        self._retry_at: dict[ReplyKey, float] = {}
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
         self._logged = ""
@@ -115,10 +118,10 @@ class ReplyWriter(Generic[R]):
     async def _flush(self) -> None:
         """Save all replies, which also renews their leases. Finished ones that are saved are removed from `replies`."""
         now = time.monotonic()
-        due = {id: reply for id, reply in self.replies.items() if self._retry_at.get(id, now) <= now}
+        due = {key: reply for key, reply in self.replies.items() if self._retry_at.get(key, now) <= now}
         if not due:
             return
-        updates = {id: reply.to_update() for id, reply in due.items()}
+        updates = {key: reply.to_update() for key, reply in due.items()}
         started = time.time_ns()
         saving = asyncio.get_running_loop().run_in_executor(self._thread, self._save, due, updates)
         try:
@@ -128,19 +131,19 @@ class ReplyWriter(Generic[R]):
         except Exception as error:
             self._set_save_error(error)
             raise
-        for id, result in results.items():
-            reply = self.replies[id]
-            self._apply_result(id, updates[id], result)
+        for key, result in results.items():
+            reply = self.replies[key]
+            self._apply_result(key, updates[key], result)
             if reply.saved:
                 tracing.record("store.save", started, time.time_ns(), reply.trace)
 
-    def _save(self, due: dict[str, R], updates: dict[str, ReplyUpdate]) -> dict[str, UpdateResult]:
+    def _save(self, due: dict[ReplyKey, R], updates: dict[ReplyKey, ReplyUpdate]) -> dict[ReplyKey, UpdateResult]:
         """Save the updates, those of finished replies with their inspections."""
         complete = []
-        for id, reply in due.items():
+        for key, reply in due.items():
             # An update that was refused is retried without the inspection.
-            finished = updates[id].state != "running" and id not in self._retry_at
-            complete.append(replace(updates[id], inspection=self._inspection(reply)) if finished else updates[id])
+            finished = updates[key].state != "running" and key not in self._retry_at
+            complete.append(replace(updates[key], inspection=self._inspection(reply)) if finished else updates[key])
         return dict(zip(due, self._update_store(complete), strict=True))
 
     def _update_store(self, updates: list[ReplyUpdate]) -> list[UpdateResult]:
@@ -156,20 +159,20 @@ class ReplyWriter(Generic[R]):
             reply.save_error = error if isinstance(error, ChatError) else unexpected(error)
             reply.notify()
 
-    def _apply_result(self, id: str, update: ReplyUpdate, result: UpdateResult) -> None:
+    def _apply_result(self, key: ReplyKey, update: ReplyUpdate, result: UpdateResult) -> None:
         """Apply the store's answer to an update: an error, a lost lease, a requested stop, or success."""
-        reply = self.replies[id]
+        reply = self.replies[key]
         reply.save_error = result.error
         if result.error is not None:
-            self._retry_at[id] = time.monotonic() + RETRY_SECONDS
+            self._retry_at[key] = time.monotonic() + RETRY_SECONDS
         else:
-            self._retry_at.pop(id, None)
+            self._retry_at.pop(key, None)
             if result.lease_lost:
                 reply.on_lease_lost(result.stored)
             elif update.state == "running":
                 if result.stop_requested and reply.task is not None:
                     reply.task.cancel()
                 return
-            del self.replies[id]
+            del self.replies[key]
             reply.saved = True
         reply.notify()

@@ -103,8 +103,8 @@ class Runner:
 
     def running_reply(self, owner: str, message: str) -> RunningReply | None:
         """The reply with this message id if it runs in this process and belongs to the owner."""
-        reply = next((reply for reply in self._all_replies() if reply.message.id == message), None)
-        return reply if reply is not None and reply.owner == owner else None
+        found = (writer.replies.get((owner, message)) for writer in self._writers.values())
+        return next(filter(None, found), None)
 
     def running_replies(self, owner: str, conversation: str) -> list[RunningReply]:
         """The replies of this conversation that run in this process."""
@@ -141,7 +141,7 @@ class Runner:
         writer = self._writers[temporary]
         started = replace(started, path=self._with_running(owner, started.path))
         reply = RunningReply(writer.store, owner, started, turn.author, lease)
-        writer.replies[reply.message.id] = reply
+        writer.replies[owner, reply.message.id] = reply
         chat = started.conversation.id if temporary else ""
         request = replace(_chat_request(reply, self.keeps_inspections), ticket=ticket, temporary_conversation=chat)
         reply.ticket = ticket
@@ -271,7 +271,7 @@ class Runner:
     def _sweep(self) -> None:
         """Interrupt replies that two sweeps in a row found with the same old heartbeat, except this process's own."""
         heartbeats = self.persistent_store.stale_replies(LEASE_TIMEOUT)
-        stale = {key: heartbeat for key, heartbeat in heartbeats.items() if key[1] not in self._writers[False].replies}
+        stale = {key: heartbeat for key, heartbeat in heartbeats.items() if key not in self._writers[False].replies}
         abandoned = {key: heartbeat for key, heartbeat in stale.items() if self._stale.get(key) == heartbeat}
         if abandoned:
             self.persistent_store.interrupt_stale(LEASE_TIMEOUT, abandoned)
@@ -284,10 +284,13 @@ class Runner:
             self.backend.forget(conversation)
 
     def _on_notification(self, notification: Notification) -> None:
-        """Stop the replies that another server requests to stop."""
-        for reply in self._writers[False].replies.values():
-            if notification.kind == "stop" and reply.message.id in notification.ids and reply.task is not None:
-                reply.task.cancel()
+        """Ask the store at once where another server may have requested that a reply of this one stops.
+
+        The notification has no owner, and the reply that it means may be another owner's with the same id.
+        """
+        writer = self._writers[False]
+        if notification.kind == "stop" and any(id in notification.ids for _, id in writer.replies):
+            writer.wake()
 
     def _inspection(self, reply: RunningReply) -> bytes | None:
         return self._packed_inspection(reply) if self.keeps_inspections else None

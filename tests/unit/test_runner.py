@@ -21,6 +21,7 @@ from chatui.model_spec import ModelSpec
 from chatui.personas import PRESETS
 from chatui.runner import Runner
 from chatui.running_reply import RunningReply
+from chatui.store.notifications import Notification
 from chatui.store.records import Author, NewTurn, ReplyUpdate, StoredMessage, UpdateResult
 from chatui.store.store import Store
 from tests.fakes import FakeBackend, Hold
@@ -246,6 +247,25 @@ async def test_another_owner_has_no_part_in_it(runner: Runner) -> None:
     with pytest.raises(NotFoundError):
         await runner.start_reply(
             "b", turn("More?", conversation=running_reply.conversation.id, parent=running_reply.message.id)
+        )
+
+
+async def test_two_owners_may_have_a_reply_of_the_same_id(runner: Runner) -> None:
+    runner.backend = FakeBackend(["one ", Hold(), "two"])
+    asked = replace(turn(), id="f" * 32)
+    first, second = [await runner.start_reply(owner, asked) for owner in ("a", "b")]
+    assert (runner.running_reply("a", asked.id or ""), runner.running_reply("b", asked.id or "")) == (first, second)
+    while not (first.progress.text and second.progress.text):
+        await asyncio.sleep(0.01)
+    runner.owner_store("a").request_stop(first.conversation.id)  # as another server does
+    runner._on_notification(Notification("stop", frozenset({first.message.id})))
+    assert await final_content(first) == "one "
+    assert (first.state, second.state) == ("stopped", "running")
+    await runner.stop("b", second.conversation.id)
+    for owner, reply in (("a", first), ("b", second)):
+        assert (stored_reply(runner, reply, owner).content, stored_reply(runner, reply, owner).state) == (
+            "one ",
+            "stopped",
         )
 
 
