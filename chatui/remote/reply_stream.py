@@ -70,6 +70,7 @@ class ReplyStream:
     _notes: list[str] = field(default_factory=list)
     _failed: set[Replica] = field(default_factory=set)
     _busy: set[Replica] = field(default_factory=set)
+    _failures: dict[Replica, int] = field(default_factory=dict)
     _repeated: bool = False
 
     async def deltas(self) -> AsyncGenerator[ReplyDelta]:
@@ -77,7 +78,8 @@ class ReplyStream:
         started, pause, adjustments = time.perf_counter(), BUSY_PAUSE, 0
         while adjustments < MAX_ADJUSTMENTS:
             replica = self._next_replica()
-            failures = replica.breaker.failures
+            # Each server counts one failure of a request at most, though it is sent to it twice.
+            failures = self._failures.setdefault(replica, replica.breaker.failures)
             try:
                 async with contextlib.aclosing(self._attempt(replica)) as deltas:
                     async for delta in deltas:
@@ -122,7 +124,8 @@ class ReplyStream:
             return False
         is_only = self._failed == {replica} and not self._remaining(self._failed)
         if is_only and not self._repeated and not isinstance(failure, httpx.ConnectError | httpx.TimeoutException):
-            # A balancer may stand at the only address: it sends the second try to a server that lives.
+            # A balancer may stand at the only address: it sends the second try to a server that lives. Ray Serve tells
+            # of a replica that died with status 500.
             self._repeated = True
             self._failed.clear()
         return bool(self._remaining(self._failed))
