@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from chatui.chat import ModelStatus
 from chatui.store.notifications import ChatChange, Notification, Notifications, digest
 
+MAX_DIGITS = 15
+"""Digits of a position's number. More are no position of ours, and int() refuses thousands."""
+
 MAX_CHANGES = 10_000
 """The latest changes of all users that are kept. They bridge the second or two between two calls of a tab."""
 
@@ -43,6 +46,7 @@ class ChatChanges:
         self._server = secrets.token_hex(6)
         self._changes: deque[tuple[int, float, ChatChange]] = deque(maxlen=MAX_CHANGES)
         self._number = self._known_from = 0
+        self._known_since = float("-inf")
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._models = ""
         notifications.subscribe(self._add)
@@ -57,7 +61,8 @@ class ChatChanges:
     def since(self, owner: str, tab: str, position: str, models: str = "") -> Changed:
         """The changes since `position`, without those that the tab itself has made, and since `models`, if given."""
         server, _, number = position.partition("-")
-        if server != self._server or not number.isdecimal() or int(number) < self._oldest():
+        is_number = number.isdecimal() and len(number) <= MAX_DIGITS
+        if server != self._server or not is_number or int(number) < self._oldest():
             return self._changed(frozenset(), models, missed=True)
         later = itertools.takewhile(lambda change: change[0] > int(number), reversed(self._changes))
         return self._changed(self._conversations(owner, tab, later), models)
@@ -65,6 +70,8 @@ class ChatChanges:
     def in_last(self, owner: str, tab: str, seconds: float, models: str = "") -> Changed:
         """The changes of the last seconds, without those that the tab itself has made, and since `models`, if given."""
         moment = time.monotonic() - seconds
+        if moment < self._known_since or (self._is_full() and moment < self._changes[0][1]):
+            return self._changed(frozenset(), models, missed=True)
         later = itertools.takewhile(lambda change: change[1] >= moment, reversed(self._changes))
         return self._changed(self._conversations(owner, tab, later), models)
 
@@ -88,8 +95,10 @@ class ChatChanges:
 
     def _oldest(self) -> int:
         """The lowest number since which all changes are known."""
-        full = len(self._changes) == self._changes.maxlen
-        return max(self._known_from, self._changes[0][0] - 1 if full else 0)
+        return max(self._known_from, self._changes[0][0] - 1 if self._is_full() else 0)
+
+    def _is_full(self) -> bool:
+        return len(self._changes) == self._changes.maxlen
 
     @staticmethod
     def _conversations(owner: str, tab: str, changes: Iterable[tuple[int, float, ChatChange]]) -> frozenset[str]:
@@ -105,7 +114,7 @@ class ChatChanges:
     def _add(self, notification: Notification) -> None:
         if notification.kind == "reconnected":
             self._number += 1
-            self._known_from = self._number
+            self._known_from, self._known_since = self._number, time.monotonic()
             self._wake_all()
         if notification.kind != "chat":
             return

@@ -38,6 +38,9 @@ OWNER = "chatui.owner"
 OPERATOR = "chatui.operator"
 """Key of the ASGI scope: whether the request is the operator's, on a server that serves nobody else."""
 
+LOGIN_UNKNOWN = "chatui.login_unknown"
+"""Key of the ASGI scope: true where a login token could not be looked up, so that a user may be logged in unknown."""
+
 GRADIO = "/gradio_api/"
 SESSION = "session_hash"
 SESSION_IN_PATH = re.compile(f"({GRADIO}(?:heartbeat|stream)/)([^/]+)")

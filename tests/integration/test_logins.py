@@ -19,6 +19,7 @@ from chatui.store.logins import Logins
 from chatui.store.rows import now
 from chatui.store.store import Store
 from chatui.ui.gradio_compat import login_tokens as shown
+from chatui.uvicorn_protocol import WAIT_PATH
 from tests.databases import Server, ask
 from tests.fakes import FakeBackend
 
@@ -174,10 +175,12 @@ def test_a_login_holds_while_the_database_is_away(app: FastAPI, monkeypatch: pyt
             away.setattr(Logins, name, fails)
         assert browser(app, cookies).get("/config").status_code == 200
         assert browser(app, dict.fromkeys(cookies, "made-up")).get("/config").status_code == 401
+        assert browser(app, dict.fromkeys(cookies, "made-up")).get(f"{WAIT_PATH}?session_hash=tab").status_code == 503
         refused = browser(app, cookies).post("/logout")
         assert "The disk is full." in refused.json()["detail"]
         assert browser(app, log_in(app)).get("/config").status_code == 200
     assert is_in(app, cookies)
+    assert browser(app, dict.fromkeys(cookies, "made-up")).get(f"{WAIT_PATH}?session_hash=tab").status_code == 404
 
 
 def test_servers_on_one_host_leave_each_others_logins_alone(tmp_path: Path) -> None:

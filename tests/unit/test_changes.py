@@ -8,6 +8,7 @@ import pytest
 from starlette.applications import Starlette
 
 from chatui.chat_changes import ChatChanges
+from chatui.owners import LOGIN_UNKNOWN
 from chatui.store.notifications import ChatChange, Notification, Subscriber, digest
 from chatui.ui.page import changes
 from chatui.uvicorn_protocol import WAIT_PATH
@@ -47,10 +48,10 @@ async def test_one_request_of_a_browser_is_held_until_something_changes() -> Non
     answer = await held
     assert answer.pop("position")
     assert (answer.pop("models"), answer.pop("new_models")) == ("", False)
-    assert answer == {"chats": ["one"], "missed": False, "delay": 0, "pause": 0}
+    assert answer == {"chats": ["one"], "missed": False, "delay": 0, "pause": changes.POLL_SECONDS}
     found = await served.get(since=polled["position"], session_hash="second")
     assert found["chats"] == ["one", "own"]
-    assert found["pause"] == 0
+    assert found["pause"] == changes.POLL_SECONDS
 
 
 async def test_an_idle_request_ends_in_time_and_makes_room_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +60,13 @@ async def test_an_idle_request_ends_in_time_and_makes_room_for_the_next(monkeypa
     for _ in range(2):
         answer = await served.get(seconds="0")
         assert (answer["chats"], answer["missed"], answer["pause"]) == ([], False, 0)
+    held = asyncio.create_task(served.get(seconds="0"))
+    await asyncio.sleep(0)
+    served.change("b", "foreign")
+    served.change("b", "another")
+    position = (await held)["position"]
+    assert position.partition("-")[2] == "2"
+    assert answer["position"].partition("-")[2] == "0"
 
 
 async def test_tabs_that_have_missed_changes_do_not_refresh_all_at_once() -> None:
@@ -66,6 +74,24 @@ async def test_tabs_that_have_missed_changes_do_not_refresh_all_at_once() -> Non
     assert all(answer["missed"] for answer in answers)
     assert len({answer["delay"] for answer in answers}) > 1
     assert all(0 <= answer["delay"] <= changes.SPREAD_SECONDS for answer in answers)
+
+
+async def test_tabs_do_not_show_new_models_all_at_once() -> None:
+    served = Served()
+    answers = [await served.get(seconds="0", models="others") for _ in range(5)]
+    assert all(answer["new_models"] for answer in answers)
+    assert len({answer["delay"] for answer in answers}) > 1
+    assert all(0 <= answer["delay"] <= changes.MODELS_SPREAD_SECONDS for answer in answers)
+
+
+async def test_who_may_be_logged_in_is_not_told_to_be_unknown() -> None:
+    app = Starlette(routes=[changes.route(ChatChanges(Served()), lambda _: None)])  # type: ignore[arg-type]
+
+    async def unknown(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, LOGIN_UNKNOWN: True}, receive, send)
+
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(unknown), base_url="http://test")
+    assert (await client.get(WAIT_PATH, params={"session_hash": "tab"})).status_code == 503
 
 
 @pytest.mark.parametrize(("who", "session"), [("", "tab"), ("a", ""), ("a", "x" * 101)])

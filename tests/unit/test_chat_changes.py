@@ -64,12 +64,26 @@ def test_what_is_not_known_any_more_is_missed(monkeypatch: pytest.MonkeyPatch) -
     notified.change("a", "four")
     assert notified.changes.since("a", "tab", start).missed
     assert notified.changes.since("a", "tab", middle).conversations == {"three", "four"}
-    for position in ("", "-", "0", f"{start}x", other.position()):
+    for position in ("", "-", "0", f"{start}x", f"{start[:-1]}{'9' * 5000}", other.position()):
         assert notified.changes.since("a", "tab", position).missed
     end = notified.position()
     notified.send(Notification("reconnected"))
     assert notified.changes.since("a", "tab", end).missed
     assert not notified.changes.since("a", "tab", notified.position())
+
+
+def test_what_came_in_the_last_seconds_may_be_missed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_changes, "MAX_CHANGES", 2)
+    notified = Notified()
+    notified.change("a", "one")
+    assert not notified.changes.in_last("a", "tab", 60).missed
+    notified.change("a", "two")
+    assert notified.changes.in_last("a", "tab", 60).missed
+    assert not notified.changes.in_last("a", "tab", -1).missed
+    notified = Notified()
+    notified.send(Notification("reconnected"))
+    assert notified.changes.in_last("a", "tab", 60).missed
+    assert not notified.changes.in_last("a", "tab", 0).missed
 
 
 async def test_who_waits_is_woken_by_a_change_for_it_alone() -> None:

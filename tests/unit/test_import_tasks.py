@@ -6,16 +6,20 @@ import json
 import threading
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from chatui import i18n
 from chatui.errors import ChatError, StoreError, TransferError
 from chatui.store import import_merge
+from chatui.store.notifications import ChatChange, Notification, digest
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import MergeResult, Tree
 from chatui.store.store import Store
+from chatui.ui.chat.list_events import ListEvents
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.sidebar import import_tasks
 from chatui.ui.sidebar.import_tasks import ImportTask, ImportTasks
@@ -94,6 +98,23 @@ async def test_it_says_how_far_it_has_come_and_what_came_of_it(owner_store: Owne
     await to_the_end(imports, again := ImportTask(owner_store, upload(tmp_path)))
     assert again.summary() == "Here already: 5."
     assert again.skipped_items() == ""
+
+
+async def test_the_tab_that_imports_shows_what_comes_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, told = Store.in_memory(), list[Notification]()
+    store.notifications.start()
+    store.notifications.subscribe(told.append)
+    monkeypatch.setattr(request_context, "tab", lambda: "tab")
+    monkeypatch.setattr(request_context, "owner", lambda: "ann")
+    monkeypatch.setattr(request_context, "owner_before_login", lambda: None)
+    sidebar = SimpleNamespace(list=0, import_status=1, progress=2, render_list=AsyncMock())
+    runner = SimpleNamespace(persistent_store=store, owner_store=lambda owner, _=False: store.for_owner(owner))
+    events = ListEvents(runner, sidebar, None, None)  # type: ignore[arg-type]
+    async for _ in events.import_chats(upload(tmp_path), None, None):
+        pass
+    await asyncio.sleep(0)
+    changes = [ChatChange.from_id(id) for notification in told for id in notification.ids]
+    assert [change and change.origin for change in changes] == COUNT * [digest("tab")]
 
 
 async def test_cancel_keeps_what_is_whole_and_says_how_many(

@@ -11,6 +11,7 @@ from gradio.components import Component
 from chatui.errors import ChatError
 from chatui.runner import Runner
 from chatui.ui.chat.event_runner import EventRunner, as_chat_error
+from chatui.ui.gradio_compat import request_context
 from chatui.ui.shared import error_messages
 from chatui.ui.shared.tab import current_tab
 from chatui.ui.shared.updates import ComponentUpdates, PageUpdates
@@ -44,7 +45,7 @@ class ListEvents:
         update: ComponentUpdates = {}
         try:
             tab = current_tab(self._runner, inputs)
-            task = ImportTask(tab.list_store, path)
+            task = ImportTask(tab.list_store, path, request_context.tab())
             async with contextlib.aclosing(self._imports.run(tab.owner, task)) as steps:
                 async for _step in steps:
                     update = {self._sidebar.import_status: gr.update(visible=False)}

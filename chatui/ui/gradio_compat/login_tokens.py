@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatui.errors import ChatError
+from chatui.owners import LOGIN_UNKNOWN
 from chatui.security import error_response
 from chatui.store.logins import Logins
 from chatui.store.notifications import Notification, Notifications
@@ -92,7 +93,7 @@ class LoginMiddleware:
             return
         for token in _tokens_of(Request(scope), self._names):
             if not self._tokens.is_cached(token):
-                await self._look_up(token)
+                scope[LOGIN_UNKNOWN] = not await self._look_up(token) or scope.get(LOGIN_UNKNOWN, False)
 
         logs_in = scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/login")
 
@@ -103,17 +104,19 @@ class LoginMiddleware:
 
         await self._app(scope, receive, save_login)
 
-    async def _look_up(self, token: str) -> None:
+    async def _look_up(self, token: str) -> bool:
+        """Cache the token's user, or forget the token. False if the store fails."""
         read_at = time.monotonic()
         try:
             user = await asyncio.to_thread(self._logins.user, token)
         except ChatError as error:  # a logged-in user stays logged in
             log.warning("a login token cannot be looked up: %s", error)
-            return
+            return False
         if user is None:
             self._tokens.pop(token, None)
         else:
             self._tokens.cache(token, user, read_at)
+        return True
 
     async def _save(self, token: str) -> None:
         try:

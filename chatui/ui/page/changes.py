@@ -12,17 +12,23 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from chatui.chat_changes import Changed, ChatChanges
-from chatui.owners import OWNER, OwnerOf
+from chatui.owners import LOGIN_UNKNOWN, OWNER, OwnerOf
 from chatui.uvicorn_protocol import WAIT_PATH
 
-WAIT_SECONDS = 50.0
-"""How long a request is held at most; many proxies end one after 60 seconds."""
+WAIT_SECONDS = 25.0
+"""How long a request is held at most; some proxies end one after 30 seconds, and changes.js after 65."""
 
 POLL_SECONDS = 1.0
-"""How often other visible tabs of the browser ask: only one request is held for it, as it opens six connections."""
+"""How often a tab asks to which much happens, and other visible tabs of a browser, for which one request is held.
+
+A browser opens six connections to a server.
+"""
 
 SPREAD_SECONDS = 20.0
 """Within how long tabs refresh that have missed changes, such as all tabs of a server whose database was away."""
+
+MODELS_SPREAD_SECONDS = 5.0
+"""Within how long tabs show that other models can be chosen, of which all tabs of all users hear."""
 
 MAX_SESSION_LENGTH = 100
 
@@ -40,46 +46,45 @@ def route(changes: ChatChanges, owner_of: OwnerOf) -> Route:
         owner, query = owner_of(request), request.query_params
         tab = query.get("session_hash", "")
         if owner is None or not 0 < len(tab) <= MAX_SESSION_LENGTH:
-            return Response(status_code=404)
+            return Response(status_code=503 if request.scope.get(LOGIN_UNKNOWN) else 404)
         if "since" in query:
             changed = changes.since(owner, tab, query["since"], query.get("models", ""))
         else:
             changed = changes.in_last(owner, tab, _seconds(query.get("seconds", "")), query.get("models", ""))
         browser = str(request.scope.get(OWNER) or (request.client.host if request.client else ""))
-        pause = 0.0
-        if not changed and browser not in held:
-            held.add(browser)
-            try:
-                changed = await _wait(request, changes, owner, tab, changed)
-            finally:
-                held.remove(browser)
-        elif not changed:
-            pause = POLL_SECONDS
-        return _response(changed, pause)
+        if changed or browser in held:
+            return _response(changed, POLL_SECONDS)
+        held.add(browser)
+        try:
+            changed = await _wait(request, changes, owner, tab, changed)
+        finally:
+            held.remove(browser)
+        return _response(changed, POLL_SECONDS if changed else 0.0)
 
     return Route(WAIT_PATH, answer)
 
 
 def _response(changed: Changed, pause: float) -> Response:
+    spread = SPREAD_SECONDS if changed.missed else MODELS_SPREAD_SECONDS if changed.new_models else 0.0
     body = {
         "position": changed.position,
         "chats": sorted(changed.conversations),
         "missed": changed.missed,
         "models": changed.models,
         "new_models": changed.new_models,
-        "delay": random.uniform(0, SPREAD_SECONDS) if changed.missed else 0.0,  # noqa: S311
+        "delay": random.uniform(0, spread),  # noqa: S311
         "pause": pause,
     }
     return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
 
 async def _wait(request: Request, changes: ChatChanges, owner: str, tab: str, unchanged: Changed) -> Changed:
-    """The next changes; `unchanged` after WAIT_SECONDS, or when the tab has closed the connection."""
+    """The next changes. After WAIT_SECONDS, or when the tab has closed the connection, none at the position by then."""
     waiting = asyncio.ensure_future(changes.wait(owner, tab, unchanged))
     disconnected = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait((waiting, disconnected), timeout=WAIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        return waiting.result() if waiting.done() else unchanged
+        return waiting.result() if waiting.done() else changes.since(owner, tab, unchanged.position, unchanged.models)
     finally:
         waiting.cancel()
         disconnected.cancel()

@@ -12,6 +12,7 @@ from chatui.i18n import _, ngettext, translated
 from chatui.store.imports import import_process
 from chatui.store.imports.archives import SkippedItem
 from chatui.store.imports.importing import ImportSource
+from chatui.store.notifications import ORIGIN
 from chatui.store.owner_store import OwnerStore
 from chatui.store.records import MergeResult
 from chatui.ui.gradio_compat import request_context
@@ -27,10 +28,14 @@ MAX_CONCURRENT = 2
 
 @dataclass
 class ImportTask:
-    """The import of a file into an owner's store. Each conversation is imported completely or not at all."""
+    """The import of a file into an owner's store. Each conversation is imported completely or not at all.
+
+    `origin` is the tab that imports it, see ORIGIN.
+    """
 
     owner_store: OwnerStore
     path: str | None
+    origin: str = ""
     source: ImportSource = field(default_factory=ImportSource)
     started: bool = False
     done: int = 0
@@ -52,6 +57,7 @@ class ImportTask:
     def run(self) -> None:
         """Import the file in this thread and remove it. Raises TransferError and StoreError."""
         self.started = True
+        ORIGIN.set(self.origin)  # of the context that this thread has got for itself
         with take_upload(self.path) as file:
             self.source = import_process.open_import(file)
             if self.cancelled:
