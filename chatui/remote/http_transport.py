@@ -4,6 +4,7 @@ Each piece is what the event loop has read, without a task, a lock or a timeout 
 """
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -17,6 +18,8 @@ from chatui.remote.http_body import Body, ChunkedBody, SizedBody, UnsizedBody
 DEFAULT_PORT = 80
 MAX_IDLE, IDLE_SECONDS = 64, 5.0
 """The connections that are kept for further requests, and how long: servers close them too."""
+STALE_SECONDS = 1.0
+"""A kept connection that is lost so soon after a request was sent by it had been closed before by the server."""
 BUFFER_BYTES = 2**16
 MAX_BUFFERED_BYTES = 2**18
 """Bytes that may wait for their reader before no more are read."""
@@ -38,8 +41,9 @@ class HttpTransport(httpx.AsyncBaseTransport):
             try:
                 return await self._exchange(request, address, kept)
             except (httpx.ReadError, httpx.RemoteProtocolError):
-                # llama.cpp closes a connection behind a streamed response, which may be known only now.
-                if kept.has_received:
+                # llama.cpp closes a connection behind a streamed response, which may be known only now. One that is
+                # lost later had the request: the server may have died of it.
+                if kept.has_received or time.monotonic() - kept.sent_at >= STALE_SECONDS:
                     raise
         timeout = request.extensions.get("timeout", {}).get("connect")
         return await self._exchange(request, address, await self._connect(address, timeout))
@@ -142,6 +146,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._buffered = 0
         self._error: httpx.TransportError | None = None
         self._is_kept = self._is_paused = self.has_received = False
+        self.sent_at = math.inf
 
     @property
     def is_reusable(self) -> bool:
@@ -157,6 +162,7 @@ class _Connection(asyncio.BufferedProtocol):
         async for piece in cast(httpx.AsyncByteStream, request.stream):
             await self._write(self._http.send(h11.Data(data=piece)), timeout)
         await self._write(self._http.send(h11.EndOfMessage()), timeout)
+        self.sent_at = time.monotonic()
 
     async def head(self, timeout: float | None) -> h11.Response:
         """Status and headers of the response. Raises httpx.TransportError."""

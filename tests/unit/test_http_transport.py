@@ -130,6 +130,15 @@ async def test_a_kept_connection_that_the_server_closes_is_replaced() -> None:
     assert len(script.requests) == 4, "what has been answered in part is not sent again"
 
 
+async def test_what_a_server_had_for_long_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_transport, "STALE_SECONDS", 0.0)
+    async with served([HELLO], [b"", None], [HELLO]) as (script, client):
+        await client.post("/", json={"a": 1})
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.post("/", json={"a": 2})
+    assert len(script.requests) == 2
+
+
 async def test_an_old_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_transport, "IDLE_SECONDS", 0.0)
     async with served([HELLO], [HELLO]) as (script, client):
