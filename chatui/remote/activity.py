@@ -16,6 +16,10 @@ from chatui.server_facts import ServerActivity
 
 MAX_BYTES = 4_000_000
 """Of one response; those of vLLM have some 100 kB."""
+MAX_LINE_CHARACTERS, MAX_PARSED_CHARACTERS = 2000, 200_000
+"""Of one line, and of all that are parsed: the parser takes time that grows with the square of a line."""
+MAX_DIGITS = 12
+"""Of a count: what has more is none."""
 RANKS = ("tp_rank", "pp_rank", "moe_ep_rank")
 """Labels of processes that tell the same of one request: the first of them counts."""
 
@@ -36,8 +40,8 @@ async def read_activity(server: Server, dialect: Dialect, model: str) -> ServerA
         waiting=_count(metrics.get("waiting")),
         places=_count(slots.get("places")),
         cache_tokens=_count(metrics.get("cache_tokens")),
-        cache_usage=metrics.get("cache_usage"),
-        cache_hits=_share(metrics),
+        cache_usage=_share(metrics.get("cache_usage"), 1.0),
+        cache_hits=_hits(metrics),
     )
     return None if found == ServerActivity() else found
 
@@ -68,10 +72,14 @@ def combined(told: Sequence[ServerActivity]) -> ServerActivity | None:
 def figures(text: str, names: Mapping[str, str], model: str) -> Figures:
     """The figures in a text of Prometheus' format, by their keys in `names`: sums, and the mean of shares.
 
-    Of a server with several models those of this one. Raises ValueError if the text has another format.
+    Of a server with several models those of this one. Raises ValueError, LookupError or ArithmeticError if the
+    text has another format.
     """
     # Only the lines that are needed are parsed: histograms are most of the text.
-    lines = [line for line in text.splitlines() if line.startswith(tuple(names.values()))]
+    needed = tuple(names.values())
+    lines = [line for line in text.split("\n") if line.startswith(needed) and len(line) <= MAX_LINE_CHARACTERS]
+    if sum(map(len, lines)) > MAX_PARSED_CHARACTERS:
+        raise ValueError("it has too many lines")
     samples: dict[str, list[Sample]] = defaultdict(list)
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
@@ -86,7 +94,7 @@ def figures(text: str, names: Mapping[str, str], model: str) -> Figures:
             if own and (tokens := sum(map(_tokens, own))):
                 found["cache_tokens"] = tokens
         elif own:
-            total = sum(sample.value for sample in own)
+            total = sum(float(sample.value) for sample in own)
             found[key] = total / len(own) if key == "cache_usage" else total
     return found
 
@@ -94,26 +102,34 @@ def figures(text: str, names: Mapping[str, str], model: str) -> Figures:
 def _tokens(sample: Sample) -> int:
     """The tokens that the blocks of a KV cache have room for, as vLLM tells it; 0 if it does not."""
     size, count = sample.labels.get("block_size", ""), sample.labels.get("num_gpu_blocks", "")
-    return int(size) * int(count) if size.isdecimal() and count.isdecimal() else 0
+    are_counts = all(each.isdecimal() and len(each) <= MAX_DIGITS for each in (size, count))
+    return int(size) * int(count) if are_counts else 0
 
 
 def _count(value: float | None) -> int | None:
-    return None if value is None or value < 0 else round(value)
+    return round(value) if value is not None and 0 <= value < 10**MAX_DIGITS else None
 
 
-def _share(metrics: Figures) -> float | None:
+def _share(part: float | None, total: float) -> float | None:
+    """A part of a total, from 0 to 1; None where it cannot be told."""
+    if part is None or not math.isfinite(part) or not 0 < total < math.inf:
+        return None
+    return min(1.0, max(0.0, part / total))
+
+
+def _hits(metrics: Figures) -> float | None:
     """The share of the prompts' tokens that was in the cache; None before the first prompt."""
     found = metrics.get("found")
-    total = metrics.get("looked_up", metrics.get("computed", 0.0) + (found or 0.0))
-    return None if found is None or total <= 0 else min(1.0, found / total)
+    return _share(found, metrics.get("looked_up", metrics.get("computed", 0.0) + (found or 0.0)))
 
 
 async def _metrics(server: Server, names: Mapping[str, str], model: str) -> Figures:
     if not names:
         return {}
     try:
-        return figures((await _get(server, "/metrics")).decode("utf-8", "replace"), names, model)
-    except (httpx.HTTPError, ValueError):
+        text = (await _get(server, "/metrics")).decode("utf-8", "replace")
+        return await asyncio.to_thread(figures, text, names, model)
+    except (httpx.HTTPError, ValueError, LookupError, ArithmeticError):
         return {}
 
 

@@ -1,5 +1,6 @@
 """What servers tell of their load and their KV cache, read from what they really send."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -91,6 +92,18 @@ async def test_of_several_models_it_is_the_own_one() -> None:
         httpx.Response(200, text="<html>no metrics</html>"),
         httpx.Response(200, text="vllm:num_requests_running{ 1"),
         httpx.Response(200, text='vllm:num_requests_running{engine="0"} NaN'),
+        httpx.Response(200, text="vllm:num_requests_running 1" + "0" * 400),
+        httpx.Response(200, text="vllm:num_requests_running 1e308\nvllm:num_requests_running 1e308"),
+        httpx.Response(200, text="vllm:num_requests_running 1 1" + "0" * 400),
+        httpx.Response(200, text='vllm:num_requests_running{a="b", ="c"} 1'),
+        httpx.Response(200, text="vllm:kv_cache_usage_perc 1e308\nvllm:kv_cache_usage_perc 1e308"),
+        httpx.Response(
+            200, text=f"vllm:prefix_cache_hits_total {'9' * 308}\n" * 2 + "vllm:prefix_cache_queries_total 1"
+        ),
+        httpx.Response(200, text="vllm:num_requests_running 1e12"),
+        httpx.Response(200, text='vllm:num_requests_running{a="' + "x" * 2000 + '"} 1'),
+        httpx.Response(200, text="vllm:num_requests_running 1\n" * 10_000),
+        httpx.Response(200, text='vllm:cache_config_info{block_size="1",num_gpu_blocks="' + "1" * 13 + '"} 1'),
         httpx.Response(200, content=b"\xff\xfe"),
         httpx.Response(401),
         httpx.Response(302, headers={"location": "http://elsewhere/metrics"}),
@@ -106,10 +119,35 @@ async def test_more_than_is_read_is_not_told(monkeypatch: pytest.MonkeyPatch) ->
     assert await told_by("vllm", metrics=httpx.Response(200, text=VLLM)) is None
 
 
+@pytest.mark.parametrize(("told", "share"), [("1.5", 1.0), ("-0.5", 0.0), ("1e308", 1.0), ("0.25", 0.25)])
+async def test_shares_are_from_0_to_1(told: str, share: float) -> None:
+    text = f"vllm:kv_cache_usage_perc {told}\nvllm:prefix_cache_hits_total {told}\nvllm:prefix_cache_queries_total 1\n"
+    metrics = httpx.Response(200, text=text)
+    assert await told_by("vllm", metrics=metrics) == ServerActivity(cache_usage=share, cache_hits=share)
+
+
+async def test_the_event_loop_does_not_wait_for_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def parsed(text: str, *_: object) -> dict[str, float]:
+        threads.append(threading.current_thread())
+        return {}
+
+    monkeypatch.setattr(activity, "figures", parsed)
+    await told_by("vllm", metrics=httpx.Response(200, text=VLLM))
+    assert threads
+    assert threading.current_thread() not in threads
+
+
+def test_a_line_ends_with_its_line_feed_alone() -> None:
+    text = 'vllm:num_requests_running{name="a\u2028vllm:num_requests_running b"} 2\r\nvllm:num_requests_waiting 1\r\n'
+    assert figures(text, DIALECTS["vllm"].metrics, "m") == {"running": 2.0, "waiting": 1.0}
+
+
 def test_before_the_first_prompt_there_is_no_share() -> None:
     text = "vllm:prefix_cache_queries_total 0.0\nvllm:prefix_cache_hits_total 0.0\n"
     assert figures(text, DIALECTS["vllm"].metrics, "m") == {"looked_up": 0.0, "found": 0.0}
-    assert activity._share({"looked_up": 0.0, "found": 0.0}) is None
+    assert activity._hits({"looked_up": 0.0, "found": 0.0}) is None
 
 
 def test_several_servers_together() -> None:
