@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image, ImageOps, PngImagePlugin
 from pydantic import TypeAdapter, ValidationError
 
-from chatui import personas
+from chatui import personas, shallow_json
 from chatui.errors import SettingsError, TransferError
 from chatui.macros import convert_legacy_macros
 from chatui.personas import AVATAR_START, MAX_AVATAR_LENGTH, MAX_NAME_LENGTH, Persona
@@ -137,8 +137,8 @@ def _parse_json(data: bytes) -> Any:
     if len(data) > MAX_TEXT_BYTES:
         raise TransferError(f"This persona is too large: its text may have {MAX_TEXT_BYTES // 2**20} MB.")
     try:
-        return _storable(json.loads(data.decode("utf-8-sig")))
-    except (ValueError, RecursionError):
+        return _storable(shallow_json.loads(data.decode("utf-8-sig")))
+    except ValueError:
         raise TransferError("This file is not JSON that can be read here.", _SUPPORTED_FILES) from None
 
 

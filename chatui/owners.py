@@ -19,6 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chatui import shallow_json
 from chatui.errors import ChatError
 
 log = logging.getLogger(__name__)
@@ -247,8 +248,8 @@ class _ReceiveWithSession:
 
     def _replaced(self, body: bytes) -> bytes:
         try:
-            data: Any = json.loads(body)
-        except (ValueError, RecursionError):
+            data: Any = shallow_json.loads(body)
+        except ValueError:
             return body
         if not isinstance(data, dict) or not isinstance(data.get(SESSION), str):
             return body

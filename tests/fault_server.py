@@ -82,7 +82,8 @@ class FaultServer:
         return answer("404 Not Found", {})
 
     async def _play(self, script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        gone = asyncio.create_task(reader.read(1))  # ends when the client closes the connection
+        gone = asyncio.create_task(reader.read(1))  # ends when the client closes the connection, or resets it
+        gone.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         for step in script:
             if step == "reset":
                 linger = struct.pack("ii", 1, 0)

@@ -1,6 +1,5 @@
 """Parses request bodies of OpenAI's chat completions into ChatRequest. GenerationSettings checks sampling fields."""
 
-import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from chatui import shallow_json
 from chatui.api import efforts
 from chatui.api.accepted_fields import (
     FIELD_ALIASES,
@@ -127,8 +127,6 @@ def read_chat(body: bytes, models: Sequence[ModelStatus], caller: str, trusts_us
         _check_penalty_range(penalty_range, settings)
     except ValidationError as error:
         raise validation_error(error) from None
-    except RecursionError:
-        raise ApiError(400, "The body is nested too deeply.") from None
     _check_generation_prompt(chat)
     if chat.top_logprobs and not chat.logprobs:
         raise ApiError(400, "top_logprobs: logprobs must be true for it.", "top_logprobs", "invalid_value")
@@ -157,8 +155,6 @@ def parse(kind: type[AnyBody], fields: Fields) -> AnyBody:
         return kind.model_validate(fields)
     except ValidationError as error:
         raise validation_error(error) from None
-    except RecursionError:
-        raise ApiError(400, "The body is nested too deeply.") from None
 
 
 def read_model(
@@ -193,7 +189,7 @@ def read_json(body: bytes) -> Fields:
         return float(word)
 
     try:
-        fields = json.loads(body, parse_constant=note)
+        fields = shallow_json.loads(body, parse_constant=note)
     except ValueError as error:
         raise ApiError(400, f"The body is not JSON: {error}.") from None
     if not isinstance(fields, dict):

@@ -9,6 +9,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from chatui import shallow_json
 from chatui.remote.dialects import Dialect
 from chatui.remote.json_fields import as_objects
 from chatui.remote.prompt_reader import Server
@@ -136,8 +137,8 @@ async def _metrics(server: Server, names: Mapping[str, str], model: str) -> Figu
 async def _slots(server: Server) -> Figures:
     """The slots of llama.cpp, in which replies are written."""
     try:
-        slots = as_objects(httpx.Response(200, content=await _get(server, "/slots")).json())
-    except (httpx.HTTPError, ValueError, RecursionError):
+        slots = as_objects(shallow_json.loads(await _get(server, "/slots")))
+    except (httpx.HTTPError, ValueError):
         return {}
     running = sum(slot.get("is_processing") is True for slot in slots)
     return {"running": running, "places": len(slots)} if slots else {}

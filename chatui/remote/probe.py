@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from chatui import shallow_json
 from chatui.i18n import N_
 from chatui.remote.backend_spec import BackendSpec
 from chatui.remote.dialects import DIALECTS
@@ -271,8 +272,8 @@ def _json(response: httpx.Response) -> Any:
     if response.status_code != 200:
         return None
     try:
-        return response.json()
-    except (ValueError, RecursionError):
+        return shallow_json.loads(response.content)
+    except ValueError:
         return None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from chatui import shallow_json
 from chatui.chat import Message, Prompt, Source, Span
 from chatui.remote.backend_spec import ReplicaSpec
 from chatui.remote.dialects import Dialect
@@ -113,7 +114,7 @@ async def _post(server: Server, path: str, body: Mapping[str, Any]) -> dict[str,
     client, replica = server
     response = await client.post(f"{replica.url}{path}", json=body, headers=dict(replica.headers))
     response.raise_for_status()
-    told = response.json()
+    told = shallow_json.loads(response.content)
     return told if isinstance(told, dict) else {}
 
 

@@ -1,6 +1,5 @@
 """Reads the chunks of a streamed reply, in the forms of all dialects, as deltas. Knows no connection."""
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from chatui import shallow_json
 from chatui.chat import ChatRequest, Finish, FinishReason, PromptCount, ReplyDelta, TraceSnapshot
 from chatui.errors import GenerationError
 from chatui.remote.dialects import Dialect
@@ -97,8 +97,8 @@ class ReplyReader:
         if data.strip() == "[DONE]":
             return None
         try:
-            chunk = json.loads(data)
-        except (ValueError, RecursionError):
+            chunk = shallow_json.loads(data)
+        except ValueError:
             if data.startswith('{"error"'):  # transformers serve puts texts into JSON without escaping their quotes
                 raise RemoteError(read_error(200, data)) from None
             raise GenerationError("The server sent a piece of a reply that is no JSON.", "Try again.") from None

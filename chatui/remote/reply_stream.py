@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from chatui import tracing
+from chatui import shallow_json, tracing
 from chatui.chat import ChatRequest, Message, Prompt, ReplyDelta
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError
 from chatui.i18n import N_
@@ -284,8 +283,8 @@ class ReplyStream:
 def _completion(content: bytes, reader: ReplyReader) -> ReplyDelta:
     """The delta of a reply that came as a whole, though a stream was asked for. Raises RemoteError."""
     try:
-        chunk = json.loads(content)
-    except (ValueError, RecursionError):
+        chunk = shallow_json.loads(content)
+    except ValueError:
         chunk = None
     if not isinstance(chunk, dict):
         raise RemoteError(read_error(200, content))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from chatui import shallow_json
 from chatui.errors import ChatError, GenerationError, ModelError, OverloadError, PromptError, TooLongError
 
 MAX_MESSAGE = 500
@@ -122,8 +123,8 @@ def read_error(status: int, body: bytes | str, headers: Mapping[str, str] | None
     """The error in a response: nested, flat, a string, `detail`, or a page of a proxy."""
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = shallow_json.loads(text)
+    except ValueError:
         plain = " ".join(re.sub(r"<(style|script|title)\b.*?</\1>|<[^>]*>", " ", text, flags=re.I | re.S).split())
         value = plain
     return error_of(value, status, _retry_after(headers or {}))

@@ -34,6 +34,7 @@ RANK = {
     "listening": 3,
     "inspection": 2.5,
     "stored_tensors": 1.5,
+    "shallow_json": 0,
     "units": 0,
     "model_spec": 3,
     "gguf_file": 3.1,
