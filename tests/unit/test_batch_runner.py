@@ -253,6 +253,14 @@ class TestWhich:
             model = open_model(each, tmp_path, lambda _: None)
             assert len([note for note in model.info.notes if "not in int8" in note]) == notes
 
+    def test_states_take_part_of_a_small_memory(self) -> None:
+        state = 5632  # bytes of granite_hybrid's, beside 128 of K/V for a token
+        for memory, slots, context in ((10**9, 16, 512), (16 * state, 2, 256), (state, 1, ATTENTION_BLOCK)):
+            model = many("granite_hybrid", kv_memory=memory)
+            assert model.info.slots == model.batch.max_rows == slots
+            assert model.info.context_length == context
+            assert finish_of(run(model, ask((Message("user", "hi"),), max_new_tokens=5))[0]).completion_tokens > 0
+
     def test_a_small_memory_shortens_the_context(self) -> None:
         model = many(kv_memory=SMALL)
         [events] = run(model, ask(max_new_tokens=400, ignore_eos=True))
