@@ -242,12 +242,12 @@ class TemplateFacts:
 class ModelAnatomy:
     """Sizes from which a model's memory and speed are estimated, in bytes.
 
-    `active` parameters take part in one token. `weights` is the size of all parameters by precision ("float32",
-    "bfloat16", "int8", "int4"), `read` the part that is read for one token. `kv_per_token` is one token's KV cache,
+    `active` parameters take part in one token. `weights` is the size of all by precision ("float32", "bfloat16",
+    "int8", "int4"), `read` the part that is read for one token. `kv_per_token` is one token's KV cache,
     `int8_kv_per_token` the same with --kv-dtype int8, 0 where that is not possible or not known. No layer sees more
-    than a `window` of tokens, None where some see all; `windowed` are the other layers then, if there are any.
-    The prefill of one chunk needs `activations` more, and `activations_per_token` for each token before the chunk.
-    `bandwidth` is the device's memory bandwidth in bytes per second, 0 if it was not measured.
+    than a `window` of tokens, None where some see all; `windowed` are the others then. A conversation has
+    `state_bytes` beside K/V. A chunk's prefill needs `activations` more, and `activations_per_token` for each token
+    before it. `bandwidth` is the device's in bytes per second, 0 if not known.
     """
 
     layers: int
@@ -262,6 +262,7 @@ class ModelAnatomy:
     int8_kv_per_token: int = 0
     window: int | None = None
     windowed: WindowedLayers | None = None
+    state_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -269,15 +270,14 @@ class ModelInfo:
     """A loaded model. `notes` are sentences that the page shows, about a folded system prompt for example.
 
     `read_bytes` of the weights are read for one token: all but an embedding table that is not the output layer too.
-    `slots` is the maximum batch size, `kv_bytes` the size of the whole KV cache, which `kv_tokens` tokens of all
-    conversations together fit in; 0 where it grows with each conversation. Layers with a window have room for
-    `windowed_tokens` of those, where others see all. `kv_divergence` is what int8 does to it: the mean KL divergence in
-    nats that kv_error.py measures, None where the KV cache is not in int8. `revision` is the commit on the Hub,
-    "sha256:" and the first 12 digits of a GGUF file's hash, or "" for a local folder. `source` is what transformers
-    loads it by, `dtype` the type of its activations. `stop_ids` are the tokens that end a reply.
-    `measured_bytes` is the growth of the process by loading the weights. `memory_bytes` is the device's memory, 0 if
-    unknown. `adapter` is what peft loads a LoRA adapter by; `source` and `revision` are then those of its base model.
-    `server` is None for a model in this process; what a server does not tell is 0 or "", the context length too.
+    `slots` is the maximum batch size, `kv_bytes` the size of the whole KV cache, states included, for `kv_tokens`
+    tokens of all conversations; 0 where it grows with each. Layers with a window have room for `windowed_tokens` of
+    those, where others see all. `kv_divergence` is what int8 does to it: the mean KL divergence in nats (kv_error.py),
+    None where it is not in int8. `revision` is the commit on the Hub, "sha256:" and the first 12 digits of a GGUF
+    file's hash, or "" for a local folder. `source` is what transformers loads it by, `dtype` the type of its
+    activations. `stop_ids` end a reply. `measured_bytes` is the growth of the process by loading the weights.
+    `memory_bytes` is the device's memory, 0 if unknown. `adapter` is what peft loads a LoRA adapter by; `source` and
+    `revision` are then those of its base model. `server` is None for a local model; what it does not tell is 0 or "".
     """
 
     name: str

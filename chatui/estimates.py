@@ -228,12 +228,15 @@ def tokens_held(window: int | None, tokens: int) -> int:
 @dataclass(frozen=True)
 class KVCapacity:
     """How many `blocks` there are, `windowed_blocks` of the layers with a window where those are a group of their own,
-    and how many tokens a conversation may have.
+    and how many tokens a conversation may have. So many `conversations` are answered at once. Of states beside K/V
+    there is room for as many `snapshots`, for later turns to go on from.
     """
 
     blocks: int
     windowed_blocks: int | None
     context: int
+    conversations: int
+    snapshots: int = 0
 
 
 def kv_capacity(size: KVSize, context: int, budget: int, conversations: int, whole: bool = False) -> KVCapacity:
@@ -242,7 +245,15 @@ def kv_capacity(size: KVSize, context: int, budget: int, conversations: int, who
 
     Layers with a window have as many blocks as all conversations see at once, and more if the budget has room for them:
     those keep the windows of conversations that rest.
+
+    States beside K/V take at most half of the budget, if one conversation needs no more: a quarter those of
+    conversations that are answered, which a pass writes anew beside the old ones, and a quarter the snapshots.
     """
+    snapshots = 0
+    if size.state_bytes:
+        conversations = max(1, min(conversations, budget // 4 // (2 * size.state_bytes)))
+        snapshots = max(1, budget // 4 // size.state_bytes)
+        budget = max(0, budget - (2 * conversations + snapshots) * size.state_bytes)
     some = size.windowed
     each = blocks_held(context, size.window)
     seen = conversations * blocks_held(context, some.window if some else size.window)
@@ -252,15 +263,16 @@ def kv_capacity(size: KVSize, context: int, budget: int, conversations: int, who
         budget = max(budget, (each + 1) * full + (min(each, seen) + 1) * windowed)
     budget -= full + windowed  # block 0 is not used
     if not full + windowed:  # there is no attention
-        return KVCapacity(conversations * each, None, context)
+        return KVCapacity(conversations * each, None, context, conversations, snapshots)
     possible = budget // (full + windowed)
     if possible >= seen:
         possible = (budget - seen * windowed) // full
     blocks = max(1, min(conversations * each, possible))
     context = context if blocks >= each else min(context, ATTENTION_BLOCK * blocks)
     if some is None:
-        return KVCapacity(blocks, None, context)
-    return KVCapacity(blocks, min(blocks, max(seen, (budget - blocks * full) // windowed)), context)
+        return KVCapacity(blocks, None, context, conversations, snapshots)
+    windowed_blocks = min(blocks, max(seen, (budget - blocks * full) // windowed))
+    return KVCapacity(blocks, windowed_blocks, context, conversations, snapshots)
 
 
 def human_speed(speed: float) -> str:

@@ -17,8 +17,11 @@ class WindowedLayers:
 
 @dataclass(frozen=True)
 class KVSize:
-    """Bytes of K/V for one token, and what layers see of them, as ModelAnatomy has it."""
+    """Bytes of K/V for one token, what layers see of them, and bytes of the states that a sequence has beside them, as
+    ModelAnatomy has it.
+    """
 
     per_token: int
     window: int | None = None
     windowed: WindowedLayers | None = None
+    state_bytes: int = 0

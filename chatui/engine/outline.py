@@ -78,7 +78,7 @@ class Outline:
         budget = self.spec.kv_memory or int(KV_SHARE * left)
         spec = replace(self.spec, slots=self.slots)
         anatomy = self.anatomy_in(precision)
-        size = KVSize(max(1, anatomy.kv_per_token), anatomy.window, anatomy.windowed)
+        size = KVSize(max(1, anatomy.kv_per_token), anatomy.window, anatomy.windowed, anatomy.state_bytes)
         capacity = fit_kv_cache(spec, size, self.context_length, budget)
         return ATTENTION_BLOCK * capacity.blocks, capacity.context
 

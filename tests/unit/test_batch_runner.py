@@ -259,6 +259,9 @@ class TestWhich:
             model = many("granite_hybrid", kv_memory=memory)
             assert model.info.slots == model.batch.max_rows == slots
             assert model.info.context_length == context
+            held = model.info.kv_bytes - model.batch.forward.cache.nbytes
+            assert held >= 3 * state
+            assert memory <= state or held <= memory / 2
             assert finish_of(run(model, ask((Message("user", "hi"),), max_new_tokens=5))[0]).completion_tokens > 0
 
     def test_a_small_memory_shortens_the_context(self) -> None:

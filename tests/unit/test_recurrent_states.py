@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from chatui.engine.batching import attention_probe
 from chatui.engine.batching.attention_probe import matches_own_attention, probe_layout
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.recurrent_states import SequenceStates, StateLayout
@@ -88,6 +89,43 @@ def test_states_that_are_not_kept_any_more_are_computed_anew(kind: str) -> None:
     assert min(first.cached, second.cached) == 0
 
 
+def test_long_texts_of_others_do_not_push_out_where_a_chat_goes_on() -> None:
+    kind = "lfm2"
+    batch = batch_of(kind, snapshots=5, size=BLOCK)
+    row = join(batch, PROMPTS[0])
+    write(batch, row)
+    batch.finish(row)
+    other = join(batch, range(10, 240))
+    write(batch, other, count=2 * BLOCK)
+    batch.finish(other)
+    assert join(batch, (*PROMPTS[0], *row.output_ids, 9)).cached == len(PROMPTS[0]) + len(row.output_ids) - 1
+    assert join(batch, (*range(10, 210), 9)).cached == 3 * BLOCK, "at the end of the prompt they stay"
+
+
+def test_with_room_for_the_states_of_one_chat_its_next_turn_goes_on() -> None:
+    kind = "mamba2"
+    batch = batch_of(kind, snapshots=1)
+    row = join(batch, PROMPTS[0])
+    write(batch, row)
+    batch.finish(row)
+    prompt = (*PROMPTS[0], *row.output_ids, 9)
+    again = join(batch, prompt)
+    assert again.cached == len(prompt) - 2
+    write(batch, again)
+    assert again.output_ids[:NEW] == greedy(kind, prompt)
+
+
+def test_what_is_computed_again_is_found_where_its_states_are() -> None:
+    batch = batch_of("mamba2", snapshots=1)
+    for prompt in PROMPTS[:2]:
+        written(batch, prompt)
+    row = join(batch, PROMPTS[0])
+    assert row.cached == 0
+    write(batch, row)
+    found = batch.pool._lookup(row.table.digest, "")
+    assert found is row.table.blocks[1], "the old blocks would go first, and the states with them"
+
+
 @pytest.mark.parametrize("kind", ["falcon_h1", "lfm2"])
 def test_replies_are_the_same_where_blocks_run_out(kind: str) -> None:
     prompts, count = [prompt[:60] for prompt in PROMPTS[:2]], 20
@@ -117,8 +155,10 @@ def test_the_layout_is_of_models_with_states_only() -> None:
     assert found["mamba2"] == StateLayout((1, 1), frozenset(), "cache_params")
 
 
-def test_states_that_transformers_begins_anew_with_each_piece_are_refused() -> None:
+def test_states_that_transformers_begins_anew_with_each_piece_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     own = copy.deepcopy(models.model("mamba"))
+    assert probe_layout(own) is None
+    monkeypatch.setattr(attention_probe, "RESTARTING", set())  # as one that nobody knows
     shape = probe_layout(own)
     assert shape is not None
     assert not matches_own_attention(own, shape)

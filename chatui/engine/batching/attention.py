@@ -140,6 +140,7 @@ def attend(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Store `key` and `value` in their slots and attend to all that is visible from there.
@@ -147,8 +148,8 @@ def attend(
     `query` has shape [rows, heads, tokens, head size], `key` and `value` [rows, kv heads, tokens, head size]; the
     result [rows, tokens, heads, head size]. The signature is that of transformers' AttentionInterface.
     """
-    if attn_metadata is None:
-        raise ValueError("attention over blocks needs attn_metadata")
+    if attn_metadata is None or position_bias is not None:
+        raise ValueError("attention over blocks needs attn_metadata, and knows no bias")
     index: Any = module.layer_idx
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     if isinstance(attn_metadata, LayerProbe):

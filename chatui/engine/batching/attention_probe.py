@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 # Kinds of layers that keep more for each token than keys and values, or see them otherwise.
 UNUSUAL_KINDS = {"chunked_attention", "indexed_attention"}
+# Models whose recurrent states begin anew with each piece of a prompt, so that a model without weights is known, too;
+# `_goes_on` finds out about others.
+RESTARTING = {"mamba", "falcon_mamba", "jamba"}
 CHECKED_TOKENS = 12
 
 
@@ -30,7 +33,11 @@ def probe_layout(model: PreTrainedModel) -> KVLayout | None:
     The model is left with the attention over blocks in place, and with a rope by row, or as it was.
     """
     config = model.config.get_text_config(decoder=True)
-    states = StateLayout.of(model)
+    try:
+        states = StateLayout.of(model)
+    except Exception as error:  # as below
+        log.debug("no states of %s: %r", type(model).__name__, error)
+        return None
     if not _may_be_plain(model, set(getattr(config, "layer_types", None) or ()), states):
         return None
     before = config._attn_implementation
@@ -59,7 +66,7 @@ def probe_layout(model: PreTrainedModel) -> KVLayout | None:
 def _may_be_plain(model: PreTrainedModel, kinds: set[str], states: StateLayout | None) -> bool:
     """What the config tells; `kinds` are those of its layers."""
     if states is not None:
-        return not kinds & UNUSUAL_KINDS
+        return not kinds & UNUSUAL_KINDS and model.config.model_type not in RESTARTING
     return bool(model._supports_attention_backend) and kinds <= ATTENTION_KINDS
 
 

@@ -56,8 +56,10 @@ class BlockTable:
     """The blocks of one sequence, in order. `length` tokens are stored; `digest` is that of those in full blocks.
 
     It begins with a salt: see BlockDigests. Its first `saved` blocks are known to be on disk: see disk_tier.py. Layers
-    with a window do not see its first `gone` blocks any more: those are holes where all layers have one. `states` are
-    those behind its tokens, None where a model keeps none.
+    with a window do not see its first `gone` blocks any more: those are holes where all layers have one.
+
+    `states` are those behind its tokens, None where a model keeps none. They were kept at the end of `marked` last, if
+    at all; the prompt has so many whole `prompt_blocks`, without its last token.
     """
 
     chat: str
@@ -67,6 +69,8 @@ class BlockTable:
     saved: int = 0
     gone: int = 0
     states: States | None = None
+    marked: Block | None = None
+    prompt_blocks: int = 0
 
     @property
     def numbers(self) -> list[int]:
@@ -77,3 +81,16 @@ class BlockTable:
     def held(self) -> list[Block]:
         """The blocks without holes."""
         return [block for block in self.blocks if block is not HOLE]
+
+
+@dataclass(frozen=True)
+class CachedPrefix:
+    """What is computed of a prompt: whole blocks, and `common` tokens of one more, which `goes_on` or is copied.
+
+    In a window, the first of the whole blocks are holes.
+    """
+
+    whole: list[Block]
+    part: Block | None
+    common: int
+    goes_on: bool

@@ -13,10 +13,9 @@ state_snapshots.py.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from chatui.engine.batching.block_digests import BlockDigests, chain_digest
-from chatui.engine.batching.block_table import HOLE, Block, BlockTable
+from chatui.engine.batching.block_table import HOLE, Block, BlockTable, CachedPrefix
 from chatui.engine.batching.state_snapshots import StateSnapshots
 from chatui.engine.batching.window_blocks import Memory, WindowBlocks
 from chatui.estimates import ATTENTION_BLOCK, blocks_for, blocks_held, blocks_in_window
@@ -24,19 +23,6 @@ from chatui.estimates import ATTENTION_BLOCK, blocks_for, blocks_held, blocks_in
 BLOCK = ATTENTION_BLOCK
 MIN_COPIED = 16
 """Tokens. A shorter common beginning is not worth a copy: every prompt has the template's first few tokens."""
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What is computed of a prompt: whole blocks, and `common` tokens of one more, which `goes_on` or is copied.
-
-    In a window, the first of the whole blocks are holes.
-    """
-
-    whole: list[Block]
-    part: Block | None
-    common: int
-    goes_on: bool
 
 
 class BlockPool:
@@ -99,6 +85,7 @@ class BlockPool:
             else:
                 self._copy(table, found.part, found.common)
         table.states = self._snapshots.start(table.blocks[-1] if table.blocks else None)
+        table.prompt_blocks = (len(digests.ids) - 1) // BLOCK
         self._extend(table, self._end(digests, whole))
         return table
 
@@ -186,7 +173,7 @@ class BlockPool:
         if table.states is not None and ids:
             table.states.commit()
             if table.length % BLOCK == 0:
-                self._snapshots.keep(self._lookup(table.digest, table.chat) or block, table)
+                self._snapshots.advance(self._lookup(table.digest, table.chat) or block, table)
 
     def close(self, table: BlockTable) -> None:
         """Give the blocks back; what they hold may serve other prompts. Later blocks go before earlier ones."""
@@ -205,6 +192,7 @@ class BlockPool:
 
         What the table had let go of was good: logits from it were numbers.
         """
+        table.states = None
         for block in table.held:
             block.spoiled = True
             self._unlist(block)
@@ -221,19 +209,19 @@ class BlockPool:
             block.spoiled = True
             self._drop(block)
 
-    def _plan(self, digests: BlockDigests, chat: str, spare: int) -> _Found | None:
+    def _plan(self, digests: BlockDigests, chat: str, spare: int) -> CachedPrefix | None:
         """What is computed of these tokens, if there is room for the rest."""
         found = self._find(digests, chat)
         # What is copied from may have to go itself.
-        for option in (found, _Found(found.whole, None, 0, False)):
+        for option in (found, CachedPrefix(found.whole, None, 0, False)):
             kept = [*option.whole, *([] if option.part is None else [option.part])]
             needed = self._end(digests, len(option.whole)) - len(option.whole) - option.goes_on
             if needed + spare <= self.free + self.cached - sum(not block.users for block in kept):
                 return option
         return None
 
-    def _find(self, digests: BlockDigests, chat: str) -> _Found:
-        ids, limit = digests.ids, len(digests.ids) - 1
+    def _find(self, digests: BlockDigests, chat: str) -> CachedPrefix:
+        limit = len(digests.ids) - 1
 
         def find(end: int) -> Block | None:
             return self._lookup(digests.of(end), chat)
@@ -241,21 +229,27 @@ class BlockPool:
         count = self.longest(
             0, 0, limit // BLOCK, lambda end: find(end) is not None, lambda end: self._is_windowed(find(end))
         )
-        while count and not self._snapshots.allow(find(count), BLOCK):
+        part, common, goes_on = self._part(digests, chat, count)
+        while part is None and count and not self._snapshots.allow(find(count), BLOCK):
             count -= 1
+            part, common, goes_on = self._part(digests, chat, count)
         holes = self.unseen(count) if self.window_blocks is None else 0
         whole = [HOLE] * holes + [block for end in range(holes + 1, count + 1) if (block := find(end)) is not None]
-        rest = ids[BLOCK * len(whole) : min(limit, BLOCK * (len(whole) + 1))]
+        return CachedPrefix(whole, part, common, goes_on)
+
+    def _part(self, digests: BlockDigests, chat: str, whole: int) -> tuple[Block | None, int, bool]:
+        """(block, tokens, whether it goes on) of what is computed behind so many whole blocks."""
+        rest = digests.ids[BLOCK * whole : min(len(digests.ids) - 1, BLOCK * (whole + 1))]
         part, common, goes_on = None, 0, False
-        for block in self._following.get(digests.of(len(whole)), ()):
+        for block in self._following.get(digests.of(whole), ()):
             readable = block.chat in ("", chat) and self._is_windowed(block)
             if readable and (length := _common(block.tokens, rest)):
                 free = not block.users and block.chat == chat and length == len(block.tokens) < BLOCK
                 is_allowed = self._snapshots.allow(block, length, copied=not free)
-                is_worth_it = is_allowed and (free or BLOCK * len(whole) + length >= MIN_COPIED)
+                is_worth_it = is_allowed and (free or BLOCK * whole + length >= MIN_COPIED)
                 if is_worth_it and (length, free) > (common, goes_on):
                     part, common, goes_on = block, length, free
-        return _Found(whole, part, common, goes_on)
+        return part, common, goes_on
 
     def _end(self, digests: BlockDigests, whole: int) -> int:
         """Where blocks end that a table of these tokens is opened with behind so many that are computed."""
@@ -288,7 +282,7 @@ class BlockPool:
 
     def _list(self, block: Block, digest: bytes, known: Block | None) -> None:
         """Let prompts find a full block behind this digest; of two the one that is `known`, unless that has less."""
-        if known is not None and (known.chat != block.chat or self._is_windowed(known) or not block.place):
+        if known is not None and (known.chat != block.chat or self._has_more(known, block)):
             self._unlist(block)
             return
         if known in self._cached:
@@ -296,6 +290,13 @@ class BlockPool:
         elif known is not None:
             self._unlist(known)
         self._whole[block.chat, digest] = block
+
+    def _has_more(self, known: Block, block: Block) -> bool:
+        """Whether of two equal blocks this known one has no less than the other. One that nobody uses, and at whose end
+        no states are kept where the model has any, would go before those of the other.
+        """
+        stays = known not in self._cached or self._snapshots.allow(known, BLOCK)
+        return stays and (self._is_windowed(known) or not block.place)
 
     def _lookup(self, digest: bytes, chat: str) -> Block | None:
         """The full block behind whose last token this is the digest, if this chat may read it."""

@@ -56,7 +56,7 @@ class KVLayout:
     @property
     def size(self) -> KVSize:
         """What predictions know of it."""
-        return KVSize(self.bytes_per_token, self.window, self.windowed)
+        return KVSize(self.bytes_per_token, self.window, self.windowed, self.state_bytes)
 
     def in_int8(self) -> "KVLayout":
         """The same in 8 bits, with a scale for each key and value: see int8_kv.py."""

@@ -105,6 +105,10 @@ class StackedStates(Cache):
         """As without a cache."""
         return query_length, 0
 
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Not known. Raises NotImplementedError, so that a model that asks for it is found out when it is loaded."""
+        raise NotImplementedError("positions are told in each pass")
+
     def rows(self, count: int) -> list[dict[StateKey, Tensor]]:
         """The states of each of so many sequences after the pass."""
         found = {

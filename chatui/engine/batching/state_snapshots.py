@@ -5,6 +5,7 @@ recently used copies go first.
 """
 
 from chatui.engine.batching.block_table import Block, BlockTable, States
+from chatui.estimates import ATTENTION_BLOCK as BLOCK
 
 
 class StateSnapshots:
@@ -39,6 +40,18 @@ class StateSnapshots:
         self._held[block] = table.states.copy(), len(block.tokens)
         if len(self._held) > self.count:
             self.drop(next(iter(self._held)))
+
+    def advance(self, block: Block, table: BlockTable) -> None:
+        """As `keep`, at the end of a block, in place of those that were kept within the prompt or the reply so far: a
+        long text would push out the ends of all others. Those at the end of the prompt stay, since the next turn may
+        differ from there on.
+        """
+        known = self.allow(block, len(block.tokens))
+        self.keep(block, table)
+        if table.marked is not None:
+            self.drop(table.marked)
+        at_end = table.length // BLOCK == table.prompt_blocks
+        table.marked = None if known or at_end else block
 
     def drop(self, block: Block) -> None:
         """Nothing stays of what the block holds."""

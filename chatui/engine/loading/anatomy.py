@@ -74,6 +74,7 @@ def of(model: PreTrainedModel, precisions: Mapping[str, tuple[Dtype, Quantizatio
         int8_kv_per_token=0 if shape is None else shape.in_int8().bytes_per_token,
         window=None if shape is None else shape.window,
         windowed=None if shape is None else _windowed(shape),
+        state_bytes=0 if shape is None else shape.state_bytes,
     )
 
 

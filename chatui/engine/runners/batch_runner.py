@@ -31,9 +31,6 @@ from chatui.model_spec import ModelSpec
 
 # The share of the memory left beside the weights that conversations may take.
 KV_SHARE = 0.25
-# The shares of that for the states that some models keep beside keys and values: those of replies that are written, and
-# copies for later turns.
-STATES_SHARE, SNAPSHOTS_SHARE = 0.25, 0.25
 
 
 def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | None":
@@ -47,37 +44,30 @@ def open_batch_runner(loaded: LoadedModel, spec: ModelSpec) -> "BatchRunner | No
         divergence = measure_divergence(loaded.model, shape, loaded.tokenizer)
         shape = shape.in_int8()
     budget = spec.kv_memory or int(KV_SHARE * free_memory(spec.device_map))
-    slots, snapshots = _share_states(spec.slots, shape.state_bytes, budget)
-    spec, budget = replace(spec, slots=slots), budget - (2 * slots + snapshots) * shape.state_bytes
     capacity = fit_kv_cache(spec, shape.size, loaded.info.context_length, budget)
     cache = KVCache.allocate(shape, capacity.blocks, loaded.model.device, capacity.windowed_blocks)
     anatomy = loaded.info.anatomy
     info = replace(
         loaded.info,
         context_length=capacity.context,
-        slots=spec.slots,
-        kv_bytes=cache.nbytes,
+        slots=capacity.conversations,
+        kv_bytes=cache.nbytes + (2 * capacity.conversations + capacity.snapshots) * shape.state_bytes,
         kv_tokens=BLOCK * capacity.blocks,
         windowed_tokens=BLOCK * (capacity.windowed_blocks or 0),
         kv_divergence=divergence,
         anatomy=anatomy
-        and replace(anatomy, kv_per_token=shape.bytes_per_token, window=shape.window, windowed=shape.windowed),
+        and replace(
+            anatomy,
+            kv_per_token=shape.bytes_per_token,
+            window=shape.window,
+            windowed=shape.windowed,
+            state_bytes=shape.state_bytes,
+        ),
     )
     ahead = forward.Forward(loaded.model, cache)
     files = _open_files(loaded, cache, spec) if ahead.states is None else None
-    batch = Scheduler(ahead, spec.slots, capacity.context, spec.prompt_lookup_num_tokens, files, snapshots)
+    batch = Scheduler(ahead, info.slots, capacity.context, spec.prompt_lookup_num_tokens, files, capacity.snapshots)
     return BatchRunner(replace(loaded, info=info, shares=loaded), batch)
-
-
-def _share_states(slots: int, state_bytes: int, budget: int) -> tuple[int, int]:
-    """(replies at once, copies of states) where the model keeps so many bytes of states for each sequence.
-
-    A pass writes new states of its rows beside the old ones.
-    """
-    if not state_bytes:
-        return slots, 0
-    at_once = int(STATES_SHARE * budget) // (2 * state_bytes)
-    return max(1, min(slots, at_once)), max(1, int(SNAPSHOTS_SHARE * budget) // state_bytes)
 
 
 def _open_files(loaded: LoadedModel, cache: KVCache, spec: ModelSpec) -> KVFiles | None:
