@@ -8,7 +8,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from typing import cast
+from typing import Any, cast
 
 import h11
 import httpx
@@ -18,6 +18,8 @@ from chatui.remote.http_body import Body, ChunkedBody, SizedBody, UnsizedBody
 DEFAULT_PORT = 80
 MAX_IDLE, IDLE_SECONDS = 64, 5.0
 """The connections that are kept for further requests, and how long: servers close them too."""
+NEXT_ADDRESS_SECONDS = 0.25
+"""How long one address of a host is waited for before the next one is tried beside it (RFC 8305)."""
 STALE_SECONDS = 1.0
 """A kept connection that is lost so soon after a request was sent by it had been closed before by the server."""
 BUFFER_BYTES = 2**16
@@ -80,10 +82,13 @@ class HttpTransport(httpx.AsyncBaseTransport):
             connection.close()
 
     async def _connect(self, address: tuple[str, int], timeout: float | None) -> "_Connection":
-        connection = _Connection(self._buffer)
+        connection, loop = _Connection(self._buffer), asyncio.get_running_loop()
+        # uvloop does not take it.
+        takes_delay = isinstance(loop, asyncio.BaseEventLoop)
+        options: dict[str, Any] = {"happy_eyeballs_delay": NEXT_ADDRESS_SECONDS} if takes_delay else {}
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.get_running_loop().create_connection(lambda: connection, *address)
+                await loop.create_connection(lambda: connection, *address, **options)
         except TimeoutError:
             raise httpx.ConnectTimeout("no connection in time") from None
         except OSError as error:

@@ -1,6 +1,7 @@
 """The HTTP/1.1 transport against a server that sends the bytes it is told to."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -204,6 +205,27 @@ async def test_an_address_where_nobody_listens() -> None:
     async with httpx.AsyncClient(transport=HttpTransport()) as client:
         with pytest.raises(httpx.ConnectError):
             await client.get(url)
+
+
+async def test_an_address_that_is_silent_does_not_hold_up_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    connect = loop.sock_connect
+
+    async def resolve(_host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        hosts = ("127.0.0.2", "127.0.0.1")
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port)) for host in hosts]
+
+    async def connect_unless_silent(sock: socket.socket, address: tuple[str, int]) -> None:
+        if address[0] == "127.0.0.2":
+            await asyncio.Event().wait()
+        await connect(sock, address)
+
+    monkeypatch.setattr(loop, "getaddrinfo", resolve)
+    monkeypatch.setattr(loop, "sock_connect", connect_unless_silent)
+    monkeypatch.setattr(http_transport, "NEXT_ADDRESS_SECONDS", 0.01)
+    async with served([HELLO]) as (_, client):
+        response = await client.get(client.base_url.copy_with(host="two.test"), timeout=httpx.Timeout(5, connect=1))
+    assert response.text == "Hello"
 
 
 async def test_a_large_request_and_a_slow_reader() -> None:
