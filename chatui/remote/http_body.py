@@ -12,13 +12,17 @@ MAX_LINE_BYTES = 64 * 2**10
 
 
 class Body(Protocol):
-    """The body of one response. `ended` once its end has come; `rest` is what came behind it."""
+    """The body of one response. `ended` once its end has come; `rest` is what came behind it.
+
+    `error` says what is no HTTP, "" as long as all is: nothing that comes behind that is read.
+    """
 
     ended: bool
     rest: bytes
+    error: str
 
     def push(self, data: bytes) -> bytes:
-        """The content in these bytes. Raises ValueError if they are no HTTP."""
+        """The content in these bytes."""
 
     def is_whole_at_end(self) -> bool:
         """Whether nothing is missing if the connection ends now."""
@@ -26,6 +30,8 @@ class Body(Protocol):
 
 class SizedBody:
     """A body of a known number of bytes."""
+
+    error = ""
 
     def __init__(self, size: int) -> None:
         self._left = size
@@ -49,6 +55,7 @@ class UnsizedBody:
 
     ended = False
     rest = b""
+    error = ""
 
     def push(self, data: bytes) -> bytes:
         """See Body."""
@@ -65,16 +72,23 @@ class ChunkedBody:
     def __init__(self) -> None:
         self.ended = False
         self.rest = b""
+        self.error = ""
         self._held = b""
-        self._left = 0
+        self._at = self._left = self._trailer_bytes = 0
         self._in_chunk = self._in_trailers = False
 
     def push(self, data: bytes) -> bytes:
         """See Body."""
+        if self.error:
+            return b""
         self._held += data
         content: list[bytes] = []
-        while not self.ended and self._step(content):
-            pass
+        try:
+            while not self.ended and self._step(content):
+                pass
+        except ValueError as error:
+            self.error = str(error)
+        self._held, self._at = self._held[self._at :], 0
         if self.ended:
             self.rest, self._held = self._held, b""
         return content[0] if len(content) == 1 else b"".join(content)
@@ -84,28 +98,36 @@ class ChunkedBody:
         return self.ended
 
     def _step(self, content: list[bytes]) -> bool:
-        """Take one part out of what is held. False if more must come first."""
+        """Read one part of what is held, from `_at` on. False if more must come first. Raises ValueError."""
         if self._left:
-            piece, self._held = self._held[: self._left], self._held[self._left :]
+            piece = self._held[self._at : self._at + self._left]
+            self._at += len(piece)
             self._left -= len(piece)
             if piece:
                 content.append(piece)
             return bool(piece)
-        line, end, rest = self._held.partition(b"\r\n")
-        if not end:
-            if len(line) > (1 if self._in_chunk else MAX_LINE_BYTES):
+        end = self._held.find(b"\r\n", self._at)
+        if end < 0:
+            if len(self._held) - self._at > (1 if self._in_chunk else MAX_LINE_BYTES):
                 raise ValueError("a line of a chunked body is too long")
             return False
-        self._held = rest
+        line = self._held[self._at : end]
+        self._at = end + 2
         if self._in_chunk:
             if line:
                 raise ValueError("a chunk is longer than its size")
             self._in_chunk = False
         elif self._in_trailers:
-            self.ended = not line
+            self._read_trailer(line)
         else:
             self._begin_chunk(line)
         return True
+
+    def _read_trailer(self, line: bytes) -> None:
+        self._trailer_bytes += len(line)
+        if self._trailer_bytes > MAX_LINE_BYTES:
+            raise ValueError("the trailers of a chunked body are too long")
+        self.ended = not line
 
     def _begin_chunk(self, line: bytes) -> None:
         size = CHUNK_SIZE.fullmatch(line)

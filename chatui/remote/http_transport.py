@@ -211,7 +211,9 @@ class _Connection(asyncio.BufferedProtocol):
             if self._body is not None and (content := self._body.push(data)):
                 self._content.append(content)
                 self._buffered += len(content)
-        except (h11.RemoteProtocolError, ValueError) as error:
+            if self._body is not None and self._body.error:
+                raise h11.RemoteProtocolError(self._body.error)
+        except h11.RemoteProtocolError as error:
             self._fail(httpx.RemoteProtocolError(str(error)))
             self._transport.abort()
         if self._buffered > MAX_BUFFERED_BYTES and not self._is_paused:

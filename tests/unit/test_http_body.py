@@ -41,8 +41,26 @@ def test_chunks_are_the_same_however_they_are_cut(cuts: set[int]) -> None:
 )
 def test_what_is_no_chunk_is_refused(data: bytes) -> None:
     body = ChunkedBody()
-    with pytest.raises(ValueError, match="chunk"):
-        body.push(data)
+    body.push(data)
+    assert "chunk" in body.error
+    assert not body.ended
+
+
+def test_what_came_before_an_error_is_content() -> None:
+    body = ChunkedBody()
+    assert body.push(b"5\r\nHello\r\n1\r\n!\r\nx\r\n5\r\nHello\r\n") == b"Hello!"
+    assert body.error == "a chunk has no size"
+    assert body.push(b"5\r\nHello\r\n") == b""
+
+
+def test_trailers_have_a_limit_together() -> None:
+    body = ChunkedBody()
+    assert body.push(b"5\r\nHello\r\n0\r\n") == b"Hello"
+    for _ in range(MAX_LINE_BYTES // 1000):
+        body.push(b"x" * 1000 + b"\r\n")
+    assert not body.error
+    body.push(b"x" * 1000 + b"\r\n")
+    assert "trailers" in body.error
 
 
 def test_an_unfinished_chunked_body_is_not_whole() -> None:

@@ -168,8 +168,9 @@ async def test_what_is_no_response(answer: Sequence[bytes | None], error: type[E
         await asyncio.wait_for(script.closed.wait(), 5)
 
 
-async def test_what_came_before_an_error_is_read() -> None:
-    answer = [CHUNKED + b"5\r\nHello\r\n", b"x\r\n"]
+@pytest.mark.parametrize("pieces", [[b"5\r\nHello\r\n", b"x\r\n"], [b"5\r\nHello\r\nx\r\n"]])
+async def test_what_came_before_an_error_is_read(pieces: Sequence[bytes]) -> None:
+    answer = [CHUNKED + pieces[0], *pieces[1:]]
     async with served(answer) as (_, client), client.stream("GET", "/") as response:
         pieces = response.aiter_bytes()
         assert await anext(pieces) == b"Hello"
