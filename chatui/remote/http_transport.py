@@ -34,6 +34,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._idle: dict[tuple[str, int], list[_Connection]] = defaultdict(list)
+        self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The response, of which the headers have come. Raises httpx.TransportError."""
@@ -66,7 +67,8 @@ class HttpTransport(httpx.AsyncBaseTransport):
         return httpx.Response(head.status_code, headers=head.headers.raw_items(), stream=stream, extensions=extensions)
 
     async def aclose(self) -> None:
-        """Close the connections that are kept."""
+        """Close the connections that are kept, and each of the others once its response has ended."""
+        self._closed = True
         for connections in self._idle.values():
             for connection in connections:
                 connection.close()
@@ -75,8 +77,10 @@ class HttpTransport(httpx.AsyncBaseTransport):
 
     def keep(self, address: tuple[str, int], connection: "_Connection") -> None:
         """Keep a connection for further requests if it can be used again, or close it."""
+        self._prune()
         connection.idle_since = time.monotonic()
-        if connection.is_reusable and sum(map(len, self._idle.values())) < MAX_IDLE:
+        has_room = not self._closed and sum(map(len, self._idle.values())) < MAX_IDLE
+        if has_room and connection.is_reusable:
             self._idle[address].append(connection)
         else:
             connection.close()
@@ -96,17 +100,24 @@ class HttpTransport(httpx.AsyncBaseTransport):
         return connection
 
     def _taken(self, address: tuple[str, int]) -> "_Connection | None":
-        """The latest kept connection that still stands; the others are closed with time."""
+        """The latest kept connection that still stands."""
+        self._prune()
+        if address not in self._idle:
+            return None
+        connection = self._idle[address].pop()
+        connection.begin()
+        return connection
+
+    def _prune(self) -> None:
+        """Close the kept connections, of all addresses, that are old or were closed by their servers."""
         oldest = time.monotonic() - IDLE_SECONDS
-        kept = self._idle[address]
-        while kept and (kept[0].idle_since < oldest or not kept[0].is_reusable):
-            kept.pop(0).close()
-        while kept:
-            connection = kept.pop()
-            if connection.is_reusable:
-                connection.begin()
-                return connection
-        return None
+        for address, kept in list(self._idle.items()):
+            for connection in list(kept):
+                if connection.idle_since < oldest or not connection.is_reusable:
+                    kept.remove(connection)
+                    connection.close()
+            if not kept:
+                del self._idle[address]
 
 
 class _Content(httpx.AsyncByteStream):
@@ -157,17 +168,24 @@ class _Connection(asyncio.BufferedProtocol):
     def is_reusable(self) -> bool:
         """Whether its response has come to an end, after which another request may be sent."""
         ended = self._body is not None and self._body.ended and not (self._body.rest or self._content)
-        return ended and self._is_kept and self._error is None and not self._lost
+        is_open = self._error is None and not self._lost and not self._transport.is_closing()
+        return ended and self._is_kept and is_open
 
     async def send(self, request: httpx.Request, timeout: float | None) -> None:
         """Send a request. Raises httpx.TransportError."""
+        try:
+            await self._send(request, timeout)
+        except h11.LocalProtocolError as error:
+            raise httpx.LocalProtocolError(str(error)) from None
+        self.sent_at = time.monotonic()
+
+    async def _send(self, request: httpx.Request, timeout: float | None) -> None:
         head = h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
         self._asked = head
         await self._write(self._http.send(head), timeout)
         async for piece in cast(httpx.AsyncByteStream, request.stream):
             await self._write(self._http.send(h11.Data(data=piece)), timeout)
         await self._write(self._http.send(h11.EndOfMessage()), timeout)
-        self.sent_at = time.monotonic()
 
     async def head(self, timeout: float | None) -> h11.Response:
         """Status and headers of the response. Raises httpx.TransportError."""

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import httpx
 import pytest
@@ -149,6 +150,41 @@ async def test_an_old_connection_is_not_used_again(monkeypatch: pytest.MonkeyPat
     assert script.connections == 2
 
 
+async def test_dead_connections_to_one_address_take_no_place_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_transport, "MAX_IDLE", 1)
+    async with served([HELLO, None]) as (dead, client), served([HELLO], [HELLO]) as (script, other):
+        await client.get("/")
+        await asyncio.wait_for(dead.closed.wait(), 5)
+        await asyncio.sleep(0.01)
+        for _ in range(2):
+            await client.get(f"{other.base_url}/")
+    assert script.connections == 1
+
+
+async def test_a_connection_that_is_being_closed_is_not_used_again() -> None:
+    async with served([HELLO]) as (_, client):
+        await client.get("/")
+        transport = cast(HttpTransport, client._transport)
+        [(address, [connection])] = transport._idle.items()
+        connection.close()
+        assert transport._taken(address) is None
+
+
+async def test_a_response_that_outlives_its_transport_closes_its_connection() -> None:
+    async with served([CHUNKED, b"5\r\nHello\r\n0\r\n\r\n"]) as (script, client):
+        async with client.stream("GET", "/") as response:
+            await client.aclose()
+            assert await response.aread() == b"Hello"
+        await asyncio.wait_for(script.closed.wait(), 5)
+
+
+async def test_what_is_no_request() -> None:
+    async with served([HELLO]) as (_, client):
+        with pytest.raises(httpx.LocalProtocolError):
+            await client.get("/", headers={"X-Key": "a\nb"})
+        assert (await client.get("/")).text == "Hello"
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -168,9 +204,9 @@ async def test_what_is_no_response(answer: Sequence[bytes | None], error: type[E
         await asyncio.wait_for(script.closed.wait(), 5)
 
 
-@pytest.mark.parametrize("pieces", [[b"5\r\nHello\r\n", b"x\r\n"], [b"5\r\nHello\r\nx\r\n"]])
-async def test_what_came_before_an_error_is_read(pieces: Sequence[bytes]) -> None:
-    answer = [CHUNKED + pieces[0], *pieces[1:]]
+@pytest.mark.parametrize("bodies", [[b"5\r\nHello\r\n", b"x\r\n"], [b"5\r\nHello\r\nx\r\n"]])
+async def test_what_came_before_an_error_is_read(bodies: Sequence[bytes]) -> None:
+    answer = [CHUNKED + bodies[0], *bodies[1:]]
     async with served(answer) as (_, client), client.stream("GET", "/") as response:
         pieces = response.aiter_bytes()
         assert await anext(pieces) == b"Hello"
