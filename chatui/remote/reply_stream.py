@@ -219,8 +219,8 @@ class ReplyStream:
     async def _respond(self, replica: Replica, body: dict[str, Any]) -> httpx.Response:
         """The response, of which the headers have come. Raises httpx.HTTPError."""
         # A compressed stream would come in blocks, not in tokens.
-        headers = {"Accept-Encoding": "identity", **replica_choice.session_header(self.request)}
-        headers |= {**replica.spec.headers, **tracing.headers()}
+        headers = httpx.Headers({"Accept-Encoding": "identity", **replica_choice.session_header(self.request)})
+        headers.update({**replica.spec.headers, **tracing.headers()})
         url = f"{replica.spec.url}/v1/chat/completions"
         request = self.client.build_request("POST", url, json=body, headers=headers)
         return await within(FIRST_EVENT_SECONDS, self.client.send(request, stream=True))

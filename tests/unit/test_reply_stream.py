@@ -84,3 +84,10 @@ async def test_failures_of_two_requests_keep_further_ones_away() -> None:
         with pytest.raises(ChatError):
             await server.ask()
     assert len(server.requests) == 3, "the second one opens the circuit"
+
+
+async def test_an_operators_header_takes_the_place_of_ours_however_it_is_written() -> None:
+    server = Server(200, headers={"x-session-id": "theirs", "X-Key": "k"})
+    assert await server.ask() == "Hello"
+    assert server.requests[0].headers.get_list("X-Session-Id") == ["theirs"]
+    assert server.requests[0].headers["x-key"] == "k"
