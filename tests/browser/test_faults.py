@@ -267,9 +267,16 @@ def test_no_event_is_lost_while_the_stream_of_the_last_one_ends(serve: Callable[
         expect(page.send).to_be_visible(timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("temporary", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    ("temporary", "empty"),
+    [
+        (False, False),
+        (False, True),
+        *(pytest.param(True, each, marks=pytest.mark.exhaustive) for each in (False, True)),
+    ],
+)
 def test_what_is_sent_before_a_new_chat_is_there_goes_to_the_new_chat(
-    serve: Callable[..., Site], open_chat: Open, monkeypatch: pytest.MonkeyPatch, temporary: bool
+    serve: Callable[..., Site], open_chat: Open, monkeypatch: pytest.MonkeyPatch, temporary: bool, empty: bool
 ) -> None:
     name = "new_temporary_chat" if temporary else "new_chat"
     opened = getattr(TurnEvents, name)
@@ -282,7 +289,8 @@ def test_what_is_sent_before_a_new_chat_is_there_goes_to_the_new_chat(
 
     monkeypatch.setattr(TurnEvents, name, late)
     page = open_chat(serve(["fine"]))
-    page.say("first")
+    if not empty:
+        page.say("first")
     if temporary:
         page.page.locator("#temporary-chat").click()
     else:
@@ -291,6 +299,8 @@ def test_what_is_sent_before_a_new_chat_is_there_goes_to_the_new_chat(
     expect(page.log.get_by_text("first", exact=True)).to_have_count(0, timeout=PATIENCE)
     expect(page.questions).to_have_text(["second"], timeout=PATIENCE)
     page.answered()
+    page.wait_idle()
+    expect(page.questions).to_have_text(["second"])
     expect(page.box).to_have_value("")
     assert [message.content for message in page.backend.requests[-1].messages if message.role == "user"] == ["second"]
 

@@ -309,10 +309,17 @@
   // Until the server has opened a chat, a message would still go to the conversation before: its sending waits.
   const OPENING_PATIENCE = 5000; // ms
   let place = { chat: "", temporary: false }, opening = null;
-  const hasOpened = () => place.chat === opening.chat && place.temporary === opening.temporary;
-  const expectChat = (chat, temporary) => {
-    opening = { chat, temporary, until: performance.now() + OPENING_PATIENCE, sends: false };
-    if (hasOpened()) opening = null;
+  const hasOpened = () =>
+    place.chat === opening.chat && place.temporary === opening.temporary && tabState()?.value !== opening.state;
+  // Each new chat has another state of the tab; one in place of an empty one is at the same place.
+  const expectChat = (chat, temporary, state) => {
+    opening = { chat, temporary, state, until: performance.now() + OPENING_PATIENCE, sends: false };
+    lookForChat();
+  };
+  const lookForChat = () => {
+    if (!opening) return;
+    if (hasOpened()) endOpening();
+    else if (performance.now() < opening.until) setTimeout(lookForChat, 50);
   };
   const endOpening = () => {
     const { sends, until } = opening;
@@ -322,7 +329,7 @@
   };
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("#new-chat, #temporary-chat");
-    if (button) expectChat("", button.id === "temporary-chat");
+    if (button) expectChat("", button.id === "temporary-chat", tabState()?.value);
   }, true);
   const guardSend = (event, clicked) => {
     if (opening && performance.now() < opening.until) {
@@ -395,7 +402,7 @@
     const chat = new URLSearchParams(chatLink.getAttribute("href")).get("chat") ?? "";
     document.body.classList.toggle("temporary", chatLink.matches(".temporary"));
     place = { chat, temporary: chatLink.matches(".temporary") };
-    if (opening && hasOpened()) endOpening();
+    lookForChat();
     const shown = chatLink.matches(".temporary") ? "" : chat;
     if (shown !== chatInUrl()) {
       const address = new URL(location.href);
