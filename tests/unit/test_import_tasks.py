@@ -109,7 +109,7 @@ async def test_the_tab_that_imports_shows_what_comes_itself(tmp_path: Path, monk
     monkeypatch.setattr(request_context, "owner_before_login", lambda: None)
     sidebar = SimpleNamespace(list=0, import_status=1, progress=2, render_list=AsyncMock())
     runner = SimpleNamespace(persistent_store=store, owner_store=lambda owner, _=False: store.for_owner(owner))
-    events = ListEvents(runner, sidebar, None, None)  # type: ignore[arg-type]
+    events = ListEvents(runner, SimpleNamespace(sidebar=sidebar, refreshed=3), None)  # type: ignore[arg-type]
     async for _ in events.import_chats(upload(tmp_path), None, None):
         pass
     await asyncio.sleep(0)

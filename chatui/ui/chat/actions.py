@@ -16,7 +16,8 @@ async def do(tab: Tab, name: str, target: str, value: str) -> TabState:
     action = ACTIONS.get(name)
     if action is None:
         raise ChatError("The page asked for something unknown.", "Load it again.")
-    tab.state = replace(tab.state, deleted_chat="")
+    if name != "refresh":  # it may come by itself, and the user may still want to undo the deletion
+        tab.state = replace(tab.state, deleted_chat="")
     return await action(tab, target, value)
 
 

@@ -13,7 +13,8 @@ from chatui.ui.sidebar.sidebar import Sidebar
 class ChatComponents:
     """`tab_state` is the hidden textbox with the TabState; `action` and `draft` are written by the page's scripts.
 
-    `draft` is not the message box itself: an event that takes the box as an input clears its validation message.
+    `refreshed` gets the number of the refresh that changes.js has asked for, with what it shows. `draft` is not the
+    message box itself: an event that takes the box as an input clears its validation message.
     """
 
     chatbot: Component
@@ -22,6 +23,7 @@ class ChatComponents:
     tab_state: Component
     action: Component
     draft: Component
+    refreshed: Component
     sidebar: Sidebar
     panel: PersonaPanel
     model: Component

@@ -52,8 +52,8 @@ class Conversation(ChatInterface):
         """`page` is the one being built; `kwargs` are the arguments of gr.ChatInterface."""
         self._page, self.runner, self._access = page, runner, access
         self.panel, self._sidebar = panel, sidebar
-        self._tab_state, self._action, self._draft, self._changed = map(
-            hidden_textbox, ("where", "action", "draft", "changed")
+        self._tab_state, self._action, self._draft, self._changed, self._refreshed = map(
+            hidden_textbox, ("where", "action", "draft", "changed", "refreshed")
         )
         self._memos = PreviewMemos()
         self.requests = ReplyRequests(runner, panel, access)
@@ -70,6 +70,7 @@ class Conversation(ChatInterface):
             tab_state=self._tab_state,
             action=self._action,
             draft=self._draft,
+            refreshed=self._refreshed,
             sidebar=self._sidebar,
             panel=self.panel,
             model=self.additional_inputs[0],
@@ -79,7 +80,7 @@ class Conversation(ChatInterface):
         events = EventRunner(self.runner, self._components, view)
         self._bind_turns(TurnEvents(self._components, events, self.requests))
         self._bind_page(PageEvents(self._components, events, temporary, self._memos))
-        self._bind_list(ListEvents(self.runner, self._sidebar, events, self._changed))
+        self._bind_list(ListEvents(self.runner, self._components, events))
         self._bind_api()
 
     @property
@@ -96,7 +97,7 @@ class Conversation(ChatInterface):
         tab = self._components.tab_inputs
         reply_inputs = [*tab, *self.reply_inputs]
         options: dict[str, Any] = {"outputs": self._components.outputs, **CONCURRENT}
-        open_options: dict[str, Any] = {**options, "outputs": self._components.outputs_with_persona}
+        link_outputs = [*self._components.outputs_with_persona, self._refreshed]
         send_options = {"validator": check_message, "api_name": "_send", **options}
         for event in (
             self.textbox.submit(events.send, [self.textbox, *reply_inputs], **send_options),
@@ -104,7 +105,10 @@ class Conversation(ChatInterface):
             self.chatbot.retry(events.retry, reply_inputs, validator=check_settings, **options),
             self.chatbot.edit(events.edit, [self._draft, *reply_inputs], validator=check_settings, **options),
             self._action.change(
-                events.follow_link, [self._action, *reply_inputs], validator=check_settings, **open_options
+                events.follow_link,
+                [self._action, *reply_inputs],
+                validator=check_settings,
+                **{**options, "outputs": link_outputs},
             ),
         ):
             event.failure(message_box.ready, None, self.textbox, queue=False, **PRIVATE)
@@ -124,7 +128,7 @@ class Conversation(ChatInterface):
     def _bind_list(self, events: ListEvents) -> None:
         sidebar, tab = self._sidebar, self._components.tab_inputs
         sidebar.search.change(events.search, tab, sidebar.list, queue=False, trigger_mode="always_last", **PRIVATE)
-        refreshed: list[Component] = [sidebar.list, self._changed]
+        refreshed: list[Component] = [sidebar.list, self._refreshed]
         self._changed.change(events.refresh, [self._changed, *tab], refreshed, queue=False, **PRIVATE)
         outputs: list[Component] = [sidebar.list, sidebar.import_status, sidebar.progress]
         sidebar.upload.upload(events.import_chats, [sidebar.upload, *tab], outputs, **CONCURRENT)

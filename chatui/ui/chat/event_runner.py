@@ -1,8 +1,9 @@
 """Runs the events of tabs: the newest of a tab ends the one before, a repeated one runs once, failures become cards."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -14,7 +15,7 @@ from chatui.running_reply import RunningReply
 from chatui.store.notifications import ORIGIN
 from chatui.ui.chat import message_box, transcript
 from chatui.ui.chat.components import ChatComponents
-from chatui.ui.chat.conversation_view import ConversationView
+from chatui.ui.chat.conversation_view import LIST_TIMEOUT_SECONDS, ConversationView
 from chatui.ui.chat.transcript import ChatbotMessage
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.gradio_compat.sessions import MAX_TABS
@@ -76,14 +77,22 @@ class EventRunner:
                 self._note_state(session, update)
                 yield update
 
-    async def when_idle(self, inputs: Sequence[Any], read: Callable[[], Awaitable[T]]) -> T | None:
-        """What `read` returns; None if the tab has another event before or meanwhile, which `inputs` do not know."""
+    async def when_idle(self, inputs: Sequence[Any], read: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
+        """What `read` returns; None if the tab has another event before or meanwhile, which `inputs` do not know.
+
+        None too if it takes longer than LIST_TIMEOUT_SECONDS. Another event does not wait for it.
+        """
         session = request_context.tab()
         if not await self._is_current(session, inputs):
             return None
         async with self._superseding.supersede(session) as superseded:
-            result = await read()
-        return None if superseded.is_set() else result
+            reading, newer = asyncio.ensure_future(read()), asyncio.ensure_future(superseded.wait())
+            try:
+                await asyncio.wait((reading, newer), timeout=LIST_TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                return reading.result() if reading.done() and not superseded.is_set() else None
+            finally:
+                reading.cancel()
+                newer.cancel()
 
     def last_sent(self) -> object:
         """What tells the last thing that the tab of this event has sent from all others."""
@@ -93,7 +102,9 @@ class EventRunner:
         """Whether no event of the tab is running, and `inputs` have the state that the last one has sent."""
         idle = await self._superseding.wait_idle(session)
         sent_at, state = self._sent_states.get(session, (float("-inf"), ""))
-        return idle and (state == inputs[0] or time.monotonic() - sent_at >= MAX_TRANSIT_SECONDS)
+        if not idle or time.monotonic() - sent_at >= MAX_TRANSIT_SECONDS:
+            return idle
+        return TabState.from_json(state) == TabState.from_json(inputs[0])  # but for the turn, which the page restores
 
     def _note_state(self, session: str, update: ComponentUpdates) -> None:
         """Remember the state that is on its way to the tab."""

@@ -2,29 +2,31 @@
 
 import contextlib
 import html
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from chatui.errors import ChatError
 from chatui.runner import Runner
+from chatui.ui.chat.components import ChatComponents
 from chatui.ui.chat.event_runner import EventRunner, as_chat_error
 from chatui.ui.gradio_compat import request_context
 from chatui.ui.shared import error_messages
 from chatui.ui.shared.tab import current_tab
 from chatui.ui.shared.updates import ComponentUpdates, PageUpdates
 from chatui.ui.sidebar.import_tasks import ImportTask, ImportTasks
-from chatui.ui.sidebar.sidebar import Sidebar
+
+log = logging.getLogger(__name__)
 
 
 class ListEvents:
     """Each method is a Gradio event handler. Its last inputs are those that `current_tab` takes."""
 
-    def __init__(self, runner: Runner, sidebar: Sidebar, events: EventRunner, changed: Component) -> None:
-        """`changed` is the hidden textbox in which changes.js asks for the list; it is emptied with the answer."""
-        self._runner, self._sidebar, self._events, self._changed = runner, sidebar, events, changed
+    def __init__(self, runner: Runner, components: ChatComponents, events: EventRunner) -> None:
+        self._runner, self._events = runner, events
+        self._sidebar, self._refreshed = components.sidebar, components.refreshed
         self._imports = ImportTasks()
 
     async def search(self, *inputs: Any) -> Any:
@@ -35,10 +37,14 @@ class ListEvents:
         """The list after changes by other tabs; nothing if it could be that of a conversation that the tab has left."""
 
         async def read() -> Any:
-            return await self._render_list(inputs)
+            try:
+                return await self._sidebar.render_list(current_tab(self._runner, inputs))
+            except Exception as error:  # nobody has asked for it: the page asks again, without a message
+                log.info("a list is not refreshed: %s", as_chat_error(error))
+                return None
 
-        shown = await self._events.when_idle(inputs, read) if asked else None
-        return {self._changed: gr.skip()} if shown is None else {self._sidebar.list: shown, self._changed: ""}
+        shown = await self._events.when_idle(inputs, read)
+        return {self._refreshed: gr.skip()} if shown is None else {self._sidebar.list: shown, self._refreshed: asked}
 
     async def import_chats(self, path: str | None, *inputs: Any) -> PageUpdates:
         """Import an uploaded file, and show the progress."""

@@ -125,7 +125,10 @@ class TurnEvents:
             yield update
 
     async def follow_link(self, link: str, *inputs: Any) -> PageUpdates:
-        """Do what a link in the list or in the bar below a message asks for: `number|name=target=value`."""
+        """Do what a link in the list or in the bar below a message asks for: `number|name=target=value`.
+
+        The target of a refresh comes back with it in `refreshed`, unless another event goes first.
+        """
         name, _, argument = (link or "").partition("|")[2].partition("=")
         if name == "greeting":
             yield await self._show_greeting(argument, inputs)
@@ -141,8 +144,9 @@ class TurnEvents:
         key = argument if name in ("continue", "other", "branch") else None
         opens = name in ("open", "branch", "restore")
         options: dict[str, Any] = {"idempotency_key": key, "with_persona": opens, "yields": name == "refresh"}
+        answer = {self._components.refreshed: argument} if name == "refresh" and argument else {}
         async for update in self._events.run(inputs, action, **options):
-            yield update
+            yield {**update, **answer}
 
     async def _continue(self, tab: Tab, inputs: Sequence[Any], target: str, token: str | None) -> RunningReply | None:
         """Go on with the cut reply `target`, or from another `token` in it, as a new version."""
