@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from chatui import cards, notebook
-from chatui.errors import ChatError, NotFoundError, SettingsError, StoreError
+from chatui.errors import ChatError, ExportCutOffError, NotFoundError, SettingsError, StoreError
 from chatui.inspection import Inspection
 from chatui.models import votes
 from chatui.owners import OwnerOf
@@ -92,14 +92,15 @@ def _export_notebook(owner_store: OwnerStore, chat: str, reply: str | None) -> R
 async def _in_threads(pieces: Iterator[str]) -> AsyncIterator[str]:
     """Iterate over the pieces, each in a thread, because the database may be slow.
 
-    Raises StoreError where it fails, which ends the connection, so that nobody takes a part of the file for the whole.
+    Raises ExportCutOffError where it fails. That ends the connection, so that nobody takes a part of the file for the
+    whole.
     """
     while True:
         try:
             piece = await asyncio.to_thread(next, pieces, None)
         except StoreError as error:
             log.warning("an export was cut off: %s", error)
-            raise
+            raise ExportCutOffError(error.message, error.remedy) from error
         if piece is None:
             return
         yield piece

@@ -47,6 +47,10 @@ class StoreError(ChatError):
     status = 503
 
 
+class ExportCutOffError(StoreError):
+    """The database failed in the middle of an export, which was logged."""
+
+
 class NotFoundError(ChatError):
     """The object does not exist, or it belongs to another owner. The error does not reveal which."""
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chatui import logs
-from chatui.errors import StoreError
+from chatui.errors import ExportCutOffError
 
 WAIT_PATH = "/gradio_api/changes"
 """The end of the path at which a visible tab waits for changes, see ui/page/changes.py.
@@ -76,7 +76,7 @@ def config(app: ASGIApp, **options: Any) -> uvicorn.Config:
 
 def is_server_fault(record: logging.LogRecord) -> bool:
     """Log filter: false for records that clients cause, for streams that are open when the server stops, and for
-    failures of the database in the middle of a response, which are logged where they happen.
+    exports that were cut off, which are logged where they happen.
     """
     message = record.getMessage()
     if message.startswith(("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket")):
@@ -85,5 +85,5 @@ def is_server_fault(record: logging.LogRecord) -> bool:
     if isinstance(error, h11.LocalProtocolError):  # a response to a client that violated HTTP within a request
         client_error = isinstance(error.__context__, h11.RemoteProtocolError) or "MUST_CLOSE" in str(error)
         return not client_error
-    expected = isinstance(error, asyncio.CancelledError | StoreError)
+    expected = isinstance(error, asyncio.CancelledError | ExportCutOffError)
     return not expected and "timeout graceful shutdown exceeded" not in message

@@ -17,6 +17,10 @@ pytestmark = pytest.mark.browser
 Tabs = Callable[[Site, int], list[Chat]]
 
 
+EARLIER_DRAFT = """() => addEventListener("pagehide", () => sessionStorage.setItem(
+    "chatui-draft", JSON.stringify([location.href, gradio_config.username, "an earlier draft"])))"""
+"""What an earlier version leaves when it is reloaded: a draft without the id of a turn."""
+
 LOSE_ONE_REFRESH = """() => document.addEventListener(
     "chatui:act", (event) => event.stopImmediatePropagation(), { capture: true, once: true })"""
 
@@ -148,6 +152,9 @@ def test_a_question_that_a_page_sends_again_after_a_reload_is_asked_once(chat: C
     assert len(tab.backend.requests) == 1
     tab.say("and now?")
     assert len(tab.backend.requests) == 2
+    tab.page.evaluate(EARLIER_DRAFT)
+    tab.page.reload()
+    expect(tab.box).to_have_value("an earlier draft", timeout=PATIENCE)
 
 
 def _act(tab: Chat, action: str) -> None:

@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from chatui import uvicorn_protocol
+from chatui.errors import StoreError
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -109,6 +110,7 @@ def test_the_console_tells_of_our_faults_only() -> None:
     in_answer.__context__ = h11.RemoteProtocolError("illegal chunk header")
     for theirs in (in_answer, h11.LocalProtocolError("role=SERVER and state=MUST_CLOSE"), asyncio.CancelledError()):
         assert not uvicorn_protocol.is_server_fault(record(theirs))
-    assert uvicorn_protocol.is_server_fault(record(KeyError("x")))
+    for ours in (KeyError("x"), StoreError("The disk is full.")):
+        assert uvicorn_protocol.is_server_fault(record(ours))
     assert uvicorn_protocol.is_server_fault(record(None, "ASGI callable returned without starting response."))
     assert not uvicorn_protocol.is_server_fault(record(None, "Invalid HTTP request received."))

@@ -273,7 +273,7 @@
   // The draft survives a reload: Gradio's page reloads itself after the server was unreachable. So does the id of its turn:
   // the server may have got the message already, and takes it once.
   const DRAFT_KEY = "chatui-draft";
-  const draftEntry = (turn, text) => JSON.stringify([location.href, window.gradio_config?.username, turn, text]);
+  const draftEntry = (...rest) => JSON.stringify([location.href, window.gradio_config?.username, ...rest]);
   const tabState = () => document.querySelector("#where textarea");
   const restoreTurn = (turn) => {
     const state = tabState();
@@ -283,15 +283,18 @@
   };
   window.addEventListener("pagehide", () => {
     const text = document.querySelector("#message textarea")?.value;
-    if (text && !document.body.classList.contains("temporary")) sessionStorage.setItem(DRAFT_KEY, draftEntry(JSON.parse(tabState()?.value || "{}").turn, text));
+    if (text === undefined) return; // the draft is not restored yet
+    if (!text || document.body.classList.contains("temporary")) sessionStorage.removeItem(DRAFT_KEY); // its turn may be over
+    else sessionStorage.setItem(DRAFT_KEY, draftEntry(JSON.parse(tabState()?.value || "{}").turn, text));
   });
   const restoreDraft = (box) => {
     const found = sessionStorage.getItem(DRAFT_KEY);
     sessionStorage.removeItem(DRAFT_KEY);
-    const [turn, text] = found ? JSON.parse(found).slice(-2) : [];
+    const rest = found ? JSON.parse(found).slice(2) : []; // in earlier versions the text alone
+    const text = rest.at(-1);
     const reloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
-    if (!text || box.value || !reloaded || found !== draftEntry(turn, text)) return;
-    restoreTurn(turn);
+    if (!text || box.value || !reloaded || found !== draftEntry(...rest)) return;
+    if (rest.length > 1 && rest[0]) restoreTurn(rest[0]);
     box.value = text;
     box.dispatchEvent(new Event("input", { bubbles: true }));
   };
@@ -331,8 +334,14 @@
     const button = event.target.closest?.("#new-chat, #temporary-chat");
     if (button) expectChat("", button.id === "temporary-chat", tabState()?.value);
   }, true);
+  const tellUnsent = (late) => {
+    if (opening !== late) return;
+    const detail = _("The chat has not opened in time, so your message was not sent.");
+    document.dispatchEvent(new CustomEvent("chatui:problem", { detail }));
+  };
   const guardSend = (event, clicked) => {
     if (opening && performance.now() < opening.until) {
+      if (!opening.sends) setTimeout(tellUnsent, opening.until - performance.now(), opening);
       opening.sends = true;
       return cancelEvent(event);
     }

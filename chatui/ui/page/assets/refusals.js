@@ -16,8 +16,8 @@
   };
 
   // At the message box, until the message or a setting is changed or a reply starts (chatui.js). `results` has one entry for each input.
-  const showProblem = (results) => {
-    const reason = results.find(({ is_valid, message }) => !is_valid && message)?.message;
+  const showFirst = (results) => showProblem(results.find(({ is_valid, message }) => !is_valid && message)?.message);
+  const showProblem = (reason) => {
     if (!reason) return;
     document.getElementById("message-problem")?.remove();
     const problem = document.createElement("p");
@@ -30,6 +30,8 @@
     if (target.closest?.("#message, #settings")) document.getElementById("message-problem")?.remove();
   });
 
+  document.addEventListener("chatui:problem", (event) => showProblem(event.detail));
+
   window.fetch = async (resource, options) => {
     const response = await nativeFetch(resource, options);
     const { pathname, origin } = new URL(resource.url ?? resource, location.href);
@@ -39,7 +41,7 @@
       if (typeof body.detail === "string") showRefusal(body.detail);
     } else if (response.status === 422 && pathname.endsWith("/gradio_api/queue/join")) {
       const { detail } = await response.clone().json();
-      if (Array.isArray(detail)) showProblem(detail);
+      if (Array.isArray(detail)) showFirst(detail);
     } else if (response.ok && pathname.endsWith("/login")) document.getElementById("refusal")?.remove();
     return response;
   };
