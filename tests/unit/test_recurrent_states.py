@@ -13,6 +13,7 @@ import torch
 from chatui.engine.batching import attention_probe
 from chatui.engine.batching.attention_probe import matches_own_attention, probe_layout
 from chatui.engine.batching.blocks import BLOCK
+from chatui.engine.batching.forward import PromptChunk
 from chatui.engine.batching.recurrent_states import SequenceStates, StateLayout
 from chatui.engine.batching.scheduler import Scheduler
 from chatui.generation_settings import GenerationSettings
@@ -50,6 +51,22 @@ def test_rows_write_together_what_generate_does_for_each(kind: str) -> None:
     assert written(batch_of(kind), *PROMPTS) == expected
     assert written(batch_of(kind, size=20), *PROMPTS) == expected, "read in small pieces, beside those who write"
     assert len({tuple(ids) for ids in expected}) == len(PROMPTS)
+
+
+def test_prompts_are_read_in_whole_blocks_of_few_of_them() -> None:
+    batch = batch_of("lfm2", size=20)
+    read = list[list[int]]()
+    compute = batch.forward.prefill
+
+    def noted(pieces: Sequence[PromptChunk]) -> torch.Tensor:
+        read.append([len(piece.ids) for piece in pieces])
+        return compute(pieces)
+
+    batch.forward.prefill = noted  # type: ignore[method-assign]
+    rows = [join(batch, prompt) for prompt in (PROMPTS[0], range(10, 160))]
+    while any(row.unread for row in rows):
+        batch.step()
+    assert sorted(read) == sorted([[64]] * 4 + [[22]] * 2)
 
 
 @pytest.mark.parametrize("kind", models.RECURRENT)

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 
 from chatui.engine.batching.block_digests import BlockDigests
-from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.disk_tier import DiskTier
 from chatui.engine.batching.failures import to_generation_error
 from chatui.engine.batching.forward import Forward, PromptChunk
@@ -16,7 +15,7 @@ from chatui.engine.batching.kv_files import KVFiles
 from chatui.engine.batching.prompt_lookup import NO_DRAFT, Draft, PromptLookup
 from chatui.engine.batching.reading_order import ReadingOrder
 from chatui.engine.batching.recurrent_states import SequenceStates
-from chatui.engine.batching.sequence_state import ComputedDraft, SequenceState, SequenceUpdate
+from chatui.engine.batching.sequence_state import ComputedDraft, SequenceState, SequenceUpdate, in_whole_blocks
 from chatui.engine.batching.speculation import DraftedRow, Speculation, heads_of
 from chatui.engine.batching.state_snapshots import StateSnapshots
 from chatui.engine.batching.token_budget import TokenBudget
@@ -146,7 +145,7 @@ class Scheduler:
         if beside_writing:
             tokens = budget.within(GAP_SECONDS - min(self._step_seconds, MAX_STEP_SECONDS))
             long_tokens = self._stall_budget.tokens
-        counts = self._with_blocks(self._order.plan(reading, tokens, long_tokens, started))
+        counts = self._with_blocks(in_whole_blocks(self._order.plan(reading, tokens, long_tokens, started)))
         pieces = {row: _chunk(row, count) for row, count in counts.items()}
         events = self._prefill(pieces, budget) if pieces else []
         now = time.perf_counter()
@@ -338,11 +337,6 @@ class Scheduler:
 
 
 def _chunk(row: SequenceState, count: int) -> PromptChunk:
-    """The next tokens of a row's prompt, so many at most: where the model keeps states, up to the end of a block that
-    is near enough, so that they can be kept.
-    """
+    """The next so many tokens of a row's prompt."""
     first = row.table.length
-    aligned = BLOCK * ((first + count) // BLOCK) - first
-    if row.table.states is not None and aligned > 0:
-        count = aligned
     return PromptChunk(row.table.numbers, first, row.ids[first : first + count], row.length, row.table.states)

@@ -1,11 +1,13 @@
 """A reply as the scheduler advances it, and what a step did for it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from chatui.engine.batching.block_digests import BlockDigests
 from chatui.engine.batching.block_table import BlockTable
+from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.disk_tier import Restoring
 from chatui.engine.batching.prompt_lookup import PromptLookup
 from chatui.engine.batching.token_budget import MAX_TOKENS
@@ -89,3 +91,22 @@ class SequenceUpdate:
     rows: int = 1
     accepted: bool = False
     restored: int = 0
+
+
+def in_whole_blocks(counts: Mapping[SequenceState, int]) -> dict[SequenceState, int]:
+    """How many tokens of which prompts are read where so many were planned: up to the end of a block where a model
+    keeps states, or of the prompt, and of as few prompts as that takes.
+
+    States are kept there. They are computed for one sequence at a time, and of fewer tokens it takes no less: PyTorch's
+    linear attention works in chunks of 64.
+    """
+    chosen, left = dict[SequenceState, int](), sum(counts.values())
+    for row, count in counts.items():
+        if row.table.states is None:
+            chosen[row] = count
+        elif left > 0:
+            first = row.table.length
+            end = BLOCK * max((first + count) // BLOCK, first // BLOCK + 1)
+            chosen[row] = min(end - first, row.unread)
+            left -= chosen[row]
+    return chosen
