@@ -85,7 +85,8 @@ def behind_caddy(tmp_path: Path) -> Iterator[Installation]:
 
 
 async def chats_during(installation: Installation, count: int, faults: Sequence[Callable[[], None]]) -> Found:
-    """So many users chat while this happens, each at a random moment after a tenth of them were shown a whole reply.
+    """So many users chat while this happens, each at a random moment after a tenth of them, one at least, were shown a
+    whole reply.
 
     Returns what is there at the end.
     """
@@ -96,7 +97,7 @@ async def chats_during(installation: Installation, count: int, faults: Sequence[
     chatting = [asyncio.create_task(user.chat()) for user in users]
     for fault in faults:
         before = sum(len(user.finished) for user in users)
-        while sum(len(user.finished) for user in users) < before + count // 10:
+        while sum(len(user.finished) for user in users) < before + max(1, count // 10):
             await asyncio.sleep(0.1)
             assert not any(task.done() for task in chatting)
         await asyncio.sleep(chance.uniform(0.5, 3.0))
