@@ -16,7 +16,7 @@ import httpx
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from chatui.chat import ChatRequest, Message, ReplyDelta
+from chatui.chat import ChatRequest, Message, Prompt, ReplyDelta, TokenizeRequest
 from chatui.generation_settings import GenerationSettings
 from chatui.remote.backend import RemoteBackend
 from chatui.remote.backend_spec import BackendSpec, ReplicaSpec
@@ -114,3 +114,21 @@ async def begun_and_stopped(backend: RemoteBackend) -> None:
             if delta.text:
                 break
     assert backend._replicas[0].outstanding == 0
+
+
+async def prompts_told(backend: RemoteBackend) -> tuple[Prompt, Prompt]:
+    """The prompt as it is told before a reply, and with one: what it says, probabilities and tokens are looked at."""
+    prompt = await backend.preview(ASKED)
+    assert prompt is not None
+    assert "Be brief." in prompt.text
+    _, deltas = await reply(backend, replace(ASKED, trace=True, alternatives=3))
+    finish, traced = deltas[-1].finish, [delta.snapshot for delta in deltas if delta.snapshot][-1]().traces
+    assert finish is not None
+    assert len(prompt.token_ids) == finish.prompt_tokens
+    in_reply = [delta.prompt for delta in deltas if delta.prompt][-1]
+    texts = backend.decode_tokens({trace.id for trace in traced})
+    assert "Paris" in "".join(texts[trace.id] for trace in traced)
+    assert all(trace.rank == 1 and len(trace.ids) == 3 for trace in traced)
+    tokens = await backend.tokenize(TokenizeRequest("Hello there"))
+    assert await backend.detokenize(tokens.ids) == "Hello there"
+    return prompt, in_reply

@@ -8,12 +8,21 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chatui.chat import Message, TokenizeRequest
+from chatui.chat import Message
 from chatui.engine.loading import embedded
 from chatui.errors import PromptError, TooLongError
 from tests import models
 from tests.ports import reserved_port
-from tests.real.other_servers import ASKED, SETTINGS, backend_of, begun_and_stopped, installed, reply, running
+from tests.real.other_servers import (
+    ASKED,
+    SETTINGS,
+    backend_of,
+    begun_and_stopped,
+    installed,
+    prompts_told,
+    reply,
+    running,
+)
 
 pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
@@ -66,20 +75,8 @@ async def test_llama_cpp_chats_and_goes_on(llama_cpp: str) -> None:
 
 async def test_llama_cpp_tells_its_prompt_and_probabilities(llama_cpp: str) -> None:
     async with backend_of(llama_cpp) as backend:
-        prompt = await backend.preview(ASKED)
-        assert prompt is not None
-        assert "Be brief." in prompt.text
-        _, deltas = await reply(backend, replace(ASKED, trace=True, alternatives=3))
-        finish, traced = deltas[-1].finish, [delta.snapshot for delta in deltas if delta.snapshot][-1]().traces
-        assert finish is not None
-        assert len(prompt.token_ids) == finish.prompt_tokens
-        told = [delta.prompt for delta in deltas if delta.prompt][-1]
-        assert told.token_ids == prompt.token_ids
-        texts = backend.decode_tokens({trace.id for trace in traced})
-        assert "Paris" in "".join(texts[trace.id] for trace in traced)
-        assert all(trace.rank == 1 and len(trace.ids) == 3 for trace in traced)
-        tokens = await backend.tokenize(TokenizeRequest("Hello there"))
-        assert await backend.detokenize(tokens.ids) == "Hello there"
+        told, in_reply = await prompts_told(backend)
+        assert in_reply.token_ids == told.token_ids
 
 
 async def test_llama_cpp_cuts_refuses_and_frees_the_row(llama_cpp: str) -> None:

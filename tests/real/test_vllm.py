@@ -8,7 +8,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from chatui.chat import Message, TokenizeRequest
+from chatui.chat import Message
 from chatui.engine.loading import embedded
 from chatui.errors import TooLongError
 from chatui.generation_settings import GenerationSettings
@@ -20,6 +20,7 @@ from tests.real.other_servers import (
     backend_of,
     begun_and_stopped,
     installed,
+    prompts_told,
     reply,
     running,
 )
@@ -129,20 +130,8 @@ async def test_it_takes_the_settings(vllm: str) -> None:
 
 async def test_it_tells_its_prompt_and_probabilities(vllm: str) -> None:
     async with backend_of(vllm) as backend:
-        prompt = await backend.preview(ASKED)
-        assert prompt is not None
-        assert "Be brief." in prompt.text
-        _, deltas = await reply(backend, replace(ASKED, trace=True, alternatives=3))
-        finish, traced = deltas[-1].finish, [delta.snapshot for delta in deltas if delta.snapshot][-1]().traces
-        assert finish is not None
-        assert len(prompt.token_ids) == finish.prompt_tokens
-        told = [delta.prompt for delta in deltas if delta.prompt][-1]
-        assert (told.token_ids, told.spans) == (prompt.token_ids, prompt.spans)
-        texts = backend.decode_tokens({trace.id for trace in traced})
-        assert "Paris" in "".join(texts[trace.id] for trace in traced)
-        assert all(trace.rank == 1 and len(trace.ids) == 3 for trace in traced)
-        tokens = await backend.tokenize(TokenizeRequest("Hello there"))
-        assert await backend.detokenize(tokens.ids) == "Hello there"
+        told, in_reply = await prompts_told(backend)
+        assert (in_reply.token_ids, in_reply.spans) == (told.token_ids, told.spans)
 
 
 async def test_it_cuts_refuses_and_frees_the_row(vllm: str) -> None:
