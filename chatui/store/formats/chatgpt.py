@@ -4,12 +4,12 @@ System and hidden messages are skipped, and their children move to their parent.
 calls and results included, becomes one. Content that is not text is replaced by a placeholder in brackets.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from chatui import shallow_json
 from chatui.chat import Role
 from chatui.store import import_limits
 from chatui.store.formats import citations, common
@@ -120,8 +120,8 @@ def _tool_call(recipient: str, content: dict[str, Any]) -> str:
 def _canvas(text: str) -> str:
     """The text of a new canvas, or the replacements and comments of a change."""
     try:
-        fields = as_object(json.loads(text))
-    except (ValueError, RecursionError):
+        fields = as_object(shallow_json.loads(text))
+    except ValueError:
         return common.tool_call("canvas", text)
     content = as_text(fields.get("content"))
     changes = [as_text(as_object(change).get("replacement")) for change in as_list(fields.get("updates"))]

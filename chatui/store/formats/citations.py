@@ -1,10 +1,10 @@
 """Replaces ChatGPT's citation marks: by links if the export has their addresses, else by nothing."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from chatui import shallow_json
 from chatui.store.formats.common import as_list, as_object, as_text
 
 # U+E200 starts a mark, U+E202 separates its parts, U+E201 ends it; U+E203 and U+E204 enclose cited words.
@@ -64,7 +64,7 @@ def _plain(match: re.Match[str]) -> str:
         return _link(rest[0], rest[1]) or rest[0]
     if kind == "entity" and rest:
         try:
-            listed = as_list(json.loads(rest[0]))
+            listed = as_list(shallow_json.loads(rest[0]))
         except ValueError:
             return ""
         return as_text(listed[1]) if len(listed) > 1 else ""
