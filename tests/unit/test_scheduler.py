@@ -24,7 +24,6 @@ from chatui.engine.batching.failures import to_generation_error
 from chatui.engine.batching.forward import Forward, PromptChunk
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
 from chatui.engine.batching.prompt_lookup import Draft
-from chatui.engine.batching.reading_order import PATIENCE_SECONDS
 from chatui.engine.batching.scheduler import (
     GAP_SECONDS,
     MAX_OWED_SECONDS,
@@ -769,13 +768,19 @@ class TestTime:
         assert long.output_ids, "it is still being read"
         assert came > 5, "nor did the short ones"
 
-    def test_nobody_is_passed_over_for_long(self, clock: Clock) -> None:
+    def test_prompts_of_one_length_are_read_one_after_another(self, clock: Clock) -> None:
+        """Read in turns all would end together, at the very end."""
         batch, _ = timed(clock, rows=8, speed=2000.0)
-        rows = [join(batch, prompt_of(500 * (number + 1), number)) for number in range(8)]
-        while any(row.unread for row in rows):
+        rows = [join(batch, prompt_of(2000, number)) for number in range(8)]
+        began, ended = clock.now, dict[SequenceState, float]()
+        while len(ended) < len(rows):
             batch.step()
-            waits = [clock.now - row.read_at for row in rows if row.unread]
-            assert max(waits, default=0.0) < PATIENCE_SECONDS + 8 * 2 * MAX_TOKENS / 2000.0
+            for row in rows:
+                if row.output_ids and row not in ended:
+                    ended[row] = clock.now
+                    batch.finish(row)
+        assert list(ended) == rows
+        assert ended[rows[0]] - began < (ended[rows[-1]] - began) / 4
 
 
 class TestNewcomers:

@@ -1,24 +1,22 @@
-"""Which prompts a forward pass reads, and how much of each: users take turns, and short prompts do not wait for long
-ones. Pure: it is told the time.
+"""Which prompts a forward pass reads, and how much of each: users share the passes, and short prompts do not wait for
+long ones. Pure: it knows no clock.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 # Fewer tokens of one more prompt are not worth its part of the pass.
 MIN_CHUNK = 16
-# Of one user's prompts the shortest rest is read first, but none is passed over for longer than this.
-PATIENCE_SECONDS = 2.0
+# What is left of a token by rounding.
+NOTHING = 1e-6
 
 
 class Reading(Protocol):
-    """A prompt of `user` of which `unread` tokens are left; it was added, or last read, at `read_at`. It `is_short`
-    where little had to be read from the start.
-    """
+    """A prompt of `user`. It `is_short` where little had to be read from the start."""
 
     user: str
-    read_at: float
 
     @property
     def unread(self) -> int:
@@ -32,62 +30,70 @@ class Reading(Protocol):
 Row = TypeVar("Row", bound=Reading)
 
 
+@dataclass(eq=False)
+class EndedPrompt:
+    """Stands for a prompt of `user` that has been read, and that would not have been yet if all shared."""
+
+    user: str
+
+
 class ReadingOrder:
-    """Half of a pass is for the shortest rests. The other half is for users in turn, least recently read first: so
-    each is read after as many passes, at most, as there are users with something to read.
+    """Prompts are read one after another, in the order in which they would end if all users shared each pass equally.
+
+    So each ends no later than it would then, most end earlier, and none starves. This is the Fair Sojourn Protocol:
+    Friedman and Henderson, "Fairness and efficiency in web server protocols", SIGMETRICS 2003.
     """
 
     def __init__(self) -> None:
-        self._read_at: dict[str, float] = {}
+        self._rests: dict[Reading | EndedPrompt, float] = {}  # tokens that would be left of each if all shared
 
-    def plan(self, rows: Sequence[Row], tokens: int, long_tokens: int, now: float) -> dict[Row, int]:
+    def plan(self, rows: Sequence[Row], tokens: int, long_tokens: int) -> dict[Row, int]:
         """How many tokens of which rows are read next: at most `tokens`, `long_tokens` of them of rows that are not
         short.
         """
+        self._update(rows)
         counts: dict[Row, int] = {}
         left, long_left = tokens, min(tokens, long_tokens)
         fewest = min(MIN_CHUNK, long_left)
-        for row in dict.fromkeys([*_shortest(rows, tokens // 2, long_left // 2), *self._in_turn(rows, now)]):
+        rates = self._rates()
+        for row in sorted(rows, key=lambda row: self._rests[row] / rates.get(row, 1.0)):
             count = min(row.unread, left if row.is_short else min(left, long_left))
-            if counts and count < min(MIN_CHUNK if row.is_short else fewest, row.unread):
+            if count < (min(MIN_CHUNK if row.is_short else fewest, row.unread) if counts else 1):
                 continue
             counts[row] = count
             left -= count
             long_left -= 0 if row.is_short else count
         return counts
 
-    def record(self, rows: Sequence[Reading], now: float) -> None:
-        """These rows were read."""
-        self._read_at.update((row.user, now) for row in rows)
+    def record(self, counts: Mapping[Row, int]) -> None:
+        """So many tokens of these rows were read."""
+        left = float(sum(counts.values()))
+        while left > 0 and (rates := self._rates()):
+            spent = min(left, *(self._rests[row] / rate for row, rate in rates.items()))
+            for row, rate in rates.items():
+                rest = self._rests[row] - spent * rate
+                self._rests[row] = rest if rest > NOTHING else 0.0
+            left -= spent
+        for row in counts:
+            if not row.unread and (rest := self._rests.pop(row, 0.0)):
+                self._rests[EndedPrompt(row.user)] = rest
 
-    def forget(self, user: str) -> None:
-        """This user has no rows any more."""
-        self._read_at.pop(user, None)
+    def forget(self, row: Reading) -> None:
+        """The row is to be read from its start again, if at all."""
+        self._rests.pop(row, None)
 
-    def _in_turn(self, rows: Sequence[Row], now: float) -> list[Row]:
-        """One row of each user in turn, then another of each, and so on."""
-        waits_since = {row.user: row.read_at for row in sorted(rows, key=lambda row: -row.read_at)}
-        turns = {user: max(since, self._read_at.get(user, since)) for user, since in waits_since.items()}
-        late = now - PATIENCE_SECONDS
-        own = sorted(rows, key=lambda row: (0, row.read_at) if row.read_at < late else (1, row.unread))
-        ranks, seen = dict[Row, int](), Counter[str]()
-        for row in own:
-            ranks[row] = seen[row.user]
-            seen[row.user] += 1
-        return sorted(own, key=lambda row: (ranks[row], turns[row.user]))
+    def _update(self, rows: Sequence[Row]) -> None:
+        """Take in those that are new. Those that have ended keep their share for as long as they would have needed,
+        unless there is nobody else.
+        """
+        if not any(row in self._rests for row in rows):
+            self._rests.clear()
+        self._rests = {row: rest for row, rest in self._rests.items() if rest or not isinstance(row, EndedPrompt)}
+        for row in rows:
+            self._rests.setdefault(row, float(row.unread))
 
-
-def _shortest(rows: Sequence[Row], tokens: int, long_tokens: int) -> Iterator[Row]:
-    """The shortest rests, as many as have room together; in `long_tokens` of it those that are not short. None where
-    the room is too small to be shared.
-    """
-    left, long_left = (room if room >= MIN_CHUNK else 0 for room in (tokens, long_tokens))
-    for row in sorted(rows, key=lambda row: row.unread):
-        if row.unread > left:
-            return
-        if not row.is_short:
-            if row.unread > long_left:
-                continue
-            long_left -= row.unread
-        left -= row.unread
-        yield row
+    def _rates(self) -> dict[Reading | EndedPrompt, float]:
+        """The share of a pass for each row of which something would be left: equal for users, and among one's own."""
+        active = [row for row, rest in self._rests.items() if rest]
+        own = Counter(row.user for row in active)
+        return {row: 1 / len(own) / own[row.user] for row in active}

@@ -88,7 +88,6 @@ class Scheduler:
             return None
         restoring = self._disk.restore(table, digests)
         row = SequenceState(prompt, sampler, table, table.length, len(prompt), user, restoring=restoring)
-        row.read_at = time.perf_counter()
         self.rows.append(row)
         return row
 
@@ -96,9 +95,10 @@ class Scheduler:
         """The row has ended, for whatever reason; what was computed stays cached."""
         if row in self.rows:
             self.rows.remove(row)
+            if row.unread:
+                self._order.forget(row)
             self._disk.finish(row.table)
             self.pool.close(row.table)
-            self._leave(row)
 
     def reset(self) -> None:
         """No row is left, and nothing that they may have used."""
@@ -145,15 +145,15 @@ class Scheduler:
         if beside_writing:
             tokens = budget.within(GAP_SECONDS - min(self._step_seconds, MAX_STEP_SECONDS))
             long_tokens = self._stall_budget.tokens
-        counts = self._with_blocks(in_whole_blocks(self._order.plan(reading, tokens, long_tokens, started)))
+        counts = self._with_blocks(in_whole_blocks(self._order.plan(reading, tokens, long_tokens)))
         pieces = {row: _chunk(row, count) for row, count in counts.items()}
         events = self._prefill(pieces, budget) if pieces else []
-        now = time.perf_counter()
-        self._order.record(list(counts), now)
+        seconds = time.perf_counter() - started
+        self._order.record(counts)
         if beside_writing:
-            self._owed += (now - started) * (1 / READING_SHARE - 1)
+            self._owed += seconds * (1 / READING_SHARE - 1)
             if large:
-                budget.measure(sum(len(piece.ids) for piece in pieces.values()), now - started)
+                budget.measure(sum(len(piece.ids) for piece in pieces.values()), seconds)
         self._has_read = True
         return events
 
@@ -212,6 +212,7 @@ class Scheduler:
     def _give_up_blocks(self, row: SequenceState) -> None:
         """Let others have the blocks of this row, which waits until it can read all of that again."""
         self._disk.save(row.table)
+        self._order.forget(row)
         row.restoring = row.computed = None
         self.pool.close(row.table)
 
@@ -233,13 +234,11 @@ class Scheduler:
                 return [self._failed(row, error) for row in pieces]
             log.debug("reading %d prompts failed, each goes alone", len(pieces), exc_info=error)
             return [event for row, piece in pieces.items() for event in self._prefill({row: piece}, budget)]
-        now = time.perf_counter()
-        budget.record(sum(len(piece.ids) for piece in pieces.values()), now - started)
+        budget.record(sum(len(piece.ids) for piece in pieces.values()), time.perf_counter() - started)
         events, completed = list[SequenceUpdate](), list[int]()
         for at, (row, piece) in enumerate(pieces.items()):
             self.pool.fill(row.table, piece.ids)
             self._disk.save(row.table)
-            row.read_at = now
             if not row.unread and not row.output_ids:
                 completed.append(at)
             elif invalid[at]:
@@ -327,13 +326,8 @@ class Scheduler:
         self.rows.remove(row)
         self._disk.remove(row.table)
         self.pool.discard(row.table)
-        self._leave(row)
+        self._order.forget(row)
         return SequenceUpdate(row, error=to_generation_error(error))
-
-    def _leave(self, row: SequenceState) -> None:
-        """The row is out."""
-        if all(other.user != row.user for other in self.rows):
-            self._order.forget(row.user)
 
 
 def _chunk(row: SequenceState, count: int) -> PromptChunk:
