@@ -16,7 +16,7 @@ from chatui.engine.batching.fused_decode import FusedDecode, fuse
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
 from chatui.engine.kernels import dense, layer_ops, ops
 from chatui.engine.kernels.int8_kv import from_stored, to_stored
-from chatui.engine.kernels.quantized import Int8GroupLinear, linear_layers, quantize
+from chatui.engine.kernels.quantized import Int8GroupLinear, Int8Linear, linear_layers, quantize
 from chatui.settings import AppSettings, KvDtype
 from tests import models
 
@@ -196,6 +196,19 @@ def test_in_int8_the_bytes_are_those_that_reading_a_prompt_stores(dtype: torch.d
             assert torch.equal(found, to_stored(stored[row].view(shared, -1), torch.int8))
     assert target[0].isfinite().all()
     assert target[1].view(heads, width)[: heads // shared].isnan().all()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_pytorchs_product_of_int8_levels_reads_aligned_memory(rows: int) -> None:
+    """Of so many float32 numbers those in bfloat16 lay 16 bytes behind a page: with AVX-512 that crashed."""
+    torch.manual_seed(0)
+    layer = Int8Linear(torch.randn(48, 4096))
+    program = layer_ops.LayerProgram(rows, torch.float32)
+    source, target = torch.randn(rows, 4096), torch.zeros(rows, 48)
+    program.product(layer, source, target)
+    zeros = torch.zeros(rows, dtype=torch.long)
+    program.run(layer_ops.Pieces(zeros[:, None], torch.arange(rows + 1), zeros), [])
+    assert torch.equal(target, layer(source))
 
 
 @pytest.mark.parametrize("kind", ["wide", "biased"])

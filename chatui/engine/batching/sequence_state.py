@@ -37,9 +37,9 @@ class SequenceState:
     """One reply: its `prompt` and the `output_ids` so far; its table holds the keys and values of all but the last.
 
     `cached` tokens of the prompt were computed from the start, or came from disk, which goes on while it is
-    `restoring`. A row whose blocks were given to others has an empty
-    table: it waits until it can read all of that again, and has `digests` of all its tokens meanwhile. It is read as a
-    sequence of `length` tokens: see longrope.py. `computed` is set while its first token is the last of `output_ids`.
+    `restoring`. A row whose blocks were given to others has an empty table: it waits until it can read all of that
+    again, and has `digests` of all its tokens meanwhile. It is read as a sequence of `length` tokens: see longrope.py.
+    `computed` is set while its first token is the last of `output_ids`.
     """
 
     prompt: tuple[int, ...]
