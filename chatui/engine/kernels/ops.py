@@ -2,8 +2,8 @@
 
 These are the products of layers with 4-bit or 8-bit levels (levels.cpp) and of dense ones (linear.cpp, see dense.py),
 the attention of a decode step (attend.cpp) and of prompts (prefill_attention.cpp), a look at the scores of all tokens
-(top_logits.cpp) and the layers of a decoder in one call (layers.cpp); on a CPU without AVX-512, a product of 4-bit
-levels while prompts are read (int4_prefill.cpp).
+(top_logits.cpp) and the layers of a decoder in one call (layers.cpp); with AVX2 or AVX-512, a product of 4-bit levels
+while prompts are read (int4_prefill.cpp).
 
 Which form of them a CPU gets is told by AVX512, AVX2 and ANY.
 """
@@ -52,13 +52,14 @@ class Processor:
 
 
 COMMON = ("levels.cpp", "linear.cpp", "attend.cpp", "prefill_attention.cpp", "top_logits.cpp", "layers.cpp")
+X86 = (*COMMON, "int4_prefill.cpp")
 AVX512 = Processor(
-    COMMON,
+    X86,
     ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"),
     "AVX512",
     strip=32,
 )
-AVX2 = Processor((*COMMON, "int4_prefill.cpp"), ("-mavx2", "-mfma"), "AVX2", strip=16)
+AVX2 = Processor(X86, ("-mavx2", "-mfma"), "AVX2", strip=16)
 # In vectors of 128 bits, which every CPU of these kinds has.
 ANY = Processor(COMMON, (), "", strip=16)
 MACHINES = ("x86_64", "aarch64")
