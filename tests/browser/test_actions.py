@@ -271,7 +271,7 @@ def test_sliders_show_the_values_that_are_sent(chat: Open) -> None:
 
 def test_wrong_values_stop_retry_edit_and_examples_too(chat: Open) -> None:
     page = chat(["first"])
-    error = page.page.get_by_text(re.compile("greater than or equal to 0")).first
+    error = page.page.locator("#message-problem").get_by_text("greater than or equal to 0")
     page.setting("Seed").fill("-1")
     page.log.locator("button.example").first.click()
     expect(error).to_be_visible()

@@ -63,11 +63,13 @@
     else if (document.querySelector("#chat textarea")) return; // while a question is edited, it is not in the document
     else if (wasRunning || document.querySelector("#chat [data-testid=bot]")) {
       // Also announces other versions and the note that a reply is not saved yet, but not the content of an opened chat.
-      const now = replyBubbles().map(spokenText).join(" ");
-      if (now !== announcedReply && (wasRunning || performance.now() - movedAt > MIN_PAUSE_MS / 4)) announce(`${_("Reply")}: ${now}`);
+      const text = replyBubbles().map(spokenText).join(" ");
+      // Two quick replies may have the same text, and neither may have been seen running.
+      const now = `${document.querySelectorAll("#chat [data-testid=user]").length} ${text}`;
+      if (now !== announcedReply && (wasRunning || performance.now() - movedAt > MIN_PAUSE_MS / 4)) announce(`${_("Reply")}: ${text}`);
       announcedReply = now;
       announcedPhase = "";
-    }
+    } else announcedReply = "";
     wasRunning = running;
   };
   // Announces the phases before a reply (queue, model, prompt), but not each change of a number.
