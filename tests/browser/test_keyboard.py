@@ -313,8 +313,8 @@ def test_quick_replies_of_one_text_are_each_said(browser: Browser, serve: Serve)
         for number in range(1, 5):
             if number == 2:
                 # The page is looked at every 150 ms; on a busy machine that is so late that no reply is seen running.
-                late = "late = setTimeout; setTimeout = (act, ms, ...more) => late(act, ms === 150 ? 1500 : ms, ...more)"
-                page.evaluate(late)
+                script = "late = setTimeout; setTimeout = (act, ms) => late(act, ms === 150 ? 1500 : ms)"
+                page.evaluate(script)
             if number == 4:
                 page.get_by_role("button", name="New chat", exact=True).click()
                 expect(page.locator("#chat [data-testid=user]")).to_have_count(0)
