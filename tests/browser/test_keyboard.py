@@ -313,14 +313,15 @@ def test_quick_replies_of_one_text_are_each_said(browser: Browser, serve: Serve)
         for number in range(1, 5):
             if number == 2:
                 # The page is looked at every 150 ms; on a busy machine that is so late that no reply is seen running.
-                script = "late = setTimeout; setTimeout = (act, ms) => late(act, ms === 150 ? 1500 : ms)"
-                page.evaluate(script)
+                page.evaluate(
+                    "late = setTimeout;setTimeout = (act, ms, ...more) => late(act, ms === 150 ? 1500 : ms, ...more)"
+                )
             if number == 4:
                 page.get_by_role("button", name="New chat", exact=True).click()
                 expect(page.locator("#chat [data-testid=user]")).to_have_count(0)
                 page.wait_for_timeout(4000)  # what is shown soon after a chat is opened is not announced
             ask(page)
-            wait_until(lambda n=number: page.evaluate("said").count("Reply: Same") == n, what="an announcement")
+            wait_until(lambda n=number: page.evaluate("said").count("Reply: Same") == n, what=f"announcement {number}")
 
 
 def test_contrast_themes_and_no_motion(browser: Browser, serve: Serve) -> None:
