@@ -310,6 +310,8 @@ def test_examples_are_a_list_and_a_reply_is_said_once(browser: Browser, serve: S
 def test_quick_replies_of_one_text_are_each_said(browser: Browser, serve: Serve) -> None:
     with opened(browser, serve(["Same"], rate=5000).url, "en") as page:
         _note_announcements(page)
+        expect(page.locator("html.at-rest")).to_be_attached(timeout=PATIENCE)
+        page.wait_for_timeout(1500)  # what is shown soon after a chat is opened is not announced
         for number in range(1, 5):
             if number == 2:
                 # The page is looked at every 150 ms; on a busy machine that is so late that no reply is seen running.
@@ -319,7 +321,7 @@ def test_quick_replies_of_one_text_are_each_said(browser: Browser, serve: Serve)
             if number == 4:
                 page.get_by_role("button", name="New chat", exact=True).click()
                 expect(page.locator("#chat [data-testid=user]")).to_have_count(0)
-                page.wait_for_timeout(4000)  # what is shown soon after a chat is opened is not announced
+                page.wait_for_timeout(4000)
             ask(page)
             wait_until(lambda n=number: page.evaluate("said").count("Reply: Same") == n, what=f"announcement {number}")
 

@@ -103,7 +103,7 @@
     });
 
   let scheduled = false;
-  new MutationObserver((changes) => {
+  const observer = new MutationObserver((changes) => {
     if (scheduled || changes.every(({ target }) => speaker.contains(target))) return;
     scheduled = true;
     setTimeout(() => {
@@ -111,5 +111,7 @@
       announceReply();
       announceChanges();
     }, 150);
-  }).observe(document.body, { subtree: true, childList: true, characterData: true });
+  });
+  observer.observe(document.body, { subtree: true, childList: true, characterData: true });
+  observer.observe(document.documentElement, { attributeFilter: ["class"] }); // .at-rest
 })();
