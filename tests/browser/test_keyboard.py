@@ -323,7 +323,8 @@ def test_quick_replies_of_one_text_are_each_said(browser: Browser, serve: Serve)
                 expect(page.locator("#chat [data-testid=user]")).to_have_count(0)
                 page.wait_for_timeout(4000)
             ask(page)
-            wait_until(lambda n=number: page.evaluate("said").count("Reply: Same") == n, what=f"announcement {number}")
+            all_said = partial(page.evaluate, f"said.filter(text => text === 'Reply: Same').length === {number}")
+            wait_until(all_said, what=f"announcement {number}")
 
 
 def test_contrast_themes_and_no_motion(browser: Browser, serve: Serve) -> None:

@@ -1,6 +1,5 @@
 """Passes over blocks give the logits of the model's own forward pass, whatever the attention and the order."""
 
-import time
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from transformers import AttentionInterface
 
 from chatui.engine.batching import attention
 from chatui.engine.batching.blocks import BLOCK
-from chatui.engine.batching.forward import TIMED, TRIES, CheckedDecode, PromptChunk
+from chatui.engine.batching.forward import TRIES, CheckedDecode, PromptChunk
 from chatui.engine.batching.free_cores import FreeCores
 from chatui.engine.kernels import quantized
 from chatui.settings import KvDtype
@@ -213,39 +212,6 @@ class TestOffer:
             assert close(over_blocks.decode(ids[2:], [models.table(0)], [2])[0], plain("llama", ids)[-1])
         assert not over_blocks.faster
         assert "not used" in caplog.text
-
-
-class TestSecondOffer:
-    """What is in use is an offered way already."""
-
-    def check(self, monkeypatch: pytest.MonkeyPatch, first: float, second: float) -> list[float]:
-        """Which way computed each of the last steps; the two take so many seconds by this test's clock."""
-        over_blocks, used, now = models.over_blocks(), list[float](), [0.0]
-        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-        over_blocks.prefill([PromptChunk(models.table(0), 0, [5, 6])])
-
-        def taking(seconds: float) -> Any:
-            def decode(*inputs: Any) -> torch.Tensor:
-                now[0] += seconds
-                used.append(seconds)
-                result: torch.Tensor = over_blocks.step(*inputs)
-                return result
-
-            return decode
-
-        for seconds in (first, second):
-            over_blocks.offer(taking(seconds))
-        for _ in range(TIMED + 1):
-            over_blocks.decode([7], [models.table(0)], [2])
-        assert over_blocks.faster
-        used.clear()
-        for _ in range(3):
-            over_blocks.decode([7], [models.table(0)], [2])
-        return used[-2:]
-
-    def test_the_faster_of_both_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert self.check(monkeypatch, 2.0, 1.0) == [1.0, 1.0]
-        assert self.check(monkeypatch, 1.0, 2.0) == [1.0, 1.0]
 
 
 class TestCheckedDecode:

@@ -1,12 +1,10 @@
 """One forward pass of a model over its K/V blocks: pieces of prompts, or one token for each of several rows."""
 
 import logging
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
@@ -29,8 +27,6 @@ log = logging.getLogger(__name__)
 # below a twentieth; a model whose attention is something else is off by its whole size.
 TOLERANCE = 0.1
 TRIES = 16
-# So many steps are timed both ways, where a faster one is in use already.
-TIMED = 8
 
 DecodeFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]], torch.Tensor]
 """(ids, tables, positions, span, tensors of a KVCache) -> logits [rows, vocabulary]: what is compiled of a step."""
@@ -87,9 +83,8 @@ class Forward:
         self.states = StateLayout.of(model)
         self._decode: DecodeFunction = self.step
         self._faster_prefill: PrefillFunction | None = None
-        self._offered = deque[DecodeFunction]()
+        self._offered: DecodeFunction | None = None
         self._tries = 0
-        self._agreed: list[tuple[float, float]] = []
         self._compiling = False
         self._free_cores = FreeCores()
         self._tensors = cache.tensors
@@ -107,13 +102,11 @@ class Forward:
     @property
     def settled(self) -> bool:
         """Whether no other way to decode waits to be tried."""
-        return not self._offered
+        return self._offered is None
 
     def offer(self, decode: DecodeFunction) -> None:
-        """From one of the next steps on, decode this way, if it gives the same logits as the way before. Where that is
-        an offered one too, it must be slower.
-        """
-        self._offered.append(decode)
+        """From one of the next steps on, decode this way, if it gives the same logits as the plain step."""
+        self._offered = decode
 
     def use_prefill(self, prefill: PrefillFunction) -> None:
         """Read prompts this way, which gives the same logits, for as long as it raises no error."""
@@ -200,8 +193,8 @@ class Forward:
             if self.states is not None:
                 batch = DecodeBatch(*inputs[1:4], self.cache)
                 return self._advance(self.states, states, inputs[0][:, None], inputs[2][:, None], batch)[:, -1]
-            if self._offered:
-                self._try(self._offered[0], inputs)
+            if self._offered is not None:
+                self._try(self._offered, inputs)
             return self._decode(*inputs)
 
     def _advance(
@@ -231,31 +224,24 @@ class Forward:
         Rounding alone can take single steps of a small bfloat16 model further apart; what is wrong never comes close.
         """
         self._tries += 1
-        begin = time.perf_counter()
         try:
-            found = offered(*inputs)
+            agrees = same(offered(*inputs), self.step(*inputs))
         except Exception as error:
             self._decide(None, str(error))
             return
-        middle = time.perf_counter()
-        if same(found, self._decode(*inputs)):
-            self._agreed.append((middle - begin, time.perf_counter() - middle))
-            if not self.faster or len(self._agreed) == TIMED:
-                slower = self.faster and median(new / old for new, old in self._agreed) >= 1
-                self._decide(None if slower else offered, "the one in use is no slower", logging.INFO)
-                return
-        if self._tries == TRIES:
+        if agrees:
+            self._decide(offered)
+        elif self._tries == TRIES:
             self._decide(None, "its logits differ")
 
-    def _decide(self, chosen: DecodeFunction | None, why_not: str, level: int = logging.WARNING) -> None:
+    def _decide(self, chosen: DecodeFunction | None, why_not: str = "") -> None:
         """Go over to what was tried, or not."""
         if chosen is None:
-            log.log(level, "a faster step is not used: %s", why_not)
+            log.warning("a faster step is not used: %s", why_not)
         else:
             self._decode = CheckedDecode(self.step, chosen)
             log.info("the faster step is in use")
-        self._offered.popleft()
-        self._tries, self._agreed = 0, []
+        self._offered, self._tries = None, 0
 
 
 def span_of(length: int, device: torch.device) -> torch.Tensor:

@@ -120,11 +120,6 @@ def packs_as_pytorch() -> bool:
     return processor is not None and processor.capability == torch.backends.cpu.get_cpu_capability()
 
 
-def compiling_may_pay() -> bool:
-    """Whether a compiled step might be faster than layers.cpp. Without AVX-512 it is not; with it, nobody knows."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
 def name() -> str:
     """What tells the kernels in use from others, "" where all is PyTorch's own."""
     return next(iter(_loaded), "")

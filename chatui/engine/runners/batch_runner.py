@@ -18,7 +18,6 @@ from chatui.engine.batching.kv_error import measure_divergence
 from chatui.engine.batching.kv_files import KVFiles
 from chatui.engine.batching.scheduler import Scheduler
 from chatui.engine.batching.sequence_state import SequenceState, SequenceUpdate
-from chatui.engine.kernels import ops
 from chatui.engine.loading.loaded_model import LoadedModel
 from chatui.engine.loading.weights import free_memory
 from chatui.engine.runners.contract import IsCancelled, StepResult
@@ -99,8 +98,8 @@ class BatchRunner(LoadedRunner):
         self._after_first_reply: Callable[[], None] | None = None
 
     def use_faster_decode(self, spec: ModelSpec, cache_dir: Path) -> None:
-        """Decode faster: by CUDA graphs on a GPU; on a CPU by layers in C++, and by a compiled step where that may be
-        faster still, which is made after the first reply if needed.
+        """Decode faster: by CUDA graphs on a GPU; on a CPU by layers in C++, or where those do not fit by a compiled
+        step, which is made after the first reply if needed.
         """
         ahead = self.batch.forward
         if ahead.states is not None:
@@ -118,7 +117,7 @@ class BatchRunner(LoadedRunner):
                 self._after_first_reply = begin
 
     def _fused(self) -> bool:
-        """Use layers in C++ where they are faster; whether a compiled step would be no faster."""
+        """Use layers in C++ if they fit the model; whether they do."""
         fused = fuse(self.batch.forward.step, self.batch.forward.cache)
         if fused is None:
             return False
@@ -126,7 +125,7 @@ class BatchRunner(LoadedRunner):
         prefill = fuse_prefill(fused, self.batch.forward.cache)
         if prefill is not None:
             self.batch.forward.use_prefill(prefill)
-        return not ops.compiling_may_pay()
+        return True
 
     def can_begin(self, prepared: object) -> bool:
         """Whether this reply can begin."""
