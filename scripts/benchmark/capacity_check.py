@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scripts.benchmark import capacity_costs, capacity_model
 from scripts.benchmark.capacity_inputs import Costs
-from scripts.benchmark.capacity_model import OTHER_REDRAWS, Flow
+from scripts.benchmark.capacity_model import Flow
 from scripts.benchmark.figures import percentile
 from scripts.benchmark.installation import PAGES, installed
 from scripts.benchmark.page_visitors import Plan
@@ -60,7 +60,8 @@ def check(costs: Costs, visitors: int, seconds: float, flags: Sequence[str] = ()
     # Visitors think, then wait for their reply: the law of response time (Denning and Buzen).
     reply_seconds = FIRST_SECONDS + TOKENS / RATE
     turns = visitors * seconds / (PAUSE_SECONDS + reply_seconds)
-    now = _flow(seen.turns / found.seconds, seen.loads / found.seconds, seen.tokens / seen.turns)
+    begun = _flow(seen.turns / found.seconds, seen.loads / found.seconds, seen.tokens / seen.turns)
+    now = capacity_model.drawn(costs, begun, visitors, seen.tokens / seen.turns, PAGES)
     cores = PAGES * costs.page_idle + capacity_model.page_cores(costs, now, visitors, seen.tokens / seen.turns)
     database = capacity_model.database_cores(costs, now, PAGES, seen.tokens / seen.turns)
     # A computer that is too busy redraws less often than the product means to.
@@ -80,7 +81,6 @@ def check(costs: Costs, visitors: int, seconds: float, flags: Sequence[str] = ()
 
 
 def _flow(turns: float, loads: float, tokens: float) -> Flow:
-    """What goes on when so many turns come and the engine is never full."""
+    """What goes on when so many turns come and the engine is never full, without redraws."""
     running = turns * (FIRST_SECONDS + tokens / RATE)
-    redraws = PAGES * capacity_model.server_redraws(running / PAGES, RATE) + OTHER_REDRAWS * turns
-    return Flow(turns, loads, running, redraws, RATE, 0.0, 0.0)
+    return Flow(turns, loads, running, 0.0, RATE, 0.0, 0.0)

@@ -80,14 +80,18 @@ def erlang_c(places: int, offered: float) -> float:
     return blocked / (1 - offered / places * (1 - blocked))
 
 
-def redraw_interval(running: float) -> float:
-    """Seconds between two redraws of a reply on a page server that writes so many."""
-    return max(redraw.FLUSH_SECONDS, running * redraw.FLUSH_SECONDS_PER_REPLY)
+def redraw_interval(running: float, cost: float, other: float) -> float:
+    """Seconds between two redraws of a reply on a page server that writes so many.
+
+    `cost` is that of a redraw; everything else takes `other` of the core. Redraws take what it leaves of their share.
+    """
+    left = redraw.PROCESS_SHARE - other
+    return redraw.redraw_interval(running, cost * redraw.PROCESS_SHARE / left if left > 0 else math.inf)
 
 
-def redraws_per_second(running: float, per_second: float) -> float:
+def redraws_per_second(interval: float, per_second: float) -> float:
     """Redraws of one reply a second. Nothing is drawn before something has come, or a heartbeat."""
-    return min(1 / redraw_interval(running), max(per_second, 1 / redraw.HEARTBEAT_SECONDS))
+    return min(1 / interval, max(per_second, 1 / redraw.HEARTBEAT_SECONDS))
 
 
 def poisson(mean: float) -> list[float]:
@@ -96,17 +100,26 @@ def poisson(mean: float) -> list[float]:
     return [math.exp(count * math.log(mean) - mean - math.lgamma(count + 1)) if mean else 0.0 for count in range(most)]
 
 
-def server_redraws(running: float, per_second: float) -> float:
-    """Redraws a second of a page server with so many running replies on average.
+def server_redraws(running: float, per_second: float, cost: float, other: float) -> float:
+    """Redraws a second of a page server with so many running replies on average; see redraw_interval().
 
     Their number goes up and down (M/G/infinity). It has to be averaged over, because the more there are, the less often
     each is redrawn.
     """
-    shares = enumerate(poisson(running))
-    return sum(share * count * redraws_per_second(count, per_second) for count, share in shares)
+    return sum(
+        share * count * redraws_per_second(redraw_interval(count, cost, other), per_second)
+        for count, share in enumerate(poisson(running))
+    )
 
 
-def flow(load: Load, site: Site, engine: Engine) -> Flow:
+def drawn(costs: Costs, now: Flow, tabs: float, reply_tokens: float, servers: int) -> Flow:
+    """What goes on, with the redraws that so many page servers then make."""
+    other = other_cores(costs, now, tabs, reply_tokens, servers)
+    redraws = servers * server_redraws(now.running / servers, now.per_second, costs.page_redraw, other)
+    return replace(now, redraws=redraws + OTHER_REDRAWS * now.turns)
+
+
+def flow(load: Load, site: Site, engine: Engine, costs: Costs) -> Flow:
     """What goes on at this load. Reading prompts and writing share an engine's time.
 
     An engine with b rows ends replies at the rate b / (tokens * (a + c * b)): a queue with processor sharing, whose
@@ -124,9 +137,8 @@ def flow(load: Load, site: Site, engine: Engine) -> Flow:
     running, places, total = rows * site.replicas, engine.rows * site.replicas, turns * site.replicas
     per_second = load.reply_tokens / max(rows / turns - reading, 1e-9)
     wait = erlang_c(places, running) * (running / total) / (places - running) if running < places else math.inf
-    servers = site.page_servers
-    redraws = servers * server_redraws(running / servers, per_second) + OTHER_REDRAWS * total
-    return Flow(total, load.loads, running, redraws, per_second, busy, wait)
+    now = Flow(total, load.loads, running, 0.0, per_second, busy, wait)
+    return drawn(costs, now, load.tabs, load.reply_tokens, site.page_servers)
 
 
 def page_cores(costs: Costs, now: Flow, tabs: float, reply_tokens: float) -> float:
@@ -140,6 +152,12 @@ def page_cores(costs: Costs, now: Flow, tabs: float, reply_tokens: float) -> flo
         + now.redraws * costs.page_redraw
         + now.running * costs.page_reply
     )
+
+
+def other_cores(costs: Costs, now: Flow, tabs: float, reply_tokens: float, servers: int) -> float:
+    """What each of so many page servers takes of its core for all but the redraws of running replies."""
+    besides = replace(now, redraws=OTHER_REDRAWS * now.turns)
+    return costs.page_idle + page_cores(costs, besides, tabs, reply_tokens) / servers
 
 
 def database_cores(costs: Costs, now: Flow, servers: int, reply_tokens: float) -> float:
@@ -166,17 +184,19 @@ def most_saving_seconds() -> float:
 
 def parts(load: Load, site: Site, engine: Engine, costs: Costs) -> list[Part]:
     """All parts, the fullest first."""
-    now, count, replicas = flow(load, site, engine), site.page_servers, site.replicas
+    now, count, replicas = flow(load, site, engine, costs), site.page_servers, site.replicas
     tabs, running = load.tabs / count, now.running / count
     sockets = tabs * SOCKETS_PER_TAB + running * SOCKETS_PER_REPLY
     cores = costs.page_idle + page_cores(costs, now, load.tabs, load.reply_tokens) / count
+    other = other_cores(costs, now, load.tabs, load.reply_tokens, count)
+    interval = redraw_interval(running, costs.page_redraw, other)
     notifying = min(now.running, count) / FLUSH_SECONDS + now.turns
     sent = now.loads * costs.bytes_load + now.turns * costs.bytes_turn + now.redraws * costs.bytes_redraw
     connections = count * (POOLED + LISTENING)
     page, database = "page servers", "database"
     found = [
         Part("Page server: processor", cores, 1.0, "cores", page, count),
-        Part("Page server: time between redraws", redraw_interval(running), SLOWEST_REDRAWS, "s", page, count),
+        Part("Page server: time between redraws", interval, SLOWEST_REDRAWS, "s", page, count),
         Part("Page server: saving replies", saving_seconds(costs, running), most_saving_seconds(), "s", page, count),
         Part(
             "Page server: memory", costs.page_memory + tabs * costs.memory_tab, site.page_memory, "bytes", page, count

@@ -48,7 +48,7 @@ def plans(load: Load, engine: Engine, costs: Costs, users: Sequence[int] = USERS
     for count in users:
         asked = replace(load, users=count)
         site = sized(asked, engine, costs)
-        now = flow(asked, site, engine)
+        now = flow(asked, site, engine, costs)
         # What has a number of its own (replicas) says little of a site that is as small as it can be.
         fullest = parts(asked, site, engine, costs)[:2]
         numbers = [count, round(asked.tabs), now.turns, now.running, site.page_servers, site.replicas]

@@ -1,8 +1,9 @@
 """The same installation as a discrete-event simulation, to check the arithmetic of capacity_model.py.
 
 Who waits, who is served next and which engine answers is decided by the product's own code (Admission, FairQueue,
-replica_choice, CircuitBreaker), on an event loop whose time passes at once. Processors, engines and visitors are
-simulated: visitors come at random, replies are of random lengths, and what is busy is counted, not computed.
+replica_choice, CircuitBreaker), and how often replies are redrawn by RedrawCost, on an event loop whose time passes at
+once. Processors, engines and visitors are simulated: visitors come at random, replies are of random lengths, and what
+is busy is counted, not computed.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from chatui.remote.backend_spec import BackendSpec, ReplicaSpec
 from chatui.remote.circuit_breaker import CircuitBreaker
 from chatui.remote.replica import Replica
 from chatui.reply_writer import FLUSH_SECONDS
+from chatui.ui.shared.redraw import RedrawCost, redraw_interval
 from scripts.benchmark.capacity_inputs import Costs, Engine, Load, Site
 from scripts.benchmark.capacity_model import OTHER_REDRAWS, most_saving_seconds, redraws_per_second, saving_seconds
 from scripts.benchmark.virtual_time import Cores, VirtualLoop
@@ -88,13 +90,14 @@ class EngineReplica:
 
 @dataclass
 class PageServer:
-    """A page server: its core, the thread that saves replies, its queue, the replies that it writes, and the engines as
-    it knows them.
+    """A page server: its queue, the engines as it knows them, its core, what a redraw costs it, the thread that saves
+    replies, and the replies that it writes.
     """
 
     admission: Admission
     engines: dict[Replica, EngineReplica]
-    core: Cores = field(default_factory=Cores)
+    core: Cores
+    cost: RedrawCost
     writer: Cores = field(default_factory=Cores)
     running: int = 0
     saves: int = 0
@@ -178,7 +181,13 @@ class Simulation:
             replica = Replica(BackendSpec((engine.spec,)), engine.spec)
             replica.breaker = CircuitBreaker(self._loop.time)
             known[replica] = engine
-        return PageServer(Admission(self._site.max_requests, self._site.queue), known)
+        core, always = Cores(), self._always()
+        cost = RedrawCost(lambda: core.busy + always * self._loop.time(), self._loop.time)
+        return PageServer(Admission(self._site.max_requests, self._site.queue), known, core, cost)
+
+    def _always(self) -> float:
+        """What a page server takes of its core all the time, which is no event."""
+        return self._costs.page_idle + self._load.tabs / self._site.page_servers * self._costs.page_tab
 
     async def _turns(self) -> None:
         while True:
@@ -260,7 +269,8 @@ class Simulation:
     async def _redraws(self, server: PageServer, engine: EngineReplica) -> None:
         """Update the tab as often as the product does."""
         while True:
-            interval = 1 / redraws_per_second(server.running, engine.per_second)
+            server.cost.count_redraw()
+            interval = 1 / redraws_per_second(redraw_interval(server.running, server.cost.seconds), engine.per_second)
             await asyncio.sleep(max(interval, server.core.add(self._costs.page_redraw)))
             self._proxy.add(self._costs.proxy_redraw)
             self._counts.redraws += 1
@@ -288,8 +298,7 @@ class Simulation:
     def _outcome(self, busy: dict[str, float], seconds: float) -> Outcome:
         costs, site, counts = self._costs, self._site, self._counts
         self._change_running(0)
-        # What goes on all the time is no event.
-        busy["Page server: processor"] += costs.page_idle + self._load.tabs / site.page_servers * costs.page_tab
+        busy["Page server: processor"] += self._always()
         busy["Database: processor"] += site.page_servers * costs.database_idle / site.database_cores
         saves = sum(server.saves for server in self._servers) / site.page_servers
         busy["Page server: saving replies"] *= self._loop.time() / saves / most_saving_seconds()

@@ -57,7 +57,7 @@ def test_who_waits(places: int, offered: float, share: float) -> None:
 
 
 def test_replies_that_run_are_those_that_come_times_how_long_they_take() -> None:
-    now = flow(LOAD, SITE, ENGINE)
+    now = flow(LOAD, SITE, ENGINE, COSTS)
     read = LOAD.read_tokens / ENGINE.read_per_second
     assert now.turns == pytest.approx(2000 * 12 / 3600)
     assert now.running == pytest.approx(now.turns * (read + LOAD.reply_tokens / now.per_second))
@@ -74,7 +74,7 @@ def test_an_engine_that_cannot_keep_up_is_full_first_and_passes_on_what_it_can()
         replace(LOAD, users=100_000),
         replace(SITE, page_servers=300, database_connections=10_000, proxy_connections=10**6),
     )
-    now = flow(load, site, ENGINE)
+    now = flow(load, site, ENGINE, COSTS)
     assert now.busy > 1
     assert now.running == ENGINE.rows * site.replicas
     assert now.turns * now.busy == pytest.approx(load.turns)
@@ -82,22 +82,32 @@ def test_an_engine_that_cannot_keep_up_is_full_first_and_passes_on_what_it_can()
 
 
 def test_more_users_fill_every_part_that_they_use() -> None:
-    few, many = by_name(replace(LOAD, users=2000)), by_name(replace(LOAD, users=8000))
+    site = replace(SITE, page_servers=2)
+    few, many = by_name(replace(LOAD, users=2000), site), by_name(replace(LOAD, users=8000), site)
     grown = {name for name in few if many[name] > few[name]}
     assert set(few) - grown == {"Database: connections, at most"}
 
 
 def test_another_page_server_relieves_the_page_servers() -> None:
-    before, after = by_name(), by_name(site=replace(SITE, page_servers=16))
+    load = replace(LOAD, users=8000)
+    before, after = (by_name(load, replace(SITE, page_servers=count)) for count in (2, 16))
     for name in before:
         if name.startswith("Page server"):
             assert after[name] < before[name]
 
 
-def test_redraws_of_a_server_have_a_limit_however_many_replies_it_writes() -> None:
-    each = [running * capacity_model.redraws_per_second(running, 50) for running in (1, 2, 10, 100, 1000)]
-    assert each[0] == pytest.approx(10)
-    assert max(each) <= 1 / redraw.FLUSH_SECONDS_PER_REPLY + 1e-9
+@pytest.mark.parametrize("running", [1, 2, 10, 100, 1000])
+@pytest.mark.parametrize("other", [0.0, 0.2, 0.5, 0.7])
+def test_redraws_take_what_the_rest_leaves_of_their_share(running: int, other: float) -> None:
+    cost = 0.004
+    interval = capacity_model.redraw_interval(running, cost, other)
+    taken = other + running / interval * cost
+    fewest = max(redraw.FLUSH_SECONDS, min(running * redraw.FLUSH_SECONDS_PER_REPLY, redraw.MAX_REDRAW_SECONDS))
+    if interval < fewest:
+        assert taken <= redraw.PROCESS_SHARE + 1e-9
+    if interval > redraw.FLUSH_SECONDS:
+        assert taken >= redraw.PROCESS_SHARE - 1e-9
+    assert interval <= fewest
 
 
 @pytest.mark.parametrize("users", [10, 100, 1000, 10_000, 100_000])

@@ -37,7 +37,7 @@ def observed(load: Load, outcome: Outcome) -> Load:
 
 def predicted(load: Load, site: Site, engine: Engine, outcome: Outcome) -> tuple[Flow, dict[str, float]]:
     come = observed(load, outcome)
-    return flow(come, site, engine), {part.name: part.utilisation for part in parts(come, site, engine, COSTS)}
+    return flow(come, site, engine, COSTS), {part.name: part.utilisation for part in parts(come, site, engine, COSTS)}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_arithmetic_agrees_with_the_simulation(load: Load, site: Site, engin
     assert outcome.counts.refused == 0
     assert outcome.running == pytest.approx(now.running, rel=0.05)
     for name, found in outcome.utilisations.items():
-        assert utilisations[name] == pytest.approx(found, rel=0.05, abs=0.005), name
+        assert utilisations[name] == pytest.approx(found, rel=0.07, abs=0.005), name
     # Of parts that are almost as full as each other, either may be called the fullest.
     told = {name: utilisations[name] for name in outcome.utilisations}
     assert told[max(outcome.utilisations, key=outcome.utilisations.__getitem__)] >= 0.9 * max(told.values())

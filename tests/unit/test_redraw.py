@@ -1,12 +1,22 @@
 import asyncio
+import math
 from collections.abc import AsyncGenerator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chatui.chat import ReplyDelta
 from chatui.errors import ChatError
 from chatui.ui.shared import redraw
-from chatui.ui.shared.redraw import SingleFlight, Superseding, batch_deltas, flush_interval
+from chatui.ui.shared.redraw import (
+    RedrawCost,
+    SingleFlight,
+    Superseding,
+    batch_deltas,
+    flush_interval,
+    redraw_interval,
+)
 
 
 class Source:
@@ -179,6 +189,83 @@ def test_long_replies_are_redrawn_less_often_but_often_enough() -> None:
     assert paces == sorted(paces)
     assert (paces[0], paces[-1]) == (redraw.FLUSH_SECONDS, redraw.MAX_FLUSH_SECONDS)
     assert flush_interval(0, flush=30.0) == 30.0
+
+
+REPLIES, COSTS, CHARACTERS = st.integers(1, 1000), st.floats(0, 1) | st.just(math.inf), st.integers(0, 10**6)
+
+
+@given(REPLIES, COSTS, CHARACTERS)
+def test_a_reply_is_redrawn_often_enough_however_much_it_costs(replies: int, cost: float, characters: int) -> None:
+    interval = redraw_interval(replies, cost, characters)
+    least = flush_interval(characters)
+    assert least <= interval <= max(least, min(0.03 * replies, redraw.MAX_REDRAW_SECONDS))
+
+
+@given(REPLIES, COSTS, COSTS, CHARACTERS)
+def test_what_costs_more_is_redrawn_less_often(replies: int, cost: float, other: float, characters: int) -> None:
+    low, high = sorted((cost, other))
+    assert redraw_interval(replies, low, characters) <= redraw_interval(replies, high, characters)
+    assert redraw_interval(replies, cost, characters) <= redraw_interval(replies + 1, cost, characters)
+
+
+@given(REPLIES, st.floats(0, redraw.FLUSH_SECONDS_PER_REPLY * redraw.PROCESS_SHARE))
+def test_the_process_keeps_to_its_share_while_redraws_are_not_the_fewest(replies: int, cost: float) -> None:
+    interval = redraw_interval(replies, cost)
+    assert replies / interval * cost <= redraw.PROCESS_SHARE + 1e-9 or interval == redraw.MAX_REDRAW_SECONDS
+
+
+class Process:
+    """A process that redraws replies in a simulated time: its other work, and that of each redraw."""
+
+    def __init__(self, replies: int, other: float, each: float) -> None:
+        self.replies, self.other, self.each = replies, other, each
+        self.now = self.worked = 0.0
+        self.cost = RedrawCost(lambda: self.worked, lambda: self.now)
+        self.interval = 0.0
+
+    def run(self, seconds: float) -> float:
+        """The share of a core that it takes at the end of so many seconds."""
+        end, share = self.now + seconds, 0.0
+        while self.now < end:
+            self.cost.count_redraw()
+            self.interval = redraw_interval(self.replies, self.cost.seconds)
+            passed = self.interval / self.replies
+            self.now += passed
+            self.worked += self.each + self.other * passed
+            share = self.each / passed + self.other
+        return share
+
+
+def test_redraws_take_what_is_left_of_the_share_of_a_process() -> None:
+    few = Process(replies=10, other=0.1, each=0.003)
+    assert few.run(20) < redraw.PROCESS_SHARE
+    assert few.interval == redraw.FLUSH_SECONDS
+    many = Process(replies=100, other=0.35, each=0.003)
+    assert many.run(60) == pytest.approx(redraw.PROCESS_SHARE, rel=0.01)
+    assert many.interval == pytest.approx(100 * 0.003 / (redraw.PROCESS_SHARE - 0.35), rel=0.01)
+    many.other = 0.1
+    many.run(60)
+    assert many.interval == pytest.approx(100 * 0.003 / (redraw.PROCESS_SHARE - 0.1), rel=0.01)
+    full = Process(replies=200, other=0.7, each=0.003)
+    full.run(20)
+    assert full.interval == redraw.MAX_REDRAW_SECONDS
+
+
+async def test_every_pause_counts_as_a_redraw(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(redraw, "_cost", RedrawCost(lambda: 8.0 * now[0], lambda: now[0]))
+    for second in range(4):
+        now[0] = float(second)
+        await redraw.pause_after_redraw(0, 1, started=-math.inf)
+    assert redraw._cost.seconds == 16.0 / 3
+
+
+def test_replies_are_redrawn_as_if_the_process_were_busy_until_that_is_measured() -> None:
+    process = Process(replies=50, other=0.0, each=0.001)
+    process.run(1)
+    assert process.interval == 50 * redraw.FLUSH_SECONDS_PER_REPLY
+    process.run(3)
+    assert process.interval == redraw.FLUSH_SECONDS
 
 
 # --- Asked twice ---

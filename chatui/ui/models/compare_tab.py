@@ -162,7 +162,7 @@ class CompareTab:
                 yield self._shown(comparison)
                 if comparison.running:
                     characters = sum(len(side.progress.text) for side in comparison.sides.values())
-                    await pause_after_redraw(characters, 2, started)
+                    await pause_after_redraw(characters, self._chat.runner.running_count + 1, started)
 
     def _shown(self, comparison: SideBySide) -> ComponentUpdates:
         """Updates that show the comparison as it is now."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,16 @@ FLUSH_SECONDS = 0.1
 # a hundred code blocks: it keeps up at 0.15 s a redraw, and falls seconds behind at 0.06 s.
 MAX_FLUSH_SECONDS = 0.15
 FLUSH_SECONDS_PER_CHARACTER = 8e-6
-# A redraw takes the server some 5 ms of a core, which the model could use.
+PROCESS_SHARE = 0.6
+"""Of a core. Replies are redrawn as often as the process takes no more than this for all that it does."""
+
 FLUSH_SECONDS_PER_REPLY = 0.03
+MAX_REDRAW_SECONDS = 3.0
+"""However busy the process is, n replies are redrawn every n times 0.03 s, and every 3 s in any case."""
+
+WINDOW_SECONDS = 2.0
+"""Over which the cost of a redraw is measured."""
+
 HEARTBEAT_SECONDS = 0.25
 MAX_HANDOVER_SECONDS = 2.0
 """How long an event waits for the one that it supersedes to end."""
@@ -121,13 +130,51 @@ class SingleFlight(Generic[T]):
         self._last.pop(session, None)
 
 
+class RedrawCost:
+    """The processor time of a redraw: all that the process has taken in a while, by the redraws of that while.
+
+    So other work raises it: that of the page, and that of a model in the same process. Replies are then redrawn less
+    often.
+    """
+
+    def __init__(
+        self, worked: Callable[[], float] = time.process_time, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`worked` is the processor time of the process so far."""
+        self._worked, self._clock = worked, clock
+        self._since, self._before, self._redraws = clock(), worked(), 0
+        self.seconds = math.inf
+
+    def count_redraw(self) -> None:
+        """Count a redraw."""
+        self._redraws += 1
+        now = self._clock()
+        if now - self._since >= WINDOW_SECONDS:
+            worked = self._worked()
+            self.seconds = (worked - self._before) / self._redraws
+            self._since, self._before, self._redraws = now, worked, 0
+
+
+_cost = RedrawCost()
+
+
 async def pause_after_redraw(characters: int, replies: int, started: float) -> None:
     """Wait until the next redraw of a reply of so many characters, while so many `replies` are running.
 
     `started` is when the last redraw started, by time.monotonic().
     """
-    flush = max(FLUSH_SECONDS, replies * FLUSH_SECONDS_PER_REPLY)
-    await asyncio.sleep(max(0.0, flush_interval(characters, flush) - (time.monotonic() - started)))
+    _cost.count_redraw()
+    interval = redraw_interval(replies, _cost.seconds, characters)
+    await asyncio.sleep(max(0.0, interval - (time.monotonic() - started)))
+
+
+def redraw_interval(replies: float, cost: float, characters: int = 0) -> float:
+    """Seconds between two redraws of a reply of so many characters, while so many `replies` are running.
+
+    `cost` is the processor time of a redraw, see RedrawCost.
+    """
+    paced = replies * min(cost / PROCESS_SHARE, FLUSH_SECONDS_PER_REPLY)
+    return flush_interval(characters, max(FLUSH_SECONDS, min(paced, MAX_REDRAW_SECONDS)))
 
 
 def flush_interval(characters: int, flush: float = FLUSH_SECONDS) -> float:
