@@ -28,9 +28,10 @@ from chatui.engine.batching.scheduler import (
     GAP_SECONDS,
     MAX_OWED_SECONDS,
     MAX_STEP_SECONDS,
+    MIN_READING_SHARE,
     PASS_SECONDS,
-    READING_SHARE,
     STALL_SECONDS,
+    TOKEN_SECONDS,
     Scheduler,
 )
 from chatui.engine.batching.sequence_state import SequenceState, SequenceUpdate
@@ -671,9 +672,9 @@ class TestTime:
         reader = join(batch, prompt_of(3000, 2))
         while not reader.output_ids:
             batch.step()
-        writing, reading = forward.spent("write"), forward.spent("read")
-        assert writing >= reading
-        assert writing <= 1.05 * reading * (1 / READING_SHARE - 1) + 2 * step * len(forward.pieces), (
+        writing, owed = forward.spent("write"), 1 / max(MIN_READING_SHARE, 1 - step / TOKEN_SECONDS) - 1
+        assert writing >= owed * (forward.spent("read") - forward.longest("read"))
+        assert writing <= 1.05 * owed * forward.spent("read") + 2 * step * len(forward.pieces), (
             "nor the other way round"
         )
         assert sum(forward.pieces) == 3000
@@ -837,8 +838,8 @@ class TestNewcomers:
             for row in batch.rows:
                 if row not in (writer, reader) and row.output_ids:
                     batch.finish(row)
-        debt = MAX_OWED_SECONDS + PASS_SECONDS * SHRINK * (1 / READING_SHARE - 1)
-        assert forward.spent("write") >= forward.spent("read") * (1 / READING_SHARE - 1) - debt
+        debt = MAX_OWED_SECONDS + PASS_SECONDS * SHRINK * (1 / MIN_READING_SHARE - 1)
+        assert forward.spent("write") >= forward.spent("read") * (1 / MIN_READING_SHARE - 1) - debt
         assert "rr" not in "".join(done[0] for done, _ in forward.log)
         assert reader is None or reader.output_ids, "they do not starve the long one of another"
 

@@ -29,8 +29,9 @@ PASS_SECONDS, STALL_SECONDS = 0.22, 0.08
 # How long a pass that reads short prompts beside those who write is planned to take together with a step of theirs. Of
 # a longer step only so much counts: newcomers would wait too long.
 GAP_SECONDS, MAX_STEP_SECONDS = 0.24, 0.1
-# The share of the time given to reading while somebody writes: a step then takes twice as long at most.
-READING_SHARE = 0.42
+# While prompts are read, who writes gets a token in so many seconds on average, which is faster than people read. Where
+# that would take too much of the time, reading keeps this share: a token then takes less than twice as long.
+TOKEN_SECONDS, MIN_READING_SHARE = 0.04, 0.42
 # Short prompts are read with every other step, until those who write are owed so much time.
 MAX_OWED_SECONDS = 2.0
 # How long a step waits for the disk where no row has anything else to do.
@@ -151,7 +152,8 @@ class Scheduler:
         seconds = time.perf_counter() - started
         self._order.record(counts)
         if beside_writing:
-            self._owed += seconds * (1 / READING_SHARE - 1)
+            share = max(MIN_READING_SHARE, 1 - self._step_seconds / TOKEN_SECONDS)
+            self._owed += seconds * (1 / share - 1)
             if large:
                 budget.measure(sum(len(piece.ids) for piece in pieces.values()), seconds)
         self._has_read = True
