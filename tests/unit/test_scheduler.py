@@ -660,9 +660,14 @@ def read_alone(batch: Scheduler, count: int, start: int = 0) -> None:
     batch.finish(row)
 
 
+def owed_to_writers(step: float) -> float:
+    """Seconds of writing for each second of reading."""
+    return 1 / max(MIN_READING_SHARE, 1 - step / TOKEN_SECONDS) - 1
+
+
 class TestTime:
     @pytest.mark.parametrize("speed", [100.0, 1000.0, 20_000.0])
-    @pytest.mark.parametrize("step", [0.005, 0.03, 0.5])
+    @pytest.mark.parametrize("step", [0.005, 0.03, 0.06, 0.5])
     def test_reading_does_not_stall_writing(self, clock: Clock, speed: float, step: float) -> None:
         batch, forward = timed(clock, speed=speed, step=step)
         writer = join(batch, [1])
@@ -672,7 +677,7 @@ class TestTime:
         reader = join(batch, prompt_of(3000, 2))
         while not reader.output_ids:
             batch.step()
-        writing, owed = forward.spent("write"), 1 / max(MIN_READING_SHARE, 1 - step / TOKEN_SECONDS) - 1
+        writing, owed = forward.spent("write"), owed_to_writers(step)
         assert writing >= owed * (forward.spent("read") - forward.longest("read"))
         assert writing <= 1.05 * owed * forward.spent("read") + 2 * step * len(forward.pieces), (
             "nor the other way round"
@@ -838,8 +843,8 @@ class TestNewcomers:
             for row in batch.rows:
                 if row not in (writer, reader) and row.output_ids:
                     batch.finish(row)
-        debt = MAX_OWED_SECONDS + PASS_SECONDS * SHRINK * (1 / MIN_READING_SHARE - 1)
-        assert forward.spent("write") >= forward.spent("read") * (1 / MIN_READING_SHARE - 1) - debt
+        debt = MAX_OWED_SECONDS + PASS_SECONDS * SHRINK * owed_to_writers(forward.step)
+        assert forward.spent("write") >= forward.spent("read") * owed_to_writers(forward.step) - debt
         assert "rr" not in "".join(done[0] for done, _ in forward.log)
         assert reader is None or reader.output_ids, "they do not starve the long one of another"
 
