@@ -1,5 +1,5 @@
 """What it costs to stand in front of another server: a scripted engine, this server with `--backend`, and clients of
-`/v1`, each in processes of their own.
+`/v1`, each in processes of their own; with `--page` visitors of the page in their place.
 
 A token's delay is the time from the engine's write to the client's read. "none" is the same clients at the engine
 itself: what the measuring adds.
@@ -12,14 +12,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
-from scripts.benchmark import lockstep
+from scripts.benchmark import lockstep, page_gateway
 from scripts.benchmark.chatui_server import quiet, ready
 from scripts.benchmark.figures import percentile
+from scripts.benchmark.page_counter import Drawn
 from scripts.benchmark.server_process import ROOT, started_process
 from scripts.benchmark.token_counter import Counted, Order
 
@@ -65,9 +67,11 @@ def row(figures: Figures, order: Order) -> str:
 
 
 @asynccontextmanager
-async def gateways(engine: int, count: int, flags: Sequence[str]) -> AsyncIterator[list[tuple[int, int]]]:
+async def gateways(
+    engine: int, count: int, flags: Sequence[str], variables: Mapping[str, str] = {}
+) -> AsyncIterator[list[tuple[int, int]]]:
     """(port, pid) of so many servers in front of the engine at a port. Raises BenchError where one fails to start."""
-    environment = {**os.environ, "CHATUI_PORT": "0"}
+    environment = {**os.environ, "CHATUI_PORT": "0", **variables}
     found = []
     with ExitStack() as stack:
         for _ in range(count):
@@ -83,33 +87,58 @@ async def gateways(engine: int, count: int, flags: Sequence[str]) -> AsyncIterat
         yield found
 
 
-async def measure(order: Order) -> Counted:
+async def measure(order: Order, counter: str = "token_counter") -> dict[str, Any]:
     """What the clients have counted, in a process of their own."""
-    command = [sys.executable, "-m", "scripts.benchmark.token_counter", json.dumps(asdict(order))]
+    command = [sys.executable, "-m", f"scripts.benchmark.{counter}", json.dumps(asdict(order))]
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=subprocess.PIPE)
     printed, _ = await process.communicate()
     if process.returncode:
         raise SystemExit("The clients failed: see above.")
-    return Counted(**json.loads(printed))
+    found: dict[str, Any] = json.loads(printed)
+    return found
+
+
+@asynccontextmanager
+async def engine(given: argparse.Namespace, replies: int = 0) -> AsyncIterator[int]:
+    """The port of an engine that writes once so many replies are asked for."""
+    groups = 1 if given.in_steps else SPREAD
+    command = [sys.executable, "-m", "scripts.benchmark.scripted_engine", *map(str, (given.rate, groups, replies))]
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        yield int(await process.stdout.readline())
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def head(headings: Sequence[str]) -> str:
+    """The first lines of a table."""
+    return "| " + " | ".join(headings) + " |\n|" + " --: |" * len(headings)
 
 
 async def compare(given: argparse.Namespace) -> None:
     """Print the figures of each number of streams."""
-    groups = 1 if given.in_steps else SPREAD
-    command = [sys.executable, "-m", "scripts.benchmark.scripted_engine", str(given.rate), str(groups)]
-    engine = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=subprocess.PIPE)
-    assert engine.stdout is not None
-    try:
-        port = int(await engine.stdout.readline())
-        async with gateways(port, given.gateways, given.flags) as served:
-            print("| " + " | ".join(HEADINGS) + " |\n|" + " --: |" * len(HEADINGS), flush=True)
-            for streams in map(int, given.streams.split(",")):
-                ports, pids = zip(*served, strict=True)
-                for order in (Order((port,), streams, given.seconds), Order(ports, streams, given.seconds, pids)):
-                    print(row(figures_of(await measure(order), order, given.rate), order), flush=True)
-    finally:
-        engine.terminate()
-        await engine.wait()
+    async with engine(given) as port, gateways(port, given.gateways, given.flags) as served:
+        print(head(HEADINGS), flush=True)
+        for streams in map(int, given.streams.split(",")):
+            ports, pids = zip(*served, strict=True)
+            for order in (Order((port,), streams, given.seconds), Order(ports, streams, given.seconds, pids)):
+                print(row(figures_of(Counted(**await measure(order)), order, given.rate), order), flush=True)
+
+
+async def compare_at_the_page(given: argparse.Namespace) -> None:
+    """Print what visitors of the page see of each number of replies."""
+    print(head(page_gateway.HEADINGS), flush=True)
+    for streams in map(int, given.streams.split(",")):
+        async with (
+            engine(given, streams) as port,
+            gateways(port, given.gateways, given.flags, page_gateway.VARIABLES) as served,
+        ):
+            ports, pids = zip(*served, strict=True)
+            order = Order(ports, streams, given.seconds, pids)
+            drawn = Drawn(**await measure(order, "page_counter"))
+            print(page_gateway.row(page_gateway.figures_of(drawn, order, given.rate), order), flush=True)
 
 
 async def compare_in_lockstep(given: argparse.Namespace) -> None:
@@ -128,10 +157,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rate", type=float, default=25.0, help="tokens a second of each stream; 25 if left out")
     parser.add_argument("--seconds", type=float, default=10.0, help="that are counted; 10 if left out")
     parser.add_argument("--in-steps", action="store_true", help="all streams get their tokens at the same moments")
+    parser.add_argument("--page", action="store_true", help="visitors of the page instead of clients of /v1")
     parser.add_argument("--lockstep", action="store_true", help="a token once the last came: counts the processor only")
     parser.add_argument("--tokens", type=int, default=20_000, help="in lockstep; 20,000 if left out")
     parser.add_argument("--gateways", type=int, default=1, help="processes, which share the streams; 1 if left out")
     parser.add_argument("flags", nargs="*", help="after --: flags of scripts/run for the gateways")
     given = parser.parse_args(arguments)
-    asyncio.run(compare_in_lockstep(given) if given.lockstep else compare(given))
+    way = compare_in_lockstep if given.lockstep else compare_at_the_page if given.page else compare
+    asyncio.run(way(given))
     return 0

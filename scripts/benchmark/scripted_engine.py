@@ -1,8 +1,8 @@
 """An engine without a model: a server of OpenAI's API whose tokens are the times at which they were written.
 
-`python -m scripts.benchmark.scripted_engine RATE GROUPS` prints its port. Each reply has RATE tokens a second, without
-an end. The replies are spread over GROUPS moments between two tokens: with 1 all are written at once, as by an engine
-that has them in one batch.
+`python -m scripts.benchmark.scripted_engine RATE GROUPS [REPLIES]` prints its port. Each reply has RATE tokens a
+second, without an end. The replies are spread over GROUPS moments between two tokens: with 1 all are written at once,
+as by an engine that has them in one batch. Nothing is written before so many REPLIES are asked for.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import sys
 import time
 from typing import cast
 
+POLL_SECONDS = 0.05
 MODEL = json.dumps({"object": "list", "data": [{"id": "m", "owned_by": "someone", "max_model_len": 4096}]}).encode()
 LISTED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(MODEL), MODEL)
 MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
@@ -54,11 +55,13 @@ class Connection(asyncio.Protocol):
         self._transport.write(b"%x\r\n%b\r\n" % (len(token), token))
 
 
-async def serve(rate: float, groups: int) -> None:
-    """Serve until the process is ended."""
+async def serve(rate: float, groups: int, replies: int = 0) -> None:
+    """Serve until the process is ended. Nothing is written before so many `replies` are asked for."""
     grouped: list[dict[Connection, None]] = [{} for _ in range(groups)]
     server = await asyncio.get_running_loop().create_server(lambda: Connection(grouped), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
+    while sum(map(len, grouped)) < replies:
+        await asyncio.sleep(POLL_SECONDS)
     at = time.monotonic()
     while True:
         for group in grouped:
@@ -69,4 +72,4 @@ async def serve(rate: float, groups: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(float(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(serve(float(sys.argv[1]), *map(int, sys.argv[2:])))
