@@ -21,7 +21,7 @@ from tests.abuse.pages import Config, config_of
 HEARTBEAT_SECONDS = 30.0
 STATE = re.compile(rb'"(\{\\"chat\\".*?[^\\]\\?\})"')
 COOKIE = re.compile(rb"set-cookie: ([^;]+)", re.IGNORECASE)
-POSITION = re.compile(rb'"position":"([^"]+)"')
+POSITION = re.compile(rb'"position":"([^"]+)".*"pause":([\d.]+)')
 RETRY_SECONDS = 5.0
 PATIENCE_SECONDS = 300.0
 DRAFTS = 1
@@ -146,6 +146,7 @@ class Visitor:
             answer = await self._ask("GET", f"/gradio_api/changes?session_hash={self._session}&{since}")
             if position := POSITION.search(answer):
                 since = f"since={position[1].decode()}"
+                await asyncio.sleep(float(position[2]))
             else:
                 await asyncio.sleep(RETRY_SECONDS)
 

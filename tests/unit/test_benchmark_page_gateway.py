@@ -90,3 +90,23 @@ async def test_an_engine_writes_once_so_many_replies_are_asked_for() -> None:
     finally:
         engine.terminate()
         await engine.wait()
+
+
+async def test_a_tab_that_waits_for_changes_pauses_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, paused = list[str](), list[float]()
+
+    async def ask(_method: str, path: str, _body: bytes = b"") -> bytes:
+        asked.append(path.rpartition("&")[2])
+        return b'HTTP/1.1 200 OK\r\n\r\n{"position":"p%d","chats":[],"delay":0.0,"pause":1.5}' % len(asked)
+
+    async def sleep(seconds: float) -> None:
+        paused.append(seconds)
+        if len(paused) == 2:
+            raise asyncio.CancelledError
+
+    seen = reader()
+    monkeypatch.setattr(seen, "_ask", ask)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await seen._watch()
+    assert (asked, paused) == (["seconds=1", "since=p1"], [1.5, 1.5])
