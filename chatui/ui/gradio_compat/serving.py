@@ -36,6 +36,7 @@ from chatui.ui.gradio_compat import sessions
 from chatui.ui.gradio_compat.bad_requests import BadRequests
 from chatui.ui.gradio_compat.event_streams import EventStreams
 from chatui.ui.gradio_compat.queue_polling import poll_less
+from chatui.ui.gradio_compat.queue_slots import run_many
 from chatui.ui.gradio_compat.stream_multiplexer import StreamMultiplexer
 
 _APP = gradio.routes.App
@@ -64,6 +65,7 @@ def mount(app: FastAPI, page: gr.Blocks, login: Login | None, root_path: str, ap
     """Mount the page at the root of `app`, which must have a CORS layer of its own. Returns Gradio's app."""
     sessions.install()
     poll_less(page)
+    run_many(page)
     page.has_launched = True
     gr.mount_gradio_app(app, page, path="/", auth=login, root_path=root_path or None, **appearance)
     gradio_app: FastAPI = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))  # type: ignore[assignment]
@@ -86,6 +88,7 @@ def launch(
     vars(gradio.routes)["CustomCORSMiddleware"] = lambda app, **_: cors_layer(app)
     sessions.install()
     poll_less(page)
+    run_many(page)
     inner = [Middleware(StreamMultiplexer), Middleware(EventStreams, page=page), Middleware(BadRequests)]
     app_kwargs = {"routes": routes, "middleware": [*middleware, *inner]}
     page.launch(auth=login, app_kwargs=app_kwargs, state_session_capacity=sessions.MAX_TABS, **appearance)
