@@ -19,7 +19,7 @@ from scripts.benchmark.target import BenchError
 from scripts.benchmark.token_counter import STAMP, Counted, Order, worked
 from tests.abuse.pages import config_of
 
-SETTLING_SECONDS = 7.0
+SETTLING_SECONDS = 5.0
 """After the first token of each reply, until redraws have their pace."""
 WAIT_SECONDS = 60.0
 
@@ -41,6 +41,7 @@ class Reader(Visitor):
         self.tokens: list[tuple[float, float]] = []
         self.redraws: list[float] = []
         self.begun, self._answered = asyncio.Event(), asyncio.Event()
+        self.ended = False
         self._rest = b""
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -53,7 +54,7 @@ class Reader(Visitor):
         answered = asyncio.create_task(self._answered.wait())
         await asyncio.wait((answered, self._tasks[-1]), timeout=WAIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if self._seen.failed or not answered.done():
-            raise BenchError("the page does not answer its visitors")
+            raise BenchError("The page does not answer its visitors.")
 
     def leave(self) -> None:
         """Close the page."""
@@ -70,6 +71,7 @@ class Reader(Visitor):
         """Note what a piece of the stream draws. What was drawn before may be in it again."""
         whole, end, self._rest = (self._rest + piece).rpartition(b"\n\n")
         for event in whole.split(b"\n\n") if end else ():
+            self.ended |= b'"process_completed"' in event
             if b'"process_generating"' not in event:
                 continue
             self._answered.set()
@@ -90,6 +92,8 @@ async def count(order: Order) -> Drawn:
     start, before = time.time(), worked(order.pids)
     await asyncio.sleep(order.seconds)
     end, processor = time.time(), worked(order.pids) - before
+    if any(reader.ended for reader in readers):
+        raise BenchError("The page ends replies at their most new tokens: give fewer --seconds, or a lower --rate.")
     for reader in readers:
         reader.leave()
     return drawn_between(readers, start, end, processor)

@@ -49,6 +49,9 @@ def test_a_reply_has_begun_when_its_first_token_is_drawn() -> None:
     assert seen.redraws == []
     seen.came(b'data: {"msg": "estimation"}\n\n' + redraw(text(0, 1)), WRITTEN + 1)
     assert seen.begun.is_set()
+    assert not seen.ended
+    seen.came(b'data: {"msg": "process_completed"}\n\n', WRITTEN + 2)
+    assert seen.ended
 
 
 def test_what_was_drawn_before_and_after_does_not_count() -> None:
