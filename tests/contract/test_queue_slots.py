@@ -1,17 +1,20 @@
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 
 from chatui.ui.gradio_compat.queue_slots import run_many
+from chatui.ui.gradio_compat.serving import mount
 from chatui.ui.gradio_compat.sessions import MAX_TABS
 from tests.contract.upstream import needs, needs_source
 
 MODULE = "queue_slots"
 
 
-def started(count: int, many: bool) -> int:
-    """How many of so many events, none of which ends, a page's queue has begun with."""
+def started(count: int, prepare: Callable[[gr.Blocks], object]) -> int:
+    """How many of so many events, none of which ends, the queue of a page that was prepared so has begun with."""
 
     async def endless() -> Any:
         yield "Hi"
@@ -47,8 +50,7 @@ def started(count: int, many: bool) -> int:
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
 
-    if many:
-        run_many(page)
+    prepare(page)
     asyncio.run(run())
     return begun
 
@@ -58,5 +60,9 @@ def test_an_event_of_each_tab_runs_at_once() -> None:
     needs_source("gradio.queueing:Queue.start", r"active_jobs = \[None\] \* self\.max_thread_count", says, MODULE)
     needs_source("gradio.queueing:Queue.start_processing", r"None not in self\.active_jobs", says, MODULE)
     needs_source("gradio.blocks:Blocks.launch", r"_queue\.max_thread_count = max_threads", says, MODULE)
-    needs(started(60, many=False) == 40, "Gradio's queue does not run 40 events at most by itself", MODULE)
-    assert started(MAX_TABS + 1, many=True) == MAX_TABS
+    needs(started(60, lambda _: None) == 40, "Gradio's queue does not run 40 events at most by itself", MODULE)
+    assert started(MAX_TABS + 1, run_many) == MAX_TABS
+
+
+def test_the_page_is_served_so() -> None:
+    assert started(60, lambda page: mount(FastAPI(), page, None, "", {})) == 60
