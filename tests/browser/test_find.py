@@ -162,7 +162,7 @@ def test_a_model_is_found_weighed_fetched_and_used(
     assert backend.requests[-1].model == "owner/gated-1B"
 
 
-@pytest.mark.exhaustive  # tests/unit/test_hub.py and test_fetch.py have such a Hub
+@pytest.mark.exhaustive  # tests/unit/test_hub.py and tests/integration/test_fetch.py have such a Hub
 def test_a_hub_that_never_answers_stops_nothing_else(
     models: LocalHub, serve: Serve, open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
