@@ -18,7 +18,7 @@ FLUSH_SECONDS = 0.1
 # a hundred code blocks: it keeps up at 0.15 s a redraw, and falls seconds behind at 0.06 s.
 MAX_FLUSH_SECONDS = 0.15
 FLUSH_SECONDS_PER_CHARACTER = 8e-6
-PROCESS_SHARE = 0.6
+PROCESS_SHARE = 0.7
 """Of a core. Replies are redrawn as often as the process takes no more than this for all that it does."""
 
 FLUSH_SECONDS_PER_REPLY = 0.03
