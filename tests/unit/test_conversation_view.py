@@ -1,3 +1,4 @@
+import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from chatui.store.store import Store
 from chatui.ui.chat.conversation_view import ConversationView
 from chatui.ui.chat.transcript import ChatbotContent
 from chatui.ui.gradio_compat import request_context
+from chatui.ui.shared import redraw
 from chatui.ui.shared.tab import Tab
 from chatui.ui.shared.tab_state import TabState
 from tests.fakes import FakeBackend
@@ -64,3 +66,17 @@ async def test_a_reply_that_nobody_reads_is_not_shown_as_kept(monkeypatch: pytes
     assert "tab_state" not in await anext(updates)
     monkeypatch.setattr(request_context, "is_abandoned", lambda: True)
     assert [update async for update in updates] == []
+
+
+async def test_first_text_and_the_end_do_not_wait_for_the_pace_of_redraws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redraw, "redraw_interval", lambda *_: 60.0)
+    reply, updates = followed("")
+    reply.state = "running"
+    async with asyncio.timeout(30):
+        assert "tab_state" not in await anext(updates)
+        reply.progress.text = "So"
+        reply.notify()
+        assert "So" in str(await anext(updates))
+        reply.progress.text, reply.state, reply.saved = "So it goes.", "finished", True
+        reply.notify()
+        assert "tab_state" in [update async for update in updates][-1]

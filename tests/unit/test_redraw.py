@@ -1,6 +1,7 @@
 import asyncio
 import math
 from collections.abc import AsyncGenerator
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -258,6 +259,24 @@ async def test_every_pause_counts_as_a_redraw(monkeypatch: pytest.MonkeyPatch) -
         now[0] = float(second)
         await redraw.pause_after_redraw(0, 1, started=-math.inf)
     assert redraw._cost.seconds == 16.0 / 3
+
+
+async def test_a_pause_ends_soon_after_the_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = [100.0], list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(redraw, "_cost", RedrawCost())
+    monkeypatch.setattr(redraw, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(redraw, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    await redraw.pause_after_redraw(0, 200, started=100.0)
+    assert sum(slept) == pytest.approx(redraw.MAX_REDRAW_SECONDS)
+    slept.clear()
+    end = now[0] + 1.0
+    await redraw.pause_after_redraw(0, 200, now[0], lambda: now[0] >= end)
+    assert 1.0 <= sum(slept) <= 1.0 + redraw.HEARTBEAT_SECONDS
 
 
 def test_replies_are_redrawn_as_if_the_process_were_busy_until_that_is_measured() -> None:

@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -161,10 +162,10 @@ class ConversationView:
                     yield message
             return
         async for _change in reply.changes():
-            started = time.monotonic()
+            started, characters = time.monotonic(), _written(reply)
             yield reply.as_message()
-            characters = len(reply.progress.text) + len(reply.progress.reasoning)
-            await pause_after_redraw(characters, self._runner.running_count, started)
+            is_due = partial(_is_due, reply, has_text=characters > 0)
+            await pause_after_redraw(characters, self._runner.running_count, started, is_due)
         yield reply.as_message()
 
     async def _progress_update(
@@ -247,3 +248,13 @@ def _phase(model: ModelStatus, progress: ReplyProgress | None) -> str:
     if model.state == "loading":
         return _("Waiting for the model: {phase} …", phase=i18n.translated(model.phase))
     return transcript.phase(progress) if progress is not None else ""
+
+
+def _written(reply: RunningReply) -> int:
+    """Characters of what has been written."""
+    return len(reply.progress.text) + len(reply.progress.reasoning)
+
+
+def _is_due(reply: RunningReply, *, has_text: bool) -> bool:
+    """Whether the reply has ended, or has its first text, since it was drawn."""
+    return reply.state != "running" or (not has_text and _written(reply) > 0)

@@ -158,14 +158,19 @@ class RedrawCost:
 _cost = RedrawCost()
 
 
-async def pause_after_redraw(characters: int, replies: int, started: float) -> None:
+async def pause_after_redraw(
+    characters: int, replies: int, started: float, is_due: Callable[[], bool] = lambda: False
+) -> None:
     """Wait until the next redraw of a reply of so many characters, while so many `replies` are running.
 
-    `started` is when the last redraw started, by time.monotonic().
+    `started` is when the last redraw started, by time.monotonic(). What `is_due` is drawn within HEARTBEAT_SECONDS.
     """
     _cost.count_redraw()
-    interval = redraw_interval(replies, _cost.seconds, characters)
-    await asyncio.sleep(max(0.0, interval - (time.monotonic() - started)))
+    end = started + redraw_interval(replies, _cost.seconds, characters)
+    while True:
+        await asyncio.sleep(max(0.0, min(end - time.monotonic(), HEARTBEAT_SECONDS)))
+        if is_due() or time.monotonic() >= end:
+            return
 
 
 def redraw_interval(replies: float, cost: float, characters: int = 0) -> float:
