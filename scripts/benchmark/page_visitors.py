@@ -21,6 +21,8 @@ from tests.abuse.pages import Config, config_of
 HEARTBEAT_SECONDS = 30.0
 STATE = re.compile(rb'"(\{\\"chat\\".*?[^\\]\\?\})"')
 COOKIE = re.compile(rb"set-cookie: ([^;]+)", re.IGNORECASE)
+CHUNK = re.compile(rb"\r\n[0-9a-f]+\r\n")
+"""The size of a piece of a body (Transfer-Encoding: chunked); a proxy may begin one anywhere."""
 POSITION = re.compile(rb'"position":"([^"]+)".*"pause":([\d.]+)')
 RETRY_SECONDS = 5.0
 PATIENCE_SECONDS = 300.0
@@ -200,7 +202,7 @@ class Visitor:
                     if not first and re.search(rb"\d tokens? ", piece):
                         first = time.monotonic()
         writer.close()
-        return b"".join(pieces), first or time.monotonic()
+        return CHUNK.sub(b"", b"".join(pieces)), first or time.monotonic()
 
     async def _send(
         self, method: str, path: str, body: bytes, more: str = ""
