@@ -310,6 +310,17 @@ def test_an_empty_message_is_not_sent(chat: Open) -> None:
         expect(refusal).to_have_count(0)
 
 
+def test_send_in_another_chat_is_not_taken_for_a_double_click(chat: Open) -> None:
+    page = chat(fresh=True)
+    page.page.evaluate("performance.now = (now => () => now() / 100)(performance.now.bind(performance))")
+    page.say("one")
+    page.start_new_chat()
+    expect(page.questions).to_have_count(0)
+    page.send.click()
+    expect(page.page.locator("#message-problem")).to_have_text("Type a message first.")
+    assert len(page.backend.requests) == 1
+
+
 def test_a_reason_outlives_other_events(chat: Open) -> None:
     page = chat()
     held: list[Route] = []

@@ -317,6 +317,7 @@
   // Each new chat has another state of the tab; one in place of an empty one is at the same place.
   const expectChat = (chat, temporary, state) => {
     opening = { chat, temporary, state, until: performance.now() + OPENING_PATIENCE, sends: false };
+    lastSend.at = -Infinity; // what is sent to another chat is not the same message again
     lookForChat();
   };
   const lookForChat = () => {
