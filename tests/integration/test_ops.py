@@ -142,9 +142,8 @@ def test_the_product_for_prompts_errs_by_the_rounding_of_its_activations(shape: 
     x = numbers(rows, inputs, seed)
     exact = x.double() @ weight.double().T
     found = ops.int4mm_prefill(x, layer.packed, layer.scales_and_zeros)
-    # Each is off by half a step, of which 255 reach from the lowest to the highest of its group.
-    grouped = x.double().unflatten(-1, (-1, GROUP))
-    step = (grouped.amax(-1) - grouped.amin(-1)) / 255 / 2
+    # Each is off by half a step, of which 127 reach to the largest of its group.
+    step = x.double().abs().unflatten(-1, (-1, GROUP)).amax(-1) / 127 / 2
     bound = step @ weight.double().abs().unflatten(-1, (-1, GROUP)).sum(-1).T
     assert ((found.double() - exact).abs() <= 2**-8 * exact.abs() + 1.01 * bound + 1e-4).all()
 

@@ -30,23 +30,30 @@ def example(outputs: int) -> tuple[Int4Linear, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("machine", "capability", "vnni", "wanted"),
+    ("machine", "capability", "vnni", "bf16", "wanted"),
     [
-        ("x86_64", "AVX512", True, ops.AVX512),
-        ("x86_64", "AVX512", False, ops.AVX2),
-        ("x86_64", "AVX2", False, ops.AVX2),
-        ("x86_64", "DEFAULT", False, ops.ANY),
-        ("aarch64", "DEFAULT", False, ops.ANY),
-        ("aarch64", "SVE256", False, ops.ANY),
-        ("s390x", "ZVECTOR", False, None),
+        ("x86_64", "AVX512", True, True, ops.AVX512_BF16),
+        ("x86_64", "AVX512", True, False, ops.AVX512),
+        ("x86_64", "AVX512", False, False, ops.AVX2),
+        ("x86_64", "AVX2", False, True, ops.AVX2),
+        ("x86_64", "DEFAULT", False, False, ops.ANY),
+        ("aarch64", "DEFAULT", False, False, ops.ANY),
+        ("aarch64", "SVE256", False, False, ops.ANY),
+        ("s390x", "ZVECTOR", False, False, None),
     ],
 )
 def test_a_cpu_gets_what_it_can_run(
-    monkeypatch: pytest.MonkeyPatch, machine: str, capability: str, vnni: bool, wanted: ops.Processor | None
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    capability: str,
+    vnni: bool,
+    bf16: bool,
+    wanted: ops.Processor | None,
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
     assert ops._processor() is wanted
     assert ops.packs_as_pytorch() == (wanted is not None and wanted.capability == capability)
 
@@ -57,7 +64,7 @@ def packs_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     ops.load(AppSettings().cache_dir)  # once for each version of their sources
     if not ops.name():
         pytest.skip("there is no C++ compiler here")
-    if ops._processor() is ops.AVX512:
+    if ops._processor() in (ops.AVX512, ops.AVX512_BF16):
         pytest.skip("the kernel for AVX-512 reads what PyTorch packs")
     monkeypatch.setattr(ops, "packs_as_pytorch", lambda: False)
 

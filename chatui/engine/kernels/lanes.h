@@ -86,10 +86,10 @@ inline void narrow(Floats numbers, uint16_t* halves) {
 }
 
 inline Ints no_dot() { return _mm512_setzero_si512(); }
-inline Ints load(const int8_t* from) { return _mm512_loadu_si512(from); }
+inline Ints load(const uint8_t* from) { return _mm512_loadu_si512(from); }
 inline Ints repeated(int32_t number) { return _mm512_set1_epi32(number); }
-// Adds to each lane the products of four numbers, 0..255, with four levels, -8..7.
-inline Ints dot(Ints sum, Ints numbers, Ints levels) { return _mm512_dpbusd_epi32(sum, numbers, levels); }
+// Adds to each lane the products of four levels, 0..15, with four numbers, -127..127.
+inline Ints dot(Ints sum, Ints levels, Ints numbers) { return _mm512_dpbusd_epi32(sum, levels, numbers); }
 inline Floats total(Ints sum) { return _mm512_cvtepi32_ps(sum); }
 // Adds to each lane the products of two numbers of 16 bits with two levels.
 inline Ints dot16(Ints sum, Ints numbers, Ints levels) { return _mm512_dpwssd_epi32(sum, levels, numbers); }
@@ -193,16 +193,16 @@ inline void narrow(Floats numbers, uint16_t* halves) {
 }
 
 inline Ints no_dot() { return _mm256_setzero_si256(); }
-inline Ints load(const int8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+inline Ints load(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
 inline Ints repeated(int32_t number) { return _mm256_set1_epi32(number); }
 // Else the compiler multiplies for all rows before it adds, and runs out of registers: with 16 bits it took a third longer.
 inline Ints in_this_order(Ints sum) {
   asm("" : "+x"(sum));
   return sum;
 }
-// In two halves of 16 bits for each lane: those of a group of 32 stay within 8 * 2 * 8 * 255.
-inline Ints dot(Ints sum, Ints numbers, Ints levels) {
-  return in_this_order(_mm256_add_epi16(sum, _mm256_maddubs_epi16(numbers, levels)));
+// In two halves of 16 bits for each lane: those of a group of 32 stay within 8 * 2 * 15 * 127.
+inline Ints dot(Ints sum, Ints levels, Ints numbers) {
+  return in_this_order(_mm256_add_epi16(sum, _mm256_maddubs_epi16(levels, numbers)));
 }
 inline Floats total(Ints sum) { return _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
 inline Ints dot16(Ints sum, Ints numbers, Ints levels) {

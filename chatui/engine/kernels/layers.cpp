@@ -140,9 +140,13 @@ bool packed(const Product& job, const Step& step) {
   const bfloat16* result;
   Tensor made;
   if (job.kind == OWN) {
-    sums.resize(step.rows * job.outputs);
-    bfloat16* target = sums.data();
-    if constexpr (sizeof(T) == sizeof(bfloat16)) target = to;
+    bfloat16* target;
+    if constexpr (sizeof(T) == sizeof(bfloat16)) {
+      target = to;
+    } else {
+      sums.resize(step.rows * job.outputs);
+      target = sums.data();
+    }
     job.own(from, job.weight, job.factors, target, step.rows, job.outputs, inputs, step.threads);
     result = target;
   } else {

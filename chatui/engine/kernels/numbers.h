@@ -9,7 +9,9 @@
 namespace {
 
 // As many as a register holds: of a wider vector's sums GCC keeps none in registers.
-#if defined(__AVX__)
+#if defined(__AVX512BW__)
+constexpr int64_t LANES = 16;
+#elif defined(__AVX__)
 constexpr int64_t LANES = 8;
 #else
 constexpr int64_t LANES = 4;

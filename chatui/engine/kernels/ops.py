@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,6 +59,7 @@ AVX512 = Processor(
     "AVX512",
     strip=32,
 )
+AVX512_BF16 = replace(AVX512, flags=(*AVX512.flags, "-mavx512bf16"))
 AVX2 = Processor(X86, ("-mavx2", "-mfma"), "AVX2", strip=16)
 # In vectors of 128 bits, which every CPU of these kinds has.
 ANY = Processor(COMMON, (), "", strip=16)
@@ -108,7 +109,7 @@ def _processor() -> Processor | None:
     """What this CPU can run."""
     capability = torch.backends.cpu.get_cpu_capability()
     if capability == "AVX512" and torch.cpu._is_vnni_supported():
-        return AVX512
+        return AVX512_BF16 if torch.cpu._is_avx512_bf16_supported() else AVX512
     if capability in ("AVX512", "AVX2"):
         return AVX2
     return ANY if platform.machine() in MACHINES else None
