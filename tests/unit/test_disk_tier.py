@@ -85,7 +85,7 @@ def engine_of(
     budget = TokenBudget(1.0)
     budget.tokens = 64
     budget.record = lambda *_: None  # type: ignore[method-assign]
-    engine.batch._budget = engine.batch._stall_budget = budget
+    engine.batch._budget = budget
     noting(engine)
     return engine
 

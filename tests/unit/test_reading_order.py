@@ -14,24 +14,23 @@ from chatui.engine.batching.reading_order import MIN_CHUNK, ReadingOrder
 class Prompt:
     user: str
     unread: int
-    is_short: bool
 
 
 class Reader:
     """Reads pass by pass. As in a Scheduler, rows arrive between passes."""
 
-    def __init__(self, tokens: int, long_tokens: int) -> None:
-        self.tokens, self.long_tokens = tokens, long_tokens
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
         self.order = ReadingOrder()
         self.rows: list[Prompt] = []
 
     def add(self, user: str, tokens: int) -> Prompt:
-        row = Prompt(user, tokens, tokens <= 256)
+        row = Prompt(user, tokens)
         self.rows.append(row)
         return row
 
     def read(self) -> dict[Prompt, int]:
-        counts = self.order.plan(self.rows, self.tokens, self.long_tokens)
+        counts = self.order.plan(self.rows, self.tokens)
         for row, count in counts.items():
             row.unread -= count
         self.order.record(counts)
@@ -41,30 +40,27 @@ class Reader:
 
 SIZES = st.sampled_from([1, 3, 15, 16, 40, 64, 100, 256, 257, 1000, 30_000])
 ARRIVALS = st.lists(st.lists(st.tuples(st.sampled_from("abcde"), SIZES), max_size=4), min_size=1, max_size=25)
-BUDGETS = st.sampled_from([(8, 8), (16, 8), (32, 8), (32, 32), (64, 16), (128, 32), (256, 64), (256, 256)])
+BUDGETS = st.sampled_from([8, 16, 32, 64, 128, 256])
 
 
 @given(BUDGETS, ARRIVALS)
-def test_a_pass_reads_what_it_may_and_no_crumbs(
-    budgets: tuple[int, int], arrivals: list[list[tuple[str, int]]]
-) -> None:
-    reader = Reader(*budgets)
+def test_a_pass_reads_what_it_may_and_no_crumbs(tokens: int, arrivals: list[list[tuple[str, int]]]) -> None:
+    reader = Reader(tokens)
     for coming in arrivals:
-        for user, tokens in coming:
-            reader.add(user, tokens)
+        for user, size in coming:
+            reader.add(user, size)
         before = {row: row.unread for row in reader.rows}
         counts = reader.read()
         assert bool(counts) == bool(before)
         assert all(0 < count <= before[row] for row, count in counts.items())
         assert sum(counts.values()) <= reader.tokens
-        assert sum(count for row, count in counts.items() if not row.is_short) <= reader.long_tokens
         for row, count in list(counts.items())[1:]:
-            assert count >= min(MIN_CHUNK, before[row], reader.long_tokens)
+            assert count >= min(MIN_CHUNK, before[row])
 
 
 @given(st.sampled_from([16, 64, 256]), st.lists(st.tuples(st.sampled_from("abcde"), SIZES), min_size=1, max_size=20))
 def test_no_prompt_ends_later_than_if_all_users_shared_each_pass(tokens: int, prompts: list[tuple[str, int]]) -> None:
-    reader = Reader(tokens, tokens)
+    reader = Reader(tokens)
     rows = [reader.add(user, size) for user, size in prompts]
     shared = when_shared([(row.user, row.unread) for row in rows])
     read = 0
@@ -93,7 +89,7 @@ def when_shared(prompts: list[tuple[str, int]]) -> list[float]:
 @pytest.mark.parametrize("count", [2, 8])
 def test_prompts_of_one_length_are_read_one_after_another(count: int) -> None:
     """Read in turns all would end together, at the very end."""
-    reader = Reader(256, 256)
+    reader = Reader(256)
     rows = [reader.add(f"user {number}", 780) for number in range(count)]
     ended = list[int]()
     while reader.rows:
@@ -103,16 +99,16 @@ def test_prompts_of_one_length_are_read_one_after_another(count: int) -> None:
 
 
 @given(
-    st.sampled_from([(32, 32), (64, 16), (128, 32), (256, 64)]),
+    st.sampled_from([32, 64, 128, 256]),
     st.lists(st.sampled_from([300, 5000, 30_000]), max_size=12),
     st.lists(st.lists(st.tuples(st.sampled_from("ab"), SIZES), max_size=3), min_size=15, max_size=15),
     st.data(),
 )
 def test_a_short_newcomer_waits_for_no_more_passes_than_there_are_users(
-    budgets: tuple[int, int], longs: list[int], floods: list[list[tuple[str, int]]], data: st.DataObject
+    budget: int, longs: list[int], floods: list[list[tuple[str, int]]], data: st.DataObject
 ) -> None:
     """Two users send as many prompts of any size as they like, before it comes and after."""
-    reader = Reader(*budgets)
+    reader = Reader(budget)
     for at, tokens in enumerate(longs):
         reader.add("ab"[at % 2], tokens)
     for coming in floods[:5]:
@@ -129,19 +125,19 @@ def test_a_short_newcomer_waits_for_no_more_passes_than_there_are_users(
 
 @pytest.mark.parametrize("longs", [0, 1, 15])
 def test_a_short_newcomer_is_read_with_the_next_pass(longs: int) -> None:
-    reader = Reader(128, 32)
+    reader = Reader(128)
     for _ in range(longs):
         reader.add("a", 30_000)
     reader.read()
     newcomer = reader.add("b", 50)
     counts = reader.read()
     assert newcomer.unread == 0
-    assert sum(counts.values()) == 50 + (32 if longs else 0), "what is left is for those who wait"
+    assert sum(counts.values()) == (128 if longs else 50), "what is left is for those who wait"
 
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), SIZES), max_size=3), min_size=1, max_size=10))
 def test_a_long_prompt_gets_its_share_whatever_two_others_send(floods: list[list[tuple[str, int]]]) -> None:
-    reader = Reader(256, 256)
+    reader = Reader(256)
     one = reader.add("one", 5000)
     passes = 0
     while one.unread:
@@ -153,7 +149,7 @@ def test_a_long_prompt_gets_its_share_whatever_two_others_send(floods: list[list
 
 
 def test_who_sends_many_prompts_has_no_larger_share() -> None:
-    reader = Reader(64, 64)
+    reader = Reader(64)
     crowd = [reader.add("a", 1000) for _ in range(10)]
     reader.read()
     one = reader.add("b", 1000)
@@ -166,7 +162,7 @@ def test_who_sends_many_prompts_has_no_larger_share() -> None:
 
 
 def test_of_prompts_that_have_ended_nothing_is_kept() -> None:
-    reader = Reader(64, 64)
+    reader = Reader(64)
     for number in range(20):
         reader.add(f"user {number}", 30)
         reader.read()
@@ -174,7 +170,7 @@ def test_of_prompts_that_have_ended_nothing_is_kept() -> None:
 
 
 def test_a_prompt_that_is_read_again_from_its_start_has_lost_its_place() -> None:
-    reader = Reader(64, 64)
+    reader = Reader(64)
     again, other = reader.add("a", 100), reader.add("b", 120)
     reader.read()
     again.unread = 100

@@ -14,17 +14,13 @@ NOTHING = 1e-6
 
 
 class Reading(Protocol):
-    """A prompt of `user`. It `is_short` where little had to be read from the start."""
+    """A prompt of `user`."""
 
     user: str
 
     @property
     def unread(self) -> int:
         """Tokens that are still to be read."""
-
-    @property
-    def is_short(self) -> bool:
-        """Whether its first token should not wait for long prompts."""
 
 
 Row = TypeVar("Row", bound=Reading)
@@ -47,22 +43,18 @@ class ReadingOrder:
     def __init__(self) -> None:
         self._rests: dict[Reading | EndedPrompt, float] = {}  # tokens that would be left of each if all shared
 
-    def plan(self, rows: Sequence[Row], tokens: int, long_tokens: int) -> dict[Row, int]:
-        """How many tokens of which rows are read next: at most `tokens`, `long_tokens` of them of rows that are not
-        short.
-        """
+    def plan(self, rows: Sequence[Row], tokens: int) -> dict[Row, int]:
+        """How many tokens of which rows are read next, at most so many."""
         self._update(rows)
         counts: dict[Row, int] = {}
-        left, long_left = tokens, min(tokens, long_tokens)
-        fewest = min(MIN_CHUNK, long_left)
+        left = tokens
         rates = self._rates()
         for row in sorted(rows, key=lambda row: self._rests[row] / rates.get(row, 1.0)):
-            count = min(row.unread, left if row.is_short else min(left, long_left))
-            if count < (min(MIN_CHUNK if row.is_short else fewest, row.unread) if counts else 1):
+            count = min(row.unread, left)
+            if count < (min(MIN_CHUNK, row.unread) if counts else 1):
                 continue
             counts[row] = count
             left -= count
-            long_left -= 0 if row.is_short else count
         return counts
 
     def record(self, counts: Mapping[Row, int]) -> None:

@@ -23,11 +23,10 @@ from chatui.engine.sampling.sampler import Sampler, choose_each, invalid_logits
 
 log = logging.getLogger(__name__)
 
-# How long a pass that reads prompts is planned to take, so that neither Stop nor a newcomer waits, and how long while
-# somebody writes and only long prompts are read.
-PASS_SECONDS, STALL_SECONDS = 0.22, 0.08
-# How long a pass that reads short prompts beside those who write is planned to take together with a step of theirs. Of
-# a longer step only so much counts: newcomers would wait too long.
+# How long a pass that reads prompts is planned to take, so that neither Stop nor a newcomer waits.
+PASS_SECONDS = 0.2
+# How long it is planned to take together with a step of those who write. Of a longer step only so much counts, since
+# newcomers would wait too long.
 GAP_SECONDS, MAX_STEP_SECONDS = 0.24, 0.1
 # While prompts are read, who writes gets a token in so many seconds on average, which is faster than people read. Where
 # that would take too much of the time, reading keeps this share: a token then takes less than twice as long.
@@ -62,7 +61,7 @@ class Scheduler:
         self.pool = forward.cache.new_pool(snapshots)
         self._disk = DiskTier(self.pool, forward.cache, files)
         self.rows: list[SequenceState] = []
-        self._budget, self._stall_budget = TokenBudget(PASS_SECONDS), TokenBudget(STALL_SECONDS, PASS_SECONDS)
+        self._budget = TokenBudget(PASS_SECONDS)
         self._order = ReadingOrder()
         self._waiting: BlockDigests | None = None  # of the prompt that was last asked about
         self._owed = 0.0  # seconds of writing before the next piece of a long prompt is read
@@ -140,22 +139,18 @@ class Scheduler:
     def _read(self, reading: Sequence[SequenceState], *, beside_writing: bool) -> list[SequenceUpdate]:
         """Read a piece of some prompts."""
         started = time.perf_counter()
-        large = not beside_writing or any(row.is_short for row in reading)
-        budget = self._budget if large else self._stall_budget
-        tokens = long_tokens = budget.tokens
+        tokens = self._budget.tokens
         if beside_writing:
-            tokens = budget.within(GAP_SECONDS - min(self._step_seconds, MAX_STEP_SECONDS))
-            long_tokens = self._stall_budget.tokens
-        counts = self._with_blocks(in_whole_blocks(self._order.plan(reading, tokens, long_tokens)))
+            tokens = self._budget.within(GAP_SECONDS - min(self._step_seconds, MAX_STEP_SECONDS))
+        counts = self._with_blocks(in_whole_blocks(self._order.plan(reading, tokens)))
         pieces = {row: _chunk(row, count) for row, count in counts.items()}
-        events = self._prefill(pieces, budget) if pieces else []
+        events = self._prefill(pieces) if pieces else []
         seconds = time.perf_counter() - started
         self._order.record(counts)
         if beside_writing:
             share = max(MIN_READING_SHARE, 1 - self._step_seconds / TOKEN_SECONDS)
             self._owed += seconds * (1 / share - 1)
-            if large:
-                budget.measure(sum(len(piece.ids) for piece in pieces.values()), seconds)
+            self._budget.measure(sum(len(piece.ids) for piece in pieces.values()), seconds)
         self._has_read = True
         return events
 
@@ -225,7 +220,7 @@ class Scheduler:
                 self._give_up_blocks(next(other for other in reversed(self.rows) if not other.waits))
         return {row: count for row, count in rows.items() if not row.waits}
 
-    def _prefill(self, pieces: Mapping[SequenceState, PromptChunk], budget: TokenBudget) -> list[SequenceUpdate]:
+    def _prefill(self, pieces: Mapping[SequenceState, PromptChunk]) -> list[SequenceUpdate]:
         started = time.perf_counter()
         try:
             logits = self.forward.prefill(list(pieces.values()))
@@ -235,8 +230,8 @@ class Scheduler:
             if len(pieces) == 1:
                 return [self._failed(row, error) for row in pieces]
             log.debug("reading %d prompts failed, each goes alone", len(pieces), exc_info=error)
-            return [event for row, piece in pieces.items() for event in self._prefill({row: piece}, budget)]
-        budget.record(sum(len(piece.ids) for piece in pieces.values()), time.perf_counter() - started)
+            return [event for row, piece in pieces.items() for event in self._prefill({row: piece})]
+        self._budget.record(sum(len(piece.ids) for piece in pieces.values()), time.perf_counter() - started)
         events, completed = list[SequenceUpdate](), list[int]()
         for at, (row, piece) in enumerate(pieces.items()):
             self.pool.fill(row.table, piece.ids)

@@ -8,10 +8,7 @@ MIN_TOKENS = 8
 START_TOKENS = 16
 # The next larger size is tried where it should take at most so many times as long as planned, and a size is given up
 # where it takes longer than that. Between the two lies the noise of a machine, so that sizes stay as they are.
-GROW, SHRINK = 1.15, 1.3
-# Where a part of a pass takes as long for few tokens as for many, the next size may fit though it should not. So it is
-# tried, but again only after so many passes. Else a budget that shrank while the machine was busy never grew again.
-RETRY_PASSES = 64
+GROW, SHRINK = 1.15, 1.25
 
 
 class TokenBudget:
@@ -19,21 +16,17 @@ class TokenBudget:
     end at the same tokens from run to run.
     """
 
-    def __init__(self, seconds: float, longest: float = 0.0) -> None:
-        """Larger sizes are tried up to so many seconds, if those are more than planned."""
+    def __init__(self, seconds: float) -> None:
         self.tokens = START_TOKENS
-        self._seconds, self._longest = seconds, longest
-        self._until_retry = 0
+        self._seconds = seconds
         self._seconds_each = 0.0  # that a token took when it was last measured
 
     def record(self, tokens: int, seconds: float) -> None:
         """A pass of so many tokens took so long."""
-        self._until_retry = max(0, self._until_retry - 1)
         expected = seconds * 2 * self.tokens / tokens
         if seconds > SHRINK * self._seconds:
             self.tokens = min(self.tokens, _power_of_two(int(tokens * self._seconds / seconds)))
-            self._until_retry = RETRY_PASSES
-        elif expected <= GROW * self._seconds or (self._may_try(seconds) and expected <= self._longest):
+        elif expected <= GROW * self._seconds:
             self.tokens = min(2 * self.tokens, MAX_TOKENS)
 
     def measure(self, tokens: int, seconds: float) -> None:
@@ -48,10 +41,6 @@ class TokenBudget:
         if self.tokens * self._seconds_each <= seconds:
             return self.tokens
         return max(self.tokens // 2, int(seconds / self._seconds_each))
-
-    def _may_try(self, seconds: float) -> bool:
-        """Whether a size may be tried that should take longer than planned."""
-        return seconds <= self._seconds and not self._until_retry
 
 
 def _power_of_two(tokens: int) -> int:
