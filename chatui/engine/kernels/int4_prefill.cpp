@@ -33,14 +33,42 @@ constexpr float MAX_NUMBER = 127.0f;
 // What is smaller adds nothing to a product, and its inverse would be no number.
 constexpr float NOTHING = 1e-30f;
 
+// The sum of a group's activations is multiplied by what lies between its weights and their levels, PAIR groups at once.
+#if defined(__AVX512BF16__)
+// Where levels are from -8 on, that is bfloat16 as the model has it.
+constexpr int64_t PAIR = 2;
+constexpr int MIDDLE = 8;
+using Total = uint16_t;
+inline Total total_of(float sum) {
+  return static_cast<Total>(_mm_extract_epi16(reinterpret_cast<__m128i>(_mm_cvtneps_pbh(_mm_set_ss(sum))), 0));
+}
+inline Floats plus_totals(Floats sum, const Total* totals, const Total* zeros) {
+  const Ints own = four_bytes(totals), all = _mm512_loadu_si512(zeros);
+  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(own), reinterpret_cast<__m512bh>(all));
+}
+inline void put_zeros(Floats, Floats zero, bool is_second, Total* to) {
+  const Ints bits = _mm512_castps_si512(zero);
+  _mm512_storeu_si512(to, is_second ? _mm512_or_si512(_mm512_loadu_si512(to), bits) : _mm512_srli_epi32(bits, 16));
+}
+#else
+constexpr int64_t PAIR = 1;
+constexpr int MIDDLE = 0;
+using Total = float;
+inline Total total_of(float sum) { return sum; }
+inline Floats plus_totals(Floats sum, const Total* totals, const Total* zeros) { return times_plus(load(zeros), all(*totals), sum); }
+inline void put_zeros(Floats scale, Floats zero, bool, Total* to) { store(to, minus_times(scale, all(8.0f), zero)); }
+#endif
+
 // A group of activations: number * scale.
 struct Activations {
-  float scale, total;  // the last is the sum of all
+  float scale;
+  int32_t sum;  // of the numbers
 };
 
 struct Job {
   const int8_t* numbers;    // [groups, rows, GROUP]
   const Activations* each;  // [groups, rows]
+  const Total* totals;      // [groups / PAIR, rows, PAIR]
   const uint8_t* packed;
   const uint16_t* scales_and_zeros;  // bfloat16 [groups, outputs, 2]
   uint16_t* result;                  // bfloat16 [rows, outputs]
@@ -48,9 +76,11 @@ struct Job {
 };
 
 // Some groups of a strip, unpacked: levels so that four inputs of an output lie side by side, 0..15.
+// weight = (level - MIDDLE) * scale + zero
 struct alignas(64) Strip {
   uint8_t levels[PART][QUADS][STRIP][4];
-  float scales[PART][STRIP], zeros[PART][STRIP];  // weight = level * scale + zero
+  float scales[PART][STRIP];
+  Total zeros[PART / PAIR][STRIP][PAIR];
 };
 
 // One group of activations; what holds NaN or infinity makes all of its products NaN.
@@ -62,7 +92,7 @@ inline Activations quantize(const uint16_t* values, int8_t* numbers) {
   const int bits = 0xFFFF - _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(most, _mm_set1_epi16(-1))), 0);
   if (bits >= 0x7F80) {
     memset(numbers, 0, GROUP);
-    return {NAN, NAN};
+    return {NAN, 0};
   }
   const float largest = widened(static_cast<uint16_t>(bits)), scale = largest / MAX_NUMBER;
   const __m256 inverse = _mm256_set1_ps(largest > NOTHING ? MAX_NUMBER / largest : 0.0f);
@@ -77,7 +107,7 @@ inline Activations quantize(const uint16_t* values, int8_t* numbers) {
   const __m256i sums = _mm256_madd_epi16(_mm256_add_epi16(low, high), _mm256_set1_epi16(1));
   __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
   sum = _mm_add_epi32(sum, _mm_unpackhi_epi64(sum, sum));
-  return {scale, scale * static_cast<float>(_mm_cvtsi128_si32(sum) + _mm_extract_epi32(sum, 1))};
+  return {scale, _mm_cvtsi128_si32(sum) + _mm_extract_epi32(sum, 1)};
 }
 
 inline __m128i bytes(const uint8_t* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); }
@@ -106,10 +136,10 @@ inline void unpack(const Job& job, int64_t strip, int64_t group, Strip& to, int6
   for (int half = 0; half < 2; half++) {
     const uint16_t* pairs = job.scales_and_zeros + (group * job.outputs + block * BLOCK + within + half * BLOCK / 2) * 2;
     for (int lane = 0; lane < HALF; lane += LANES) {
-      Floats scale, middle;
-      widened_pairs(pairs + 2 * lane, &scale, &middle);
+      Floats scale, zero;
+      widened_pairs(pairs + 2 * lane, &scale, &zero);
       store(to.scales[at] + half * HALF + lane, scale);
-      store(to.zeros[at] + half * HALF + lane, minus_times(scale, all(8.0f), middle));
+      put_zeros(scale, zero, at % PAIR, to.zeros[at / PAIR][half * HALF + lane]);
     }
   }
 }
@@ -120,12 +150,17 @@ inline void multiply(const Job& job, const Strip& strip, int64_t begin, int64_t 
   Floats sum[ROWS][WIDE];
   for (int r = 0; r < ROWS; r++)
     for (int w = 0; w < WIDE; w++) sum[r][w] = begin ? load(sums + r * STRIP + at + w * LANES) : zeros();
+  for (int64_t pair = begin / PAIR; pair * PAIR < end; pair++)
+    for (int r = 0; r < ROWS; r++)
+      for (int w = 0; w < WIDE; w++)
+        sum[r][w] = plus_totals(sum[r][w], job.totals + (pair * job.rows + row + r) * PAIR, strip.zeros[pair - begin / PAIR][at + w * LANES]);
   for (int64_t group = begin; group < end; group++) {
     const uint8_t* levels = strip.levels[group - begin][0][at];
     const int8_t* numbers = job.numbers + (group * job.rows + row) * GROUP;
+    const Activations* each = job.each + group * job.rows + row;
     Ints dots[ROWS][WIDE];
-    for (auto& own : dots)
-      for (auto& one : own) one = no_dot();
+    for (int r = 0; r < ROWS; r++)
+      for (auto& one : dots[r]) one = MIDDLE ? repeated(-MIDDLE * each[r].sum) : no_dot();
 #pragma GCC unroll QUADS
     for (int quad = 0; quad < QUADS; quad++, levels += STRIP * 4, numbers += 4) {
       const Ints first = load(levels), second = load(levels + LANES * 4);
@@ -135,14 +170,10 @@ inline void multiply(const Job& job, const Strip& strip, int64_t begin, int64_t 
         dots[r][1] = dot(dots[r][1], second, own);
       }
     }
-    const Activations* each = job.each + group * job.rows + row;
     for (int w = 0; w < WIDE; w++) {
       const int from = at + w * LANES;
-      const Floats scale = load(strip.scales[group - begin] + from), zero = load(strip.zeros[group - begin] + from);
-      for (int r = 0; r < ROWS; r++) {
-        sum[r][w] = times_plus(times(scale, all(each[r].scale)), total(dots[r][w]), sum[r][w]);
-        sum[r][w] = times_plus(zero, all(each[r].total), sum[r][w]);
-      }
+      const Floats scale = load(strip.scales[group - begin] + from);
+      for (int r = 0; r < ROWS; r++) sum[r][w] = times_plus(times(scale, all(each[r].scale)), total(dots[r][w]), sum[r][w]);
     }
   }
   for (int r = 0; r < ROWS; r++)
@@ -159,10 +190,11 @@ inline void several(const Job& job, const Strip& strip, int64_t begin, int64_t e
 
 // Rows from `begin` to before `end`; `sums` [rows, STRIP].
 void multiply_strip(const Job& job, int64_t at, int64_t begin, int64_t end, Strip& strip, float* sums) {
-  const int64_t count = end - begin, tiles = (count + MOST - 1) / MOST, parts = (job.groups + PART - 1) / PART;
+  const int64_t count = end - begin, tiles = (count + MOST - 1) / MOST, pairs = (job.groups + PAIR - 1) / PAIR;
+  const int64_t parts = (pairs * PAIR + PART - 1) / PART;
   const int64_t column = at * STRIP / BLOCK * BLOCK + at * HALF % (BLOCK / 2);
   for (int64_t part = 0; part < parts; part++) {
-    const int64_t from = job.groups * part / parts, to = job.groups * (part + 1) / parts;
+    const int64_t from = pairs * part / parts * PAIR, to = std::min(job.groups, pairs * (part + 1) / parts * PAIR);
     for (int64_t group = from; group < to; group++) unpack(job, at, group, strip, group - from);
     for (int64_t tile = 0; tile < tiles; tile++) {
       const int64_t first = count * tile / tiles, last = count * (tile + 1) / tiles;
@@ -196,7 +228,8 @@ extern "C" void chatui_int4mm_prefill(
   const int64_t groups = inputs / GROUP, strips = outputs / STRIP;
   const std::unique_ptr<int8_t[]> numbers(new int8_t[rows * inputs]);
   const std::unique_ptr<Activations[]> each(new Activations[rows * groups]);
-  const Job job{numbers.get(), each.get(), packed, scales_and_zeros, result, rows, outputs, inputs, groups};
+  const std::unique_ptr<Total[]> totals(new Total[(groups + 1) * rows]());
+  const Job job{numbers.get(), each.get(), totals.get(), packed, scales_and_zeros, result, rows, outputs, inputs, groups};
 #pragma omp parallel num_threads(threads)
   {
     // Who works on the same rows shares the outputs.
@@ -207,6 +240,7 @@ extern "C" void chatui_int4mm_prefill(
       for (int64_t group = 0; group < groups; group++) {
         const int64_t to = group * rows + row;
         each[to] = quantize(activations + row * inputs + group * GROUP, numbers.get() + to * GROUP);
+        totals[(group / PAIR * rows + row) * PAIR + group % PAIR] = total_of(each[to].scale * static_cast<float>(each[to].sum));
       }
     if (members > 1) {
 #pragma omp barrier
