@@ -30,7 +30,7 @@ PASS_SECONDS = 0.2
 GAP_SECONDS, MAX_STEP_SECONDS = 0.24, 0.1
 # While prompts are read, who writes gets a token in so many seconds on average, which is faster than people read. Where
 # that would take too much of the time, reading keeps this share: a token then takes less than twice as long.
-TOKEN_SECONDS, MIN_READING_SHARE = 0.08, 0.42
+TOKEN_SECONDS, MIN_READING_SHARE = 0.1, 0.42
 # Short prompts are read with every other step, until those who write are owed so much time.
 MAX_OWED_SECONDS = 2.0
 # How long a step waits for the disk where no row has anything else to do.
