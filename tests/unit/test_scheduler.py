@@ -688,6 +688,20 @@ class TestTime:
         names = "".join(done[0] for done, _ in forward.log)
         assert "rr" not in names, "between two pieces somebody writes"
 
+    def test_right_drafts_count_as_the_tokens_that_they_are(
+        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Their steps take longer, and would else leave little time for reading."""
+        batch, forward = timed(clock, speed=1000.0, step=0.05)
+        always_draft(monkeypatch, batch, lambda _: [0] * 10_000)
+        write(batch, join(batch, [1]), count=1)
+        forward.log.clear()
+        reader = join(batch, prompt_of(3000, 2))
+        while not reader.output_ids:
+            batch.step()
+        assert forward.spent("write") < 0.6 * forward.spent("read") * owed_to_writers(forward.step)
+        assert forward.spent("write") > forward.spent("read") * owed_to_writers(forward.step / 4) - forward.step
+
     @pytest.mark.parametrize("speed", [10.0, 40.0, 400.0, 2000.0])
     @pytest.mark.parametrize("fixed", [0.0, 0.02, 0.08, 0.6])
     def test_no_pass_takes_long_though_nobody_writes(self, clock: Clock, speed: float, fixed: float) -> None:

@@ -67,6 +67,7 @@ class Scheduler:
         self._owed = 0.0  # seconds of writing before the next piece of a long prompt is read
         self._has_read = False  # in the last step
         self._step_seconds = 0.0  # which the last step of those who write took
+        self._row_seconds, self._row_tokens = 0.0, 0  # that all rows wrote since a prompt was last read
 
     @property
     def full(self) -> bool:
@@ -119,7 +120,9 @@ class Scheduler:
         self._resume()
         restored = self._restore()
         if computed := [row for row in self.rows if row.computed is not None]:
-            return restored + self._choose_computed(computed)
+            events = self._choose_computed(computed)
+            self._row_tokens += len(events)
+            return restored + events
         reading = [row for row in self.rows if row.unread and not row.waits and row.restoring is None]
         writing = [row for row in self.rows if not row.unread]
         if reading and (not writing or self._may_read(reading)):
@@ -127,6 +130,8 @@ class Scheduler:
         started = time.perf_counter()
         events = self._decode(list(self._with_blocks(dict.fromkeys(writing, 1))))
         self._step_seconds = time.perf_counter() - started
+        self._row_seconds += self._step_seconds * len(events)
+        self._row_tokens += len(events)
         self._owed = max(0.0, self._owed - self._step_seconds)
         self._has_read = False
         return restored + events
@@ -148,10 +153,13 @@ class Scheduler:
         seconds = time.perf_counter() - started
         self._order.record(counts)
         if beside_writing:
-            share = max(MIN_READING_SHARE, 1 - self._step_seconds / TOKEN_SECONDS)
+            # A step that verifies drafts takes longer, and gives a row several tokens.
+            each = self._row_seconds / self._row_tokens if self._row_tokens else self._step_seconds
+            share = max(MIN_READING_SHARE, 1 - each / TOKEN_SECONDS)
             self._owed += seconds * (1 / share - 1)
             self._budget.measure(sum(len(piece.ids) for piece in pieces.values()), seconds)
         self._has_read = True
+        self._row_seconds, self._row_tokens = 0.0, 0
         return events
 
     def _digests_of(self, prompt: Sequence[int]) -> BlockDigests:
