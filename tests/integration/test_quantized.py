@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MambaConfig
 
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.levels import GROUP, GgufLevels, Levels, LevelsFile, joined, packed, save, unpacked
@@ -252,6 +252,26 @@ def test_shapes_that_do_not_fit_stay_dense_and_phases_are_told() -> None:
     assert isinstance(model.model.layers[0].self_attn.q_proj, Int4Linear)
     assert isinstance(model.lm_head, Int8Linear)
     assert phases[0] == "packing the weights: 0 %"
+
+
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+def test_mamba_is_packed_but_for_the_weights_that_it_reads_itself(kind: Any) -> None:
+    config = MambaConfig(vocab_size=272, hidden_size=64, state_size=8, num_hidden_layers=2, time_step_rank=32)
+    torch.manual_seed(0)
+    model: Any = AutoModelForCausalLM.from_config(config).bfloat16().eval()
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        expected = model(ids).logits.float()
+        assert quantize(model, kind, None, lambda _: None) == [f"backbone.layers.{n}.mixer.dt_proj" for n in range(2)]
+        found = model(ids).logits.float()
+    assert (found - expected).norm() < 0.2 * expected.norm()
+
+
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+def test_a_packed_layer_takes_numbers_that_lie_apart(kind: str) -> None:
+    layer = pack(nn.Linear(64, 64).bfloat16(), kind)
+    apart = noise(64, 5).bfloat16().T
+    assert torch.equal(layer(apart), layer(apart.contiguous()))
 
 
 @pytest.mark.parametrize("kind", ["mamba2", "lfm2", "gemma3", "qwen3_moe", "mixtral"])

@@ -25,8 +25,9 @@ ReportPhase = Callable[[str], None]
 
 # The int4 kernel packs rows in blocks: aten/src/ATen/native/LinearAlgebra.cpp, _convert_weight_to_int4pack_cpu.
 ROWS = 16
-# What chooses the experts is small, and a wrong choice costs more than its memory is worth.
-ROUTERS = {"gate", "router"}
+# Layers that are not rounded. What chooses experts is small, and a wrong choice costs more than its memory is worth.
+# The weight of `dt_proj` is read by Mamba itself at each token, and would be made anew each time.
+KEPT_DENSE = {"gate", "router", "dt_proj"}
 
 
 _reads_prompts = ContextVar("reads_prompts", default=False)
@@ -56,7 +57,7 @@ class PackedLinear(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], in the type of `x`."""
-        product = self._product(x.reshape(-1, self.in_features).bfloat16())
+        product = self._product(x.reshape(-1, self.in_features).bfloat16().contiguous())
         if self.bias is not None:
             product = product + self.bias
         return product.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
@@ -214,7 +215,7 @@ def quantize(
         if (tenth := 10 * done // total) != reported:
             reported = tenth
             report(f"packing the weights: {10 * tenth} %")
-        layer_kind = None if name.rpartition(".")[2] in ROUTERS else "int8" if kind and name == head else kind
+        layer_kind = None if name.rpartition(".")[2] in KEPT_DENSE else "int8" if kind and name == head else kind
         made = _made(linears.pop(name), layer_kind, levels.get(name) if levels else None)
         done += sizes[name]
         if made is None:
