@@ -1,8 +1,8 @@
 // Products of int4 layers while prompts are read, where there are many rows to each weight.
 //
 // Activations become numbers from -127 to 127, each group of 32 with a scale of its own (an error of 0.4 % of the largest
-// one at most), so that one instruction multiplies twice as many as with 16 bits. Sums of a group are exact. Each row is
-// computed in the same order whatever other rows there are: however a prompt is cut, the result is the same.
+// one at most), so that one instruction multiplies twice as many as with 16 bits. Products of a group are exact. Each row
+// is computed in the same order whatever other rows there are: however a prompt is cut, the result is the same.
 //
 // Weights lie as Nibbles in levels.cpp tells, on CPUs without AVX-512 in blocks of 32 outputs: for each input 16 bytes,
 // which hold outputs 0..15 in their low halves and 16..31 in their high ones. Both are worked on by strips of 32 outputs

@@ -3,6 +3,8 @@
 // Weights lie as PyTorch has them, [outputs, inputs]. Each number of the result is summed in the same order whatever other
 // rows there are: alone or in a batch, and however a prompt is cut, the result is the same.
 
+// Layers whose inputs are a multiple of 16 have room for two vectors of 8.
+#define NO_MORE_THAN_8_LANES
 #include "numbers.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

@@ -9,7 +9,7 @@
 namespace {
 
 // As many as a register holds: of a wider vector's sums GCC keeps none in registers.
-#if defined(__AVX512BW__)
+#if defined(__AVX512BW__) && !defined(NO_MORE_THAN_8_LANES)
 constexpr int64_t LANES = 16;
 #elif defined(__AVX__)
 constexpr int64_t LANES = 8;
