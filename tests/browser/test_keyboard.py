@@ -94,8 +94,9 @@ def keys(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 def test_a_keyboard_alone_does_everything(keys: Keys) -> None:
     logs_in(keys)
+    asks(keys)  # right after the page was loaded
     sets(keys)
-    asks(keys)
+    keys.to(BOX)
     changes_what_was_said(keys)
     inspects(keys)
     keeps_house(keys)
@@ -167,6 +168,7 @@ def changes_what_was_said(keys: Keys) -> None:
     page = keys.page
     keys.back_to(keys.button("Retry"))
     keys.press("Enter")
+    assert page.evaluate(FOCUS, BOX)[0], "the focus stays on a button that Gradio replaces at some time"
     expect(page.locator("#chat .chat-bar.answer").last).to_contain_text("2/2")
     keys.at(BOX)
     keys.back_to("#chat a[title='Previous version']")

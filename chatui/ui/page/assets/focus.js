@@ -104,9 +104,12 @@
     attributeFilter: ["class", "style", "disabled", "hidden", "open"],
   });
 
-  // A new chat focuses the message box.
+  // A new chat, Retry and Undo focus the message box. When Gradio replaces the buttons of a reply depends on how fast the
+  // reply is. The labels of Retry and Undo are translated, but Undo has an icon of its own and Retry stands before it.
+  const UNDO_ICON = "div > svg.feather-rotate-ccw";
+  const CONTINUES_IN_MESSAGE = `#new-chat, #temporary-chat, #chat button:has(> ${UNDO_ICON}), #chat button:has(+ button > ${UNDO_ICON})`;
   document.addEventListener("click", (event) => {
-    if (!touched && event.isTrusted && event.target.closest?.("#new-chat, #temporary-chat")) document.querySelector(MESSAGE)?.focus();
+    if (!touched && event.isTrusted && event.target.closest?.(CONTINUES_IN_MESSAGE)) document.querySelector(MESSAGE)?.focus();
   });
   // Gradio's tabs do not support arrow keys, and its expandable titles do not support the space key.
   const nextTab = (key, at, count) => {

@@ -45,6 +45,8 @@
   const noteIntent = (event) => {
     if (event.target.closest?.("#chats a, #new-chat, #temporary-chat, #chat .branch")) openedByUser = true;
     else if (event.target.closest?.("#message, #chat") && (event.type === "click" || event.key === "Enter")) openedByUser = false;
+    const sends = event.key === "Enter" ? event.target.matches?.("#message textarea") : event.target.closest?.("#message .submit-button");
+    if (sends) movedAt = -Infinity; // what comes now is a reply, also right after the page was loaded
   };
   document.addEventListener("click", noteIntent, true);
   document.addEventListener("keydown", noteIntent, true);
