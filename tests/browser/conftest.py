@@ -1,7 +1,8 @@
 """A real Chromium, and the real application around a scripted backend."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
 from scripts.benchmark.page import CHROMIUM
+from tests.browser.failures import LATEST_REQUESTS, events, note_events, subprocesses, threads
 from tests.browser.pages import FOREIGN_HOST, PATIENCE, Chat, Listener, Site, Watch, wait_until
 from tests.fakes import FakeBackend, Reply
 from tests.ports import reserved_port
@@ -34,6 +36,20 @@ LAPTOP = {"width": 1280, "height": 860}
 STILL = {"reduced_motion": "reduce"}
 """Movement takes CPU time: tests ask for it where the page moves, and the others do without."""
 
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and call.when == "call":
+        report.sections += [
+            ("Latest requests", f"now: {time.time():.3f}\n{LATEST_REQUESTS.report()}"),
+            ("Events of the pages", events()),
+            ("Subprocesses", subprocesses()),
+            ("Threads", threads()),
+        ]
+    return report
+
+
 Serve = Callable[..., Site]
 OpenChat = Callable[..., Chat]
 
@@ -48,6 +64,7 @@ def new_chat(stack: ExitStack, browser: Browser, site: Site, **options: Any) -> 
     context.add_init_script(COUNT_FRAMES)
     watch = Watch()
     watch.attach(context)
+    note_events(context)
     return Chat(context.new_page(), site, watch).open()
 
 

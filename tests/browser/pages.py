@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chatui.server import build_app
 from chatui.settings import AppSettings
+from tests.browser.failures import LATEST_REQUESTS
 from tests.fakes import FakeBackend
 from tests.ports import reserved_port
 
@@ -112,7 +113,7 @@ class Site:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
-        app = self._counted(self._wire(build_app(self.backend, self._settings)))
+        app = LATEST_REQUESTS.noted(self._counted(self._wire(build_app(self.backend, self._settings))))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none"))
         self._thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         self._thread.start()

@@ -53,6 +53,7 @@ def test_undo_takes_the_last_turn_back(chat: Open) -> None:
     page.say("two")
     page.button("Undo").last.click()
     expect(page.box).to_have_value("two")
+    expect(page.box).to_be_focused()
     expect(page.questions).to_have_count(1)
     expect(page.send).to_be_visible()
     page.say("three")

@@ -1,0 +1,125 @@
+"""What the report of a failed browser test has beside the error: requests, what pages received, threads, subprocesses."""
+
+import faulthandler
+import tempfile
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import psutil
+from playwright.sync_api import BrowserContext
+from playwright.sync_api import Error as PlaywrightError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_REQUESTS = 60
+
+NOTE_EVENTS = """{ const fetch_ = window.fetch.bind(window), notes = [];
+  const note = text => { notes.push(`${(Date.now() / 1000).toFixed(3)} ${text}`); if (notes.length > 120) notes.shift(); };
+  window.eventNotes = () => notes;
+  window.addEventListener('error', event => note(`ERROR ${event.message}`));
+  window.addEventListener('unhandledrejection', event => note(`ERROR ${event.reason}`));
+  const read = async stream => { const reader = stream.pipeThrough(new TextDecoderStream()).getReader(); let text = '';
+    try { for (;;) { const {done, value} = await reader.read(); if (done) return note('end of stream'); text += value;
+      for (const line of text.split('\\n').slice(0, -1)) if (line.startsWith('data:')) { const {msg, event_id, output} = JSON.parse(line.slice(5));
+        note(`${msg} ${event_id} ${(JSON.stringify(output?.data) ?? '').slice(0, 300)}`); }
+      text = text.split('\\n').at(-1); } } catch (error) { note(`stream: ${error}`); } };
+  window.fetch = async (resource, options) => { const url = String(resource.url ?? resource), short = url.split('/').slice(-2).join('/').slice(0, 40);
+    if (!/queue|run.predict/.test(url)) return fetch_(resource, options);
+    note(`> ${short} ${String(options?.body ?? '').slice(0, 150)}`);
+    try { const response = await fetch_(resource, options);
+      if (!url.includes('queue/data')) { note(`< ${short} ${response.status} ${(await response.clone().text()).slice(0, 300)}`); return response; }
+      if (!response.body) return response;
+      const [mine, theirs] = response.body.tee(); read(mine); return new Response(theirs, response);
+    } catch (error) { note(`${short}: ${error}`); throw error; } }; }"""
+"""Notes what Gradio's page sends and receives: its requests, their answers, and each message of its event streams."""
+
+
+@dataclass
+class _Answer:
+    """A request and what became of it. Times are of time.monotonic."""
+
+    line: str
+    start: float = field(default_factory=time.monotonic)
+    status: int | None = None
+    end: float | None = None
+
+
+class LatestRequests:
+    """The latest requests to any server of this process."""
+
+    def __init__(self) -> None:
+        self._latest: deque[_Answer] = deque(maxlen=MAX_REQUESTS)
+
+    def noted(self, app: ASGIApp) -> ASGIApp:
+        """The application, whose requests are noted."""
+
+        async def note(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                return await app(scope, receive, send)
+            answer = _Answer(f"{scope['method']} {scope['path']}")
+            self._latest.append(answer)
+
+            async def noting(message: Message) -> None:
+                answer.status = message.get("status", answer.status)
+                await send(message)
+
+            try:
+                await app(scope, receive, noting)
+            finally:
+                answer.end = time.monotonic()
+
+        return note
+
+    def report(self) -> str:
+        """A line for each, with how long ago it came and how long it took."""
+        now = time.monotonic()
+        return "\n".join(
+            f"{each.start - now:8.2f} s {each.status or '---'} "
+            f"{'running' if each.end is None else f'{each.end - each.start:5.2f} s'} {each.line}"
+            for each in list(self._latest)
+        )
+
+
+LATEST_REQUESTS = LatestRequests()
+
+_contexts: deque[BrowserContext] = deque(maxlen=20)
+
+
+def note_events(context: BrowserContext) -> None:
+    """Note what the pages of this context send and receive."""
+    context.add_init_script(NOTE_EVENTS)
+    _contexts.append(context)
+    context.on("close", lambda closed: _contexts.remove(closed))
+
+
+def events() -> str:
+    """What each open page sent and received, with the time of day in seconds."""
+    noted = []
+    for page in [page for context in _contexts for page in context.pages]:
+        try:
+            noted.append("\n".join([page.url, *page.evaluate("window.eventNotes?.() ?? []")]))
+        except PlaywrightError:  # it was closed
+            continue
+    return "\n\n".join(noted)
+
+
+def threads() -> str:
+    """The stacks of all threads."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        return file.read()
+
+
+def subprocesses() -> str:
+    """A line for each subprocess that is not the browser's: its state, the CPU time it took, its command."""
+    lines = []
+    for each in psutil.Process().children(recursive=True):
+        try:
+            command = " ".join(each.cmdline())
+            if "chromium" not in command and "playwright" not in command:
+                times = each.cpu_times()
+                lines.append(f"{each.pid} {each.status()} {times.user + times.system:.2f} s {command[:300]}")
+        except psutil.Error:  # it has ended
+            continue
+    return "\n".join(lines)
