@@ -1,10 +1,11 @@
-"""What the report of a failed browser test has beside the error: requests, what pages received, threads, subprocesses."""
+"""What the report of a failed browser test has beside the error: what was requested and received, and what runs."""
 
 import faulthandler
 import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 from playwright.sync_api import BrowserContext
@@ -13,25 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_REQUESTS = 60
 
-NOTE_EVENTS = """{ const fetch_ = window.fetch.bind(window), notes = [];
-  const note = text => { notes.push(`${(Date.now() / 1000).toFixed(3)} ${text}`); if (notes.length > 120) notes.shift(); };
-  window.eventNotes = () => notes;
-  window.addEventListener('error', event => note(`ERROR ${event.message}`));
-  window.addEventListener('unhandledrejection', event => note(`ERROR ${event.reason}`));
-  const read = async stream => { const reader = stream.pipeThrough(new TextDecoderStream()).getReader(); let text = '';
-    try { for (;;) { const {done, value} = await reader.read(); if (done) return note('end of stream'); text += value;
-      for (const line of text.split('\\n').slice(0, -1)) if (line.startsWith('data:')) { const {msg, event_id, output} = JSON.parse(line.slice(5));
-        note(`${msg} ${event_id} ${(JSON.stringify(output?.data) ?? '').slice(0, 300)}`); }
-      text = text.split('\\n').at(-1); } } catch (error) { note(`stream: ${error}`); } };
-  window.fetch = async (resource, options) => { const url = String(resource.url ?? resource), short = url.split('/').slice(-2).join('/').slice(0, 40);
-    if (!/queue|run.predict/.test(url)) return fetch_(resource, options);
-    note(`> ${short} ${String(options?.body ?? '').slice(0, 150)}`);
-    try { const response = await fetch_(resource, options);
-      if (!url.includes('queue/data')) { note(`< ${short} ${response.status} ${(await response.clone().text()).slice(0, 300)}`); return response; }
-      if (!response.body) return response;
-      const [mine, theirs] = response.body.tee(); read(mine); return new Response(theirs, response);
-    } catch (error) { note(`${short}: ${error}`); throw error; } }; }"""
-"""Notes what Gradio's page sends and receives: its requests, their answers, and each message of its event streams."""
+NOTE_EVENTS = Path(__file__).with_name("note_events.js").read_text()
 
 
 @dataclass
