@@ -95,9 +95,15 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
+class Server(ThreadingHTTPServer):
+    """Takes the connections of many users at once also while the engine keeps the interpreter busy."""
+
+    request_queue_size = 128
+
+
 if __name__ == "__main__":
     Handler.engine = Engine(sys.argv[1], int(sys.argv[2]))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"ready http://127.0.0.1:{server.server_address[1]}", flush=True)
     sys.stdin.read()
