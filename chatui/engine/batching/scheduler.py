@@ -28,9 +28,10 @@ PASS_SECONDS = 0.2
 # How long it is planned to take together with a step of those who write. Of a longer step only so much counts, since
 # newcomers would wait too long.
 GAP_SECONDS, MAX_STEP_SECONDS = 0.24, 0.1
-# While prompts are read, who writes gets a token in so many seconds on average, which is faster than people read. Where
-# that would take too much of the time, reading keeps this share: a token then takes less than twice as long.
-TOKEN_SECONDS, MIN_READING_SHARE = 0.1, 0.42
+# While prompts are read, who writes gets a token in so many seconds on average: some 300 words a minute, where people
+# read 238 (https://doi.org/10.1016/j.jml.2019.104047). Where that would take too much of the time, reading keeps this
+# share: a token then takes less than twice as long.
+TOKEN_SECONDS, MIN_READING_SHARE = 0.15, 0.42
 # Short prompts are read with every other step, until those who write are owed so much time.
 MAX_OWED_SECONDS = 2.0
 # How long a step waits for the disk where no row has anything else to do.
