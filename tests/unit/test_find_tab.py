@@ -126,6 +126,18 @@ async def test_an_overtaken_search_is_not_shown(server: Server, hub: LocalHub, m
     assert "owner/open" not in str(await slow)
 
 
+@pytest.mark.parametrize(
+    "action", ["search=", "more=", "model=model=owner/open", "model=model=x", "fetch=model=owner/open"]
+)
+async def test_what_gradio_sends_again_at_the_end_shows_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    be(monkeypatch, "ann")
+    *shown, last = [updates async for updates in server.tab._act(f"1|{action}")]
+    assert any("find-results" in str(part.elem_id) for updates in shown for part in updates)
+    assert list(last.values()) == [gr.skip()]
+
+
 @pytest.mark.parametrize("sent", ["", "1", "1|", "1|nonsense=x", "1|pause=x", "1|fetch=", "1|model=model=../x", "|="])
 async def test_any_text_is_answered(server: Server, monkeypatch: pytest.MonkeyPatch, sent: str) -> None:
     be(monkeypatch, "ann")

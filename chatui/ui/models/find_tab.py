@@ -99,6 +99,8 @@ class FindTab:
                 yield {self._results: failed} if self._is_last_request(number) else {self._timer: gr.skip()}
             else:
                 yield await self._progress(known)
+        # At its end Gradio sends the last values of an event again, maybe after those of a later event.
+        yield {self._timer: gr.skip()}
 
     async def _run(self, name: str, argument: str) -> AsyncGenerator[ComponentUpdates]:
         fields = fields_of(argument)
