@@ -65,14 +65,15 @@ class LatestRequests:
 
 LATEST_REQUESTS = LatestRequests()
 
-_contexts: deque[BrowserContext] = deque(maxlen=20)
+_contexts: list[BrowserContext] = []
+"""Those that are open."""
 
 
 def note_events(context: BrowserContext) -> None:
     """Note what the pages of this context send and receive."""
     context.add_init_script(NOTE_EVENTS)
     _contexts.append(context)
-    context.on("close", lambda closed: _contexts.remove(closed))
+    context.on("close", lambda closed: _contexts.remove(closed))  # Playwright takes no built-in method
 
 
 def events() -> str:

@@ -43,10 +43,12 @@
   // Whether the user opened another chat, in contrast to a chat that was created by sending a message.
   let openedByUser = false;
   const noteIntent = (event) => {
-    if (event.target.closest?.("#chats a, #new-chat, #temporary-chat, #chat .branch")) openedByUser = true;
-    else if (event.target.closest?.("#message, #chat") && (event.type === "click" || event.key === "Enter")) openedByUser = false;
-    const sends = event.key === "Enter" ? event.target.matches?.("#message textarea") : event.target.closest?.("#message .submit-button");
-    if (sends) movedAt = -Infinity; // what comes now is a reply, also right after the page was loaded
+    const isIn = (selector) => Boolean(event.target.closest?.(selector));
+    if (isIn("#chats a, #new-chat, #temporary-chat, #chat .branch")) openedByUser = true;
+    if (event.type !== "click" && event.key !== "Enter") return;
+    if (isIn("#message, #chat") && !isIn("#chat .branch")) openedByUser = false;
+    // What comes after a message was sent is a reply, also right after the page was loaded.
+    if (isIn(event.type === "click" ? "#message .submit-button" : "#message textarea")) movedAt = -Infinity;
   };
   document.addEventListener("click", noteIntent, true);
   document.addEventListener("keydown", noteIntent, true);
