@@ -1,4 +1,4 @@
-"""Which form of the kernels a CPU gets, and how it is fed where PyTorch packs int4 weights otherwise."""
+"""Which form of the kernels a CPU gets, and when it is used."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ import torch
 
 from chatui.engine.kernels import ops
 from chatui.engine.kernels.levels import GROUP, unpacked
-from chatui.engine.kernels.quantized import Int4Linear, reading_prompts
+from chatui.engine.kernels.quantized import Int4Linear
 from chatui.engine.kernels.rounding import rounded
 from chatui.settings import AppSettings
 
@@ -36,9 +36,9 @@ def example(outputs: int) -> tuple[Int4Linear, torch.Tensor, torch.Tensor]:
         ("x86_64", "AVX512", True, False, ops.AVX512),
         ("x86_64", "AVX512", False, False, ops.AVX2),
         ("x86_64", "AVX2", False, True, ops.AVX2),
-        ("x86_64", "DEFAULT", False, False, ops.ANY),
-        ("aarch64", "DEFAULT", False, False, ops.ANY),
-        ("aarch64", "SVE256", False, False, ops.ANY),
+        ("x86_64", "DEFAULT", False, False, ops.SSSE3),
+        ("aarch64", "DEFAULT", False, False, ops.NEON),
+        ("aarch64", "SVE256", False, False, ops.NEON),
         ("s390x", "ZVECTOR", False, False, None),
     ],
 )
@@ -54,32 +54,39 @@ def test_a_cpu_gets_what_it_can_run(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(ops, "_features", frozenset)
     assert ops._processor() is wanted
-    assert ops.packs_as_pytorch() == (wanted is not None and wanted.capability == capability)
+    assert ops.is_known() == (wanted is not None and wanted.capability == capability)
+
+
+def test_an_arm_with_products_of_bytes_uses_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    monkeypatch.setattr(ops, "CPU_INFO", tmp_path / "cpuinfo")
+    for features, wanted in ((None, ops.NEON), ("fp asimd", ops.NEON), ("fp asimd asimddp", ops.NEON_DOT)):
+        if features is not None:
+            ops.CPU_INFO.write_text(f"Features\t: {features}\n")
+        ops._features.cache_clear()
+        assert ops._processor() is wanted
+    ops._features.cache_clear()
 
 
 @pytest.fixture
-def packs_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch packs otherwise than the kernel reads, as on ARM."""
+def built() -> None:
     ops.load(AppSettings().cache_dir)  # once for each version of their sources
     if not ops.name():
         pytest.skip("there is no C++ compiler here")
-    if ops._processor() in (ops.AVX512, ops.AVX512_BF16):
-        pytest.skip("the kernel for AVX-512 reads what PyTorch packs")
-    monkeypatch.setattr(ops, "packs_as_pytorch", lambda: False)
 
 
-@pytest.mark.usefixtures("packs_otherwise")
+@pytest.mark.usefixtures("built")
 @pytest.mark.parametrize("outputs", [64, 192, 80])
-def test_levels_are_packed_for_the_kernel_where_pytorch_packs_otherwise(outputs: int) -> None:
+def test_levels_are_packed_for_the_kernel_where_it_takes_them(outputs: int) -> None:
     layer, x, theirs = example(outputs)
     assert layer.is_ours() == (outputs % ops.BLOCK == 0)
     assert (layer(x).float() - theirs.float()).norm() <= 0.02 * theirs.float().norm()
-    with reading_prompts():
-        assert (layer(x).float() - theirs.float()).norm() <= 0.02 * theirs.float().norm()
 
 
-@pytest.mark.usefixtures("packs_otherwise")
+@pytest.mark.usefixtures("built")
 def test_what_was_packed_before_the_kernel_was_in_use_stays_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(ops, "_loaded", {})
@@ -89,7 +96,7 @@ def test_what_was_packed_before_the_kernel_was_in_use_stays_pytorchs(monkeypatch
     assert torch.equal(layer(x), theirs)
 
 
-@pytest.mark.usefixtures("packs_otherwise")
+@pytest.mark.usefixtures("built")
 @pytest.mark.parametrize("faster", [True, False])
 def test_where_nobody_has_measured_it_the_kernel_is_used_if_it_is_faster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: bool
@@ -98,18 +105,20 @@ def test_where_nobody_has_measured_it_the_kernel_is_used_if_it_is_faster(
     monkeypatch.setattr(ops, "_loaded", {})
     monkeypatch.setattr(ops, "_built", lambda *_: file)
     monkeypatch.setattr(ops, "is_faster", lambda *_: faster)
+    monkeypatch.setattr(ops, "is_known", lambda: False)
     ops.load(tmp_path)
     assert ops.name() == (file.stem if faster else "")
 
 
-def test_everything_compiles_for_arm() -> None:
+@pytest.mark.parametrize("processor", [ops.NEON, ops.NEON_DOT])
+def test_everything_compiles_for_arm(processor: ops.Processor) -> None:
     compiler = shutil.which("aarch64-linux-gnu-g++")
     if compiler is None:
         pytest.skip("there is no cross compiler for ARM here")
     folder = Path(ops.__file__).parent
     # layers.cpp takes longest, and has the vectors of linear.cpp.
-    sources = [str(folder / name) for name in ops.ANY.sources if name != "layers.cpp"]
-    options = [*ops.FLAGS, *ops.ANY.flags, "-fsyntax-only", "-Wall", "-Werror", "-I", str(ops.TORCH / "include")]
+    sources = [str(folder / name) for name in ops.SOURCES if name != "layers.cpp"]
+    options = [*ops.FLAGS, *processor.flags, "-fsyntax-only", "-Wall", "-Werror", "-I", str(ops.TORCH / "include")]
     subprocess.run([compiler, *options, *sources], check=True)
 
 

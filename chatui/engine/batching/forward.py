@@ -18,7 +18,6 @@ from chatui.engine.batching.free_cores import FreeCores, use_threads
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.longrope import find_longrope, read_as
 from chatui.engine.batching.recurrent_states import SequenceStates, StateLayout
-from chatui.engine.kernels.quantized import reading_prompts
 from chatui.estimates import blocks_for
 
 log = logging.getLogger(__name__)
@@ -157,7 +156,7 @@ class Forward:
         positions = torch.cat([torch.arange(run.first, run.first + run.count, device=device) for run in runs])[None]
         ends = torch.tensor(list(counts), device=device).cumsum(0) - 1
         lengths = torch.tensor([[piece.length for piece in pieces for _ in piece.ids]], device=device)
-        with read_as(lengths), reading_prompts(), self._threads():
+        with read_as(lengths), self._threads():
             batch = PrefillBatch(runs, self.cache)
             if self.states is not None:
                 return self._advance(self.states, [piece.states for piece in pieces], ids, positions, batch, ends)[0]

@@ -14,7 +14,6 @@ from chatui.engine.batching.fused_layers import FusedLayers, random_cache, recor
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.longrope import read_as
 from chatui.engine.kernels.checks import TIMES, seconds
-from chatui.engine.kernels.quantized import reading_prompts
 from chatui.estimates import blocks_for
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class FusedPrefill(FusedLayers):
 def fuse_prefill(decode: FusedDecode, cache: KVCache) -> FusedPrefill | None:
     """The layers of a fused decode step for prompts, or None where they are no faster there; only logs why not."""
     try:
-        with torch.inference_mode(), reading_prompts(), read_as(0):
+        with torch.inference_mode(), read_as(0):
             fused = FusedPrefill(decode.model, decode.list_name, decode.layers)
             if not _is_faster(fused, random_cache(cache, 4)):
                 return None

@@ -86,11 +86,18 @@ inline void narrow(Floats numbers, uint16_t* halves) {
 }
 
 inline Ints no_dot() { return _mm512_setzero_si512(); }
-inline Ints load(const uint8_t* from) { return _mm512_loadu_si512(from); }
 inline Ints repeated(int32_t number) { return _mm512_set1_epi32(number); }
+// Of 4 * LANES bytes the low halves, and the high ones: four levels in each lane.
+using Levels = Ints;
+inline Levels low_halves(const uint8_t* bytes) { return _mm512_and_si512(_mm512_loadu_si512(bytes), _mm512_set1_epi8(15)); }
+inline Levels high_halves(const uint8_t* bytes) {
+  return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(bytes), 4), _mm512_set1_epi8(15));
+}
 // Adds to each lane the products of four levels, 0..15, with four numbers, -127..127.
-inline Ints dot(Ints sum, Ints levels, Ints numbers) { return _mm512_dpbusd_epi32(sum, levels, numbers); }
-inline Floats total(Ints sum) { return _mm512_cvtepi32_ps(sum); }
+using Dots = Ints;
+inline Dots no_dots() { return no_dot(); }
+inline Dots dot(Dots sum, Levels levels, Ints numbers) { return _mm512_dpbusd_epi32(sum, levels, numbers); }
+inline Floats total(Dots sum) { return _mm512_cvtepi32_ps(sum); }
 // Adds to each lane the products of two numbers of 16 bits with two levels.
 inline Ints dot16(Ints sum, Ints numbers, Ints levels) { return _mm512_dpwssd_epi32(sum, levels, numbers); }
 inline Floats floats(Ints numbers) { return _mm512_cvtepi32_ps(numbers); }
@@ -100,16 +107,10 @@ inline int32_t summed(Ints numbers) { return _mm512_reduce_add_epi32(numbers); }
 inline void store(int16_t* to, Ints numbers) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(numbers));
 }
-
-// Levels of two inputs, the second one's bytes `stride` further, side by side: those in low halves and those in high ones.
-inline void unpack(const uint8_t* bytes, int stride, Ints* low, Ints* high) {
-  const Ints mask = _mm512_set1_epi32(0x000F000F);
-  const Ints one = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
-  const Ints other = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + stride)));
-  const Ints both = _mm512_or_si512(one, _mm512_slli_epi32(other, 16));
-  *low = _mm512_and_si512(both, mask);
-  *high = _mm512_and_si512(_mm512_srli_epi32(both, 4), mask);
+inline void store(int8_t* to, Ints numbers) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(numbers));
 }
+
 // 2 * LANES bytes as numbers of 16 bits.
 inline Ints widened_bytes(const uint8_t* bytes) {
   return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
@@ -193,18 +194,27 @@ inline void narrow(Floats numbers, uint16_t* halves) {
 }
 
 inline Ints no_dot() { return _mm256_setzero_si256(); }
-inline Ints load(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
 inline Ints repeated(int32_t number) { return _mm256_set1_epi32(number); }
 // Else the compiler multiplies for all rows before it adds, and runs out of registers: with 16 bits it took a third longer.
 inline Ints in_this_order(Ints sum) {
   asm("" : "+x"(sum));
   return sum;
 }
+using Levels = Ints;
+inline Levels low_halves(const uint8_t* bytes) {
+  return _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)), _mm256_set1_epi8(15));
+}
+inline Levels high_halves(const uint8_t* bytes) {
+  const Ints both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+  return _mm256_and_si256(_mm256_srli_epi16(both, 4), _mm256_set1_epi8(15));
+}
 // In two halves of 16 bits for each lane: those of a group of 32 stay within 8 * 2 * 15 * 127.
-inline Ints dot(Ints sum, Ints levels, Ints numbers) {
+using Dots = Ints;
+inline Dots no_dots() { return no_dot(); }
+inline Dots dot(Dots sum, Levels levels, Ints numbers) {
   return in_this_order(_mm256_add_epi16(sum, _mm256_maddubs_epi16(levels, numbers)));
 }
-inline Floats total(Ints sum) { return _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
+inline Floats total(Dots sum) { return _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
 inline Ints dot16(Ints sum, Ints numbers, Ints levels) {
   return in_this_order(_mm256_add_epi32(sum, _mm256_madd_epi16(levels, numbers)));
 }
@@ -216,18 +226,15 @@ inline int32_t summed(Ints numbers) {
   const __m128i quarter = _mm_add_epi32(half, _mm_unpackhi_epi64(half, half));
   return _mm_cvtsi128_si32(quarter) + _mm_extract_epi32(quarter, 1);
 }
-inline void store(int16_t* to, Ints numbers) {
-  const __m128i packed = _mm_packs_epi32(_mm256_castsi256_si128(numbers), _mm256_extracti128_si256(numbers, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), packed);
+inline __m128i in_16_bits(Ints numbers) {
+  return _mm_packs_epi32(_mm256_castsi256_si128(numbers), _mm256_extracti128_si256(numbers, 1));
+}
+inline void store(int16_t* to, Ints numbers) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), in_16_bits(numbers)); }
+inline void store(int8_t* to, Ints numbers) {
+  const __m128i halves = in_16_bits(numbers);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(halves, halves));
 }
 
-inline void unpack(const uint8_t* bytes, int stride, Ints* low, Ints* high) {
-  const __m128i one = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
-  const __m128i other = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + stride));
-  const Ints both = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(one, other));
-  *low = _mm256_and_si256(both, _mm256_set1_epi16(15));
-  *high = _mm256_srli_epi16(both, 4);
-}
 inline Ints widened_bytes(const uint8_t* bytes) {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
@@ -245,6 +252,14 @@ inline Ints four_bytes(const void* from) {
   memcpy(&bytes, from, sizeof bytes);
   return repeated(bytes);
 }
+
+#if defined(__AVX2__)
+using Number = int8_t;
+inline Ints four_numbers(const Number* from) { return four_bytes(from); }
+#endif
+
+// Into the second cache: what is read once has no place in the first one, and more can be under way.
+inline void prefetch_far(const void* from) { __builtin_prefetch(from, 0, 2); }
 
 // Scales of neighbouring positions, whose low bytes lie here, and the high ones there.
 inline Floats scales(const int8_t* low, const int8_t* high) {

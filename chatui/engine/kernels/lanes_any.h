@@ -1,11 +1,11 @@
-// The same as lanes.h for ARM and for x86 without AVX2: a vector in two halves of 128 bits.
+// The same as lanes.h for ARM and for x86 with SSSE3 alone: a vector in two halves of 128 bits.
 
 #pragma once
 
 #if defined(__aarch64__)
 #include <arm_neon.h>
 #else
-#include <emmintrin.h>
+#include <tmmintrin.h>
 #endif
 
 #include <algorithm>
@@ -21,7 +21,6 @@ typedef int32_t FourInts __attribute__((vector_size(16)));
 typedef uint32_t FourWords __attribute__((vector_size(16)));
 typedef int16_t FourShorts __attribute__((vector_size(8)));
 typedef uint16_t FourHalves __attribute__((vector_size(8)));
-typedef uint16_t EightHalves __attribute__((vector_size(16)));
 typedef int16_t EightShorts __attribute__((vector_size(16)));
 
 struct Floats {
@@ -42,7 +41,6 @@ inline To loaded(const From* from) {
 // Adds to each lane the products of two numbers of 16 bits with two levels: eight of one input, then eight of another.
 #if defined(__aarch64__)
 // Left to itself, GCC 12 widens bytes one by one.
-inline EightHalves eight(const uint8_t* bytes) { return vmovl_u8(vld1_u8(bytes)); }
 inline EightShorts eight(const int8_t* bytes) { return vmovl_s8(vld1_s8(bytes)); }
 inline FourInts nearest(FourFloats numbers) { return vcvtnq_s32_f32(numbers); }
 
@@ -55,9 +53,6 @@ inline Ints dot16(Ints sum, Ints numbers, Ints levels) {
   return sum;
 }
 #else
-inline EightHalves eight(const uint8_t* bytes) {
-  return (EightHalves)_mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i*)bytes), _mm_setzero_si128());
-}
 inline EightShorts eight(const int8_t* bytes) {
   const __m128i levels = _mm_loadl_epi64((const __m128i*)bytes);
   return (EightShorts)_mm_unpacklo_epi8(levels, levels) >> 8;
@@ -176,13 +171,71 @@ inline void store(int16_t* to, Ints numbers) {
   memcpy(to, made, sizeof made);
 }
 
-// Eight levels of one input, and those of another one.
-inline void unpack(const uint8_t* bytes, int stride, Ints* low, Ints* high) {
-  const EightHalves one = eight(bytes);
-  const EightHalves other = eight(bytes + stride);
-  *low = {(FourInts)(one & 15), (FourInts)(other & 15)};
-  *high = {(FourInts)(one >> 4), (FourInts)(other >> 4)};
+inline void store(int8_t* to, Ints numbers) {
+  for (int lane = 0; lane < 4; lane++) {
+    to[lane] = static_cast<int8_t>(numbers.low[lane]);
+    to[lane + 4] = static_cast<int8_t>(numbers.high[lane]);
+  }
 }
+
+// Of 4 * LANES bytes the low halves, and the high ones: four levels of each of eight outputs.
+using Number = int8_t;
+#if defined(__aarch64__)
+struct Levels {
+  int8x16_t low, high;
+};
+inline int8x16_t low_half(uint8x16_t bytes) { return vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))); }
+inline int8x16_t high_half(uint8x16_t bytes) { return vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4)); }
+inline Levels low_halves(const uint8_t* bytes) { return {low_half(vld1q_u8(bytes)), low_half(vld1q_u8(bytes + 16))}; }
+inline Levels high_halves(const uint8_t* bytes) { return {high_half(vld1q_u8(bytes)), high_half(vld1q_u8(bytes + 16))}; }
+inline int8x16_t four_numbers(const Number* from) { return vreinterpretq_s8_s32(vdupq_n_s32(loaded<int32_t>(from))); }
+#if defined(__ARM_FEATURE_DOTPROD)
+// Adds to each lane the products of four levels, 0..15, with four numbers, -127..127.
+using Dots = Ints;
+inline Dots no_dots() { return no_dot(); }
+inline Dots dot(Dots sum, Levels levels, int8x16_t numbers) {
+  return {(FourInts)vdotq_s32((int32x4_t)sum.low, levels.low, numbers), (FourInts)vdotq_s32((int32x4_t)sum.high, levels.high, numbers)};
+}
+inline Floats total(Dots sum) { return floats(sum); }
+#else
+// The same, in two parts for each output.
+struct Dots {
+  int32x4_t parts[4];
+};
+inline Dots no_dots() { return {}; }
+inline Dots dot(Dots sum, Levels levels, int8x16_t numbers) {
+  const int8x8_t four = vget_low_s8(numbers);
+  sum.parts[0] = vpadalq_s16(sum.parts[0], vmull_s8(vget_low_s8(levels.low), four));
+  sum.parts[1] = vpadalq_s16(sum.parts[1], vmull_s8(vget_high_s8(levels.low), four));
+  sum.parts[2] = vpadalq_s16(sum.parts[2], vmull_s8(vget_low_s8(levels.high), four));
+  sum.parts[3] = vpadalq_s16(sum.parts[3], vmull_s8(vget_high_s8(levels.high), four));
+  return sum;
+}
+inline Floats total(const Dots& sum) {
+  return floats(Ints{(FourInts)vpaddq_s32(sum.parts[0], sum.parts[1]), (FourInts)vpaddq_s32(sum.parts[2], sum.parts[3])});
+}
+#endif
+#else
+struct Levels {
+  __m128i low, high;
+};
+inline __m128i half(__m128i bytes) { return _mm_and_si128(bytes, _mm_set1_epi8(15)); }
+inline Levels low_halves(const uint8_t* bytes) { return {half(loaded<__m128i>(bytes)), half(loaded<__m128i>(bytes + 16))}; }
+inline Levels high_halves(const uint8_t* bytes) {
+  return {half(_mm_srli_epi16(loaded<__m128i>(bytes), 4)), half(_mm_srli_epi16(loaded<__m128i>(bytes + 16), 4))};
+}
+inline __m128i four_numbers(const Number* from) { return _mm_set1_epi32(loaded<int32_t>(from)); }
+// In two halves of 16 bits for each lane: those of a group of 32 stay within 8 * 2 * 15 * 127.
+using Dots = Levels;
+inline Dots no_dots() { return {_mm_setzero_si128(), _mm_setzero_si128()}; }
+inline Dots dot(Dots sum, Levels levels, __m128i numbers) {
+  return {_mm_add_epi16(sum.low, _mm_maddubs_epi16(levels.low, numbers)), _mm_add_epi16(sum.high, _mm_maddubs_epi16(levels.high, numbers))};
+}
+inline Floats total(Dots sum) {
+  const __m128i ones = _mm_set1_epi16(1);
+  return floats(Ints{(FourInts)_mm_madd_epi16(sum.low, ones), (FourInts)_mm_madd_epi16(sum.high, ones)});
+}
+#endif
 inline Ints widened_bytes(const uint8_t* bytes) {
   const EightShorts both = loaded<EightShorts>(bytes);
   return {(FourInts)(EightShorts)(both << 8 >> 8), (FourInts)(both >> 8)};

@@ -82,7 +82,7 @@ class Pieces:
 class LayerProgram:
     """Operations on rows of numbers, collected one by one and then run by one call, for up to `capacity` rows.
 
-    Where it is for `prefill`, products are those of prompts, and pieces may have more than one token.
+    Where it is for `prefill`, pieces may have more than one token.
     """
 
     def __init__(self, capacity: int, dtype: torch.dtype, prefill: bool = False) -> None:
@@ -129,8 +129,7 @@ class LayerProgram:
                 (self._handle(layer.packed), self._handle(layer.scales_and_zeros)),
             )
             if layer.is_ours():
-                for_prompts = self.prefill and layer.is_ours(prefill=True)
-                kind, own = OWN, ops.address(ops.PREFILL_PRODUCT if for_prompts else ops.PRODUCT)
+                kind, own = OWN, ops.address(ops.PRODUCT)
                 weights = self._at(layer.packed), self._at(layer.scales_and_zeros)
         elif isinstance(layer, Int8GroupLinear):
             kind, own = OWN, ops.address(ops.INT8_PRODUCT)

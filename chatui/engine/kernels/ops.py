@@ -1,11 +1,10 @@
 """What PyTorch is slow at on a CPU, in C++: built once by this machine's compiler, and dispensable.
 
-These are the products of layers with 4-bit or 8-bit levels (levels.cpp) and of dense ones (linear.cpp, see dense.py),
-the attention of a decode step (attend.cpp) and of prompts (prefill_attention.cpp), a look at the scores of all tokens
-(top_logits.cpp) and the layers of a decoder in one call (layers.cpp); with AVX2 or AVX-512, a product of 4-bit levels
-while prompts are read (int4_prefill.cpp).
+These are the products of layers with 4-bit levels (int4.cpp), with 8-bit ones (int8.cpp) and of dense ones (linear.cpp,
+see dense.py), the attention of a decode step (attend.cpp) and of prompts (prefill_attention.cpp), a look at the scores
+of all tokens (top_logits.cpp) and the layers of a decoder in one call (layers.cpp).
 
-Which form of them a CPU gets is told by AVX512, AVX2 and ANY.
+Which form of them a CPU gets is told by the instances of Processor.
 """
 
 import ctypes
@@ -33,7 +32,8 @@ from chatui.engine.kernels.int8_kv import width_of
 
 log = logging.getLogger(__name__)
 
-HEADERS = ("lanes.h", "lanes_any.h", "numbers.h", "layers.h", "prefill_attention.h")
+SOURCES = ("int4.cpp", "int8.cpp", "linear.cpp", "attend.cpp", "prefill_attention.cpp", "top_logits.cpp", "layers.cpp")
+HEADERS = ("lanes.h", "lanes_any.h", "numbers.h", "product_shim.h", "layers.h", "prefill_attention.h")
 TORCH = Path(torch.__file__).parent
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 Function = Callable[..., None]
@@ -41,29 +41,28 @@ Function = Callable[..., None]
 
 @dataclass(frozen=True)
 class Processor:
-    """What is built for a kind of CPU, and the compiler's flags for it."""
+    """How a kind of CPU gets what is built."""
 
-    sources: tuple[str, ...]
     flags: tuple[str, ...]
+    """The compiler's."""
     capability: str
-    """That for which PyTorch packs int4 weights as they are read here, "" where it never does."""
+    """PyTorch's, for which the product of int4 layers was measured to be the faster one, "" where nobody did."""
     strip: int
-    """Outputs whose 8-bit levels lie together."""
+    """Outputs whose levels lie together."""
 
 
-COMMON = ("levels.cpp", "linear.cpp", "attend.cpp", "prefill_attention.cpp", "top_logits.cpp", "layers.cpp")
-X86 = (*COMMON, "int4_prefill.cpp")
 AVX512 = Processor(
-    X86,
     ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"),
     "AVX512",
     strip=32,
 )
 AVX512_BF16 = replace(AVX512, flags=(*AVX512.flags, "-mavx512bf16"))
-AVX2 = Processor(X86, ("-mavx2", "-mfma"), "AVX2", strip=16)
-# In vectors of 128 bits, which every CPU of these kinds has.
-ANY = Processor(COMMON, (), "", strip=16)
-MACHINES = ("x86_64", "aarch64")
+AVX2 = Processor(("-mavx2", "-mfma"), "AVX2", strip=16)
+# In vectors of 128 bits, which every other CPU has that NumPy and PyTorch run on.
+SSSE3 = Processor(("-mssse3",), "", strip=16)
+NEON = Processor((), "", strip=16)
+NEON_DOT = replace(NEON, flags=("-march=armv8.2-a+dotprod",))
+CPU_INFO = Path("/proc/cpuinfo")
 
 # Building takes some 10 s, on a busy machine ten times that. Loading a model waits for it.
 BUILD_SECONDS = 300
@@ -73,7 +72,7 @@ BLOCK = 64
 # Attention works on so many numbers of a value at once.
 LANES = 16
 
-PRODUCT, PREFILL_PRODUCT, INT8_PRODUCT = "chatui_int4mm", "chatui_int4mm_prefill", "chatui_int8mm"
+PRODUCT, INT8_PRODUCT = "chatui_int4mm", "chatui_int8mm"
 ATTEND = {torch.bfloat16: "chatui_attend", torch.int8: "chatui_attend_int8"}
 """By the type of keys and values."""
 
@@ -94,11 +93,10 @@ def load(cache_dir: Path) -> None:
         path = _built(cache_dir / "compiled", processor)
         # Global, so that compiled steps find it.
         _loaded[path.stem] = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-        products = [int4mm, *([int4mm_prefill] if takes(BLOCK, prefill=True) else [])]
-        if not (agree(products, pack) and agree_in_8_bits(int8mm, pack_int8, pack)):
+        if not (agree(int4mm, pack) and agree_in_8_bits(int8mm, pack_int8, pack)):
             _loaded.clear()
             log.warning("everything is PyTorch's own: the kernels for levels compute something else here")
-        elif not packs_as_pytorch() and not is_faster(int4mm, pack):
+        elif not is_known() and not is_faster(int4mm, pack):
             _loaded.clear()
             log.info("everything is PyTorch's own: the kernel for int4 is slower here")
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
@@ -112,11 +110,20 @@ def _processor() -> Processor | None:
         return AVX512_BF16 if torch.cpu._is_avx512_bf16_supported() else AVX512
     if capability in ("AVX512", "AVX2"):
         return AVX2
-    return ANY if platform.machine() in MACHINES else None
+    return {"x86_64": SSSE3, "aarch64": NEON_DOT if "asimddp" in _features() else NEON}.get(platform.machine())
 
 
-def packs_as_pytorch() -> bool:
-    """Whether the product reads int4 weights as PyTorch packs them on this CPU."""
+@functools.cache
+def _features() -> frozenset[str]:
+    """The names of this CPU's instruction sets, as Linux has them; asimddp: ARM's products of four bytes."""
+    try:
+        return frozenset(CPU_INFO.read_text().split())
+    except OSError:
+        return frozenset()
+
+
+def is_known() -> bool:
+    """Whether the product of int4 layers is known to be faster than PyTorch's on this kind of CPU."""
     processor = _processor()
     return processor is not None and processor.capability == torch.backends.cpu.get_cpu_capability()
 
@@ -137,9 +144,9 @@ def address(name: str) -> int | None:
     return ctypes.cast(cast(Any, function(name)), ctypes.c_void_p).value
 
 
-def takes(outputs: int, prefill: bool = False) -> bool:
-    """Whether the kernels for levels are in use, or the one for prompts, and for so many outputs."""
-    return outputs % BLOCK == 0 and function(PREFILL_PRODUCT if prefill else PRODUCT) is not None
+def takes(outputs: int) -> bool:
+    """Whether the kernels for levels are in use, and for so many outputs."""
+    return outputs % BLOCK == 0 and function(PRODUCT) is not None
 
 
 def pays_in_8_bits(outputs: int) -> bool:
@@ -154,24 +161,27 @@ def _is_faster_in_8_bits(name: str) -> bool:  # noqa: ARG001
 
 
 def pack(levels: Tensor, own: bool) -> Tensor:
-    """Levels 0..15, int32 [out, in], as our product reads them here, or as PyTorch's does; what PyTorch cannot read has
-    three dimensions. Never to be stored, for both differ between CPUs.
+    """Levels 0..15, int32 [out, in], as our product reads them here, uint8 [out / strip, in / 4, 2 * strip], or as
+    PyTorch's does, [out, in / 2]. Never to be stored, for both differ between CPUs.
+
+    `out` is a multiple of BLOCK for our product. Raises RuntimeError on a CPU that cannot run that.
     """
-    if not own or packs_as_pytorch():
+    if not own:
         theirs: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
         return theirs
-    low, high = levels.to(torch.uint8).view(-1, 2, 16, levels.shape[1]).unbind(1)  # as levels.cpp tells
-    return (low | high << 4).transpose(1, 2).contiguous()
+    strip, inputs = _required().strip, levels.shape[1]
+    low, high = levels.to(torch.uint8).view(-1, 2, strip // 2, inputs // 4, 4).unbind(1)  # as int4.cpp tells
+    return (low | high << 4).transpose(1, 2).flatten(2)
 
 
 def reads(packed: Tensor) -> bool:
     """Whether this was packed for our product, not for PyTorch's before it was in use."""
-    return packed.dim() == (2 if packs_as_pytorch() else 3)
+    return packed.dim() == 3
 
 
 def int4mm(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     """As aten::_weight_int4pack_mm_for_cpu with groups of 32, where `takes` and `reads` say so; all bfloat16 but
-    `packed`.
+    `packed`. Activations are rounded to 8 bits, each group of 32 with a scale of its own, as llama.cpp does.
     """
     # As an operator of PyTorch's it could be exported, and would take longer than a small product.
     call: Any = torch.ops.chatui.int4mm if torch.compiler.is_exporting() else _multiply
@@ -179,13 +189,10 @@ def int4mm(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     return product
 
 
-def int4mm_prefill(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
-    """The same with activations of 8 bits, each group of 32 with a scale of its own: faster from a few rows on."""
-    return _product(PREFILL_PRODUCT, x, packed, scales_and_zeros, torch.get_num_threads())
-
-
 def int8mm(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
-    """The same for levels -128..127, `packed` by `pack_int8`: weight = level * scale + zero, in groups of 32 inputs."""
+    """The same for levels -128..127, `packed` by `pack_int8`: weight = level * scale + zero, in groups of 32 inputs.
+    Activations are rounded to 16 bits.
+    """
     call: Any = torch.ops.chatui.int8mm if torch.compiler.is_exporting() else _multiply_int8
     product: Tensor = call(x, packed, scales_and_zeros, torch.get_num_threads())
     return product
@@ -196,10 +203,14 @@ def pack_int8(levels: Tensor) -> Tensor:
 
     `out` is a multiple of BLOCK. Raises RuntimeError on a CPU that cannot run it.
     """
+    return levels.view(-1, _required().strip, levels.shape[1] // 2, 2).transpose(1, 2).flatten()
+
+
+def _required() -> Processor:
     processor = _processor()
     if processor is None:
-        raise RuntimeError("this CPU has no kernel for int8")
-    return levels.view(-1, processor.strip, levels.shape[1] // 2, 2).transpose(1, 2).flatten()
+        raise RuntimeError("this CPU has no kernels for levels")
+    return processor
 
 
 def _multiply(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, threads: int) -> Tensor:
@@ -301,7 +312,7 @@ SHIMS = {
 def _built(folder: Path, processor: Processor) -> Path:
     """The library, made once for each version of the sources and of PyTorch."""
     inputs = (
-        *(Path(__file__).with_name(file).read_bytes() for file in (*processor.sources, *HEADERS)),
+        *(Path(__file__).with_name(file).read_bytes() for file in (*SOURCES, *HEADERS)),
         torch.__version__.encode(),
         " ".join((*FLAGS, *processor.flags)).encode(),
     )
@@ -324,7 +335,7 @@ def _build(target: Path, processor: Processor) -> None:
         folder = Path(scratch) / target.name
         folder.mkdir()
         made = folder / f"{target.name}.so"
-        sources = [str(Path(__file__).with_name(name)) for name in processor.sources]
+        sources = [str(Path(__file__).with_name(name)) for name in SOURCES]
         found = ("-I", str(TORCH / "include"), "-L", str(TORCH / "lib"), "-ltorch_cpu")
         process = subprocess.run(  # noqa: S603
             [command, *FLAGS, *processor.flags, *sources, "-o", str(made), *found],

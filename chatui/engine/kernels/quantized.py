@@ -1,10 +1,8 @@
 """Linear layers whose weights are 4-bit or 8-bit levels, for the CPU: less memory to read for each token."""
 
-import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,21 +26,6 @@ ROWS = 16
 # Layers that are not rounded. What chooses experts is small, and a wrong choice costs more than its memory is worth.
 # The weight of `dt_proj` is read by Mamba itself at each token, and would be made anew each time.
 KEPT_DENSE = {"gate", "router", "dt_proj"}
-
-
-_reads_prompts = ContextVar("reads_prompts", default=False)
-
-
-@contextlib.contextmanager
-def reading_prompts() -> Iterator[None]:
-    """Products of int4 layers are those for prompts, whatever the number of rows: they must not depend on how a prompt
-    is cut, nor on what else is read with it.
-    """
-    token = _reads_prompts.set(True)
-    try:
-        yield
-    finally:
-        _reads_prompts.reset(token)
 
 
 class PackedLinear(nn.Module, ABC):
@@ -93,16 +76,14 @@ class Int4Linear(PackedLinear):
 
     def _product(self, x: Tensor) -> Tensor:
         x = x if self.planes == 1 else x.repeat(1, self.planes)
-        if _reads_prompts.get() and self.is_ours(prefill=True):
-            return ops.int4mm_prefill(x, self.packed, self.scales_and_zeros)
         if self.is_ours():
             return ops.int4mm(x, self.packed, self.scales_and_zeros)
         product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales_and_zeros)
         return product
 
-    def is_ours(self, prefill: bool = False) -> bool:
-        """Whether our own kernel computes the product, or that for prompts does."""
-        return ops.takes(self.out_features, prefill) and ops.reads(self.packed)
+    def is_ours(self) -> bool:
+        """Whether our own kernel computes the product."""
+        return ops.takes(self.out_features) and ops.reads(self.packed)
 
 
 class Int8GroupLinear(PackedLinear):
