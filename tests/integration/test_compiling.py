@@ -151,7 +151,8 @@ def test_a_step_with_our_own_kernels_gives_the_same_logits(
         for length in (0, 5, 50, 70):
             wanted, stored = decoded(over_blocks.step, rows, length)
             found, kept = decoded(compiled, rows, length)
-            assert (found - wanted).float().norm() <= 0.05 * wanted.float().norm(), "but for bfloat16's rounding"
+            # What bfloat16 rounds otherwise may become another one of the 255 numbers of a group.
+            assert (found - wanted).float().norm() <= 0.1 * wanted.float().norm()
             for tensor, other in zip(kept, stored, strict=True):
                 torch.testing.assert_close(tensor, other, atol=0.1, rtol=0.05)
 

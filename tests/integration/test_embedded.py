@@ -2,6 +2,7 @@
 
 import errno
 import importlib.metadata
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -133,3 +134,25 @@ def test_without_the_package_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(importlib.metadata, "files", missing)
     assert embedded.find() is None
+
+
+def test_a_process_converts_and_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, phases = tmp_path / "python", list[str]()
+    program.write_text('#!/bin/sh\necho saving\necho "$3 $4" > "$4/model.safetensors"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(embedded, "_write", lambda *_: pytest.fail("converted here too"))
+    made = embedded.converted(GGUF, tmp_path / "cache", phases.append)
+    assert (made / "model.safetensors").read_text().startswith(str(GGUF))
+    assert phases == ["saving"]
+
+
+@pytest.mark.parametrize("program", ["false", "nowhere"])
+def test_where_the_process_fails_this_one_converts(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    monkeypatch.setattr(sys, "executable", program)
+    monkeypatch.setattr(embedded, "_write", convert_to(made))
+    assert (embedded.converted(GGUF, tmp_path, lambda _: None) / "model.safetensors").is_file()
+    assert len(made) == 1

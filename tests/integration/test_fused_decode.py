@@ -14,7 +14,7 @@ from chatui.engine.batching import forward, fused_decode, fused_layers
 from chatui.engine.batching.forward import PromptChunk
 from chatui.engine.batching.fused_decode import FusedDecode, fuse
 from chatui.engine.batching.kv_cache import KVCache, KVLayout
-from chatui.engine.kernels import dense, layer_ops, ops
+from chatui.engine.kernels import dense, layer_ops, ops, processors
 from chatui.engine.kernels.int8_kv import from_stored, to_stored
 from chatui.engine.kernels.quantized import Int8GroupLinear, Int8Linear, linear_layers, quantize
 from chatui.settings import AppSettings, KvDtype
@@ -44,7 +44,7 @@ AT = (0, 5, 59, 64)
 @pytest.fixture(scope="module", autouse=True)
 def built() -> None:
     ops.load(AppSettings().cache_dir)  # once for each version of their sources
-    if ops._processor() is None or ops.compiler() is None:
+    if processors.current() is None or ops.compiler() is None:
         pytest.skip("there is no C++ compiler here")
     assert ops.function(layer_ops.FUNCTION) is not None
 

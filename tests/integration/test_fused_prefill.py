@@ -12,7 +12,7 @@ from chatui.engine.batching import fused_prefill
 from chatui.engine.batching.forward import Forward, PromptChunk
 from chatui.engine.batching.fused_decode import FusedDecode
 from chatui.engine.batching.fused_prefill import FusedPrefill, fuse_prefill
-from chatui.engine.kernels import ops
+from chatui.engine.kernels import ops, processors
 from chatui.engine.kernels.int8_kv import from_stored
 from chatui.engine.kernels.quantized import quantize
 from chatui.settings import AppSettings, KvDtype
@@ -26,7 +26,7 @@ CUTS = ((90,), (64, 26), (1, 5, 57, 1, 26), (70, 20))
 @pytest.fixture(scope="module", autouse=True)
 def built() -> None:
     ops.load(AppSettings().cache_dir)  # once for each version of their sources
-    if ops._processor() is None or ops.compiler() is None:
+    if processors.current() is None or ops.compiler() is None:
         pytest.skip("this CPU lacks AVX2, or there is no C++ compiler here")
 
 

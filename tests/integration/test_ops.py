@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from chatui.engine.kernels import ops
+from chatui.engine.kernels import ops, processors
 from chatui.engine.kernels.levels import GROUP, Levels
 from chatui.engine.kernels.quantized import (
     Int4Linear,
@@ -303,17 +303,17 @@ def fake_compiler(folder: Path, says: str = "") -> str:
 
 def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "compiler", lambda: fake_compiler(tmp_path))
-    first = ops._built(tmp_path / "cache", ops.AVX2)
+    first = ops._built(tmp_path / "cache", processors.AVX2)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
-    assert ops._built(tmp_path / "cache", ops.AVX2) == first
+    assert ops._built(tmp_path / "cache", processors.AVX2) == first
 
 
 def test_a_damaged_library_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "compiler", lambda: fake_compiler(tmp_path))
-    library = ops._built(tmp_path / "cache", ops.AVX2)
+    library = ops._built(tmp_path / "cache", processors.AVX2)
     assert library.read_text() == "library\n"
     library.write_text("lib")
-    assert ops._built(tmp_path / "cache", ops.AVX2) == library
+    assert ops._built(tmp_path / "cache", processors.AVX2) == library
     assert library.read_text() == "library\n"
 
 
@@ -321,7 +321,7 @@ def test_clang_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """What it compiles needs LLVM's OpenMP, a second one in a process whose PyTorch brings GCC's."""
     monkeypatch.setattr(ops, "compiler", lambda: fake_compiler(tmp_path, "#define __clang__ 1"))
     with pytest.raises(RuntimeError, match="second one"):
-        ops._built(tmp_path / "cache", ops.AVX2)
+        ops._built(tmp_path / "cache", processors.AVX2)
     assert (tmp_path / "runs").read_text() == "run\n"
 
 

@@ -13,7 +13,7 @@ from chatui.engine.batching import attention
 from chatui.engine.batching.attention import PrefillBatch, PrefillChunk
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.kv_cache import KVCache
-from chatui.engine.kernels import ops, prefill_attention
+from chatui.engine.kernels import ops, prefill_attention, processors
 from chatui.engine.kernels.int8_kv import from_stored, to_stored
 from chatui.engine.kernels.prefill_attention import attend
 from chatui.settings import AppSettings
@@ -25,7 +25,7 @@ BLOCKS = 8
 @pytest.fixture(scope="module", autouse=True)
 def built() -> None:
     ops.load(AppSettings().cache_dir)  # once for each version of their sources
-    if ops._processor() is None or ops.compiler() is None:
+    if processors.current() is None or ops.compiler() is None:
         pytest.skip("this CPU lacks AVX2, or there is no C++ compiler here")
     assert ops.function(prefill_attention.FUNCTION) is not None
 

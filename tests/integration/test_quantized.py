@@ -318,7 +318,7 @@ def test_the_default_model_keeps_its_levels() -> None:
         ids = torch.tensor([[*asked, *models.generate(own.model, asked, 20)]])  # token by token: other kernels
         ours, theirs = (loaded.model(ids).logits.float().log_softmax(-1) for loaded in (own, dense))
     divergence = nn.functional.kl_div(ours, theirs, log_target=True, reduction="none")
-    assert divergence.sum(-1).mean() < 0.01
+    assert divergence.sum(-1).mean() < 0.03, "more than the rounding of activations explains"
     written, begins = ids[0, len(asked) :], len(asked) - 1
     lost = theirs[0, begins:-1].amax(-1) - theirs[0, begins:-1].gather(-1, written[:, None])[:, 0]
     assert lost.mean() < 0.1, "the dense model finds the written tokens unlikely"

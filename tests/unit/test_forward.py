@@ -12,7 +12,6 @@ from chatui.engine.batching import attention
 from chatui.engine.batching.blocks import BLOCK
 from chatui.engine.batching.forward import TRIES, CheckedDecode, PromptChunk
 from chatui.engine.batching.free_cores import FreeCores
-from chatui.engine.kernels import quantized
 from chatui.settings import KvDtype
 from tests import models
 from tests.examples import some_of
@@ -64,19 +63,6 @@ def test_blocks_before_the_window_may_be_any(kind: str, kv_dtype: KvDtype) -> No
     whole, found = (over_blocks.decode(ids[250:], [each], [250]) for each in (table, holed))
     assert torch.equal(found, whole)
     assert kv_dtype == "int8" or close(found[0], plain(kind, ids)[-1])
-
-
-def test_layers_are_told_what_is_a_prompt_even_of_one_token() -> None:
-    over_blocks, told = models.over_blocks(), list[bool]()
-    layer: Any = over_blocks.model.get_submodule("model.layers.0")
-    hook = layer.register_forward_hook(lambda *_: told.append(quantized._reads_prompts.get()))
-    try:
-        over_blocks.prefill([PromptChunk(models.table(0), 0, [5, 6])])
-        over_blocks.prefill([PromptChunk(models.table(0), 2, [7])])
-        over_blocks.decode([8], [models.table(0)], [3])
-    finally:
-        hook.remove()
-    assert told == [True, True, False]
 
 
 @pytest.mark.parametrize("kind", models.PLAIN)

@@ -4,7 +4,7 @@ These are the products of layers with 4-bit levels (int4.cpp), with 8-bit ones (
 see dense.py), the attention of a decode step (attend.cpp) and of prompts (prefill_attention.cpp), a look at the scores
 of all tokens (top_logits.cpp) and the layers of a decoder in one call (layers.cpp).
 
-Which form of them a CPU gets is told by the instances of Processor.
+Which form of them a CPU gets is told in processors.py.
 """
 
 import ctypes
@@ -12,13 +12,11 @@ import functools
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,9 +24,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from chatui.engine.kernels import processors
 from chatui.engine.kernels.built_files import is_whole, publish
 from chatui.engine.kernels.checks import agree, agree_in_8_bits, is_faster, is_faster_in_8_bits
 from chatui.engine.kernels.int8_kv import width_of
+from chatui.engine.kernels.processors import Processor
 
 log = logging.getLogger(__name__)
 
@@ -38,31 +38,6 @@ TORCH = Path(torch.__file__).parent
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 Function = Callable[..., None]
 
-
-@dataclass(frozen=True)
-class Processor:
-    """How a kind of CPU gets what is built."""
-
-    flags: tuple[str, ...]
-    """The compiler's."""
-    capability: str
-    """PyTorch's, for which the product of int4 layers was measured to be the faster one, "" where nobody did."""
-    strip: int
-    """Outputs whose levels lie together."""
-
-
-AVX512 = Processor(
-    ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"),
-    "AVX512",
-    strip=32,
-)
-AVX512_BF16 = replace(AVX512, flags=(*AVX512.flags, "-mavx512bf16"))
-AVX2 = Processor(("-mavx2", "-mfma"), "AVX2", strip=16)
-# In vectors of 128 bits, which every other CPU has that NumPy and PyTorch run on.
-SSSE3 = Processor(("-mssse3",), "", strip=16)
-NEON = Processor((), "", strip=16)
-NEON_DOT = replace(NEON, flags=("-march=armv8.2-a+dotprod",))
-CPU_INFO = Path("/proc/cpuinfo")
 
 # Building takes some 10 s, on a busy machine ten times that. Loading a model waits for it.
 BUILD_SECONDS = 300
@@ -86,7 +61,7 @@ def compiler() -> str | None:
 
 def load(cache_dir: Path) -> None:
     """Use them from now on in this process, building them where that has not been done; only logs why it cannot."""
-    processor = _processor()
+    processor = processors.current()
     if _loaded or sys.platform != "linux" or processor is None:
         return
     try:
@@ -96,36 +71,11 @@ def load(cache_dir: Path) -> None:
         if not (agree(int4mm, pack) and agree_in_8_bits(int8mm, pack_int8, pack)):
             _loaded.clear()
             log.warning("everything is PyTorch's own: the kernels for levels compute something else here")
-        elif not is_known() and not is_faster(int4mm, pack):
+        elif not processors.is_known() and not is_faster(int4mm, pack):
             _loaded.clear()
             log.info("everything is PyTorch's own: the kernel for int4 is slower here")
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         log.info("everything is PyTorch's own: %s", error)
-
-
-def _processor() -> Processor | None:
-    """What this CPU can run."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    if capability == "AVX512" and torch.cpu._is_vnni_supported():
-        return AVX512_BF16 if torch.cpu._is_avx512_bf16_supported() else AVX512
-    if capability in ("AVX512", "AVX2"):
-        return AVX2
-    return {"x86_64": SSSE3, "aarch64": NEON_DOT if "asimddp" in _features() else NEON}.get(platform.machine())
-
-
-@functools.cache
-def _features() -> frozenset[str]:
-    """The names of this CPU's instruction sets, as Linux has them; asimddp: ARM's products of four bytes."""
-    try:
-        return frozenset(CPU_INFO.read_text().split())
-    except OSError:
-        return frozenset()
-
-
-def is_known() -> bool:
-    """Whether the product of int4 layers is known to be faster than PyTorch's on this kind of CPU."""
-    processor = _processor()
-    return processor is not None and processor.capability == torch.backends.cpu.get_cpu_capability()
 
 
 def name() -> str:
@@ -169,7 +119,7 @@ def pack(levels: Tensor, own: bool) -> Tensor:
     if not own:
         theirs: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
         return theirs
-    strip, inputs = _required().strip, levels.shape[1]
+    strip, inputs = processors.required().strip, levels.shape[1]
     low, high = levels.to(torch.uint8).view(-1, 2, strip // 2, inputs // 4, 4).unbind(1)  # as int4.cpp tells
     return (low | high << 4).transpose(1, 2).flatten(2)
 
@@ -203,14 +153,7 @@ def pack_int8(levels: Tensor) -> Tensor:
 
     `out` is a multiple of BLOCK. Raises RuntimeError on a CPU that cannot run it.
     """
-    return levels.view(-1, _required().strip, levels.shape[1] // 2, 2).transpose(1, 2).flatten()
-
-
-def _required() -> Processor:
-    processor = _processor()
-    if processor is None:
-        raise RuntimeError("this CPU has no kernels for levels")
-    return processor
+    return levels.view(-1, processors.required().strip, levels.shape[1] // 2, 2).transpose(1, 2).flatten()
 
 
 def _multiply(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, threads: int) -> Tensor:
