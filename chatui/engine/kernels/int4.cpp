@@ -40,8 +40,8 @@ constexpr float NOTHING = 1e-30f;
 // The sum of a group's activations is multiplied by what lies between its weights and their levels, PAIR groups at once.
 #if defined(__AVX512BF16__)
 // Where levels are from -8 on, that is bfloat16 as the model has it.
-constexpr int PAIR = 2;
-inline Dots from_middle(int32_t sum) { return repeated(-8 * sum); }
+constexpr int PAIR = 2, MIDDLE = 8;
+inline Dots dots_from(int32_t begin) { return repeated(begin); }
 using Total = uint16_t;
 inline Total total_of(float sum) {
   return static_cast<Total>(_mm_extract_epi16(reinterpret_cast<__m128i>(_mm_cvtneps_pbh(_mm_set_ss(sum))), 0));
@@ -56,8 +56,8 @@ inline Ints zeros_of(const uint16_t* scales_and_zeros, int64_t stride, bool both
   return _mm512_or_si512(first, _mm512_and_si512(_mm512_loadu_si512(scales_and_zeros + stride), repeated(0xFFFF0000)));
 }
 #else
-constexpr int PAIR = 1;
-inline Dots from_middle(int32_t) { return no_dots(); }
+constexpr int PAIR = 1, MIDDLE = 0;
+inline Dots dots_from(int32_t) { return no_dots(); }
 using Total = float;
 inline Total total_of(float sum) { return sum; }
 inline Floats plus_totals(Floats sum, const Total* totals, Floats zeros) { return times_plus(zeros, all(*totals), sum); }
@@ -71,7 +71,7 @@ inline Floats zeros_of(const uint16_t* scales_and_zeros, int64_t, bool) {
 // A group of activations: number * scale.
 struct Activations {
   float scale;
-  int32_t sum;  // of the numbers
+  int32_t begin;  // what dots with the levels are added to
 };
 
 struct Job {
@@ -85,7 +85,7 @@ struct Job {
 };
 
 // One group of activations; what holds NaN or infinity makes all of its products NaN.
-inline Activations quantize(const uint16_t* values, Number* numbers) {
+inline Activations quantize(const uint16_t* values, Number* numbers, Total* total) {
   constexpr int PARTS = GROUP / LANES;
   Floats parts[PARTS];
   for (int at = 0; at < PARTS; at++) parts[at] = widened(values + at * LANES);
@@ -96,6 +96,7 @@ inline Activations quantize(const uint16_t* values, Number* numbers) {
   }
   if (any_nan(check)) {
     memset(numbers, 0, GROUP * sizeof(Number));
+    *total = total_of(NAN);
     return {NAN, 0};
   }
   const float largest = highest(magnitudes);
@@ -106,7 +107,10 @@ inline Activations quantize(const uint16_t* values, Number* numbers) {
     store(numbers + at * LANES, part);
     sums = plus(sums, part);
   }
-  return {largest / MAX_NUMBER, summed(sums)};
+  const float scale = largest / MAX_NUMBER;
+  const int32_t sum = summed(sums);
+  *total = total_of(scale * static_cast<float>(sum));
+  return {scale, -MIDDLE * sum};
 }
 
 // ROWS rows from `row` on.
@@ -128,7 +132,7 @@ inline void multiply(const Job& job, int64_t row, int64_t strip) {
     const Activations* each = job.each + group * job.rows + row;
     Dots dots[ROWS][WIDE];
     for (int r = 0; r < ROWS; r++)
-      for (auto& one : dots[r]) one = from_middle(each[r].sum);
+      for (auto& one : dots[r]) one = dots_from(each[r].begin);
 #pragma GCC unroll QUADS
     for (int quad = 0; quad < QUADS; quad++, levels += QUAD, numbers += 4) {
       prefetch_far(levels + AHEAD);
@@ -183,8 +187,8 @@ extern "C" void chatui_int4mm(
   const auto quantize_row = [&](int64_t row) {
     for (int64_t group = 0; group < groups; group++) {
       const int64_t to = group * rows + row;
-      each[to] = quantize(activations + row * inputs + group * GROUP, numbers.get() + to * GROUP);
-      totals[(group / PAIR * rows + row) * PAIR + group % PAIR] = total_of(each[to].scale * static_cast<float>(each[to].sum));
+      Total* total = totals.get() + (group / PAIR * rows + row) * PAIR + group % PAIR;
+      each[to] = quantize(activations + row * inputs + group * GROUP, numbers.get() + to * GROUP, total);
     }
   };
   if (rows < MIN_SHARED_ROWS)
