@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,22 @@ def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     first = ops._built(tmp_path / "cache", processors.AVX2)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
     assert ops._built(tmp_path / "cache", processors.AVX2) == first
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_it_may_be_built_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: bool) -> None:
+    monkeypatch.setattr(ops, "_loaded", {})
+    monkeypatch.setattr(ops, "compiler", lambda: "false" if refuses else fake_compiler(tmp_path))
+    ops.build_ahead(tmp_path)
+    for thread in threading.enumerate():
+        if thread.name == "chatui-build":
+            thread.join(10)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
+    folder = tmp_path / "compiled"
+    if refuses:
+        assert not list(folder.glob("*/*.so"))
+    else:
+        assert ops._built(folder, processors.required()).read_text() == "library\n"
 
 
 def test_a_damaged_library_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

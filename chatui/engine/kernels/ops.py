@@ -7,6 +7,7 @@ of all tokens (top_logits.cpp) and the layers of a decoder in one call (layers.c
 Which form of them a CPU gets is told in processors.py.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -76,6 +78,19 @@ def load(cache_dir: Path) -> None:
             log.info("everything is PyTorch's own: the kernel for int4 is slower here")
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         log.info("everything is PyTorch's own: %s", error)
+
+
+def build_ahead(cache_dir: Path) -> None:
+    """Build them while other things are done that a model needs; `load` waits for that, and says why it failed."""
+    processor = processors.current()
+    if _loaded or sys.platform != "linux" or processor is None:
+        return
+
+    def build() -> None:
+        with contextlib.suppress(OSError, subprocess.SubprocessError, RuntimeError):
+            _built(cache_dir / "compiled", processor)
+
+    threading.Thread(target=build, name="chatui-build", daemon=True).start()
 
 
 def name() -> str:

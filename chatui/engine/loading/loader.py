@@ -59,6 +59,8 @@ def load(spec: ModelSpec, cache_dir: Path, report: ReportPhase) -> LoadedModel:
     """
     follow_cpu_quota()
     try:
+        if spec.compile == "auto" and device_map_of(spec.device_map) == "cpu":
+            ops.build_ahead(cache_dir)
         loaded = _load_once(spec, cache_dir, report)
     except ChatError:
         raise
