@@ -24,7 +24,7 @@ constexpr int GROUP = 32, PAIRS = GROUP / 2;
 constexpr int WIDE = 2, STRIP = WIDE * LANES;
 // From so many rows on, threads share the rounding of activations.
 constexpr int64_t MIN_SHARED_ROWS = 16;
-// Bytes of weights that are asked for before they are needed. With a tenth of it one row takes a third longer.
+// Bytes of weights that are asked for before they are needed.
 constexpr int64_t AHEAD = 1 << 14;
 // Bytes of activations that one strip after another is multiplied by: they stay in the second cache.
 constexpr int64_t TOGETHER = 1 << 19;
