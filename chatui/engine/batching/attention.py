@@ -66,10 +66,14 @@ class PrefillChunk:
 
 @dataclass(frozen=True)
 class PrefillBatch:
-    """Where tokens that are read together stand: those of one run behind those of another."""
+    """Where tokens that are read together stand: those of one run behind those of another.
+
+    The first `decoded` runs are one token each, which fused layers compute as in a decode step.
+    """
 
     runs: Sequence[PrefillChunk]
     cache: KVCache
+    decoded: int = 0
     _masks: dict[tuple[int, int | None, int], torch.Tensor] = field(default_factory=dict)
 
     @cached_property

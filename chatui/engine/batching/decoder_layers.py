@@ -38,6 +38,11 @@ class DecoderLayer:
     head_norms: tuple[RmsNorm, RmsNorm] | None
     attention: AttentionShape
 
+    @property
+    def linear(self) -> tuple[nn.Module, ...]:
+        """All linear parts."""
+        return *self.projections, self.output, *self.multiplications, self.down
+
 
 def read_layer(
     layer: nn.Module, sizes: tuple[int, int, int], options: AttentionOptions, dtype: torch.dtype

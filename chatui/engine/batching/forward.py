@@ -82,6 +82,7 @@ class Forward:
         self.states = StateLayout.of(model)
         self._decode: DecodeFunction = self.step
         self._faster_prefill: PrefillFunction | None = None
+        self._mixing: DecodeFunction | None = None
         self._offered: DecodeFunction | None = None
         self._tries = 0
         self._compiling = False
@@ -107,9 +108,17 @@ class Forward:
         """From one of the next steps on, decode this way, if it gives the same logits as the plain step."""
         self._offered = decode
 
-    def use_prefill(self, prefill: PrefillFunction) -> None:
-        """Read prompts this way, which gives the same logits, for as long as it raises no error."""
-        self._faster_prefill = prefill
+    def use_prefill(self, prefill: PrefillFunction, mixing: DecodeFunction | None = None) -> None:
+        """Read prompts this way, which gives the same logits, for as long as it raises no error.
+
+        Rows that it decodes beside prompts have the bits that `mixing` gives them, where that is told.
+        """
+        self._faster_prefill, self._mixing = prefill, mixing
+
+    def mixes(self, rows: int) -> bool:
+        """Whether so many rows can be decoded in a pass that reads prompts, with the bits that they have without."""
+        mixing = None if self._faster_prefill is None or not self.settled else self._mixing
+        return isinstance(self._decode, CheckedDecode) and self._decode.uses(mixing, rows)
 
     @contextmanager
     def beside_compiler(self) -> Iterator[None]:
@@ -136,13 +145,21 @@ class Forward:
             return torch.cat([self._prefill([piece], [len(piece.ids)]) for piece in pieces])
         return self._prefill(pieces, [len(piece.ids) for piece in pieces])
 
+    def mixed(self, rows: Sequence[PromptChunk], pieces: Sequence[PromptChunk]) -> torch.Tensor:
+        """Logits [rows + pieces, vocabulary] after the next token of each row, and after each piece of a prompt.
+
+        Needs `mixes`. Raises what went wrong.
+        """
+        chunks = [*rows, *pieces]
+        return self._prefill(chunks, [len(chunk.ids) for chunk in chunks], len(rows))
+
     def prefill_every_token(self, piece: PromptChunk) -> torch.Tensor:
         """Logits [tokens, vocabulary] after each token of a piece."""
         return self._prefill([piece], [1] * len(piece.ids))
 
     @torch.inference_mode()
-    def _prefill(self, pieces: Sequence[PromptChunk], counts: Sequence[int]) -> torch.Tensor:
-        """Logits after so many tokens, after so many more, and so on."""
+    def _prefill(self, pieces: Sequence[PromptChunk], counts: Sequence[int], decoded: int = 0) -> torch.Tensor:
+        """Logits after so many tokens, after so many more, and so on. So many of the pieces are decoded."""
         device = self.model.device
         runs = [
             PrefillChunk(
@@ -157,7 +174,7 @@ class Forward:
         ends = torch.tensor(list(counts), device=device).cumsum(0) - 1
         lengths = torch.tensor([[piece.length for piece in pieces for _ in piece.ids]], device=device)
         with read_as(lengths), self._threads():
-            batch = PrefillBatch(runs, self.cache)
+            batch = PrefillBatch(runs, self.cache, decoded)
             if self.states is not None:
                 return self._advance(self.states, [piece.states for piece in pieces], ids, positions, batch, ends)[0]
             if self._faster_prefill is not None:
@@ -166,6 +183,8 @@ class Forward:
                 except Exception as error:
                     log.warning("the faster way to read prompts is not used any more: %s", error)
                     self._faster_prefill = None
+                    if decoded:
+                        raise
             return model_logits(self.model, ids, positions, batch, ends)[0]
 
     @torch.inference_mode()
@@ -297,6 +316,10 @@ class CheckedDecode:
         self._agreed: set[bool] = set()
         self._tries: Counter[bool] = Counter()
         self.failed = False
+
+    def uses(self, decode: DecodeFunction | None, rows: int) -> bool:
+        """Whether it is this step that computes so many rows, without further checks."""
+        return decode is self._faster and not self.failed and (rows > 1) in self._agreed
 
     def __call__(self, *inputs: Any) -> torch.Tensor:
         """As DecodeStep.forward."""

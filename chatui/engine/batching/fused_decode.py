@@ -28,12 +28,14 @@ from chatui.engine.batching.fused_layers import (
 from chatui.engine.batching.kv_cache import KVCache
 from chatui.engine.batching.longrope import read_as
 from chatui.engine.kernels import ops
-from chatui.engine.kernels.layer_ops import FUNCTION, Pieces, RmsNorm, multiplies
+from chatui.engine.kernels.layer_ops import FUNCTION, Pieces, RmsNorm, has_own_rows, multiplies
 
 log = logging.getLogger(__name__)
 
 # Rows of the check stand at these positions: in a first block, at the end of one, and in a second.
 CHECKED_POSITIONS = (3, 63, 70)
+# Logits of so many tokens are computed at a time, which bounds the room for them.
+MAX_LOGITS = 64
 
 
 def fuse(step: DecodeStep, cache: KVCache) -> "FusedDecode | None":
@@ -75,13 +77,33 @@ class FusedDecode(FusedLayers):
         self.build(len(ids), tensors)
         tables = tables.contiguous()
         windowed_tables = KVCache.of(tensors).places_in(tables)
-        pieces = Pieces(tables, torch.arange(len(ids) + 1), positions.contiguous(), windowed_tables)
+        pieces = Pieces(tables, torch.arange(len(ids) + 1), positions.contiguous(), windowed_tables, len(ids))
         with read_as(0):
             if self.ends is None:
                 return self.logits(ids[:, None], positions[:, None], pieces, 1)[:, -1]
-            hidden = self.ends.embedding(ids[:, None])
-            rope = self.checked(hidden, self.ends.rotary(hidden, positions[:, None]))
-        return self.compute(hidden, pieces, [rope] * len(self.layers), 0, self.result)[:, -1]
+            hidden, ropes = self.embed(self.ends, ids[:, None], positions[:, None])
+        return self.compute(hidden, pieces, ropes, 0, self.result)[:, -1]
+
+    @property
+    def has_own_rows(self) -> bool:
+        """Whether a row has the same bits whatever rows are beside it."""
+        linear = [each for layer in self.layers for each in layer.linear]
+        return self.ends is not None and all(map(has_own_rows, [*linear, self.ends.output]))
+
+    def embed(self, ends: Ends, ids: Tensor, positions: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The hidden state in front of the layers, and cosines and sines for each; ids and positions [rows, tokens]."""
+        hidden = ends.embedding(ids)
+        return hidden, [self.checked(hidden, ends.rotary(hidden, positions))] * len(self.layers)
+
+    def logits_of(self, hidden: Tensor, tensors: list[Tensor]) -> Tensor:
+        """Logits [tokens, vocabulary] where layers have left this hidden state [tokens, size], with known ends."""
+        found = list[Tensor]()
+        for part in hidden.split(MAX_LOGITS):
+            self.build(len(part), tensors)
+            nowhere = torch.zeros(len(part), dtype=torch.long)
+            pieces = Pieces(nowhere[:, None], torch.arange(len(part) + 1), nowhere)
+            found.append(self.compute(part, pieces, [], self.begins[-1], self.result))
+        return torch.cat(found)
 
     def build(self, rows: int, tensors: list[Tensor]) -> None:
         """As FusedLayers; with the ends where those are known."""
@@ -107,7 +129,7 @@ def _check(fused: FusedDecode, step: DecodeStep, cache: KVCache) -> Ends | None:
     tables = torch.arange(1, 2 * rows + 1).view(rows, 2)
     inputs = ids, tables, positions, span_of(2 * BLOCK, ids.device), scratch.tensors
     calls, logits = recorded(step.model, fused.list_name, lambda: step(*inputs))
-    pieces = Pieces(tables, torch.arange(rows + 1), positions)
+    pieces = Pieces(tables, torch.arange(rows + 1), positions, decoded=rows)
     fused.check(calls, scratch, pieces, (tables.gather(1, (positions // BLOCK)[:, None])[:, 0], positions % BLOCK))
     ends = _read_ends(step.model, fused.list_name)
     if ends is None or logits.dtype is not fused.dtype or not _begins(ends, ids, positions, calls):

@@ -37,8 +37,6 @@ class FusedLayers:
     this name.
     """
 
-    prefill = False
-
     def __init__(self, model: PreTrainedModel, list_name: str, layers: Sequence[DecoderLayer]) -> None:
         self.model, self.layers, self.dtype, self.list_name = model, layers, model.dtype, list_name
         self._size = layers[0].norms["input_layernorm"].weight.shape[0]
@@ -62,7 +60,7 @@ class FusedLayers:
         if rows <= self.program.capacity and tensors is self._tensors:
             return
         capacity = max(FEWEST_ROWS, 1 << (rows - 1).bit_length())
-        self.program, self._tensors = LayerProgram(capacity, self.dtype, self.prefill), tensors
+        self.program, self._tensors = LayerProgram(capacity, self.dtype), tensors
         self.buffers, half = LayerBuffers(self.program, self._size), len(tensors) // 2
         # Where the operations of each layer begin, and those after the last.
         self.begins = [0]

@@ -23,9 +23,11 @@ CHECKED_PIECES = (0, 5), (50, 27)
 
 
 class FusedPrefill(FusedLayers):
-    """As model_logits for pieces of prompts."""
+    """As model_logits for pieces of prompts, and for rows that are decoded beside them as `decode` does it."""
 
-    prefill = True
+    def __init__(self, decode: FusedDecode) -> None:
+        super().__init__(decode.model, decode.list_name, decode.layers)
+        self.decode = decode
 
     def __call__(
         self, ids: Tensor, positions: Tensor, batch: PrefillBatch, ends: Tensor, tensors: list[Tensor]
@@ -36,15 +38,19 @@ class FusedPrefill(FusedLayers):
         """
         self.build(ids.shape[1], tensors)
         tables = batch.pieces.tables
-        pieces = replace(batch.pieces, windowed_tables=batch.cache.places_in(tables))
-        return self.logits(ids, positions, pieces, ends)
+        pieces = replace(batch.pieces, windowed_tables=batch.cache.places_in(tables), decoded=batch.decoded)
+        if self.decode.ends is None:
+            return self.logits(ids, positions, pieces, ends)
+        hidden, ropes = self.decode.embed(self.decode.ends, ids, positions)
+        hidden = self.compute(hidden, pieces, ropes, 0, self.buffers.hidden)
+        return self.decode.logits_of(hidden[0, ends], tensors)[None]
 
 
 def fuse_prefill(decode: FusedDecode, cache: KVCache) -> FusedPrefill | None:
     """The layers of a fused decode step for prompts, or None where they are no faster there; only logs why not."""
     try:
         with torch.inference_mode(), read_as(0):
-            fused = FusedPrefill(decode.model, decode.list_name, decode.layers)
+            fused = FusedPrefill(decode)
             if not _is_faster(fused, random_cache(cache, 4)):
                 return None
             fused.clear()

@@ -25,15 +25,12 @@ log = logging.getLogger(__name__)
 
 # How long a pass that reads prompts is planned to take, so that neither Stop nor a newcomer waits.
 PASS_SECONDS = 0.2
-# How long it is planned to take together with a step of those who write. Of a longer step only so much counts, since
-# newcomers would wait too long.
+# While prompts are read, who writes gets a token in so many seconds: some 250 words a minute, where people read 238
+# (https://doi.org/10.1016/j.jml.2019.104047). Where writing would take too much of them, reading keeps this share.
+TOKEN_SECONDS, MIN_READING_SHARE = 0.18, 0.42
+# For short prompts a token takes so many seconds, so that newcomers do not wait. Where it is written in a step of its
+# own only so much of a longer one counts.
 GAP_SECONDS, MAX_STEP_SECONDS = 0.24, 0.1
-# While prompts are read, who writes gets a token in so many seconds on average: some 300 words a minute, where people
-# read 238 (https://doi.org/10.1016/j.jml.2019.104047). Where that would take too much of the time, reading keeps this
-# share: a token then takes less than twice as long.
-TOKEN_SECONDS, MIN_READING_SHARE = 0.15, 0.42
-# Short prompts are read with every other step, until those who write are owed so much time.
-MAX_OWED_SECONDS = 2.0
 # How long a step waits for the disk where no row has anything else to do.
 DISK_SECONDS = 0.05
 
@@ -65,10 +62,8 @@ class Scheduler:
         self._budget = TokenBudget(PASS_SECONDS)
         self._order = ReadingOrder()
         self._waiting: BlockDigests | None = None  # of the prompt that was last asked about
-        self._owed = 0.0  # seconds of writing before the next piece of a long prompt is read
-        self._has_read = False  # in the last step
+        self._has_read = False  # in the last step, and nothing else
         self._step_seconds = 0.0  # which the last step of those who write took
-        self._row_seconds, self._row_tokens = 0.0, 0  # that all rows wrote since a prompt was last read
 
     @property
     def full(self) -> bool:
@@ -112,7 +107,8 @@ class Scheduler:
         self._order = ReadingOrder()
 
     def step(self) -> list[SequenceUpdate]:
-        """Read pieces of some prompts, or write one token for every row whose prompt is read.
+        """Read pieces of some prompts, and write one token for every row whose prompt is read: in one pass where those
+        have the same bits then, or else one in this step and the other in the next.
 
         Where drafts were right, only those rows write, which takes no pass. Beside that, what comes from disk is put
         into the tables of other rows.
@@ -121,46 +117,43 @@ class Scheduler:
         self._resume()
         restored = self._restore()
         if computed := [row for row in self.rows if row.computed is not None]:
-            events = self._choose_computed(computed)
-            self._row_tokens += len(events)
-            return restored + events
+            return restored + self._choose_computed(computed)
         reading = [row for row in self.rows if row.unread and not row.waits and row.restoring is None]
         writing = [row for row in self.rows if not row.unread]
-        if reading and (not writing or self._may_read(reading)):
-            return restored + self._read(reading, beside_writing=bool(writing))
+        mixes = bool(reading and writing) and self.forward.mixes(len(writing))
+        if reading and (mixes or not writing or not self._has_read):
+            self._has_read = not mixes
+            return restored + self._read(reading, writing if mixes else [], self._tokens(reading, writing, mixes))
         started = time.perf_counter()
         events = self._decode(list(self._with_blocks(dict.fromkeys(writing, 1))))
         self._step_seconds = time.perf_counter() - started
-        self._row_seconds += self._step_seconds * len(events)
-        self._row_tokens += len(events)
-        self._owed = max(0.0, self._owed - self._step_seconds)
         self._has_read = False
         return restored + events
 
-    def _may_read(self, reading: Sequence[SequenceState]) -> bool:
-        """Whether a piece may be read though somebody writes."""
-        limit = MAX_OWED_SECONDS if any(row.is_short for row in reading) else 0.0
-        return not self._has_read and self._owed <= limit
+    def _tokens(self, reading: Sequence[SequenceState], writing: Sequence[SequenceState], mixes: bool) -> int:
+        """How many tokens of prompts are read next."""
+        if not writing:
+            return self._budget.tokens
+        some_short = any(row.is_short for row in reading)
+        if mixes:
+            return self._budget.within(GAP_SECONDS if some_short else TOKEN_SECONDS, len(writing))
+        step = self._step_seconds
+        longest = GAP_SECONDS - min(step, MAX_STEP_SECONDS)
+        least = step * MIN_READING_SHARE / (1 - MIN_READING_SHARE)
+        return self._budget.within(longest if some_short else min(longest, max(TOKEN_SECONDS - step, least)))
 
-    def _read(self, reading: Sequence[SequenceState], *, beside_writing: bool) -> list[SequenceUpdate]:
-        """Read a piece of some prompts."""
+    def _read(
+        self, reading: Sequence[SequenceState], writing: Sequence[SequenceState], tokens: int
+    ) -> list[SequenceUpdate]:
+        """Read so many tokens of some prompts, and write one in each of these rows in the same pass."""
+        counts = in_whole_blocks(self._order.plan(reading, tokens))
+        planned = self._with_blocks({**dict.fromkeys(writing, 1), **counts})
+        rows = [row for row in writing if row in planned]
+        counts = {row: count for row, count in counts.items() if row in planned}
         started = time.perf_counter()
-        tokens = self._budget.tokens
-        if beside_writing:
-            tokens = self._budget.within(GAP_SECONDS - min(self._step_seconds, MAX_STEP_SECONDS))
-        counts = self._with_blocks(in_whole_blocks(self._order.plan(reading, tokens)))
-        pieces = {row: _chunk(row, count) for row, count in counts.items()}
-        events = self._prefill(pieces) if pieces else []
-        seconds = time.perf_counter() - started
+        events = self._prefill({row: _chunk(row, count) for row, count in counts.items()}, rows)
+        self._budget.measure(sum(counts.values()), time.perf_counter() - started, len(rows))
         self._order.record(counts)
-        if beside_writing:
-            # A step that verifies drafts takes longer, and gives a row several tokens.
-            each = self._row_seconds / self._row_tokens if self._row_tokens else self._step_seconds
-            share = max(MIN_READING_SHARE, 1 - each / TOKEN_SECONDS)
-            self._owed += seconds * (1 / share - 1)
-            self._budget.measure(sum(len(piece.ids) for piece in pieces.values()), seconds)
-        self._has_read = True
-        self._row_seconds, self._row_tokens = 0.0, 0
         return events
 
     def _digests_of(self, prompt: Sequence[int]) -> BlockDigests:
@@ -229,31 +222,37 @@ class Scheduler:
                 self._give_up_blocks(next(other for other in reversed(self.rows) if not other.waits))
         return {row: count for row, count in rows.items() if not row.waits}
 
-    def _prefill(self, pieces: Mapping[SequenceState, PromptChunk]) -> list[SequenceUpdate]:
-        started = time.perf_counter()
+    def _prefill(
+        self, pieces: Mapping[SequenceState, PromptChunk], writing: Sequence[SequenceState] = ()
+    ) -> list[SequenceUpdate]:
+        """Read these pieces, and write a token in each of those rows in the same pass."""
+        if not pieces:
+            return self._decode(writing)
+        chunks, started = {**{row: _last_token(row) for row in writing}, **pieces}, time.perf_counter()
         try:
-            logits = self.forward.prefill(list(pieces.values()))
+            tokens, read = [chunks[row] for row in writing], list(pieces.values())
+            logits = self.forward.mixed(tokens, read) if writing else self.forward.prefill(read)
             # Asked now, since a row may end before it writes, and what is no number must not stay in its blocks.
             invalid = torch.isnan(logits).any(-1).tolist()
         except Exception as error:
-            if len(pieces) == 1:
+            if len(chunks) == 1:
                 return [self._failed(row, error) for row in pieces]
-            log.debug("reading %d prompts failed, each goes alone", len(pieces), exc_info=error)
-            return [event for row, piece in pieces.items() for event in self._prefill({row: piece})]
-        self._budget.record(sum(len(piece.ids) for piece in pieces.values()), time.perf_counter() - started)
-        events, completed = list[SequenceUpdate](), list[int]()
-        for at, (row, piece) in enumerate(pieces.items()):
-            self.pool.fill(row.table, piece.ids)
+            log.debug("a pass of %d sequences failed, each goes alone", len(chunks), exc_info=error)
+            alone = [event for row, piece in pieces.items() for event in self._prefill({row: piece})]
+            return self._decode(writing) + alone
+        self._budget.record(sum(len(chunk.ids) for chunk in chunks.values()), time.perf_counter() - started)
+        events, completed = list[SequenceUpdate](), dict[SequenceState, int]()
+        for at, (row, chunk) in enumerate(chunks.items()):
+            self.pool.fill(row.table, chunk.ids)
             self._disk.save(row.table)
-            if not row.unread and not row.output_ids:
-                completed.append(at)
+            if at < len(writing) or (not row.unread and not row.output_ids):
+                completed[row] = at
             elif invalid[at]:
                 events.append(self._failed(row, invalid_logits()))
             elif not row.output_ids:
                 events.append(SequenceUpdate(row, read=row.table.length))
         if completed:
-            rows = list(pieces)
-            events += self._choose([rows[at] for at in completed], logits[completed])
+            events += self._choose(list(completed), logits[list(completed.values())])
         return events
 
     def _decode(self, rows: Sequence[SequenceState]) -> list[SequenceUpdate]:
@@ -340,3 +339,8 @@ def _chunk(row: SequenceState, count: int) -> PromptChunk:
     """The next so many tokens of a row's prompt."""
     first = row.table.length
     return PromptChunk(row.table.numbers, first, row.ids[first : first + count], row.length, row.table.states)
+
+
+def _last_token(row: SequenceState) -> PromptChunk:
+    """The token that a row has written last, which nothing has been computed of."""
+    return PromptChunk(row.table.numbers, row.table.length, row.output_ids[-1:])

@@ -29,18 +29,18 @@ class TokenBudget:
         elif expected <= GROW * self._seconds:
             self.tokens = min(2 * self.tokens, MAX_TOKENS)
 
-    def measure(self, tokens: int, seconds: float) -> None:
-        """A pass of so many tokens whose size came from `within` took so long. Rests tell nothing."""
+    def measure(self, tokens: int, seconds: float, rows: int = 0) -> None:
+        """A pass of so many tokens of prompts, and of so many rows that write, took so long. Rests tell nothing."""
         if 2 * tokens >= self.tokens:
-            self._seconds_each = seconds / tokens
+            self._seconds_each = seconds / (tokens + rows)
 
-    def within(self, seconds: float) -> int:
-        """As many of the tokens as should take no longer than that, by what was measured last; half of them at least,
-        since a part of a pass takes as long for few tokens as for many.
+    def within(self, seconds: float, rows: int = 0) -> int:
+        """As many of the tokens as should take no longer than that, together with so many rows that write, by what was
+        measured last; half of them at least, since a part of a pass takes as long for few tokens as for many.
         """
-        if self.tokens * self._seconds_each <= seconds:
+        if (self.tokens + rows) * self._seconds_each <= seconds:
             return self.tokens
-        return max(self.tokens // 2, int(seconds / self._seconds_each))
+        return max(self.tokens // 2, int(seconds / self._seconds_each) - rows)
 
 
 def _power_of_two(tokens: int) -> int:

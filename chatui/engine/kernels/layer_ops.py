@@ -29,7 +29,7 @@ def structure(name: str, pointers: str = "", integers: str = "", reals: str = ""
 
 
 Rope = structure("Rope", "cosines sines", "size")
-Step = structure("Step", "tables windowed_tables begins positions ropes", "rows pieces columns threads")
+Step = structure("Step", "tables windowed_tables begins positions ropes", "rows pieces columns threads decoded")
 Add = structure("Add", "added hidden", "size")
 Norm = structure("Norm", "source target weight", "size plus_one", "epsilon")
 Gate = structure("Gate", "gate up target", "size stride activation")
@@ -70,23 +70,22 @@ class Pieces:
     """Where rows stand: those from one of `begins` [pieces + 1] to before the next are tokens one behind the other.
 
     Their sequence lies in the blocks of `tables` [pieces, blocks], and for layers with a window in those of
-    `windowed_tables` if there are any. `positions` has shape [rows].
+    `windowed_tables` if there are any. `positions` has shape [rows]. The first `decoded` pieces are one token each, and
+    are computed as in a decode step.
     """
 
     tables: Tensor
     begins: Tensor
     positions: Tensor
     windowed_tables: Tensor | None = None
+    decoded: int = 0
 
 
 class LayerProgram:
-    """Operations on rows of numbers, collected one by one and then run by one call, for up to `capacity` rows.
+    """Operations on rows of numbers, collected one by one and then run by one call, for up to `capacity` rows."""
 
-    Where it is for `prefill`, pieces may have more than one token.
-    """
-
-    def __init__(self, capacity: int, dtype: torch.dtype, prefill: bool = False) -> None:
-        self.capacity, self.dtype, self.prefill = capacity, dtype, prefill
+    def __init__(self, capacity: int, dtype: torch.dtype) -> None:
+        self.capacity, self.dtype = capacity, dtype
         self._held: list[object] = []
         self._operations: list[Any] = []
         self._array: Any = None
@@ -159,8 +158,7 @@ class LayerProgram:
         at = [self._at(each) for each in (*projections, target, *cached)]
         weights = [None if each is None else self._at(each.weight) for each in (query, key)]
         row = projections[0][:1].unflatten(1, (shape.shared, -1, shape.size))
-        by_row = not self.prefill and not shape.softcap and ops.attends(row, *cached)
-        own = ops.address(ops.ATTEND[cached[0].dtype]) if by_row else None
+        own = ops.address(ops.ATTEND[cached[0].dtype]) if not shape.softcap and ops.attends(row, *cached) else None
         strides = [each.stride(0) for each in projections]
         plus_one, epsilon = (query.plus_one, query.epsilon) if query else (False, 0.0)
         in_int8 = cached[0].dtype is torch.int8
@@ -180,7 +178,7 @@ class LayerProgram:
         encoded = (Rope * len(ropes))(*((c.data_ptr(), s.data_ptr(), c.shape[-1]) for c, s in ropes))
         windowed = pieces.tables if pieces.windowed_tables is None else pieces.windowed_tables
         at = [tensor.data_ptr() for tensor in (pieces.tables, windowed, pieces.begins, pieces.positions)]
-        sizes = len(pieces.positions), *pieces.tables.shape, torch.get_num_threads()
+        sizes = len(pieces.positions), *pieces.tables.shape, torch.get_num_threads(), pieces.decoded
         step = Step(*at, ctypes.addressof(encoded), *sizes)
         first = ctypes.byref(self._array, begin * ctypes.sizeof(Operation))
         count = ctypes.c_int64((len(self) if end is None else end) - begin)
@@ -208,3 +206,8 @@ def multiplies(layer: object, dtype: torch.dtype) -> bool:
     if isinstance(layer, nn.Linear) and type(layer) in (nn.Linear, Bfloat16Linear):
         return layer.weight.dtype is dtype and layer.weight.device.type == "cpu"
     return type(layer) in (Int4Linear, Int8GroupLinear, Int8Linear)
+
+
+def has_own_rows(layer: nn.Module) -> bool:
+    """Whether what this layer makes of a row has the same bits whatever rows are beside it: our kernels do that."""
+    return isinstance(layer, Int8GroupLinear | Bfloat16Linear) or (isinstance(layer, Int4Linear) and layer.is_ours())

@@ -254,11 +254,13 @@ void attention(const Attention& job, const Step& step) {
       }
     }
   }
-  const int64_t group = job.heads / job.shared;
+  const int64_t group = job.heads / job.shared, decoded = job.own ? step.decoded : 0, others = step.pieces - decoded;
+  const int64_t* tables = tables_of(job, step);
   if constexpr (sizeof(T) == sizeof(bfloat16))
-    if (job.own) return job.own(queries, job.keys, job.values, tables_of(job, step), step.positions, job.to, step.rows, job.shared, group, job.size, job.width, step.columns, job.window, step.threads);
+    if (decoded) job.own(queries, job.keys, job.values, tables, step.positions, job.to, decoded, job.shared, group, job.size, job.width, step.columns, job.window, step.threads);
+  if (others == 0) return;
   const PrefillAttention call{
-      queries, job.keys, job.values, tables_of(job, step), step.begins, step.positions, nullptr, job.to, step.pieces, job.shared, group, job.size, job.width,
+      queries, job.keys, job.values, tables + decoded * step.columns, step.begins + decoded, step.positions, nullptr, job.to, others, job.shared, group, job.size, job.width,
       step.columns, job.window, sizeof(T) == sizeof(bfloat16), job.in_int8, step.threads, job.softcap};
   chatui_prefill_attention(&call);
 }

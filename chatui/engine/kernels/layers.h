@@ -22,6 +22,7 @@ struct Step {
   const int64_t* positions;  // [rows]
   const Rope* ropes;         // one for each layer
   int64_t rows, pieces, columns, threads;
+  int64_t decoded;  // so many pieces, the first ones, are the newest token of a sequence
 };
 
 // hidden += added, both [rows, size].
@@ -76,7 +77,7 @@ struct Attention {
   void* to;                         // [rows, heads * width]
   void *keys, *values;  // as PrefillAttention has them
   const void *query_norm, *key_norm;  // weights [size], or none
-  OwnAttention own;                   // the kernel for one token in each piece, or none
+  OwnAttention own;                   // the kernel for pieces that are decoded, or none
   int64_t query_stride, key_stride, value_stride, heads, shared, size, width;
   int64_t window;  // so many tokens are seen, or 0: all
   int64_t layer, plus_one;

@@ -124,7 +124,7 @@ class BatchRunner(LoadedRunner):
         self.batch.forward.offer(fused)
         prefill = fuse_prefill(fused, self.batch.forward.cache)
         if prefill is not None:
-            self.batch.forward.use_prefill(prefill)
+            self.batch.forward.use_prefill(prefill, fused if fused.has_own_rows else None)
         return True
 
     def can_begin(self, prepared: object) -> bool:
