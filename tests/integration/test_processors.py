@@ -125,11 +125,11 @@ def test_everything_compiles_for_arm(processor: processors.Processor) -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("processor", [processors.NEON, processors.NEON_DOT])
-def test_the_product_of_int4_layers_on_an_emulated_arm(processor: processors.Processor, tmp_path: Path) -> None:
+def test_the_products_of_levels_on_an_emulated_arm(processor: processors.Processor, tmp_path: Path) -> None:
     compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
         pytest.skip("there is no cross compiler for ARM here, or no emulator")
-    program, source = tmp_path / "check", Path(__file__).with_name("int4_check.cpp")
+    program, source = tmp_path / "check", Path(__file__).with_name("product_check.cpp")
     folders = ["-I", str(Path(ops.__file__).parent), "-I", str(ops.TORCH / "include")]
     options = ["-O3", "-std=c++17", "-fopenmp", "-static", *processor.flags, *folders]
     subprocess.run([compiler, *options, str(source), "-o", str(program)], check=True)

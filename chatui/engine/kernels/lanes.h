@@ -98,23 +98,21 @@ using Dots = Ints;
 inline Dots no_dots() { return no_dot(); }
 inline Dots dot(Dots sum, Levels levels, Ints numbers) { return _mm512_dpbusd_epi32(sum, levels, numbers); }
 inline Floats total(Dots sum) { return _mm512_cvtepi32_ps(sum); }
-// Adds to each lane the products of two numbers of 16 bits with two levels.
-inline Ints dot16(Ints sum, Ints numbers, Ints levels) { return _mm512_dpwssd_epi32(sum, levels, numbers); }
+// 4 * LANES levels, -128..127. Here each is 128 more, since the instruction takes none below 0: dots begin with what that
+// adds to them.
+inline Levels signed_bytes(const uint8_t* bytes) { return _mm512_xor_si512(_mm512_loadu_si512(bytes), _mm512_set1_epi8(-128)); }
+using ByteDots = Ints;
+inline ByteDots byte_dots(int32_t sum) { return repeated(-128 * sum); }
+inline ByteDots dot_bytes(ByteDots sum, Levels levels, Ints numbers) { return _mm512_dpbusd_epi32(sum, levels, numbers); }
+inline Floats total_bytes(ByteDots sum) { return _mm512_cvtepi32_ps(sum); }
 inline Floats floats(Ints numbers) { return _mm512_cvtepi32_ps(numbers); }
 inline Ints nearest(Floats numbers) { return _mm512_cvtps_epi32(numbers); }
 inline Ints plus(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 inline int32_t summed(Ints numbers) { return _mm512_reduce_add_epi32(numbers); }
-inline void store(int16_t* to, Ints numbers) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(numbers));
-}
 inline void store(int8_t* to, Ints numbers) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(numbers));
 }
 
-// 2 * LANES bytes as numbers of 16 bits.
-inline Ints widened_bytes(const uint8_t* bytes) {
-  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
-}
 // The first ones of pairs of bfloat16, and the second ones.
 inline void widened_pairs(const uint16_t* pairs, Floats* first, Floats* second) {
   const Ints both = _mm512_loadu_si512(pairs);
@@ -215,9 +213,16 @@ inline Dots dot(Dots sum, Levels levels, Ints numbers) {
   return in_this_order(_mm256_add_epi16(sum, _mm256_maddubs_epi16(levels, numbers)));
 }
 inline Floats total(Dots sum) { return _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
-inline Ints dot16(Ints sum, Ints numbers, Ints levels) {
-  return in_this_order(_mm256_add_epi32(sum, _mm256_madd_epi16(levels, numbers)));
+// 4 * LANES levels, -128..127. The instruction takes none below 0: numbers change their signs instead. Sums of two stay
+// within 2 * 128 * 127.
+inline Ints signed_bytes(const uint8_t* bytes) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)); }
+using ByteDots = Ints;
+inline ByteDots byte_dots(int32_t) { return no_dot(); }
+inline ByteDots dot_bytes(ByteDots sum, Ints levels, Ints numbers) {
+  const Ints pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(levels), _mm256_sign_epi8(numbers, levels));
+  return in_this_order(_mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))));
 }
+inline Floats total_bytes(ByteDots sum) { return _mm256_cvtepi32_ps(sum); }
 inline Floats floats(Ints numbers) { return _mm256_cvtepi32_ps(numbers); }
 inline Ints nearest(Floats numbers) { return _mm256_cvtps_epi32(numbers); }
 inline Ints plus(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
@@ -229,15 +234,11 @@ inline int32_t summed(Ints numbers) {
 inline __m128i in_16_bits(Ints numbers) {
   return _mm_packs_epi32(_mm256_castsi256_si128(numbers), _mm256_extracti128_si256(numbers, 1));
 }
-inline void store(int16_t* to, Ints numbers) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), in_16_bits(numbers)); }
 inline void store(int8_t* to, Ints numbers) {
   const __m128i halves = in_16_bits(numbers);
   _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(halves, halves));
 }
 
-inline Ints widened_bytes(const uint8_t* bytes) {
-  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
-}
 inline void widened_pairs(const uint16_t* pairs, Floats* first, Floats* second) {
   const Ints both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs));
   *first = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));

@@ -38,20 +38,11 @@ inline To loaded(const From* from) {
   return to;
 }
 
-// Adds to each lane the products of two numbers of 16 bits with two levels: eight of one input, then eight of another.
 #if defined(__aarch64__)
 // Left to itself, GCC 12 widens bytes one by one.
 inline EightShorts eight(const int8_t* bytes) { return vmovl_s8(vld1_s8(bytes)); }
 inline FourInts nearest(FourFloats numbers) { return vcvtnq_s32_f32(numbers); }
 
-inline Ints dot16(Ints sum, Ints numbers, Ints levels) {
-  const int16x8_t one = (int16x8_t)levels.low, other = (int16x8_t)levels.high, both = (int16x8_t)numbers.low;
-  sum.low = vmlal_laneq_s16(sum.low, vget_low_s16(one), both, 0);
-  sum.high = vmlal_high_laneq_s16(sum.high, one, both, 0);
-  sum.low = vmlal_laneq_s16(sum.low, vget_low_s16(other), both, 1);
-  sum.high = vmlal_high_laneq_s16(sum.high, other, both, 1);
-  return sum;
-}
 #else
 inline EightShorts eight(const int8_t* bytes) {
   const __m128i levels = _mm_loadl_epi64((const __m128i*)bytes);
@@ -59,12 +50,6 @@ inline EightShorts eight(const int8_t* bytes) {
 }
 inline FourInts nearest(FourFloats numbers) { return (FourInts)_mm_cvtps_epi32(numbers); }
 
-inline Ints dot16(Ints sum, Ints numbers, Ints levels) {
-  const __m128i one = (__m128i)levels.low, other = (__m128i)levels.high, both = (__m128i)numbers.low;
-  sum.low += (FourInts)_mm_madd_epi16(_mm_unpacklo_epi16(one, other), both);
-  sum.high += (FourInts)_mm_madd_epi16(_mm_unpackhi_epi16(one, other), both);
-  return sum;
-}
 #endif
 
 inline Floats all(float number) {
@@ -166,11 +151,6 @@ inline int32_t summed(Ints numbers) {
   const FourInts four = numbers.low + numbers.high;
   return four[0] + four[1] + four[2] + four[3];
 }
-inline void store(int16_t* to, Ints numbers) {
-  const FourShorts made[2] = {__builtin_convertvector(numbers.low, FourShorts), __builtin_convertvector(numbers.high, FourShorts)};
-  memcpy(to, made, sizeof made);
-}
-
 inline void store(int8_t* to, Ints numbers) {
   for (int lane = 0; lane < 4; lane++) {
     to[lane] = static_cast<int8_t>(numbers.low[lane]);
@@ -178,7 +158,8 @@ inline void store(int8_t* to, Ints numbers) {
   }
 }
 
-// Of 4 * LANES bytes the low halves, and the high ones: four levels of each of eight outputs.
+// Of 4 * LANES bytes the low halves, the high ones, and the whole ones with their signs: four levels of each of eight
+// outputs.
 using Number = int8_t;
 #if defined(__aarch64__)
 struct Levels {
@@ -188,9 +169,10 @@ inline int8x16_t low_half(uint8x16_t bytes) { return vreinterpretq_s8_u8(vandq_u
 inline int8x16_t high_half(uint8x16_t bytes) { return vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4)); }
 inline Levels low_halves(const uint8_t* bytes) { return {low_half(vld1q_u8(bytes)), low_half(vld1q_u8(bytes + 16))}; }
 inline Levels high_halves(const uint8_t* bytes) { return {high_half(vld1q_u8(bytes)), high_half(vld1q_u8(bytes + 16))}; }
+inline Levels signed_bytes(const uint8_t* bytes) { return {vreinterpretq_s8_u8(vld1q_u8(bytes)), vreinterpretq_s8_u8(vld1q_u8(bytes + 16))}; }
 inline int8x16_t four_numbers(const Number* from) { return vreinterpretq_s8_s32(vdupq_n_s32(loaded<int32_t>(from))); }
 #if defined(__ARM_FEATURE_DOTPROD)
-// Adds to each lane the products of four levels, 0..15, with four numbers, -127..127.
+// Adds to each lane the products of four levels with four numbers, -127..127.
 using Dots = Ints;
 inline Dots no_dots() { return no_dot(); }
 inline Dots dot(Dots sum, Levels levels, int8x16_t numbers) {
@@ -215,6 +197,10 @@ inline Floats total(const Dots& sum) {
   return floats(Ints{(FourInts)vpaddq_s32(sum.parts[0], sum.parts[1]), (FourInts)vpaddq_s32(sum.parts[2], sum.parts[3])});
 }
 #endif
+using ByteDots = Dots;
+inline ByteDots byte_dots(int32_t) { return no_dots(); }
+inline ByteDots dot_bytes(const ByteDots& sum, const Levels& levels, int8x16_t numbers) { return dot(sum, levels, numbers); }
+inline Floats total_bytes(const ByteDots& sum) { return total(sum); }
 #else
 struct Levels {
   __m128i low, high;
@@ -224,6 +210,7 @@ inline Levels low_halves(const uint8_t* bytes) { return {half(loaded<__m128i>(by
 inline Levels high_halves(const uint8_t* bytes) {
   return {half(_mm_srli_epi16(loaded<__m128i>(bytes), 4)), half(_mm_srli_epi16(loaded<__m128i>(bytes + 16), 4))};
 }
+inline Levels signed_bytes(const uint8_t* bytes) { return {loaded<__m128i>(bytes), loaded<__m128i>(bytes + 16)}; }
 inline __m128i four_numbers(const Number* from) { return _mm_set1_epi32(loaded<int32_t>(from)); }
 // In two halves of 16 bits for each lane: those of a group of 32 stay within 8 * 2 * 15 * 127.
 using Dots = Levels;
@@ -235,11 +222,18 @@ inline Floats total(Dots sum) {
   const __m128i ones = _mm_set1_epi16(1);
   return floats(Ints{(FourInts)_mm_madd_epi16(sum.low, ones), (FourInts)_mm_madd_epi16(sum.high, ones)});
 }
-#endif
-inline Ints widened_bytes(const uint8_t* bytes) {
-  const EightShorts both = loaded<EightShorts>(bytes);
-  return {(FourInts)(EightShorts)(both << 8 >> 8), (FourInts)(both >> 8)};
+// The instruction takes no levels below 0: numbers change their signs instead. Sums of two stay within 2 * 128 * 127.
+using ByteDots = Ints;
+inline ByteDots byte_dots(int32_t) { return no_dot(); }
+inline FourInts dot_bytes(FourInts sum, __m128i levels, __m128i numbers) {
+  const __m128i pairs = _mm_maddubs_epi16(_mm_abs_epi8(levels), _mm_sign_epi8(numbers, levels));
+  return sum + (FourInts)_mm_madd_epi16(pairs, _mm_set1_epi16(1));
 }
+inline ByteDots dot_bytes(ByteDots sum, Levels levels, __m128i numbers) {
+  return {dot_bytes(sum.low, levels.low, numbers), dot_bytes(sum.high, levels.high, numbers)};
+}
+inline Floats total_bytes(ByteDots sum) { return floats(sum); }
+#endif
 inline void widened_pairs(const uint16_t* pairs, Floats* first, Floats* second) {
   const FourWords low = loaded<FourWords>(pairs), high = loaded<FourWords>(pairs + LANES);
   *first = {(FourFloats)(low << 16), (FourFloats)(high << 16)};

@@ -35,7 +35,10 @@ from chatui.engine.kernels.processors import Processor
 log = logging.getLogger(__name__)
 
 SOURCES = ("int4.cpp", "int8.cpp", "linear.cpp", "attend.cpp", "prefill_attention.cpp", "top_logits.cpp", "layers.cpp")
-HEADERS = ("lanes.h", "lanes_any.h", "numbers.h", "product_shim.h", "layers.h", "prefill_attention.h")
+HEADERS = (
+    *("lanes.h", "lanes_any.h", "numbers.h", "levels_product.h", "product_shim.h"),
+    *("layers.h", "prefill_attention.h"),
+)
 TORCH = Path(torch.__file__).parent
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 Function = Callable[..., None]
@@ -155,20 +158,18 @@ def int4mm(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
 
 
 def int8mm(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
-    """The same for levels -128..127, `packed` by `pack_int8`: weight = level * scale + zero, in groups of 32 inputs.
-    Activations are rounded to 16 bits.
-    """
+    """The same for levels -128..127, `packed` by `pack_int8`: weight = level * scale + zero, in groups of 32 inputs."""
     call: Any = torch.ops.chatui.int8mm if torch.compiler.is_exporting() else _multiply_int8
     product: Tensor = call(x, packed, scales_and_zeros, torch.get_num_threads())
     return product
 
 
 def pack_int8(levels: Tensor) -> Tensor:
-    """Levels, int8 [out, in], in the order in which this CPU's `int8mm` reads them.
+    """Levels, int8 [out, in], as this CPU's `int8mm` reads them: [out / strip, in / 4, 4 * strip].
 
     `out` is a multiple of BLOCK. Raises RuntimeError on a CPU that cannot run it.
     """
-    return levels.view(-1, processors.required().strip, levels.shape[1] // 2, 2).transpose(1, 2).flatten()
+    return levels.view(-1, processors.required().strip, levels.shape[1] // 4, 4).transpose(1, 2).flatten(2)
 
 
 def _multiply(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, threads: int) -> Tensor:

@@ -1,7 +1,8 @@
-// Compares the product of int4 layers with one in double precision, and rows alone with rows together. For CPUs that are
-// emulated: compiled together with int4.cpp, without PyTorch. Returns how many shapes are wrong.
+// Compares the products of int4 and int8 layers with one in double precision, and rows alone with rows together. For CPUs
+// that are emulated: compiled together with those, without PyTorch. Returns how many shapes are wrong.
 
 #include "int4.cpp"
+#include "int8.cpp"
 
 #include <cstdio>
 #include <random>
@@ -33,27 +34,32 @@ std::vector<uint16_t> normal(int64_t count) {
   return made;
 }
 
-bool is_right(int64_t rows, int64_t inputs) {
+bool is_right(bool in_8_bits, int64_t rows, int64_t inputs) {
+  const auto multiply = in_8_bits ? chatui_int8mm : chatui_int4mm;
+  const int64_t bytes = in_8_bits ? Bytes::BYTES : Nibbles::BYTES;
   const auto factors = normal(inputs / GROUP * OUTPUTS * 2), x = normal(rows * inputs);
-  std::vector<uint8_t> levels(OUTPUTS * inputs), packed(OUTPUTS * inputs / 2);
+  std::vector<int> levels(OUTPUTS * inputs);
+  std::vector<uint8_t> packed(OUTPUTS / STRIP * inputs / 4 * bytes);
   for (int64_t output = 0; output < OUTPUTS; output++)
     for (int64_t input = 0; input < inputs; input++) {
-      const int64_t strip = output / STRIP, within = output % STRIP;
-      const int64_t at = (strip * inputs / 4 + input / 4) * QUAD + within % LANES * 4 + input % 4;
-      const uint8_t level = levels[output * inputs + input] = generator() % 16;
-      packed[at] |= level << (within / LANES * 4);
+      const int64_t within = output % STRIP, half = within / LANES;
+      uint8_t* own = &packed[(output / STRIP * inputs / 4 + input / 4) * bytes + within % LANES * 4 + input % 4];
+      const int level = generator() % (in_8_bits ? 256 : 16);
+      levels[output * inputs + input] = in_8_bits ? level - 128 : level - 8;
+      if (in_8_bits) own[half * 4 * LANES] = static_cast<uint8_t>(level - 128);
+      else *own |= level << (half * 4);
     }
   std::vector<uint16_t> together(rows * OUTPUTS), alone(OUTPUTS);
-  chatui_int4mm(x.data(), packed.data(), factors.data(), together.data(), rows, OUTPUTS, inputs, 2);
+  multiply(x.data(), packed.data(), factors.data(), together.data(), rows, OUTPUTS, inputs, 2);
   double error = 0, size = 0;
   for (int64_t row = 0; row < rows; row++) {
-    chatui_int4mm(x.data() + row * inputs, packed.data(), factors.data(), alone.data(), 1, OUTPUTS, inputs, 1);
+    multiply(x.data() + row * inputs, packed.data(), factors.data(), alone.data(), 1, OUTPUTS, inputs, 1);
     if (memcmp(alone.data(), together.data() + row * OUTPUTS, OUTPUTS * sizeof(uint16_t))) return false;
     for (int64_t output = 0; output < OUTPUTS; output++) {
       double exact = 0;
       for (int64_t input = 0; input < inputs; input++) {
         const uint16_t* factor = factors.data() + (input / GROUP * OUTPUTS + output) * 2;
-        exact += widened(x[row * inputs + input]) * ((levels[output * inputs + input] - 8.0) * widened(factor[0]) + widened(factor[1]));
+        exact += widened(x[row * inputs + input]) * (levels[output * inputs + input] * widened(factor[0]) + widened(factor[1]));
       }
       error += std::pow(widened(alone[output]) - exact, 2);
       size += std::pow(exact, 2);
@@ -66,11 +72,12 @@ bool is_right(int64_t rows, int64_t inputs) {
 
 int main() {
   int wrong = 0;
-  for (const int64_t rows : {1, 2, 5, 9, 70})
-    for (const int64_t inputs : {32, 96, 1280})
-      if (!is_right(rows, inputs)) {
-        std::printf("%d rows of %d inputs\n", static_cast<int>(rows), static_cast<int>(inputs));
-        wrong++;
-      }
+  for (const bool in_8_bits : {false, true})
+    for (const int64_t rows : {1, 2, 5, 9, 70})
+      for (const int64_t inputs : {32, 96, 1280})
+        if (!is_right(in_8_bits, rows, inputs)) {
+          std::printf("int%d: %d rows of %d inputs\n", in_8_bits ? 8 : 4, static_cast<int>(rows), static_cast<int>(inputs));
+          wrong++;
+        }
   return wrong;
 }
