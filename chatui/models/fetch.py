@@ -6,10 +6,8 @@ Nothing is taken from the server's interpreter. What it has written stays, and t
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -23,6 +21,7 @@ from chatui.models.fetch_process import PARTIAL, repository_folder
 from chatui.models.file_choice import files_to_fetch
 from chatui.models.hub import Hub, HubFile
 from chatui.models.token_file import TokenFile, token_for_hub
+from chatui.subprocesses import module_command, module_environment
 from chatui.units import human_bytes
 
 State = Literal["planned", "queued", "running", "paused", "done", "failed", "cancelled"]
@@ -30,7 +29,6 @@ RESERVE_BYTES = 200_000_000
 """What a download leaves free on the disk, so that chats can still be stored."""
 SPEED_SECONDS = 10.0
 RETRIES, RETRY_WAIT = 5, 1.0
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -307,15 +305,18 @@ def _start_process() -> subprocess.Popen[str]:
     from huggingface_hub import constants
 
     environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        **module_environment(),
         "HF_ENDPOINT": constants.ENDPOINT,
         "HF_HUB_OFFLINE": "1" if constants.is_offline_mode() else "0",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    command = [sys.executable, "-P", "-m", "chatui.models.fetch_process"]
     return subprocess.Popen(  # noqa: S603
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8"
+        module_command("chatui.models.fetch_process"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+        encoding="utf-8",
     )
 
 

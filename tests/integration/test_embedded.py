@@ -138,7 +138,7 @@ def test_without_the_package_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_process_converts_and_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, phases = tmp_path / "python", list[str]()
-    program.write_text('#!/bin/sh\necho saving\necho "$3 $4" > "$4/model.safetensors"\n')
+    program.write_text('#!/bin/sh\necho saving\necho "$4 $5" > "$5/model.safetensors"\n')
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(embedded, "_write", lambda *_: pytest.fail("converted here too"))

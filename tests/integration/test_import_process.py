@@ -1,9 +1,7 @@
 """Large files are read in a process of their own, as they would be here; what ends that process is told."""
 
 import json
-import os
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from chatui.store.exporting import as_json
 from chatui.store.imports import import_process, importing
 from chatui.store.imports.importing import FileSource
 from chatui.store.records import Tree
+from chatui.subprocesses import module_command, module_environment
 from tests.integration.test_import_merge import long_chat
 from tests.unit.test_formats import KNOWN
 from tests.unit.test_transfer import chat, zipped
@@ -119,11 +118,11 @@ def test_the_process_ends_when_nobody_listens(tmp_path: Path) -> None:
     file = write_file(tmp_path, [long_chat(300) | {"conversation_id": str(number)} for number in range(40)])
     with file.open("rb") as opened:
         process = subprocess.Popen(
-            [sys.executable, "-m", "chatui.store.imports.import_process"],
+            module_command("chatui.store.imports.import_process"),
             stdin=opened,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(import_process.ROOT)},
+            env=module_environment(),
         )
     assert process.stdout
     assert process.stderr

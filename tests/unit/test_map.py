@@ -18,6 +18,7 @@ RANK = {
     "errors": 0,
     "i18n": 0,
     "gc_pause": 0,
+    "subprocesses": 0,
     "ending_thread": 0,
     "wait_limit": 0,
     "priority": 0,

@@ -9,10 +9,8 @@ import hashlib
 import inspect
 import json
 import logging
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import zipfile
@@ -40,10 +38,10 @@ from chatui.engine.kernels.built_files import discard_damaged, publish
 from chatui.engine.kernels.levels import GROUP
 from chatui.model_spec import ModelSpec
 from chatui.settings import KvDtype
+from chatui.subprocesses import module_command, module_environment
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[3]
 WORKER = "chatui.engine.compile_worker"
 # Raise when what is compiled changes, so that old results are made anew.
 VERSION = 3
@@ -152,12 +150,13 @@ def compile_in_subprocess(spec: ModelSpec, folder: Path, tensors: str, weight_by
     if psutil.virtual_memory().available < MEMORY_NEEDED * weight_bytes:
         raise RuntimeError("there is not enough memory to hold the model a second time")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    here = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     with FileLock(f"{folder}.lock", timeout=3600):
         if folder.is_dir():
             return
-        command = [sys.executable, "-m", WORKER, COMPILE_JOB.dump_json(spec).decode(), str(folder), tensors]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=here)  # noqa: S603
+        command = module_command(WORKER, COMPILE_JOB.dump_json(spec).decode(), str(folder), tensors)
+        process = subprocess.Popen(  # noqa: S603
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=module_environment()
+        )
         atexit.register(process.terminate)
         _, stderr = process.communicate()
         atexit.unregister(process.terminate)

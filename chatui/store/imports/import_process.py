@@ -5,7 +5,6 @@ faster than they are consumed. If memory runs out, the system kills the subproce
 """
 
 import contextlib
-import os
 import pickle
 import signal
 import subprocess
@@ -22,11 +21,11 @@ from chatui.store.imports import archives, importing
 from chatui.store.imports.importing import ImportSource
 from chatui.store.records import Tree
 from chatui.store.rows import batches
+from chatui.subprocesses import module_command, module_environment
 
 IN_PROCESS_BYTES = 1_000_000
 """Smaller files are parsed in about ten milliseconds, less than a subprocess takes to start."""
 BATCH_MESSAGES, BATCH_CHARACTERS = 200, 200_000
-ROOT = Path(__file__).parents[3]
 OOM_SCORE = "1000"
 """Linux kills the process with the highest score first if memory runs out."""
 
@@ -57,9 +56,7 @@ class ImportProcess(ImportSource):
 
     def __iter__(self) -> Iterator[Tree]:
         """Raises TransferError if nothing of the file can be read, or if the subprocess was killed."""
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-P", "-m", __name__]
-        environment = {**os.environ, "PYTHONPATH": path}
+        command, environment = module_command(__name__), module_environment()
         with (
             self._file.open("rb") as file,
             subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, env=environment) as process,  # noqa: S603
