@@ -1,6 +1,26 @@
 // Compares the products of int4 and int8 layers with one in double precision, and rows alone with rows together. For CPUs
 // that are emulated: compiled together with those, without PyTorch. Returns how many shapes are wrong.
 
+#if defined(EMULATES_AVX_VNNI)
+// This CPU need not have it: four products in each lane one by one.
+#include <immintrin.h>
+
+#include <cstdint>
+
+inline __m256i emulated(__m256i sums, __m256i levels, __m256i numbers) {
+  alignas(32) int32_t sum[8];
+  alignas(32) uint8_t level[32];
+  alignas(32) int8_t number[32];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(sum), sums);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(level), levels);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(number), numbers);
+  for (int at = 0; at < 32; at++) sum[at / 4] += level[at] * number[at];
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(sum));
+}
+#define __AVXVNNI__ 1
+#define _mm256_dpbusd_avx_epi32 emulated
+#endif
+
 #include "int4.cpp"
 #include "int8.cpp"
 

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def example(outputs: int) -> tuple[Int4Linear, torch.Tensor, torch.Tensor]:
         ("x86_64", "AVX512", True, False, processors.AVX512),
         ("x86_64", "AVX512", False, False, processors.AVX2),
         ("x86_64", "AVX2", False, True, processors.AVX2),
+        ("x86_64", "AVX2", True, False, processors.AVX_VNNI),
         ("x86_64", "DEFAULT", False, False, processors.SSSE3),
         ("aarch64", "DEFAULT", False, False, processors.NEON),
         ("aarch64", "SVE256", False, False, processors.NEON),
@@ -54,7 +56,8 @@ def test_a_cpu_gets_what_it_can_run(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
-    monkeypatch.setattr(processors, "features", lambda: frozenset(["ssse3"] if machine == "x86_64" else []))
+    features = {"x86_64": ["ssse3", *(["avx_vnni"] if wanted is processors.AVX_VNNI else [])]}.get(machine, [])
+    monkeypatch.setattr(processors, "features", lambda: frozenset(features))
     assert processors.current() is wanted
     assert processors.is_known() == (wanted is not None and wanted.capability == capability)
 
@@ -123,17 +126,67 @@ def test_everything_compiles_for_arm(processor: processors.Processor) -> None:
     subprocess.run([compiler, *options, *sources], check=True)
 
 
+def product_check(compiler: str, options: Sequence[str], folder: Path) -> str:
+    """A program that checks the products of levels, built in this folder."""
+    program, source = folder / "check", Path(__file__).with_name("product_check.cpp")
+    folders = ["-I", str(Path(ops.__file__).parent), "-I", str(ops.TORCH / "include")]
+    command = [compiler, "-O3", "-std=c++17", "-fopenmp", *options, *folders, str(source), "-o", str(program)]
+    subprocess.run(command, check=True)
+    return str(program)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("processor", [processors.NEON, processors.NEON_DOT])
 def test_the_products_of_levels_on_an_emulated_arm(processor: processors.Processor, tmp_path: Path) -> None:
     compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
         pytest.skip("there is no cross compiler for ARM here, or no emulator")
-    program, source = tmp_path / "check", Path(__file__).with_name("product_check.cpp")
-    folders = ["-I", str(Path(ops.__file__).parent), "-I", str(ops.TORCH / "include")]
-    options = ["-O3", "-std=c++17", "-fopenmp", "-static", *processor.flags, *folders]
-    subprocess.run([compiler, *options, str(source), "-o", str(program)], check=True)
-    subprocess.run([emulator, "-cpu", "max", str(program)], check=True)
+    program = product_check(compiler, ["-static", *processor.flags], tmp_path)
+    subprocess.run([emulator, "-cpu", "max", program], check=True)
+
+
+@pytest.mark.usefixtures("built")
+def test_the_products_of_levels_with_an_emulated_avx_vnni(tmp_path: Path) -> None:
+    compiler = ops.compiler()
+    if compiler is None or torch.backends.cpu.get_cpu_capability() not in ("AVX512", "AVX2"):
+        pytest.skip("this CPU lacks AVX2, or there is no C++ compiler here")
+    program = product_check(compiler, ["-DEMULATES_AVX_VNNI", *processors.AVX2.flags], tmp_path)
+    subprocess.run([program], check=True)
+
+
+@pytest.mark.usefixtures("built")
+def test_everything_compiles_for_avx_vnni() -> None:
+    compiler = ops.compiler()
+    if compiler is None or platform.machine() != "x86_64":
+        pytest.skip("this is no x86 CPU, or there is no C++ compiler here")
+    folder = Path(ops.__file__).parent
+    options = [
+        *ops.FLAGS,
+        *processors.AVX_VNNI.flags,
+        "-fsyntax-only",
+        "-Wall",
+        "-Werror",
+        "-I",
+        str(ops.TORCH / "include"),
+    ]
+    subprocess.run([compiler, *options, str(folder / "int4.cpp"), str(folder / "int8.cpp")], check=True)
+
+
+def test_an_old_compiler_builds_for_a_plainer_kind_of_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = list[processors.Processor]()
+
+    def build(target: Path, processor: processors.Processor) -> None:
+        asked.append(processor)
+        if processor.plainer is not None:
+            raise RuntimeError("unrecognized command-line option")
+
+    monkeypatch.setattr(ops, "_build", build)
+    made = ops._built(tmp_path, processors.AVX_VNNI)
+    assert asked == [processors.AVX_VNNI, processors.AVX2]
+    assert made == ops._built_for(tmp_path, processors.AVX2)
+    for processor in (processors.AVX512_BF16, processors.AVX_VNNI, processors.NEON_DOT):
+        assert processor.plainer is not None
+        assert processor.plainer.strip == processor.strip, "levels are packed before it is known which one is built"
 
 
 @pytest.mark.exhaustive  # builds them: half a minute

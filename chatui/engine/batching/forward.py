@@ -1,4 +1,4 @@
-"""One forward pass of a model over its K/V blocks: pieces of prompts, or one token for each of several rows."""
+"""One forward pass of a model over its K/V blocks: pieces of prompts, one token for each of several rows, or both."""
 
 import logging
 from collections import Counter

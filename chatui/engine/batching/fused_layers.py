@@ -29,7 +29,8 @@ from chatui.engine.kernels.layer_ops import LayerProgram, Pieces
 TYPES = {torch.bfloat16, torch.float32}
 # How far a layer's change of the hidden state may be off, relative to its size.
 TOLERANCES = {torch.bfloat16: 0.05, torch.float32: 1e-3}
-FEWEST_ROWS = 4
+# Room for rows is doubled, but grows by no more than so many.
+FEWEST_ROWS, MOST_MORE_ROWS = 4, 64
 
 
 class FusedLayers:
@@ -59,7 +60,8 @@ class FusedLayers:
         """Be ready for so many rows, and for these keys and values."""
         if rows <= self.program.capacity and tensors is self._tensors:
             return
-        capacity = max(FEWEST_ROWS, 1 << (rows - 1).bit_length())
+        doubled, padded = 1 << (rows - 1).bit_length(), -(-rows // MOST_MORE_ROWS) * MOST_MORE_ROWS
+        capacity = max(FEWEST_ROWS, min(doubled, padded))
         self.program, self._tensors = LayerProgram(capacity, self.dtype), tensors
         self.buffers, half = LayerBuffers(self.program, self._size), len(tensors) // 2
         # Where the operations of each layer begin, and those after the last.

@@ -1,4 +1,4 @@
-// A vector of numbers and what is done to it, in AVX-512 VNNI, in AVX2, or in neither (lanes_any.h).
+// A vector of numbers and what is done to it, in AVX-512 VNNI, in AVX2 with or without AVX-VNNI, or in neither (lanes_any.h).
 
 #pragma once
 
@@ -206,6 +206,19 @@ inline Levels high_halves(const uint8_t* bytes) {
   const Ints both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
   return _mm256_and_si256(_mm256_srli_epi16(both, 4), _mm256_set1_epi8(15));
 }
+#if defined(__AVXVNNI__)
+using Dots = Ints;
+inline Dots no_dots() { return no_dot(); }
+inline Dots dot(Dots sum, Levels levels, Ints numbers) { return _mm256_dpbusd_avx_epi32(sum, levels, numbers); }
+inline Floats total(Dots sum) { return _mm256_cvtepi32_ps(sum); }
+// As in AVX-512.
+inline Levels signed_bytes(const uint8_t* bytes) {
+  return _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)), _mm256_set1_epi8(-128));
+}
+using ByteDots = Ints;
+inline ByteDots byte_dots(int32_t sum) { return repeated(-128 * sum); }
+inline ByteDots dot_bytes(ByteDots sum, Levels levels, Ints numbers) { return _mm256_dpbusd_avx_epi32(sum, levels, numbers); }
+#else
 // In two halves of 16 bits for each lane: those of a group of 32 stay within 8 * 2 * 15 * 127.
 using Dots = Ints;
 inline Dots no_dots() { return no_dot(); }
@@ -222,6 +235,7 @@ inline ByteDots dot_bytes(ByteDots sum, Ints levels, Ints numbers) {
   const Ints pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(levels), _mm256_sign_epi8(numbers, levels));
   return in_this_order(_mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))));
 }
+#endif
 inline Floats total_bytes(ByteDots sum) { return _mm256_cvtepi32_ps(sum); }
 inline Floats floats(Ints numbers) { return _mm256_cvtepi32_ps(numbers); }
 inline Ints nearest(Floats numbers) { return _mm256_cvtps_epi32(numbers); }

@@ -60,7 +60,7 @@ constexpr int PAIR = 1;
 using Total = float;
 inline Total total_of(float sum) { return sum; }
 inline Floats plus_totals(Floats sum, const Total* totals, Floats zeros) { return times_plus(zeros, all(*totals), sum); }
-// What is multiplied by a level of 0.
+// What weights of level 0 are.
 template <class Levels>
 inline Floats zeros_of(const uint16_t* scales_and_zeros, int64_t, bool) {
   Floats scale, zero;

@@ -269,6 +269,17 @@ SHIMS = {
 
 
 def _built(folder: Path, processor: Processor) -> Path:
+    """The library for this processor, or for a plainer one where the compiler cannot make that."""
+    try:
+        return _built_for(folder, processor)
+    except RuntimeError as error:
+        if processor.plainer is None:
+            raise
+        log.info("the kernels are built for an older kind of CPU: %s", error)
+        return _built(folder, processor.plainer)
+
+
+def _built_for(folder: Path, processor: Processor) -> Path:
     """The library, made once for each version of the sources and of PyTorch."""
     inputs = (
         *(Path(__file__).with_name(file).read_bytes() for file in (*SOURCES, *HEADERS)),

@@ -18,6 +18,8 @@ class Processor:
     """PyTorch's, for which the product of int4 layers was measured to be the faster one, "" where nobody did."""
     strip: int
     """Outputs whose levels lie together."""
+    plainer: "Processor | None" = None
+    """What runs there too, with levels that lie in the same way, for compilers that do not know this one's flags."""
 
 
 AVX512 = Processor(
@@ -25,12 +27,14 @@ AVX512 = Processor(
     "AVX512",
     strip=32,
 )
-AVX512_BF16 = replace(AVX512, flags=(*AVX512.flags, "-mavx512bf16"))
+AVX512_BF16 = replace(AVX512, flags=(*AVX512.flags, "-mavx512bf16"), plainer=AVX512)
 AVX2 = Processor(("-mavx2", "-mfma"), "AVX2", strip=16)
+# Intel's since 2021 that have no AVX-512, and others.
+AVX_VNNI = replace(AVX2, flags=(*AVX2.flags, "-mavxvnni"), plainer=AVX2)
 # In vectors of 128 bits, which nearly every other CPU has.
 SSSE3 = Processor(("-mssse3",), "", strip=16)
 NEON = Processor((), "", strip=16)
-NEON_DOT = replace(NEON, flags=("-march=armv8.2-a+dotprod",))
+NEON_DOT = replace(NEON, flags=("-march=armv8.2-a+dotprod",), plainer=NEON)
 CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -40,7 +44,7 @@ def current() -> Processor | None:
     if capability == "AVX512" and torch.cpu._is_vnni_supported():
         return AVX512_BF16 if torch.cpu._is_avx512_bf16_supported() else AVX512
     if capability in ("AVX512", "AVX2"):
-        return AVX2
+        return AVX_VNNI if "avx_vnni" in features() else AVX2
     if platform.machine() == "aarch64":
         return NEON_DOT if "asimddp" in features() else NEON
     return SSSE3 if platform.machine() == "x86_64" and "ssse3" in features() else None
@@ -48,7 +52,7 @@ def current() -> Processor | None:
 
 @functools.cache
 def features() -> frozenset[str]:
-    """The names of this CPU's instruction sets, as Linux has them; asimddp: ARM's products of four bytes."""
+    """The names of this CPU's instruction sets, as Linux has them: avx_vnni and asimddp are products of four bytes."""
     try:
         return frozenset(CPU_INFO.read_text().split())
     except OSError:
