@@ -109,12 +109,14 @@ def test_levels_of_8_bits_err_by_the_rounding_of_activations(
 
 def steps(x: torch.Tensor) -> torch.Tensor:
     """How far numbers of each group [rows, groups] may be off: half a step, of which 127 reach to the largest one."""
-    return x.double().abs().unflatten(-1, (-1, GROUP)).amax(-1) / 127 / 2
+    largest: torch.Tensor = x.double().abs().unflatten(-1, (-1, GROUP)).amax(-1)
+    return largest / 127 / 2
 
 
 def rounding_error(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """How far products [rows, out] may be off by that."""
-    return steps(x) @ weight.double().abs().unflatten(-1, (-1, GROUP)).sum(-1).T
+    sums: torch.Tensor = weight.double().abs().unflatten(-1, (-1, GROUP)).sum(-1)
+    return steps(x) @ sums.T
 
 
 @pytest.mark.usefixtures("built")

@@ -753,7 +753,9 @@ class TestTime:
         forward.log.clear()
         forward.speed = 100.0
         read_alone(batch, 1000, 1)
-        assert len([seconds for _, seconds in forward.log if seconds > SHRINK * PASS_SECONDS]) == 1
+        # Later tokens take longer, so that a size may be given up once more, when it takes a little too long.
+        assert len([seconds for _, seconds in forward.log if seconds > 1.1 * SHRINK * PASS_SECONDS]) == 1
+        assert len([seconds for _, seconds in forward.log if seconds > SHRINK * PASS_SECONDS]) <= 2
 
     def test_a_fast_model_reads_large_pieces_after_the_first(self, clock: Clock) -> None:
         batch, forward = timed(clock, speed=4000.0, fixed=0.01)

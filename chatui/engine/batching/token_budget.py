@@ -8,7 +8,7 @@ MIN_TOKENS = 8
 START_TOKENS = 16
 # The next larger size is tried where it should take at most so many times as long as planned, and a size is given up
 # where it takes longer than that. Between the two lies the noise of a machine, so that sizes stay as they are.
-GROW, SHRINK = 1.1, 1.25
+GROW, SHRINK = 1.1, 1.2
 
 
 class TokenBudget:
