@@ -191,6 +191,7 @@ class TestWhich:
         model, offered, begun = many(), list[object](), list[object]()
         step = model.batch.forward.step
         monkeypatch.setattr(batch_runner, "fuse", lambda *_: step if fused else None)
+        monkeypatch.setattr(batch_runner, "fuse_prefill", lambda *_: None)
         monkeypatch.setattr(compiling, "compile_in_background", lambda *order: begun.append(order))
         monkeypatch.setattr(model.batch.forward, "offer", offered.append)
         model.use_faster_decode(spec_of(), tmp_path)

@@ -51,13 +51,14 @@ def fuse_prefill(decode: FusedDecode, cache: KVCache) -> FusedPrefill | None:
     try:
         with torch.inference_mode(), read_as(0):
             fused = FusedPrefill(decode)
-            if not _is_faster(fused, random_cache(cache, 4)):
-                return None
+            is_faster = _is_faster(fused, random_cache(cache, 4))
             fused.clear()
-        return fused
+        return fused if is_faster else None
     except Exception as error:  # as in fuse
         log.info("the layers are not fused for prompts: %s", error)
         return None
+    finally:
+        decode.clear()  # which computed the logits
 
 
 def _is_faster(fused: FusedPrefill, cache: KVCache) -> bool:
