@@ -98,7 +98,7 @@ def sentences(start: FirstStart) -> str:
         else f"The last of them ended {start.after_reply:.0f} s after the first reply."
     )
     return (
-        f"A first start was ready after {start.ready:.0f} s. Compilers took {work.peak:,.0f} MB at most and "
+        f"A first start was ready after {start.ready:.0f} s. Its processes took {work.peak:,.0f} MB at most and "
         f"{work.seconds:.1f} s of processor time. {after} A token took {first or 0:.1f} ms in the first reply, and "
         f"{later or 0:.1f} ms when all was quiet."
     )

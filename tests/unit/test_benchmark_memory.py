@@ -36,8 +36,8 @@ def test_the_peak_is_that_of_all_processes_at_one_moment() -> None:
 def test_what_a_first_start_took() -> None:
     start = FirstStart(20.4, None, BackgroundWork(400.0, 12.34), reply(6.0), reply(5.0))
     assert sentences(start) == (
-        "A first start was ready after 20 s. Compilers took 400 MB at most and 12.3 s of processor time. Nothing was "
-        "compiled after its first reply. A token took 6.0 ms in the first reply, and 5.0 ms when all was quiet."
+        "A first start was ready after 20 s. Its processes took 400 MB at most and 12.3 s of processor time. Nothing "
+        "was compiled after its first reply. A token took 6.0 ms in the first reply, and 5.0 ms when all was quiet."
     )
     later = FirstStart(20.4, 31.0, BackgroundWork(4000.0, 90.0), reply(6.0), reply(5.0))
     assert "took 4,000 MB at most" in sentences(later)
